@@ -1,0 +1,1 @@
+"""Zak-OTFS frames, channel and receiver (equations: docs/otfs.md)."""
