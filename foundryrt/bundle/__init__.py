@@ -1,0 +1,1 @@
+"""The `.fdy` bundle: its data model, its reader and its writer (docs/format.md)."""

@@ -1,0 +1,218 @@
+"""The data model of a bundle (docs/format.md); no logic beyond names and shapes.
+
+Addresses are absolute: `Region.base + offset`. On the `host` target a base counts from the start
+of the arena, on `cuda` it is the virtual address that was reserved at capture.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+# 1: 2026-11-24, first version.
+FORMAT_VERSION = 1
+MAGIC = b"FDY\x01"
+ALIGNMENT = 4096
+
+TARGETS = ("host", "cuda")
+ROLES = ("weight", "state", "input", "output", "constant")
+REGIONS = ("weights", "state", "io", "scratch", "symmetric")
+
+# Bytes an element; the names are torch's.
+DTYPES = {
+    "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
+    "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
+    "complex64": 8, "complex128": 16, "float8_e4m3fn": 1, "float8_e5m2": 1,
+}  # fmt: skip
+
+
+class SectionKind(IntEnum):
+    """What a section holds. Kinds of a later version are skipped where marked optional."""
+
+    MANIFEST = 1
+    TEMPLATE = 2
+    MEMBER = 3
+    KERNEL = 4
+    REGION = 5
+    FILE = 6
+
+
+class NodeKind(IntEnum):
+    """Kind of a graph node, as stored in a template's `kind` column."""
+
+    OPERATOR = 0
+    KERNEL = 1
+    MEMCPY = 2
+    MEMSET = 3
+    EMPTY = 4
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything in the manifest: unknown fields are refused, nothing changes later."""
+
+
+class Requirements(Record):
+    """What a machine must offer before anything is touched."""
+
+    memory: int
+    """Bytes of arena."""
+    architecture: str = ""
+    """`sm_90` for cuda; empty for host."""
+    driver: int = 0
+    """Lowest driver version as `cuDriverGetVersion` gives it (13000); 0 for host."""
+    torch: str = ""
+    """The torch release whose operators a host bundle was recorded with; empty for cuda."""
+
+
+class Region(Record):
+    """A range of the arena."""
+
+    name: str
+    base: int
+    size: int
+    section: int = -1
+    """Section with the region's initial bytes (a prefix; the rest is zero); -1 for none."""
+    peer_stride: int = 0
+    """Bytes between the ranks' copies in the `symmetric` region; 0 elsewhere."""
+
+
+class Tensor(Record):
+    """A named, strided tensor of the arena."""
+
+    name: str
+    region: int
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In elements, never negative."""
+    role: str
+    graph: int = -1
+    """The graph that owns the name; -1 where every graph shares the tensor."""
+
+
+class Kernel(Record):
+    """A kernel binary (cubin), stored once by content."""
+
+    sha256: bytes
+    section: int
+
+
+class Function(Record):
+    """What a node calls: an ATen overload (host) or an entry point of a kernel binary (cuda)."""
+
+    name: str
+    kernel: int = -1
+    max_dynamic_shared: int = 0
+    """Bytes; applied before any node that uses the function is added."""
+    shared_carveout: int = -1
+    """Percent, -1 for the driver's own choice."""
+    cluster_nonportable: bool = False
+
+
+class Column(Record):
+    """One array inside a table's section: little-endian numpy dtype, byte offset, count."""
+
+    dtype: str
+    offset: int
+    count: int
+
+
+class Template(Record):
+    """A topology. Its columns are listed in docs/format.md under "Graph tables"."""
+
+    section: int
+    nodes: int
+    edges: int
+    columns: dict[str, Column]
+
+
+class Graph(Record):
+    """A member of a template: the words of its parameters that differ from the template's."""
+
+    name: str
+    key: dict[str, int | str]
+    template: int
+    section: int
+    columns: dict[str, Column]
+
+
+class WeightFile(Record):
+    """A file of the user's that weights are read from."""
+
+    name: str
+    """File name without its folder."""
+    size: int
+    hint: str
+    """Where it was at capture; the runtime looks there unless told another folder."""
+
+
+class WeightSource(Record):
+    """A tensor of a weight file: bytes [offset, offset + length) with their digest."""
+
+    file: int
+    name: str
+    offset: int
+    length: int
+    dtype: str
+    """A name of DTYPES, or a GGUF quantization such as `Q4_1`."""
+    rows: int
+    columns: int
+    sha256: bytes
+
+
+class WeightCopy(Record):
+    """Rows of a source copied into rows of a tensor, both seen as 2-D with unit column stride."""
+
+    source: int
+    rows: int
+    columns: int
+    source_row: int = 0
+    source_row_step: int = 1
+    source_column: int = 0
+    row: int = 0
+    row_step: int = 1
+    column: int = 0
+
+
+class WeightRecipe(Record):
+    """How one tensor is filled: copies that together cover it."""
+
+    tensor: int
+    copies: tuple[WeightCopy, ...]
+
+
+class Weights(Record):
+    """All recipes of a bundle; empty where the weights are embedded in their region."""
+
+    files: tuple[WeightFile, ...] = ()
+    sources: tuple[WeightSource, ...] = ()
+    recipes: tuple[WeightRecipe, ...] = ()
+
+
+class Workload(Record):
+    """Which workload made the bundle; `foundryrt run` finds its driver by this name."""
+
+    name: str
+    settings: dict[str, None | bool | int | float | str]
+
+
+class Manifest(Record):
+    """The table of contents: everything but the graph tables and the raw bytes."""
+
+    format_version: int
+    target: str
+    workload: Workload
+    requirements: Requirements
+    producer: dict[str, str]
+    """Versions of what made the bundle: foundryc, torch, cuda, cublas, ..."""
+    provenance: dict[str, str]
+    """Free text for people: never read by the runtime, never a time or a path."""
+    regions: tuple[Region, ...]
+    tensors: tuple[Tensor, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+    functions: tuple[Function, ...] = ()
+    templates: tuple[Template, ...] = ()
+    graphs: tuple[Graph, ...] = ()
+    weights: Weights = Weights()

@@ -1,0 +1,15 @@
+"""Errors that a user meets; the commands turn them into one line and an exit code."""
+
+from __future__ import annotations
+
+
+class FoundryError(Exception):
+    """Something failed: what, where, and what to do about it. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(FoundryError):
+    """A command or call was given something that it cannot work with. Exit code 2."""
+
+    exit_code = 2
