@@ -1,0 +1,53 @@
+// The C interface that foundryrt/native/__init__.py binds. Calls return 0, or a code that foundry_error explains.
+#include "driver.hpp"
+#include "materializer.hpp"
+
+using foundry::guarded;
+using foundry::Materializer;
+
+#define FOUNDRY_EXPORT extern "C" __attribute__((visibility("default")))
+
+FOUNDRY_EXPORT const char* foundry_error() { return foundry::last_error(); }
+
+FOUNDRY_EXPORT int foundry_open_driver() {
+    return guarded([] { foundry::driver(); });
+}
+
+FOUNDRY_EXPORT int foundry_create(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
+                                  uint32_t graphs, Materializer** out) {
+    return guarded([&] { *out = new Materializer(context, kernels, functions, templates, graphs); });
+}
+
+FOUNDRY_EXPORT void foundry_destroy(Materializer* self) { delete self; }
+
+FOUNDRY_EXPORT int foundry_set_kernel(Materializer* self, uint32_t kernel, const void* data, uint64_t size) {
+    return guarded([&] { self->set_kernel(kernel, data, size); });
+}
+
+FOUNDRY_EXPORT int foundry_set_function(Materializer* self, uint32_t function, const char* name, uint32_t kernel,
+                                        int shared, int carveout, int nonportable) {
+    return guarded([&] { self->set_function(function, name, kernel, shared, carveout, nonportable != 0); });
+}
+
+FOUNDRY_EXPORT int foundry_set_template(Materializer* self, uint32_t index, const foundry::foundry_template* table) {
+    return guarded([&] { self->set_template(index, *table); });
+}
+
+FOUNDRY_EXPORT int foundry_set_graph(Materializer* self, uint32_t graph, const char* name, uint32_t index,
+                                     uint64_t count, const uint32_t* word, const uint64_t* value) {
+    return guarded([&] { self->set_graph(graph, name, index, count, word, value); });
+}
+
+FOUNDRY_EXPORT int foundry_require(Materializer* self, uint32_t graph, CUgraphExec* out) {
+    return guarded([&] { *out = self->require(graph); });
+}
+
+FOUNDRY_EXPORT int foundry_start(Materializer* self) {
+    return guarded([&] { self->start(); });
+}
+
+FOUNDRY_EXPORT uint32_t foundry_ready(Materializer* self) { return self->ready(); }
+
+FOUNDRY_EXPORT int foundry_wait(Materializer* self) {
+    return guarded([&] { self->wait(); });
+}

@@ -1,0 +1,173 @@
+#include "materializer.hpp"
+
+#include "driver.hpp"
+
+namespace foundry {
+
+Materializer::Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
+                           uint32_t graphs)
+    : context_(context), binaries_(kernels), functions_(functions), handles_(functions), topologies_(templates),
+      members_(graphs) {
+    check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
+    check(driver().cuStreamCreate(&upload_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+}
+
+Materializer::~Materializer() {
+    {
+        std::lock_guard lock(state_);
+        stop_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) thread_.join();
+    driver().cuCtxSetCurrent(context_);
+    for (Member& member : members_)
+        if (member.exec != nullptr) driver().cuGraphExecDestroy(member.exec);
+    topologies_.clear();
+    for (Binary& binary : binaries_)
+        if (binary.library != nullptr) driver().cuLibraryUnload(binary.library);
+    driver().cuStreamDestroy(upload_);
+}
+
+void Materializer::set_kernel(uint32_t kernel, const void* data, uint64_t size) {
+    std::lock_guard lock(state_);
+    binaries_.at(kernel).data = data;
+    binaries_.at(kernel).size = size;
+}
+
+void Materializer::set_function(uint32_t function, const char* name, uint32_t kernel, int shared, int carveout,
+                                bool nonportable) {
+    if (kernel >= binaries_.size()) refuse(std::string("function ") + name + " names no kernel binary");
+    functions_.at(function) = {name, kernel, shared, carveout, nonportable};
+}
+
+void Materializer::set_template(uint32_t index, const foundry_template& table) {
+    if (table.functions != functions_.size()) refuse("template counts other functions than the bundle");
+    validate(table, "template " + std::to_string(index));
+    topologies_.at(index).table = table;
+}
+
+void Materializer::set_graph(uint32_t graph, const char* name, uint32_t index, uint64_t count, const uint32_t* word,
+                             const uint64_t* value) {
+    if (index >= topologies_.size()) refuse(std::string(name) + " names no template");
+    for (uint64_t i = 0; i < count; ++i)
+        if (word[i] >= topologies_[index].table.words || (i > 0 && word[i] <= word[i - 1]))
+            refuse(std::string(name) + ": its words are out of order or outside the template");
+    members_.at(graph) = {name, index, count, word, value};
+}
+
+void Materializer::apply_state(const Function& function, CUkernel kernel) {
+    const auto set = [&](CUfunction_attribute attribute, int value) {
+        check(driver().cuKernelSetAttribute(attribute, value, kernel, 0), "cuKernelSetAttribute", function.name);
+        check(driver().cuFuncSetAttribute(function.handle, attribute, value), "cuFuncSetAttribute", function.name);
+    };
+    if (function.shared > 0) set(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, function.shared);
+    if (function.carveout >= 0) set(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, function.carveout);
+    if (function.nonportable) set(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
+}
+
+void Materializer::resolve(uint32_t index) {
+    Function& function = functions_[index];
+    if (function.handle != nullptr) return;
+    Binary& binary = binaries_[function.kernel];
+    if (binary.library == nullptr) {
+        if (binary.data == nullptr) refuse(function.name + ": its kernel binary has not been read yet");
+        check(driver().cuLibraryLoadData(&binary.library, binary.data, nullptr, nullptr, 0, nullptr, nullptr, 0),
+              "cuLibraryLoadData", function.name);
+    }
+    CUkernel kernel = nullptr;
+    check(driver().cuLibraryGetKernel(&kernel, binary.library, function.name.c_str()), "cuLibraryGetKernel",
+          function.name);
+    check(driver().cuKernelGetFunction(&function.handle, kernel), "cuKernelGetFunction", function.name);
+    try {
+        apply_state(function, kernel);
+    } catch (...) {
+        function.handle = nullptr;
+        throw;
+    }
+    handles_[index] = function.handle;
+}
+
+void Materializer::materialize(Member& member) {
+    check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
+    Topology& topology = topologies_[member.topology];
+    if (topology.builder == nullptr) {
+        for (uint32_t node = 0; node < topology.table.nodes; ++node)
+            if (topology.table.kind[node] == KIND_KERNEL) resolve(topology.table.function[node]);
+        topology.builder = std::make_unique<Builder>(topology.table, handles_, context_, member.name);
+    }
+    member.exec = topology.builder->member(member.word, member.value, member.count, upload_);
+}
+
+CUgraphExec Materializer::require(uint32_t graph) {
+    Member& member = members_.at(graph);
+    std::unique_lock lock(state_);
+    ++waiting_;
+    changed_.wait(lock, [&] { return !busy_; });
+    --waiting_;
+    if (member.exec != nullptr) {
+        lock.unlock();
+        changed_.notify_all();
+        check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize", member.name);
+        return member.exec;
+    }
+    busy_ = true;
+    lock.unlock();
+    const auto leave = [&] {
+        lock.lock();
+        busy_ = false;
+        if (member.exec != nullptr) ++ready_;
+        changed_.notify_all();
+    };
+    try {
+        materialize(member);
+        check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize", member.name);
+    } catch (...) {
+        leave();
+        throw;
+    }
+    leave();
+    return member.exec;
+}
+
+void Materializer::start() {
+    if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+}
+
+void Materializer::run() {
+    std::unique_lock lock(state_);
+    for (Member& member : members_) {
+        changed_.wait(lock, [&] { return stop_ || (!busy_ && waiting_ == 0); });
+        if (stop_) return;
+        if (member.exec != nullptr) continue;
+        busy_ = true;
+        lock.unlock();
+        const int code = guarded([&] { materialize(member); });
+        const std::string message = code != 0 ? last_error() : "";
+        lock.lock();
+        busy_ = false;
+        if (member.exec != nullptr) ++ready_;
+        if (code != 0) {
+            failed_ = true;
+            failure_code_ = code;
+            failure_ = message;
+        }
+        changed_.notify_all();
+        if (code != 0) return;
+    }
+}
+
+uint32_t Materializer::ready() {
+    std::lock_guard lock(state_);
+    return ready_;
+}
+
+void Materializer::wait() {
+    start();
+    std::unique_lock lock(state_);
+    changed_.wait(lock, [&] { return failed_ || ready_ == members_.size(); });
+    if (failed_) throw Error(failure_code_, failure_);
+    lock.unlock();
+    check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize");
+}
+
+}  // namespace foundry
