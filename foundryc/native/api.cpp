@@ -1,0 +1,112 @@
+// The C interface that foundryc/native/__init__.py binds. Calls return 0, or a code that foundryc_error explains.
+#include <cstdlib>
+
+#include "allocator.hpp"
+#include "audit.hpp"
+#include "driver.hpp"
+#include "extract.hpp"
+#include "harvest.hpp"
+
+using foundry::Extracted;
+using foundry::guarded;
+
+#define FOUNDRY_EXPORT extern "C" __attribute__((visibility("default")))
+
+FOUNDRY_EXPORT const char* foundryc_error() { return foundry::last_error(); }
+
+FOUNDRY_EXPORT int foundryc_start_harvest(const char* libcupti) {
+    return guarded([&] { foundry::start_harvest(libcupti); });
+}
+
+FOUNDRY_EXPORT uint64_t foundryc_module_count() { return foundry::harvested().size(); }
+
+struct foundryc_module {
+    const uint8_t* cubin;
+    uint64_t size;
+    const char* call;
+    uint32_t siblings;
+    uint32_t unloaded;
+    uint32_t handle_kind;
+    uint32_t spare;
+};
+
+FOUNDRY_EXPORT int foundryc_module_at(uint64_t index, foundryc_module* out) {
+    return guarded([&] {
+        const foundry::Module& module = foundry::harvested().at(index);
+        *out = {module.cubin.data(), module.cubin.size(), module.call.c_str(), module.siblings, module.unloaded,
+                static_cast<uint32_t>(module.kind), 0};
+    });
+}
+
+FOUNDRY_EXPORT int foundryc_find_module(CUmodule module, int64_t* out) {
+    return guarded([&] { *out = foundry::find_module(module); });
+}
+
+FOUNDRY_EXPORT int foundryc_open_arena(uint64_t base, uint64_t capacity, int device) {
+    return guarded([&] { foundry::open_arena(base, capacity, device); });
+}
+
+FOUNDRY_EXPORT void foundryc_close_arena() { foundry::close_arena(); }
+
+FOUNDRY_EXPORT int foundryc_allocate(uint32_t region, uint64_t bytes, uint64_t alignment, uint64_t* out) {
+    return guarded([&] { *out = foundry::allocate(region, bytes, alignment); });
+}
+
+FOUNDRY_EXPORT uint64_t foundryc_used(uint32_t region) { return foundry::used(region); }
+
+// torch.cuda.memory.CUDAPluggableAllocator's two functions: everything that torch allocates is scratch.
+FOUNDRY_EXPORT void* foundryc_malloc(ssize_t size, int, CUstream) {
+    uint64_t address = 0;
+    const int code = guarded([&] { address = foundry::allocate(foundry::SCRATCH, size, 2ull << 20); });
+    return code == 0 ? reinterpret_cast<void*>(address) : nullptr;
+}
+
+FOUNDRY_EXPORT void foundryc_free(void* address, ssize_t, int, CUstream) {
+    foundry::release(foundry::SCRATCH, reinterpret_cast<uint64_t>(address));
+}
+
+FOUNDRY_EXPORT int foundryc_extract(CUgraph graph, Extracted** out) {
+    return guarded([&] { *out = new Extracted(foundry::extract(graph)); });
+}
+
+FOUNDRY_EXPORT void foundryc_extracted_free(Extracted* self) { delete self; }
+
+// A view of the columns; `functions` counts them, and the order of the pointers is foundry_template's.
+FOUNDRY_EXPORT void foundryc_columns(const Extracted* self, foundry::foundry_template* out) {
+    *out = {static_cast<uint32_t>(self->kind.size()),
+            static_cast<uint32_t>(self->edge_from.size()),
+            static_cast<uint32_t>(self->functions.size()),
+            static_cast<uint32_t>(self->skeleton.size()),
+            self->parameters.size(),
+            self->kind.data(),
+            self->function.data(),
+            self->parameter_start.data(),
+            self->parameters.data(),
+            self->edge_from.data(),
+            self->edge_to.data(),
+            self->edge_from_port.data(),
+            self->edge_to_port.data(),
+            self->edge_type.data(),
+            self->skeleton.data(),
+            self->skeleton_start.data()};
+}
+
+struct foundryc_function {
+    const char* name;
+    CUfunction handle;
+    CUmodule module;
+    int32_t shared, carveout, nonportable, spare;
+};
+
+FOUNDRY_EXPORT int foundryc_function_at(const Extracted* self, uint32_t index, foundryc_function* out) {
+    return guarded([&] {
+        const foundry::ExtractedFunction& function = self->functions.at(index);
+        *out = {function.name.c_str(), function.handle, function.module, function.shared, function.carveout,
+                function.nonportable, 0};
+    });
+}
+
+FOUNDRY_EXPORT int foundryc_audit(const uint64_t* words, uint64_t count, uint64_t base, uint64_t end,
+                                  foundry::Stray* out, uint64_t capacity, uint64_t* found) {
+    return guarded([&] { *found = foundry::audit(words, count, base, end, out, capacity); });
+}
