@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of everything in the manifest: unknown fields are refused, nothing changes later."""
 
 
-class Requirements(Record):
+class Requirements(Record, frozen=True):
     """What a machine must offer before anything is touched."""
 
     memory: int
@@ -65,7 +65,7 @@ class Requirements(Record):
     """The torch release whose operators a host bundle was recorded with; empty for cuda."""
 
 
-class Region(Record):
+class Region(Record, frozen=True):
     """A range of the arena."""
 
     name: str
@@ -77,7 +77,7 @@ class Region(Record):
     """Bytes between the ranks' copies in the `symmetric` region; 0 elsewhere."""
 
 
-class Tensor(Record):
+class Tensor(Record, frozen=True):
     """A named, strided tensor of the arena."""
 
     name: str
@@ -92,14 +92,14 @@ class Tensor(Record):
     """The graph that owns the name; -1 where every graph shares the tensor."""
 
 
-class Kernel(Record):
+class Kernel(Record, frozen=True):
     """A kernel binary (cubin), stored once by content."""
 
     sha256: bytes
     section: int
 
 
-class Function(Record):
+class Function(Record, frozen=True):
     """What a node calls: an ATen overload (host) or an entry point of a kernel binary (cuda)."""
 
     name: str
@@ -111,7 +111,7 @@ class Function(Record):
     cluster_nonportable: bool = False
 
 
-class Column(Record):
+class Column(Record, frozen=True):
     """One array inside a table's section: little-endian numpy dtype, byte offset, count."""
 
     dtype: str
@@ -119,7 +119,7 @@ class Column(Record):
     count: int
 
 
-class Template(Record):
+class Template(Record, frozen=True):
     """A topology. Its columns are listed in docs/format.md under "Graph tables"."""
 
     section: int
@@ -128,7 +128,7 @@ class Template(Record):
     columns: dict[str, Column]
 
 
-class Graph(Record):
+class Graph(Record, frozen=True):
     """A member of a template: the words of its parameters that differ from the template's."""
 
     name: str
@@ -138,7 +138,7 @@ class Graph(Record):
     columns: dict[str, Column]
 
 
-class WeightFile(Record):
+class WeightFile(Record, frozen=True):
     """A file of the user's that weights are read from."""
 
     name: str
@@ -148,7 +148,7 @@ class WeightFile(Record):
     """Where it was at capture; the runtime looks there unless told another folder."""
 
 
-class WeightSource(Record):
+class WeightSource(Record, frozen=True):
     """A tensor of a weight file: bytes [offset, offset + length) with their digest."""
 
     file: int
@@ -162,7 +162,7 @@ class WeightSource(Record):
     sha256: bytes
 
 
-class WeightCopy(Record):
+class WeightCopy(Record, frozen=True):
     """Rows of a source copied into rows of a tensor, both seen as 2-D with unit column stride."""
 
     source: int
@@ -176,14 +176,14 @@ class WeightCopy(Record):
     column: int = 0
 
 
-class WeightRecipe(Record):
+class WeightRecipe(Record, frozen=True):
     """How one tensor is filled: copies that together cover it."""
 
     tensor: int
     copies: tuple[WeightCopy, ...]
 
 
-class Weights(Record):
+class Weights(Record, frozen=True):
     """All recipes of a bundle; empty where the weights are embedded in their region."""
 
     files: tuple[WeightFile, ...] = ()
@@ -191,14 +191,14 @@ class Weights(Record):
     recipes: tuple[WeightRecipe, ...] = ()
 
 
-class Workload(Record):
+class Workload(Record, frozen=True):
     """Which workload made the bundle; `foundryrt run` finds its driver by this name."""
 
     name: str
-    settings: dict[str, None | bool | int | float | str]
+    settings: dict[str, bool | int | float | str | None]
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     """The table of contents: everything but the graph tables and the raw bytes."""
 
     format_version: int

@@ -1,0 +1,213 @@
+"""The manifest's own rules: references, names, ranges. Nothing here touches a graph table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+from foundryrt.bundle.errors import (
+    DuplicateName,
+    InvalidReference,
+    InvalidValue,
+    RegionOverlap,
+    TensorOutOfBounds,
+    WeightOutOfBounds,
+)
+from foundryrt.bundle.layout import Section, printable
+from foundryrt.bundle.schema import (
+    ALIGNMENT,
+    DTYPES,
+    FORMAT_VERSION,
+    REGIONS,
+    ROLES,
+    TARGETS,
+    Manifest,
+    SectionKind,
+    Tensor,
+    WeightCopy,
+)
+
+ADDRESS_LIMIT = 1 << 57
+"""Virtual addresses of the widest machine in use; also keeps every sum far from 64 bits."""
+
+
+def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
+    """Raise a BundleError that names the first rule the manifest breaks."""
+    _require(manifest.format_version == FORMAT_VERSION, "format_version is not the file's")
+    _require(manifest.target in TARGETS, f"target {manifest.target!r}, need one of {TARGETS}")
+    _check_text(manifest)
+    _check_sections(manifest, sections)
+    _check_regions(manifest, sections)
+    for tensor in manifest.tensors:
+        _check_tensor(tensor, manifest)
+    _unique("tensor", ((tensor.graph, tensor.name) for tensor in manifest.tensors))
+    _unique("graph", ((g.name, tuple(sorted(g.key.items()))) for g in manifest.graphs))
+    for function in manifest.functions:
+        if function.kernel != -1 or manifest.target == "cuda":
+            _refer("function", function.kernel, manifest.kernels)
+    for graph in manifest.graphs:
+        _refer(f"graph {graph.name}", graph.template, manifest.templates)
+    for template in manifest.templates:
+        _require(template.nodes >= 0 and template.edges >= 0, "a template's counts are negative")
+    for kernel in manifest.kernels:
+        _require(len(kernel.sha256) == 32, "a kernel's digest has not 32 bytes")
+    _unique("kernel", (kernel.sha256 for kernel in manifest.kernels))
+    _check_weights(manifest)
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise InvalidValue(f"manifest: {problem}")
+
+
+def _refer(what: str, index: int, things: tuple[object, ...]) -> None:
+    if not 0 <= index < len(things):
+        raise InvalidReference(f"manifest: {what} refers to entry {index} of {len(things)}")
+
+
+def _unique(what: str, names: Iterable[object]) -> None:
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise DuplicateName(f"manifest: two {what}s are named {name!r}")
+        seen.add(name)
+
+
+def _check_text(manifest: Manifest) -> None:
+    """Everything that a command may print is free of control characters."""
+    names = [manifest.workload.name, *manifest.workload.settings]
+    names += [text for pair in manifest.producer.items() for text in pair if text]
+    names += [thing.name for thing in manifest.tensors + manifest.functions + manifest.graphs]
+    for graph in manifest.graphs:
+        names += [text for pair in graph.key.items() for text in pair if isinstance(text, str)]
+    names += [thing.name for thing in manifest.weights.files + manifest.weights.sources]
+    for name in names:
+        _require(printable(name), f"name {name[:80]!r} is empty, too long or not printable")
+    requirements = manifest.requirements
+    for text in (requirements.architecture, requirements.torch):
+        _require(not text or printable(text), f"requirement {text[:80]!r} is not printable")
+    _require(requirements.driver >= 0, "the driver version is negative")
+
+
+def _check_sections(manifest: Manifest, sections: tuple[Section, ...]) -> None:
+    """Each section is used by exactly one thing, and that thing is of its kind."""
+    users = [(SectionKind.TEMPLATE, template.section) for template in manifest.templates]
+    users += [(SectionKind.MEMBER, graph.section) for graph in manifest.graphs]
+    users += [(SectionKind.KERNEL, kernel.section) for kernel in manifest.kernels]
+    users += [(SectionKind.REGION, r.section) for r in manifest.regions if r.section != -1]
+    for kind, index in users:
+        _refer(f"a {kind.name.lower()}", index, sections)
+        if sections[index].kind != kind:
+            raise InvalidReference(f"manifest: {sections[index]} is used as a {kind.name.lower()}")
+    _unique("section use", (index for _, index in users))
+    used = {index for _, index in users}
+    for index, section in enumerate(sections):
+        free = not section.known or section.kind in (SectionKind.FILE, SectionKind.MANIFEST)
+        if not free and index not in used:
+            raise InvalidReference(f"manifest: nothing uses {section}")
+
+
+def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
+    _unique("region", (region.name for region in manifest.regions))
+    end, before = 0, ""
+    for region in sorted(manifest.regions, key=lambda region: region.base):
+        where = f"region {region.name[:80]!r}"
+        _require(region.name in REGIONS, f"{where} is none of {', '.join(REGIONS)}")
+        _require(
+            region.base >= 0 and region.base % ALIGNMENT == 0 and region.size >= 0,
+            f"{where} has base {region.base}, size {region.size}",
+        )
+        _require(region.base + region.size <= ADDRESS_LIMIT, f"{where} ends beyond 2^57")
+        _require(
+            region.peer_stride >= 0 and (region.peer_stride == 0 or region.name == "symmetric"),
+            f"{where} has peer stride {region.peer_stride}",
+        )
+        if region.base < end:
+            raise RegionOverlap(f"manifest: {where} begins inside {before!r}")
+        end, before = region.base + region.size, region.name
+        if region.section != -1 and sections[region.section].raw > region.size:
+            raise InvalidValue(f"manifest: the initial bytes of {where} are more than the region")
+    total = sum(region.size for region in manifest.regions)
+    _require(manifest.requirements.memory >= total, "memory is less than the regions need")
+
+
+def _check_tensor(tensor: Tensor, manifest: Manifest) -> None:
+    where = f"tensor {tensor.name!r}"
+    _refer(where, tensor.region, manifest.regions)
+    if tensor.graph != -1:
+        _refer(where, tensor.graph, manifest.graphs)
+    _require(tensor.dtype in DTYPES, f"{where} has dtype {tensor.dtype[:80]!r}")
+    _require(tensor.role in ROLES, f"{where} has role {tensor.role[:80]!r}")
+    dims = (*tensor.shape, *tensor.strides)
+    _require(len(tensor.shape) == len(tensor.strides) <= 64, f"{where}: shape and strides")
+    _require(all(0 <= dim < ADDRESS_LIMIT for dim in dims), f"{where}: shape or strides")
+    if tensor.offset < 0 or tensor.offset % DTYPES[tensor.dtype]:
+        raise InvalidValue(f"manifest: {where} begins at offset {tensor.offset}")
+    end = tensor.offset + extent(tensor.shape, tensor.strides) * DTYPES[tensor.dtype]
+    size = manifest.regions[tensor.region].size
+    if end > size:
+        raise TensorOutOfBounds(f"manifest: {where} ends at byte {end} of a region of {size}")
+
+
+def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first to the last one of a strided tensor; 0 for an empty one."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def _check_weights(manifest: Manifest) -> None:
+    weights = manifest.weights
+    for file in weights.files:
+        _require("/" not in file.name and "\\" not in file.name, f"file {file.name!r} has a folder")
+        _require(file.name not in (".", "..") and file.size >= 0, f"file {file.name!r}")
+    _unique("weight file", (file.name for file in weights.files))
+    for source in weights.sources:
+        where = f"weight source {source.name!r}"
+        _refer(where, source.file, weights.files)
+        _require(len(source.sha256) == 32, f"{where}: its digest has not 32 bytes")
+        _require(source.rows > 0 and source.columns > 0, f"{where} is empty")
+        _require(printable(source.dtype), f"{where}: dtype")
+        if source.dtype in DTYPES:
+            length = source.rows * source.columns * DTYPES[source.dtype]
+            _require(source.length == length, f"{where}: {source.length} bytes, not {length}")
+        if (
+            not 0
+            <= source.offset
+            <= source.offset + source.length
+            <= weights.files[source.file].size
+        ):
+            raise WeightOutOfBounds(f"manifest: {where} reaches beyond its file")
+    for recipe in weights.recipes:
+        _refer("a weight recipe", recipe.tensor, manifest.tensors)
+        _check_recipe(manifest, manifest.tensors[recipe.tensor], recipe.copies)
+    _unique("weight recipe", (recipe.tensor for recipe in weights.recipes))
+
+
+def _check_recipe(manifest: Manifest, tensor: Tensor, copies: tuple[WeightCopy, ...]) -> None:
+    where = f"weight {tensor.name!r}"
+    columns = tensor.shape[-1] if tensor.shape else 1
+    rows = prod(tensor.shape[:-1])
+    dense = tuple(prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape)))
+    _require(tensor.role == "weight" and tensor.strides == dense, f"{where} is not a dense weight")
+    for copy in copies:
+        _refer(where, copy.source, manifest.weights.sources)
+        source = manifest.weights.sources[copy.source]
+        steps = (copy.source_row_step, copy.row_step, copy.rows, copy.columns)
+        starts = (copy.source_row, copy.source_column, copy.row, copy.column)
+        _require(min(steps) > 0 and min(starts) >= 0, f"{where}: a copy's steps or starts")
+        if (
+            copy.source_row + (copy.rows - 1) * copy.source_row_step >= source.rows
+            or copy.source_column + copy.columns > source.columns
+        ):
+            raise WeightOutOfBounds(f"manifest: {where} reads beyond {source.name!r}")
+        if (
+            copy.row + (copy.rows - 1) * copy.row_step >= rows
+            or copy.column + copy.columns > columns
+        ):
+            raise WeightOutOfBounds(f"manifest: {where} is written beyond its end")
+    covered = sum(copy.rows * copy.columns for copy in copies)
+    if covered != rows * columns:
+        raise WeightOutOfBounds(
+            f"manifest: the copies into {where} fill {covered} of {rows * columns} elements"
+        )

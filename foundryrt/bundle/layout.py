@@ -1,0 +1,183 @@
+"""The bytes around the sections: the header and the section table (docs/format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from foundryrt.bundle.errors import (
+    HeaderDamaged,
+    LengthMismatch,
+    NotABundle,
+    SectionMalformed,
+    SectionMisaligned,
+    SectionOutOfBounds,
+    SectionOverlap,
+    SectionTooLarge,
+    UncoveredBytes,
+    UnsupportedVersion,
+)
+from foundryrt.bundle.schema import ALIGNMENT, FORMAT_VERSION, MAGIC, SectionKind
+
+# magic, sections, table offset, file length, reserved, SHA-256 of the table
+_HEADER = struct.Struct("<4sIQQQ32s")
+# kind, codec, flags, reserved, offset, stored length, raw length, SHA-256 of stored bytes, name
+_ENTRY = struct.Struct("<HBBIQQQ32s64s")
+HEADER_BYTES = _HEADER.size
+NAME_BYTES = 64
+MAX_SECTIONS = 1 << 20
+
+MIB = 1 << 20
+# What a reader unpacks at most, by kind: a compressed section may claim any length.
+MAX_RAW = {
+    SectionKind.MANIFEST: 64 * MIB,
+    SectionKind.TEMPLATE: 1024 * MIB,
+    SectionKind.MEMBER: 1024 * MIB,
+    SectionKind.KERNEL: 512 * MIB,
+    SectionKind.REGION: 16 * 1024 * MIB,
+    SectionKind.FILE: 256 * MIB,
+}
+
+
+class Codec(IntEnum):
+    """How a section's bytes are stored."""
+
+    NONE = 0
+    ZSTD = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """One entry of the section table; lengths in bytes, the digest is of the stored bytes."""
+
+    kind: int
+    name: str
+    offset: int
+    stored: int
+    raw: int
+    codec: int
+    sha256: bytes
+    optional: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether this reader knows the kind."""
+        return self.kind in SectionKind._value2member_map_
+
+    def __str__(self) -> str:
+        kind = SectionKind(self.kind).name.lower() if self.known else f"kind {self.kind}"
+        return f"section {self.name!r} ({kind})"
+
+
+def align(offset: int) -> int:
+    """The next multiple of 4 KiB."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def printable(name: str) -> bool:
+    """Whether a name is safe to print: not empty, at most 1,024 characters, no controls."""
+    return 0 < len(name) <= 1024 and name.isprintable()
+
+
+def pack_table(sections: list[Section]) -> bytes:
+    """The section table's bytes; SectionMalformed for a name that does not fit."""
+    entries = []
+    for section in sections:
+        name = section.name.encode()
+        if not printable(section.name) or len(name) > NAME_BYTES:
+            raise SectionMalformed(
+                f"section name {section.name!r}: use 1 to {NAME_BYTES} bytes of printable text"
+            )
+        entries.append(
+            _ENTRY.pack(
+                section.kind, section.codec, int(section.optional), 0, section.offset,
+                section.stored, section.raw, section.sha256, name,
+            )
+        )  # fmt: skip
+    return b"".join(entries)
+
+
+def pack_header(table: bytes, table_offset: int, file_length: int) -> bytes:
+    """The header's 64 bytes."""
+    digest = hashlib.sha256(table).digest()
+    count = len(table) // _ENTRY.size
+    return _HEADER.pack(MAGIC, count, table_offset, file_length, 0, digest)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The checked header."""
+
+    sections: int
+    table_offset: int
+    table_sha256: bytes
+
+    @property
+    def table_bytes(self) -> int:
+        """Length of the section table."""
+        return self.sections * _ENTRY.size
+
+
+def unpack_header(data: bytes, file_length: int) -> Header:
+    """Check the first 64 bytes against the file's length in bytes."""
+    if data[:3] != MAGIC[:3]:
+        raise NotABundle("not a .fdy bundle: the file does not begin with FDY")
+    if len(data) >= 4 and data[3] != FORMAT_VERSION:
+        raise UnsupportedVersion(
+            f"format version {data[3]}, this reader knows {FORMAT_VERSION}; "
+            "use the foundry release that wrote the bundle, or capture it again"
+        )
+    if len(data) < HEADER_BYTES:
+        raise LengthMismatch(f"the file ends after {len(data)} bytes, inside its header")
+    _, count, table_offset, length, reserved, digest = _HEADER.unpack(data[:HEADER_BYTES])
+    if length != file_length:
+        raise LengthMismatch(
+            f"the header says {length} bytes, the file has {file_length}: "
+            "cut off or added to; copy it again"
+        )
+    header = Header(count, table_offset, digest)
+    if reserved or not 0 < count <= MAX_SECTIONS:
+        raise HeaderDamaged(f"reserved word {reserved}, {count} sections")
+    if table_offset % ALIGNMENT or table_offset < ALIGNMENT:
+        raise HeaderDamaged(f"section table at {table_offset}, not at a multiple of 4 KiB")
+    if table_offset + header.table_bytes != file_length:
+        raise HeaderDamaged(
+            f"section table at {table_offset} with {count} entries does not end the file"
+        )
+    return header
+
+
+def unpack_table(table: bytes, table_offset: int) -> tuple[Section, ...]:
+    """Check and return every entry; the table's digest must have been checked before."""
+    sections: list[Section] = []
+    names: set[tuple[int, str]] = set()
+    end = HEADER_BYTES
+    for index, fields in enumerate(_ENTRY.iter_unpack(table)):
+        kind, codec, flags, reserved, offset, stored, raw, digest, padded = fields
+        try:
+            name = padded.rstrip(b"\0").decode()
+        except UnicodeDecodeError:
+            raise SectionMalformed(f"section {index}: its name is not UTF-8") from None
+        if not printable(name) or flags > 1 or reserved:
+            raise SectionMalformed(f"section {index}: name {name!r}, flags {flags}")
+        section = Section(kind, name, offset, stored, raw, codec, digest, bool(flags))
+        if (kind, name) in names:
+            raise SectionMalformed(f"{section}: there are two of them")
+        names.add((kind, name))
+        if offset % ALIGNMENT:
+            raise SectionMisaligned(f"{section} begins at {offset}")
+        if offset < end:
+            raise SectionOverlap(f"{section} begins at {offset}, the one before ends at {end}")
+        if offset != align(end):
+            raise UncoveredBytes(f"{offset - align(end)} bytes before {section} belong to none")
+        end = offset + stored
+        if end > table_offset:
+            raise SectionOutOfBounds(f"{section} ends at {end}, the table begins at {table_offset}")
+        if section.known and raw > MAX_RAW[SectionKind(kind)] and codec != Codec.NONE:
+            raise SectionTooLarge(f"{section} would unpack to {raw} bytes")
+        sections.append(section)
+    if align(end) != table_offset:
+        raise UncoveredBytes(f"{table_offset - align(end)} bytes before the table belong to none")
+    return tuple(sections)

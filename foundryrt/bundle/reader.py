@@ -1,0 +1,213 @@
+"""Reading a bundle: every section is checked against its digest before its first use."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import zstandard
+
+from foundryrt.bundle import tables
+from foundryrt.bundle.check import check_manifest
+from foundryrt.bundle.errors import (
+    InvalidReference,
+    KernelDigestMismatch,
+    ManifestMalformed,
+    ManifestMissing,
+    SectionDigestMismatch,
+    SectionTooLarge,
+    SectionUnpackFailed,
+    TableDamaged,
+    UncoveredBytes,
+    UnknownCodec,
+    UnknownSection,
+)
+from foundryrt.bundle.layout import (
+    HEADER_BYTES,
+    MAX_RAW,
+    Codec,
+    unpack_header,
+    unpack_table,
+)
+from foundryrt.bundle.schema import Manifest, SectionKind
+from foundryrt.errors import FoundryError, UsageError
+
+
+class Bundle:
+    """An open bundle. The file is mapped, not read; views are valid until `close`."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self._data = memoryview(data)
+        self._checked: set[int] = set()
+        header = unpack_header(bytes(self._data[:HEADER_BYTES]), len(self._data))
+        table = self._data[header.table_offset :]
+        if hashlib.sha256(table).digest() != header.table_sha256:
+            raise TableDamaged("the section table does not match its SHA-256")
+        self.digest = header.table_sha256
+        """SHA-256 of the section table, and so of everything: two equal bundles have one digest."""
+        self.sections = unpack_table(bytes(table), header.table_offset)
+        self._check_padding(header.table_offset)
+        for section in self.sections:
+            if not section.known and not section.optional:
+                raise UnknownSection(f"{section}: written by a later version; update foundry")
+            if section.known and section.codec not in (Codec.NONE, Codec.ZSTD):
+                raise UnknownCodec(f"{section} has codec {section.codec}")
+            if section.known and section.codec == Codec.NONE and section.raw != section.stored:
+                raise SectionUnpackFailed(
+                    f"{section} is not compressed, but {section.stored} bytes stand for "
+                    f"{section.raw}"
+                )
+        self.manifest = self._read_manifest()
+        check_manifest(self.manifest, self.sections)
+        self._files = {
+            section.name: index
+            for index, section in enumerate(self.sections)
+            if section.kind == SectionKind.FILE
+        }
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Map `path`, check its structure and manifest.
+
+        UsageError where there is no such file, a BundleError (bundle/errors.py) for damage.
+        """
+        path = Path(path)
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < HEADER_BYTES:
+                    unpack_header(file.read(HEADER_BYTES), size)
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise UsageError(f"{path}: no such file") from None
+        except OSError as error:
+            raise FoundryError(f"{path}: cannot be read: {error.strerror}") from error
+        return cls(path, data)
+
+    def close(self) -> None:
+        """Let the map go; it disappears with the last view of it."""
+        self._data = memoryview(b"")
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def stored(self, index: int) -> memoryview:
+        """A section's stored bytes, checked against their digest on first use."""
+        section = self.sections[index]
+        data = self._data[section.offset : section.offset + section.stored]
+        if index not in self._checked:
+            if hashlib.sha256(data).digest() != section.sha256:
+                raise SectionDigestMismatch(f"{section} does not match its SHA-256; copy it again")
+            self._checked.add(index)
+        return data
+
+    def raw(self, index: int) -> memoryview:
+        """A section's bytes, unpacked; a view of the file where it is stored as it is."""
+        section = self.sections[index]
+        data = self.stored(index)
+        if section.codec == Codec.NONE:
+            return data
+        if section.raw > MAX_RAW[SectionKind(section.kind)]:
+            raise SectionTooLarge(f"{section} would unpack to {section.raw} bytes")
+        try:
+            # Before any memory is taken, the frame itself must agree with the table.
+            if zstandard.get_frame_parameters(data).content_size != section.raw:
+                raise SectionUnpackFailed(f"{section}: its frame is not of {section.raw} bytes")
+            unpacked = zstandard.ZstdDecompressor().decompress(
+                data, max_output_size=section.raw, allow_extra_data=False
+            )
+        except (zstandard.ZstdError, MemoryError) as error:
+            raise SectionUnpackFailed(f"{section}: {error}") from error
+        if len(unpacked) != section.raw:
+            raise SectionUnpackFailed(f"{section}: {len(unpacked)} bytes, not {section.raw}")
+        return memoryview(unpacked)
+
+    def template(self, index: int) -> tables.TemplateTable:
+        """The checked columns of template `index`."""
+        template = self.manifest.templates[index]
+        arrays = tables.unpack(
+            template.columns, tables.TEMPLATE_COLUMNS, self.raw(template.section)
+        )
+        table = tables.TemplateTable(**arrays)
+        table.check(
+            template.nodes,
+            template.edges,
+            len(self.manifest.functions),
+            len(self.manifest.regions),
+        )
+        return table
+
+    def member(self, index: int) -> tables.MemberTable:
+        """The columns of graph `index`; `MemberTable.apply` checks them against the template."""
+        graph = self.manifest.graphs[index]
+        arrays = tables.unpack(graph.columns, tables.MEMBER_COLUMNS, self.raw(graph.section))
+        return tables.MemberTable(**arrays)
+
+    def kernel(self, index: int) -> memoryview:
+        """A kernel binary, checked against the digest that the manifest names."""
+        kernel = self.manifest.kernels[index]
+        data = self.raw(kernel.section)
+        if hashlib.sha256(data).digest() != kernel.sha256:
+            raise KernelDigestMismatch(f"kernel {index} is not {kernel.sha256.hex()}")
+        return data
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the attached files."""
+        return tuple(self._files)
+
+    def file(self, name: str) -> bytes:
+        """An attached file; InvalidReference where there is none of that name."""
+        if name not in self._files:
+            raise InvalidReference(f"no attached file {name!r}; there are {', '.join(self._files)}")
+        return bytes(self.raw(self._files[name]))
+
+    def check_tables(self) -> None:
+        """Check every graph table and every member against its template."""
+        templates: dict[int, tables.TemplateTable] = {}
+        for index, graph in enumerate(self.manifest.graphs):
+            if graph.template not in templates:
+                templates[graph.template] = self.template(graph.template)
+            self.member(index).apply(templates[graph.template])
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Check everything: each section's digest and contents. `progress` gets stored bytes."""
+        for index, section in enumerate(self.sections):
+            self.stored(index)
+            if section.known:
+                self.raw(index)
+            if progress:
+                progress(section.stored)
+        for index in range(len(self.manifest.kernels)):
+            self.kernel(index)
+        self.check_tables()
+
+    def _check_padding(self, table_offset: int) -> None:
+        end = HEADER_BYTES
+        for offset, stored in [(s.offset, s.stored) for s in self.sections] + [(table_offset, 0)]:
+            if any(self._data[end:offset]):
+                raise UncoveredBytes(f"padding before byte {offset} is not zero")
+            end = offset + stored
+
+    def _read_manifest(self) -> Manifest:
+        found = [i for i, s in enumerate(self.sections) if s.kind == SectionKind.MANIFEST]
+        if len(found) != 1:
+            raise ManifestMissing(f"{len(found)} manifests, need one")
+        try:
+            return msgspec.msgpack.decode(self.raw(found[0]), type=Manifest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ManifestMalformed(f"manifest: {error}") from error

@@ -1,0 +1,129 @@
+"""Writing a bundle: streamed into a temporary file, checked, then put in place at once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import zstandard
+
+from foundryrt.bundle.layout import (
+    HEADER_BYTES,
+    Codec,
+    Section,
+    align,
+    pack_header,
+    pack_table,
+)
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Manifest, SectionKind
+from foundryrt.errors import FoundryError, UsageError
+
+Buffer = bytes | bytearray | memoryview
+_LEVEL = 3
+
+
+class BundleWriter:
+    """Add sections, then `finish` with the manifest. Left by an exception, it leaves no file.
+
+    with BundleWriter(path) as writer:
+        index = writer.add(SectionKind.FILE, "tokenizer.json", data)
+        writer.finish(manifest)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise UsageError(f"{self.path}: the folder {self.path.parent} does not exist")
+        if self.path.is_dir():
+            raise UsageError(f"{self.path}: is a folder; name a file such as model.fdy")
+        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}.tmp")
+        self._sections: list[Section] = []
+        try:
+            self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error
+        self._file.write(bytes(HEADER_BYTES))
+
+    def __enter__(self) -> BundleWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A close may fail on a full disk; the temporary file goes in any case.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def add(
+        self,
+        kind: SectionKind,
+        name: str,
+        data: Buffer | Iterable[Buffer],
+        compress: bool = True,
+    ) -> int:
+        """Append a section and return its index; many buffers are stored one after another."""
+        parts = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
+        if compress:
+            packed = b"".join(parts)
+            raw = len(packed)
+            parts = [zstandard.ZstdCompressor(level=_LEVEL).compress(packed)]
+        return self._append(kind, name, parts, raw if compress else None)
+
+    def _append(
+        self, kind: int, name: str, parts: Iterable[Buffer], raw: int | None, optional: bool = False
+    ) -> int:
+        offset = self._pad()
+        digest = hashlib.sha256()
+        stored = 0
+        try:
+            for part in parts:
+                self._file.write(part)
+                digest.update(part)
+                stored += memoryview(part).nbytes
+        except OSError as error:
+            raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error
+        codec = Codec.NONE if raw is None else Codec.ZSTD
+        raw = stored if raw is None else raw
+        self._sections.append(
+            Section(kind, name, offset, stored, raw, codec, digest.digest(), optional)
+        )
+        return len(self._sections) - 1
+
+    def _pad(self) -> int:
+        end = self._file.tell()
+        self._file.write(bytes(align(end) - end))
+        return align(end)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write manifest, table and header, check the file by reading it, and put it in place."""
+        self.add(SectionKind.MANIFEST, "manifest", msgspec.msgpack.encode(manifest))
+        try:
+            table = pack_table(self._sections)
+            table_offset = self._pad()
+            self._file.write(table)
+            self._file.seek(0)
+            self._file.write(pack_header(table, table_offset, table_offset + len(table)))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            with Bundle.open(self._temporary) as bundle:
+                bundle.check_tables()
+            os.replace(self._temporary, self.path)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error
