@@ -1,0 +1,76 @@
+"""The device a bundle opens on: its context, and what it must offer before anything is touched."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from contextlib import ExitStack
+from ctypes import c_size_t, c_void_p
+from dataclasses import dataclass
+
+from foundryrt.bundle.schema import Requirements
+from foundryrt.cuda.driver import CAPABILITY_MAJOR, CAPABILITY_MINOR, Driver
+from foundryrt.errors import FoundryError
+
+_current = threading.local()
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device with its primary context retained."""
+
+    cuda: Driver
+    ordinal: int
+    context: int
+    architecture: str
+    """Such as `sm_90`."""
+
+    def enter(self) -> None:
+        """Make the context current on the calling thread."""
+        if getattr(_current, "context", None) != self.context:
+            self.cuda("cuCtxSetCurrent", self.context)
+            _current.context = self.context
+
+    def free_memory(self) -> int:
+        """Bytes that can still be allocated."""
+        free, total = c_size_t(), c_size_t()
+        self.cuda("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
+
+def open_device(cuda: Driver, ordinal: int, undo: ExitStack) -> Device:
+    """Retain the primary context of device `ordinal` and make it current."""
+    device = cuda.ask("cuDeviceGet", ordinal)
+    major = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MAJOR, device)
+    minor = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MINOR, device)
+    context = cuda.ask("cuDevicePrimaryCtxRetain", device, kind=c_void_p)
+    undo.callback(cuda, "cuDevicePrimaryCtxRelease_v2", device)
+    _current.context = None
+    opened = Device(cuda, device, context, f"sm_{major}{minor}")
+    opened.enter()
+    return opened
+
+
+def check_requirements(needs: Requirements, device: Device) -> None:
+    """FoundryError where the device is another architecture, its driver too old, memory short."""
+    if needs.architecture != device.architecture:
+        raise FoundryError(
+            f"the bundle was captured on {needs.architecture}, this GPU is {device.architecture};"
+            " capture it again on such a GPU"
+        )
+    version = device.cuda.version()
+    if needs.driver > version:
+        raise FoundryError(
+            f"the bundle needs a driver of CUDA {_release(needs.driver)}, this one knows"
+            f" {_release(version)}; update the NVIDIA driver"
+        )
+    free = device.free_memory()
+    if needs.memory > free:
+        raise FoundryError(
+            f"the bundle needs {needs.memory} bytes of device memory, {free} are free; free some"
+            " or use a smaller bundle"
+        )
+
+
+def _release(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

@@ -1,0 +1,109 @@
+"""The CUDA driver's calls that happen once, by ctypes; what happens per node is in foundryrt/native."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
+from functools import cache
+from typing import Any
+
+from foundryrt.cuda.errors import explain
+from foundryrt.errors import FoundryError
+
+_POINTER = c_void_p
+# The symbols are the versioned ones that cuda.h of CUDA 13.0 names.
+_CALLS: dict[str, tuple[Any, ...]] = {
+    "cuInit": (c_uint,),
+    "cuDriverGetVersion": (_POINTER,),
+    "cuDeviceGetCount": (_POINTER,),
+    "cuDeviceGet": (_POINTER, c_int),
+    "cuDeviceGetAttribute": (_POINTER, c_int, c_int),
+    "cuDeviceGetName": (c_char_p, c_int, c_int),
+    "cuDevicePrimaryCtxRetain": (_POINTER, c_int),
+    "cuDevicePrimaryCtxRelease_v2": (c_int,),
+    "cuCtxSetCurrent": (c_void_p,),
+    "cuMemGetInfo_v2": (_POINTER, _POINTER),
+    "cuMemGetAllocationGranularity": (_POINTER, _POINTER, c_uint),
+    "cuMemAddressReserve": (_POINTER, c_size_t, c_size_t, c_uint64, c_uint64),
+    "cuMemAddressFree": (c_uint64, c_size_t),
+    "cuMemCreate": (_POINTER, c_size_t, _POINTER, c_uint64),
+    "cuMemRelease": (c_uint64,),
+    "cuMemMap": (c_uint64, c_size_t, c_size_t, c_uint64, c_uint64),
+    "cuMemUnmap": (c_uint64, c_size_t),
+    "cuMemSetAccess": (c_uint64, c_size_t, _POINTER, c_size_t),
+    "cuMemHostAlloc": (_POINTER, c_size_t, c_uint),
+    "cuMemFreeHost": (c_void_p,),
+    "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
+    "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
+    "cuStreamCreate": (_POINTER, c_uint),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuEventCreate": (_POINTER, c_uint),
+    "cuEventDestroy_v2": (c_void_p,),
+    "cuEventRecord": (c_void_p, c_void_p),
+    "cuEventSynchronize": (c_void_p,),
+    "cuGraphLaunch": (c_void_p, c_void_p),
+}
+
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+NON_BLOCKING = 1
+EVENT_WITHOUT_TIME = 2
+
+
+class Driver:
+    """libcuda.so.1, or the library that FOUNDRY_LIBCUDA names."""
+
+    def __init__(self) -> None:
+        path = os.environ.get("FOUNDRY_LIBCUDA") or "libcuda.so.1"
+        try:
+            self._library = ctypes.CDLL(path)
+        except OSError as error:
+            raise FoundryError(
+                f"no CUDA driver: {error}; install NVIDIA's driver, or use a bundle of the host"
+                " target"
+            ) from error
+        self._calls: dict[str, Any] = {}
+        for name, arguments in _CALLS.items():
+            try:
+                call = getattr(self._library, name)
+            except AttributeError:
+                raise FoundryError(
+                    f"{path} has no {name}; a driver of CUDA 13.0 or later is needed"
+                ) from None
+            call.argtypes = arguments
+            self._calls[name] = call
+
+    def __call__(self, name: str, *arguments: Any, about: str = "") -> None:
+        """Make a driver call; FoundryError names the call, its error and what to do about it."""
+        code = self._calls[name](*arguments)
+        if code != 0:
+            raise FoundryError(explain(code, self._describe(name, code, about)))
+
+    def _describe(self, call: str, code: int, about: str) -> str:
+        words = []
+        for ask in ("cuGetErrorName", "cuGetErrorString"):
+            text = c_char_p()
+            getattr(self._library, ask)(code, ctypes.byref(text))
+            words.append((text.value or b"unknown error").decode())
+        where = f" ({about})" if about else ""
+        return f"{call.removesuffix('_v2')}{where}: {words[0]} ({code}), {words[1]}"
+
+    def version(self) -> int:
+        """The newest CUDA that the driver knows, as 1000 * major + 10 * minor."""
+        return self.ask("cuDriverGetVersion")
+
+    def ask(self, name: str, *arguments: Any, kind: Any = c_int) -> int:
+        """Make a call whose first argument receives a number or a handle, and return that."""
+        out = kind()
+        self(name, ctypes.byref(out), *arguments)
+        return int(out.value or 0)
+
+
+@cache
+def driver() -> Driver:
+    """The process's driver, opened and initialised on first use."""
+    opened = Driver()
+    opened("cuInit", 0)
+    return opened

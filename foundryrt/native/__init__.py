@@ -1,0 +1,158 @@
+"""Binding of the native runtime core: a bundle's kernels and templates to launchable graphs."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, byref, c_char_p, c_int, c_uint32, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foundryrt.bundle.schema import Function
+from foundryrt.bundle.tables import MemberTable, TemplateTable
+from foundryrt.cuda.errors import explain
+from foundryrt.errors import FoundryError
+
+_PATH = Path(__file__).parent / "libfoundryrt.so"
+
+
+class TemplateView(ctypes.Structure):
+    """`foundry_template` of native/tables.hpp: counts, then a pointer to each column."""
+
+    _fields_ = (
+        ("nodes", c_uint32), ("edges", c_uint32), ("functions", c_uint32),
+        ("skeleton_bytes", c_uint32), ("words", c_uint64),
+        ("kind", c_void_p), ("function", c_void_p), ("parameter_start", c_void_p),
+        ("parameters", c_void_p), ("edge_from", c_void_p), ("edge_to", c_void_p),
+        ("edge_from_port", c_void_p), ("edge_to_port", c_void_p), ("edge_type", c_void_p),
+        ("skeleton", c_void_p), ("skeleton_start", c_void_p),
+    )  # fmt: skip
+
+
+VIEW_COLUMNS = [name for name, kind in TemplateView._fields_ if kind is c_void_p]
+"""Names of the columns that a TemplateView points at."""
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(_PATH))
+    except OSError as error:
+        raise FoundryError(
+            f"the native core {_PATH} cannot be loaded ({error}); install foundry again, or run"
+            " cmake -S . -B build && cmake --build build in a checkout"
+        ) from error
+    library.foundry_error.restype = c_char_p
+    library.foundry_create.argtypes = (
+        c_void_p, c_uint32, c_uint32, c_uint32, c_uint32, POINTER(c_void_p),
+    )  # fmt: skip
+    library.foundry_destroy.argtypes = (c_void_p,)
+    library.foundry_set_kernel.argtypes = (c_void_p, c_uint32, c_void_p, c_uint64)
+    library.foundry_set_function.argtypes = (
+        c_void_p, c_uint32, c_char_p, c_uint32, c_int, c_int, c_int,
+    )  # fmt: skip
+    library.foundry_set_template.argtypes = (c_void_p, c_uint32, POINTER(TemplateView))
+    library.foundry_set_graph.argtypes = (
+        c_void_p, c_uint32, c_char_p, c_uint32, c_uint64, c_void_p, c_void_p,
+    )  # fmt: skip
+    library.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
+    library.foundry_start.argtypes = (c_void_p,)
+    library.foundry_ready.argtypes = (c_void_p,)
+    library.foundry_ready.restype = c_uint32
+    library.foundry_wait.argtypes = (c_void_p,)
+    return library
+
+
+def _check(code: int) -> None:
+    if code != 0:
+        raise FoundryError(explain(code, _library().foundry_error().decode(errors="replace")))
+
+
+class Materializer:
+    """Libraries, functions, template graphs and execs of one bundle; `close` frees them all.
+
+    `context` is a CUcontext. What is given to the setters must hold until `close`; a kernel's bytes
+    must be given before a graph that uses it is asked for.
+    """
+
+    def __init__(
+        self, context: int, kernels: int, functions: int, templates: int, graphs: int
+    ) -> None:
+        self._library = _library()
+        self._functions = functions
+        self._keep: list[Any] = []
+        handle = c_void_p()
+        _check(
+            self._library.foundry_create(
+                context, kernels, functions, templates, graphs, byref(handle)
+            )
+        )
+        self._handle: c_void_p | None = handle
+
+    def set_kernel(self, index: int, data: memoryview) -> None:
+        """Give the cubin of kernel `index`."""
+        array = np.frombuffer(data, np.uint8)
+        self._keep.append(array)
+        _check(
+            self._library.foundry_set_kernel(self._handle, index, array.ctypes.data, array.nbytes)
+        )
+
+    def set_function(self, index: int, function: Function) -> None:
+        """Declare function `index` with its state."""
+        _check(
+            self._library.foundry_set_function(
+                self._handle, index, function.name.encode(), function.kernel,
+                function.max_dynamic_shared, function.shared_carveout, function.cluster_nonportable,
+            )
+        )  # fmt: skip
+
+    def set_template(self, index: int, table: TemplateTable) -> None:
+        """Give template `index`; FoundryError where its columns contradict each other."""
+        view = TemplateView(
+            len(table.kind), len(table.edge_from), self._functions, len(table.skeleton),
+            len(table.parameters),
+            *(getattr(table, name).ctypes.data for name in VIEW_COLUMNS),
+        )  # fmt: skip
+        self._keep.append(table)
+        _check(self._library.foundry_set_template(self._handle, index, byref(view)))
+
+    def set_graph(self, index: int, name: str, template: int, member: MemberTable) -> None:
+        """Declare graph `index`, a member of `template`; `name` is for error messages."""
+        self._keep.append(member)
+        _check(
+            self._library.foundry_set_graph(
+                self._handle, index, name.encode(), template, len(member.word),
+                member.word.ctypes.data, member.value.ctypes.data,
+            )
+        )  # fmt: skip
+
+    def require(self, graph: int) -> int:
+        """The CUgraphExec of a graph, made now if need be, ahead of the others."""
+        executable = c_void_p()
+        _check(self._library.foundry_require(self._handle, graph, byref(executable)))
+        return executable.value or 0
+
+    def start(self) -> None:
+        """Make the remaining graphs on a native thread, in the bundle's order."""
+        _check(self._library.foundry_start(self._handle))
+
+    @property
+    def ready(self) -> int:
+        """How many graphs can be launched."""
+        return int(self._library.foundry_ready(self._handle))
+
+    def wait(self) -> None:
+        """Block until every graph is ready; FoundryError if one failed."""
+        _check(self._library.foundry_wait(self._handle))
+
+    def close(self) -> None:
+        """Stop the thread and free everything; the context must still exist."""
+        if self._handle is not None:
+            self._library.foundry_destroy(self._handle)
+            self._handle = None
+            self._keep.clear()
+
+
+__all__ = ["VIEW_COLUMNS", "Materializer", "TemplateView"]
