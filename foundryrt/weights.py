@@ -56,11 +56,10 @@ def _to_float(data: memoryview, dtype: str) -> AnyArray:
         raise FoundryError(
             f"weights are stored as GGUF {dtype}: pip install gguf to read them"
         ) from None
-    kind = getattr(gguf.GGMLQuantizationType, dtype, None)
     try:
-        # A type that the package does not know raises NotImplementedError.
+        kind = gguf.GGMLQuantizationType[dtype]
         values: AnyArray = gguf.dequantize(np.frombuffer(data, np.uint8), kind)
-    except (NotImplementedError, AttributeError, KeyError):
+    except (NotImplementedError, KeyError):
         raise FoundryError(f"GGUF quantization {dtype} cannot be read by gguf") from None
     return values
 

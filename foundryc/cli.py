@@ -1,0 +1,131 @@
+"""`foundryc`: capture a workload into a bundle, and look at bundles."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+from foundryc import report
+from foundryc.difference import compare
+from foundryrt import options, workload
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import TARGETS
+from foundryrt.console import print_json, reporting
+from foundryrt.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+
+
+@app.callback()
+def main_help() -> None:
+    """Capture everything a workload's graphs depend on into one `.fdy` bundle."""
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def capture(
+    context: typer.Context,
+    name: Annotated[str, typer.Option("--workload", help="See `foundryc workloads`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write.")],
+    target: Annotated[str, typer.Option(help="host or cuda.")] = "host",
+    embed_weights: Annotated[
+        bool, typer.Option("--embed-weights", help="Store the weights in the bundle itself.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run a workload once and write its bundle.
+
+    The workload's own options follow (see `foundryc workloads NAME`), for example --model or
+    --grid.
+    """
+    with reporting():
+        if target not in TARGETS:
+            raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
+        module = workload.find("foundryc.workloads", name)
+        settings = options.parse(module.Settings, context.args)
+        # Imported late: torch takes seconds, and bad options should not have to wait for it.
+        from foundryc.recorder import Recorder
+
+        with Recorder(
+            target=target, workload=name, settings=dataclasses.asdict(settings)
+        ) as recorder:
+            module.record(recorder, settings)
+            recorder.save(output, embed_weights=embed_weights)
+        with Bundle.open(output) as bundle:
+            summary = report.summary(bundle)
+        if json:
+            print_json(summary)
+        else:
+            report.print_summary(output, summary)
+
+
+@app.command()
+def workloads(
+    name: Annotated[str | None, typer.Argument(help="List the options of this one.")] = None,
+) -> None:
+    """List the installed workloads, or the capture options of one."""
+    with reporting():
+        if name is None:
+            print("\n".join(workload.names("foundryc.workloads")))
+            return
+        module = workload.find("foundryc.workloads", name)
+        table = Table("option", "default", "meaning", title=f"foundryc capture --workload {name}")
+        for row in options.describe(module.Settings):
+            table.add_row(*row)
+        Console().print(table)
+
+
+@app.command()
+def inspect(bundle: BundlePath, json: Json = False) -> None:
+    """Show what a bundle holds."""
+    with reporting(), Bundle.open(bundle) as opened:
+        if json:
+            print_json(report.as_json(opened))
+        else:
+            report.print_bundle(opened)
+
+
+@app.command()
+def verify(bundle: BundlePath, json: Json = False) -> None:
+    """Check every byte of a bundle: digests, references, graph tables."""
+    with reporting(), Bundle.open(bundle) as opened:
+        columns = (TextColumn("verifying"), BarColumn(), DownloadColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            total = sum(section.stored for section in opened.sections)
+            task = progress.add_task("verify", total=total)
+            opened.verify(lambda stored: progress.advance(task, stored))
+        if json:
+            print_json({"ok": True, "digest": opened.digest.hex(), "bytes": total})
+        else:
+            print(f"{bundle}: ok, {len(opened.sections)} sections, {opened.digest.hex()}")
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A.fdy")],
+    b: Annotated[Path, typer.Argument(metavar="B.fdy")],
+    json: Json = False,
+) -> None:
+    """Show what differs between two bundles; exit code 1 where something does."""
+    with reporting(), Bundle.open(a) as first, Bundle.open(b) as second:
+        differences = compare(first, second)
+        if json:
+            print_json({"equal": not differences, "differences": differences})
+        elif differences:
+            report.print_differences(a, b, differences)
+        else:
+            print("equal")
+    if differences:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,122 @@
+"""What differs between two bundles, said in the terms of the workload."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Graph
+from foundryrt.bundle.tables import NO_FUNCTION
+
+Difference = dict[str, str]
+
+
+def compare(a: Bundle, b: Bundle) -> list[Difference]:
+    """Every difference as `{what, name, a, b}`; an empty string where one side has nothing."""
+    found = _mapping("bundle", _facts(a), _facts(b))
+    found += _mapping(
+        "setting", _texts(a.manifest.workload.settings), _texts(b.manifest.workload.settings)
+    )
+    found += _mapping("producer", a.manifest.producer, b.manifest.producer)
+    found += _mapping("graph", _graphs(a), _graphs(b))
+    found += _mapping("kernel", _kernels(a), _kernels(b))
+    found += _mapping("region", _regions(a), _regions(b))
+    found += _mapping("tensor", _tensors(a), _tensors(b))
+    found += _mapping("weight", _weights(a), _weights(b))
+    found += _mapping("file", _files(a), _files(b))
+    return found
+
+
+def graph_title(graph: Graph) -> str:
+    """`decode[batch=8]`."""
+    key = ", ".join(f"{name}={value}" for name, value in graph.key.items())
+    return f"{graph.name}[{key}]" if key else graph.name
+
+
+def _mapping(what: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[Difference]:
+    return [
+        {"what": what, "name": name, "a": a.get(name, ""), "b": b.get(name, "")}
+        for name in {**a, **b}
+        if a.get(name) != b.get(name)
+    ]
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: repr(value) for name, value in values.items()}
+
+
+def _facts(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
+    requirements = _texts(msgspec.structs.asdict(manifest.requirements))
+    return {"target": manifest.target, "workload": manifest.workload.name, **requirements}
+
+
+def _graphs(bundle: Bundle) -> dict[str, str]:
+    """A graph's content in a form that does not depend on the numbering of functions."""
+    manifest = bundle.manifest
+    described = {}
+    for index, graph in enumerate(manifest.graphs):
+        table = bundle.template(graph.template)
+        words = bundle.member(index).apply(table)
+        names = [
+            "" if number == NO_FUNCTION else manifest.functions[number].name
+            for number in table.function.tolist()
+        ]
+        topology = hashlib.sha256("\0".join(names).encode())
+        for column in ("kind", "skeleton_start", "skeleton", "edge_from", "edge_to",
+                       "edge_from_port", "edge_to_port", "edge_type"):  # fmt: skip
+            topology.update(getattr(table, column).tobytes())
+        parameters = hashlib.sha256(words.tobytes()).hexdigest()
+        described[graph_title(graph)] = (
+            f"{len(table.kind)} nodes, topology {topology.hexdigest()[:12]}, "
+            f"parameters {parameters[:12]}"
+        )
+    return described
+
+
+def _kernels(bundle: Bundle) -> dict[str, str]:
+    sections = bundle.sections
+    return {
+        kernel.sha256.hex()[:16]: f"{sections[kernel.section].raw} bytes"
+        for kernel in bundle.manifest.kernels
+    }
+
+
+def _regions(bundle: Bundle) -> dict[str, str]:
+    described = {}
+    for region in bundle.manifest.regions:
+        initial = "" if region.section == -1 else bundle.sections[region.section].sha256.hex()[:12]
+        contents = f", initial bytes {initial}" if initial else ""
+        described[region.name] = f"{region.size} bytes at {region.base:#x}{contents}"
+    return described
+
+
+def _tensors(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
+    described = {}
+    for tensor in manifest.tensors:
+        owner = f"{graph_title(manifest.graphs[tensor.graph])}." if tensor.graph != -1 else ""
+        region = manifest.regions[tensor.region].name
+        described[owner + tensor.name] = (
+            f"{tensor.role} {tensor.dtype}{list(tensor.shape)} strides {list(tensor.strides)} "
+            f"at {region}+{tensor.offset:#x}"
+        )
+    return described
+
+
+def _weights(bundle: Bundle) -> dict[str, str]:
+    weights = bundle.manifest.weights
+    return {
+        f"{weights.files[source.file].name}:{source.name}": (
+            f"{source.dtype}[{source.rows}, {source.columns}] {source.sha256.hex()[:12]}"
+        )
+        for source in weights.sources
+    }
+
+
+def _files(bundle: Bundle) -> dict[str, str]:
+    sections = {section.name: section for section in bundle.sections}
+    return {name: sections[name].sha256.hex()[:12] for name in bundle.files}

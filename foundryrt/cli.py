@@ -1,0 +1,64 @@
+"""`foundryrt`: run a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from foundryrt import options, workload
+from foundryrt.bundle.reader import Bundle
+from foundryrt.console import print_json, reporting
+from foundryrt.session import Session
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
+
+
+@app.callback()
+def main_help() -> None:
+    """Materialize a bundle and drive its workload."""
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    bundle: BundlePath,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with the weight files, if they moved.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
+) -> None:
+    """Run the workload that BUNDLE was captured from.
+
+    Its own options follow (see `foundryrt options BUNDLE.fdy`), for example --prompt or --frames.
+    """
+    with reporting():
+        with Bundle.open(bundle) as opened:
+            driver = workload.find("foundryrt.workloads", opened.manifest.workload.name)
+        chosen = options.parse(driver.Options, context.args)
+        with Session.open(bundle, weights=weights) as session:
+            result = driver.run(session, chosen, json)
+        if json:
+            print_json(result)
+
+
+@app.command("options")
+def show_options(bundle: BundlePath) -> None:
+    """List the options that `run` takes for BUNDLE's workload."""
+    with reporting():
+        with Bundle.open(bundle) as opened:
+            name = opened.manifest.workload.name
+        driver = workload.find("foundryrt.workloads", name)
+        table = Table("option", "default", "meaning", title=f"foundryrt run, workload {name}")
+        for row in options.describe(driver.Options):
+            table.add_row(*row)
+        Console().print(table)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,85 @@
+"""Command-line options of a workload, read off the fields of a frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from foundryrt.errors import UsageError
+
+T = TypeVar("T")
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+def parse(options: type[T], arguments: Sequence[str]) -> T:
+    """Make `options` from `--name value` and `--name=value`; `--flag` alone sets a bool.
+
+    UsageError for an unknown option, a missing value, a value of another type, or a required
+    option that is not given.
+    """
+    fields = _fields(options)
+    values: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            raise UsageError(f"unexpected argument {argument!r}; options begin with --")
+        name, equals, value = argument[2:].partition("=")
+        field = name.replace("-", "_")
+        if field not in fields:
+            known = ", ".join(f"--{known.replace('_', '-')}" for known in fields)
+            raise UsageError(f"no option --{name} here; there are {known or 'none'}")
+        kind = fields[field][1]
+        if not equals:
+            if kind is bool and (not rest or rest[0].startswith("--")):
+                value = "true"
+            elif not rest:
+                raise UsageError(f"--{name} needs a value")
+            else:
+                value = rest.pop(0)
+        values[field] = _convert(name, kind, value)
+    for field, (description, _) in fields.items():
+        required = description.default is dataclasses.MISSING
+        if required and description.default_factory is dataclasses.MISSING and field not in values:
+            raise UsageError(f"--{field.replace('_', '-')} is required")
+    return options(**values)
+
+
+def describe(options: type[Any]) -> list[tuple[str, str, str]]:
+    """Every option as (name, default, help), in order; the default of a required one is empty."""
+    rows = []
+    for name, (field, _) in _fields(options).items():
+        required = field.default is dataclasses.MISSING
+        default = "required" if required else str(field.default)
+        rows.append((f"--{name.replace('_', '-')}", default, field.metadata.get("help", "")))
+    return rows
+
+
+def _fields(options: type[Any]) -> dict[str, tuple[dataclasses.Field[Any], type]]:
+    hints = typing.get_type_hints(options)
+    return {
+        field.name: (field, _scalar(hints[field.name]))
+        for field in dataclasses.fields(options)
+        if field.init
+    }
+
+
+def _scalar(hint: Any) -> type:
+    """The type a value converts to: `int` for `int | None`."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return typing.cast(type, hint)
+
+
+def _convert(name: str, kind: type, value: str) -> Any:
+    if kind is bool:
+        if value.lower() not in _TRUE | _FALSE:
+            raise UsageError(f"--{name} {value!r}: need true or false")
+        return value.lower() in _TRUE
+    try:
+        return kind(value)
+    except ValueError:
+        raise UsageError(f"--{name} {value!r}: need a value of type {kind.__name__}") from None
