@@ -21,6 +21,7 @@ class Graphs:
             len(manifest.templates),
             len(manifest.graphs),
         )
+        self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
@@ -53,9 +54,11 @@ class Graphs:
 
     def require(self, index: int) -> int:
         """The CUgraphExec of graph `index`, launchable when this returns."""
-        with self._lock:
-            self._declare(index)
-        return self._native.require(index)
+        if index not in self._executables:
+            with self._lock:
+                self._declare(index)
+            self._executables[index] = self._native.require(index)
+        return self._executables[index]
 
     def start(self) -> None:
         """Bring the other graphs in the background."""

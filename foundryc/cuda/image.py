@@ -1,0 +1,194 @@
+"""A recording as a bundle's sections and manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from foundryc.cuda.extract import CapturedFunction, Columns
+from foundryc.cuda.recording import CudaRecording, NamedTensor
+from foundryrt.bundle.schema import (
+    FORMAT_VERSION,
+    REGIONS,
+    Function,
+    Graph,
+    Kernel,
+    Manifest,
+    Region,
+    Requirements,
+    SectionKind,
+    Template,
+    Tensor,
+    Workload,
+)
+from foundryrt.bundle.tables import MEMBER_COLUMNS, NO_FUNCTION, TEMPLATE_COLUMNS, pack
+from foundryrt.bundle.writer import BundleWriter
+from foundryrt.errors import FoundryError
+
+_TOPOLOGY = [name for name in TEMPLATE_COLUMNS if name != "parameters"]
+
+
+class _Functions:
+    """Functions and kernel binaries by content, in order of first use."""
+
+    def __init__(self, recording: CudaRecording, writer: BundleWriter) -> None:
+        self._recording = recording
+        self._writer = writer
+        self._kernel_of: dict[bytes, int] = {}
+        self._index: dict[Function, int] = {}
+        self.kernels: list[Kernel] = []
+
+    def index(self, captured: CapturedFunction) -> int:
+        cubin = self._recording.harvest.binary_of(captured.name, captured.module)
+        digest = hashlib.sha256(cubin).digest()
+        if digest not in self._kernel_of:
+            self._kernel_of[digest] = len(self.kernels)
+            section = self._writer.add(
+                SectionKind.KERNEL, digest.hex()[:32], cubin, compress=False
+            )
+            self.kernels.append(Kernel(sha256=digest, section=section))
+        function = Function(
+            name=captured.name,
+            kernel=self._kernel_of[digest],
+            max_dynamic_shared=captured.max_dynamic_shared,
+            shared_carveout=captured.carveout,
+            cluster_nonportable=captured.nonportable,
+        )
+        return self._index.setdefault(function, len(self._index))
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        return tuple(self._index)
+
+
+class _Templates:
+    """Templates by topology; a member is the words in which it differs from the first."""
+
+    def __init__(self, writer: BundleWriter) -> None:
+        self._writer = writer
+        self._known: dict[bytes, tuple[int, npt.NDArray[np.uint64]]] = {}
+        self.templates: list[Template] = []
+
+    def member(self, columns: Columns) -> tuple[int, dict[str, npt.NDArray[np.unsignedinteger]]]:
+        key = hashlib.sha256()
+        for name in _TOPOLOGY:
+            data = np.ascontiguousarray(columns[name]).tobytes()
+            key.update(len(data).to_bytes(8, "little") + data)
+        if key.digest() not in self._known:
+            table, data = pack(columns, TEMPLATE_COLUMNS)
+            index = len(self.templates)
+            section = self._writer.add(SectionKind.TEMPLATE, f"template {index}", data)
+            self.templates.append(
+                Template(
+                    section=section,
+                    nodes=len(columns["kind"]),
+                    edges=len(columns["edge_from"]),
+                    columns=table,
+                )
+            )
+            self._known[key.digest()] = (index, columns["parameters"])
+        index, words = self._known[key.digest()]
+        word = np.flatnonzero(words != columns["parameters"])
+        return index, {"word": word, "value": columns["parameters"][word]}
+
+
+def _tensor(recording: CudaRecording, named: NamedTensor) -> Tensor:
+    place = recording.arena.locate(named.tensor)
+    if place is None:
+        raise FoundryError(f"tensor {named.name!r} is not in the arena")
+    return Tensor(
+        name=named.name,
+        region=place[0],
+        offset=place[1],
+        dtype=str(named.tensor.dtype).removeprefix("torch."),
+        shape=tuple(named.tensor.shape),
+        strides=tuple(named.tensor.stride()),
+        role=named.role,
+        graph=named.graph,
+    )
+
+
+def _region_bytes(recording: CudaRecording, name: str) -> npt.NDArray[np.uint8]:
+    """The initial bytes of a region up to the last one that is not zero."""
+    arena = recording.arena
+    base, size = arena.region_base(name), arena.used(name)
+    if name == "weights":
+        image = arena.bytes_at(base, size).cpu().numpy()
+    else:
+        image = np.zeros(size, np.uint8)
+        for address, data in recording.initial.items():
+            if base <= address < base + size:
+                image[address - base :][: data.size] = data
+    used = np.flatnonzero(image)
+    return image[: int(used[-1]) + 1 if used.size else 0]
+
+
+def save(
+    recording: CudaRecording,
+    path: Path,
+    workload: str,
+    settings: Mapping[str, None | bool | int | float | str],
+) -> None:
+    """Write the recording as a bundle with everything embedded."""
+    torch.cuda.synchronize()
+    arena = recording.arena
+    with BundleWriter(path) as writer:
+        functions, templates = _Functions(recording, writer), _Templates(writer)
+        graphs = []
+        for recorded in recording.graphs:
+            if recorded.captured is None:
+                raise FoundryError(f"graph {recorded.name} was not captured")
+            local = [functions.index(f) for f in recorded.captured.functions]
+            lookup = np.array([*local, NO_FUNCTION], np.uint32)
+            old = recorded.captured.columns["function"]
+            columns = dict(recorded.captured.columns)
+            columns["function"] = lookup[np.minimum(old, len(local))]
+            template, words = templates.member(columns)
+            table, data = pack(words, MEMBER_COLUMNS)
+            section = writer.add(SectionKind.MEMBER, f"graph {len(graphs)}", data)
+            graphs.append(
+                Graph(
+                    name=recorded.name, key=recorded.key, template=template, section=section,
+                    columns=table,
+                )
+            )  # fmt: skip
+        regions = []
+        for name in REGIONS:
+            image = _region_bytes(recording, name)
+            section = (
+                writer.add(SectionKind.REGION, name, image.data, compress=name != "weights")
+                if image.size
+                else -1
+            )
+            regions.append(
+                Region(
+                    name=name, base=arena.region_base(name), size=arena.used(name), section=section
+                )
+            )
+        named = recording.tensors + [o for graph in recording.graphs for o in graph.outputs]
+        major, minor = torch.cuda.get_device_capability(arena.device)
+        writer.finish(
+            Manifest(
+                format_version=FORMAT_VERSION,
+                target="cuda",
+                workload=Workload(name=workload, settings=dict(settings)),
+                requirements=Requirements(
+                    memory=sum(region.size for region in regions),
+                    architecture=f"sm_{major}{minor}",
+                    driver=13000,
+                ),
+                producer={"torch": torch.__version__, "cuda": torch.version.cuda or ""},
+                provenance={"device": torch.cuda.get_device_name(arena.device)},
+                regions=tuple(regions),
+                tensors=tuple(_tensor(recording, tensor) for tensor in named),
+                kernels=tuple(functions.kernels),
+                functions=functions.functions,
+                templates=tuple(templates.templates),
+                graphs=tuple(graphs),
+            )
+        )
