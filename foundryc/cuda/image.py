@@ -182,7 +182,7 @@ def save(
                     architecture=f"sm_{major}{minor}",
                     driver=13000,
                 ),
-                producer={"torch": torch.__version__, "cuda": torch.version.cuda or ""},
+                producer={"torch": str(torch.__version__), "cuda": torch.version.cuda or ""},
                 provenance={"device": torch.cuda.get_device_name(arena.device)},
                 regions=tuple(regions),
                 tensors=tuple(_tensor(recording, tensor) for tensor in named),

@@ -24,8 +24,9 @@ struct Area {
     std::vector<Mapping> mappings;
 };
 
-std::mutex guard;
-Area areas[REGIONS];
+// Never destroyed: torch frees memory while the process ends.
+std::mutex& guard = *new std::mutex;
+Area (&areas)[REGIONS] = *new Area[1][REGIONS];
 uint64_t area_capacity = 0;
 CUmemAllocationProp placement{};
 

@@ -24,9 +24,15 @@ struct Call {
     std::vector<size_t> modules;
 };
 
-std::mutex guard;
-std::deque<Module> modules;
-thread_local std::vector<Call> calls;
+// Never destroyed: the driver still calls back while the process ends.
+std::mutex& guard = *new std::mutex;
+std::deque<Module>& modules = *new std::deque<Module>;
+thread_local std::vector<Call>* stack = nullptr;
+
+std::vector<Call>& calls_of_thread() {
+    if (stack == nullptr) stack = new std::vector<Call>;
+    return *stack;
+}
 
 template <class Parameters>
 const Parameters& as(const CUpti_CallbackData* data) {
@@ -93,6 +99,7 @@ Named named_by(CUpti_CallbackId call, const CUpti_CallbackData* data) {
 }
 
 void finish_call(CUpti_CallbackId id, const CUpti_CallbackData* data) {
+    std::vector<Call>& calls = calls_of_thread();
     // A call that was entered before the subscription has no entry.
     while (!calls.empty() && calls.back().correlation != data->correlationId) calls.pop_back();
     if (calls.empty()) return;
@@ -119,6 +126,7 @@ void on_resource(CUpti_CallbackId id, const CUpti_ResourceData* data) {
         entry.cubin.assign(bytes, bytes + module->cubinSize);
         entry.id = module->moduleId;
         modules.push_back(std::move(entry));
+        std::vector<Call>& calls = calls_of_thread();
         if (!calls.empty()) calls.back().modules.push_back(modules.size() - 1);
     } else if (id == CUPTI_CBID_RESOURCE_MODULE_UNLOAD_STARTING) {
         for (Module& entry : modules)
@@ -132,7 +140,7 @@ void CUPTIAPI on_event(void*, CUpti_CallbackDomain domain, CUpti_CallbackId id, 
     } else if (domain == CUPTI_CB_DOMAIN_DRIVER_API) {
         const auto* call = static_cast<const CUpti_CallbackData*>(data);
         if (call->callbackSite == CUPTI_API_ENTER) {
-            calls.push_back({call->correlationId, {}});
+            calls_of_thread().push_back({call->correlationId, {}});
         } else {
             finish_call(id, call);
         }

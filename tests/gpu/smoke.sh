@@ -10,6 +10,7 @@ if ls .whl/*.whl >/dev/null 2>&1; then
     export PYTHONPATH=/tmp/site
 fi
 export PYTHONPATH=$PWD:${PYTHONPATH:-} PYTHONUNBUFFERED=1
+rm -rf /tmp/foundry-build
 cmake -S . -B /tmp/foundry-build >"$OUT/cmake.log" 2>&1 && cmake --build /tmp/foundry-build -j 8 >>"$OUT/cmake.log" 2>&1 \
     || { tail -20 "$OUT/cmake.log"; exit 1; }
 timeout 200 python3 tests/gpu/smoke_capture.py "$work" 2>&1 | tee "$OUT/capture.log"
