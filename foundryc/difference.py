@@ -48,6 +48,10 @@ def _texts(values: Mapping[str, object]) -> dict[str, str]:
     return {name: repr(value) for name, value in values.items()}
 
 
+def _settings(bundle: Bundle) -> dict[str, str]:
+    return _texts(bundle.manifest.workload.settings)
+
+
 def _facts(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     requirements = _texts(msgspec.structs.asdict(manifest.requirements))

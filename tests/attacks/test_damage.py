@@ -1,0 +1,366 @@
+"""Each kind of damage has its own error, and each error a test."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import zstandard
+
+from foundryrt.bundle import errors
+from foundryrt.bundle.layout import Codec
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Column, Function, Kernel, SectionKind
+from foundryrt.errors import UsageError
+from tests.attacks import samples
+from tests.attacks.samples import (
+    Parts,
+    parts,
+    with_copy,
+    with_manifest,
+    with_member,
+    with_section,
+    with_template,
+    with_tensor,
+)
+
+
+def file_edit(edit) -> Parts:
+    return replace(parts(), edit_file=edit)
+
+
+def overwrite(offset: int, data: bytes) -> Parts:
+    def edit(file: bytearray) -> None:
+        file[offset : offset + len(data)] = data
+
+    return file_edit(edit)
+
+
+def append(data: bytes) -> Parts:
+    return file_edit(lambda file: file.extend(data))
+
+
+def cut(length: int) -> Parts:
+    def edit(file: bytearray) -> None:
+        del file[length:]
+
+    return file_edit(edit)
+
+
+def regions(index: int, **changes: object) -> Parts:
+    changed = list(parts().manifest.regions)
+    changed[index] = msgspec.structs.replace(changed[index], **changes)
+    return with_manifest(regions=tuple(changed))
+
+
+def weights(field: str, **changes: object) -> Parts:
+    old = parts().manifest.weights
+    entry = msgspec.structs.replace(getattr(old, field)[0], **changes)
+    return with_manifest(weights=msgspec.structs.replace(old, **{field: (entry,)}))
+
+
+def graph(**changes: object) -> Parts:
+    return with_manifest(graphs=(msgspec.structs.replace(parts().manifest.graphs[0], **changes),))
+
+
+def template(**changes: object) -> Parts:
+    changed = msgspec.structs.replace(parts().manifest.templates[0], **changes)
+    return with_manifest(templates=(changed,))
+
+
+def column(name: str, **changes: object) -> Parts:
+    columns = dict(parts().manifest.templates[0].columns)
+    columns[name] = msgspec.structs.replace(columns[name], **changes)
+    return template(columns=columns)
+
+
+def extra_section(kind: int, name: str, codec: int = Codec.NONE, optional: bool = False) -> Parts:
+    sample = parts()
+    sample.sections.append((kind, name, b"later", codec))
+    return replace(sample, optional=frozenset({5} if optional else ()))
+
+
+def without_manifest() -> Parts:
+    return with_section(5, kind=SectionKind.FILE)
+
+
+def encoded_manifest(data: bytes) -> Parts:
+    return replace(parts(), encoded=data)
+
+
+def bomb() -> Parts:
+    """A frame of a few bytes that says it unpacks to 300 MiB, as the table does."""
+    sample = parts()
+    frame = zstandard.compress(bytes(300 << 20))
+    kind, name, _, _ = sample.sections[4]
+    sample.sections[4] = (kind, name, frame, Codec.NONE)
+    sample.edit_entry = lambda i, e: replace(e, codec=Codec.ZSTD, raw=300 << 20) if i == 4 else e
+    return sample
+
+
+def lying_frame() -> Parts:
+    """A frame that unpacks to more than the table says."""
+    sample = parts()
+    kind, name, _, _ = sample.sections[4]
+    sample.sections[4] = (kind, name, zstandard.compress(bytes(100_000)), Codec.NONE)
+    sample.edit_entry = lambda i, e: replace(e, codec=Codec.ZSTD, raw=10) if i == 4 else e
+    return sample
+
+
+def broken_frame() -> Parts:
+    sample = parts()
+    kind, name, _, _ = sample.sections[4]
+    frame = bytearray(zstandard.compress(b"some text, some text, some text" * 9))
+    frame[-6:] = b"\xff" * 6
+    sample.sections[4] = (kind, name, bytes(frame), Codec.NONE)
+    sample.edit_entry = lambda i, e: replace(e, codec=Codec.ZSTD, raw=279) if i == 4 else e
+    return sample
+
+
+def hidden_page() -> Parts:
+    """4 KiB that no section covers."""
+    sample = parts()
+    sample.sections.insert(4, (SectionKind.FILE, "hidden", bytes(10), Codec.NONE))
+
+    def drop(table: bytes) -> bytes:
+        return table[: 4 * 128] + table[5 * 128 :]
+
+    sample.edit_table = drop
+    return sample
+
+
+DEEP = b"\x91" * 100_000
+ATTACKS = {
+    "empty file": (cut(0), errors.NotABundle),
+    "other magic": (overwrite(0, b"PK\x03\x04"), errors.NotABundle),
+    "later version": (overwrite(3, b"\x02"), errors.UnsupportedVersion),
+    "cut in header": (cut(40), errors.LengthMismatch),
+    "cut in sections": (cut(5000), errors.LengthMismatch),
+    "bytes appended": (append(b"x"), errors.LengthMismatch),
+    "reserved header word": (overwrite(24, struct.pack("<Q", 1)), errors.HeaderDamaged),
+    "no sections": (overwrite(4, struct.pack("<I", 0)), errors.HeaderDamaged),
+    "too many sections": (overwrite(4, b"\xff" * 4), errors.HeaderDamaged),
+    "table beyond file": (overwrite(8, struct.pack("<Q", 1 << 40)), errors.HeaderDamaged),
+    "table unaligned": (overwrite(8, struct.pack("<Q", 4097)), errors.HeaderDamaged),
+    "table digest": (overwrite(40, b"\0" * 8), errors.TableDamaged),
+    "two sections of one name": (
+        extra_section(SectionKind.FILE, "tokenizer.json"),
+        errors.SectionMalformed,
+    ),
+    "flags": (
+        replace(parts(), edit_table=lambda t: t[:3] + b"\x82" + t[4:]),
+        errors.SectionMalformed,
+    ),
+    "name not UTF-8": (
+        replace(parts(), edit_table=lambda t: t[:64] + b"\xff" * 64 + t[128:]),
+        errors.SectionMalformed,
+    ),
+    "escape sequence in a name": (
+        replace(parts(), edit_table=lambda t: t[:64] + b"\x1b[2J".ljust(64, b"\0") + t[128:]),
+        errors.SectionMalformed,
+    ),
+    "unaligned section": (with_section(1, offset=8200), errors.SectionMisaligned),
+    "overlapping sections": (with_section(1, offset=4096), errors.SectionOverlap),
+    "section over the header": (with_section(0, offset=0), errors.SectionOverlap),
+    "section beyond the table": (with_section(5, stored=1 << 20), errors.SectionOutOfBounds),
+    "section of 2^64 bytes": (with_section(5, stored=2**64 - 1), errors.SectionOutOfBounds),
+    "hidden page": (hidden_page(), errors.UncoveredBytes),
+    "padding used": (overwrite(4095, b"x"), errors.UncoveredBytes),
+    "unknown section": (extra_section(99, "later"), errors.UnknownSection),
+    "unknown codec": (extra_section(SectionKind.FILE, "later", 7), errors.UnknownCodec),
+    "decompression bomb": (bomb(), errors.SectionTooLarge),
+    "frame longer than stated": (lying_frame(), errors.SectionUnpackFailed),
+    "broken frame": (broken_frame(), errors.SectionUnpackFailed),
+    "uncompressed lengths differ": (with_section(4, raw=3), errors.SectionUnpackFailed),
+    "no manifest": (without_manifest(), errors.ManifestMissing),
+    "two manifests": (extra_section(SectionKind.MANIFEST, "other"), errors.ManifestMissing),
+    "manifest is not MessagePack": (encoded_manifest(b"\xc1"), errors.ManifestMalformed),
+    "manifest is cut": (encoded_manifest(b"\x81\xa1"), errors.ManifestMalformed),
+    "manifest nested deep": (encoded_manifest(DEEP), errors.ManifestMalformed),
+    "manifest of another shape": (encoded_manifest(b"\x90"), errors.ManifestMalformed),
+    "format version differs": (with_manifest(format_version=2), errors.InvalidValue),
+    "unknown target": (with_manifest(target="tpu"), errors.InvalidValue),
+    "escape sequence in the workload": (
+        with_manifest(producer={"torch": "\x1b]0;x\x07"}),
+        errors.InvalidValue,
+    ),
+    "function without kernel": (
+        with_manifest(functions=(Function(name="f"), Function(name="g"))),
+        errors.InvalidReference,
+    ),
+    "kernel section is a file": (
+        with_manifest(kernels=(Kernel(sha256=bytes(32), section=4),)),
+        errors.InvalidReference,
+    ),
+    "section used by nothing": (
+        with_manifest(kernels=(), functions=()),
+        errors.InvalidReference,
+    ),
+    "section used twice": (
+        with_manifest(
+            kernels=(Kernel(sha256=bytes(32), section=2), Kernel(sha256=b"x" * 32, section=2))
+        ),
+        errors.DuplicateName,
+    ),
+    "kernel digest short": (
+        with_manifest(kernels=(Kernel(sha256=b"short", section=2),)),
+        errors.InvalidValue,
+    ),
+    "kernel of another digest": (
+        with_manifest(kernels=(Kernel(sha256=bytes(32), section=2),)),
+        errors.KernelDigestMismatch,
+    ),
+    "graph of no template": (graph(template=1), errors.InvalidReference),
+    "graph of a negative template": (graph(template=-1), errors.InvalidReference),
+    "two graphs of one key": (
+        with_manifest(graphs=parts().manifest.graphs * 2),
+        errors.DuplicateName,
+    ),
+    "two tensors of one name": (
+        with_manifest(tensors=parts().manifest.tensors[:1] * 2),
+        errors.DuplicateName,
+    ),
+    "unknown region name": (regions(0, name="heap"), errors.InvalidValue),
+    "region unaligned": (regions(0, base=0x600000000001), errors.InvalidValue),
+    "region of negative size": (regions(0, size=-4096), errors.InvalidValue),
+    "region beyond the address space": (regions(2, base=2**60), errors.InvalidValue),
+    "regions overlap": (regions(1, base=0x600000001000), errors.RegionOverlap),
+    "initial bytes exceed the region": (regions(0, size=1024), errors.InvalidValue),
+    "peer stride outside symmetric": (regions(1, peer_stride=4096), errors.InvalidValue),
+    "regions exceed the stated memory": (
+        with_manifest(
+            requirements=msgspec.structs.replace(parts().manifest.requirements, memory=1)
+        ),
+        errors.InvalidValue,
+    ),
+    "tensor beyond its region": (with_tensor(offset=4088), errors.TensorOutOfBounds),
+    "tensor strides beyond its region": (with_tensor(strides=(1, 4000)), errors.TensorOutOfBounds),
+    "tensor extent overflows": (
+        with_tensor(shape=(2**40, 2**40), strides=(2**40, 1)),
+        errors.TensorOutOfBounds,
+    ),
+    "tensor of negative stride": (with_tensor(strides=(-1, 2)), errors.InvalidValue),
+    "tensor of unknown dtype": (with_tensor(dtype="float128"), errors.InvalidValue),
+    "tensor of unknown role": (with_tensor(role="secret"), errors.InvalidValue),
+    "tensor unaligned": (with_tensor(offset=129), errors.InvalidValue),
+    "tensor rank and strides differ": (with_tensor(strides=(1,)), errors.InvalidValue),
+    "tensor of no region": (with_tensor(region=3), errors.InvalidReference),
+    "tensor of no graph": (with_tensor(graph=1), errors.InvalidReference),
+    "weight file with a folder": (weights("files", name="../x"), errors.InvalidValue),
+    "weight source beyond its file": (weights("sources", offset=4090), errors.WeightOutOfBounds),
+    "weight source of a negative offset": (weights("sources", offset=-8), errors.WeightOutOfBounds),
+    "weight source length": (weights("sources", length=60), errors.InvalidValue),
+    "weight source of no file": (weights("sources", file=1), errors.InvalidReference),
+    "weight source digest short": (weights("sources", sha256=b""), errors.InvalidValue),
+    "weight copy reads beyond": (with_copy(source_row=1), errors.WeightOutOfBounds),
+    "weight copy reads beyond a row": (with_copy(source_column=1), errors.WeightOutOfBounds),
+    "weight copy writes beyond": (with_copy(row_step=2), errors.WeightOutOfBounds),
+    "weight copy leaves a hole": (with_copy(rows=3), errors.WeightOutOfBounds),
+    "weight copy of no rows": (with_copy(rows=0), errors.InvalidValue),
+    "weight copy of no source": (with_copy(source=1), errors.InvalidReference),
+    "weight recipe of no tensor": (weights("recipes", tensor=2), errors.InvalidReference),
+    "weight recipe of an output": (weights("recipes", tensor=1), errors.InvalidValue),
+    "column missing": (template(columns={}), errors.TableMalformed),
+    "column of another type": (column("kind", dtype="u8"), errors.TableMalformed),
+    "column beyond its section": (column("parameters", count=1 << 40), errors.TableMalformed),
+    "column at a negative offset": (column("kind", offset=-8), errors.TableMalformed),
+    "column of a negative count": (column("kind", count=-1), errors.TableMalformed),
+    "node counts differ": (template(nodes=4), errors.TableMalformed),
+    "edge counts differ": (template(edges=1), errors.TableMalformed),
+    "node of unknown kind": (with_template(kind=[1, 9, 1]), errors.TableMalformed),
+    "node of unknown function": (
+        with_template(function=[0, 0xFFFFFFFF, 2]),
+        errors.TableMalformed,
+    ),
+    "copy that names a function": (with_template(function=[0, 1, 1]), errors.TableMalformed),
+    "edge to no node": (with_template(edge_to=[1, 3]), errors.TableMalformed),
+    "edge backwards": (with_template(edge_from=[0, 2], edge_to=[1, 1]), errors.TableMalformed),
+    "edge to itself": (with_template(edge_from=[0, 2], edge_to=[1, 2]), errors.TableMalformed),
+    "parameters fall": (with_template(parameter_start=[0, 8, 5, 10]), errors.TableMalformed),
+    "parameters not spanned": (with_template(parameter_start=[0, 5, 8, 9]), errors.TableMalformed),
+    "skeleton beyond": (with_template(skeleton_start=[0, 2, 2, 5]), errors.TableMalformed),
+    "relocation beyond": (with_template(relocation_word=[10]), errors.TableMalformed),
+    "relocation of no region": (with_template(relocation_region=[3]), errors.TableMalformed),
+    "relocations differ": (with_template(relocation_word=[]), errors.TableMalformed),
+    "word beyond": (with_member(word=[0, 10]), errors.TableMalformed),
+    "words twice": (with_member(word=[7, 7]), errors.TableMalformed),
+    "word without value": (with_member(value=[1]), errors.TableMalformed),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack(name: str, tmp_path: Path) -> None:
+    attack, error = ATTACKS[name]
+    path = attack.write(tmp_path / "attack.fdy")
+    with pytest.raises(error) as raised, Bundle.open(path) as bundle:
+        bundle.verify()
+    # Exactly this error: a base class would hide that another check fired first.
+    assert type(raised.value) is error
+
+
+def test_valid_sample_is_accepted(tmp_path: Path) -> None:
+    with Bundle.open(parts().write(tmp_path / "a.fdy")) as bundle:
+        bundle.verify()
+        assert bundle.manifest == parts().manifest
+        assert bundle.file("tokenizer.json") == b"{}"
+        assert bytes(bundle.kernel(0)) == samples.KERNEL
+        words = bundle.member(0).apply(bundle.template(0))
+        assert words.tolist() == [100, 1, 2, 3, 4, 5, 6, 2**64 - 1, 8, 9]
+
+
+def test_digest_of_each_section(tmp_path: Path) -> None:
+    good = parts().write(tmp_path / "good.fdy")
+    with Bundle.open(good) as bundle:
+        sections = bundle.sections
+    data = good.read_bytes()
+    for section in sections:
+        bad = bytearray(data)
+        bad[section.offset + section.stored // 2] ^= 1
+        path = tmp_path / "bad.fdy"
+        path.write_bytes(bad)
+        with (
+            pytest.raises(errors.SectionDigestMismatch, match=section.name),
+            Bundle.open(path) as bundle,
+        ):
+            bundle.verify()
+
+
+def test_unknown_optional_section_is_skipped(tmp_path: Path) -> None:
+    path = extra_section(99, "later", codec=9, optional=True).write(tmp_path / "a.fdy")
+    with Bundle.open(path) as bundle:
+        bundle.verify()
+        assert len(bundle.sections) == 7
+
+
+def test_every_error_has_an_attack() -> None:
+    named = {error for _, error in ATTACKS.values()} | {errors.SectionDigestMismatch}
+    kinds = set(errors.BundleError.__subclasses__())
+    assert kinds == named
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.fdy", tmp_path):
+        with pytest.raises(UsageError, match="no such file"):
+            Bundle.open(path)
+
+
+def test_file_that_is_not_attached(tmp_path: Path) -> None:
+    with (
+        Bundle.open(parts().write(tmp_path / "a.fdy")) as bundle,
+        pytest.raises(errors.InvalidReference, match=r"tokenizer\.json"),
+    ):
+        bundle.file("../../etc/passwd")
+
+
+def test_column_type_is_not_evaluated() -> None:
+    """A column's dtype is compared with the expected name, never handed to numpy."""
+    from foundryrt.bundle import tables
+
+    column = Column(dtype="O", offset=0, count=1)
+    with pytest.raises(errors.TableMalformed):
+        tables.unpack(
+            {"word": column, "value": column}, tables.MEMBER_COLUMNS, memoryview(bytes(8))
+        )
