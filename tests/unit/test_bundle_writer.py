@@ -1,0 +1,147 @@
+"""The writer: what it writes is read back equal, and nothing half-written is ever in place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foundryrt.bundle import tables
+from foundryrt.bundle.errors import SectionMalformed, TensorOutOfBounds
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Manifest, Region, Requirements, SectionKind, Tensor, Workload
+from foundryrt.bundle.writer import BundleWriter
+from foundryrt.errors import FoundryError, UsageError
+
+
+def manifest(**changes: object) -> Manifest:
+    base = {
+        "format_version": 1,
+        "target": "host",
+        "workload": Workload(name="test", settings={}),
+        "requirements": Requirements(memory=4096),
+        "producer": {},
+        "provenance": {},
+        "regions": (Region(name="io", base=0, size=4096),),
+    }
+    return Manifest(**{**base, **changes})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.binary(max_size=9000), st.booleans()), max_size=5))
+def test_sections_round_trip(tmp_path_factory: pytest.TempPathFactory, contents: list) -> None:
+    path = tmp_path_factory.mktemp("bundle") / "a.fdy"
+    with BundleWriter(path) as writer:
+        for number, (data, compress) in enumerate(contents):
+            writer.add(SectionKind.FILE, f"{number}", [data[:7], data[7:]], compress=compress)
+        writer.finish(manifest())
+    with Bundle.open(path) as bundle:
+        bundle.verify()
+        assert [bundle.file(name) for name in bundle.files] == [data for data, _ in contents]
+        assert all(section.offset % 4096 == 0 for section in bundle.sections)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(
+        st.integers(0, 999), st.integers(0, 2**64 - 1), max_size=20
+    )
+)  # fmt: skip
+def test_member_words_round_trip(changes: dict[int, int]) -> None:
+    words = sorted(changes)
+    columns = {"word": words, "value": np.array([changes[w] for w in words], np.uint64)}
+    packed, data = tables.pack(columns, tables.MEMBER_COLUMNS)
+    arrays = tables.unpack(packed, tables.MEMBER_COLUMNS, memoryview(data))
+    assert dict(zip(arrays["word"].tolist(), arrays["value"].tolist(), strict=True)) == changes
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with BundleWriter(tmp_path / name) as writer:
+            writer.add(SectionKind.FILE, "x", bytes(10_000))
+            writer.finish(manifest())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.fdy"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), BundleWriter(path) as writer:
+        writer.add(SectionKind.FILE, "x", b"data")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["a.fdy"]
+    assert path.read_bytes() == b"old"
+
+
+def test_an_invalid_bundle_is_never_put_in_place(tmp_path: Path) -> None:
+    wild = Tensor(
+        name="x", region=0, offset=4096, dtype="int8", shape=(1,), strides=(1,), role="input"
+    )
+    with pytest.raises(TensorOutOfBounds), BundleWriter(tmp_path / "a.fdy") as writer:
+        writer.finish(manifest(tensors=(wild,)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_long_section_name(tmp_path: Path) -> None:
+    with pytest.raises(SectionMalformed, match="64 bytes"), BundleWriter(tmp_path / "a") as writer:
+        writer.add(SectionKind.FILE, "x" * 65, b"")
+        writer.finish(manifest())
+
+
+def test_where_it_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        BundleWriter(tmp_path / "none" / "a.fdy")
+    with pytest.raises(UsageError, match="is a folder"):
+        BundleWriter(tmp_path)
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FoundryError, match="No space left"), BundleWriter(tmp_path / "a") as writer:
+        writer.finish(manifest())
+    assert os.listdir(tmp_path) == []
+
+
+ENDLESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.unit.test_bundle_writer import manifest
+from foundryrt.bundle.schema import SectionKind
+from foundryrt.bundle.writer import BundleWriter
+number = 0
+while True:
+    number += 1
+    with BundleWriter(sys.argv[2]) as writer:
+        writer.add(SectionKind.FILE, "number", str(number).encode() * 200_000, compress=False)
+        writer.finish(manifest())
+    print(number, flush=True)
+"""
+
+
+def test_killed_at_any_point(tmp_path: Path) -> None:
+    """A process that writes without end is killed at 15 moments: the file is always whole."""
+    root = str(Path(__file__).parents[2])
+    path = tmp_path / "a.fdy"
+    for moment in range(15):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENDLESS, root, str(path)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.0007 * moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        with Bundle.open(path) as bundle:
+            bundle.verify()
