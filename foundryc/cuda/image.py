@@ -12,6 +12,7 @@ import torch
 
 from foundryc.cuda.extract import CapturedFunction, Columns
 from foundryc.cuda.recording import CudaRecording, NamedTensor
+from foundryc.cuda.variables import refuse_changed
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     REGIONS,
@@ -39,12 +40,16 @@ class _Functions:
     def __init__(self, recording: CudaRecording, writer: BundleWriter) -> None:
         self._recording = recording
         self._writer = writer
+        self._checked: set[int] = set()
         self._kernel_of: dict[bytes, int] = {}
         self._index: dict[Function, int] = {}
         self.kernels: list[Kernel] = []
 
     def index(self, captured: CapturedFunction) -> int:
         cubin = self._recording.harvest.binary_of(captured.name, captured.module)
+        if captured.module not in self._checked:
+            self._checked.add(captured.module)
+            refuse_changed(captured, cubin)
         digest = hashlib.sha256(cubin).digest()
         if digest not in self._kernel_of:
             self._kernel_of[digest] = len(self.kernels)

@@ -71,7 +71,6 @@ class CudaBackend:
         return DeviceTensor(tensor, region.base + tensor.offset, self.device, self.stream)
 
     def close(self) -> None:
-        """Free everything the backend made."""
-        self.device.enter()
-        self.synchronize()
-        self._undo.close()
+        """Free everything the backend made; FoundryError where work still queued has failed."""
+        with self._undo:
+            self.synchronize()

@@ -15,4 +15,6 @@ cmake -S . -B /tmp/foundry-build >"$OUT/cmake.log" 2>&1 && cmake --build /tmp/fo
     || { tail -20 "$OUT/cmake.log"; exit 1; }
 timeout 200 python3 tests/gpu/smoke_capture.py "$work" 2>&1 | tee "$OUT/capture.log"
 timeout 100 python3 tests/gpu/smoke_replay.py "$work" 2>&1 | tee "$OUT/replay.log"
+timeout 250 python3 tests/gpu/smoke_kinds.py "$work" 2>&1 | tee "$OUT/kinds.log"
+timeout 100 python3 tests/gpu/smoke_kinds_replay.py "$work" 2>&1 | tee "$OUT/kinds_replay.log"
 cp "$work"/*.json "$OUT"/

@@ -78,19 +78,31 @@ def main() -> None:
                 g.output("logits", logits)
             kept.append(logits)
     captured = time.perf_counter() - started
-    for cache in caches:
-        for tensor in cache:
-            tensor.zero_()
     inputs = np.random.default_rng(1).integers(0, 2048, (len(BATCHES), 3, max(BATCHES)))
-    results = {}
-    for i, graph in enumerate(r.graphs):
-        for step in range(3):
-            tokens.copy_(torch.from_numpy(inputs[i, step]))
-            position.fill_(step)
-            graph.replay()
-            torch.cuda.synchronize()
-            results[f"{i}.{step}"] = kept[i].cpu().numpy()
-    np.savez(folder / "expected.npz", inputs=inputs, **results)
+    passes = []
+    for _ in range(4):
+        for cache in caches:
+            for tensor in cache:
+                tensor.zero_()
+        results = {}
+        for i, graph in enumerate(r.graphs):
+            for step in range(3):
+                tokens.copy_(torch.from_numpy(inputs[i, step]))
+                position.fill_(step)
+                graph.replay()
+                torch.cuda.synchronize()
+                results[f"{i}.{step}"] = kept[i].cpu().numpy()
+        passes.append(results)
+    results = passes[0]
+    noise = [
+        [bool((other[key] == value).all()) for key, value in results.items()]
+        for other in passes[1:]
+    ]
+    # Split-K sums of cuBLAS may differ from run to run: every one of them counts as right.
+    everything = {
+        key: np.stack([one[key] for one in passes]) for key in results
+    }
+    np.savez(folder / "expected.npz", inputs=inputs, **everything)
     before = time.perf_counter()
     path = folder / "smoke.fdy"
     save(r, path, "smoke", {})
@@ -100,6 +112,7 @@ def main() -> None:
         symbol.name for m in modules for symbol in elf.symbols(m.cubin) if symbol.kind == elf.OBJECT
     )
     report = {
+        "repeats_itself": noise,
         "capture_s": captured,
         "save_s": time.perf_counter() - before,
         "bundle_bytes": path.stat().st_size,
