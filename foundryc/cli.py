@@ -97,7 +97,10 @@ def verify(bundle: BundlePath, json: Json = False) -> None:
     """Check every byte of a bundle: digests, references, graph tables."""
     with reporting(), Bundle.open(bundle) as opened:
         columns = (TextColumn("verifying"), BarColumn(), DownloadColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        stderr = Console(stderr=True)
+        # A bar in a log file is noise.
+        quiet = not stderr.is_terminal
+        with Progress(*columns, console=stderr, transient=True, disable=quiet) as progress:
             total = sum(section.stored for section in opened.sections)
             task = progress.add_task("verify", total=total)
             opened.verify(lambda stored: progress.advance(task, stored))

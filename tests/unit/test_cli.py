@@ -1,0 +1,94 @@
+"""The commands that look at bundles: pages, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.attacks.samples import parts, with_manifest, with_member
+
+
+def foundryc(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from foundryc.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={"COLUMNS": "100"})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return parts().write(tmp_path / "a.fdy")
+
+
+def test_inspect(bundle: Path) -> None:
+    done = foundryc("inspect", bundle)
+    assert done.returncode == 0
+    for text in ("sample", "sm_90", "decode[batch=8]", "symmetric", "model.safetensors", "zstd"):
+        assert text in done.stdout
+    got = json.loads(foundryc("inspect", bundle, "--json").stdout)
+    assert got["manifest"]["graphs"][0]["key"] == {"batch": 8}
+    assert got["nodes"] == 3 and len(got["sections"]) == 6
+
+
+def test_verify(bundle: Path) -> None:
+    assert "ok, 6 sections" in foundryc("verify", bundle).stdout
+    assert json.loads(foundryc("verify", bundle, "--json").stdout)["ok"] is True
+    data = bytearray(bundle.read_bytes())
+    data[4100] ^= 1
+    bundle.write_bytes(data)
+    done = foundryc("verify", bundle)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: section 'template 0'")
+
+
+def test_diff(bundle: Path, tmp_path: Path) -> None:
+    assert foundryc("diff", bundle, bundle).stdout == "equal\n"
+    changed = with_member(value=[101, 3])
+    regions = list(changed.manifest.regions)
+    regions[1] = msgspec.structs.replace(regions[1], size=1024)
+    changed.manifest = msgspec.structs.replace(changed.manifest, regions=tuple(regions))
+    other = changed.write(tmp_path / "b.fdy")
+    done = foundryc("diff", bundle, other, "--json")
+    assert done.returncode == 1
+    differences = json.loads(done.stdout)["differences"]
+    assert {(d["what"], d["name"]) for d in differences} == {
+        ("graph", "decode[batch=8]"),
+        ("region", "io"),
+    }
+    page = foundryc("diff", bundle, other)
+    assert page.returncode == 1 and "decode[batch=8]" in page.stdout
+
+
+def test_diff_of_targets_and_settings(bundle: Path, tmp_path: Path) -> None:
+    workload = msgspec.structs.replace(parts().manifest.workload, settings={"size": 4, "name": "x"})
+    other = with_manifest(workload=workload).write(tmp_path / "b.fdy")
+    differences = json.loads(foundryc("diff", bundle, other, "--json").stdout)["differences"]
+    assert [(d["what"], d["name"], d["a"], d["b"]) for d in differences] == [
+        ("setting", "size", "3", "4"),
+        ("setting", "ratio", "0.5", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", "none.fdy"), "none.fdy: no such file"),
+        (("capture", "--workload", "nothing", "-o", "x.fdy"), "no workload 'nothing'"),
+        (("capture", "--workload", "otfs", "-o", "x.fdy", "--target", "tpu"), "--target 'tpu'"),
+        (("capture", "--workload", "otfs", "-o", "x.fdy", "--gird", "1"), "no option --gird"),
+        (("workloads", "nothing"), "no workload 'nothing'"),
+        (("bogus",), "No such command"),
+    ],
+)
+def test_usage_errors(arguments: tuple[str, ...], message: str) -> None:
+    done = foundryc(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and done.stdout == ""
+
+
+def test_workloads() -> None:
+    assert foundryc("workloads").stdout.split() == ["otfs", "parse"]
+    assert "--grid" in foundryc("workloads", "otfs").stdout
