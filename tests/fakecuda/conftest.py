@@ -1,0 +1,75 @@
+"""Builds the native runtime core and the stand-in driver once, and makes the session use it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+class FakeDriver:
+    """The stand-in's own controls."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.fakecuda_calls.restype = ctypes.c_int64
+        library.fakecuda_fail.argtypes = (ctypes.c_int64, ctypes.c_int)
+        library.fakecuda_device.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64)
+
+    def fail(self, call: int, code: int = 2) -> None:
+        """Let the `call`th driver call from now on fail; 0 for none."""
+        self._library.fakecuda_fail(call, code)
+
+    def device(self, architecture: int = 90, version: int = 13000, memory: int = 1 << 30) -> None:
+        """What the device claims to be."""
+        self._library.fakecuda_device(architecture, version, memory)
+
+    @property
+    def calls(self) -> int:
+        """Driver calls since `fail`."""
+        return int(self._library.fakecuda_calls())
+
+    @property
+    def live(self) -> str:
+        """What was made and never freed, such as "stream 1"; empty for nothing."""
+        text = ctypes.create_string_buffer(4096)
+        self._library.fakecuda_live(text, len(text))
+        return text.value.decode()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is needed to build the stand-in driver")
+    build = tmp_path_factory.mktemp("native")
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(build)],
+        ["cmake", "--build", str(build), "--target", "foundryrt", "fakecuda", "-j", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode and "CUDA_INCLUDE" in done.stderr:
+            pytest.skip("the headers cuda.h and cupti.h are not installed")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    # Both the driver module and the native core open it on their first call.
+    os.environ["FOUNDRY_LIBCUDA"] = str(HERE / "libfakecuda.so")
+    return ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"], mode=ctypes.RTLD_GLOBAL)
+
+
+@pytest.fixture
+def fake(library: ctypes.CDLL) -> Iterator[FakeDriver]:
+    """The stand-in, with no failure planned and nothing alive."""
+    driver = FakeDriver(library)
+    driver.fail(0)
+    driver.device()
+    assert driver.live == ""
+    yield driver
+    driver.fail(0)
+    driver.device()

@@ -1,0 +1,358 @@
+// A stand-in for libcuda.so.1: host memory, one kernel, and any call made to fail on demand.
+//
+// A "cubin" is the text `FAKE` and the names of its kernels, each after a space. Every kernel does the same: it adds
+// its third argument to the uint32 elements at its first; the second says how many.
+#include <cuda.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+struct Node {
+    CUgraphNodeType type;
+    uint8_t arguments[16] = {};  // uint64 address, uint32 count, uint32 increment
+    CUDA_MEMCPY3D copy{};
+    CUDA_MEMSET_NODE_PARAMS set{};
+};
+struct Graph {
+    std::vector<std::unique_ptr<Node>> nodes;  // in the order in which they were added: it respects all edges
+};
+struct Kernel {
+    std::string name;
+    std::map<int, int> state;
+};
+struct Library {
+    std::map<std::string, std::unique_ptr<Kernel>> kernels;
+};
+
+constexpr size_t GRANULARITY = 2 << 20;
+
+std::mutex guard;
+std::map<std::string, int64_t> live;
+std::atomic<int64_t> calls{0}, fail_at{0};
+std::atomic<int> fail_code{CUDA_ERROR_OUT_OF_MEMORY};
+std::atomic<int> architecture{90}, version{13000};
+std::atomic<uint64_t> memory{1ull << 30};
+int device_context;
+int plain_handle;
+
+void count(const char* what, int64_t change) {
+    std::lock_guard lock(guard);
+    live[what] += change;
+}
+
+void parse(Node& node, const CUDA_KERNEL_NODE_PARAMS& from) {
+    constexpr size_t offsets[] = {0, 8, 12}, sizes[] = {8, 4, 4};
+    if (from.extra != nullptr) {
+        std::memcpy(node.arguments, from.extra[1], sizeof(node.arguments));
+    } else {
+        for (int i = 0; i < 3; ++i) std::memcpy(node.arguments + offsets[i], from.kernelParams[i], sizes[i]);
+    }
+}
+
+void run(const Node& node) {
+    if (node.type == CU_GRAPH_NODE_TYPE_KERNEL) {
+        uint64_t address;
+        uint32_t length, increment;
+        std::memcpy(&address, node.arguments, 8);
+        std::memcpy(&length, node.arguments + 8, 4);
+        std::memcpy(&increment, node.arguments + 12, 4);
+        for (uint32_t i = 0; i < length; ++i) reinterpret_cast<uint32_t*>(address)[i] += increment;
+    } else if (node.type == CU_GRAPH_NODE_TYPE_MEMCPY) {
+        std::memcpy(reinterpret_cast<void*>(node.copy.dstDevice), reinterpret_cast<void*>(node.copy.srcDevice),
+                    node.copy.WidthInBytes);
+    } else if (node.type == CU_GRAPH_NODE_TYPE_MEMSET) {
+        std::memset(reinterpret_cast<void*>(node.set.dst), static_cast<int>(node.set.value),
+                    node.set.width * node.set.elementSize);
+    }
+}
+
+template <class Handle, class Object>
+Handle handle(Object* object) {
+    return reinterpret_cast<Handle>(object);
+}
+
+Node* node_of(CUgraphNode node) { return reinterpret_cast<Node*>(node); }
+
+CUresult add(CUgraph graph, CUgraphNode* out, const Node& node) {
+    auto& nodes = reinterpret_cast<Graph*>(graph)->nodes;
+    nodes.push_back(std::make_unique<Node>(node));
+    *out = handle<CUgraphNode>(nodes.back().get());
+    return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+// Calls that free something are not made to fail: nothing could be done about it.
+#define MAY_FAIL \
+    if (++calls == fail_at) return static_cast<CUresult>(fail_code.load())
+
+extern "C" {
+
+// For the tests: the `call`th call from now on returns `code`; 0 for none.
+void fakecuda_fail(int64_t call, int code) {
+    calls = 0, fail_at = call, fail_code = code;
+}
+int64_t fakecuda_calls() { return calls; }
+void fakecuda_device(int sm, int cuda_version, uint64_t bytes) { architecture = sm, version = cuda_version, memory = bytes; }
+// What was made and not freed, as "name count" pairs.
+void fakecuda_live(char* text, size_t size) {
+    std::lock_guard lock(guard);
+    std::ostringstream out;
+    for (const auto& [what, number] : live)
+        if (number != 0) out << what << ' ' << number << ' ';
+    std::strncpy(text, out.str().c_str(), size);
+}
+
+CUresult cuGetErrorName(CUresult code, const char** out) {
+    *out = code == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_UNKNOWN";
+    return CUDA_SUCCESS;
+}
+CUresult cuGetErrorString(CUresult code, const char** out) {
+    *out = code == CUDA_ERROR_OUT_OF_MEMORY ? "out of memory" : "unknown error";
+    return CUDA_SUCCESS;
+}
+
+CUresult cuInit(unsigned) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuDriverGetVersion(int* out) { MAY_FAIL; *out = version; return CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* out) { MAY_FAIL; *out = 1; return CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice* out, int ordinal) {
+    MAY_FAIL;
+    *out = ordinal;
+    return ordinal == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+CUresult cuDeviceGetName(char* out, int size, CUdevice) { MAY_FAIL; std::strncpy(out, "fake", size); return CUDA_SUCCESS; }
+CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) {
+    MAY_FAIL;
+    *out = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? architecture / 10 : architecture % 10;
+    return CUDA_SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) {
+    MAY_FAIL;
+    *out = handle<CUcontext>(&device_context);
+    count("context", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { count("context", -1); return CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext) { MAY_FAIL; return CUDA_SUCCESS; }
+
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total) { MAY_FAIL; *free = *total = memory; return CUDA_SUCCESS; }
+CUresult cuMemGetAllocationGranularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+    MAY_FAIL;
+    *out = GRANULARITY;
+    return CUDA_SUCCESS;
+}
+CUresult cuMemAddressReserve(CUdeviceptr* out, size_t size, size_t, CUdeviceptr address, unsigned long long) {
+    MAY_FAIL;
+    void* got = mmap(reinterpret_cast<void*>(address), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    *out = reinterpret_cast<CUdeviceptr>(got);
+    count("reservation", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemAddressFree(CUdeviceptr address, size_t size) {
+    munmap(reinterpret_cast<void*>(address), size);
+    count("reservation", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*, unsigned long long) {
+    MAY_FAIL;
+    *out = 1;
+    count("memory", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemRelease(CUmemGenericAllocationHandle) { count("memory", -1); return CUDA_SUCCESS; }
+CUresult cuMemMap(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+    MAY_FAIL;
+    count("mapping", 1);
+    return CUDA_SUCCESS;
+}
+// As a device may, it hands memory out with somebody's old bytes in it.
+CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc*, size_t) {
+    MAY_FAIL;
+    if (mprotect(reinterpret_cast<void*>(address), size, PROT_READ | PROT_WRITE) != 0) return CUDA_ERROR_INVALID_VALUE;
+    std::memset(reinterpret_cast<void*>(address), 0xA5, size);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
+    mprotect(reinterpret_cast<void*>(address), size, PROT_NONE);
+    count("mapping", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemHostAlloc(void** out, size_t size, unsigned) {
+    MAY_FAIL;
+    *out = std::malloc(size);
+    count("pinned", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemFreeHost(void* address) { std::free(address); count("pinned", -1); return CUDA_SUCCESS; }
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream) {
+    MAY_FAIL;
+    std::memcpy(reinterpret_cast<void*>(to), from, size);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream) {
+    MAY_FAIL;
+    std::memcpy(to, reinterpret_cast<void*>(from), size);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream) {
+    MAY_FAIL;
+    std::memset(reinterpret_cast<void*>(to), value, size);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamCreate(CUstream* out, unsigned) {
+    MAY_FAIL;
+    *out = handle<CUstream>(&plain_handle);
+    count("stream", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamDestroy_v2(CUstream) { count("stream", -1); return CUDA_SUCCESS; }
+CUresult cuStreamSynchronize(CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuEventCreate(CUevent* out, unsigned) {
+    MAY_FAIL;
+    *out = handle<CUevent>(&plain_handle);
+    count("event", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuEventDestroy_v2(CUevent) { count("event", -1); return CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent, CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuEventSynchronize(CUevent) { MAY_FAIL; return CUDA_SUCCESS; }
+
+CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**,
+                           unsigned) {
+    MAY_FAIL;
+    std::istringstream words(static_cast<const char*>(code));
+    std::string word;
+    words >> word;
+    if (word != "FAKE") return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    auto* library = new Library;
+    while (words >> word) library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}});
+    *out = handle<CUlibrary>(library);
+    count("library", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuLibraryUnload(CUlibrary library) {
+    delete reinterpret_cast<Library*>(library);
+    count("library", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuLibraryGetKernel(CUkernel* out, CUlibrary library, const char* name) {
+    MAY_FAIL;
+    auto& kernels = reinterpret_cast<Library*>(library)->kernels;
+    const auto found = kernels.find(name);
+    if (found == kernels.end()) return CUDA_ERROR_NOT_FOUND;
+    *out = handle<CUkernel>(found->second.get());
+    return CUDA_SUCCESS;
+}
+CUresult cuKernelGetFunction(CUfunction* out, CUkernel kernel) {
+    MAY_FAIL;
+    *out = reinterpret_cast<CUfunction>(kernel);
+    return CUDA_SUCCESS;
+}
+CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkernel kernel, CUdevice) {
+    MAY_FAIL;
+    reinterpret_cast<Kernel*>(kernel)->state[attribute] = value;
+    return CUDA_SUCCESS;
+}
+CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { MAY_FAIL; return CUDA_SUCCESS; }
+
+CUresult cuGraphCreate(CUgraph* out, unsigned) {
+    MAY_FAIL;
+    *out = handle<CUgraph>(new Graph);
+    count("graph", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphDestroy(CUgraph graph) {
+    delete reinterpret_cast<Graph*>(graph);
+    count("graph", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode*, size_t,
+                                 const CUDA_KERNEL_NODE_PARAMS* parameters) {
+    MAY_FAIL;
+    // More than 48 KiB of dynamic shared memory must have been allowed before.
+    const auto& state = reinterpret_cast<Kernel*>(parameters->func)->state;
+    const auto allowed = state.find(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
+    const unsigned limit = allowed == state.end() ? 48 << 10 : allowed->second;
+    if (parameters->sharedMemBytes > limit) return CUDA_ERROR_INVALID_VALUE;
+    Node node{CU_GRAPH_NODE_TYPE_KERNEL};
+    parse(node, *parameters);
+    return add(graph, out, node);
+}
+CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS* parameters) {
+    MAY_FAIL;
+    parse(*node_of(node), *parameters);
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphKernelNodeSetAttribute(CUgraphNode, CUlaunchAttributeID, const CUlaunchAttributeValue*) {
+    MAY_FAIL;
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphAddMemcpyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode*, size_t, const CUDA_MEMCPY3D* copy,
+                              CUcontext) {
+    MAY_FAIL;
+    Node node{CU_GRAPH_NODE_TYPE_MEMCPY};
+    node.copy = *copy;
+    return add(graph, out, node);
+}
+CUresult cuGraphMemcpyNodeSetParams(CUgraphNode node, const CUDA_MEMCPY3D* copy) {
+    MAY_FAIL;
+    node_of(node)->copy = *copy;
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphAddMemsetNode(CUgraphNode* out, CUgraph graph, const CUgraphNode*, size_t,
+                              const CUDA_MEMSET_NODE_PARAMS* set, CUcontext) {
+    MAY_FAIL;
+    Node node{CU_GRAPH_NODE_TYPE_MEMSET};
+    node.set = *set;
+    return add(graph, out, node);
+}
+CUresult cuGraphMemsetNodeSetParams(CUgraphNode node, const CUDA_MEMSET_NODE_PARAMS* set) {
+    MAY_FAIL;
+    node_of(node)->set = *set;
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphAddEmptyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode*, size_t) {
+    MAY_FAIL;
+    return add(graph, out, Node{CU_GRAPH_NODE_TYPE_EMPTY});
+}
+// Drivers 580 to 610 give every edge of a call the first one's data: a call that mixes them is a mistake.
+CUresult cuGraphAddDependencies_v2(CUgraph, const CUgraphNode*, const CUgraphNode*, const CUgraphEdgeData* data,
+                                   size_t edges) {
+    MAY_FAIL;
+    for (size_t i = 1; data != nullptr && i < edges; ++i)
+        if (std::memcmp(&data[i], &data[0], sizeof(*data)) != 0) return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
+    MAY_FAIL;
+    auto* exec = new std::vector<Node>;
+    for (const auto& node : reinterpret_cast<Graph*>(graph)->nodes) exec->push_back(*node);
+    *out = handle<CUgraphExec>(exec);
+    count("exec", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphExecDestroy(CUgraphExec exec) {
+    delete reinterpret_cast<std::vector<Node>*>(exec);
+    count("exec", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphUpload(CUgraphExec, CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuGraphLaunch(CUgraphExec exec, CUstream) {
+    MAY_FAIL;
+    for (const Node& node : *reinterpret_cast<std::vector<Node>*>(exec)) run(node);
+    return CUDA_SUCCESS;
+}
+
+}  // extern "C"

@@ -1,0 +1,134 @@
+"""Materialization over the stand-in driver: results, order, refusals, and undoing after any failure."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from foundryrt.bundle.reader import Bundle
+from foundryrt.cuda.backend import CudaBackend
+from foundryrt.errors import FoundryError, UsageError
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+counters = _load("bundle")
+
+
+@pytest.fixture
+def bundle(tmp_path, fake):
+    with Bundle.open(counters.write(tmp_path / "counters.fdy")) as opened:
+        yield opened
+
+
+def tensor(backend, bundle, name):
+    return next(backend.tensor(t) for t in bundle.manifest.tensors if t.name == name)
+
+
+def test_every_graph_computes_what_it_was_captured_to(bundle, fake):
+    backend = CudaBackend(bundle)
+    result = tensor(backend, bundle, "result")
+    backend.launch(0)
+    assert (result.read() == counters.INITIAL + 11).all()
+    backend.launch(1)
+    assert (result.read() == counters.INITIAL + 11 + 25).all()
+    backend.launch(0)
+    assert (result.read() == counters.INITIAL + 11 + 25 + 11).all()
+    backend.launch(2)
+    assert (result.read() == counters.INITIAL + 47 + 1000).all()
+    backend.close()
+    assert fake.live == ""
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_a_member_does_not_depend_on_which_came_first(bundle, fake, order):
+    backend = CudaBackend(bundle, first=order[0])
+    backend.graphs.wait()
+    assert backend.graphs.ready == 3
+    state = tensor(backend, bundle, "state")
+    for index in order:
+        state.write(np.zeros(counters.COUNT, np.int32))
+        backend.launch(index)
+        assert (state.read() == (11, 25, 0)[index]).all()
+    backend.close()
+
+
+def test_memory_without_saved_bytes_begins_as_zeros(bundle, fake):
+    backend = CudaBackend(bundle)
+    assert (tensor(backend, bundle, "result").read() == 0).all()
+    assert (tensor(backend, bundle, "state").read() == counters.INITIAL).all()
+    backend.close()
+
+
+def test_any_failing_call_undoes_everything_and_leaves_the_process_usable(bundle, fake):
+    fake.fail(0)
+    backend = CudaBackend(bundle, first=0)
+    backend.graphs.wait()
+    backend.close()
+    total = fake.calls
+    assert total > 40
+    failures = 0
+    for call in range(1, total + 1):
+        fake.fail(call)
+        try:
+            backend = CudaBackend(bundle, first=0)
+            try:
+                backend.graphs.wait()
+            finally:
+                backend.close()
+        except FoundryError as error:
+            assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in str(error) and "free device memory" in str(error)
+            failures += 1
+        assert fake.live == "", f"call {call} of {total}"
+    assert failures > 40
+    fake.fail(0)
+    backend = CudaBackend(bundle)
+    backend.launch(0)
+    assert (tensor(backend, bundle, "result").read() == counters.INITIAL + 11).all()
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ({"architecture": 80}, "captured on sm_90, this GPU is sm_80"),
+        ({"version": 12080}, "needs a driver of CUDA 13.0, this one knows 12.8"),
+        ({"memory": 1 << 20}, "free some or use a smaller bundle"),
+    ],
+)
+def test_an_unfit_device_is_refused_before_anything_is_touched(bundle, fake, device, words):
+    fake.device(**device)
+    with pytest.raises(FoundryError, match=words):
+        CudaBackend(bundle)
+    assert fake.live == ""
+
+
+def test_addresses_that_are_taken_are_named(bundle, fake):
+    first = CudaBackend(bundle)
+    with pytest.raises(FoundryError, match=r"0x601000000000 to .* are taken in this process"):
+        CudaBackend(bundle)
+    first.close()
+    assert fake.live == ""
+
+
+def test_a_binary_of_another_kind_is_named(tmp_path, fake):
+    path = counters.write(tmp_path / "bad.fdy", cubins=(b"FAKE add\0", b"no cubin\0"))
+    with Bundle.open(path) as bundle, pytest.raises(FoundryError, match=r"cuLibraryLoadData \(more\)"):
+        CudaBackend(bundle, first=0)
+    assert fake.live == ""
+
+
+def test_writing_another_shape_is_a_usage_error(bundle, fake):
+    backend = CudaBackend(bundle)
+    with pytest.raises(UsageError, match="state is int32"):
+        tensor(backend, bundle, "state").write(np.zeros(3, np.int32))
+    backend.close()
