@@ -40,7 +40,7 @@ class Arena:
         self._allocator = torch.cuda.memory.CUDAPluggableAllocator(
             str(PATH), "foundryc_malloc", "foundryc_free"
         )
-        self.pool = torch.cuda.MemPool(self._allocator.allocator())
+        self.pool = torch.cuda.MemPool(self._allocator.allocator())  # type: ignore[no-untyped-call]
 
     @property
     def end(self) -> int:
@@ -66,7 +66,9 @@ class Arena:
         size = prod(tensor.shape) * tensor.element_size()
         address = c_uint64()
         check(
-            library().foundryc_allocate(REGIONS.index(region), max(size, 1), ALIGNMENT, byref(address))
+            library().foundryc_allocate(
+                REGIONS.index(region), max(size, 1), ALIGNMENT, byref(address)
+            )
         )
         return self.bytes_at(address.value, size).view(tensor.dtype).view(tensor.shape)
 
@@ -79,7 +81,7 @@ class Arena:
 
     def live_blocks(self) -> list[tuple[int, int]]:
         """Address and size of the pool's allocations that are in use, by address."""
-        snapshot: list[dict[str, Any]] = self.pool.snapshot()
+        snapshot: list[dict[str, Any]] = self.pool.snapshot()  # type: ignore[no-untyped-call]
         blocks = []
         for segment in snapshot:
             for block in segment["blocks"]:

@@ -14,7 +14,7 @@ _SYMTAB, _NOBITS = 2, 8
 
 @dataclass(frozen=True)
 class Symbol:
-    """A named function or variable; `initial` is a variable's image, zeros where the ELF has none."""
+    """A named function or variable; `initial` is a variable's image, zeros where none is stored."""
 
     name: str
     kind: int
@@ -42,7 +42,9 @@ def symbols(cubin: bytes) -> Iterator[Symbol]:
     size, count = struct.unpack_from("<HH", cubin, 58)
     sections = []
     for index in range(count):
-        _, kind, _, _, start, length, link = struct.unpack_from("<IIQQQQI", cubin, offset + index * size)
+        _, kind, _, _, start, length, link = struct.unpack_from(
+            "<IIQQQQI", cubin, offset + index * size
+        )
         sections.append(_Section(kind, start, length, link))
     for table in sections:
         if table.kind != _SYMTAB:

@@ -1,4 +1,4 @@
-"""A captured graph as template columns, its functions, and the words that point out of the arena."""
+"""A captured graph as template columns; its functions; words that point out of the arena."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def extract(graph: int) -> CapturedGraph:
                 continue
             count = lengths.get(name, view.edges)
             dtype = np.dtype(f"<{kind}")
-            data = ctypes.string_at(getattr(view, name) or 0, count * dtype.itemsize) if count else b""
+            data = (
+                ctypes.string_at(getattr(view, name) or 0, count * dtype.itemsize) if count else b""
+            )
             columns[name] = np.frombuffer(data, dtype)
         functions = tuple(_function(handle, index) for index in range(view.functions))
     finally:

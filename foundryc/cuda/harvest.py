@@ -74,10 +74,14 @@ class Harvest:
         if found.value >= 0 and name in self._names[found.value]:
             return modules[found.value].cubin
         # Not tied by a call: what the name leaves is exact only if it is one binary.
-        candidates = {m.cubin for m, names in zip(modules, self._names, strict=True) if name in names}
+        candidates = {
+            m.cubin for m, names in zip(modules, self._names, strict=True) if name in names
+        }
         if len(candidates) == 1:
             return candidates.pop()
-        calls = sorted({m.call or "none seen" for m, n in zip(modules, self._names, strict=True) if name in n})
+        calls = sorted(
+            {m.call or "none seen" for m, n in zip(modules, self._names, strict=True) if name in n}
+        )
         raise FoundryError(
             f"kernel {name}: {len(candidates)} different binaries could hold it (loaded by"
             f" {', '.join(calls) or 'no call'}); start the recorder before the first CUDA call"

@@ -53,9 +53,7 @@ class _Functions:
         digest = hashlib.sha256(cubin).digest()
         if digest not in self._kernel_of:
             self._kernel_of[digest] = len(self.kernels)
-            section = self._writer.add(
-                SectionKind.KERNEL, digest.hex()[:32], cubin, compress=False
-            )
+            section = self._writer.add(SectionKind.KERNEL, digest.hex()[:32], cubin, compress=False)
             self.kernels.append(Kernel(sha256=digest, section=section))
         function = Function(
             name=captured.name,
@@ -137,14 +135,14 @@ def save(
     recording: CudaRecording,
     path: Path,
     workload: str,
-    settings: Mapping[str, None | bool | int | float | str],
+    settings: Mapping[str, bool | int | float | str | None],
 ) -> None:
     """Write the recording as a bundle with everything embedded."""
     torch.cuda.synchronize()
     arena = recording.arena
     with BundleWriter(path) as writer:
         functions, templates = _Functions(recording, writer), _Templates(writer)
-        graphs = []
+        graphs: list[Graph] = []
         for recorded in recording.graphs:
             if recorded.captured is None:
                 raise FoundryError(f"graph {recorded.name} was not captured")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class CudaRecording:
     """Must be made before the process's first CUDA call; the device is torch's `cuda:device`."""
 
     def __init__(self, device: int = 0, base: int = BASE) -> None:
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise UsageError(
                 "CUDA is in use already: make the recorder before the first CUDA call, so that it"
                 " sees every kernel binary being loaded"
@@ -69,7 +70,7 @@ class CudaRecording:
         torch.cuda.synchronize()
         self.harvest = harvest.Harvest()
         self.arena = Arena(device, base)
-        self.stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.tensors: list[NamedTensor] = []
         self.graphs: list[RecordedGraph] = []
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
@@ -105,13 +106,15 @@ class CudaRecording:
         """Capture the body as one graph."""
         if not self.graphs:
             torch.cuda.synchronize()
+            # No call of cuBLAS relies on what its workspace held, so that of the warm-up is let go:
+            # a graph makes its own, and nobody has to save 32 MiB of residue.
+            torch._C._cuda_clearCublasWorkspaces()
             for address, size in self.arena.live_blocks():
                 self._remember(address, size)
         recorded = RecordedGraph(name, key, len(self.graphs))
         graph = torch.cuda.CUDAGraph(keep_graph=True)
-        with torch.cuda.graph(
-            graph, pool=self.arena.pool.id, stream=self.stream, capture_error_mode="relaxed"
-        ):
+        pool: Any = self.arena.pool.id
+        with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="relaxed"):
             yield recorded
         recorded.torch_graph = graph
         recorded.captured = extract(graph.raw_cuda_graph())

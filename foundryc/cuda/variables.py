@@ -1,4 +1,4 @@
-"""Module variables (`__device__`, `__constant__`) whose contents no longer equal the binary's image."""
+"""Module variables (`__device__`, `__constant__`) that no longer hold the binary's image."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from ctypes import c_void_p
+from pathlib import Path
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
@@ -13,16 +14,23 @@ from foundryrt.cuda.graphs import Graphs
 from foundryrt.cuda.memory import map_regions
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
+from foundryrt.cuda.weights import fill_weights
 
 
 class CudaBackend:
     """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier step.
 
     `first` is the index of the graph to make launchable before this returns; the others follow in
-    the background.
+    the background. `weights` is the folder of the weight files, where they have moved.
     """
 
-    def __init__(self, bundle: Bundle, device: int = 0, first: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: int = 0,
+        first: int | None = None,
+        weights: Path | None = None,
+    ) -> None:
         self._bundle = bundle
         cuda = driver()
         with ExitStack() as undo:
@@ -33,6 +41,8 @@ class CudaBackend:
             undo.callback(cuda, "cuStreamDestroy_v2", self.stream)
             self.uploader = Uploader(cuda, self.stream, undo)
             self._initialise()
+            if bundle.manifest.weights.recipes:
+                fill_weights(bundle.manifest, self.uploader, weights)
             self.graphs = Graphs(bundle, self.device.context)
             undo.callback(self.graphs.close)
             if first is not None:

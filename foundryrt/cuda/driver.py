@@ -1,4 +1,4 @@
-"""The CUDA driver's calls that happen once, by ctypes; what happens per node is in foundryrt/native."""
+"""The CUDA driver's calls that happen once, by ctypes; what comes per node is native."""
 
 from __future__ import annotations
 

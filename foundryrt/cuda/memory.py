@@ -1,10 +1,10 @@
-"""The arena on the device: a reserved range of addresses with physical memory behind its regions."""
+"""The arena on the device: a reserved range of addresses with memory behind its regions."""
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import ExitStack
-from ctypes import c_int, c_uint64, c_ubyte, c_uint, c_ushort, c_void_p
+from ctypes import c_int, c_ubyte, c_uint, c_uint64, c_ushort, c_void_p
 
 from foundryrt.bundle.schema import Region
 from foundryrt.cuda.driver import Driver

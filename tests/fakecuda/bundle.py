@@ -105,7 +105,8 @@ def write(path: Path, cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0"))
             section = writer.add(SectionKind.TEMPLATE, f"template {index}", data)
             nodes, edges = len(columns["kind"]), len(columns["edge_from"])
             parts.append(Template(section=section, nodes=nodes, edges=edges, columns=table))
-        # Word 11 holds count and increment of the first kernel: 6 of the memset, 4 of the launch, 1 address.
+        # Word 11 holds count and increment of the first kernel, after 6 words of the memset, 4 of
+        # launch dimensions and an address.
         changed = struct.unpack("<Q", struct.pack("<II", COUNT, 15))[0]
         members = (
             ("step", {"by": 11}, 0, [], []),
@@ -114,9 +115,7 @@ def write(path: Path, cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0"))
         )
         graphs = []
         for index, (name, key, template, word, value) in enumerate(members):
-            table, data = pack(
-                {"word": word, "value": np.array(value, np.uint64)}, MEMBER_COLUMNS
-            )
+            table, data = pack({"word": word, "value": np.array(value, np.uint64)}, MEMBER_COLUMNS)
             section = writer.add(SectionKind.MEMBER, f"graph {index}", data)
             graphs.append(
                 Graph(name=name, key=key, template=template, section=section, columns=table)
@@ -135,16 +134,28 @@ def write(path: Path, cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0"))
                     Region(name="io", base=IO, size=8 * COUNT),
                 ),
                 tensors=tuple(
-                    Tensor(name=name, region=region, offset=0, dtype="int32", shape=(COUNT,),
-                           strides=(1,), role=role)
+                    Tensor(
+                        name=name,
+                        region=region,
+                        offset=0,
+                        dtype="int32",
+                        shape=(COUNT,),
+                        strides=(1,),
+                        role=role,
+                    )
                     for name, region, role in (("state", 0, "state"), ("result", 1, "output"))
-                ),  # fmt: skip
+                ),
                 kernels=kernels,
                 functions=(
                     Function(name="add", kernel=0),
-                    Function(name="more", kernel=1, max_dynamic_shared=160 << 10,
-                             shared_carveout=50, cluster_nonportable=True),
-                ),  # fmt: skip
+                    Function(
+                        name="more",
+                        kernel=1,
+                        max_dynamic_shared=160 << 10,
+                        shared_carveout=50,
+                        cluster_nonportable=True,
+                    ),
+                ),
                 templates=tuple(parts),
                 graphs=tuple(graphs),
             )

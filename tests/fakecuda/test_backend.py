@@ -1,4 +1,4 @@
-"""Materialization over the stand-in driver: results, order, refusals, and undoing after any failure."""
+"""Materialization over the stand-in driver: results, order, refusals, undoing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def test_any_failing_call_undoes_everything_and_leaves_the_process_usable(bundle
             finally:
                 backend.close()
         except FoundryError as error:
-            assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in str(error) and "free device memory" in str(error)
+            assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in str(error) and "free device memory" in str(
+                error
+            )
             failures += 1
         assert fake.live == "", f"call {call} of {total}"
     assert failures > 40
@@ -122,7 +124,10 @@ def test_addresses_that_are_taken_are_named(bundle, fake):
 
 def test_a_binary_of_another_kind_is_named(tmp_path, fake):
     path = counters.write(tmp_path / "bad.fdy", cubins=(b"FAKE add\0", b"no cubin\0"))
-    with Bundle.open(path) as bundle, pytest.raises(FoundryError, match=r"cuLibraryLoadData \(more\)"):
+    with (
+        Bundle.open(path) as bundle,
+        pytest.raises(FoundryError, match=r"cuLibraryLoadData \(more\)"),
+    ):
         CudaBackend(bundle, first=0)
     assert fake.live == ""
 

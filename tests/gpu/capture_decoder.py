@@ -1,4 +1,4 @@
-"""Capture real torch graphs, keep torch's own results beside the bundle. Arguments: folder, base."""
+"""Capture a decoder; keep torch's own results beside the bundle. Arguments: folder, base."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def main() -> None:
         for other in passes[1:]
     ]
     # Split-K sums of cuBLAS may differ from run to run: every one of them counts as right.
-    everything = {
-        key: np.stack([one[key] for one in passes]) for key in results
-    }
+    everything = {key: np.stack([one[key] for one in passes]) for key in results}
     np.savez(folder / "expected.npz", inputs=inputs, **everything)
     before = time.perf_counter()
     path = folder / "smoke.fdy"
@@ -119,8 +117,12 @@ def main() -> None:
         "modules": len(modules),
         "loaded_by": collections.Counter(m.call or "none seen" for m in modules),
         "nodes": [len(g.captured.columns["kind"]) for g in r.graphs],
-        "kinds": dict(collections.Counter(int(k) for g in r.graphs for k in g.captured.columns["kind"])),
-        "edge_types": dict(collections.Counter(int(k) for g in r.graphs for k in g.captured.columns["edge_type"])),
+        "kinds": dict(
+            collections.Counter(int(k) for g in r.graphs for k in g.captured.columns["kind"])
+        ),
+        "edge_types": dict(
+            collections.Counter(int(k) for g in r.graphs for k in g.captured.columns["edge_type"])
+        ),
         "longest_name": max(map(len, names)),
         "initial": {hex(a): d.size for a, d in r.initial.items()},
         "variables": dict(globals_.most_common(20)),

@@ -1,0 +1,65 @@
+"""GPU tests run their captures and replays in processes of their own, as users would."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+def _has_gpu() -> bool:
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return (
+        cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def native() -> None:
+    """The native cores, built from this checkout; without a GPU every test here is skipped."""
+    if not _has_gpu():
+        pytest.skip("no GPU on this machine")
+    build = ROOT / "build" / "gpu-tests"
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(build)],
+        ["cmake", "--build", str(build), "-j", "8"],
+    ):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs a script of this folder and returns the JSON it printed on its last line."""
+
+    def call(script: str, *arguments: object) -> Any:
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        report = json.loads(done.stdout.strip().splitlines()[-1])
+        if folder := os.environ.get("OUT"):
+            Path(folder, script.replace(".py", ".json")).write_text(json.dumps(report, indent=1))
+        return report
+
+    return call

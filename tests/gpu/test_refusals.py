@@ -1,0 +1,27 @@
+"""Captures that a bundle could not keep fail at capture, and say why."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def messages(run):
+    return run("refusals.py")
+
+
+def test_memory_outside_the_arena_is_named_with_its_kernel(messages):
+    assert "elementwise_kernel" in messages["outside"]
+    assert "device memory of" in messages["outside"]
+
+
+def test_a_copy_from_the_host_is_refused(messages):
+    assert "a copy's source is host memory" in messages["host_copy"]
+
+
+def test_a_refusal_leaves_the_recorder_usable(messages):
+    assert messages["fine"] == ""
+
+
+def test_a_recorder_made_after_the_first_cuda_call_is_refused(messages):
+    assert "before the first CUDA call" in messages["late"]
