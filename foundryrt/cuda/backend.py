@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from ctypes import c_void_p
 from pathlib import Path
@@ -32,24 +33,34 @@ class CudaBackend:
         weights: Path | None = None,
     ) -> None:
         self._bundle = bundle
+        self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
+        """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
         cuda = driver()
         with ExitStack() as undo:
             self.device = open_device(cuda, device, undo)
+            self._done("context")
             check_requirements(bundle.manifest.requirements, self.device)
             map_regions(cuda, self.device.ordinal, bundle.manifest.regions, undo)
+            self._done("arena")
             self.stream = cuda.ask("cuStreamCreate", NON_BLOCKING, kind=c_void_p)
             undo.callback(cuda, "cuStreamDestroy_v2", self.stream)
             self.uploader = Uploader(cuda, self.stream, undo)
             self._initialise()
             if bundle.manifest.weights.recipes:
                 fill_weights(bundle.manifest, self.uploader, weights)
+            self._done("contents queued")
             self.graphs = Graphs(bundle, self.device.context)
             undo.callback(self.graphs.close)
             if first is not None:
                 self.graphs.require(first)
+            self._done("first graph")
             self.uploader.finish()
+            self._done("contents")
             self.graphs.start()
             self._undo = undo.pop_all()
+
+    def _done(self, step: str) -> None:
+        self.timeline.append((step, time.perf_counter()))
 
     def _initialise(self) -> None:
         """Every region as it was at capture: its saved bytes, the rest zero."""

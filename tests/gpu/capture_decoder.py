@@ -1,4 +1,4 @@
-"""Capture a decoder; keep torch's own results beside the bundle. Arguments: folder, base."""
+"""Capture a decoder, and keep torch's results. Arguments: folder, layers, batch sizes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from foundryc.cuda import elf
-from foundryc.cuda.arena import BASE
 from foundryc.cuda.image import save
 from foundryc.cuda.recording import CudaRecording
 
-WIDTH, HEADS, HIDDEN, CONTEXT, LAYERS = 1024, 16, 3072, 256, 4
-BATCHES = (1, 2, 8, 32)
+WIDTH, HEADS, HIDDEN, CONTEXT = 1024, 16, 3072, 256
+LAYERS = int(sys.argv[2]) if len(sys.argv) > 2 else 4
+BATCHES = tuple(map(int, sys.argv[3].split(","))) if len(sys.argv) > 3 else (1, 2, 8, 32)
 
 
 def attention(h, layer, cache_k, cache_v, position):
@@ -41,9 +41,8 @@ def forward(tokens, position, embedding, layers, caches):
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    base = int(sys.argv[2], 0) if len(sys.argv) > 2 else BASE
     started = time.perf_counter()
-    r = CudaRecording(base=base)
+    r = CudaRecording()
     torch.manual_seed(0)
 
     def parameter(name, *shape):

@@ -6,6 +6,10 @@ import time
 
 started = time.perf_counter()
 
+from foundryrt.cuda import early  # noqa: E402
+
+early.begin()
+
 import json  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -45,6 +49,8 @@ def main() -> None:
                 identical[-1].append(any(got.tobytes() == one.tobytes() for one in want))
     report = {
         "marks_s": marks,
+        "timeline_s": {step: at - started for step, at in backend.timeline},
+        "nodes": sum(manifest.templates[g.template].nodes for g in manifest.graphs),
         "graphs": len(manifest.graphs),
         "templates": len(manifest.templates),
         "kernels": len(manifest.kernels),
