@@ -1,0 +1,110 @@
+"""What a recording knows about memory: which storage is which buffer of the arena."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from foundryrt.bundle.schema import DTYPES
+
+_DTYPE_NAMES = {getattr(torch, name): name for name in DTYPES}
+
+
+class Kind(Enum):
+    """Where a buffer's bytes come from, which decides its region and its lifetime."""
+
+    REGISTERED = "registered"
+    CONSTANT = "constant"
+    """A literal of the program, such as `torch.tensor([1, 2])`; stored in the bundle."""
+    OUTPUT = "output"
+    """Made by a graph and named by it: keeps its bytes until that graph's next launch."""
+    SCRATCH = "scratch"
+    """Made and used up inside one launch."""
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A storage seen by a recording; equal only to itself.
+
+    `role` is the registered tensor's, else empty. `data` holds a constant's bytes.
+    """
+
+    nbytes: int
+    label: str
+    kind: Kind
+    role: str = ""
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A strided view of a buffer: byte offset, sizes and strides in elements."""
+
+    buffer: Buffer
+    offset: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    conj: bool = False
+    neg: bool = False
+
+
+def dtype_name(dtype: torch.dtype) -> str | None:
+    """torch's name of `dtype` without its module; None where a bundle cannot hold it."""
+    return _DTYPE_NAMES.get(dtype)
+
+
+def reference(tensor: torch.Tensor, buffer: Buffer) -> TensorRef:
+    """`tensor`, whose storage is `buffer`, as a reference that outlives it."""
+    return TensorRef(
+        buffer,
+        tensor.storage_offset() * tensor.element_size(),
+        tuple(tensor.shape),
+        tuple(tensor.stride()),
+        _DTYPE_NAMES[tensor.dtype],
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements' bytes in logical order as a 1-D uint8 tensor (a copy unless contiguous)."""
+    plain = tensor.resolve_conj().resolve_neg()
+    return plain.contiguous().reshape(-1).view(torch.uint8)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equality of every bit: NaN equals itself and 0.0 differs from -0.0."""
+    return torch.equal(bits(a), bits(b))
+
+
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of `tensor` in memory of its own; strides kept where elements neither overlap nor gap."""
+    source = tensor.detach().resolve_conj().resolve_neg()
+    return torch.empty_like(source).copy_(source)
+
+
+class Memory:
+    """Storages by identity.
+
+    A storage is recognised by its `StorageImpl`, held by a weak reference: that keeps the
+    identity from being reused while the bytes can be freed as the workload goes on.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[StorageWeakRef, Buffer]] = {}
+
+    def add(self, tensor: torch.Tensor, buffer: Buffer) -> Buffer:
+        """Note that the storage of `tensor` is `buffer`."""
+        weak = StorageWeakRef(tensor.untyped_storage())
+        self._known[weak.cdata] = (weak, buffer)
+        return buffer
+
+    def find(self, tensor: torch.Tensor) -> Buffer | None:
+        """The buffer that holds `tensor`; None for memory that was never recorded."""
+        found = self._known.get(tensor.untyped_storage()._cdata)
+        return None if found is None else found[1]
+

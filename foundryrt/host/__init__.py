@@ -1,0 +1,1 @@
+"""Replay on the `host` target: one mmapped arena and a list of ATen calls over it."""

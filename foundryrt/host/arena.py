@@ -1,0 +1,82 @@
+"""The arena on the host: one anonymous mapping that every tensor of a bundle lies in."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundryrt.bundle.schema import ALIGNMENT
+from foundryrt.errors import FoundryError
+
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(name)
+    for name in (
+        "bool", "uint8", "int8", "int16", "int32", "int64",
+        "float16", "float32", "float64", "complex64", "complex128",
+    )
+} | {
+    "bfloat16": np.dtype("uint16"), "float8_e4m3fn": np.dtype("uint8"),
+    "float8_e5m2": np.dtype("uint8"),
+}  # fmt: skip
+"""numpy's dtype for each of a bundle's; types that numpy lacks are seen as their bits."""
+
+
+def extent(sizes: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
+    """Bytes from the first element's start to the last one's end; 0 without elements."""
+    if 0 in sizes:
+        return 0
+    last = sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+    return (last + 1) * itemsize
+
+
+class Arena:
+    """`size` bytes of zeros, page-aligned; pages that nobody writes cost no memory."""
+
+    def __init__(self, size: int) -> None:
+        length = max(-(-size // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
+        try:
+            self._map = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError, ValueError) as error:
+            raise FoundryError(
+                f"the bundle needs {size} bytes of arena, which this machine does not give"
+                f" ({error}); free memory or use a smaller bundle"
+            ) from error
+        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        """The whole arena."""
+
+    def check(
+        self, address: int, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: str
+    ) -> None:
+        """Raise FoundryError unless such a tensor lies in the arena, aligned to its elements."""
+        if dtype not in NUMPY_DTYPES:
+            raise FoundryError(f"damaged bundle: unknown dtype {dtype!r}")
+        if len(sizes) != len(strides) or any(n < 0 for n in (address, *sizes, *strides)):
+            raise FoundryError(
+                f"damaged bundle: tensor at {address} has sizes {sizes} and strides {strides}"
+            )
+        itemsize = NUMPY_DTYPES[dtype].itemsize
+        end = address + extent(sizes, strides, itemsize)
+        if end > self.bytes.size or address % itemsize:
+            raise FoundryError(
+                f"damaged bundle: a {dtype} tensor at [{address}, {end}) does not fit the arena"
+                f" of {self.bytes.size} bytes"
+            )
+
+    def array(
+        self, address: int, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: str
+    ) -> NDArray[Any]:
+        """A strided numpy view of the arena; strides in elements."""
+        self.check(address, sizes, strides, dtype)
+        numpy_dtype = NUMPY_DTYPES[dtype]
+        if 0 in sizes:
+            return np.empty(sizes, dtype=numpy_dtype)
+        return np.ndarray(
+            sizes,
+            numpy_dtype,
+            buffer=self.bytes.data,
+            offset=address,
+            strides=tuple(step * numpy_dtype.itemsize for step in strides),
+        )
