@@ -45,18 +45,18 @@ class CudaBackend:
             self.stream = cuda.ask("cuStreamCreate", NON_BLOCKING, kind=c_void_p)
             undo.callback(cuda, "cuStreamDestroy_v2", self.stream)
             self.uploader = Uploader(cuda, self.stream, undo)
+            self.graphs = Graphs(bundle, self.device.context)
+            undo.callback(self.graphs.close)
+            self.graphs.start(first)
             self._initialise()
             if bundle.manifest.weights.recipes:
                 fill_weights(bundle.manifest, self.uploader, weights)
             self._done("contents queued")
-            self.graphs = Graphs(bundle, self.device.context)
-            undo.callback(self.graphs.close)
             if first is not None:
                 self.graphs.require(first)
             self._done("first graph")
             self.uploader.finish()
             self._done("contents")
-            self.graphs.start()
             self._undo = undo.pop_all()
 
     def _done(self, step: str) -> None:

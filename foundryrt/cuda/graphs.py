@@ -34,7 +34,19 @@ class Graphs:
         return fresh
 
     def _declare(self, index: int) -> None:
-        """Read and check what graph `index` needs that no other graph has brought yet."""
+        """Give the native core what graph `index` needs and no other graph has brought yet.
+
+        After a failure everything fails: what was declared half must not be built on.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._read(index)
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _read(self, index: int) -> None:
         manifest = self._bundle.manifest
         graph = manifest.graphs[index]
         if not self._new("graph", index):
@@ -60,14 +72,16 @@ class Graphs:
             self._executables[index] = self._native.require(index)
         return self._executables[index]
 
-    def start(self) -> None:
-        """Bring the other graphs in the background."""
+    def start(self, first: int | None = None) -> None:
+        """Bring all graphs in the background, beginning with `first`."""
         if self._reader is None:
-            self._reader = threading.Thread(target=self._read_all, daemon=True)
+            self._reader = threading.Thread(target=self._read_all, args=(first,), daemon=True)
             self._reader.start()
 
-    def _read_all(self) -> None:
+    def _read_all(self, first: int | None) -> None:
         try:
+            if first is not None:
+                self.require(first)
             for index in range(len(self._bundle.manifest.graphs)):
                 with self._lock:
                     if self._stop:

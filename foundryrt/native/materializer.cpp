@@ -90,6 +90,7 @@ void Materializer::resolve(uint32_t index) {
 void Materializer::materialize(Member& member) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     Topology& topology = topologies_[member.topology];
+    if (topology.table.kind == nullptr) refuse("a graph was asked for before its template was given");
     if (topology.builder == nullptr) {
         for (uint32_t node = 0; node < topology.table.nodes; ++node)
             if (topology.table.kind[node] == KIND_KERNEL) resolve(topology.table.function[node]);

@@ -137,3 +137,21 @@ def test_writing_another_shape_is_a_usage_error(bundle, fake):
     with pytest.raises(UsageError, match="state is int32"):
         tensor(backend, bundle, "state").write(np.zeros(3, np.int32))
     backend.close()
+
+
+def test_a_damaged_graph_fails_each_time_it_is_asked_for(tmp_path, fake):
+    path = counters.write(tmp_path / "counters.fdy")
+    data = bytearray(path.read_bytes())
+    with Bundle.open(path) as bundle:
+        section = bundle.sections[bundle.manifest.kernels[1].section]
+    data[section.offset] ^= 1
+    path.write_bytes(data)
+    with Bundle.open(path) as bundle:
+        backend = CudaBackend(bundle)
+        for _ in range(2):
+            with pytest.raises(FoundryError, match="does not match its SHA-256"):
+                backend.launch(2)
+        with pytest.raises(FoundryError, match="does not match its SHA-256"):
+            backend.graphs.wait()
+        backend.close()
+    assert fake.live == ""

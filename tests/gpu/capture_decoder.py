@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foundryc.cuda import elf
 from foundryc.cuda.image import save
@@ -26,7 +27,9 @@ def attention(h, layer, cache_k, cache_v, position):
     q, k, v = F.linear(h, layer["qkv"]).view(batch, 3, HEADS, WIDTH // HEADS).unbind(1)
     cache_k[:batch].index_copy_(2, position, k.unsqueeze(2))
     cache_v[:batch].index_copy_(2, position, v.unsqueeze(2))
-    mixed = F.scaled_dot_product_attention(q.unsqueeze(2), cache_k[:batch], cache_v[:batch])
+    # torch's default choice here does not repeat its own bits (H200, torch 2.11, batch 24 and 64).
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+        mixed = F.scaled_dot_product_attention(q.unsqueeze(2), cache_k[:batch], cache_v[:batch])
     return F.linear(mixed.reshape(batch, WIDTH), layer["out"])
 
 
@@ -97,9 +100,7 @@ def main() -> None:
         [bool((other[key] == value).all()) for key, value in results.items()]
         for other in passes[1:]
     ]
-    # Split-K sums of cuBLAS may differ from run to run: every one of them counts as right.
-    everything = {key: np.stack([one[key] for one in passes]) for key in results}
-    np.savez(folder / "expected.npz", inputs=inputs, **everything)
+    np.savez(folder / "expected.npz", inputs=inputs, **results)
     before = time.perf_counter()
     path = folder / "smoke.fdy"
     save(r, path, "smoke", {})
@@ -109,7 +110,7 @@ def main() -> None:
         symbol.name for m in modules for symbol in elf.symbols(m.cubin) if symbol.kind == elf.OBJECT
     )
     report = {
-        "repeats_itself": noise,
+        "repeats_itself": all(all(one) for one in noise),
         "capture_s": captured,
         "save_s": time.perf_counter() - before,
         "bundle_bytes": path.stat().st_size,

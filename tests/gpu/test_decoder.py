@@ -14,6 +14,7 @@ def captured(run, tmp_path_factory):
 
 
 def test_every_graph_gives_torchs_own_bits(captured, run):
+    assert captured[1]["repeats_itself"]
     replay = run("replay_decoder.py", captured[0])
     assert replay["graphs"] == 4
     assert all(all(one) for one in replay["identical"])
