@@ -13,6 +13,7 @@ import torch
 from foundryc.cuda.extract import CapturedFunction, Columns
 from foundryc.cuda.recording import CudaRecording, NamedTensor
 from foundryc.cuda.variables import refuse_changed
+from foundryc.weights import build_weights
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     REGIONS,
@@ -25,6 +26,7 @@ from foundryrt.bundle.schema import (
     SectionKind,
     Template,
     Tensor,
+    Weights,
     Workload,
 )
 from foundryrt.bundle.tables import MEMBER_COLUMNS, NO_FUNCTION, TEMPLATE_COLUMNS, pack
@@ -116,19 +118,17 @@ def _tensor(recording: CudaRecording, named: NamedTensor) -> Tensor:
     )
 
 
-def _region_bytes(recording: CudaRecording, name: str) -> npt.NDArray[np.uint8]:
-    """The initial bytes of a region up to the last one that is not zero."""
+def _initial_bytes(recording: CudaRecording, region: str, embed: bool) -> npt.NDArray[np.uint8]:
+    """The initial bytes of a region; what follows them is zero."""
     arena = recording.arena
-    base, size = arena.region_base(name), arena.used(name)
-    if name == "weights":
-        image = arena.bytes_at(base, size).cpu().numpy()
-    else:
-        image = np.zeros(size, np.uint8)
-        for address, data in recording.initial.items():
-            if base <= address < base + size:
-                image[address - base :][: data.size] = data
-    used = np.flatnonzero(image)
-    return image[: int(used[-1]) + 1 if used.size else 0]
+    base, size = arena.region_base(region), arena.used(region)
+    if region == "weights":
+        return arena.bytes_at(base, size if embed else 0).cpu().numpy()
+    saved = {a - base: d for a, d in recording.initial.items() if base <= a < base + size}
+    image = np.zeros(max((at + data.size for at, data in saved.items()), default=0), np.uint8)
+    for at, data in saved.items():
+        image[at : at + data.size] = data
+    return image
 
 
 def save(
@@ -136,10 +136,18 @@ def save(
     path: Path,
     workload: str,
     settings: Mapping[str, bool | int | float | str | None],
+    files: Mapping[str, bytes] | None = None,
+    embed_weights: bool = False,
 ) -> None:
-    """Write the recording as a bundle with everything embedded."""
+    """Write the recording as a bundle with `files` attached.
+
+    Weights are embedded when asked, and where any of them was registered without its pieces.
+    """
     torch.cuda.synchronize()
     arena = recording.arena
+    named = recording.tensors + [o for graph in recording.graphs for o in graph.outputs]
+    weights = [(i, t.pieces) for i, t in enumerate(named) if t.role == "weight"]
+    embed = embed_weights or not all(pieces for _, pieces in weights)
     with BundleWriter(path) as writer:
         functions, templates = _Functions(recording, writer), _Templates(writer)
         graphs: list[Graph] = []
@@ -162,7 +170,7 @@ def save(
             )  # fmt: skip
         regions = []
         for name in REGIONS:
-            image = _region_bytes(recording, name)
+            image = _initial_bytes(recording, name, embed)
             section = (
                 writer.add(SectionKind.REGION, name, image.data, compress=name != "weights")
                 if image.size
@@ -173,7 +181,8 @@ def save(
                     name=name, base=arena.region_base(name), size=arena.used(name), section=section
                 )
             )
-        named = recording.tensors + [o for graph in recording.graphs for o in graph.outputs]
+        for name, content in (files or {}).items():
+            writer.add(SectionKind.FILE, name, content)
         major, minor = torch.cuda.get_device_capability(arena.device)
         writer.finish(
             Manifest(
@@ -193,5 +202,6 @@ def save(
                 functions=functions.functions,
                 templates=tuple(templates.templates),
                 graphs=tuple(graphs),
+                weights=Weights() if embed else build_weights(weights),
             )
         )

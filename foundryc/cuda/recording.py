@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,21 +14,26 @@ import torch
 from foundryc.cuda import harvest
 from foundryc.cuda.arena import BASE, Arena
 from foundryc.cuda.extract import CapturedGraph, extract, refuse_strays
+from foundryc.weights import Piece
 from foundryrt.errors import FoundryError, UsageError
 
 REGION_OF_ROLE = {
-    "weight": "weights", "constant": "weights", "state": "state", "input": "io", "output": "io",
+    "weight": "weights", "constant": "state", "state": "state", "input": "io", "output": "io",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class NamedTensor:
-    """A tensor of the arena under a name; `graph` is -1 where all graphs share it."""
+    """A tensor of the arena under a name; `graph` is -1 where all graphs share it.
+
+    `pieces` say which parts of the user's weight files it is made of; empty where unknown.
+    """
 
     name: str
     role: str
     tensor: torch.Tensor
     graph: int = -1
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass
@@ -76,15 +81,17 @@ class CudaRecording:
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
         """Arena address -> the bytes that must be there before the first launch."""
 
-    def register(self, name: str, tensor: torch.Tensor, role: str) -> torch.Tensor:
+    def register(
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Iterable[Piece] = ()
+    ) -> torch.Tensor:
         """A tensor with the same contents in the arena, to be used from now on."""
         if any(known.name == name for known in self.tensors):
             raise UsageError(f"two tensors are registered as {name!r}")
         placed = self.arena.empty_like(tensor, REGION_OF_ROLE[role])
         placed.copy_(tensor)
-        self.tensors.append(NamedTensor(name, role, placed))
+        self.tensors.append(NamedTensor(name, role, placed, pieces=tuple(pieces)))
         # Weights don't change and are read when saved; the others hold what they held here.
-        if role in ("state", "input") and bool(placed.count_nonzero()):
+        if role in ("state", "constant", "input") and bool(placed.count_nonzero()):
             self._remember(placed.data_ptr(), placed.numel() * placed.element_size())
         return placed
 

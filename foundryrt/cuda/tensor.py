@@ -1,4 +1,4 @@
-"""A named tensor on the device, as numpy copies and as `__cuda_array_interface__`."""
+"""A named tensor on the device, as numpy copies, DLPack and `__cuda_array_interface__`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from foundryrt.bundle.schema import DTYPES, Tensor
 from foundryrt.cuda.device import Device
+from foundryrt.cuda.dlpack import CUDA, capsule
 from foundryrt.errors import UsageError
 
 _NUMPY = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
@@ -50,6 +51,20 @@ class DeviceTensor:
             "version": 3,
             "stream": self.stream,
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (CUDA, self.device.ordinal)
+
+    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
+        """A capsule over this memory, after what the session's stream holds; until `close`."""
+        # -1 is the protocol's "do not synchronize".
+        if stream != -1:
+            self.device.enter()
+            self.device.cuda("cuStreamSynchronize", self.stream)
+        schema = self.schema
+        return capsule(
+            self, self.address, self.device.ordinal, schema.dtype, schema.shape, schema.strides
+        )
 
     def _host(self) -> npt.NDArray[np.uint8]:
         out = np.empty(self.extent, np.uint8)

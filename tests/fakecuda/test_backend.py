@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from foundryrt.bundle.reader import Bundle
+from foundryrt.cuda import dlpack
 from foundryrt.cuda.backend import CudaBackend
 from foundryrt.errors import FoundryError, UsageError
 
@@ -155,3 +156,18 @@ def test_a_damaged_graph_fails_each_time_it_is_asked_for(tmp_path, fake):
             backend.graphs.wait()
         backend.close()
     assert fake.live == ""
+
+
+def test_dlpack_keeps_what_it_exports_until_it_is_let_go(bundle, fake):
+    backend = CudaBackend(bundle)
+    state = tensor(backend, bundle, "state")
+    before = len(dlpack._exported)
+    capsule = state.__dlpack__()
+    assert len(dlpack._exported) == before + 1
+    (managed, shape, strides, owner) = list(dlpack._exported.values())[-1]
+    assert (managed.tensor.data, managed.tensor.device_type) == (counters.STATE, 2)
+    assert (managed.tensor.code, managed.tensor.bits) == (0, 32)
+    assert (list(shape), list(strides), owner) == ([counters.COUNT], [1], state)
+    del capsule
+    assert len(dlpack._exported) == before
+    backend.close()

@@ -1,0 +1,48 @@
+"""A layer whose weights stay in a safetensors file. Argument: folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from foundryc.cuda.image import save
+from foundryc.cuda.recording import CudaRecording
+from foundryc.weights import Piece, TensorFile
+
+folder = Path(sys.argv[1])
+r = CudaRecording()
+generator = torch.Generator().manual_seed(0)
+parts = {
+    name: torch.randn(rows, 256, generator=generator).to(torch.bfloat16)
+    for name, rows in (("q", 256), ("k", 64))
+}
+save_file(parts, folder / "layer.safetensors")
+stored = TensorFile(folder / "layer.safetensors").tensors
+fused = torch.cat([parts["q"], parts["k"]])
+pieces = [
+    Piece(stored["q"], rows=256, columns=256),
+    Piece(stored["k"], rows=64, columns=256, row=256),
+]
+weight = r.register("weight", fused, "weight", pieces)
+x = r.register("x", torch.randn(8, 256, generator=generator).to(torch.bfloat16), "input")
+with torch.inference_mode():
+    with r.warm_up():
+        F.linear(x, weight)
+    with r.graph("layer") as g:
+        out = F.linear(x, weight)
+        g.output("out", out)
+r.graphs[0].replay()
+torch.cuda.synchronize()
+np.savez(
+    folder / "layer.npz",
+    out=out.view(torch.int16).cpu().numpy(),
+    weight=fused.view(torch.int16).numpy(),
+)
+save(r, folder / "layer.fdy", "layer", {"width": 256}, files={"note": b"kept"})
+print(json.dumps({"bundle_bytes": (folder / "layer.fdy").stat().st_size}))
