@@ -1,4 +1,4 @@
-"""Weights that a bundle leaves in the user's file; and torch as a consumer of a bundle's tensors."""
+"""Weights left in the user's file; torch as a consumer of a bundle's tensors."""
 
 from __future__ import annotations
 
