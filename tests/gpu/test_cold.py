@@ -1,4 +1,4 @@
-"""A workload that never warmed up: libraries come up inside the capture, or the refusal says why."""
+"""A workload that never warmed up: libraries come up in the capture, or a refusal says why."""
 
 from __future__ import annotations
 
