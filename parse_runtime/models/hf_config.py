@@ -1,0 +1,132 @@
+"""A Hugging Face config.json, as transformers 4 and 5 write it, to a ModelConfig."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foundryrt.errors import UsageError
+from parse_runtime.models.config import ModelConfig, llama3_divisors
+
+_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; UsageError names the file when it is missing or is no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: a JSON object is expected")
+    return value
+
+
+def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+    """Check and translate a config.json; UsageError names what is missing or unsupported."""
+
+    def need(name: str) -> Any:
+        if values.get(name) is None:
+            raise UsageError(f"{where}: {name!r} is missing")
+        return values[name]
+
+    architecture = _architecture(values, where)
+    _refuse_unsupported(values, architecture, where)
+    heads = int(need("num_attention_heads"))
+    hidden = int(need("hidden_size"))
+    head_dim = int(values.get("head_dim") or hidden // heads)
+    theta, divisors = _rope(values, head_dim, where)
+    dtype = str(values.get("dtype") or values.get("torch_dtype") or "float32")
+    if dtype not in _DTYPES:
+        raise UsageError(f"{where}: dtype {dtype!r} is not supported; one of {', '.join(_DTYPES)}")
+    return ModelConfig(
+        architecture=architecture,
+        layers=int(need("num_hidden_layers")),
+        hidden=hidden,
+        intermediate=int(need("intermediate_size")),
+        heads=heads,
+        kv_heads=int(values.get("num_key_value_heads") or heads),
+        head_dim=head_dim,
+        vocab=int(need("vocab_size")),
+        max_positions=int(need("max_position_embeddings")),
+        rms_eps=float(need("rms_norm_eps")),
+        rope_theta=theta,
+        rope_divisors=divisors,
+        tied_embeddings=bool(values.get("tie_word_embeddings", False)),
+        qkv_bias=architecture == "qwen2",
+        qk_norm=architecture == "qwen3",
+        dtype=dtype,
+    )
+
+
+def _architecture(values: Mapping[str, Any], where: str) -> str:
+    names = values.get("architectures") or []
+    for name in names:
+        if name in _ARCHITECTURES:
+            return _ARCHITECTURES[name]
+    if names:
+        raise UsageError(
+            f"{where}: architecture {', '.join(map(str, names))} is not supported; "
+            f"supported: {', '.join(_ARCHITECTURES)}"
+        )
+    model_type = values.get("model_type")
+    if model_type not in _ARCHITECTURES.values():
+        raise UsageError(f"{where}: model_type {model_type!r} is not supported")
+    return str(model_type)
+
+
+def _refuse_unsupported(values: Mapping[str, Any], architecture: str, where: str) -> None:
+    activation = values.get("hidden_act", "silu")
+    if activation != "silu":
+        raise UsageError(f"{where}: hidden_act {activation!r} is not supported; only 'silu' is")
+    for name in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if values.get(name):
+            raise UsageError(f"{where}: {name} is set; mixtures of experts are not supported yet")
+    sliding = "sliding_attention" in (values.get("layer_types") or [])
+    if values.get("use_sliding_window") or sliding:
+        raise UsageError(f"{where}: sliding window attention is active; it is not supported")
+    if values.get("quantization_config"):
+        raise UsageError(f"{where}: quantization_config is set; take the unquantized weights")
+    if values.get("attention_bias") and architecture != "qwen2":
+        raise UsageError(f"{where}: attention_bias is not supported for {architecture}")
+    if values.get("mlp_bias"):
+        raise UsageError(f"{where}: mlp_bias is not supported")
+    partial = values.get("partial_rotary_factor")
+    if partial not in (None, 1, 1.0):
+        raise UsageError(f"{where}: partial_rotary_factor {partial} is not supported")
+
+
+def _rope(
+    values: Mapping[str, Any], head_dim: int, where: str
+) -> tuple[float, tuple[float, ...]]:
+    """transformers 5 keeps theta inside `rope_parameters`, 4 beside `rope_scaling`."""
+    rope = dict(values.get("rope_scaling") or {})
+    rope.update(values.get("rope_parameters") or {})
+    theta = float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise UsageError(f"{where}: partial_rotary_factor is not supported")
+    if kind == "default":
+        return theta, ()
+    if kind != "llama3":
+        raise UsageError(f"{where}: rope scaling {kind!r} is not supported; only 'llama3' is")
+    try:
+        factor, low, high, original = (
+            float(rope[name])
+            for name in (
+                "factor",
+                "low_freq_factor",
+                "high_freq_factor",
+                "original_max_position_embeddings",
+            )
+        )
+    except KeyError as error:
+        raise UsageError(f"{where}: rope scaling 'llama3' lacks {error}") from error
+    return theta, llama3_divisors(head_dim, theta, factor, low, high, int(original))
