@@ -29,12 +29,14 @@ class Kind(Enum):
 class Buffer:
     """A storage seen by a recording; equal only to itself.
 
-    `role` is the registered tensor's, else empty. `data` holds a constant's bytes.
+    `graph` labels the graph that made it; `role` is a registered tensor's, else empty; `data`
+    holds a constant's bytes.
     """
 
     nbytes: int
     label: str
     kind: Kind
+    graph: str = ""
     role: str = ""
     data: bytes = b""
 
@@ -68,6 +70,12 @@ def reference(tensor: torch.Tensor, buffer: Buffer) -> TensorRef:
         tensor.is_conj(),
         tensor.is_neg(),
     )
+
+
+def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole storage of `tensor` as a 1-D uint8 tensor that shares its memory."""
+    with torch.no_grad():
+        return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -107,4 +115,3 @@ class Memory:
         """The buffer that holds `tensor`; None for memory that was never recorded."""
         found = self._known.get(tensor.untyped_storage()._cdata)
         return None if found is None else found[1]
-

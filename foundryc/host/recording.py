@@ -1,0 +1,309 @@
+"""Recording on the host: registered tensors, graphs, and what becomes of them in the bundle."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+import foundryc
+from foundryc.host.buffers import (
+    Buffer,
+    Kind,
+    Memory,
+    TensorRef,
+    dense,
+    dtype_name,
+    raw_bytes,
+    reference,
+)
+from foundryc.host.encode import Encoded, Node, encode, references
+from foundryc.host.layout import Layout, arrange
+from foundryc.host.plan import Lifetime, Plan, plan
+from foundryc.host.tape import Tape
+from foundryc.host.verify import Proof, prove
+from foundryc.pack import Capture
+from foundryc.template import GraphTable
+from foundryc.weights import Piece
+from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
+from foundryrt.errors import UsageError
+
+
+@dataclass
+class RecordedGraph:
+    """One graph, while and after it is recorded."""
+
+    name: str
+    key: dict[str, int | str]
+    label: str
+    memory: Memory
+    outputs: list[tuple[str, TensorRef, torch.Tensor]] = field(default_factory=list)
+    calls: list[Encoded] = field(default_factory=list)
+    offsets: dict[Buffer, int] = field(default_factory=dict)
+    scratch: int = 0
+    open: bool = True
+
+    def output(self, name: str, tensor: torch.Tensor) -> None:
+        """Name a result of this graph; it keeps its bytes until the graph's next launch.
+
+        The tensor is one that the graph made, a registered one, or a view of either.
+        UsageError outside the graph's `with` block or for a name given twice.
+        """
+        if not self.open:
+            raise UsageError(f"{self.label}: name output {name!r} inside the graph's with block")
+        if any(known == name for known, _, _ in self.outputs):
+            raise UsageError(f"{self.label}: two outputs are named {name!r}")
+        plain = tensor.resolve_conj().resolve_neg()
+        buffer = self.memory.find(plain)
+        if buffer is None or (buffer.kind is Kind.SCRATCH and buffer.graph != self.label):
+            raise UsageError(f"{self.label}: output {name!r} was not made by this graph")
+        if buffer.kind is Kind.SCRATCH:
+            buffer.kind = Kind.OUTPUT
+        self.outputs.append((name, reference(plain, buffer), plain))
+
+
+@dataclass(frozen=True)
+class _Registered:
+    name: str
+    role: str
+    ref: TensorRef
+    pieces: Sequence[Piece]
+
+
+class HostRecording:
+    """The `host` backend of a Recorder. Graphs run for real while they are recorded."""
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+        self._tensors: list[_Registered] = []
+        self._graphs: list[RecordedGraph] = []
+        self._kept: dict[Buffer, torch.Tensor] = {}
+        self._initial: dict[Buffer, torch.Tensor] = {}
+        self._choices: dict[tuple[object, ...], bool] = {}
+        self._active = False
+
+    def register(
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece]
+    ) -> torch.Tensor:
+        """See Recorder.register; a tensor registered before gets a further name."""
+        if any(known.name == name for known in self._tensors):
+            raise UsageError(f"two tensors are registered as {name!r}")
+        if self._active:
+            raise UsageError(f"{name}: register tensors before the graph, not inside it")
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise UsageError(f"{name}: the host target takes dense CPU tensors")
+        if dtype_name(tensor.dtype) is None:
+            raise UsageError(f"{name}: a bundle cannot hold {tensor.dtype}")
+        buffer = self._memory.find(tensor)
+        if buffer is None or buffer.kind is not Kind.REGISTERED:
+            with torch.no_grad():
+                tensor = dense(tensor.contiguous() if pieces else tensor)
+            nbytes = tensor.untyped_storage().nbytes()
+            buffer = Buffer(nbytes, f"the {role} {name!r}", Kind.REGISTERED, role=role)
+            self._memory.add(tensor, buffer)
+            self._kept[buffer] = tensor
+            if role not in ("weight", "constant"):
+                contents = raw_bytes(tensor)
+                if bool(contents.any()):
+                    self._initial[buffer] = contents.clone()
+        elif buffer.role != role or pieces:
+            raise UsageError(f"{name}: its memory is registered already, as {buffer.label}")
+        self._tensors.append(_Registered(name, role, reference(tensor, buffer), pieces))
+        return tensor
+
+    @contextmanager
+    def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
+        """Record the body; nothing is kept of a graph that is left by an exception."""
+        label = f"{name}[{', '.join(f'{k}={v}' for k, v in key.items())}]" if key else name
+        if any(known.name == name and known.key == key for known in self._graphs):
+            raise UsageError(f"two graphs are named {label}")
+        if self._active:
+            raise UsageError(f"graph {label} begins inside another graph")
+        _check_numerics()
+        graph = RecordedGraph(name, key, f"graph {label}", self._memory)
+        tape = Tape(graph.label, self._memory, self._choices)
+        self._active = True
+        try:
+            with tape.recording():
+                yield graph
+            self._finish(graph, tape)
+        except BaseException:
+            for _, ref, _ in graph.outputs:
+                if ref.buffer.graph == graph.label and ref.buffer.kind is Kind.OUTPUT:
+                    ref.buffer.kind = Kind.SCRATCH
+            raise
+        finally:
+            graph.open = False
+            self._active = False
+
+    def _finish(self, graph: RecordedGraph, tape: Tape) -> None:
+        lifetimes = _lifetimes(tape.nodes)
+        graph.calls = [encode(_without_unused(n, i, lifetimes)) for i, n in enumerate(tape.nodes)]
+        temporary = [b for b in lifetimes if b.kind is Kind.SCRATCH]
+        planned: Plan = plan([lifetimes[b] for b in temporary])
+        graph.offsets = dict(zip(temporary, planned.offsets, strict=True))
+        graph.scratch = planned.size
+        for _, ref, tensor in graph.outputs:
+            self._kept.setdefault(ref.buffer, tensor)
+        prove(
+            Proof(
+                graph.label, graph.calls, self._kept, tape.before, graph.offsets, graph.scratch,
+                graph.outputs,
+            )
+        )  # fmt: skip
+        self._graphs.append(graph)
+
+    def capture(self, embed_weights: bool) -> Capture:
+        """Everything recorded, laid out in the arena."""
+        layout = self._arrange(embed_weights)
+        functions: dict[str, int] = {}
+        tables = [self._table(graph, layout, functions) for graph in self._graphs]
+        tensors = [self._tensor(layout, r.name, r.role, r.ref, -1) for r in self._tensors]
+        for i, graph in enumerate(self._graphs):
+            tensors += [self._tensor(layout, n, "output", ref, i) for n, ref, _ in graph.outputs]
+        return Capture(
+            target="host",
+            requirements=Requirements(
+                memory=sum(image.size for image in layout.images),
+                torch=torch.__version__.partition("+")[0],
+            ),
+            producer=_producer(),
+            regions=layout.images,
+            tensors=tensors,
+            functions=[Function(name=name) for name in functions],
+            graphs=tables,
+            pieces={
+                i: r.pieces for i, r in enumerate(self._tensors) if r.pieces and not embed_weights
+            },
+        )
+
+    def _arrange(self, embed_weights: bool) -> Layout:
+        in_files = {r.ref.buffer for r in self._tensors if r.pieces}
+        registered = dict.fromkeys(r.ref.buffer for r in self._tensors)
+        fixed = [b for b in registered if b.role in ("weight", "constant")]
+        constants = self._constants()
+        # What is stored comes first, so that a region's initial bytes are short.
+        own = [b for b in fixed if b not in in_files]
+        recipes = [b for b in fixed if b in in_files]
+        outputs = [b for g in self._graphs for b in _buffers(g) if b.kind is Kind.OUTPUT]
+        made = dict.fromkeys(outputs)
+        stored = own + (recipes if embed_weights else [])
+        contents = {b: raw_bytes(self._kept[b]) for b in stored} | {
+            b: torch.frombuffer(bytearray(b.data), dtype=torch.uint8)
+            for b in dict.fromkeys(constants.values())
+            if b.nbytes
+        }
+        layout = arrange(
+            [
+                ("weights", [*dict.fromkeys(constants.values()), *own, *recipes]),
+                ("state", [b for b in registered if b.role == "state"]),
+                ("io", [b for b in registered if b.role in ("input", "output")] + list(made)),
+            ],
+            max((graph.scratch for graph in self._graphs), default=0),
+            self._initial | contents,
+            embed_weights,
+        )
+        for buffer, shared in constants.items():
+            layout.addresses[buffer] = layout.addresses[shared]
+        return layout
+
+    def _constants(self) -> dict[Buffer, Buffer]:
+        """Each literal, and the first one of equal bytes that stands for it."""
+        first: dict[bytes, Buffer] = {}
+        found: dict[Buffer, Buffer] = {}
+        for graph in self._graphs:
+            for buffer in _buffers(graph):
+                if buffer.kind is Kind.CONSTANT:
+                    found[buffer] = first.setdefault(buffer.data, buffer)
+        return found
+
+    def _table(self, graph: RecordedGraph, layout: Layout, functions: dict[str, int]) -> GraphTable:
+        parameters = []
+        for call in graph.calls:
+            words = np.array(call.words, np.uint64)
+            for word, buffer in call.addresses:
+                if buffer in graph.offsets:
+                    words[word] += np.uint64(layout.scratch + graph.offsets[buffer])
+                else:
+                    words[word] += np.uint64(layout.addresses[buffer])
+            parameters.append(words)
+        return GraphTable(
+            name=graph.name,
+            key=graph.key,
+            kinds=[NodeKind.OPERATOR] * len(graph.calls),
+            functions=[functions.setdefault(c.function, len(functions)) for c in graph.calls],
+            skeletons=[call.skeleton for call in graph.calls],
+            parameters=parameters,
+        )
+
+    def _tensor(self, layout: Layout, name: str, role: str, ref: TensorRef, graph: int) -> Tensor:
+        address = layout.addresses[ref.buffer] + ref.offset
+        region = layout.region_of(address)
+        return Tensor(
+            name=name, region=region, offset=address - layout.images[region].base,
+            dtype=ref.dtype, shape=ref.sizes, strides=ref.strides, role=role, graph=graph,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Drop the recorder's memory; tensors that the caller still holds stay valid."""
+        self._kept.clear()
+        self._initial.clear()
+
+
+def _check_numerics() -> None:
+    if torch.get_default_dtype() != torch.float32:
+        raise UsageError(
+            f"torch's default dtype is {torch.get_default_dtype()}; a replay runs with float32:"
+            " set it back and give dtypes explicitly"
+        )
+    if torch.get_float32_matmul_precision() != "highest":
+        raise UsageError(
+            "torch's float32 matmul precision is lowered; a replay runs with 'highest': set it back"
+        )
+
+
+def _producer() -> dict[str, str]:
+    return {
+        "foundryc": foundryc.__version__,
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def _buffers(graph: RecordedGraph) -> dict[Buffer, None]:
+    """Buffers of a graph in the order of their first use."""
+    used = [buffer for call in graph.calls for _, buffer in call.addresses]
+    return dict.fromkeys(used + [ref.buffer for _, ref, _ in graph.outputs])
+
+
+def _lifetimes(nodes: Sequence[Node]) -> dict[Buffer, Lifetime]:
+    found: dict[Buffer, Lifetime] = {}
+    for i, node in enumerate(nodes):
+        for ref in references([node.args, node.kwargs, node.results]):
+            first = found[ref.buffer].first if ref.buffer in found else i
+            found[ref.buffer] = Lifetime(ref.buffer.nbytes, first, i)
+    return found
+
+
+def _without_unused(node: Node, index: int, lifetimes: dict[Buffer, Lifetime]) -> Node:
+    """`node` without the results that nothing reads."""
+    results = tuple(
+        None if ref and _is_unused(ref.buffer, index, lifetimes) else ref for ref in node.results
+    )
+    if results == node.results:
+        return node
+    for old, new in zip(node.results, results, strict=True):
+        if old is not None and new is None:
+            lifetimes.pop(old.buffer, None)
+    return Node(node.function, node.args, node.kwargs, results)
+
+
+def _is_unused(buffer: Buffer, index: int, lifetimes: dict[Buffer, Lifetime]) -> bool:
+    if buffer.kind is not Kind.SCRATCH or buffer not in lifetimes:
+        return buffer.kind is Kind.SCRATCH
+    return lifetimes[buffer].first == lifetimes[buffer].last == index

@@ -1,0 +1,212 @@
+"""The tape: every ATen call of a graph, seen by a dispatch mode while it runs for real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from foundryc.host import overload
+from foundryc.host.buffers import Buffer, Kind, Memory, TensorRef, dtype_name, raw_bytes, reference
+from foundryc.host.encode import Encoded, Node, NotEncodable, encode
+from foundryc.host.refuse import check_operator, check_tensor, refusal
+from foundryrt.host.replay import flatten
+
+_EMPTY = {
+    "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted",
+}  # fmt: skip
+_LITERAL = {"lift_fresh", "lift"}
+_LEAVES = {
+    torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__,
+    torch.Tensor.data_ptr,
+}  # fmt: skip
+
+
+class _NoLeaving(TorchFunctionMode):
+    """Refuses what reads a tensor behind the dispatcher's back."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _LEAVES:
+            raise refusal(
+                f"Tensor.{func.__name__}", "takes a tensor out of the graph", "do it afterwards"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+class Tape(TorchDispatchMode):
+    """Records into `nodes`; `memory` knows the registered storages."""
+
+    def __init__(self, label: str, memory: Memory, choices: dict[tuple[object, ...], bool]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.label = label
+        self.nodes: list[Node] = []
+        self.before: dict[Buffer, torch.Tensor] = {}
+        """Bytes of each outer buffer that the graph writes, as they were before its first write."""
+        self._prologue: list[Node] = []
+        self._memory = memory
+        self._choices = choices
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the body; leaves torch as it was."""
+        with torch.no_grad(), _NoLeaving(), self:
+            yield
+        self.nodes = self._prologue + self.nodes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        op: OpOverload[..., Any] = func
+        kwargs = kwargs or {}
+        # Under inference_mode composite operators arrive whole.
+        if _is_composite(op):
+            with self:
+                return op._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+        check_operator(op, args, kwargs)
+        base = op._schema.name.split("::")[1]
+        if base in _LITERAL and self._memory.find(args[0]) is None:
+            check_tensor(op.name(), args[0])
+            self._literal(args[0])
+            return op(*args, **kwargs)
+        return self._call(op, base, tuple(args), kwargs)
+
+    def _call(
+        self, op: OpOverload[..., Any], base: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        name = op.name()
+        ref_args = tuple(self._refer(name, value) for value in args)
+        ref_kwargs = {key: self._refer(name, value) for key, value in kwargs.items()}
+        moves_data = op._schema.is_mutable and torch.Tag.inplace_view not in op.tags
+        written = _written(op, args, kwargs) if moves_data else []
+        for tensor in written:
+            self._before_write(name, tensor)
+        sizes = [tensor.untyped_storage().nbytes() for tensor in written]
+        value = op(*args, **kwargs)
+        if sizes != [tensor.untyped_storage().nbytes() for tensor in written]:
+            raise refusal(name, "resizes its out= tensor", "give the tensor its size at creation")
+        returned = flatten(value)
+        fresh = [self._memory.find(tensor) is None for tensor in returned]
+        if not moves_data and not any(fresh):
+            return value
+        for tensor, new in zip(returned, fresh, strict=True):
+            if new:
+                self._note_result(name, tensor)
+        if base in _EMPTY:
+            return value
+        results = tuple(
+            self._refer(name, tensor) if new else None
+            for tensor, new in zip(returned, fresh, strict=True)
+        )
+        node = Node(name, ref_args, ref_kwargs, results if any(fresh) else ())
+        encoded = self._encode(node)
+        if not moves_data and self._has_out(op, args, kwargs, returned, results, encoded):
+            function, new_args, new_kwargs = overload.rewrite(  # type: ignore[misc]
+                op, ref_args, ref_kwargs, results
+            )
+            node = Node(function.name(), new_args, new_kwargs)
+        self.nodes.append(node)
+        return value
+
+    def _has_out(
+        self,
+        op: OpOverload[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        returned: Sequence[torch.Tensor],
+        results: Sequence[TensorRef | None],
+        encoded: Encoded,
+    ) -> bool:
+        signature = encoded.signature()
+        if signature not in self._choices:
+            plain = all(
+                r is not None and r.offset == 0 and not (r.conj or r.neg) for r in results
+            ) and len({id(r.buffer) for r in results if r}) == len(results)
+            self._choices[signature] = plain and overload.works(op, args, kwargs, returned)
+        return self._choices[signature]
+
+    def _encode(self, node: Node) -> Encoded:
+        try:
+            return encode(node)
+        except NotEncodable as error:
+            raise refusal(node.function, f"takes {error}", "use plain arguments") from error
+
+    def _note_result(self, name: str, tensor: torch.Tensor) -> None:
+        check_tensor(name, tensor)
+        if dtype_name(tensor.dtype) is None:
+            raise refusal(name, f"gives {tensor.dtype}", "use a dtype that a bundle can hold")
+        nbytes = tensor.untyped_storage().nbytes()
+        self._memory.add(tensor, Buffer(nbytes, f"a result of {name}", Kind.SCRATCH, self.label))
+
+    def _literal(self, tensor: torch.Tensor) -> None:
+        data = raw_bytes(tensor).numpy().tobytes()
+        self._memory.add(
+            tensor, Buffer(len(data), "a literal", Kind.CONSTANT, self.label, data=data)
+        )
+
+    def _refer(self, name: str, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [self._refer(name, item) for item in value]
+        if not isinstance(value, torch.Tensor):
+            return value
+        check_tensor(name, value)
+        buffer = self._memory.find(value)
+        what = f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+        if buffer is None:
+            raise refusal(
+                name, f"uses unrecorded memory ({what})", "register the tensor with the recorder"
+            )
+        if buffer.kind is Kind.SCRATCH and buffer.graph != self.label:
+            raise refusal(
+                name,
+                f"uses {what} that {buffer.graph} made and did not keep",
+                "name it there with output()",
+            )
+        if dtype_name(value.dtype) is None:
+            raise refusal(name, f"uses {what}", "use a dtype that a bundle can hold")
+        return reference(value, buffer)
+
+    def _before_write(self, name: str, tensor: torch.Tensor) -> None:
+        buffer = self._memory.find(tensor)
+        if buffer is None or (buffer.kind is Kind.SCRATCH) or buffer in self.before:
+            return
+        if buffer.kind is Kind.CONSTANT and buffer.graph == self.label:
+            self._unfold_literal(buffer)
+            return
+        if buffer.kind is Kind.CONSTANT or buffer.role in ("weight", "constant"):
+            raise refusal(name, f"writes to {buffer.label}", "register it as state")
+        if buffer.kind is Kind.OUTPUT and buffer.graph == self.label:
+            return
+        self.before[buffer] = raw_bytes(tensor).clone()
+
+    def _unfold_literal(self, buffer: Buffer) -> None:
+        """Give a literal that is written to its bytes anew at every launch."""
+        constant = Buffer(buffer.nbytes, buffer.label, Kind.CONSTANT, self.label, data=buffer.data)
+        buffer.kind, buffer.data = Kind.SCRATCH, b""
+        target, source = (
+            TensorRef(b, 0, (buffer.nbytes,), (1,), "uint8") for b in (buffer, constant)
+        )
+        self._prologue.append(Node("aten::copy_", (target, source), {}))
+
+
+def _is_composite(op: OpOverload[..., Any]) -> bool:
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    name = op.name()
+    return has(name, "CompositeImplicitAutograd") and not has(name, "CPU")
+
+
+def _written(
+    op: OpOverload[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """The tensors that the schema says the call writes."""
+    found: list[torch.Tensor] = []
+    for i, declared in enumerate(op._schema.arguments):
+        if declared.alias_info is not None and declared.alias_info.is_write:
+            found += flatten(args[i] if i < len(args) else kwargs.get(declared.name))
+    return found

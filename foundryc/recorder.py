@@ -1,0 +1,127 @@
+"""Recording torch code into a bundle: the entry point of every capture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Protocol
+
+import torch
+
+from foundryc.pack import Capture, Setting, write_bundle
+from foundryc.weights import Piece
+from foundryrt.bundle.schema import ROLES, TARGETS
+from foundryrt.errors import UsageError
+
+
+class GraphRecording(Protocol):
+    """A graph being recorded."""
+
+    def output(self, name: str, tensor: torch.Tensor) -> None:
+        """Name a result of this graph; only inside the graph's `with` block."""
+
+
+class Recording(Protocol):
+    """What a target's backend offers to the recorder."""
+
+    def register(
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece]
+    ) -> torch.Tensor:
+        """A tensor of equal contents in the arena."""
+
+    def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
+        """Records the body of the `with` block."""
+
+    def capture(self, embed_weights: bool) -> Capture:
+        """All that has been recorded."""
+
+    def close(self) -> None:
+        """Let go of the arena."""
+
+
+def _open_recording(target: str) -> Recording:
+    if target == "host":
+        from foundryc.host.recording import HostRecording
+
+        return HostRecording()
+    from foundryc.cuda.recording import CudaRecording
+
+    return CudaRecording()
+
+
+class Recorder:
+    """Records graphs of torch code for `target` ("host" or "cuda") and saves them as a bundle.
+
+    with Recorder(target="host", workload="demo", settings={"width": 64}) as r:
+        w = r.register("w", weight, role="weight")
+        x = r.register("x", torch.zeros(8, 64), role="input")
+        with r.graph("forward", batch=8) as g:
+            g.output("y", x @ w)
+        r.save("demo.fdy")
+
+    `settings` is flat: what the workload's driver must know about the capture.
+    """
+
+    def __init__(self, target: str, workload: str, settings: dict[str, Setting]) -> None:
+        if target not in TARGETS:
+            raise UsageError(f"target {target!r}: use one of {', '.join(TARGETS)}")
+        for key, value in settings.items():
+            if not (value is None or isinstance(value, (bool, int, float, str))):
+                raise UsageError(
+                    f"setting {key}: {type(value).__name__} is no number, text or None"
+                )
+        self.target = target
+        self._workload = workload
+        self._settings = dict(settings)
+        self._files: dict[str, bytes] = {}
+        self._undo = ExitStack()
+        self._recording = _open_recording(target)
+        self._undo.callback(self._recording.close)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._undo.close()
+
+    def register(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        role: str,
+        pieces: Sequence[Piece] | None = None,
+    ) -> torch.Tensor:
+        """A tensor of the same shape, dtype and contents in the arena, to be used from now on.
+
+        `role`: weight and constant are only read by graphs; state is kept and updated in place by
+        them; input is written before a launch; output is memory that graphs write results into.
+        Every role begins, online, with the contents it has now. `pieces` say where in the user's
+        files a weight's contents come from: it is then stored as that recipe.
+        """
+        if role not in ROLES:
+            raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
+        if pieces and role != "weight":
+            raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
+        return self._recording.register(name, tensor, role, pieces or ())
+
+    def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
+        """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""
+        return self._recording.graph(name, **key)
+
+    def attach(self, name: str, data: bytes) -> None:
+        """Put a file into the bundle; online it is `session.file(name)`."""
+        if name in self._files:
+            raise UsageError(f"two files are attached as {name!r}")
+        self._files[name] = bytes(data)
+
+    def save(self, path: str | os.PathLike[str], embed_weights: bool = False) -> None:
+        """Write the bundle; weights that have pieces are stored only with `embed_weights`."""
+        capture = self._recording.capture(embed_weights)
+        write_bundle(path, capture, self._workload, self._settings, self._files)

@@ -1,0 +1,115 @@
+"""An open bundle on the host."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import NodeKind, Tensor
+from foundryrt.errors import FoundryError
+from foundryrt.host.arena import Arena
+from foundryrt.weights import AnyArray, load
+
+if TYPE_CHECKING:
+    from foundryrt.host.replay import Tape
+
+
+class HostBackend:
+    """Arena and graphs of `bundle`; torch is imported with the first graph.
+
+    `weights` is the folder of the weight files, where they have moved.
+    """
+
+    def __init__(self, bundle: Bundle, weights: Path | None = None) -> None:
+        self._bundle = bundle
+        manifest = bundle.manifest
+        _check_torch(manifest.requirements.torch)
+        self._threads = _threads(manifest.producer.get("threads", "1"))
+        ends = [region.base + region.size for region in manifest.regions]
+        self.arena = Arena(max(ends, default=0))
+        self._tapes: dict[int, Tape] = {}
+        for region in manifest.regions:
+            if region.section != -1:
+                data = bundle.raw(region.section)
+                self.arena.bytes[region.base : region.base + len(data)] = np.frombuffer(
+                    data, np.uint8
+                )
+        if manifest.weights.recipes:
+            load(manifest, self._rows, weights)
+
+    def _rows(self, index: int) -> AnyArray:
+        tensor = self._bundle.manifest.tensors[index]
+        columns = tensor.shape[-1] if tensor.shape else 1
+        return self.tensor(tensor).reshape(prod(tensor.shape[:-1]), columns)
+
+    def tensor(self, tensor: Tensor) -> NDArray[Any]:
+        """A tensor of the manifest as a view of the arena."""
+        base = self._bundle.manifest.regions[tensor.region].base
+        return self.arena.array(base + tensor.offset, tensor.shape, tensor.strides, tensor.dtype)
+
+    def require(self, graph: int) -> Tape:
+        """The calls of graph `graph`, prepared; every word of it is checked first."""
+        if graph not in self._tapes:
+            self._tapes[graph] = self._prepare(graph)
+        return self._tapes[graph]
+
+    def _prepare(self, index: int) -> Tape:
+        from foundryrt.host.replay import Tape, arena_view, bind
+
+        manifest = self._bundle.manifest
+        graph = manifest.graphs[index]
+        label = f"graph {graph.name} {graph.key or ''}".rstrip()
+        template = self._bundle.template(graph.template)
+        words = self._bundle.member(index).apply(template).tolist()
+        if any(kind != NodeKind.OPERATOR for kind in template.kind) or len(template.edge_from):
+            raise FoundryError(f"damaged bundle: {label} is no list of operator calls")
+        view = arena_view(self.arena)
+        skeleton = template.skeleton.tobytes()
+        starts, forms = template.parameter_start.tolist(), template.skeleton_start.tolist()
+        calls = [
+            bind(
+                manifest.functions[function].name,
+                skeleton[forms[i] : forms[i + 1]],
+                words[starts[i] : starts[i + 1]],
+                view,
+            )
+            for i, function in enumerate(template.function.tolist())
+        ]
+        return Tape(label, calls, self._threads)
+
+    def launch(self, graph: int, stream: int | None = None) -> None:
+        """Run a graph to its end; `stream` is for devices and has no meaning here."""
+        self.require(graph).launch()
+
+    def synchronize(self) -> None:
+        """Nothing is ever in flight on the host."""
+
+    def close(self) -> None:
+        """Let the graphs go; the arena disappears with the last view of it."""
+        self._tapes.clear()
+
+
+def _check_torch(wanted: str) -> None:
+    try:
+        here = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        raise FoundryError(
+            "a bundle of the host target needs torch (CPU): pip install 'foundry[host]'"
+        ) from None
+    if wanted.split(".")[:2] != here.partition("+")[0].split(".")[:2]:
+        raise FoundryError(
+            f"the bundle was captured with torch {wanted}, here is {here}; operators may differ:"
+            f" install torch {wanted} or capture again"
+        )
+
+
+def _threads(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 4 or int(text) < 1:
+        raise FoundryError(f"damaged bundle: it was recorded with {text[:20]!r} threads")
+    return int(text)

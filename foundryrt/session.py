@@ -1,0 +1,210 @@
+"""Running a bundle: open it, write inputs, launch graphs, read results; the same on both targets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Tensor
+from foundryrt.errors import UsageError
+
+
+class Backend(Protocol):
+    """What a target offers to a session; graphs go by their index in the manifest."""
+
+    def launch(self, graph: int, stream: int | None = None) -> None:
+        """Run a graph, or queue it on `stream`."""
+
+    def synchronize(self) -> None:
+        """Wait for everything queued on the session's stream."""
+
+    def tensor(self, tensor: Tensor) -> Any:
+        """host: a numpy view; cuda: an object with `read()` and `write(array)`."""
+
+    def close(self) -> None:
+        """Free what the backend holds."""
+
+
+class Graph:
+    """One graph of a session, with the tensors that it owns."""
+
+    def __init__(self, session: Session, index: int) -> None:
+        self._session = session
+        self._index = index
+
+    def launch(self, stream: int | None = None) -> None:
+        """Run the graph; on cuda queue it on `stream` (a CUstream), by default the session's."""
+        self._session._backend().launch(self._index, stream)
+
+    def tensor(self, name: str) -> Any:
+        """An output of this graph, or a shared tensor, in place (see `Session.tensor`)."""
+        return self._session._tensor(name, self._index)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of an output of this graph or of a shared tensor."""
+        return _read(self.tensor(name))
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
+        _write(name, self.tensor(name), values)
+
+
+class Session:
+    """An open bundle, ready to launch. Use `Session.open`, best in a `with` statement."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self._bundle = bundle
+        self._opened: Backend | None = backend
+        manifest = bundle.manifest
+        self.workload = manifest.workload.name
+        """Name of the workload that made the bundle."""
+        self.settings = dict(manifest.workload.settings)
+        """What the workload was captured with."""
+        self.graphs = [(graph.name, dict(graph.key)) for graph in manifest.graphs]
+        """Name and key of every graph."""
+        self._tensors = {(tensor.graph, tensor.name): tensor for tensor in manifest.tensors}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        weights: str | os.PathLike[str] | None = None,
+        device: int = 0,
+        first: tuple[str, dict[str, int | str]] | None = None,
+    ) -> Session:
+        """Check the bundle at `path`, fill its arena and make it ready.
+
+        `weights` is a folder with the weight files, where they are not where they were at capture.
+        `device` and `first`, the graph to have ready first, matter on cuda. A FoundryError says
+        what is wrong with the bundle, the machine or a weight file.
+        """
+        bundle = Bundle.open(path)
+        try:
+            graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
+            index = None if first is None else _find(graphs, first[0], first[1])
+            folder = None if weights is None else Path(weights)
+            return cls(bundle, _open_backend(bundle, folder, device, index))
+        except BaseException:
+            bundle.close()
+            raise
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the arena and the graphs; a second call does nothing."""
+        backend, self._opened = self._opened, None
+        if backend is not None:
+            try:
+                backend.close()
+            finally:
+                self._bundle.close()
+
+    def graph(self, name: str, **key: int | str) -> Graph:
+        """The graph of that name and key; UsageError lists what there is."""
+        self._backend()
+        return Graph(self, _find(self.graphs, name, key))
+
+    def tensor(self, name: str) -> Any:
+        """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda.
+
+        bfloat16 and float8 are seen as their bits (uint16, uint8).
+        """
+        return self._tensor(name, -1)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of a shared tensor."""
+        return _read(self.tensor(name))
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replace the contents of a shared tensor; UsageError unless shape and dtype agree."""
+        _write(name, self.tensor(name), values)
+
+    def file(self, name: str) -> bytes:
+        """A file that was attached at capture."""
+        self._backend()
+        if name not in self._bundle.files:
+            raise UsageError(f"no file {name!r} in the bundle; there is {_listed(self.files)}")
+        return self._bundle.file(name)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the attached files."""
+        return list(self._bundle.files)
+
+    def synchronize(self) -> None:
+        """Wait for everything queued on the session's stream; nothing to wait for on host."""
+        self._backend().synchronize()
+
+    def _backend(self) -> Backend:
+        if self._opened is None:
+            raise UsageError("the session is closed; open the bundle again")
+        return self._opened
+
+    def _tensor(self, name: str, graph: int) -> Any:
+        backend = self._backend()
+        found = self._tensors.get((graph, name)) or self._tensors.get((-1, name))
+        if found is None:
+            known = sorted(n for owner, n in self._tensors if owner in (graph, -1))
+            owners = sorted({self.graphs[g][0] for g, n in self._tensors if n == name})
+            where = f"; graph {_listed(owners)} has one: use graph(...).read" if owners else ""
+            raise UsageError(f"no tensor {name!r}; there is {_listed(known)}{where}")
+        return backend.tensor(found)
+
+
+def _open_backend(bundle: Bundle, weights: Path | None, device: int, first: int | None) -> Backend:
+    if bundle.manifest.target == "host":
+        from foundryrt.host.backend import HostBackend
+
+        return HostBackend(bundle, weights)
+    from foundryrt.cuda.backend import CudaBackend
+
+    return CudaBackend(bundle, device, first, weights)
+
+
+def _find(
+    graphs: list[tuple[str, dict[str, int | str]]], name: str, key: dict[str, int | str]
+) -> int:
+    if (name, key) in graphs:
+        return graphs.index((name, key))
+    known = [f"{n}({', '.join(f'{k}={v!r}' for k, v in given.items())})" for n, given in graphs]
+    wanted = f"{name}({', '.join(f'{k}={v!r}' for k, v in key.items())})"
+    raise UsageError(f"no graph {wanted}; there is {_listed(known)}")
+
+
+def _listed(names: list[str], limit: int = 12) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "none") + more
+
+
+def _read(handle: Any) -> NDArray[Any]:
+    if isinstance(handle, np.ndarray):
+        return np.array(handle, order="C")
+    values: NDArray[Any] = handle.read()
+    return values
+
+
+def _write(name: str, handle: Any, values: NDArray[Any]) -> None:
+    if not isinstance(handle, np.ndarray):
+        handle.write(values)
+        return
+    array = np.asarray(values)
+    if array.shape != handle.shape or array.dtype != handle.dtype:
+        raise UsageError(
+            f"{name} is {handle.dtype} {handle.shape}, not {array.dtype} {array.shape}"
+        )
+    handle[...] = array
