@@ -1,34 +1,133 @@
-"""LMMSE equalization by conjugate gradients with a fixed iteration count."""
+"""LMMSE equalization: conjugate gradients with a fixed iteration count, and a dense oracle."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
+from otfs_pipeline import banded
 from otfs_pipeline.channel import Taps, apply, apply_adjoint
+from otfs_pipeline.zak import inverse_zak, zak
 
 
-def conjugate_gradient(received: np.ndarray, taps: Taps, noise_variance: float,
-                       iterations: int) -> np.ndarray:
-    """Solve (H^H H + σ²I) x = H^H y on [M, N]; received must be nonzero, σ² positive."""
-    x = np.zeros_like(received, dtype=np.complex128)
-    residual = apply_adjoint(received, taps)
-    direction = residual
+@dataclass(frozen=True)
+class Solution:
+    """Estimate, and the steps α_i, β_i that led there; [K] each."""
+
+    x: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+
+
+def solve(
+    normal: Callable[[np.ndarray], np.ndarray], right: np.ndarray, iterations: int
+) -> Solution:
+    """`iterations` steps of conjugate gradients on normal(x) = right ≠ 0, from zero."""
+    x = np.zeros_like(right)
+    residual = direction = right
     energy = np.vdot(residual, residual).real
-    for _ in range(iterations):
-        q = apply_adjoint(apply(direction, taps), taps) + noise_variance * direction
-        alpha = energy / np.vdot(direction, q).real
-        x = x + alpha * direction
-        residual = residual - alpha * q
+    alphas, betas = np.empty(iterations), np.empty(iterations)
+    for i in range(iterations):
+        q = normal(direction)
+        alphas[i] = energy / np.vdot(direction, q).real
+        x = x + alphas[i] * direction
+        residual = residual - alphas[i] * q
         next_energy = np.vdot(residual, residual).real
-        direction = residual + next_energy / energy * direction
+        betas[i] = next_energy / energy
+        direction = residual + betas[i] * direction
         energy = next_energy
-    return x
+    return Solution(x, alphas, betas)
 
 
-def lmmse(received: np.ndarray, taps: Taps, noise_variance: float) -> tuple[np.ndarray, float]:
-    """Dense solution [M, N] and the bias μ; O(Q³), for small grids only."""
-    shape, q = received.shape, received.size
-    h = np.stack([apply(unit.reshape(shape), taps).ravel() for unit in np.eye(q)], axis=1)
+def delay_doppler_cg(
+    grid: np.ndarray,
+    taps: Taps,
+    noise_variance: float,
+    iterations: int,
+    mask: np.ndarray | float = 1.0,
+) -> Solution:
+    """Solve (P HᴴH P + σ²I) x = P Hᴴ y on [M, N]; `mask` P is 0 on bins that carry no data."""
+
+    def normal(p: np.ndarray) -> np.ndarray:
+        return mask * apply_adjoint(apply(p, taps), taps) + noise_variance * p
+
+    return solve(normal, mask * apply_adjoint(grid, taps), iterations)
+
+
+def frequency_cg(
+    samples: np.ndarray,
+    channel: banded.Bands,
+    noise_variance: float,
+    iterations: int,
+    mask: np.ndarray | float = 1.0,
+) -> Solution:
+    """The same system on time samples [Q], with H banded in frequency.
+
+    A guard strip spans all Dopplers, so its projection is diagonal in time too: `mask` [Q]. Zak
+    and DFT are unitary, so the iterates are those of `delay_doppler_cg`.
+    """
+
+    def normal(p: np.ndarray) -> np.ndarray:
+        through = banded.apply(np.fft.fft(p), channel)
+        return mask * np.fft.ifft(banded.apply_adjoint(through, channel)) + noise_variance * p
+
+    right = mask * np.fft.ifft(banded.apply_adjoint(np.fft.fft(samples), channel))
+    return solve(normal, right, iterations)
+
+
+def eigenvalues(taps: Taps, bins: tuple[int, int]) -> np.ndarray:
+    """|H(t,f)|² at bins = (times, frequencies): eigenvalues of HᴴH, as far as H is underspread.
+
+    The delay and Doppler spread multiply to about 1e-3, so the spectrum of the Gram matrix is
+    that of the time-frequency response's squared magnitude.
+    """
+    times, frequencies = bins
+    plane = np.zeros((times, frequencies), dtype=np.complex128)
+    np.add.at(plane, (taps.doppler % times, taps.delay % frequencies), taps.value)
+    return np.abs(np.fft.fft2(plane)) ** 2
+
+
+def bias(solution: Solution, eigenvalue: np.ndarray, noise_variance: float) -> tuple[float, float]:
+    """μ and the noise variance v of x̂/μ = s + e after K steps, for unit-energy symbols.
+
+    K steps compute x̂ = c(G) Hᴴ y with c(λ) = (1 - r(λ)) / (λ+σ²) and the residual polynomial r of
+    the recorded α, β. So μ = E[λc], E|x̂|² = E[(λc)² + σ²λc²] over the eigenvalues λ of G = HᴴH,
+    and v = E|x̂|²/μ² - 1; for r → 0 these are LMMSE's μ = tr[(G+σ²I)⁻¹G]/Q and v = 1/μ - 1.
+
+    On the spectrum of G, |r| <= 1 holds; beyond it (`eigenvalue` is an approximation) r grows
+    without bound, though its neighbours inside, the largest, converge first: r counts as 0 there.
+    """
+    residual = direction = np.ones_like(eigenvalue)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for alpha, beta in zip(solution.alpha, solution.beta, strict=True):
+            residual = residual - alpha * (eigenvalue + noise_variance) * direction
+            direction = residual + beta * direction
+        inside = np.abs(residual) <= 1
+    c = (1 - np.where(inside, residual, 0.0)) / (eigenvalue + noise_variance)
+    mu = np.mean(eigenvalue * c)
+    power = np.mean((eigenvalue + noise_variance) * eigenvalue * c**2)
+    return float(mu), float(power / mu**2 - 1)
+
+
+def dense_time(taps: Taps, q: int) -> np.ndarray:
+    """H on time samples as a matrix [Q, Q] complex128, for small frames only."""
+    matrix = np.zeros((q, q), dtype=np.complex128)
+    row = np.arange(q)
+    for a in np.unique(taps.delay):
+        here = taps.delay == a
+        phase = np.exp(2j * np.pi * np.outer(row - a, taps.doppler[here]) / q)
+        matrix[row, (row - a) % q] += phase @ taps.value[here]
+    return matrix
+
+
+def lmmse(grid: np.ndarray, taps: Taps, noise_variance: float) -> tuple[np.ndarray, float]:
+    """x̂ = (HᴴH+σ²I)⁻¹Hᴴy on [M, N] and the bias μ; dense, O(Q³), for small grids only."""
+    h = dense_time(taps, grid.size)
     gram = h.conj().T @ h
-    inverse = np.linalg.inv(gram + noise_variance * np.eye(q))
-    estimate = inverse @ (h.conj().T @ received.ravel())
-    return estimate.reshape(shape), float(np.trace(inverse @ gram).real / q)
+    inverse = np.linalg.inv(gram + noise_variance * np.eye(grid.size))
+    estimate = inverse @ (h.conj().T @ inverse_zak(grid))
+    # tr[(G+σ²I)⁻¹G] = Q - σ² tr[(G+σ²I)⁻¹]
+    mu = 1 - noise_variance * float(np.trace(inverse).real) / grid.size
+    return zak(estimate, *grid.shape), mu

@@ -1,4 +1,5 @@
 """Discrete Zak transform (Zak-OTFS, arXiv 2604.02266)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -19,9 +20,9 @@ def inverse_zak(grid: np.ndarray) -> np.ndarray:
     return np.fft.ifft(grid.T, axis=0, norm="ortho").reshape(-1)
 
 
-def quasi_periodic(grid: np.ndarray, k: np.ndarray, l: np.ndarray) -> np.ndarray:
-    """Value at any integer delay k and Doppler l: x[k+nM, l+mN] = x[k, l] e^{j2πnl/N}."""
+def quasi_periodic(grid: np.ndarray, delay: np.ndarray, doppler: np.ndarray) -> np.ndarray:
+    """Value at any integer delay and Doppler: x[k+nM, l+mN] = x[k, l] e^{j2πnl/N}."""
     m, n = grid.shape
-    turns = np.floor_divide(k, m)
-    l0 = np.mod(l, n)
-    return grid[np.mod(k, m), l0] * np.exp(2j * np.pi * turns * l0 / n)
+    turns = np.floor_divide(delay, m)
+    inside = np.mod(doppler, n)
+    return grid[np.mod(delay, m), inside] * np.exp(2j * np.pi * turns * inside / n)

@@ -1,4 +1,5 @@
 """Bit error rate and latency percentiles."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,0 +1,155 @@
+"""Settings of a Zak-OTFS link; made once, recorded in the bundle, read again online."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from foundryrt.errors import UsageError
+
+# Bins beyond the physical spread that the window of the channel estimate covers: (delay, Doppler).
+WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
+# Bins beyond the physical spread at which the simulated channel cuts the pulses' tails.
+CHANNEL_REACH = {"rrc": 8, "sinc": 48}
+
+
+def _help(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Grid, waveform, pilot and receiver of one link. UsageError where a value cannot work."""
+
+    grid: str = _help("1024x32", "delay x Doppler bins (M x N)")
+    nu_p: float = _help(15e3, "Doppler period in Hz")
+    nu_max: float = _help(815.0, "largest Doppler shift in Hz")
+    delay_spread: float = _help(2.51e-6, "largest path delay in seconds")
+    pulse: str = _help("rrc", "pulse in delay and Doppler: rrc or sinc")
+    rolloff: float = _help(0.6, "roll-off of the rrc pulse, 0 < rolloff <= 1")
+    modulation: int = _help(16, "points of the QAM constellation: 4, 16 or 64")
+    pilot_db: float = _help(
+        0.0, "pilot energy over a symbol's in dB; 0: what the guard strip would carry as symbols"
+    )
+    guard: int = _help(0, "delay bins of the guard strip, odd; 0: from the spread")
+    doppler_reach: int = _help(
+        0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc) or 8 (sinc)"
+    )
+    gain_model: str = _help("fixed", "path gains of the synthetic source: fixed or rayleigh")
+    iterations: int = _help(20, "conjugate-gradient iterations")
+    tap_sigmas: float = _help(3.0, "taps count above this many noise deviations")
+    max_taps: int = _help(192, "the strongest taps that are kept at most")
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", self.grid):
+            raise UsageError(f"grid {self.grid!r}: write delay x Doppler bins, such as 1024x32")
+        _choice("pulse", self.pulse, ("rrc", "sinc"))
+        _choice("modulation", self.modulation, (4, 16, 64))
+        _choice("gain-model", self.gain_model, ("fixed", "rayleigh"))
+        _range("nu-p", self.nu_p, 1.0, 1e9)
+        _range("nu-max", self.nu_max, 0.0, self.nu_p / 2)
+        _range("delay-spread", self.delay_spread, 0.0, 0.5 / self.nu_p)
+        _range("rolloff", self.rolloff, 1e-3, 1.0)
+        _range("pilot-db", self.pilot_db, 0.0, 80.0)
+        _range("doppler-reach", self.doppler_reach, 0, self.n)
+        _range("iterations", self.iterations, 1, 1000)
+        _range("tap-sigmas", self.tap_sigmas, 0.0, 100.0)
+        least = 2 * self.delay_taps + 3
+        if self.guard % 2 == 0 and self.guard != 0:
+            raise UsageError(
+                f"guard {self.guard}: the pilot stands in its middle; use an odd number"
+            )
+        if not least <= self.guard_bins < self.m:
+            raise UsageError(
+                f"guard of {self.guard_bins} delay bins in grid {self.grid}: use {least} to "
+                f"{self.m - 1}, or a larger grid"
+            )
+        if 2 * self.doppler_range + 1 >= self.n:
+            raise UsageError(
+                f"grid {self.grid}: the channel covers {2 * self.doppler_range + 1} Doppler bins, "
+                f"the noise estimate needs one more; use more than {self.n} or a smaller "
+                "doppler-reach"
+            )
+        _range("max-taps", self.max_taps, 1, self.window_delays * (2 * self.doppler_range + 1))
+
+    @property
+    def m(self) -> int:
+        """Delay bins."""
+        return int(self.grid.split("x")[0])
+
+    @property
+    def n(self) -> int:
+        """Doppler bins."""
+        return int(self.grid.split("x")[1])
+
+    @property
+    def q(self) -> int:
+        """Samples a frame, M·N."""
+        return self.m * self.n
+
+    @property
+    def bandwidth(self) -> float:
+        """Hz, and complex samples a second."""
+        return self.m * self.nu_p
+
+    @property
+    def frame_seconds(self) -> float:
+        """Length of a frame: the receiver's deadline."""
+        return self.n / self.nu_p
+
+    @property
+    def bits_per_symbol(self) -> int:
+        return self.modulation.bit_length() - 1
+
+    @property
+    def pulse_rolloff(self) -> float:
+        """Roll-off of the raised cosine that the pulses make together; 0 is sinc."""
+        return self.rolloff if self.pulse == "rrc" else 0.0
+
+    @property
+    def delay_taps(self) -> int:
+        """Delay bins of the largest path delay."""
+        return math.ceil(self.delay_spread * self.bandwidth)
+
+    @property
+    def doppler_range(self) -> int:
+        """Doppler taps -D to D are estimated."""
+        reach = self.doppler_reach or WINDOW_REACH[self.pulse][1]
+        return math.ceil(self.nu_max * self.frame_seconds) + reach
+
+    @property
+    def guard_bins(self) -> int:
+        """Delay bins of the guard strip, the pilot's own among them."""
+        return self.guard or 2 * (self.delay_taps + WINDOW_REACH[self.pulse][0]) + 1
+
+    @property
+    def first_tap(self) -> int:
+        """Smallest (negative) delay tap that is estimated; the largest is guard_bins // 2."""
+        return self.delay_taps - self.guard_bins // 2
+
+    @property
+    def window_delays(self) -> int:
+        """Delay taps that are estimated."""
+        return self.guard_bins // 2 - self.first_tap + 1
+
+    @property
+    def pilot(self) -> tuple[int, int]:
+        """Delay and Doppler bin of the pilot."""
+        return self.m // 2, self.n // 2
+
+    @property
+    def pilot_amplitude(self) -> float:
+        energy = 10 ** (self.pilot_db / 10) if self.pilot_db else self.guard_bins * self.n
+        return math.sqrt(energy)
+
+
+def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} {value!r}: use {' or '.join(str(x) for x in allowed)}")
+
+
+def _range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{name} {value}: use {low:g} to {high:g}")
