@@ -103,9 +103,7 @@ def _refuse_unsupported(values: Mapping[str, Any], architecture: str, where: str
         raise UsageError(f"{where}: partial_rotary_factor {partial} is not supported")
 
 
-def _rope(
-    values: Mapping[str, Any], head_dim: int, where: str
-) -> tuple[float, tuple[float, ...]]:
+def _rope(values: Mapping[str, Any], head_dim: int, where: str) -> tuple[float, tuple[float, ...]]:
     """transformers 5 keeps theta inside `rope_parameters`, 4 beside `rope_scaling`."""
     rope = dict(values.get("rope_scaling") or {})
     rope.update(values.get("rope_parameters") or {})

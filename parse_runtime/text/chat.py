@@ -1,0 +1,92 @@
+"""Chat templates, and the judge's question as a pure suffix of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from foundryrt.errors import UsageError
+
+_MARK = "MARKOFTHEDRAFT"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A chat template (Jinja), its special tokens, and the ids that end an answer."""
+
+    template: str
+    bos: str
+    eos: str
+    stops: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` reads it back."""
+        return {
+            "template": self.template,
+            "bos": self.bos,
+            "eos": self.eos,
+            "stops": list(self.stops),
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Chat:
+        return Chat(
+            str(values["template"]),
+            str(values["bos"]),
+            str(values["eos"]),
+            tuple(int(stop) for stop in values["stops"]),
+        )
+
+    def prompt(self, question: str) -> str:
+        """The conversation up to where the assistant's answer begins."""
+        return self._render([{"role": "user", "content": question}])
+
+    def judge_suffix(self, question: str, judgement: str) -> str:
+        """What follows an answer to `question` when a new user turn asks for a verdict on it.
+
+        UsageError where the template rewrites what came before (then the KV entries of the
+        judged answer would not be those of the answer itself).
+        """
+        messages = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": _MARK},
+            {"role": "user", "content": judgement},
+        ]
+        # Templates of reasoning models leave the verdict's place for a thought unless told so.
+        judged = self._render(messages, enable_thinking=False)
+        trunk = self.prompt(question) + _MARK
+        if not judged.startswith(trunk) or _MARK in judged[len(trunk) :]:
+            raise UsageError(
+                "the chat template does not keep the beginning of a conversation unchanged when "
+                "a turn is added, so a judge's question cannot be appended to an answer"
+            )
+        return judged[len(trunk) :]
+
+    def _render(self, messages: list[dict[str, str]], **settings: object) -> str:
+        if not self.template:
+            raise UsageError("the model has no chat template; give one with --chat-template FILE")
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _raise_exception
+        try:
+            return environment.from_string(self.template).render(
+                messages=messages,
+                add_generation_prompt=True,
+                bos_token=self.bos,
+                eos_token=self.eos,
+                **settings,
+            )
+        except jinja2.TemplateError as error:
+            raise UsageError(f"the chat template fails: {error}") from error
+
+
+def _raise_exception(message: str) -> NoReturn:
+    """Templates call this to refuse a conversation."""
+    import jinja2
+
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,86 @@
+"""Tokens of text, and text of tokens as they stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import tokenizers
+
+from foundryrt.errors import FoundryError, UsageError
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokenizer:
+    """A thin face of `tokenizers.Tokenizer`; never adds special tokens of its own."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self._inner = inner
+        vocabulary = json.dumps(sorted(inner.get_vocab(with_added_tokens=True).items()))
+        self.fingerprint = hashlib.sha256(vocabulary.encode()).hexdigest()
+        """Equal for tokenizers whose tokens have the same ids."""
+
+    @staticmethod
+    def from_json(text: str) -> Tokenizer:
+        """From the contents of a tokenizer.json; UsageError where they are damaged."""
+        try:
+            return Tokenizer(tokenizers.Tokenizer.from_str(text))
+        except Exception as error:  # The package raises Exception itself.
+            raise UsageError(f"tokenizer.json cannot be read: {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; special tokens written out in the text are recognised."""
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return str(self._inner.decode(list(tokens), skip_special_tokens=True))
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its exact text."""
+        index = self._inner.token_to_id(token)
+        return None if index is None else int(index)
+
+    def require_id(self, token: str) -> int:
+        """As `token_id`; UsageError where there is no such token."""
+        index = self.token_id(token)
+        if index is None:
+            raise UsageError(f"the tokenizer has no token {token!r}")
+        return index
+
+    def single(self, text: str) -> int:
+        """The id of a text that is one token; UsageError where it is several."""
+        tokens = self.encode(text)
+        if len(tokens) != 1:
+            raise UsageError(
+                f"{text!r} is {len(tokens)} tokens; the judge's words must be one each"
+            )
+        return tokens[0]
+
+
+class TextStream:
+    """Text of a growing sequence of tokens, never cut inside a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._read = 0
+        self._start = 0
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that became complete; "" while a character is still in parts.
+
+        Text is decoded from the last piece printed on, since decoders may treat the first token
+        of a text specially (a leading space).
+        """
+        self._tokens += tokens
+        before = self._tokenizer.decode(self._tokens[self._start : self._read])
+        after = self._tokenizer.decode(self._tokens[self._start :])
+        if after.endswith(_INCOMPLETE) or not self._tokens[self._read :]:
+            return ""
+        if not after.startswith(before):
+            raise FoundryError("the tokenizer's text of a token depends on what follows it")
+        self._start, self._read = self._read, len(self._tokens)
+        return after[len(before) :]

@@ -1,0 +1,1 @@
+"""Parameters of a decoder as pieces of the user's weight files."""

@@ -1,0 +1,168 @@
+"""The parameters of a decoder: names and shapes, and recipes from safetensors and GGUF names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from foundryc.weights import Piece, StoredTensor, whole
+from foundryrt.errors import UsageError
+from parse_runtime.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: `layers.3.qkv`, its shape, and what fills it."""
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a family of files calls the tensors of a decoder; `{}` stands for the layer."""
+
+    embed: str
+    norm: str
+    head: str
+    layer: str
+    q: str
+    k: str
+    v: str
+    o: str
+    gate: str
+    up: str
+    down: str
+    input_norm: str
+    post_norm: str
+    q_norm: str
+    k_norm: str
+    interleaved: bool
+    """Rows of q and k of a head alternate between the two halves of its rotary pairs."""
+
+
+SAFETENSORS = Names(
+    embed="model.embed_tokens", norm="model.norm", head="lm_head", layer="model.layers.{}.",
+    q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.o_proj",
+    gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj",
+    input_norm="input_layernorm", post_norm="post_attention_layernorm",
+    q_norm="self_attn.q_norm", k_norm="self_attn.k_norm", interleaved=False,
+)  # fmt: skip
+
+
+def gguf_names(architecture: str) -> Names:
+    """llama.cpp's converter permutes q and k of Llama, not those of Qwen."""
+    return Names(
+        embed="token_embd", norm="output_norm", head="output", layer="blk.{}.",
+        q="attn_q", k="attn_k", v="attn_v", o="attn_output",
+        gate="ffn_gate", up="ffn_up", down="ffn_down",
+        input_norm="attn_norm", post_norm="ffn_norm",
+        q_norm="attn_q_norm", k_norm="attn_k_norm", interleaved=architecture == "llama",
+    )  # fmt: skip
+
+
+def parameters(
+    config: ModelConfig, names: Names, stored: Mapping[str, StoredTensor]
+) -> list[Parameter]:
+    """Every parameter of the decoder with its recipe.
+
+    UsageError names a tensor that is missing or of another shape than the configuration says.
+    """
+
+    def find(name: str, shape: tuple[int, ...]) -> StoredTensor:
+        if name not in stored:
+            raise UsageError(f"the model's files have no tensor {name!r}")
+        if stored[name].shape != shape:
+            raise UsageError(
+                f"{stored[name].path}: tensor {name!r} is {list(stored[name].shape)}, "
+                f"its configuration asks for {list(shape)}"
+            )
+        return stored[name]
+
+    c = config
+    result = [_one("embed", find(f"{names.embed}.weight", (c.vocab, c.hidden)))]
+    for layer in range(c.layers):
+        prefix = names.layer.format(layer)
+        result += _layer(config, names, layer, lambda n, s, p=prefix: find(p + n, s))
+    result.append(_one("norm", find(f"{names.norm}.weight", (c.hidden,))))
+    if not c.tied_embeddings:
+        result.append(_one("head", find(f"{names.head}.weight", (c.vocab, c.hidden))))
+    return result
+
+
+def _one(name: str, stored: StoredTensor) -> Parameter:
+    return Parameter(name, stored.shape, whole(stored))
+
+
+def _layer(
+    c: ModelConfig,
+    names: Names,
+    layer: int,
+    find: Callable[[str, tuple[int, ...]], StoredTensor],
+) -> list[Parameter]:
+    def parameter(kind: str, shape: tuple[int, ...], pieces: list[Piece]) -> Parameter:
+        return Parameter(f"layers.{layer}.{kind}", shape, pieces)
+
+    def vector(kind: str, name: str, size: int) -> Parameter:
+        return parameter(kind, (size,), whole(find(f"{name}.weight", (size,))))
+
+    heads = ((names.q, c.heads), (names.k, c.kv_heads), (names.v, c.kv_heads))
+    weights, biases, row = [], [], 0
+    for name, count in heads:
+        rows = count * c.head_dim
+        interleaved = names.interleaved and name != names.v
+        weight = find(f"{name}.weight", (rows, c.hidden))
+        weights += _head_pieces(weight, count, c.head_dim, row, interleaved)
+        if c.qkv_bias:
+            biases.append(Piece(find(f"{name}.bias", (rows,)), 1, rows, column=row))
+        row += rows
+    gate = find(f"{names.gate}.weight", (c.intermediate, c.hidden))
+    up = find(f"{names.up}.weight", (c.intermediate, c.hidden))
+    result = [
+        vector("input_norm", names.input_norm, c.hidden),
+        parameter("qkv", (c.qkv_rows, c.hidden), weights),
+        parameter(
+            "o",
+            (c.hidden, c.heads * c.head_dim),
+            whole(find(f"{names.o}.weight", (c.hidden, c.heads * c.head_dim))),
+        ),
+        vector("post_norm", names.post_norm, c.hidden),
+        parameter(
+            "gate_up",
+            (2 * c.intermediate, c.hidden),
+            [*whole(gate), Piece(up, c.intermediate, c.hidden, row=c.intermediate)],
+        ),
+        parameter(
+            "down",
+            (c.hidden, c.intermediate),
+            whole(find(f"{names.down}.weight", (c.hidden, c.intermediate))),
+        ),
+    ]
+    if c.qkv_bias:
+        result.append(parameter("qkv_bias", (c.qkv_rows,), biases))
+    if c.qk_norm:
+        result.append(vector("q_norm", names.q_norm, c.head_dim))
+        result.append(vector("k_norm", names.k_norm, c.head_dim))
+    return result
+
+
+def _head_pieces(
+    stored: StoredTensor, heads: int, head_dim: int, row: int, interleaved: bool
+) -> list[Piece]:
+    """Rows of `heads` heads from `row` on; interleaved pairs are put back into halves."""
+    if not interleaved:
+        return [Piece(stored, stored.rows, stored.columns, row=row)]
+    half = head_dim // 2
+    return [
+        Piece(
+            stored,
+            half,
+            stored.columns,
+            source_row=head * head_dim + part,
+            source_row_step=2,
+            row=row + head * head_dim + part * half,
+        )
+        for head in range(heads)
+        for part in range(2)
+    ]
