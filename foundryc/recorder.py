@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from foundryc.pack import Capture, Setting, write_bundle
+from foundryc.pack import Setting, write_bundle
 from foundryc.weights import Piece
 from foundryrt.bundle.schema import ROLES, TARGETS
 from foundryrt.errors import UsageError
+
+if TYPE_CHECKING:
+    from foundryc.host.recording import HostRecording
 
 
 class GraphRecording(Protocol):
@@ -27,28 +32,43 @@ class Recording(Protocol):
     """What a target's backend offers to the recorder."""
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece]
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece] = ()
     ) -> torch.Tensor:
         """A tensor of equal contents in the arena."""
+
+    def warm_up(self) -> AbstractContextManager[None]:
+        """The body runs with its memory in the arena, before anything is recorded."""
 
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Records the body of the `with` block."""
 
-    def capture(self, embed_weights: bool) -> Capture:
-        """All that has been recorded."""
 
-    def close(self) -> None:
-        """Let go of the arena."""
+Save = Callable[[Path, str, dict[str, Setting], dict[str, bytes], bool], None]
+"""(path, workload, settings, files, embed weights): writes all that has been recorded."""
 
 
-def _open_recording(target: str) -> Recording:
+def _open_recording(target: str) -> tuple[Recording, Save]:
     if target == "host":
         from foundryc.host.recording import HostRecording
 
-        return HostRecording()
+        host = HostRecording()
+        return host, partial(_save_host, host)
+    from foundryc.cuda.image import save
     from foundryc.cuda.recording import CudaRecording
 
-    return CudaRecording()
+    cuda = CudaRecording()
+    return cuda, partial(save, cuda)
+
+
+def _save_host(
+    recording: HostRecording,
+    path: Path,
+    workload: str,
+    settings: dict[str, Setting],
+    files: dict[str, bytes],
+    embed_weights: bool,
+) -> None:
+    write_bundle(path, recording.capture(embed_weights), workload, settings, files)
 
 
 class Recorder:
@@ -76,9 +96,7 @@ class Recorder:
         self._workload = workload
         self._settings = dict(settings)
         self._files: dict[str, bytes] = {}
-        self._undo = ExitStack()
-        self._recording = _open_recording(target)
-        self._undo.callback(self._recording.close)
+        self._recording, self._save = _open_recording(target)
 
     def __enter__(self) -> Recorder:
         return self
@@ -89,7 +107,7 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._undo.close()
+        """Nothing to undo: the arena goes with the recorder."""
 
     def register(
         self,
@@ -111,6 +129,11 @@ class Recorder:
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
         return self._recording.register(name, tensor, role, pieces or ())
 
+    def warm_up(self) -> AbstractContextManager[None]:
+        """Run the workload once in this block before its graphs: on cuda, libraries and caches
+        come up inside the arena. On host it does nothing."""
+        return self._recording.warm_up()
+
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""
         return self._recording.graph(name, **key)
@@ -123,5 +146,4 @@ class Recorder:
 
     def save(self, path: str | os.PathLike[str], embed_weights: bool = False) -> None:
         """Write the bundle; weights that have pieces are stored only with `embed_weights`."""
-        capture = self._recording.capture(embed_weights)
-        write_bundle(path, capture, self._workload, self._settings, self._files)
+        self._save(Path(path), self._workload, self._settings, self._files, embed_weights)

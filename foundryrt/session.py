@@ -1,4 +1,4 @@
-"""Running a bundle: open it, write inputs, launch graphs, read results; the same on both targets."""
+"""Running a bundle: open it, write inputs, launch graphs, read results."""
 
 from __future__ import annotations
 

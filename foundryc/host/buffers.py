@@ -63,7 +63,7 @@ def reference(tensor: torch.Tensor, buffer: Buffer) -> TensorRef:
     """`tensor`, whose storage is `buffer`, as a reference that outlives it."""
     return TensorRef(
         buffer,
-        tensor.storage_offset() * tensor.element_size(),
+        int(tensor.storage_offset()) * tensor.element_size(),
         tuple(tensor.shape),
         tuple(tensor.stride()),
         _DTYPE_NAMES[tensor.dtype],
@@ -90,7 +90,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of `tensor` in memory of its own; strides kept where elements neither overlap nor gap."""
+    """A copy of `tensor` in its own memory; strides stay unless elements overlap or leave gaps."""
     source = tensor.detach().resolve_conj().resolve_neg()
     return torch.empty_like(source).copy_(source)
 
@@ -107,7 +107,7 @@ class Memory:
 
     def add(self, tensor: torch.Tensor, buffer: Buffer) -> Buffer:
         """Note that the storage of `tensor` is `buffer`."""
-        weak = StorageWeakRef(tensor.untyped_storage())
+        weak = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         self._known[weak.cdata] = (weak, buffer)
         return buffer
 

@@ -1,15 +1,16 @@
-"""Which overload a replay calls: the one that writes into planned memory, if it gives equal bits."""
+"""Which overload a replay calls: one that writes into planned memory, if its bits are equal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
 
 from foundryc.host.buffers import same_bits
+from foundryrt.host.operators import operator_name
 
 _OPTIONS = {"dtype", "layout", "device", "pin_memory"}
 _COPIES = {"aten::clone", "aten::_to_copy"}
@@ -17,7 +18,7 @@ _COPIES = {"aten::clone", "aten::_to_copy"}
 Rewritten = tuple[OpOverload[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _out_overload(op: OpOverload[..., Any]) -> OpOverload[..., Any] | None:
     wanted = [(a.name, str(a.type)) for a in op._schema.arguments]
     plain = [pair for pair in wanted if pair[0] not in _OPTIONS]
@@ -39,7 +40,7 @@ def rewrite(
     op: OpOverload[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], outs: Sequence[Any]
 ) -> Rewritten | None:
     """The call that puts the results into `outs`; None where `op` has no such overload."""
-    if op.name() in _COPIES:
+    if operator_name(op) in _COPIES:
         return torch.ops.aten.copy_.default, (outs[0], args[0]), {}
     found = _out_overload(op)
     if found is None:

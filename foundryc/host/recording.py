@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib import metadata
 
 import numpy as np
 import torch
 
-import foundryc
 from foundryc.host.buffers import (
     Buffer,
     Kind,
@@ -87,7 +87,7 @@ class HostRecording:
         self._active = False
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece]
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece] = ()
     ) -> torch.Tensor:
         """See Recorder.register; a tensor registered before gets a further name."""
         if any(known.name == name for known in self._tensors):
@@ -169,7 +169,7 @@ class HostRecording:
             target="host",
             requirements=Requirements(
                 memory=sum(image.size for image in layout.images),
-                torch=torch.__version__.partition("+")[0],
+                torch=str(torch.__version__).partition("+")[0],
             ),
             producer=_producer(),
             regions=layout.images,
@@ -248,10 +248,9 @@ class HostRecording:
             dtype=ref.dtype, shape=ref.sizes, strides=ref.strides, role=role, graph=graph,
         )  # fmt: skip
 
-    def close(self) -> None:
-        """Drop the recorder's memory; tensors that the caller still holds stay valid."""
-        self._kept.clear()
-        self._initial.clear()
+    def warm_up(self) -> AbstractContextManager[None]:
+        """Nothing on the host comes up late enough to be in a graph's way."""
+        return nullcontext()
 
 
 def _check_numerics() -> None:
@@ -266,10 +265,17 @@ def _check_numerics() -> None:
         )
 
 
+def _version() -> str:
+    try:
+        return metadata.version("foundry")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def _producer() -> dict[str, str]:
     return {
-        "foundryc": foundryc.__version__,
-        "torch": torch.__version__,
+        "foundryc": _version(),
+        "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }

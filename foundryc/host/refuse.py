@@ -13,6 +13,7 @@ import torch
 from torch._ops import OpOverload
 
 from foundryrt.errors import FoundryError
+from foundryrt.host.operators import operator_name
 
 _OUTSIDE = tuple(
     str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
@@ -54,7 +55,7 @@ def argument(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], nam
 
 def check_operator(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Refuse `op` where a replay would differ from this call; raises NotRecordable."""
-    name, base = op.name(), op._schema.name.split("::")[1]
+    name, base = operator_name(op), op._schema.name.split("::")[1]
     if op.namespace != "aten":
         raise refusal(name, "is no operator of `aten`", "use PyTorch's own operators")
     if base in _RESIZING:

@@ -15,6 +15,7 @@ from foundryc.host import overload
 from foundryc.host.buffers import Buffer, Kind, Memory, TensorRef, dtype_name, raw_bytes, reference
 from foundryc.host.encode import Encoded, Node, NotEncodable, encode
 from foundryc.host.refuse import check_operator, check_tensor, refusal
+from foundryrt.host.operators import operator_name
 from foundryrt.host.replay import flatten
 
 _EMPTY = {
@@ -72,7 +73,7 @@ class Tape(TorchDispatchMode):
         check_operator(op, args, kwargs)
         base = op._schema.name.split("::")[1]
         if base in _LITERAL and self._memory.find(args[0]) is None:
-            check_tensor(op.name(), args[0])
+            check_tensor(operator_name(op), args[0])
             self._literal(args[0])
             return op(*args, **kwargs)
         return self._call(op, base, tuple(args), kwargs)
@@ -80,7 +81,7 @@ class Tape(TorchDispatchMode):
     def _call(
         self, op: OpOverload[..., Any], base: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        name = op.name()
+        name = operator_name(op)
         ref_args = tuple(self._refer(name, value) for value in args)
         ref_kwargs = {key: self._refer(name, value) for key, value in kwargs.items()}
         moves_data = op._schema.is_mutable and torch.Tag.inplace_view not in op.tags
@@ -110,7 +111,7 @@ class Tape(TorchDispatchMode):
             function, new_args, new_kwargs = overload.rewrite(  # type: ignore[misc]
                 op, ref_args, ref_kwargs, results
             )
-            node = Node(function.name(), new_args, new_kwargs)
+            node = Node(operator_name(function), new_args, new_kwargs)
         self.nodes.append(node)
         return value
 
@@ -197,7 +198,7 @@ class Tape(TorchDispatchMode):
 
 def _is_composite(op: OpOverload[..., Any]) -> bool:
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    name = op.name()
+    name = operator_name(op)
     return has(name, "CompositeImplicitAutograd") and not has(name, "CPU")
 
 

@@ -28,6 +28,12 @@ _ALLOWED_TYPES = re.compile(
 _FILE_ARGUMENTS = {"filename", "file", "path", "storage", "source_storage"}
 
 
+def operator_name(op: OpOverload[..., Any]) -> str:
+    """`aten::add.out` for torch.ops.aten.add.out; the default overload goes without a name."""
+    name: str = op.name()  # type: ignore[no-untyped-call]
+    return name
+
+
 def operator(name: str) -> OpOverload[..., Any]:
     """The overload called `name`, such as `aten::add.out`; raises FoundryError if not allowed."""
     match = _NAME.fullmatch(name)
@@ -37,7 +43,7 @@ def operator(name: str) -> OpOverload[..., Any]:
     if base in _DENIED:
         raise FoundryError(f"the bundle calls {name}, which a bundle may not do")
     packet = getattr(torch.ops.aten, base, None)
-    if not isinstance(packet, OpOverloadPacket) or overload not in packet.overloads():
+    if not isinstance(packet, OpOverloadPacket) or overload not in packet.overloads():  # type: ignore[no-untyped-call]
         raise FoundryError(
             f"this torch {torch.__version__} has no operator {name}; "
             "run the bundle with the torch release that it was captured with"

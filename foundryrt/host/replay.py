@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from foundryrt.bundle.schema import DTYPES
 from foundryrt.errors import FoundryError
 from foundryrt.host.arena import Arena
-from foundryrt.host.operators import operator
+from foundryrt.host.operators import operator, operator_name
 from foundryrt.host.skeleton import View, decode
 
 
@@ -48,13 +48,13 @@ class Call:
     def _keep(self, value: Any) -> None:
         returned = flatten(value)
         if len(returned) != len(self.results):
-            raise FoundryError(f"{self.function.name()} returned {len(returned)} tensors")
+            raise FoundryError(f"{operator_name(self.function)} returned {len(returned)} tensors")
         for target, source in zip(self.results, returned, strict=True):
             if target is None:
                 continue
             if target.shape != source.shape or target.dtype != source.dtype:
                 raise FoundryError(
-                    f"{self.function.name()} returned {source.dtype} {tuple(source.shape)},"
+                    f"{operator_name(self.function)} returned {source.dtype} {tuple(source.shape)},"
                     f" not {target.dtype} {tuple(target.shape)}"
                 )
             target.copy_(source)
@@ -106,7 +106,7 @@ class Tape:
                 for done, step in enumerate(self._steps):  # noqa: B007
                     step()
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-            name = self._calls[done].function.name()
+            name = operator_name(self._calls[done].function)
             reason = str(error).partition("\n")[0]
             raise FoundryError(f"{self._label}: node {done}, {name}: {reason}") from error
         finally:

@@ -8,7 +8,7 @@
 | `"i"`, `"b"`, `"f"`, `"c"` | int, bool, float, complex | 1, 1, 1, 2 |
 | `"y"`, `"v"` | the strided layout, the CPU | 0 |
 | `["s", text]`, `["d", dtype]`, `["m", memory format]` | themselves | 0 |
-| `["t", dtype, rank, flags]` | tensor; flags 1 conjugate, 2 negative | 1 + 2 rank: address, sizes, strides |
+| `["t", dtype, rank, flags]` | tensor; flags 1 conjugate, 2 negative | address, sizes, strides |
 | `["l", value, ...]` | a list | its values' |
 
 Results are where the call's return values are copied to; empty where it writes its arguments.
