@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +81,3 @@ def _token_text(token: Any) -> str:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else ""
-
-
-def chat_to_json(chat: Chat, judge_tokens: tuple[int, int]) -> bytes:
-    """The bundle's chat.json: the chat, and the ids of the yes and no tokens."""
-    values = {**chat.to_dict(), "judge_tokens": list(judge_tokens)}
-    return json.dumps(values, indent=1, sort_keys=True).encode()

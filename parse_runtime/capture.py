@@ -1,0 +1,133 @@
+"""`foundryc capture --workload parse`: the passes of a target and a draft model as graphs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foundryrt.errors import UsageError
+from parse_runtime.judge import PROMPT, selection
+from parse_runtime.passes import DTYPES, Passes, Shapes, load_parameters
+from parse_runtime.text.chat import Chat
+from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.weights.source import Model, open_model
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is captured, and the defaults that a run starts from (docs/parse.md)."""
+
+    model: str = field(metadata=_help("folder, .gguf file, or smollm2"))
+    draft: str = field(default="", metadata=_help("as --model; empty: the target drafts itself"))
+    max_len: int = field(default=512, metadata=_help("tokens of prompt and answer"))
+    slots: int = field(default=1, metadata=_help("sequences a decode pass may hold"))
+    prefill: str = field(default="32,128", metadata=_help("lengths of prefill passes"))
+    verify: str = field(default="128x4,384x8", metadata=_help("ROWSxCUTS of verify passes"))
+    dtype: str = field(default="float32", metadata=_help("float32 or bfloat16"))
+    judge_prompt: str = field(default=PROMPT, metadata=_help("the question to the judge"))
+    yes: str = field(default="Yes", metadata=_help("the judge's word for valid, one token"))
+    no: str = field(default="No", metadata=_help("and for invalid"))
+    threshold: float = field(default=0.5, metadata=_help("least verdict that accepts"))
+    cut_at: str = field(default="stride", metadata=_help("stride, or sentence ends"))
+    stride: int = field(default=16, metadata=_help("least tokens between cuts"))
+    selection: str = field(
+        default="first-failure", metadata=_help("first-failure or longest-accepted")
+    )
+    two_stage: bool = field(default=False, metadata=_help("judge the whole draft first"))
+    max_rounds: int = field(default=1, metadata=_help("drafts an answer"))
+    resume_tokens: int = field(default=16, metadata=_help("target tokens between rounds"))
+    chat_template: str = field(default="", metadata=_help("Jinja file to use for the model's own"))
+
+    def __post_init__(self) -> None:
+        selection(self.selection)
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
+        if self.cut_at not in ("stride", "sentence"):
+            raise UsageError(f"cut-at {self.cut_at!r}: stride or sentence")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.threshold}: a probability is needed")
+        for name in ("max_len", "slots", "stride", "max_rounds", "resume_tokens"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
+        shapes = self.shapes()
+        if not shapes.prefill or max(shapes.prefill) > self.max_len:
+            raise UsageError(f"prefill {self.prefill!r}: lengths up to max-len {self.max_len}")
+
+    def shapes(self) -> Shapes:
+        """Static sizes of the target's passes; UsageError where a list cannot be read."""
+        try:
+            prefill = sorted({int(part) for part in self.prefill.split(",")})
+            pairs = sorted({_pair(part) for part in self.verify.split(",")})
+        except ValueError:
+            raise UsageError(
+                f"prefill {self.prefill!r} must look like 32,128 and "
+                f"verify {self.verify!r} like 128x4,384x8"
+            ) from None
+        if min(*prefill, *(number for pair in pairs for number in pair)) < 1:
+            raise UsageError("prefill and verify: sizes must be at least 1")
+        return Shapes(
+            max_len=self.max_len, slots=self.slots, prefill=tuple(prefill), verify=tuple(pairs)
+        )
+
+
+def _pair(text: str) -> tuple[int, int]:
+    rows, cuts = text.split("x")
+    return int(rows), int(cuts)
+
+
+def record(recorder: Any, settings: Settings) -> None:
+    """Register both models' weights and caches, and record every pass once."""
+    target = open_model(settings.model)
+    draft = open_model(settings.draft) if settings.draft else target
+    tokenizer = Tokenizer.from_json(target.text.tokenizer_json)
+    if Tokenizer.from_json(draft.text.tokenizer_json).fingerprint != tokenizer.fingerprint:
+        raise UsageError(f"draft {settings.draft}: its tokenizer is not that of {settings.model}")
+    for model in (target, draft):
+        if settings.max_len > model.config.max_positions:
+            raise UsageError(
+                f"max-len {settings.max_len} exceeds the model's {model.config.max_positions}"
+            )
+    chat = _chat(target, settings)
+    suffix = tokenizer.encode(chat.judge_suffix("", settings.judge_prompt))
+    if len(suffix) > max(length for length, _ in settings.shapes().verify):
+        raise UsageError(f"verify {settings.verify}: no room for the judge's {len(suffix)} tokens")
+    recorder.attach("tokenizer.json", target.text.tokenizer_json.encode())
+    recorder.attach("chat.json", json.dumps(chat.to_dict(), indent=1, sort_keys=True).encode())
+    words = (tokenizer.single(settings.yes), tokenizer.single(settings.no))
+    with torch.inference_mode():
+        for passes in build(recorder.register, settings, target, draft, words):
+            for name, key, run in passes.graphs():
+                with recorder.graph(name, **key) as graph:
+                    for output, tensor in run().items():
+                        graph.output(output, tensor)
+
+
+def build(
+    register: Any, settings: Settings, target: Model, draft: Model, words: tuple[int, int]
+) -> list[Passes]:
+    """The target's and the draft's passes; one model's weights are registered once."""
+    shapes = settings.shapes()
+    weights = load_parameters("target", target.parameters, settings.dtype, register)
+    passes = Passes("target", target.config, weights, shapes, register, words)
+    if draft is not target:
+        weights = load_parameters("draft", draft.parameters, settings.dtype, register)
+    drafting = replace(shapes, slots=1, verify=())
+    return [passes, Passes("draft", draft.config, weights, drafting, register)]
+
+
+def _chat(model: Model, settings: Settings) -> Chat:
+    if not settings.chat_template:
+        return model.text.chat
+    try:
+        template = Path(settings.chat_template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"chat-template {settings.chat_template}: {error}") from error
+    return replace(model.text.chat, template=template)

@@ -1,0 +1,59 @@
+"""Passes run directly, with a session's face: the reference for bundles, and for development."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundryc.weights import Piece
+from parse_runtime.passes import Passes
+
+
+class EagerSession:
+    """Give `register` to the passes, then `add` them."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._passes: dict[tuple[str, tuple[tuple[str, int | str], ...]], Any] = {}
+
+    def register(
+        self, name: str, tensor: Tensor, *, role: str, pieces: list[Piece] | None = None
+    ) -> Tensor:
+        """As a recorder does, but the tensor stays where it is."""
+        self.tensors[name] = tensor
+        return tensor
+
+    def add(self, passes: Passes) -> None:
+        """Offer the graphs of one model."""
+        for name, key, run in passes.graphs():
+            self._passes[name, tuple(sorted(key.items()))] = run
+
+    @property
+    def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:
+        return [(name, dict(key)) for name, key in self._passes]
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        self.tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+    def graph(self, name: str, **key: int | str) -> EagerGraph:
+        return EagerGraph(self._passes[name, tuple(sorted(key.items()))])
+
+
+class EagerGraph:
+    """One pass; outputs are those of its last launch."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self._outputs: dict[str, Tensor] = {}
+
+    def launch(self) -> None:
+        with torch.inference_mode():
+            self._outputs = self._run()
+
+    def read(self, name: str) -> NDArray[Any]:
+        return self._outputs[name].numpy().copy()
