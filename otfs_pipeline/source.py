@@ -1,0 +1,175 @@
+"""Where frames come from: a simulated link, or a recording of raw samples with SigMF metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foundryrt.errors import FoundryError, UsageError
+from otfs_pipeline import banded, channel, transmit
+from otfs_pipeline.settings import CHANNEL_REACH, Settings
+
+# SigMF datatype -> numpy type of a component, and its full scale.
+DATATYPES = {"cf32_le": ("<f4", 1.0), "ci16_le": ("<i2", 32767.0)}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Samples as they came, complex64, and the payload where it is known (else empty)."""
+
+    samples: np.ndarray
+    bits: np.ndarray
+
+
+def simulate(settings: Settings, snr_db: float, seed: int, index: int) -> Frame:
+    """Frame `index` of a run through Vehicular-A; noise variance 1/SNR at unit symbol energy."""
+    rng = np.random.default_rng([seed, index, 1])
+    paths = channel.vehicular_a(rng, settings.nu_max, settings.gain_model)
+    taps = channel.effective_taps(
+        paths,
+        settings.m,
+        settings.n,
+        settings.nu_p,
+        settings.pulse_rolloff,
+        CHANNEL_REACH[settings.pulse],
+    )
+    bits = transmit.payload(seed, index, settings)
+    sent = transmit.transmit(bits, settings)
+    clean = banded.apply_samples(sent, banded.bands(taps, settings.q))
+    noise = rng.standard_normal(settings.q) + 1j * rng.standard_normal(settings.q)
+    received = clean + np.sqrt(10 ** (-snr_db / 10) / 2) * noise
+    return Frame(received.astype(np.complex64), bits)
+
+
+def synthetic(settings: Settings, snr_db: float, seed: int, frames: int) -> Iterator[Frame]:
+    """`frames` simulated frames, each through a channel of its own."""
+    return (simulate(settings, snr_db, seed, index) for index in range(frames))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of interleaved samples; `seeds` gives the known payload of a frame by its start."""
+
+    path: Path
+    datatype: str
+    seeds: dict[int, tuple[int, int]]
+
+    def frames(self, settings: Settings) -> Iterator[Frame]:
+        """Frames back to back from the start; the last is short where the file ends inside it."""
+        component, scale = DATATYPES[self.datatype]
+        width = 2 * np.dtype(component).itemsize
+        with self.path.open("rb") as file:
+            start = 0
+            while data := file.read(settings.q * width):
+                whole = len(data) // width * width
+                raw = np.frombuffer(data[:whole], dtype=component).astype(np.float32) / scale
+                known = self.seeds.get(start)
+                bits = transmit.payload(*known, settings) if known else np.empty(0, np.uint8)
+                yield Frame(raw.astype(np.float32).view(np.complex64), bits)
+                start += settings.q
+
+    def count(self, settings: Settings) -> int:
+        """Frames in the file, a broken last one among them."""
+        width = 2 * np.dtype(DATATYPES[self.datatype][0]).itemsize
+        return -(-self.path.stat().st_size // (settings.q * width))
+
+
+def open_recording(path: str, metadata: str, datatype: str, settings: Settings) -> Recording:
+    """A recording by its data file or .sigmf-meta; `datatype` overrides or replaces metadata.
+
+    UsageError or FoundryError where a file is missing or fits neither SigMF nor `settings`.
+    """
+    data = Path(path)
+    if data.suffix == ".sigmf-meta":
+        data, metadata = data.with_suffix(".sigmf-data"), metadata or path
+    beside = data.with_suffix(".sigmf-meta")
+    meta_path = Path(metadata) if metadata else beside
+    if not data.is_file():
+        raise UsageError(f"recording {data} does not exist; give a file of raw samples")
+    meta: dict[str, Any] = {}
+    if metadata or beside.is_file():
+        meta = _read_metadata(meta_path, settings)
+        datatype = datatype or str(meta["global"].get("core:datatype", ""))
+    if datatype not in DATATYPES:
+        known = " or ".join(DATATYPES)
+        raise UsageError(
+            f"recording {data}: datatype {datatype or 'unknown'!r}; give --datatype {known}, or "
+            f"metadata in {beside.name}"
+        )
+    return Recording(data, datatype, _known_payloads(meta))
+
+
+def write_recording(
+    path: str, frames: list[Frame], settings: Settings, seed: int, datatype: str = "cf32_le"
+) -> None:
+    """Write `path`.sigmf-data and .sigmf-meta; frame i holds `transmit.payload(seed, i)`.
+
+    ci16_le samples are scaled to half of full scale, so that no frame clips.
+    """
+    component, scale = DATATYPES[datatype]
+    samples = np.concatenate([frame.samples for frame in frames]).view(np.float32)
+    if datatype == "ci16_le":
+        samples = np.round(samples * (scale / 2 / np.abs(samples).max()))
+    base = Path(path)
+    samples.astype(component).tofile(base.with_name(base.name + ".sigmf-data"))
+    annotations = [
+        {
+            "core:sample_start": index * settings.q,
+            "core:sample_count": settings.q,
+            "core:label": f"frame {index}",
+            "otfs:seed": seed,
+            "otfs:frame": index,
+        }
+        for index in range(len(frames))
+    ]
+    meta = {
+        "global": {
+            "core:datatype": datatype,
+            "core:sample_rate": settings.bandwidth,
+            "core:version": "1.2.0",
+            "core:description": "Zak-OTFS frames with an embedded pilot",
+            "core:extensions": [{"name": "otfs", "version": "1.0.0", "optional": True}],
+            "otfs:settings": asdict(settings),
+        },
+        "captures": [{"core:sample_start": 0}],
+        "annotations": annotations,
+    }
+    base.with_name(base.name + ".sigmf-meta").write_text(json.dumps(meta, indent=2) + "\n")
+
+
+def _read_metadata(path: Path, settings: Settings) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        rate = meta["global"].get("core:sample_rate", settings.bandwidth)
+        off = abs(float(rate) / settings.bandwidth - 1) > 1e-6
+    except OSError as error:
+        raise UsageError(f"metadata {path}: {error.strerror}; give --metadata FILE") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FoundryError(f"metadata {path} is no SigMF: {error!r}") from error
+    if off:
+        raise FoundryError(
+            f"metadata {path}: {rate} samples a second, and the bundle receives "
+            f"{settings.bandwidth:g}; capture a bundle of that bandwidth"
+        )
+    waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse")
+    sent = meta["global"].get("otfs:settings", {})
+    for name in waveform if isinstance(sent, dict) else ():
+        if name in sent and sent[name] != getattr(settings, name):
+            raise FoundryError(
+                f"metadata {path}: sent with {name} {sent[name]}, and the bundle was captured "
+                f"with {getattr(settings, name)}; capture one with the recording's settings"
+            )
+    return dict(meta)
+
+
+def _known_payloads(meta: dict[str, Any]) -> dict[int, tuple[int, int]]:
+    known = {}
+    for note in meta.get("annotations", []):
+        if isinstance(note, dict) and {"otfs:seed", "otfs:frame"} <= note.keys():
+            known[int(note["core:sample_start"])] = int(note["otfs:seed"]), int(note["otfs:frame"])
+    return known
