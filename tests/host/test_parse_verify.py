@@ -1,0 +1,135 @@
+"""One masked pass against separate prefills: verdicts, their logits, and the cache it leaves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_models import VOCAB, eager, require_smollm2, save
+
+from parse_runtime.backend import GraphModel
+from parse_runtime.capture import Settings
+from parse_runtime.eager import EagerSession
+from parse_runtime.text.tokenizer import Tokenizer
+
+Loaded = tuple[EagerSession, GraphModel, GraphModel, int]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = tmp_path_factory.mktemp("tiny")
+    save(folder, "qwen3")
+    s = Settings(model=str(folder), max_len=64, prefill="16,64", verify="24x2,80x6")
+    session, target, draft, _ = eager(s, (5, 9))
+    return session, target, draft, VOCAB
+
+
+def check(
+    loaded: Loaded,
+    words: tuple[int, int],
+    prompt: list[int],
+    draft: list[int],
+    suffix: list[int],
+    cuts: list[int],
+) -> None:
+    """Every verdict of one pass is that of a prefill of prompt, draft[:cut], suffix."""
+    session, target, separate, _ = loaded
+    target.prefill(prompt, 0)
+    base = len(prompt)
+    verdicts = target.verify(draft, base, suffix, [base + cut for cut in cuts])
+    rows, most = target._fitting(len(draft) + len(suffix) * len(cuts), len(cuts))
+    logits = session.graph("target.verify", len=rows, cuts=most)
+    logits.launch()
+    seen = logits.read("logits")
+    trunk_cache = session.tensors["target.cache"][:, :, :, 0].clone()
+    for i, cut in enumerate(cuts):
+        expected = separate.prefill(prompt + draft[:cut] + suffix, 0).logits()
+        assert np.abs(seen[i] - expected).max() <= 1e-4 * np.abs(expected).max()
+        yes, no = (np.exp(float(expected[word]) - expected.max()) for word in words)
+        assert verdicts[i] == pytest.approx(yes / (yes + no), abs=1e-4)
+        fresh = session.tensors["draft.cache"][:, :, :, 0, : base + cut]
+        kept = trunk_cache[:, :, :, : base + cut]
+        assert (fresh - kept).abs().max() <= 1e-4 * fresh.abs().max()
+
+
+tokens = st.integers(0, VOCAB - 1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    prompt=st.lists(tokens, min_size=1, max_size=20),
+    draft=st.lists(tokens, min_size=1, max_size=30),
+    suffix=st.lists(tokens, min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_one_pass_equals_separate_prefills(
+    tiny: Loaded, prompt: list[int], draft: list[int], suffix: list[int], data: st.DataObject
+) -> None:
+    cut = st.integers(1, len(draft))
+    cuts = sorted(data.draw(st.sets(cut, min_size=1, max_size=6)))
+    check(tiny, (5, 9), prompt, draft, suffix, cuts)
+
+
+def test_too_large_a_verification_is_spread_over_passes(tiny: Loaded) -> None:
+    _, target, separate, _ = tiny
+    prompt, draft, suffix = [3, 1, 4], list(range(40, 80)), [7, 8, 9]
+    target.prefill(prompt, 0)
+    cuts = [len(prompt) + cut for cut in range(4, 41, 2)]
+    verdicts = target.verify(draft, len(prompt), suffix, cuts)
+    for cut, verdict in zip(cuts, verdicts, strict=True):
+        logits = separate.prefill((prompt + draft)[:cut] + suffix, 0).logits()
+        yes, no = np.exp(logits[5] - logits.max()), np.exp(logits[9] - logits.max())
+        assert verdict == pytest.approx(yes / (yes + no), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> tuple[Loaded, Tokenizer, object]:
+    require_smollm2()
+    s = Settings(model="smollm2", max_len=192, prefill="64,160", verify="224x5")
+    session, target, draft, model = eager(s, (10539, 5230))
+    tokenizer = Tokenizer.from_json(model.text.tokenizer_json)
+    return (session, target, draft, 49152), tokenizer, model.text.chat
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cuts=st.sets(st.integers(1, 60), min_size=2, max_size=5).map(sorted))
+def test_one_pass_equals_separate_prefills_on_real_weights(smollm2, cuts) -> None:
+    loaded, tokenizer, chat = smollm2
+    question = "Name three planets of the solar system and say one thing about each of them."
+    answer = (
+        "Mercury is the closest planet to the Sun. Venus is the hottest one, because its thick "
+        "atmosphere keeps the heat. Mars is red since iron in its soil has rusted, and it has two "
+        "small moons, Phobos and Deimos, which may be captured asteroids. Saturn has rings."
+    )
+    draft = tokenizer.encode(answer)[:60]
+    suffix = tokenizer.encode(chat.judge_suffix(question, "Is your answer correct? Yes or No."))
+    prompt = tokenizer.encode(chat.prompt(question))
+    check(loaded, (10539, 5230), prompt, draft, suffix, cuts)
+
+
+def test_real_weights_answer_sensibly(smollm2) -> None:
+    (_, target, _, _), tokenizer, chat = smollm2
+    sequence = tokenizer.encode(chat.prompt("What is the capital of France?"))
+    prediction = target.prefill(sequence, 0)
+    answer: list[int] = []
+    while prediction.token not in chat.stops and len(answer) < 20:
+        answer.append(prediction.token)
+        prediction = target.decode(answer[-1], len(sequence) + len(answer) - 1)
+    assert "Paris" in tokenizer.decode(answer)
+
+
+def test_real_tokenizer_round_trips(smollm2) -> None:
+    _, tokenizer, _ = smollm2
+    text = "Hello world 12345!  \n\n I'm"
+    # As transformers tokenizes with the same file.
+    assert tokenizer.encode(text + "<|im_end|>\n") == [
+        19556, 905, 216, 33, 34, 35, 36, 37, 17, 256, 1116, 339, 5248, 2, 198,
+    ]  # fmt: skip
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.single("Yes") == 10539 and tokenizer.single("No") == 5230
