@@ -93,6 +93,8 @@ class Tape(TorchDispatchMode):
         if sizes != [tensor.untyped_storage().nbytes() for tensor in written]:
             raise refusal(name, "resizes its out= tensor", "give the tensor its size at creation")
         returned = flatten(value)
+        for tensor in returned:
+            check_tensor(name, tensor)
         fresh = [self._memory.find(tensor) is None for tensor in returned]
         if not moves_data and not any(fresh):
             return value
@@ -139,7 +141,6 @@ class Tape(TorchDispatchMode):
             raise refusal(node.function, f"takes {error}", "use plain arguments") from error
 
     def _note_result(self, name: str, tensor: torch.Tensor) -> None:
-        check_tensor(name, tensor)
         if dtype_name(tensor.dtype) is None:
             raise refusal(name, f"gives {tensor.dtype}", "use a dtype that a bundle can hold")
         nbytes = tensor.untyped_storage().nbytes()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import mmap
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foundryrt.bundle.check import ADDRESS_LIMIT
 from foundryrt.bundle.schema import ALIGNMENT
 from foundryrt.errors import FoundryError
 
@@ -22,6 +24,9 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "float8_e5m2": np.dtype("uint8"),
 }  # fmt: skip
 """numpy's dtype for each of a bundle's; types that numpy lacks are seen as their bits."""
+
+MAX_ELEMENTS = 1 << 40
+"""A tensor of stride 0 can claim any number of elements without being larger than the arena."""
 
 
 def extent(sizes: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
@@ -53,10 +58,14 @@ class Arena:
         """Raise FoundryError unless such a tensor lies in the arena, aligned to its elements."""
         if dtype not in NUMPY_DTYPES:
             raise FoundryError(f"damaged bundle: unknown dtype {dtype!r}")
-        if len(sizes) != len(strides) or any(n < 0 for n in (address, *sizes, *strides)):
+        if len(sizes) != len(strides) or not all(
+            0 <= n < ADDRESS_LIMIT for n in (*sizes, *strides)
+        ):
             raise FoundryError(
                 f"damaged bundle: tensor at {address} has sizes {sizes} and strides {strides}"
             )
+        if prod(sizes) > MAX_ELEMENTS:
+            raise FoundryError(f"damaged bundle: a tensor of {prod(sizes)} elements")
         itemsize = NUMPY_DTYPES[dtype].itemsize
         end = address + extent(sizes, strides, itemsize)
         if end > self.bytes.size or address % itemsize:

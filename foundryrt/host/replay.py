@@ -105,7 +105,7 @@ class Tape:
             with torch.inference_mode():
                 for done, step in enumerate(self._steps):  # noqa: B007
                     step()
-        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError, IndexError, OverflowError) as error:
             name = operator_name(self._calls[done].function)
             reason = str(error).partition("\n")[0]
             raise FoundryError(f"{self._label}: node {done}, {name}: {reason}") from error

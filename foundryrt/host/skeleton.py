@@ -87,7 +87,9 @@ class _Words:
                 return getattr(torch, name)
             case ["m", str(name)] if name in MEMORY_FORMATS:
                 return MEMORY_FORMATS[name]
-            case ["t", str(dtype), int(rank), int(flags)] if 0 <= rank <= _MAXIMUM_RANK:
+            case ["t", str(dtype), int(rank), int(flags)] if (
+                0 <= rank <= _MAXIMUM_RANK and flags in _allowed_flags(dtype)
+            ):
                 return self._tensor(dtype, rank, flags)
             case ["l", *values] if depth < _MAXIMUM_DEPTH:
                 return [self.value(v, depth + 1) for v in values]
@@ -101,6 +103,12 @@ class _Words:
         if flags & NEGATIVE:
             tensor = torch._neg_view(tensor)
         return tensor
+
+
+def _allowed_flags(dtype: str) -> tuple[int, ...]:
+    if dtype.startswith("complex"):
+        return (0, CONJUGATE, NEGATIVE, CONJUGATE | NEGATIVE)
+    return (0, NEGATIVE) if "float" in dtype else (0,)
 
 
 def decode(skeleton: bytes, words: Sequence[int], view: View) -> Arguments:

@@ -1,0 +1,219 @@
+"""What a replay could not repeat is refused, by operator and line."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from foundryc.host.refuse import NotRecordable
+from foundryc.recorder import Recorder
+from foundryrt.errors import FoundryError, UsageError
+
+OUTSIDE = torch.ones(3)
+
+
+def drop(x: Any) -> Any:
+    return F.dropout(x, 0.5)
+
+
+def draw(x: Any) -> Any:
+    return x + torch.rand(3)
+
+
+def pick(x: Any) -> Any:
+    return torch.multinomial(x.abs(), 1)
+
+
+def find(x: Any) -> Any:
+    return x.nonzero()
+
+
+def mask(x: Any) -> Any:
+    return x[x > 0]
+
+
+def select(x: Any) -> Any:
+    return torch.masked_select(x, x > 0)
+
+
+def unique(x: Any) -> Any:
+    return x.unique()
+
+
+def item(x: Any) -> Any:
+    return x[0].item()
+
+
+def branch(x: Any) -> Any:
+    return x if x.sum() > 0 else -x
+
+
+def numpy(x: Any) -> Any:
+    return torch.from_numpy(x.numpy())
+
+
+def aslist(x: Any) -> Any:
+    return torch.tensor(x.tolist())
+
+
+def outside(x: Any) -> Any:
+    return x + OUTSIDE
+
+
+def meta(x: Any) -> Any:
+    return torch.zeros(3, device="meta")
+
+
+def sparse(x: Any) -> Any:
+    return x.to_sparse()
+
+
+def resize(x: Any) -> Any:
+    return x.clone().resize_(9)
+
+
+def grow(x: Any) -> Any:
+    return torch.add(x, x, out=torch.empty(0))
+
+
+def inside_torch(x: Any) -> Any:
+    return torch.nn.Dropout(0.5).train()(x)
+
+
+CASES = [
+    (drop, r"aten::(bernoulli_|native_dropout)", "draws random numbers"),
+    (draw, r"aten::rand\b", "draws random numbers"),
+    (pick, r"aten::multinomial", "draws random numbers"),
+    (find, r"aten::nonzero", "depends on the data"),
+    (mask, r"aten::index.Tensor", "depends on the data"),
+    (select, r"aten::masked_select", "depends on the data"),
+    (unique, r"aten::_unique2", "depends on the data"),
+    (item, r"aten::_local_scalar_dense", "into Python"),
+    (branch, r"aten::_local_scalar_dense", "into Python"),
+    (numpy, r"Tensor.numpy", "out of the graph"),
+    (aslist, r"Tensor.tolist", "out of the graph"),
+    (outside, r"aten::add.Tensor", "unrecorded memory"),
+    (meta, r"aten::zeros", "uses device meta"),
+    (sparse, r"aten::", "cannot be recorded"),
+    (resize, r"aten::resize_", "memory"),
+    (grow, r"aten::add.out", "resizes"),
+    (inside_torch, r"aten::(bernoulli_|native_dropout)", "draws random numbers"),
+]
+
+
+@pytest.fixture
+def recorder() -> Any:
+    with Recorder(target="host", workload="test", settings={}) as made:
+        yield made
+
+
+@pytest.mark.parametrize(("body", "operator", "why"), CASES, ids=[c[0].__name__ for c in CASES])
+def test_refused_by_name_and_line(
+    recorder: Recorder, body: Callable[[Any], Any], operator: str, why: str
+) -> None:
+    x = recorder.register("x", torch.tensor([1.0, 2.0, -3.0]), role="input")
+    line = inspect.getsourcelines(body)[1] + 1
+    random_state = torch.get_rng_state()
+    with pytest.raises(NotRecordable) as refused, recorder.graph("g") as g:
+        g.output("y", body(x))
+    assert re.match(operator, str(refused.value)), refused.value
+    assert f"{__file__}:{line} " in str(refused.value)
+    assert why in str(refused.value)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_refusal_leaves_recorder_and_torch_usable(recorder: Recorder) -> None:
+    x = recorder.register("x", torch.ones(3), role="input")
+    with pytest.raises(NotRecordable), recorder.graph("g") as g:
+        g.output("early", x + 1)
+        x.nonzero()
+    assert torch.is_grad_enabled()
+    assert x.nonzero().shape == (3, 1)
+    with recorder.graph("g") as g:
+        g.output("y", x * 2)
+    assert g.outputs[0][0] == "y"
+
+
+def test_weights_are_read_only(recorder: Recorder) -> None:
+    w = recorder.register("w", torch.ones(3), role="weight")
+    with pytest.raises(NotRecordable, match="writes to the weight 'w'"), recorder.graph("g"):
+        w[1:].add_(1)
+
+
+def test_results_of_another_graph_need_a_name(recorder: Recorder) -> None:
+    x = recorder.register("x", torch.ones(3), role="input")
+    with recorder.graph("first") as g:
+        kept, lost = x + 1, x + 2
+        g.output("kept", kept)
+    with recorder.graph("second") as g:
+        g.output("y", kept * 2)
+    refused = pytest.raises(NotRecordable, match="graph first made and did not keep")
+    with refused, recorder.graph("third") as g:
+        g.output("y", lost * 2)
+
+
+@pytest.mark.parametrize(
+    "state", [lambda: torch.set_default_dtype(torch.float64),
+              lambda: torch.set_float32_matmul_precision("medium")],
+)  # fmt: skip
+def test_numerics_that_a_replay_lacks_are_refused(
+    recorder: Recorder, state: Callable[[], None]
+) -> None:
+    state()
+    try:
+        with pytest.raises(UsageError, match="set it back"), recorder.graph("g"):
+            pass
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_what_depends_on_hidden_state_is_found_by_the_proof(recorder: Recorder) -> None:
+    x = recorder.register("x", torch.ones(3), role="input")
+    with pytest.raises(FoundryError, match="other bits in output 'y'"), recorder.graph("g") as g:
+        y = x + 1
+        # Written past the dispatcher, so that no node can repeat it.
+
+        with torch._C.DisableTorchFunction():
+            address = y.data_ptr()
+        ctypes.memset(address, 0, 4)
+        g.output("y", y)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda r: r.register("x", torch.ones(1), role="parameter"), "role 'parameter'"),
+        (lambda r: r.register("x", torch.ones(1, device="meta"), role="input"), "CPU"),
+        (lambda r: [r.register("x", torch.ones(1), role="input") for _ in "ab"], "two tensors"),
+        (lambda r: Recorder(target="tpu", workload="t", settings={}), "host, cuda"),
+        (lambda r: Recorder(target="host", workload="t", settings={"a": []}), "setting a"),
+    ],
+)
+def test_wrong_calls_are_usage_errors(
+    recorder: Recorder, wrong: Callable[[Recorder], Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        wrong(recorder)
+
+
+def test_outputs_are_named_once_and_inside(recorder: Recorder) -> None:
+    x = recorder.register("x", torch.ones(3), role="input")
+    with recorder.graph("g") as g:
+        y = x + 1
+        g.output("y", y)
+        with pytest.raises(UsageError, match="two outputs"):
+            g.output("y", y)
+        with pytest.raises(UsageError, match="not made by this graph"):
+            g.output("z", OUTSIDE)
+    with pytest.raises(UsageError, match="inside"):
+        g.output("z", y)
+    with pytest.raises(UsageError, match="two graphs"), recorder.graph("g"):
+        pass

@@ -1,0 +1,159 @@
+"""Session and bundle contents on the host target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foundryc.recorder import Recorder
+from foundryc.weights import TensorFile, whole
+from foundryrt.bundle.reader import Bundle
+from foundryrt.errors import UsageError
+from foundryrt.session import Session
+from foundryrt.weights import WeightsMissing
+
+
+def save(path: Path, embed: bool = False, folder: Path | None = None) -> Path:
+    """`step[batch]` doubles a counter and multiplies by weights, for batch 1, 2 and 4."""
+    from safetensors.torch import save_file
+
+    folder = folder or path.parent
+    save_file({"w": torch.arange(12.0).reshape(3, 4)}, folder / "w.safetensors")
+    stored = TensorFile(folder / "w.safetensors").tensors["w"]
+    with Recorder("host", workload="demo", settings={"width": 3, "name": None}) as r:
+        w = r.register("w", torch.arange(12.0).reshape(3, 4), role="weight", pieces=whole(stored))
+        x = r.register("x", torch.ones(4, 3), role="input")
+        half = r.register("half", torch.full((2,), 1.5, dtype=torch.bfloat16), role="input")
+        count = r.register("count", torch.tensor([1, 2]), role="state")
+        r.register("again", w, role="weight")
+        r.attach("notes.txt", b"hello")
+        for batch in (1, 2, 4):
+            with r.graph("step", batch=batch, kind="plain") as g:
+                count.mul_(2)
+                g.output("y", (x[:batch] @ w + batch) * half.float().sum())
+                g.output("next", count + 1)
+        r.save(path, embed_weights=embed)
+    return path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return save(tmp_path / "demo.fdy")
+
+
+def test_the_whole_interface(bundle: Path) -> None:
+    with Session.open(bundle) as session:
+        assert (session.workload, session.settings) == ("demo", {"width": 3, "name": None})
+        assert session.graphs[1] == ("step", {"batch": 2, "kind": "plain"})
+        assert session.file("notes.txt") == b"hello"
+        # State begins as it was registered, not as recording left it.
+        assert session.read("count").tolist() == [1, 2]
+        assert session.read("x").tolist() == np.ones((4, 3)).tolist()
+        graph = session.graph("step", batch=2, kind="plain")
+        x = np.arange(12, dtype=np.float32).reshape(4, 3)
+        session.write("x", x)
+        graph.launch()
+        w = np.arange(12, dtype=np.float32).reshape(3, 4)
+        assert graph.read("y").tolist() == ((x[:2] @ w + 2) * 3).tolist()
+        assert session.read("count").tolist() == [2, 4]
+        session.tensor("count")[:] = 7
+        graph.launch()
+        assert graph.read("next").tolist() == [15, 15]
+        assert session.tensor("half").dtype == np.uint16
+        assert session.read("again").tolist() == w.tolist()
+
+
+def test_outputs_outlive_other_graphs(bundle: Path) -> None:
+    with Session.open(bundle) as session:
+        graphs = [session.graph("step", batch=b, kind="plain") for b in (1, 2, 4)]
+        expected = []
+        for graph in graphs:
+            graph.launch()
+            expected.append(graph.read("y"))
+        for graph, before in zip(graphs, expected, strict=True):
+            assert graph.read("y").tolist() == before.tolist()
+
+
+def test_graphs_of_several_sizes_share_a_template(bundle: Path) -> None:
+    with Bundle.open(bundle) as opened:
+        assert len(opened.manifest.templates) == 1
+        assert [g.template for g in opened.manifest.graphs] == [0, 0, 0]
+        assert len(opened.member(0).word) == 0
+        assert 0 < len(opened.member(1).word) < len(opened.template(0).parameters)
+
+
+def test_weights_come_from_the_users_files_or_the_bundle(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    bundle = save(tmp_path / "a.fdy", folder=folder)
+    embedded = save(tmp_path / "b.fdy", embed=True, folder=folder)
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    with pytest.raises(WeightsMissing, match=r"w\.safetensors"):
+        Session.open(bundle)
+    with Session.open(bundle, weights=moved) as a, Session.open(embedded) as b:
+        assert (
+            a.read("w").tolist()
+            == b.read("w").tolist()
+            == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+        )
+
+
+def test_zero_regions_cost_nothing(tmp_path: Path) -> None:
+    with Recorder("host", workload="demo", settings={}) as r:
+        cache = r.register("cache", torch.zeros(1 << 22), role="state")
+        with r.graph("g"):
+            cache.add_(1)
+        r.save(tmp_path / "zero.fdy")
+    assert (tmp_path / "zero.fdy").stat().st_size < 1 << 16
+    with Session.open(tmp_path / "zero.fdy") as session:
+        session.graph("g").launch()
+        assert session.tensor("cache")[[0, -1]].tolist() == [1, 1]
+
+
+def test_threads_of_the_capture_are_used_and_given_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with Recorder("host", workload="demo", settings={}) as r:
+            x = r.register("x", torch.randn(300_000), role="input")
+            with r.graph("g") as g:
+                g.output("sum", x.sum())
+            expected = float(x.sum())
+            r.save(tmp_path / "threads.fdy")
+        torch.set_num_threads(1)
+        with Session.open(tmp_path / "threads.fdy") as session:
+            session.graph("g").launch()
+            assert float(session.graph("g").read("sum")) == expected
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda s: s.graph("step", batch=3), r"no graph step\(batch=3\); there is step\(batch=1"),
+        (lambda s: s.tensor("z"), "no tensor 'z'; there is again, count"),
+        (lambda s: s.read("y"), r"graph step has one"),
+        (lambda s: s.write("x", np.zeros((4, 3))), r"x is float32 \(4, 3\), not float64"),
+        (lambda s: s.write("x", np.zeros((3, 4), np.float32)), r"not float32 \(3, 4\)"),
+        (lambda s: s.file("other"), "notes.txt"),
+        (lambda s: [s.close(), s.tensor("x")], "closed"),
+        (lambda s: [s.close(), s.graph("step", batch=1, kind="plain")], "closed"),
+    ],
+)
+def test_wrong_use_says_what_there_is(bundle: Path, wrong: object, message: str) -> None:
+    with Session.open(bundle) as session, pytest.raises(UsageError, match=message):
+        wrong(session)  # type: ignore[operator]
+
+
+def test_a_view_outlives_its_session(bundle: Path) -> None:
+    session = Session.open(bundle)
+    view = session.tensor("count")
+    session.close()
+    session.close()
+    assert view.tolist() == [1, 2]

@@ -1,0 +1,80 @@
+"""The captured receiver in a fresh process: the LLRs of eager torch, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foundryc.recorder import Recorder
+from otfs_pipeline import capture, source
+from otfs_pipeline.receiver import Receiver
+from otfs_pipeline.tables import tables
+
+LINK = capture.Settings(grid="64x32")
+
+REPLAY = """
+import sys
+import numpy as np
+from foundryrt.session import Session
+bundle, samples, out = sys.argv[1:]
+with Session.open(bundle) as session:
+    graph, llr = session.graph("receive"), []
+    for frame in np.load(samples):
+        session.write("samples", frame)
+        graph.launch()
+        llr.append(graph.read("llr"))
+np.save(out, np.stack(llr))
+loaded = {"foundryc", "otfs_pipeline.receiver", "otfs_pipeline.capture"} & set(sys.modules)
+sys.exit(f"imported: {loaded}" if loaded else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
+    settings = {name: getattr(LINK, name) for name in LINK.__dataclass_fields__}
+    with Recorder(target="host", workload="otfs", settings=settings) as recorder:
+        capture.record(recorder, LINK)
+        recorder.save(path)
+    return path
+
+
+def test_llrs_are_those_of_eager_torch(bundle: Path, tmp_path: Path) -> None:
+    frames = np.stack([f.samples for f in source.synthetic(LINK, 20.0, 2, 3)])
+    np.save(tmp_path / "samples.npy", frames)
+    subprocess.run(
+        [sys.executable, "-c", REPLAY, bundle, tmp_path / "samples.npy", tmp_path / "llr.npy"],
+        check=True,
+        timeout=120,
+    )
+    got = np.load(tmp_path / "llr.npy")
+    receiver = Receiver(LINK, {k: torch.from_numpy(v) for k, v in tables(LINK).items()})
+    for frame, llr in zip(frames, got, strict=True):
+        np.testing.assert_array_equal(llr, receiver(torch.from_numpy(frame))["llr"].numpy())
+
+
+def test_the_driver_runs_without_the_receivers_code(bundle: Path, tmp_path: Path) -> None:
+    frames = list(source.synthetic(LINK, 25.0, 7, 4))
+    source.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+    results = []
+    for arguments in (
+        ["--frames", "4", "--snr", "25", "--seed", "7"],
+        ["--iq", str(tmp_path / "link.sigmf-meta")],
+    ):
+        command = "import sys; from foundryrt.cli import main; sys.argv[0] = 'foundryrt'; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", command, "run", bundle, "--json", *arguments],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        results.append(json.loads(done.stdout))
+    assert results[0]["ber"] == results[1]["ber"]
+    assert 0 < results[0]["ber"] < 2e-2
+    assert results[1]["ber_frames"] == 4

@@ -1,0 +1,52 @@
+"""The torch receiver against the float64 numpy receiver."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from otfs_pipeline import reference, source
+from otfs_pipeline.receiver import Receiver
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.tables import tables
+
+
+def receive(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:
+    constants = {name: torch.from_numpy(value) for name, value in tables(link).items()}
+    got = Receiver(link, constants)(torch.from_numpy(samples))
+    return {name: tensor.numpy() for name, tensor in got.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "snr_db"),
+    [
+        ({"grid": "64x32", "modulation": 4}, 10.0),
+        ({"grid": "256x32", "modulation": 16}, 20.0),
+        ({"grid": "256x32", "modulation": 64, "iterations": 40}, 30.0),
+        ({"grid": "256x32", "max_taps": 8}, 20.0),
+        ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0),
+        ({"grid": "1024x32", "guard": 97, "iterations": 10}, 20.0),
+    ],
+)
+def test_agrees_with_numpy(changes: dict[str, object], snr_db: float) -> None:
+    link = Settings(**changes)  # type: ignore[arg-type]
+    frame = source.simulate(link, snr_db, 3, 0)
+    got = receive(link, frame.samples)
+    exact = reference.receive(frame.samples.astype(np.complex128), link)
+    assert got["taps"] == np.count_nonzero(exact.estimate.taps.value)
+    assert got["noise_variance"] == pytest.approx(exact.estimate.noise_variance, rel=1e-4)
+    assert got["mu"] == pytest.approx(exact.mu, rel=1e-4)
+    assert got["variance"] == pytest.approx(exact.variance, rel=1e-3)
+    np.testing.assert_allclose(got["symbols"], exact.symbols, atol=1e-3)
+    np.testing.assert_allclose(got["llr"], exact.llr, atol=1e-3 * np.abs(exact.llr).max())
+    np.testing.assert_array_equal(got["bits"], got["llr"] < 0)
+    assert np.mean(got["bits"] != exact.bits) < 1e-4
+    assert np.mean(got["bits"].ravel() != frame.bits) < 0.2
+
+
+def test_a_frame_of_zeros_gives_no_surprise() -> None:
+    link = Settings(grid="64x32")
+    got = receive(link, np.zeros(link.q, np.complex64))
+    assert got["llr"].shape == (link.m * link.n - link.guard_bins * link.n, 4)
+    assert got["noise_variance"] == 0
