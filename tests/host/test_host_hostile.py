@@ -91,7 +91,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "address not aligned": (words(0, 2), "does not fit the arena"),
     "size too large": (words(1, SIZE), "does not fit the arena"),
     "size overflowing 64 bits": (words(1, 2**63), "sizes"),
-    "stride too large": (words(2, 2**62), "does not fit the arena"),
+    "stride too large": (words(2, 2**50), "does not fit the arena"),
     "stride overflowing 64 bits, of one element": (
         lambda p: write(p, words=[0, 1, 2**63, *tensor(64), 1, *tensor(128)]),
         "strides",
@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "negative of booleans": (skeleton([["t", "bool", 0, 2]], given=[0]), "no argument"),
     "unknown flag": (skeleton([["t", "complex64", 0, 4]], given=[0]), "no argument"),
     "huge expansion": (
-        lambda p: write(p, words=[0, 2**62, 0, *tensor(64), 1, *tensor(128)]),
+        lambda p: write(p, words=[0, 2**50, 0, *tensor(64), 1, *tensor(128)]),
         "elements",
     ),
     "too few words": (lambda p: write(p, words=WORDS[:-1]), "too few"),
