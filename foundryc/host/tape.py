@@ -64,8 +64,13 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        op: OpOverload[..., Any] = func
-        kwargs = kwargs or {}
+        # Calls from C++ arrive with the function mode still on; what follows is not the workload's.
+        with torch._C.DisableTorchFunction():
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(
+        self, op: OpOverload[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
         # Under inference_mode composite operators arrive whole.
         if _is_composite(op):
             with self:

@@ -207,6 +207,7 @@ def aliases() -> Program:
             "expanded": y[0].expand(3, 6),
             "state": state.float(),
             "constant": torch.tensor([1, 2, 3]),
+            "array": torch.from_numpy(np.array([4, 5])),
         }
 
     return Program(body, {"x": normal(4, 6)}, {"state": normal(3)})
