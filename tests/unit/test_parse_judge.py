@@ -1,0 +1,91 @@
+"""Cuts, selection rules and the layout of a verification pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parse_runtime.judge import first_failure, longest_accepted, sentence_cuts, stride_cuts
+from parse_runtime.layout import verification
+
+judged = st.lists(st.floats(0, 1), max_size=12).flatmap(
+    lambda verdicts: st.tuples(
+        st.sets(st.integers(1, 99), min_size=len(verdicts), max_size=len(verdicts)).map(sorted),
+        st.just(verdicts),
+        st.floats(0, 1),
+    )
+)
+
+
+@given(judged)
+def test_selection_rules_follow_their_definitions(
+    case: tuple[list[int], list[float], float],
+) -> None:
+    cuts, verdicts, threshold = case
+    good = [verdict >= threshold for verdict in verdicts]
+    assert first_failure(cuts, verdicts, threshold) == max(
+        (cut for i, cut in enumerate(cuts) if all(good[: i + 1])), default=0
+    )
+    assert longest_accepted(cuts, verdicts, threshold) == max(
+        (cut for cut, accepted in zip(cuts, good, strict=True) if accepted), default=0
+    )
+
+
+def test_a_verdict_that_is_no_number_is_a_rejection() -> None:
+    assert first_failure([4, 8], [0.9, float("nan")], 0.5) == 4
+    assert longest_accepted([4, 8], [float("nan"), float("nan")], 0.0) == 0
+
+
+@given(st.integers(0, 200), st.integers(1, 50))
+def test_stride_cuts_rise_to_the_whole_draft(length: int, stride: int) -> None:
+    cuts = stride_cuts(length, stride)
+    assert cuts == sorted(set(cuts)) and (not cuts or cuts[-1] == length)
+    assert all(cut % stride == 0 for cut in cuts[:-1])
+    assert len(cuts) == -(-length // stride)
+
+
+def test_sentence_cuts_are_apart_and_end_with_the_draft() -> None:
+    pieces = ["One", ".", " Two", "!", "\n", "x", " y", " z"]
+    assert sentence_cuts(pieces, 1) == [2, 4, 5, 8]
+    assert sentence_cuts(pieces, 3) == [4, 8]
+    assert sentence_cuts([], 1) == []
+
+
+@given(st.data())
+def test_rows_of_a_verification_read_what_a_separate_prefill_would(data: st.DataObject) -> None:
+    max_len = 40
+    start = data.draw(st.integers(0, 10))
+    trunk = data.draw(st.lists(st.integers(0, 9), max_size=20))
+    suffix = data.draw(st.lists(st.integers(10, 19), min_size=1, max_size=4))
+    total = start + len(trunk)
+    cuts = sorted(data.draw(st.sets(st.integers(0, total), max_size=4)))
+    length = len(trunk) + len(suffix) * len(cuts) + data.draw(st.integers(0, 5))
+    plan, ends = verification(trunk, start, suffix, cuts, length, max_len)
+    tokens, positions, rows, low, own = plan
+    position_of = {row: row for row in range(start)} | dict(zip(rows, positions, strict=True))
+
+    def reads(i: int) -> list[int]:
+        return [k for k in range(max_len + 1 + length) if k < low[i] or own[i] <= k <= rows[i]]
+
+    real = len(trunk) + len(suffix) * len(cuts)
+    assert len(set(rows[:real].tolist())) == real
+    for i in range(real):
+        assert sorted(position_of[k] for k in reads(i)) == list(range(positions[i] + 1))
+    for cut, end in zip(cuts, ends, strict=True):
+        first = end + 1 - len(suffix)
+        assert tokens[first : end + 1].tolist() == suffix
+        seen = reads(int(end))
+        assert seen[:cut] == list(range(cut)) and min(seen[cut:]) > max_len
+    assert np.all(rows[real:] == max_len) and all(
+        reads(i) == [max_len] for i in range(real, length)
+    )
+
+
+def test_padding_is_never_read_by_others() -> None:
+    plan, _ = verification([1, 2], 3, [7], [4, 5], 8, 16)
+    _, _, rows, cuts, starts = plan[:, :4]
+    assert not np.any((cuts > 16) | ((starts <= 16) & (rows >= 16)))
+    with pytest.raises(ValueError):
+        verification([1, 2, 3], 0, [7], [1], 2, 16)

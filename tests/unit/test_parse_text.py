@@ -1,0 +1,151 @@
+"""Configurations, chat suffixes, tokenizers of GGUF metadata and streaming text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundryrt.errors import UsageError
+from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.gguf_config import config_from_gguf
+from parse_runtime.models.hf_config import config_from_hf
+from parse_runtime.text.chat import Chat
+from parse_runtime.text.gguf_tokenizer import tokenizer_from_gguf
+from parse_runtime.text.tokenizer import TextStream, Tokenizer
+
+V4 = {
+    "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "hidden_size": 64,
+    "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "torch_dtype": "bfloat16",
+    "tie_word_embeddings": True,
+    "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                     "high_freq_factor": 4.0, "original_max_position_embeddings": 512},
+}  # fmt: skip
+GGUF = {
+    "general.architecture": "qwen2", "qwen2.block_count": 2, "qwen2.embedding_length": 64,
+    "qwen2.feed_forward_length": 128, "qwen2.attention.head_count": 8,
+    "qwen2.attention.head_count_kv": 2, "qwen2.context_length": 2048,
+    "qwen2.attention.layer_norm_rms_epsilon": 1e-6, "qwen2.rope.freq_base": 1e6,
+    "tokenizer.ggml.tokens": ["a", "b"],
+}  # fmt: skip
+
+
+def test_both_forms_of_config_json_say_the_same() -> None:
+    v5 = {k: v for k, v in V4.items() if k not in ("rope_theta", "torch_dtype", "rope_scaling")}
+    v5["rope_parameters"] = {**V4["rope_scaling"], "rope_theta": 500000.0}
+    v5["dtype"] = "bfloat16"
+    config = config_from_hf(V4)
+    assert config == config_from_hf(v5)
+    assert (config.head_dim, config.group, config.dtype) == (8, 4, "bfloat16")
+    assert config.rope_theta == 500000 and config.tied_embeddings
+    # High frequencies are kept, low ones divided by the factor.
+    assert config.rope_divisors[0] == 1 and config.rope_divisors[-1] == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"use_sliding_window": True}, "sliding window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"num_experts": 8}, "num_experts"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"torch_dtype": "float8"}, "float8"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"num_key_value_heads": 3}, "3 key-value heads"),
+    ],
+)
+def test_what_is_not_supported_is_named(change: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        config_from_hf({**V4, **change})
+
+
+def test_gguf_metadata() -> None:
+    config = config_from_gguf(GGUF, frozenset())
+    assert config == ModelConfig(
+        architecture="qwen2", layers=2, hidden=64, intermediate=128, heads=8, kv_heads=2,
+        head_dim=8, vocab=2, max_positions=2048, rms_eps=1e-6, rope_theta=1e6,
+        tied_embeddings=True, qkv_bias=True,
+    )  # fmt: skip
+    assert not config_from_gguf(GGUF, frozenset({"output.weight"})).tied_embeddings
+    for change, named in (
+        ({"general.architecture": "gemma"}, "gemma"),
+        ({"qwen2.expert_count": 4}, "experts"),
+        ({"qwen2.rope.scaling.type": "yarn"}, "yarn"),
+        ({"qwen2.block_count": None}, "block_count"),
+    ):
+        with pytest.raises(UsageError, match=named):
+            config_from_gguf({**GGUF, **change}, frozenset())
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_judge_suffix_continues_the_answer() -> None:
+    chat = Chat(TEMPLATE, "", "</>", (2,))
+    assert chat.prompt("2+2?") == "<user>2+2?</><assistant>"
+    assert chat.judge_suffix("2+2?", "OK?") == "</><user>OK?</><assistant>"
+    assert Chat.from_dict(chat.to_dict()) == chat
+
+
+def test_template_that_rewrites_history_is_refused() -> None:
+    rewriting = "{{ messages | length }}" + TEMPLATE
+    with pytest.raises(UsageError, match="unchanged"):
+        Chat(rewriting, "", "", ()).judge_suffix("2+2?", "OK?")
+    with pytest.raises(UsageError, match="--chat-template"):
+        Chat("", "", "", ()).prompt("x")
+    with pytest.raises(UsageError, match="roles"):
+        Chat("{{ raise_exception('roles') }}", "", "", ()).prompt("x")
+    with pytest.raises(UsageError, match="fails"):
+        Chat("{{ ''.__class__.__mro__ }}", "", "", ()).prompt("x")
+
+
+def metadata(pre: str) -> dict[str, object]:
+    from tokenizers import pre_tokenizers
+
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "11", "<end>"]
+    return {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": ["h e", "1 1"],
+        "tokenizer.ggml.token_type": [1] * (len(tokens) - 1) + [3],
+    }  # fmt: skip
+
+
+def test_gguf_tokenizer_merges_and_special_tokens() -> None:
+    one_by_one = Tokenizer.from_json(tokenizer_from_gguf(metadata("smollm"), "x"))
+    grouped = Tokenizer.from_json(tokenizer_from_gguf(metadata("llama-bpe"), "x"))
+    assert one_by_one.encode("he<end>") == [256, 258] == grouped.encode("he<end>")
+    assert len(one_by_one.encode("11")) == 2 and grouped.encode("11") == [257]
+    assert one_by_one.decode([256, 258]) == "he"
+    assert one_by_one.fingerprint == grouped.fingerprint
+    with pytest.raises(UsageError, match="2 tokens"):
+        grouped.single("hi")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tokenizer.ggml.model", "llama"), ("tokenizer.ggml.pre", "tekken")]
+)
+def test_other_gguf_tokenizers_are_refused_by_name(key: str, value: str) -> None:
+    with pytest.raises(UsageError, match=value):
+        tokenizer_from_gguf({**metadata("smollm"), key: value}, "x")
+
+
+BYTES = Tokenizer.from_json(tokenizer_from_gguf(metadata("qwen2"), "x"))
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd")))
+def test_streamed_text_never_holds_half_a_character(text: str) -> None:
+    tokens = BYTES.encode(text)
+    stream = TextStream(BYTES)
+    pieces = [stream.push([token]) for token in tokens]
+    assert all("\ufffd" not in piece for piece in pieces)
+    assert "".join(pieces) == BYTES.decode(tokens)
+    assert TextStream(BYTES).push(tokens) == BYTES.decode(tokens)
