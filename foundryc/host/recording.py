@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -21,9 +21,10 @@ from foundryc.host.buffers import (
     raw_bytes,
     reference,
 )
-from foundryc.host.encode import Encoded, Node, encode, references
+from foundryc.host.encode import encode
+from foundryc.host.graph import RecordedGraph, buffers_of, lifetimes_of, without_unused
 from foundryc.host.layout import Layout, arrange
-from foundryc.host.plan import Lifetime, Plan, plan
+from foundryc.host.plan import Plan, plan
 from foundryc.host.tape import Tape
 from foundryc.host.verify import Proof, prove
 from foundryc.pack import Capture
@@ -31,39 +32,6 @@ from foundryc.template import GraphTable
 from foundryc.weights import Piece
 from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
 from foundryrt.errors import UsageError
-
-
-@dataclass
-class RecordedGraph:
-    """One graph, while and after it is recorded."""
-
-    name: str
-    key: dict[str, int | str]
-    label: str
-    memory: Memory
-    outputs: list[tuple[str, TensorRef, torch.Tensor]] = field(default_factory=list)
-    calls: list[Encoded] = field(default_factory=list)
-    offsets: dict[Buffer, int] = field(default_factory=dict)
-    scratch: int = 0
-    open: bool = True
-
-    def output(self, name: str, tensor: torch.Tensor) -> None:
-        """Name a result of this graph; it keeps its bytes until the graph's next launch.
-
-        The tensor is one that the graph made, a registered one, or a view of either.
-        UsageError outside the graph's `with` block or for a name given twice.
-        """
-        if not self.open:
-            raise UsageError(f"{self.label}: name output {name!r} inside the graph's with block")
-        if any(known == name for known, _, _ in self.outputs):
-            raise UsageError(f"{self.label}: two outputs are named {name!r}")
-        plain = tensor.resolve_conj().resolve_neg()
-        buffer = self.memory.find(plain)
-        if buffer is None or (buffer.kind is Kind.SCRATCH and buffer.graph != self.label):
-            raise UsageError(f"{self.label}: output {name!r} was not made by this graph")
-        if buffer.kind is Kind.SCRATCH:
-            buffer.kind = Kind.OUTPUT
-        self.outputs.append((name, reference(plain, buffer), plain))
 
 
 @dataclass(frozen=True)
@@ -141,8 +109,8 @@ class HostRecording:
             self._active = False
 
     def _finish(self, graph: RecordedGraph, tape: Tape) -> None:
-        lifetimes = _lifetimes(tape.nodes)
-        graph.calls = [encode(_without_unused(n, i, lifetimes)) for i, n in enumerate(tape.nodes)]
+        lifetimes = lifetimes_of(tape.nodes)
+        graph.calls = [encode(without_unused(n, i, lifetimes)) for i, n in enumerate(tape.nodes)]
         temporary = [b for b in lifetimes if b.kind is Kind.SCRATCH]
         planned: Plan = plan([lifetimes[b] for b in temporary])
         graph.offsets = dict(zip(temporary, planned.offsets, strict=True))
@@ -189,7 +157,7 @@ class HostRecording:
         # What is stored comes first, so that a region's initial bytes are short.
         own = [b for b in fixed if b not in in_files]
         recipes = [b for b in fixed if b in in_files]
-        outputs = [b for g in self._graphs for b in _buffers(g) if b.kind is Kind.OUTPUT]
+        outputs = [b for g in self._graphs for b in buffers_of(g) if b.kind is Kind.OUTPUT]
         made = dict.fromkeys(outputs)
         stored = own + (recipes if embed_weights else [])
         contents = {b: raw_bytes(self._kept[b]) for b in stored} | {
@@ -216,7 +184,7 @@ class HostRecording:
         first: dict[bytes, Buffer] = {}
         found: dict[Buffer, Buffer] = {}
         for graph in self._graphs:
-            for buffer in _buffers(graph):
+            for buffer in buffers_of(graph):
                 if buffer.kind is Kind.CONSTANT:
                     found[buffer] = first.setdefault(buffer.data, buffer)
         return found
@@ -279,37 +247,3 @@ def _producer() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
-
-
-def _buffers(graph: RecordedGraph) -> dict[Buffer, None]:
-    """Buffers of a graph in the order of their first use."""
-    used = [buffer for call in graph.calls for _, buffer in call.addresses]
-    return dict.fromkeys(used + [ref.buffer for _, ref, _ in graph.outputs])
-
-
-def _lifetimes(nodes: Sequence[Node]) -> dict[Buffer, Lifetime]:
-    found: dict[Buffer, Lifetime] = {}
-    for i, node in enumerate(nodes):
-        for ref in references([node.args, node.kwargs, node.results]):
-            first = found[ref.buffer].first if ref.buffer in found else i
-            found[ref.buffer] = Lifetime(ref.buffer.nbytes, first, i)
-    return found
-
-
-def _without_unused(node: Node, index: int, lifetimes: dict[Buffer, Lifetime]) -> Node:
-    """`node` without the results that nothing reads."""
-    results = tuple(
-        None if ref and _is_unused(ref.buffer, index, lifetimes) else ref for ref in node.results
-    )
-    if results == node.results:
-        return node
-    for old, new in zip(node.results, results, strict=True):
-        if old is not None and new is None:
-            lifetimes.pop(old.buffer, None)
-    return Node(node.function, node.args, node.kwargs, results)
-
-
-def _is_unused(buffer: Buffer, index: int, lifetimes: dict[Buffer, Lifetime]) -> bool:
-    if buffer.kind is not Kind.SCRATCH or buffer not in lifetimes:
-        return buffer.kind is Kind.SCRATCH
-    return lifetimes[buffer].first == lifetimes[buffer].last == index
