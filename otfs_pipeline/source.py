@@ -101,7 +101,7 @@ def open_recording(path: str, metadata: str, datatype: str, settings: Settings) 
             f"recording {data}: datatype {datatype or 'unknown'!r}; give --datatype {known}, or "
             f"metadata in {beside.name}"
         )
-    return Recording(data, datatype, _known_payloads(meta))
+    return Recording(data, datatype, _known_payloads(meta, meta_path))
 
 
 def write_recording(
@@ -167,9 +167,15 @@ def _read_metadata(path: Path, settings: Settings) -> dict[str, Any]:
     return dict(meta)
 
 
-def _known_payloads(meta: dict[str, Any]) -> dict[int, tuple[int, int]]:
+def _known_payloads(meta: dict[str, Any], path: Path) -> dict[int, tuple[int, int]]:
     known = {}
-    for note in meta.get("annotations", []):
-        if isinstance(note, dict) and {"otfs:seed", "otfs:frame"} <= note.keys():
-            known[int(note["core:sample_start"])] = int(note["otfs:seed"]), int(note["otfs:frame"])
+    try:
+        for note in meta.get("annotations", []):
+            if "otfs:seed" in note:
+                seed, index = int(note["otfs:seed"]), int(note["otfs:frame"])
+                known[int(note["core:sample_start"])] = seed, index
+    except (KeyError, TypeError, ValueError) as error:
+        raise FoundryError(
+            f"metadata {path}: an annotation names no payload ({error!r}); remove its otfs:seed"
+        ) from error
     return known
