@@ -42,9 +42,11 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> str:
     merges = [tuple(str(merge).split(" ", 1)) for merge in need("merges")]
     kinds = list(need("token_type"))
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = tokenizers.Tokenizer(
-        models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
-    )
+    try:
+        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
+    except Exception as error:  # The package raises Exception itself.
+        raise UsageError(f"{where}: its tokenizer is damaged: {error}") from error
+    tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = _pre_tokenizer(name, where)
     if name == "qwen2":
         tokenizer.normalizer = normalizers.NFC()

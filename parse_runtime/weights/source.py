@@ -63,7 +63,9 @@ def _open_folder(path: Path) -> Model:
             raise UsageError(f"{index}: 'weight_map' is missing")
         files = sorted({path / str(file) for file in shards.values()})
     else:
-        files = sorted(path.glob("*.safetensors"))
+        # Some folders hold a second copy of the weights under another name.
+        usual = path / "model.safetensors"
+        files = [usual] if usual.exists() else sorted(path.glob("*.safetensors"))
     if not files:
         raise UsageError(f"{path}: no *.safetensors file")
     stored = {name: tensor for file in files for name, tensor in TensorFile(file).tensors.items()}

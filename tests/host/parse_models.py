@@ -35,7 +35,7 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
     values: dict[str, object] = {
         "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
         "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
-        "max_position_embeddings": 256, "initializer_range": 0.2, "eos_token_id": 259,
+        "max_position_embeddings": 256, "initializer_range": 0.2, "eos_token_id": 260,
         "bos_token_id": None, "pad_token_id": None, **changes,
     }  # fmt: skip
     torch.manual_seed(7)
@@ -46,7 +46,7 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
     model.save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = tokenizers.Tokenizer(
-        models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+        models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "ab"])}, merges=[("a", "b")])
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()

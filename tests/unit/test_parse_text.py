@@ -138,6 +138,12 @@ def test_other_gguf_tokenizers_are_refused_by_name(key: str, value: str) -> None
         tokenizer_from_gguf({**metadata("smollm"), key: value}, "x")
 
 
+def test_a_damaged_gguf_tokenizer_is_refused() -> None:
+    damaged = {**metadata("smollm"), "tokenizer.ggml.merges": ["x y"]}
+    with pytest.raises(UsageError, match="damaged"):
+        tokenizer_from_gguf(damaged, "x")
+
+
 BYTES = Tokenizer.from_json(tokenizer_from_gguf(metadata("qwen2"), "x"))
 
 

