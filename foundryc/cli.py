@@ -18,6 +18,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import TARGETS
 from foundryrt.console import print_json, reporting
 from foundryrt.errors import UsageError
+from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
@@ -93,9 +94,42 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
 
 
 @app.command()
-def verify(bundle: BundlePath, json: Json = False) -> None:
-    """Check every byte of a bundle: digests, references, graph tables."""
-    with reporting(), Bundle.open(bundle) as opened:
+def keygen(
+    key: Annotated[Path, typer.Argument(metavar="KEYFILE", help="The private key to write.")],
+) -> None:
+    """Make an Ed25519 key pair: KEYFILE, readable by you alone, and its public half as `.pem`."""
+    with reporting():
+        from foundryc.sign import create_key
+
+        print(f"{key}: keep secret; {create_key(key)}: give to whoever is to trust you")
+
+
+@app.command()
+def sign(
+    bundle: BundlePath,
+    key: Annotated[Path, typer.Option(help="Private Ed25519 key, PEM (see `foundryc keygen`).")],
+) -> None:
+    """Check a bundle and sign it; a second key adds its signature, the same key renews its own."""
+    with reporting():
+        from foundryc.sign import sign as sign_bundle
+
+        print(f"{bundle}: signed by {sign_bundle(bundle, key)}")
+
+
+@app.command()
+def verify(
+    bundle: BundlePath,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Public key (PEM), or a folder of them, that must have signed; repeatable."
+            " By default those of FOUNDRY_TRUST."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check every byte of a bundle: digests, references, graph tables; with keys, its signature."""
+    with reporting(), Bundle.open(bundle, checked := resolve(trust or None)) as opened:
         columns = (TextColumn("verifying"), BarColumn(), DownloadColumn())
         stderr = Console(stderr=True)
         # A bar in a log file is noise.
@@ -105,9 +139,18 @@ def verify(bundle: BundlePath, json: Json = False) -> None:
             task = progress.add_task("verify", total=total)
             opened.verify(lambda stored: progress.advance(task, stored))
         if json:
-            print_json({"ok": True, "digest": opened.digest.hex(), "bytes": total})
+            print_json(
+                {
+                    "ok": True,
+                    "digest": opened.digest.hex(),
+                    "bytes": total,
+                    "signers": [entry.key_id for entry in opened.signatures],
+                    "trusted": checked is not None,
+                }
+            )
         else:
-            print(f"{bundle}: ok, {len(opened.sections)} sections, {opened.digest.hex()}")
+            signed = ", signed by a trusted key" if checked else ""
+            print(f"{bundle}: ok, {len(opened.sections)} sections{signed}, {opened.digest.hex()}")
 
 
 @app.command()

@@ -60,7 +60,12 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
         for section in bundle.sections
     ]
     manifest = msgspec.to_builtins(bundle.manifest, builtin_types=(bytes,))
-    return {**summary(bundle), "manifest": _hexadecimal(manifest), "sections": sections}
+    return {
+        **summary(bundle),
+        "signers": [entry.key_id for entry in bundle.signatures],
+        "manifest": _hexadecimal(manifest),
+        "sections": sections,
+    }
 
 
 def print_bundle(bundle: Bundle) -> None:
@@ -81,6 +86,8 @@ def print_bundle(bundle: Bundle) -> None:
     facts.add_row("needs", ", ".join(needs))
     facts.add_row("made by", ", ".join(f"{k} {v}" for k, v in manifest.producer.items()))
     facts.add_row("digest", bundle.digest.hex())
+    for entry in bundle.signatures:
+        facts.add_row("signed by", f"{entry.key_id[:16]} (checked by verify --trust)")
     console.print(facts, markup=False)
     members = Counter(graph.template for graph in manifest.graphs)
     _print(

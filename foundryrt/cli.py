@@ -13,9 +13,19 @@ from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json, reporting
 from foundryrt.session import Session
+from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
+
+TrustPaths = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        help="Public key (PEM), or a folder of them, that must have signed the bundle; repeatable."
+        " By default those of FOUNDRY_TRUST.",
+    ),
+]
 
 
 @app.callback()
@@ -30,6 +40,7 @@ def run(
     weights: Annotated[
         Path | None, typer.Option(help="Folder with the weight files, if they moved.")
     ] = None,
+    trust: TrustPaths = None,
     json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
 ) -> None:
     """Run the workload that BUNDLE was captured from.
@@ -37,20 +48,20 @@ def run(
     Its own options follow (see `foundryrt options BUNDLE.fdy`), for example --prompt or --frames.
     """
     with reporting():
-        with Bundle.open(bundle) as opened:
+        with Bundle.open(bundle, resolve(trust or None)) as opened:
             driver = workload.find("foundryrt.workloads", opened.manifest.workload.name)
         chosen = options.parse(driver.Options, context.args)
-        with Session.open(bundle, weights=weights) as session:
+        with Session.open(bundle, weights=weights, trust=trust or None) as session:
             result = driver.run(session, chosen, json)
         if json:
             print_json(result)
 
 
 @app.command("options")
-def show_options(bundle: BundlePath) -> None:
+def show_options(bundle: BundlePath, trust: TrustPaths = None) -> None:
     """List the options that `run` takes for BUNDLE's workload."""
     with reporting():
-        with Bundle.open(bundle) as opened:
+        with Bundle.open(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name
         driver = workload.find("foundryrt.workloads", name)
         table = Table("option", "default", "meaning", title=f"foundryrt run, workload {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.errors import UsageError
+from foundryrt.trust import KeyPath, resolve
 
 
 class Backend(Protocol):
@@ -26,6 +28,15 @@ class Backend(Protocol):
 
     def tensor(self, tensor: Tensor) -> Any:
         """host: a numpy view; cuda: an object with `read()` and `write(array)`."""
+
+    def ready(self, graph: int | None = None) -> int:
+        """How many graphs can be launched at once; of one graph, 1 where it can."""
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Block until every graph can be launched; `progress` gets (ready, all)."""
+
+    def load_weights(self, check: bool = True) -> None:
+        """Fill the weights from their files."""
 
     def close(self) -> None:
         """Free what the backend holds."""
@@ -77,14 +88,17 @@ class Session:
         weights: str | os.PathLike[str] | None = None,
         device: int = 0,
         first: tuple[str, dict[str, int | str]] | None = None,
+        trust: KeyPath | Iterable[KeyPath] | None = None,
     ) -> Session:
         """Check the bundle at `path`, fill its arena and make it ready.
 
         `weights` is a folder with the weight files, where they are not where they were at capture.
-        `device` and `first`, the graph to have ready first, matter on cuda. A FoundryError says
-        what is wrong with the bundle, the machine or a weight file.
+        `device` and `first`, the graph to have ready first, matter on cuda. `trust` names PEM
+        files, or folders of them, with the public keys whose signature is required; without it
+        FOUNDRY_TRUST does (foundryrt/trust.py). A FoundryError says what is wrong with the bundle,
+        its signature, the machine or a weight file.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, resolve(trust))
         try:
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
@@ -145,6 +159,28 @@ class Session:
     def files(self) -> list[str]:
         """Names of the attached files."""
         return list(self._bundle.files)
+
+    def ready(self, name: str | None = None, **key: int | str) -> int:
+        """How many graphs can be launched without waiting; given a graph, 1 if it can, else 0.
+
+        A graph that is not ready is made ready by its first launch, ahead of all others.
+        """
+        index = None if name is None else _find(self.graphs, name, key)
+        return self._backend().ready(index)
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Block until every graph is ready; `progress` gets (ready, all) as they become so.
+
+        FoundryError says what stopped the background work.
+        """
+        self._backend().wait(progress)
+
+    def load_weights(self, check: bool = True) -> None:
+        """Fill the weights of a session opened with `load_weights=False`, or fill them again.
+
+        `check=False` compares only the files' sizes, no digest of what they hold.
+        """
+        self._backend().load_weights(check)
 
     def synchronize(self) -> None:
         """Wait for everything queued on the session's stream; nothing to wait for on host."""

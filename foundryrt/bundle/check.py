@@ -30,6 +30,8 @@ from foundryrt.bundle.schema import (
 ADDRESS_LIMIT = 1 << 57
 """Virtual addresses of the widest machine in use; also keeps every sum far from 64 bits."""
 
+_SELF_CONTAINED = (SectionKind.FILE, SectionKind.MANIFEST, SectionKind.SIGNATURE)
+
 
 def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     """Raise a BundleError that names the first rule the manifest breaks."""
@@ -102,8 +104,7 @@ def _check_sections(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     _unique("section use", (index for _, index in users))
     used = {index for _, index in users}
     for index, section in enumerate(sections):
-        free = not section.known or section.kind in (SectionKind.FILE, SectionKind.MANIFEST)
-        if not free and index not in used:
+        if section.known and section.kind not in _SELF_CONTAINED and index not in used:
             raise InvalidReference(f"manifest: nothing uses {section}")
 
 

@@ -107,3 +107,7 @@ class TableMalformed(BundleError):
 
 class KernelDigestMismatch(BundleError):
     """A kernel binary is not the one that the manifest names."""
+
+
+class SignatureMalformed(BundleError):
+    """The signature section is not the last one, not the only one, or not of the stated form."""

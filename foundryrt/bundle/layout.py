@@ -16,6 +16,7 @@ from foundryrt.bundle.errors import (
     SectionOutOfBounds,
     SectionOverlap,
     SectionTooLarge,
+    TableDamaged,
     UncoveredBytes,
     UnsupportedVersion,
 )
@@ -26,6 +27,7 @@ _HEADER = struct.Struct("<4sIQQQ32s")
 # kind, codec, flags, reserved, offset, stored length, raw length, SHA-256 of stored bytes, name
 _ENTRY = struct.Struct("<HBBIQQQ32s64s")
 HEADER_BYTES = _HEADER.size
+ENTRY_BYTES = _ENTRY.size
 NAME_BYTES = 64
 MAX_SECTIONS = 1 << 20
 
@@ -38,6 +40,7 @@ MAX_RAW = {
     SectionKind.KERNEL: 512 * MIB,
     SectionKind.REGION: 16 * 1024 * MIB,
     SectionKind.FILE: 256 * MIB,
+    SectionKind.SIGNATURE: MIB,
 }
 
 
@@ -149,8 +152,11 @@ def unpack_header(data: bytes, file_length: int) -> Header:
     return header
 
 
-def unpack_table(table: bytes, table_offset: int) -> tuple[Section, ...]:
-    """Check and return every entry; the table's digest must have been checked before."""
+def unpack_table(table: bytes, header: Header) -> tuple[Section, ...]:
+    """Check the table against its digest, then every entry of it, and return them."""
+    if hashlib.sha256(table).digest() != header.table_sha256:
+        raise TableDamaged("the section table does not match its SHA-256")
+    table_offset = header.table_offset
     sections: list[Section] = []
     names: set[tuple[int, str]] = set()
     end = HEADER_BYTES
@@ -175,7 +181,9 @@ def unpack_table(table: bytes, table_offset: int) -> tuple[Section, ...]:
         end = offset + stored
         if end > table_offset:
             raise SectionOutOfBounds(f"{section} ends at {end}, the table begins at {table_offset}")
-        if section.known and raw > MAX_RAW[SectionKind(kind)] and codec != Codec.NONE:
+        # A stored manifest is parsed as a whole; other stored sections are only mapped.
+        unpacked = codec != Codec.NONE or kind == SectionKind.MANIFEST
+        if section.known and unpacked and raw > MAX_RAW[SectionKind(kind)]:
             raise SectionTooLarge(f"{section} would unpack to {raw} bytes")
         sections.append(section)
     if align(end) != table_offset:

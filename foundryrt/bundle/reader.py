@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
 import zstandard
 
-from foundryrt.bundle import tables
+from foundryrt.bundle import signature, tables
 from foundryrt.bundle.check import check_manifest
 from foundryrt.bundle.errors import (
     InvalidReference,
@@ -22,7 +23,6 @@ from foundryrt.bundle.errors import (
     SectionDigestMismatch,
     SectionTooLarge,
     SectionUnpackFailed,
-    TableDamaged,
     UncoveredBytes,
     UnknownCodec,
     UnknownSection,
@@ -37,21 +37,34 @@ from foundryrt.bundle.layout import (
 from foundryrt.bundle.schema import Manifest, SectionKind
 from foundryrt.errors import FoundryError, UsageError
 
+if TYPE_CHECKING:
+    from foundryrt.trust import Trust
+
 
 class Bundle:
     """An open bundle. The file is mapped, not read; views are valid until `close`."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, trust: Trust | None = None) -> None:
         self.path = path
         self._data = memoryview(data)
         self._checked: set[int] = set()
         header = unpack_header(bytes(self._data[:HEADER_BYTES]), len(self._data))
-        table = self._data[header.table_offset :]
-        if hashlib.sha256(table).digest() != header.table_sha256:
-            raise TableDamaged("the section table does not match its SHA-256")
-        self.digest = header.table_sha256
-        """SHA-256 of the section table, and so of everything: two equal bundles have one digest."""
-        self.sections = unpack_table(bytes(table), header.table_offset)
+        table = bytes(self._data[header.table_offset :])
+        self.sections = unpack_table(table, header)
+        signed = signature.payload(self.sections)
+        self.message = signature.message(signed, table)
+        """What a signature of this bundle is made over."""
+        self.digest = signature.digest(signed, table)
+        """SHA-256 of the section table without signatures: equal for bundles of equal contents."""
+        self.signatures = (
+            signature.unpack(bytes(self.stored(len(signed))))
+            if len(signed) < len(self.sections)
+            else ()
+        )
+        """Claims, until a Trust has checked them."""
+        # Nothing further is read of a bundle that nobody trusted has signed.
+        if trust is not None:
+            trust.check(self.message, self.signatures)
         self._check_padding(header.table_offset)
         for section in self.sections:
             if not section.known and not section.optional:
@@ -72,10 +85,11 @@ class Bundle:
         }
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Map `path`, check its structure and manifest.
+    def open(cls, path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
+        """Map `path` and check its structure, its signature if `trust` is given, its manifest.
 
-        UsageError where there is no such file, a BundleError (bundle/errors.py) for damage.
+        UsageError where there is no such file, a BundleError (bundle/errors.py) for damage, and
+        NotSigned, SignerNotTrusted or SignatureWrong (trust.py).
         """
         path = Path(path)
         try:
@@ -88,7 +102,7 @@ class Bundle:
             raise UsageError(f"{path}: no such file") from None
         except OSError as error:
             raise FoundryError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls(path, data)
+        return cls(path, data, trust)
 
     def close(self) -> None:
         """Let the map go; it disappears with the last view of it."""

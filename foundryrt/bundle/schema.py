@@ -11,6 +11,7 @@ from enum import IntEnum
 import msgspec
 
 # 1: 2026-11-24, first version.
+#    2026-11-24, kind 7 (signature) added; optional, so earlier readers of version 1 skip it.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -36,6 +37,7 @@ class SectionKind(IntEnum):
     KERNEL = 4
     REGION = 5
     FILE = 6
+    SIGNATURE = 7
 
 
 class NodeKind(IntEnum):

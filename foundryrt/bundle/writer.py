@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +11,7 @@ from types import TracebackType
 import msgspec
 import zstandard
 
+from foundryrt.atomic import AtomicFile
 from foundryrt.bundle.layout import (
     HEADER_BYTES,
     Codec,
@@ -43,12 +42,12 @@ class BundleWriter:
             raise UsageError(f"{self.path}: the folder {self.path.parent} does not exist")
         if self.path.is_dir():
             raise UsageError(f"{self.path}: is a folder; name a file such as model.fdy")
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}.tmp")
         self._sections: list[Section] = []
         try:
-            self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+            self._target = AtomicFile(self.path)
         except OSError as error:
             raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error
+        self._file = self._target.file
         self._file.write(bytes(HEADER_BYTES))
 
     def __enter__(self) -> BundleWriter:
@@ -60,10 +59,7 @@ class BundleWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A close may fail on a full disk; the temporary file goes in any case.
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self._target.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -114,16 +110,9 @@ class BundleWriter:
             self._file.write(table)
             self._file.seek(0)
             self._file.write(pack_header(table, table_offset, table_offset + len(table)))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            with Bundle.open(self._temporary) as bundle:
+            self._target.sync()
+            with Bundle.open(self._target.temporary) as bundle:
                 bundle.check_tables()
-            os.replace(self._temporary, self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            self._target.commit()
         except OSError as error:
             raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error

@@ -170,6 +170,10 @@ ATTACKS = {
     "hidden page": (hidden_page(), errors.UncoveredBytes),
     "padding used": (overwrite(4095, b"x"), errors.UncoveredBytes),
     "unknown section": (extra_section(99, "later"), errors.UnknownSection),
+    "signature before the end": (
+        extra_section(SectionKind.SIGNATURE, "signatures", optional=True),
+        errors.SignatureMalformed,
+    ),
     "unknown codec": (extra_section(SectionKind.FILE, "later", 7), errors.UnknownCodec),
     "decompression bomb": (bomb(), errors.SectionTooLarge),
     "frame longer than stated": (lying_frame(), errors.SectionUnpackFailed),

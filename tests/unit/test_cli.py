@@ -92,3 +92,15 @@ def test_usage_errors(arguments: tuple[str, ...], message: str) -> None:
 def test_workloads() -> None:
     assert foundryc("workloads").stdout.split() == ["otfs", "parse"]
     assert "--grid" in foundryc("workloads", "otfs").stdout
+
+
+def test_sign_and_verify(bundle: Path, tmp_path: Path) -> None:
+    key, public = tmp_path / "release.key", tmp_path / "release.pem"
+    assert foundryc("keygen", key).returncode == 0
+    refused = foundryc("verify", bundle, "--trust", public)
+    assert refused.returncode == 1 and "is not signed" in refused.stderr
+    assert "signed by" in foundryc("sign", bundle, "--key", key).stdout
+    assert "signed by a trusted key" in foundryc("verify", bundle, "--trust", public).stdout
+    signers = json.loads(foundryc("inspect", bundle, "--json").stdout)["signers"]
+    assert signers[0][:16] in foundryc("inspect", bundle).stdout
+    assert foundryc("sign", bundle, "--key", public).returncode == 2

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-FORBIDDEN = ("torch", "typer", "rich", "foundryc", "cuda")
+FORBIDDEN = ("torch", "typer", "rich", "foundryc", "cuda", "cryptography", "fsspec")
 
 
 def imported(statement: str) -> tuple[set[str], float]:

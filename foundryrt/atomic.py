@@ -1,0 +1,51 @@
+"""A file is written beside its place and put there at once, so that nobody meets half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+
+
+class AtomicFile:
+    """Write to `file`, then `commit`. Left without a commit, nothing remains.
+
+    The OSErrors of opening and committing are the caller's to explain.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        self.file = open(self.temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+
+    def __enter__(self) -> AtomicFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A close may fail on a full disk; the temporary file goes in any case.
+        with contextlib.suppress(OSError):
+            self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Have everything on the disk, so that `temporary` can be read back."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def commit(self) -> None:
+        """Put the file in its place, for good."""
+        self.sync()
+        self.file.close()
+        os.replace(self.temporary, self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
