@@ -29,6 +29,13 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest
 
+# Needs a GPU; takes wheels from .whl/ where the machine has no registry (tests/gpu/env.sh).
+test-gpu:
+	tests/gpu/smoke.sh
+
+bench-gpu:
+	benchmarks/cold_start.sh
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

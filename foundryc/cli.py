@@ -39,6 +39,9 @@ def capture(
     embed_weights: Annotated[
         bool, typer.Option("--embed-weights", help="Store the weights in the bundle itself.")
     ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Capture the workload under torch.compile (cuda).")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a workload once and write its bundle.
@@ -55,7 +58,10 @@ def capture(
         from foundryc.recorder import Recorder
 
         with Recorder(
-            target=target, workload=name, settings=dataclasses.asdict(settings)
+            target=target,
+            workload=name,
+            settings=dataclasses.asdict(settings),
+            compile=compile,
         ) as recorder:
             module.record(recorder, settings)
             recorder.save(output, embed_weights=embed_weights)

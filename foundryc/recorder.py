@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
 
@@ -42,6 +42,8 @@ class Recording(Protocol):
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Records the body of the `with` block."""
 
+
+F = TypeVar("F", bound=Callable[..., object])
 
 Save = Callable[[Path, str, dict[str, Setting], dict[str, bytes], bool], None]
 """(path, workload, settings, files, embed weights): writes all that has been recorded."""
@@ -84,9 +86,15 @@ class Recorder:
     `settings` is flat: what the workload's driver must know about the capture.
     """
 
-    def __init__(self, target: str, workload: str, settings: dict[str, Setting]) -> None:
+    def __init__(
+        self, target: str, workload: str, settings: dict[str, Setting], compile: bool = False
+    ) -> None:
         if target not in TARGETS:
             raise UsageError(f"target {target!r}: use one of {', '.join(TARGETS)}")
+        if compile and target != "cuda":
+            raise UsageError("--compile needs --target cuda: compiled CPU code is no ATen operator")
+        self._compile = compile
+        self._compiled = False
         for key, value in settings.items():
             if not (value is None or isinstance(value, (bool, int, float, str))):
                 raise UsageError(
@@ -129,6 +137,16 @@ class Recorder:
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
         return self._recording.register(name, tensor, role, pieces or ())
 
+    def compiled(self, function: F) -> F:
+        """`function` under torch.compile where the capture asks for it (`--compile`)."""
+        if not self._compile:
+            return function
+        # One function serves every graph; the default limit would silently leave the rest eager.
+        torch._dynamo.config.recompile_limit = 4096
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        self._compiled = True
+        return cast(F, torch.compile(function))
+
     def warm_up(self) -> AbstractContextManager[None]:
         """Run the workload once in this block before its graphs: on cuda, libraries and caches
         come up inside the arena. On host it does nothing."""
@@ -146,4 +164,6 @@ class Recorder:
 
     def save(self, path: str | os.PathLike[str], embed_weights: bool = False) -> None:
         """Write the bundle; weights that have pieces are stored only with `embed_weights`."""
+        if self._compile and not self._compiled:
+            raise UsageError(f"workload {self._workload!r} does not support --compile")
         self._save(Path(path), self._workload, self._settings, self._files, embed_weights)

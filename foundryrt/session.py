@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -89,21 +89,23 @@ class Session:
         device: int = 0,
         first: tuple[str, dict[str, int | str]] | None = None,
         trust: KeyPath | Iterable[KeyPath] | None = None,
+        load_weights: bool = True,
     ) -> Session:
         """Check the bundle at `path`, fill its arena and make it ready.
 
         `weights` is a folder with the weight files, where they are not where they were at capture.
         `device` and `first`, the graph to have ready first, matter on cuda. `trust` names PEM
         files, or folders of them, with the public keys whose signature is required; without it
-        FOUNDRY_TRUST does (foundryrt/trust.py). A FoundryError says what is wrong with the bundle,
-        its signature, the machine or a weight file.
+        FOUNDRY_TRUST does (foundryrt/trust.py). With `load_weights=False` weights that come from
+        files stay zero until the session's `load_weights` is called. A FoundryError says what is
+        wrong with the bundle, its signature, the machine or a weight file.
         """
         bundle = Bundle.open(path, resolve(trust))
         try:
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
             folder = None if weights is None else Path(weights)
-            return cls(bundle, _open_backend(bundle, folder, device, index))
+            return cls(bundle, _open_backend(bundle, folder, device, index, load_weights))
         except BaseException:
             bundle.close()
             raise
@@ -202,14 +204,16 @@ class Session:
         return backend.tensor(found)
 
 
-def _open_backend(bundle: Bundle, weights: Path | None, device: int, first: int | None) -> Backend:
+def _open_backend(
+    bundle: Bundle, weights: Path | None, device: int, first: int | None, load_weights: bool
+) -> Backend:
     if bundle.manifest.target == "host":
         from foundryrt.host.backend import HostBackend
 
-        return HostBackend(bundle, weights)
+        return HostBackend(bundle, weights, load_weights)
     from foundryrt.cuda.backend import CudaBackend
 
-    return CudaBackend(bundle, device, first, weights)
+    return CudaBackend(bundle, device, first, weights, load_weights)
 
 
 def _find(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from foundryrt.errors import UsageError
+from parse_runtime.inputs import inputs
 from parse_runtime.judge import PROMPT, selection
-from parse_runtime.passes import DTYPES, Passes, Shapes, load_parameters
+from parse_runtime.shapes import DTYPES, Shapes
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.source import Model, open_model
+
+if TYPE_CHECKING:
+    from parse_runtime.passes import Passes
+
+__all__ = ["Settings", "build", "inputs", "record"]
 
 
 def _help(text: str) -> dict[str, str]:
@@ -85,6 +89,9 @@ def _pair(text: str) -> tuple[int, int]:
 
 def record(recorder: Any, settings: Settings) -> None:
     """Register both models' weights and caches, and record every pass once."""
+    # Imported late: a capture's options and its key do not need torch.
+    import torch
+
     target = open_model(settings.model)
     draft = open_model(settings.draft) if settings.draft else target
     tokenizer = Tokenizer.from_json(target.text.tokenizer_json)
@@ -103,24 +110,41 @@ def record(recorder: Any, settings: Settings) -> None:
     recorder.attach("chat.json", json.dumps(chat.to_dict(), indent=1, sort_keys=True).encode())
     words = (tokenizer.single(settings.yes), tokenizer.single(settings.no))
     with torch.inference_mode():
-        for passes in build(recorder.register, settings, target, draft, words):
-            for name, key, run in passes.graphs():
-                with recorder.graph(name, **key) as graph:
-                    for output, tensor in run().items():
-                        graph.output(output, tensor)
+        graphs = [
+            graph
+            for passes in build(
+                recorder.register, settings, target, draft, words, recorder.compiled
+            )
+            for graph in passes.graphs()
+        ]
+        if recorder.target == "cuda":
+            with recorder.warm_up():
+                for _, _, run in graphs:
+                    run()
+        for name, key, run in graphs:
+            with recorder.graph(name, **key) as graph:
+                for output, tensor in run().items():
+                    graph.output(output, tensor)
 
 
 def build(
-    register: Any, settings: Settings, target: Model, draft: Model, words: tuple[int, int]
+    register: Any,
+    settings: Settings,
+    target: Model,
+    draft: Model,
+    words: tuple[int, int],
+    compiled: Any = lambda function: function,
 ) -> list[Passes]:
     """The target's and the draft's passes; one model's weights are registered once."""
+    from parse_runtime.passes import Passes, load_parameters
+
     shapes = settings.shapes()
     weights = load_parameters("target", target.parameters, settings.dtype, register)
-    passes = Passes("target", target.config, weights, shapes, register, words)
+    passes = Passes("target", target.config, weights, shapes, register, words, compiled)
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
     drafting = replace(shapes, slots=1, verify=())
-    return [passes, Passes("draft", draft.config, weights, drafting, register)]
+    return [passes, Passes("draft", draft.config, weights, drafting, register, compiled=compiled)]
 
 
 def _chat(model: Model, settings: Settings) -> Chat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from foundryc.weights import Piece, materialize
-from parse_runtime.layout import cache_rows, padded
+from parse_runtime.layout import padded
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Rows, forward, logits
+from parse_runtime.shapes import Shapes
 from parse_runtime.weights.parameters import Parameter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -23,21 +25,6 @@ class Register(Protocol):
     def __call__(
         self, name: str, tensor: Tensor, *, role: str, pieces: list[Piece] | None = None
     ) -> Tensor: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shapes:
-    """Static sizes of one model's passes."""
-
-    max_len: int
-    slots: int = 1
-    prefill: tuple[int, ...] = ()
-    verify: tuple[tuple[int, int], ...] = ()
-    """(rows, cuts) of each verify pass."""
-
-    @property
-    def rows(self) -> int:
-        return cache_rows(self.max_len, max((length for length, _ in self.verify), default=0))
 
 
 def load_parameters(
@@ -65,9 +52,12 @@ class Passes:
     register: Register
     judge_tokens: tuple[int, int] = (0, 0)
     """Ids of the yes and no tokens; used by `verify` alone."""
+    compiled: Callable[[Any], Any] = lambda function: function
+    """`Recorder.compiled`."""
     _inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._scores = self.compiled(self._compute)
         c, s = self.config, self.shapes
         dtype = self.parameters["embed"].dtype
         values = torch.zeros(c.layers, 2, c.kv_heads, s.slots, s.rows, c.head_dim, dtype=dtype)
@@ -103,9 +93,8 @@ class Passes:
 
     def decode(self, batch: int) -> dict[str, Tensor]:
         """One token of each of slots 0 to batch - 1: `token` [batch], `logits` [batch, vocab]."""
-        rows = Rows.of(self._inputs[f"decode.{batch}"])
-        hidden = self._forward(rows, self._slots[:batch], self.shapes.max_len + 1, batched=True)
-        return _predict(logits(self.parameters, hidden))
+        plan, slots = self._inputs[f"decode.{batch}"], self._slots[:batch]
+        return _predict(self._scores(plan, slots, None, self.shapes.max_len + 1, True))
 
     def verify(self, length: int, cuts: int) -> dict[str, Tensor]:
         """`verdicts` float32 [cuts], P(yes) / (P(yes) + P(no)), and `logits` [cuts, vocab]."""
@@ -113,14 +102,22 @@ class Passes:
         chosen = scores.index_select(1, self._judge)
         return {"verdicts": chosen.softmax(-1)[:, 0].contiguous(), "logits": scores}
 
-    def _forward(self, rows: Rows, slots: Tensor, keys: int, batched: bool) -> Tensor:
-        return forward(
-            self.parameters, self.config, self._frequencies, rows, self.cache, slots, keys, batched
-        )
-
     def _logits(self, name: str, keys: int) -> Tensor:
-        hidden = self._forward(Rows.of(self._inputs[name]), self._slot, keys, batched=False)
-        return logits(self.parameters, hidden.index_select(0, self._inputs[f"{name}.wanted"]))
+        plan, wanted = self._inputs[name], self._inputs[f"{name}.wanted"]
+        scores: Tensor = self._scores(plan, self._slot, wanted, keys, False)
+        return scores
+
+    def _compute(
+        self, plan: Tensor, slots: Tensor, wanted: Tensor | None, keys: int, batched: bool
+    ) -> Tensor:
+        """Logits of the wanted rows of a pass, or of all."""
+        hidden = forward(
+            self.parameters, self.config, self._frequencies, Rows.of(plan), self.cache, slots,
+            keys, batched,
+        )  # fmt: skip
+        if wanted is not None:
+            hidden = hidden.index_select(0, wanted)
+        return logits(self.parameters, hidden)
 
     def graphs(self) -> list[tuple[str, dict[str, int], Any]]:
         """Every pass as (graph name, key, function that computes its outputs)."""

@@ -12,7 +12,7 @@ import torch
 
 from foundryc.cuda.extract import CapturedFunction, Columns
 from foundryc.cuda.recording import CudaRecording, NamedTensor
-from foundryc.cuda.variables import refuse_changed
+from foundryc.cuda.variables import values_to_keep
 from foundryc.weights import build_weights
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
@@ -26,6 +26,7 @@ from foundryrt.bundle.schema import (
     SectionKind,
     Template,
     Tensor,
+    Variable,
     Weights,
     Workload,
 )
@@ -42,21 +43,27 @@ class _Functions:
     def __init__(self, recording: CudaRecording, writer: BundleWriter) -> None:
         self._recording = recording
         self._writer = writer
-        self._checked: set[int] = set()
+        self._values: dict[int, dict[str, bytes]] = {}
         self._kernel_of: dict[bytes, int] = {}
         self._index: dict[Function, int] = {}
         self.kernels: list[Kernel] = []
+        self.variables: dict[tuple[int, str], bytes] = {}
 
     def index(self, captured: CapturedFunction) -> int:
         cubin = self._recording.harvest.binary_of(captured.name, captured.module)
-        if captured.module not in self._checked:
-            self._checked.add(captured.module)
-            refuse_changed(captured, cubin)
+        if captured.module not in self._values:
+            self._values[captured.module] = values_to_keep(captured, cubin)
         digest = hashlib.sha256(cubin).digest()
         if digest not in self._kernel_of:
             self._kernel_of[digest] = len(self.kernels)
             section = self._writer.add(SectionKind.KERNEL, digest.hex()[:32], cubin, compress=False)
             self.kernels.append(Kernel(sha256=digest, section=section))
+        for name, data in self._values[captured.module].items():
+            if self.variables.setdefault((self._kernel_of[digest], name), data) != data:
+                raise FoundryError(
+                    f"two modules of one binary hold different values in their variable {name};"
+                    " a bundle loads a binary once"
+                )
         function = Function(
             name=captured.name,
             kernel=self._kernel_of[digest],
@@ -200,6 +207,10 @@ def save(
                 tensors=tuple(_tensor(recording, tensor) for tensor in named),
                 kernels=tuple(functions.kernels),
                 functions=functions.functions,
+                variables=tuple(
+                    Variable(kernel=kernel, name=name, data=data)
+                    for (kernel, name), data in functions.variables.items()
+                ),
                 templates=tuple(templates.templates),
                 graphs=tuple(graphs),
                 weights=Weights() if embed else build_weights(weights),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,22 @@ class RecordedGraph:
             self.torch_graph.replay()
 
 
+def _require_driver() -> None:
+    """FoundryError where nothing of CUDA is here; makes no CUDA call: harvest must come first."""
+    if torch.version.cuda is None:
+        raise FoundryError(
+            "no GPU can be used here: this torch is built without CUDA; capture on a machine with"
+            " an NVIDIA GPU, or use --target host"
+        )
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise FoundryError(
+            "no GPU is visible here: there is no NVIDIA driver; capture on a machine with one, or"
+            " use --target host"
+        ) from None
+
+
 class CudaRecording:
     """Must be made before the process's first CUDA call; the device is torch's `cuda:device`."""
 
@@ -68,6 +85,7 @@ class CudaRecording:
                 "CUDA is in use already: make the recorder before the first CUDA call, so that it"
                 " sees every kernel binary being loaded"
             )
+        _require_driver()
         harvest.start()
         if not torch.cuda.is_available():
             raise FoundryError("no GPU is visible here; capture on one, or use --target host")

@@ -51,6 +51,10 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         _refer(f"graph {graph.name}", graph.template, manifest.templates)
     for template in manifest.templates:
         _require(template.nodes >= 0 and template.edges >= 0, "a template's counts are negative")
+    for variable in manifest.variables:
+        _refer("variable", variable.kernel, manifest.kernels)
+        _require(0 < len(variable.data) <= 1 << 20, "a variable is empty or larger than 1 MiB")
+    _unique("variable", ((variable.kernel, variable.name) for variable in manifest.variables))
     for kernel in manifest.kernels:
         _require(len(kernel.sha256) == 32, "a kernel's digest has not 32 bytes")
     _unique("kernel", (kernel.sha256 for kernel in manifest.kernels))
@@ -80,6 +84,7 @@ def _check_text(manifest: Manifest) -> None:
     names = [manifest.workload.name, *manifest.workload.settings]
     names += [text for pair in manifest.producer.items() for text in pair if text]
     names += [thing.name for thing in manifest.tensors + manifest.functions + manifest.graphs]
+    names += [variable.name for variable in manifest.variables]
     for graph in manifest.graphs:
         names += [text for pair in graph.key.items() for text in pair if isinstance(text, str)]
     names += [thing.name for thing in manifest.weights.files + manifest.weights.sources]
@@ -160,8 +165,11 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 def _check_weights(manifest: Manifest) -> None:
     weights = manifest.weights
     for file in weights.files:
-        _require("/" not in file.name and "\\" not in file.name, f"file {file.name!r} has a folder")
-        _require(file.name not in (".", "..") and file.size >= 0, f"file {file.name!r}")
+        inside = all(part not in ("", ".", "..") for part in file.name.split("/"))
+        _require(
+            inside and "\\" not in file.name, f"weight file {file.name[:80]!r} is no such name"
+        )
+        _require(file.size >= 0, f"weight file {file.name[:80]!r} has {file.size} bytes")
     _unique("weight file", (file.name for file in weights.files))
     for source in weights.sources:
         where = f"weight source {source.name!r}"

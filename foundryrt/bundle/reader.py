@@ -175,7 +175,10 @@ class Bundle:
         """A kernel binary, checked against the digest that the manifest names."""
         kernel = self.manifest.kernels[index]
         data = self.raw(kernel.section)
-        if hashlib.sha256(data).digest() != kernel.sha256:
+        section = self.sections[kernel.section]
+        # Stored as it is, the section's own digest, checked already, is the kernel's.
+        plain = section.codec == Codec.NONE
+        if (section.sha256 if plain else hashlib.sha256(data).digest()) != kernel.sha256:
             raise KernelDigestMismatch(f"kernel {index} is not {kernel.sha256.hex()}")
         return data
 

@@ -113,6 +113,15 @@ class Function(Record, frozen=True):
     cluster_nonportable: bool = False
 
 
+class Variable(Record, frozen=True):
+    """A `__device__` or `__constant__` variable that at capture held something else than the
+    binary's own image; written as soon as the binary is loaded."""
+
+    kernel: int
+    name: str
+    data: bytes
+
+
 class Column(Record, frozen=True):
     """One array inside a table's section: little-endian numpy dtype, byte offset, count."""
 
@@ -144,7 +153,8 @@ class WeightFile(Record, frozen=True):
     """A file of the user's that weights are read from."""
 
     name: str
-    """File name without its folder."""
+    """Its path below the folder given with --weights: the file name, with folders only where two
+    files have one name."""
     size: int
     hint: str
     """Where it was at capture; the runtime looks there unless told another folder."""
@@ -215,6 +225,7 @@ class Manifest(Record, frozen=True):
     tensors: tuple[Tensor, ...] = ()
     kernels: tuple[Kernel, ...] = ()
     functions: tuple[Function, ...] = ()
+    variables: tuple[Variable, ...] = ()
     templates: tuple[Template, ...] = ()
     graphs: tuple[Graph, ...] = ()
     weights: Weights = Weights()

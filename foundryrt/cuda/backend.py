@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from ctypes import c_void_p
 from pathlib import Path
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
-from foundryrt.cuda.device import check_requirements, open_device
+from foundryrt.cuda.device import open_device
 from foundryrt.cuda.driver import NON_BLOCKING, driver
-from foundryrt.cuda.graphs import Graphs
+from foundryrt.cuda.graphs import Graphs, preread
 from foundryrt.cuda.memory import map_regions
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import fill_weights
+from foundryrt.errors import FoundryError
 
 
 class CudaBackend:
     """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier step.
 
     `first` is the index of the graph to make launchable before this returns; the others follow in
-    the background. `weights` is the folder of the weight files, where they have moved.
+    the background. `weights` is the folder of the weight files, where they have moved;
+    with `load_weights=False` they stay zero until `load_weights` is called.
     """
 
     def __init__(
@@ -31,36 +35,64 @@ class CudaBackend:
         device: int = 0,
         first: int | None = None,
         weights: Path | None = None,
+        load_weights: bool = True,
     ) -> None:
         self._bundle = bundle
+        self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
+        if first is not None:
+            threading.Thread(target=preread, args=(bundle, first), daemon=True).start()
         cuda = driver()
+        self._done("driver")
         with ExitStack() as undo:
-            self.device = open_device(cuda, device, undo)
+            self.device = open_device(cuda, device, bundle.manifest.requirements, undo)
             self._done("context")
-            check_requirements(bundle.manifest.requirements, self.device)
             map_regions(cuda, self.device.ordinal, bundle.manifest.regions, undo)
             self._done("arena")
             self.stream = cuda.ask("cuStreamCreate", NON_BLOCKING, kind=c_void_p)
             undo.callback(cuda, "cuStreamDestroy_v2", self.stream)
-            self.uploader = Uploader(cuda, self.stream, undo)
+            self.uploader = Uploader(self.device, self.stream, undo.enter_context(ExitStack()))
+            # Copies still under way would read buffers that are being freed.
+            undo.callback(self._drain)
             self.graphs = Graphs(bundle, self.device.context)
             undo.callback(self.graphs.close)
             self.graphs.start(first)
             self._initialise()
-            if bundle.manifest.weights.recipes:
-                fill_weights(bundle.manifest, self.uploader, weights)
             self._done("contents queued")
             if first is not None:
                 self.graphs.require(first)
-            self._done("first graph")
+                self._done("first graph")
+            if load_weights:
+                self.load_weights()
             self.uploader.finish()
             self._done("contents")
             self._undo = undo.pop_all()
 
     def _done(self, step: str) -> None:
         self.timeline.append((step, time.perf_counter()))
+
+    def _drain(self) -> None:
+        try:
+            self.synchronize()
+        except FoundryError:
+            return  # what failed before, or the work that was queued, is what the caller hears of
+
+    def load_weights(self, check: bool = True) -> None:
+        """Fill the weights from their files; `check=False` trusts the files' contents."""
+        if self._bundle.manifest.weights.recipes:
+            fill_weights(self._bundle.manifest, self.uploader, self._weights, check)
+            self.uploader.finish()
+        self._done("weights")
+
+    def ready(self, graph: int | None = None) -> int:
+        """How many graphs can be launched at once; of one graph, 1 where it can."""
+        return self.graphs.ready if graph is None else int(self.graphs.is_ready(graph))
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Block until every graph can be launched; `progress` gets (ready, all)."""
+        self.graphs.wait(progress)
+        self._done("all graphs")
 
     def _initialise(self) -> None:
         """Every region as it was at capture: its saved bytes, the rest zero."""

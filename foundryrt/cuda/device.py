@@ -38,32 +38,40 @@ class Device:
         return free.value
 
 
-def open_device(cuda: Driver, ordinal: int, undo: ExitStack) -> Device:
-    """Retain the primary context of device `ordinal` and make it current."""
+def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: ExitStack) -> Device:
+    """Retain the primary context of device `ordinal` and make it current.
+
+    FoundryError where the device does not fit: its architecture and driver are looked at before it
+    is touched, its free memory before any is taken.
+    """
     device = cuda.ask("cuDeviceGet", ordinal)
     major = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MAJOR, device)
     minor = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MINOR, device)
+    architecture = f"sm_{major}{minor}"
+    _check_device(needs, architecture, cuda.version())
     context = cuda.ask("cuDevicePrimaryCtxRetain", device, kind=c_void_p)
     undo.callback(cuda, "cuDevicePrimaryCtxRelease_v2", device)
     _current.context = None
-    opened = Device(cuda, device, context, f"sm_{major}{minor}")
+    opened = Device(cuda, device, context, architecture)
     opened.enter()
+    _check_memory(needs, opened)
     return opened
 
 
-def check_requirements(needs: Requirements, device: Device) -> None:
-    """FoundryError where the device is another architecture, its driver too old, memory short."""
-    if needs.architecture != device.architecture:
+def _check_device(needs: Requirements, architecture: str, version: int) -> None:
+    if needs.architecture != architecture:
         raise FoundryError(
-            f"the bundle was captured on {needs.architecture}, this GPU is {device.architecture};"
+            f"the bundle was captured on {needs.architecture}, this GPU is {architecture};"
             " capture it again on such a GPU"
         )
-    version = device.cuda.version()
     if needs.driver > version:
         raise FoundryError(
             f"the bundle needs a driver of CUDA {_release(needs.driver)}, this one knows"
             f" {_release(version)}; update the NVIDIA driver"
         )
+
+
+def _check_memory(needs: Requirements, device: Device) -> None:
     free = device.free_memory()
     if needs.memory > free:
         raise FoundryError(

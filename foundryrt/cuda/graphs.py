@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.tables import TemplateTable
+from foundryrt.cuda.parallel import each
+from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
+
+_KERNEL = 1
+_TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
+
+
+def functions_of(table: TemplateTable) -> list[int]:
+    """Indices of the functions that a template's nodes call."""
+    return sorted({int(f) for f in table.function[table.kind == _KERNEL]})
+
+
+def preread(bundle: Bundle, graph: int) -> None:
+    """Read and check what a graph needs, while the driver is still starting.
+
+    What is wrong with it is said again where it is used.
+    """
+    try:
+        template = bundle.manifest.graphs[graph].template
+        functions = bundle.manifest.functions
+        each(
+            bundle.kernel,
+            sorted({functions[f].kernel for f in functions_of(bundle.template(template))}),
+        )
+    except FoundryError:
+        return
 
 
 class Graphs:
@@ -25,7 +53,7 @@ class Graphs:
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._stop = False
 
     def _new(self, kind: str, index: int) -> bool:
@@ -44,6 +72,7 @@ class Graphs:
             self._read(index)
         except Exception as error:
             self._failure = error
+            self._native.abandon(str(error))
             raise
 
     def _read(self, index: int) -> None:
@@ -53,16 +82,23 @@ class Graphs:
             return
         if self._new("template", graph.template):
             table = self._bundle.template(graph.template)
-            for number in sorted({int(f) for f in table.function[table.kind == 1]}):
-                function = manifest.functions[number]
-                if self._new("kernel", function.kernel):
-                    data = self._bundle.kernel(function.kernel)
-                    self._native.set_kernel(function.kernel, data)
+            numbers = functions_of(table)
+            self._give_kernels({manifest.functions[number].kernel for number in numbers})
+            for number in numbers:
                 if self._new("function", number):
-                    self._native.set_function(number, function)
+                    self._native.set_function(number, manifest.functions[number])
             self._native.set_template(graph.template, table)
         label = " ".join([graph.name, *(f"{k}={v}" for k, v in graph.key.items())])
         self._native.set_graph(index, label, graph.template, self._bundle.member(index))
+
+    def _give_kernels(self, kernels: set[int]) -> None:
+        fresh = [kernel for kernel in sorted(kernels) if self._new("kernel", kernel)]
+        each(self._bundle.kernel, fresh)  # digests, several at once
+        for kernel in fresh:
+            self._native.set_kernel(kernel, self._bundle.kernel(kernel))
+        for variable in self._bundle.manifest.variables:
+            if variable.kernel in fresh:
+                self._native.set_variable(variable.kernel, variable.name, variable.data)
 
     def require(self, index: int) -> int:
         """The CUgraphExec of graph `index`, launchable when this returns."""
@@ -75,35 +111,55 @@ class Graphs:
     def start(self, first: int | None = None) -> None:
         """Bring all graphs in the background, beginning with `first`."""
         if self._reader is None:
+            self._native.start(first)
             self._reader = threading.Thread(target=self._read_all, args=(first,), daemon=True)
             self._reader.start()
 
     def _read_all(self, first: int | None) -> None:
-        try:
-            if first is not None:
-                self.require(first)
-            for index in range(len(self._bundle.manifest.graphs)):
-                with self._lock:
-                    if self._stop:
-                        return
+        order = list(range(len(self._bundle.manifest.graphs)))
+        if first is not None:
+            order.remove(first)
+            order.insert(0, first)
+        for index in order:
+            with self._lock:
+                if self._stop:
+                    return
+                try:
                     self._declare(index)
-            self._native.start()
-        except Exception as error:  # handed to whoever waits
-            self._failure = error
+                except Exception:
+                    return  # kept, and raised to whoever asks
 
     @property
     def ready(self) -> int:
         """How many graphs can be launched."""
         return self._native.ready
 
-    def wait(self) -> None:
-        """Block until every graph can be launched; raises what stopped the background work."""
+    def is_ready(self, index: int) -> bool:
+        """Whether graph `index` can be launched at once."""
+        return self._native.is_ready(index)
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Block until every graph can be launched; raises what stopped the background work.
+
+        `progress` gets (ready, all) whenever more are ready.
+        """
         self.start()
-        if self._reader is not None:
-            self._reader.join()
-        if self._failure is not None:
-            raise self._failure
-        self._native.wait()
+        total = len(self._bundle.manifest.graphs)
+        seen = -1
+        while True:
+            try:
+                # Without a callback nobody needs to be woken for each graph.
+                wanted = total if progress is None else max(seen + 1, 0)
+                ready = self._native.wait(min(wanted, total), _TICK)
+            except FoundryError:
+                if self._failure is not None:
+                    raise self._failure from None
+                raise
+            if ready > seen and progress is not None:
+                progress(ready, total)
+            seen = ready
+            if ready == total:
+                return
 
     def close(self) -> None:
         """Stop the background work and free graphs, functions and libraries."""

@@ -84,7 +84,7 @@ class DeviceTensor:
 
     def read(self) -> npt.NDArray[Any]:
         """A copy on the host, after everything queued on the session's stream."""
-        return np.ascontiguousarray(self._view(self._host()))
+        return np.array(self._view(self._host()), order="C")
 
     def write(self, values: npt.NDArray[Any]) -> None:
         """Replace the contents; UsageError unless shape and dtype agree."""

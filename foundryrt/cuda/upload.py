@@ -1,56 +1,77 @@
-"""Bytes to the device through two pinned buffers: one is filled while the other is copied."""
+"""Bytes to the device through pinned buffers: one is filled while another is copied."""
 
 from __future__ import annotations
 
 import ctypes
+import threading
 from contextlib import ExitStack
 from ctypes import c_void_p
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from foundryrt.cuda.driver import EVENT_WITHOUT_TIME, Driver
+from foundryrt.cuda.device import Device
+from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
 
-CHUNK = 8 << 20
+CHUNK = 4 << 20
+_SLOTS = 2
+
+
+@dataclass
+class _Slot:
+    buffer: npt.NDArray[np.uint8]
+    event: int
+    busy: bool = False
 
 
 class Uploader:
-    """Copies on `stream`; the pinned memory and events are pushed on `undo`."""
+    """Copies on `stream`, from any thread; buffers are made when a thread first needs them.
 
-    def __init__(self, cuda: Driver, stream: int, undo: ExitStack) -> None:
-        self._cuda = cuda
+    What was made is freed by `undo`, to which it must belong alone.
+    """
+
+    def __init__(self, device: Device, stream: int, undo: ExitStack) -> None:
+        self._device = device
         self._stream = stream
-        self._buffers: list[npt.NDArray[np.uint8]] = []
-        self._events: list[int] = []
-        self._busy = [False, False]
-        self._next = 0
-        for _ in range(2):
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._free: list[_Slot] = []
+
+    def _take(self) -> _Slot:
+        with self._lock:
+            if len(self._free) >= _SLOTS:
+                return self._free.pop(0)
+            cuda = self._device.cuda
             address = cuda.ask("cuMemHostAlloc", CHUNK, 0, kind=c_void_p)
-            undo.callback(cuda, "cuMemFreeHost", address)
-            self._buffers.append(
-                np.ctypeslib.as_array((ctypes.c_uint8 * CHUNK).from_address(address))
-            )
+            self._undo.callback(cuda, "cuMemFreeHost", address)
             event = cuda.ask("cuEventCreate", EVENT_WITHOUT_TIME, kind=c_void_p)
-            undo.callback(cuda, "cuEventDestroy_v2", event)
-            self._events.append(event)
+            self._undo.callback(cuda, "cuEventDestroy_v2", event)
+            buffer = (ctypes.c_uint8 * CHUNK).from_address(address)
+            return _Slot(np.ctypeslib.as_array(buffer), event)
 
     def copy(self, address: int, data: memoryview | npt.NDArray[np.uint8]) -> None:
         """Queue `data` (bytes) for the device address; `data` may change once this returns."""
         source = np.frombuffer(data, np.uint8)
+        self._device.enter()
+        cuda = self._device.cuda
         for start in range(0, source.size, CHUNK):
             piece = source[start : start + CHUNK]
-            slot = self._next
-            if self._busy[slot]:
-                self._cuda("cuEventSynchronize", self._events[slot])
-            self._buffers[slot][: piece.size] = piece
-            self._cuda(
-                "cuMemcpyHtoDAsync_v2", address + start, self._buffers[slot].ctypes.data,
-                piece.size, self._stream,
-            )  # fmt: skip
-            self._cuda("cuEventRecord", self._events[slot], self._stream)
-            self._busy[slot] = True
-            self._next = 1 - slot
+            slot = self._take()
+            try:
+                if slot.busy:
+                    cuda("cuEventSynchronize", slot.event)
+                slot.buffer[: piece.size] = piece
+                cuda(
+                    "cuMemcpyHtoDAsync_v2", address + start, slot.buffer.ctypes.data,
+                    piece.size, self._stream,
+                )  # fmt: skip
+                cuda("cuEventRecord", slot.event, self._stream)
+                slot.busy = True
+            finally:
+                with self._lock:
+                    self._free.append(slot)
 
     def finish(self) -> None:
         """Wait until everything queued has arrived."""
-        self._cuda("cuStreamSynchronize", self._stream)
+        self._device.cuda("cuStreamSynchronize", self._stream)

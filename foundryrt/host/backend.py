@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from math import prod
 from pathlib import Path
@@ -26,8 +27,11 @@ class HostBackend:
     `weights` is the folder of the weight files, where they have moved.
     """
 
-    def __init__(self, bundle: Bundle, weights: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, weights: Path | None = None, load_weights: bool = True
+    ) -> None:
         self._bundle = bundle
+        self._weights = weights
         manifest = bundle.manifest
         _check_torch(manifest.requirements.torch)
         self._threads = _threads(manifest.producer.get("threads", "1"))
@@ -40,8 +44,22 @@ class HostBackend:
                 self.arena.bytes[region.base : region.base + len(data)] = np.frombuffer(
                     data, np.uint8
                 )
-        if manifest.weights.recipes:
-            load(manifest, self._rows, weights)
+        if load_weights:
+            self.load_weights()
+
+    def load_weights(self, check: bool = True) -> None:
+        """Fill the weights from their files; the host always checks what they hold."""
+        if self._bundle.manifest.weights.recipes:
+            load(self._bundle.manifest, self._rows, self._weights)
+
+    def ready(self, graph: int | None = None) -> int:
+        """Every graph can be launched at once."""
+        return len(self._bundle.manifest.graphs) if graph is None else 1
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Nothing to wait for."""
+        if progress is not None:
+            progress(self.ready(), self.ready())
 
     def _rows(self, index: int) -> AnyArray:
         tensor = self._bundle.manifest.tensors[index]

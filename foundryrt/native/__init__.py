@@ -16,6 +16,7 @@ from foundryrt.cuda.errors import explain
 from foundryrt.errors import FoundryError
 
 _PATH = Path(__file__).parent / "libfoundryrt.so"
+_NONE = 0xFFFFFFFF
 
 
 class TemplateView(ctypes.Structure):
@@ -58,10 +59,14 @@ def _library() -> ctypes.CDLL:
         c_void_p, c_uint32, c_char_p, c_uint32, c_uint64, c_void_p, c_void_p,
     )  # fmt: skip
     library.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
-    library.foundry_start.argtypes = (c_void_p,)
+    library.foundry_set_variable.argtypes = (c_void_p, c_uint32, c_char_p, c_void_p, c_uint64)
+    library.foundry_start.argtypes = (c_void_p, c_uint32)
+    library.foundry_abandon.argtypes = (c_void_p, c_char_p)
+    library.foundry_abandon.restype = None
     library.foundry_ready.argtypes = (c_void_p,)
     library.foundry_ready.restype = c_uint32
-    library.foundry_wait.argtypes = (c_void_p,)
+    library.foundry_is_ready.argtypes = (c_void_p, c_uint32, POINTER(c_uint32))
+    library.foundry_wait.argtypes = (c_void_p, c_uint32, c_uint32, POINTER(c_uint32))
     return library
 
 
@@ -134,18 +139,40 @@ class Materializer:
         _check(self._library.foundry_require(self._handle, graph, byref(executable)))
         return executable.value or 0
 
-    def start(self) -> None:
-        """Make the remaining graphs on a native thread, in the bundle's order."""
-        _check(self._library.foundry_start(self._handle))
+    def set_variable(self, kernel: int, name: str, data: bytes) -> None:
+        """Bytes that variable `name` of a kernel binary gets as soon as the binary is loaded."""
+        self._keep.append(data)
+        _check(
+            self._library.foundry_set_variable(self._handle, kernel, name.encode(), data, len(data))
+        )
+
+    def start(self, first: int | None = None) -> None:
+        """Make all graphs on a native thread, `first` before the others, each once it is set."""
+        _check(self._library.foundry_start(self._handle, _NONE if first is None else first))
+
+    def abandon(self, message: str) -> None:
+        """No more graphs will be set: `wait` raises this message."""
+        self._library.foundry_abandon(self._handle, message.encode())
 
     @property
     def ready(self) -> int:
         """How many graphs can be launched."""
         return int(self._library.foundry_ready(self._handle))
 
-    def wait(self) -> None:
-        """Block until every graph is ready; FoundryError if one failed."""
-        _check(self._library.foundry_wait(self._handle))
+    def is_ready(self, graph: int) -> bool:
+        """Whether a graph can be launched at once."""
+        found = c_uint32()
+        _check(self._library.foundry_is_ready(self._handle, graph, byref(found)))
+        return bool(found.value)
+
+    def wait(self, count: int, milliseconds: int) -> int:
+        """Block until `count` graphs are ready or the time is over; how many are.
+
+        FoundryError where the background thread failed.
+        """
+        found = c_uint32()
+        _check(self._library.foundry_wait(self._handle, count, milliseconds, byref(found)))
+        return int(found.value)
 
     def close(self) -> None:
         """Stop the thread and free everything; the context must still exist."""

@@ -42,12 +42,23 @@ FOUNDRY_EXPORT int foundry_require(Materializer* self, uint32_t graph, CUgraphEx
     return guarded([&] { *out = self->require(graph); });
 }
 
-FOUNDRY_EXPORT int foundry_start(Materializer* self) {
-    return guarded([&] { self->start(); });
+FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, const char* name, const void* data,
+                                        uint64_t size) {
+    return guarded([&] { self->set_variable(kernel, name, data, size); });
 }
+
+FOUNDRY_EXPORT int foundry_start(Materializer* self, uint32_t first) {
+    return guarded([&] { self->start(first); });
+}
+
+FOUNDRY_EXPORT void foundry_abandon(Materializer* self, const char* message) { self->abandon(message); }
 
 FOUNDRY_EXPORT uint32_t foundry_ready(Materializer* self) { return self->ready(); }
 
-FOUNDRY_EXPORT int foundry_wait(Materializer* self) {
-    return guarded([&] { self->wait(); });
+FOUNDRY_EXPORT int foundry_is_ready(Materializer* self, uint32_t graph, uint32_t* out) {
+    return guarded([&] { *out = self->ready(graph); });
+}
+
+FOUNDRY_EXPORT int foundry_wait(Materializer* self, uint32_t count, uint32_t milliseconds, uint32_t* ready) {
+    return guarded([&] { *ready = self->wait(count, std::chrono::milliseconds(milliseconds)); });
 }

@@ -42,6 +42,7 @@ namespace foundry {
     X(cuGraphUpload)                \
     X(cuKernelGetFunction)          \
     X(cuKernelSetAttribute)         \
+    X(cuLibraryGetGlobal)           \
     X(cuLibraryGetKernel)           \
     X(cuLibraryGetModule)           \
     X(cuLibraryLoadData)            \
@@ -53,6 +54,7 @@ namespace foundry {
     X(cuMemMap)                     \
     X(cuMemRelease)                 \
     X(cuMemSetAccess)               \
+    X(cuMemcpyHtoD)                 \
     X(cuMemUnmap)                   \
     X(cuPointerGetAttribute)        \
     X(cuStreamCreate)               \

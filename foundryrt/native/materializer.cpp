@@ -52,7 +52,30 @@ void Materializer::set_graph(uint32_t graph, const char* name, uint32_t index, u
     for (uint64_t i = 0; i < count; ++i)
         if (word[i] >= topologies_[index].table.words || (i > 0 && word[i] <= word[i - 1]))
             refuse(std::string(name) + ": its words are out of order or outside the template");
-    members_.at(graph) = {name, index, count, word, value};
+    {
+        std::lock_guard lock(state_);
+        members_.at(graph) = {name, index, count, word, value, true};
+    }
+    changed_.notify_all();
+}
+
+void Materializer::set_variable(uint32_t kernel, const char* name, const void* data, uint64_t size) {
+    std::lock_guard lock(state_);
+    binaries_.at(kernel).variables.push_back({name, data, size});
+}
+
+void Materializer::abandon(const char* message) {
+    std::lock_guard lock(state_);
+    fail(-1, message);
+}
+
+void Materializer::fail(int code, const std::string& message) {
+    if (!failed_) {
+        failed_ = true;
+        failure_code_ = code;
+        failure_ = message;
+    }
+    changed_.notify_all();
 }
 
 void Materializer::apply_state(const Function& function, CUkernel kernel) {
@@ -65,15 +88,32 @@ void Materializer::apply_state(const Function& function, CUkernel kernel) {
     if (function.nonportable) set(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
 }
 
+void Materializer::load(Binary& binary, const std::string& where) {
+    if (binary.data == nullptr) refuse(where + ": its kernel binary has not been read yet");
+    CUlibrary library = nullptr;
+    check(driver().cuLibraryLoadData(&library, binary.data, nullptr, nullptr, 0, nullptr, nullptr, 0),
+          "cuLibraryLoadData", where);
+    try {
+        for (const Variable& variable : binary.variables) {
+            CUdeviceptr address = 0;
+            size_t size = 0;
+            check(driver().cuLibraryGetGlobal(&address, &size, library, variable.name.c_str()), "cuLibraryGetGlobal",
+                  variable.name);
+            if (size != variable.size) refuse("variable " + variable.name + " has another size than at capture");
+            check(driver().cuMemcpyHtoD(address, variable.data, size), "cuMemcpyHtoD", variable.name);
+        }
+    } catch (...) {
+        driver().cuLibraryUnload(library);
+        throw;
+    }
+    binary.library = library;
+}
+
 void Materializer::resolve(uint32_t index) {
     Function& function = functions_[index];
     if (function.handle != nullptr) return;
     Binary& binary = binaries_[function.kernel];
-    if (binary.library == nullptr) {
-        if (binary.data == nullptr) refuse(function.name + ": its kernel binary has not been read yet");
-        check(driver().cuLibraryLoadData(&binary.library, binary.data, nullptr, nullptr, 0, nullptr, nullptr, 0),
-              "cuLibraryLoadData", function.name);
-    }
+    if (binary.library == nullptr) load(binary, function.name);
     CUkernel kernel = nullptr;
     check(driver().cuLibraryGetKernel(&kernel, binary.library, function.name.c_str()), "cuLibraryGetKernel",
           function.name);
@@ -130,30 +170,29 @@ CUgraphExec Materializer::require(uint32_t graph) {
     return member.exec;
 }
 
-void Materializer::start() {
-    if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+void Materializer::start(uint32_t first) {
+    if (!thread_.joinable()) thread_ = std::thread([this, first] { run(first); });
 }
 
-void Materializer::run() {
+void Materializer::run(uint32_t first) {
+    std::vector<Member*> order;
+    if (first < members_.size()) order.push_back(&members_[first]);
+    for (Member& member : members_)
+        if (order.empty() || &member != order.front()) order.push_back(&member);
     std::unique_lock lock(state_);
-    for (Member& member : members_) {
-        changed_.wait(lock, [&] { return stop_ || (!busy_ && waiting_ == 0); });
-        if (stop_) return;
-        if (member.exec != nullptr) continue;
+    for (Member* member : order) {
+        changed_.wait(lock, [&] { return stop_ || failed_ || (!busy_ && waiting_ == 0 && member->given); });
+        if (stop_ || failed_) return;
+        if (member->exec != nullptr) continue;
         busy_ = true;
         lock.unlock();
-        const int code = guarded([&] { materialize(member); });
+        const int code = guarded([&] { materialize(*member); });
         const std::string message = code != 0 ? last_error() : "";
         lock.lock();
         busy_ = false;
-        if (member.exec != nullptr) ++ready_;
-        if (code != 0) {
-            failed_ = true;
-            failure_code_ = code;
-            failure_ = message;
-        }
+        if (member->exec != nullptr) ++ready_;
+        if (code != 0) fail(code, message);
         changed_.notify_all();
-        if (code != 0) return;
     }
 }
 
@@ -162,13 +201,19 @@ uint32_t Materializer::ready() {
     return ready_;
 }
 
-void Materializer::wait() {
-    start();
+bool Materializer::ready(uint32_t graph) {
+    std::lock_guard lock(state_);
+    return members_.at(graph).exec != nullptr;
+}
+
+uint32_t Materializer::wait(uint32_t count, std::chrono::milliseconds timeout) {
     std::unique_lock lock(state_);
-    changed_.wait(lock, [&] { return failed_ || ready_ == members_.size(); });
+    changed_.wait_for(lock, timeout, [&] { return failed_ || ready_ >= count; });
     if (failed_) throw Error(failure_code_, failure_);
+    const uint32_t found = ready_;
     lock.unlock();
-    check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize");
+    if (found == members_.size()) check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize");
+    return found;
 }
 
 }  // namespace foundry

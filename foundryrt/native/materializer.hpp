@@ -1,6 +1,7 @@
 // Everything of a bundle that lives in the driver: libraries, functions, template graphs and the members' execs.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -28,14 +29,20 @@ public:
     void set_graph(uint32_t graph, const char* name, uint32_t index, uint64_t count, const uint32_t* word,
                    const uint64_t* value);
 
-    // Materializes the remaining graphs, in their order, on a thread of its own.
-    void start();
+    // Bytes that a variable of a kernel binary must hold before anything of that binary runs.
+    void set_variable(uint32_t kernel, const char* name, const void* data, uint64_t size);
+
+    // Materializes all graphs on a thread of its own, `first` before the others, each once it has been given.
+    void start(uint32_t first);
+    // No more graphs will be given: whoever waits for all gets this message.
+    void abandon(const char* message);
     // Returns once the graph can be launched: ahead of the others, on the calling thread.
     CUgraphExec require(uint32_t graph);
-    // Graphs that can be launched.
+    // Graphs that can be launched; whether this one can.
     uint32_t ready();
-    // Blocks until all are ready or one failed; rethrows the failure.
-    void wait();
+    bool ready(uint32_t graph);
+    // Blocks until `count` graphs are ready or the time is over, and returns how many are; rethrows the thread's failure.
+    uint32_t wait(uint32_t count, std::chrono::milliseconds timeout);
 
 private:
     struct Function {
@@ -45,9 +52,15 @@ private:
         bool nonportable;
         CUfunction handle = nullptr;
     };
+    struct Variable {
+        std::string name;
+        const void* data;
+        uint64_t size;
+    };
     struct Binary {
         const void* data = nullptr;
         uint64_t size = 0;
+        std::vector<Variable> variables;
         CUlibrary library = nullptr;
     };
     struct Topology {
@@ -60,11 +73,14 @@ private:
         uint64_t count = 0;
         const uint32_t* word = nullptr;
         const uint64_t* value = nullptr;
+        bool given = false;
         CUgraphExec exec = nullptr;
     };
 
-    void run();
+    void run(uint32_t first);
+    void fail(int code, const std::string& message);
     void materialize(Member& member);
+    void load(Binary& binary, const std::string& where);
     void resolve(uint32_t function);
     void apply_state(const Function& function, CUkernel kernel);
 

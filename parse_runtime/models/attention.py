@@ -16,10 +16,11 @@ def mask_bias(rows: Rows, keys: int, dtype: torch.dtype, batched: bool) -> Tenso
 
     [T, 1, 1, keys] where every row is a sequence of its own (`batched`), else [1, 1, T, keys].
     """
-    key = torch.arange(keys, dtype=torch.int64)
+    key = torch.arange(keys, dtype=torch.int64, device=rows.rows.device)
     own = (key >= rows.starts[:, None]) & (key <= rows.rows[:, None])
     hidden = ((key < rows.cuts[:, None]) | own).logical_not()
-    bias = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, float("-inf"))
+    bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    bias = bias.masked_fill(hidden, float("-inf"))
     return bias[:, None, None, :] if batched else bias[None, None]
 
 

@@ -54,8 +54,8 @@ def open_model(name: str) -> Model:
     return _open_folder(path) if path.is_dir() else _open_gguf(path)
 
 
-def _open_folder(path: Path) -> Model:
-    config = config_from_hf(read_json(path / "config.json"), str(path / "config.json"))
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model's folder; UsageError where there is none."""
     index = path / "model.safetensors.index.json"
     if index.exists():
         shards = read_json(index).get("weight_map")
@@ -68,6 +68,12 @@ def _open_folder(path: Path) -> Model:
         files = [usual] if usual.exists() else sorted(path.glob("*.safetensors"))
     if not files:
         raise UsageError(f"{path}: no *.safetensors file")
+    return files
+
+
+def _open_folder(path: Path) -> Model:
+    config = config_from_hf(read_json(path / "config.json"), str(path / "config.json"))
+    files = weight_files(path)
     stored = {name: tensor for file in files for name, tensor in TensorFile(file).tensors.items()}
     return Model(config, parameters(config, SAFETENSORS, stored), assets_from_hf(path))
 

@@ -21,6 +21,7 @@ from foundryrt.bundle.schema import (
     SectionKind,
     Template,
     Tensor,
+    Variable,
     Workload,
 )
 from foundryrt.bundle.tables import (
@@ -89,7 +90,11 @@ def templates() -> list[dict[str, Any]]:
     return [chain, single]
 
 
-def write(path: Path, cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0")) -> Path:
+def write(
+    path: Path,
+    cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0"),
+    variables: Sequence[Variable] = (),
+) -> Path:
     """Graphs `step` by=11 and by=25 (members of one template) and `last`."""
     with BundleWriter(path) as writer:
         kernels = tuple(
@@ -146,6 +151,7 @@ def write(path: Path, cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0"))
                     for name, region, role in (("state", 0, "state"), ("result", 1, "output"))
                 ),
                 kernels=kernels,
+                variables=tuple(variables),
                 functions=(
                     Function(name="add", kernel=0),
                     Function(

@@ -19,6 +19,7 @@ namespace {
 
 struct Node {
     CUgraphNodeType type;
+    const uint32_t* offset = nullptr;
     uint8_t arguments[16] = {};  // uint64 address, uint32 count, uint32 increment
     CUDA_MEMCPY3D copy{};
     CUDA_MEMSET_NODE_PARAMS set{};
@@ -29,9 +30,11 @@ struct Graph {
 struct Kernel {
     std::string name;
     std::map<int, int> state;
+    const uint32_t* offset;
 };
 struct Library {
     std::map<std::string, std::unique_ptr<Kernel>> kernels;
+    uint32_t offset = 0;  // the one variable of every library: added to what its kernels add
 };
 
 constexpr size_t GRANULARITY = 2 << 20;
@@ -51,6 +54,7 @@ void count(const char* what, int64_t change) {
 }
 
 void parse(Node& node, const CUDA_KERNEL_NODE_PARAMS& from) {
+    node.offset = reinterpret_cast<Kernel*>(from.func)->offset;
     constexpr size_t offsets[] = {0, 8, 12}, sizes[] = {8, 4, 4};
     if (from.extra != nullptr) {
         std::memcpy(node.arguments, from.extra[1], sizeof(node.arguments));
@@ -66,7 +70,7 @@ void run(const Node& node) {
         std::memcpy(&address, node.arguments, 8);
         std::memcpy(&length, node.arguments + 8, 4);
         std::memcpy(&increment, node.arguments + 12, 4);
-        for (uint32_t i = 0; i < length; ++i) reinterpret_cast<uint32_t*>(address)[i] += increment;
+        for (uint32_t i = 0; i < length; ++i) reinterpret_cast<uint32_t*>(address)[i] += increment + *node.offset;
     } else if (node.type == CU_GRAPH_NODE_TYPE_MEMCPY) {
         std::memcpy(reinterpret_cast<void*>(node.copy.dstDevice), reinterpret_cast<void*>(node.copy.srcDevice),
                     node.copy.WidthInBytes);
@@ -237,7 +241,7 @@ CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void
     words >> word;
     if (word != "FAKE") return CUDA_ERROR_NO_BINARY_FOR_GPU;
     auto* library = new Library;
-    while (words >> word) library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}});
+    while (words >> word) library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}, &library->offset});
     *out = handle<CUlibrary>(library);
     count("library", 1);
     return CUDA_SUCCESS;
@@ -253,6 +257,18 @@ CUresult cuLibraryGetKernel(CUkernel* out, CUlibrary library, const char* name) 
     const auto found = kernels.find(name);
     if (found == kernels.end()) return CUDA_ERROR_NOT_FOUND;
     *out = handle<CUkernel>(found->second.get());
+    return CUDA_SUCCESS;
+}
+CUresult cuLibraryGetGlobal(CUdeviceptr* out, size_t* size, CUlibrary library, const char* name) {
+    MAY_FAIL;
+    if (std::strcmp(name, "offset") != 0) return CUDA_ERROR_NOT_FOUND;
+    *out = reinterpret_cast<CUdeviceptr>(&reinterpret_cast<Library*>(library)->offset);
+    *size = sizeof(uint32_t);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
+    MAY_FAIL;
+    std::memcpy(reinterpret_cast<void*>(to), from, size);
     return CUDA_SUCCESS;
 }
 CUresult cuKernelGetFunction(CUfunction* out, CUkernel kernel) {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Variable
 from foundryrt.cuda import dlpack
 from foundryrt.cuda.backend import CudaBackend
 from foundryrt.errors import FoundryError, UsageError
@@ -171,3 +172,21 @@ def test_dlpack_keeps_what_it_exports_until_it_is_let_go(bundle, fake):
     del capsule
     assert len(dlpack._exported) == before
     backend.close()
+
+
+def test_variables_hold_their_captured_values(tmp_path, fake):
+    value = np.array([500], np.uint32).tobytes()
+    variable = Variable(kernel=1, name="offset", data=value)
+    with Bundle.open(counters.write(tmp_path / "v.fdy", variables=[variable])) as bundle:
+        backend = CudaBackend(bundle, first=0)
+        backend.launch(0)
+        assert (tensor(backend, bundle, "result").read() == counters.INITIAL + 11 + 500).all()
+        backend.close()
+    for name, data in (("other", value), ("offset", value * 2)):
+        variable = Variable(kernel=1, name=name, data=data)
+        with (
+            Bundle.open(counters.write(tmp_path / "w.fdy", variables=[variable])) as bundle,
+            pytest.raises(FoundryError, match=name),
+        ):
+            CudaBackend(bundle, first=0)
+        assert fake.live == ""

@@ -1,0 +1,116 @@
+"""Session.open on the stand-in driver: order, readiness, weights, undoing."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from foundryrt.cuda import graphs
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.session import Session
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+counters = _load("bundle")
+FIRST = ("step", {"by": 25})
+
+
+@pytest.fixture
+def path(tmp_path, fake):
+    return counters.write(tmp_path / "counters.fdy")
+
+
+def test_the_first_graph_needs_no_other_ones_binary(tmp_path, fake, monkeypatch):
+    # `last` alone needs no binary but the second: with the first one broken it can be launched.
+    path = counters.write(tmp_path / "c.fdy", cubins=(b"no cubin\0", b"FAKE more\0"))
+    with Session.open(path, first=("last", {})) as session:
+        assert session.ready("last") == 1
+        session.graph("last").launch()
+        assert (session.read("result") == 1000).all()
+        with pytest.raises(FoundryError, match=r"cuLibraryLoadData \(add\)"):
+            session.wait()
+        assert session.ready("step", by=11) == 0
+    assert fake.live == ""
+
+
+def test_readiness_is_counted_and_reported(path, fake):
+    seen = []
+    with Session.open(path, first=FIRST) as session:
+        assert session.ready("step", by=25) == 1
+        session.wait(lambda ready, total: seen.append((ready, total)))
+        assert session.ready() == 3
+        assert seen[-1] == (3, 3) and seen == sorted(set(seen))
+        with pytest.raises(UsageError, match="no graph"):
+            session.ready("step", by=7)
+    assert fake.live == ""
+
+
+def test_a_graph_asked_for_meanwhile_jumps_the_queue(path, fake, monkeypatch):
+    # The reader stops before the second graph until the third has been launched.
+    original = graphs.Graphs._declare
+    launched = []
+
+    def slow(self, index):
+        if index == 0 and not launched:
+            import time
+
+            self._lock.release()
+            while not launched:
+                time.sleep(0.01)
+            self._lock.acquire()
+        original(self, index)
+
+    monkeypatch.setattr(graphs.Graphs, "_declare", slow)
+    with Session.open(path, first=FIRST) as session:
+        session.graph("last").launch()
+        launched.append(True)
+        assert (session.read("result") == 1000).all()
+        session.wait()
+    assert fake.live == ""
+
+
+def test_a_scalar_keeps_its_shape(path, fake):
+    with Session.open(path) as session:
+        tensor = session.tensor("state")
+        assert type(tensor)(
+            tensor.schema.__class__(
+                name="s", region=0, offset=0, dtype="int32", shape=(), strides=(), role="state"
+            ),
+            tensor.address, tensor.device, tensor.stream,
+        ).read().shape == ()  # fmt: skip
+
+
+def test_any_failing_call_undoes_everything(path, fake):
+    def use() -> None:
+        with Session.open(path, first=FIRST) as session:
+            session.wait()
+            session.write("state", np.zeros(counters.COUNT, np.int32))
+            session.graph("last").launch()
+            session.read("result")
+
+    fake.fail(0)
+    use()
+    total = fake.calls
+    failures = 0
+    for call in range(1, total + 1):
+        fake.fail(call)
+        try:
+            use()
+        except FoundryError as error:
+            assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in str(error)
+            failures += 1
+        assert fake.live == "", f"call {call} of {total}"
+    assert failures > 40
+    fake.fail(0)
+    use()
+    assert fake.live == ""
