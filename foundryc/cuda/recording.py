@@ -19,7 +19,9 @@ from foundryc.weights import Piece
 from foundryrt.errors import FoundryError, UsageError
 
 REGION_OF_ROLE = {
-    "weight": "weights", "constant": "state", "state": "state", "input": "io", "output": "io",
+    "weight": "weights", "state": "state",
+    # Not with the state: initial bytes are a prefix of a region, and state may be gigabytes of zeros.
+    "constant": "io", "input": "io", "output": "io",
 }  # fmt: skip
 
 

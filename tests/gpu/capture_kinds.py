@@ -124,7 +124,7 @@ def main() -> None:
                 cubin = r.harvest.binary_of(function.name, function.module)
                 found = changed(function.module, cubin)
                 if found:
-                    variables.setdefault(graph.name, []).extend(found[:4])
+                    variables.setdefault(graph.name, []).extend(list(found)[:4])
             except Exception as error:
                 errors[graph.name] += f" {type(error).__name__}: {error}"[:400]
     r.graphs = [graph for graph in r.graphs if graph.name not in variables]
