@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -33,6 +33,7 @@ _GGUF_DTYPES = {
     "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
 }  # fmt: skip
 _MAX_HEADER = 100 << 20
+_BLOCK = 16 << 20  # bytes of a source
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
     files: dict[Path, int] = {}
     sources: dict[StoredTensor, int] = {}
     recipes = []
-    for index, pieces in tensors:
+    for index, whole_pieces in tensors:
+        pieces = [part for piece in whole_pieces for part in _split(piece)]
         for piece in pieces:
             files.setdefault(piece.stored.path, len(files))
             sources.setdefault(piece.stored, len(sources))
@@ -193,6 +195,41 @@ def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
         ),
         recipes=tuple(recipes),
     )  # fmt: skip
+
+
+def _split(piece: Piece) -> list[Piece]:
+    """A piece of a large stored tensor as pieces of its blocks of rows, each a source of its own.
+
+    A digest is taken by one thread from beginning to end, so large sources would be waited for.
+    """
+    stored = piece.stored
+    plain = stored.dtype in DTYPES and piece.source_row_step == piece.row_step == 1
+    if not plain or stored.length <= _BLOCK:
+        return [piece]
+    row_bytes = stored.length // stored.rows
+    height = max(1, _BLOCK // row_bytes)
+    parts = []
+    end = piece.source_row + piece.rows
+    for start in range(piece.source_row // height * height, end, height):
+        rows = min(height, stored.rows - start)
+        block = replace(
+            stored,
+            name=f"{stored.name}[{start}:{start + rows}]",
+            shape=(rows, stored.columns),
+            offset=stored.offset + start * row_bytes,
+            length=rows * row_bytes,
+        )
+        first, last = max(start, piece.source_row), min(start + rows, end)
+        parts.append(
+            replace(
+                piece,
+                stored=block,
+                rows=last - first,
+                source_row=first - start,
+                row=piece.row + first - piece.source_row,
+            )
+        )
+    return parts
 
 
 def _bytes(stored: StoredTensor) -> memoryview:
