@@ -95,7 +95,8 @@ class TensorFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).resolve()
+        # Links stay as they are: in a Hugging Face cache they lead to files named by digest.
+        self.path = Path(path).absolute()
         if not self.path.is_file():
             raise UsageError(f"{path}: no such weight file")
         with open(self.path, "rb") as file:
@@ -162,10 +163,7 @@ def materialize(pieces: Iterable[Piece], shape: Sequence[int], dtype: str) -> ru
 
 
 def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
-    """The manifest's recipes for `(tensor index, its pieces)`; reads every source for its digest.
-
-    UsageError where two files of one name are used: the runtime looks files up by name.
-    """
+    """The manifest's recipes for `(tensor index, its pieces)`; reads every source for its digest."""
     files: dict[Path, int] = {}
     sources: dict[StoredTensor, int] = {}
     recipes = []
@@ -176,14 +174,10 @@ def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
             sources.setdefault(piece.stored, len(sources))
         copies = tuple(piece.copy(sources[piece.stored]) for piece in pieces)
         recipes.append(WeightRecipe(tensor=index, copies=copies))
-    if len({path.name for path in files}) != len(files):
-        raise UsageError(
-            f"two weight files have one name: {', '.join(map(str, files))}; rename one, "
-            "or capture with --embed-weights"
-        )
     return Weights(
         files=tuple(
-            WeightFile(name=path.name, size=path.stat().st_size, hint=str(path)) for path in files
+            WeightFile(name=name, size=path.stat().st_size, hint=str(path))
+            for path, name in zip(files, distinct_names(list(files)), strict=True)
         ),
         sources=tuple(
             WeightSource(
@@ -195,6 +189,15 @@ def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
         ),
         recipes=tuple(recipes),
     )  # fmt: skip
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """File names, with as many of their folders as it takes to tell the paths apart."""
+    parts = [path.relative_to(path.anchor).parts for path in paths]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(paths):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
 
 
 def _split(piece: Piece) -> list[Piece]:

@@ -84,7 +84,7 @@ def find_file(file: WeightFile, folder: Path | None) -> Path:
     path = folder / file.name if folder else Path(file.hint)
     if not path.is_file():
         raise WeightsMissing(
-            f"weights: {path} is not there; give the folder of {file.name} with --weights"
+            f"weights: {path} is not there; give the folder that holds {file.name} with --weights"
         )
     if path.stat().st_size != file.size:
         raise WeightsChanged(

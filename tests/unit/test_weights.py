@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -12,10 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from foundryc.weights import Piece, TensorFile, build_weights, materialize, whole
+from foundryc.weights import (
+    Piece,
+    TensorFile,
+    build_weights,
+    distinct_names,
+    materialize,
+    whole,
+)
 from foundryrt import weights as runtime
 from foundryrt.bundle.schema import Manifest, Region, Requirements, Tensor, Workload
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.weights import find_file
 
 
 def bfloat16(values: np.ndarray) -> np.ndarray:
@@ -164,10 +173,21 @@ def test_damaged_weight_files(data: bytes, tmp_path: Path) -> None:
         TensorFile(path)
 
 
-def test_two_files_of_one_name(stored: Path, tmp_path: Path) -> None:
+def test_two_files_of_one_name_keep_their_folders(stored: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     second = tmp_path / "other" / stored.name
     second.write_bytes(stored.read_bytes())
     pieces = [whole(TensorFile(path).tensors["a"]) for path in (stored, second)]
-    with pytest.raises(UsageError, match="one name"):
-        build_weights([(0, pieces[0]), (1, pieces[1])])
+    weights = build_weights([(0, pieces[0]), (1, pieces[1])])
+    assert [file.name for file in weights.files] == [
+        f"{tmp_path.name}/{stored.name}",
+        f"other/{stored.name}",
+    ]
+    # Below --weights the same names are found.
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "other", moved / "other")
+    assert find_file(weights.files[1], moved) == moved / "other" / stored.name
+
+
+def test_names_of_paths_at_the_root() -> None:
+    assert distinct_names([Path("/m"), Path("/x/m")]) == ["m", "x/m"]
