@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= host,capture,parse,otfs,test
+EXTRAS ?= host,capture,cache,parse,otfs,test
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: setup demo test lint test-gpu bench-gpu clean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -12,17 +11,21 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from foundryc import report
+from foundryc.cache import cli as cache_cli
+from foundryc.cache.capture import capture_now, through_cache
+from foundryc.cache.request import Request
 from foundryc.difference import compare
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import TARGETS
 from foundryrt.console import print_json, reporting
-from foundryrt.errors import UsageError
 from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command(context_settings=WORKLOAD_OPTIONS)(cache_cli.key)
+app.add_typer(cache_cli.app, name="cache")
 
 
 @app.callback()
@@ -30,7 +33,7 @@ def main_help() -> None:
     """Capture everything a workload's graphs depend on into one `.fdy` bundle."""
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=WORKLOAD_OPTIONS)
 def capture(
     context: typer.Context,
     name: Annotated[str, typer.Option("--workload", help="See `foundryc workloads`.")],
@@ -42,6 +45,10 @@ def capture(
     compile: Annotated[
         bool, typer.Option("--compile", help="Capture the workload under torch.compile (cuda).")
     ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(envvar="FOUNDRY_CACHE", help="Fetch it from this cache, or push it there."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a workload once and write its bundle.
@@ -50,23 +57,14 @@ def capture(
     --grid.
     """
     with reporting():
-        if target not in TARGETS:
-            raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
-        module = workload.find("foundryc.workloads", name)
-        settings = options.parse(module.Settings, context.args)
-        # Imported late: torch takes seconds, and bad options should not have to wait for it.
-        from foundryc.recorder import Recorder
-
-        with Recorder(
-            target=target,
-            workload=name,
-            settings=dataclasses.asdict(settings),
-            compile=compile,
-        ) as recorder:
-            module.record(recorder, settings)
-            recorder.save(output, embed_weights=embed_weights)
+        request = Request.read(name, target, embed_weights, context.args)
+        outcome = {}
+        if cache:
+            outcome = through_cache(cache, request, output, capture_now)
+        else:
+            capture_now(request, output)
         with Bundle.open(output) as bundle:
-            summary = report.summary(bundle)
+            summary = {**report.summary(bundle), **outcome}
         if json:
             print_json(summary)
         else:

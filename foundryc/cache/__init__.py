@@ -1,0 +1,1 @@
+"""Bundles by content key: computed without torch, fetched verified, built once."""

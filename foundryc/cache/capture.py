@@ -1,0 +1,50 @@
+"""`foundryc capture --cache`: fetch the bundle, or make it, seal it and push it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from foundryc.cache.entry import seal
+from foundryc.cache.environment import threads
+from foundryc.cache.flight import obtain
+from foundryc.cache.key import key_of
+from foundryc.cache.places import open_place
+from foundryc.cache.request import Request
+
+Capture = Callable[[Request, Path], None]
+
+
+def through_cache(url: str, request: Request, output: Path, capture: Capture) -> dict[str, str]:
+    """Have the requested bundle at `output`; its key, and "hit" or "captured"."""
+    parts = request.parts()
+    key = key_of(parts)
+    stderr = Console(stderr=True, highlight=False, markup=False)
+
+    def build(path: Path) -> None:
+        if request.target == "host":
+            import torch  # Only a miss pays for it.
+
+            # The key says so; torch's own choice would depend on the machine.
+            torch.set_num_threads(threads())
+        capture(request, path)
+        seal(path, parts)
+
+    outcome = obtain(
+        open_place(url), key, output, build, lambda line: stderr.print(line, soft_wrap=True)
+    )
+    return {"key": key, "cache": outcome}
+
+
+def capture_now(request: Request, path: Path) -> None:
+    """Run the workload and write its bundle to `path`."""
+    # Imported late: torch takes seconds, and bad options should not have to wait for it.
+    from foundryc.recorder import Recorder
+
+    settings = dataclasses.asdict(request.settings)
+    with Recorder(target=request.target, workload=request.workload, settings=settings) as recorder:
+        request.module.record(recorder, request.settings)
+        recorder.save(path, embed_weights=request.embed_weights)

@@ -1,0 +1,168 @@
+"""`foundryc key` and `foundryc cache ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from foundryc.cache.entry import admit, read_record
+from foundryc.cache.errors import NotWritable
+from foundryc.cache.flight import obtain
+from foundryc.cache.key import differences, key_of
+from foundryc.cache.manage import collect, key_of_bundle, parse_size
+from foundryc.cache.manage import verify as verify_all
+from foundryc.cache.places import open_place
+from foundryc.cache.places.base import check_key
+from foundryc.cache.request import Request
+from foundryrt.bundle.reader import Bundle
+from foundryrt.console import print_json, reporting
+from foundryrt.errors import FoundryError
+
+app = typer.Typer(no_args_is_help=True, help="Bundles by key: list, fetch, push, check, evict.")
+Url = Annotated[str, typer.Argument(metavar="URL", help="Folder, s3://, http(s):// or oci://.")]
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+
+
+def key(
+    context: typer.Context,
+    name: Annotated[str, typer.Option("--workload", help="See `foundryc workloads`.")],
+    target: Annotated[str, typer.Option(help="host or cuda.")] = "host",
+    embed_weights: Annotated[bool, typer.Option("--embed-weights")] = False,
+    device_profile: Annotated[
+        str | None, typer.Option(help="A named GPU such as h100-sxm, for want of one here.")
+    ] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: a part as it is on another machine.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="List the parts.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Say why this bundle is not the one.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print the content key of the bundle that `foundryc capture` would make.
+
+    Takes the workload's options as capture does. With --against, the exit code is 1 for a miss.
+    """
+    with reporting():
+        request = Request.read(name, target, embed_weights, context.args)
+        parts = request.parts(device_profile, part or ())
+        found = {"key": key_of(parts)}
+        wrong: dict[str, tuple[str, str]] = {}
+        if against:
+            with Bundle.open(against) as bundle:
+                wrong = differences(read_record(bundle).parts, parts)
+    if json:
+        print_json({**found, "parts": parts, "differences": wrong})
+    else:
+        print(found["key"])
+        if explain:
+            _print(("part", "value"), [(n, v) for n, v in sorted(parts.items())])
+        if against and wrong:
+            _print(("part", str(against), "asked for"), [(n, a, b) for n, (a, b) in wrong.items()])
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command("ls")
+def list_entries(url: Url, json: Json = False) -> None:
+    """List the entries, the last used first; nothing is checked."""
+    with reporting():
+        entries = sorted(open_place(url).entries(), key=lambda e: (-e.used, e.key))
+    if json:
+        print_json([{"key": e.key, "bytes": e.size, "used": e.used} for e in entries])
+    else:
+        for entry in entries:
+            print(f"{entry.key}  {decimal(entry.size)}")
+
+
+@app.command()
+def get(
+    url: Url,
+    key: Annotated[str, typer.Argument(metavar="KEY")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write.")],
+    json: Json = False,
+) -> None:
+    """Fetch and verify an entry; exit code 1 where there is none."""
+
+    def missing(path: Path) -> None:
+        raise FoundryError(f"cache {url}: no entry {key[:16]}…")
+
+    with reporting():
+        place = open_place(url)
+        check_key(key)
+        obtain(place, key, output, missing, _say)
+    if json:
+        print_json({"key": key, "bytes": output.stat().st_size})
+
+
+@app.command()
+def put(
+    url: Url,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE.fdy")],
+    json: Json = False,
+) -> None:
+    """Push a bundle that was captured with --cache under its key."""
+    with reporting():
+        place = open_place(url)
+        key = key_of_bundle(bundle)
+        admit(bundle, key)
+        if not place.writable:
+            raise NotWritable(f"cache {url}: can only be read")
+        claim = place.claim(key)
+        if claim is None:
+            raise FoundryError(f"cache {url}: another process is making {key[:16]}…; try again")
+        with claim:
+            place.store(key, bundle)
+    if json:
+        print_json({"key": key, "bytes": bundle.stat().st_size})
+    else:
+        print(key)
+
+
+@app.command()
+def verify(url: Url, json: Json = False) -> None:
+    """Check every byte of every entry and evict what is refused; exit code 1 if any was."""
+    with reporting():
+        found = verify_all(open_place(url))
+    bad = {key: why for key, why in found.items() if why}
+    if json:
+        print_json({"ok": not bad, "entries": len(found), "evicted": bad})
+    else:
+        print(f"{len(found)} entries, {len(bad)} refused and evicted")
+    for why in bad.values():
+        _say(why)
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    url: Url,
+    max_size: Annotated[str, typer.Option(help="What may stay, such as 10G.")],
+    json: Json = False,
+) -> None:
+    """Evict the least recently used entries until the rest fits."""
+    with reporting():
+        evicted = collect(open_place(url), parse_size(max_size))
+    total = sum(entry.size for entry in evicted)
+    if json:
+        print_json({"evicted": [entry.key for entry in evicted], "bytes": total})
+    else:
+        print(f"{len(evicted)} entries evicted, {decimal(total)}")
+
+
+def _print(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(value.replace("[", "\\[") for value in row))
+    Console().print(table)
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, highlight=False, markup=False).print(line, soft_wrap=True)

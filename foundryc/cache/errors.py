@@ -1,0 +1,17 @@
+"""What can go wrong between a key and its bundle."""
+
+from __future__ import annotations
+
+from foundryrt.errors import FoundryError
+
+
+class Poisoned(FoundryError):
+    """A cache entry is not the bundle that its key stands for: refused, reported, evicted."""
+
+
+class Unreachable(FoundryError):
+    """A place does not answer as it should, after all attempts."""
+
+
+class NotWritable(FoundryError):
+    """A place that can only be read was asked to store or evict."""

@@ -1,0 +1,97 @@
+"""Single flight: of many processes that ask for one bundle, one makes it and the others wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foundryc.cache.errors import NotWritable, Poisoned, Unreachable
+from foundryc.cache.places.base import Place
+
+Say = Callable[[str], None]
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+def obtain(place: Place, key: str, output: Path, build: Callable[[Path], None], say: Say) -> str:
+    """Have the bundle of `key` at `output`: "hit" where the place had it, "captured" where not.
+
+    `build(path)` makes the sealed bundle at `path`. A poisoned entry is reported and replaced. A
+    place that fails is reported and done without: a cache must not be what stops a build. `say`
+    gets a line for each thing that a person wants to know of.
+    """
+    reported: set[str] = set()
+
+    def report(error: Exception) -> None:
+        if str(error) not in reported:
+            reported.add(str(error))
+            say(str(error))
+
+    began, pause, told = time.monotonic(), _FIRST_PAUSE, 0.0
+    while True:
+        try:
+            if _fetch(place, key, output, report):
+                return "hit"
+            claim = place.claim(key)
+        except Unreachable as error:
+            report(error)
+            claim = contextlib.nullcontext()
+        if claim is not None:
+            with claim:
+                return _make(place, key, output, build, report)
+        waited = time.monotonic() - began
+        if waited - told >= 5 or not told:
+            say(f"waiting for another process that captures {key[:16]}… ({waited:.0f} s)")
+            told = max(waited, 1e-9)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _fetch(place: Place, key: str, output: Path, report: Callable[[Exception], None]) -> bool:
+    with temporary(output) as path:
+        try:
+            if place.fetch(key, path):
+                os.replace(path, output)
+                return True
+        except Poisoned as error:
+            report(error)
+    return False
+
+
+def _make(
+    place: Place,
+    key: str,
+    output: Path,
+    build: Callable[[Path], None],
+    report: Callable[[Exception], None],
+) -> str:
+    # Whoever had the claim before may have finished in the meantime.
+    with contextlib.suppress(Unreachable):
+        if _fetch(place, key, output, report):
+            return "hit"
+        # Nothing, or something that was just refused.
+        if place.writable:
+            place.evict(key)
+    with temporary(output) as path:
+        build(path)
+        if place.writable:
+            try:
+                place.store(key, path)
+            except (Unreachable, NotWritable) as error:
+                report(error)
+        os.replace(path, output)
+    return "captured"
+
+
+@contextmanager
+def temporary(output: Path) -> Iterator[Path]:
+    """A name beside `output` for a file that is moved there when it is whole."""
+    path = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""Keeping a place in order: checking all entries, and evicting the least recently used."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from foundryc.cache.entry import read_record
+from foundryc.cache.errors import Poisoned
+from foundryc.cache.key import key_of
+from foundryc.cache.places.base import Entry, Place
+from foundryc.cache.places.local import LocalPlace
+from foundryrt.bundle.reader import Bundle
+from foundryrt.errors import UsageError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def verify(place: Place) -> dict[str, str]:
+    """Check every entry; what is refused is evicted. By key, why (empty: good)."""
+    found = {}
+    for entry in place.entries():
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                place.fetch(entry.key, Path(folder) / "entry")
+            found[entry.key] = ""
+        except Poisoned as error:
+            found[entry.key] = str(error)
+            place.evict(entry.key)
+    return found
+
+
+def collect(place: Place, max_size: int) -> list[Entry]:
+    """Evict the least recently used entries until `max_size` bytes are left; those evicted.
+
+    An entry that a process is making is left alone; what killed writers left goes too.
+    """
+    entries = sorted(place.entries(), key=lambda entry: entry.used, reverse=True)
+    kept, evicted = 0, []
+    for entry in entries:
+        if kept + entry.size <= max_size:
+            kept += entry.size
+            continue
+        claim = place.claim(entry.key)
+        if claim is None:
+            kept += entry.size
+            continue
+        with claim:
+            place.evict(entry.key)
+        evicted.append(entry)
+    if isinstance(place, LocalPlace):
+        place.clean()
+    return evicted
+
+
+def key_of_bundle(path: Path) -> str:
+    """The key that a bundle was sealed under; UsageError where it has no record."""
+    with Bundle.open(path) as bundle:
+        return key_of(read_record(bundle).parts)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `10G`, `500MB` or a number; UsageError."""
+    number = text.upper().removesuffix("B").rstrip()
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    try:
+        size = float(number.removesuffix(unit)) * _UNITS[unit]
+    except ValueError:
+        raise UsageError(f"size {text!r}: write bytes, or such as 500M or 10G") from None
+    if not 0 <= size < 2**63:
+        raise UsageError(f"size {text!r}: out of range")
+    return int(size)

@@ -1,0 +1,38 @@
+"""Where entries lie: a place by its URL."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from foundryc.cache.places.base import Place
+from foundryrt.errors import UsageError
+
+
+def open_place(url: str) -> Place:
+    """A folder, s3://bucket/prefix, http(s)://… (read only) or oci://registry/repository.
+
+    UsageError for another scheme, or where the URL holds a credential: those belong where each
+    tool looks for its own (docs/ci.md).
+    """
+    parts = urlsplit(url)
+    scheme = parts.scheme if "://" in url else "file"
+    if scheme != "file" and ("@" in parts.netloc or parts.query or parts.fragment):
+        # Without the URL itself: what it holds may be a secret.
+        raise UsageError(f"a {scheme} cache URL may hold no user, password, query or fragment")
+    if scheme == "file":
+        from foundryc.cache.places.local import LocalPlace
+
+        return LocalPlace(parts.path if "://" in url else url)
+    if scheme == "s3":
+        from foundryc.cache.places.s3 import S3Place
+
+        return S3Place(url)
+    if scheme in ("http", "https"):
+        from foundryc.cache.places.http import HttpPlace
+
+        return HttpPlace(url)
+    if scheme == "oci":
+        from foundryc.cache.places.oci import OciPlace
+
+        return OciPlace(url)
+    raise UsageError(f"cache {scheme}://: use a folder, s3, http, https or oci")

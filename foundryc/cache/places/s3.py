@@ -1,0 +1,197 @@
+"""S3 as a place. A claim is an object made by a conditional write, kept alive by its owner."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from fsspec.asyn import sync
+from s3fs import S3FileSystem
+
+from foundryc.cache.entry import admit
+from foundryc.cache.places.base import SUFFIX, Entry, check_key, key_in
+from foundryc.cache.transfer import LIMITS, attempt, download
+from foundryrt.errors import UsageError
+
+_FAILURES = (BotoCoreError, ClientError, OSError)
+LEASE_SECONDS = float(os.environ.get("FOUNDRY_CACHE_LEASE", "30"))
+
+
+class S3Place:
+    """`s3://bucket/prefix`; credentials and endpoint as every AWS tool finds them."""
+
+    writable = True
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._bucket, _, self._prefix = self.url.removeprefix("s3://").partition("/")
+        if not self._bucket:
+            raise UsageError("cache s3://: name a bucket")
+        config = {"connect_timeout": 10, "read_timeout": 20, "retries": {"max_attempts": 1}}
+        self._fs: Any = S3FileSystem(skip_instance_cache=True, config_kwargs=config)
+        self._fs.retries = 1
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    def _name(self, key: str, suffix: str = SUFFIX) -> str:
+        return "/".join(filter(None, (self._prefix, check_key(key) + suffix)))
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        return sync(
+            self._fs.loop, self._fs._call_s3, method, Bucket=self._bucket, **arguments,
+            timeout=LIMITS.seconds,
+        )  # fmt: skip
+
+    def _try(self, method: str, **arguments: Any) -> Any:
+        return attempt(f"cache {self.url}", lambda: self._call(method, **arguments), _FAILURES)
+
+    def fetch(self, key: str, path: Path) -> bool:
+        """As in Place; marks the entry as used where that is allowed."""
+        name = self._name(key)
+
+        def read(start: int, end: int) -> bytes:
+            return bytes(sync(self._fs.loop, self._range, name, start, end, timeout=LIMITS.seconds))
+
+        try:
+            download(f"cache {self.url}", read, path, _FAILURES)
+        except FileNotFoundError:
+            return False
+        admit(path, key)
+        with contextlib.suppress(*_FAILURES):
+            self._call("put_object", Key=self._name(key, ".used"), Body=b"")
+        return True
+
+    async def _range(self, name: str, start: int, end: int) -> bytes:
+        answer = await self._fs._call_s3(
+            "get_object", Bucket=self._bucket, Key=name, Range=f"bytes={start}-{end - 1}"
+        )
+        data = bytearray()
+        async with answer["Body"] as body:
+            # However much it sends, no more than one byte too many is kept.
+            while len(data) <= end - start:
+                block = await body.read(end - start + 1 - len(data))
+                if not block:
+                    break
+                data += block
+        return bytes(data)
+
+    def store(self, key: str, path: Path) -> None:
+        """As in Place: an upload in parts becomes an object only when it is complete."""
+        target = f"{self._bucket}/{self._name(key)}"
+        attempt(f"cache {self.url}", lambda: self._fs.put_file(str(path), target), _FAILURES)
+
+    def claim(self, key: str) -> AbstractContextManager[object] | None:
+        """As in Place. A claim that has not been renewed for LEASE_SECONDS may be taken over.
+
+        No clocks are compared: a waiter measures how long the object stays as it is.
+        """
+        name = self._name(key, ".claim")
+        etag = self._write(name, IfNoneMatch="*")
+        if etag is None:
+            try:
+                found = str(self._call("head_object", Key=name)["ETag"])
+            except FileNotFoundError:
+                return None  # Given back just now; the next call may get it.
+            known, since = self._seen.get(key, ("", 0.0))
+            if found != known:
+                self._seen[key] = (found, time.monotonic())
+                return None
+            if time.monotonic() - since < LEASE_SECONDS:
+                return None
+            etag = self._write(name, IfMatch=found)
+        return None if etag is None else _Lease(self, name, etag)
+
+    def _write(self, name: str, **condition: str) -> str | None:
+        """The new ETag; None where the condition did not hold."""
+
+        def put() -> str | None:
+            try:
+                body = secrets.token_bytes(16)
+                return str(self._call("put_object", Key=name, Body=body, **condition)["ETag"])
+            except FileNotFoundError:
+                return None
+            except (FileExistsError, ClientError, OSError) as error:
+                if _precondition_failed(error):
+                    return None
+                raise
+
+        return attempt(f"cache {self.url}", put, _FAILURES)
+
+    def entries(self) -> list[Entry]:
+        """As in Place."""
+        found: dict[str, Entry] = {}
+        used: dict[str, float] = {}
+        token: dict[str, str] = {}
+        while True:
+            prefix = f"{self._prefix}/" if self._prefix else ""
+            page = self._try("list_objects_v2", Prefix=prefix, **token)
+            for item in page.get("Contents", ()):
+                name = item["Key"].removeprefix(prefix)
+                when = item["LastModified"].timestamp()
+                if key := key_in(name):
+                    found[key] = Entry(key, item["Size"], when)
+                elif name.endswith(".used") and (key := key_in(name[:-5] + SUFFIX)):
+                    used[key] = when
+            if not page.get("IsTruncated"):
+                break
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+        return [Entry(e.key, e.size, max(e.used, used.get(e.key, 0))) for e in found.values()]
+
+    def evict(self, key: str) -> None:
+        """As in Place."""
+        for suffix in (SUFFIX, ".used"):
+            self._try("delete_object", Key=self._name(key, suffix))
+
+
+class _Lease:
+    """A claim that a thread renews until it is left."""
+
+    def __init__(self, place: S3Place, name: str, etag: str) -> None:
+        self._place, self._name, self._etag = place, name, etag
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> _Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._etag:
+            # Where this fails, the claim ends by itself.
+            with contextlib.suppress(*_FAILURES):
+                self._place._call("delete_object", Key=self._name)
+
+    def _renew(self) -> None:
+        while not self._over.wait(LEASE_SECONDS / 3):
+            with contextlib.suppress(Exception):
+                renewed = self._place._write(self._name, IfMatch=self._etag)
+                self._etag = renewed or ""
+                if renewed is None:
+                    return  # Taken over: it is not ours to end.
+
+
+def _precondition_failed(error: BaseException | None) -> bool:
+    """Whether S3 answered 412 or 409; s3fs wraps the answer in an OSError."""
+    while error is not None:
+        if isinstance(error, FileExistsError):
+            return True
+        if isinstance(error, ClientError):
+            return str(error.response.get("Error", {}).get("Code")) in (
+                "PreconditionFailed", "ConditionalRequestConflict", "412", "409",
+            )  # fmt: skip
+        error = error.__cause__
+    return False
