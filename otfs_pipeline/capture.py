@@ -9,8 +9,8 @@ from otfs_pipeline.settings import Settings
 from otfs_pipeline.tables import tables
 
 if TYPE_CHECKING:
-    from otfs_pipeline.transform import MatrixTransform
     from foundryc.recorder import Recorder
+    from otfs_pipeline.transform import MatrixTransform
 
 __all__ = ["Settings", "record"]
 

@@ -1,0 +1,323 @@
+"""A cache in bad hands: poisoned and replayed entries, lying servers, full disk, SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from foundryc.cache import transfer
+from foundryc.cache.entry import admit
+from foundryc.cache.errors import Poisoned, Unreachable
+from foundryc.cache.flight import obtain
+from foundryc.cache.manage import collect, verify
+from foundryc.cache.places import open_place
+from foundryc.cache.places.base import check_key, key_in
+from foundryc.cache.places.local import LocalPlace
+from foundryrt.errors import FoundryError, UsageError
+from tests.unit.cache_samples import KEY, sealed
+
+WORKER = Path(__file__).parents[1] / "unit" / "cache_worker.py"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> LocalPlace:
+    return LocalPlace(tmp_path / "cache")
+
+
+def filled(place: LocalPlace, number: int = 0) -> Path:
+    path = place.folder.parent / f"{number}.fdy"
+    key = sealed(path, number)
+    place.store(key, path)
+    return place.folder / f"{key}.fdy"
+
+
+def never(path: Path) -> None:
+    raise AssertionError("captured, though the entry was there")
+
+
+def test_hit(place: LocalPlace, tmp_path: Path) -> None:
+    entry = filled(place)
+    assert obtain(place, KEY, tmp_path / "out.fdy", never, print) == "hit"
+    assert (tmp_path / "out.fdy").read_bytes() == entry.read_bytes()
+
+
+@pytest.mark.parametrize("at", [70, 5000, 9000, -1000, -3])
+def test_poisoned_entry_is_refused_reported_and_replaced(
+    place: LocalPlace, tmp_path: Path, at: int
+) -> None:
+    entry = filled(place)
+    good = entry.read_bytes()
+    data = bytearray(good)
+    data[at] ^= 1
+    entry.write_bytes(data)
+    said: list[str] = []
+    out = tmp_path / "out.fdy"
+    assert obtain(place, KEY, out, lambda p: void(sealed(p)), said.append) == "captured"
+    assert len(said) == 1 and "refused" in said[0]
+    assert entry.read_bytes() == good == out.read_bytes()
+
+
+def void(value: object) -> None:
+    """For a callback that gives nothing back."""
+
+
+def test_replayed_entry_of_another_key_is_refused(place: LocalPlace, tmp_path: Path) -> None:
+    older = filled(place, 1)
+    shutil.copy(older, place.folder / f"{KEY}.fdy")
+    with pytest.raises(Poisoned, match="bundle of key"):
+        place.fetch(KEY, tmp_path / "out")
+    assert list(verify(place).values()).count("") == 1
+    assert [entry.key for entry in place.entries()] == [older.stem]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_entry_that_is_no_file(place: LocalPlace, tmp_path: Path, kind: str) -> None:
+    path = place.folder / f"{KEY}.fdy"
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    out = tmp_path / "o"
+    assert obtain(place, KEY, out, lambda p: void(sealed(p)), void) == "captured"
+    assert path.is_file() and not path.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["../x", "a" * 63, "A" * 64, "/etc/passwd", "", "a" * 64 + "\n"])
+def test_path_tricks(place: LocalPlace, tmp_path: Path, name: str) -> None:
+    assert key_in(name + ".fdy") is None
+    with pytest.raises(UsageError):
+        check_key(name)
+    with pytest.raises(UsageError):
+        place.fetch(name, tmp_path / "out")
+
+
+def test_no_credentials_in_urls() -> None:
+    for url in ("s3://key:hunter2@bucket/x", "https://h/x?sig=hunter2", "oci://u:hunter2@r/x"):
+        with pytest.raises(UsageError) as caught:
+            open_place(url)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_lru(place: LocalPlace, tmp_path: Path) -> None:
+    entries = [filled(place, number) for number in range(3)]
+    for age, entry in enumerate(entries):
+        os.utime(entry, (1000 + age, 1000 + age))
+    place.fetch(entries[0].stem, tmp_path / "out")
+    size = entries[0].stat().st_size
+    assert [entry.key for entry in collect(place, 2 * size)] == [entries[1].stem]
+
+
+def test_full_disk(place: LocalPlace, tmp_path: Path) -> None:
+    filled(place)
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "from foundryc.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "cache"]
+    out = tmp_path / "out.fdy"
+    done = subprocess.run(
+        [*command, "get", str(place.folder), KEY, "-o", str(out)], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "cannot be written" in done.stderr
+    assert not out.exists() and not list(tmp_path.glob(".out*"))
+    done = subprocess.run(
+        [*command, "put", str(tmp_path / "other"), str(tmp_path / "0.fdy")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "cannot be written" in done.stderr
+    assert LocalPlace(tmp_path / "other").entries() == []
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) is not None
+
+
+def worker(url: object, out: Path, log: Path, seconds: float = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, str(WORKER), str(url), str(out), str(log), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_single_flight_and_takeover(place: LocalPlace, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    owner = worker(place.folder, tmp_path / "owner.fdy", log, 600)
+    deadline = time.monotonic() + 30
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    others = [worker(place.folder, tmp_path / f"{i}.fdy", log, 0.2) for i in range(5)]
+    time.sleep(0.5)
+    assert log.read_text() == "captured\n"
+    owner.kill()
+    owner.wait()
+    outcomes = sorted(other.communicate(timeout=60)[0].strip() for other in others)
+    assert outcomes == ["captured"] + ["hit"] * 4
+    assert log.read_text() == "captured\n" * 2
+
+
+def test_killed_at_random_points(place: LocalPlace, tmp_path: Path) -> None:
+    """200 processes are killed somewhere in fetching, capturing, sealing, storing."""
+    chance = random.Random(6)
+    out = tmp_path / "out.fdy"
+    for run in range(200):
+        if run % 3 == 0:
+            place.evict(KEY)
+        child = os.fork()
+        if child == 0:
+            obtain(place, KEY, out, lambda p: void(sealed(p)), void)
+            os._exit(0)
+        time.sleep(chance.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for entry in place.entries():
+            admit(place.folder / f"{entry.key}.fdy", entry.key)
+        if out.exists():
+            admit(out, KEY)
+            out.unlink()
+    assert obtain(place, KEY, out, lambda p: void(sealed(p)), void) in ("hit", "captured")
+    collect(place, 0)
+    assert place.entries() == [] and not list((place.folder / ".new").iterdir())
+
+
+def test_two_writers(place: LocalPlace, tmp_path: Path) -> None:
+    path = tmp_path / "a.fdy"
+    sealed(path)
+    url = str(place.folder)
+    command = [sys.executable, "-c", "from foundryc.cli import main; main()", "cache", "put", url]
+    writers = [subprocess.Popen([*command, str(path)], stderr=subprocess.PIPE) for _ in range(3)]
+    codes = [writer.wait(60) for writer in writers]
+    assert 0 in codes and set(codes) <= {0, 1}
+    assert verify(place) == {KEY: ""}
+
+
+Behaviour = Callable[[BaseHTTPRequestHandler, bytes, int, int], None]
+
+
+@contextmanager
+def server(data: bytes, behave: Behaviour) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+            try:
+                behave(self, data, int(first), int(last) + 1)
+            except OSError:
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+    finally:
+        http.shutdown()
+        http.server_close()
+
+
+def honest(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(len(data[start:end])))
+    handler.end_headers()
+    handler.wfile.write(data[start:end])
+
+
+def endless(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    handler.send_response(206)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(data)
+
+
+def cut_off(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(end - start))
+    handler.end_headers()
+    handler.wfile.write(data[start : end - 20])
+    handler.close_connection = True
+
+
+def slow(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(end - start))
+    handler.end_headers()
+    for byte in data[start:end]:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.2)
+
+
+def huge(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    """A header that asks for 2^50 bytes."""
+    table = (1 << 50) - 128 - (1 << 50) % 4096
+    lie = data[:8] + table.to_bytes(8, "little") + (table + 128).to_bytes(8, "little") + data[24:]
+    honest(handler, lie[:4] + (1).to_bytes(4, "little") + lie[8:], start, end)
+
+
+def no_ranges(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def shorter(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    honest(handler, data[:-1], start, end)
+
+
+def flipped(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    honest(handler, data[:5000] + bytes([data[5000] ^ 1]) + data[5001:], start, end)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = transfer.Limits(attempts=3, backoff=0.01, seconds=0.5, chunk=4096)
+    monkeypatch.setattr(transfer, "LIMITS", limits)
+    monkeypatch.setattr("foundryc.cache.places.http.LIMITS", limits)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("behave", "error"),
+    [(endless, Poisoned), (cut_off, Unreachable), (slow, Unreachable), (huge, FoundryError),
+     (no_ranges, Unreachable), (shorter, Poisoned), (flipped, Poisoned)],
+)  # fmt: skip
+def test_bad_servers(tmp_path: Path, behave: Behaviour, error: type[Exception]) -> None:
+    sealed(tmp_path / "a.fdy")
+    with server((tmp_path / "a.fdy").read_bytes(), behave) as url, pytest.raises(error):
+        open_place(url).fetch(KEY, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_broken_download_goes_on_where_it_ended(tmp_path: Path) -> None:
+    sealed(tmp_path / "a.fdy")
+    seen: list[int] = []
+
+    def flaky(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+        seen.append(start)
+        (cut_off if len(seen) % 2 else honest)(handler, data, start, end)
+
+    with server((tmp_path / "a.fdy").read_bytes(), flaky) as url:
+        assert open_place(url).fetch(KEY, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "a.fdy").read_bytes()
+    assert seen == sorted(seen) and seen.count(0) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_missing_entry_and_unreachable_place(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[str] = []
+    out = tmp_path / "out.fdy"
+    build = lambda p: void(sealed(p))  # noqa: E731
+    assert obtain(open_place("http://127.0.0.1:9"), KEY, out, build, said.append) == "captured"
+    assert len(said) == 1 and "attempts" in said[0]
