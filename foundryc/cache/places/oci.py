@@ -13,6 +13,7 @@ import oras.client
 import oras.container
 import oras.oci
 import requests
+from oras.provider import temporary_empty_config
 from requests.adapters import HTTPAdapter
 
 from foundryc.cache.entry import admit
@@ -24,7 +25,6 @@ from foundryrt.errors import UsageError
 
 MEDIA_TYPE = "application/vnd.foundry.bundle.v1"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_MAX_MANIFEST = 1 << 20
 _FAILURES = (requests.RequestException, OSError)
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 
@@ -107,16 +107,16 @@ class OciPlace:
         layer["annotations"] = {"org.opencontainers.image.title": key + SUFFIX}
         manifest = oras.oci.NewManifest()
         manifest["layers"] = [layer]
-        config, config_file = oras.oci.ManifestConfig()
-        manifest["config"] = config
+        manifest["config"] = oras.oci.ManifestConfig()[0]
 
         def upload() -> None:
-            for answer in (
-                self._client.upload_blob(str(path), container, layer),
-                self._client.upload_blob(config_file, container, config),
-                self._client.upload_manifest(manifest, container),
-            ):
-                answer.raise_for_status()
+            with temporary_empty_config() as empty:
+                for answer in (
+                    self._client.upload_blob(str(path), container, layer),
+                    self._client.upload_blob(empty, container, manifest["config"]),
+                    self._client.upload_manifest(manifest, container),
+                ):
+                    answer.raise_for_status()
 
         attempt(f"cache {self.url}", upload, (*_FAILURES, ValueError))
 
@@ -139,6 +139,12 @@ class OciPlace:
     def evict(self, key: str) -> None:
         """As in Place, where the registry lets tags be deleted."""
         container = self._container(key)
+        try:
+            self._layer(key)
+        except FileNotFoundError:
+            return
+        except Poisoned:
+            pass  # Whatever has the tag goes.
 
         def delete() -> None:
             self._client.delete_tag(container, key)
