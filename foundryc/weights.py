@@ -163,7 +163,7 @@ def materialize(pieces: Iterable[Piece], shape: Sequence[int], dtype: str) -> ru
 
 
 def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
-    """The manifest's recipes for `(tensor index, its pieces)`; reads every source for its digest."""
+    """The manifest's recipes for `(tensor index, its pieces)`; reads every source to digest it."""
     files: dict[Path, int] = {}
     sources: dict[StoredTensor, int] = {}
     recipes = []
