@@ -57,7 +57,7 @@ def capture(
     --grid.
     """
     with reporting():
-        request = Request.read(name, target, embed_weights, context.args)
+        request = Request.read(name, target, embed_weights, context.args, compile)
         outcome = {}
         if cache:
             outcome = through_cache(cache, request, output, capture_now)

@@ -45,6 +45,11 @@ def capture_now(request: Request, path: Path) -> None:
     from foundryc.recorder import Recorder
 
     settings = dataclasses.asdict(request.settings)
-    with Recorder(target=request.target, workload=request.workload, settings=settings) as recorder:
+    with Recorder(
+        target=request.target,
+        workload=request.workload,
+        settings=settings,
+        compile=request.compile,
+    ) as recorder:
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)

@@ -23,14 +23,23 @@ class Request:
     embed_weights: bool
     module: ModuleType
     settings: Any
+    compile: bool = False
 
     @classmethod
-    def read(cls, name: str, target: str, embed_weights: bool, arguments: Sequence[str]) -> Request:
+    def read(
+        cls,
+        name: str,
+        target: str,
+        embed_weights: bool,
+        arguments: Sequence[str],
+        compile: bool = False,
+    ) -> Request:
         """UsageError for an unknown target, workload or option of it."""
         if target not in TARGETS:
             raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
         module = workload.find("foundryc.workloads", name)
-        return cls(name, target, embed_weights, module, options.parse(module.Settings, arguments))
+        settings = options.parse(module.Settings, arguments)
+        return cls(name, target, embed_weights, module, settings, compile)
 
     def parts(self, device_profile: str | None = None, given: Sequence[str] = ()) -> Parts:
         """The parts of its key, on this machine or the named device; `given` are NAME=VALUE."""
@@ -39,6 +48,8 @@ class Request:
             self.workload, self.module, self.settings, environment(self.target, device),
             target=self.target, embed_weights=self.embed_weights,
         )  # fmt: skip
+        if self.compile:
+            parts["compile"] = "true"
         for text in given:
             name, equals, value = text.partition("=")
             if not equals or name not in parts:

@@ -20,7 +20,7 @@ from foundryrt.errors import FoundryError, UsageError
 
 REGION_OF_ROLE = {
     "weight": "weights", "state": "state",
-    # Not with the state: initial bytes are a prefix of a region, and state may be gigabytes of zeros.
+    # Not with the state: initial bytes are a region's prefix, and state may be gigabytes of zeros.
     "constant": "io", "input": "io", "output": "io",
 }  # fmt: skip
 
