@@ -83,11 +83,17 @@ class Recorder:
             g.output("y", x @ w)
         r.save("demo.fdy")
 
-    `settings` is flat: what the workload's driver must know about the capture.
+    `settings` is flat: what the workload's driver must know about the capture. `progress` is told
+    what comes next.
     """
 
     def __init__(
-        self, target: str, workload: str, settings: dict[str, Setting], compile: bool = False
+        self,
+        target: str,
+        workload: str,
+        settings: dict[str, Setting],
+        compile: bool = False,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         if target not in TARGETS:
             raise UsageError(f"target {target!r}: use one of {', '.join(TARGETS)}")
@@ -100,6 +106,7 @@ class Recorder:
                 raise UsageError(
                     f"setting {key}: {type(value).__name__} is no number, text or None"
                 )
+        self._progress = progress or (lambda _: None)
         self.target = target
         self._workload = workload
         self._settings = dict(settings)
@@ -154,6 +161,8 @@ class Recorder:
 
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""
+        variant = ", ".join(f"{k}={v}" for k, v in key.items())
+        self._progress(f"recording graph {name}({variant})")
         return self._recording.graph(name, **key)
 
     def attach(self, name: str, data: bytes) -> None:
@@ -166,4 +175,5 @@ class Recorder:
         """Write the bundle; weights that have pieces are stored only with `embed_weights`."""
         if self._compile and not self._compiled:
             raise UsageError(f"workload {self._workload!r} does not support --compile")
+        self._progress(f"writing {path}")
         self._save(Path(path), self._workload, self._settings, self._files, embed_weights)

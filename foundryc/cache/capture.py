@@ -14,6 +14,7 @@ from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
 from foundryc.cache.places import open_place
 from foundryc.cache.request import Request
+from foundryc.progress import status
 
 Capture = Callable[[Request, Path], None]
 
@@ -45,11 +46,15 @@ def capture_now(request: Request, path: Path) -> None:
     from foundryc.recorder import Recorder
 
     settings = dataclasses.asdict(request.settings)
-    with Recorder(
-        target=request.target,
-        workload=request.workload,
-        settings=settings,
-        compile=request.compile,
-    ) as recorder:
+    with (
+        status("loading") as progress,
+        Recorder(
+            target=request.target,
+            workload=request.workload,
+            settings=settings,
+            compile=request.compile,
+            progress=progress,
+        ) as recorder,
+    ):
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)
