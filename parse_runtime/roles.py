@@ -10,6 +10,23 @@ from parse_runtime.judge import Selection, first_failure
 from parse_runtime.sampling import Prediction
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How one sequence picks tokens; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verification found: the kept cut (0 for none) and each cut's P(yes)."""
+
+    kept: int
+    verdicts: list[float]
+
+
 class Decoder(Protocol):
     """A model with the cache of one sequence; lengths are counted in tokens."""
 
