@@ -6,17 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from foundryrt.errors import UsageError
 from parse_runtime.judge import Selection, first_failure
-from parse_runtime.sampling import Prediction
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one sequence picks tokens; temperature 0 is greedy."""
+    """How one sequence picks tokens: temperature 0 is greedy, `top_p` keeps the nucleus.
+
+    Noise is keyed by (seed, position, token id): a sequence's tokens do not depend on what else
+    is in its batches.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature {self.temperature}: a finite number >= 0 is needed")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top-p {self.top_p}: a number above 0 and up to 1 is needed")
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed {self.seed}: a number from 0 to 2^63 - 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -28,26 +40,56 @@ class Verdict:
 
 
 class Decoder(Protocol):
-    """A model with the cache of one sequence; lengths are counted in tokens."""
+    """A model whose cache holds `slots` sequences of up to `max_len` tokens.
+
+    Every pass says at which positions it writes; whatever a slot holds from there on is void.
+    A pass that is repeated gives the same again.
+    """
 
     max_len: int
+    slots: int
     tokenizer: str
-    """Fingerprint of the tokenizer: models of a pair must have the same."""
+    """Fingerprint of the tokenizer whose ids the model reads and writes."""
 
-    def prefill(self, tokens: Sequence[int], start: int) -> Prediction:
-        """Continue the first `start` tokens of the sequence; predicts what follows."""
+    def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
+        """Put tokens at `start` and after, behind what the slot holds; the token that follows."""
 
-    def decode(self, token: int, position: int) -> Prediction:
-        """Put one token at `position`; predicts what follows."""
+    def decode(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[int]:
+        """Put one token in each of several slots; the token that follows each."""
 
 
 class Target(Decoder, Protocol):
-    """A decoder that also judges."""
+    """A decoder that also judges, and may have several tokens of its own in one pass."""
+
+    def advance(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[list[int]]:
+        """As `decode`, but one or more tokens that follow each, as plain decoding would give."""
 
     def verify(
-        self, trunk: Sequence[int], start: int, suffix: Sequence[int], cuts: Sequence[int]
-    ) -> list[float]:
-        """Continue the first `start` tokens with `trunk`; a verdict on each sequence length."""
+        self,
+        slot: int,
+        trunk: Sequence[int],
+        start: int,
+        suffix: Sequence[int],
+        cuts: Sequence[int],
+        threshold: float,
+        rule: str,
+    ) -> Verdict:
+        """Put `trunk` at `start` and after; judge the sequence cut to each length of `cuts`.
+
+        `rule` is a name of `parse_runtime.judge.SELECTIONS`. The slot holds all of the trunk then.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
