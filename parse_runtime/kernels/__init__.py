@@ -1,0 +1,1 @@
+"""What a pass is made of: pure functions; torch for CPU tensors, Triton kernels for CUDA."""

@@ -1,0 +1,38 @@
+"""A mixture-of-experts block as Qwen3-MoE has it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def experts(
+    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool
+) -> Tensor:
+    """Sum over each row's top_k experts of weight * down(swiglu(gate_up(x))): [T, hidden].
+
+    `x` [T, hidden], `router` [E, hidden], `gate_up` [E, 2I, hidden] (gates first), `down`
+    [E, hidden, I]. Weights are the softmax over all experts in float32, divided by the sum of the
+    chosen ones where `normalize`. Of equal experts the lower is chosen. Shapes are static: no data
+    decides what is computed.
+    """
+    if x.is_cuda:
+        from parse_runtime.kernels.experts_triton import experts as kernel
+
+        return kernel(x, router, gate_up, down, top_k, normalize)
+    weights, chosen = route(F.linear(x, router), top_k, normalize)
+    # On the CPU all experts are computed, and those that were not chosen weigh nothing.
+    dense = torch.zeros(x.shape[0], router.shape[0], dtype=torch.float32, device=x.device)
+    dense = dense.scatter(1, chosen, weights)
+    gate, up = torch.matmul(x, gate_up.transpose(1, 2)).chunk(2, dim=-1)
+    y = torch.matmul(F.silu(gate) * up, down.transpose(1, 2))
+    return (y.float() * dense.t()[:, :, None]).sum(0).to(x.dtype)
+
+
+def route(scores: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, Tensor]:
+    """Weights float32 and experts int64, both [T, top_k], of router scores [T, E]."""
+    weights, chosen = scores.float().softmax(-1).topk(top_k, dim=-1)
+    if normalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, chosen

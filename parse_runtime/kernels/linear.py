@@ -1,0 +1,41 @@
+"""Products with a weight matrix: for few rows, streamed at the memory's bandwidth."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+STREAMED_ROWS = 64
+"""Above so many rows a product is bound by arithmetic, and the library's is used."""
+
+
+def streams(x: Tensor) -> bool:
+    """Whether products of these rows run by the weight-streaming kernels."""
+    return x.is_cuda and x.shape[0] <= STREAMED_ROWS
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [T, K] times weight [N, K] transposed, plus bias [N]: [T, N] of x's dtype.
+
+    On CUDA, up to STREAMED_ROWS rows, a row's result depends on that row alone, bit for bit,
+    not on T; it is summed in float32.
+    """
+    if streams(x):
+        from parse_runtime.kernels.stream import stream
+
+        return stream(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `linear`, but [S, T, N] whose sum over S is the product.
+
+    A narrow matrix is streamed by several blocks along K; the kernel that reads the product next
+    (`add_rms_norm`, `rotate_store`) adds their float32 sums, and so no launch is spent on it.
+    Elsewhere S is 1 and the dtype is x's.
+    """
+    if streams(x):
+        from parse_runtime.kernels.stream import stream_parts
+
+        return stream_parts(x, weight, bias)
+    return F.linear(x, weight, bias)[None]

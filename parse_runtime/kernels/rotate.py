@@ -1,0 +1,47 @@
+"""Between the query-key-value product and attention: norms, rotary embedding, cache write."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from parse_runtime.kernels.norm import added, rms_norm
+
+
+def rotate_store(
+    qkv: Tensor,
+    positions: Tensor,
+    inverse_frequencies: Tensor,
+    cache_layer: Tensor,
+    write: Tensor,
+    norms: tuple[Tensor, Tensor] | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    """Rotated queries [T, heads, D]; rotated keys and values go to the cache.
+
+    `qkv` is [T, (heads + 2 * kv_heads) * D], or parts [S, T, ...] of `linear_parts`; `positions`
+    int64 [T]; `inverse_frequencies` float32 [D / 2]; `cache_layer` [2, kv_heads, slots, rows, D];
+    `write` int64 [T] is slot * rows + row. `norms` are the weights [D] of the query and key norms
+    (Qwen3). The pairs that rotate are the two halves of a head.
+    """
+    if qkv.is_cuda:
+        from parse_runtime.kernels.rotate_triton import rotate_store as kernel
+
+        return kernel(qkv, positions, inverse_frequencies, cache_layer, write, norms, eps)
+    kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]
+    qkv = added(qkv, cache_layer.dtype)
+    qkv = qkv.view(qkv.shape[0], -1, head_dim)
+    q, k, v = qkv.split((qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads), dim=1)
+    if norms is not None:
+        q, k = rms_norm(q, norms[0], eps), rms_norm(k, norms[1], eps)
+    angles = positions.float()[:, None, None] * inverse_frequencies
+    cosine, sine = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+    flat = cache_layer.flatten(2, 3)
+    flat[0].index_copy_(1, write, _rotate(k, cosine, sine).transpose(0, 1))
+    flat[1].index_copy_(1, write, v.transpose(0, 1))
+    return _rotate(q, cosine, sine)
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)

@@ -1,0 +1,30 @@
+"""The gated MLP's activation, alone and fused into the product before it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from parse_runtime.kernels.linear import streams
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, [T, I], of [T, 2I] that holds the gates first."""
+    if gate_up.is_cuda:
+        from parse_runtime.kernels.swiglu_triton import swiglu as kernel
+
+        return kernel(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def linear_swiglu(x: Tensor, gate_up: Tensor) -> Tensor:
+    """swiglu(linear(x, gate_up)) [T, I] of x [T, K] and gate_up [2I, K].
+
+    Rows are independent as in `linear`.
+    """
+    if streams(x):
+        from parse_runtime.kernels.stream import stream_swiglu
+
+        return stream_swiglu(x, gate_up)
+    return swiglu(F.linear(x, gate_up))
