@@ -1,0 +1,26 @@
+"""Attention of many rows of one slot: prefill, and verification of many prefixes at once."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from parse_runtime.kernels import masked
+
+
+def attend_rows(
+    q: Tensor, cache_layer: Tensor, slot: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
+    keys: int,
+) -> Tensor:  # fmt: skip
+    """[T, H * D] of queries [T, H, D]; row i sees key k < cuts[i], or starts[i] <= k <= rows[i].
+
+    `cache_layer` [2, KV, S, R, D] holds keys and values, already written and finite; only the
+    first `keys` of a slot's R rows are read. `slot` int64 [1]; `rows`, `cuts`, `starts` int64
+    [T]. H is a multiple of KV: query head h reads key head h // (H // KV). A row that sees
+    nothing is zero. Float32 is computed in float32, bfloat16 accumulates in float32.
+    """
+    if q.is_cuda:
+        from parse_runtime.kernels.cuda import attend_rows as kernel
+
+        return kernel.launch(q, cache_layer, slot, rows, cuts, starts, keys)
+    visible = masked.below_or_own(keys, rows, cuts, starts)
+    return masked.attend(q, masked.chosen(cache_layer, slot, keys), visible)

@@ -1,0 +1,60 @@
+"""The next token from logits: greedy, temperature, nucleus; reproducible whatever the batching."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def sample(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
+) -> Tensor:
+    """Int64 [N]: one token of each row of `logits` [N, V], float32 or bfloat16.
+
+    `temperature`, `top_p` float32 [N]; `seeds`, `positions` int64 [N]. Temperature 0 takes the
+    largest logit, the lowest id on ties. Else a draw from p = softmax(logits / temperature),
+    restricted to the nucleus: token t belongs to it where the tokens likelier than t weigh less
+    than top_p together, so tokens of equal probability stay or go together, and the likeliest
+    always stays (Holtzman et al., arXiv 1904.09751).
+
+    The draw is the largest of log p + Gumbel noise, and the noise of a token a hash of (seed,
+    position, token): the same seed at the same position draws the same token in any batch, and
+    in any pass that computes the same logits.
+    """
+    if logits.is_cuda:
+        from parse_runtime.kernels.cuda import sample as kernel
+
+        return kernel.launch(logits, temperature, top_p, seeds, positions)
+    logits, hot = logits.float(), temperature[:, None] > 0
+    scores = logits / torch.where(hot, temperature[:, None], 1.0)
+    likelihood = scores.softmax(-1)
+    descending = likelihood.sort(-1, descending=True).values
+    nucleus = (descending.cumsum(-1) - descending < top_p[:, None]) | (top_p[:, None] >= 1)
+    least = descending.masked_fill(~nucleus, 2.0).amin(-1, keepdim=True)
+    least = torch.minimum(least, descending[:, :1])
+    noisy = scores + gumbel(seeds, positions, logits.shape[1])
+    noisy = noisy.masked_fill(likelihood < least, float("-inf"))
+    return torch.where(hot, noisy, logits).argmax(-1)
+
+
+def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
+    """Float32 [N, vocabulary] Gumbel noise of rows with `seeds` and `positions`, int64 [N].
+
+    With u = (hash + 1/2) / 2**32 the noise is -log(-log(1 - u)). Large noise comes of small u,
+    where the logarithm is replaced by its series: float32 would round 1 - u.
+    """
+    low = _mix(_mix(seeds & _MASK) ^ ((seeds >> 32) & _MASK))
+    key = _mix(low ^ (positions & _MASK))[:, None]
+    ids = torch.arange(vocabulary, dtype=torch.int64, device=seeds.device)
+    u = (_mix(_mix((ids + key) & _MASK) ^ low[:, None]).float() + 0.5) * 2.0**-32
+    rate = torch.where(u < 2.0**-8, u * (1 + u * (0.5 + u / 3)), -(1 - u).log())
+    return -rate.log()
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A 32-bit hash that changes half of the bits when one changes (C. Wellons' lowbias32)."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
