@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.errors import UsageError
+from foundryrt.pipeline import Pipeline
 from foundryrt.trust import KeyPath, resolve
+
+Tensors = Mapping[str, Tensor]
 
 
 class Backend(Protocol):
@@ -22,6 +25,9 @@ class Backend(Protocol):
 
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Run a graph, or queue it on `stream`."""
+
+    def pipeline(self, graph: int, inputs: Tensors, outputs: Tensors, depth: int) -> Pipeline:
+        """Launches of a graph, `depth` of them in flight."""
 
     def synchronize(self) -> None:
         """Wait for everything queued on the session's stream."""
@@ -64,6 +70,17 @@ class Graph:
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
         _write(name, self.tensor(name), values)
+
+    def pipeline(self, inputs: Iterable[str], outputs: Iterable[str], depth: int = 3) -> Pipeline:
+        """Launch after launch with `inputs` from the host and `outputs` back, `depth` in flight.
+
+        Close it before the session. On cuda copies and launches overlap, on streams of its own.
+        """
+        session = self._session
+        if depth < 1:
+            raise UsageError(f"a pipeline of depth {depth}: use 1 or more")
+        found = [{n: session._schema(n, self._index) for n in names} for names in (inputs, outputs)]
+        return session._backend().pipeline(self._index, found[0], found[1], depth)
 
 
 class Session:
@@ -194,14 +211,16 @@ class Session:
         return self._opened
 
     def _tensor(self, name: str, graph: int) -> Any:
-        backend = self._backend()
+        return self._backend().tensor(self._schema(name, graph))
+
+    def _schema(self, name: str, graph: int) -> Tensor:
         found = self._tensors.get((graph, name)) or self._tensors.get((-1, name))
         if found is None:
             known = sorted(n for owner, n in self._tensors if owner in (graph, -1))
             owners = sorted({self.graphs[g][0] for g, n in self._tensors if n == name})
             where = f"; graph {_listed(owners)} has one: use graph(...).read" if owners else ""
             raise UsageError(f"no tensor {name!r}; there is {_listed(known)}{where}")
-        return backend.tensor(found)
+        return found
 
 
 def _open_backend(

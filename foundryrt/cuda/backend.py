@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from ctypes import c_void_p
+from functools import partial
 from pathlib import Path
 
 from foundryrt.bundle.reader import Bundle
@@ -15,6 +16,7 @@ from foundryrt.cuda.device import open_device
 from foundryrt.cuda.driver import NON_BLOCKING, driver
 from foundryrt.cuda.graphs import Graphs, preread
 from foundryrt.cuda.memory import map_regions
+from foundryrt.cuda.pipeline import CudaPipeline
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import fill_weights
@@ -122,6 +124,22 @@ class CudaBackend:
         """A tensor of the manifest on the device."""
         region = self._bundle.manifest.regions[tensor.region]
         return DeviceTensor(tensor, region.base + tensor.offset, self.device, self.stream)
+
+    def pipeline(
+        self,
+        graph: int,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        depth: int,
+    ) -> CudaPipeline:
+        """Launches of a graph on streams of their own, after what the session's stream holds."""
+        self.synchronize()
+        sent, back = (
+            {name: self.tensor(tensor) for name, tensor in tensors.items()}
+            for tensors in (inputs, outputs)
+        )
+        launch = partial(self.launch, graph)
+        return CudaPipeline(self.device, launch, sent, back, depth)
 
     def close(self) -> None:
         """Free everything the backend made; FoundryError where work still queued has failed."""

@@ -32,6 +32,11 @@ class DeviceTensor:
         return np.dtype(_NUMPY.get(self.schema.dtype, self.schema.dtype))
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements of each dimension."""
+        return tuple(self.schema.shape)
+
+    @property
     def extent(self) -> int:
         """Bytes from the first element to the end of the last."""
         shape, strides = self.schema.shape, self.schema.strides
@@ -75,7 +80,8 @@ class DeviceTensor:
         self.device.cuda("cuStreamSynchronize", self.stream)
         return out
 
-    def _view(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    def view(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """`data`, `extent` bytes of host memory, seen as this tensor."""
         if data.size == 0:
             return np.empty(self.schema.shape, self.dtype)
         size = self.dtype.itemsize
@@ -84,7 +90,7 @@ class DeviceTensor:
 
     def read(self) -> npt.NDArray[Any]:
         """A copy on the host, after everything queued on the session's stream."""
-        return np.array(self._view(self._host()), order="C")
+        return np.array(self.view(self._host()), order="C")
 
     def write(self, values: npt.NDArray[Any]) -> None:
         """Replace the contents; UsageError unless shape and dtype agree."""
@@ -99,7 +105,7 @@ class DeviceTensor:
         # Gaps between strided elements keep what they hold.
         dense = self.extent == array.nbytes
         data = np.empty(self.extent, np.uint8) if dense else self._host()
-        self._view(data)[...] = array
+        self.view(data)[...] = array
         self.device.enter()
         self.device.cuda(
             "cuMemcpyHtoDAsync_v2", self.address, data.ctypes.data, data.size, self.stream

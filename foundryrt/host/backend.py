@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from math import prod
 from pathlib import Path
@@ -15,6 +15,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, Tensor
 from foundryrt.errors import FoundryError
 from foundryrt.host.arena import Arena
+from foundryrt.pipeline import HostPipeline
 from foundryrt.weights import AnyArray, load
 
 if TYPE_CHECKING:
@@ -104,6 +105,20 @@ class HostBackend:
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Run a graph to its end; `stream` is for devices and has no meaning here."""
         self.require(graph).launch()
+
+    def pipeline(
+        self,
+        graph: int,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        depth: int,
+    ) -> HostPipeline:
+        """Launches of a graph, one after another."""
+        sent, back = (
+            {name: self.tensor(tensor) for name, tensor in tensors.items()}
+            for tensors in (inputs, outputs)
+        )
+        return HostPipeline(lambda: self.launch(graph), sent, back, depth)
 
     def synchronize(self) -> None:
         """Nothing is ever in flight on the host."""

@@ -192,6 +192,17 @@ CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
     count("mapping", -1);
     return CUDA_SUCCESS;
 }
+CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t size) {
+    MAY_FAIL;
+    *out = reinterpret_cast<CUdeviceptr>(std::malloc(size));
+    count("device memory", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemFree_v2(CUdeviceptr address) {
+    std::free(reinterpret_cast<void*>(address));
+    count("device memory", -1);
+    return CUDA_SUCCESS;
+}
 CUresult cuMemHostAlloc(void** out, size_t size, unsigned) {
     MAY_FAIL;
     *out = std::malloc(size);
@@ -209,6 +220,11 @@ CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream)
     std::memcpy(to, reinterpret_cast<void*>(from), size);
     return CUDA_SUCCESS;
 }
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream) {
+    MAY_FAIL;
+    std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size);
+    return CUDA_SUCCESS;
+}
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream) {
     MAY_FAIL;
     std::memset(reinterpret_cast<void*>(to), value, size);
@@ -223,6 +239,7 @@ CUresult cuStreamCreate(CUstream* out, unsigned) {
 }
 CUresult cuStreamDestroy_v2(CUstream) { count("stream", -1); return CUDA_SUCCESS; }
 CUresult cuStreamSynchronize(CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { MAY_FAIL; return CUDA_SUCCESS; }
 CUresult cuEventCreate(CUevent* out, unsigned) {
     MAY_FAIL;
     *out = handle<CUevent>(&plain_handle);

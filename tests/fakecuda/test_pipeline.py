@@ -1,0 +1,107 @@
+"""Pipelines on the stand-in driver: results of each slot, buffers, undoing."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.session import Session
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+counters = _load("bundle")
+ADDED = 11  # by graph `step` by=11 to the state, whose copy is the result
+
+
+@pytest.fixture
+def path(tmp_path, fake):
+    return counters.write(tmp_path / "counters.fdy")
+
+
+def frame(value: int) -> np.ndarray:
+    return np.full(counters.COUNT, value, np.int32)
+
+
+def test_every_slot_keeps_its_own_results(path, fake):
+    with Session.open(path) as session:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=3)
+        for slot in range(3):
+            pipeline.submit(slot, {"state": frame(100 * slot)})
+        results = [pipeline.wait(slot)["result"] for slot in range(3)]
+        for slot, result in enumerate(results):
+            np.testing.assert_array_equal(result, frame(100 * slot + ADDED))
+        pipeline.submit(1, {"state": frame(7)})
+        assert (pipeline.wait(1)["result"] == 7 + ADDED).all()
+        assert (results[0] == ADDED).all()
+        pipeline.close()
+    assert fake.live == ""
+
+
+def test_staging_arrays_are_sent_as_they_are(path, fake):
+    with Session.open(path) as session:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=1)
+        staged = pipeline.staging("state")
+        for value in (3, 5):
+            staged[...] = value
+            pipeline.submit(0, {"state": staged})
+            assert (pipeline.wait(0)["result"] == value + ADDED).all()
+        pipeline.close()
+    assert fake.live == ""
+
+
+def test_what_does_not_fit_is_refused(path, fake):
+    with Session.open(path) as session:
+        graph = session.graph("step", by=11)
+        with pytest.raises(UsageError, match="depth 0"):
+            graph.pipeline(("state",), ("result",), depth=0)
+        with pytest.raises(UsageError, match="no tensor 'none'"):
+            graph.pipeline(("none",), ("result",))
+        pipeline = graph.pipeline(("state",), ("result",))
+        for wrong in ({}, {"result": frame(1)}, {"state": frame(1), "more": frame(1)}):
+            with pytest.raises(UsageError, match="a launch takes state"):
+                pipeline.submit(0, wrong)
+        for wrong in (frame(1)[1:], frame(1).astype(np.int64)):
+            with pytest.raises(UsageError, match="state is int32"):
+                pipeline.submit(0, {"state": wrong})
+        pipeline.close()
+    assert fake.live == ""
+
+
+def test_any_failing_call_undoes_everything(path, fake):
+    def use(session: Session) -> None:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=2)
+        try:
+            pipeline.submit(0, {"state": pipeline.staging("state")})
+            pipeline.submit(1, {"state": frame(2)})
+            pipeline.wait(1)
+        finally:
+            pipeline.close()
+
+    def calls(session: Session) -> int:
+        fake.fail(0)
+        use(session)
+        return fake.calls
+
+    with Session.open(path) as session:
+        session.wait()
+        use(session)
+        total, before = calls(session), fake.live
+        for call in range(1, total + 1):
+            fake.fail(call)
+            with pytest.raises(FoundryError, match="CUDA_ERROR_OUT_OF_MEMORY"):
+                use(session)
+            assert fake.live == before, f"call {call} of {total}"
+        fake.fail(0)
+        use(session)
+    assert fake.live == ""
