@@ -1,0 +1,1 @@
+"""Triton kernels; imported only where a tensor is on a CUDA device."""

@@ -1,0 +1,140 @@
+"""Flash attention of the rows of one slot, masked by two integers a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Query rows (tokens times heads of a group) and keys of a tile; warps; pipeline stages."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def launch(
+    q: Tensor, cache_layer: Tensor, slot: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
+    keys: int, tiles: Tiles | None = None,
+) -> Tensor:  # fmt: skip
+    """`parse_runtime.kernels.attend_rows.attend_rows`."""
+    count, heads, head_dim = q.shape
+    kv_heads = cache_layer.shape[1]
+    group = heads // kv_heads
+    tiles = tiles or choose(q.dtype, count * group)
+    out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
+    if q.stride(2) != 1:
+        q = q.contiguous()
+    _attend[kv_heads, triton.cdiv(count * group, tiles.queries)](
+        q, cache_layer[0], cache_layer[1], out, slot, rows, cuts, starts,
+        count, keys, head_dim**-0.5 * LOG2_E,
+        q.stride(0), q.stride(1), *cache_layer.stride()[1:4],
+        GROUP=group, HEAD_DIM=head_dim, WIDTH=max(16, triton.next_power_of_2(head_dim)),
+        QUERIES=tiles.queries, KEYS=tiles.keys,
+        num_warps=tiles.warps, num_stages=tiles.stages,
+    )  # fmt: skip
+    return out
+
+
+def choose(dtype: torch.dtype, queries: int) -> Tiles:
+    """Tiles for a number of query rows a key head (benchmarks/results/parse_kernels.json)."""
+    if dtype == torch.float32:
+        return Tiles(32, 32, 4, 2)
+    return Tiles(128, 64, 8, 3) if queries > 1024 else Tiles(64, 64, 4, 3)
+
+
+@triton.jit(do_not_specialize=["count", "keys"])
+def _attend(
+    q, k, v, out, slot, rows, cuts, starts,
+    count, keys, scale,
+    q_token, q_head, kv_head, kv_slot, kv_row,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(0)
+    # Later rows see more keys as a rule, and start first.
+    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    query = block * QUERIES + tl.arange(0, QUERIES)
+    token, member = query // GROUP, head * GROUP + query % GROUP
+    valid = token < count
+    row = tl.load(rows + token, mask=valid, other=-1).to(tl.int32)
+    cut = tl.load(cuts + token, mask=valid, other=0).to(tl.int32)
+    start = tl.load(starts + token, mask=valid, other=0).to(tl.int32)
+
+    d = tl.arange(0, WIDTH)
+    inside = valid[:, None] & (d < HEAD_DIM)[None, :]
+    x = tl.load(q + token[:, None] * q_token + member[:, None] * q_head + d, inside, other=0.0)
+    base = tl.load(slot) * kv_slot + head.to(tl.int64) * kv_head
+    k += base
+    v += base
+
+    # Keys below every cut need no mask; then come those below some cut, and beyond the last cut
+    # only the span from the first own start, which for suffixes lies far off in scratch rows.
+    most = tl.minimum(tl.max(cut), keys)
+    least = tl.minimum(tl.min(tl.where(valid, cut, keys)), keys)
+    open_end = least // KEYS * KEYS
+    cut_end = tl.cdiv(most, KEYS) * KEYS
+    own_end = tl.minimum(tl.max(row) + 1, keys)
+    own_first = tl.maximum(tl.min(tl.where(valid & (row >= cut_end), start, keys)), cut_end)
+
+    top = tl.full([QUERIES], float("-inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    acc = tl.zeros([QUERIES, WIDTH], tl.float32)
+    for first in tl.range(0, open_end, KEYS):
+        key = first + tl.arange(0, KEYS)
+        kt = _load(k, key, kv_row, d, keys, HEAD_DIM, WIDTH, False)
+        scores = tl.dot(x, kt.T, input_precision="ieee") * scale
+        new = tl.maximum(top, tl.max(scores, 1))
+        p = tl.exp2(scores - new[:, None])
+        fade = tl.exp2(top - new)
+        total = total * fade + tl.sum(p, 1)
+        vt = _load(v, key, kv_row, d, keys, HEAD_DIM, WIDTH, False)
+        acc = tl.dot(p.to(vt.dtype), vt, acc * fade[:, None], input_precision="ieee")
+        top = new
+    masked = (cut_end - open_end) // KEYS
+    own = tl.cdiv(tl.maximum(own_end - own_first, 0), KEYS)
+    for i in tl.range(0, masked + own):
+        first = tl.where(i < masked, open_end + i * KEYS, own_first + (i - masked) * KEYS)
+        key = first + tl.arange(0, KEYS)
+        kt = _load(k, key, kv_row, d, keys, HEAD_DIM, WIDTH, True)
+        scores = tl.dot(x, kt.T, input_precision="ieee") * scale
+        mine = (key[None, :] >= start[:, None]) & (key[None, :] <= row[:, None])
+        seen = ((key[None, :] < cut[:, None]) | mine) & (key < keys)[None, :]
+        scores = tl.where(seen, scores, float("-inf"))
+        new = tl.maximum(top, tl.max(scores, 1))
+        # A row that has seen nothing so far must not meet inf - inf.
+        base_score = tl.where(new == float("-inf"), 0.0, new)
+        p = tl.exp2(scores - base_score[:, None])
+        fade = tl.exp2(top - base_score)
+        total = total * fade + tl.sum(p, 1)
+        vt = _load(v, key, kv_row, d, keys, HEAD_DIM, WIDTH, True)
+        acc = tl.dot(p.to(vt.dtype), vt, acc * fade[:, None], input_precision="ieee")
+        top = new
+
+    acc /= tl.where(total > 0, total, 1.0)[:, None]
+    place = token[:, None].to(tl.int64) * (tl.num_programs(0) * GROUP) + member[:, None]
+    tl.store(out + place * HEAD_DIM + d, acc.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _load(
+    base, key, kv_row, d, keys,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """[KEYS, WIDTH] rows of keys or values; zero past the end of a head, and of the keys."""
+    places = base + key[:, None].to(tl.int64) * kv_row + d[None, :]
+    if BOUNDED:
+        return tl.load(places, (key < keys)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
+    elif HEAD_DIM < WIDTH:
+        return tl.load(places, tl.broadcast_to((d < HEAD_DIM)[None, :], places.shape), other=0.0)
+    else:
+        return tl.load(places)

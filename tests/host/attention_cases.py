@@ -1,0 +1,86 @@
+"""Random attention problems, their float64 answer, and the passes that they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """Queries of `length` rows of each slot in `slots`, over a cache of random keys and values."""
+
+    q: Tensor
+    cache: Tensor
+    slots: Tensor
+    rows: Tensor
+    cuts: Tensor
+    starts: Tensor
+    ancestors: Tensor
+    keys: int
+
+    @property
+    def length(self) -> int:
+        return self.q.shape[0] // self.slots.shape[0]
+
+    def to(self, device: str) -> Case:
+        fields = vars(self)
+        return Case(**{n: f.to(device) if isinstance(f, Tensor) else f for n, f in fields.items()})
+
+
+def random_case(
+    seed: int, *, length: int, batch: int = 1, group: int = 2, kv_heads: int = 2,
+    head_dim: int = 16, keys: int = 40, slots: int = 3, dtype: torch.dtype = torch.float32,
+) -> Case:  # fmt: skip
+    """Rows with random cuts (0 among them) and random own spans, or spans of no key."""
+    g = torch.Generator().manual_seed(seed)
+    count = batch * length
+
+    def below(n: int) -> Tensor:
+        return torch.randint(0, n, (count,), generator=g)
+
+    starts = below(keys)
+    return Case(
+        q=torch.randn(count, group * kv_heads, head_dim, generator=g).to(dtype),
+        cache=torch.randn(2, kv_heads, slots, keys + 9, head_dim, generator=g).to(dtype),
+        slots=torch.randperm(slots, generator=g)[:batch],
+        rows=(starts + below(keys) - keys // 4).clamp(max=keys - 1),
+        cuts=(below(keys + 1 + keys // 4) - keys // 4).clamp(min=0),
+        starts=starts,
+        ancestors=torch.randint(-(2**62), 2**62, (count,), generator=g) * 2 + below(2),
+        keys=keys,
+    )
+
+
+def rows_visible(case: Case) -> Tensor:
+    """Bool [T, keys], key by key, as `attend_rows` documents it."""
+    key = torch.arange(case.keys, device=case.q.device)
+    mine = [(s <= key) & (key <= r) for s, r in zip(case.starts, case.rows, strict=True)]
+    return torch.stack([(key < c) | m for c, m in zip(case.cuts, mine, strict=True)])
+
+
+def step_visible(case: Case) -> Tensor:
+    """Bool [B * L, keys], bit by bit, as `attend_step` documents it."""
+    seen = torch.zeros(case.q.shape[0], case.keys, dtype=torch.bool)
+    for i, row in enumerate(seen):
+        row[: int(case.cuts[i])] = True
+        for bit in range(64):
+            key = int(case.starts[i]) + bit
+            if int(case.ancestors[i]) >> bit & 1 and key < case.keys:
+                row[key] = True
+    return seen.to(case.q.device)
+
+
+def exact(case: Case, visible: Tensor) -> Tensor:
+    """Float64 [B * L, H * D]: softmax over what each row sees; zero where it sees nothing."""
+    count, heads, head_dim = case.q.shape
+    group = heads // case.cache.shape[1]
+    slots = case.slots.repeat_interleave(case.length)
+    k, v = (case.cache[i][:, slots, : case.keys].double() for i in (0, 1))
+    k, v = (x.repeat_interleave(group, 0).transpose(0, 1) for x in (k, v))
+    scores = (case.q.double()[:, :, None] * k).sum(-1) * head_dim**-0.5
+    scores = scores.masked_fill(~visible[:, None], float("-inf"))
+    weights = scores.softmax(-1).masked_fill(~visible.any(-1)[:, None, None], 0.0)
+    return (weights[..., None] * v).sum(2).reshape(count, heads * head_dim)
