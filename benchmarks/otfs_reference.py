@@ -19,6 +19,7 @@ import numpy as np
 
 from otfs_pipeline import banded, channel, equalize, qam, reference, transmit, zak
 from otfs_pipeline.estimate import Estimate
+from otfs_pipeline.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
 
 PERFECT_POINTS = ((4, 10.0), (16, 15.0), (16, 20.0), (16, 25.0))
@@ -33,7 +34,7 @@ def noise(rng: np.random.Generator, size: int, variance: float) -> np.ndarray:
 def perfect_frame(points: int, snr_db: float, rng: np.random.Generator) -> list[float]:
     """BER of one frame: LMMSE, then CG with each of ITERATIONS."""
     m, n, nu_p, sigma2 = 31, 37, 30e3, 10 ** (-snr_db / 10)
-    paths = channel.vehicular_a(rng, 815.0, "fixed")
+    paths = VEHICULAR_A.draw(rng, 815.0, "fixed")
     taps = channel.effective_taps(paths, m, n, nu_p, 0.6)
     bits = rng.integers(0, 2, (m * n, points.bit_length() - 1))
     grid = qam.modulate(bits, points).reshape(m, n)
@@ -56,7 +57,7 @@ def perfect_frame(points: int, snr_db: float, rng: np.random.Generator) -> list[
 def pilot_frame(link: Settings, snr_db: float, rng: np.random.Generator) -> list[float]:
     """BER of one frame with the channel and noise known, and with both estimated."""
     sigma2 = 10 ** (-snr_db / 10)
-    paths = channel.vehicular_a(rng, link.nu_max, link.gain_model)
+    paths = VEHICULAR_A.draw(rng, link.nu_max, link.gain_model)
     taps = channel.effective_taps(paths, link.m, link.n, link.nu_p, link.pulse_rolloff)
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.transmit(bits, link)

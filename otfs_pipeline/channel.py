@@ -8,9 +8,6 @@ import numpy as np
 
 from otfs_pipeline.zak import quasi_periodic
 
-VEHICULAR_A_SECONDS = np.array([0, 310, 710, 1090, 1730, 2510]) * 1e-9
-VEHICULAR_A_DB = np.array([0.0, -1.0, -9.0, -10.0, -15.0, -20.0])
-
 
 @dataclass(frozen=True)
 class Paths:
@@ -28,19 +25,6 @@ class Taps:
     value: np.ndarray
     delay: np.ndarray
     doppler: np.ndarray
-
-
-def vehicular_a(rng: np.random.Generator, nu_max: float, gain_model: str) -> Paths:
-    """Draw Vehicular-A; gain_model 'fixed' (random phase only) or 'rayleigh', else ValueError."""
-    power = 10 ** (VEHICULAR_A_DB / 10)
-    power = power / power.sum()
-    if gain_model == "fixed":
-        gain = np.sqrt(power) * np.exp(2j * np.pi * rng.random(6))
-    elif gain_model == "rayleigh":
-        gain = np.sqrt(power / 2) * (rng.standard_normal(6) + 1j * rng.standard_normal(6))
-    else:
-        raise ValueError(f"vehicular_a: gain_model {gain_model!r}; use 'fixed' or 'rayleigh'")
-    return Paths(gain, VEHICULAR_A_SECONDS, nu_max * np.cos(2 * np.pi * rng.random(6)))
 
 
 def raised_cosine(x: np.ndarray, rolloff: float) -> np.ndarray:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError
 
 
 def constellation(path: str, symbols: np.ndarray, title: str) -> None:
     """Scatter of unbiased symbols [S] complex."""
-    figure, axes = _figure(path)
+    figure, axes = new_figure(path)
     axes.plot(symbols.real, symbols.imag, ".", markersize=1, alpha=0.3)
     axes.set(title=title, xlabel="in phase", ylabel="quadrature", aspect="equal")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def latency(path: str, milliseconds: np.ndarray, deadline: float, title: str) -> None:
     """Histogram of latencies [F] in ms, with the frame's length as a line."""
-    figure, axes = _figure(path)
-    axes.hist(milliseconds, bins=min(100, max(10, milliseconds.size // 5)))
+    figure, axes = new_figure(path)
+    axes.hist(milliseconds, bins=min(100, max(10, milliseconds.size // 5)), log=True)
     axes.axvline(deadline, color="tab:red", label=f"frame length {deadline:.3g} ms")
     axes.set(title=title, xlabel="latency in ms", ylabel="frames")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
-def _figure(path: str) -> tuple[Any, Any]:
+def new_figure(path: str, columns: int = 1, size: tuple[float, float] = (6, 5)) -> tuple[Any, Any]:
+    """A figure for the file `path`, and its axes; FoundryError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -35,6 +38,16 @@ def _figure(path: str) -> tuple[Any, Any]:
         raise FoundryError(
             f"{path}: plots need matplotlib, which is not installed: pip install 'foundry[otfs]'"
         ) from error
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, figure.subplots(1, columns)
+
+
+def save(figure: Any, path: str) -> None:
+    """Write the figure, of the kind that the name's ending says, at once or not at all."""
+    try:
+        with AtomicFile(Path(path)) as out:
+            figure.savefig(out.file, dpi=120, format=Path(path).suffix[1:] or "png")
+            out.commit()
+    except OSError as error:
+        raise FoundryError(f"plot {path}: {error.strerror}") from error

@@ -1,37 +1,52 @@
-"""Where frames come from: a simulated link, or a recording of raw samples with SigMF metadata."""
+"""Frames of a simulated link, made one by one or as a pool that is played again and again."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline import banded, channel, transmit
+from otfs_pipeline import banded, channel, frame, transmit
+from otfs_pipeline.profile import VEHICULAR_A, Profile
 from otfs_pipeline.settings import CHANNEL_REACH, Settings
 
-# SigMF datatype -> numpy type of a component, and its full scale.
-DATATYPES = {"cf32_le": ("<f4", 1.0), "ci16_le": ("<i2", 32767.0)}
+UNKNOWN = np.empty(0, np.uint8)
+# Samples and payload that a pool may hold in bytes, where its size is not given.
+POOL_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Samples as they came, complex64, and the payload where it is known (else empty)."""
+    """Samples as they came, complex64, and the payload where it is known (else empty).
+
+    `ready` is when the last sample was there (time.perf_counter); 0: whenever it is asked for.
+    """
 
     samples: np.ndarray
     bits: np.ndarray
+    ready: float = 0.0
 
 
-def simulate(settings: Settings, snr_db: float, seed: int, index: int) -> Frame:
-    """Frame `index` of a run through Vehicular-A; noise variance 1/SNR at unit symbol energy."""
+@lru_cache(maxsize=64)
+def known_payload(seed: int, index: int, settings: Settings) -> np.ndarray:
+    """`transmit.payload`, kept: senders and recordings repeat theirs. uint8 [bits], read-only."""
+    bits = transmit.payload(seed, index, settings)
+    bits.flags.writeable = False
+    return bits
+
+
+def simulate(
+    settings: Settings, snr_db: float, seed: int, index: int, profile: Profile = VEHICULAR_A
+) -> Frame:
+    """Frame `index` of a run, through a channel of its own; noise 1/SNR at unit symbol energy."""
     rng = np.random.default_rng([seed, index, 1])
-    paths = channel.vehicular_a(rng, settings.nu_max, settings.gain_model)
     taps = channel.effective_taps(
-        paths,
+        profile.draw(rng, settings.nu_max, settings.gain_model),
         settings.m,
         settings.n,
         settings.nu_p,
@@ -46,136 +61,37 @@ def simulate(settings: Settings, snr_db: float, seed: int, index: int) -> Frame:
     return Frame(received.astype(np.complex64), bits)
 
 
-def synthetic(settings: Settings, snr_db: float, seed: int, frames: int) -> Iterator[Frame]:
+def synthetic(
+    settings: Settings, snr_db: float, seed: int, frames: int, profile: Profile = VEHICULAR_A
+) -> Iterator[Frame]:
     """`frames` simulated frames, each through a channel of its own."""
-    return (simulate(settings, snr_db, seed, index) for index in range(frames))
+    return (simulate(settings, snr_db, seed, index, profile) for index in range(frames))
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A file of interleaved samples; `seeds` gives the known payload of a frame by its start."""
-
-    path: Path
-    datatype: str
-    seeds: dict[int, tuple[int, int]]
-
-    def frames(self, settings: Settings) -> Iterator[Frame]:
-        """Frames back to back from the start; the last is short where the file ends inside it."""
-        component, scale = DATATYPES[self.datatype]
-        width = 2 * np.dtype(component).itemsize
-        with self.path.open("rb") as file:
-            start = 0
-            while data := file.read(settings.q * width):
-                whole = len(data) // width * width
-                raw = np.frombuffer(data[:whole], dtype=component).astype(np.float32) / scale
-                known = self.seeds.get(start)
-                bits = transmit.payload(*known, settings) if known else np.empty(0, np.uint8)
-                yield Frame(raw.astype(np.float32).view(np.complex64), bits)
-                start += settings.q
-
-    def count(self, settings: Settings) -> int:
-        """Frames in the file, a broken last one among them."""
-        width = 2 * np.dtype(DATATYPES[self.datatype][0]).itemsize
-        return -(-self.path.stat().st_size // (settings.q * width))
+def pool_size(settings: Settings, frames: int) -> int:
+    """How many frames of a run fit in POOL_BYTES, at most all of them."""
+    each = 8 * settings.q + frame.payload_bits(settings)
+    return max(1, min(frames, POOL_BYTES // each))
 
 
-def open_recording(path: str, metadata: str, datatype: str, settings: Settings) -> Recording:
-    """A recording by its data file or .sigmf-meta; `datatype` overrides or replaces metadata.
-
-    UsageError or FoundryError where a file is missing or fits neither SigMF nor `settings`.
-    """
-    data = Path(path)
-    if data.suffix == ".sigmf-meta":
-        data, metadata = data.with_suffix(".sigmf-data"), metadata or path
-    beside = data.with_suffix(".sigmf-meta")
-    meta_path = Path(metadata) if metadata else beside
-    if not data.is_file():
-        raise UsageError(f"recording {data} does not exist; give a file of raw samples")
-    meta: dict[str, Any] = {}
-    if metadata or beside.is_file():
-        meta = _read_metadata(meta_path, settings)
-        datatype = datatype or str(meta["global"].get("core:datatype", ""))
-    if datatype not in DATATYPES:
-        known = " or ".join(DATATYPES)
-        raise UsageError(
-            f"recording {data}: datatype {datatype or 'unknown'!r}; give --datatype {known}, or "
-            f"metadata in {beside.name}"
-        )
-    return Recording(data, datatype, _known_payloads(meta, meta_path))
+def pool(
+    make: Callable[[int], Frame], size: int, done: Callable[[int], None] = lambda _: None
+) -> list[Frame]:
+    """Frames 0 to size-1, made side by side; `done` gets their number as it grows."""
+    made = []
+    with ThreadPoolExecutor(min(size, os.cpu_count() or 1)) as workers:
+        for item in workers.map(make, range(size)):
+            made.append(item)
+            done(len(made))
+    return made
 
 
-def write_recording(
-    path: str, frames: list[Frame], settings: Settings, seed: int, datatype: str = "cf32_le"
-) -> None:
-    """Write `path`.sigmf-data and .sigmf-meta; frame i holds `transmit.payload(seed, i)`.
-
-    ci16_le samples are scaled to half of full scale, so that no frame clips.
-    """
-    component, scale = DATATYPES[datatype]
-    samples = np.concatenate([frame.samples for frame in frames]).view(np.float32)
-    if datatype == "ci16_le":
-        samples = np.round(samples * (scale / 2 / np.abs(samples).max()))
-    base = Path(path)
-    samples.astype(component).tofile(base.with_name(base.name + ".sigmf-data"))
-    annotations = [
-        {
-            "core:sample_start": index * settings.q,
-            "core:sample_count": settings.q,
-            "core:label": f"frame {index}",
-            "otfs:seed": seed,
-            "otfs:frame": index,
-        }
-        for index in range(len(frames))
-    ]
-    meta = {
-        "global": {
-            "core:datatype": datatype,
-            "core:sample_rate": settings.bandwidth,
-            "core:version": "1.2.0",
-            "core:description": "Zak-OTFS frames with an embedded pilot",
-            "core:extensions": [{"name": "otfs", "version": "1.0.0", "optional": True}],
-            "otfs:settings": asdict(settings),
-        },
-        "captures": [{"core:sample_start": 0}],
-        "annotations": annotations,
-    }
-    base.with_name(base.name + ".sigmf-meta").write_text(json.dumps(meta, indent=2) + "\n")
+def repeat(frames: list[Frame], count: int) -> Iterator[Frame]:
+    """The pool's frames, again and again, `count` in all."""
+    return itertools.islice(itertools.cycle(frames), count)
 
 
-def _read_metadata(path: Path, settings: Settings) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        rate = meta["global"].get("core:sample_rate", settings.bandwidth)
-        off = abs(float(rate) / settings.bandwidth - 1) > 1e-6
-    except OSError as error:
-        raise UsageError(f"metadata {path}: {error.strerror}; give --metadata FILE") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FoundryError(f"metadata {path} is no SigMF: {error!r}") from error
-    if off:
-        raise FoundryError(
-            f"metadata {path}: {rate} samples a second, and the bundle receives "
-            f"{settings.bandwidth:g}; capture a bundle of that bandwidth"
-        )
-    waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse")
-    sent = meta["global"].get("otfs:settings", {})
-    for name in waveform if isinstance(sent, dict) else ():
-        if name in sent and sent[name] != getattr(settings, name):
-            raise FoundryError(
-                f"metadata {path}: sent with {name} {sent[name]}, and the bundle was captured "
-                f"with {getattr(settings, name)}; capture one with the recording's settings"
-            )
-    return dict(meta)
-
-
-def _known_payloads(meta: dict[str, Any], path: Path) -> dict[int, tuple[int, int]]:
-    known = {}
-    try:
-        for note in meta.get("annotations", []):
-            if "otfs:seed" in note:
-                seed, index = int(note["otfs:seed"]), int(note["otfs:frame"])
-                known[int(note["core:sample_start"])] = seed, index
-    except (KeyError, TypeError, ValueError) as error:
-        raise FoundryError(
-            f"metadata {path}: an annotation names no payload ({error!r}); remove its otfs:seed"
-        ) from error
-    return known
+def placed(item: Frame, samples: np.ndarray) -> Frame:
+    """The frame with its samples moved to `samples`, such as pinned memory."""
+    samples[...] = item.samples
+    return replace(item, samples=samples)

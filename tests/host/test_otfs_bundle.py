@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from foundryc.recorder import Recorder
-from otfs_pipeline import capture, source
+from otfs_pipeline import capture, recording, source
 from otfs_pipeline.receiver import Receiver
 from otfs_pipeline.tables import tables
 
@@ -61,7 +61,7 @@ def test_llrs_are_those_of_eager_torch(bundle: Path, tmp_path: Path) -> None:
 
 def test_the_driver_runs_without_the_receivers_code(bundle: Path, tmp_path: Path) -> None:
     frames = list(source.synthetic(LINK, 25.0, 7, 4))
-    source.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+    recording.write_recording(str(tmp_path / "link"), frames, LINK, 7)
     results = []
     for arguments in (
         ["--frames", "4", "--snr", "25", "--seed", "7"],

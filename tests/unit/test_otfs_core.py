@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otfs_pipeline import banded, channel, equalize, zak
+from otfs_pipeline.profile import VEHICULAR_A
 
 SIZES = st.integers(2, 9)
 
@@ -92,7 +93,7 @@ def test_cg_reaches_lmmse_and_its_bias() -> None:
 
 def test_bias_is_measured_on_a_fading_channel() -> None:
     m, n, nu_p, sigma2, rng = 128, 32, 15e3, 0.01, np.random.default_rng(8)
-    h = channel.effective_taps(channel.vehicular_a(rng, 815.0, "fixed"), m, n, nu_p, 0.6)
+    h = channel.effective_taps(VEHICULAR_A.draw(rng, 815.0, "fixed"), m, n, nu_p, 0.6)
     sent = np.exp(2j * np.pi * rng.random((m, n)))
     noise = np.sqrt(sigma2 / 2) * draw(9, m * n)
     bands = banded.bands(h, m * n)
@@ -109,7 +110,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="exactly one frame"):
         zak.zak(np.zeros(5), 2, 3)
     with pytest.raises(ValueError, match="gain_model"):
-        channel.vehicular_a(np.random.default_rng(0), 815.0, "x")
+        VEHICULAR_A.draw(np.random.default_rng(0), 815.0, "x")
     for arguments, reason in (
         (([1.0], [0, 1], [0]), "one delay"),
         (([np.nan], [0], [0]), "finite"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from otfs_pipeline import channel
+from otfs_pipeline.profile import VEHICULAR_A
 
 
 def root_spectrum(f: np.ndarray, rolloff: float) -> np.ndarray:
@@ -56,7 +57,7 @@ def separable_error(paths: channel.Paths, m: int, n: int, nu_p: float, rolloff: 
     ("m", "n", "nu_p", "named"), [(31, 37, 30e3, 1.2e-3), (1024, 32, 15e3, 7e-4)]
 )
 def test_separable_form_is_as_close_as_named(m: int, n: int, nu_p: float, named: float) -> None:
-    paths = channel.vehicular_a(np.random.default_rng(1), 815.0, "fixed")
+    paths = VEHICULAR_A.draw(np.random.default_rng(1), 815.0, "fixed")
     assert named / 5 < separable_error(paths, m, n, nu_p, 0.6) < named
 
 
@@ -81,7 +82,7 @@ def test_raised_cosine_is_the_autocorrelation(rolloff: float) -> None:
 
 
 def test_taps_hold_the_energy_of_the_paths() -> None:
-    paths = channel.vehicular_a(np.random.default_rng(2), 815.0, "fixed")
+    paths = VEHICULAR_A.draw(np.random.default_rng(2), 815.0, "fixed")
     assert np.sum(np.abs(paths.gain) ** 2) == pytest.approx(1)
     for m in (31, 256):
         taps = channel.effective_taps(paths, m, 37, 30e3, 0.6)

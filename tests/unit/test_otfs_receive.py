@@ -7,6 +7,7 @@ import pytest
 
 from otfs_pipeline import banded, channel, frame, reference, transmit, zak
 from otfs_pipeline.estimate import Estimate, estimate
+from otfs_pipeline.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="256x32")
@@ -16,7 +17,7 @@ def through(
     link: Settings, seed: int, sigma2: float
 ) -> tuple[np.ndarray, np.ndarray, channel.Taps]:
     rng = np.random.default_rng(seed)
-    paths = channel.vehicular_a(rng, link.nu_max, link.gain_model)
+    paths = VEHICULAR_A.draw(rng, link.nu_max, link.gain_model)
     taps = channel.effective_taps(paths, link.m, link.n, link.nu_p, link.pulse_rolloff)
     bits = transmit.payload(seed, 0, link)
     clean = banded.apply_samples(transmit.transmit(bits, link), banded.bands(taps, link.q))

@@ -11,7 +11,8 @@ import pytest
 import sigmf
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline import reference, run, source
+from foundryrt.pipeline import HostPipeline
+from otfs_pipeline import frame, recording, reference, run, source
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="64x32")
@@ -23,28 +24,32 @@ class ReferenceSession:
     def __init__(self) -> None:
         self.settings = {name: getattr(LINK, name) for name in LINK.__dataclass_fields__}
         self.samples = np.zeros(LINK.q, np.complex64)
-        self.results: dict[str, Any] = {}
+        count = frame.data_symbols(LINK)
+        self.results = {
+            "bits": np.zeros((count, 4), np.uint8),
+            "llr": np.zeros((count, 4), np.float32),
+            "symbols": np.zeros(count, np.complex64),
+        }
 
     def graph(self, name: str) -> ReferenceSession:
         assert name == "receive"
         return self
 
-    def write(self, name: str, values: np.ndarray) -> None:
-        assert (name, values.dtype, values.shape) == ("samples", np.complex64, (LINK.q,))
-        self.samples = values
+    def pipeline(self, inputs: tuple[str], outputs: tuple[str, ...], depth: int) -> HostPipeline:
+        assert inputs == ("samples",)
+        wanted = {name: self.results[name] for name in outputs}
+        return HostPipeline(self.launch, {"samples": self.samples}, wanted, depth)
 
     def launch(self) -> None:
-        if self.samples.any():
+        if self.samples.any() and np.isfinite(self.samples).all():
             got = reference.receive(self.samples.astype(np.complex128), LINK)
-            self.results = {"bits": got.bits, "symbols": got.symbols.astype(np.complex64)}
-
-    def read(self, name: str) -> np.ndarray:
-        return self.results[name]
+            for name, view in self.results.items():
+                view[...] = getattr(got, name)
 
 
-def recording(folder: Path, datatype: str = "cf32_le", count: int = 3) -> Path:
+def record(folder: Path, datatype: str = "cf32_le", count: int = 3) -> Path:
     frames = list(source.synthetic(LINK, 25.0, 7, count))
-    source.write_recording(str(folder / "link"), frames, LINK, 7, datatype)
+    recording.write_recording(str(folder / "link"), frames, LINK, 7, datatype)
     return folder / "link.sigmf-data"
 
 
@@ -60,7 +65,7 @@ def test_simulated_frames_are_reproducible_and_differ() -> None:
 
 @pytest.mark.parametrize("datatype", ["cf32_le", "ci16_le"])
 def test_sigmf_reads_what_was_written(tmp_path: Path, datatype: str) -> None:
-    data = recording(tmp_path, datatype)
+    data = record(tmp_path, datatype)
     sent = np.concatenate([f.samples for f in source.synthetic(LINK, 25.0, 7, 3)])
     read = sigmf.fromfile(str(data.with_suffix(".sigmf-meta")))
     read.validate()
@@ -70,7 +75,7 @@ def test_sigmf_reads_what_was_written(tmp_path: Path, datatype: str) -> None:
     assert notes[2]["otfs:frame"] == 2
     scale = np.abs(sent.view(np.float32)).max() * 2 if datatype == "ci16_le" else 1
     np.testing.assert_allclose(read.read_samples() * scale, sent, atol=scale * 2e-4)
-    ours = source.open_recording(str(data), "", "", LINK)
+    ours = recording.open_recording(str(data), "", "", LINK)
     frames = list(ours.frames(LINK))
     assert len(frames) == ours.count(LINK) == 3
     got = np.concatenate([f.samples for f in frames])
@@ -84,9 +89,7 @@ def test_sigmf_reads_what_was_written(tmp_path: Path, datatype: str) -> None:
 @pytest.mark.parametrize("datatype", ["cf32_le", "ci16_le"])
 def test_a_replayed_recording_has_the_ber_of_the_live_run(tmp_path: Path, datatype: str) -> None:
     live = run.run(ReferenceSession(), run.Options(frames=3, snr=25.0, seed=7), json=True)
-    replay = run.run(
-        ReferenceSession(), run.Options(iq=str(recording(tmp_path, datatype))), json=True
-    )
+    replay = run.run(ReferenceSession(), run.Options(iq=str(record(tmp_path, datatype))), json=True)
     assert replay["ber_frames"] == 3
     assert replay["ber"] == pytest.approx(live["ber"], rel=0.1, abs=1e-4)
     json.dumps(replay)
@@ -95,7 +98,7 @@ def test_a_replayed_recording_has_the_ber_of_the_live_run(tmp_path: Path, dataty
 def test_broken_frames_are_counted_and_the_stream_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = recording(tmp_path, count=4)
+    data = record(tmp_path, count=4)
     samples = np.fromfile(data, dtype=np.complex64)
     samples[LINK.q + 5] = np.nan
     samples[2 * LINK.q + 1] = np.inf
@@ -113,22 +116,22 @@ def test_raw_files_need_a_datatype(tmp_path: Path) -> None:
     frames = list(source.synthetic(LINK, 25.0, 7, 2))
     np.concatenate([f.samples for f in frames]).tofile(raw)
     with pytest.raises(UsageError, match="--datatype cf32_le or ci16_le"):
-        source.open_recording(str(raw), "", "", LINK)
+        recording.open_recording(str(raw), "", "", LINK)
     result = run.run(ReferenceSession(), run.Options(iq=str(raw), datatype="cf32_le"), json=True)
     assert (result["frames"], result["ber"]) == (2, None)
 
 
 def test_recordings_that_cannot_be_received(tmp_path: Path) -> None:
-    data = recording(tmp_path)
+    data = record(tmp_path)
     meta = data.with_suffix(".sigmf-meta")
     with pytest.raises(UsageError, match="does not exist"):
-        source.open_recording(str(tmp_path / "none.raw"), "", "cf32_le", LINK)
+        recording.open_recording(str(tmp_path / "none.raw"), "", "cf32_le", LINK)
     with pytest.raises(UsageError, match="--metadata"):
-        source.open_recording(str(data), str(tmp_path / "none"), "", LINK)
+        recording.open_recording(str(data), str(tmp_path / "none"), "", LINK)
     with pytest.raises(FoundryError, match="samples a second"):
-        source.open_recording(str(data), "", "", Settings(grid="128x32"))
+        recording.open_recording(str(data), "", "", Settings(grid="128x32"))
     with pytest.raises(FoundryError, match="sent with modulation 16"):
-        source.open_recording(str(meta), "", "", Settings(grid="64x32", modulation=4))
+        recording.open_recording(str(meta), "", "", Settings(grid="64x32", modulation=4))
     for damaged in (
         "{",
         "[]",
@@ -138,7 +141,7 @@ def test_recordings_that_cannot_be_received(tmp_path: Path) -> None:
     ):
         meta.write_text(damaged)
         with pytest.raises(FoundryError, match="no SigMF"):
-            source.open_recording(str(data), "", "", LINK)
+            recording.open_recording(str(data), "", "", LINK)
     meta.unlink()
     np.full(LINK.q, np.nan, np.complex64).tofile(data)
     with pytest.raises(FoundryError, match="no frame could be received: 0 of wrong length, 1"):
@@ -153,13 +156,13 @@ def test_recordings_that_cannot_be_received(tmp_path: Path) -> None:
     ],
 )
 def test_annotations_that_make_no_sense(tmp_path: Path, annotation: dict[str, Any]) -> None:
-    data = recording(tmp_path)
+    data = record(tmp_path)
     meta = data.with_suffix(".sigmf-meta")
     document = json.loads(meta.read_text())
     document["annotations"] = [annotation]
     meta.write_text(json.dumps(document))
     with pytest.raises(FoundryError, match="annotation"):
-        source.open_recording(str(data), "", "", LINK)
+        recording.open_recording(str(data), "", "", LINK)
 
 
 def test_plots_are_png_files(tmp_path: Path) -> None:

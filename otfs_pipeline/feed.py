@@ -1,0 +1,112 @@
+"""The frames that a run was asked for: made, read or received, at the pace that was asked for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from otfs_pipeline import profile, recording, shared, source, zeromq
+from otfs_pipeline.inbox import Inbox
+from otfs_pipeline.options import Options
+from otfs_pipeline.pace import Paced
+from otfs_pipeline.progress import Bar
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.source import Frame
+from otfs_pipeline.wire import Counts
+
+
+@dataclass
+class Feed:
+    """Frames, how many at most (0: nobody knows), and what was lost before the receiver."""
+
+    name: str
+    frames: Iterable[Frame]
+    total: int
+    counts: Counts
+    inbox: Inbox | None = None
+    paced: Paced | None = None
+
+    def report(self) -> dict[str, int]:
+        """Frames that came and were dropped, that were lost or damaged on the way, that were late.
+
+        late: frames that the source itself had ready only after their time.
+        """
+        return {
+            "dropped": (self.inbox.dropped if self.inbox else 0)
+            + (self.paced.dropped if self.paced else 0),
+            "lost": self.counts.lost,
+            "malformed": self.counts.malformed,
+            "late_source": self.paced.late if self.paced else 0,
+        }
+
+    def close(self) -> None:
+        if self.inbox:
+            self.inbox.close()
+
+
+def open_feed(
+    settings: Settings,
+    options: Options,
+    stop: threading.Event,
+    staging: Callable[[], np.ndarray],
+) -> Feed:
+    """The source of `options`; `staging` makes arrays from which the device copies at once."""
+    counts = Counts()
+    if not options.iq and not options.live:
+        frames: Iterable[Frame] = _simulated(settings, options, staging, stop)
+        feed = Feed(_simulated_name(settings, options), frames, options.frames, counts)
+    elif options.iq:
+        opened = recording.open_recording(options.iq, options.metadata, options.datatype, settings)
+        whole = opened.count(settings)
+        total = min(whole, options.max_frames or whole)
+        inbox = Inbox(_first(opened.frames(settings), total), options.queue, False, stop)
+        feed = Feed(options.iq, inbox, total, counts, inbox)
+    else:
+        live: Any = zeromq if options.zmq else shared
+        place = options.zmq or options.shm
+        frames = live.receive(place, settings, counts, options.idle_timeout, stop)
+        inbox = Inbox(frames, options.queue, not options.lossless, stop)
+        frames = _first(inbox, options.max_frames) if options.max_frames else inbox
+        feed = Feed(place, frames, options.max_frames, counts, inbox)
+    if options.pace:
+        feed.paced = Paced(feed.frames, settings.frame_seconds, options.queue)
+        feed.frames = feed.paced
+    return feed
+
+
+def _first(frames: Iterable[Frame], count: int) -> Iterator[Frame]:
+    return itertools.islice(frames, count)
+
+
+def _simulated_name(settings: Settings, options: Options) -> str:
+    name = profile.find(options.channel).name
+    return f"{name}, {settings.gain_model} gains, {options.snr:g} dB"
+
+
+def _simulated(
+    settings: Settings,
+    options: Options,
+    staging: Callable[[], np.ndarray],
+    stop: threading.Event,
+) -> Iterator[Frame]:
+    paths = profile.find(options.channel)
+    paths.check(settings)
+    size = min(options.pool or source.pool_size(settings, options.frames), options.frames)
+    bar = Bar("simulating", size)
+
+    def make(index: int) -> Frame:
+        return source.simulate(settings, options.snr, options.seed, index, paths)
+
+    frames = []
+    for item in source.pool(make, size):
+        if stop.is_set():
+            break
+        frames.append(source.placed(item, staging()))
+        bar.update(len(frames))
+    bar.close()
+    return source.repeat(frames, options.frames)

@@ -1,0 +1,71 @@
+"""Options of `foundryrt run` for this workload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foundryrt.errors import UsageError
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where frames come from, how fast, and what is kept. UsageError where a value cannot work."""
+
+    frames: int = _option(100, "simulated frames")
+    snr: float = _option(20.0, "signal-to-noise ratio of the simulated link in dB")
+    seed: int = _option(0, "seed of payload, channel and noise")
+    channel: str = _option(
+        "vehicular-a", "simulated channel: vehicular-a, eva, or a .csv or .json file of paths"
+    )
+    pool: int = _option(0, "simulated frames made beforehand and repeated; 0: as many as 256 MB")
+    iq: str = _option("", "receive this recording (.sigmf-data, .sigmf-meta or raw) instead")
+    metadata: str = _option("", "SigMF metadata of --iq, where it is not beside it")
+    datatype: str = _option("", "samples of --iq: cf32_le or ci16_le; default: from the metadata")
+    zmq: str = _option("", "receive from senders at this ZeroMQ endpoint, such as ipc:///tmp/otfs")
+    shm: str = _option("", "receive from a sender's ring in shared memory, such as /dev/shm/otfs")
+    idle_timeout: float = _option(
+        10.0, "end --zmq or --shm after that many quiet seconds; 0: never"
+    )
+    max_frames: int = _option(0, "stop --iq, --zmq or --shm after that many frames; 0: never")
+    pace: bool = _option(False, "frames at the rate of the air, not flat out")
+    queue: int = _option(8, "frames that wait for the receiver at most; the oldest is dropped")
+    lossless: bool = _option(False, "a full queue holds --zmq or --shm up, nothing is dropped")
+    depth: int = _option(3, "frames in flight between copy-in and copy-out")
+    bits_out: str = _option("", "write the payload bits to this file, packed")
+    llr_out: str = _option("", "write the LLRs to this file, float32")
+    constellation: str = _option("", "write the constellation to this PNG")
+    latency_plot: str = _option("", "write the latency histogram to this PNG")
+
+    def __post_init__(self) -> None:
+        for name, least in (("frames", 1), ("queue", 1), ("depth", 1), ("pool", 0),
+                            ("max_frames", 0), ("seed", 0), ("idle_timeout", 0)):  # fmt: skip
+            value = getattr(self, name)
+            if not value >= least:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: use {least} or more")
+        if not -100 <= self.snr <= 200:
+            raise UsageError(f"--snr {self.snr}: use -100 to 200 dB")
+        given = [name for name in ("iq", "zmq", "shm") if getattr(self, name)]
+        if len(given) > 1:
+            raise UsageError(f"--{' and --'.join(given)}: one source at a time")
+        if (self.metadata or self.datatype) and not self.iq:
+            raise UsageError("--metadata and --datatype need --iq FILE")
+        if self.max_frames and not given:
+            raise UsageError("--max-frames needs --iq, --zmq or --shm; here --frames counts")
+        if self.pace and self.live:
+            raise UsageError("--pace: a live source has a pace of its own; pace the sender")
+        if self.lossless and not self.live:
+            raise UsageError("--lossless needs --zmq or --shm")
+        for path in (self.constellation, self.latency_plot, self.bits_out, self.llr_out):
+            if path and not Path(path).absolute().parent.is_dir():
+                raise UsageError(f"{path}: there is no such folder")
+
+    @property
+    def live(self) -> bool:
+        """Whether the source sends when it wants to."""
+        return bool(self.zmq or self.shm)

@@ -1,0 +1,146 @@
+"""Plays frames to a receiver, over ZeroMQ or shared memory.
+
+    python -m otfs_pipeline.send (--zmq ENDPOINT | --shm FILE) [--iq RECORDING] [--pace] ...
+
+Without --pace frames go out as fast as the receiver takes them. The settings of synthetic frames
+come from the bundle that receives them (--bundle), or are the defaults of a capture for --grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from foundryrt.bundle.reader import Bundle
+from foundryrt.console import print_json
+from foundryrt.errors import FoundryError
+from otfs_pipeline import profile, recording, shared, source, zeromq
+from otfs_pipeline.pace import sleep_until
+from otfs_pipeline.progress import Bar
+from otfs_pipeline.samples import DATATYPES, encode, width
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.wire import Header
+
+# Puts synthetic frames, of unit mean energy but with a strong pilot, into the range of ci16_le.
+_INTEGER_GAIN = 1 / 64
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Send; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        report = send(options)
+    except FoundryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print_json(report)
+    else:
+        print(f"{report['frames']} frames sent in {report['seconds']:.2f} s")
+    return 0
+
+
+def send(options: argparse.Namespace) -> dict[str, Any]:
+    """Send what `options` says; the number of frames, the seconds, and those that went out late."""
+    settings = _settings(options)
+    messages = list(_messages(options, settings))
+    size = max(len(data) for _, data in messages)
+    link: Any = (
+        zeromq.Sender(options.zmq)
+        if options.zmq
+        else shared.Sender(options.shm, size, options.slots, not options.pace, options.patience)
+    )
+    bar, late, sent = Bar("sending", options.frames), 0, 0
+    start = time.perf_counter()
+    try:
+        for (header, data), sequence in zip(
+            itertools.cycle(messages), range(options.frames), strict=False
+        ):
+            if options.pace:
+                due = start + (sequence + 1) * settings.frame_seconds
+                late += time.perf_counter() > due
+                sleep_until(due)
+            link.send(
+                Header(sequence, header.datatype, header.samples, header.seed, header.index), data
+            )
+            sent += 1
+            bar.update(sent)
+    finally:
+        bar.close()
+        link.close(sent)
+    return {"frames": sent, "seconds": time.perf_counter() - start, "late": late}
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    if not options.bundle:
+        return Settings(grid=options.grid)
+    with Bundle.open(options.bundle) as bundle:
+        return Settings(**bundle.manifest.workload.settings)  # type: ignore[arg-type]
+
+
+def _messages(options: argparse.Namespace, settings: Settings) -> Iterator[tuple[Header, bytes]]:
+    if options.iq:
+        played = recording.open_recording(options.iq, "", "", settings)
+        options.frames = options.frames or played.count(settings)
+        data = played.path.read_bytes()
+        length = settings.q * width(played.datatype)
+        for i in range(played.count(settings)):
+            piece = data[i * length : (i + 1) * length]
+            seed, index = played.seeds.get(i * settings.q, (-1, 0))
+            samples = len(piece) // width(played.datatype)
+            whole = piece[: samples * width(played.datatype)]
+            yield Header(0, played.datatype, samples, seed, index), whole
+        return
+    options.frames = options.frames or 100
+    paths = profile.find(options.channel)
+    paths.check(settings)
+    size = min(options.pool, options.frames)
+    bar = Bar("simulating", size)
+    gain = _INTEGER_GAIN if options.datatype == "ci16_le" else 1.0
+
+    def make(index: int) -> source.Frame:
+        return source.simulate(settings, options.snr, options.seed, index, paths)
+
+    for index, item in enumerate(source.pool(make, size, bar.update)):
+        header = Header(0, options.datatype, settings.q, options.seed, index)
+        yield header, encode(item.samples, options.datatype, gain)
+    bar.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m otfs_pipeline.send", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--zmq", default="", help="endpoint of a receiver, such as ipc:///tmp/otfs")
+    place.add_argument("--shm", default="", help="file of the ring, such as /dev/shm/otfs")
+    parser.add_argument("--iq", default="", help="play this recording, over and over")
+    parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
+    parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
+    parser.add_argument("--frames", type=_natural, default=0, help="0: the recording once, or 100")
+    parser.add_argument("--snr", type=float, default=20.0, help="of synthetic frames, in dB")
+    parser.add_argument("--seed", type=_natural, default=0)
+    parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
+    parser.add_argument("--pool", type=_natural, default=16, help="synthetic frames, repeated")
+    parser.add_argument("--datatype", choices=DATATYPES, default="cf32_le")
+    parser.add_argument("--pace", action="store_true", help="one frame a frame length, always")
+    parser.add_argument("--slots", type=_natural, default=16, help="frames the ring holds")
+    parser.add_argument("--patience", type=float, default=30.0, help="seconds to wait for a reader")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: use 0 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

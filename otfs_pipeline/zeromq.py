@@ -1,0 +1,92 @@
+"""Frames over ZeroMQ: two-part messages, header (`wire.py`) and samples, from PUSH to PULL.
+
+The receiver binds, senders connect: a sender may start first, and may be replaced.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from foundryrt.errors import FoundryError, UsageError
+from otfs_pipeline.samples import decode
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.source import UNKNOWN, Frame, known_payload
+from otfs_pipeline.wire import Counts, Header, unpack
+
+_TICK = 100  # milliseconds
+# Messages that ZeroMQ keeps for either side; beyond them the sender waits.
+_HIGH_WATER = 4
+
+
+def _zmq() -> Any:
+    try:
+        import zmq
+    except ImportError as error:
+        raise FoundryError(
+            "ZeroMQ needs pyzmq, which is not installed: pip install 'foundry[stream]'"
+        ) from error
+    return zmq
+
+
+@contextmanager
+def _socket(kind: str, endpoint: str) -> Iterator[Any]:
+    zmq = _zmq()
+    context = zmq.Context()
+    socket = context.socket(getattr(zmq, kind))
+    socket.set_hwm(_HIGH_WATER)
+    try:
+        try:
+            socket.bind(endpoint) if kind == "PULL" else socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise UsageError(
+                f"ZeroMQ endpoint {endpoint!r}: {error}; use tcp://ADDRESS:PORT or ipc://FILE"
+            ) from error
+        yield socket
+    finally:
+        # What a sender has queued is still delivered, for a while.
+        socket.close(linger=2000 if kind == "PUSH" else 0)
+        context.term()
+
+
+def receive(
+    endpoint: str, settings: Settings, counts: Counts, idle: float, stop: threading.Event
+) -> Iterator[Frame]:
+    """Frames until the sender ends the stream, nothing comes for `idle` seconds, or `stop`."""
+    with _socket("PULL", endpoint) as socket:
+        quiet = time.monotonic()
+        while not stop.is_set() and not (idle and time.monotonic() - quiet > idle):
+            if not socket.poll(_TICK):
+                continue
+            parts = socket.recv_multipart(copy=False)
+            ready, quiet = time.perf_counter(), time.monotonic()
+            header = unpack(parts[0].buffer) if 1 <= len(parts) <= 2 else None
+            data = parts[1].buffer if len(parts) == 2 else b""
+            if header is None or len(data) != header.bytes:
+                counts.malformed += 1
+                continue
+            if not header.datatype:
+                return
+            counts.arrived(header.sequence)
+            known = header.seed >= 0 and header.index >= 0
+            bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
+            yield Frame(decode(data, header.datatype), bits, ready)
+
+
+class Sender:
+    """Sends frames to a receiver's endpoint; `send` waits while it cannot take more."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._opened = _socket("PUSH", endpoint)
+        self._socket = self._opened.__enter__()
+
+    def send(self, header: Header, data: bytes) -> None:
+        self._socket.send_multipart([header.pack(), data], copy=False)
+
+    def close(self, sequence: int) -> None:
+        """Say that the stream has ended, and go."""
+        self._socket.send_multipart([Header(sequence, "").pack(), b""])
+        self._opened.__exit__(None, None, None)
