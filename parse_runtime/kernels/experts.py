@@ -18,7 +18,7 @@ def experts(
     decides what is computed.
     """
     if x.is_cuda:
-        from parse_runtime.kernels.experts_triton import experts as kernel
+        from parse_runtime.kernels.cuda.experts import experts as kernel
 
         return kernel(x, router, gate_up, down, top_k, normalize)
     weights, chosen = route(F.linear(x, router), top_k, normalize)

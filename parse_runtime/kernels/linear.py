@@ -21,7 +21,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     not on T; it is summed in float32.
     """
     if streams(x):
-        from parse_runtime.kernels.stream import stream
+        from parse_runtime.kernels.cuda.stream import stream
 
         return stream(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -35,7 +35,7 @@ def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     Elsewhere S is 1 and the dtype is x's.
     """
     if streams(x):
-        from parse_runtime.kernels.stream import stream_parts
+        from parse_runtime.kernels.cuda.stream import stream_parts
 
         return stream_parts(x, weight, bias)
     return F.linear(x, weight, bias)[None]

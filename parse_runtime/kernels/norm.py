@@ -22,7 +22,7 @@ def add_rms_norm(
     the sum is x.
     """
     if x.is_cuda:
-        from parse_runtime.kernels.norm_triton import add_rms_norm as kernel
+        from parse_runtime.kernels.cuda.norm import add_rms_norm as kernel
 
         return kernel(x, residual, weight, eps)
     x = added(x, weight.dtype)

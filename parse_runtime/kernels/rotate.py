@@ -25,7 +25,7 @@ def rotate_store(
     (Qwen3). The pairs that rotate are the two halves of a head.
     """
     if qkv.is_cuda:
-        from parse_runtime.kernels.rotate_triton import rotate_store as kernel
+        from parse_runtime.kernels.cuda.rotate import rotate_store as kernel
 
         return kernel(qkv, positions, inverse_frequencies, cache_layer, write, norms, eps)
     kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]

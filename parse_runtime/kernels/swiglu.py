@@ -11,7 +11,7 @@ from parse_runtime.kernels.linear import streams
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, [T, I], of [T, 2I] that holds the gates first."""
     if gate_up.is_cuda:
-        from parse_runtime.kernels.swiglu_triton import swiglu as kernel
+        from parse_runtime.kernels.cuda.swiglu import swiglu as kernel
 
         return kernel(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -24,7 +24,7 @@ def linear_swiglu(x: Tensor, gate_up: Tensor) -> Tensor:
     Rows are independent as in `linear`.
     """
     if streams(x):
-        from parse_runtime.kernels.stream import stream_swiglu
+        from parse_runtime.kernels.cuda.swiglu import stream_swiglu
 
         return stream_swiglu(x, gate_up)
     return swiglu(F.linear(x, gate_up))

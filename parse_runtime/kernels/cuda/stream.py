@@ -1,0 +1,156 @@
+"""Products of few rows with a weight matrix, bound by the memory that the weights come from.
+
+A program owns some columns of the result and a span of K. Rows are a tile of 16 for the tensor
+cores whatever their number, and the tiles, spans and order of sums depend on the matrix alone: so
+a row's bits do not depend on the other rows. The first weights are asked for before the kernel
+waits for its predecessor, so that the memory does not idle between kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from parse_runtime.kernels.cuda.chain import OPTIONS, prefetch, release, wait
+
+ROWS = 16
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Columns and K of a tile, spans of K, warps, pipeline stages, tiles prefetched."""
+
+    columns: int
+    depth: int
+    spans: int
+    warps: int
+    stages: int
+    ahead: int
+
+
+def choose(weight: Tensor, spans: int | None = None) -> Tiles:
+    """Tiles of a matrix [N, K]; as many spans as keep the device's programs busy."""
+    n, k = weight.shape
+    columns = 64 if n >= 4096 else 32 if n >= 1024 else 16
+    depth = min(128, max(16, triton.next_power_of_2(k)))
+    if spans is None:
+        wanted = PROGRAMS // triton.cdiv(n, columns)
+        spans = max(1, min(wanted, MOST_SPANS, k // (4 * depth)))
+    return Tiles(columns, depth, spans, 4, 4, 4)
+
+
+PROGRAMS = 400
+"""About three for each of a Hopper GPU's 132 multiprocessors."""
+MOST_SPANS = 8
+
+
+def stream(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`parse_runtime.kernels.linear.linear` for few rows."""
+    parts = _launch(x, weight, bias, choose(weight), x.dtype)
+    if parts.shape[0] == 1:
+        return parts[0]
+    count, n = parts.shape[1:]
+    out = torch.empty(count, n, dtype=x.dtype, device=x.device)
+    _add[count, triton.cdiv(n, 1024)](parts, out, n, SPANS=parts.shape[0], BLOCK=1024, **OPTIONS)
+    return out
+
+
+def stream_parts(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, tiles: Tiles | None = None
+) -> Tensor:
+    """`parse_runtime.kernels.linear.linear_parts` for few rows."""
+    return _launch(x, weight, bias, tiles or choose(weight), torch.float32)
+
+
+def _launch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles, single: torch.dtype
+) -> Tensor:
+    """Parts [S, T, N]: float32, or `single` where there is one span."""
+    count, (n, k) = x.shape[0], weight.shape
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    dtype = torch.float32 if tiles.spans > 1 else single
+    parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
+    _stream[triton.cdiv(count, ROWS), triton.cdiv(n, tiles.columns), tiles.spans](
+        x, weight, bias, parts, count, n, k, x.stride(0), weight.stride(0),
+        TILE_ROWS=ROWS, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
+        AHEAD=tiles.ahead, STAGES=tiles.stages,
+        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+    )  # fmt: skip
+    return parts
+
+
+# Values of a count would choose other machine code, and so perhaps other bits.
+@triton.jit(do_not_specialize=["count"])
+def _stream(
+    x, weight, bias, out, count, n, k, x_stride, w_stride,
+    TILE_ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
+    AHEAD: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    release()
+    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    span, tiles = tl.program_id(2), tl.cdiv(k, DEPTH)
+    share = tl.cdiv(tiles, tl.num_programs(2))
+    first, last = span * share, tl.minimum(span * share + share, tiles)
+    # Columns past the end read the last one: a clamp costs less than a mask.
+    w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
+    ask(w_row, first, last, k, DEPTH, AHEAD)
+    wait()
+    x_row = x + row.to(tl.int64)[:, None] * x_stride
+    depth = tl.arange(0, DEPTH)
+    total = tl.zeros((TILE_ROWS, COLUMNS), tl.float32)
+    for tile in tl.range(first, last, num_stages=STAGES):
+        at = tile * DEPTH + depth[None, :]
+        a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
+        total = tl.dot(a, load_weight(w_row, at, k, EVEN).T, total, input_precision="ieee")
+    if bias is not None:
+        if span == 0:
+            total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
+    out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
+    tl.store(out, total, (row < count)[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def ask(w_row, first, last, k, DEPTH: tl.constexpr, AHEAD: tl.constexpr):
+    """Prefetch the first AHEAD tiles of a program; 64 bfloat16 are a line."""
+    line = tl.arange(0, (DEPTH + 63) // 64) * 64
+    for tile in tl.static_range(AHEAD):
+        at = tl.minimum(first + tile, last - 1) * DEPTH + line
+        prefetch(w_row + tl.minimum(at, k - 1)[None, :])
+
+
+@triton.jit
+def load_rows(x_row, at, there, k, EVEN: tl.constexpr):
+    if EVEN:
+        return tl.load(x_row + at, there, other=0.0)
+    return tl.load(x_row + at, there & (at < k), other=0.0)
+
+
+@triton.jit
+def load_weight(w_row, at, k, EVEN: tl.constexpr):
+    if EVEN:
+        return tl.load(w_row + at, eviction_policy="evict_first")
+    return tl.load(w_row + at, at < k, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _add(parts, out, n, SPANS: tl.constexpr, BLOCK: tl.constexpr):
+    release()
+    wait()
+    row, at = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = sum_parts(parts + row.to(tl.int64) * n + at, at < n, tl.num_programs(0) * n, SPANS)
+    tl.store(out + row.to(tl.int64) * n + at, total, at < n)
+
+
+@triton.jit
+def sum_parts(parts, there, stride, SPANS: tl.constexpr):
+    """Float32 sum of SPANS parts that lie `stride` apart, in ascending order."""
+    total = tl.load(parts, there, other=0.0).to(tl.float32)
+    for span in tl.static_range(1, SPANS):
+        total += tl.load(parts + span * stride, there, other=0.0)
+    return total

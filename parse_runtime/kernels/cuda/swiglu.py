@@ -1,0 +1,88 @@
+"""The gated MLP's activation: alone, and as the end of the product that makes gates and values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.stream import (
+    ROWS,
+    Tiles,
+    ask,
+    choose,
+    load_rows,
+    load_weight,
+)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """`parse_runtime.kernels.swiglu.swiglu`."""
+    count, width = gate_up.shape[0], gate_up.shape[1] // 2
+    gate_up = gate_up.contiguous()
+    out = torch.empty(count, width, dtype=gate_up.dtype, device=gate_up.device)
+    _swiglu[count, triton.cdiv(width, 1024)](gate_up, out, width, BLOCK=1024, **OPTIONS)
+    return out
+
+
+def stream_swiglu(x: Tensor, gate_up: Tensor, tiles: Tiles | None = None) -> Tensor:
+    """`parse_runtime.kernels.swiglu.linear_swiglu` for few rows."""
+    count, n, k = x.shape[0], gate_up.shape[0] // 2, gate_up.shape[1]
+    if tiles is None:
+        # Two matrices are read at once: half the columns fill the same stages.
+        tiles = choose(gate_up, spans=1)
+        tiles = replace(tiles, columns=max(16, tiles.columns // 2))
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    out = torch.empty(count, n, dtype=x.dtype, device=x.device)
+    _stream_swiglu[triton.cdiv(count, ROWS), triton.cdiv(n, tiles.columns)](
+        x, gate_up, out, count, n, k, x.stride(0), gate_up.stride(0),
+        TILE_ROWS=ROWS, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
+        AHEAD=tiles.ahead, STAGES=tiles.stages,
+        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _swiglu(gate_up, out, width, BLOCK: tl.constexpr):
+    release()
+    wait()
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate_up += row * 2 * width + at
+    gate = tl.load(gate_up, at < width).to(tl.float32)
+    up = tl.load(gate_up + width, at < width).to(tl.float32)
+    tl.store(out + row * width + at, gate * tl.sigmoid(gate) * up, at < width)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _stream_swiglu(
+    x, weight, out, count, n, k, x_stride, w_stride,
+    TILE_ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
+    AHEAD: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    release()
+    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    tiles = tl.cdiv(k, DEPTH)
+    gate_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
+    up_row = gate_row + n.to(tl.int64) * w_stride
+    ask(gate_row, 0, tiles, k, DEPTH, AHEAD)
+    ask(up_row, 0, tiles, k, DEPTH, AHEAD)
+    wait()
+    x_row = x + row.to(tl.int64)[:, None] * x_stride
+    depth = tl.arange(0, DEPTH)
+    gate = tl.zeros((TILE_ROWS, COLUMNS), tl.float32)
+    up = tl.zeros((TILE_ROWS, COLUMNS), tl.float32)
+    for tile in tl.range(0, tiles, num_stages=STAGES):
+        at = tile * DEPTH + depth[None, :]
+        a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
+        gate = tl.dot(a, load_weight(gate_row, at, k, EVEN).T, gate, input_precision="ieee")
+        up = tl.dot(a, load_weight(up_row, at, k, EVEN).T, up, input_precision="ieee")
+    out += row.to(tl.int64)[:, None] * n + column[None, :]
+    there = (row < count)[:, None] & (column < n)[None, :]
+    tl.store(out, gate * tl.sigmoid(gate) * up, there)
