@@ -1,0 +1,75 @@
+"""Runs the Triton kernels of attention and sampling in Triton's interpreter; prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from attention_cases import exact, random_case, rows_visible, step_visible
+
+from parse_runtime.kernels.cuda import attend_rows, attend_step
+from parse_runtime.kernels.cuda import sample as sampler
+from parse_runtime.kernels.sample import sample
+
+LAYOUTS = [(1, 16, 1, 40), (2, 80, 9, 70), (5, 32, 7, 9), (16, 24, 3, 130)]
+
+
+def errors() -> dict[str, float]:
+    worst = {"rows": 0.0, "step": 0.0}
+    for seed, (group, head_dim, length, keys) in enumerate(LAYOUTS):
+        layout = {"group": group, "head_dim": head_dim, "length": length, "keys": keys}
+        case = random_case(seed, **layout)
+        found = attend_rows.launch(
+            case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, keys,
+            attend_rows.Tiles(16, 16, 4, 2),
+        )  # fmt: skip
+        expected = exact(case, rows_visible(case))
+        worst["rows"] = max(worst["rows"], float((found - expected).norm() / expected.norm()))
+        case = random_case(seed, **layout, batch=2)
+        found = attend_step.launch(
+            case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, keys,
+            length, attend_step.Tiles(32, 16, 16, 4, 2, 7),
+        )  # fmt: skip
+        expected = exact(case, step_visible(case))
+        worst["step"] = max(worst["step"], float((found - expected).norm() / expected.norm()))
+    return worst
+
+
+def variations() -> int:
+    """Values of a row that change when it is computed alone, by more programs, of fewer keys."""
+    case = random_case(9, length=3, batch=2, group=3, keys=100)
+    last = [x[-1:] for x in (case.q, case.cuts, case.starts, case.ancestors)]
+    found = []
+    for (q, cuts, starts, bits), slots, length, programs in (
+        ([case.q, case.cuts, case.starts, case.ancestors], case.slots, 3, 5),
+        (last, case.slots[-1:], 1, 64),
+    ):
+        tiles = attend_step.Tiles(32, 16, 16, 4, 2, programs)
+        found.append(
+            attend_step.launch(q, case.cache, slots, cuts, starts, bits, 100, length, tiles)[-1]
+        )
+    return int((found[0] != found[1]).sum())
+
+
+generator = torch.Generator().manual_seed(1)
+rows = (
+    torch.randn(6, 9000, generator=generator) * 3,
+    torch.tensor([0.0, 0.7, 1.0, 1.0, 2.0, 0.5]),
+    torch.tensor([0.5, 1.0, 0.9, 0.3, 0.8, 0.0]),
+    torch.tensor([1, 2**40 + 7, 3, -4, 5, 6]),
+    torch.arange(6) + 10,
+)
+print(
+    json.dumps(
+        {
+            "errors": errors(),
+            "variations": variations(),
+            "tokens": sampler.launch(*rows).tolist(),
+            "expected_tokens": sample(*rows).tolist(),
+        }
+    )
+)

@@ -1,0 +1,146 @@
+"""The attention functions: float64, separate prefills, chains, and the Triton code interpreted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from attention_cases import exact, random_case, rows_visible, step_visible
+
+from parse_runtime.kernels.attend_rows import attend_rows
+from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.layout import causal, verification
+
+ROOT = Path(__file__).parent.parent.parent
+layouts = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**31),
+        "length": st.integers(1, 20),
+        "group": st.integers(1, 16),
+        "kv_heads": st.integers(1, 3),
+        "head_dim": st.sampled_from([1, 8, 20, 80]),
+        "keys": st.integers(1, 90),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layout=layouts)
+def test_rows_against_float64(layout: dict[str, int]) -> None:
+    case = random_case(**layout)
+    found = attend_rows(
+        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
+    )
+    assert (found.double() - exact(case, rows_visible(case))).abs().max() < 1e-4
+
+
+@settings(max_examples=60, deadline=None)
+@given(layout=layouts, batch=st.integers(1, 3))
+def test_step_against_float64(layout: dict[str, int], batch: int) -> None:
+    case = random_case(**layout, batch=batch)
+    found = attend_step(
+        case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, case.ancestors,
+        case.keys, case.length,
+    )  # fmt: skip
+    assert (found.double() - exact(case, step_visible(case))).abs().max() < 1e-4
+
+
+def test_bfloat16_is_rounded_once_a_product() -> None:
+    case = random_case(0, length=20, group=5, head_dim=64, keys=90, dtype=torch.bfloat16)
+    found = attend_rows(
+        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
+    )
+    expected = exact(case, rows_visible(case))
+    assert (found.double() - expected).norm() < 1e-2 * expected.norm()
+
+
+def test_what_a_row_does_not_see_is_not_read() -> None:
+    case = random_case(4, length=3, keys=30)
+    case.cuts.clamp_(max=5)
+    before = attend_rows(
+        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
+    )
+    unseen = ~rows_visible(case).any(0)
+    assert unseen.any()
+    slot = int(case.slots[0])
+    other = [s for s in range(case.cache.shape[2]) if s != slot]
+    case.cache[:, :, other] = 1e9
+    case.cache[:, :, slot, case.keys :] = 1e9
+    case.cache[:, :, slot, : case.keys][:, :, unseen] = 1e9
+    after = attend_rows(
+        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
+    )
+    assert torch.equal(before, after)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    prefix=st.integers(0, 12),
+    trunk=st.integers(1, 20),
+    suffix=st.integers(1, 6),
+    padding=st.integers(0, 9),
+    data=st.data(),
+)
+def test_one_verification_equals_separate_prefills(
+    seed: int, prefix: int, trunk: int, suffix: int, padding: int, data: st.DataObject
+) -> None:
+    lengths = st.integers(prefix + 1, prefix + trunk)
+    cuts = sorted(data.draw(st.sets(lengths, min_size=1, max_size=5)))
+    max_len, heads, head_dim = 40, 4, 8
+    count = trunk + suffix * len(cuts) + padding
+    plan, _ = verification([0] * trunk, prefix, [0] * suffix, cuts, count, max_len)
+    _, _, rows, chosen, starts = torch.from_numpy(plan).unbind(0)
+    g = torch.Generator().manual_seed(seed)
+    keys = max_len + 1 + suffix * len(cuts)
+    cache = torch.randn(2, 2, 2, keys, head_dim, generator=g)
+    q = torch.randn(count, heads, head_dim, generator=g)
+    slot = torch.ones(1, dtype=torch.int64)
+    found = attend_rows(q, cache, slot, rows, chosen, starts, keys)
+    for i, cut in enumerate(cuts):
+        index = torch.arange(trunk + i * suffix, trunk + (i + 1) * suffix)
+        own = cache[:, :, :, rows[index]]
+        alone = torch.cat((cache[:, :, :, :cut], own), 3)
+        plain = torch.from_numpy(causal([0] * suffix, cut, suffix, max_len))
+        expected = attend_rows(q[index], alone, slot, plain[2], plain[3], plain[4], cut + suffix)
+        assert (found[index] - expected).abs().max() < 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), length=st.integers(1, 16), known=st.integers(0, 30))
+def test_a_chain_equals_decoding_row_by_row(seed: int, length: int, known: int) -> None:
+    case = random_case(seed, length=length, keys=known + length)
+    index = torch.arange(length)
+    cut = torch.full((length,), known)
+    slots, row = case.slots, known + index
+    at_once = attend_step(
+        case.q, case.cache, slots, row, cut, cut, (2 << index) - 1, case.keys, length
+    )
+    slots, one = slots.expand(length), torch.ones(length, dtype=torch.int64)
+    alone = attend_step(case.q, case.cache, slots, row, row, row, one, case.keys, 1)
+    assert (at_once - alone).abs().max() < 1e-5
+
+
+def test_triton_code_interpreted() -> None:
+    """The kernels' own code, on a CPU: odd head widths, few keys, rows that see nothing."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("interpreted_kernels.py"))],
+        capture_output=True, text=True, timeout=300,
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads(done.stdout)
+    assert set(report["errors"]) == {"rows", "step"}
+    assert all(error < 1e-6 for error in report["errors"].values())
+    assert report["variations"] == 0
+    assert report["tokens"] == report["expected_tokens"]
