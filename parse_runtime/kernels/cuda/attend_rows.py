@@ -30,7 +30,7 @@ def launch(
     count, heads, head_dim = q.shape
     kv_heads = cache_layer.shape[1]
     group = heads // kv_heads
-    tiles = tiles or choose(q.dtype, count * group)
+    tiles = tiles or choose(q.dtype, head_dim, count * group)
     out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
     if q.stride(2) != 1:
         q = q.contiguous()
@@ -45,10 +45,11 @@ def launch(
     return out
 
 
-def choose(dtype: torch.dtype, queries: int) -> Tiles:
+def choose(dtype: torch.dtype, head_dim: int, queries: int) -> Tiles:
     """Tiles for a number of query rows a key head (benchmarks/results/parse_kernels.json)."""
     if dtype == torch.float32:
-        return Tiles(32, 32, 4, 2)
+        # Without matrix units for float32, larger tiles spill registers.
+        return Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(16, 16, 4, 2)
     return Tiles(128, 64, 8, 3) if queries > 1024 else Tiles(64, 64, 4, 3)
 
 
