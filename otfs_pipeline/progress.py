@@ -16,9 +16,15 @@ class Bar:
         self._what, self._total = what, total
         self._shown = sys.stderr.isatty()
         self._next = 0.0
+        self._done = 0
+
+    def advance(self) -> None:
+        """One more is done."""
+        self.update(self._done + 1)
 
     def update(self, done: int, note: str = "") -> None:
         """Show that `done` are done, unless it was shown just now."""
+        self._done = done
         now = time.monotonic()
         if not self._shown or now < self._next:
             return
