@@ -108,9 +108,8 @@ def _stream(
         at = tile * DEPTH + depth[None, :]
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
         total = tl.dot(a, load_weight(w_row, at, k, EVEN).T, total, input_precision="ieee")
-    if bias is not None:
-        if span == 0:
-            total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
+    if bias is not None and span == 0:
+        total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
     out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
     tl.store(out, total, (row < count)[:, None] & (column < n)[None, :])
 

@@ -1,0 +1,139 @@
+"""Mixture of experts: pairs of a row and an expert are grouped by expert, on the device.
+
+A block is up to ROWS pairs of one expert. How many blocks there are depends on the data, how many
+are launched does not: those past the last find nothing to do. Only chosen experts are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.routing import group, route
+from parse_runtime.kernels.cuda.stream import load_rows, load_weight
+from parse_runtime.kernels.linear import STREAMED_ROWS, linear_parts
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Pairs of a block; columns of gates (and as many of values), of the output; K of a tile."""
+
+    rows: int
+    gates: int
+    columns: int
+    depth: int
+    stages: int
+
+
+def choose(count: int) -> Tiles:
+    """Few rows are bound by the weights' bandwidth, and are computed in one way for any count."""
+    return Tiles(16, 32, 64, 128, 4) if count <= STREAMED_ROWS else Tiles(64, 64, 128, 64, 3)
+
+
+def experts(
+    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool
+) -> Tensor:
+    """`parse_runtime.kernels.experts.experts`."""
+    count, hidden = x.shape
+    number, _, width = down.shape
+    pairs = count * top_k
+    tiles = choose(count)
+    x, gate_up, down = x.contiguous(), gate_up.contiguous(), down.contiguous()
+    weights, chosen = route(linear_parts(x, router), x.dtype, top_k, normalize)
+    order, blocks = group(chosen, number, tiles.rows)
+    gated = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
+    common = {"ROWS": tiles.rows, "num_warps": 4, "num_stages": tiles.stages, **OPTIONS}
+    depth = min(tiles.depth, max(16, triton.next_power_of_2(hidden)))
+    _gate_up[blocks.shape[1], triton.cdiv(width, tiles.gates)](
+        x, gate_up, gated, order, blocks, width, hidden, top_k,
+        COLUMNS=tiles.gates, DEPTH=depth, EVEN=hidden % depth == 0, STAGES=tiles.stages, **common,
+    )  # fmt: skip
+    each = torch.empty(pairs, hidden, dtype=torch.float32, device=x.device)
+    depth = min(tiles.depth, max(16, triton.next_power_of_2(width)))
+    _down[blocks.shape[1], triton.cdiv(hidden, tiles.columns)](
+        gated, down, each, order, blocks, hidden, width,
+        COLUMNS=tiles.columns, DEPTH=depth, EVEN=width % depth == 0, STAGES=tiles.stages, **common,
+    )  # fmt: skip
+    out = torch.empty_like(x)
+    _weigh[count, triton.cdiv(hidden, 1024)](
+        each, weights, out, hidden, TOP=top_k, BLOCK=1024, **OPTIONS
+    )
+    return out
+
+
+@triton.jit
+def _gate_up(
+    x, weight, out, order, blocks, n, k, top_k, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    expert, row, there = _block(blocks, ROWS)
+    if expert >= 0:
+        token = tl.load(order + row, there, other=0) // top_k
+        column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        within = tl.minimum(column, n - 1).to(tl.int64)[:, None]
+        gate_row = weight + (expert * 2 * n + within) * k
+        up_row = gate_row + n.to(tl.int64) * k
+        x_row = x + token.to(tl.int64)[:, None] * k
+        depth = tl.arange(0, DEPTH)
+        gate = tl.zeros((ROWS, COLUMNS), tl.float32)
+        up = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
+            at = tile * DEPTH + depth[None, :]
+            a = load_rows(x_row, at, there[:, None], k, EVEN)
+            gate = tl.dot(a, load_weight(gate_row, at, k, EVEN).T, gate, input_precision="ieee")
+            up = tl.dot(a, load_weight(up_row, at, k, EVEN).T, up, input_precision="ieee")
+        out += row.to(tl.int64)[:, None] * n + column[None, :]
+        tl.store(out, gate * tl.sigmoid(gate) * up, there[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def _down(
+    x, weight, out, order, blocks, n, k, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    expert, row, there = _block(blocks, ROWS)
+    if expert >= 0:
+        pair = tl.load(order + row, there, other=0)
+        column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        w_row = weight + (expert * n + tl.minimum(column, n - 1).to(tl.int64)[:, None]) * k
+        x_row = x + row.to(tl.int64)[:, None] * k
+        depth = tl.arange(0, DEPTH)
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
+            at = tile * DEPTH + depth[None, :]
+            a = load_rows(x_row, at, there[:, None], k, EVEN)
+            total = tl.dot(a, load_weight(w_row, at, k, EVEN).T, total, input_precision="ieee")
+        out += pair.to(tl.int64)[:, None] * n + column[None, :]
+        tl.store(out, total, there[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def _block(blocks, ROWS: tl.constexpr):
+    """Expert of this program's block (-1 for none), its rows in the order, and which exist."""
+    block, count = tl.program_id(0), tl.num_programs(0)
+    first = tl.load(blocks + count + block)
+    row = first + tl.arange(0, ROWS)
+    there = row < tl.load(blocks + 2 * count + block)
+    return tl.load(blocks + block).to(tl.int64), row, there
+
+
+@triton.jit
+def _weigh(each, weights, out, n, TOP: tl.constexpr, BLOCK: tl.constexpr):
+    """out[t] = sum over j of weights[t, j] * each[t, j], in ascending order."""
+    release()
+    wait()
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for j in tl.static_range(TOP):
+        pair = row * TOP + j
+        total += tl.load(weights + pair) * tl.load(each + pair * n + at, at < n, other=0.0)
+    tl.store(out + row * n + at, total, at < n)
