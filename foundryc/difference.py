@@ -115,7 +115,7 @@ def _weights(bundle: Bundle) -> dict[str, str]:
     weights = bundle.manifest.weights
     return {
         f"{weights.files[source.file].name}:{source.name}": (
-            f"{source.dtype}[{source.rows}, {source.columns}] {source.sha256.hex()[:12]}"
+            f"{source.dtype}[{source.rows}, {source.columns}] {source.digest.hex()[:12]}"
         )
         for source in weights.sources
     }

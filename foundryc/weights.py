@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 from foundryrt import weights as runtime
 from foundryrt.bundle.schema import (
@@ -22,6 +22,7 @@ from foundryrt.bundle.schema import (
     WeightSource,
 )
 from foundryrt.errors import UsageError
+from foundryrt.parallel import each
 
 _SAFETENSORS_DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
@@ -33,7 +34,7 @@ _GGUF_DTYPES = {
     "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
 }  # fmt: skip
 _MAX_HEADER = 100 << 20
-_BLOCK = 16 << 20  # bytes of a source
+_BLOCK = 8 << 20  # bytes of a source
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,12 @@ def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
             sources.setdefault(piece.stored, len(sources))
         copies = tuple(piece.copy(sources[piece.stored]) for piece in pieces)
         recipes.append(WeightRecipe(tensor=index, copies=copies))
+    digests: dict[StoredTensor, bytes] = {}
+
+    def take(stored: StoredTensor) -> None:
+        digests[stored] = blake3(_bytes(stored)).digest()
+
+    each(take, sources)
     return Weights(
         files=tuple(
             WeightFile(name=name, size=path.stat().st_size, hint=str(path))
@@ -183,7 +190,7 @@ def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
             WeightSource(
                 file=files[stored.path], name=stored.name, offset=stored.offset,
                 length=stored.length, dtype=stored.dtype, rows=stored.rows,
-                columns=stored.columns, sha256=hashlib.sha256(_bytes(stored)).digest(),
+                columns=stored.columns, blake3=digests[stored],
             )
             for stored in sources
         ),

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -103,9 +104,35 @@ def map_file(path: Path) -> memoryview:
         raise FoundryError(f"weights: {path} cannot be read: {error.strerror}") from error
 
 
+class Hasher(Protocol):
+    """What hashlib and blake3 offer alike."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take in more bytes."""
+
+    def digest(self) -> bytes:
+        """The digest of what was taken in."""
+
+
+def hasher(source: WeightSource) -> Hasher:
+    """A hasher of the kind that the source's digest is of."""
+    if not source.blake3:
+        return hashlib.sha256()
+    from blake3 import blake3
+
+    return blake3()
+
+
 def check_source(source: WeightSource, data: memoryview, path: Path) -> None:
     """WeightsChanged where the bytes of a source are not those of the capture."""
-    if hashlib.sha256(data).digest() != source.sha256:
+    taken = hasher(source)
+    taken.update(data)
+    check_digest(source, taken.digest(), path)
+
+
+def check_digest(source: WeightSource, digest: bytes, path: Path) -> None:
+    """WeightsChanged where a source's bytes have another digest than at capture."""
+    if digest != source.digest:
         raise WeightsChanged(
             f"weights: {source.name!r} in {path} is not what the bundle was captured with; "
             "capture again, or give the original with --weights"

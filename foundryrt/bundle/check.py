@@ -174,7 +174,8 @@ def _check_weights(manifest: Manifest) -> None:
     for source in weights.sources:
         where = f"weight source {source.name!r}"
         _refer(where, source.file, weights.files)
-        _require(len(source.sha256) == 32, f"{where}: its digest has not 32 bytes")
+        digests = sorted((len(source.sha256), len(source.blake3)))
+        _require(digests == [0, 32], f"{where}: its digest has not 32 bytes")
         _require(source.rows > 0 and source.columns > 0, f"{where} is empty")
         _require(printable(source.dtype), f"{where}: dtype")
         if source.dtype in DTYPES:

@@ -12,6 +12,7 @@ import msgspec
 
 # 1: 2026-11-24, first version.
 #    2026-11-24, kind 7 (signature) added; optional, so earlier readers of version 1 skip it.
+#    2026-11-25, WeightSource.blake3 added; earlier readers refuse a bundle that has it.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -171,7 +172,14 @@ class WeightSource(Record, frozen=True):
     """A name of DTYPES, or a GGUF quantization such as `Q4_1`."""
     rows: int
     columns: int
-    sha256: bytes
+    sha256: bytes = b""
+    blake3: bytes = b""
+    """One of the two digests; foundry writes BLAKE3, which one core takes at several GB/s."""
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of either kind."""
+        return self.blake3 or self.sha256
 
 
 class WeightCopy(Record, frozen=True):

@@ -21,6 +21,7 @@ from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import fill_weights
 from foundryrt.errors import FoundryError
+from foundryrt.parallel import WORKERS
 
 
 class CudaBackend:
@@ -67,9 +68,19 @@ class CudaBackend:
                 self._done("first graph")
             if load_weights:
                 self.load_weights()
+            elif bundle.manifest.weights.recipes:
+                reserve = threading.Thread(target=self._reserve)
+                reserve.start()
+                undo.callback(reserve.join)
             self.uploader.finish()
             self._done("contents")
             self._undo = undo.pop_all()
+
+    def _reserve(self) -> None:
+        try:
+            self.uploader.reserve(WORKERS)
+        except FoundryError:
+            return  # `load_weights` asks again, and its caller hears of it
 
     def _done(self, step: str) -> None:
         self.timeline.append((step, time.perf_counter()))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.tables import TemplateTable
-from foundryrt.cuda.parallel import each
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
+from foundryrt.parallel import each
 
 _KERNEL = 1
 _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C

@@ -1,9 +1,11 @@
-"""Bytes to the device through pinned buffers: one is filled while another is copied."""
+"""Bytes to the device through pinned buffers: some are filled while others are copied."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from ctypes import c_void_p
 from dataclasses import dataclass
@@ -15,12 +17,13 @@ from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
 
 CHUNK = 4 << 20
-_SLOTS = 2
+_SPARE = 2  # buffers being copied while every thread fills one
 
 
 @dataclass
 class _Slot:
-    buffer: npt.NDArray[np.uint8]
+    buffer: memoryview
+    address: int
     event: int
     busy: bool = False
 
@@ -36,42 +39,72 @@ class Uploader:
         self._stream = stream
         self._undo = undo
         self._lock = threading.Lock()
-        self._free: list[_Slot] = []
+        self._free: deque[_Slot] = deque()
+        self._slots = 0
+
+    def reserve(self, threads: int) -> None:
+        """Make the buffers that so many threads need: pinning memory takes time."""
+        self._device.enter()
+        with self._lock:
+            self._grow(threads + _SPARE - self._slots)
+
+    def _grow(self, slots: int) -> None:
+        if slots <= 0:
+            return
+        cuda = self._device.cuda
+        start = cuda.ask("cuMemHostAlloc", slots * CHUNK, 0, kind=c_void_p)
+        self._undo.callback(cuda, "cuMemFreeHost", start)
+        for address in range(start, start + slots * CHUNK, CHUNK):
+            event = cuda.ask("cuEventCreate", EVENT_WITHOUT_TIME, kind=c_void_p)
+            self._undo.callback(cuda, "cuEventDestroy_v2", event)
+            buffer = memoryview((ctypes.c_uint8 * CHUNK).from_address(address)).cast("B")
+            self._free.append(_Slot(buffer, address, event))
+            self._slots += 1
 
     def _take(self) -> _Slot:
         with self._lock:
-            if len(self._free) >= _SLOTS:
-                return self._free.pop(0)
-            cuda = self._device.cuda
-            address = cuda.ask("cuMemHostAlloc", CHUNK, 0, kind=c_void_p)
-            self._undo.callback(cuda, "cuMemFreeHost", address)
-            event = cuda.ask("cuEventCreate", EVENT_WITHOUT_TIME, kind=c_void_p)
-            self._undo.callback(cuda, "cuEventDestroy_v2", event)
-            buffer = (ctypes.c_uint8 * CHUNK).from_address(address)
-            return _Slot(np.ctypeslib.as_array(buffer), event)
+            if not self._free:
+                self._grow(1 if self._slots else _SPARE)
+            return self._free.popleft()
+
+    def through(
+        self,
+        size: int,
+        fill: Callable[[memoryview], object],
+        copies: Iterable[tuple[int, int, int]],
+    ) -> None:
+        """Let `fill` write `size` bytes (at most CHUNK) into a buffer, then queue its copies.
+
+        Each copy is (device address, first byte in the buffer, bytes).
+        """
+        self._device.enter()
+        cuda = self._device.cuda
+        slot = self._take()
+        try:
+            if slot.busy:
+                cuda("cuEventSynchronize", slot.event)
+                slot.busy = False
+            fill(slot.buffer[:size])
+            for address, start, length in copies:
+                slot.busy = True
+                cuda("cuMemcpyHtoDAsync_v2", address, slot.address + start, length, self._stream)
+            cuda("cuEventRecord", slot.event, self._stream)
+        finally:
+            with self._lock:
+                self._free.append(slot)
 
     def copy(self, address: int, data: memoryview | npt.NDArray[np.uint8]) -> None:
         """Queue `data` (bytes) for the device address; `data` may change once this returns."""
-        source = np.frombuffer(data, np.uint8)
-        self._device.enter()
-        cuda = self._device.cuda
-        for start in range(0, source.size, CHUNK):
+        source = np.frombuffer(data, np.uint8).data
+        for start in range(0, len(source), CHUNK):
             piece = source[start : start + CHUNK]
-            slot = self._take()
-            try:
-                if slot.busy:
-                    cuda("cuEventSynchronize", slot.event)
-                slot.buffer[: piece.size] = piece
-                cuda(
-                    "cuMemcpyHtoDAsync_v2", address + start, slot.buffer.ctypes.data,
-                    piece.size, self._stream,
-                )  # fmt: skip
-                cuda("cuEventRecord", slot.event, self._stream)
-                slot.busy = True
-            finally:
-                with self._lock:
-                    self._free.append(slot)
+
+            def fill(buffer: memoryview, piece: memoryview = piece) -> None:
+                buffer[:] = piece
+
+            self.through(len(piece), fill, [(address + start, 0, len(piece))])
 
     def finish(self) -> None:
         """Wait until everything queued has arrived."""
+        self._device.enter()
         self._device.cuda("cuStreamSynchronize", self._stream)

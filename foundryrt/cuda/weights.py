@@ -1,33 +1,70 @@
 """Weights from the user's files to the device, by the bundle's recipes.
 
-Copies that move whole rows as they are go straight from the mapped file to the pinned buffers;
-what must be decoded or re-ordered is put together on the host first. Digests are taken by the same
-threads: the caller must not use the weights before `fill_weights` has returned.
+Copies that move whole rows as they are go from the file into a pinned buffer, where their digest is
+taken, and from there to the device; what must be decoded or re-ordered is put together on the host
+first. The caller must not use the weights before `fill_weights` has returned: the digest of a block
+ends after the copy of its first bytes has begun.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe
-from foundryrt.cuda.parallel import each
+from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe, WeightSource
 from foundryrt.cuda.upload import CHUNK, Uploader
-from foundryrt.weights import check_source, copy_rows, decode, find_file, map_file, storage_dtype
+from foundryrt.errors import FoundryError
+from foundryrt.parallel import each
+from foundryrt.weights import (
+    WeightsChanged,
+    check_digest,
+    check_source,
+    copy_rows,
+    decode,
+    find_file,
+    hasher,
+    map_file,
+    storage_dtype,
+)
 
-_Job = Callable[[], None]
+_Run = tuple[int, int, int]
+"""Device address, first byte in the source, bytes."""
+
+
+class _File:
+    """A weight file, open for reading at any place from any thread."""
+
+    def __init__(self, path: Path, undo: ExitStack) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise FoundryError(f"weights: {path} cannot be read: {error.strerror}") from error
+        undo.callback(os.close, self._descriptor)
+
+    def read(self, offset: int, into: memoryview) -> None:
+        """Fill `into` with the file's bytes from `offset` on."""
+        while into:
+            try:
+                count = os.preadv(self._descriptor, [into], offset)
+            except OSError as error:
+                raise FoundryError(
+                    f"weights: {self.path} cannot be read: {error.strerror}"
+                ) from error
+            if count == 0:
+                raise WeightsChanged(f"weights: {self.path} ends at byte {offset}; it was cut off")
+            offset, into = offset + count, into[count:]
 
 
 def fill_weights(
-    manifest: Manifest,
-    uploader: Uploader,
-    folder: Path | None,
-    check: bool = True,
-    progress: Callable[[int], None] | None = None,
+    manifest: Manifest, uploader: Uploader, folder: Path | None, check: bool = True
 ) -> None:
     """Queue every tensor that has a recipe; errors are those of foundryrt.weights.load.
 
@@ -35,58 +72,67 @@ def fill_weights(
     """
     weights = manifest.weights
     paths = [find_file(file, folder) for file in weights.files]
-    files = [map_file(path) for path in paths]
-    data = [files[s.file][s.offset : s.offset + s.length] for s in weights.sources]
-
-    def verify(index: int) -> None:
-        source = weights.sources[index]
-        check_source(source, data[index], paths[source.file])
-        if progress:
-            progress(source.length)
-
-    # The longest digests first: none of them can be split.
-    order = sorted(range(len(data)), key=lambda i: -weights.sources[i].length)
-    jobs: list[_Job] = [partial(verify, i) for i in order] if check else []
-    copies: list[_Job] = []
+    runs: dict[int, list[_Run]] = defaultdict(list)
+    assembled: list[WeightRecipe] = []
     for recipe in weights.recipes:
-        copies += _copies(manifest, recipe, data, uploader)
-    # Digests take longer than copies; each worker alternates, so that both go on all the time.
-    mixed = [job for pair in zip(jobs, copies, strict=False) for job in pair]
-    shorter = min(len(jobs), len(copies))
-    each(lambda job: job(), [*mixed, *jobs[shorter:], *copies[shorter:]])
+        tensor = manifest.tensors[recipe.tensor]
+        if all(_whole_rows(manifest, tensor, copy) for copy in recipe.copies):
+            for number, run in _runs(manifest, tensor, recipe):
+                runs[number].append(run)
+        else:
+            assembled.append(recipe)
+    with ExitStack() as undo:
+        files = [_File(path, undo) for path in paths]
+        jobs = [
+            partial(_assemble, manifest, recipe, paths, uploader, check) for recipe in assembled
+        ]
+        # The longest first: a source's digest is taken by one thread.
+        for index in sorted(runs, key=lambda i: -weights.sources[i].length):
+            source = weights.sources[index]
+            jobs.append(partial(_stream, source, files[source.file], runs[index], uploader, check))
+        each(lambda job: job(), jobs)
 
 
-def _copies(
-    manifest: Manifest, recipe: WeightRecipe, data: list[memoryview], uploader: Uploader
-) -> Iterator[_Job]:
-    tensor = manifest.tensors[recipe.tensor]
-    address = manifest.regions[tensor.region].base + tensor.offset
-    columns = tensor.shape[-1] if tensor.shape else 1
-    row = columns * DTYPES[tensor.dtype]
-    if not all(_whole_rows(manifest, tensor, copy, columns) for copy in recipe.copies):
-        yield partial(_assemble, manifest, recipe, data, uploader, address)
-        return
-    for copy in recipe.copies:
-        begin, length = copy.source_row * row, copy.rows * row
-        for start in range(0, length, CHUNK):
-            piece = data[copy.source][begin + start : begin + min(start + CHUNK, length)]
-            yield partial(uploader.copy, address + copy.row * row + start, piece)
-
-
-def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy, columns: int) -> bool:
+def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy) -> bool:
     """Whether a copy is one run of bytes on both sides."""
     source = manifest.weights.sources[copy.source]
+    columns = tensor.shape[-1] if tensor.shape else 1
     steps = copy.rows == 1 or copy.source_row_step == copy.row_step == 1
-    whole = copy.columns == columns == source.columns
-    return steps and whole and source.dtype == tensor.dtype
+    return steps and copy.columns == columns == source.columns and source.dtype == tensor.dtype
+
+
+def _runs(manifest: Manifest, tensor: Tensor, recipe: WeightRecipe) -> Iterator[tuple[int, _Run]]:
+    address = manifest.regions[tensor.region].base + tensor.offset
+    row = (tensor.shape[-1] if tensor.shape else 1) * DTYPES[tensor.dtype]
+    for copy in recipe.copies:
+        run = (address + copy.row * row, copy.source_row * row, copy.rows * row)
+        yield copy.source, run
+
+
+def _stream(
+    source: WeightSource, file: _File, runs: list[_Run], uploader: Uploader, check: bool
+) -> None:
+    digest = hasher(source) if check else None
+    for start in range(0, source.length, CHUNK):
+        end = min(start + CHUNK, source.length)
+
+        def fill(buffer: memoryview, start: int = start) -> None:
+            file.read(source.offset + start, buffer)
+            if digest is not None:
+                digest.update(buffer)  # while it is in the processor's cache
+
+        copies = []
+        for address, begin, length in runs:
+            first, last = max(begin, start), min(begin + length, end)
+            if first < last:
+                copies.append((address + first - begin, first - start, last - first))
+        uploader.through(end - start, fill, copies)
+    if digest is not None:
+        check_digest(source, digest.digest(), file.path)
 
 
 def _assemble(
-    manifest: Manifest,
-    recipe: WeightRecipe,
-    data: list[memoryview],
-    uploader: Uploader,
-    address: int,
+    manifest: Manifest, recipe: WeightRecipe, paths: list[Path], uploader: Uploader, check: bool
 ) -> None:
     tensor = manifest.tensors[recipe.tensor]
     columns = tensor.shape[-1] if tensor.shape else 1
@@ -95,8 +141,13 @@ def _assemble(
     for copy in recipe.copies:
         source = manifest.weights.sources[copy.source]
         if copy.source not in decoded:
+            path = paths[source.file]
+            data = map_file(path)[source.offset : source.offset + source.length]
+            if check:
+                check_source(source, data, path)
             decoded[copy.source] = decode(
-                data[copy.source], source.dtype, source.rows, source.columns, tensor.dtype
+                data, source.dtype, source.rows, source.columns, tensor.dtype
             )
         copy_rows(copy, decoded[copy.source], target)
+    address = manifest.regions[tensor.region].base + tensor.offset
     uploader.copy(address, target.reshape(-1).view(np.uint8))

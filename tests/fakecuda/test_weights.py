@@ -1,0 +1,144 @@
+"""Weights from files to the stand-in device: in blocks, put together, old digests, wrong files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from foundryc.weights import Piece, TensorFile, build_weights, whole
+from foundryrt.bundle.schema import FORMAT_VERSION, Manifest, Region, Requirements, Tensor, Workload
+from foundryrt.bundle.writer import BundleWriter
+from foundryrt.cuda.upload import CHUNK
+from foundryrt.errors import FoundryError
+from foundryrt.session import Session
+from foundryrt.weights import WeightsChanged
+
+BASE = 0x600000000000
+COLUMNS = 1024
+LARGE = 3 * CHUNK // (4 * COLUMNS) + 5  # rows of a tensor of three buffers and a bit
+SHAPES = {"large": (LARGE, COLUMNS), "swapped": (6, 8), "vector": (7,)}
+
+
+def values(name: str) -> np.ndarray:
+    shape = SHAPES[name]
+    return np.random.default_rng(len(name)).integers(0, 1 << 30, shape).astype(np.float32)
+
+
+def write(folder: Path, by_sha256: bool = False) -> Path:
+    """A bundle of three tensors: one in blocks, one with its rows in another order, one vector."""
+    file = folder / "w.safetensors"
+    save_file({name: values(name) for name in SHAPES}, file)
+    stored = TensorFile(file).tensors
+    pieces = {
+        "large": whole(stored["large"]),
+        "swapped": [
+            Piece(stored["swapped"], rows=3, columns=8, row_step=2, row=1),
+            Piece(stored["swapped"], rows=3, columns=8, source_row=3, row_step=2),
+        ],
+        "vector": whole(stored["vector"]),
+    }
+    tensors, offset = [], 0
+    for name, shape in SHAPES.items():
+        strides = (shape[1], 1) if len(shape) == 2 else (1,)
+        tensors.append(
+            Tensor(name=name, region=0, offset=offset, dtype="float32", shape=shape,
+                   strides=strides, role="weight")
+        )  # fmt: skip
+        offset += -(-values(name).nbytes // 256) * 256
+    weights = build_weights([(i, pieces[name]) for i, name in enumerate(SHAPES)])
+    if by_sha256:
+        data = file.read_bytes()
+        sources = [
+            msgspec.structs.replace(
+                s, blake3=b"", sha256=hashlib.sha256(data[s.offset : s.offset + s.length]).digest()
+            )
+            for s in weights.sources
+        ]
+        weights = msgspec.structs.replace(weights, sources=tuple(sources))
+    path = folder / "weights.fdy"
+    with BundleWriter(path) as writer:
+        writer.finish(
+            Manifest(
+                format_version=FORMAT_VERSION, target="cuda",
+                workload=Workload(name="w", settings={}),
+                requirements=Requirements(memory=offset, architecture="sm_90", driver=13000),
+                producer={}, provenance={},
+                regions=(Region(name="weights", base=BASE, size=offset),),
+                tensors=tuple(tensors), weights=weights,
+            )
+        )  # fmt: skip
+    return path
+
+
+def expected(name: str) -> np.ndarray:
+    found = values(name)
+    if name == "swapped":
+        order = np.empty_like(found)
+        order[1::2], order[0::2] = found[:3], found[3:]
+        return order
+    return found
+
+
+@pytest.mark.parametrize("by_sha256", [False, True])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_weights_arrive_as_they_are_in_the_file(tmp_path, fake, by_sha256, at_once):
+    with Session.open(write(tmp_path, by_sha256), load_weights=at_once) as session:
+        if not at_once:
+            assert not session.read("large").any()
+            session.load_weights(check=False)
+        for name in SHAPES:
+            assert np.array_equal(session.read(name), expected(name)), name
+    assert fake.live == ""
+
+
+@pytest.mark.parametrize("by_sha256", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_changed_byte_is_found_and_named(tmp_path, fake, name, by_sha256):
+    path = write(tmp_path, by_sha256)
+    place = TensorFile(tmp_path / "w.safetensors").tensors[name].offset
+    with open(tmp_path / "w.safetensors", "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(WeightsChanged, match=name):
+        Session.open(path)
+    assert fake.live == ""
+
+
+def test_a_file_cut_off_after_it_was_opened_is_named(tmp_path, fake, monkeypatch):
+    path = write(tmp_path)
+    with Session.open(path, load_weights=False) as session:
+        size = (tmp_path / "w.safetensors").stat().st_size
+        monkeypatch.setattr("foundryrt.cuda.weights.find_file", lambda file, _: Path(file.hint))
+        with open(tmp_path / "w.safetensors", "r+b") as file:
+            file.truncate(size // 2)
+        with pytest.raises(WeightsChanged, match="was cut off"):
+            session.load_weights()
+    assert fake.live == ""
+
+
+def test_any_failing_call_undoes_everything(tmp_path, fake):
+    path = write(tmp_path)
+
+    def use() -> None:
+        with Session.open(path, load_weights=False) as session:
+            session.load_weights()
+
+    fake.fail(0)
+    use()
+    failures = 0
+    for call in range(1, fake.calls + 1):
+        fake.fail(call)
+        try:
+            use()
+        except FoundryError as error:
+            assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in str(error)
+            failures += 1
+        assert fake.live == "", f"call {call}"
+    assert failures > 20
