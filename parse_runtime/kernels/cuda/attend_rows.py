@@ -93,9 +93,9 @@ def _attend(
     for first in tl.range(0, open_end, KEYS):
         key = first + tl.arange(0, KEYS)
         kt = _load(k, key, kv_row, d, keys, HEAD_DIM, WIDTH, False)
-        scores = tl.dot(x, kt.T, input_precision="ieee") * scale
-        new = tl.maximum(top, tl.max(scores, 1))
-        p = tl.exp2(scores - new[:, None])
+        scores = tl.dot(x, kt.T, input_precision="ieee")
+        new = tl.maximum(top, tl.max(scores, 1) * scale)
+        p = tl.exp2(scores * scale - new[:, None])
         fade = tl.exp2(top - new)
         total = total * fade + tl.sum(p, 1)
         vt = _load(v, key, kv_row, d, keys, HEAD_DIM, WIDTH, False)
@@ -107,15 +107,15 @@ def _attend(
         first = tl.where(i < masked, open_end + i * KEYS, own_first + (i - masked) * KEYS)
         key = first + tl.arange(0, KEYS)
         kt = _load(k, key, kv_row, d, keys, HEAD_DIM, WIDTH, True)
-        scores = tl.dot(x, kt.T, input_precision="ieee") * scale
+        scores = tl.dot(x, kt.T, input_precision="ieee")
         mine = (key[None, :] >= start[:, None]) & (key[None, :] <= row[:, None])
         seen = ((key[None, :] < cut[:, None]) | mine) & (key < keys)[None, :]
         scores = tl.where(seen, scores, float("-inf"))
-        new = tl.maximum(top, tl.max(scores, 1))
+        new = tl.maximum(top, tl.max(scores, 1) * scale)
         # A row that has seen nothing so far must not meet inf - inf.
-        base_score = tl.where(new == float("-inf"), 0.0, new)
-        p = tl.exp2(scores - base_score[:, None])
-        fade = tl.exp2(top - base_score)
+        level = tl.where(new == float("-inf"), 0.0, new)
+        p = tl.exp2(scores * scale - level[:, None])
+        fade = tl.exp2(top - level)
         total = total * fade + tl.sum(p, 1)
         vt = _load(v, key, kv_row, d, keys, HEAD_DIM, WIDTH, True)
         acc = tl.dot(p.to(vt.dtype), vt, acc * fade[:, None], input_precision="ieee")

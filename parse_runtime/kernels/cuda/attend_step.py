@@ -127,7 +127,7 @@ def _partial(
                 places = key[:, None].to(tl.int64) * kv_row + d[None, :]
                 kt = tl.load(k + places, there, other=0.0)
                 vt = tl.load(v + places, there, other=0.0)
-                scores = tl.dot(x, kt.T, input_precision="ieee") * scale
+                scores = tl.dot(x, kt.T, input_precision="ieee")
                 if tile + KEYS > least:
                     bit = key[None, :] - start[:, None]
                     word = tl.where(bit < 32, low[:, None], high[:, None])
@@ -135,10 +135,10 @@ def _partial(
                     own = own & (bit >= 0) & (bit < 64) & (key < keys)[None, :]
                     seen = (key[None, :] < cut[:, None]) | own
                     scores = tl.where(seen, scores, float("-inf"))
-                new = tl.maximum(top, tl.max(scores, 1))
+                new = tl.maximum(top, tl.max(scores, 1) * scale)
                 # A row that has seen nothing so far must not meet inf - inf.
                 level = tl.where(new == float("-inf"), 0.0, new)
-                p = tl.exp2(scores - level[:, None])
+                p = tl.exp2(scores * scale - level[:, None])
                 fade = tl.exp2(top - level)
                 total = total * fade + tl.sum(p, 1)
                 acc = acc * fade[:, None]
