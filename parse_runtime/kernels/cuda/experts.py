@@ -89,8 +89,8 @@ def _gate_up(
             a = load_rows(x_row, at, there[:, None], k, EVEN)
             gate = tl.dot(a, load_weight(gate_row, at, k, EVEN).T, gate, input_precision="ieee")
             up = tl.dot(a, load_weight(up_row, at, k, EVEN).T, up, input_precision="ieee")
-        out += row.to(tl.int64)[:, None] * n + column[None, :]
-        tl.store(out, gate * tl.sigmoid(gate) * up, there[:, None] & (column < n)[None, :])
+        to = out + row.to(tl.int64)[:, None] * n + column[None, :]
+        tl.store(to, gate * tl.sigmoid(gate) * up, there[:, None] & (column < n)[None, :])
 
 
 @triton.jit
@@ -112,8 +112,8 @@ def _down(
             at = tile * DEPTH + depth[None, :]
             a = load_rows(x_row, at, there[:, None], k, EVEN)
             total = tl.dot(a, load_weight(w_row, at, k, EVEN).T, total, input_precision="ieee")
-        out += pair.to(tl.int64)[:, None] * n + column[None, :]
-        tl.store(out, total, there[:, None] & (column < n)[None, :])
+        to = out + pair.to(tl.int64)[:, None] * n + column[None, :]
+        tl.store(to, total, there[:, None] & (column < n)[None, :])
 
 
 @triton.jit
