@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from foundryrt.errors import UsageError
 
 PROMPT = "Is your answer so far correct, even if it is unfinished? Reply with one word: Yes or No."
+CUTS = ("stride", "sentence")
 
 
 def stride_cuts(length: int, stride: int) -> list[int]:

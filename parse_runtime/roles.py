@@ -1,13 +1,12 @@
-"""What the engine asks of its models, how it decides, and what it counts."""
+"""What the engine asks of its models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from foundryrt.errors import UsageError
-from parse_runtime.judge import Selection, first_failure
 
 
 @dataclass(frozen=True)
@@ -90,41 +89,3 @@ class Target(Decoder, Protocol):
 
         `rule` is a name of `parse_runtime.judge.SELECTIONS`. The slot holds all of the trunk then.
         """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """How the engine decides; every value is a setting (docs/parse.md)."""
-
-    cuts: Callable[[Sequence[int]], list[int]]
-    """Prefix lengths of a draft that are judged, rising; the last is the draft's own length."""
-    suffix: Sequence[int]
-    stops: frozenset[int]
-    threshold: float = 0.5
-    select: Selection = first_failure
-    two_stage: bool = False
-    max_rounds: int = 1
-    resume_tokens: int = 16
-    """Tokens of the target between two rounds."""
-
-
-@dataclass
-class Statistics:
-    """Counts of one generation; times in seconds."""
-
-    rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    tokens: int = 0
-    verdicts: list[list[tuple[int, float]]] = field(default_factory=list)
-    """Of each round: (prefix length, verdict)."""
-    prefill_seconds: float = 0.0
-    draft_seconds: float = 0.0
-    verify_seconds: float = 0.0
-    resume_seconds: float = 0.0
-    seconds: float = 0.0
-
-    def report(self) -> dict[str, Any]:
-        """JSON-able, with tokens a second."""
-        rate = self.tokens / self.seconds if self.seconds else 0.0
-        return {**asdict(self), "tokens_per_second": rate}

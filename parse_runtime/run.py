@@ -1,21 +1,23 @@
-"""`foundryrt run` of a parse bundle: answers one prompt, streaming."""
+"""`foundryrt run` of a parse bundle: one answer as it comes, or many together, in their order."""
 
 from __future__ import annotations
 
-import json as jsonlib
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.backend import GraphModel
-from parse_runtime.engine import Engine
-from parse_runtime.judge import selection, sentence_cuts, stride_cuts
-from parse_runtime.roles import Rules
-from parse_runtime.sampling import Sampler
-from parse_runtime.text.chat import Chat
-from parse_runtime.text.tokenizer import TextStream, Tokenizer
+from parse_runtime.jobs import Defaults, Job, Line, read
+from parse_runtime.loading import UNLIKE, load
+from parse_runtime.outcome import Outcome
+from parse_runtime.progress import progress_bar
+from parse_runtime.prompts import Prompts
+from parse_runtime.roles import Sampling
+from parse_runtime.rules import Rules
+from parse_runtime.scheduler import Scheduler
 
 
 def _help(text: str) -> dict[str, str]:
@@ -24,87 +26,138 @@ def _help(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A prompt, and what differs from the settings of the capture."""
+    """Prompts, and what differs from the settings of the capture."""
 
-    prompt: str = field(metadata=_help("the user's question"))
+    prompt: str = field(default="", metadata=_help("the user's question"))
+    input: str = field(default="", metadata=_help("JSON lines of prompts; - for stdin"))
     max_new_tokens: int = field(default=128, metadata=_help("longest answer in tokens"))
     temperature: float = field(default=0.0, metadata=_help("0 is greedy"))
+    top_p: float = field(default=1.0, metadata=_help("share of the nucleus that is sampled"))
     seed: int = field(default=0, metadata=_help("of the sampling"))
+    stop: str = field(default="", metadata=_help("text that ends an answer"))
     threshold: float | None = field(default=None, metadata=_help("least verdict that accepts"))
-    selection: str = field(default="", metadata=_help("first-failure or longest-accepted"))
+    selection: str | None = field(default=None, metadata=_help("first-failure or longest-accepted"))
     two_stage: bool | None = field(default=None, metadata=_help("judge the whole draft first"))
+    cut_at: str | None = field(default=None, metadata=_help("stride, or sentence ends"))
     stride: int | None = field(default=None, metadata=_help("least tokens between cuts"))
     max_rounds: int | None = field(default=None, metadata=_help("drafts; 0: the target alone"))
-    judge_prompt: str = field(default="", metadata=_help("the question to the judge"))
+    resume_tokens: int | None = field(default=None, metadata=_help("target tokens between rounds"))
+    judge_prompt: str | None = field(default=None, metadata=_help("the question to the judge"))
+    unlike_tokenizers: str = field(
+        default="retokenize", metadata=_help("or refuse a pair whose tokenizers differ")
+    )
 
     def __post_init__(self) -> None:
-        Sampler(self.temperature, self.seed)
-        if self.selection:
-            selection(self.selection)
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UsageError(f"threshold {self.threshold}: a probability is needed")
-        if self.stride is not None and self.stride < 1:
-            raise UsageError(f"stride {self.stride}: at least 1 is needed")
-        if self.max_rounds is not None and self.max_rounds < 0:
-            raise UsageError(f"max-rounds {self.max_rounds}: at least 0 is needed")
+        if bool(self.prompt) == bool(self.input):
+            raise UsageError("give either --prompt TEXT or --input FILE")
+        if self.unlike_tokenizers not in UNLIKE:
+            raise UsageError(f"unlike-tokenizers: one of {', '.join(UNLIKE)}")
+        self.sampling()
+        Rules().changed(self.changes())
+
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.seed)
+
+    def changes(self) -> dict[str, Any]:
+        """The settings of the capture that are to be others."""
+        names = [field.name for field in dataclasses.fields(Rules)]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def run(session: Any, options: Options, json: bool) -> dict[str, object]:
-    """Answer the prompt; the text, the counts and the times of it."""
-    tokenizer = Tokenizer.from_json(session.file("tokenizer.json").decode())
-    try:
-        chat = Chat.from_dict(jsonlib.loads(session.file("chat.json")))
-    except (ValueError, LookupError, TypeError) as error:
-        raise FoundryError(f"the bundle's chat.json cannot be read: {error}") from error
-    settings = session.settings
-    rules = _rules(settings, options, chat, tokenizer)
-    engine = Engine(
-        GraphModel(session, "target", settings["max_len"], tokenizer.fingerprint),
-        GraphModel(session, "draft", settings["max_len"], tokenizer.fingerprint),
-        rules,
-        Sampler(options.temperature, options.seed),
+    """Answer the prompts; texts, counts and times."""
+    loaded = load(session, options.unlike_tokenizers)
+    scheduler = Scheduler(loaded.target, loaded.draft)
+    defaults = Defaults(
+        options.max_new_tokens,
+        options.sampling(),
+        [options.stop] if options.stop else [],
+        loaded.rules.changed(options.changes()),
     )
-    stream, pieces = TextStream(tokenizer), []
+    if options.prompt:
+        job = defaults.job(loaded.prompts, Line(prompt=options.prompt))
+        return _one(scheduler, loaded.prompts, job, json)
+    jobs = read(options.input, loaded.prompts, defaults, scheduler.max_len)
+    return _many(scheduler, loaded.prompts, jobs, json)
 
-    def emit(tokens: Sequence[int]) -> None:
-        pieces.append(stream.push(tokens))
+
+def _one(scheduler: Scheduler, prompts: Prompts, job: Job, json: bool) -> dict[str, object]:
+    """Text on stdout as it comes, then the counts."""
+
+    def show(piece: str) -> None:
         if not json:
-            sys.stdout.write(pieces[-1])
+            sys.stdout.write(piece)
             sys.stdout.flush()
 
-    prompt = tokenizer.encode(chat.prompt(options.prompt))
-    statistics = engine.generate(prompt, options.max_new_tokens, emit)
-    report = {"text": "".join(pieces), "prompt_tokens": len(prompt), **statistics.report()}
+    outcome = Outcome(job.request, prompts.text(job.stops), show)
+    scheduler.submit(job.request, outcome)
+    while scheduler.step():
+        pass
+    if outcome.error is not None:
+        raise outcome.error
     if not json:
-        print(
-            f"\n\n{report['tokens_per_second']:.1f} tokens/s, {statistics.tokens} tokens in "
-            f"{statistics.seconds:.2f} s; drafted {statistics.drafted}, "
-            f"accepted {statistics.accepted}"
-        )
+        print(f"\n\n{summary(outcome)}")
+    return outcome.report()
+
+
+def _many(
+    scheduler: Scheduler, prompts: Prompts, jobs: Sequence[Job], json: bool
+) -> dict[str, object]:
+    """Answers on stdout in the order of their prompts, a progress bar on stderr.
+
+    FoundryError, after all results, where some failed.
+    """
+    outcomes = [Outcome(job.request, prompts.text(job.stops)) for job in jobs]
+    for outcome in outcomes:
+        scheduler.submit(outcome.request, outcome)
+    begin = time.perf_counter()
+    shown = done = 0
+    with progress_bar(len(outcomes), "answers") as advance:
+        busy = True
+        while busy:
+            busy = scheduler.step()
+            now = sum(outcome.done for outcome in outcomes)
+            advance(now - done)
+            done = now
+            while not json and shown < len(outcomes) and outcomes[shown].done:
+                _print(shown + 1, outcomes[shown])
+                shown += 1
+    seconds = time.perf_counter() - begin
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    tokens = sum(outcome.statistics.tokens for outcome in outcomes)
+    report: dict[str, object] = {
+        "results": [outcome.report() for outcome in outcomes],
+        "requests": len(outcomes),
+        "failed": len(failed),
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }
+    if failed and json:
+        from foundryrt.console import print_json
+
+        print_json(report)
+    if failed:
+        raise FoundryError(f"{len(failed)} of {len(outcomes)} prompts failed: {failed[0].error}")
+    if not json:
+        print(f"{len(outcomes)} answers, {tokens} tokens, {tokens / seconds:.1f} tokens/s")
     return report
 
 
-def _rules(settings: Any, options: Options, chat: Chat, tokenizer: Tokenizer) -> Rules:
-    """The capture's settings where the options say nothing else."""
+def _print(number: int, outcome: Outcome) -> None:
+    shown = f"error: {outcome.error}" if outcome.error else f"{outcome.text}\n{summary(outcome)}"
+    print(f"[{number}] {shown}\n")
 
-    def value(name: str) -> Any:
-        given = getattr(options, name)
-        return settings[name] if given is None or given == "" else given
 
-    suffix = tokenizer.encode(chat.judge_suffix(options.prompt, value("judge_prompt")))
-    return Rules(
-        cuts=_cuts(settings["cut_at"], value("stride"), tokenizer),
-        suffix=suffix,
-        stops=frozenset(chat.stops),
-        threshold=value("threshold"),
-        select=selection(value("selection")),
-        two_stage=value("two_stage"),
-        max_rounds=value("max_rounds"),
-        resume_tokens=settings["resume_tokens"],
+def summary(outcome: Outcome) -> str:
+    """Counts of one answer in a line."""
+    counts = outcome.statistics
+    report = counts.report()
+    return (
+        f"{report['tokens_per_second']:.1f} tokens/s, {counts.tokens} tokens in "
+        f"{counts.seconds:.2f} s; drafted {counts.drafted}, accepted {counts.accepted}, "
+        f"{report['tokens_per_advance']:.2f} tokens an advance; seconds: queue "
+        f"{counts.queue_seconds:.2f}, prefill {counts.prefill_seconds:.2f}, draft "
+        f"{counts.draft_seconds:.2f}, verify {counts.verify_seconds:.2f}, resume "
+        f"{counts.resume_seconds:.2f}"
     )
-
-
-def _cuts(cut_at: str, stride: int, tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[int]]:
-    if cut_at == "sentence":
-        return lambda draft: sentence_cuts([tokenizer.decode([token]) for token in draft], stride)
-    return lambda draft: stride_cuts(len(draft), stride)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from foundryrt.errors import UsageError
 
 _MARK = "MARKOFTHEDRAFT"
+Message = dict[str, str]
+"""`role` and `content`."""
+Conversation = str | Sequence[Message]
+"""Messages, or the text of a single one of the user's."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +43,24 @@ class Chat:
             tuple(int(stop) for stop in values["stops"]),
         )
 
-    def prompt(self, question: str) -> str:
+    def prompt(self, conversation: Conversation) -> str:
         """The conversation up to where the assistant's answer begins."""
-        return self._render([{"role": "user", "content": question}])
+        return self._render(_messages(conversation))
 
-    def judge_suffix(self, question: str, judgement: str) -> str:
-        """What follows an answer to `question` when a new user turn asks for a verdict on it.
+    def judge_suffix(self, conversation: Conversation, judgement: str) -> str:
+        """What follows an answer when a new user turn asks for a verdict on it.
 
         UsageError where the template rewrites what came before (then the KV entries of the
         judged answer would not be those of the answer itself).
         """
         messages = [
-            {"role": "user", "content": question},
+            *_messages(conversation),
             {"role": "assistant", "content": _MARK},
             {"role": "user", "content": judgement},
         ]
         # Templates of reasoning models leave the verdict's place for a thought unless told so.
         judged = self._render(messages, enable_thinking=False)
-        trunk = self.prompt(question) + _MARK
+        trunk = self.prompt(conversation) + _MARK
         if not judged.startswith(trunk) or _MARK in judged[len(trunk) :]:
             raise UsageError(
                 "the chat template does not keep the beginning of a conversation unchanged when "
@@ -67,22 +72,35 @@ class Chat:
         if not self.template:
             raise UsageError("the model has no chat template; give one with --chat-template FILE")
         import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _raise_exception
         try:
-            return environment.from_string(self.template).render(
+            text: str = _compiled(self.template).render(
                 messages=messages,
                 add_generation_prompt=True,
                 bos_token=self.bos,
                 eos_token=self.eos,
                 **settings,
             )
+            return text
         except jinja2.TemplateError as error:
             raise UsageError(f"the chat template fails: {error}") from error
+
+
+def _messages(conversation: Conversation) -> list[Message]:
+    if isinstance(conversation, str):
+        return [{"role": "user", "content": conversation}]
+    return list(conversation)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    return environment.from_string(template)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -10,7 +10,7 @@ import tokenizers
 
 from foundryrt.errors import FoundryError, UsageError
 
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
@@ -18,6 +18,8 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
+        self.size = inner.get_vocab_size(with_added_tokens=True)
+        """Ids are below it."""
         vocabulary = json.dumps(sorted(inner.get_vocab(with_added_tokens=True).items()))
         self.fingerprint = hashlib.sha256(vocabulary.encode()).hexdigest()
         """Equal for tokenizers whose tokens have the same ids."""
@@ -78,9 +80,16 @@ class TextStream:
         self._tokens += tokens
         before = self._tokenizer.decode(self._tokens[self._start : self._read])
         after = self._tokenizer.decode(self._tokens[self._start :])
-        if after.endswith(_INCOMPLETE) or not self._tokens[self._read :]:
+        if after.endswith(INCOMPLETE) or not self._tokens[self._read :]:
             return ""
         if not after.startswith(before):
             raise FoundryError("the tokenizer's text of a token depends on what follows it")
         self._start, self._read = self._read, len(self._tokens)
         return after[len(before) :]
+
+    def fork(self) -> TextStream:
+        """A stream that goes on from here by itself."""
+        other = TextStream(self._tokenizer)
+        other._tokens = self._tokens[self._start :]
+        other._read = self._read - self._start
+        return other

@@ -72,7 +72,7 @@ def eagerly(settings: Settings, options: dict[str, object]) -> dict[str, object]
         "chat.json": json.dumps(model.text.chat.to_dict()).encode(),
     }
     face = SimpleNamespace(
-        file=files.__getitem__, settings=asdict(settings), graphs=session.graphs,
+        file=files.__getitem__, files=list(files), settings=asdict(settings), graphs=session.graphs,
         write=session.write, graph=session.graph,
     )  # fmt: skip
     return run(face, Options(**options), True)  # type: ignore[arg-type]

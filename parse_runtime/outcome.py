@@ -1,0 +1,69 @@
+"""A listener that keeps what became of one request, and shows its text as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parse_runtime.request import Request, Statistics
+from parse_runtime.text.stopping import StopText
+
+
+@dataclass(eq=False)
+class Outcome:
+    """`show` gets each piece of text."""
+
+    request: Request
+    stopping: StopText
+    show: Callable[[str], object] = lambda text: None
+    text: str = ""
+    reason: str = ""
+    error: Exception | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+
+    @property
+    def done(self) -> bool:
+        return bool(self.reason or self.error)
+
+    def tokens(self, tokens: Sequence[int]) -> int | None:
+        piece, taken = "", None
+        for count, token in enumerate(tokens, start=1):
+            piece += self.stopping.push(token)
+            if self.stopping.ended:
+                taken = count
+                break
+        self._say(piece)
+        return taken
+
+    def draft_end(self) -> Callable[[int], bool]:
+        ahead = self.stopping.fork()
+
+        def ends(token: int) -> bool:
+            ahead.push(token)
+            return ahead.ended
+
+        return ends
+
+    def finished(self, reason: str, statistics: Statistics) -> None:
+        self._say(self.stopping.rest())
+        self.reason, self.statistics = reason, statistics
+
+    def failed(self, error: Exception) -> None:
+        self.error = error
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: the text and its counts, or the error."""
+        if self.error is not None:
+            return {"error": str(self.error), "prompt_tokens": len(self.request.prompt)}
+        return {
+            "text": self.text,
+            "finish_reason": self.reason,
+            "prompt_tokens": len(self.request.prompt),
+            **self.statistics.report(),
+        }
+
+    def _say(self, piece: str) -> None:
+        self.text += piece
+        if piece:
+            self.show(piece)

@@ -1,0 +1,67 @@
+"""Tokens of the draft model and of the target, where they are the same and where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from parse_runtime.text.tokenizer import INCOMPLETE, Tokenizer
+
+
+class Pair(Protocol):
+    """Carries answers between the two models."""
+
+    alike: bool
+    """Both models read and write the same ids."""
+    draft_stops: frozenset[int]
+    """Tokens of the draft model that end an answer."""
+
+    def to_draft(self, answer: Sequence[int]) -> list[int]:
+        """An answer of target tokens, in the draft model's."""
+
+    def to_target(self, answer: Sequence[int], draft: Sequence[int]) -> list[int]:
+        """What the draft model wrote after `answer` (target tokens), in the target's tokens."""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """One tokenizer for both."""
+
+    draft_stops: frozenset[int]
+    alike: bool = True
+
+    def to_draft(self, answer: Sequence[int]) -> list[int]:
+        return list(answer)
+
+    def to_target(self, answer: Sequence[int], draft: Sequence[int]) -> list[int]:
+        return list(draft)
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """Two tokenizers: text goes between them, so cuts fall where the target's tokens end."""
+
+    target: Tokenizer
+    draft: Tokenizer
+    draft_stops: frozenset[int]
+    alike: bool = False
+
+    def to_draft(self, answer: Sequence[int]) -> list[int]:
+        return self.draft.encode(_whole(self.target.decode(answer)))
+
+    def to_target(self, answer: Sequence[int], draft: Sequence[int]) -> list[int]:
+        before = self.to_draft(answer)
+        text = self.draft.decode([*before, *draft])
+        written = _whole(text.removeprefix(self.draft.decode(before)))
+        # Tokenizers may treat the first word of a text specially; the answer's end comes before.
+        tail = list(answer[-4:])
+        joined = self.target.encode(self.target.decode(tail) + written)
+        if joined[: len(tail)] == tail:
+            return joined[len(tail) :]
+        return self.target.encode(written)
+
+
+def _whole(text: str) -> str:
+    """Without the parts of a character that its last tokens leave incomplete."""
+    return text.rstrip(INCOMPLETE)

@@ -1,0 +1,91 @@
+"""From texts and messages to requests in tokens, by the tokenizers and templates of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foundryrt.errors import UsageError
+from parse_runtime.judge import sentence_cuts, stride_cuts
+from parse_runtime.pair import Pair
+from parse_runtime.request import Request
+from parse_runtime.roles import Sampling
+from parse_runtime.rules import Rules
+from parse_runtime.text.chat import Chat, Conversation, Message
+from parse_runtime.text.stopping import StopText
+from parse_runtime.text.tokenizer import TextStream, Tokenizer
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How one model reads and writes."""
+
+    tokenizer: Tokenizer
+    chat: Chat
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Text, or tokens of the target, to be continued as they are: no chat template."""
+
+    content: str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Makes requests; `draft` is the target's own voice where the pair is alike."""
+
+    target: Voice
+    draft: Voice
+    pair: Pair
+
+    def request(
+        self,
+        prompt: Conversation | Raw,
+        max_new_tokens: int,
+        sampling: Sampling,
+        rules: Rules,
+    ) -> Request:
+        """UsageError where the chat template refuses the messages or a token is unknown."""
+        messages: list[Message] | str = "" if isinstance(prompt, Raw) else prompt  # type: ignore[assignment]
+        tokens = self.encode(prompt)
+        suffix = self.target.chat.judge_suffix(messages, rules.judge_prompt)
+        return Request(
+            prompt=tokens,
+            draft_prompt=tokens if self.pair.alike else self._draft_prompt(prompt),
+            suffix=self.target.tokenizer.encode(suffix),
+            stops=frozenset(self.target.chat.stops),
+            pair=self.pair,
+            cuts=lambda draft: self._cuts(draft, rules),
+            max_new_tokens=max_new_tokens,
+            rules=rules,
+            sampling=sampling,
+        )
+
+    def text(self, stops: Sequence[str]) -> StopText:
+        """Turns an answer's tokens into text up to a stop string."""
+        return StopText(TextStream(self.target.tokenizer), stops)
+
+    def encode(self, prompt: Conversation | Raw) -> list[int]:
+        """A prompt in the target's tokens."""
+        if not isinstance(prompt, Raw):
+            return self.target.tokenizer.encode(self.target.chat.prompt(prompt))
+        if isinstance(prompt.content, str):
+            return self.target.tokenizer.encode(prompt.content)
+        size = self.target.tokenizer.size
+        if unknown := [token for token in prompt.content if not 0 <= token < size]:
+            raise UsageError(f"no token {unknown[0]}: ids are from 0 to {size - 1}")
+        return list(prompt.content)
+
+    def _draft_prompt(self, prompt: Conversation | Raw) -> list[int]:
+        if not isinstance(prompt, Raw):
+            return self.draft.tokenizer.encode(self.draft.chat.prompt(prompt))
+        content = prompt.content
+        text = content if isinstance(content, str) else self.target.tokenizer.decode(content)
+        return self.draft.tokenizer.encode(text)
+
+    def _cuts(self, draft: Sequence[int], rules: Rules) -> list[int]:
+        if rules.cut_at == "sentence":
+            pieces = [self.target.tokenizer.decode([token]) for token in draft]
+            return sentence_cuts(pieces, rules.stride)
+        return stride_cuts(len(draft), rules.stride)

@@ -1,0 +1,139 @@
+"""Models that are functions of what their slots hold, and check that it was put there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from parse_runtime.judge import selection, stride_cuts
+from parse_runtime.pair import Alike
+from parse_runtime.request import Request, Statistics
+from parse_runtime.roles import Sampling, Verdict
+from parse_runtime.rules import Rules
+
+STOP, PROMPT, SUFFIX = 0, [90, 91, 92], [70, 71]
+Answer = Callable[[list[int], Sampling], int]
+
+
+def scripted(answer: Sequence[int]) -> Answer:
+    """Says `answer[i]` after i tokens that follow PROMPT."""
+
+    def say(held: list[int], sampling: Sampling) -> int:
+        index = len(held) - len(PROMPT)
+        return answer[index] if index < len(answer) else STOP
+
+    return say
+
+
+def mixing(salt: int, stop_every: int = 41) -> Answer:
+    """Says a token that hangs on all of the sequence and the seed."""
+
+    def say(held: list[int], sampling: Sampling) -> int:
+        value = hash((salt, sampling, tuple(held)))
+        return STOP if value % stop_every == 0 else 1 + value % 50
+
+    return say
+
+
+@dataclass
+class Fake:
+    """`say` and `judge` make it a model; `several` the tokens of one advance."""
+
+    say: Answer
+    judge: Callable[[list[int]], float] = lambda held: 0.0
+    several: int = 1
+    slots: int = 1
+    max_len: int = 64
+    tokenizer: str = "t"
+    rows: dict[int, list[int]] = field(default_factory=dict)
+    passes: list[list[int]] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+
+    def _put(self, slot: int, tokens: Sequence[int], start: int) -> list[int]:
+        held = self.rows.setdefault(slot, [])
+        assert 0 <= slot < self.slots and 0 <= start <= len(held) and start + len(tokens) <= 64
+        held[start:] = tokens
+        return held
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
+        assert tokens
+        return self.say(self._put(slot, tokens, start), sampling)
+
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[int]:  # fmt: skip
+        assert len(set(slots)) == len(slots) > 0
+        self.batches.append(len(slots))
+        return [
+            self.say(self._put(slot, [token], position), sampling)
+            for slot, token, position, sampling in zip(
+                slots, tokens, positions, samplings, strict=True
+            )
+        ]
+
+    def advance(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[list[int]]:  # fmt: skip
+        found = [[token] for token in self.decode(slots, tokens, positions, samplings)]
+        for slot, new, sampling in zip(slots, found, samplings, strict=True):
+            while len(new) < self.several and len(self.rows[slot]) < self.max_len:
+                new.append(self.say(self._put(slot, new[-1:], len(self.rows[slot])), sampling))
+        return found
+
+    def verify(
+        self, slot: int, trunk: Sequence[int], start: int, suffix: Sequence[int],
+        cuts: Sequence[int], threshold: float, rule: str,
+    ) -> Verdict:  # fmt: skip
+        assert list(suffix) == SUFFIX
+        held = self._put(slot, trunk, start)
+        assert max(cuts) <= len(held)
+        self.passes.append([cut - len(PROMPT) for cut in cuts])
+        verdicts = [self.judge(held[:cut]) for cut in cuts]
+        return Verdict(selection(rule)(cuts, verdicts, threshold), verdicts)
+
+
+def accepting(lengths: Sequence[int]) -> Callable[[list[int]], float]:
+    """A judge that likes answers of these lengths."""
+    return lambda held: 0.9 if len(held) - len(PROMPT) in lengths else 0.1
+
+
+@dataclass(eq=False)
+class Heard:
+    """A listener that keeps what it is told; `stop` is a token that ends the answer."""
+
+    stop: int | None = None
+    said: list[int] = field(default_factory=list)
+    reason: str = ""
+    error: Exception | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def tokens(self, tokens: Sequence[int]) -> int | None:
+        end = tokens.index(self.stop) if self.stop in tokens else None
+        self.said += tokens[:end]
+        return end
+
+    def draft_end(self) -> Callable[[int], bool]:
+        return lambda token: token == self.stop
+
+    def finished(self, reason: str, statistics: Statistics) -> None:
+        assert not self.done
+        self.reason, self.statistics = reason, statistics
+
+    def failed(self, error: Exception) -> None:
+        assert not self.done
+        self.error = error
+
+    @property
+    def done(self) -> bool:
+        return bool(self.reason or self.error)
+
+
+def request(limit: int = 20, prompt: Sequence[int] = PROMPT, seed: int = 0, **rules) -> Request:
+    chosen = Rules(**{"stride": 3, **rules})
+    return Request(
+        prompt=prompt, draft_prompt=prompt, suffix=SUFFIX, stops=frozenset({STOP}),
+        pair=Alike(frozenset({STOP})), cuts=lambda draft: stride_cuts(len(draft), chosen.stride),
+        max_new_tokens=limit, rules=chosen, sampling=Sampling(seed=seed),
+    )  # fmt: skip

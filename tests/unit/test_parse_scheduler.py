@@ -1,0 +1,214 @@
+"""Many answers at once: none depends on the others, none waits for ever, errors stay alone."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_fakes import PROMPT, Fake, Heard, mixing, request
+
+from foundryrt.errors import FoundryError, UsageError
+from parse_runtime.engine import Engine, Overloaded
+from parse_runtime.request import Request
+from parse_runtime.roles import Sampling
+from parse_runtime.scheduler import Scheduler
+
+
+def judge(held: list[int]) -> float:
+    return hash(tuple(held)) % 100 / 100
+
+
+def models(slots: int, several: int = 1) -> tuple[Fake, Fake]:
+    return Fake(mixing(1), judge, several, slots), Fake(mixing(2), slots=slots)
+
+
+def alone(chosen: Request) -> Heard:
+    scheduler, heard = Scheduler(*models(1)), Heard()
+    scheduler.submit(chosen, heard)
+    while scheduler.step():
+        pass
+    return heard
+
+
+requests = st.builds(
+    request, st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=20),
+    st.integers(0, 3), max_rounds=st.integers(0, 3), two_stage=st.booleans(),
+    threshold=st.sampled_from([0.0, 0.3, 0.9]), stride=st.integers(1, 9),
+    selection=st.sampled_from(["first-failure", "longest-accepted"]),
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(requests, st.integers(0, 12)), min_size=1, max_size=12),
+    st.integers(1, 5), st.integers(1, 3), st.integers(1, 4), st.sets(st.integers(0, 11)),
+)  # fmt: skip
+def test_an_answer_does_not_depend_on_what_else_runs(
+    arrivals: list[tuple[Request, int]], slots: int, singles: int, several: int, dropped: set[int]
+) -> None:
+    scheduler = Scheduler(*models(slots, several), singles)
+    heard: list[Heard] = []
+    for chosen, pause in arrivals:
+        heard.append(Heard())
+        scheduler.submit(chosen, heard[-1])
+        for _ in range(pause):
+            scheduler.step()
+    for i in dropped & set(range(len(heard))):
+        if not heard[i].done:
+            scheduler.cancel(heard[i])
+            assert heard[i].reason == "cancelled"
+    steps = 0
+    while scheduler.step():
+        steps += 1
+        # Each step serves every answer in a batch, or the one that has waited longest.
+        assert steps < 2000
+    assert scheduler.running == scheduler.waiting == 0
+    for (chosen, _), got in zip(arrivals, heard, strict=True):
+        expected = alone(chosen)
+        assert got.error is None
+        if got.reason == "cancelled":
+            assert expected.said[: len(got.said)] == got.said
+        else:
+            assert (got.said, got.reason) == (expected.said, expected.reason)
+            assert got.statistics.verdicts == expected.statistics.verdicts
+
+
+def test_answers_share_passes_and_start_in_their_order() -> None:
+    target, draft = models(3)
+    scheduler, heard = Scheduler(target, draft), [Heard() for _ in range(7)]
+    for i, listener in enumerate(heard):
+        scheduler.submit(request(10, [i + 1], max_rounds=0), listener)
+    begun: list[int] = []
+    while scheduler.step():
+        begun += [i for i, h in enumerate(heard) if (h.said or h.done) and i not in begun]
+        assert scheduler.running <= 3
+    assert begun == sorted(begun) and len(begun) == 7
+    assert max(target.batches) == 3
+
+
+class Failing(Fake):
+    def decode(self, slots, tokens, positions, samplings):  # type: ignore[no-untyped-def]
+        if 666 in {s.seed for s in samplings}:
+            raise FoundryError("this one fails")
+        return super().decode(slots, tokens, positions, samplings)
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_an_error_ends_its_own_request(role: str) -> None:
+    target, draft = models(4)
+    bad = Failing(mixing(1, 997), judge, slots=4) if role == "target" else target
+    worse = Failing(mixing(2, 997), slots=4) if role == "draft" else draft
+    scheduler, heard = Scheduler(bad, worse), [Heard() for _ in range(6)]
+    rounds = 0 if role == "target" else 1
+    seeds = [666 if i == 2 else 1 for i in range(6)]
+    chosen = [request(30, [i + 1], seed, max_rounds=rounds) for i, seed in enumerate(seeds)]
+    for one, listener in zip(chosen, heard, strict=True):
+        scheduler.submit(one, listener)
+    while scheduler.step():
+        pass
+    assert [h.error is not None for h in heard] == [i == 2 for i in range(6)]
+    for one, listener in zip(chosen, heard, strict=True):
+        if listener.error is None:
+            again = Scheduler(bad, worse)
+            again.submit(one, expected := Heard())
+            while again.step():
+                pass
+            assert listener.said == expected.said
+
+
+def test_a_listener_that_raises_ends_its_own_request() -> None:
+    class Broken(Heard):
+        def tokens(self, tokens):  # type: ignore[no-untyped-def]
+            raise ValueError("broken")
+
+    scheduler, heard = Scheduler(*models(2)), [Broken(), Heard()]
+    for listener in heard:
+        scheduler.submit(request(30), listener)
+    while scheduler.step():
+        pass
+    assert isinstance(heard[0].error, ValueError) and heard[1].said == alone(request(30)).said
+
+
+def test_a_cancelled_slot_is_taken_by_the_next() -> None:
+    scheduler, heard = Scheduler(*models(1)), [Heard(), Heard(), Heard()]
+    for listener in heard:
+        scheduler.submit(request(30), listener)
+    scheduler.step()
+    scheduler.cancel(heard[1])
+    scheduler.cancel(heard[0])
+    scheduler.cancel(heard[0])
+    assert (scheduler.running, scheduler.waiting) == (0, 1)
+    while scheduler.step():
+        pass
+    assert [h.reason for h in heard[:2]] == ["cancelled"] * 2
+    assert heard[2].said == alone(request(30)).said
+
+
+class Waiting(Heard):
+    """Ended when `event` is set; holds the engine back while `gate` is closed."""
+
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        super().__init__()
+        self.event, self.gate = threading.Event(), gate
+
+    def tokens(self, tokens):  # type: ignore[no-untyped-def]
+        if self.gate:
+            assert self.gate.wait(10)
+        return super().tokens(tokens)
+
+    def finished(self, reason, statistics):  # type: ignore[no-untyped-def]
+        super().finished(reason, statistics)
+        self.event.set()
+
+
+def test_the_engine_takes_from_many_threads_and_finishes_on_close() -> None:
+    engine = Engine(Scheduler(*models(3)), queue=100)
+    heard = [Waiting() for _ in range(24)]
+
+    def submit(part: list[Waiting], seed: int) -> None:
+        for listener in part:
+            engine.submit(request(25, seed=seed), listener)
+
+    threads = [threading.Thread(target=submit, args=(heard[i::4], i)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    engine.close()
+    assert not engine.alive and engine.load == (0, 0)
+    for i, listener in enumerate(heard):
+        assert listener.said == alone(request(25, seed=i % 4)).said
+    with pytest.raises(FoundryError, match="stopped"):
+        engine.submit(request(), Waiting())
+
+
+def test_too_many_are_refused_until_one_ends() -> None:
+    gate = threading.Event()
+    engine = Engine(Scheduler(*models(1)), queue=1)
+    try:
+        first, second, third = Waiting(gate), Waiting(), Waiting()
+        engine.submit(request(30), first)
+        engine.submit(request(30), second)
+        with pytest.raises(Overloaded):
+            engine.submit(request(30), Waiting())
+        with pytest.raises(UsageError, match="exceed"):
+            engine.submit(request(100), Waiting())
+        engine.cancel(second)
+        gate.set()
+        assert first.event.wait(10) and second.event.wait(10)
+        engine.submit(request(30), third)
+        assert third.event.wait(10) and third.said == alone(request(30)).said
+        assert second.reason == "cancelled" or second.said == third.said
+    finally:
+        gate.set()
+        engine.close()
+
+
+def test_sampling_belongs_to_the_request() -> None:
+    assert alone(request(30, seed=1)).said != alone(request(30, seed=2)).said
+    assert Sampling() == Sampling(0.0, 1.0, 0) and PROMPT
