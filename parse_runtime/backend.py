@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
-from parse_runtime.layout import causal, verification
-from parse_runtime.sampling import Prediction
+from parse_runtime.layout import causal, padded
+from parse_runtime.roles import Sampling
 
 
 class Graph(Protocol):
@@ -32,95 +32,103 @@ class Session(Protocol):
     def graph(self, name: str, **key: int | str) -> Graph: ...
 
 
-class GraphModel:
-    """One model of a session in one slot of its cache; a `roles.Target`."""
+class GraphDecoder:
+    """One model of a session; a `roles.Decoder`."""
 
-    def __init__(self, session: Session, name: str, max_len: int, tokenizer: str) -> None:
-        self.max_len, self.tokenizer = max_len, tokenizer
+    def __init__(
+        self, session: Session, name: str, max_len: int, slots: int, tokenizer: str
+    ) -> None:
+        self.max_len, self.slots, self.tokenizer = max_len, slots, tokenizer
+        self.held = np.full((slots, max_len), -1, np.int64)
+        """The token that each row of each slot was computed from."""
         self._session, self._name = session, name
-        keys = [(graph, key) for graph, key in session.graphs if graph.startswith(f"{name}.")]
-        self._prefill = sorted(int(k["len"]) for g, k in keys if g == f"{name}.prefill")
-        self._verify = sorted(
-            (int(k["len"]), int(k["cuts"])) for g, k in keys if g == f"{name}.verify"
-        )
+        self._written: dict[str, NDArray[Any]] = {}
+        self._prefill = self._sizes("prefill", "len")
+        self._decode = self._sizes("decode", "batch")
 
-    def prefill(self, tokens: Sequence[int], start: int) -> Prediction:
+    def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """In pieces of the longest bucket, the rest in the shortest that holds it."""
-        self._check(start + len(tokens))
+        self._check(start + len(tokens), [slot])
+        self.held[slot, start : start + len(tokens)] = tokens
+        self._write("slot", np.asarray([slot], np.int64))
         longest = self._prefill[-1]
         for begin in range(0, len(tokens), longest):
             piece = tokens[begin : begin + longest]
             length = next(bucket for bucket in self._prefill if bucket >= len(piece))
-            plan = causal(piece, start + begin, length, self.max_len)
-            wanted = np.asarray([len(piece) - 1], np.int64)
-            graph = self._launch("prefill", f"{length}", plan, wanted, len=length)
-        return self._prediction(graph)
+            inputs = f"prefill.{length}"
+            self._write(f"{inputs}.plan", causal(piece, start + begin, length, self.max_len))
+            self._write(f"{inputs}.wanted", np.asarray([len(piece) - 1], np.int64))
+            self._write_sampling(inputs, [sampling], 1)
+            self._before_piece(inputs, tokens, begin + len(piece))
+            graph = self._launch("prefill", len=length)
+        return int(graph.read("token")[0])
 
-    def decode(self, token: int, position: int) -> Prediction:
-        """One step of slot 0."""
-        self._check(position + 1)
-        plan = causal([token], position, 1, self.max_len)
-        return self._prediction(self._launch("decode", "1", plan, None, batch=1))
-
-    def verify(
-        self, trunk: Sequence[int], start: int, suffix: Sequence[int], cuts: Sequence[int]
-    ) -> list[float]:
-        """One pass where a captured one is large enough; otherwise the trunk is brought in
-        before, and the cuts are spread over several passes.
-        """
-        self._check(start + len(trunk))
-        longest, most = self._verify[-1]
-        if len(suffix) > longest:
-            raise UsageError(
-                f"the judge's question has {len(suffix)} tokens, the largest verify pass "
-                f"{longest} rows: capture with a larger --verify"
-            )
-        if self._fitting(len(trunk) + len(suffix) * len(cuts), len(cuts)) is None and trunk:
-            self.prefill(trunk, start)
-            trunk, start = [], start + len(trunk)
-        verdicts: list[float] = []
-        share = len(cuts) if trunk else min(most, longest // len(suffix))
-        for begin in range(0, len(cuts), share):
-            verdicts += self._one_pass(trunk, start, suffix, cuts[begin : begin + share])
-        return verdicts
-
-    def _one_pass(
-        self, trunk: Sequence[int], start: int, suffix: Sequence[int], cuts: Sequence[int]
-    ) -> list[float]:
-        found = self._fitting(len(trunk) + len(suffix) * len(cuts), len(cuts))
-        length, most = found or self._verify[-1]
-        plan, ends = verification(trunk, start, suffix, cuts, length, self.max_len)
-        wanted = np.zeros(most, np.int64)
-        wanted[: len(ends)] = ends
-        graph = self._launch("verify", f"{length}x{most}", plan, wanted, len=length, cuts=most)
-        return [float(verdict) for verdict in graph.read("verdicts")[: len(cuts)]]
-
-    def _fitting(self, rows: int, cuts: int) -> tuple[int, int] | None:
-        """The shortest verify pass with room for so many rows and cuts."""
-        return next((v for v in self._verify if v[0] >= rows and v[1] >= cuts), None)
-
-    def _launch(
+    def decode(
         self,
-        graph: str,
-        size: str,
-        plan: NDArray[np.int64],
-        wanted: NDArray[np.int64] | None,
-        **key: int,
-    ) -> Graph:
-        inputs = f"{self._name}.{graph}.{size}"
-        self._session.write(f"{inputs}.plan", plan)
-        if wanted is not None:
-            self._session.write(f"{inputs}.wanted", wanted)
-        launched = self._session.graph(f"{self._name}.{graph}", **key)
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[int]:
+        """In pieces of the largest batch, the rest in the smallest that holds it."""
+        self._check(max(positions) + 1, slots)
+        self.held[np.asarray(slots), np.asarray(positions)] = tokens
+        result: list[int] = []
+        largest = self._decode[-1]
+        for begin in range(0, len(slots), largest):
+            part = slice(begin, begin + largest)
+            count = len(slots[part])
+            batch = next(bucket for bucket in self._decode if bucket >= count)
+            plan = padded(batch, self.max_len)
+            here = np.asarray(positions[part], np.int64)
+            plan[:, :count] = tokens[part], here, here, here + 1, here
+            self._write(f"decode.{batch}.plan", plan)
+            self._write_slots(f"decode.{batch}", slots[part], samplings[part], batch)
+            result += self._launch("decode", batch=batch).read("token")[:count].tolist()
+        return result
+
+    def _before_piece(self, inputs: str, tokens: Sequence[int], end: int) -> None:
+        """What a prefill of the tokens before `end` needs to know of those after."""
+
+    def _write_slots(
+        self, inputs: str, slots: Sequence[int], samplings: Sequence[Sampling], batch: int
+    ) -> None:
+        # Padding goes to the padding row of the first slot.
+        filled = np.zeros(batch, np.int64)
+        filled[: len(slots)] = slots
+        self._write(f"{inputs}.slots", filled)
+        self._write_sampling(inputs, samplings, batch)
+
+    def _write_sampling(self, inputs: str, samplings: Sequence[Sampling], batch: int) -> None:
+        values, seeds = np.zeros((2, batch), np.float32), np.zeros(batch, np.int64)
+        values[1] = 1
+        for i, sampling in enumerate(samplings):
+            values[:, i] = sampling.temperature, sampling.top_p
+            seeds[i] = sampling.seed
+        self._write(f"{inputs}.sampling", values)
+        self._write(f"{inputs}.seeds", seeds)
+
+    def _write(self, name: str, values: NDArray[Any]) -> None:
+        """Graphs don't change inputs, so what is there already is not written again."""
+        before = self._written.get(name)
+        if before is None or not np.array_equal(before, values):
+            self._session.write(f"{self._name}.{name}", values)
+            self._written[name] = values
+
+    def _launch(self, name: str, **key: int) -> Graph:
+        launched = self._session.graph(f"{self._name}.{name}", **key)
         launched.launch()
         return launched
 
-    def _prediction(self, graph: Graph) -> Prediction:
-        return Prediction(int(graph.read("token")[0]), lambda: graph.read("logits")[0])
+    def _sizes(self, name: str, key: str) -> list[int]:
+        found = (k for graph, k in self._session.graphs if graph == f"{self._name}.{name}")
+        return sorted(int(k[key]) for k in found)
 
-    def _check(self, length: int) -> None:
+    def _check(self, length: int, slots: Sequence[int]) -> None:
         if length > self.max_len:
             raise UsageError(
                 f"a sequence of {length} tokens exceeds the {self.max_len} of the bundle: "
                 "capture with a larger --max-len"
             )
+        if not 0 <= min(slots) <= max(slots) < self.slots:
+            raise UsageError(f"slots {list(slots)}: the bundle has {self.slots}")

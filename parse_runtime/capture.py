@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 from foundryrt.errors import UsageError
 from parse_runtime.inputs import inputs
 from parse_runtime.judge import PROMPT, selection
-from parse_runtime.shapes import DTYPES, Shapes
+from parse_runtime.shapes import DTYPES, Shapes, Tree
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import Model, open_model
 
 if TYPE_CHECKING:
     from parse_runtime.passes import Passes
 
 __all__ = ["Settings", "build", "inputs", "record"]
+
+
+_TREE_ROWS = 63
+"""Ancestors are bits of one int64."""
 
 
 def _help(text: str) -> dict[str, str]:
@@ -32,9 +37,20 @@ class Settings:
     model: str = field(metadata=_help("folder, .gguf file, or smollm2"))
     draft: str = field(default="", metadata=_help("as --model; empty: the target drafts itself"))
     max_len: int = field(default=512, metadata=_help("tokens of prompt and answer"))
-    slots: int = field(default=1, metadata=_help("sequences a decode pass may hold"))
+    slots: int = field(default=1, metadata=_help("sequences at a time"))
+    decode: str = field(
+        default="", metadata=_help("batches of decode passes; empty: 1,2,4,... up to the slots")
+    )
     prefill: str = field(default="32,128", metadata=_help("lengths of prefill passes"))
     verify: str = field(default="128x4,384x8", metadata=_help("ROWSxCUTS of verify passes"))
+    eagle: str = field(default="", metadata=_help("folder of an EAGLE-3 head of the target"))
+    speculate: str = field(
+        default="", metadata=_help("draft: the draft model also drafts single tokens")
+    )
+    eagle_depth: int = field(
+        default=4, metadata=_help("tokens drafted ahead, by the head or the draft model")
+    )
+    eagle_width: int = field(default=1, metadata=_help("nodes on each level of a head's drafts"))
     dtype: str = field(default="float32", metadata=_help("float32 or bfloat16"))
     judge_prompt: str = field(default=PROMPT, metadata=_help("the question to the judge"))
     yes: str = field(default="Yes", metadata=_help("the judge's word for valid, one token"))
@@ -58,10 +74,22 @@ class Settings:
             raise UsageError(f"cut-at {self.cut_at!r}: stride or sentence")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold {self.threshold}: a probability is needed")
-        for name in ("max_len", "slots", "stride", "max_rounds", "resume_tokens"):
+        if self.speculate not in ("", "draft"):
+            raise UsageError(f"speculate {self.speculate!r}: draft, or nothing")
+        if self.speculate and self.eagle:
+            raise UsageError("speculate and eagle: one drafter of tokens is enough")
+        for name in (
+            "max_len", "slots", "stride", "max_rounds", "resume_tokens", "eagle_depth",
+            "eagle_width",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
         shapes = self.shapes()
+        if shapes.tree and shapes.tree.rows > _TREE_ROWS:
+            raise UsageError(
+                f"eagle-depth {self.eagle_depth} and eagle-width {self.eagle_width} give "
+                f"{shapes.tree.rows} rows; at most {_TREE_ROWS} are possible"
+            )
         if not shapes.prefill or max(shapes.prefill) > self.max_len:
             raise UsageError(f"prefill {self.prefill!r}: lengths up to max-len {self.max_len}")
 
@@ -70,15 +98,22 @@ class Settings:
         try:
             prefill = sorted({int(part) for part in self.prefill.split(",")})
             pairs = sorted({_pair(part) for part in self.verify.split(",")})
+            decode = sorted({int(part) for part in self.decode.split(",") if part})
         except ValueError:
             raise UsageError(
-                f"prefill {self.prefill!r} must look like 32,128 and "
-                f"verify {self.verify!r} like 128x4,384x8"
+                f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
+                f"128x4,384x8, and decode {self.decode!r} like 1,4,8 or nothing"
             ) from None
-        if min(*prefill, *(number for pair in pairs for number in pair)) < 1:
-            raise UsageError("prefill and verify: sizes must be at least 1")
+        if min(*prefill, *decode, *(number for pair in pairs for number in pair)) < 1:
+            raise UsageError("prefill, verify and decode: sizes must be at least 1")
+        width = self.eagle_width if self.eagle else 1
         return Shapes(
-            max_len=self.max_len, slots=self.slots, prefill=tuple(prefill), verify=tuple(pairs)
+            max_len=self.max_len,
+            slots=self.slots,
+            prefill=tuple(prefill),
+            verify=tuple(pairs),
+            decode=tuple(decode),
+            tree=Tree(self.eagle_depth, width) if self.eagle or self.speculate else None,
         )
 
 
@@ -95,8 +130,11 @@ def record(recorder: Any, settings: Settings) -> None:
     target = open_model(settings.model)
     draft = open_model(settings.draft) if settings.draft else target
     tokenizer = Tokenizer.from_json(target.text.tokenizer_json)
-    if Tokenizer.from_json(draft.text.tokenizer_json).fingerprint != tokenizer.fingerprint:
-        raise UsageError(f"draft {settings.draft}: its tokenizer is not that of {settings.model}")
+    unlike = Tokenizer.from_json(draft.text.tokenizer_json).fingerprint != tokenizer.fingerprint
+    if unlike and settings.speculate:
+        raise UsageError(
+            f"speculate draft: the tokenizer of {settings.draft} is not that of {settings.model}"
+        )
     for model in (target, draft):
         if settings.max_len > model.config.max_positions:
             raise UsageError(
@@ -107,7 +145,10 @@ def record(recorder: Any, settings: Settings) -> None:
     if len(suffix) > max(length for length, _ in settings.shapes().verify):
         raise UsageError(f"verify {settings.verify}: no room for the judge's {len(suffix)} tokens")
     recorder.attach("tokenizer.json", target.text.tokenizer_json.encode())
-    recorder.attach("chat.json", json.dumps(chat.to_dict(), indent=1, sort_keys=True).encode())
+    recorder.attach("chat.json", _json(chat))
+    if unlike:
+        recorder.attach("draft.tokenizer.json", draft.text.tokenizer_json.encode())
+        recorder.attach("draft.chat.json", _json(draft.text.chat))
     words = (tokenizer.single(settings.yes), tokenizer.single(settings.no))
     with torch.inference_mode():
         graphs = [
@@ -140,11 +181,19 @@ def build(
 
     shapes = settings.shapes()
     weights = load_parameters("target", target.parameters, settings.dtype, register)
-    passes = Passes("target", target.config, weights, shapes, register, words, compiled)
+    head = None
+    if settings.eagle:
+        config, recipes = open_head(settings.eagle, target.config)
+        head = config, load_parameters("eagle", recipes, settings.dtype, register)
+    passes = Passes("target", target.config, weights, shapes, register, words, compiled, head)
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
-    drafting = replace(shapes, slots=1, verify=())
+    drafting = replace(shapes, verify=(), tree=None)
     return [passes, Passes("draft", draft.config, weights, drafting, register, compiled=compiled)]
+
+
+def _json(chat: Chat) -> bytes:
+    return json.dumps(chat.to_dict(), indent=1, sort_keys=True).encode()
 
 
 def _chat(model: Model, settings: Settings) -> Chat:

@@ -15,23 +15,25 @@ from parse_runtime.passes import Passes
 
 
 class EagerSession:
-    """Give `register` to the passes, then `add` them."""
+    """Give `register` to the passes, then `add` them; on a GPU with `device` "cuda"."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, Any] | None = None, device: str = "cpu") -> None:
+        self.settings = dict(settings or {})
+        self._device = device
         self.tensors: dict[str, Tensor] = {}
-        self._passes: dict[tuple[str, tuple[tuple[str, int | str], ...]], Any] = {}
+        self._passes: dict[tuple[str, tuple[tuple[str, int | str], ...]], EagerGraph] = {}
 
     def register(
         self, name: str, tensor: Tensor, *, role: str, pieces: list[Piece] | None = None
     ) -> Tensor:
-        """As a recorder does, but the tensor stays where it is."""
-        self.tensors[name] = tensor
-        return tensor
+        """As a recorder does, but in torch's own memory."""
+        self.tensors[name] = tensor.to(self._device)
+        return self.tensors[name]
 
     def add(self, passes: Passes) -> None:
         """Offer the graphs of one model."""
         for name, key, run in passes.graphs():
-            self._passes[name, tuple(sorted(key.items()))] = run
+            self._passes[name, tuple(sorted(key.items()))] = EagerGraph(run)
 
     @property
     def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:
@@ -41,7 +43,7 @@ class EagerSession:
         self.tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
     def graph(self, name: str, **key: int | str) -> EagerGraph:
-        return EagerGraph(self._passes[name, tuple(sorted(key.items()))])
+        return self._passes[name, tuple(sorted(key.items()))]
 
 
 class EagerGraph:
@@ -56,4 +58,4 @@ class EagerGraph:
             self._outputs = self._run()
 
     def read(self, name: str) -> NDArray[Any]:
-        return self._outputs[name].numpy().copy()
+        return self._outputs[name].cpu().numpy().copy()

@@ -18,6 +18,7 @@ class Files(Protocol):
 
     model: str
     draft: str
+    eagle: str
     chat_template: str
 
 
@@ -26,6 +27,8 @@ def inputs(settings: Files) -> dict[str, list[Path]]:
     found = {"model": _model(settings.model)}
     if settings.draft:
         found["draft"] = _model(settings.draft)
+    if settings.eagle:
+        found["eagle"] = _model(settings.eagle)
     if settings.chat_template:
         found["chat_template"] = [Path(settings.chat_template)]
     return found

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.backend import GraphModel
-from parse_runtime.judge import selection
 from parse_runtime.pair import Alike, Pair, Unlike
 from parse_runtime.prompts import Prompts, Voice
-from parse_runtime.roles import Decoder, Sampling, Target, Verdict
+from parse_runtime.roles import Decoder, Target
 from parse_runtime.rules import Rules
-from parse_runtime.sampling import Sampler
+from parse_runtime.target import open_models
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 
@@ -39,9 +37,9 @@ def load(session: Any, unlike_tokenizers: str = "retokenize") -> Loaded:
     target = _voice(session, "")
     # A bundle of one tokenizer has it once.
     draft = _voice(session, "draft.") if "draft.tokenizer.json" in session.files else target
+    models = open_models(session, target.tokenizer.fingerprint, draft.tokenizer.fingerprint)
     return Loaded(
-        OneSlot(session, "target", target.tokenizer.fingerprint),
-        OneSlot(session, "draft", draft.tokenizer.fingerprint),
+        *models,
         Prompts(target, draft, pair(target, draft, unlike_tokenizers)),
         Rules.of(session.settings),
     )
@@ -62,35 +60,6 @@ def pair(target: Voice, draft: Voice, unlike_tokenizers: str) -> Pair:
         file=sys.stderr,
     )
     return Unlike(target.tokenizer, draft.tokenizer, stops)
-
-
-class OneSlot:
-    """The graphs of one sequence as a `roles.Target`, until the backend has slots."""
-
-    slots = 1
-
-    def __init__(self, session: Any, name: str, tokenizer: str) -> None:
-        self.max_len, self.tokenizer = session.settings["max_len"], tokenizer
-        self._model = GraphModel(session, name, self.max_len, tokenizer)
-
-    def prefill(self, slot: int, tokens: Any, start: int, sampling: Any) -> int:
-        return self._pick(self._model.prefill(tokens, start), start + len(tokens), sampling)
-
-    def decode(self, slots: Any, tokens: Any, positions: Any, samplings: Any) -> list[int]:
-        prediction = self._model.decode(tokens[0], positions[0])
-        return [self._pick(prediction, positions[0] + 1, samplings[0])]
-
-    def advance(self, slots: Any, tokens: Any, positions: Any, samplings: Any) -> list[list[int]]:
-        return [self.decode(slots, tokens, positions, samplings)]
-
-    def verify(
-        self, slot: int, trunk: Any, start: int, suffix: Any, cuts: Any, threshold: float, rule: str
-    ) -> Verdict:
-        verdicts = self._model.verify(trunk, start, suffix, cuts)
-        return Verdict(selection(rule)(cuts, verdicts, threshold), verdicts)
-
-    def _pick(self, prediction: Any, position: int, sampling: Sampling) -> int:
-        return Sampler(sampling.temperature, sampling.seed + position).pick(prediction)
 
 
 def _voice(session: Any, prefix: str) -> Voice:

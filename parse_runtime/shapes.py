@@ -9,6 +9,24 @@ from parse_runtime.layout import cache_rows
 DTYPES = ("float32", "bfloat16")
 
 
+@dataclass(frozen=True)
+class Tree:
+    """Drafted tokens that an extend pass checks: `width` on each of `depth` levels (1: a chain)."""
+
+    depth: int
+    width: int = 1
+
+    @property
+    def rows(self) -> int:
+        """The root, which is the last known token, and the drafted ones."""
+        return 1 + self.depth * self.width
+
+    @property
+    def depths(self) -> list[int]:
+        """Level of each row; a level's rows lie side by side."""
+        return [0] + [level + 1 for level in range(self.depth) for _ in range(self.width)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """Static sizes of one model's passes."""
@@ -18,7 +36,20 @@ class Shapes:
     prefill: tuple[int, ...] = ()
     verify: tuple[tuple[int, int], ...] = ()
     """(rows, cuts) of each verify pass."""
+    decode: tuple[int, ...] = ()
+    """Batches of the decode and extend passes; empty for powers of two up to the slots."""
+    tree: Tree | None = None
+    """What the extend passes check; None for no such passes."""
 
     @property
     def rows(self) -> int:
+        """Rows of a slot's cache."""
         return cache_rows(self.max_len, max((length for length, _ in self.verify), default=0))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Rising batches, the last of all slots unless `decode` says otherwise."""
+        if self.decode:
+            return self.decode
+        powers = [1 << i for i in range((self.slots - 1).bit_length())]
+        return (*powers, self.slots)

@@ -81,7 +81,8 @@ def decode_passes(name: str, parameters: Any, register: Any, compiled: Any) -> A
 
     largest = max(batches(name))
     passes = Passes(
-        "target", config(name), parameters, Shapes(max_len=CONTEXT, slots=largest), register,
+        "target", config(name), parameters,
+        Shapes(max_len=CONTEXT, slots=largest, decode=tuple(batches(name))), register,
         compiled=compiled,
     )  # fmt: skip
     return [(batch, lambda b=batch: passes.decode(b)) for batch in batches(name)]

@@ -1,4 +1,4 @@
-"""What a dense Llama, Qwen2 or Qwen3 decoder is; made from a config.json or from GGUF metadata."""
+"""What a Llama, Qwen2, Qwen3 or Qwen3-MoE decoder is; from a config.json or GGUF metadata."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3_moe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,14 @@ class ModelConfig:
     """The output projection is the embedding table."""
     qkv_bias: bool = False
     qk_norm: bool = False
+    experts: int = 0
+    """Experts of a mixture layer; 0 for a dense model."""
+    experts_per_token: int = 0
+    expert_intermediate: int = 0
+    normalize_experts: bool = False
+    """The weights of a token's experts are made to sum to 1."""
+    dense_layers: tuple[int, ...] = ()
+    """Layers of a mixture model that have a plain MLP."""
     dtype: str = "float32"
     """Type of the stored weights, as the model's files name it; the pass may use another."""
 
@@ -50,6 +58,12 @@ class ModelConfig:
             )
         if self.head_dim < 2 or self.head_dim % 2:
             raise UsageError(f"model configuration: head_dim {self.head_dim} is not even")
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+            raise UsageError(
+                f"model configuration: {self.experts_per_token} of {self.experts} experts a token"
+            )
+        if self.experts and self.expert_intermediate < 1:
+            raise UsageError("model configuration: expert_intermediate is not >= 1")
         if self.rope_divisors and len(self.rope_divisors) != self.head_dim // 2:
             raise UsageError(
                 f"model configuration: {len(self.rope_divisors)} rotary divisors "
@@ -65,6 +79,10 @@ class ModelConfig:
     def qkv_rows(self) -> int:
         """Rows of the fused query, key and value projection."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    def is_mixture(self, layer: int) -> bool:
+        """Whether a layer has experts in place of one MLP."""
+        return self.experts > 0 and layer not in self.dense_layers
 
     def inverse_frequencies(self) -> list[float]:
         """The head_dim / 2 rotary frequencies, radians a position."""

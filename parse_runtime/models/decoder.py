@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from parse_runtime.models.attention import attend, mask_bias
+from parse_runtime.kernels.attend_rows import attend_rows
+from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.kernels.linear import linear, linear_parts
+from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.rotate import rotate_store
+from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.moe import mixture
 
 
 @dataclass(frozen=True)
@@ -39,94 +44,131 @@ class Rows:
     cuts: Tensor
     """Key rows below the cut are seen,"""
     starts: Tensor
-    """and those from the start up to the row itself."""
+    """and those from the start up to the row itself,"""
+    slots: Tensor
+    """[1], the slot of every row, or [B], and then T / B rows in turn belong to each."""
+    ancestors: Tensor | None = None
+    """or, where given, those whose distance from the start is a set bit."""
 
     @staticmethod
-    def of(plan: Tensor) -> Rows:
-        """From int64 [5, T], as `parse_runtime.layout` makes it."""
-        return Rows(*plan.unbind(0))
+    def of(plan: Tensor, slot: Tensor) -> Rows:
+        """Rows of one slot, from int64 [5, T], as `parse_runtime.layout` makes it."""
+        return Rows(*plan.unbind(0), slots=slot)
+
+    @staticmethod
+    def steps(plan: Tensor, slots: Tensor) -> Rows:
+        """One row of each slot, which reads what is below its cut, and itself."""
+        return Rows(*plan.unbind(0), slots=slots, ancestors=torch.ones_like(plan[0]))
+
+    @property
+    def length(self) -> int:
+        """Rows of a slot."""
+        return self.tokens.shape[0] // self.slots.shape[0]
+
+    def places(self, rows: int) -> Tensor:
+        """Where keys and values go in a cache whose slots, `rows` long, lie end to end."""
+        slots = self.slots if self.ancestors is None else self.slots.repeat_interleave(self.length)
+        return self.rows + slots * rows
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all layers of a pass share."""
+
+    config: ModelConfig
+    inverse_frequencies: Tensor
+    rows: Rows
+    places: Tensor
+    keys: int
+    """Attention reads the first `keys` rows of a slot."""
+
+
+Layer = Callable[
+    [Mapping[str, Tensor], Pass, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]
+]
 
 
 def forward(
-    parameters: dict[str, Tensor],
+    parameters: Mapping[str, Tensor],
     config: ModelConfig,
     inverse_frequencies: Tensor,
     rows: Rows,
     cache: Cache,
-    slots: Tensor,
     keys: int,
-    batched: bool,
-) -> Tensor:
+    tapped: Sequence[int] = (),
+    layer: Layer | None = None,
+) -> tuple[Tensor, list[Tensor]]:
     """Normalized hidden states [T, hidden] of T rows; their keys and values go to the cache.
 
-    `slots` int64 is [1], the slot of every row, or, where `batched`, [T], and then row i belongs
-    to slot i. Attention reads the first `keys` rows of a slot.
+    Attention reads the first `keys` rows of a slot. The second result has the hidden states
+    [T, hidden] that enter each of the `tapped` layers. `layer` is `decoder_layer`, or that
+    compiled.
     """
-    p, c = parameters, config
-    hidden = p["embed"].index_select(0, rows.tokens)
-    rotation = rotary(rows.positions, inverse_frequencies, hidden.dtype)
-    write = rows.rows + slots * cache.rows
-    bias = mask_bias(rows, keys, hidden.dtype, batched)
-    for layer in range(c.layers):
-        w = _Layer(p, layer)
-        x = rms_norm(hidden, w("input_norm"), c.rms_eps)
-        q, k, v = _project(x, w, c)
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        stored = cache.values[layer]
-        flat = stored.flatten(2, 3)
-        flat[0].index_copy_(1, write, k.transpose(0, 1))
-        flat[1].index_copy_(1, write, v.transpose(0, 1))
-        x = attend(q, stored[:, :, :, :keys], bias, slots, batched)
-        hidden = hidden + F.linear(x, w("o"))
-        x = rms_norm(hidden, w("post_norm"), c.rms_eps)
-        gate, up = F.linear(x, w("gate_up")).chunk(2, dim=-1)
-        hidden = hidden + F.linear(F.silu(gate) * up, w("down"))
-    return rms_norm(hidden, p["norm"], c.rms_eps)
+    run = layer or decoder_layer
+    shared = Pass(config, inverse_frequencies, rows, rows.places(cache.rows), keys)
+    added, hidden = parameters["embed"].index_select(0, rows.tokens), None
+    entering = []
+    for index in range(config.layers):
+        weights = of_layer(parameters, index)
+        added, entered, hidden = run(weights, shared, added, hidden, cache.values[index])
+        entering.append(entered)
+    x, _ = add_rms_norm(added, hidden, parameters["norm"], config.rms_eps)
+    return x, [entering[index] for index in tapped]
 
 
-def logits(parameters: dict[str, Tensor], hidden: Tensor) -> Tensor:
+def decoder_layer(
+    weights: Mapping[str, Tensor],
+    shared: Pass,
+    added: Tensor,
+    hidden: Tensor | None,
+    stored: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer; `stored` is its part of the cache.
+
+    The residual stream is `hidden` [T, hidden] plus `added`, the last block's product that is not
+    added yet ([T, hidden] or parts of `linear_parts`). Gives the next `added`, the stream that
+    entered the layer, and the next `hidden`.
+    """
+    c = shared.config
+    x, entered = add_rms_norm(added, hidden, weights["input_norm"], c.rms_eps)
+    added = attention(weights, shared, x, stored)
+    x, hidden = add_rms_norm(added, entered, weights["post_norm"], c.rms_eps)
+    added = mixture(weights, c, x) if "router" in weights else mlp(weights, x)
+    return added, entered, hidden
+
+
+def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) -> Tensor:
+    """Self-attention over x [T, width], as `linear_parts`; keys and values are stored first."""
+    r, keys = shared.rows, shared.keys
+    q = store(w, shared, linear_parts(x, w["qkv"], w.get("qkv_bias")), stored)
+    if r.ancestors is None:
+        x = attend_rows(q, stored, r.slots, r.rows, r.cuts, r.starts, keys)
+    else:
+        x = attend_step(q, stored, r.slots, r.rows, r.cuts, r.starts, r.ancestors, keys, r.length)
+    return linear_parts(x, w["o"])
+
+
+def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
+    """Rotated queries of a query-key-value product; keys and values go to the cache."""
+    norms = (w["q_norm"], w["k_norm"]) if shared.config.qk_norm else None
+    return rotate_store(
+        qkv, shared.rows.positions, shared.inverse_frequencies, stored, shared.places, norms,
+        shared.config.rms_eps,
+    )  # fmt: skip
+
+
+def mlp(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """down(silu(gate(x)) * up(x)), as `linear_parts`."""
+    return linear_parts(linear_swiglu(x, w["gate_up"]), w["down"])
+
+
+def logits(parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
     """Float32 [N, vocab] of hidden states [N, hidden]."""
     table = parameters["head"] if "head" in parameters else parameters["embed"]
-    return F.linear(hidden, table).float()
+    return linear(hidden, table).float()
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension; the mean square is taken in float32."""
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
-
-
-def rotary(
-    positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each [T, 1, head_dim / 2]."""
-    angles = positions.float()[:, None, None] * inverse_frequencies
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [T, heads, head_dim]; the pairs are the two halves of a head."""
-    cosine, sine = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
-
-
-class _Layer:
-    def __init__(self, parameters: dict[str, Tensor], layer: int) -> None:
-        self._parameters, self._prefix = parameters, f"layers.{layer}."
-
-    def __call__(self, name: str) -> Tensor:
-        return self._parameters[self._prefix + name]
-
-
-def _project(
-    x: Tensor, w: Callable[[str], Tensor], c: ModelConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Query [T, heads, head_dim], key and value [T, kv_heads, head_dim]."""
-    fused = F.linear(x, w("qkv"), w("qkv_bias") if c.qkv_bias else None)
-    fused = fused.view(x.shape[0], -1, c.head_dim)
-    q, k, v = fused.split((c.heads, c.kv_heads, c.kv_heads), dim=1)
-    if c.qk_norm:
-        q, k = rms_norm(q, w("q_norm"), c.rms_eps), rms_norm(k, w("k_norm"), c.rms_eps)
-    return q, k, v
+def of_layer(parameters: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """The parameters of one layer by their names inside it."""
+    prefix = f"layers.{layer}."
+    return {k.removeprefix(prefix): v for k, v in parameters.items() if k.startswith(prefix)}

@@ -22,6 +22,8 @@ def config_from_gguf(
     unsupported.
     """
     architecture = str(metadata.get("general.architecture"))
+    if architecture == "qwen3moe":
+        raise UsageError(f"{where}: mixtures of experts are read from safetensors only")
     if architecture not in ARCHITECTURES:
         raise UsageError(
             f"{where}: architecture {architecture!r} is not supported; "
@@ -38,7 +40,7 @@ def config_from_gguf(
         return value
 
     if get("expert_count"):
-        raise UsageError(f"{where}: mixtures of experts are not supported yet")
+        raise UsageError(f"{where}: mixtures of experts are read from safetensors only")
     if get("attention.sliding_window"):
         raise UsageError(f"{where}: sliding window attention is active; it is not supported")
     scaling = get("rope.scaling.type", "none")

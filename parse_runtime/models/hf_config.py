@@ -14,6 +14,7 @@ _ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -46,6 +47,7 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
     dtype = str(values.get("dtype") or values.get("torch_dtype") or "float32")
     if dtype not in _DTYPES:
         raise UsageError(f"{where}: dtype {dtype!r} is not supported; one of {', '.join(_DTYPES)}")
+    mixture = architecture == "qwen3_moe"
     return ModelConfig(
         architecture=architecture,
         layers=int(need("num_hidden_layers")),
@@ -61,9 +63,30 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
         rope_divisors=divisors,
         tied_embeddings=bool(values.get("tie_word_embeddings", False)),
         qkv_bias=architecture == "qwen2",
-        qk_norm=architecture == "qwen3",
+        qk_norm=architecture in ("qwen3", "qwen3_moe"),
         dtype=dtype,
+        **(_mixture(values, int(need("num_hidden_layers")), where) if mixture else {}),
     )
+
+
+def _mixture(values: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
+    """The experts of a qwen3_moe; layer i has them where decoder_sparse_step divides i + 1."""
+    try:
+        experts = int(values["num_experts"])
+        chosen = int(values["num_experts_per_tok"])
+        intermediate = int(values["moe_intermediate_size"])
+    except KeyError as error:
+        raise UsageError(f"{where}: {error} is missing") from error
+    step = int(values.get("decoder_sparse_step") or 1)
+    plain = {int(layer) for layer in values.get("mlp_only_layers") or ()}
+    plain |= {layer for layer in range(layers) if (layer + 1) % step}
+    return {
+        "experts": experts,
+        "experts_per_token": chosen,
+        "expert_intermediate": intermediate,
+        "normalize_experts": bool(values.get("norm_topk_prob", False)),
+        "dense_layers": tuple(sorted(plain)),
+    }
 
 
 def _architecture(values: Mapping[str, Any], where: str) -> str:
@@ -87,8 +110,8 @@ def _refuse_unsupported(values: Mapping[str, Any], architecture: str, where: str
     if activation != "silu":
         raise UsageError(f"{where}: hidden_act {activation!r} is not supported; only 'silu' is")
     for name in ("num_experts", "num_local_experts", "n_routed_experts"):
-        if values.get(name):
-            raise UsageError(f"{where}: {name} is set; mixtures of experts are not supported yet")
+        if values.get(name) and architecture != "qwen3_moe":
+            raise UsageError(f"{where}: {name} is set; of mixtures only qwen3_moe is supported")
     sliding = "sliding_attention" in (values.get("layer_types") or [])
     if values.get("use_sliding_window") or sliding:
         raise UsageError(f"{where}: sliding window attention is active; it is not supported")

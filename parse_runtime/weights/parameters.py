@@ -17,6 +17,8 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
     pieces: list[Piece]
+    dtype: str = ""
+    """Where not the model's."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Names:
     gate: str
     up: str
     down: str
+    router: str
+    expert: tuple[str, str, str]
+    """Gate, up and down of an expert; `{}` stands for the expert."""
     input_norm: str
     post_norm: str
     q_norm: str
@@ -46,17 +51,21 @@ SAFETENSORS = Names(
     embed="model.embed_tokens", norm="model.norm", head="lm_head", layer="model.layers.{}.",
     q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.o_proj",
     gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj",
+    router="mlp.gate", expert=(
+        "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj",
+    ),
     input_norm="input_layernorm", post_norm="post_attention_layernorm",
     q_norm="self_attn.q_norm", k_norm="self_attn.k_norm", interleaved=False,
 )  # fmt: skip
 
 
 def gguf_names(architecture: str) -> Names:
-    """llama.cpp's converter permutes q and k of Llama, not those of Qwen."""
+    """llama.cpp's converter permutes q and k of Llama, not those of Qwen; without experts."""
     return Names(
         embed="token_embd", norm="output_norm", head="output", layer="blk.{}.",
         q="attn_q", k="attn_k", v="attn_v", o="attn_output",
         gate="ffn_gate", up="ffn_up", down="ffn_down",
+        router="", expert=("", "", ""),
         input_norm="attn_norm", post_norm="ffn_norm",
         q_norm="attn_q_norm", k_norm="attn_k_norm", interleaved=architecture == "llama",
     )  # fmt: skip
@@ -91,6 +100,9 @@ def parameters(
     return result
 
 
+Find = Callable[[str, tuple[int, ...]], StoredTensor]
+
+
 def _one(name: str, stored: StoredTensor) -> Parameter:
     return Parameter(name, stored.shape, whole(stored))
 
@@ -99,7 +111,7 @@ def _layer(
     c: ModelConfig,
     names: Names,
     layer: int,
-    find: Callable[[str, tuple[int, ...]], StoredTensor],
+    find: Find,
 ) -> list[Parameter]:
     def parameter(kind: str, shape: tuple[int, ...], pieces: list[Piece]) -> Parameter:
         return Parameter(f"layers.{layer}.{kind}", shape, pieces)
@@ -117,8 +129,6 @@ def _layer(
         if c.qkv_bias:
             biases.append(Piece(find(f"{name}.bias", (rows,)), 1, rows, column=row))
         row += rows
-    gate = find(f"{names.gate}.weight", (c.intermediate, c.hidden))
-    up = find(f"{names.up}.weight", (c.intermediate, c.hidden))
     result = [
         vector("input_norm", names.input_norm, c.hidden),
         parameter("qkv", (c.qkv_rows, c.hidden), weights),
@@ -128,23 +138,47 @@ def _layer(
             whole(find(f"{names.o}.weight", (c.hidden, c.heads * c.head_dim))),
         ),
         vector("post_norm", names.post_norm, c.hidden),
-        parameter(
-            "gate_up",
-            (2 * c.intermediate, c.hidden),
-            [*whole(gate), Piece(up, c.intermediate, c.hidden, row=c.intermediate)],
-        ),
-        parameter(
-            "down",
-            (c.hidden, c.intermediate),
-            whole(find(f"{names.down}.weight", (c.hidden, c.intermediate))),
-        ),
     ]
+    block = _experts if c.is_mixture(layer) else _mlp
+    result += [parameter(*found) for found in block(c, names, find)]
     if c.qkv_bias:
         result.append(parameter("qkv_bias", (c.qkv_rows,), biases))
     if c.qk_norm:
         result.append(vector("q_norm", names.q_norm, c.head_dim))
         result.append(vector("k_norm", names.k_norm, c.head_dim))
     return result
+
+
+Pieces = tuple[str, tuple[int, ...], list[Piece]]
+
+
+def _mlp(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+    gate = find(f"{names.gate}.weight", (c.intermediate, c.hidden))
+    up = find(f"{names.up}.weight", (c.intermediate, c.hidden))
+    down = find(f"{names.down}.weight", (c.hidden, c.intermediate))
+    fused = [*whole(gate), Piece(up, c.intermediate, c.hidden, row=c.intermediate)]
+    return [
+        ("gate_up", (2 * c.intermediate, c.hidden), fused),
+        ("down", down.shape, whole(down)),
+    ]
+
+
+def _experts(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+    """The router, and every expert's matrices one behind the other."""
+    size, router = c.expert_intermediate, find(f"{names.router}.weight", (c.experts, c.hidden))
+    gate_up, down = [], []
+    for expert in range(c.experts):
+        gate, up, out = (f"{name.format(expert)}.weight" for name in names.expert)
+        for name in (gate, up):
+            row = len(gate_up) * size
+            gate_up.append(Piece(find(name, (size, c.hidden)), size, c.hidden, row=row))
+        row = expert * c.hidden
+        down.append(Piece(find(out, (c.hidden, size)), c.hidden, size, row=row))
+    return [
+        ("router", router.shape, whole(router)),
+        ("experts_gate_up", (c.experts, 2 * size, c.hidden), gate_up),
+        ("experts_down", (c.experts, c.hidden, size), down),
+    ]
 
 
 def _head_pieces(

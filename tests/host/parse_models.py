@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from parse_runtime.backend import GraphModel
+from parse_runtime.backend import GraphDecoder
 from parse_runtime.capture import Settings, build
 from parse_runtime.eager import EagerSession
+from parse_runtime.roles import Sampling
+from parse_runtime.target import GraphTarget, open_models
 from parse_runtime.weights.source import Model, open_model
 
 TEMPLATE = (
@@ -20,6 +25,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 VOCAB = 272
+GREEDY = Sampling()
 
 
 def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
@@ -30,6 +36,7 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
     }
     config_class, model_class = classes[kind]
     values: dict[str, object] = {
@@ -58,15 +65,23 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
 
 
 def eager(
-    settings: Settings, words: tuple[int, int] = (0, 0)
-) -> tuple[EagerSession, GraphModel, GraphModel, Model]:
-    """Session, target and draft of a model (its own draft)."""
+    settings: Settings, words: tuple[int, int] = (0, 0), device: str = "cpu"
+) -> tuple[EagerSession, GraphTarget, GraphDecoder, Model]:
+    """Session, target and draft; without a draft model the target's is its own."""
     model = open_model(settings.model)
-    session = EagerSession()
-    for passes in build(session.register, settings, model, model, words):
+    draft = open_model(settings.draft) if settings.draft else model
+    session = EagerSession(asdict(settings), device)
+    for passes in build(session.register, settings, model, draft, words):
         session.add(passes)
-    target, draft = (GraphModel(session, n, settings.max_len, "t") for n in ("target", "draft"))
-    return session, target, draft, model
+    return session, *open_models(session, "t", "t"), model
+
+
+def logits(model: GraphDecoder, tokens: Sequence[int], start: int = 0, slot: int = 0) -> Any:
+    """Float32 [vocab] after a prefill that fits one pass, or that ends in the shortest one."""
+    model.prefill(slot, tokens, start, GREEDY)
+    rest = len(tokens) % model._prefill[-1] or model._prefill[-1]
+    length = next(n for n in model._prefill if n >= rest)
+    return model._session.graph(f"{model._name}.prefill", len=length).read("logits")[0]
 
 
 def require_smollm2() -> None:

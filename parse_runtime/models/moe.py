@@ -1,0 +1,25 @@
+"""The mixture-of-experts block of Qwen3-MoE: which layers have one, and what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from parse_runtime.kernels.experts import experts
+
+if TYPE_CHECKING:
+    from parse_runtime.models.config import ModelConfig
+
+
+def mixture(weights: Mapping[str, Tensor], config: ModelConfig, x: Tensor) -> Tensor:
+    """The chosen experts' weighted sum [T, hidden] of rows x [T, hidden]."""
+    return experts(
+        x,
+        weights["router"],
+        weights["experts_gate_up"],
+        weights["experts_down"],
+        config.experts_per_token,
+        config.normalize_experts,
+    )

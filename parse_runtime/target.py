@@ -1,0 +1,163 @@
+"""The target model over a session: verification, and advancing by drafted tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from foundryrt.errors import UsageError
+from parse_runtime.backend import GraphDecoder, Session
+from parse_runtime.judge import SELECTIONS, selection
+from parse_runtime.layout import verification
+from parse_runtime.proposer import DraftProposer
+from parse_runtime.roles import Sampling, Verdict
+
+
+class GraphTarget(GraphDecoder):
+    """A `roles.Target`. Where the bundle has extend passes, `advance` uses them.
+
+    Their drafts come from an EAGLE-3 head inside the graphs, or from `proposer`.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        max_len: int,
+        slots: int,
+        tokenizer: str,
+        proposer: DraftProposer | None = None,
+    ) -> None:
+        super().__init__(session, name, max_len, slots, tokenizer)
+        self._proposer = proposer
+        keys = [key for graph, key in session.graphs if graph == f"{name}.verify"]
+        self._verify = sorted((int(key["len"]), int(key["cuts"])) for key in keys)
+        self._extend = self._sizes("extend", "batch")
+        self._rows = next(iter(self._sizes("extend", "len")), 0)
+
+    def _before_piece(self, inputs: str, tokens: Sequence[int], end: int) -> None:
+        if self._extend and self._proposer is None:
+            following = tokens[end] if end < len(tokens) else -1
+            self._write(f"{inputs}.next", np.asarray([following], np.int64))
+
+    def advance(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[list[int]]:
+        """The drafted tokens that decoding would have given, and the one after them."""
+        if not self._extend:
+            return [[token] for token in self.decode(slots, tokens, positions, samplings)]
+        self._check(max(positions) + 1, slots)
+        for slot, token, position in zip(slots, tokens, positions, strict=True):
+            self.held[slot, position] = token
+        if self._proposer:
+            drafts = self._proposer.propose(self.held, slots, positions, samplings)
+            self._session.write(f"{self._name}.tree", drafts)
+        result: list[list[int]] = []
+        largest = self._extend[-1]
+        for begin in range(0, len(slots), largest):
+            part = slice(begin, begin + largest)
+            result += self._extend_batch(
+                slots[part], tokens[part], positions[part], samplings[part]
+            )
+        for slot, position, found in zip(slots, positions, result, strict=True):
+            end = min(position + len(found), self.max_len)
+            self.held[slot, position + 1 : end] = found[: end - position - 1]
+        return result
+
+    def _extend_batch(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[list[int]]:
+        count = len(slots)
+        batch = next(bucket for bucket in self._extend if bucket >= count)
+        roots = np.zeros((2, batch), np.int64)
+        roots[1] = self.max_len
+        roots[:, :count] = tokens, positions
+        self._write(f"extend.{batch}.roots", roots)
+        self._write_slots(f"extend.{batch}", slots, samplings, batch)
+        graph = self._launch("extend", batch=batch, len=self._rows)
+        accepted, after = graph.read("accepted"), graph.read("token")
+        return [after[i, : accepted[i] + 1].tolist() for i in range(count)]
+
+    def verify(
+        self,
+        slot: int,
+        trunk: Sequence[int],
+        start: int,
+        suffix: Sequence[int],
+        cuts: Sequence[int],
+        threshold: float,
+        rule: str,
+    ) -> Verdict:
+        """One pass where a captured one is large enough; otherwise the trunk is brought in
+        before, and the cuts are spread over several passes.
+        """
+        choose = selection(rule)
+        self._check(start + len(trunk), [slot])
+        longest, most = self._verify[-1]
+        if len(suffix) > longest:
+            raise UsageError(
+                f"the judge's question has {len(suffix)} tokens, the largest verify pass "
+                f"{longest} rows: capture with a larger --verify"
+            )
+        rows = len(trunk) + len(suffix) * len(cuts)
+        fitting = next((v for v in self._verify if v[0] >= rows and v[1] >= len(cuts)), None)
+        if fitting:
+            return self._one_pass(fitting, slot, trunk, start, suffix, cuts, threshold, rule)
+        if trunk:
+            self.prefill(slot, trunk, start, Sampling())
+        share = min(most, longest // len(suffix))
+        verdicts: list[float] = []
+        for begin in range(0, len(cuts), share):
+            some = cuts[begin : begin + share]
+            arguments: Any = ([], start + len(trunk), suffix, some, threshold, rule)
+            verdicts += self._one_pass(self._verify[-1], slot, *arguments).verdicts
+        # As the graphs compare.
+        return Verdict(choose(cuts, verdicts, float(np.float32(threshold))), verdicts)
+
+    def _one_pass(
+        self,
+        size: tuple[int, int],
+        slot: int,
+        trunk: Sequence[int],
+        start: int,
+        suffix: Sequence[int],
+        cuts: Sequence[int],
+        threshold: float,
+        rule: str,
+    ) -> Verdict:
+        length, most = size
+        inputs = f"verify.{length}x{most}"
+        plan, ends = verification(trunk, start, suffix, cuts, length, self.max_len)
+        wanted = np.zeros(most, np.int64)
+        wanted[: len(ends)] = ends
+        self.held[slot, start : start + len(trunk)] = trunk
+        self._write("slot", np.asarray([slot], np.int64))
+        self._write(f"{inputs}.plan", plan)
+        self._write(f"{inputs}.wanted", wanted)
+        self._write(f"{inputs}.threshold", np.asarray([threshold], np.float32))
+        number = list(SELECTIONS).index(rule)
+        self._write(f"{inputs}.rule", np.asarray([len(cuts), number], np.int64))
+        graph = self._launch("verify", len=length, cuts=most)
+        kept = int(graph.read("kept")[0])
+        verdicts = [float(verdict) for verdict in graph.read("verdicts")[: len(cuts)]]
+        return Verdict(cuts[kept - 1] if kept else 0, verdicts)
+
+
+def open_models(session: Any, tokenizer: str, draft: str) -> tuple[GraphTarget, GraphDecoder]:
+    """Target and draft model of a bundle; `tokenizer` and `draft` are their fingerprints."""
+    settings = session.settings
+    size = (settings["max_len"], settings["slots"])
+    drafter = GraphDecoder(session, "draft", *size, draft)
+    speculates = settings["speculate"] == "draft"
+    proposer = DraftProposer(drafter, settings["eagle_depth"]) if speculates else None
+    return GraphTarget(session, "target", *size, tokenizer, proposer), drafter

@@ -1,0 +1,108 @@
+"""A published EAGLE-3 head: its folder, names and parameters (safetensors; docs/parse.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from foundryc.weights import Piece, StoredTensor, TensorFile, whole
+from foundryrt.errors import UsageError
+from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.hf_config import config_from_hf, read_json
+from parse_runtime.weights.parameters import Parameter
+from parse_runtime.weights.source import weight_files
+
+ARCHITECTURE = "LlamaForCausalLMEagle3"
+_PREFIXES = ("model.", "layers.0.", "midlayer.")
+
+
+def open_head(folder: str, target: ModelConfig) -> tuple[ModelConfig, list[Parameter]]:
+    """Configuration and recipes of the head in `folder`, which must fit the target.
+
+    The configuration's `vocab` is that of the drafts. UsageError says what does not fit.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise UsageError(f"eagle {folder}: no such folder")
+    where = str(path / "config.json")
+    values = read_json(path / "config.json")
+    if ARCHITECTURE not in (values.get("architectures") or []):
+        raise UsageError(f"{where}: {ARCHITECTURE} is expected in 'architectures'")
+    drafts = int(values.get("draft_vocab_size") or values.get("vocab_size") or 0)
+    changes = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1}
+    config = replace(config_from_hf({**values, **changes}, where), vocab=drafts)
+    if config.hidden != target.hidden:
+        raise UsageError(
+            f"{where}: hidden_size {config.hidden} is not the target's {target.hidden}"
+        )
+    if not list(path.glob("*.safetensors")) and list(path.glob("*.bin")):
+        raise UsageError(
+            f"{path}: *.bin files are pickles, which can run code when read; convert them to "
+            "safetensors"
+        )
+    stored = {
+        _plain(name): tensor
+        for file in weight_files(path)
+        for name, tensor in TensorFile(file).tensors.items()
+    }
+    return config, _parameters(config, target, stored, str(path))
+
+
+def _plain(name: str) -> str:
+    """The name without what exporters put before it."""
+    while any(name.startswith(prefix) for prefix in _PREFIXES):
+        name = name.split(".", 2)[2] if name.startswith("layers.0.") else name.split(".", 1)[1]
+    return name
+
+
+def _parameters(
+    c: ModelConfig, target: ModelConfig, stored: Mapping[str, StoredTensor], where: str
+) -> list[Parameter]:
+    def find(name: str, *shape: int) -> StoredTensor:
+        if name not in stored:
+            raise UsageError(f"{where}: the head has no tensor {name!r}")
+        if stored[name].shape != shape:
+            raise UsageError(
+                f"{where}: tensor {name!r} is {list(stored[name].shape)}, "
+                f"its configuration asks for {list(shape)}"
+            )
+        return stored[name]
+
+    def one(name: str, source: str, *shape: int, dtype: str = "") -> Parameter:
+        return Parameter(name, shape, whole(find(source, *shape)), dtype)
+
+    h, wide = c.hidden, 2 * c.hidden
+    qkv, row = [], 0
+    for name, heads in (("q", c.heads), ("k", c.kv_heads), ("v", c.kv_heads)):
+        rows = heads * c.head_dim
+        qkv.append(Piece(find(f"self_attn.{name}_proj.weight", rows, wide), rows, wide, row=row))
+        row += rows
+    gate = find("mlp.gate_proj.weight", c.intermediate, h)
+    up = find("mlp.up_proj.weight", c.intermediate, h)
+    result = [
+        one("fc", "fc.weight", h, 3 * target.hidden),
+        one("input_norm", "input_layernorm.weight", h),
+        one("hidden_norm", "hidden_norm.weight", h),
+        Parameter("qkv", (c.qkv_rows, wide), qkv),
+        one("o", "self_attn.o_proj.weight", h, c.heads * c.head_dim),
+        one("post_norm", "post_attention_layernorm.weight", h),
+        Parameter(
+            "gate_up",
+            (2 * c.intermediate, h),
+            [*whole(gate), Piece(up, c.intermediate, h, row=c.intermediate)],
+        ),
+        one("down", "mlp.down_proj.weight", h, c.intermediate),
+        one("norm", "norm.weight", h),
+        one("head", "lm_head.weight", c.vocab, h),
+    ]
+    if "embed_tokens.weight" in stored:
+        result.append(one("embed", "embed_tokens.weight", target.vocab, h))
+    if "d2t" in stored:
+        result.append(one("d2t", "d2t", c.vocab, dtype="int64"))
+    elif c.vocab != target.vocab:
+        raise UsageError(
+            f"{where}: d2t is missing, and the draft vocabulary of {c.vocab} is not the target's "
+            f"{target.vocab}"
+        )
+    return result
