@@ -31,13 +31,3 @@ def wait():
     """Return when all earlier kernels have finished."""
     if _COMPILED:
         gdc_wait()
-
-
-@triton.jit
-def prefetch(pointers):
-    """Ask for the 128-byte lines at these addresses in the second-level cache."""
-    if _COMPILED:
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers.to(tl.int64)],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip

@@ -1,9 +1,8 @@
 """Products of few rows with a weight matrix, bound by the memory that the weights come from.
 
-A program owns some columns of the result and a span of K. Rows are a tile of 16 for the tensor
-cores whatever their number, and the tiles, spans and order of sums depend on the matrix alone: so
-a row's bits do not depend on the other rows. The first weights are asked for before the kernel
-waits for its predecessor, so that the memory does not idle between kernels.
+A program owns some columns of the result and a span of K. Tiles, spans and the order of sums
+depend on the matrix alone, and the tensor cores sum a row of a tile in one way whichever row it
+is: so a row's bits do not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -15,21 +14,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, prefetch, release, wait
-
-ROWS = 16
+from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Columns and K of a tile, spans of K, warps, pipeline stages, tiles prefetched."""
+    """Columns and K of a tile, spans of K, pipeline stages."""
 
     columns: int
     depth: int
     spans: int
-    warps: int
     stages: int
-    ahead: int
 
 
 def choose(weight: Tensor, spans: int | None = None) -> Tiles:
@@ -40,12 +35,17 @@ def choose(weight: Tensor, spans: int | None = None) -> Tiles:
     if spans is None:
         wanted = PROGRAMS // triton.cdiv(n, columns)
         spans = max(1, min(wanted, MOST_SPANS, k // (4 * depth)))
-    return Tiles(columns, depth, spans, 4, 4, 4)
+    return Tiles(columns, depth, spans, 4)
 
 
-PROGRAMS = 400
-"""About three for each of a Hopper GPU's 132 multiprocessors."""
+PROGRAMS = 560
+"""About four for each of a Hopper GPU's 132 multiprocessors."""
 MOST_SPANS = 8
+
+
+def tile_rows(count: int) -> int:
+    """Rows of a tile; either gives the same bits."""
+    return 16 if count <= 16 else 32
 
 
 def stream(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -75,11 +75,11 @@ def _launch(
         x = x.contiguous()
     dtype = torch.float32 if tiles.spans > 1 else single
     parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
-    _stream[triton.cdiv(count, ROWS), triton.cdiv(n, tiles.columns), tiles.spans](
+    rows = tile_rows(count)
+    _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, weight, bias, parts, count, n, k, x.stride(0), weight.stride(0),
-        TILE_ROWS=ROWS, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        AHEAD=tiles.ahead, STAGES=tiles.stages,
-        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+        ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
+        STAGES=tiles.stages, num_warps=4, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return parts
 
@@ -88,22 +88,21 @@ def _launch(
 @triton.jit(do_not_specialize=["count"])
 def _stream(
     x, weight, bias, out, count, n, k, x_stride, w_stride,
-    TILE_ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    AHEAD: tl.constexpr, STAGES: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     release()
-    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    wait()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     span, tiles = tl.program_id(2), tl.cdiv(k, DEPTH)
     share = tl.cdiv(tiles, tl.num_programs(2))
     first, last = span * share, tl.minimum(span * share + share, tiles)
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
-    ask(w_row, first, last, k, DEPTH, AHEAD)
-    wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
-    total = tl.zeros((TILE_ROWS, COLUMNS), tl.float32)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for tile in tl.range(first, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
@@ -112,15 +111,6 @@ def _stream(
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
     out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
     tl.store(out, total, (row < count)[:, None] & (column < n)[None, :])
-
-
-@triton.jit
-def ask(w_row, first, last, k, DEPTH: tl.constexpr, AHEAD: tl.constexpr):
-    """Prefetch the first AHEAD tiles of a program; 64 bfloat16 are a line."""
-    line = tl.arange(0, (DEPTH + 63) // 64) * 64
-    for tile in tl.static_range(AHEAD):
-        at = tl.minimum(first + tile, last - 1) * DEPTH + line
-        prefetch(w_row + tl.minimum(at, k - 1)[None, :])
 
 
 @triton.jit

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 from parse_runtime.kernels.cuda.stream import (
-    ROWS,
     Tiles,
-    ask,
     choose,
     load_rows,
     load_weight,
+    tile_rows,
 )
 
 
@@ -33,17 +32,18 @@ def stream_swiglu(x: Tensor, gate_up: Tensor, tiles: Tiles | None = None) -> Ten
     """`parse_runtime.kernels.swiglu.linear_swiglu` for few rows."""
     count, n, k = x.shape[0], gate_up.shape[0] // 2, gate_up.shape[1]
     if tiles is None:
-        # Two matrices are read at once: half the columns fill the same stages.
+        # Two matrices are read at once: half the columns, but twice the depth where there is room.
         tiles = choose(gate_up, spans=1)
-        tiles = replace(tiles, columns=max(16, tiles.columns // 2))
+        depth = tiles.depth * (2 if x.dtype == torch.bfloat16 and count <= 16 else 1)
+        tiles = replace(tiles, columns=max(16, tiles.columns // 2), depth=depth)
     if x.stride(1) != 1:
         x = x.contiguous()
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
-    _stream_swiglu[triton.cdiv(count, ROWS), triton.cdiv(n, tiles.columns)](
+    rows = tile_rows(count)
+    _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns)](
         x, gate_up, out, count, n, k, x.stride(0), gate_up.stride(0),
-        TILE_ROWS=ROWS, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        AHEAD=tiles.ahead, STAGES=tiles.stages,
-        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+        ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
+        STAGES=tiles.stages, num_warps=4, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -62,22 +62,20 @@ def _swiglu(gate_up, out, width, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["count"])
 def _stream_swiglu(
     x, weight, out, count, n, k, x_stride, w_stride,
-    TILE_ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    AHEAD: tl.constexpr, STAGES: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     release()
-    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    wait()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     tiles = tl.cdiv(k, DEPTH)
     gate_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
     up_row = gate_row + n.to(tl.int64) * w_stride
-    ask(gate_row, 0, tiles, k, DEPTH, AHEAD)
-    ask(up_row, 0, tiles, k, DEPTH, AHEAD)
-    wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
-    gate = tl.zeros((TILE_ROWS, COLUMNS), tl.float32)
-    up = tl.zeros((TILE_ROWS, COLUMNS), tl.float32)
+    gate = tl.zeros((ROWS, COLUMNS), tl.float32)
+    up = tl.zeros((ROWS, COLUMNS), tl.float32)
     for tile in tl.range(0, tiles, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
