@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from otfs_pipeline.dft import dft_tables
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.tables import tables
 
 if TYPE_CHECKING:
+    import torch
+
     from foundryc.recorder import Recorder
-    from otfs_pipeline.transform import MatrixTransform
 
 __all__ = ["Settings", "record"]
 
@@ -20,17 +21,10 @@ def record(recorder: Recorder, settings: Settings) -> None:
     # Imported late: a capture's options and its key do not need torch.
     import torch
 
-    from otfs_pipeline.receiver import Receiver
-
     device = "cuda" if recorder.target == "cuda" else "cpu"
-    constants = {
-        name: recorder.register(name, torch.from_numpy(value).to(device), role="constant")
-        for name, value in tables(settings).items()
-    }
     samples = torch.zeros(settings.q, dtype=torch.complex64, device=device)
     samples = recorder.register("samples", samples, role="input")
-    transform = _matrix_transform(recorder, settings) if device == "cuda" else torch.fft
-    receiver = Receiver(settings, constants, transform)
+    receiver = _kernels(settings) if device == "cuda" else _torch(recorder, settings)
     with torch.no_grad():
         if device == "cuda":
             with recorder.warm_up():
@@ -40,20 +34,22 @@ def record(recorder: Recorder, settings: Settings) -> None:
                 graph.output(name, tensor)
 
 
-def _matrix_transform(recorder: Recorder, settings: Settings) -> MatrixTransform:
-    """cuFFT's kernels read a pointer that only the process that planned them knows."""
+def _kernels(settings: Settings) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    from otfs_pipeline.kernels.geometry import Geometry
+    from otfs_pipeline.kernels.receiver import KernelReceiver
+
+    return KernelReceiver(Geometry.of(settings))
+
+
+def _torch(
+    recorder: Recorder, settings: Settings
+) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     import torch
 
-    from otfs_pipeline.transform import MatrixTransform, lengths
+    from otfs_pipeline.receiver import Receiver
 
-    return MatrixTransform(
-        {
-            length: {
-                name: recorder.register(
-                    f"dft.{length}.{name}", torch.from_numpy(value), role="constant"
-                )
-                for name, value in dft_tables(length).items()
-            }
-            for length in lengths(settings)
-        }
-    )
+    constants = {
+        name: recorder.register(name, torch.from_numpy(value), role="constant")
+        for name, value in tables(settings).items()
+    }
+    return Receiver(settings, constants)

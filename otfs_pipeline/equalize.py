@@ -14,31 +14,47 @@ from otfs_pipeline.zak import inverse_zak, zak
 
 @dataclass(frozen=True)
 class Solution:
-    """Estimate, and the steps α_i, β_i that led there; [K] each."""
+    """Estimate, and the steps α_i, β_i that led there; [K] each, or [K, N, 1] one a period."""
 
     x: np.ndarray
     alpha: np.ndarray
     beta: np.ndarray
 
 
+def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(np.vdot(a, b).real)
+
+
+def _rows_inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("nm,nm->n", a.conj(), b).real[:, None])
+
+
 def solve(
-    normal: Callable[[np.ndarray], np.ndarray], right: np.ndarray, iterations: int
+    normal: Callable[[np.ndarray], np.ndarray],
+    right: np.ndarray,
+    iterations: int,
+    inner: Callable[[np.ndarray, np.ndarray], np.ndarray] = _inner,
 ) -> Solution:
-    """`iterations` steps of conjugate gradients on normal(x) = right ≠ 0, from zero."""
+    """`iterations` steps of conjugate gradients on normal(x) = right ≠ 0, from zero.
+
+    `inner` is the inner product: of all, or of each of several systems that are solved at once.
+    """
     x = np.zeros_like(right)
     residual = direction = right
-    energy = np.vdot(residual, residual).real
-    alphas, betas = np.empty(iterations), np.empty(iterations)
-    for i in range(iterations):
+    energy = inner(residual, residual)
+    alphas, betas = [], []
+    for _ in range(iterations):
         q = normal(direction)
-        alphas[i] = energy / np.vdot(direction, q).real
-        x = x + alphas[i] * direction
-        residual = residual - alphas[i] * q
-        next_energy = np.vdot(residual, residual).real
-        betas[i] = next_energy / energy
-        direction = residual + betas[i] * direction
+        alpha = energy / inner(direction, q)
+        x = x + alpha * direction
+        residual = residual - alpha * q
+        next_energy = inner(residual, residual)
+        beta = next_energy / energy
+        direction = residual + beta * direction
         energy = next_energy
-    return Solution(x, alphas, betas)
+        alphas.append(alpha)
+        betas.append(beta)
+    return Solution(x, np.array(alphas), np.array(betas))
 
 
 def delay_doppler_cg(
@@ -62,11 +78,14 @@ def frequency_cg(
     noise_variance: float,
     iterations: int,
     mask: np.ndarray | float = 1.0,
+    periods: tuple[int, int] | None = None,
 ) -> Solution:
     """The same system on time samples [Q], with H banded in frequency.
 
     A guard strip spans all Dopplers, so its projection is diagonal in time too: `mask` [Q]. Zak
-    and DFT are unitary, so the iterates are those of `delay_doppler_cg`.
+    and DFT are unitary, so the iterates are those of `delay_doppler_cg`. With `periods` = (N, the
+    first sample of one) every Doppler period takes steps of its own: a strip longer than the
+    channel makes the system block diagonal, and N small Krylov spaces hold more than their sum.
     """
 
     def normal(p: np.ndarray) -> np.ndarray:
@@ -74,7 +93,18 @@ def frequency_cg(
         return mask * np.fft.ifft(banded.apply_adjoint(through, channel)) + noise_variance * p
 
     right = mask * np.fft.ifft(banded.apply_adjoint(np.fft.fft(samples), channel))
-    return solve(normal, right, iterations)
+    if periods is None:
+        return solve(normal, right, iterations)
+    count, first = periods
+
+    def rows(p: np.ndarray) -> np.ndarray:
+        return np.roll(p, -first).reshape(count, -1)
+
+    def flat(p: np.ndarray) -> np.ndarray:
+        return np.roll(p.reshape(-1), first)
+
+    found = solve(lambda p: rows(normal(flat(p))), rows(right), iterations, _rows_inner)
+    return Solution(flat(found.x), found.alpha, found.beta)
 
 
 def eigenvalues(taps: Taps, bins: tuple[int, int]) -> np.ndarray:
@@ -87,6 +117,15 @@ def eigenvalues(taps: Taps, bins: tuple[int, int]) -> np.ndarray:
     plane = np.zeros((times, frequencies), dtype=np.complex128)
     np.add.at(plane, (taps.doppler % times, taps.delay % frequencies), taps.value)
     return np.abs(np.fft.fft2(plane)) ** 2
+
+
+def period_eigenvalues(taps: Taps, q: int, times: np.ndarray, frequencies: int) -> np.ndarray:
+    """|H(t,f)|² [times, frequencies] at given samples t of a frame of q."""
+    plane = np.zeros((times.size, frequencies), dtype=np.complex128)
+    turn = taps.doppler * (times[:, None] - taps.delay) % q
+    value = taps.value * np.exp(2j * np.pi * turn / q)
+    np.add.at(plane.T, taps.delay % frequencies, value.T)
+    return np.abs(np.fft.fft(plane, axis=1)) ** 2
 
 
 def bias(solution: Solution, eigenvalue: np.ndarray, noise_variance: float) -> tuple[float, float]:

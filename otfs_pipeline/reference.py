@@ -31,18 +31,31 @@ def eigenvalue_bins(settings: Settings) -> tuple[int, int]:
     return 2 << (dopplers - 1).bit_length(), 2 << (settings.window_delays - 1).bit_length()
 
 
-def receive(samples: np.ndarray, settings: Settings, channel: Estimate | None = None) -> Received:
-    """One frame of time samples [MN]; `channel` replaces the estimate from the pilot."""
+def receive(
+    samples: np.ndarray,
+    settings: Settings,
+    channel: Estimate | None = None,
+    periods: bool = False,
+) -> Received:
+    """One frame of time samples [MN]; `channel` replaces the estimate from the pilot.
+
+    With `periods` each Doppler period takes steps of its own, as on the GPU, else the frame does.
+    """
     grid = zak(samples, settings.m, settings.n)
     known = channel or estimate(grid, settings)
     sigma2 = known.noise_variance
     h = banded.bands(_nonzero(known.taps), settings.q)
     pilot = inverse_zak(frame.pilot_grid(settings))
     mask = time_mask(settings)
-    solution = equalize.frequency_cg(
-        samples - banded.apply_samples(pilot, h), h, sigma2, settings.iterations, mask
-    )
-    eigenvalue = equalize.eigenvalues(known.taps, eigenvalue_bins(settings))
+    kp, bins = settings.pilot[0], eigenvalue_bins(settings)
+    right = samples - banded.apply_samples(pilot, h)
+    blocks = (settings.n, kp) if periods else None
+    solution = equalize.frequency_cg(right, h, sigma2, settings.iterations, mask, blocks)
+    if periods:
+        middle = kp + settings.m // 2 + settings.m * np.arange(settings.n)
+        eigenvalue = equalize.period_eigenvalues(known.taps, settings.q, middle, bins[1])
+    else:
+        eigenvalue = equalize.eigenvalues(known.taps, bins)
     mu, variance = equalize.bias(solution, eigenvalue, sigma2)
     symbols = frame.extract(zak(solution.x, settings.m, settings.n), settings) / mu
     llr = qam.max_log_llr(symbols, variance, settings.modulation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -100,3 +102,26 @@ def test_the_effective_noise_variance_is_that_of_the_symbols() -> None:
     assert np.mean(np.abs(got.symbols - sent) ** 2) == pytest.approx(got.variance, rel=0.15)
     gain = np.vdot(sent, got.symbols).real / np.vdot(sent, sent).real
     assert gain == pytest.approx(1, abs=0.02)
+
+
+def test_periods_solved_alone_are_the_frame_solved_at_once() -> None:
+    link = Settings(grid="256x32", iterations=200)
+    _, samples, _ = through(link, 5, 1e-2)
+    frame_wide = reference.receive(samples, link)
+    periods = reference.receive(samples, link, periods=True)
+    np.testing.assert_allclose(periods.symbols * periods.mu, frame_wide.symbols * frame_wide.mu,
+                               atol=1e-9)  # fmt: skip
+    assert periods.mu == pytest.approx(frame_wide.mu, rel=1e-2)
+
+
+def test_periods_come_closer_in_as_many_steps() -> None:
+    link = Settings(grid="256x32", iterations=10)
+    _, samples, _ = through(link, 5, 1e-3)
+    exact = reference.receive(samples, replace(link, iterations=300))
+    frame_wide = reference.receive(samples, link)
+    periods = reference.receive(samples, link, periods=True)
+
+    def error(got: reference.Received) -> float:
+        return float(np.linalg.norm(got.symbols * got.mu - exact.symbols * exact.mu))
+
+    assert error(periods) < error(frame_wide)

@@ -1,0 +1,1 @@
+"""The receiver's CUDA kernels, and what compiles and launches them."""

@@ -1,0 +1,33 @@
+"""The receiver of a frame on the GPU: four kernels, no decision of the host."""
+
+from __future__ import annotations
+
+import torch
+
+from otfs_pipeline.kernels import program
+from otfs_pipeline.kernels.geometry import Geometry
+
+# What `receiver.Receiver` gives too; the other buffers are scratch.
+RESULTS = ("symbols", "llr", "bits", "noise_variance", "mu", "variance", "taps")
+
+
+class KernelReceiver:
+    """As `receiver.Receiver`, on the current CUDA device and stream."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Compiles the kernels; FoundryError where the device has no clusters (before sm_90)."""
+        self._buffers = program.buffers(geometry)
+        major, minor = torch.cuda.get_device_capability()
+        self._functions = program.load(geometry, f"sm_{major}{minor}")
+
+    def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Samples [MN] complex64 of one frame to its results."""
+        tensors = {
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device=samples.device)
+            for name, (shape, dtype) in self._buffers.items()
+        }
+        stream = torch.cuda.current_stream().cuda_stream
+        for name, (_, parameters) in program.KERNELS.items():
+            known = {"samples": samples, **tensors}
+            self._functions[name].launch(stream, tuple(known[p].data_ptr() for p in parameters))
+        return {name: tensors[name] for name in RESULTS}

@@ -1,0 +1,145 @@
+// Runs the kernels on a CPU: a thread is a fiber, which gives way only where CUDA's threads wait.
+#pragma once
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __shared__ static
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __cluster_dims__(...)
+
+struct Index {
+    unsigned x;
+};
+
+struct Barrier {
+    int members, arrived = 0, generation = 0;
+};
+
+struct Block {
+    Index index;
+    Barrier all;
+    std::vector<Barrier> warps;
+    std::vector<float> exchange;
+    std::vector<unsigned char> memory;
+};
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack;
+    Index index;
+    Block* block;
+    bool done = false;
+};
+
+static ucontext_t scheduler;
+static Fiber* current;
+static Barrier* cluster;
+static std::vector<Block>* blocks;
+static std::function<void()> body;
+
+#define threadIdx (current->index)
+#define blockIdx (current->block->index)
+
+static void wait(Barrier& b) {
+    int generation = b.generation;
+    if (++b.arrived == b.members) b.arrived = 0, b.generation++;
+    while (b.generation == generation) swapcontext(&current->context, &scheduler);
+}
+
+static Barrier& warp() { return current->block->warps[threadIdx.x / 32]; }
+static void __syncthreads() { wait(current->block->all); }
+static void __syncwarp() { wait(warp()); }
+static void cluster_barrier() { wait(*cluster); }
+
+template <class T>
+T exchange(T value, int source) {
+    float* slots = &current->block->exchange[threadIdx.x / 32 * 32];
+    std::memcpy(&slots[threadIdx.x % 32], &value, 4);
+    wait(warp());
+    T got = value;
+    if (source >= 0) std::memcpy(&got, &slots[source], 4);
+    wait(warp());
+    return got;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+    return exchange(value, int(threadIdx.x % 32) ^ mask);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, int offset) {
+    return exchange(value, int(threadIdx.x % 32) - offset);
+}
+
+static int atomicAdd(int* to, int value) { return *to += value, *to - value; }
+static unsigned atomicOr(unsigned* to, unsigned value) { return *to |= value; }
+static int __ffs(unsigned value) { return __builtin_ffs(int(value)); }
+static unsigned __float_as_uint(float value) { unsigned u; return std::memcpy(&u, &value, 4), u; }
+static float __uint_as_float(unsigned value) { float f; return std::memcpy(&f, &value, 4), f; }
+static float __int_as_float(int value) { return __uint_as_float(unsigned(value)); }
+static float rsqrtf(float x) { return 1 / std::sqrt(x); }
+static void sincospif(float x, float* sine, float* cosine) {
+    *sine = float(std::sin(M_PI * double(x))), *cosine = float(std::cos(M_PI * double(x)));
+}
+static int min(int a, int b) { return a < b ? a : b; }
+
+static unsigned char* dynamic_shared() { return current->block->memory.data(); }
+
+template <class T>
+void push(T* address, int rank, T value) {
+    auto offset = reinterpret_cast<unsigned char*>(address) - dynamic_shared();
+    std::memcpy((*blocks)[rank].memory.data() + offset, &value, sizeof value);
+}
+
+static void enter() {
+    body();
+    current->done = true;
+    swapcontext(&current->context, &scheduler);
+}
+
+// Clusters one after another, the fibers of a cluster in turn.
+static void launch(unsigned grid, unsigned threads, unsigned size, std::size_t shared,
+                   std::function<void()> kernel) {
+    body = std::move(kernel);
+    for (unsigned first = 0; first < grid; first += size) {
+        std::vector<Block> here(size);
+        Barrier whole{int(size * threads)};
+        cluster = &whole, blocks = &here;
+        std::vector<Fiber> fibers(size * threads);
+        for (unsigned b = 0; b < size; b++) {
+            here[b].index = {first + b};
+            here[b].all.members = int(threads);
+            here[b].warps.assign(threads / 32, Barrier{32});
+            here[b].exchange.resize(threads);
+            // Garbage, as on the device.
+            here[b].memory.assign(shared, 0xff);
+        }
+        for (unsigned i = 0; i < size * threads; i++) {
+            Fiber& f = fibers[i];
+            f.index = {i % threads};
+            f.block = &here[i / threads];
+            f.stack.resize(64 << 10);
+            getcontext(&f.context);
+            f.context.uc_stack.ss_sp = f.stack.data();
+            f.context.uc_stack.ss_size = f.stack.size();
+            f.context.uc_link = &scheduler;
+            makecontext(&f.context, enter, 0);
+        }
+        for (bool running = true; running;) {
+            running = false;
+            for (Fiber& f : fibers) {
+                if (f.done) continue;
+                running = true;
+                current = &f;
+                swapcontext(&scheduler, &f.context);
+            }
+        }
+    }
+}

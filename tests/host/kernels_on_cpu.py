@@ -1,0 +1,54 @@
+"""The CUDA kernels compiled for the CPU by g++, with fibers for threads (cuda_on_cpu.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from otfs_pipeline.kernels import program
+from otfs_pipeline.kernels.geometry import Geometry
+
+HERE = Path(__file__).parent
+
+LAUNCHES = """
+extern "C" void receive(const Sample* samples, Sample* taps, float* tap_energy, float* noise,
+    int* groups, float* noise_variance, long long* kept, Sample* equalized, Sample* moments,
+    Sample* symbols, void* llr, void* bits, float* mu, float* variance) {
+  launch(%(window)d, 32 * WINDOW_ROWS, 1, 0, [=] {
+      window_cu::read_window(samples, taps, tap_energy, noise); });
+  launch(1, 1024, 1, 0, [=] {
+      select_cu::select_taps(taps, tap_energy, noise, groups, noise_variance, kept); });
+  launch(N * CLUSTER, THREADS, CLUSTER, sizeof(equalize_cu::Shared), [=] {
+      equalize_cu::equalize(samples, taps, groups, noise_variance, equalized, moments); });
+  launch(%(data)d, 256, 1, 0, [=] {
+      demap_cu::demap(equalized, moments, symbols, (demap_cu::SymbolLlr*)llr,
+                      (demap_cu::SymbolBits*)bits, mu, variance); });
+}
+"""
+
+
+def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, np.ndarray]:
+    """One frame [MN] complex64 through the kernels; results as those of `receiver.Receiver`."""
+    text = ['#include "cuda_on_cpu.h"', program.macros(geometry), program.text("common.cuh")]
+    for name in ("window", "select", "equalize", "demap"):
+        text.append(f"namespace {name}_cu {{\n{program.text(name + '.cu')}\n}}")
+    text.append(LAUNCHES % {"window": geometry.window_blocks, "data": geometry.data_blocks})
+    source, library = folder / "kernels.cpp", folder / "kernels.so"
+    source.write_text("\n".join(text))
+    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
+    subprocess.run([*command, str(source), "-o", str(library)], check=True)
+    arrays = {
+        name: _garbage(shape, dtype) for name, (shape, dtype) in program.buffers(geometry).items()
+    }
+    pointers = [samples.ctypes.data, *(array.ctypes.data for array in arrays.values())]
+    ctypes.CDLL(str(library)).receive(*map(ctypes.c_void_p, pointers))
+    return arrays
+
+
+def _garbage(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """What nobody wrote must not look like a result."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.full(size, 0xFF, np.uint8).view(dtype).reshape(shape)

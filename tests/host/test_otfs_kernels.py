@@ -1,0 +1,82 @@
+"""The CUDA kernels, run on the CPU, against the float64 receiver that steps each period alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundryrt.errors import UsageError
+from otfs_pipeline import reference, source
+from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.settings import Settings
+from tests.host.kernels_on_cpu import receive
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "snr_db", "close"),
+    [
+        ({"grid": "64x32"}, 20.0, 1e-4),
+        # Few steps where few suffice: more would only divide rounding errors.
+        (
+            {"grid": "64x32", "modulation": 4, "pulse": "sinc", "guard": 31, "iterations": 8},
+            10.0,
+            1e-4,
+        ),
+        ({"grid": "31x37", "nu_p": 30e3, "iterations": 6}, 25.0, 1e-4),
+        ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 1e-4),
+        # Coefficients are held over five samples here: see Geometry.
+        ({"grid": "1024x32", "iterations": 10}, 20.0, 5e-3),
+    ],
+)
+def test_kernels_agree_with_numpy(
+    changes: dict[str, object], snr_db: float, close: float, tmp_path: Path
+) -> None:
+    link = Settings(**changes)  # type: ignore[arg-type]
+    frame = source.simulate(link, snr_db, 3, 0)
+    got = receive(frame.samples, Geometry.of(link), tmp_path)
+    exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    assert got["taps"] == np.count_nonzero(exact.estimate.taps.value)
+    assert got["noise_variance"] == pytest.approx(exact.estimate.noise_variance, rel=1e-5)
+    assert got["mu"] == pytest.approx(exact.mu, rel=1e-4)
+    assert got["variance"] == pytest.approx(exact.variance, rel=1e-2)
+    np.testing.assert_allclose(got["symbols"], exact.symbols, atol=close)
+    np.testing.assert_allclose(got["llr"], exact.llr, atol=10 * close * np.abs(exact.llr).max())
+    np.testing.assert_array_equal(got["bits"], got["llr"] < 0)
+    assert np.mean(got["bits"] != exact.bits) < 1e-3
+    assert np.mean(got["bits"].ravel() != frame.bits) < 0.2
+
+
+@pytest.mark.parametrize(("each", "group", "cluster"), [(3, 3, 2), (1, 2, 1), (5, 6, 1)])
+def test_every_division_gives_the_same(each: int, group: int, cluster: int, tmp_path: Path) -> None:
+    link = Settings(grid="256x32", nu_max=100.0, doppler_reach=4, iterations=8)
+    frame = source.simulate(link, 20.0, 4, 0)
+    got = receive(frame.samples, Geometry(link, each, group, cluster), tmp_path)
+    exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    np.testing.assert_allclose(got["symbols"], exact.symbols, atol=2e-2 if each > 1 else 1e-4)
+
+
+def test_a_frame_of_zeros_ends(tmp_path: Path) -> None:
+    link = Settings(grid="64x32")
+    got = receive(np.zeros(link.q, np.complex64), Geometry.of(link), tmp_path)
+    assert got["noise_variance"] == 0
+    assert got["taps"] == 0
+
+
+@pytest.mark.parametrize("delays", [64, 128, 1024, 2048, 4096, 8192, 16384])
+def test_every_grid_fits(delays: int) -> None:
+    geometry = Geometry.of(Settings(grid=f"{delays}x32"))
+    assert geometry.shared_bytes <= SHARED_LIMIT
+    assert geometry.span * geometry.cluster >= geometry.length
+    assert geometry.span >= geometry.halo or geometry.cluster == 1
+
+
+def test_grids_beyond_the_kernels_are_refused() -> None:
+    with pytest.raises(UsageError, match="128 Doppler bins"):
+        Geometry.of(Settings(grid="64x256"))
+    with pytest.raises(UsageError, match="shared memory"):
+        Geometry.of(Settings(grid="131072x32"))
