@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+
 LOG2_E = 1.4426950408889634
 
 
@@ -40,7 +42,7 @@ def launch(
         q.stride(0), q.stride(1), *cache_layer.stride()[1:4],
         GROUP=group, HEAD_DIM=head_dim, WIDTH=max(16, triton.next_power_of_2(head_dim)),
         QUERIES=tiles.queries, KEYS=tiles.keys,
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -50,7 +52,7 @@ def choose(dtype: torch.dtype, head_dim: int, queries: int) -> Tiles:
     if dtype == torch.float32:
         # Without matrix units for float32, larger tiles spill registers.
         return Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(16, 16, 4, 2)
-    return Tiles(128, 64, 8, 3) if queries > 1024 else Tiles(64, 64, 4, 3)
+    return Tiles(128, 64, 8, 3) if queries > 8192 else Tiles(64, 64, 4, 2)
 
 
 @triton.jit(do_not_specialize=["count", "keys"])
@@ -61,6 +63,8 @@ def _attend(
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
+    release()
+    wait()
     head = tl.program_id(0)
     # Later rows see more keys as a rule, and start first.
     block = tl.num_programs(1) - 1 - tl.program_id(1)

@@ -14,8 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.attend_rows import LOG2_E
+from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 
-UNITED = 16
+UNITED, UNITE_WARPS = 32, 4
 """Spans that are united at a time: fixed, as the order of sums depends on it."""
 
 
@@ -59,11 +60,12 @@ def launch(
         q.stride(0), q.stride(1), *cache_layer.stride()[1:4],
         GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     _unite[heads, count](
         sums, totals[0], totals[1], out, cuts, starts, ancestors, keys, spans,
-        HEAD_DIM=head_dim, WIDTH=width, SPAN=tiles.span, UNITED=UNITED, num_warps=4,
+        HEAD_DIM=head_dim, WIDTH=width, SPAN=tiles.span, UNITED=UNITED,
+        num_warps=UNITE_WARPS, **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -72,7 +74,7 @@ def choose(dtype: torch.dtype) -> Tiles:
     """Tiles of a key and value type (benchmarks/results/parse_kernels.json)."""
     if dtype == torch.float32:
         return Tiles(256, 16, 32, 4, 2, 528)
-    return Tiles(256, 16, 64, 4, 3, 528)
+    return Tiles(256, 64, 64, 4, 3, 1056)
 
 
 # Their values would choose other machine code, and so perhaps other bits.
@@ -84,6 +86,8 @@ def _partial(
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
     SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
+    release()
+    wait()
     block, part = tl.program_id(0) // share, tl.program_id(0) % share
     head, slot = tl.program_id(1), tl.program_id(2)
     query = block * QUERIES + tl.arange(0, QUERIES)
@@ -154,6 +158,8 @@ def _unite(
     sums, tops, totals, out, cuts, starts, ancestors, keys, spans,
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, UNITED: tl.constexpr,
 ):  # fmt: skip
+    release()
+    wait()
     token, head = tl.program_id(1), tl.program_id(0)
     cut = tl.minimum(tl.load(cuts + token).to(tl.int32), keys)
     start = tl.load(starts + token).to(tl.int32)

@@ -13,7 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+
 CHUNK = 4096
+DECIDE_WARPS = 16
 
 
 def launch(
@@ -29,12 +32,13 @@ def launch(
     token = torch.empty(count, dtype=torch.int64, device=logits.device)
     _scan[chunks, count](
         logits, temperature, seeds, positions, found[0], found[1], found[2], ids,
-        logits.stride(0), vocabulary, CHUNK=CHUNK, num_warps=8,
+        logits.stride(0), vocabulary, CHUNK=CHUNK, num_warps=8, **OPTIONS,
     )  # fmt: skip
     _decide[(count,)](
         logits, temperature, top_p, seeds, positions, found[0], found[1], found[2], ids, token,
         logits.stride(0), vocabulary, chunks,
-        CHUNK=CHUNK, CHUNKS=triton.next_power_of_2(chunks), num_warps=16,
+        CHUNK=CHUNK, CHUNKS=triton.next_power_of_2(chunks),
+        num_warps=DECIDE_WARPS, **OPTIONS,
     )  # fmt: skip
     return token
 
@@ -45,6 +49,8 @@ def _scan(
     stride, vocabulary, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """A chunk's largest score, its weight exp(score - largest), and its best noisy score."""
+    release()
+    wait()
     chunk, row = tl.program_id(0), tl.program_id(1)
     heat = tl.load(temperature + row)
     token = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -69,6 +75,8 @@ def _decide(
     logits, temperature, top_p, seeds, positions, tops, weights, bests, ids, out,
     stride, vocabulary, chunks, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
+    release()
+    wait()
     row = tl.program_id(0)
     logits += row.to(tl.int64) * stride
     chunk = tl.arange(0, CHUNKS)
