@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json, reporting
+from foundryrt.errors import UsageError
 from foundryrt.session import Session
 from foundryrt.trust import resolve
 
@@ -57,17 +58,51 @@ def run(
             print_json(result)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    bundle: BundlePath,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with the weight files, if they moved.")
+    ] = None,
+    trust: TrustPaths = None,
+) -> None:
+    """Serve the workload of BUNDLE over HTTP until SIGTERM, where it has a server.
+
+    Its own options follow (see `foundryrt options BUNDLE.fdy --serve`), for example --port.
+    """
+    with reporting():
+        with Bundle.open(bundle, resolve(trust or None)) as opened:
+            driver = _server(opened)
+        chosen = options.parse(driver.Serving, context.args)
+        with Session.open(bundle, weights=weights, trust=trust or None) as session:
+            driver.serve(session, chosen)
+
+
 @app.command("options")
-def show_options(bundle: BundlePath, trust: TrustPaths = None) -> None:
-    """List the options that `run` takes for BUNDLE's workload."""
+def show_options(
+    bundle: BundlePath,
+    trust: TrustPaths = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Those of `serve`.")] = False,
+) -> None:
+    """List the options that `run`, or `serve`, takes for BUNDLE's workload."""
     with reporting():
         with Bundle.open(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name
-        driver = workload.find("foundryrt.workloads", name)
-        table = Table("option", "default", "meaning", title=f"foundryrt run, workload {name}")
-        for row in options.describe(driver.Options):
+            driver = _server(opened) if serve else workload.find("foundryrt.workloads", name)
+        command = "serve" if serve else "run"
+        table = Table("option", "default", "meaning", title=f"foundryrt {command}, workload {name}")
+        for row in options.describe(driver.Serving if serve else driver.Options):
             table.add_row(*row)
         Console().print(table)
+
+
+def _server(bundle: Bundle) -> Any:
+    name = bundle.manifest.workload.name
+    driver = workload.find("foundryrt.workloads", name)
+    if not hasattr(driver, "serve"):
+        raise UsageError(f"workload {name!r} has no server; use foundryrt run")
+    return driver
 
 
 def main() -> None:

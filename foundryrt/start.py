@@ -40,7 +40,7 @@ def _target(path: str) -> str:
 def main() -> None:
     """Run the command; a cuda bundle's device starts meanwhile."""
     bundle = next((word for word in sys.argv[2:] if word.endswith(".fdy")), "")
-    if sys.argv[1:2] == ["run"] and bundle and _target(bundle) == "cuda":
+    if sys.argv[1:2] in (["run"], ["serve"]) and bundle and _target(bundle) == "cuda":
         from foundryrt.cuda import early
 
         early.begin()

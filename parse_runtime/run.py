@@ -18,6 +18,9 @@ from parse_runtime.prompts import Prompts
 from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
 from parse_runtime.scheduler import Scheduler
+from parse_runtime.serve import Serving, serve
+
+__all__ = ["Options", "Serving", "run", "serve"]
 
 
 def _help(text: str) -> dict[str, str]:

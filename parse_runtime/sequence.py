@@ -100,6 +100,8 @@ class Answer:
         counts.rounds += 1
         counts.drafted += len(draft)
         counts.accepted += kept
+        # The target may use the draft model's rows behind this for drafts of its own.
+        del self._draft_rows[len(self._draft_rows) - len(draft) + kept :]
         reason = self._append(draft[:kept])
         if reason is None and ended and 0 < kept == len(draft):
             return "stop"

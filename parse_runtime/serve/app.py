@@ -1,0 +1,207 @@
+"""Routes: models, completions, chat completions, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from parse_runtime.engine import Engine
+from parse_runtime.prompts import Prompts
+from parse_runtime.rules import Rules
+from parse_runtime.serve.body import Body, ChatBody, TextBody
+from parse_runtime.serve.errors import ApiError, reply, translated
+from parse_runtime.serve.metrics import Metrics
+from parse_runtime.serve.shape import Shape
+from parse_runtime.serve.stream import Stream, begin
+
+_MOST_BYTES = 8 << 20
+_LEFT = 499
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes share."""
+
+    name: str
+    engine: Engine
+    prompts: Prompts
+    rules: Rules
+    session: Any
+    metrics: Metrics
+
+    def app(self) -> Starlette:
+        """The ASGI application; its shutdown closes the engine."""
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            yield
+            await run_in_threadpool(self.engine.close)
+
+        return Starlette(
+            routes=[
+                Route("/v1/models", self.models),
+                Route("/v1/models/{name:path}", self.model),
+                Route("/v1/completions", self.text, methods=["POST"]),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/health", self.health),
+                Route("/metrics", self.page),
+            ],
+            exception_handlers={HTTPException: _http_error, ApiError: _api_error},  # type: ignore[dict-item]
+            lifespan=lifespan,
+        )
+
+    async def models(self, request: Request) -> Response:
+        return reply({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: Request) -> Response:
+        self._known(request.path_params["name"])
+        return reply(self._card())
+
+    async def health(self, request: Request) -> Response:
+        """200 where every graph can be launched and requests are taken, else 503."""
+        graphs, ready = len(self.session.graphs), self.session.ready()
+        running, waiting = self.engine.load
+        state = "stopping" if not self.engine.alive else "ok" if ready == graphs else "starting"
+        report = {
+            "status": state, "graphs": graphs, "ready": ready, "running": running,
+            "waiting": waiting,
+        }  # fmt: skip
+        return reply(report, 200 if state == "ok" else 503)
+
+    async def page(self, request: Request) -> Response:
+        return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    async def text(self, request: Request) -> Response:
+        return await self._complete(request, TextBody, "completions")
+
+    async def chat(self, request: Request) -> Response:
+        return await self._complete(request, ChatBody, "chat")
+
+    async def _complete(self, request: Request, kind: type[Body], endpoint: str) -> Response:
+        try:
+            response = await self._answer(request, kind)
+        except ClientDisconnect:
+            response = Response(status_code=_LEFT)
+        except Exception as error:
+            response = translated(error, self.metrics.retry_seconds).response()
+        self.metrics.replied(endpoint, response.status_code)
+        return response
+
+    async def _answer(self, request: Request, kind: type[Body]) -> Response:
+        body = msgspec.json.decode(await _read(request), type=kind)
+        if body.model is not None:
+            self._known(body.model)
+        # Templates and tokenizers may take their time over a long prompt.
+        asked = await run_in_threadpool(body.request, self.prompts, self.rules, self.engine.max_len)
+        stream = begin(self.engine, self.prompts, asked, body.stops())
+        shape = Shape(kind is ChatBody, self.name)
+        if body.stream:
+            wanted = body.stream_options is not None and body.stream_options.include_usage
+            return Events(self, stream, shape, wanted)
+        try:
+            return await self._whole(request, stream, shape)
+        finally:
+            self.close(stream)
+
+    async def _whole(self, request: Request, stream: Stream, shape: Shape) -> Response:
+        """The answer, or a status that nobody sees where the client leaves before it."""
+
+        async def collect() -> None:
+            async for _ in stream:
+                pass
+
+        answer = asyncio.create_task(collect())
+        left = asyncio.create_task(_left(request))
+        try:
+            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                return Response(status_code=_LEFT)
+            answer.result()
+            return reply(shape.whole(stream))
+        finally:
+            answer.cancel()
+            left.cancel()
+
+    def close(self, stream: Stream) -> None:
+        """Cancel what still runs, and count what does not."""
+        if not stream.done:
+            self.engine.cancel(stream)
+        self.metrics.ended(stream)
+
+    def _known(self, name: str) -> None:
+        if name != self.name:
+            message = f"no model {name!r} here; there is {self.name!r}"
+            raise ApiError(404, message, "model", "model_not_found")
+
+    def _card(self) -> dict[str, object]:
+        return {
+            "id": self.name, "object": "model", "created": 0, "owned_by": "foundry",
+            "max_model_len": self.engine.max_len,
+        }  # fmt: skip
+
+
+class Events(StreamingResponse):
+    """Server-sent events; a client that leaves cancels the answer."""
+
+    def __init__(self, service: Service, stream: Stream, shape: Shape, usage: bool) -> None:
+        super().__init__(self._events(stream, shape, usage), media_type="text/event-stream")
+        self._service, self._stream = service, stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Also where the client left before the first event.
+            self._service.close(self._stream)
+
+    async def _events(self, stream: Stream, shape: Shape, usage: bool) -> AsyncIterator[bytes]:
+        try:
+            if (first := shape.first()) is not None:
+                yield _event(first)
+            async for piece in stream:
+                yield _event(shape.piece(piece))
+            yield _event(shape.last(stream))
+            if usage:
+                yield _event(shape.usage(stream))
+        except Exception as error:
+            yield _event(translated(error, 1).body())
+        yield b"data: [DONE]\n\n"
+
+
+def _event(value: object) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_BYTES:
+            raise ApiError(413, f"the body is longer than {_MOST_BYTES} bytes")
+    return bytes(body)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    return translated(error, 1).response()
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return ApiError(error.status_code, error.detail).response()

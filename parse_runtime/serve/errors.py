@@ -1,0 +1,67 @@
+"""Errors in the shape of OpenAI's API."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import msgspec
+from starlette.responses import Response
+
+from foundryrt.errors import UsageError
+from parse_runtime.engine import Overloaded
+
+_LOG = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """An answer with a status that is not 200."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, headers
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The JSON of the answer."""
+        kinds = {429: "rate_limit_error"}
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = kinds.get(self.status, default)
+        return {
+            "error": {
+                "message": str(self),
+                "type": kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def response(self) -> Response:
+        return reply(self.body(), self.status, self.headers)
+
+
+def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def translated(error: Exception, retry_seconds: int) -> ApiError:
+    """What the API says of an error of the engine or of a request's settings."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Overloaded):
+        return ApiError(429, str(error), None, "overloaded", {"Retry-After": str(retry_seconds)})
+    if isinstance(error, msgspec.ValidationError):
+        place = re.search(r"at `\$\.([\w.]+)", str(error)) or re.search("field `(.*?)`", str(error))
+        return ApiError(400, str(error), place[1] if place else None)
+    if isinstance(error, UsageError | msgspec.DecodeError):
+        too_long = "exceed" in str(error)
+        return ApiError(400, str(error), None, "context_length_exceeded" if too_long else None)
+    _LOG.error("a request failed", exc_info=error)
+    return ApiError(500, str(error))

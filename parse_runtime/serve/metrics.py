@@ -1,0 +1,68 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from parse_runtime.engine import Engine
+from parse_runtime.outcome import Outcome
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
+_PHASES = ("queue", "prefill", "draft", "verify", "resume")
+
+
+class Metrics:
+    """Of one server, in a registry of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._answers = Counter(
+            "parse_requests", "Requests by endpoint and status", ["endpoint", "status"],
+            registry=registry,
+        )  # fmt: skip
+        self._tokens = Counter("parse_tokens", "Tokens by kind", ["kind"], registry=registry)
+        self._rounds = Counter("parse_rounds", "Drafts that were judged", registry=registry)
+        self._seconds = Histogram(
+            "parse_request_seconds", "From submission to end", buckets=_SECONDS, registry=registry
+        )
+        self._first = Histogram(
+            "parse_first_token_seconds", "From submission to the first token", buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self._phases = Counter(
+            "parse_phase_seconds", "Seconds of requests by phase", ["phase"], registry=registry
+        )
+        running = Gauge("parse_running", "Requests that have a slot", registry=registry)
+        waiting = Gauge("parse_waiting", "Requests that wait for one", registry=registry)
+        running.set_function(lambda: engine.load[0])
+        waiting.set_function(lambda: engine.load[1])
+        self._recent = 1.0
+
+    @property
+    def retry_seconds(self) -> int:
+        """When a slot may be free: about the time that requests take."""
+        return max(1, round(self._recent))
+
+    def replied(self, endpoint: str, status: int) -> None:
+        """Count an HTTP answer; 499 is a client that left."""
+        self._answers.labels(endpoint, str(status)).inc()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Count what an answer took."""
+        counts = outcome.statistics
+        for kind, number in (
+            ("prompt", len(outcome.request.prompt)), ("generated", counts.tokens),
+            ("drafted", counts.drafted), ("accepted", counts.accepted),
+        ):  # fmt: skip
+            self._tokens.labels(kind).inc(number)
+        self._rounds.inc(counts.rounds)
+        self._seconds.observe(counts.seconds)
+        if counts.tokens:
+            self._first.observe(counts.first_token_seconds)
+        for phase in _PHASES:
+            self._phases.labels(phase).inc(getattr(counts, f"{phase}_seconds"))
+        self._recent += 0.2 * (counts.seconds - self._recent)
+
+    def page(self) -> bytes:
+        """The exposition, as text."""
+        return generate_latest(self._registry)

@@ -1,0 +1,53 @@
+"""Text of an answer from the engine's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from parse_runtime.engine import Engine
+from parse_runtime.outcome import Outcome
+from parse_runtime.prompts import Prompts
+from parse_runtime.request import Request, Statistics
+
+
+@dataclass(eq=False)
+class Stream(Outcome):
+    """An answer of the running event loop; iterate over it once for its pieces of text."""
+
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    pieces: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+
+    def __post_init__(self) -> None:
+        self.show = self._put
+
+    def finished(self, reason: str, statistics: Statistics) -> None:
+        super().finished(reason, statistics)
+        self._put(None)
+
+    def failed(self, error: Exception) -> None:
+        super().failed(error)
+        self._put(None)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        ended = False
+        while not ended:
+            pieces = [await self.pieces.get()]
+            while not self.pieces.empty():
+                pieces.append(self.pieces.get_nowait())
+            ended = pieces[-1] is None
+            if text := "".join(piece for piece in pieces if piece):
+                yield text
+        if self.error is not None:
+            raise self.error
+
+    def _put(self, piece: str | None) -> None:
+        self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+
+def begin(engine: Engine, prompts: Prompts, request: Request, stops: list[str]) -> Stream:
+    """Submit a request; Overloaded or UsageError where it is not taken."""
+    stream = Stream(request, prompts.text(stops))
+    engine.submit(request, stream)
+    return stream
