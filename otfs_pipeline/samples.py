@@ -39,4 +39,6 @@ def encode(samples: np.ndarray, datatype: str, gain: float = 1.0) -> bytes:
 def finite(samples: np.ndarray) -> bool:
     """Whether no sample is NaN or infinite; one pass, and a second where the energy overflows."""
     parts = samples.view(np.float32)
-    return math.isfinite(np.dot(parts, parts)) or bool(np.isfinite(parts).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.dot(parts, parts)
+    return math.isfinite(energy) or bool(np.isfinite(parts).all())

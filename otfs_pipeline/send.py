@@ -52,7 +52,7 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
     messages = list(_messages(options, settings))
     size = max(len(data) for _, data in messages)
     link: Any = (
-        zeromq.Sender(options.zmq)
+        zeromq.Sender(options.zmq, options.patience)
         if options.zmq
         else shared.Sender(options.shm, size, options.slots, not options.pace, options.patience)
     )
@@ -71,9 +71,10 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
             )
             sent += 1
             bar.update(sent)
+        link.finish(sent)
     finally:
         bar.close()
-        link.close(sent)
+        link.close()
     return {"frames": sent, "seconds": time.perf_counter() - start, "late": late}
 
 
@@ -130,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--datatype", choices=DATATYPES, default="cf32_le")
     parser.add_argument("--pace", action="store_true", help="one frame a frame length, always")
     parser.add_argument("--slots", type=_natural, default=16, help="frames the ring holds")
-    parser.add_argument("--patience", type=float, default=30.0, help="seconds to wait for a reader")
+    parser.add_argument(
+        "--patience", type=float, default=30.0, help="seconds to wait for a receiver"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 

@@ -97,9 +97,11 @@ class Sender:
         self._written += 1
         words[WRITTEN] = self._written
 
-    def close(self, sequence: int) -> None:
+    def finish(self, sequence: int) -> None:
         """Say that the stream has ended; a reader that has the ring open can finish it."""
         self._ring.word[FLAGS] |= np.uint64(_ENDED)
+
+    def close(self) -> None:
         self._path.unlink(missing_ok=True)
 
 

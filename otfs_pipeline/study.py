@@ -217,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--pilot-snr", nargs="+", type=float, default=[16.0, 18.0, 20.0, 22.0])
     add("--frames", type=_positive, default=40, help="for each --link")
     add("--pilot-frames", type=_positive, default=10, help="for each --pilot-link")
-    add("--iterations", nargs="*", type=_positive, default=[10, 24, 30], help="K besides the default")
+    add(
+        "--iterations", nargs="*", type=_positive, default=[10, 24, 30], help="K beside the default"
+    )
     add("--truncation", nargs="*", type=_share, default=[0.99, 0.999, 0.9999])
     add("--modulation", type=int, default=16)
     add("--channel", default="vehicular-a", help="see foundryrt options")

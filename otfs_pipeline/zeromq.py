@@ -1,6 +1,8 @@
-"""Frames over ZeroMQ: two-part messages, header (`wire.py`) and samples, from PUSH to PULL.
+"""Frames over ZeroMQ: two-part messages, header (`wire.py`) and samples, from DEALER to ROUTER.
 
-The receiver binds, senders connect: a sender may start first, and may be replaced.
+The receiver binds, senders connect: a sender may start first, and may be replaced. The receiver
+answers the end of the stream with the same header: a sender that left before would take along what
+the receiver's side has not read yet.
 """
 
 from __future__ import annotations
@@ -40,15 +42,14 @@ def _socket(kind: str, endpoint: str) -> Iterator[Any]:
     socket.set_hwm(_HIGH_WATER)
     try:
         try:
-            socket.bind(endpoint) if kind == "PULL" else socket.connect(endpoint)
+            socket.bind(endpoint) if kind == "ROUTER" else socket.connect(endpoint)
         except zmq.ZMQError as error:
             raise UsageError(
                 f"ZeroMQ endpoint {endpoint!r}: {error}; use tcp://ADDRESS:PORT or ipc://FILE"
             ) from error
         yield socket
     finally:
-        # What a sender has queued is still delivered, for a while.
-        socket.close(linger=2000 if kind == "PUSH" else 0)
+        socket.close(linger=_TICK)
         context.term()
 
 
@@ -56,12 +57,12 @@ def receive(
     endpoint: str, settings: Settings, counts: Counts, idle: float, stop: threading.Event
 ) -> Iterator[Frame]:
     """Frames until the sender ends the stream, nothing comes for `idle` seconds, or `stop`."""
-    with _socket("PULL", endpoint) as socket:
+    with _socket("ROUTER", endpoint) as socket:
         quiet = time.monotonic()
         while not stop.is_set() and not (idle and time.monotonic() - quiet > idle):
             if not socket.poll(_TICK):
                 continue
-            parts = socket.recv_multipart(copy=False)
+            sender, *parts = socket.recv_multipart(copy=False)
             ready, quiet = time.perf_counter(), time.monotonic()
             header = unpack(parts[0].buffer) if 1 <= len(parts) <= 2 else None
             data = parts[1].buffer if len(parts) == 2 else b""
@@ -69,6 +70,7 @@ def receive(
                 counts.malformed += 1
                 continue
             if not header.datatype:
+                socket.send_multipart([sender, *parts], copy=False)
                 return
             counts.arrived(header.sequence)
             known = header.seed >= 0 and header.index >= 0
@@ -77,16 +79,32 @@ def receive(
 
 
 class Sender:
-    """Sends frames to a receiver's endpoint; `send` waits while it cannot take more."""
+    """Sends frames to a receiver's endpoint; `send` waits while it cannot take more.
 
-    def __init__(self, endpoint: str) -> None:
-        self._opened = _socket("PUSH", endpoint)
+    FoundryError where no receiver takes a frame, or confirms the end, for `patience` seconds.
+    """
+
+    def __init__(self, endpoint: str, patience: float) -> None:
+        self._endpoint, self._patience = endpoint, patience
+        self._opened = _socket("DEALER", endpoint)
         self._socket = self._opened.__enter__()
 
     def send(self, header: Header, data: bytes) -> None:
+        if not self._socket.poll(int(self._patience * 1e3), _zmq().POLLOUT):
+            raise self._silence()
         self._socket.send_multipart([header.pack(), data], copy=False)
 
-    def close(self, sequence: int) -> None:
-        """Say that the stream has ended, and go."""
-        self._socket.send_multipart([Header(sequence, "").pack(), b""])
+    def finish(self, sequence: int) -> None:
+        """Say that the stream has ended, and wait until the receiver has heard it."""
+        self.send(Header(sequence, ""), b"")
+        if not self._socket.poll(int(self._patience * 1e3)):
+            raise self._silence()
+
+    def close(self) -> None:
         self._opened.__exit__(None, None, None)
+
+    def _silence(self) -> FoundryError:
+        return FoundryError(
+            f"ZeroMQ endpoint {self._endpoint}: no receiver took what was sent in "
+            f"{self._patience:g} s"
+        )

@@ -1,0 +1,164 @@
+"""The stream: order, broken frames, pacing, bounded queues, stopping and what fails on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pytest
+
+from foundryrt.errors import FoundryError
+from foundryrt.pipeline import HostPipeline
+from otfs_pipeline import stream
+from otfs_pipeline.inbox import Inbox
+from otfs_pipeline.pace import Paced
+from otfs_pipeline.source import UNKNOWN, Frame
+
+SIZE = 8
+
+
+def frames(count: int) -> list[Frame]:
+    return [Frame(np.full(SIZE, i + 1, np.complex64), UNKNOWN) for i in range(count)]
+
+
+class Doubler:
+    """A pipeline whose graph doubles its samples, in a given time."""
+
+    def __init__(self, seconds: float = 0.0, depth: int = 3) -> None:
+        self.samples, self.bits = np.zeros(SIZE, np.complex64), np.zeros(SIZE, np.float32)
+        self.seconds = seconds
+        self.pipeline = HostPipeline(
+            self.launch, {"samples": self.samples}, {"bits": self.bits}, depth
+        )
+
+    def launch(self) -> None:
+        time.sleep(self.seconds)
+        with np.errstate(over="ignore"):
+            np.add(self.samples.real, self.samples.real, out=self.bits)
+
+
+def receive(source, pipeline, take=lambda frame, outputs: None, stop=None) -> stream.Tally:
+    return stream.receive(source, pipeline, SIZE, take, stop or threading.Event())
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_results_come_in_order_with_their_frames(depth: int) -> None:
+    got = []
+
+    def take(frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
+        got.append((frame.samples[0].real, outputs["bits"][-1]))
+
+    tally = receive(frames(20), Doubler(depth=depth).pipeline, take)
+    assert got == [(i + 1, 2 * (i + 1)) for i in range(20)]
+    assert tally.frames == 20 and tally.seconds > 0
+    assert min(tally.milliseconds) >= 0
+
+
+def test_broken_frames_are_counted_and_never_taken() -> None:
+    mixed = frames(5)
+    mixed[1] = Frame(np.ones(SIZE - 1, np.complex64), UNKNOWN)
+    for index, value in ((2, np.nan), (3, 1j * np.inf)):
+        mixed[index].samples[3] = value
+    mixed.append(Frame(np.full(SIZE, 3e38, np.complex64), UNKNOWN))  # its energy overflows
+    taken = []
+    tally = receive(mixed, Doubler().pipeline, lambda f, _: taken.append(f.samples[0].real))
+    assert taken == [1, 5, np.float32(3e38)]
+    assert (tally.frames, tally.wrong_length, tally.not_finite) == (3, 1, 2)
+
+
+def test_latency_counts_from_the_last_sample() -> None:
+    early = time.perf_counter() - 0.5
+    late = [Frame(f.samples, UNKNOWN, early) for f in frames(2)]
+    tally = receive(late, Doubler().pipeline)
+    assert min(tally.milliseconds) > 500
+    flat_out = receive(frames(2), Doubler(seconds=0.02).pipeline)
+    assert 20 <= min(flat_out.milliseconds) < 500
+
+
+def test_stop_ends_an_endless_source() -> None:
+    stop, source = threading.Event(), frames(1)
+
+    def endless() -> Iterator[Frame]:
+        while True:
+            yield source[0]
+
+    tally = receive(endless(), Doubler().pipeline, lambda frame, outputs: stop.set(), stop)
+    assert tally.frames >= 1
+
+
+@pytest.mark.parametrize("where", ["take", "source", "submit"])
+def test_what_fails_ends_the_run_and_is_raised(where: str) -> None:
+    def fail(*_: object) -> None:
+        raise FoundryError(where)
+
+    def source() -> Iterator[Frame]:
+        yield from frames(3)
+        if where == "source":
+            fail()
+
+    doubler = Doubler()
+    if where == "submit":
+        doubler.pipeline._launch = fail
+    before = threading.active_count()
+    with pytest.raises(FoundryError, match=where):
+        receive(source(), doubler.pipeline, fail if where == "take" else lambda *_: None)
+    assert threading.active_count() == before
+
+
+def test_paced_frames_come_at_their_time() -> None:
+    period = 0.01
+    start = time.perf_counter()
+    paced = Paced(frames(5), period, limit=8)
+    ready = [frame.ready - start for frame in paced]
+    assert time.perf_counter() - start >= 5 * period
+    np.testing.assert_allclose(np.diff(ready), period, rtol=1e-6)
+    assert (paced.dropped, paced.late) == (0, 0)
+
+
+def test_a_receiver_that_is_too_slow_loses_the_oldest_frames() -> None:
+    paced = Paced(frames(40), 0.005, limit=2)
+    tally = receive(paced, Doubler(seconds=0.02, depth=1).pipeline)
+    assert tally.frames + paced.dropped == 40
+    assert paced.dropped >= 20
+    assert np.median(tally.milliseconds) > 5
+
+
+def test_a_late_source_is_told_apart_from_a_slow_receiver() -> None:
+    def late() -> Iterator[Frame]:
+        for frame in frames(3):
+            time.sleep(0.02)
+            yield Frame(frame.samples, UNKNOWN, time.perf_counter())
+
+    paced = Paced(late(), 0.001, limit=1)
+    tally = receive(paced, Doubler().pipeline)
+    assert (tally.frames, paced.dropped, paced.late) == (3, 0, 3)
+    assert max(tally.milliseconds) < 15
+
+
+def test_a_full_inbox_drops_its_oldest_frames() -> None:
+    inbox = Inbox(frames(10), 3, True, threading.Event())
+    inbox._thread.join()
+    assert [f.samples[0].real for f in inbox] == [8, 9, 10]
+    assert inbox.dropped == 7
+
+
+def test_a_full_inbox_holds_the_source_up() -> None:
+    inbox = Inbox(frames(10), 3, False, threading.Event())
+    time.sleep(0.05)
+    assert [f.samples[0].real for f in inbox] == list(range(1, 11))
+    assert inbox.dropped == 0
+    stuck = Inbox(frames(10), 1, False, threading.Event())
+    stuck.close()
+    assert list(stuck) == []
+
+
+def test_an_inbox_raises_what_its_source_raised() -> None:
+    def broken() -> Iterator[Frame]:
+        yield frames(1)[0]
+        raise FoundryError("the antenna fell off")
+
+    inbox = Inbox(broken(), 4, True, threading.Event())
+    with pytest.raises(FoundryError, match="antenna"):
+        list(inbox)

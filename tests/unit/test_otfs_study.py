@@ -1,0 +1,98 @@
+"""The link-level study: truncation, bootstrap, interpolation, and a small run of the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from otfs_pipeline import linklevel, study
+from otfs_pipeline.bootstrap import interval, snr_at
+from otfs_pipeline.channel import Taps
+from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.settings import Settings
+
+STORED = Path(study.__file__).parent.parent / "benchmarks" / "results" / "otfs_study.json"
+
+
+def test_truncation_keeps_the_strongest_taps_of_a_share() -> None:
+    value = np.sqrt(np.array([1.0, 90.0, 4.0, 5.0]))
+    taps = Taps(value, np.arange(4), np.zeros(4, int))
+    for share, kept in ((0.9, [1]), (0.95, [1, 3]), (0.96, [1, 2, 3]), (1.0, [0, 1, 2, 3])):
+        assert sorted(linklevel.truncated(taps, share - 1e-9).delay) == kept
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    rng, covered = np.random.default_rng(3), 0
+    for trial in range(100):
+        low, high = interval(rng.exponential(1.0, (60, 1)), np.mean, trial)
+        covered += low <= 1 <= high
+    assert 85 <= covered <= 99
+
+
+def test_an_undefined_statistic_has_no_interval() -> None:
+    assert interval(np.ones((5, 1)), lambda _: float("nan")) is None
+
+
+def test_snr_at_a_bit_error_rate() -> None:
+    snrs = np.array([10.0, 20.0, 30.0])
+    assert snr_at(1e-2, snrs, np.array([1e-1, 1e-3, 1e-5])) == pytest.approx(15)
+    assert snr_at(1e-2, snrs, np.array([1e-1, 1e-2, 1e-4])) == pytest.approx(20)
+    for ber in ([1e-3, 1e-4, 1e-5], [1e-1, 5e-2, 2e-2], [1e-1, 0.0, 0.0]):
+        assert np.isnan(snr_at(1e-2, snrs, np.array(ber)))
+
+
+def test_converged_cg_has_the_errors_of_lmmse(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Settings(grid="31x37", nu_p=30e3)
+    rng = np.random.default_rng(5)
+    found = linklevel.equalizers(link, VEHICULAR_A, [20.0], [60], [1.0], rng)
+    # 60 iterations have converged; all of the energy is all of the taps.
+    assert found["cg60"][0] == pytest.approx(found["lmmse"][0], rel=0.1)
+    assert found["taps 100.00%"][0] == pytest.approx(found["lmmse"][0], rel=0.3)
+    monkeypatch.setattr(linklevel, "LMMSE_BINS", 100)
+    assert "lmmse" not in linklevel.equalizers(link, VEHICULAR_A, [20.0], [1], [], rng)
+
+
+def test_a_small_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, plot = tmp_path / "study.json", tmp_path / "study.svg"
+    arguments = ["--link", "31x37@30e3", "--pilot-link", "64x32", "--frames", "3", "--snr", "18",
+                 "23", "--pilot-frames", "2", "--pilot-snr", "20", "--iterations", "8",
+                 "--truncation", "0.99", "--output", str(output), "--plot", str(plot)]  # fmt: skip
+    assert study.main(arguments) == 0
+    result = json.loads(output.read_text())
+    known, pilot = result["perfect_csi"][0], result["embedded_pilot"][0]
+    assert list(known["ber"]) == ["lmmse", "cg8", "cg20", "taps 99.00%"]
+    assert known["ber"]["lmmse"][0]["mean"] > known["ber"]["lmmse"][1]["mean"]
+    assert known["ber"]["cg8"][1]["mean"] > known["ber"]["cg20"][1]["mean"]
+    low, high = known["ber"]["cg20"][0]["ci95"]
+    assert low <= known["ber"]["cg20"][0]["mean"] <= high
+    assert known["snr_loss_db"]["lmmse"]["mean"] == 0
+    assert set(pilot["ber"]) == {"perfect", "estimated"} and pilot["frames"] == 2
+    assert plot.read_text().startswith("<?xml")
+    assert "loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--link", "31x37@x"], "GRID@NU_P"),
+        (["--link", "4x4"], "guard"),
+        (["--channel", "tdl-a"], "tdl-a"),
+        (["--modulation", "8"], "modulation"),
+    ],
+)
+def test_what_cannot_be_studied(arguments, reason, capsys) -> None:
+    assert study.main(["--frames", "1", *arguments]) == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not STORED.exists(), reason="no stored study")
+@pytest.mark.parametrize("grid", ["31x37", "64x32"])
+def test_the_stored_loss_of_cg_is_within_the_goal(grid: str) -> None:
+    stored = json.loads(STORED.read_text())
+    entry = next(e for e in stored["perfect_csi"] if e["grid"] == grid)
+    assert entry["modulation"] == 16 and entry["frames"] >= 30
+    assert entry["default_iterations"] == Settings().iterations
+    assert entry["snr_loss_db"][f"cg{Settings().iterations}"]["mean"] <= 0.2
