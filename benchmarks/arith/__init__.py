@@ -1,0 +1,1 @@
+"""A synthetic arithmetic task with worked solutions, and a pair of models trained on it."""
