@@ -1,0 +1,155 @@
+"""`foundryrt run` as a process: files, broken frames, live sources, Ctrl-C, and the exact LLRs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundryc.recorder import Recorder
+from otfs_pipeline import capture, frame, recording, reference, source
+
+LINK = capture.Settings(grid="64x32")
+COMMAND = "import sys; from foundryrt.cli import main; sys.argv[0] = 'foundryrt'; main()"
+SENDER = [sys.executable, "-m", "otfs_pipeline.send"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
+    settings = {name: getattr(LINK, name) for name in LINK.__dataclass_fields__}
+    with Recorder(target="host", workload="otfs", settings=settings) as recorder:
+        capture.record(recorder, LINK)
+        recorder.save(path)
+    return path
+
+
+def start(bundle: Path, *options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", COMMAND, "run", str(bundle), "--json", *map(str, options)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> dict:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return json.loads(out) if code == 0 else {"error": err}
+
+
+def run(bundle: Path, *options: object, code: int = 0) -> dict:
+    return finish(start(bundle, *options), code)
+
+
+def test_files_hold_every_frames_results(bundle: Path, tmp_path: Path) -> None:
+    bits_out, llr_out = tmp_path / "bits", tmp_path / "llr"
+    report = run(bundle, "--frames", 3, "--snr", 25, "--seed", 7, "--bits-out", bits_out,
+                 "--llr-out", llr_out)  # fmt: skip
+    count = frame.payload_bits(LINK)
+    assert report["frames"] == 3 and report["interrupted"] is False
+    llr = np.fromfile(llr_out, "<f4").reshape(3, count)
+    bits = np.unpackbits(np.fromfile(bits_out, np.uint8)).reshape(3, -1)[:, :count]
+    np.testing.assert_array_equal(bits, llr < 0)
+    for index in range(3):
+        sent = source.simulate(LINK, 25.0, 7, index)
+        exact = reference.receive(sent.samples.astype(np.complex128), LINK)
+        np.testing.assert_allclose(
+            llr[index], exact.llr.ravel(), atol=1e-3 * np.abs(exact.llr).max()
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bits", "llr"]
+
+
+def test_a_broken_frame_leaves_its_neighbours_as_they_are(bundle: Path, tmp_path: Path) -> None:
+    frames = list(source.synthetic(LINK, 25.0, 7, 4))
+    recording.write_recording(str(tmp_path / "whole"), frames, LINK, 7)
+    samples = np.fromfile(tmp_path / "whole.sigmf-data", np.complex64)
+    samples[LINK.q + 3] = np.nan
+    samples[2 * LINK.q + 9] = np.inf
+    samples[:-7].tofile(tmp_path / "broken.raw")
+    whole = run(bundle, "--iq", tmp_path / "whole.sigmf-data", "--llr-out", tmp_path / "a")
+    broken = run(bundle, "--iq", tmp_path / "broken.raw", "--datatype", "cf32_le", "--llr-out",
+                 tmp_path / "b")  # fmt: skip
+    assert whole["frames"] == 4
+    assert broken["frames"] == 1
+    assert broken["skipped"] == {"wrong_length": 1, "not_finite": 2}
+    after = np.full(LINK.q, np.nan, np.complex64)
+    np.concatenate([after, frames[3].samples]).tofile(tmp_path / "after.raw")
+    run(bundle, "--iq", tmp_path / "after.raw", "--datatype", "cf32_le", "--llr-out",
+        tmp_path / "c")  # fmt: skip
+    each = frame.payload_bits(LINK)
+    expected = np.fromfile(tmp_path / "a", np.float32).reshape(4, each)
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "b", np.float32), expected[0])
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "c", np.float32), expected[3])
+
+
+@pytest.mark.parametrize("kind", ["zmq", "shm"])
+def test_a_lossless_live_source(bundle: Path, tmp_path: Path, kind: str) -> None:
+    place = f"ipc://{tmp_path}/link" if kind == "zmq" else str(tmp_path / "ring")
+    receiver = start(bundle, f"--{kind}", place, "--lossless", "--queue", 2)
+    sent = subprocess.run(
+        [*SENDER, f"--{kind}", place, "--bundle", bundle, "--frames", "30", "--pool", "3",
+         "--snr", "25", "--slots", "4", "--json"], capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    report = finish(receiver)
+    assert json.loads(sent.stdout)["frames"] == report["frames"] == report["ber_frames"] == 30
+    assert (report["dropped"], report["lost"], report["malformed"]) == (0, 0, 0)
+    assert 0 < report["ber"] < 2e-2
+
+
+def test_a_source_that_overruns_loses_frames_and_goes_on(bundle: Path) -> None:
+    report = run(bundle, "--frames", 300, "--pool", 2, "--pace", "--queue", 2)
+    assert report["paced"] is True
+    assert report["frames"] + report["dropped"] == 300
+    assert report["frames"] > 0
+    # A CPU this small cannot keep up with a frame every 2.1 ms, nor would that be a failure.
+    late = report["deadline_misses"] + report["dropped"]
+    assert report["on_time"] == pytest.approx(1 - late / 300)
+
+
+def test_ctrl_c_gives_the_report_and_whole_files(bundle: Path, tmp_path: Path) -> None:
+    bits = tmp_path / "bits"
+    process = start(bundle, "--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size for p in tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not bits.exists()
+    process.send_signal(signal.SIGINT)
+    report = finish(process)
+    assert report["interrupted"] is True and report["frames"] > 0
+    assert bits.stat().st_size == report["frames"] * frame.payload_bits(LINK) // 8
+    assert [p.name for p in tmp_path.iterdir()] == ["bits"]
+
+
+def test_a_killed_run_leaves_no_file_that_looks_finished(bundle: Path, tmp_path: Path) -> None:
+    bits = tmp_path / "bits"
+    process = start(bundle, "--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size for p in tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    assert not bits.exists()
+
+
+def test_options_that_do_not_go_together(bundle: Path) -> None:
+    for options, reason in (
+        (("--zmq", "ipc://x", "--shm", "y"), "one source"),
+        (("--zmq", "ipc://x", "--pace"), "pace the sender"),
+        (("--lossless",), "--lossless needs"),
+        (("--max-frames", "3"), "--frames counts"),
+        (("--bits-out", "/no/such/folder/bits"), "no such folder"),
+        (("--channel", "tdl-a"), "vehicular-a, eva"),
+        (("--depth", "0"), "--depth 0"),
+    ):
+        assert reason in run(bundle, *options, code=2)["error"]
