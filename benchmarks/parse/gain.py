@@ -1,0 +1,168 @@
+"""Throughput of PARSE over the target alone, by given acceptance.
+
+The engine's own scheduler drives the passes; all of them run. Given are what they would have
+found: a verification keeps the last cut within a fraction of the draft, and, in the EAGLE-3
+profile, an extend pass accepts a fixed number of tokens. Weights are random, so found they cannot
+be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.parse.geometry import random_head
+from benchmarks.parse.measure import CapturedSession, wall_seconds
+from parse_runtime.backend import GraphDecoder
+from parse_runtime.models.config import ModelConfig
+from parse_runtime.pair import Alike
+from parse_runtime.passes import Passes
+from parse_runtime.request import Request
+from parse_runtime.roles import Sampling, Verdict
+from parse_runtime.rules import Rules
+from parse_runtime.scheduler import Scheduler
+from parse_runtime.shapes import Shapes, Tree
+from parse_runtime.target import GraphTarget
+
+Model = tuple[ModelConfig, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Tokens of prompt, answer and judge's suffix; cuts of a draft; what is accepted, and by how
+    many sequences at once."""
+
+    prompt: int = 256
+    answer: int = 256
+    suffix: int = 32
+    cuts: int = 8
+    acceptances: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    depth: int = 4
+    """Drafted tokens of an extend pass,"""
+    accepted: int = 3
+    """of which so many come out, the bonus token included."""
+
+
+class GivenTarget(GraphTarget):
+    """A target whose passes run, but whose findings are given."""
+
+    profile: Profile
+    acceptance = 0.0
+
+    def verify(
+        self, slot: int, trunk: Sequence[int], start: int, suffix: Sequence[int],
+        cuts: Sequence[int], threshold: float, rule: str,
+    ) -> Verdict:  # fmt: skip
+        found = super().verify(slot, trunk, start, suffix, cuts, threshold, rule)
+        most = self.profile.prompt + self.acceptance * self.profile.answer
+        return Verdict(max((cut for cut in cuts if cut <= most), default=0), found.verdicts)
+
+    def advance(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int],
+        samplings: Sequence[Sampling],
+    ) -> list[list[int]]:  # fmt: skip
+        found = super().advance(slots, tokens, positions, samplings)
+        if not self._extend:
+            return found
+        return [(some + some[-1:] * self.profile.accepted)[: self.profile.accepted]
+                for some in found]  # fmt: skip
+
+
+class _Listener:
+    def tokens(self, tokens: Sequence[int]) -> None:
+        return None
+
+    def draft_end(self) -> Callable[[int], bool]:
+        return lambda token: False
+
+    def finished(self, reason: str, statistics: Any) -> None:
+        return None
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+
+def gains(
+    target: Model, draft: Model, device: str, profile: Profile, tell: Callable[[str], None]
+) -> list[dict[str, float | int | str]]:
+    """Rows: batch, scheme, acceptance, tokens/s and the gain over the target alone."""
+    rows: list[dict[str, float | int | str]] = []
+    for speculation in ("none", f"{profile.accepted} tokens a pass"):
+        engines = _open(target, draft, device, profile, speculation != "none")
+        for batch in profile.batches:
+            for acceptance in (None, *profile.acceptances):
+                rate = _rate(*engines, profile, batch, acceptance)
+                rows.append(
+                    {
+                        "batch": batch,
+                        "eagle3_profile": speculation,
+                        "scheme": "target" if acceptance is None else "parse",
+                        "acceptance": -1.0 if acceptance is None else acceptance,
+                        "tokens_per_second": rate,
+                    }
+                )
+                tell(str(rows[-1]))
+        del engines
+    alone = {
+        row["batch"]: row["tokens_per_second"]
+        for row in rows
+        if row["scheme"] == "target" and row["eagle3_profile"] == "none"
+    }
+    for row in rows:
+        row["gain"] = float(row["tokens_per_second"]) / float(alone[row["batch"]])
+    return rows
+
+
+def _open(
+    target: Model, draft: Model, device: str, profile: Profile, speculates: bool
+) -> tuple[GivenTarget, GraphDecoder]:
+    slots, length = max(profile.batches), profile.prompt + profile.answer + profile.depth + 1
+    sizes = {"max_len": length, "slots": slots, "prefill": (profile.prompt,)}
+    sizes["decode"] = profile.batches
+    rows = profile.answer + profile.cuts * profile.suffix
+    tree = Tree(profile.depth) if speculates else None
+    shapes = Shapes(**sizes, verify=((rows, profile.cuts),), tree=tree)
+    config, parameters = target
+    vocab = min(32000, config.vocab)
+    head = random_head(config, device, vocab) if speculates else None
+    session = CapturedSession(device)
+    session.add(Passes("target", config, parameters, shapes, session.register, head=head))
+    session.add(Passes("draft", *draft, Shapes(**sizes), session.register))
+    given = GivenTarget(session, "target", length, slots, "")
+    given.profile = profile
+    return given, GraphDecoder(session, "draft", length, slots, "")
+
+
+def _rate(
+    target: GivenTarget, draft: GraphDecoder, profile: Profile, batch: int, acceptance: float | None
+) -> float:
+    """Tokens a second of `batch` answers that begin together; None: by the target alone."""
+    target.acceptance = acceptance or 0.0
+    stride = profile.answer // profile.cuts
+    rules = Rules(max_rounds=0 if acceptance is None else 1, stride=stride)
+
+    def answers(new_tokens: int) -> None:
+        scheduler = Scheduler(target, draft)
+        for i in range(batch):
+            prompt = list(range(i, i + profile.prompt))
+            scheduler.submit(
+                Request(
+                    prompt=prompt, draft_prompt=prompt, suffix=list(range(profile.suffix)),
+                    stops=frozenset(), pair=Alike(frozenset()),
+                    cuts=lambda drafted: list(range(stride, len(drafted) + 1, stride)),
+                    max_new_tokens=new_tokens, rules=rules, sampling=Sampling(),
+                ),
+                _Listener(),
+            )  # fmt: skip
+        while scheduler.step():
+            pass
+
+    # Every pass of this batch is captured before the clock runs.
+    with torch.inference_mode():
+        answers(2 * stride)
+        return batch * profile.answer / wall_seconds(lambda: answers(profile.answer))

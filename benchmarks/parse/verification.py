@@ -1,0 +1,125 @@
+"""One-pass verification against the other ways to judge K prefixes of a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.parse.measure import CapturedSession, median_seconds
+from parse_runtime.kernels.attend_rows import attend_rows
+from parse_runtime.kernels.linear import linear_parts
+from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.layout import causal
+from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.decoder import Cache, Pass, Rows, forward, logits, mlp, store
+from parse_runtime.passes import Passes
+from parse_runtime.roles import Sampling
+from parse_runtime.shapes import Shapes
+from parse_runtime.target import GraphTarget
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of the prompt, the draft and the judge's suffix; numbers of cuts."""
+
+    prompt: int = 512
+    draft: int = 512
+    suffix: int = 32
+    cuts: tuple[int, ...] = (2, 4, 8, 16, 32)
+
+
+def verification(
+    config: ModelConfig, parameters: dict[str, Tensor], device: str, sizes: Sizes
+) -> list[dict[str, float]]:
+    """For each K: seconds of one pass, of a plain prefill of as many tokens, and of K prefixes
+    judged one by one with and without reuse of their common tokens, and as a batch.
+
+    Prefixes without reuse are timed at eight lengths; between them the times are interpolated.
+    """
+    s = sizes
+    full = [s.prompt + s.draft * i // 8 + s.suffix for i in range(1, 9)]
+    rows = {k: s.draft + k * s.suffix for k in s.cuts}
+    pieces = {k: s.draft // k + s.suffix for k in s.cuts}
+    shapes = Shapes(
+        max_len=s.prompt + max(rows.values()),
+        prefill=tuple(sorted({s.prompt, *full, *rows.values(), *pieces.values()})),
+        verify=tuple((rows[k], k) for k in s.cuts),
+    )
+    session = CapturedSession(device)
+    session.add(Passes("target", config, parameters, shapes, session.register))
+    target = GraphTarget(session, "target", shapes.max_len, 1, "")
+    tokens = (np.arange(shapes.max_len) % config.vocab).tolist()
+
+    def prefill(start: int, length: int) -> float:
+        target.prefill(0, tokens[start : start + length], start, Sampling())
+        return median_seconds(session.graph("target.prefill", len=length).launch, 5)
+
+    alone = [prefill(0, length) for length in full]
+    target.prefill(0, tokens[: s.prompt], 0, Sampling())
+    found = []
+    for k in s.cuts:
+        cuts = [s.prompt + s.draft * i // k for i in range(1, k + 1)]
+        trunk = tokens[s.prompt : s.prompt + s.draft]
+        target.verify(0, trunk, s.prompt, tokens[: s.suffix], cuts, 0.5, "first-failure")
+        graph = session.graph("target.verify", len=rows[k], cuts=k)
+        one_pass = median_seconds(graph.launch, 5)
+        lengths = [cut + s.suffix for cut in cuts]
+        found.append(
+            {
+                "cuts": k,
+                "tokens": rows[k],
+                "one_pass": one_pass,
+                "prefill": prefill(s.prompt, rows[k]),
+                "sequential_reuse": sum(prefill(cut - s.draft // k, pieces[k]) for cut in cuts),
+                "sequential": float(np.interp(lengths, full, alone).sum()),
+                "batch": batch_seconds(config, parameters, device, lengths),
+            }
+        )
+    return found
+
+
+def batch_seconds(
+    config: ModelConfig, parameters: dict[str, Tensor], device: str, lengths: list[int]
+) -> float:
+    """Seconds of one pass over sequences of these lengths, each in a slot of its own.
+
+    Products run over all rows together, attention runs slot by slot.
+    """
+    plans = [torch.from_numpy(causal([1] * n, 0, n, max(lengths))) for n in lengths]
+    slots = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    rows = Rows(*torch.cat(plans, dim=1).to(device).unbind(0), slots=slots.to(device))
+    shape = (config.layers, 2, config.kv_heads, len(lengths), max(lengths) + 1, config.head_dim)
+    cache = Cache(torch.zeros(shape, dtype=torch.bfloat16, device=device))
+    frequencies = torch.tensor(config.inverse_frequencies(), device=device)
+    ends = torch.tensor(lengths, device=device).cumsum(0) - 1
+
+    def layer(
+        w: Mapping[str, Tensor], shared: Pass, added: Tensor, hidden: Any, stored: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x, entered = add_rms_norm(added, hidden, w["input_norm"], config.rms_eps)
+        q = store(w, shared, linear_parts(x, w["qkv"]), stored)
+        parts, first = [], 0
+        for slot, length in enumerate(lengths):
+            here = slice(first, first + length)
+            numbers = (rows.rows[here], rows.cuts[here], rows.starts[here])
+            parts.append(attend_rows(q[here], stored, every[slot], *numbers, length))
+            first += length
+        added = linear_parts(torch.cat(parts), w["o"])
+        x, hidden = add_rms_norm(added, entered, w["post_norm"], config.rms_eps)
+        return mlp(w, x), entered, hidden
+
+    every = torch.arange(len(lengths), device=device)[:, None]
+
+    def run() -> None:
+        with torch.inference_mode():
+            x, _ = forward(
+                parameters, config, frequencies, rows, cache, max(lengths), (), layer
+            )  # fmt: skip
+            logits(parameters, x.index_select(0, ends))
+
+    return median_seconds(run, 3)

@@ -1,0 +1,247 @@
+"""PARSE at real geometry with random weights: decoding, verification, gains, peers.
+
+    python -m benchmarks.parse_geometry [--parts decode,verify,gain,peers,moe,32b] [--output FILE]
+
+Passes are captured by torch.cuda.graph in this process. Results go to
+benchmarks/results/parse_geometry.json part by part; parts that are not run keep what is there.
+`--tiny` tries the script with toy models, also without a GPU; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.parse import peers
+from benchmarks.parse.gain import Profile, gains
+from benchmarks.parse.geometry import CONFIGS, decode_bytes, random_parameters
+from benchmarks.parse.measure import (
+    CapturedSession,
+    copy_bandwidth,
+    median_seconds,
+    wall_seconds,
+)
+from benchmarks.parse.verification import Sizes, verification
+from parse_runtime.backend import GraphDecoder
+from parse_runtime.passes import Passes
+from parse_runtime.roles import Sampling
+from parse_runtime.shapes import Shapes
+
+RESULTS = Path(__file__).parent / "results" / "parse_geometry.json"
+PARTS = ("decode", "verify", "gain", "peers", "moe", "32b")
+AGREEMENT = 0.8
+"""Fraction of tokens on which the assistant of `peers` agrees with the target."""
+
+
+class Benchmark:
+    """Models, made once and shared by the parts, and the results so far."""
+
+    def __init__(self, output: Path, tiny: bool, batches: tuple[int, ...]) -> None:
+        self.tiny, self.output, self.batches = tiny, output, batches
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+        self._models: dict[str, Any] = {}
+        self.bandwidth = copy_bandwidth(self.device)
+        name = torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
+        self.about = {
+            "device": name,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "torch": torch.__version__,
+            "copy_bandwidth": self.bandwidth,
+        }
+
+    def model(self, name: str, agreement: float = 1.0) -> Any:
+        """(config, parameters)."""
+        if self.tiny:
+            name = "tiny-moe" if "a3b" in name else "tiny"
+        key = f"{name} {agreement}"
+        if key not in self._models:
+            config = CONFIGS[name]
+            self._models[key] = config, random_parameters(config, self.device, 0, agreement)
+        return self._models[key]
+
+    def forget(self) -> None:
+        """Free the models' memory."""
+        self._models.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def save(self, part: str, found: Any) -> None:
+        self.results[part] = {**self.about, **found}
+        self.output.write_text(json.dumps(self.results, indent=1) + "\n")
+
+    def decoding(self, name: str, batches: tuple[int, ...], tokens: int = 64) -> dict[str, Any]:
+        """Decoding by the target alone, from position 512 on, by batch.
+
+        `seconds_device` is a step's graph alone, `tokens_per_second` a loop over the backend, which
+        reads every token and writes the next inputs.
+        """
+        config, parameters = self.model(name)
+        start = 16 if self.tiny else 512
+        shapes = Shapes(
+            max_len=start + 2 * tokens, slots=max(batches), prefill=(start,), decode=batches
+        )
+        session = CapturedSession(self.device)
+        session.add(Passes("target", config, parameters, shapes, session.register))
+        target = GraphDecoder(session, "target", shapes.max_len, shapes.slots, "")
+        size = decode_bytes(parameters, config)
+        found: dict[str, Any] = {"weight_bytes": size, "prompt": start, "by_batch": []}
+        for slot in range(shapes.slots):
+            target.prefill(slot, list(range(slot, slot + start)), 0, Sampling())
+        for batch in batches:
+            slots, samplings = list(range(batch)), [Sampling()] * batch
+
+            def steps(count: int, slots: Any = slots, samplings: Any = samplings) -> list[int]:
+                # Slots differ in their tokens, and so, in a mixture model, in their experts.
+                last, all_tokens = [start + slot for slot in slots], []
+                for i in range(count):
+                    positions = [start + i] * len(slots)
+                    last = target.decode(slots, last, positions, samplings)
+                    all_tokens.append(last[0])
+                return all_tokens
+
+            follows = steps(4)
+            seconds = wall_seconds(lambda s=steps: s(tokens)) / tokens
+            device = median_seconds(session.graph("target.decode", batch=batch).launch, 9)
+            found["by_batch"].append(
+                {
+                    "batch": batch,
+                    "tokens_per_second": batch / seconds,
+                    "seconds_step": seconds,
+                    "seconds_device": device,
+                    "follows": follows,
+                }
+            )
+            say(f"{name} {found['by_batch'][-1]}")
+        # A batch of a mixture model reads more experts than one row does.
+        one = found["by_batch"][0]
+        for kind, seconds in (("", one["seconds_step"]), ("_device", one["seconds_device"])):
+            found[f"decode_over_bandwidth{kind}"] = size / seconds / self.bandwidth
+        say(f"{name} over bandwidth {found['decode_over_bandwidth']:.3f}")
+        return found
+
+
+def say(text: str) -> None:
+    print(f"[{time.perf_counter() - BEGUN:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+BEGUN = time.perf_counter()
+
+
+def decode(bench: Benchmark) -> None:
+    bench.save("decode", bench.decoding("qwen3-14b", (1, 2, 4, 8, 16, 32)))
+
+
+def verify(bench: Benchmark) -> None:
+    sizes = Sizes(32, 64, 4, (2, 4, 8)) if bench.tiny else Sizes()
+    rows = verification(*bench.model("qwen3-14b"), bench.device, sizes)
+    for row in rows:
+        say(str(row))
+    eight = next(row for row in rows if row["cuts"] == 8)
+    bench.save(
+        "verify",
+        {
+            "one_pass_over_prefill": eight["one_pass"] / eight["prefill"],
+            "one_pass_over_sequential": eight["one_pass"] / eight["sequential_reuse"],
+            "sizes": vars(sizes),
+            "seconds_by_cuts": rows,
+        },
+    )
+
+
+def gain(bench: Benchmark) -> None:
+    profile = Profile(16, 32, 2, 4, (0.0, 0.5, 1.0), (1, 2), 2, 2) if bench.tiny else Profile()
+    if bench.batches:
+        profile = replace(profile, batches=bench.batches)
+    target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b")
+    rows = gains(target, draft, bench.device, profile, say)
+    bench.save("gain", {"profile": vars(profile), "gain_by_acceptance": rows})
+
+
+def compare(bench: Benchmark) -> None:
+    target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b", AGREEMENT)
+    config, parameters = target
+    tokens = 8 if bench.tiny else 128
+    prompt = list(range(16 if bench.tiny else 256))
+    found: dict[str, Any] = {"prompt": len(prompt), "tokens": tokens, "agreement": AGREEMENT}
+    shapes = Shapes(max_len=len(prompt) + tokens, prefill=(len(prompt),))
+    session = CapturedSession(bench.device)
+    session.add(Passes("target", config, parameters, shapes, session.register))
+    ours = GraphDecoder(session, "target", shapes.max_len, 1, "")
+
+    def generate() -> None:
+        token = ours.prefill(0, prompt, 0, Sampling())
+        for i in range(tokens - 1):
+            token = ours.decode([0], [token], [len(prompt) + i], [Sampling()])[0]
+
+    generate()
+    rate = tokens / statistics.median(wall_seconds(generate) for _ in range(3))
+    found["ours"] = {"tokens_per_second": rate}
+
+    def tell(name: str, result: dict[str, Any]) -> None:
+        found[name] = result
+        best = [
+            found[way]["tokens_per_second"]
+            for way in ("eager", "static_compiled")
+            if "tokens_per_second" in found.get(way, {})
+        ]
+        if best:
+            found["over_transformers"] = rate / max(best)
+        if "tokens_per_second" in found.get("assisted", {}):
+            found["over_assisted"] = rate / found["assisted"]["tokens_per_second"]
+        say(f"{name} {result}; ours {rate:.1f} tokens/s")
+        bench.save("peers", found)
+
+    models = [peers.as_transformers(*model, bench.device) for model in (target, draft)]
+    peers.rates(*models, prompt, tokens, tell)
+
+
+def moe(bench: Benchmark) -> None:
+    bench.forget()
+    bench.save("moe", bench.decoding("qwen3-30b-a3b", (1, 2, 4, 8, 16, 32)))
+
+
+def large(bench: Benchmark) -> None:
+    bench.forget()
+    found = bench.decoding("qwen3-32b", (1, 8))
+    sizes = Sizes(32, 64, 4, (8,)) if bench.tiny else Sizes(cuts=(8,))
+    rows = verification(*bench.model("qwen3-32b"), bench.device, sizes)
+    ratio = rows[0]["one_pass"] / rows[0]["prefill"]
+    bench.save("32b", {**found, "one_pass_over_prefill": ratio, "seconds_by_cuts": rows})
+
+
+RUN: dict[str, Callable[[Benchmark], None]] = dict(
+    zip(PARTS, (decode, verify, gain, compare, moe, large), strict=True)
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--batches", default="", help="of the gain part, as 1,8,32")
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    wanted = options.parts.split(",")
+    if unknown := set(wanted) - set(PARTS):
+        parser.error(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    batches = tuple(int(batch) for batch in options.batches.split(",") if batch)
+    bench = Benchmark(options.output, options.tiny, batches)
+    for part in wanted:
+        say(part)
+        RUN[part](bench)
+
+
+if __name__ == "__main__":
+    main()
