@@ -38,7 +38,7 @@ class Settings:
         0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc) or 8 (sinc)"
     )
     gain_model: str = _help("fixed", "path gains of the synthetic source: fixed or rayleigh")
-    iterations: int = _help(20, "conjugate-gradient iterations")
+    iterations: int = _help(28, "conjugate-gradient iterations")
     tap_sigmas: float = _help(3.0, "taps count above this many noise deviations")
     max_taps: int = _help(192, "the strongest taps that are kept at most")
 

@@ -213,12 +213,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--link", nargs="*", default=["31x37@30e3", "64x32@15e3"])
     add("--pilot-link", nargs="*", default=["1024x32@15e3"])
-    add("--snr", nargs="+", type=float, default=[20.0, 22.0, 24.0], help="in dB, rising")
+    add("--snr", nargs="+", type=float, default=[21.0, 23.0, 25.0], help="in dB, rising")
     add("--pilot-snr", nargs="+", type=float, default=[16.0, 18.0, 20.0, 22.0])
     add("--frames", type=_positive, default=40, help="for each --link")
     add("--pilot-frames", type=_positive, default=10, help="for each --pilot-link")
     add(
-        "--iterations", nargs="*", type=_positive, default=[10, 24, 30], help="K beside the default"
+        "--iterations", nargs="*", type=_positive, default=[10, 20, 24], help="K beside the default"
     )
     add("--truncation", nargs="*", type=_share, default=[0.99, 0.999, 0.9999])
     add("--modulation", type=int, default=16)
