@@ -17,7 +17,8 @@ def each(function: Callable[[T], object], items: Iterable[T], workers: int = WOR
     The first exception stops the others at their next item and is raised here.
     """
     # concurrent.futures would do the same for some 10 ms of imports at start-up.
-    todo = iter(list(items))
+    jobs = list(items)
+    todo = iter(jobs)
     lock = threading.Lock()
     failures: list[BaseException] = []
 
@@ -32,7 +33,9 @@ def each(function: Callable[[T], object], items: Iterable[T], workers: int = WOR
             except BaseException as error:  # raised again below
                 failures.append(error)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers - 1)]
+    threads = [
+        threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(jobs)) - 1)
+    ]
     for thread in threads:
         thread.start()
     work()

@@ -134,6 +134,11 @@ class Graphs:
         """How many graphs can be launched."""
         return self._native.ready
 
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds that loading, resolving, building, instantiating and uploading have taken."""
+        return self._native.spent
+
     def is_ready(self, index: int) -> bool:
         """Whether graph `index` can be launched at once."""
         return self._native.is_ready(index)

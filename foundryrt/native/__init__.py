@@ -17,6 +17,7 @@ from foundryrt.errors import FoundryError
 
 _PATH = Path(__file__).parent / "libfoundryrt.so"
 _NONE = 0xFFFFFFFF
+_SPENT = ("load", "resolve", "build", "instantiate", "upload")
 
 
 class TemplateView(ctypes.Structure):
@@ -66,6 +67,8 @@ def _library() -> ctypes.CDLL:
     library.foundry_ready.argtypes = (c_void_p,)
     library.foundry_ready.restype = c_uint32
     library.foundry_is_ready.argtypes = (c_void_p, c_uint32, POINTER(c_uint32))
+    library.foundry_spent.argtypes = (c_void_p, POINTER(c_uint64))
+    library.foundry_spent.restype = None
     library.foundry_wait.argtypes = (c_void_p, c_uint32, c_uint32, POINTER(c_uint32))
     return library
 
@@ -173,6 +176,13 @@ class Materializer:
         found = c_uint32()
         _check(self._library.foundry_wait(self._handle, count, milliseconds, byref(found)))
         return int(found.value)
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds spent so far in each kind of work for the driver, on any thread."""
+        times = (c_uint64 * len(_SPENT))()
+        self._library.foundry_spent(self._handle, times)
+        return {name: time / 1e9 for name, time in zip(_SPENT, times, strict=True)}
 
     def close(self) -> None:
         """Stop the thread and free everything; the context must still exist."""

@@ -59,6 +59,13 @@ FOUNDRY_EXPORT int foundry_is_ready(Materializer* self, uint32_t graph, uint32_t
     return guarded([&] { *out = self->ready(graph); });
 }
 
+// Nanoseconds spent so far loading binaries, resolving functions, building, instantiating and uploading graphs.
+FOUNDRY_EXPORT void foundry_spent(Materializer* self, uint64_t* out) {
+    const foundry::Spent& spent = self->spent();
+    out[0] = spent.load, out[1] = spent.resolve, out[2] = spent.build;
+    out[3] = spent.instantiate, out[4] = spent.upload;
+}
+
 FOUNDRY_EXPORT int foundry_wait(Materializer* self, uint32_t count, uint32_t milliseconds, uint32_t* ready) {
     return guarded([&] { *ready = self->wait(count, std::chrono::milliseconds(milliseconds)); });
 }

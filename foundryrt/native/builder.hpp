@@ -1,4 +1,4 @@
-// A template's CUgraph: built once, its node parameters rewritten for each member, instantiated for each.
+// A CUgraph that takes the form of one template after another, and an exec for each of their members.
 #pragma once
 
 #include <cuda.h>
@@ -6,35 +6,45 @@
 #include <string>
 #include <vector>
 
+#include "spent.hpp"
 #include "tables.hpp"
 
 namespace foundry {
 
 class Builder {
 public:
-    // `functions` are the template's, indexed as its `function` column is; `table` must outlive the builder.
-    Builder(const foundry_template& table, const std::vector<CUfunction>& functions, CUcontext context,
+    // `functions` are the bundle's, as `function` columns index them; tables must outlive the builder.
+    Builder(const foundry_template& table, const std::vector<CUfunction>& functions, CUcontext context, Spent& spent,
             std::string name);
     ~Builder();
     Builder(const Builder&) = delete;
     Builder& operator=(const Builder&) = delete;
 
+    // Whether a template has the kinds of nodes and the edges of this graph.
+    bool fits(const foundry_template& table) const;
+    // Takes on a template that fits: nodes of another function, or other attributes, are made anew with their edges.
+    // After an exception the builder is of no use.
+    void become(const foundry_template& table, const std::string& name);
     // Rewrites the words in which a member differs (ascending) and makes an exec of its own.
     CUgraphExec member(const uint32_t* word, const uint64_t* value, uint64_t count, CUstream upload);
 
 private:
-    void add_nodes();
-    void add_edges();
+    void add_node(uint32_t node);
     void add_kernel(uint32_t node);
+    // Adds the edges that touch a node marked in `fresh`.
+    void add_edges(const std::vector<bool>& fresh);
+    bool same_form(const foundry_template& other, uint32_t node) const;
     void set_parameters(uint32_t node);
+    CUgraphExec instantiate(CUstream upload);
     CUDA_KERNEL_NODE_PARAMS kernel_parameters(uint32_t node);
     CUDA_MEMCPY3D memcpy_parameters(uint32_t node) const;
     CUDA_MEMSET_NODE_PARAMS memset_parameters(uint32_t node) const;
     std::string where(uint32_t node) const;
 
-    const foundry_template& table_;
+    const foundry_template* table_;
     const std::vector<CUfunction>& functions_;
     CUcontext context_;
+    Spent& spent_;
     std::string name_;
     CUgraph graph_ = nullptr;
     std::vector<CUgraphNode> nodes_;

@@ -26,6 +26,7 @@ namespace foundry {
     X(cuGraphChildGraphNodeGetGraph) \
     X(cuGraphCreate)                \
     X(cuGraphDestroy)               \
+    X(cuGraphDestroyNode)           \
     X(cuGraphExecDestroy)           \
     X(cuGraphGetEdges)              \
     X(cuGraphGetNodes)              \

@@ -6,7 +6,7 @@ namespace foundry {
 
 Materializer::Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
                            uint32_t graphs)
-    : context_(context), binaries_(kernels), functions_(functions), handles_(functions), topologies_(templates),
+    : context_(context), binaries_(kernels), functions_(functions), handles_(functions), templates_(templates),
       members_(graphs) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     check(driver().cuStreamCreate(&upload_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
@@ -22,7 +22,7 @@ Materializer::~Materializer() {
     driver().cuCtxSetCurrent(context_);
     for (Member& member : members_)
         if (member.exec != nullptr) driver().cuGraphExecDestroy(member.exec);
-    topologies_.clear();
+    builders_.clear();
     for (Binary& binary : binaries_)
         if (binary.library != nullptr) driver().cuLibraryUnload(binary.library);
     driver().cuStreamDestroy(upload_);
@@ -43,14 +43,14 @@ void Materializer::set_function(uint32_t function, const char* name, uint32_t ke
 void Materializer::set_template(uint32_t index, const foundry_template& table) {
     if (table.functions != functions_.size()) refuse("template counts other functions than the bundle");
     validate(table, "template " + std::to_string(index));
-    topologies_.at(index).table = table;
+    templates_.at(index) = table;
 }
 
 void Materializer::set_graph(uint32_t graph, const char* name, uint32_t index, uint64_t count, const uint32_t* word,
                              const uint64_t* value) {
-    if (index >= topologies_.size()) refuse(std::string(name) + " names no template");
+    if (index >= templates_.size()) refuse(std::string(name) + " names no template");
     for (uint64_t i = 0; i < count; ++i)
-        if (word[i] >= topologies_[index].table.words || (i > 0 && word[i] <= word[i - 1]))
+        if (word[i] >= templates_[index].words || (i > 0 && word[i] <= word[i - 1]))
             refuse(std::string(name) + ": its words are out of order or outside the template");
     {
         std::lock_guard lock(state_);
@@ -90,6 +90,7 @@ void Materializer::apply_state(const Function& function, CUkernel kernel) {
 
 void Materializer::load(Binary& binary, const std::string& where) {
     if (binary.data == nullptr) refuse(where + ": its kernel binary has not been read yet");
+    const Watch watch(spent_.load);
     CUlibrary library = nullptr;
     check(driver().cuLibraryLoadData(&library, binary.data, nullptr, nullptr, 0, nullptr, nullptr, 0),
           "cuLibraryLoadData", where);
@@ -114,6 +115,7 @@ void Materializer::resolve(uint32_t index) {
     if (function.handle != nullptr) return;
     Binary& binary = binaries_[function.kernel];
     if (binary.library == nullptr) load(binary, function.name);
+    const Watch watch(spent_.resolve);
     CUkernel kernel = nullptr;
     check(driver().cuLibraryGetKernel(&kernel, binary.library, function.name.c_str()), "cuLibraryGetKernel",
           function.name);
@@ -127,16 +129,28 @@ void Materializer::resolve(uint32_t index) {
     handles_[index] = function.handle;
 }
 
+Builder& Materializer::builder(const foundry_template& table, const std::string& name) {
+    for (auto known = builders_.begin(); known != builders_.end(); ++known) {
+        if (!(*known)->fits(table)) continue;
+        try {
+            (*known)->become(table, name);
+        } catch (...) {
+            builders_.erase(known);
+            throw;
+        }
+        return **known;
+    }
+    builders_.push_back(std::make_unique<Builder>(table, handles_, context_, spent_, name));
+    return *builders_.back();
+}
+
 void Materializer::materialize(Member& member) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
-    Topology& topology = topologies_[member.topology];
-    if (topology.table.kind == nullptr) refuse("a graph was asked for before its template was given");
-    if (topology.builder == nullptr) {
-        for (uint32_t node = 0; node < topology.table.nodes; ++node)
-            if (topology.table.kind[node] == KIND_KERNEL) resolve(topology.table.function[node]);
-        topology.builder = std::make_unique<Builder>(topology.table, handles_, context_, member.name);
-    }
-    member.exec = topology.builder->member(member.word, member.value, member.count, upload_);
+    const foundry_template& table = templates_[member.index];
+    if (table.kind == nullptr) refuse("a graph was asked for before its template was given");
+    for (uint32_t node = 0; node < table.nodes; ++node)
+        if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+    member.exec = builder(table, member.name).member(member.word, member.value, member.count, upload_);
 }
 
 CUgraphExec Materializer::require(uint32_t graph) {

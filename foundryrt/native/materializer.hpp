@@ -43,6 +43,7 @@ public:
     bool ready(uint32_t graph);
     // Blocks until `count` graphs are ready or the time is over, and returns how many are; rethrows the thread's failure.
     uint32_t wait(uint32_t count, std::chrono::milliseconds timeout);
+    const Spent& spent() const { return spent_; }
 
 private:
     struct Function {
@@ -63,13 +64,9 @@ private:
         std::vector<Variable> variables;
         CUlibrary library = nullptr;
     };
-    struct Topology {
-        foundry_template table{};
-        std::unique_ptr<Builder> builder;
-    };
     struct Member {
         std::string name;
-        uint32_t topology = 0;
+        uint32_t index = 0;  // its template
         uint64_t count = 0;
         const uint32_t* word = nullptr;
         const uint64_t* value = nullptr;
@@ -80,16 +77,20 @@ private:
     void run(uint32_t first);
     void fail(int code, const std::string& message);
     void materialize(Member& member);
+    // A builder that has taken on a template.
+    Builder& builder(const foundry_template& table, const std::string& name);
     void load(Binary& binary, const std::string& where);
     void resolve(uint32_t function);
     void apply_state(const Function& function, CUkernel kernel);
 
+    Spent spent_;
     CUcontext context_;
     CUstream upload_ = nullptr;
     std::vector<Binary> binaries_;
     std::vector<Function> functions_;
     std::vector<CUfunction> handles_;
-    std::vector<Topology> topologies_;
+    std::vector<foundry_template> templates_;
+    std::vector<std::unique_ptr<Builder>> builders_;  // one for each set of kinds and edges
     std::vector<Member> members_;
 
     std::mutex state_;

@@ -5,6 +5,7 @@
 #include <cuda.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -13,19 +14,39 @@
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
 
+struct Graph;
 struct Node {
     CUgraphNodeType type;
+    Graph* graph = nullptr;
     const uint32_t* offset = nullptr;
     uint8_t arguments[16] = {};  // uint64 address, uint32 count, uint32 increment
     CUDA_MEMCPY3D copy{};
     CUDA_MEMSET_NODE_PARAMS set{};
 };
 struct Graph {
-    std::vector<std::unique_ptr<Node>> nodes;  // in the order in which they were added: it respects all edges
+    std::vector<std::unique_ptr<Node>> nodes;
+    std::vector<std::pair<Node*, Node*>> edges;
+
+    // The nodes, each after those that it depends on.
+    std::vector<Node> ordered() const {
+        std::vector<Node> out;
+        std::map<Node*, int> waits;
+        for (const auto& [from, to] : edges) ++waits[to];
+        std::vector<Node*> free;
+        for (const auto& node : nodes)
+            if (waits[node.get()] == 0) free.push_back(node.get());
+        for (size_t i = 0; i < free.size(); ++i) {
+            out.push_back(*free[i]);
+            for (const auto& [from, to] : edges)
+                if (from == free[i] && --waits[to] == 0) free.push_back(to);
+        }
+        return out;
+    }
 };
 struct Kernel {
     std::string name;
@@ -90,6 +111,7 @@ Node* node_of(CUgraphNode node) { return reinterpret_cast<Node*>(node); }
 CUresult add(CUgraph graph, CUgraphNode* out, const Node& node) {
     auto& nodes = reinterpret_cast<Graph*>(graph)->nodes;
     nodes.push_back(std::make_unique<Node>(node));
+    nodes.back()->graph = reinterpret_cast<Graph*>(graph);
     *out = handle<CUgraphNode>(nodes.back().get());
     return CUDA_SUCCESS;
 }
@@ -361,18 +383,28 @@ CUresult cuGraphAddEmptyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode*
     return add(graph, out, Node{CU_GRAPH_NODE_TYPE_EMPTY});
 }
 // Drivers 580 to 610 give every edge of a call the first one's data: a call that mixes them is a mistake.
-CUresult cuGraphAddDependencies_v2(CUgraph, const CUgraphNode*, const CUgraphNode*, const CUgraphEdgeData* data,
-                                   size_t edges) {
+CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode* from, const CUgraphNode* to,
+                                   const CUgraphEdgeData* data, size_t edges) {
     MAY_FAIL;
     for (size_t i = 1; data != nullptr && i < edges; ++i)
         if (std::memcmp(&data[i], &data[0], sizeof(*data)) != 0) return CUDA_ERROR_INVALID_VALUE;
+    for (size_t i = 0; i < edges; ++i)
+        reinterpret_cast<Graph*>(graph)->edges.emplace_back(node_of(from[i]), node_of(to[i]));
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphDestroyNode(CUgraphNode node) {
+    MAY_FAIL;
+    Node* gone = node_of(node);
+    Graph& graph = *gone->graph;
+    const auto touches = [gone](const auto& edge) { return edge.first == gone || edge.second == gone; };
+    graph.edges.erase(std::remove_if(graph.edges.begin(), graph.edges.end(), touches), graph.edges.end());
+    const auto is = [gone](const auto& owned) { return owned.get() == gone; };
+    graph.nodes.erase(std::remove_if(graph.nodes.begin(), graph.nodes.end(), is), graph.nodes.end());
     return CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
     MAY_FAIL;
-    auto* exec = new std::vector<Node>;
-    for (const auto& node : reinterpret_cast<Graph*>(graph)->nodes) exec->push_back(*node);
-    *out = handle<CUgraphExec>(exec);
+    *out = handle<CUgraphExec>(new std::vector<Node>(reinterpret_cast<Graph*>(graph)->ordered()));
     count("exec", 1);
     return CUDA_SUCCESS;
 }

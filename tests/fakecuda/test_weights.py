@@ -118,7 +118,7 @@ def test_a_file_cut_off_after_it_was_opened_is_named(tmp_path, fake, monkeypatch
         monkeypatch.setattr("foundryrt.cuda.weights.find_file", lambda file, _: Path(file.hint))
         with open(tmp_path / "w.safetensors", "r+b") as file:
             file.truncate(size // 2)
-        with pytest.raises(WeightsChanged, match="was cut off"):
+        with pytest.raises(WeightsChanged, match="cut off|is not what"):
             session.load_weights()
     assert fake.live == ""
 
