@@ -85,6 +85,8 @@ class Settings:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
         shapes = self.shapes()
+        if max(shapes.batches) > self.slots:
+            raise UsageError(f"decode {self.decode!r}: batches up to slots, {self.slots}")
         if shapes.tree and shapes.tree.rows > _TREE_ROWS:
             raise UsageError(
                 f"eagle-depth {self.eagle_depth} and eagle-width {self.eagle_width} give "

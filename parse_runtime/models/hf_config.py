@@ -72,7 +72,8 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
 def _mixture(values: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
     """The experts of a qwen3_moe; layer i has them where decoder_sparse_step divides i + 1."""
     try:
-        experts = int(values["num_experts"])
+        # transformers 5 writes the name that its other mixtures have.
+        experts = int(values.get("num_experts") or values["num_local_experts"])
         chosen = int(values["num_experts_per_tok"])
         intermediate = int(values["moe_intermediate_size"])
     except KeyError as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import tokenizers
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -17,7 +20,9 @@ from parse_runtime.backend import GraphDecoder
 from parse_runtime.capture import Settings, build
 from parse_runtime.eager import EagerSession
 from parse_runtime.roles import Sampling
+from parse_runtime.run import Options, run
 from parse_runtime.target import GraphTarget, open_models
+from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.source import Model, open_model
 
 TEMPLATE = (
@@ -64,6 +69,71 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
     return model
 
 
+def save_head(folder: Path, target: Path, good: bool = False, drafts: int = VOCAB) -> None:
+    """Write an EAGLE-3 head for the target in a folder, as published ones are.
+
+    A random one, or a good one: its attention sees itself alone and brings the token's embedding
+    to the target's own output layer, as a `quiet` target does.
+    """
+    config = json.loads((target / "config.json").read_text())
+    h, size, heads = config["hidden_size"], config["head_dim"], config["num_attention_heads"]
+    torch.manual_seed(11)
+    shapes = {
+        "fc": (h, 3 * h), "norm": (h,), "lm_head": (drafts, h),
+        "midlayer.hidden_norm": (h,), "midlayer.input_layernorm": (h,),
+        "midlayer.post_attention_layernorm": (h,),
+        "midlayer.self_attn.q_proj": (heads * size, 2 * h),
+        "midlayer.self_attn.k_proj": (heads * size, 2 * h),
+        "midlayer.self_attn.v_proj": (heads * size, 2 * h),
+        "midlayer.self_attn.o_proj": (h, heads * size), "midlayer.mlp.gate_proj": (2 * h, h),
+        "midlayer.mlp.up_proj": (2 * h, h), "midlayer.mlp.down_proj": (h, 2 * h),
+    }  # fmt: skip
+    values = {f"{name}.weight": torch.randn(shape) * 0.2 for name, shape in shapes.items()}
+    ids = torch.randperm(VOCAB)[:drafts].sort().values
+    values["d2t"] = ids - torch.arange(drafts)
+    values["t2d"] = torch.zeros(VOCAB, dtype=torch.bool).index_fill(0, ids, True)
+    if good:
+        _make_good(values, safetensors.torch.load_file(target / "model.safetensors"), size, ids)
+    folder.mkdir(exist_ok=True)
+    safetensors.torch.save_file(values, folder / "model.safetensors")
+    changes = {
+        "architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama",
+        "num_hidden_layers": 1, "num_attention_heads": heads, "num_key_value_heads": heads,
+        "intermediate_size": 2 * h, "draft_vocab_size": drafts, "attention_bias": False,
+    }  # fmt: skip
+    for name in ("num_experts", "num_local_experts"):
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def _make_good(
+    head: dict[str, torch.Tensor], target: dict[str, torch.Tensor], size: int, ids: torch.Tensor
+) -> None:
+    h = head["fc.weight"].shape[0]
+    attention = "midlayer.self_attn."
+    for name in ("q", "k"):
+        weight = head[f"{attention}{name}_proj.weight"].zero_()
+        # The score of a constant with itself is largest at distance 0, over several frequencies.
+        weight.view(-1, size, 2 * h)[:, : size // 2, 0] = 8.0
+    head[f"{attention}v_proj.weight"].zero_()[:, :h] = torch.eye(h)
+    head[f"{attention}o_proj.weight"].copy_(torch.eye(h) * 50)
+    head["midlayer.mlp.down_proj.weight"].zero_()
+    head["midlayer.input_layernorm.weight"].fill_(1.0)
+    head["norm.weight"].copy_(target["model.norm.weight"])
+    head["lm_head.weight"].copy_(target["lm_head.weight"][ids])
+
+
+def quiet(folder: Path, scale: float) -> None:
+    """Make the target's layers whisper: what follows a token is mostly its own doing."""
+    path = folder / "model.safetensors"
+    values = safetensors.torch.load_file(path)
+    for name, value in values.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            value.mul_(scale)
+    values["model.embed_tokens.weight"][:, 0] = 1.0
+    safetensors.torch.save_file(values, path, metadata={"format": "pt"})
+
+
 def eager(
     settings: Settings, words: tuple[int, int] = (0, 0), device: str = "cpu"
 ) -> tuple[EagerSession, GraphTarget, GraphDecoder, Model]:
@@ -74,6 +144,23 @@ def eager(
     for passes in build(session.register, settings, model, draft, words):
         session.add(passes)
     return session, *open_models(session, "t", "t"), model
+
+
+def answer(settings: Settings, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """What `foundryrt run` reports, of passes that torch runs directly."""
+    model = open_model(settings.model)
+    tokenizer = Tokenizer.from_json(model.text.tokenizer_json)
+    words = (tokenizer.single(settings.yes), tokenizer.single(settings.no))
+    session, *_ = eager(settings, words, device)
+    files = {
+        "tokenizer.json": model.text.tokenizer_json.encode(),
+        "chat.json": json.dumps(model.text.chat.to_dict()).encode(),
+    }
+    face = SimpleNamespace(
+        file=files.__getitem__, files=list(files), settings=asdict(settings), graphs=session.graphs,
+        write=session.write, graph=session.graph,
+    )  # fmt: skip
+    return dict(run(face, Options(**options), True))
 
 
 def logits(model: GraphDecoder, tokens: Sequence[int], start: int = 0, slot: int = 0) -> Any:

@@ -7,19 +7,15 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import eager, save
+from parse_models import answer, save, save_head
 
 from foundryc.recorder import Recorder
 from foundryrt.errors import UsageError
 from parse_runtime.capture import Settings, record
-from parse_runtime.run import Options, run
-from parse_runtime.text.tokenizer import Tokenizer
-from parse_runtime.weights.source import open_model
 
 RUN = """
 import json, sys
@@ -37,6 +33,7 @@ CHOICES = [
     {"threshold": 1.0, "max_rounds": 2},
     {"selection": "longest-accepted", "two_stage": True, "temperature": 0.8, "seed": 3},
 ]
+MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 COUNTS = ("text", "rounds", "drafted", "accepted", "tokens", "verdicts")
 
 
@@ -64,18 +61,7 @@ def in_fresh_process(bundle: Path, options: dict[str, object]) -> dict[str, obje
 
 
 def eagerly(settings: Settings, options: dict[str, object]) -> dict[str, object]:
-    model = open_model(settings.model)
-    tokenizer = Tokenizer.from_json(model.text.tokenizer_json)
-    session, *_ = eager(settings, (tokenizer.single("y"), tokenizer.single("n")))
-    files = {
-        "tokenizer.json": model.text.tokenizer_json.encode(),
-        "chat.json": json.dumps(model.text.chat.to_dict()).encode(),
-    }
-    face = SimpleNamespace(
-        file=files.__getitem__, files=list(files), settings=asdict(settings), graphs=session.graphs,
-        write=session.write, graph=session.graph,
-    )  # fmt: skip
-    return run(face, Options(**options), True)  # type: ignore[arg-type]
+    return dict(json.loads(json.dumps(answer(settings, options))))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -86,18 +72,36 @@ def test_a_fresh_process_gives_the_eager_tokens(kind: str, tmp_path: Path) -> No
     for choice in CHOICES:
         options = {"prompt": "Why is the sky blue?", "max_new_tokens": 30, **choice}
         got = in_fresh_process(tmp_path / "parse.fdy", options)
-        expected = json.loads(json.dumps(eagerly(settings, options)))
+        expected = eagerly(settings, options)
         assert {name: got[name] for name in COUNTS} == {name: expected[name] for name in COUNTS}
 
 
-def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_another_tokenizer_cannot_draft_single_tokens(tmp_path: Path) -> None:
     target, draft = tmp_path / "target", tmp_path / "draft"
     save(target, "llama")
     save(draft, "llama")
     file = draft / "tokenizer.json"
     file.write_text(file.read_text().replace("<|system|>", "<|tool|>"))
-    with pytest.raises(UsageError, match="tokenizer is not that of"):
-        capture(tiny(target, draft=str(draft)), tmp_path / "parse.fdy")
+    changes = {"draft": str(draft), "speculate": "draft"}
+    with pytest.raises(UsageError, match="is not that of"):
+        capture(tiny(target, **changes), tmp_path / "parse.fdy")
+
+
+@pytest.mark.parametrize("way", ["draft", "chain", "tree", "mixture"])
+def test_token_drafts_work_in_a_fresh_process(way: str, tmp_path: Path) -> None:
+    """With each drafter, the answers of the target alone."""
+    kind, sizes = ("qwen3_moe", MIXTURE) if way == "mixture" else ("qwen3", {})
+    save(tmp_path, kind, **sizes)
+    save_head(tmp_path / "head", tmp_path)
+    head = {"eagle": str(tmp_path / "head"), "eagle_depth": 3}
+    ways = {"draft": {"speculate": "draft"}, "chain": head, "tree": {**head, "eagle_width": 3},
+            "mixture": head}  # fmt: skip
+    capture(tiny(tmp_path, slots=2, **ways[way]), tmp_path / "parse.fdy")
+    for choice in ({}, {"temperature": 0.8, "seed": 3}):
+        options = {"prompt": "Why?", "max_new_tokens": 40, "max_rounds": 0, **choice}
+        expected = eagerly(tiny(tmp_path), options)
+        got = in_fresh_process(tmp_path / "parse.fdy", options)
+        assert got["text"] == expected["text"] and got["tokens"] == expected["tokens"]
 
 
 def test_two_models_keep_weights_of_their_own(tmp_path: Path) -> None:
@@ -121,6 +125,10 @@ def test_two_models_keep_weights_of_their_own(tmp_path: Path) -> None:
         ({"verify": "12"}, "128x4"),
         ({"selection": "best"}, "first-failure"),
         ({"dtype": "int4"}, "bfloat16"),
+        ({"speculate": "target"}, "draft, or nothing"),
+        ({"speculate": "draft", "eagle_depth": 63}, "at most 63"),
+        ({"decode": "4"}, "up to slots"),
+        ({"eagle": "/nowhere"}, "no such folder"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

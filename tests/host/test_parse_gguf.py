@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import TEMPLATE, VOCAB, eager, save
+from parse_models import TEMPLATE, VOCAB, eager, logits, save
 
 from foundryrt.errors import UsageError
 from parse_runtime.capture import Settings
@@ -76,7 +76,7 @@ def test_logits_of_a_gguf_agree_with_transformers(kind: str, tmp_path: Path) -> 
     tokens = np.random.default_rng(2).integers(0, VOCAB, 30).tolist()
     with torch.no_grad():
         expected = oracle(torch.tensor([tokens])).logits[0, -1].numpy()
-    actual = target.prefill(tokens, 0).logits()
+    actual = logits(target, tokens)
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
     assert model.text.chat.stops == (260,)
     read = Tokenizer.from_json(model.text.tokenizer_json)

@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import VOCAB, eager, require_smollm2, save
+from parse_models import GREEDY, VOCAB, eager, logits, require_smollm2, save
 
-from parse_runtime.backend import GraphModel
+from parse_runtime.backend import GraphDecoder
 from parse_runtime.capture import Settings
 from parse_runtime.eager import EagerSession
+from parse_runtime.judge import SELECTIONS, selection
+from parse_runtime.models.acceptance import select
+from parse_runtime.target import GraphTarget
 from parse_runtime.text.tokenizer import Tokenizer
 
-Loaded = tuple[EagerSession, GraphModel, GraphModel, int]
+Loaded = tuple[EagerSession, GraphTarget, GraphDecoder, int]
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +44,15 @@ def check(
 ) -> None:
     """Every verdict of one pass is that of a prefill of prompt, draft[:cut], suffix."""
     session, target, separate, _ = loaded
-    target.prefill(prompt, 0)
-    base = len(prompt)
-    verdicts = target.verify(draft, base, suffix, [base + cut for cut in cuts])
-    rows, most = target._fitting(len(draft) + len(suffix) * len(cuts), len(cuts))
-    logits = session.graph("target.verify", len=rows, cuts=most)
-    logits.launch()
-    seen = logits.read("logits")
+    target.prefill(0, prompt, 0, GREEDY)
+    base, need = len(prompt), len(draft) + len(suffix) * len(cuts)
+    absolute = [base + cut for cut in cuts]
+    verdicts = target.verify(0, draft, base, suffix, absolute, 0.5, "first-failure").verdicts
+    rows, most = next(v for v in target._verify if v[0] >= need and v[1] >= len(cuts))
+    seen = session.graph("target.verify", len=rows, cuts=most).read("logits")
     trunk_cache = session.tensors["target.cache"][:, :, :, 0].clone()
     for i, cut in enumerate(cuts):
-        expected = separate.prefill(prompt + draft[:cut] + suffix, 0).logits()
+        expected = logits(separate, prompt + draft[:cut] + suffix)
         assert np.abs(seen[i] - expected).max() <= 1e-4 * np.abs(expected).max()
         yes, no = (np.exp(float(expected[word]) - expected.max()) for word in words)
         assert verdicts[i] == pytest.approx(yes / (yes + no), abs=1e-4)
@@ -79,13 +82,32 @@ def test_one_pass_equals_separate_prefills(
 def test_too_large_a_verification_is_spread_over_passes(tiny: Loaded) -> None:
     _, target, separate, _ = tiny
     prompt, draft, suffix = [3, 1, 4], list(range(40, 80)), [7, 8, 9]
-    target.prefill(prompt, 0)
+    target.prefill(0, prompt, 0, GREEDY)
     cuts = [len(prompt) + cut for cut in range(4, 41, 2)]
-    verdicts = target.verify(draft, len(prompt), suffix, cuts)
-    for cut, verdict in zip(cuts, verdicts, strict=True):
-        logits = separate.prefill((prompt + draft)[:cut] + suffix, 0).logits()
-        yes, no = np.exp(logits[5] - logits.max()), np.exp(logits[9] - logits.max())
+    found = target.verify(0, draft, len(prompt), suffix, cuts, 0.4, "longest-accepted")
+    assert found.kept == selection("longest-accepted")(cuts, found.verdicts, 0.4)
+    for cut, verdict in zip(cuts, found.verdicts, strict=True):
+        scores = logits(separate, (prompt + draft)[:cut] + suffix)
+        yes, no = np.exp(scores[5] - scores.max()), np.exp(scores[9] - scores.max())
         assert verdict == pytest.approx(yes / (yes + no), abs=1e-4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    verdicts=st.lists(
+        st.sampled_from([0.0, 0.25, 0.5, 0.75, float("nan")]), min_size=6, max_size=6
+    ),
+    count=st.integers(1, 6),
+    threshold=st.sampled_from([0.0, 0.5, 1.0]),
+    rule=st.sampled_from(list(SELECTIONS)),
+)
+def test_the_graph_selects_as_the_rules_say(
+    verdicts: list[float], count: int, threshold: float, rule: str
+) -> None:
+    numbers = torch.tensor([count]), torch.tensor([list(SELECTIONS).index(rule)])
+    kept = select(torch.tensor(verdicts), numbers[0], torch.tensor([threshold]), numbers[1])
+    judged = list(range(1, count + 1))
+    assert kept.tolist() == [selection(rule)(judged, verdicts[:count], threshold)]
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +138,12 @@ def test_one_pass_equals_separate_prefills_on_real_weights(smollm2, cuts) -> Non
 def test_real_weights_answer_sensibly(smollm2) -> None:
     (_, target, _, _), tokenizer, chat = smollm2
     sequence = tokenizer.encode(chat.prompt("What is the capital of France?"))
-    prediction = target.prefill(sequence, 0)
+    token = target.prefill(0, sequence, 0, GREEDY)
     answer: list[int] = []
-    while prediction.token not in chat.stops and len(answer) < 20:
-        answer.append(prediction.token)
-        prediction = target.decode(answer[-1], len(sequence) + len(answer) - 1)
+    while token not in chat.stops and len(answer) < 20:
+        answer.append(token)
+        position = len(sequence) + len(answer) - 1
+        token = target.decode([0], [token], [position], [GREEDY])[0]
     assert "Paris" in tokenizer.decode(answer)
 
 

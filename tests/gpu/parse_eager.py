@@ -1,0 +1,91 @@
+"""On a GPU, with torch: tiny models, their answers, and advances beside plain decoding, as JSON.
+
+parse_eager.py FOLDER SETTINGS...: each SETTINGS is a JSON object of a capture's settings.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
+from parse_models import answer, eager, quiet, save, save_head
+
+from parse_runtime.capture import Settings
+from parse_runtime.roles import Sampling
+
+SIZES = {
+    "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64,
+    "num_hidden_layers": 4, "max_position_embeddings": 512, "initializer_range": 0.06,
+}  # fmt: skip
+OPTIONS: list[dict[str, Any]] = [
+    {"prompt": "Why?", "max_new_tokens": 60, "max_rounds": 0},
+    {"prompt": "Why?", "max_new_tokens": 60, "max_rounds": 0, "temperature": 0.8, "seed": 3},
+    {"prompt": "Why?", "max_new_tokens": 60, "threshold": 0.5, "stride": 4},
+]
+PROMPTS = {2: [5, 17, 200, 3], 0: [9] * 11, 3: [31, 77] * 20}
+LENGTH = 120
+
+
+def models(folder: Path) -> None:
+    """target, a draft of one layer, a good head, and a mixture of experts."""
+    save(folder / "target", "qwen3", **SIZES)
+    quiet(folder / "target", 0.01)
+    save(folder / "draft", "llama", **{**SIZES, "num_hidden_layers": 1})
+    save_head(folder / "head", folder / "target", good=True)
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    save(folder / "mixture", "qwen3_moe", **SIZES, **experts)
+
+
+def advances(settings: Settings, sampling: Sampling) -> dict[str, Any]:
+    """Where advances and plain decoding first differ (-1: nowhere), and tokens a pass."""
+    target = eager(settings, (5, 9), "cuda")[1]
+    plain, fast = {}, {}
+    for slot, prompt in PROMPTS.items():
+        first = target.prefill(slot, prompt, 0, sampling)
+        plain[slot], fast[slot] = [*prompt, first], [*prompt, first]
+    while len(plain[3]) < LENGTH + len(PROMPTS[3]):
+        slots = list(plain)
+        ends = [len(plain[slot]) - 1 for slot in slots]
+        last = [plain[slot][-1] for slot in slots]
+        found = target.decode(slots, last, ends, [sampling] * 3)
+        for slot, token in zip(slots, found, strict=True):
+            plain[slot].append(token)
+    passes = made = 0
+    for slot, prompt in PROMPTS.items():
+        target.prefill(slot, prompt, 0, sampling)
+    while slots := [slot for slot in fast if len(fast[slot]) < len(plain[slot])]:
+        ends = [len(fast[slot]) - 1 for slot in slots]
+        last = [fast[slot][-1] for slot in slots]
+        results = target.advance(slots, last, ends, [sampling] * len(slots))
+        passes += len(slots)
+        for slot, tokens in zip(slots, results, strict=True):
+            fast[slot] += tokens
+            made += len(tokens)
+    unlike = [
+        i
+        for slot in plain
+        for i, (a, b) in enumerate(zip(plain[slot], fast[slot], strict=False))
+        if a != b
+    ]
+    return {"unlike": min(unlike, default=-1), "tokens_per_pass": made / passes}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    if not (folder / "target").exists():
+        models(folder)
+    for text in sys.argv[2:]:
+        settings = Settings(**json.loads(text))
+        report = {
+            "texts": [answer(settings, options, "cuda")["text"] for options in OPTIONS],
+            "greedy": advances(settings, Sampling()),
+            "sampled": advances(settings, Sampling(0.8, 0.95, 7)),
+        }
+        print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Drafting on a GPU: exact against plain decoding, and the same from a bundle without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_eager import OPTIONS
+
+ROOT = Path(__file__).parent.parent.parent
+RUN = """
+import json, sys
+from foundryrt.session import Session
+from parse_runtime.run import Options, run
+with Session.open(sys.argv[1]) as session:
+    for options in json.loads(sys.argv[2]):
+        print(json.dumps(run(session, Options(**options), True)["text"]))
+assert not [m for m in ("torch", "triton", "foundryc") if m in sys.modules]
+"""
+WAYS: dict[str, dict[str, Any]] = {
+    "draft": {"speculate": "draft", "draft": "draft"},
+    "chain": {"eagle": "head"},
+    "tree": {"eagle": "head", "eagle_depth": 3, "eagle_width": 4},
+}
+
+
+def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    paths = {k: str(folder / v) if k in ("draft", "eagle") else v for k, v in way.items()}
+    return {
+        "model": str(folder / "target"), "max_len": 256, "slots": 4, "prefill": "64",
+        "verify": "128x16", "dtype": "bfloat16", "judge_prompt": "ok?", "yes": "y", "no": "n",
+        **paths, **changes,
+    }  # fmt: skip
+
+
+def command(*arguments: object) -> list[Any]:
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
+    lines = done.stdout.splitlines()
+    return [json.loads(line) for line in lines if line.startswith(("{", '"', "["))]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("models")
+    wanted = {way: settings(folder, changes) for way, changes in WAYS.items()}
+    wanted["mixture"] = settings(folder, {}, model=str(folder / "mixture"), speculate="draft")
+    # A tree's keys lie in another order, so that only float32 hides the rounding.
+    wanted["tree"]["dtype"] = "float32"
+    texts = map(json.dumps, wanted.values())
+    reports = command(Path(__file__).parent / "parse_eager.py", folder, *texts)
+    return folder, dict(zip(wanted, zip(wanted.values(), reports, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("way", [*WAYS, "mixture"])
+def test_advances_give_the_tokens_of_decoding(models: Any, way: str) -> None:
+    report = models[1][way][1]
+    assert report["greedy"]["unlike"] == report["sampled"]["unlike"] == -1
+    if way in ("chain", "tree"):
+        assert report["greedy"]["tokens_per_pass"] > 1.3
+
+
+@pytest.mark.parametrize("way", ["draft", "tree", "mixture"])
+def test_a_bundle_answers_without_torch(models: Any, way: str, tmp_path: Path) -> None:
+    values, report = models[1][way]
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in values.items()]
+    code = "from foundryc.cli import main; main()"
+    path = tmp_path / "parse.fdy"
+    command("-c", code, "capture", "--workload", "parse", "--target", "cuda", "-o", path, *options)
+    assert command("-c", RUN, path, json.dumps(OPTIONS)) == report["texts"]

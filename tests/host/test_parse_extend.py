@@ -1,0 +1,148 @@
+"""Drafted tokens change the speed, never the answer: extend passes against plain decoding."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_models import GREEDY, eager, quiet, save, save_head
+
+from parse_runtime.capture import Settings
+from parse_runtime.models.acceptance import accept
+from parse_runtime.models.speculation import Speculation
+from parse_runtime.roles import Sampling
+from parse_runtime.shapes import Tree
+from parse_runtime.target import GraphTarget
+
+MAX_LEN = 96
+PROMPTS = {2: [5, 17, 200, 3], 0: [9] * 11, 3: [31, 77]}
+WAYS = {
+    "draft": {"speculate": "draft"},
+    "chain": {"eagle": "good"},
+    "tree": {"eagle": "good", "eagle_depth": 3, "eagle_width": 4},
+    "partial": {"eagle": "partial", "eagle_depth": 3, "eagle_width": 2},
+    "random head": {"eagle": "random", "eagle_width": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save(folder / "target", "qwen3")
+    quiet(folder / "target", 0.04)
+    save(folder / "draft", "llama", num_hidden_layers=1)
+    save_head(folder / "good", folder / "target", good=True)
+    save_head(folder / "partial", folder / "target", good=True, drafts=200)
+    save_head(folder / "random", folder / "target")
+    return folder
+
+
+def opened(folders: Path, way: dict[str, object]) -> GraphTarget:
+    values = {k: str(folders / str(v)) if k == "eagle" else v for k, v in way.items()}
+    if way.get("speculate"):
+        values["draft"] = str(folders / "target")
+    s = Settings(
+        model=str(folders / "target"), max_len=MAX_LEN, slots=4, decode="1,4", prefill="8",
+        verify="24x2", **values,
+    )  # fmt: skip
+    return eager(s)[1]
+
+
+def decoded(target: GraphTarget, slot: int, length: int, sampling: Sampling) -> list[int]:
+    sequence = list(PROMPTS[slot])
+    sequence.append(target.prefill(slot, sequence, 0, sampling))
+    while len(sequence) < length:
+        position = len(sequence) - 1
+        sequence += target.decode([slot], sequence[-1:], [position], [sampling])
+    return sequence
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.9, 0.95, 5)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("way", WAYS)
+def test_advances_give_what_decoding_gives(folders: Path, way: str, sampling: Sampling) -> None:
+    plain = opened(folders, {})
+    expected = {slot: decoded(plain, slot, MAX_LEN, sampling) for slot in PROMPTS}
+    target = opened(folders, WAYS[way])
+    found = {slot: list(prompt) for slot, prompt in PROMPTS.items()}
+    for slot, sequence in found.items():
+        sequence.append(target.prefill(slot, sequence, 0, sampling))
+    passes = made = 0
+    while slots := [slot for slot, sequence in found.items() if len(sequence) < MAX_LEN]:
+        # Sequences leave and enter the batch in turn.
+        slots = slots[passes % 2 :] or slots
+        lengths = [len(found[slot]) for slot in slots]
+        results = target.advance(
+            slots, [found[slot][-1] for slot in slots], [n - 1 for n in lengths],
+            [sampling] * len(slots),
+        )  # fmt: skip
+        passes += len(slots)
+        for slot, tokens in zip(slots, results, strict=True):
+            found[slot] += tokens
+            made += len(tokens)
+    for slot, sequence in found.items():
+        assert sequence[:MAX_LEN] == expected[slot][:MAX_LEN]
+    if way in ("draft", "chain", "tree") and sampling == GREEDY:
+        assert made / passes > 1.5
+    print(f"{way}: {made / passes:.2f} tokens a pass")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cropped_and_verified_sequence_goes_on(folders: Path, way: str) -> None:
+    plain, target = opened(folders, {}), opened(folders, WAYS[way])
+    prompt, draft = [7, 8, 9], list(range(40, 56))
+    for model in (plain, target):
+        model.prefill(1, prompt, 0, GREEDY)
+        model.advance([1], [50], [3], [GREEDY])
+        model.verify(1, draft, 3, [60, 61], [9, 19], 0.5, "first-failure")
+    kept = (prompt + draft)[:9]
+    expected = list(kept)
+    while len(expected) < 40:
+        expected += plain.decode([1], expected[-1:], [len(expected) - 1], [GREEDY])
+    found = list(kept)
+    while len(found) < 40:
+        found += target.advance([1], found[-1:], [len(found) - 1], [GREEDY])[0]
+    assert found[:40] == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), depth=st.integers(1, 4), width=st.integers(1, 4))
+def test_the_longest_agreeing_path_is_accepted(data: st.DataObject, depth: int, width: int) -> None:
+    tree = Tree(depth, width)
+    parents = [0]
+    for row, level in enumerate(tree.depths[1:], start=1):
+        first = 0 if level == 1 else 1 + (level - 2) * width
+        last = 0 if level == 1 else first + width - 1
+        parents.append(data.draw(st.integers(first, last), label=f"parent of {row}"))
+    numbers = st.lists(st.integers(0, 2), min_size=tree.rows, max_size=tree.rows)
+    tokens, choices = data.draw(numbers), data.draw(numbers)
+    possible = [True, *data.draw(st.lists(st.booleans(), min_size=tree.rows - 1,
+                                          max_size=tree.rows - 1))]  # fmt: skip
+    paths: list[list[int]] = [[0]]
+    for row in range(1, tree.rows):
+        paths.append([*paths[parents[row]], row])
+    agreeing = [
+        path for path in paths
+        if all(possible[r] and tokens[r] == choices[parents[r]] for r in path[1:])
+    ]  # fmt: skip
+    best = max(agreeing, key=len)
+    count, path = accept(
+        torch.tensor([tokens]), torch.tensor([parents]),
+        torch.tensor([[sum(1 << r for r in p) for p in paths]]), torch.tensor(tree.depths),
+        torch.tensor([choices]), torch.tensor([possible]), depth,
+    )  # fmt: skip
+    assert count.item() == len(best) - 1
+    assert path[0].tolist()[: len(best)] in agreeing
+    assert path.shape == (1, depth + 1)
+
+
+def test_drafts_begin_as_chains() -> None:
+    tokens, parents, ancestors = Speculation.chains(2, Tree(3)).unbind(1)
+    assert parents.tolist() == [[0, 0, 1, 2]] * 2
+    assert ancestors.tolist() == [[0b1, 0b11, 0b111, 0b1111]] * 2
+    assert not tokens.any()
