@@ -15,8 +15,8 @@ from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 
-MATRICES = [(5120, 5120), (7168, 5120), (100, 96), (1040, 520), (2048, 3072)]
-COUNTS = (1, 2, 5, 16, 17, 64, 65)
+MATRICES = [(5120, 5120), (100, 96), (1040, 520)]
+COUNTS = (1, 5, 16, 17, 64, 65)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.bfloat16, scale: float = 1.0) -> Tensor:
@@ -36,7 +36,7 @@ def products() -> dict[str, float]:
         worst[name] = max(worst.get(name, 0.0), distance(found, expected))
 
     for dtype in (torch.float32, torch.bfloat16):
-        for n, k in MATRICES:
+        for n, k in MATRICES if dtype == torch.bfloat16 else MATRICES[1:]:
             w, bias = random(n, k, dtype=dtype, scale=k**-0.5), random(n, dtype=dtype)
             gates = random(2 * n, k, dtype=dtype, scale=k**-0.5)
             for count in COUNTS:
@@ -87,7 +87,7 @@ def on_cpu(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def fused() -> dict[str, float]:
     found = {}
-    for count in (1, 3, 200):
+    for count in (1, 200):
         for spans in (0, 4):
             size = (spans, count) if spans else (count,)
             dtype = torch.float32 if spans else torch.bfloat16

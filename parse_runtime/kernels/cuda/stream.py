@@ -31,7 +31,9 @@ def choose(weight: Tensor, spans: int | None = None) -> Tiles:
     """Tiles of a matrix [N, K]; as many spans as keep the device's programs busy."""
     n, k = weight.shape
     columns = 64 if n >= 4096 else 32 if n >= 1024 else 16
-    depth = min(128, max(16, triton.next_power_of_2(k)))
+    # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
+    deepest = 128 if weight.element_size() == 2 else 32
+    depth = min(deepest, max(16, triton.next_power_of_2(k)))
     if spans is None:
         wanted = PROGRAMS // triton.cdiv(n, columns)
         spans = max(1, min(wanted, MOST_SPANS, k // (4 * depth)))
