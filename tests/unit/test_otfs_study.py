@@ -63,11 +63,11 @@ def test_a_small_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
     assert study.main(arguments) == 0
     result = json.loads(output.read_text())
     known, pilot = result["perfect_csi"][0], result["embedded_pilot"][0]
-    assert list(known["ber"]) == ["lmmse", "cg8", "cg20", "taps 99.00%"]
+    assert list(known["ber"]) == ["lmmse", "cg8", "cg28", "taps 99.00%"]
     assert known["ber"]["lmmse"][0]["mean"] > known["ber"]["lmmse"][1]["mean"]
-    assert known["ber"]["cg8"][1]["mean"] > known["ber"]["cg20"][1]["mean"]
-    low, high = known["ber"]["cg20"][0]["ci95"]
-    assert low <= known["ber"]["cg20"][0]["mean"] <= high
+    assert known["ber"]["cg8"][1]["mean"] > known["ber"]["cg28"][1]["mean"]
+    low, high = known["ber"]["cg28"][0]["ci95"]
+    assert low <= known["ber"]["cg28"][0]["mean"] <= high
     assert known["snr_loss_db"]["lmmse"]["mean"] == 0
     assert set(pilot["ber"]) == {"perfect", "estimated"} and pilot["frames"] == 2
     assert plot.read_text().startswith("<?xml")
