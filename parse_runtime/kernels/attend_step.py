@@ -19,9 +19,10 @@ def attend_step(
     a slot's R rows are read. `slots` int64 [B]; `rows` (where each row's own key is kept),
     `cuts`, `starts`, `ancestors` int64 [B * L]. A row that sees nothing is zero.
 
-    Row-invariant on CUDA: a row's bits depend on its query and the keys it sees alone, not on B,
-    L, `keys` or what the other rows are. So a chain verified in one pass gives what decoding it
-    token by token gives.
+    Row-invariant on CUDA: for one `keys`, a row's bits depend on its query and on the keys it
+    sees, not on B, L or what the other rows are. So a chain verified in one pass gives what
+    decoding it token by token gives, bit for bit; a tree's row, whose ancestors lie elsewhere in
+    the slot, gives it up to the rounding of sums in another order.
     """
     if q.is_cuda:
         from parse_runtime.kernels.cuda import attend_step as kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,23 @@ from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.sample import sample
 
-HEADS = [(1, 4, 64), (5, 2, 128), (8, 1, 128), (3, 3, 80), (16, 2, 96)]
+HEADS = {
+    torch.bfloat16: [(1, 4, 64), (5, 2, 128), (8, 1, 128), (3, 3, 80), (16, 2, 96)],
+    torch.float32: [(5, 2, 128), (3, 3, 80)],
+}
+"""Heads of a group, groups, head_dim."""
 
 
-def rows(case: Case, keys: int | None = None) -> torch.Tensor:
+def rows(case: Case) -> torch.Tensor:
     return attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, keys or case.keys
+        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
     )
 
 
-def step(case: Case, keys: int | None = None) -> torch.Tensor:
+def step(case: Case) -> torch.Tensor:
     return attend_step(
         case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, case.ancestors,
-        keys or case.keys, case.length,
+        case.keys, case.length,
     )  # fmt: skip
 
 
@@ -40,15 +45,21 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 def against_float64() -> dict[str, float]:
     """The largest relative error over head layouts and sizes, by kernel and type."""
     worst: dict[str, float] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        for i, (group, kv_heads, head_dim) in enumerate(HEADS):
+    for dtype, layouts in HEADS.items():
+        for i, (group, kv_heads, head_dim) in enumerate(layouts):
             heads = {"group": group, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype}
             for length, keys in ((1, 7), (37, 300), (200, 1100)):
                 case = random_case(i, length=length, keys=keys, **heads).to("cuda")
                 error = distance(rows(case), exact(case, rows_visible(case)))
                 name = f"rows {dtype}"
                 worst[name] = max(worst.get(name, 0.0), error)
-            for length, batch, keys in ((1, 1, 5), (1, 6, 1100), (7, 3, 300), (16, 2, 600)):
+            for length, batch, keys in (
+                (1, 1, 5),
+                (1, 6, 1100),
+                (7, 3, 300),
+                (16, 2, 600),
+                (1, 2, 7000),
+            ):
                 case = random_case(
                     i, length=length, batch=batch, slots=8, keys=keys, **heads
                 ).to("cuda")  # fmt: skip
@@ -90,10 +101,10 @@ def part(case: Case, first: int, batch: int, length: int) -> Case:
 
 
 def row_variations() -> int:
-    """Bits of `attend_step` rows that depend on which other rows there are, or on `keys`."""
+    """Values of `attend_step` rows that depend on which other rows there are."""
     differing = 0
-    for dtype in (torch.bfloat16, torch.float32):
-        for group, kv_heads, head_dim in HEADS:
+    for dtype, layouts in HEADS.items():
+        for group, kv_heads, head_dim in layouts:
             whole = random_case(
                 3, length=16, batch=32, slots=33, keys=1500, group=group, kv_heads=kv_heads,
                 head_dim=head_dim, dtype=dtype,
@@ -104,15 +115,11 @@ def row_variations() -> int:
             ):  # fmt: skip
                 found = step(part(whole, first, batch, length)).view(batch, length, -1)
                 differing += int((found != expected[first : first + batch, :length]).sum())
-            seen = whole.cuts.max().clamp(min=int(whole.starts.max()) + 64)
-            if int(seen) < whole.cache.shape[3]:
-                found = step(whole, whole.cache.shape[3])
-                differing += int((found != step(whole, int(seen))).sum())
     return differing
 
 
 def chain_variations() -> int:
-    """Bits by which a chain of 12 rows differs from the same rows decoded one at a time."""
+    """Values by which a chain of 12 rows differs from the same rows decoded one at a time."""
     chain = random_case(
         5, length=12, group=5, kv_heads=2, head_dim=128, keys=700, dtype=torch.bfloat16
     ).to("cuda")
@@ -187,4 +194,9 @@ def captured() -> bool:
 
 checks = (against_float64, against_dense_mask, row_variations, chain_variations, finite_padding,
           sampled, captured)  # fmt: skip
-print(json.dumps({check.__name__: check() for check in checks}))
+report = {}
+for check in checks:
+    begin = time.monotonic()
+    report[check.__name__] = check()
+    print(f"{check.__name__}: {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
+print(json.dumps(report))

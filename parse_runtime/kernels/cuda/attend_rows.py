@@ -39,9 +39,9 @@ def launch(
     _attend[kv_heads, triton.cdiv(count * group, tiles.queries)](
         q, cache_layer[0], cache_layer[1], out, slot, rows, cuts, starts,
         count, keys, head_dim**-0.5 * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:4],
-        GROUP=group, HEAD_DIM=head_dim, WIDTH=max(16, triton.next_power_of_2(head_dim)),
-        QUERIES=tiles.queries, KEYS=tiles.keys,
+        q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
+        KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim,
+        WIDTH=max(16, triton.next_power_of_2(head_dim)), QUERIES=tiles.queries, KEYS=tiles.keys,
         num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return out
@@ -59,8 +59,8 @@ def choose(dtype: torch.dtype, head_dim: int, queries: int) -> Tiles:
 def _attend(
     q, k, v, out, slot, rows, cuts, starts,
     count, keys, scale,
-    q_token, q_head, kv_head, kv_slot, kv_row,
-    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
+    q_token, q_head, kv_head, kv_slot,
+    KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     release()
@@ -96,13 +96,13 @@ def _attend(
     acc = tl.zeros([QUERIES, WIDTH], tl.float32)
     for first in tl.range(0, open_end, KEYS):
         key = first + tl.arange(0, KEYS)
-        kt = _load(k, key, kv_row, d, keys, HEAD_DIM, WIDTH, False)
+        kt = _load(k, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, False)
         scores = tl.dot(x, kt.T, input_precision="ieee")
         new = tl.maximum(top, tl.max(scores, 1) * scale)
         p = tl.exp2(scores * scale - new[:, None])
         fade = tl.exp2(top - new)
         total = total * fade + tl.sum(p, 1)
-        vt = _load(v, key, kv_row, d, keys, HEAD_DIM, WIDTH, False)
+        vt = _load(v, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, False)
         acc = tl.dot(p.to(vt.dtype), vt, acc * fade[:, None], input_precision="ieee")
         top = new
     masked = (cut_end - open_end) // KEYS
@@ -110,7 +110,7 @@ def _attend(
     for i in tl.range(0, masked + own):
         first = tl.where(i < masked, open_end + i * KEYS, own_first + (i - masked) * KEYS)
         key = first + tl.arange(0, KEYS)
-        kt = _load(k, key, kv_row, d, keys, HEAD_DIM, WIDTH, True)
+        kt = _load(k, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, True)
         scores = tl.dot(x, kt.T, input_precision="ieee")
         mine = (key[None, :] >= start[:, None]) & (key[None, :] <= row[:, None])
         seen = ((key[None, :] < cut[:, None]) | mine) & (key < keys)[None, :]
@@ -121,7 +121,7 @@ def _attend(
         p = tl.exp2(scores * scale - level[:, None])
         fade = tl.exp2(top - level)
         total = total * fade + tl.sum(p, 1)
-        vt = _load(v, key, kv_row, d, keys, HEAD_DIM, WIDTH, True)
+        vt = _load(v, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, True)
         acc = tl.dot(p.to(vt.dtype), vt, acc * fade[:, None], input_precision="ieee")
         top = new
 
@@ -132,11 +132,11 @@ def _attend(
 
 @triton.jit
 def _load(
-    base, key, kv_row, d, keys,
-    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, BOUNDED: tl.constexpr,
+    base, key, d, keys,
+    KV_ROW: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
     """[KEYS, WIDTH] rows of keys or values; zero past the end of a head, and of the keys."""
-    places = base + key[:, None].to(tl.int64) * kv_row + d[None, :]
+    places = base + key[:, None] * KV_ROW + d[None, :]
     if BOUNDED:
         return tl.load(places, (key < keys)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
     elif HEAD_DIM < WIDTH:

@@ -24,7 +24,7 @@ UNITED, UNITE_WARPS = 32, 4
 class Tiles:
     """Keys of a span; query rows and keys of a tile; warps; stages; programs that fill a device.
 
-    All but the last decide a row's bits, so they may depend on the layout of heads alone.
+    All but the last decide a row's bits, so they may depend on what all passes of a model share.
     """
 
     span: int
@@ -43,7 +43,7 @@ def launch(
     count, heads, head_dim = q.shape
     kv_heads = cache_layer.shape[1]
     group, batch = heads // kv_heads, count // length
-    tiles = tiles or choose(q.dtype)
+    tiles = tiles or choose(q.dtype, keys)
     spans = triton.cdiv(keys, tiles.span)
     blocks = triton.cdiv(group * length, tiles.queries)
     share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * blocks))
@@ -57,8 +57,8 @@ def launch(
     _partial[blocks * share, kv_heads, batch](
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
         slots, cuts, starts, ancestors, length, keys, spans, share, head_dim**-0.5 * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:4],
-        GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
+        q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
+        KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
         num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
@@ -70,11 +70,12 @@ def launch(
     return out
 
 
-def choose(dtype: torch.dtype) -> Tiles:
-    """Tiles of a key and value type (benchmarks/results/parse_kernels.json)."""
+def choose(dtype: torch.dtype, keys: int) -> Tiles:
+    """Tiles for a number of keys that may be read (benchmarks/results/parse_kernels.json)."""
+    span = 128 if keys <= 1024 else 256 if keys <= 6144 else 512
     if dtype == torch.float32:
-        return Tiles(256, 16, 32, 4, 2, 528)
-    return Tiles(256, 64, 64, 4, 3, 1056)
+        return Tiles(span, 16, 32, 4, 2, 528)
+    return Tiles(span, 64, 64, 4, 3, 1056)
 
 
 # Their values would choose other machine code, and so perhaps other bits.
@@ -82,8 +83,8 @@ def choose(dtype: torch.dtype) -> Tiles:
 def _partial(
     q, k, v, sums, tops, totals,
     slots, cuts, starts, ancestors, length, keys, spans, share, scale,
-    q_token, q_head, kv_head, kv_slot, kv_row,
-    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
+    q_token, q_head, kv_head, kv_slot,
+    KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
     SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     release()
@@ -128,7 +129,7 @@ def _partial(
             for tile in tl.range(first, last, KEYS):
                 key = tile + tl.arange(0, KEYS)
                 there = (key < last)[:, None] & (d < HEAD_DIM)[None, :]
-                places = key[:, None].to(tl.int64) * kv_row + d[None, :]
+                places = key[:, None] * KV_ROW + d[None, :]
                 kt = tl.load(k + places, there, other=0.0)
                 vt = tl.load(v + places, there, other=0.0)
                 scores = tl.dot(x, kt.T, input_precision="ieee")

@@ -16,7 +16,9 @@ from torch import Tensor
 from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 
 CHUNK = 4096
-DECIDE_WARPS = 16
+"""Logits that one program scans first,"""
+BLOCK, WARPS = 8192, 32
+"""and those that the program which decides reads at a time."""
 
 
 def launch(
@@ -37,8 +39,7 @@ def launch(
     _decide[(count,)](
         logits, temperature, top_p, seeds, positions, found[0], found[1], found[2], ids, token,
         logits.stride(0), vocabulary, chunks,
-        CHUNK=CHUNK, CHUNKS=triton.next_power_of_2(chunks),
-        num_warps=DECIDE_WARPS, **OPTIONS,
+        BLOCK=BLOCK, CHUNKS=triton.next_power_of_2(chunks), num_warps=WARPS, **OPTIONS,
     )  # fmt: skip
     return token
 
@@ -73,7 +74,7 @@ def _scan(
 @triton.jit
 def _decide(
     logits, temperature, top_p, seeds, positions, tops, weights, bests, ids, out,
-    stride, vocabulary, chunks, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    stride, vocabulary, chunks, BLOCK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -92,30 +93,30 @@ def _decide(
         allowed = mass * tl.sum(weight * tl.exp(top_of - top), 0)
         low, key = _row_key(seeds, positions, row)
         level = tl.load(logits + token).to(tl.float32) / heat
-        while _weight_above(logits, level, heat, top, vocabulary, CHUNK) >= allowed and level < top:
-            token = _draw_above(logits, level, heat, low, key, vocabulary, CHUNK)
+        while _weight_above(logits, level, heat, top, vocabulary, BLOCK) >= allowed and level < top:
+            token = _draw_above(logits, level, heat, low, key, vocabulary, BLOCK)
             level = tl.load(logits + token).to(tl.float32) / heat
     tl.store(out + row, token.to(tl.int64))
 
 
 @triton.jit
-def _weight_above(logits, level, heat, top, vocabulary, CHUNK: tl.constexpr):
+def _weight_above(logits, level, heat, top, vocabulary, BLOCK: tl.constexpr):
     """Weight exp(score - top) of the tokens whose score is above the level."""
-    weight = tl.zeros([CHUNK], tl.float32)
-    for first in range(0, vocabulary, CHUNK):
-        token = first + tl.arange(0, CHUNK)
+    weight = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, vocabulary, BLOCK):
+        token = first + tl.arange(0, BLOCK)
         x = tl.load(logits + token, token < vocabulary, other=float("-inf")).to(tl.float32) / heat
         weight += tl.where(x > level, tl.exp(x - top), 0.0)
     return tl.sum(weight, 0)
 
 
 @triton.jit
-def _draw_above(logits, level, heat, low, key, vocabulary, CHUNK: tl.constexpr):
+def _draw_above(logits, level, heat, low, key, vocabulary, BLOCK: tl.constexpr):
     """The token of the best noisy score among those whose score is above the level."""
-    best = tl.full([CHUNK], float("-inf"), tl.float32)
-    chosen = tl.full([CHUNK], 2147483647, tl.int32)
-    for first in range(0, vocabulary, CHUNK):
-        token = first + tl.arange(0, CHUNK)
+    best = tl.full([BLOCK], float("-inf"), tl.float32)
+    chosen = tl.full([BLOCK], 2147483647, tl.int32)
+    for first in range(0, vocabulary, BLOCK):
+        token = first + tl.arange(0, BLOCK)
         x = tl.load(logits + token, token < vocabulary, other=float("-inf")).to(tl.float32) / heat
         if tl.max(x, 0) > level:
             noisy = tl.where(x > level, x + _gumbel(token, low, key), float("-inf"))
