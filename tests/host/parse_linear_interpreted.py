@@ -1,0 +1,106 @@
+"""Prints, as JSON, how far the Triton kernels, interpreted on the CPU, are from the references.
+
+Run with TRITON_INTERPRET=1. Float32 only: the interpreter's product of bfloat16 is not one.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor
+
+from parse_runtime.kernels import experts, norm, rotate, swiglu
+from parse_runtime.kernels.cuda import experts as cuda_experts
+from parse_runtime.kernels.cuda import norm as cuda_norm
+from parse_runtime.kernels.cuda import rotate as cuda_rotate
+from parse_runtime.kernels.cuda import routing, stream
+from parse_runtime.kernels.cuda import swiglu as cuda_swiglu
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def products() -> dict[str, float]:
+    found = {}
+    for count, n, k in ((1, 100, 96), (5, 1040, 520), (17, 48, 1024), (33, 40, 64)):
+        x, w, bias = torch.randn(count, k), torch.randn(n, k) * k**-0.5, torch.randn(n)
+        expected = x.double() @ w.double().T + bias
+        gates = torch.randn(2 * n, k) * k**-0.5
+        shape = f"{count}x{n}x{k}"
+        found[f"stream {shape}"] = distance(stream.stream(x, w, bias), expected)
+        found[f"parts {shape}"] = distance(stream.stream_parts(x, w, bias).sum(0), expected)
+        gated = swiglu.swiglu(x @ gates.T)
+        found[f"swiglu {shape}"] = distance(cuda_swiglu.swiglu(x @ gates.T), gated)
+        found[f"stream_swiglu {shape}"] = distance(cuda_swiglu.stream_swiglu(x, gates), gated)
+    return found
+
+
+def fused() -> dict[str, float]:
+    found = {}
+    for spans in (0, 3):
+        size = (spans, 3) if spans else (3,)
+        x, residual, weight = torch.randn(*size, 200), torch.randn(3, 200), torch.randn(200)
+        for before in (None, residual):
+            ours = cuda_norm.add_rms_norm(x, before, weight, 1e-6)
+            theirs = norm.add_rms_norm(x, before, weight, 1e-6)
+            name = f"norm {spans} {before is not None}"
+            found[name] = max(map(distance, ours, theirs))
+        for head_dim in (64, 80):
+            qkv = torch.randn(*size, (4 + 2 * 2) * head_dim)
+            positions, write = torch.tensor([5, 100, 3000]), torch.tensor([3, 25, 59])
+            frequencies = 10000 ** -torch.rand(head_dim // 2)
+            for norms in (None, (torch.randn(head_dim), torch.randn(head_dim))):
+                caches = torch.zeros(2, 2, 2, 3, 20, head_dim)
+                q, expected = (
+                    function(qkv, positions, frequencies, cache, write, norms, 1e-6)
+                    for function, cache in zip(
+                        (cuda_rotate.rotate_store, rotate.rotate_store), caches, strict=True
+                    )
+                )
+                name = f"rotate {spans} {head_dim} {norms is not None}"
+                found[name] = max(distance(q, expected), distance(*caches))
+    return found
+
+
+def mixture() -> dict[str, float]:
+    # As on CUDA, where few rows are streamed.
+    cuda_experts.linear_parts = stream.stream_parts
+    found = {}
+    for count, hidden, width, number, top_k in (
+        (1, 64, 32, 8, 2), (5, 100, 40, 6, 3), (33, 64, 32, 128, 8), (70, 64, 96, 16, 4),
+    ):  # fmt: skip
+        x, router = torch.randn(count, hidden), torch.randn(number, hidden)
+        gate_up = torch.randn(number, 2 * width, hidden) * hidden**-0.5
+        down = torch.randn(number, hidden, width) * width**-0.5
+        for normalize in (True, False):
+            arguments = (x, router, gate_up, down, top_k, normalize)
+            name = f"experts {count} {normalize}"
+            found[name] = distance(cuda_experts.experts(*arguments), experts.experts(*arguments))
+    return found
+
+
+def grouped() -> bool:
+    """Every pair is in exactly one block, which is of its expert, and in the order of rows."""
+    for rows in (16, 64):
+        chosen = torch.randint(0, 10, (60, 3), dtype=torch.int32)
+        order, blocks = routing.group(chosen, 12, rows)
+        flat = chosen.flatten()
+        if order.tolist() != flat.argsort(stable=True).tolist():
+            return False
+        met = []
+        for expert, first, last in blocks.T.tolist():
+            if expert >= 0:
+                pairs = order[first:last].long()
+                met += pairs.tolist()
+                if not 0 < last - first <= rows or (flat[pairs] != expert).any():
+                    return False
+        if sorted(met) != list(range(180)):
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    print(json.dumps({**products(), **fused(), **mixture(), "grouped": grouped()}))

@@ -1,0 +1,79 @@
+"""Linear, fused and expert kernels without a GPU: references, and Triton's interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parse_runtime.kernels.experts import experts, route
+from parse_runtime.kernels.linear import linear, linear_parts
+from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.swiglu import linear_swiglu
+
+HERE = Path(__file__).parent
+
+
+def test_interpreted_kernels_near_the_references():
+    pytest.importorskip("triton")
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{HERE.parent.parent}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    done = subprocess.run(
+        [sys.executable, str(HERE / "parse_linear_interpreted.py")],
+        capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads(done.stdout)
+    assert report.pop("grouped")
+    for name, error in report.items():
+        assert error < 2e-6, name
+
+
+def test_parts_add_up_to_the_product():
+    x, w, bias = torch.randn(5, 30), torch.randn(20, 30), torch.randn(20)
+    torch.testing.assert_close(linear_parts(x, w, bias).sum(0), F.linear(x, w, bias))
+    torch.testing.assert_close(linear(x, w), x @ w.T)
+
+
+def test_parts_are_added_before_the_norm():
+    parts, residual, weight = torch.randn(3, 4, 20), torch.randn(4, 20), torch.randn(20)
+    normed, total = add_rms_norm(parts, residual, weight, 1e-5)
+    torch.testing.assert_close(total, residual + parts.sum(0))
+    torch.testing.assert_close(normed, F.rms_norm(total, (20,), weight, 1e-5))
+
+
+def test_gates_come_first():
+    x, w = torch.randn(3, 10), torch.randn(8, 10)
+    expected = F.silu(x @ w[:4].T) * (x @ w[4:].T)
+    torch.testing.assert_close(linear_swiglu(x, w), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 9), number=st.integers(1, 8), width=st.integers(1, 12), data=st.data())
+def test_experts_are_the_weighted_sum_of_the_chosen(count, number, width, data):
+    top_k = data.draw(st.integers(1, number))
+    normalize = data.draw(st.booleans())
+    torch.manual_seed(data.draw(st.integers(0, 1 << 16)))
+    x, router = torch.randn(count, 6), torch.randn(number, 6)
+    gate_up, down = torch.randn(number, 2 * width, 6), torch.randn(number, 6, width)
+    weights, chosen = route(x @ router.T, top_k, normalize)
+    if normalize:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(count))
+    expected = torch.zeros(count, 6)
+    for row in range(count):
+        for weight, expert in zip(weights[row], chosen[row], strict=True):
+            y = linear_swiglu(x[row : row + 1], gate_up[expert])
+            expected[row] += weight * (y @ down[expert].T)[0]
+    found = experts(x, router, gate_up, down, top_k, normalize)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
