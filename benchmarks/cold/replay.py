@@ -35,6 +35,7 @@ def main(name: str, mode: str, folder: Path, verify: bool) -> None:
     ready = []
     session.wait(lambda count, total: ready.append((time.time() - SPAWNED, count)))
     marks["all_ready"] = time.time()
+    spent = session._opened.graphs.spent
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     session.load_weights()
     marks["weights"] = time.time()
@@ -47,6 +48,7 @@ def main(name: str, mode: str, folder: Path, verify: bool) -> None:
         "marks_ms": {mark: (at - SPAWNED) * 1e3 for mark, at in marks.items()},
         "timeline_ms": {step: at * 1e3 for step, at in timeline.items()},
         "ready_ms": [[at * 1e3, count] for at, count in ready],
+        "spent_ms": {step: time * 1e3 for step, time in spent.items()},
         "nodes": sum(manifest.templates[g.template].nodes for g in manifest.graphs),
         "graphs": len(manifest.graphs),
         "templates": len(manifest.templates),

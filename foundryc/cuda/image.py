@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from foundryc.cuda.compile import compile_cubin
 from foundryc.cuda.extract import CapturedFunction, Columns
 from foundryc.cuda.recording import CudaRecording, NamedTensor
+from foundryc.cuda.smaller import smaller
 from foundryc.cuda.variables import values_to_keep
 from foundryc.weights import build_weights
 from foundryrt.bundle.schema import (
@@ -34,44 +37,52 @@ from foundryrt.bundle.tables import MEMBER_COLUMNS, NO_FUNCTION, TEMPLATE_COLUMN
 from foundryrt.bundle.writer import BundleWriter
 from foundryrt.errors import FoundryError
 
+_DIGEST = Path(__file__).with_name("digest.cu")
 _TOPOLOGY = [name for name in TEMPLATE_COLUMNS if name != "parameters"]
 
 
 class _Functions:
     """Functions and kernel binaries by content, in order of first use."""
 
-    def __init__(self, recording: CudaRecording, writer: BundleWriter) -> None:
+    def __init__(self, recording: CudaRecording) -> None:
         self._recording = recording
-        self._writer = writer
         self._values: dict[int, dict[str, bytes]] = {}
-        self._kernel_of: dict[bytes, int] = {}
+        self._names: dict[bytes, set[str]] = {}
         self._index: dict[Function, int] = {}
-        self.kernels: list[Kernel] = []
         self.variables: dict[tuple[int, str], bytes] = {}
 
     def index(self, captured: CapturedFunction) -> int:
         cubin = self._recording.harvest.binary_of(captured.name, captured.module)
         if captured.module not in self._values:
             self._values[captured.module] = values_to_keep(captured, cubin)
-        digest = hashlib.sha256(cubin).digest()
-        if digest not in self._kernel_of:
-            self._kernel_of[digest] = len(self.kernels)
-            section = self._writer.add(SectionKind.KERNEL, digest.hex()[:32], cubin, compress=False)
-            self.kernels.append(Kernel(sha256=digest, section=section))
+        self._names.setdefault(cubin, set()).add(captured.name)
+        kernel = list(self._names).index(cubin)
         for name, data in self._values[captured.module].items():
-            if self.variables.setdefault((self._kernel_of[digest], name), data) != data:
+            if self.variables.setdefault((kernel, name), data) != data:
                 raise FoundryError(
                     f"two modules of one binary hold different values in their variable {name};"
                     " a bundle loads a binary once"
                 )
         function = Function(
             name=captured.name,
-            kernel=self._kernel_of[digest],
+            kernel=kernel,
             max_dynamic_shared=captured.max_dynamic_shared,
             shared_carveout=captured.carveout,
             cluster_nonportable=captured.nonportable,
         )
         return self._index.setdefault(function, len(self._index))
+
+    def write(self, writer: BundleWriter) -> tuple[Kernel, ...]:
+        """Store the binaries with the kernels that were asked for, once all are known."""
+        kernels: list[Kernel] = []
+        for binary, names in self._names.items():
+            data = smaller(binary, names)
+            if hashlib.sha256(data).digest() in {kernel.sha256 for kernel in kernels}:
+                data = binary  # cut down alike, but two binaries: each has its own variables
+            digest = hashlib.sha256(data).digest()
+            section = writer.add(SectionKind.KERNEL, digest.hex()[:32], data, compress=False)
+            kernels.append(Kernel(sha256=digest, section=section))
+        return tuple(kernels)
 
     @property
     def functions(self) -> tuple[Function, ...]:
@@ -156,7 +167,7 @@ def save(
     weights = [(i, t.pieces) for i, t in enumerate(named) if t.role == "weight"]
     embed = embed_weights or not all(pieces for _, pieces in weights)
     with BundleWriter(path) as writer:
-        functions, templates = _Functions(recording, writer), _Templates(writer)
+        functions, templates = _Functions(recording), _Templates(writer)
         graphs: list[Graph] = []
         for recorded in recording.graphs:
             if recorded.captured is None:
@@ -175,6 +186,14 @@ def save(
                     columns=table,
                 )
             )  # fmt: skip
+        kernels = functions.write(writer)
+        major, minor = torch.cuda.get_device_capability(arena.device)
+        recipes = Weights() if embed else build_weights(weights)
+        if recipes.sources:
+            data = compile_cubin(_DIGEST, f"sm_{major}{minor}")
+            section = writer.add(SectionKind.KERNEL, "digest of weights", data, compress=False)
+            recipes = msgspec.structs.replace(recipes, digest_kernel=len(kernels))
+            kernels += (Kernel(sha256=hashlib.sha256(data).digest(), section=section),)
         regions = []
         for name in REGIONS:
             image = _initial_bytes(recording, name, embed)
@@ -190,7 +209,6 @@ def save(
             )
         for name, content in (files or {}).items():
             writer.add(SectionKind.FILE, name, content)
-        major, minor = torch.cuda.get_device_capability(arena.device)
         writer.finish(
             Manifest(
                 format_version=FORMAT_VERSION,
@@ -205,7 +223,7 @@ def save(
                 provenance={"device": torch.cuda.get_device_name(arena.device)},
                 regions=tuple(regions),
                 tensors=tuple(_tensor(recording, tensor) for tensor in named),
-                kernels=tuple(functions.kernels),
+                kernels=kernels,
                 functions=functions.functions,
                 variables=tuple(
                     Variable(kernel=kernel, name=name, data=data)
@@ -213,6 +231,6 @@ def save(
                 ),
                 templates=tuple(templates.templates),
                 graphs=tuple(graphs),
-                weights=Weights() if embed else build_weights(weights),
+                weights=recipes,
             )
         )

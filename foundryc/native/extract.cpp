@@ -61,7 +61,8 @@ private:
     uint32_t kernel(CUgraphNode node);
     uint32_t copy(CUgraphNode node);
     uint32_t set(CUgraphNode node);
-    void attributes(CUgraphNode node, std::vector<Attribute>& out, const std::string& name);
+    std::vector<Attribute> attributes(CUgraphNode node, const std::string& name);
+    const std::vector<Attribute>& defaults_of(uint32_t function, const CUDA_KERNEL_NODE_PARAMS& parameters);
     uint32_t function_of(const CUDA_KERNEL_NODE_PARAMS& parameters);
     const Layout& arguments_of(uint32_t function);
     void device_only(CUmemorytype type, CUdeviceptr device, const char* end);
@@ -72,6 +73,7 @@ private:
     Extracted& out_;
     std::map<CUfunction, uint32_t> indices_;
     std::map<uint32_t, Layout> arguments_;
+    std::map<uint32_t, std::vector<Attribute>> defaults_;
 };
 
 template <class Record>
@@ -139,7 +141,8 @@ const Layout& Extractor::arguments_of(uint32_t function) {
     return out;
 }
 
-void Extractor::attributes(CUgraphNode node, std::vector<Attribute>& out, const std::string& name) {
+std::vector<Attribute> Extractor::attributes(CUgraphNode node, const std::string& name) {
+    std::vector<Attribute> out;
     for (uint32_t id : ATTRIBUTES) {
         CUlaunchAttributeValue value;
         std::memset(&value, 0, sizeof(value));
@@ -156,6 +159,26 @@ void Extractor::attributes(CUgraphNode node, std::vector<Attribute>& out, const 
             refuse(name + " can be updated from the device, which a bundle cannot keep");
         out.push_back(attribute);
     }
+    return out;
+}
+
+// What a node of this function has before any attribute is set: setting it again would only cost a call per node.
+const std::vector<Attribute>& Extractor::defaults_of(uint32_t function, const CUDA_KERNEL_NODE_PARAMS& parameters) {
+    const auto known = defaults_.find(function);
+    if (known != defaults_.end()) return known->second;
+    const std::string& name = out_.functions[function].name;
+    CUgraph scratch = nullptr;
+    check(driver().cuGraphCreate(&scratch, 0), "cuGraphCreate", name);
+    try {
+        CUgraphNode node = nullptr;
+        check(driver().cuGraphAddKernelNode(&node, scratch, nullptr, 0, &parameters), "cuGraphAddKernelNode", name);
+        defaults_[function] = attributes(node, name);
+    } catch (...) {
+        driver().cuGraphDestroy(scratch);
+        throw;
+    }
+    driver().cuGraphDestroy(scratch);
+    return defaults_[function];
 }
 
 uint32_t Extractor::kernel(CUgraphNode node) {
@@ -192,8 +215,17 @@ uint32_t Extractor::kernel(CUgraphNode node) {
             std::memcpy(to + layout.offsets[i].offset, parameters.kernelParams[i], layout.offsets[i].size);
     }
 
+    const std::vector<Attribute> found = attributes(node, name);
+    const std::vector<Attribute>& defaults = defaults_of(function, parameters);
     std::vector<Attribute> set;
-    attributes(node, set, name);
+    for (const Attribute& attribute : found) {
+        const auto same = [&](const Attribute& other) { return std::memcmp(&other, &attribute, sizeof(other)) == 0; };
+        if (std::none_of(defaults.begin(), defaults.end(), same)) set.push_back(attribute);
+    }
+    for (const Attribute& standard : defaults) {
+        const auto same = [&](const Attribute& other) { return other.id == standard.id; };
+        if (std::none_of(found.begin(), found.end(), same)) set.push_back({standard.id, 0, {}});
+    }
     const Skeleton head{bytes, static_cast<uint16_t>(layout.offsets.size()), packed != nullptr,
                         static_cast<uint8_t>(set.size())};
     const auto append = [&](const void* data, size_t size) {

@@ -164,6 +164,8 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 def _check_weights(manifest: Manifest) -> None:
     weights = manifest.weights
+    if weights.digest_kernel != -1:
+        _refer("weights", weights.digest_kernel, manifest.kernels)
     for file in weights.files:
         inside = all(part not in ("", ".", "..") for part in file.name.split("/"))
         _require(

@@ -12,7 +12,8 @@ import msgspec
 
 # 1: 2026-11-24, first version.
 #    2026-11-24, kind 7 (signature) added; optional, so earlier readers of version 1 skip it.
-#    2026-11-25, WeightSource.blake3 added; earlier readers refuse a bundle that has it.
+#    2026-11-25, WeightSource.blake3 and Weights.digest_kernel added; earlier readers refuse
+#    bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -205,6 +206,9 @@ class WeightRecipe(Record, frozen=True):
 
 class Weights(Record, frozen=True):
     """All recipes of a bundle; empty where the weights are embedded in their region."""
+
+    digest_kernel: int = -1
+    """The kernel binary that takes BLAKE3 digests on the device; -1 where the CPU takes them."""
 
     files: tuple[WeightFile, ...] = ()
     sources: tuple[WeightSource, ...] = ()

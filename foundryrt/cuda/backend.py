@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from ctypes import c_void_p
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.cuda.device import open_device
+from foundryrt.cuda.digest import Range, digests
 from foundryrt.cuda.driver import NON_BLOCKING, driver
 from foundryrt.cuda.graphs import Graphs, preread
 from foundryrt.cuda.memory import map_regions
@@ -94,9 +95,14 @@ class CudaBackend:
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents."""
         if self._bundle.manifest.weights.recipes:
-            fill_weights(self._bundle.manifest, self.uploader, self._weights, check)
+            kernel = self._bundle.manifest.weights.digest_kernel
+            on_device = None if kernel == -1 else partial(self._digests, kernel)
+            fill_weights(self._bundle.manifest, self.uploader, self._weights, check, on_device)
             self.uploader.finish()
         self._done("weights")
+
+    def _digests(self, kernel: int, ranges: Sequence[Range]) -> list[bytes]:
+        return digests(self.device, self.stream, bytes(self._bundle.kernel(kernel)), ranges)
 
     def ready(self, graph: int | None = None) -> int:
         """How many graphs can be launched at once; of one graph, 1 where it can."""

@@ -49,6 +49,19 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventSynchronize": (c_void_p,),
     "cuGraphLaunch": (c_void_p, c_void_p),
+    "cuLibraryLoadData": (
+        _POINTER,
+        c_char_p,
+        _POINTER,
+        _POINTER,
+        c_uint,
+        _POINTER,
+        _POINTER,
+        c_uint,
+    ),
+    "cuLibraryUnload": (c_void_p,),
+    "cuLibraryGetKernel": (_POINTER, c_void_p, c_char_p),
+    "cuLaunchKernel": (c_void_p, *(c_uint,) * 7, c_void_p, _POINTER, _POINTER),
 }
 
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76

@@ -2,15 +2,16 @@
 
 Copies that move whole rows as they are go from the file into a pinned buffer, where their digest is
 taken, and from there to the device; what must be decoded or re-ordered is put together on the host
-first. The caller must not use the weights before `fill_weights` has returned: the digest of a block
-ends after the copy of its first bytes has begun.
+first. Where the bundle brings a kernel for it, the device takes the digests of what arrived. The
+caller must not use the weights before `fill_weights` has returned: copies begin before the digests
+are compared.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import prod
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe, WeightSource
+from foundryrt.cuda.digest import ALIGNMENT, Range
 from foundryrt.cuda.upload import CHUNK, Uploader
 from foundryrt.errors import FoundryError
 from foundryrt.parallel import each
@@ -63,17 +65,27 @@ class _File:
             offset, into = offset + count, into[count:]
 
 
+Digests = Callable[[Sequence[Range]], list[bytes]]
+
+
 def fill_weights(
-    manifest: Manifest, uploader: Uploader, folder: Path | None, check: bool = True
+    manifest: Manifest,
+    uploader: Uploader,
+    folder: Path | None,
+    check: bool = True,
+    on_device: Digests | None = None,
 ) -> None:
     """Queue every tensor that has a recipe; errors are those of foundryrt.weights.load.
 
-    `check=False` takes the files' bytes as they are; their sizes are still compared.
+    `check=False` takes the files' bytes as they are; their sizes are still compared. `on_device`
+    takes BLAKE3 digests of what arrived; other digests, and those of sources that do not arrive
+    as a whole, are taken here.
     """
     weights = manifest.weights
     paths = [find_file(file, folder) for file in weights.files]
     runs: dict[int, list[_Run]] = defaultdict(list)
     assembled: list[WeightRecipe] = []
+    arrived: dict[int, Range] = {}
     for recipe in weights.recipes:
         tensor = manifest.tensors[recipe.tensor]
         if all(_whole_rows(manifest, tensor, copy) for copy in recipe.copies):
@@ -89,8 +101,16 @@ def fill_weights(
         # The longest first: a source's digest is taken by one thread.
         for index in sorted(runs, key=lambda i: -weights.sources[i].length):
             source = weights.sources[index]
-            jobs.append(partial(_stream, source, files[source.file], runs[index], uploader, check))
+            arrives = _whole(source, runs[index]) if check and on_device else None
+            if arrives:
+                arrived[index] = arrives
+            here = check and not arrives
+            jobs.append(partial(_stream, source, files[source.file], runs[index], uploader, here))
         each(lambda job: job(), jobs)
+    if on_device and arrived:
+        for index, digest in zip(arrived, on_device(list(arrived.values())), strict=True):
+            source = weights.sources[index]
+            check_digest(source, digest, paths[source.file])
 
 
 def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy) -> bool:
@@ -99,6 +119,14 @@ def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy) -> bool:
     columns = tensor.shape[-1] if tensor.shape else 1
     steps = copy.rows == 1 or copy.source_row_step == copy.row_step == 1
     return steps and copy.columns == columns == source.columns and source.dtype == tensor.dtype
+
+
+def _whole(source: WeightSource, runs: list[_Run]) -> Range | None:
+    """Where all of a source arrives in one piece, if the device can take its digest there."""
+    for address, begin, length in runs:
+        if source.blake3 and begin == 0 and length == source.length and address % ALIGNMENT == 0:
+            return address, length
+    return None
 
 
 def _runs(manifest: Manifest, tensor: Tensor, recipe: WeightRecipe) -> Iterator[tuple[int, _Run]]:

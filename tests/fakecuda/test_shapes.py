@@ -1,4 +1,4 @@
-"""Templates of one shape share a graph: nodes of another function are made anew, in their places."""
+"""Templates of one shape share a graph: nodes of another function are made anew."""
 
 from __future__ import annotations
 

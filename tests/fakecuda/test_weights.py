@@ -11,8 +11,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from foundryc.weights import Piece, TensorFile, build_weights, whole
-from foundryrt.bundle.schema import FORMAT_VERSION, Manifest, Region, Requirements, Tensor, Workload
+from foundryrt.bundle.schema import (
+    FORMAT_VERSION,
+    Kernel,
+    Manifest,
+    Region,
+    Requirements,
+    SectionKind,
+    Tensor,
+    Workload,
+)
 from foundryrt.bundle.writer import BundleWriter
+from foundryrt.cuda import digest
 from foundryrt.cuda.upload import CHUNK
 from foundryrt.errors import FoundryError
 from foundryrt.session import Session
@@ -29,7 +39,7 @@ def values(name: str) -> np.ndarray:
     return np.random.default_rng(len(name)).integers(0, 1 << 30, shape).astype(np.float32)
 
 
-def write(folder: Path, by_sha256: bool = False) -> Path:
+def write(folder: Path, by_sha256: bool = False, by_device: bool = False) -> Path:
     """A bundle of three tensors: one in blocks, one with its rows in another order, one vector."""
     file = folder / "w.safetensors"
     save_file({name: values(name) for name in SHAPES}, file)
@@ -61,7 +71,13 @@ def write(folder: Path, by_sha256: bool = False) -> Path:
         ]
         weights = msgspec.structs.replace(weights, sources=tuple(sources))
     path = folder / "weights.fdy"
+    kernels = ()
     with BundleWriter(path) as writer:
+        if by_device:
+            text = f"FAKE {digest.CHUNKS} {digest.TREE}\0".encode()
+            section = writer.add(SectionKind.KERNEL, "digest", text, compress=False)
+            kernels = (Kernel(sha256=hashlib.sha256(text).digest(), section=section),)
+            weights = msgspec.structs.replace(weights, digest_kernel=0)
         writer.finish(
             Manifest(
                 format_version=FORMAT_VERSION, target="cuda",
@@ -69,7 +85,7 @@ def write(folder: Path, by_sha256: bool = False) -> Path:
                 requirements=Requirements(memory=offset, architecture="sm_90", driver=13000),
                 producer={}, provenance={},
                 regions=(Region(name="weights", base=BASE, size=offset),),
-                tensors=tuple(tensors), weights=weights,
+                tensors=tuple(tensors), kernels=kernels, weights=weights,
             )
         )  # fmt: skip
     return path
@@ -118,17 +134,40 @@ def test_a_file_cut_off_after_it_was_opened_is_named(tmp_path, fake, monkeypatch
         monkeypatch.setattr("foundryrt.cuda.weights.find_file", lambda file, _: Path(file.hint))
         with open(tmp_path / "w.safetensors", "r+b") as file:
             file.truncate(size // 2)
-        with pytest.raises(WeightsChanged, match="cut off|is not what"):
+        with pytest.raises(WeightsChanged, match=r"cut off|is not what"):
             session.load_weights()
     assert fake.live == ""
 
 
-def test_any_failing_call_undoes_everything(tmp_path, fake):
-    path = write(tmp_path)
+def test_the_devices_word_on_a_digest_is_taken(tmp_path, fake):
+    # The stand-in takes no digests, so that none is right.
+    with Session.open(write(tmp_path, by_device=True), load_weights=False) as session:
+        with pytest.raises(WeightsChanged, match="large"):
+            session.load_weights()
+        session.load_weights(check=False)
+        assert np.array_equal(session.read("large"), expected("large"))
+    assert fake.live == ""
+
+
+@pytest.mark.parametrize("batch", [1, 4, 1 << 20])
+def test_batches_hold_every_range_once(monkeypatch, batch):
+    monkeypatch.setattr(digest, "_BATCH", batch)
+    counts = [3, 1, 1, 9, 1, 2]
+    runs = list(digest._batches(counts))
+    assert [i for start, end in runs for i in range(start, end)] == list(range(len(counts)))
+    assert all(sum(counts[a:b]) <= batch or b == a + 1 for a, b in runs)
+
+
+@pytest.mark.parametrize("by_device", [False, True])
+def test_any_failing_call_undoes_everything(tmp_path, fake, by_device):
+    path = write(tmp_path, by_device=by_device)
 
     def use() -> None:
         with Session.open(path, load_weights=False) as session:
-            session.load_weights()
+            try:
+                session.load_weights()
+            except WeightsChanged:
+                assert by_device
 
     fake.fail(0)
     use()
