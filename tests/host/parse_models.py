@@ -115,10 +115,13 @@ def _make_good(
         weight = head[f"{attention}{name}_proj.weight"].zero_()
         # The score of a constant with itself is largest at distance 0, over several frequencies.
         weight.view(-1, size, 2 * h)[:, : size // 2, 0] = 8.0
-    head[f"{attention}v_proj.weight"].zero_()[:, :h] = torch.eye(h)
+    # The feature, which is the embedding before, is taken away again.
+    head[f"{attention}v_proj.weight"].copy_(torch.cat((torch.eye(h), -torch.eye(h)), 1))
     head[f"{attention}o_proj.weight"].copy_(torch.eye(h) * 50)
     head["midlayer.mlp.down_proj.weight"].zero_()
     head["midlayer.input_layernorm.weight"].fill_(1.0)
+    head["midlayer.hidden_norm.weight"].fill_(1.0)
+    head["fc.weight"].zero_()
     head["norm.weight"].copy_(target["model.norm.weight"])
     head["lm_head.weight"].copy_(target["lm_head.weight"][ids])
 

@@ -35,7 +35,7 @@ WAYS = {
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save(folder / "target", "qwen3")
-    quiet(folder / "target", 0.04)
+    quiet(folder / "target", 0.01)
     save(folder / "draft", "llama", num_hidden_layers=1)
     save_head(folder / "good", folder / "target", good=True)
     save_head(folder / "partial", folder / "target", good=True, drafts=200)
