@@ -43,6 +43,7 @@ class GraphDecoder:
         """The token that each row of each slot was computed from."""
         self._session, self._name = session, name
         self._written: dict[str, NDArray[Any]] = {}
+        self._graphs: dict[tuple[str | int, ...], Graph] = {}
         self._prefill = self._sizes("prefill", "len")
         self._decode = self._sizes("decode", "batch")
 
@@ -116,9 +117,11 @@ class GraphDecoder:
             self._written[name] = values
 
     def _launch(self, name: str, **key: int) -> Graph:
-        launched = self._session.graph(f"{self._name}.{name}", **key)
-        launched.launch()
-        return launched
+        found = (name, *key.values())
+        if found not in self._graphs:
+            self._graphs[found] = self._session.graph(f"{self._name}.{name}", **key)
+        self._graphs[found].launch()
+        return self._graphs[found]
 
     def _sizes(self, name: str, key: str) -> list[int]:
         found = (k for graph, k in self._session.graphs if graph == f"{self._name}.{name}")
