@@ -17,7 +17,7 @@ constexpr int LENGTH = M - FIRST_SAMPLE;
 constexpr int DATA_FIRST = -FIRST_TAP, DATA_LAST = M - GUARD / 2 - FIRST_SAMPLE;
 constexpr int SLOTS = MAX_GROUPS * GROUP;
 constexpr int NODES = (SPAN + HALO) / NODE_STEP + 2;
-constexpr int BINS = (EIGENVALUES / CLUSTER + THREADS - 1) / THREADS;
+constexpr int BINS = (EIGENVALUES + CLUSTER * THREADS - 1) / (CLUSTER * THREADS);
 
 // p has BEHIND samples before the block's own and AHEAD after them; y = Hp has it the other way.
 struct Shared {
@@ -41,10 +41,29 @@ __device__ float cluster_sum(float value, float* parts, int rank) {
     return warp_sum(sum);
 }
 
+// Sends the block's last `behind` samples to the next block's `below`, its first `ahead` ones to the
+// previous block's `above`.
+__device__ __forceinline__ void push_edges(Sample* below, Sample* above, int behind, int ahead,
+                                           int rank, int first, const Sample (&own)[EACH]) {
+    if (rank + 1 < CLUSTER && first + EACH > SPAN - behind) {
+#pragma unroll
+        for (int e = 0; e < EACH; e++) {
+            int at = first + e - (SPAN - behind);
+            if (at >= 0) push(below + at, rank + 1, own[e]);
+        }
+    }
+    if (rank > 0 && first < ahead) {
+#pragma unroll
+        for (int e = 0; e < EACH; e++) {
+            if (first + e < ahead) push(above + first + e, rank - 1, own[e]);
+        }
+    }
+}
+
 // The GROUP coefficients of group g, linear between two nodes; x counts from the first node.
-__device__ __forceinline__ void coefficients(const Shared& s, int g, int x, int each_step,
+__device__ __forceinline__ void coefficients(const Shared& s, int g, unsigned x, int each_step,
                                              Sample (&c)[GROUP]) {
-    int node = x / NODE_STEP;
+    unsigned node = x / NODE_STEP;
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {
         if (NODE_STEP == 1) {
@@ -52,7 +71,7 @@ __device__ __forceinline__ void coefficients(const Shared& s, int g, int x, int 
             continue;
         }
         Sample low = s.node[node][g * GROUP + i], high = s.node[node + 1][g * GROUP + i];
-        float part = float(x % NODE_STEP + each_step * i) * (1.0f / NODE_STEP);
+        float part = float(int(x % NODE_STEP) + each_step * i) * (1.0f / NODE_STEP);
         c[i] = low + part * (high - low);
     }
 }
@@ -111,7 +130,7 @@ __device__ Sample coefficient(const Sample* taps, int a, long long n) {
 __device__ void eigenvalues(const Shared& s, int groups, int rank, float (&value)[BINS]) {
 #pragma unroll
     for (int i = 0; i < BINS; i++) {
-        int bin = rank * (EIGENVALUES / CLUSTER) + threadIdx.x + i * THREADS;
+        int bin = (i * CLUSTER + rank) * THREADS + threadIdx.x;
         Sample sum = {0, 0}, step = root(-bin, EIGENVALUES);
         for (int g = 0; g < groups; g++) {
             Sample turn = root(-(long long)bin * s.start[g], EIGENVALUES);
@@ -200,13 +219,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     float beta = 0, residual = 0;
     for (int step = 0; step <= ITERATIONS; step++) {
         // Neighbours need r where their p has its halo; they add β times their own copy of p.
-#pragma unroll
-        for (int e = 0; e < EACH; e++) {
-            if (rank + 1 < CLUSTER && first + e >= SPAN - BEHIND) {
-                push(&s.halo[first + e - (SPAN - BEHIND)], rank + 1, r[e]);
-            }
-            if (rank > 0 && first + e < AHEAD) push(&s.halo[BEHIND + first + e], rank - 1, r[e]);
-        }
+        push_edges(s.halo, s.halo + BEHIND, BEHIND, AHEAD, rank, first, r);
         float next = cluster_sum(part, s.energy, rank);
         if (step) {
             beta = next / fmaxf(residual, TINY);
@@ -231,13 +244,8 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         for (int e = 0; e < EACH; e++) {
             part += energy(sum[e]) + sigma2 * energy(p[e]);
             y[e] = sum[e];
-            if (rank + 1 < CLUSTER && first + e >= SPAN - AHEAD) {
-                push(&s.y[first + e - (SPAN - AHEAD)], rank + 1, sum[e]);
-            }
-            if (rank > 0 && first + e < BEHIND) {
-                push(&s.y[AHEAD + SPAN + first + e], rank - 1, sum[e]);
-            }
         }
+        push_edges(s.y, s.y + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum);
         float alpha = residual / fmaxf(cluster_sum(part, s.curvature, rank), TINY);
 
         adjoint(s, groups, first, sum);
@@ -258,7 +266,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     float first_moment = 0, second_moment = 0;
 #pragma unroll
     for (int i = 0; i < BINS; i++) {
-        if (threadIdx.x + i * THREADS >= EIGENVALUES / CLUSTER) continue;
+        if ((i * CLUSTER + rank) * THREADS + threadIdx.x >= EIGENVALUES) continue;
         // Out of bounds means beyond the spectrum (see equalize.bias); a NaN is out of bounds too.
         float left = fabsf(polynomial[i]) <= 1 ? polynomial[i] : 0;
         float damped = eigenvalue[i] + sigma2, c = (1 - left) / damped;

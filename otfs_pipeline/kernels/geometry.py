@@ -35,7 +35,7 @@ class Geometry:
     cluster: int
 
     @classmethod
-    def of(cls, settings: Settings, group: int = 4) -> Geometry:
+    def of(cls, settings: Settings, group: int = 2) -> Geometry:
         """The choice for a grid."""
         turn = 2 * math.pi * settings.nu_max * settings.frame_seconds / settings.q
         # One sample is no interval: its coefficient is exact.
@@ -45,8 +45,12 @@ class Geometry:
                 f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "
                 "most; use a smaller grid or --target host"
             )
-        for cluster in (4, 2, 1):
+        for cluster in (4, 3, 2, 1):
             geometry = cls(settings, each, group, cluster)
+            # The parts of an H100 that clusters must not straddle hold 16 or 18 SMs, some fewer:
+            # 30 clusters of four, and the last two periods would wait for a whole round.
+            if cluster == 4 and geometry.shared_bytes > SHARED_LIMIT // 2 - 1024:
+                continue
             # A block's neighbours must hold all that its taps reach.
             reached = cluster == 1 or geometry.span >= geometry.halo
             if geometry.threads <= 1024 and reached and geometry.shared_bytes <= SHARED_LIMIT:

@@ -16,6 +16,8 @@ class KernelReceiver:
 
     def __init__(self, geometry: Geometry) -> None:
         """Compiles the kernels; FoundryError where the device has no clusters (before sm_90)."""
+        # Makes the context that the kernels are loaded into.
+        torch.cuda.synchronize()
         self._buffers = program.buffers(geometry)
         major, minor = torch.cuda.get_device_capability()
         self._functions = program.load(geometry, f"sm_{major}{minor}")

@@ -1,0 +1,1 @@
+"""Parts of the Zak-OTFS benchmark (../otfs.py)."""

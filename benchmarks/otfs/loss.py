@@ -1,0 +1,119 @@
+"""SNR that the receiver's conjugate gradients lose against exact LMMSE, channel and noise known.
+
+Frames with pilot strip; both equalizers see the same ones. The strip keeps Doppler periods apart,
+so LMMSE is solved exactly by N systems of a period's data bins each, whatever the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from otfs_pipeline import banded, channel, frame, qam, reference, transmit, zak
+from otfs_pipeline.bootstrap import snr_at
+from otfs_pipeline.channel import Taps
+from otfs_pipeline.estimate import Estimate
+from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.settings import CHANNEL_REACH, Settings
+
+TARGET_BER = 1e-2
+ITERATIONS = (8, 12, 16, 20, 24, 28, 32)
+SNRS = (18.0, 20.0, 22.0, 24.0)
+
+
+def losses(
+    link: Settings, iterations: Sequence[int], snrs: Sequence[float], frames: int, seed: int = 1
+) -> dict[str, object]:
+    """BER by receiver and SNR; loss in dB at TARGET_BER by K, None where the SNRs miss it."""
+    errors: dict[str, list[list[float]]] = {}
+    for index in range(frames):
+        for name, bers in _frame(link, iterations, snrs, np.random.default_rng([seed, index])):
+            errors.setdefault(name, []).append(bers)
+    mean = {name: np.mean(rows, axis=0) for name, rows in errors.items()}
+    at = {name: snr_at(TARGET_BER, np.array(snrs), ber) for name, ber in mean.items()}
+    loss = {name: at[name] - at["lmmse"] for name in at if name != "lmmse"}
+    return {
+        "grid": link.grid,
+        "nu_p": link.nu_p,
+        "modulation": link.modulation,
+        "frames": frames,
+        "snr_db": list(snrs),
+        "ber": {name: ber.tolist() for name, ber in mean.items()},
+        "snr_loss_db": {k: float(v) if np.isfinite(v) else None for k, v in loss.items()},
+    }
+
+
+def _frame(
+    link: Settings, iterations: Sequence[int], snrs: Sequence[float], rng: np.random.Generator
+) -> list[tuple[str, list[float]]]:
+    taps = _window(link, rng)
+    bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
+    h = banded.bands(taps, link.q)
+    clean = banded.apply_samples(transmit.transmit(bits, link), h)
+    noise = (rng.standard_normal(link.q) + 1j * rng.standard_normal(link.q)) / np.sqrt(2)
+    blocks = _blocks(link, taps)
+    pilot = banded.apply_samples(zak.inverse_zak(frame.pilot_grid(link)), h)
+    rows: dict[str, list[float]] = {"lmmse": []}
+    for snr in snrs:
+        sigma2 = 10 ** (-snr / 10)
+        received = clean + np.sqrt(sigma2) * noise
+        rows["lmmse"].append(_lmmse(link, blocks, received - pilot, sigma2, bits))
+        for k in iterations:
+            known = Estimate(taps, sigma2)
+            got = reference.receive(received, replace(link, iterations=k), known, periods=True)
+            rows.setdefault(f"cg{k}", []).append(float(np.mean(got.bits.ravel() != bits)))
+    return list(rows.items())
+
+
+def _window(link: Settings, rng: np.random.Generator) -> Taps:
+    """A channel within the receiver's window, as its model has it."""
+    paths = VEHICULAR_A.draw(rng, link.nu_max, link.gain_model)
+    reach = CHANNEL_REACH[link.pulse]
+    taps = channel.effective_taps(paths, link.m, link.n, link.nu_p, link.pulse_rolloff, reach)
+    inside = (taps.delay >= link.first_tap) & (taps.delay <= link.guard_bins // 2)
+    inside &= np.abs(taps.doppler) <= link.doppler_range
+    return Taps(taps.value[inside], taps.delay[inside], taps.doppler[inside])
+
+
+def _blocks(link: Settings, taps: Taps) -> np.ndarray:
+    """H of each period, [N, M, data bins]: column i is the response to data bin i."""
+    half = link.guard_bins // 2
+    length = link.m - link.guard_bins
+    blocks = np.zeros((link.n, link.m, length), np.complex128)
+    column = np.arange(length)
+    for n in range(link.n):
+        for a in np.unique(taps.delay):
+            here = taps.delay == a
+            sent = link.pilot[0] + n * link.m + half + 1 + column
+            phase = np.exp(2j * np.pi * np.outer(sent, taps.doppler[here]) / link.q)
+            blocks[n, half + 1 + column + a, column] = phase @ taps.value[here]
+    return blocks
+
+
+def _lmmse(
+    link: Settings, blocks: np.ndarray, received: np.ndarray, sigma2: float, bits: np.ndarray
+) -> float:
+    kp, half = link.pilot[0], link.guard_bins // 2
+    rows = np.roll(received, -kp).reshape(link.n, link.m)
+    adjoint = blocks.conj().transpose(0, 2, 1)
+    length = blocks.shape[2]
+    inverse = np.linalg.inv(adjoint @ blocks + sigma2 * np.eye(length))
+    x = np.zeros((link.n, link.m), np.complex128)
+    x[:, half + 1 : half + 1 + length] = (inverse @ (adjoint @ rows[:, :, None]))[:, :, 0]
+    trace = float(np.trace(inverse, axis1=1, axis2=2).real.mean())
+    mu = 1 - sigma2 * trace / length
+    symbols = frame.extract(zak.zak(np.roll(x.ravel(), kp), link.m, link.n), link) / mu
+    return float(np.mean((qam.max_log_llr(symbols, 1.0, link.modulation) < 0).ravel() != bits))
+
+
+def small_grids(frames: int) -> list[dict[str, object]]:
+    """The issue's two small grids, and one whose periods are longer."""
+    links = (
+        # The narrowest strip: the usual one leaves no more than 8 data bins of a period.
+        Settings(grid="31x37", nu_p=30e3, guard=9, max_taps=64),
+        Settings(grid="64x32"),
+        Settings(grid="256x32"),
+    )
+    return [losses(link, ITERATIONS, SNRS, max(1, frames * 64 // link.m)) for link in links]

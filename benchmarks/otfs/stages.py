@@ -1,0 +1,169 @@
+"""Stage times, roofline, baselines and BER of one grid on the GPU, with torch.
+
+    python -m benchmarks.otfs.stages GRID SNR FRAMES
+
+Prints one JSON object; times in microseconds, from events around CUDA graphs of 20 launches, so
+that a launch's own cost does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.otfs import roofline
+from benchmarks.otfs.baselines import Call, CsrReceiver, banded, captured
+from otfs_pipeline import channel, source
+from otfs_pipeline.kernels import program
+from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.settings import CHANNEL_REACH, Settings
+
+REPEATS = 20
+
+
+class Stages:
+    """The kernels of a grid with their buffers."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        torch.cuda.synchronize()
+        major, minor = torch.cuda.get_device_capability()
+        self.functions = program.load(geometry, f"sm_{major}{minor}")
+        self.tensors = {
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")
+            for name, (shape, dtype) in program.buffers(geometry).items()
+        }
+
+    def launch(self, *names: str) -> None:
+        """Queue kernels on torch's stream."""
+        stream = torch.cuda.current_stream().cuda_stream
+        for name in names:
+            addresses = (self.tensors[p].data_ptr() for p in program.KERNELS[name][1])
+            self.functions[name].launch(stream, tuple(addresses))
+
+    def microseconds(self, *names: str) -> float:
+        """One pass through `names`."""
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(REPEATS):
+                self.launch(*names)
+        return roofline.seconds(graph.replay) / REPEATS * 1e6
+
+
+def measure(grid: str, snr: float, frames: int) -> dict[str, Any]:
+    """Everything of a grid."""
+    settings = Settings(grid=grid)
+    geometry = Geometry.of(settings)
+    stages = Stages(geometry)
+    made = source.pool(lambda index: source.simulate(settings, snr, 0, index), frames)
+    samples = [torch.from_numpy(item.samples).cuda() for item in made]
+    stages.tensors["samples"] = samples[0]
+    stages.launch(*program.KERNELS)
+    groups = stages.tensors["groups"].cpu().numpy()
+    table = stages.tensors["taps_table"]
+    delays = int((table.abs().sum(0) > 0).sum())
+    rates = roofline.measure()
+    times = {name: stages.microseconds(name) for name in program.KERNELS}
+    floor = {k: w.seconds(rates) * 1e6 for k, w in roofline.work(geometry, delays).items()}
+    whole = stages.microseconds(*program.KERNELS)
+    # The stages wait for one another: their floors add up.
+    least = sum(floor.values())
+    return {
+        "grid": grid,
+        "stage_us": times,
+        "compute_us": whole,
+        "roofline_us": floor,
+        "roofline_ms": least / 1e3,
+        "compute_over_roofline": whole / least,
+        "rates": {"fma_per_s": rates.fma, "copy_bytes_per_s": rates.copy},
+        "delay_taps": delays,
+        "taps": int(stages.tensors["taps"]),
+        "groups": int(groups[0]),
+        "ber_perfect": _perfect(stages, settings, snr, made, samples),
+        "baselines": {
+            "torch_eager_banded": _baseline(lambda: banded(settings), samples[0], made[0].bits),
+            "torch_graph_banded": _baseline(
+                lambda: banded(settings), samples[0], made[0].bits, graph=True
+            ),
+            "torch_eager_cusparse_csr": _baseline(
+                lambda: CsrReceiver(settings), samples[0], made[0].bits
+            ),
+        },
+    }
+
+
+def _perfect(
+    stages: Stages,
+    settings: Settings,
+    snr: float,
+    made: list[source.Frame],
+    samples: list[torch.Tensor],
+) -> float:
+    """BER with the taps and noise variance that the frames were simulated with."""
+    wrong = bits = 0
+    for index, (item, received) in enumerate(zip(made, samples, strict=True)):
+        stages.tensors["samples"] = received
+        taps, starts = _true_taps(settings, index)
+        stages.tensors["taps_table"].copy_(torch.from_numpy(taps))
+        stages.tensors["groups"].copy_(torch.from_numpy(starts))
+        stages.tensors["noise_variance"].fill_(10 ** (-snr / 10))
+        stages.launch("equalize", "demap")
+        got = stages.tensors["bits"].cpu().numpy().reshape(-1)
+        wrong, bits = wrong + int(np.count_nonzero(got != item.bits)), bits + got.size
+    return wrong / bits
+
+
+def _true_taps(settings: Settings, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """The window's part of frame `index`'s channel, and its delay groups as `select_taps` has them.
+
+    Draws the paths as `source.simulate` does.
+    """
+    geometry = Geometry.of(settings)
+    paths = VEHICULAR_A.draw(
+        np.random.default_rng([0, index, 1]), settings.nu_max, settings.gain_model
+    )
+    reach = CHANNEL_REACH[settings.pulse]
+    taps = channel.effective_taps(
+        paths, settings.m, settings.n, settings.nu_p, settings.pulse_rolloff, reach
+    )
+    a, b = taps.delay - settings.first_tap, taps.doppler + settings.doppler_range
+    table = np.zeros((2 * settings.doppler_range + 1, settings.window_delays), np.complex64)
+    inside = (a >= 0) & (a < table.shape[1]) & (b >= 0) & (b < table.shape[0])
+    # Below -60 dB a tap is nothing beside any noise here.
+    inside &= np.abs(taps.value) > 1e-3
+    table[b[inside], a[inside]] = taps.value[inside]
+    starts = np.zeros(1 + geometry.groups, np.int32)
+    next_free = -1
+    for delay in np.unique(a[inside]):
+        if delay >= next_free:
+            starts[0] += 1
+            starts[starts[0]] = delay + settings.first_tap
+            next_free = delay + geometry.group
+    return table, starts
+
+
+def _baseline(
+    make: Callable[[], Call], samples: torch.Tensor, sent: np.ndarray, graph: bool = False
+) -> dict[str, float]:
+    with torch.no_grad():
+        call = make()
+        if graph:
+            run, bits = captured(call, samples)
+            run()
+        else:
+
+            def run() -> None:
+                call(samples)
+
+            bits = call(samples)["bits"]
+        wrong = float(np.mean(bits.cpu().numpy().reshape(-1) != sent))
+        return {"us": roofline.seconds(run, 5) * 1e6, "ber_of_first_frame": wrong}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))))
