@@ -10,11 +10,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cold.model import STEPS, config, decode_passes, plan, write_weights
+from benchmarks.cold.model import (
+    GEOMETRY,
+    STEPS,
+    decode_passes,
+    plan,
+    random_weights,
+    write_weights,
+)
 from foundryc.recorder import Recorder
-from foundryc.weights import TensorFile
-from parse_runtime.passes import load_parameters
-from parse_runtime.weights.parameters import SAFETENSORS, parameters
+from foundryc.weights import TensorFile, whole
 
 
 def main(name: str, mode: str, folder: Path) -> None:
@@ -22,22 +27,22 @@ def main(name: str, mode: str, folder: Path) -> None:
     recorder = Recorder("cuda", "cold", {"model": name}, compile=mode == "compile")
     file = folder / f"{name}.safetensors"
     if not file.exists():
-        write_weights(config(name), file)
-    recipes = parameters(config(name), SAFETENSORS, TensorFile(file).tensors)
-    weights = load_parameters("target", recipes, "bfloat16", recorder.register)
+        write_weights(GEOMETRY[name], file)
+    stored = TensorFile(file).tensors
+    weights = {
+        key: recorder.register(key, values, role="weight", pieces=whole(stored[key]))
+        for key, values in random_weights(GEOMETRY[name])
+    }
     loaded = time.time()
-    inputs, cache = {}, []
+    inputs = {}
 
     def register(label, tensor, role):
-        placed = recorder.register(label, tensor, role=role)
-        inputs[label] = placed
-        if role == "state":
-            cache.append(placed)
-        return placed
+        inputs[label] = recorder.register(label, tensor, role=role)
+        return inputs[label]
 
     outputs, graphs = {}, {}
     with torch.inference_mode():
-        passes = decode_passes(name, weights, register, recorder.compiled)
+        passes, cache = decode_passes(name, weights, register, recorder.compiled)
         with recorder.warm_up():
             for _, run in passes:
                 run()
@@ -45,24 +50,21 @@ def main(name: str, mode: str, folder: Path) -> None:
         for batch, run in passes:
             with recorder.graph("decode", batch=batch) as graph:
                 outputs[batch] = run()
-                for label, tensor in outputs[batch].items():
-                    graph.output(label, tensor)
+                graph.output("logits", outputs[batch])
             graphs[batch] = graph
         captured = time.time()
         runs = []
         for _ in range(2):
             digests = {}
-            for tensor in cache:
-                tensor.zero_()
+            cache.zero_()
             for batch, graph in graphs.items():
                 for step in range(STEPS):
-                    inputs[f"target.decode.{batch}.plan"].copy_(torch.from_numpy(plan(batch, step)))
+                    inputs[f"plan.{batch}"].copy_(torch.from_numpy(plan(batch, step)))
                     graph.replay()
-                    logits = outputs[batch]["logits"].cpu().numpy()
+                    logits = outputs[batch].cpu().numpy()
                     digests[f"{batch}.{step}"] = hashlib.sha256(logits.data).hexdigest()
             runs.append(digests)
-        for tensor in cache:
-            tensor.zero_()
+        cache.zero_()
     path = folder / f"{name}.{mode}.fdy"
     checked = time.time()
     recorder.save(path)

@@ -1,30 +1,40 @@
-"""The decoders that are measured: geometry, random weights in one safetensors file, passes."""
+"""The decoders that are measured: geometry, random weights in one safetensors file, plain torch."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from parse_runtime.models.config import ModelConfig
-
 CONTEXT = 128
 STEPS = 2
+EPSILON = 1e-6
 
 
-def config(name: str) -> ModelConfig:
-    """Qwen3-0.6B or Qwen3-14B."""
-    shared: dict[str, Any] = {
-        "architecture": "qwen3", "kv_heads": 8, "head_dim": 128, "vocab": 151936, "qk_norm": True,
-        "max_positions": 40960, "rms_eps": 1e-6, "rope_theta": 1e6,
-    }  # fmt: skip
-    if name == "qwen3-0.6b":
-        return ModelConfig(
-            layers=28, hidden=1024, intermediate=3072, heads=16, tied_embeddings=True, **shared
-        )
-    return ModelConfig(layers=40, hidden=5120, intermediate=17408, heads=40, **shared)
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a Qwen3 decoder."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    tied: bool
+    kv_heads: int = 8
+    head_dim: int = 128
+    vocab: int = 151936
+
+
+GEOMETRY = {
+    "qwen3-0.6b": Geometry(28, 1024, 3072, 16, tied=True),
+    "qwen3-14b": Geometry(40, 5120, 17408, 40, tied=False),
+}
 
 
 def batches(name: str) -> list[int]:
@@ -33,63 +43,129 @@ def batches(name: str) -> list[int]:
     return small if name == "qwen3-0.6b" else [*small, *range(272, 513, 16)]
 
 
-def shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the stored tensors, as Hugging Face has them."""
-    found = {"model.embed_tokens": (c.vocab, c.hidden)}
+def shapes(c: Geometry) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters."""
+    found: dict[str, tuple[int, ...]] = {"embed": (c.vocab, c.hidden)}
     for layer in range(c.layers):
         sizes = {
-            "self_attn.q_proj": (c.heads * c.head_dim, c.hidden),
-            "self_attn.k_proj": (c.kv_heads * c.head_dim, c.hidden),
-            "self_attn.v_proj": (c.kv_heads * c.head_dim, c.hidden),
-            "self_attn.o_proj": (c.hidden, c.heads * c.head_dim),
-            "mlp.gate_proj": (c.intermediate, c.hidden),
-            "mlp.up_proj": (c.intermediate, c.hidden),
-            "mlp.down_proj": (c.hidden, c.intermediate),
-            "input_layernorm": (c.hidden,), "post_attention_layernorm": (c.hidden,),
-            "self_attn.q_norm": (c.head_dim,), "self_attn.k_norm": (c.head_dim,),
+            "input_norm": (c.hidden,), "post_norm": (c.hidden,),
+            "q_norm": (c.head_dim,), "k_norm": (c.head_dim,),
+            "q": (c.heads * c.head_dim, c.hidden), "k": (c.kv_heads * c.head_dim, c.hidden),
+            "v": (c.kv_heads * c.head_dim, c.hidden), "o": (c.hidden, c.heads * c.head_dim),
+            "gate": (c.intermediate, c.hidden), "up": (c.intermediate, c.hidden),
+            "down": (c.hidden, c.intermediate),
         }  # fmt: skip
-        found |= {f"model.layers.{layer}.{name}": size for name, size in sizes.items()}
-    found["model.norm"] = (c.hidden,)
-    if not c.tied_embeddings:
-        found["lm_head"] = (c.vocab, c.hidden)
-    return {f"{name}.weight": size for name, size in found.items()}
+        found |= {f"layers.{layer}.{name}": size for name, size in sizes.items()}
+    found["norm"] = (c.hidden,)
+    if not c.tied:
+        found["head"] = (c.vocab, c.hidden)
+    return found
 
 
-def write_weights(c: ModelConfig, path: Path) -> None:
-    """Random bfloat16 weights, drawn on the GPU."""
+def random_weights(c: Geometry) -> Any:
+    """Random bfloat16 parameters by name, one after another, drawn on the GPU."""
+    import torch
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    for name, shape in shapes(c).items():
+        values = torch.empty(shape, device="cuda", dtype=torch.bfloat16)
+        yield name, values.normal_(1.0 if "norm" in name else 0.0, 0.02, generator=generator)
+
+
+def write_weights(c: Geometry, path: Path) -> None:
+    """The random weights as a safetensors file."""
     import torch
 
     header, end = {}, 0
     for name, shape in shapes(c).items():
-        size = 2 * int(np.prod(shape))
+        size = 2 * prod(shape)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    generator = torch.Generator("cuda").manual_seed(0)
-    with open(path, "wb") as file:
+    # Pinned, or the copies from the device would take most of the time.
+    buffer = torch.empty(max(map(prod, shapes(c).values())), dtype=torch.bfloat16, pin_memory=True)
+    with open(path, "wb", buffering=0) as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes(c).items():
-            values = torch.randn(shape, device="cuda", generator=generator) * 0.02
-            values = values + 1 if "norm" in name else values
-            file.write(values.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
+        for _, values in random_weights(c):
+            part = buffer[: values.numel()]
+            part.copy_(values.view(-1))
+            data = part.view(torch.int16).numpy().data.cast("B")
+            while data:
+                data = data[file.write(data) :]
 
 
-def decode_passes(name: str, parameters: Any, register: Any, compiled: Any) -> Any:
-    """(batch size, function of no arguments that gives the outputs) for every batch size."""
-    from parse_runtime.passes import Passes, Shapes
+def _norm(x: Any, weight: Any) -> Any:
+    wide = x.float()
+    return (wide * (wide.square().mean(-1, keepdim=True) + EPSILON).rsqrt()).to(x.dtype) * weight
 
-    largest = max(batches(name))
-    passes = Passes(
-        "target", config(name), parameters,
-        Shapes(max_len=CONTEXT, slots=largest, decode=tuple(batches(name))), register,
-        compiled=compiled,
-    )  # fmt: skip
-    return [(batch, lambda b=batch: passes.decode(b)) for batch in batches(name)]
+
+def _turn(x: Any, cosine: Any, sine: Any) -> Any:
+    import torch
+
+    low, high = x.chunk(2, -1)
+    return torch.cat((low * cosine - high * sine, high * cosine + low * sine), -1)
+
+
+def layer(c: Geometry, w: dict[str, Any], step: tuple[Any, ...], x: Any, cache: Any) -> Any:
+    """One layer for a row of each slot; x [B, hidden], cache [2, slots, kv_heads, CONTEXT, dim]."""
+    from torch.nn.functional import linear, silu
+
+    cosine, sine, slots, positions, mask = step
+    batch, group = x.shape[0], c.heads // c.kv_heads
+    normed = _norm(x, w["input_norm"])
+    q = _turn(_norm(linear(normed, w["q"]).view(batch, -1, c.head_dim), w["q_norm"]), cosine, sine)
+    k = _turn(_norm(linear(normed, w["k"]).view(batch, -1, c.head_dim), w["k_norm"]), cosine, sine)
+    v = linear(normed, w["v"]).view(batch, -1, c.head_dim)
+    keys, values = cache.unbind(0)
+    keys[slots, :, positions], values[slots, :, positions] = k, v
+    scores = q.view(batch, c.kv_heads, group, -1) @ keys[:batch].transpose(-1, -2)
+    shares = (scores.float() * c.head_dim**-0.5 + mask).softmax(-1).to(x.dtype)
+    x = x + linear((shares @ values[:batch]).reshape(batch, -1), w["o"])
+    normed = _norm(x, w["post_norm"])
+    return x + linear(silu(linear(normed, w["gate"])) * linear(normed, w["up"]), w["down"])
+
+
+def decode(c: Geometry, w: dict[str, Any], plan: Any, cache: Any, run: Callable[..., Any]) -> Any:
+    """Logits float32 [B, vocab] of a token of each slot; plan int64 [2, B]: tokens, positions."""
+    import torch
+
+    tokens, positions = plan.unbind(0)
+    half = torch.arange(c.head_dim // 2, device=plan.device)
+    angles = positions[:, None, None] * 1e6 ** (-half.float() / (c.head_dim // 2))
+    x = w["embed"].index_select(0, tokens)
+    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    places = torch.arange(CONTEXT, device=plan.device)
+    mask = (places > positions[:, None]).float()[:, None, None] * -1e9
+    step = (cosine, sine, torch.arange(len(tokens), device=plan.device), positions, mask)
+    for index in range(c.layers):
+        prefix = f"layers.{index}."
+        own = {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
+        x = run(c, own, step, x, cache[index])
+    table = w["embed"] if c.tied else w["head"]
+    return torch.nn.functional.linear(_norm(x, w["norm"]), table).float()
+
+
+def decode_passes(name: str, weights: dict[str, Any], register: Any, compiled: Any) -> Any:
+    """(batch size, function that gives the logits) for every batch size, and the cache.
+
+    One layer is compiled, not the model: all layers and batch sizes share its code.
+    """
+    import torch
+
+    c = GEOMETRY[name]
+    slots = max(batches(name))
+    shape = (c.layers, 2, slots, c.kv_heads, CONTEXT, c.head_dim)
+    cache = register("cache", torch.zeros(shape, dtype=torch.bfloat16), role="state")
+    run = compiled(layer)
+    passes = []
+    for batch in batches(name):
+        rows = register(f"plan.{batch}", torch.zeros(2, batch, dtype=torch.int64), role="input")
+        passes.append((batch, partial(decode, c, weights, rows, cache, run)))
+    return passes, cache
 
 
 def plan(batch: int, step: int) -> np.ndarray:
-    """The rows of one decode step, int64 [5, batch]: a random token of each sequence."""
+    """Tokens and positions of one decode step, int64 [2, batch]: a random token of each slot."""
     tokens = np.random.default_rng([batch, step]).integers(0, 151936, batch)
-    here = np.full(batch, step)
-    return np.stack([tokens, here, here, here + 1, here]).astype(np.int64)
+    return np.stack([tokens, np.full(batch, step)]).astype(np.int64)

@@ -27,7 +27,7 @@ def main(name: str, mode: str, folder: Path, verify: bool) -> None:
     clock = time.time() - time.perf_counter()
     session = Session.open(path, first=("decode", {"batch": 1}), load_weights=False)
     marks["open"] = time.time()
-    session.write("target.decode.1.plan", plan(1, 0))
+    session.write("plan.1", plan(1, 0))
     graph = session.graph("decode", batch=1)
     graph.launch()
     graph.read("logits")
@@ -62,13 +62,13 @@ def main(name: str, mode: str, folder: Path, verify: bool) -> None:
     }
     if verify:
         want = json.loads((folder / f"{name}.{mode}.json").read_text())
-        cache = session.tensor("target.cache")
+        cache = session.tensor("cache")
         cache.device.enter()
         cache.device.cuda("cuMemsetD8Async", cache.address, 0, cache.extent, cache.stream)
         wrong = []
         for batch in batches(name):
             for step in range(STEPS):
-                session.write(f"target.decode.{batch}.plan", plan(batch, step))
+                session.write(f"plan.{batch}", plan(batch, step))
                 graph = session.graph("decode", batch=batch)
                 graph.launch()
                 digest = hashlib.sha256(graph.read("logits").data).hexdigest()

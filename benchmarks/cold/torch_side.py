@@ -11,36 +11,14 @@ SPAWNED = float(os.environ["SPAWNED"])
 
 import torch  # noqa: E402
 
-from benchmarks.cold.model import config, decode_passes  # noqa: E402
-
-
-def parameters(name):
-    """Random weights with the passes' own names."""
-    c = config(name)
-    found = {"embed": (c.vocab, c.hidden), "norm": (c.hidden,)}
-    if not c.tied_embeddings:
-        found["head"] = (c.vocab, c.hidden)
-    for layer in range(c.layers):
-        found |= {
-            f"layers.{layer}.{key}": shape
-            for key, shape in {
-                "input_norm": (c.hidden,), "post_norm": (c.hidden,), "q_norm": (c.head_dim,),
-                "k_norm": (c.head_dim,), "qkv": (c.qkv_rows, c.hidden),
-                "o": (c.hidden, c.heads * c.head_dim), "gate_up": (2 * c.intermediate, c.hidden),
-                "down": (c.hidden, c.intermediate),
-            }.items()
-        }  # fmt: skip
-    return {
-        key: torch.randn(shape, device="cuda", dtype=torch.bfloat16) * 0.02
-        for key, shape in found.items()
-    }
+from benchmarks.cold.model import GEOMETRY, decode_passes, random_weights  # noqa: E402
 
 
 def capture(name, compiled):
     """Batch size -> (CUDAGraph, outputs), all in one pool, as serving engines do it."""
     torch._dynamo.config.recompile_limit = 4096
-    passes = decode_passes(
-        name, parameters(name), lambda _, tensor, role: tensor.to("cuda"),
+    passes, _ = decode_passes(
+        name, dict(random_weights(GEOMETRY[name])), lambda _, tensor, role: tensor.to("cuda"),
         torch.compile if compiled else lambda function: function,
     )  # fmt: skip
     graphs, pool = {}, torch.cuda.graph_pool_handle()

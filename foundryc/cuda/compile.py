@@ -14,7 +14,7 @@ from foundryrt.errors import FoundryError
 @cache
 def _nvrtc() -> ctypes.CDLL:
     spec = importlib.util.find_spec("nvidia")
-    names = ["libnvrtc.so.13"]
+    names = ["libnvrtc.so.13", "/usr/local/cuda/lib64/libnvrtc.so.13"]
     for folder in (spec.submodule_search_locations or []) if spec else []:
         names[:0] = [str(path) for path in sorted(Path(folder).glob("*/lib/libnvrtc.so.1[3-9]"))]
     for name in names:

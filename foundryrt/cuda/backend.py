@@ -22,7 +22,6 @@ from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import fill_weights
 from foundryrt.errors import FoundryError
-from foundryrt.parallel import WORKERS
 
 
 class CudaBackend:
@@ -59,6 +58,8 @@ class CudaBackend:
             self.uploader = Uploader(self.device, self.stream, undo.enter_context(ExitStack()))
             # Copies still under way would read buffers that are being freed.
             undo.callback(self._drain)
+            self._pinning = threading.Thread(target=self._reserve)
+            undo.callback(self._end_pinning)
             self.graphs = Graphs(bundle, self.device.context)
             undo.callback(self.graphs.close)
             self.graphs.start(first)
@@ -70,18 +71,22 @@ class CudaBackend:
             if load_weights:
                 self.load_weights()
             elif bundle.manifest.weights.recipes:
-                reserve = threading.Thread(target=self._reserve)
-                reserve.start()
-                undo.callback(reserve.join)
+                self._pinning.start()
             self.uploader.finish()
             self._done("contents")
             self._undo = undo.pop_all()
 
     def _reserve(self) -> None:
+        """Pin the buffers for weights, but not while the first graph is on its way."""
+        self.graphs.declared.wait()
         try:
-            self.uploader.reserve(WORKERS)
+            self.uploader.reserve()
         except FoundryError:
             return  # `load_weights` asks again, and its caller hears of it
+
+    def _end_pinning(self) -> None:
+        if self._pinning.is_alive():
+            self._pinning.join()
 
     def _done(self, step: str) -> None:
         self.timeline.append((step, time.perf_counter()))

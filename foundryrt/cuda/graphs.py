@@ -55,6 +55,8 @@ class Graphs:
         self._reader: threading.Thread | None = None
         self._failure: Exception | None = None
         self._stop = False
+        self.declared = threading.Event()
+        """Set once nothing more is read in the background."""
 
     def _new(self, kind: str, index: int) -> bool:
         fresh = (kind, index) not in self._declared
@@ -116,6 +118,12 @@ class Graphs:
             self._reader.start()
 
     def _read_all(self, first: int | None) -> None:
+        try:
+            self._declare_all(first)
+        finally:
+            self.declared.set()
+
+    def _declare_all(self, first: int | None) -> None:
         order = list(range(len(self._bundle.manifest.graphs)))
         if first is not None:
             order.remove(first)

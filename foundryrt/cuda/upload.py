@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from ctypes import c_void_p
 from dataclasses import dataclass
@@ -15,9 +15,12 @@ import numpy.typing as npt
 
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
+from foundryrt.native import Buffer, Piece, stream
+from foundryrt.parallel import WORKERS
 
-CHUNK = 4 << 20
+CHUNK = 2 << 20
 _SPARE = 2  # buffers being copied while every thread fills one
+_EACH = 2  # buffers of a native thread
 
 
 @dataclass
@@ -42,11 +45,11 @@ class Uploader:
         self._free: deque[_Slot] = deque()
         self._slots = 0
 
-    def reserve(self, threads: int) -> None:
-        """Make the buffers that so many threads need: pinning memory takes time."""
+    def reserve(self) -> None:
+        """Make the buffers that `files` needs: pinning memory takes time."""
         self._device.enter()
         with self._lock:
-            self._grow(threads + _SPARE - self._slots)
+            self._grow(_EACH * WORKERS - self._slots)
 
     def _grow(self, slots: int) -> None:
         if slots <= 0:
@@ -66,6 +69,26 @@ class Uploader:
             if not self._free:
                 self._grow(1 if self._slots else _SPARE)
             return self._free.popleft()
+
+    def files(self, pieces: Sequence[Piece]) -> None:
+        """Queue pieces of files, each at most CHUNK, read by native threads.
+
+        FoundryError for a driver call that fails and a file that cannot be read or ends early.
+        """
+        self._device.enter()
+        with self._lock:
+            self._grow(_EACH * WORKERS - self._slots)
+            # What a copy through Python queued before is waited for by the buffer's event.
+            slots = [self._free.popleft() for _ in range(len(self._free))]
+        try:
+            threads = min(WORKERS, len(slots) // _EACH)
+            buffers = [Buffer(slot.address, slot.event) for slot in slots]
+            stream(self._device.context, self._stream, buffers, threads, pieces)
+        finally:
+            with self._lock:
+                for slot in slots:
+                    slot.busy = True
+                self._free += slots
 
     def through(
         self,

@@ -23,6 +23,7 @@ from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, Weight
 from foundryrt.cuda.digest import ALIGNMENT, Range
 from foundryrt.cuda.upload import CHUNK, Uploader
 from foundryrt.errors import FoundryError
+from foundryrt.native import Piece
 from foundryrt.parallel import each
 from foundryrt.weights import (
     WeightsChanged,
@@ -46,16 +47,16 @@ class _File:
     def __init__(self, path: Path, undo: ExitStack) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise FoundryError(f"weights: {path} cannot be read: {error.strerror}") from error
-        undo.callback(os.close, self._descriptor)
+        undo.callback(os.close, self.descriptor)
 
     def read(self, offset: int, into: memoryview) -> None:
         """Fill `into` with the file's bytes from `offset` on."""
         while into:
             try:
-                count = os.preadv(self._descriptor, [into], offset)
+                count = os.preadv(self.descriptor, [into], offset)
             except OSError as error:
                 raise FoundryError(
                     f"weights: {self.path} cannot be read: {error.strerror}"
@@ -86,6 +87,7 @@ def fill_weights(
     runs: dict[int, list[_Run]] = defaultdict(list)
     assembled: list[WeightRecipe] = []
     arrived: dict[int, Range] = {}
+    pieces: list[Piece] = []
     for recipe in weights.recipes:
         tensor = manifest.tensors[recipe.tensor]
         if all(_whole_rows(manifest, tensor, copy) for copy in recipe.copies):
@@ -104,9 +106,14 @@ def fill_weights(
             arrives = _whole(source, runs[index]) if check and on_device else None
             if arrives:
                 arrived[index] = arrives
-            here = check and not arrives
-            jobs.append(partial(_stream, source, files[source.file], runs[index], uploader, here))
+            file = files[source.file]
+            if check and not arrives:
+                jobs.append(partial(_stream, source, file, runs[index], uploader))
+            else:
+                pieces += _pieces(source, file, runs[index])
         each(lambda job: job(), jobs)
+        if pieces:
+            uploader.files(pieces)
     if on_device and arrived:
         for index, digest in zip(arrived, on_device(list(arrived.values())), strict=True):
             source = weights.sources[index]
@@ -137,17 +144,22 @@ def _runs(manifest: Manifest, tensor: Tensor, recipe: WeightRecipe) -> Iterator[
         yield copy.source, run
 
 
-def _stream(
-    source: WeightSource, file: _File, runs: list[_Run], uploader: Uploader, check: bool
-) -> None:
-    digest = hasher(source) if check else None
+def _pieces(source: WeightSource, file: _File, runs: list[_Run]) -> Iterator[Piece]:
+    for address, begin, length in runs:
+        for start in range(0, length, CHUNK):
+            size = min(CHUNK, length - start)
+            yield Piece(address + start, source.offset + begin + start, size, file.descriptor)
+
+
+def _stream(source: WeightSource, file: _File, runs: list[_Run], uploader: Uploader) -> None:
+    """Copy a source and take its digest here, while it is in the processor's cache."""
+    digest = hasher(source)
     for start in range(0, source.length, CHUNK):
         end = min(start + CHUNK, source.length)
 
         def fill(buffer: memoryview, start: int = start) -> None:
             file.read(source.offset + start, buffer)
-            if digest is not None:
-                digest.update(buffer)  # while it is in the processor's cache
+            digest.update(buffer)
 
         copies = []
         for address, begin, length in runs:
@@ -155,8 +167,7 @@ def _stream(
             if first < last:
                 copies.append((address + first - begin, first - start, last - first))
         uploader.through(end - start, fill, copies)
-    if digest is not None:
-        check_digest(source, digest.digest(), file.path)
+    check_digest(source, digest.digest(), file.path)
 
 
 def _assemble(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, byref, c_char_p, c_int, c_uint32, c_uint64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,21 @@ class TemplateView(ctypes.Structure):
         ("edge_from_port", c_void_p), ("edge_to_port", c_void_p), ("edge_type", c_void_p),
         ("skeleton", c_void_p), ("skeleton_start", c_void_p),
     )  # fmt: skip
+
+
+class Piece(ctypes.Structure):
+    """`foundry_piece` of native/stream.hpp: bytes of a file for the device."""
+
+    _fields_ = (
+        ("address", c_uint64), ("offset", c_uint64), ("bytes", c_uint64), ("file", c_int32),
+        ("spare", c_int32),
+    )  # fmt: skip
+
+
+class Buffer(ctypes.Structure):
+    """`foundry_buffer` of native/stream.hpp: pinned memory, and the event after its last copy."""
+
+    _fields_ = (("memory", c_void_p), ("event", c_void_p))
 
 
 VIEW_COLUMNS = [name for name, kind in TemplateView._fields_ if kind is c_void_p]
@@ -69,6 +85,9 @@ def _library() -> ctypes.CDLL:
     library.foundry_is_ready.argtypes = (c_void_p, c_uint32, POINTER(c_uint32))
     library.foundry_spent.argtypes = (c_void_p, POINTER(c_uint64))
     library.foundry_spent.restype = None
+    library.foundry_stream.argtypes = (
+        c_void_p, c_void_p, POINTER(Buffer), c_uint32, c_uint32, POINTER(Piece), c_uint64,
+    )  # fmt: skip
     library.foundry_wait.argtypes = (c_void_p, c_uint32, c_uint32, POINTER(c_uint32))
     return library
 
@@ -76,6 +95,21 @@ def _library() -> ctypes.CDLL:
 def _check(code: int) -> None:
     if code != 0:
         raise FoundryError(explain(code, _library().foundry_error().decode(errors="replace")))
+
+
+def stream(
+    context: int, queue: int, buffers: Sequence[Buffer], threads: int, pieces: Sequence[Piece]
+) -> None:
+    """Read every piece into a buffer and queue its copy on the stream `queue`, in any order.
+
+    FoundryError for a driver call that fails and a file that cannot be read or ends early.
+    """
+    _check(
+        _library().foundry_stream(
+            context, queue, (Buffer * len(buffers))(*buffers), len(buffers), threads,
+            (Piece * len(pieces))(*pieces), len(pieces),
+        )
+    )  # fmt: skip
 
 
 class Materializer:
@@ -192,4 +226,4 @@ class Materializer:
             self._keep.clear()
 
 
-__all__ = ["VIEW_COLUMNS", "Materializer", "TemplateView"]
+__all__ = ["VIEW_COLUMNS", "Buffer", "Materializer", "Piece", "TemplateView", "stream"]

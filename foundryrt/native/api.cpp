@@ -1,6 +1,7 @@
 // The C interface that foundryrt/native/__init__.py binds. Calls return 0, or a code that foundry_error explains.
 #include "driver.hpp"
 #include "materializer.hpp"
+#include "stream.hpp"
 
 using foundry::guarded;
 using foundry::Materializer;
@@ -68,4 +69,10 @@ FOUNDRY_EXPORT void foundry_spent(Materializer* self, uint64_t* out) {
 
 FOUNDRY_EXPORT int foundry_wait(Materializer* self, uint32_t count, uint32_t milliseconds, uint32_t* ready) {
     return guarded([&] { *ready = self->wait(count, std::chrono::milliseconds(milliseconds)); });
+}
+
+FOUNDRY_EXPORT int foundry_stream(CUcontext context, CUstream stream, const foundry::foundry_buffer* buffers,
+                                  uint32_t count, uint32_t threads, const foundry::foundry_piece* pieces,
+                                  uint64_t number) {
+    return guarded([&] { foundry::stream_pieces(context, stream, buffers, count, threads, pieces, number); });
 }

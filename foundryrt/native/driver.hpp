@@ -13,6 +13,8 @@ namespace foundry {
     X(cuGetErrorName)               \
     X(cuGetErrorString)             \
     X(cuCtxSetCurrent)              \
+    X(cuEventRecord)                \
+    X(cuEventSynchronize)           \
     X(cuFuncGetAttribute)           \
     X(cuFuncGetModule)              \
     X(cuFuncGetName)                \
@@ -56,6 +58,7 @@ namespace foundry {
     X(cuMemRelease)                 \
     X(cuMemSetAccess)               \
     X(cuMemcpyHtoD)                 \
+    X(cuMemcpyHtoDAsync)            \
     X(cuMemUnmap)                   \
     X(cuPointerGetAttribute)        \
     X(cuStreamCreate)               \
