@@ -33,6 +33,8 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     settings = Settings(**session.settings)  # type: ignore[arg-type]
     graph = session.graph("receive")
     stop = threading.Event()
+    if plotted := options.constellation or options.latency_plot:
+        plots.new_figure(plotted)  # what is missing is said now, not after the stream
     with Results(options.bits_out, options.llr_out, bool(options.constellation)) as results:
         pipeline = graph.pipeline(("samples",), results.outputs, options.depth)
         try:
