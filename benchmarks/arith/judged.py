@@ -51,7 +51,7 @@ def corrupted(problems: task.Problems, generator: torch.Generator) -> Tensor:
             1, step, values[:, None]
         )
 
-    places = torch.tensor((1, 10, 100), device=device)
+    places = task.constant((1, 10, 100), device)
     error = integers(1, 10, b) * places[integers(0, 3, b)]
     followed = task.answers(problems, problems.values(one_step(error)))
     misread = (problems.operands + one_step(error)) % task.MODULUS
@@ -59,8 +59,8 @@ def corrupted(problems: task.Problems, generator: torch.Generator) -> Tensor:
     misread_rows = task.answers(problems, wrong.values(), misread)
     typed = task.answers(problems, problems.values())
     place = (integers(0, 1 << 30, b) % problems.answer_length)[:, None]
-    alphabet = torch.tensor(task.alphabet(), device=device)
-    digits = torch.tensor(ids("0123456789"), device=device)
+    alphabet = task.constant(tuple(task.alphabet()), device)
+    digits = task.constant(tuple(ids("0123456789")), device)
     old = typed.gather(1, place)
     other = torch.where(
         torch.isin(old, digits),
@@ -97,7 +97,7 @@ def batch(problems: task.Problems, answers: Tensor, generator: torch.Generator) 
 
     cuts = _cuts(answers, wrong, generator)
     s = len(SUFFIX)
-    suffix = torch.tensor(SUFFIX, device=device)
+    suffix = task.constant(tuple(SUFFIX), device)
     ends = (lengths[:, None] + cuts)[:, :, None]
     offsets = torch.arange(s, device=device)
     verdict = torch.where(cuts <= wrong[:, None], ids(YES)[0], ids(NO)[0])

@@ -12,7 +12,9 @@ prefix of an answer is right when it is a prefix of the solution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -136,6 +138,12 @@ def answers(problems: Problems, values: Tensor, operands: Tensor | None = None) 
     return rows.scatter(1, places, last)
 
 
+@lru_cache
+def constant(values: Sequence[int], device: torch.device) -> Tensor:
+    """Int64 on the device, copied there once: a copy would wait for all that is queued."""
+    return torch.tensor(values, device=device)
+
+
 def grade(text: str) -> int | None:
     """The number an answer ends with; None where it has none."""
     _, mark, number = text.rstrip("\n").rpartition("#")
@@ -149,14 +157,13 @@ def alphabet() -> list[int]:
 
 
 def _digits(numbers: Tensor) -> Tensor:
-    table = torch.tensor(_DIGITS, device=numbers.device)
-    places = torch.tensor(_PLACES, device=numbers.device)
+    table, places = constant(tuple(_DIGITS), numbers.device), constant(_PLACES, numbers.device)
     return table[numbers[..., None] // places % 10]
 
 
 def _operators(indices: Tensor) -> Tensor:
-    return torch.tensor(ids(_OPERATORS), device=indices.device)[indices]
+    return constant(tuple(ids(_OPERATORS)), indices.device)[indices]
 
 
 def _letters(device: torch.device) -> Tensor:
-    return torch.tensor([ids(chr(ord("a") + step))[0] for step in range(STEPS[1])], device=device)
+    return constant(tuple(ids(chr(ord("a") + step))[0] for step in range(STEPS[1])), device)

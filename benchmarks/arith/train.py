@@ -16,17 +16,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.arith import judged, task, verdicts
-from benchmarks.arith.generation import generate, right
+from benchmarks.arith.generation import dtype, generate, right
 from benchmarks.arith.network import Layer, Network, Size
 from parse_runtime.training import eagle3
 from parse_runtime.training.schedule import Clock, optimizer
 
 TARGET = Size(layers=32, hidden=128, intermediate=384, heads=4, kv_heads=2)
 DRAFT = Size(layers=2, hidden=128, intermediate=256, heads=2, kv_heads=1)
-SHARES = {"draft": 0.12, "target": 0.7, "eagle3": 0.18}
+SHARES = {"draft": 0.2, "target": 0.6, "eagle3": 0.2}
 """Of the minutes."""
 
 
@@ -36,42 +37,52 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the three models")
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, all in all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=256, help="problems a step")
+    parser.add_argument("--batch", type=int, default=192, help="problems a step")
     parser.add_argument("--problems", type=int, default=4096, help="of each measurement")
     parser.add_argument("--layers", type=int, default=TARGET.layers, help="of the target")
-    parser.add_argument("--draft-minutes", type=float, help="instead of its share")
-    parser.add_argument("--only", choices=["draft"], help="stop after the draft")
+    parser.add_argument(
+        "--draft-accuracy", type=float, default=0.75, help="where the draft's training ends"
+    )
+    parser.add_argument("--resume", type=Path, help="folder whose target is trained on")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest, of the target")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)
     generator = torch.Generator(device).manual_seed(arguments.seed)
     seconds = {name: 60 * arguments.minutes * share for name, share in SHARES.items()}
-    if arguments.draft_minutes is not None:
-        seconds["draft"] = 60 * arguments.draft_minutes
     report: dict[str, Any] = {"seed": arguments.seed, "device": _device_name(device)}
 
     draft = Network(DRAFT).to(device)
     solutions = _solutions(arguments.batch, generator)
-    report["draft"] = fit(draft, solutions, seconds["draft"], 2e-3)
     problems = task.draw(arguments.problems, generator)
+
+    def good_enough(steps: int) -> bool:
+        if steps % 20 or steps < 400:
+            return False
+        few = task.draw(512, generator)
+        share = right(few, generate(draft, few, 0.0, generator)).float().mean().item()
+        return share >= arguments.draft_accuracy
+
+    report["draft"] = fit(draft, solutions, seconds["draft"], 2e-3, good_enough)
     answers = generate(draft, problems, 0.0, generator)
     report["draft"]["accuracy"] = right(problems, answers).float().mean().item()
     draft.save(arguments.out / "draft")
     _save(report, arguments.out)
-    if arguments.only == "draft":
-        return
 
     pool = _pool(draft, 4 * arguments.problems, generator)
-    target = Network(replace(TARGET, layers=arguments.layers)).to(device)
+    target = Network(replace(TARGET, layers=arguments.layers))
+    if arguments.resume:
+        target.load_state_dict(load_file(arguments.resume / "target" / "model.safetensors"))
+    target.to(device)
     examples = _examples(arguments.batch, pool, generator)
-    report["target"] = fit(target, examples, seconds["target"], 1.5e-3)
+    report["target"] = fit(target, examples, seconds["target"], arguments.rate)
     written = generate(target, problems, 0.0, generator)
     report["target"]["accuracy"] = right(problems, written).float().mean().item()
     target.save(arguments.out / "target")
     report["verdicts"] = verdicts.measure(target, problems, answers)
     _save(report, arguments.out)
 
-    data = _conversations(arguments.batch // 2, generator)
+    data = _conversations(arguments.batch, generator)
     report["eagle3"] = eagle3.train(
         arguments.out / "target", data, arguments.out / "eagle3",
         eagle3.Settings(seconds=seconds["eagle3"], vocabulary=task.alphabet()), device,
@@ -80,9 +91,13 @@ def main() -> None:
 
 
 def fit(
-    network: Network, batches: Iterator[judged.Batch], seconds: float, rate: float
+    network: Network,
+    batches: Iterator[judged.Batch],
+    seconds: float,
+    rate: float,
+    enough: Callable[[int], bool] = lambda steps: False,
 ) -> dict[str, float]:
-    """Train for a time; steps, last loss and seconds."""
+    """Train for a time, or until it is `enough`; steps, last loss and seconds."""
     device = network.lm_head.weight.device
     probe = nn.Linear(network.size.hidden, 2).to(device)
     tap = max(network.size.layers - 4, 1)
@@ -99,6 +114,8 @@ def fit(
         nn.utils.clip_grad_norm_([*network.parameters(), *probe.parameters()], 1.0)
         adam.step()
         clock.step(loss)
+        if enough(clock.steps):
+            break
     return {"steps": clock.steps, "loss": loss.item(), "seconds": time.perf_counter() - begin}
 
 
@@ -112,19 +129,21 @@ def _loss(
     """Cross entropy of solutions, of verdicts and, in a layer below the last, of whether the answer
     is right so far at every token. The last is for training alone: verdicts are few, it is dense.
     """
-    kept = batch.labels != judged.IGNORED
-    mask = None if batch.labels.shape[1] == judged.TRUNK else batch.mask
-    mask = None if mask is None else mask.to(torch.bfloat16 if mask.is_cuda else torch.float32)
+    n, alone = judged.TRUNK, batch.labels.shape[1] == judged.TRUNK
+    mask = None if alone else batch.mask.to(dtype(batch.mask.device))
     hidden, tapped = network(batch.tokens, batch.positions, mask, tap, run)
-    logits = network.lm_head(hidden[kept]).float()
-    labels = batch.labels[kept]
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    if mask is None:
-        return losses.mean()
-    verdict = kept.nonzero()[:, 1] >= judged.TRUNK
-    flags = probe(tapped[:, : judged.TRUNK]).float().flatten(0, 1)
-    dense = F.cross_entropy(flags, batch.right.flatten(), ignore_index=judged.IGNORED)
-    return losses[~verdict].mean() + 0.5 * losses[verdict].mean() + 0.5 * dense
+    written = _entropy(network.lm_head(hidden[:, :n]), batch.labels[:, :n])
+    if alone:
+        return written
+    s = len(judged.SUFFIX)
+    verdicts = _entropy(network.lm_head(hidden[:, n + s - 1 :: s]), batch.labels[:, n + s - 1 :: s])
+    return written + verdicts + 0.5 * _entropy(probe(tapped[:, :n]), batch.right)
+
+
+def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Without a choice of rows: their number would have to come to the host."""
+    flat = logits.float().flatten(0, 1)
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=judged.IGNORED)
 
 
 def _solutions(count: int, generator: torch.Generator) -> Iterator[judged.Batch]:

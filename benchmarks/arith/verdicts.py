@@ -44,9 +44,13 @@ def measure(network: Network, problems: task.Problems, answers: Tensor) -> dict[
         "by_threshold": [
             {
                 "threshold": threshold,
-                "false_accept": (score[~truth] >= threshold).float().mean().item(),
-                "false_reject": (score[truth] < threshold).float().mean().item(),
+                "false_accept": _share(score[~truth] >= threshold),
+                "false_reject": _share(score[truth] < threshold),
             }
             for threshold in THRESHOLDS
         ],
     }
+
+
+def _share(flags: Tensor) -> float | None:
+    return flags.float().mean().item() if len(flags) else None

@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from parse_runtime.models.config import ModelConfig
 
 
+class Norm(nn.RMSNorm):
+    """In the type of its input: mixed types have no fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Midlayer(nn.Module):
     """The head's only layer: attention over token and feature side by side."""
 
@@ -37,9 +44,9 @@ class Midlayer(nn.Module):
                 "down_proj": nn.Linear(c.intermediate, h, bias=False),
             }
         )
-        self.hidden_norm = nn.RMSNorm(h, c.rms_eps)
-        self.input_layernorm = nn.RMSNorm(h, c.rms_eps)
-        self.post_attention_layernorm = nn.RMSNorm(h, c.rms_eps)
+        self.hidden_norm = Norm(h, c.rms_eps)
+        self.input_layernorm = Norm(h, c.rms_eps)
+        self.post_attention_layernorm = Norm(h, c.rms_eps)
 
     def project(
         self, embedded: Tensor, feature: Tensor, rotation: tuple[Tensor, Tensor]
@@ -74,7 +81,7 @@ class Head(nn.Module):
         self.config = config
         self.fc = nn.Linear(3 * config.hidden, config.hidden, bias=False)
         self.midlayer = Midlayer(config)
-        self.norm = nn.RMSNorm(config.hidden, config.rms_eps)
+        self.norm = Norm(config.hidden, config.rms_eps)
         self.lm_head = nn.Linear(config.hidden, len(tokens), bias=False)
         ids = torch.tensor(tokens, dtype=torch.int64)
         self.register_buffer("d2t", ids - torch.arange(len(tokens)))
@@ -93,7 +100,7 @@ class Head(nn.Module):
         rope = {
             k: target[k] for k in ("rope_theta", "rope_scaling", "rope_parameters") if k in target
         }
-        config = {
+        config: dict[str, Any] = {
             "architectures": ["LlamaForCausalLMEagle3"],
             "model_type": "llama",
             "hidden_size": c.hidden,

@@ -1,0 +1,46 @@
+"""The bundles that an evaluation compares: the pair, the pair with a head, the draft alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.arith import task
+from benchmarks.arith.vocabulary import JUDGEMENT
+
+WEIGHTS = Path(__file__).parent / "weights"
+MAX_NEW_TOKENS = task.ANSWER + 2
+_SETTINGS = {
+    "max-len": 208,
+    "prefill": "16,64",
+    "verify": "32x4,64x8,96x10,128x10,192x12",
+    "judge-prompt": JUDGEMENT,
+    "threshold": 0.5,
+    "cut-at": "sentence",
+    "stride": 8,
+    "max-rounds": 8,
+    "resume-tokens": task.LINE,
+}
+
+
+def capture(
+    folder: Path, weights: Path, target: str, dtype: str, slots: int, depth: int, width: int
+) -> dict[str, Path]:
+    """Paths of the bundles `pair`, `eagle3` and `draft`; `target` is host or cuda."""
+    pair = ["--model", str(weights / "target"), "--draft", str(weights / "draft")]
+    head = ["--eagle", str(weights / "eagle3"), "--eagle-depth", str(depth)]
+    head += ["--eagle-width", str(width)]
+    models = {"pair": pair, "eagle3": pair + head, "draft": ["--model", str(weights / "draft")]}
+    common = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+    common += [f"--dtype={dtype}", f"--slots={slots}", f"--target={target}"]
+    bundles = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, options in models.items():
+        bundles[name] = folder / f"{name}.fdy"
+        command = [sys.executable, "-c", "from foundryc.cli import main; main()", "capture"]
+        subprocess.run(
+            [*command, "--workload", "parse", *options, *common, "-o", str(bundles[name])],
+            check=True,
+        )
+    return bundles

@@ -1,0 +1,92 @@
+"""Problems through the engine's own scheduler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.arith import task
+from benchmarks.arith.bundles import MAX_NEW_TOKENS
+from benchmarks.arith.vocabulary import ids, tokenizer
+from parse_runtime.loading import Loaded
+from parse_runtime.outcome import Outcome
+from parse_runtime.roles import Sampling, Verdict
+from parse_runtime.scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, its only solution and the number asked for."""
+
+    question: str
+    solution: str
+    number: int
+
+
+def draw(count: int, seed: int) -> list[Problem]:
+    """Problems of a seed; training uses others by far (a seed draws from 10^30)."""
+    problems = task.draw(count, torch.Generator().manual_seed(seed))
+    decode, end = tokenizer().decode, ids("<|end|>")[0]
+    prompts, lengths = task.prompts(problems)
+    rows = task.answers(problems, problems.values()).tolist()
+    return [
+        Problem(decode(prompt[1 : length - 1]), decode(row[: row.index(end)]), number)
+        for prompt, length, row, number in zip(
+            prompts.tolist(), lengths.tolist(), rows, problems.final().tolist(), strict=True
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Outcomes of problems, in order, and the seconds that all took together."""
+
+    outcomes: list[Outcome]
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        return sum(outcome.statistics.tokens for outcome in self.outcomes)
+
+
+def answer(
+    loaded: Loaded, problems: Sequence[Problem], concurrent: int, changes: dict[str, Any]
+) -> Run:
+    """Greedy answers, `concurrent` at a time, under the bundle's rules with `changes`."""
+    rules = loaded.rules.changed(changes)
+    outcomes = [
+        Outcome(
+            loaded.prompts.request(problem.question, MAX_NEW_TOKENS, Sampling(), rules),
+            loaded.prompts.text([]),
+        )
+        for problem in problems
+    ]
+    scheduler = Scheduler(loaded.target, loaded.draft)
+    coming = iter(outcomes)
+    begin = time.perf_counter()
+    busy = True
+    while busy:
+        while scheduler.running + scheduler.waiting < concurrent and (one := next(coming, None)):
+            scheduler.submit(one.request, one)
+        busy = scheduler.step()
+    seconds = time.perf_counter() - begin
+    if failed := [outcome.error for outcome in outcomes if outcome.error]:
+        raise failed[0]
+    return Run(outcomes, seconds)
+
+
+class Rejecting:
+    """A target whose verifications run, and then keep nothing: what rejection costs at most."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def verify(self, *arguments: Any) -> Verdict:
+        return Verdict(0, self._target.verify(*arguments).verdicts)
