@@ -89,7 +89,8 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             drawn if self.seed is None else self.seed,
         )
         limit, rules = self.tokens_limit(), rules.changed(self.parse)
-        request = prompts.request(self.question(), limit or 1, sampling, rules)
+        least = 1 if limit is None else limit
+        request = prompts.request(self.question(), least, sampling, rules)
         request.check(max_len)
         if limit is None:
             room = max_len - len(request.prompt)

@@ -1,0 +1,295 @@
+"""`foundryrt serve` and `foundryrt run` of a tiny bundle, as users call them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_models import save
+
+from foundryc.recorder import Recorder
+from parse_runtime.capture import Settings, record
+
+openai = pytest.importorskip("openai", reason="pip install openai")
+pytest.importorskip("starlette", reason="pip install 'foundry[serve]'")
+pytest.importorskip("uvicorn", reason="pip install 'foundry[serve]'")
+
+COMMAND = [sys.executable, "-c", "from foundryrt.start import main; main()"]
+LIMIT, SLOTS = 160, 3
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    save(folder / "tiny", "llama")
+    settings = Settings(
+        model=str(folder / "tiny"), max_len=LIMIT, slots=SLOTS, prefill="16,64",
+        verify="48x2,120x3", judge_prompt="ok?", yes="y", no="n", stride=4,
+    )  # fmt: skip
+    with Recorder(target="host", workload="parse", settings=asdict(settings)) as recorder:
+        record(recorder, settings)
+        recorder.save(folder / "tiny.fdy")
+    return folder / "tiny.fdy"
+
+
+class Server:
+    """The command in a process of its own."""
+
+    def __init__(self, bundle: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", str(bundle), "--port", "0", *options],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert "listening on http" in line, line + self.process.stderr.read()
+        self.url = line.split()[-1]
+        self.client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0)
+
+    def get(self, path: str) -> str:
+        address = self.url.removesuffix("/v1") + path
+        with urllib.request.urlopen(address, timeout=10) as response:
+            return str(response.read().decode())
+
+    def metric(self, name: str) -> float:
+        lines = [line for line in self.get("/metrics").splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def idle(self) -> bool:
+        health = json.loads(self.get("/health"))
+        return health["running"] == health["waiting"] == 0
+
+    def chat(self, text: str, **options: object):  # type: ignore[no-untyped-def]
+        messages = [{"role": "user", "content": text}]
+        values = {"model": "tiny", "max_tokens": 12, **options}
+        return self.client.chat.completions.create(messages=messages, **values)
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path) -> Iterator[Server]:
+    started = Server(bundle, "--queue", "8")
+    started.chat("warm up")
+    yield started
+    started.process.kill()
+    started.process.wait()
+
+
+def until(condition, seconds: float = 20) -> None:  # type: ignore[no-untyped-def]
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_health_models_and_metrics(server: Server) -> None:
+    health = json.loads(server.get("/health"))
+    assert health["status"] == "ok" and health["ready"] == health["graphs"] > 0
+    assert [model.id for model in server.client.models.list()] == ["tiny"]
+    assert server.client.models.retrieve("tiny").id == "tiny"
+    before = server.metric('parse_tokens_total{kind="generated"}')
+    server.chat("count")
+    until(lambda: server.metric('parse_tokens_total{kind="generated"}') == before + 12)
+
+
+def test_chat_whole_and_streamed_are_the_same(server: Server) -> None:
+    whole = server.chat("why?", seed=5, temperature=0.7, top_p=0.9)
+    chunks = list(
+        server.chat(
+            "why?", seed=5, temperature=0.7, top_p=0.9, stream=True,
+            stream_options={"include_usage": True},
+        )
+    )  # fmt: skip
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage and whole.usage.completion_tokens == 12
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+    assert whole.model_extra["parse"]["rounds"] == 1
+    assert chunks[-2].model_extra["parse"]["drafted"] == whole.model_extra["parse"]["drafted"]
+
+
+def test_completions_of_text_and_of_tokens(server: Server) -> None:
+    create = server.client.completions.create
+    text = create(model="tiny", prompt="ab", max_tokens=9)
+    tokens = create(model="tiny", prompt=[256], max_tokens=9)
+    assert text.choices[0].text == tokens.choices[0].text and text.usage == tokens.usage
+    streamed = create(model="tiny", prompt="ab", max_tokens=9, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == text.choices[0].text
+    assert create(model="tiny", prompt="ab").usage.completion_tokens <= 16
+
+
+def test_settings_of_a_request(server: Server) -> None:
+    def counts(**parse: object) -> dict[str, object]:
+        return server.chat("x", extra_body={"parse": parse}).model_extra["parse"]
+
+    assert counts(max_rounds=0)["drafted"] == 0
+    everything, nothing = counts(threshold=0), counts(threshold=1)
+    assert everything["accepted"] == everything["drafted"] > 0 == nothing["accepted"]
+    assert nothing["advances"] > 0
+
+
+def test_a_stop_string_ends_the_text(server: Server) -> None:
+    whole = server.chat("stop", max_tokens=60).choices[0].message.content
+    stop = whole[3:5]
+    for parse in ({}, {"max_rounds": 0}, {"threshold": 1}):
+        options = {"max_tokens": 60, "stop": [stop, "never"], "extra_body": {"parse": parse}}
+        got = server.chat("stop", **options)
+        assert stop not in got.choices[0].message.content
+        assert got.choices[0].finish_reason == "stop"
+        streamed = server.chat("stop", stream=True, **options)
+        pieces = [c.choices[0].delta.content or "" for c in streamed]
+        assert "".join(pieces) == got.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "message"),
+    [
+        ({"n": 2}, "n", "n=2"),
+        ({"temperature": -1.0}, "temperature", ">= 0"),
+        ({"top_p": 0.0}, "top_p", "> 0"),
+        ({"max_tokens": 0}, None, "at least 1"),
+        ({"max_tokens": "many"}, "max_tokens", "Expected `int"),
+        ({"seed": -4}, "seed", ">= 0"),
+        ({"logprobs": True}, "logprobs", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"extra_body": {"nonsense": 1}}, "nonsense", "unknown field"),
+        ({"extra_body": {"parse": {"threshold": 2}}}, None, "probability"),
+        ({"extra_body": {"parse": {"thresholds": 0}}}, None, "there are threshold"),
+        ({"extra_body": {"messages": []}}, "messages", "length >= 1"),
+    ],
+)
+def test_bad_parameters_are_named(
+    server: Server, options: dict[str, object], param: str | None, message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.chat("x", **options)
+    assert caught.value.type == "invalid_request_error"
+    assert message in str(caught.value) and caught.value.param == param
+
+
+def test_over_long_prompts_and_unknown_models(server: Server) -> None:
+    for options in ({}, {"max_tokens": None}, {"stream": True}):
+        with pytest.raises(openai.BadRequestError, match="larger --max-len") as caught:
+            server.chat("x" * 200, **options)
+        assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match="exceed"):
+        server.chat("x", max_completion_tokens=LIMIT, max_tokens=None)
+    with pytest.raises(openai.NotFoundError, match="there is 'tiny'"):
+        server.chat("x", model="other")
+    with pytest.raises(openai.BadRequestError, match="no token 9999"):
+        server.client.completions.create(model="tiny", prompt=[9999])
+    for path in ("/nowhere", "/v1/chat/completions"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            server.get(path)
+        assert "error" in json.loads(refused.value.read())
+    request = urllib.request.Request(f"{server.url}/completions", b"{not json")
+    with pytest.raises(urllib.error.HTTPError) as damaged:
+        urllib.request.urlopen(request)
+    assert damaged.value.code == 400 and "JSON" in damaged.value.read().decode()
+
+
+def test_streams_at_once_are_those_of_streams_alone(server: Server) -> None:
+    def ask(i: int) -> str:
+        stream = server.chat(
+            f"question {i % 4}", max_tokens=30, stream=True, temperature=0.5 * (i % 2), seed=i,
+            extra_body={"parse": {"threshold": [0, 0.5, 1][i % 3], "max_rounds": 1 + i % 2}},
+        )  # fmt: skip
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    alone = [ask(i) for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, range(6))) == alone
+    assert len(set(alone)) > 3
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_slot(server: Server, stream: bool) -> None:
+    until(server.idle)
+    before = server.metric('parse_tokens_total{kind="generated"}')
+    slow = {"max_tokens": 140, "extra_body": {"parse": {"max_rounds": 0}}}
+    if stream:
+        chunks = server.chat("leave", stream=True, **slow)
+        next(iter(chunks))
+        chunks.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            server.chat("leave", timeout=0.3, **slow)
+    until(server.idle)
+    made = server.metric('parse_tokens_total{kind="generated"}') - before
+    assert made < 140
+
+
+def test_overload_is_refused_and_passes(bundle: Path) -> None:
+    server = Server(bundle, "--queue", "1", "--grace", "20")
+    try:
+        server.chat("warm up")
+        slow = {"max_tokens": 120, "extra_body": {"parse": {"max_rounds": 0}}}
+        refused: list[openai.RateLimitError] = []
+
+        def ask(i: int) -> None:
+            try:
+                server.chat("many", **slow)
+            except openai.RateLimitError as error:
+                refused.append(error)
+
+        with ThreadPoolExecutor(SLOTS + 5) as pool:
+            list(pool.map(ask, range(SLOTS + 5)))
+        assert 0 < len(refused) <= 4
+        assert int(refused[0].response.headers["retry-after"]) >= 1
+        assert server.chat("again").usage.completion_tokens == 12
+
+        # SIGTERM lets what runs be finished, and the process end well.
+        done: list[object] = []
+        thread = threading.Thread(target=lambda: done.append(server.chat("last", **slow)))
+        thread.start()
+        until(lambda: not server.idle())
+        server.process.send_signal(signal.SIGTERM)
+        thread.join(20)
+        assert done[0].usage.completion_tokens == 120  # type: ignore[attr-defined]
+        assert server.process.wait(20) == 0
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def foundryrt(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+
+
+def test_run_of_json_lines(bundle: Path, server: Server) -> None:
+    lines = [
+        {"prompt": "first", "max_new_tokens": 20},
+        {"messages": [{"role": "user", "content": "why?"}], "parse": {"max_rounds": 0}},
+        {"prompt": "third", "temperature": 0.9, "seed": 3, "top_p": 0.8, "stop": ["\n"]},
+    ]
+    text = "\n".join(json.dumps(line) for line in lines)
+    done = foundryrt("run", bundle, "--input", "-", "--max-new-tokens", 12, "--json", stdin=text)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["requests"] == 3 and report["failed"] == 0
+    assert [r["tokens"] for r in report["results"]] == [20, 12, 12]
+    expected = server.chat("why?", extra_body={"parse": {"max_rounds": 0}})
+    assert report["results"][1]["text"] == expected.choices[0].message.content
+    bad = foundryrt("run", bundle, "--input", "-", stdin=text + '\n{"prompt": "x", "stride": 1}')
+    assert bad.returncode == 2 and "line 4" in bad.stderr and bad.stdout == ""
+
+
+def test_serve_says_what_is_wrong(bundle: Path, server: Server) -> None:
+    port = server.url.rpartition(":")[2].partition("/")[0]
+    used = foundryrt("serve", bundle, "--port", port)
+    assert used.returncode == 2 and "in use" in used.stderr
+    assert foundryrt("serve", bundle, "--port", 70000).returncode == 2
+    assert "--grace" in foundryrt("options", bundle, "--serve").stdout
