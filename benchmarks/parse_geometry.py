@@ -172,7 +172,7 @@ def gain(bench: Benchmark) -> None:
 def compare(bench: Benchmark) -> None:
     target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b", AGREEMENT)
     config, parameters = target
-    tokens = 8 if bench.tiny else 128
+    tokens = 8 if bench.tiny else 96
     prompt = list(range(16 if bench.tiny else 256))
     found: dict[str, Any] = {"prompt": len(prompt), "tokens": tokens, "agreement": AGREEMENT}
     shapes = Shapes(max_len=len(prompt) + tokens, prefill=(len(prompt),))
