@@ -118,7 +118,7 @@ class Head:
         starts = (root + 1).clamp(max=self.max_len)
         # A padding row reads the padding row.
         seen = torch.where(root < self.max_len, ancestors >> 1, 1)
-        flat = (t.flatten() for t in (ids, root + level, rows, cuts, starts))
+        flat = (t.flatten().contiguous() for t in (ids, root + level, rows, cuts, starts))
         return Rows(*flat, slots=slots, ancestors=seen.flatten())
 
     def _input(self, feature: Tensor, tokens: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Speculation:
         seen = torch.where(padding[:, None], 1, ancestors)
         cuts = torch.where(padding, 0, position)[:, None].expand_as(tokens)
         places = (root + row).clamp(max=self.max_len)
-        flat = (t.flatten() for t in (tokens, root + self.depths, places, cuts, root))
+        flat = (t.flatten().contiguous() for t in (tokens, root + self.depths, places, cuts, root))
         return drafts, Rows(*flat, slots=slots, ancestors=seen.flatten())
 
     def check(
@@ -105,7 +105,10 @@ class Speculation:
         places, _ = self._path_rows(position, count)
         zero = torch.zeros_like(places)
         level = torch.arange(length, dtype=torch.int64, device=path.device)
-        flat = (t.flatten() for t in (after, position[:, None] + level, places, zero, places))
+        flat = (
+            t.flatten().contiguous()
+            for t in (after, position[:, None] + level, places, zero, places)
+        )
         kept = Rows(*flat, slots=slots, ancestors=zero.flatten())
         self.head.absorb(feature, kept)
         last = first[:, 0] * length + count
