@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,28 +29,38 @@ def loss(
     token i + 1, the target's logits [B, N, draft vocabulary] of token i + 2 and the weight [B, N]
     of that token. Hits [depth] is how often a level's likeliest token is the target's.
     """
-    n = features.shape[1]
-    positions = torch.arange(n, device=features.device)
-    rotation = rotary(positions, frequencies, features.dtype)
     wanted, best = logits.softmax(-1), logits.argmax(-1)
-    feature = head.fc(features)
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
+    row = torch.arange(features.shape[1], device=features.device)
     losses, hits = [], []
-    for level in range(depth):
-        q, k, v = head.midlayer.project(embedded, feature, rotation)
-        keys.append(k)
-        values.append(v)
-        feature = head.midlayer.finish(feature, _attend(q, keys, values))
-        scores = head.lm_head(head.norm(feature)).float()
+    for level, scores in enumerate(levels(head, frequencies, features, embedded, depth)):
         # The first rows of a level would continue a draft from before the sequence.
-        kept = weights * (positions >= level)
+        kept = weights * (row >= level)
         total = kept.sum().clamp(min=1)
         entropy = -(wanted * scores.log_softmax(-1)).sum(-1)
         losses.append(_DECAY**level * (entropy * kept).sum() / total)
         hits.append(((scores.argmax(-1) == best) * kept).sum() / total)
-        feature = F.pad(feature, (0, 0, 1, 0))[:, :-1]
     return torch.stack(losses).sum(), torch.stack(hits).detach()
+
+
+def levels(
+    head: Head, frequencies: Tensor, features: Tensor, embedded: Tensor, depth: int
+) -> Iterator[Tensor]:
+    """Logits float32 [B, N, draft vocabulary] of each level.
+
+    Row i of level j is what the head says there after drafting from row i - j.
+    """
+    positions = torch.arange(features.shape[1], device=features.device)
+    rotation = rotary(positions, frequencies, features.dtype)
+    feature = head.fc(features)
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    for _ in range(depth):
+        q, k, v = head.midlayer.project(embedded, feature, rotation)
+        keys.append(k)
+        values.append(v)
+        feature = head.midlayer.finish(feature, _attend(q, keys, values))
+        yield head.lm_head(head.norm(feature)).float()
+        feature = F.pad(feature, (0, 0, 1, 0))[:, :-1]
 
 
 def _attend(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
