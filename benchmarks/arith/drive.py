@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +67,12 @@ def answer(
         for problem in problems
     ]
     scheduler = Scheduler(loaded.target, loaded.draft)
-    coming = iter(outcomes)
+    coming = deque(outcomes)
     begin = time.perf_counter()
     busy = True
-    while busy:
-        while scheduler.running + scheduler.waiting < concurrent and (one := next(coming, None)):
+    while busy or coming:
+        while coming and scheduler.running + scheduler.waiting < concurrent:
+            one = coming.popleft()
             scheduler.submit(one.request, one)
         busy = scheduler.step()
     seconds = time.perf_counter() - begin
