@@ -25,7 +25,7 @@ from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.shape import Shape
-from parse_runtime.serve.stream import Stream, begin
+from parse_runtime.serve.stream import Stream
 
 _MOST_BYTES = 8 << 20
 _LEFT = 499
@@ -106,7 +106,8 @@ class Service:
             self._known(body.model)
         # Templates and tokenizers may take their time over a long prompt.
         asked = await run_in_threadpool(body.request, self.prompts, self.rules, self.engine.max_len)
-        stream = begin(self.engine, self.prompts, asked, body.stops())
+        stream = Stream(asked, self.prompts.text(body.stops()), count=self.metrics.ended)
+        self.engine.submit(asked, stream)
         shape = Shape(kind is ChatBody, self.name)
         if body.stream:
             wanted = body.stream_options is not None and body.stream_options.include_usage
@@ -136,10 +137,9 @@ class Service:
             left.cancel()
 
     def close(self, stream: Stream) -> None:
-        """Cancel what still runs, and count what does not."""
+        """Cancel what still runs."""
         if not stream.done:
             self.engine.cancel(stream)
-        self.metrics.ended(stream)
 
     def _known(self, name: str) -> None:
         if name != self.name:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from parse_runtime.engine import Engine
 from parse_runtime.outcome import Outcome
-from parse_runtime.prompts import Prompts
-from parse_runtime.request import Request, Statistics
+from parse_runtime.request import Statistics
 
 
 @dataclass(eq=False)
 class Stream(Outcome):
     """An answer of the running event loop; iterate over it once for its pieces of text."""
 
+    count: Callable[[Outcome], None] = lambda outcome: None
+    """Called in the engine's thread once the answer has ended, cancelled or not."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     pieces: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
 
@@ -24,6 +24,7 @@ class Stream(Outcome):
 
     def finished(self, reason: str, statistics: Statistics) -> None:
         super().finished(reason, statistics)
+        self.count(self)
         self._put(None)
 
     def failed(self, error: Exception) -> None:
@@ -44,10 +45,3 @@ class Stream(Outcome):
 
     def _put(self, piece: str | None) -> None:
         self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
-
-
-def begin(engine: Engine, prompts: Prompts, request: Request, stops: list[str]) -> Stream:
-    """Submit a request; Overloaded or UsageError where it is not taken."""
-    stream = Stream(request, prompts.text(stops))
-    engine.submit(request, stream)
-    return stream
