@@ -98,7 +98,7 @@ def layer() -> list[dict[str, Any]]:
                     linear_parts(y, qkv), position, frequencies, cache, position,
                     (head_norm, head_norm), 1e-6,
                 )  # fmt: skip
-                a = attend_step(q, cache, slots, position, first, first, seen, 1024, count)
+                a = attend_step(q, cache, slots, first, first, seen, 1024, count)
                 y, hidden = add_rms_norm(linear_parts(a, o), hidden, norm, 1e-6)
                 added = linear_parts(linear_swiglu(y, gate_up), down)
             return added

@@ -8,16 +8,16 @@ from parse_runtime.kernels import masked
 
 
 def attend_step(
-    q: Tensor, cache_layer: Tensor, slots: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
-    ancestors: Tensor, keys: int, length: int,
+    q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor, ancestors: Tensor,
+    keys: int, length: int,
 ) -> Tensor:  # fmt: skip
     """[B * L, H * D] of queries [B * L, H, D]: `length` L rows of each of B slots, side by side.
 
     Row i sees key k < cuts[i], or, for 0 <= k - starts[i] < 64, where bit k - starts[i] of
     `ancestors` is set: causal bits for a chain, a node's path for a tree. `cache_layer`
     [2, KV, S, R, D] holds keys and values, already written and finite; only the first `keys` of
-    a slot's R rows are read. `slots` int64 [B]; `rows` (where each row's own key is kept),
-    `cuts`, `starts`, `ancestors` int64 [B * L]. A row that sees nothing is zero.
+    a slot's R rows are read. `slots` int64 [B]; `cuts`, `starts`, `ancestors` int64
+    [B * L]. A row that sees nothing is zero.
 
     Row-invariant on CUDA: for one `keys`, a row's bits depend on its query and on the keys it
     sees, not on B, L or what the other rows are. So a chain verified in one pass gives what

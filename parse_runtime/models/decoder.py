@@ -144,7 +144,7 @@ def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) 
     if r.ancestors is None:
         x = attend_rows(q, stored, r.slots, r.rows, r.cuts, r.starts, keys)
     else:
-        x = attend_step(q, stored, r.slots, r.rows, r.cuts, r.starts, r.ancestors, keys, r.length)
+        x = attend_step(q, stored, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length)
     return linear_parts(x, w["o"])
 
 

@@ -33,8 +33,8 @@ def rows(case: Case) -> torch.Tensor:
 
 def step(case: Case) -> torch.Tensor:
     return attend_step(
-        case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, case.ancestors,
-        case.keys, case.length,
+        case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, case.keys,
+        case.length,
     )  # fmt: skip
 
 

@@ -48,8 +48,8 @@ def test_rows_against_float64(layout: dict[str, int]) -> None:
 def test_step_against_float64(layout: dict[str, int], batch: int) -> None:
     case = random_case(**layout, batch=batch)
     found = attend_step(
-        case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, case.ancestors,
-        case.keys, case.length,
+        case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, case.keys,
+        case.length,
     )  # fmt: skip
     assert (found.double() - exact(case, step_visible(case))).abs().max() < 1e-4
 
@@ -122,11 +122,9 @@ def test_a_chain_equals_decoding_row_by_row(seed: int, length: int, known: int) 
     index = torch.arange(length)
     cut = torch.full((length,), known)
     slots, row = case.slots, known + index
-    at_once = attend_step(
-        case.q, case.cache, slots, row, cut, cut, (2 << index) - 1, case.keys, length
-    )
+    at_once = attend_step(case.q, case.cache, slots, cut, cut, (2 << index) - 1, case.keys, length)
     slots, one = slots.expand(length), torch.ones(length, dtype=torch.int64)
-    alone = attend_step(case.q, case.cache, slots, row, row, row, one, case.keys, 1)
+    alone = attend_step(case.q, case.cache, slots, row, row, one, case.keys, 1)
     assert (at_once - alone).abs().max() < 1e-5
 
 
