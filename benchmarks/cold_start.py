@@ -13,6 +13,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +25,8 @@ ROOT = HERE.parent
 
 def process(*command: object) -> tuple[dict[str, Any], float]:
     """The JSON on a process's last line, and its whole time in milliseconds."""
-    path = f"{os.environ.get('PYTHONPATH', '')}:{ROOT}"
+    # The site's folder by name, for processes without `site` (see `step`).
+    path = f"{os.environ.get('PYTHONPATH', '')}:{ROOT}:{sysconfig.get_path('purelib')}"
     start = time.time()
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, cwd="/",
@@ -39,7 +41,9 @@ def process(*command: object) -> tuple[dict[str, Any], float]:
 
 def step(script: str, *arguments: object) -> dict[str, Any]:
     """A script of benchmarks/cold in a process of its own."""
-    report, spent = process(sys.executable, HERE / "cold" / script, *arguments)
+    # What other packages' .pth files import at start is none of ours.
+    options = ["-S"] if script == "replay.py" else []
+    report, spent = process(sys.executable, *options, HERE / "cold" / script, *arguments)
     print(f"{script} {' '.join(map(str, arguments[:2]))}: {spent / 1e3:.1f} s", file=sys.stderr)
     return report
 
@@ -53,10 +57,10 @@ def floor(folder: Path, repeats: int) -> dict[str, float]:
 
 
 def measure(model: str, mode: str, folder: Path, repeats: int, torchs: int) -> dict[str, Any]:
-    """All figures of one mode."""
+    """All figures of one mode but the replays'."""
     result = step("capture.py", model, mode, folder)
-    torch_side = [step("torch_side.py", model, mode) for _ in range(torchs)]
     verified = step("replay.py", model, mode, folder, "verify")
+    torch_side = [step("torch_side.py", model, mode) for _ in range(torchs)]
     runs = [step("replay.py", model, mode, folder) for _ in range(repeats)]
 
     def median(*keys: str) -> float:
@@ -69,13 +73,11 @@ def measure(model: str, mode: str, folder: Path, repeats: int, torchs: int) -> d
 
     fixed = ("nodes", "graphs", "templates", "kernels", "bundle_bytes", "kernel_bytes")
     result |= {key: verified[key] for key in fixed}
-    # The first of torch's runs fills Inductor's cache, as an earlier start would have.
-    warm = [one["torch_total_ms"] for one in torch_side[1:] or torch_side]
     all_ready = median("marks_ms", "all_ready")
     context = median("timeline_ms", "context")
     result |= {
-        "torch_total_ms": statistics.median(warm),
-        "torch_first_total_ms": torch_side[0]["torch_total_ms"],
+        # The capture has filled Inductor's cache, as an earlier start would have.
+        "torch_total_ms": statistics.median(one["torch_total_ms"] for one in torch_side),
         "first_launch_ms": median("marks_ms", "first_launch"),
         "all_ready_ms": all_ready,
         "context_ms": context,
@@ -89,7 +91,6 @@ def measure(model: str, mode: str, folder: Path, repeats: int, torchs: int) -> d
         "torch_imported": any(run["torch_imported"] for run in [verified, *runs]),
         "example": runs[len(runs) // 2],
     }
-    result |= step("compare.py", model, mode, folder)
     return result
 
 
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--model", default="qwen3-0.6b", choices=("qwen3-0.6b", "qwen3-14b"))
     parser.add_argument("--modes", default="eager,compile")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--torch-repeats", type=int, default=3)
+    parser.add_argument("--torch-repeats", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     # Memory, not a disk: the weights are to be in the page cache.
@@ -126,6 +127,8 @@ def main() -> None:
             run["all_ready_ratio"] = run["all_ready_ms"] / run["torch_total_ms"]
             run["weights_ratio"] = run["weights_gbps"] / report["pinned_copy_gbps"]
             report[mode] = run
+            options.output.write_text(json.dumps(report, indent=1) + "\n")
+            run |= step("compare.py", options.model, mode, folder)
             options.output.write_text(json.dumps(report, indent=1) + "\n")
             short = {k: v for k, v in run.items() if not isinstance(v, (dict, list))}
             print(json.dumps(short, indent=1))

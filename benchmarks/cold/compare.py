@@ -16,7 +16,7 @@ import torch
 from benchmarks.cold.torch_side import capture
 from foundryrt.session import Session
 
-ROUNDS, REPLAYS = 7, 5
+ROUNDS, REPLAYS = 5, 3
 
 
 def main(name: str, mode: str, folder: Path) -> None:

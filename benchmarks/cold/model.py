@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-CONTEXT = 128
 STEPS = 2
 EPSILON = 1e-6
 
@@ -26,6 +25,7 @@ class Geometry:
     intermediate: int
     heads: int
     tied: bool
+    context: int = 128
     kv_heads: int = 8
     head_dim: int = 128
     vocab: int = 151936
@@ -33,7 +33,8 @@ class Geometry:
 
 GEOMETRY = {
     "qwen3-0.6b": Geometry(28, 1024, 3072, 16, tied=True),
-    "qwen3-14b": Geometry(40, 5120, 17408, 40, tied=False),
+    # Two processes' weights and caches must fit one device when replays are compared.
+    "qwen3-14b": Geometry(40, 5120, 17408, 40, tied=False, context=32),
 }
 
 
@@ -108,7 +109,7 @@ def _turn(x: Any, cosine: Any, sine: Any) -> Any:
 
 
 def layer(c: Geometry, w: dict[str, Any], step: tuple[Any, ...], x: Any, cache: Any) -> Any:
-    """One layer for a row of each slot; x [B, hidden], cache [2, slots, kv_heads, CONTEXT, dim]."""
+    """One layer for a row of each slot; x [B, hidden], cache [2, slots, kv_heads, context, dim]."""
     from torch.nn.functional import linear, silu
 
     cosine, sine, slots, positions, mask = step
@@ -135,7 +136,7 @@ def decode(c: Geometry, w: dict[str, Any], plan: Any, cache: Any, run: Callable[
     angles = positions[:, None, None] * 1e6 ** (-half.float() / (c.head_dim // 2))
     x = w["embed"].index_select(0, tokens)
     cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    places = torch.arange(CONTEXT, device=plan.device)
+    places = torch.arange(c.context, device=plan.device)
     mask = (places > positions[:, None]).float()[:, None, None] * -1e9
     step = (cosine, sine, torch.arange(len(tokens), device=plan.device), positions, mask)
     for index in range(c.layers):
@@ -155,14 +156,22 @@ def decode_passes(name: str, weights: dict[str, Any], register: Any, compiled: A
 
     c = GEOMETRY[name]
     slots = max(batches(name))
-    shape = (c.layers, 2, slots, c.kv_heads, CONTEXT, c.head_dim)
-    cache = register("cache", torch.zeros(shape, dtype=torch.bfloat16), role="state")
+    shape = (c.layers, 2, slots, c.kv_heads, c.context, c.head_dim)
+    empty = torch.zeros(shape, dtype=torch.bfloat16, device=weights["embed"].device)
+    cache = register("cache", empty, role="state")
     run = compiled(layer)
     passes = []
     for batch in batches(name):
         rows = register(f"plan.{batch}", torch.zeros(2, batch, dtype=torch.int64), role="input")
         passes.append((batch, partial(decode, c, weights, rows, cache, run)))
     return passes, cache
+
+
+def digest(values: np.ndarray) -> str:
+    """Of an array's bytes."""
+    from blake3 import blake3
+
+    return str(blake3(values.reshape(-1).view(np.uint8), max_threads=blake3.AUTO).hexdigest())
 
 
 def plan(batch: int, step: int) -> np.ndarray:

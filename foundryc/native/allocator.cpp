@@ -1,6 +1,7 @@
 #include "allocator.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -72,6 +73,12 @@ void merge(std::map<uint64_t, uint64_t>& free, uint64_t address, uint64_t bytes)
     free[address] = bytes;
 }
 
+std::string hexadecimal(uint64_t number) {
+    char text[20];
+    std::snprintf(text, sizeof(text), "%#llx", static_cast<unsigned long long>(number));
+    return text;
+}
+
 }  // namespace
 
 void open_arena(uint64_t base, uint64_t capacity, int device) {
@@ -83,8 +90,8 @@ void open_arena(uint64_t base, uint64_t capacity, int device) {
     check(driver().cuMemAddressReserve(&got, REGIONS * capacity, 0, base, 0), "cuMemAddressReserve", "arena");
     if (got != base) {
         driver().cuMemAddressFree(got, REGIONS * capacity);
-        refuse("the addresses from " + std::to_string(base) + " on are taken in this process (the driver offered " +
-               std::to_string(got) + "); choose another base");
+        refuse("the addresses " + hexadecimal(base) + " to " + hexadecimal(base + REGIONS * capacity) +
+               " are taken in this process (the driver offered " + hexadecimal(got) + "); choose another base");
     }
     for (uint32_t i = 0; i < REGIONS; ++i) areas[i].base = base + i * capacity;
     area_capacity = capacity;

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from ctypes import c_void_p
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
@@ -17,11 +18,13 @@ from foundryrt.cuda.digest import Range, digests
 from foundryrt.cuda.driver import NON_BLOCKING, driver
 from foundryrt.cuda.graphs import Graphs, preread
 from foundryrt.cuda.memory import map_regions
-from foundryrt.cuda.pipeline import CudaPipeline
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import fill_weights
 from foundryrt.errors import FoundryError
+
+if TYPE_CHECKING:
+    from foundryrt.cuda.pipeline import CudaPipeline
 
 
 class CudaBackend:
@@ -161,6 +164,8 @@ class CudaBackend:
             for tensors in (inputs, outputs)
         )
         launch = partial(self.launch, graph)
+        from foundryrt.cuda.pipeline import CudaPipeline  # not in the way of the first graph
+
         return CudaPipeline(self.device, launch, sent, back, depth)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Digests that the device takes, and those of the blake3 package. Prints the lengths that differ."""
+"""Digests that the device takes, beside those of the blake3 package: lengths that differ."""
 
 from __future__ import annotations
 
