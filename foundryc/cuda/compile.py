@@ -19,6 +19,9 @@ def _nvrtc() -> ctypes.CDLL:
         names[:0] = [str(path) for path in sorted(Path(folder).glob("*/lib/libnvrtc.so.1[3-9]"))]
     for name in names:
         try:
+            # What NVRTC opens by name when it compiles: found only if it is in the process already.
+            for builtins in sorted(Path(name).parent.glob("libnvrtc-builtins.so.*")):
+                ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
             library = ctypes.CDLL(name)
         except OSError:
             continue
