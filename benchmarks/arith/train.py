@@ -35,59 +35,97 @@ def main() -> None:
     """Parse the command line; train, export, measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the three models")
-    parser.add_argument("--minutes", type=float, default=4.0, help="of training, all in all")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of training, all in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=192, help="problems a step")
     parser.add_argument("--problems", type=int, default=4096, help="of each measurement")
     parser.add_argument("--layers", type=int, default=TARGET.layers, help="of the target")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest, of the target")
     parser.add_argument(
         "--draft-accuracy", type=float, default=0.75, help="where the draft's training ends"
     )
-    parser.add_argument("--resume", type=Path, help="folder whose target is trained on")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest, of the target")
-    arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(arguments.seed)
-    generator = torch.Generator(device).manual_seed(arguments.seed)
-    seconds = {name: 60 * arguments.minutes * share for name, share in SHARES.items()}
-    report: dict[str, Any] = {"seed": arguments.seed, "device": _device_name(device)}
+    parser.add_argument("--stages", default=",".join(SHARES), help="what is trained, in order")
+    parser.add_argument(
+        "--resume", type=Path, help="folder of models: those of other stages, and beginnings"
+    )
+    Training(parser.parse_args()).run()
 
-    draft = Network(DRAFT).to(device)
-    solutions = _solutions(arguments.batch, generator)
-    problems = task.draw(arguments.problems, generator)
 
-    def good_enough(steps: int) -> bool:
-        if steps % 20 or steps < 400:
-            return False
-        few = task.draw(512, generator)
-        share = right(few, generate(draft, few, 0.0, generator)).float().mean().item()
-        return share >= arguments.draft_accuracy
+class Training:
+    """The three stages, each of which saves its model and what was measured of it."""
 
-    report["draft"] = fit(draft, solutions, seconds["draft"], 2e-3, good_enough)
-    answers = generate(draft, problems, 0.0, generator)
-    report["draft"]["accuracy"] = right(problems, answers).float().mean().item()
-    draft.save(arguments.out / "draft")
-    _save(report, arguments.out)
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.a = arguments
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(self.a.seed)
+        self.generator = torch.Generator(self.device).manual_seed(self.a.seed)
+        self.problems = task.draw(self.a.problems, self.generator)
+        self.report: dict[str, Any] = {"seed": self.a.seed, "device": _device_name(self.device)}
+        self.a.out.mkdir(parents=True, exist_ok=True)
 
-    pool = _pool(draft, 4 * arguments.problems, generator)
-    target = Network(replace(TARGET, layers=arguments.layers))
-    if arguments.resume:
-        target.load_state_dict(load_file(arguments.resume / "target" / "model.safetensors"))
-    target.to(device)
-    examples = _examples(arguments.batch, pool, generator)
-    report["target"] = fit(target, examples, seconds["target"], arguments.rate)
-    written = generate(target, problems, 0.0, generator)
-    report["target"]["accuracy"] = right(problems, written).float().mean().item()
-    target.save(arguments.out / "target")
-    report["verdicts"] = verdicts.measure(target, problems, answers)
-    _save(report, arguments.out)
+    def run(self) -> None:
+        stages = self.a.stages.split(",")
+        shares = {stage: SHARES[stage] for stage in stages}
+        for stage in stages:
+            seconds = 60 * self.a.minutes * shares[stage] / sum(shares.values())
+            self.report[stage] = getattr(self, stage)(seconds)
+            text = json.dumps(self.report, indent=1) + "\n"
+            (self.a.out / "training.json").write_text(text, encoding="utf-8")
+            print(json.dumps(self.report), flush=True)
 
-    data = _conversations(arguments.batch, generator)
-    report["eagle3"] = eagle3.train(
-        arguments.out / "target", data, arguments.out / "eagle3",
-        eagle3.Settings(seconds=seconds["eagle3"], vocabulary=task.alphabet()), device,
-    )  # fmt: skip
-    _save(report, arguments.out)
+    def draft(self, seconds: float) -> dict[str, Any]:
+        """Trained on solutions until it is as good as it should be."""
+        network = Network(DRAFT).to(self.device)
+
+        def good_enough(steps: int) -> bool:
+            if steps % 20 or steps < 400:
+                return False
+            return self._accuracy(network, task.draw(512, self.generator)) >= self.a.draft_accuracy
+
+        solutions = _solutions(self.a.batch, self.generator)
+        found = fit(network, solutions, seconds, 2e-3, good_enough)
+        network.save(self.a.out / "draft")
+        return {**found, "accuracy": self._accuracy(network, self.problems)}
+
+    def target(self, seconds: float) -> dict[str, Any]:
+        """Trained on solutions and verdicts."""
+        draft = self._load("draft", DRAFT)
+        pool = _pool(draft, 4 * self.a.problems, self.generator)
+        size = replace(TARGET, layers=self.a.layers)
+        begun = self.a.resume and (self.a.resume / "target").exists()
+        network = self._load("target", size) if begun else Network(size).to(self.device)
+        examples = _examples(self.a.batch, pool, self.generator)
+        found: dict[str, Any] = fit(network, examples, seconds, self.a.rate)
+        network.save(self.a.out / "target")
+        found["accuracy"] = self._accuracy(network, self.problems)
+        drafted = generate(draft, self.problems, 0.0, self.generator)
+        return {**found, "verdicts": verdicts.measure(network, self.problems, drafted)}
+
+    def eagle3(self, seconds: float) -> dict[str, Any]:
+        """Trained on the target's features."""
+        begun = self.a.resume and self.a.resume / "eagle3"
+        settings = eagle3.Settings(
+            seconds=seconds,
+            vocabulary=task.alphabet(),
+            resume=begun if begun and begun.exists() else None,
+        )
+        data = _conversations(self.a.batch, self.generator)
+        target = self._folder("target")
+        return eagle3.train(target, data, self.a.out / "eagle3", settings, self.device)
+
+    def _accuracy(self, network: Network, problems: task.Problems) -> float:
+        answers = generate(network, problems, 0.0, self.generator)
+        return right(problems, answers).float().mean().item()
+
+    def _load(self, name: str, size: Size) -> Network:
+        network = Network(size)
+        network.load_state_dict(load_file(self._folder(name) / "model.safetensors"))
+        return network.to(self.device)
+
+    def _folder(self, name: str) -> Path:
+        """Of a model that this training made, or one that it goes on from."""
+        made: Path = self.a.out / name
+        return made if made.exists() or not self.a.resume else self.a.resume / name
 
 
 def fit(
@@ -202,11 +240,6 @@ def _conversations(count: int, generator: torch.Generator) -> Iterator[tuple[Ten
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def _save(report: dict[str, Any], folder: Path) -> None:
-    (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from foundryrt.errors import FoundryError
@@ -37,6 +38,8 @@ class Settings:
     depth: int = 5
     """Levels of the unrolled drafting."""
     rate: float = 1e-3
+    resume: Path | None = None
+    """Folder of a head of the same sizes and vocabulary that is trained on."""
 
 
 def train(
@@ -50,8 +53,11 @@ def train(
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(target, dtype=dtype).to(device).eval()
     head = Head(config, settings.vocabulary).to(device)
-    with torch.no_grad():
-        head.lm_head.weight.copy_(model.get_output_embeddings().weight[head.tokens])
+    if settings.resume:
+        head.load_state_dict(load_file(settings.resume / "model.safetensors"))
+    else:
+        with torch.no_grad():
+            head.lm_head.weight.copy_(model.get_output_embeddings().weight[head.tokens])
     frequencies = torch.tensor(config.inverse_frequencies(), device=device)
     adam = optimizer([head], settings.rate)
     clock = Clock(settings.seconds, adam, settings.rate)
@@ -103,6 +109,7 @@ def main() -> None:
     parser.add_argument("--draft-vocab", type=int, default=32000)
     parser.add_argument("--depth", type=int, default=5, help="levels of unrolled drafting")
     parser.add_argument("--rate", type=float, default=1e-4, help="highest learning rate")
+    parser.add_argument("--resume", type=Path, help="folder of a head that is trained on")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     torch.manual_seed(a.seed)
@@ -114,6 +121,7 @@ def main() -> None:
             vocabulary=examples.frequent(rows, a.draft_vocab),
             depth=a.depth,
             rate=a.rate,
+            resume=a.resume,
         )
         batches = examples.batches(rows, a.batch, a.seed, device)
         print(json.dumps(train(a.target, batches, a.out, settings, device)))

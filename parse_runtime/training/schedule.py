@@ -1,4 +1,4 @@
-"""Training for a given time: the learning rate follows the clock, not a count of steps."""
+"""Training for a given time: the learning rate falls with the clock, not a count of steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-_WARM_UP = 0.05
+_WARM_UP = 30
+"""Steps."""
 _LAST = 0.02
 """Of the highest rate."""
 
@@ -27,7 +28,7 @@ def optimizer(modules: Iterable[nn.Module], rate: float) -> torch.optim.AdamW:
 
 
 class Clock:
-    """Sets the rate: a linear rise, then a cosine. The first step, which compiles, is free."""
+    """Sets the rate: a linear rise over the first steps, and a cosine over the time."""
 
     def __init__(self, seconds: float, adam: torch.optim.Optimizer, rate: float) -> None:
         self.steps = 0
@@ -39,14 +40,11 @@ class Clock:
         part = self._part()
         cosine = _LAST + (1 - _LAST) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
         for group in self._adam.param_groups:
-            group["lr"] = self._rate * min(part / _WARM_UP + 0.01, 1.0) * cosine
+            group["lr"] = self._rate * min((self.steps + 1) / _WARM_UP, 1.0) * cosine
         return part < 1
 
     def step(self, loss: Tensor) -> None:
         """After each step; a line on stderr every ten seconds."""
-        if not self.steps:
-            loss.item()
-            self._begin = time.perf_counter()
         self.steps += 1
         if self.steps % 8 == 0:
             # Keeps the queue of launches short, so that the clock says how far the device is.
@@ -56,6 +54,4 @@ class Clock:
                 print(f"step {self.steps}, {self._part():.0%}, loss {value:.4f}", file=sys.stderr)
 
     def _part(self) -> float:
-        if not self.steps:
-            return 0.0
         return (time.perf_counter() - self._begin) / self._seconds
