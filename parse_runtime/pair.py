@@ -12,10 +12,13 @@ from parse_runtime.text.tokenizer import INCOMPLETE, Tokenizer
 class Pair(Protocol):
     """Carries answers between the two models."""
 
-    alike: bool
-    """Both models read and write the same ids."""
-    draft_stops: frozenset[int]
-    """Tokens of the draft model that end an answer."""
+    @property
+    def alike(self) -> bool:
+        """Both models read and write the same ids."""
+
+    @property
+    def draft_stops(self) -> frozenset[int]:
+        """Tokens of the draft model that end an answer."""
 
     def to_draft(self, answer: Sequence[int]) -> list[int]:
         """An answer of target tokens, in the draft model's."""

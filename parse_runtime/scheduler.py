@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from foundryrt.errors import UsageError
@@ -81,7 +82,7 @@ class Scheduler:
         self._batch(Advance, self._target.advance)
         for _ in range(min(self._single_passes, len(self._due))):
             running = self._due.popleft()
-            self._guarded(running, lambda r=running: self._single(r))
+            self._guarded(running, partial(self._single, running))
         return bool(self._running or self._waiting)
 
     def _admit(self, answer: Answer) -> None:
@@ -99,10 +100,10 @@ class Scheduler:
             results = _run(run, together)
         except Exception:
             for running in together:
-                self._guarded(running, lambda r=running: _run(run, [r])[0])
+                self._guarded(running, partial(_alone, run, running))
             return
         for running, result in zip(together, results, strict=True):
-            self._guarded(running, lambda result=result: result)
+            self._guarded(running, partial(_same, result))
 
     def _single(self, running: _Running) -> Any:
         request, call, slot = running.request, running.call, running.slot
@@ -149,6 +150,14 @@ def _run(run: Callable[..., list[Any]], together: Sequence[_Running]) -> list[An
         [running.request.sampling for running in together],
     )
     return results
+
+
+def _alone(run: Callable[..., list[Any]], running: _Running) -> Any:
+    return _run(run, [running])[0]
+
+
+def _same(result: Any) -> Any:
+    return result
 
 
 def _report(answer: Answer, reason: str) -> None:
