@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+from ctypes import byref, c_size_t, c_uint64, c_void_p
 
 import torch
 
@@ -15,11 +17,33 @@ outside = torch.ones(64, device="cuda")
 pinned = torch.ones(64, pin_memory=True)
 messages = {}
 
+cuda = ctypes.CDLL("libcuda.so.1")
+cuda.cuLaunchHostFunc.argtypes = (c_void_p, c_void_p, c_void_p)
+cuda.cuMemAllocAsync.argtypes = (c_void_p, c_size_t, c_void_p)
+nothing = ctypes.CFUNCTYPE(None, c_void_p)(lambda _: None)
 
-def attempt(name, body):
+
+def stream():
+    return torch.cuda.current_stream().cuda_stream
+
+
+def host_function():
+    out = x.sin()
+    assert cuda.cuLaunchHostFunc(stream(), ctypes.cast(nothing, c_void_p), None) == 0
+    return out
+
+
+def allocation():
+    out = x.cos()
+    assert cuda.cuMemAllocAsync(byref(c_uint64()), 1 << 20, stream()) == 0
+    return out
+
+
+def attempt(name, body, warm=True):
     try:
-        with r.warm_up():
-            body()
+        if warm:
+            with r.warm_up():
+                body()
         with r.graph(name) as g:
             g.output("out", body())
         messages[name] = ""
@@ -29,6 +53,8 @@ def attempt(name, body):
 
 attempt("outside", lambda: x + outside)
 attempt("host_copy", lambda: x.copy_(pinned, non_blocking=True))
+attempt("host_function", host_function, warm=False)
+attempt("allocation", allocation, warm=False)
 attempt("fine", lambda: x * 2)
 try:
     CudaRecording()

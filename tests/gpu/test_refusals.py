@@ -19,6 +19,18 @@ def test_a_copy_from_the_host_is_refused(messages):
     assert "a copy's source is host memory" in messages["host_copy"]
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "kernel"),
+    [
+        ("host_function", "a host function", "sin"),
+        ("allocation", "a stream-ordered allocation", "cos"),
+    ],
+)
+def test_nodes_that_cannot_be_kept_are_named_with_the_kernel_before(messages, name, words, kernel):
+    assert f"the graph holds {words}" in messages[name]
+    assert kernel in messages[name]
+
+
 def test_a_refusal_leaves_the_recorder_usable(messages):
     assert messages["fine"] == ""
 
