@@ -64,6 +64,8 @@ def _attend(
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     release()
+    # Compiled passes hand it over as float64.
+    scale = tl.cast(scale, tl.float32)
     wait()
     head = tl.program_id(0)
     # Later rows see more keys as a rule, and start first.

@@ -88,6 +88,8 @@ def _partial(
     SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     release()
+    # Compiled passes hand it over as float64.
+    scale = tl.cast(scale, tl.float32)
     wait()
     block, part = tl.program_id(0) // share, tl.program_id(0) % share
     head, slot = tl.program_id(1), tl.program_id(2)

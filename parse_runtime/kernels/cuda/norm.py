@@ -45,5 +45,6 @@ def _add_rms_norm(
     x = x.to(total.dtype.element_ty)
     tl.store(total + here, x, there)
     wide = x.to(tl.float32)
-    wide *= tl.rsqrt(tl.sum(wide * wide, 0) / width + eps)
+    # Compiled passes hand it over as float64.
+    wide *= tl.rsqrt(tl.sum(wide * wide, 0) / width + tl.cast(eps, tl.float32))
     tl.store(normed + here, wide * scale, there)

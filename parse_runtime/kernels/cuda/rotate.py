@@ -53,7 +53,8 @@ def _rotate_store(
         if q_norm is not None:
             norm = (q_norm if key < 0 else k_norm) + at
             square = tl.sum(a * a, 0) + tl.sum(b * b, 0)
-            scale = tl.rsqrt(square / (2 * HALF) + eps)
+            # Compiled passes hand it over as float64.
+            scale = tl.rsqrt(square / (2 * HALF) + tl.cast(eps, tl.float32))
             a *= scale * tl.load(norm, there, other=0.0).to(tl.float32)
             b *= scale * tl.load(norm + HALF, there, other=0.0).to(tl.float32)
         angle = tl.load(positions + row).to(tl.float32) * tl.load(frequencies + at, there, other=0)
