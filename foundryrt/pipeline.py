@@ -27,6 +27,9 @@ class Pipeline(Protocol):
     def submit(self, slot: int, values: Arrays) -> None:
         """Start a launch with these inputs; the slot's last one must have been waited for."""
 
+    def done(self, slot: int) -> bool:
+        """Whether `wait` would return at once."""
+
     def wait(self, slot: int) -> Arrays:
         """The outputs of the slot's launch in host memory, valid until its next `submit`."""
 
@@ -60,6 +63,9 @@ class HostPipeline:
         self._launch()
         for name, view in self._outputs.items():
             self._results[slot][name][...] = view
+
+    def done(self, slot: int) -> bool:
+        return True
 
     def wait(self, slot: int) -> Arrays:
         return self._results[slot]

@@ -25,7 +25,7 @@ class Feed:
     """Frames, how many at most (0: nobody knows), and what was lost before the receiver."""
 
     name: str
-    frames: Iterable[Frame]
+    frames: Iterable[Frame | None]
     total: int
     counts: Counts
     inbox: Inbox | None = None
@@ -58,19 +58,19 @@ def open_feed(
     """The source of `options`; `staging` makes arrays from which the device copies at once."""
     counts = Counts()
     if not options.iq and not options.live:
-        frames: Iterable[Frame] = _simulated(settings, options, staging, stop)
+        frames: Iterable[Frame | None] = _simulated(settings, options, staging, stop)
         feed = Feed(_simulated_name(settings, options), frames, options.frames, counts)
     elif options.iq:
         opened = recording.open_recording(options.iq, options.metadata, options.datatype, settings)
         whole = opened.count(settings)
         total = min(whole, options.max_frames or whole)
-        inbox = Inbox(_first(opened.frames(settings), total), options.queue, False, stop)
+        inbox = Inbox(itertools.islice(opened.frames(settings), total), options.queue, False, stop)
         feed = Feed(options.iq, inbox, total, counts, inbox)
     else:
         live: Any = zeromq if options.zmq else shared
         place = options.zmq or options.shm
-        frames = live.receive(place, settings, counts, options.idle_timeout, stop)
-        inbox = Inbox(frames, options.queue, not options.lossless, stop)
+        sent = live.receive(place, settings, counts, options.idle_timeout, stop)
+        inbox = Inbox(sent, options.queue, not options.lossless, stop)
         frames = _first(inbox, options.max_frames) if options.max_frames else inbox
         feed = Feed(place, frames, options.max_frames, counts, inbox)
     if options.pace:
@@ -79,8 +79,12 @@ def open_feed(
     return feed
 
 
-def _first(frames: Iterable[Frame], count: int) -> Iterator[Frame]:
-    return itertools.islice(frames, count)
+def _first(frames: Iterable[Frame | None], count: int) -> Iterator[Frame | None]:
+    for frame in frames:
+        count -= frame is not None
+        yield frame
+        if not count:
+            return
 
 
 def _simulated_name(settings: Settings, options: Options) -> str:

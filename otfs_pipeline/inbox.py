@@ -6,29 +6,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from otfs_pipeline.source import Frame
 
-_TICK = 0.1  # seconds after which a waiting thread looks whether it should stop
+_TICK = 1e-4  # seconds between two looks at a full queue
 
 
 class Inbox:
     """Frames of `source`, read ahead in a thread; at most `size` wait.
 
-    Once `stop` is set no frame comes any more; a source that waits for something looks at it too.
-    A full queue holds the source up or, with `drop`, loses its oldest frame, which is counted.
-    What fails in the thread is raised where the frames are taken.
+    It yields None while no frame waits: the receiver has other things to look at, and a thread
+    that sleeps on a lock may wake milliseconds late. Once `stop` is set no frame comes any more; a
+    source that waits for something looks at it too. A full queue holds the source up or, with
+    `drop`, loses its oldest frame, which is counted. What fails in the thread is raised here.
     """
 
     def __init__(
         self, source: Iterable[Frame], size: int, drop: bool, stop: threading.Event
     ) -> None:
         self.dropped = 0
-        self._waiting: deque[Frame] = deque()
-        self._size, self._drop = size, drop
-        self._changed = threading.Condition()
-        self._stop = stop
+        self._waiting: deque[Frame] = deque()  # its appends and pops are atomic
+        self._size, self._drop, self._stop = size, drop, stop
         self._ended = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fill, args=(source,), daemon=True)
@@ -43,30 +43,29 @@ class Inbox:
         except BaseException as error:
             self._failure = error
         finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            self._ended = True
 
     def _put(self, frame: Frame) -> None:
-        with self._changed:
-            if self._drop and len(self._waiting) >= self._size:
-                self._waiting.popleft()
-                self.dropped += 1
+        if self._drop:
+            if len(self._waiting) >= self._size:
+                with suppress(IndexError):  # taken meanwhile
+                    self._waiting.popleft()
+                    self.dropped += 1
+        else:
             while len(self._waiting) >= self._size and not self._stop.is_set():
-                self._changed.wait(_TICK)
-            self._waiting.append(frame)
-            self._changed.notify_all()
+                time.sleep(_TICK)
+        self._waiting.append(frame)
 
-    def __iter__(self) -> Iterator[Frame]:
-        while True:
-            with self._changed:
-                while not (self._waiting or self._ended or self._stop.is_set()):
-                    self._changed.wait(_TICK)
-                if not self._waiting or self._stop.is_set():
-                    break
-                frame = self._waiting.popleft()
-                self._changed.notify_all()
-            yield frame
+    def __iter__(self) -> Iterator[Frame | None]:
+        while not self._stop.is_set():
+            ended = self._ended  # before the look: what came before the end is still taken
+            if self._waiting:
+                with suppress(IndexError):  # dropped meanwhile
+                    yield self._waiting.popleft()
+            elif ended:
+                break
+            else:
+                yield None
         if self._failure is not None:
             raise self._failure
 

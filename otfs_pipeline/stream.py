@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from otfs_pipeline.source import Frame
 
 # A thread that computes in Python would else keep the others waiting for 5 ms, two frames long.
 _SWITCH_SECONDS = 2e-4
+# After so many seconds without work the loop sleeps between two looks.
+_QUIET, _NAP = 0.05, 1e-3
+
+Outputs = Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -45,62 +50,98 @@ class _Flight:
 
 
 def receive(
-    frames: Iterable[Frame],
+    frames: Iterable[Frame | None],
     pipeline: Pipeline,
     samples: int,
-    take: Callable[[Frame, Mapping[str, np.ndarray]], None],
+    take: Callable[[Frame, Outputs], None],
     stop: threading.Event,
     seen: Callable[[Tally], None] = lambda _: None,
 ) -> Tally:
     """Send `frames` of that many samples through, until they end or `stop`; broken ones count only.
 
-    One thread submits, another waits for results in order and gives them to `take` (and the tally
-    to `seen`), so that a frame's copies run beside its neighbours. What `take` raises ends the run.
+    None among the frames means that none is there yet. The loop never waits for a lock or an
+    event, it looks: a thread that sleeps may wake milliseconds late. A second thread gives results
+    in order to `take`; what that raises ends the run.
     """
-    tally, free, flying = Tally(), SimpleQueue[int](), SimpleQueue[_Flight | None]()
-    failure: list[BaseException] = []
-    for slot in range(pipeline.depth):
-        free.put(slot)
-
-    def finish() -> None:
-        while (flight := flying.get()) is not None:
-            try:
-                outputs = pipeline.wait(flight.slot)
-                end = time.perf_counter()
-                if flight.good and not failure:
-                    tally.milliseconds.append((end - flight.start) * 1e3)
-                    tally.seconds = end - began
-                    take(flight.frame, outputs)
+    tally, flying, source = Tally(), deque[_Flight](), iter(frames)
+    ended, began = False, time.perf_counter()
+    busy = began
+    with _Taker(take, pipeline.depth) as taker, _undisturbed():
+        while not taker.failure:
+            if flying and pipeline.done(flying[0].slot):
+                flight = flying.popleft()
+                busy = _finish(flight, pipeline, taker, tally)
+                if flight.good:
+                    tally.seconds = busy - began
                     seen(tally)
-            except BaseException as error:
-                failure.append(error)
-                stop.set()
-            free.put(flight.slot)
-
-    finisher = threading.Thread(target=finish, name="results")
-    began = time.perf_counter()
-    finisher.start()
-    try:
-        with _undisturbed():
-            for frame in frames:
-                if stop.is_set():
-                    break
-                if frame.samples.shape != (samples,):
-                    tally.wrong_length += 1
+                continue
+            ended = ended or stop.is_set()
+            if ended and not flying:
+                break
+            if not ended and taker.free:
+                try:
+                    frame = next(source)
+                except StopIteration:
+                    ended = True
                     continue
-                slot = free.get()
-                start = frame.ready or time.perf_counter()
-                pipeline.submit(slot, {"samples": frame.samples})
-                # Looked at while the device computes: a broken frame spoils only its own results.
-                good = finite(frame.samples)
-                tally.not_finite += not good
-                flying.put(_Flight(slot, frame, start, good))
-    finally:
-        flying.put(None)
-        finisher.join()
-    if failure:
-        raise failure[0]
+                if frame is not None:
+                    if frame.samples.shape == (samples,):
+                        flying.append(_submit(frame, pipeline, taker.free.popleft()))
+                    else:
+                        tally.wrong_length += 1
+                    continue
+            time.sleep(_NAP if time.perf_counter() - busy > _QUIET else 0)
     return tally
+
+
+def _submit(frame: Frame, pipeline: Pipeline, slot: int) -> _Flight:
+    start = frame.ready or time.perf_counter()
+    pipeline.submit(slot, {"samples": frame.samples})
+    # Looked at while the device computes: a broken frame spoils only its own results.
+    return _Flight(slot, frame, start, finite(frame.samples))
+
+
+def _finish(flight: _Flight, pipeline: Pipeline, taker: _Taker, tally: Tally) -> float:
+    outputs = pipeline.wait(flight.slot)
+    end = time.perf_counter()
+    if flight.good:
+        tally.milliseconds.append((end - flight.start) * 1e3)
+        taker.queue.put((flight.slot, flight.frame, outputs))
+    else:
+        tally.not_finite += 1
+        taker.free.append(flight.slot)
+    return end
+
+
+class _Taker:
+    """A thread that calls `take` and then gives the slot back to `free`."""
+
+    def __init__(self, take: Callable[[Frame, Outputs], None], depth: int) -> None:
+        self.free = deque(range(depth))
+        self.queue = SimpleQueue[tuple[int, Frame, Outputs] | None]()
+        self.failure: BaseException | None = None
+        self._take = take
+        self._thread = threading.Thread(target=self._run, name="results")
+
+    def _run(self) -> None:
+        while (item := self.queue.get()) is not None:
+            slot, frame, outputs = item
+            try:
+                if self.failure is None:
+                    self._take(frame, outputs)
+            except BaseException as error:
+                self.failure = error
+            self.free.append(slot)
+
+    def __enter__(self) -> _Taker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.queue.put(None)
+        self._thread.join()
+        if kind is None and self.failure is not None:
+            raise self.failure
 
 
 @contextmanager

@@ -48,6 +48,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuEventDestroy_v2": (c_void_p,),
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventSynchronize": (c_void_p,),
+    "cuEventQuery": (c_void_p,),
     "cuGraphLaunch": (c_void_p, c_void_p),
     "cuLibraryLoadData": (
         _POINTER,
@@ -67,6 +68,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 NON_BLOCKING = 1
 EVENT_WITHOUT_TIME = 2
+_NOT_READY = 600
 
 
 class Driver:
@@ -97,6 +99,13 @@ class Driver:
         code = self._calls[name](*arguments)
         if code != 0:
             raise FoundryError(explain(code, self._describe(name, code, about)))
+
+    def query(self, name: str, *arguments: Any) -> bool:
+        """Make a call that asks whether queued work is done."""
+        code = self._calls[name](*arguments)
+        if code not in (0, _NOT_READY):
+            raise FoundryError(explain(code, self._describe(name, code, "")))
+        return bool(code == 0)
 
     def _describe(self, call: str, code: int, about: str) -> str:
         words = []

@@ -139,6 +139,10 @@ class CudaPipeline:
     def _on_device(self, to: int, source: int, size: int) -> None:
         self._device.cuda("cuMemcpyDtoDAsync_v2", to, source, size, self._compute)
 
+    def done(self, slot: int) -> bool:
+        self._device.enter()
+        return self._device.cuda.query("cuEventQuery", self._slots[slot].done)
+
     def wait(self, slot: int) -> Arrays:
         self._device.enter()
         self._device.cuda("cuEventSynchronize", self._slots[slot].done)

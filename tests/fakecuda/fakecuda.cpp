@@ -271,6 +271,7 @@ CUresult cuEventCreate(CUevent* out, unsigned) {
 CUresult cuEventDestroy_v2(CUevent) { count("event", -1); return CUDA_SUCCESS; }
 CUresult cuEventRecord(CUevent, CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
 CUresult cuEventSynchronize(CUevent) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuEventQuery(CUevent) { MAY_FAIL; return CUDA_SUCCESS; }
 
 CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**,
                            unsigned) {

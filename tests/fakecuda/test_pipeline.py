@@ -42,6 +42,9 @@ def test_every_slot_keeps_its_own_results(path, fake):
         for slot, result in enumerate(results):
             np.testing.assert_array_equal(result, frame(100 * slot + ADDED))
         pipeline.submit(1, {"state": frame(7)})
+        fake.fail(1, 600)
+        assert not pipeline.done(1)
+        assert pipeline.done(1)
         assert (pipeline.wait(1)["result"] == 7 + ADDED).all()
         assert (results[0] == ADDED).all()
         pipeline.close()
@@ -84,6 +87,7 @@ def test_any_failing_call_undoes_everything(path, fake):
         try:
             pipeline.submit(0, {"state": pipeline.staging("state")})
             pipeline.submit(1, {"state": frame(2)})
+            pipeline.done(0)
             pipeline.wait(1)
         finally:
             pipeline.close()

@@ -111,7 +111,7 @@ def test_paced_frames_come_at_their_time() -> None:
     period = 0.01
     start = time.perf_counter()
     paced = Paced(frames(5), period, limit=8)
-    ready = [frame.ready - start for frame in paced]
+    ready = [frame.ready - start for frame in paced if frame]
     assert time.perf_counter() - start >= 5 * period
     np.testing.assert_allclose(np.diff(ready), period, rtol=1e-6)
     assert (paced.dropped, paced.late) == (0, 0)
@@ -140,14 +140,14 @@ def test_a_late_source_is_told_apart_from_a_slow_receiver() -> None:
 def test_a_full_inbox_drops_its_oldest_frames() -> None:
     inbox = Inbox(frames(10), 3, True, threading.Event())
     inbox._thread.join()
-    assert [f.samples[0].real for f in inbox] == [8, 9, 10]
+    assert [f.samples[0].real for f in inbox if f] == [8, 9, 10]
     assert inbox.dropped == 7
 
 
 def test_a_full_inbox_holds_the_source_up() -> None:
     inbox = Inbox(frames(10), 3, False, threading.Event())
     time.sleep(0.05)
-    assert [f.samples[0].real for f in inbox] == list(range(1, 11))
+    assert [f.samples[0].real for f in inbox if f] == list(range(1, 11))
     assert inbox.dropped == 0
     stuck = Inbox(frames(10), 1, False, threading.Event())
     stuck.close()
