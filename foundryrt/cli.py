@@ -17,7 +17,10 @@ from foundryrt.session import Session
 from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
+BundlePath = Annotated[
+    str,
+    typer.Argument(metavar="BUNDLE.fdy", help="The bundle: a file, or an http(s) or s3 URL."),
+]
 
 TrustPaths = Annotated[
     list[Path] | None,

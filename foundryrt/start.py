@@ -40,6 +40,10 @@ def _target(path: str) -> str:
 def main() -> None:
     """Run the command; a cuda bundle's device starts meanwhile."""
     bundle = next((word for word in sys.argv[2:] if word.endswith(".fdy")), "")
+    if "://" in bundle:
+        from foundryrt.remote.copies import complete_copy
+
+        bundle = str(complete_copy(bundle))
     if sys.argv[1:2] in (["run"], ["serve"]) and bundle and _target(bundle) == "cuda":
         from foundryrt.cuda import early
 

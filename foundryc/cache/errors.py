@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from foundryrt.errors import FoundryError
+from foundryrt.remote.attempts import Unreachable
+
+__all__ = ["NotWritable", "Poisoned", "Unreachable"]
 
 
 class Poisoned(FoundryError):
     """A cache entry is not the bundle that its key stands for: refused, reported, evicted."""
-
-
-class Unreachable(FoundryError):
-    """A place does not answer as it should, after all attempts."""
 
 
 class NotWritable(FoundryError):

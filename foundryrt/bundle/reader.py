@@ -31,6 +31,7 @@ from foundryrt.bundle.layout import (
     HEADER_BYTES,
     MAX_RAW,
     Codec,
+    Section,
     unpack_header,
     unpack_table,
 )
@@ -41,13 +42,26 @@ if TYPE_CHECKING:
     from foundryrt.trust import Trust
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` names a bundle on another machine."""
+    return isinstance(path, str) and "://" in path
+
+
 class Bundle:
     """An open bundle. The file is mapped, not read; views are valid until `close`."""
 
-    def __init__(self, path: Path, data: mmap.mmap, trust: Trust | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        data: mmap.mmap,
+        trust: Trust | None = None,
+        fetch: Callable[[int, Section], None] | None = None,
+    ) -> None:
+        """`fetch` brings a section's bytes, checked, into the file before their first use."""
         self.path = path
         self._data = memoryview(data)
         self._checked: set[int] = set()
+        self._fetch = fetch
         header = unpack_header(bytes(self._data[:HEADER_BYTES]), len(self._data))
         table = bytes(self._data[header.table_offset :])
         self.sections = unpack_table(table, header)
@@ -88,10 +102,29 @@ class Bundle:
     def open(cls, path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
         """Map `path` and check its structure, its signature if `trust` is given, its manifest.
 
+        `path` may be a URL (foundryrt/remote/copies.py): a section of a bundle that is not here yet
+        is fetched when it is first used, the others in the background.
+
         UsageError where there is no such file, a BundleError (bundle/errors.py) for damage, and
         NotSigned, SignerNotTrusted or SignatureWrong (trust.py).
         """
-        path = Path(path)
+        if not is_url(path):
+            return cls._map(Path(path), trust, None)
+        from foundryrt.remote.copies import copy_of
+
+        copy = copy_of(str(path))
+        try:
+            bundle = cls._map(copy.path, trust, None if copy.complete else copy.fetch)
+        except BaseException:
+            copy.discard()
+            raise
+        copy.fill(bundle.sections)
+        return bundle
+
+    @classmethod
+    def _map(
+        cls, path: Path, trust: Trust | None, fetch: Callable[[int, Section], None] | None
+    ) -> Bundle:
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -102,7 +135,7 @@ class Bundle:
             raise UsageError(f"{path}: no such file") from None
         except OSError as error:
             raise FoundryError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls(path, data, trust)
+        return cls(path, data, trust, fetch)
 
     def close(self) -> None:
         """Let the map go; it disappears with the last view of it."""
@@ -124,7 +157,9 @@ class Bundle:
         section = self.sections[index]
         data = self._data[section.offset : section.offset + section.stored]
         if index not in self._checked:
-            if hashlib.sha256(data).digest() != section.sha256:
+            if self._fetch is not None:
+                self._fetch(index, section)
+            elif hashlib.sha256(data).digest() != section.sha256:
                 raise SectionDigestMismatch(f"{section} does not match its SHA-256; copy it again")
             self._checked.add(index)
         return data

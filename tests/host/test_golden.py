@@ -10,6 +10,7 @@ import pytest
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.session import Session
+from tests.attacks.servers import honest, server
 
 FOLDER = Path(__file__).parents[2] / "artifacts"
 INDEX = json.loads((FOLDER / "index.json").read_text())
@@ -29,9 +30,19 @@ def test_a_golden_bundle_is_read_whole(name: str) -> None:
 
 
 def test_the_golden_host_bundle_runs() -> None:
+    check_steps(FOLDER / "v1-host-steps.fdy")
+
+
+def test_it_runs_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with server((FOLDER / "v1-host-steps.fdy").read_bytes(), honest) as url:
+        check_steps(f"{url}/steps.fdy")
+
+
+def check_steps(path: Path | str) -> None:
     weight = np.arange(16).reshape(4, 4)
     total = np.zeros(4, np.int64)
-    with Session.open(FOLDER / "v1-host-steps.fdy") as session:
+    with Session.open(path) as session:
         assert session.file("note.txt") == b"golden"
         for batch, first in ((1, 3), (4, -7), (1, 11)):
             x = np.arange(first, first + 4 * batch).reshape(batch, 4)

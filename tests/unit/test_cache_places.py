@@ -16,6 +16,7 @@ from foundryc.cache.flight import obtain
 from foundryc.cache.manage import collect, verify
 from foundryc.cache.places import open_place
 from foundryc.cache.places.base import Place
+from foundryrt.bundle.reader import Bundle
 from tests.unit.cache_samples import KEY, sealed
 
 WORKER = Path(__file__).with_name("cache_worker.py")
@@ -114,6 +115,16 @@ def round_trip(place: Place, folder: Path) -> None:
 
 def test_s3(s3: str, tmp_path: Path) -> None:
     round_trip(open_place(s3), tmp_path)
+
+
+def test_a_bundle_runs_from_s3(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    sealed(tmp_path / "a.fdy")
+    open_place(s3).store(KEY, tmp_path / "a.fdy")
+    with Bundle.open(f"{s3}/{KEY}.fdy") as bundle:
+        bundle.verify()
+        with Bundle.open(tmp_path / "a.fdy") as stored:
+            assert bundle.digest == stored.digest
 
 
 def test_s3_single_flight_and_takeover(s3: str, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from foundryc.cache.entry import admit
 from foundryc.cache.errors import Poisoned, Unreachable
 from foundryc.cache.places.base import SUFFIX, Entry, check_key
 from foundryc.cache.places.machine import claim_here
-from foundryc.cache.transfer import LIMITS, attempt, download
+from foundryc.cache.transfer import download
 from foundryrt.errors import UsageError
+from foundryrt.remote.attempts import LIMITS, attempt
 
 MEDIA_TYPE = "application/vnd.foundry.bundle.v1"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"

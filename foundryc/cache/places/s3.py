@@ -8,20 +8,20 @@ import secrets
 import threading
 import time
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from fsspec.asyn import sync
-from s3fs import S3FileSystem
+from botocore.exceptions import ClientError
 
 from foundryc.cache.entry import admit
 from foundryc.cache.places.base import SUFFIX, Entry, check_key, key_in
-from foundryc.cache.transfer import LIMITS, attempt, download
+from foundryc.cache.transfer import download
 from foundryrt.errors import UsageError
+from foundryrt.remote.attempts import attempt
+from foundryrt.remote.s3 import FAILURES, S3Bucket
 
-_FAILURES = (BotoCoreError, ClientError, OSError)
 LEASE_SECONDS = float(os.environ.get("FOUNDRY_CACHE_LEASE", "30"))
 
 
@@ -32,60 +32,34 @@ class S3Place:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._bucket, _, self._prefix = self.url.removeprefix("s3://").partition("/")
-        if not self._bucket:
+        bucket, _, self._prefix = self.url.removeprefix("s3://").partition("/")
+        if not bucket:
             raise UsageError("cache s3://: name a bucket")
-        config = {"connect_timeout": 10, "read_timeout": 20, "retries": {"max_attempts": 1}}
-        self._fs: Any = S3FileSystem(skip_instance_cache=True, config_kwargs=config)
-        self._fs.retries = 1
+        self._s3 = S3Bucket(bucket)
         self._seen: dict[str, tuple[str, float]] = {}
 
     def _name(self, key: str, suffix: str = SUFFIX) -> str:
         return "/".join(filter(None, (self._prefix, check_key(key) + suffix)))
 
-    def _call(self, method: str, **arguments: Any) -> Any:
-        return sync(
-            self._fs.loop, self._fs._call_s3, method, Bucket=self._bucket, **arguments,
-            timeout=LIMITS.seconds,
-        )  # fmt: skip
-
     def _try(self, method: str, **arguments: Any) -> Any:
-        return attempt(f"cache {self.url}", lambda: self._call(method, **arguments), _FAILURES)
+        return attempt(f"cache {self.url}", lambda: self._s3.call(method, **arguments), FAILURES)
 
     def fetch(self, key: str, path: Path) -> bool:
         """As in Place; marks the entry as used where that is allowed."""
         name = self._name(key)
-
-        def read(start: int, end: int) -> bytes:
-            return bytes(sync(self._fs.loop, self._range, name, start, end, timeout=LIMITS.seconds))
-
         try:
-            download(f"cache {self.url}", read, path, _FAILURES)
+            download(f"cache {self.url}", partial(self._s3.read, name), path, FAILURES)
         except FileNotFoundError:
             return False
         admit(path, key)
-        with contextlib.suppress(*_FAILURES):
-            self._call("put_object", Key=self._name(key, ".used"), Body=b"")
+        with contextlib.suppress(*FAILURES):
+            self._s3.call("put_object", Key=self._name(key, ".used"), Body=b"")
         return True
-
-    async def _range(self, name: str, start: int, end: int) -> bytes:
-        answer = await self._fs._call_s3(
-            "get_object", Bucket=self._bucket, Key=name, Range=f"bytes={start}-{end - 1}"
-        )
-        data = bytearray()
-        async with answer["Body"] as body:
-            # However much it sends, no more than one byte too many is kept.
-            while len(data) <= end - start:
-                block = await body.read(end - start + 1 - len(data))
-                if not block:
-                    break
-                data += block
-        return bytes(data)
 
     def store(self, key: str, path: Path) -> None:
         """As in Place: an upload in parts becomes an object only when it is complete."""
-        target = f"{self._bucket}/{self._name(key)}"
-        attempt(f"cache {self.url}", lambda: self._fs.put_file(str(path), target), _FAILURES)
+        target = f"{self._s3.bucket}/{self._name(key)}"
+        attempt(f"cache {self.url}", lambda: self._s3.fs.put_file(str(path), target), FAILURES)
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
         """As in Place. A claim that has not been renewed for LEASE_SECONDS may be taken over.
@@ -96,7 +70,7 @@ class S3Place:
         etag = self._write(name, IfNoneMatch="*")
         if etag is None:
             try:
-                found = str(self._call("head_object", Key=name)["ETag"])
+                found = str(self._s3.call("head_object", Key=name)["ETag"])
             except FileNotFoundError:
                 return None  # Given back just now; the next call may get it.
             known, since = self._seen.get(key, ("", 0.0))
@@ -114,7 +88,7 @@ class S3Place:
         def put() -> str | None:
             try:
                 body = secrets.token_bytes(16)
-                return str(self._call("put_object", Key=name, Body=body, **condition)["ETag"])
+                return str(self._s3.call("put_object", Key=name, Body=body, **condition)["ETag"])
             except FileNotFoundError:
                 return None
             except (FileExistsError, ClientError, OSError) as error:
@@ -122,7 +96,7 @@ class S3Place:
                     return None
                 raise
 
-        return attempt(f"cache {self.url}", put, _FAILURES)
+        return attempt(f"cache {self.url}", put, FAILURES)
 
     def entries(self) -> list[Entry]:
         """As in Place."""
@@ -172,8 +146,8 @@ class _Lease:
         self._thread.join()
         if self._etag:
             # Where this fails, the claim ends by itself.
-            with contextlib.suppress(*_FAILURES):
-                self._place._call("delete_object", Key=self._name)
+            with contextlib.suppress(*FAILURES):
+                self._place._s3.call("delete_object", Key=self._name)
 
     def _renew(self) -> None:
         while not self._over.wait(LEASE_SECONDS / 3):

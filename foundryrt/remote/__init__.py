@@ -1,0 +1,1 @@
+"""Bundles on other machines: ranges of bytes, and local copies of what was fetched."""

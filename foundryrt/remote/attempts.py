@@ -1,0 +1,51 @@
+"""Another attempt where a network fails, after growing pauses, and limits for all of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from foundryrt.errors import FoundryError
+
+T = TypeVar("T")
+Read = Callable[[int, int], bytes]
+"""Bytes [start, end) of a file, or less where it ends earlier; at most one byte more than asked."""
+
+
+class Unreachable(FoundryError):
+    """A place does not answer as it should, after all attempts."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a place is given. A range of `chunk` bytes must come within `seconds`."""
+
+    attempts: int = int(os.environ.get("FOUNDRY_CACHE_ATTEMPTS", "5"))
+    backoff: float = float(os.environ.get("FOUNDRY_CACHE_BACKOFF", "0.5"))
+    seconds: float = float(os.environ.get("FOUNDRY_CACHE_TIMEOUT", "60"))
+    chunk: int = 8 << 20
+
+
+LIMITS = Limits()
+
+
+def attempt(what: str, call: Callable[[], T], failures: tuple[type[BaseException], ...]) -> T:
+    """`call`, again after growing pauses; Unreachable after the last attempt."""
+    for count in range(LIMITS.attempts):
+        try:
+            return call()
+        except FileNotFoundError:
+            raise  # No failure: the file is not there.
+        except failures as error:
+            if count + 1 == LIMITS.attempts:
+                # The kind alone: a library's text may hold headers or signed addresses.
+                raise Unreachable(
+                    f"{what}: {type(error).__name__} in {LIMITS.attempts} attempts"
+                ) from None
+            # Jitter, so that waiting processes do not all come back at once.
+            time.sleep(LIMITS.backoff * 2**count * random.uniform(0.5, 1))
+    raise Unreachable(f"{what}: no attempt allowed")

@@ -1,0 +1,177 @@
+"""Bundles by URL: what is fetched when, the copy that stays, and servers that lie."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from foundryc.sign import create_key, sign
+from foundryrt.bundle.errors import SectionDigestMismatch
+from foundryrt.bundle.layout import HEADER_BYTES
+from foundryrt.bundle.reader import Bundle
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.remote import attempts, copies
+from foundryrt.remote.attempts import Unreachable
+from foundryrt.trust import NotSigned, Trust
+from tests.attacks.samples import parts
+from tests.attacks.servers import (
+    Behaviour,
+    cut_off,
+    endless,
+    honest,
+    huge,
+    no_ranges,
+    server,
+    shorter,
+    slow,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache folder of the test's own, short waits, and no copy left from another test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    limits = attempts.Limits(attempts=3, backoff=0.01, seconds=0.5, chunk=4096)
+    monkeypatch.setattr(attempts, "LIMITS", limits)
+    copies._begun.clear()
+    yield tmp_path
+    finish()
+
+
+def finish() -> None:
+    """Wait for the background's fetching, as the end of a process does; then as a new process."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    copies._begun.clear()
+
+
+def sample(folder: Path) -> bytes:
+    return parts().write(folder / "sample.fdy").read_bytes()
+
+
+def recording(seen: list[tuple[int, int]]) -> Behaviour:
+    def behave(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+        seen.append((start, end))
+        honest(handler, data, start, end)
+
+    return behave
+
+
+def test_sections_are_fetched_when_they_are_used(home: Path, monkeypatch) -> None:
+    data = sample(home)
+    monkeypatch.setattr(copies.Copy, "fill", lambda self, sections: None)
+    seen: list[tuple[int, int]] = []
+    with server(data, recording(seen)) as url, Bundle.open(f"{url}/a.fdy") as bundle:
+        opened = len(seen)
+        used = {s.offset for s in bundle.sections} & {start for start, _ in seen}
+        assert len(used) == 1  # The manifest alone.
+        kernel = bundle.sections[bundle.manifest.kernels[0].section]
+        bundle.kernel(0)
+        bundle.kernel(0)
+        assert seen[opened:] == [(kernel.offset, kernel.offset + kernel.stored)]
+        copies.copy_of(f"{url}/a.fdy").discard()
+
+
+def test_the_copy_is_the_bundle_and_works_offline(home: Path, caplog) -> None:
+    data = sample(home)
+    with server(data, honest) as url:
+        with Bundle.open(f"{url}/a.fdy") as bundle:
+            bundle.verify()
+        finish()
+    assert copies.complete_copy(f"{url}/a.fdy").read_bytes() == data
+    assert not list(copies.folder().glob("*.part"))
+    with Bundle.open(f"{url}/a.fdy") as bundle:
+        bundle.verify()
+    assert "copy of an earlier run" in caplog.text
+
+
+def test_a_second_run_fetches_the_header_alone(home: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with server(sample(home), recording(seen)) as url:
+        for _ in range(2):
+            before = len(seen)
+            with Bundle.open(f"{url}/a.fdy") as bundle:
+                bundle.verify()
+            finish()
+    assert seen[before:] == [(0, HEADER_BYTES)]
+
+
+def test_a_changed_bundle_is_fetched_again(home: Path) -> None:
+    old, key = sample(home), home / "a.key"
+    create_key(key)
+    sign(home / "sample.fdy", key)
+    new = (home / "sample.fdy").read_bytes()
+    current = [old]
+
+    def behave(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+        honest(handler, current[0], start, end)
+
+    with server(old, behave) as url:
+        for want in (old, new):
+            current[0] = want
+            Bundle.open(f"{url}/a.fdy").close()
+            finish()
+            assert copies.complete_copy(f"{url}/a.fdy").read_bytes() == want
+
+
+def test_of_an_untrusted_bundle_nothing_more_is_read(home: Path) -> None:
+    data, key = sample(home), home / "a.key"
+    create_key(key)
+    seen: list[tuple[int, int]] = []
+    with server(data, recording(seen)) as url, pytest.raises(NotSigned):
+        Bundle.open(f"{url}/a.fdy", Trust.load([key.with_suffix(".pem")]))
+    table = int.from_bytes(data[8:16], "little")
+    assert seen == [(0, HEADER_BYTES), (table, len(data))]
+    assert not list(copies.folder().iterdir())
+
+
+def tampered(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+    """A flipped bit in the first section."""
+    honest(handler, data[:4096] + bytes([data[4096] ^ 1]) + data[4097:], start, end)
+
+
+@pytest.mark.parametrize(
+    ("behave", "error"),
+    [(endless, FoundryError), (cut_off, Unreachable), (slow, Unreachable), (huge, FoundryError),
+     (no_ranges, Unreachable), (shorter, FoundryError), (tampered, SectionDigestMismatch)],
+)  # fmt: skip
+def test_bad_servers(home: Path, behave: Behaviour, error: type[Exception]) -> None:
+    with server(sample(home), behave) as url, pytest.raises(error):
+        bundle = Bundle.open(f"{url}/a.fdy")
+        bundle.verify()
+    finish()
+    assert not copies.complete_copy(f"{url}/a.fdy").exists()
+    assert not list(copies.folder().glob("*.part"))
+
+
+def test_remains_of_killed_processes_go(home: Path) -> None:
+    copies.folder().mkdir(parents=True)
+    (copies.folder() / "dead.part").write_bytes(b"half")
+    with server(sample(home), honest) as url:
+        Bundle.open(f"{url}/a.fdy").close()
+        finish()
+    assert [path.suffix for path in copies.folder().iterdir()] == [".fdy"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:hunter2@127.0.0.1/a.fdy", "https://127.0.0.1/a.fdy?token=hunter2",
+     "ftp://127.0.0.1/a.fdy", "s3://bucket", "oci://127.0.0.1/team/a"],
+)  # fmt: skip
+def test_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        Bundle.open(url)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_missing_bundle() -> None:
+    def missing(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+        handler.send_error(404)
+
+    with server(b"", missing) as url, pytest.raises(UsageError, match="no such file"):
+        Bundle.open(f"{url}/a.fdy")
