@@ -73,7 +73,8 @@ extern "C" __global__ void foundry_blake3_chunks(const Range* ranges, unsigned* 
     const unsigned long long chunks = (range.length + CHUNK - 1) / CHUNK;
     if (chunk >= chunks) return;
     const auto* bytes = reinterpret_cast<const unsigned char*>(range.address) + chunk * CHUNK;
-    const unsigned length = static_cast<unsigned>(min(range.length - chunk * CHUNK, static_cast<unsigned long long>(CHUNK)));
+    const unsigned long long left = range.length - chunk * CHUNK;
+    const unsigned length = left < CHUNK ? static_cast<unsigned>(left) : CHUNK;
     unsigned cv[8], m[16];
 #pragma unroll
     for (int i = 0; i < 8; ++i) cv[i] = IV[i];

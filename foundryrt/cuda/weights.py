@@ -113,7 +113,12 @@ def fill_weights(
                 pieces += _pieces(source, file, runs[index])
         each(lambda job: job(), jobs)
         if pieces:
-            uploader.files(pieces)
+            try:
+                uploader.files(pieces)
+            except FoundryError:
+                for weight_file in weights.files:
+                    find_file(weight_file, folder)  # names one that was cut off meanwhile
+                raise
     if on_device and arrived:
         for index, digest in zip(arrived, on_device(list(arrived.values())), strict=True):
             source = weights.sources[index]

@@ -77,7 +77,8 @@ void stream_pieces(CUcontext context, CUstream stream, const foundry_buffer* buf
     if (each == 0) refuse("there are fewer buffers than threads");
     Stream all(context, stream, pieces, number);
     std::vector<std::thread> pool;
-    for (uint32_t i = 1; i < threads; ++i) pool.emplace_back([&all, buffers, each, i] { all.work(buffers + i * each, each); });
+    for (uint32_t i = 1; i < threads; ++i)
+        pool.emplace_back([&all, buffers, each, i] { all.work(buffers + i * each, each); });
     all.work(buffers, each);
     for (std::thread& thread : pool) thread.join();
     all.finish();
