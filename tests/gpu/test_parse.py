@@ -34,8 +34,9 @@ WAYS: dict[str, dict[str, Any]] = {
 def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any]:
     paths = {k: str(folder / v) if k in ("draft", "eagle") else v for k, v in way.items()}
     return {
-        "model": str(folder / "target"), "max_len": 256, "slots": 4, "prefill": "64",
-        "verify": "128x16", "dtype": "bfloat16", "judge_prompt": "ok?", "yes": "y", "no": "n",
+        "model": str(folder / "target"), "max_len": 256, "slots": 4, "decode": "1,4",
+        "prefill": "64", "verify": "128x16", "dtype": "bfloat16", "judge_prompt": "ok?",
+        "yes": "y", "no": "n",
         **paths, **changes,
     }  # fmt: skip
 
@@ -56,6 +57,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     folder = tmp_path_factory.mktemp("models")
     wanted = {way: settings(folder, changes) for way, changes in WAYS.items()}
     wanted["mixture"] = settings(folder, {}, model=str(folder / "mixture"), speculate="draft")
+    wanted["plain"] = settings(folder, {})
     # A tree's keys lie in another order, so that only float32 hides the rounding.
     wanted["tree"]["dtype"] = "float32"
     texts = map(json.dumps, wanted.values())
@@ -69,6 +71,12 @@ def test_advances_give_the_tokens_of_decoding(models: Any, way: str) -> None:
     assert report["greedy"]["unlike"] == report["sampled"]["unlike"] == -1
     if way in ("chain", "tree"):
         assert report["greedy"]["tokens_per_pass"] > 1.3
+
+
+@pytest.mark.parametrize("way", ["draft", "chain"])
+def test_one_sequence_is_answered_as_by_the_target_alone(models: Any, way: str) -> None:
+    # The answers without rounds: those of the target's own tokens.
+    assert models[1][way][1]["texts"][:2] == models[1]["plain"][1]["texts"][:2]
 
 
 @pytest.mark.parametrize("way", ["draft", "tree", "mixture"])
