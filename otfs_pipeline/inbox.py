@@ -18,7 +18,7 @@ class Inbox:
     """Frames of `source`, read ahead in a thread; at most `size` wait.
 
     It yields None while no frame waits: the receiver has other things to look at, and a thread
-    that sleeps on a lock may wake milliseconds late. Once `stop` is set no frame comes any more; a
+    that sleeps on a lock may wake late. Once `stop` is set no frame comes any more; a
     source that waits for something looks at it too. A full queue holds the source up or, with
     `drop`, loses its oldest frame, which is counted. What fails in the thread is raised here.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from otfs_pipeline.source import Frame
 
-# A sleeping thread may wake milliseconds late (seen on virtual machines): the rest is waited awake.
+# A sleeping thread may wake late, on a busy machine by milliseconds: the rest is waited awake.
 _COARSE = 20e-3
 
 

@@ -60,7 +60,7 @@ def receive(
     """Send `frames` of that many samples through, until they end or `stop`; broken ones count only.
 
     None among the frames means that none is there yet. The loop never waits for a lock or an
-    event, it looks: a thread that sleeps may wake milliseconds late. A second thread gives results
+    event, it looks: a thread that sleeps may wake late. A second thread gives results
     in order to `take`; what that raises ends the run.
     """
     tally, flying, source = Tally(), deque[_Flight](), iter(frames)
