@@ -187,6 +187,8 @@ def _assemble(
         if copy.source not in decoded:
             path = paths[source.file]
             data = map_file(path)[source.offset : source.offset + source.length]
+            if len(data) != source.length:
+                raise WeightsChanged(f"weights: {path} was cut off")
             if check:
                 check_source(source, data, path)
             decoded[copy.source] = decode(
