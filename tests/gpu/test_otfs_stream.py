@@ -64,11 +64,8 @@ def test_any_depth_and_any_process_gives_the_same_llrs(bundle: Path, tmp_path: P
     np.testing.assert_array_equal(llr[:7], llr[7:14])
     for index in (0, 6):
         sent = source.simulate(LINK, 20.0, 0, index)
-        exact = reference.receive(sent.samples.astype(np.complex128), LINK)
-        # Single precision moves 28 steps of CG further than a rounding, but errs as often.
-        errors = [np.mean(bits != sent.bits) for bits in (llr[index] < 0, exact.bits.ravel())]
-        assert errors[0] == pytest.approx(errors[1], rel=0.1)
-        assert np.mean((llr[index] < 0) != exact.bits.ravel()) < 1e-2
+        exact = reference.receive(sent.samples.astype(np.complex128), LINK, periods=True)
+        assert np.mean((llr[index] < 0) != exact.bits.ravel()) < 1e-3
 
 
 def test_a_broken_frame_leaves_the_next_one_as_it_is(bundle: Path, tmp_path: Path) -> None:
