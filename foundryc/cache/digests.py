@@ -13,7 +13,7 @@ from pathlib import Path
 from foundryrt.errors import UsageError
 
 CHUNK = 64 << 20
-_SOURCES = {".py", ".cpp", ".hpp", ".json"}
+_SOURCES = {".py", ".cpp", ".hpp", ".cu", ".cuh", ".json"}
 
 
 def of_file(path: Path) -> str:
