@@ -1,7 +1,7 @@
 """The Zak-OTFS receiver on a GPU: latency at frame pace, throughput, stages, baselines, BER.
 
-    python benchmarks/otfs.py [--frames 10000] [--grids 1024x32 ...] [--output FILE]
-    python benchmarks/otfs.py --loss-only --output FILE    (no GPU: the SNR loss alone)
+    python benchmarks/otfs.py [--frames 10000] [--grids 1024x32 ...] --output FILE
+    python benchmarks/otfs.py --loss-only --output benchmarks/results/otfs_loss.json    (no GPU)
 
 Each grid is captured by `foundryc capture`, and its bundle measured in a process without torch
 (otfs/replay.py); stages and baselines run in one with torch (otfs/stages.py). Latency is from the
@@ -23,17 +23,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-GRIDS = ("1024x32", "2048x32", "4096x32", "8192x32", "16384x32")
+OPERATING_POINT = "16384x32"
+GRIDS = (OPERATING_POINT, "8192x32", "4096x32", "2048x32", "1024x32")
+LOSS = ROOT / "benchmarks" / "results" / "otfs_loss.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grids", nargs="+", default=GRIDS)
-    parser.add_argument("--frames", type=int, default=10_000, help="at frame pace, for each grid")
+    parser.add_argument("--frames", type=int, default=10_000, help=f"paced, of {OPERATING_POINT}")
+    parser.add_argument("--other-frames", type=int, default=2_000, help="paced, of other grids")
     parser.add_argument("--flat-frames", type=int, default=3_000)
     parser.add_argument("--pool", type=int, default=16, help="simulated frames, repeated")
     parser.add_argument("--snr", type=float, default=20.0)
-    parser.add_argument("--loss", type=Path, help="SNR loss measured by --loss-only before")
     parser.add_argument("--loss-only", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
@@ -43,15 +45,16 @@ def main() -> None:
         _write(options.output, {"date": _today(), "snr_loss": loss.small_grids(60)})
         return
     result: dict[str, Any] = {"date": _today(), "device": _device(), "grids": []}
-    if options.loss:
-        result["snr_loss"] = json.loads(options.loss.read_text())["snr_loss"]
+    if LOSS.is_file():
+        result["snr_loss"] = json.loads(LOSS.read_text())["snr_loss"]
     with tempfile.TemporaryDirectory() as folder:
         bundles = {grid: Path(folder, f"{grid}.fdy") for grid in options.grids}
         with ThreadPoolExecutor(len(bundles)) as workers:
             list(workers.map(lambda grid: _capture(grid, bundles[grid]), bundles))
         for grid, bundle in bundles.items():
             print(grid, file=sys.stderr, flush=True)
-            arguments = [options.frames, options.flat_frames, options.pool, options.snr]
+            frames = options.frames if grid == OPERATING_POINT else options.other_frames
+            arguments = [frames, options.flat_frames, options.pool, options.snr]
             stream = _python("benchmarks.otfs.replay", bundle, *arguments)
             stages = _python("benchmarks.otfs.stages", grid, options.snr, options.pool)
             result["grids"].append(stages | stream)

@@ -42,6 +42,7 @@ def losses(
         "snr_db": list(snrs),
         "ber": {name: ber.tolist() for name, ber in mean.items()},
         "snr_loss_db": {k: float(v) if np.isfinite(v) else None for k, v in loss.items()},
+        "ber_cg_over_lmmse": {k: (mean[k] / mean["lmmse"]).tolist() for k in loss},
     }
 
 
