@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from foundryrt.errors import FoundryError
 from otfs_pipeline.kernels import program
 from otfs_pipeline.kernels.geometry import Geometry
 
@@ -15,11 +16,19 @@ class KernelReceiver:
     """As `receiver.Receiver`, on the current CUDA device and stream."""
 
     def __init__(self, geometry: Geometry) -> None:
-        """Compiles the kernels; FoundryError where the device has no clusters (before sm_90)."""
+        """Compiles the kernels; FoundryError where the device has not what they need."""
         # Makes the context that the kernels are loaded into.
         torch.cuda.synchronize()
         self._buffers = program.buffers(geometry)
         major, minor = torch.cuda.get_device_capability()
+        # A driver tells of this only as an invalid value.
+        shared = torch.cuda.get_device_properties().shared_memory_per_block_optin
+        if major < 9 or shared < geometry.shared_bytes:
+            raise FoundryError(
+                f"the receiver's kernels need compute capability 9.0 and {geometry.shared_bytes} "
+                f"bytes of shared memory a block; this GPU has {major}.{minor} and {shared}: use "
+                "another one, a smaller grid or --target host"
+            )
         self._functions = program.load(geometry, f"sm_{major}{minor}")
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
