@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,9 +56,8 @@ def measure() -> Rates:
     return Rates(blocks * 256 * 16 * 4096 / taken, copy)
 
 
-def seconds(run: object, repeats: int = 20) -> float:
+def seconds(run: Callable[[], object], repeats: int = 20) -> float:
     """Median seconds of `run` by events."""
-    assert callable(run)
     run()
     times = []
     for _ in range(repeats):
