@@ -24,7 +24,7 @@ def rotate_store(
     q_norm, k_norm = norms if norms is not None else (None, None)
     _rotate_store[count, heads + 2 * kv_heads](
         parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps,
-        heads, kv_heads, cache_layer.shape[2] * cache_layer.shape[3],
+        heads, kv_heads,
         cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
         SPANS=spans, HALF=head_dim // 2, WIDTH=triton.next_power_of_2(head_dim // 2),
         num_warps=1, **OPTIONS,
@@ -35,7 +35,7 @@ def rotate_store(
 @triton.jit
 def _rotate_store(
     parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps,
-    heads, kv_heads, rows, kv_stride, head_stride, row_stride,
+    heads, kv_heads, kv_stride, head_stride, row_stride,
     SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     release()
