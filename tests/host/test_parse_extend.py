@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, eager, quiet, save, save_head
 
 from parse_runtime.capture import Settings
+from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.models import decoder
 from parse_runtime.models.acceptance import accept
 from parse_runtime.models.speculation import Speculation
 from parse_runtime.roles import Sampling
@@ -146,3 +148,24 @@ def test_drafts_begin_as_chains() -> None:
     assert parents.tolist() == [[0, 0, 1, 2]] * 2
     assert ancestors.tolist() == [[0b1, 0b11, 0b111, 0b1111]] * 2
     assert not tokens.any()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_lie_as_kernels_read_them(
+    folders: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels take pointers: a broadcast that was not written out would be read past its end."""
+    seen: list[str] = []
+
+    def checked(*tensors: object) -> torch.Tensor:
+        for number, tensor in enumerate(tensors[2:]):
+            if isinstance(tensor, torch.Tensor) and tensor.stride() != (1,):
+                seen.append(f"argument {number + 2}: {tensor.stride()}")
+        return attend_step(*tensors)  # type: ignore[arg-type]
+
+    target = opened(folders, WAYS["tree"])
+    monkeypatch.setattr(decoder, "attend_step", checked)
+    slots = list(range(batch))
+    for _ in range(2):
+        target.advance(slots, [5] * batch, [2] * batch, [GREEDY] * batch)
+    assert not seen
