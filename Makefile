@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS ?= host,capture,cache,parse,otfs,test
+EXTRAS ?= host,capture,cache,parse,serve,otfs,stream,test
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: setup demo test lint test-gpu bench-gpu clean
@@ -34,7 +34,7 @@ test-gpu:
 	tests/gpu/smoke.sh
 
 bench-gpu:
-	benchmarks/cold_start.sh
+	benchmarks/gpu.sh
 
 lint: setup
 	$(BIN)/ruff check .
