@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ARITH := benchmarks/arith/weights
 EXTRAS ?= host,capture,cache,parse,serve,otfs,stream,test
 export OMP_NUM_THREADS ?= 2
 
@@ -24,6 +25,10 @@ demo: setup
 	$(BIN)/foundryrt run demo/otfs.fdy --frames 50 --snr 20
 	$(BIN)/foundryc capture --workload parse --model smollm2 --target host -o demo/parse.fdy
 	$(BIN)/foundryrt run demo/parse.fdy --prompt "Name three rivers of Europe." --max-new-tokens 48
+	$(BIN)/foundryc capture --workload parse --model $(ARITH)/target --draft $(ARITH)/draft --target host \
+	    --judge-prompt "?" --cut-at sentence --stride 8 --max-len 208 --prefill 16,64 --verify 96x10,192x12 \
+	    -o demo/arith.fdy
+	$(BIN)/foundryrt run demo/arith.fdy --prompt "037 a+085 b*006 c-311 d+222 e*002 f-100" --max-new-tokens 120
 	$(BIN)/foundryc inspect demo/otfs.fdy
 
 test: setup lint
