@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.request import Listener, Request
 from parse_runtime.scheduler import Scheduler
+
+_LOG = logging.getLogger(__name__)
 
 
 class Overloaded(FoundryError):
@@ -85,5 +88,15 @@ class Engine:
                 if self._closing and not commands and not busy:
                     return
             for command in commands:
-                command()
-            busy = self._scheduler.step()
+                self._guarded(command)
+            # After an error there may be more to do.
+            busy = self._guarded(self._scheduler.step) is not False
+
+    @staticmethod
+    def _guarded(call: Callable[[], object]) -> object:
+        """What the call gives; an error is logged: the thread must go on for the other answers."""
+        try:
+            return call()
+        except Exception:
+            _LOG.exception("a listener failed")
+            return None

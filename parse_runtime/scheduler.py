@@ -31,7 +31,8 @@ class Scheduler:
     """Runs answers in steps; of one thread. A slot is the same of target and draft.
 
     What an answer becomes depends on nothing but its request: only times differ with what else
-    runs. An error ends the one request whose pass it came from.
+    runs. An error ends the one request whose pass it came from. What a listener's `failed` raises
+    comes out of `step` or `cancel`; the other answers can still go on then.
     """
 
     def __init__(self, target: Target, draft: Decoder, single_passes: int = 2) -> None:
@@ -162,4 +163,7 @@ def _same(result: Any) -> Any:
 
 def _report(answer: Answer, reason: str) -> None:
     answer.statistics.seconds = time.perf_counter() - answer.begun
-    answer.listener.finished(reason, answer.statistics)
+    try:
+        answer.listener.finished(reason, answer.statistics)
+    except Exception as error:
+        answer.listener.failed(error)

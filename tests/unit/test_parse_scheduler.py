@@ -209,6 +209,36 @@ def test_too_many_are_refused_until_one_ends() -> None:
         engine.close()
 
 
+def test_the_engine_outlives_listeners_that_raise() -> None:
+    class Unfinished(Waiting):
+        def finished(self, reason, statistics):  # type: ignore[no-untyped-def]
+            raise ValueError("finished")
+
+        def failed(self, error):  # type: ignore[no-untyped-def]
+            super().failed(error)
+            self.event.set()
+
+    class Hopeless(Unfinished):
+        def failed(self, error):  # type: ignore[no-untyped-def]
+            super().failed(error)
+            raise ValueError("failed")
+
+    engine = Engine(Scheduler(*models(3)))
+    try:
+        heard = [Unfinished(), Hopeless(), Waiting(), Waiting(), Hopeless()]
+        for listener in heard:
+            engine.submit(request(25), listener)
+        engine.cancel(heard[4])
+        assert all(listener.event.wait(10) for listener in heard)
+    finally:
+        engine.close()
+    assert [str(listener.error) for listener in heard] == [
+        "finished", "finished", "None", "None", "finished",
+    ]  # fmt: skip
+    assert heard[2].said == heard[3].said == alone(request(25)).said
+    assert engine.load == (0, 0)
+
+
 def test_sampling_belongs_to_the_request() -> None:
     assert alone(request(30, seed=1)).said != alone(request(30, seed=2)).said
     assert Sampling() == Sampling(0.0, 1.0, 0) and PROMPT
