@@ -101,7 +101,11 @@ class Service:
         return response
 
     async def _answer(self, request: Request, kind: type[Body]) -> Response:
-        body = msgspec.json.decode(await _read(request), type=kind)
+        content = await _read(request)
+        try:
+            body = msgspec.json.decode(content, type=kind)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise ApiError(400, f"the body cannot be read: {error}") from None
         if body.model is not None:
             self._known(body.model)
         # Templates and tokenizers may take their time over a long prompt.
