@@ -87,7 +87,8 @@ def main() -> None:
 
 
 def _open(session: Session) -> Loaded:
-    return replace(load(session), target=_Separate(session, load(session).target))
+    loaded = load(session)
+    return replace(loaded, target=_Separate(session, loaded.target))
 
 
 def _methods(
