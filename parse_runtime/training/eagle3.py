@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from foundryrt.errors import FoundryError
 from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.eagle3 import tapped_layers
 from parse_runtime.models.hf_config import config_from_hf, read_json
 from parse_runtime.text.assets import assets_from_hf
 from parse_runtime.training import examples, unroll
@@ -88,8 +89,8 @@ def _observed(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features, embeddings, logits and weights of `unroll.loss` for tokens [B, T]."""
     seen = model(tokens, output_hidden_states=True, use_cache=False)
-    layers = (2, config.layers // 2, config.layers - 3)
-    features = torch.cat([seen.hidden_states[layer] for layer in layers], -1)
+    taps = tapped_layers(config.layers)
+    features = torch.cat([seen.hidden_states[layer] for layer in taps], -1)
     logits, rows = seen.logits[:, 1:-1], tokens.shape[1] - 2
     embedded = model.get_input_embeddings()(tokens[:, 1:-1])
     draftable = head.t2d[logits.argmax(-1)]
