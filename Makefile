@@ -34,7 +34,7 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest
 
-# Needs a GPU; takes wheels from .whl/ where the machine has no registry (tests/gpu/env.sh).
+# Needs a GPU; where that machine has no registry, tests/gpu/wheels.sh fills .whl/ beforehand.
 test-gpu:
 	tests/gpu/smoke.sh
 
