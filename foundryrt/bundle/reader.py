@@ -110,14 +110,15 @@ class Bundle:
         """
         if not is_url(path):
             return cls._map(Path(path), trust, None)
-        from foundryrt.remote.copies import copy_of
+        from foundryrt.remote.copies import copy_of, opening
 
-        copy = copy_of(str(path))
-        try:
-            bundle = cls._map(copy.path, trust, None if copy.complete else copy.fetch)
-        except BaseException:
-            copy.discard()
-            raise
+        with opening:
+            copy = copy_of(str(path))
+            try:
+                bundle = cls._map(copy.path, trust, None if copy.complete else copy.fetch)
+            except BaseException:
+                copy.discard()
+                raise
         copy.fill(bundle.sections)
         return bundle
 

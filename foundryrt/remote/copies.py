@@ -10,9 +10,10 @@ import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from foundryrt.bundle.errors import SectionDigestMismatch
@@ -39,10 +40,12 @@ def complete_copy(url: str) -> Path:
 
 
 _begun: dict[str, Copy] = {}
+opening = threading.RLock()
+"""Held while a copy is found and mapped: its path changes when it is complete."""
 
 
 def copy_of(url: str) -> Copy:
-    """The copy of `url`: one a process, however often it is opened."""
+    """The copy of `url`: one a process, however often it is opened. Called under `opening`."""
     if url not in _begun:
         _begun[url] = Copy(url)
     return _begun[url]
@@ -58,7 +61,10 @@ class Copy:
     def __init__(self, url: str) -> None:
         self.url = url
         self._read, self._failures = _reader(url)
-        self._file: BinaryIO | None = None
+        self._file = -1
+        """The file that is written to, as long as anybody may fetch into it."""
+        self.complete = True
+        """Whether nothing has to be fetched any more."""
         self._there: set[int] = set()
         self._locks: dict[int, threading.Lock] = {}
         self._state = threading.Condition()
@@ -76,9 +82,9 @@ class Copy:
         if done.exists() and _head(done) == header:
             self.path = done
             return
-        self.path = self._begin(header)
+        self._begin(header)
 
-    def _begin(self, header: bytes) -> Path:
+    def _begin(self, header: bytes) -> None:
         """A sparse file of the bundle's length with its header and table."""
         length = int.from_bytes(header[16:24], "little")
         table = unpack_header(header, length)
@@ -88,26 +94,21 @@ class Copy:
             # Before anything is fetched: a lying header must not fill the disk.
             if length > shutil.disk_usage(folder()).free:
                 raise FoundryError(f"{folder()}: no room for {length} bytes of {self.url}")
-            name = tempfile.mkstemp(".part", dir=folder())[1]
-            self._file = open(name, "r+b", buffering=0)  # noqa: SIM115
+            self._file, name = tempfile.mkstemp(".part", dir=folder())
+            weakref.finalize(self, os.close, self._file)
+            self.path, self.complete = Path(name), False
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise FoundryError(f"{folder()}: cannot be written: {error.strerror}") from error
         try:
             data = self._range(table.table_offset, length)
             unpack_table(data, table)
-            os.ftruncate(self._file.fileno(), length)
+            os.ftruncate(self._file, length)
             self._write(data, table.table_offset)
             self._write(header, 0)
         except BaseException:
             self.discard()
             raise
-        return Path(name)
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing has to be fetched any more."""
-        return self._file is None
 
     def fetch(self, index: int, section: Section) -> None:
         """Bring a section in, checked, unless it is there; ahead of the background's work.
@@ -134,12 +135,10 @@ class Copy:
             threading.Thread(target=self._fill, args=(tuple(sections),)).start()
 
     def discard(self) -> None:
-        """Remove a copy that is not complete."""
+        """Forget the copy; a file that is not complete goes with whoever has it open."""
         _begun.pop(self.url, None)
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._file.name)
-            self._file.close()
+        if not self.complete:
+            self.path.unlink(missing_ok=True)
 
     def _fill(self, sections: tuple[Section, ...]) -> None:
         try:
@@ -147,13 +146,14 @@ class Copy:
                 with self._state:
                     self._state.wait_for(lambda: self._urgent == 0)
                 self._fetch(index, section)
-            assert self._file is not None
-            os.fsync(self._file.fileno())
-            os.replace(self._file.name, complete_copy(self.url))
-            self._file.close()
+            os.fsync(self._file)
+            with opening:
+                os.replace(self.path, complete_copy(self.url))
+                self.path, self.complete = complete_copy(self.url), True
         except (FoundryError, OSError) as error:
             _LOG.warning("%s is not kept here: %s", self.url, error)
-            self.discard()
+            with opening:
+                self.discard()
 
     def _fetch(self, index: int, section: Section) -> None:
         with self._state:
@@ -180,11 +180,10 @@ class Copy:
         return data
 
     def _write(self, data: bytes | bytearray, at: int) -> None:
-        assert self._file is not None
         view = memoryview(data)
         try:
             while view:
-                written = os.pwrite(self._file.fileno(), view, at)
+                written = os.pwrite(self._file, view, at)
                 view, at = view[written:], at + written
         except OSError as error:
             raise FoundryError(f"{folder()}: cannot be written: {error.strerror}") from error

@@ -42,11 +42,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     finish()
 
 
-def finish() -> None:
-    """Wait for the background's fetching, as the end of a process does; then as a new process."""
+def join() -> None:
+    """Wait for the background's fetching, as the end of a process does."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
+
+
+def finish() -> None:
+    """The end of a process, and then as a new one."""
+    join()
     copies._begun.clear()
 
 
@@ -99,6 +104,30 @@ def test_a_second_run_fetches_the_header_alone(home: Path) -> None:
                 bundle.verify()
             finish()
     assert seen[before:] == [(0, HEADER_BYTES)]
+
+
+def test_one_process_opens_again_what_is_complete(home: Path) -> None:
+    with server(sample(home), honest) as url, Bundle.open(f"{url}/a.fdy") as first:
+        join()
+        with Bundle.open(f"{url}/a.fdy") as second:
+            second.verify()
+        first.verify()
+
+
+def test_a_bundle_in_use_outlives_a_copy_that_failed(home: Path, caplog) -> None:
+    healthy = [False]
+
+    def behave(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+        (honest if healthy[0] else tampered)(handler, data, start, end)
+
+    with server(sample(home), behave) as url, Bundle.open(f"{url}/a.fdy") as bundle:
+        join()
+        assert "is not kept here" in caplog.text
+        with pytest.raises(SectionDigestMismatch):
+            bundle.verify()
+        healthy[0] = True
+        bundle.verify()
+    assert not list(copies.folder().iterdir())
 
 
 def test_a_changed_bundle_is_fetched_again(home: Path) -> None:
