@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from foundryrt.errors import UsageError
 from parse_runtime.inputs import inputs
-from parse_runtime.judge import PROMPT, selection
+from parse_runtime.judge import PROMPT
+from parse_runtime.rules import Rules
 from parse_runtime.shapes import DTYPES, Shapes, Tree
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
@@ -67,21 +68,14 @@ class Settings:
     chat_template: str = field(default="", metadata=_help("Jinja file to use for the model's own"))
 
     def __post_init__(self) -> None:
-        selection(self.selection)
+        Rules.of(vars(self))
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
-        if self.cut_at not in ("stride", "sentence"):
-            raise UsageError(f"cut-at {self.cut_at!r}: stride or sentence")
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"threshold {self.threshold}: a probability is needed")
         if self.speculate not in ("", "draft"):
             raise UsageError(f"speculate {self.speculate!r}: draft, or nothing")
         if self.speculate and self.eagle:
             raise UsageError("speculate and eagle: one drafter of tokens is enough")
-        for name in (
-            "max_len", "slots", "stride", "max_rounds", "resume_tokens", "eagle_depth",
-            "eagle_width",
-        ):  # fmt: skip
+        for name in ("max_len", "slots", "eagle_depth", "eagle_width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
         shapes = self.shapes()
