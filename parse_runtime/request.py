@@ -12,6 +12,10 @@ from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
 
 
+class TooLong(UsageError):
+    """Prompt and answer exceed the caches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A prompt in tokens, and how to answer it."""
@@ -31,13 +35,13 @@ class Request:
     sampling: Sampling
 
     def check(self, max_len: int) -> None:
-        """UsageError where prompt and answer do not fit `max_len` tokens."""
+        """UsageError where nothing is asked, TooLong where it does not fit `max_len` tokens."""
         if not self.prompt:
             raise UsageError("the prompt has no tokens")
         if self.max_new_tokens < 1:
             raise UsageError(f"max-new-tokens {self.max_new_tokens}: at least 1 is needed")
         if len(self.prompt) + self.max_new_tokens > max_len:
-            raise UsageError(
+            raise TooLong(
                 f"a prompt of {len(self.prompt)} tokens and {self.max_new_tokens} new ones exceed "
                 f"the {max_len} of the bundle: shorten one, or capture with a larger --max-len"
             )

@@ -208,4 +208,5 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    return ApiError(error.status_code, error.detail).response()
+    headers = dict(error.headers or {})
+    return ApiError(error.status_code, error.detail, headers=headers).response()

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine import Overloaded
+from parse_runtime.request import TooLong
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def translated(error: Exception, retry_seconds: int) -> ApiError:
         place = re.search(r"at `\$\.([\w.]+)", str(error)) or re.search("field `(.*?)`", str(error))
         return ApiError(400, str(error), place[1] if place else None)
     if isinstance(error, UsageError | msgspec.DecodeError):
-        too_long = "exceed" in str(error)
-        return ApiError(400, str(error), None, "context_length_exceeded" if too_long else None)
+        code = "context_length_exceeded" if isinstance(error, TooLong) else None
+        return ApiError(400, str(error), None, code)
     _LOG.error("a request failed", exc_info=error)
     return ApiError(500, str(error))

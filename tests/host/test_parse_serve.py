@@ -191,10 +191,14 @@ def test_over_long_prompts_and_unknown_models(server: Server) -> None:
         server.chat("x", model="other")
     with pytest.raises(openai.BadRequestError, match="no token 9999"):
         server.client.completions.create(model="tiny", prompt=[9999])
+    with pytest.raises(openai.BadRequestError, match="exceeding") as caught:
+        server.chat("x", extra_body={"parse": {"exceeding": 1}})
+    assert caught.value.code is None
     for path in ("/nowhere", "/v1/chat/completions"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             server.get(path)
         assert "error" in json.loads(refused.value.read())
+    assert refused.value.headers["Allow"] == "POST"
 
 
 @pytest.mark.parametrize(
