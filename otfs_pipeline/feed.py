@@ -111,6 +111,6 @@ def _simulated(
         if stop.is_set():
             break
         frames.append(source.placed(item, staging()))
-        bar.update(len(frames))
+        bar.advance()
     bar.close()
     return source.repeat(frames, options.frames)

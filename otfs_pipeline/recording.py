@@ -142,8 +142,10 @@ def _known_payloads(meta: dict[str, Any], path: Path) -> dict[int, tuple[int, in
         for note in meta.get("annotations", []):
             if "otfs:seed" in note:
                 seed, index = int(note["otfs:seed"]), int(note["otfs:frame"])
+                if seed < 0 or index < 0:
+                    raise ValueError(f"seed {seed}, frame {index}")
                 known[int(note["core:sample_start"])] = seed, index
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FoundryError(
             f"metadata {path}: an annotation names no payload ({error!r}); remove its otfs:seed"
         ) from error

@@ -19,6 +19,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
 from otfs_pipeline import profile, recording, shared, source, zeromq
+from otfs_pipeline.arguments import natural, positive
 from otfs_pipeline.pace import sleep_until
 from otfs_pipeline.progress import Bar
 from otfs_pipeline.samples import DATATYPES, encode, width
@@ -50,6 +51,8 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
     """Send what `options` says; the number of frames, the seconds, and those that went out late."""
     settings = _settings(options)
     messages = list(_messages(options, settings))
+    if not messages:
+        raise FoundryError(f"recording {options.iq}: there is no frame in it")
     size = max(len(data) for _, data in messages)
     link: Any = (
         zeromq.Sender(options.zmq, options.patience)
@@ -108,7 +111,8 @@ def _messages(options: argparse.Namespace, settings: Settings) -> Iterator[tuple
     def make(index: int) -> source.Frame:
         return source.simulate(settings, options.snr, options.seed, index, paths)
 
-    for index, item in enumerate(source.pool(make, size, bar.update)):
+    for index, item in enumerate(source.pool(make, size)):
+        bar.advance()
         header = Header(0, options.datatype, settings.q, options.seed, index)
         yield header, encode(item.samples, options.datatype, gain)
     bar.close()
@@ -123,26 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--iq", default="", help="play this recording, over and over")
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
-    parser.add_argument("--frames", type=_natural, default=0, help="0: the recording once, or 100")
+    parser.add_argument("--frames", type=natural, default=0, help="0: the recording once, or 100")
     parser.add_argument("--snr", type=float, default=20.0, help="of synthetic frames, in dB")
-    parser.add_argument("--seed", type=_natural, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
-    parser.add_argument("--pool", type=_natural, default=16, help="synthetic frames, repeated")
+    parser.add_argument("--pool", type=positive, default=16, help="synthetic frames, repeated")
     parser.add_argument("--datatype", choices=DATATYPES, default="cf32_le")
     parser.add_argument("--pace", action="store_true", help="one frame a frame length, always")
-    parser.add_argument("--slots", type=_natural, default=16, help="frames the ring holds")
+    parser.add_argument("--slots", type=positive, default=16, help="frames the ring holds")
     parser.add_argument(
         "--patience", type=float, default=30.0, help="seconds to wait for a receiver"
     )
     parser.add_argument("--json", action="store_true")
     return parser
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text}: use 0 or more")
-    return value
 
 
 if __name__ == "__main__":

@@ -39,13 +39,19 @@ class Ring:
             raise FoundryError(
                 "shared memory relies on x86-64's order of stores; use ZeroMQ (ipc://FILE) here"
             )
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 0)
+        no_ring = FoundryError(f"{path} is no ring of frames; let the sender make it")
+        try:
+            with path.open("r+b") as file:
+                if os.fstat(file.fileno()).st_size < _PAGE:
+                    raise no_ring
+                self._map = mmap.mmap(file.fileno(), 0)
+        except OSError as error:
+            raise FoundryError(f"shared memory {path}: {error.strerror}") from error
         self.word = np.frombuffer(self._map, np.uint64, _PAGE // 8)
         self.slots, self.size = int(self.word[SLOTS]), int(self.word[BYTES])
         whole = _PAGE + self.slots * self.stride
         if self._map[:8] != _MAGIC or not self.slots or len(self._map) != whole:
-            raise FoundryError(f"{path} is no ring of frames; let the sender make it")
+            raise no_ring
 
     @property
     def stride(self) -> int:

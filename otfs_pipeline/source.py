@@ -74,16 +74,13 @@ def pool_size(settings: Settings, frames: int) -> int:
     return max(1, min(frames, POOL_BYTES // each))
 
 
-def pool(
-    make: Callable[[int], Frame], size: int, done: Callable[[int], None] = lambda _: None
-) -> list[Frame]:
-    """Frames 0 to size-1, made side by side; `done` gets their number as it grows."""
-    made = []
-    with ThreadPoolExecutor(min(size, os.cpu_count() or 1)) as workers:
-        for item in workers.map(make, range(size)):
-            made.append(item)
-            done(len(made))
-    return made
+def pool(make: Callable[[int], Frame], size: int) -> Iterator[Frame]:
+    """Frames 0 to size-1, made side by side; no more are begun once nobody asks for the next."""
+    workers = ThreadPoolExecutor(min(size, os.cpu_count() or 1))
+    try:
+        yield from workers.map(make, range(size))
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def repeat(frames: list[Frame], count: int) -> Iterator[Frame]:

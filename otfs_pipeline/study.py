@@ -24,6 +24,7 @@ from foundryrt.atomic import AtomicFile
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import linklevel, plots
+from otfs_pipeline.arguments import positive
 from otfs_pipeline.bootstrap import interval, snr_at
 from otfs_pipeline.profile import Profile, find
 from otfs_pipeline.progress import Bar
@@ -215,11 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--pilot-link", nargs="*", default=["1024x32@15e3"])
     add("--snr", nargs="+", type=float, default=[21.0, 23.0, 25.0], help="in dB, rising")
     add("--pilot-snr", nargs="+", type=float, default=[16.0, 18.0, 20.0, 22.0])
-    add("--frames", type=_positive, default=40, help="for each --link")
-    add("--pilot-frames", type=_positive, default=10, help="for each --pilot-link")
-    add(
-        "--iterations", nargs="*", type=_positive, default=[10, 20, 24], help="K beside the default"
-    )
+    add("--frames", type=positive, default=40, help="for each --link")
+    add("--pilot-frames", type=positive, default=10, help="for each --pilot-link")
+    add("--iterations", nargs="*", type=positive, default=[10, 20, 24], help="K beside the default")
     add("--truncation", nargs="*", type=_share, default=[0.99, 0.999, 0.9999])
     add("--modulation", type=int, default=16)
     add("--channel", default="vehicular-a", help="see foundryrt options")
@@ -232,13 +231,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--plot", default="", help="write the curves here, .svg or .png")
     add("--json", action="store_true", help="results as JSON on stdout")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: use 1 or more")
-    return value
 
 
 def _share(text: str) -> float:

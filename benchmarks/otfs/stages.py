@@ -60,7 +60,7 @@ def measure(grid: str, snr: float, frames: int) -> dict[str, Any]:
     settings = Settings(grid=grid)
     geometry = Geometry.of(settings)
     stages = Stages(geometry)
-    made = source.pool(lambda index: source.simulate(settings, snr, 0, index), frames)
+    made = list(source.pool(lambda index: source.simulate(settings, snr, 0, index), frames))
     samples = [torch.from_numpy(item.samples).cuda() for item in made]
     stages.tensors["samples"] = samples[0]
     stages.launch(*program.KERNELS)

@@ -155,9 +155,12 @@ def test_a_sender_that_does_not_wait_overwrites_and_the_reader_counts(tmp_path: 
 
 def test_rings_and_endpoints_that_cannot_work(tmp_path: Path, capsys) -> None:
     ring = tmp_path / "ring"
-    ring.write_bytes(bytes(8192))
-    with pytest.raises(FoundryError, match="no ring of frames"):
-        next(shared.receive(str(ring), LINK, wire.Counts(), 1.0, threading.Event()))
+    for size in (0, 8, 8192):
+        ring.write_bytes(bytes(size))
+        with pytest.raises(FoundryError, match="no ring of frames"):
+            next(shared.receive(str(ring), LINK, wire.Counts(), 1.0, threading.Event()))
+    with pytest.raises(FoundryError, match="Is a directory"):
+        next(shared.receive(str(tmp_path), LINK, wire.Counts(), 1.0, threading.Event()))
     with pytest.raises(UsageError, match="ZeroMQ endpoint"):
         next(zeromq.receive("nonsense", LINK, wire.Counts(), 1.0, threading.Event()))
     with pytest.raises(FoundryError, match="no sender"):
@@ -166,6 +169,13 @@ def test_rings_and_endpoints_that_cannot_work(tmp_path: Path, capsys) -> None:
     assert send.main([*base, "--shm", str(tmp_path / "y"), "--patience", "0.1"]) == 1
     assert send.main([*base, "--shm", str(tmp_path / "no" / "y")]) == 2
     assert send.main([*base, "--zmq", "nonsense"]) == 2
+    for option in ("--pool", "--slots"):
+        with pytest.raises(SystemExit, match="2"):
+            send.main([*base, "--shm", str(tmp_path / "y"), option, "0"])
+    (tmp_path / "empty.sigmf-data").touch()
+    (tmp_path / "empty.sigmf-meta").write_text('{"global": {"core:datatype": "cf32_le"}}')
+    recorded = ["--iq", str(tmp_path / "empty.sigmf-data")]
+    assert send.main([*base, "--shm", str(tmp_path / "y"), *recorded]) == 1
     assert send.main([*base, "--zmq", f"ipc://{tmp_path}/z", "--patience", "0.1"]) == 1
     errors = capsys.readouterr().err
     assert "no receiver took" in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,20 @@ def test_simulated_frames_are_reproducible_and_differ() -> None:
     power = np.mean([np.mean(np.abs(f.samples) ** 2) for f in source.synthetic(LINK, 0.0, 1, 20)])
     # Frame energy: a symbol a bin (pilot = guard strip), plus noise of the same power.
     assert power == pytest.approx(2, abs=0.3)
+
+
+def test_a_pool_that_is_left_makes_no_more_frames() -> None:
+    made = []
+
+    def make(index: int) -> source.Frame:
+        made.append(index)
+        time.sleep(0.01)
+        return source.Frame(np.zeros(1, np.complex64), source.UNKNOWN)
+
+    pool = source.pool(make, 1000)
+    next(pool)
+    pool.close()
+    assert len(made) < 500
 
 
 @pytest.mark.parametrize("datatype", ["cf32_le", "ci16_le"])
@@ -153,6 +168,7 @@ def test_recordings_that_cannot_be_received(tmp_path: Path) -> None:
     [
         {"otfs:seed": "x", "otfs:frame": 0, "core:sample_start": 0},
         {"otfs:seed": 1, "otfs:frame": 0},
+        {"otfs:seed": -1, "otfs:frame": 0, "core:sample_start": 0},
     ],
 )
 def test_annotations_that_make_no_sense(tmp_path: Path, annotation: dict[str, Any]) -> None:
