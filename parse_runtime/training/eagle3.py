@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from foundryrt.errors import FoundryError
@@ -55,7 +54,7 @@ def train(
     model = AutoModelForCausalLM.from_pretrained(target, dtype=dtype).to(device).eval()
     head = Head(config, settings.vocabulary).to(device)
     if settings.resume:
-        head.load_state_dict(load_file(settings.resume / "model.safetensors"))
+        head.restore(settings.resume)
     else:
         with torch.no_grad():
             head.lm_head.weight.copy_(model.get_output_embeddings().weight[head.tokens])

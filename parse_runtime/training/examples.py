@@ -28,7 +28,8 @@ def read(path: Path, text: TextAssets, longest: int) -> list[Example]:
     tokenizer = Tokenizer.from_json(text.tokenizer_json)
     examples = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON may hold other line separators inside strings.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 
 
@@ -92,6 +94,13 @@ class Head(nn.Module):
     def tokens(self) -> Tensor:
         """Target ids of the draft vocabulary."""
         return self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
+
+    def restore(self, folder: Path) -> None:
+        """What `save` wrote; UsageError where the folder has no head of the same sizes."""
+        try:
+            self.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UsageError(f"{folder}: no head to go on from: {error}") from error
 
     def save(self, folder: Path, target: dict[str, Any]) -> None:
         """A checkpoint in the published form; `target` is the target's config.json."""

@@ -83,6 +83,28 @@ def test_lines_that_are_no_examples_are_named(tmp_path: Path) -> None:
         examples.read(path, assets_from_hf(tmp_path), 64)
 
 
+def test_a_line_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
+    save(tmp_path, "llama")
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a", "answer": "b\u2028c"}\n', encoding="utf-8")
+    assert len(examples.read(path, assets_from_hf(tmp_path), 64)) == 1
+
+
+def test_training_goes_on_only_from_a_head_of_the_same_sizes(tmp_path: Path) -> None:
+    save(tmp_path, "llama")
+    values = read_json(tmp_path / "config.json")
+    config = config_from_hf(values)
+    saved, again = Head(config, range(9)), Head(config, range(3, 12))
+    saved.save(tmp_path / "head", values)
+    again.restore(tmp_path / "head")
+    assert torch.equal(again.tokens, saved.tokens)
+    assert torch.equal(again.fc.weight, saved.fc.weight.bfloat16().float())
+    with pytest.raises(UsageError, match="lm_head"):
+        Head(config, range(10)).restore(tmp_path / "head")
+    with pytest.raises(UsageError, match="nowhere"):
+        saved.restore(tmp_path / "nowhere")
+
+
 def test_every_example_comes_once_a_round() -> None:
     rows = [([i, i, i, i], 1) for i in range(1, 8)]
     batches = examples.batches(rows, 3, 0, torch.device("cpu"))
