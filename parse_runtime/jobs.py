@@ -85,7 +85,7 @@ def read(place: str, prompts: Prompts, defaults: Defaults, max_len: int) -> list
         try:
             job = defaults.job(prompts, msgspec.json.decode(text, type=Line))
             job.request.check(max_len)
-        except (msgspec.DecodeError, UsageError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError) as error:
             raise UsageError(f"{place} line {number}: {error}") from None
         jobs.append(job)
     if not jobs:
