@@ -18,10 +18,11 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
-        self.size = inner.get_vocab_size(with_added_tokens=True)
-        """Ids are below it."""
-        vocabulary = json.dumps(sorted(inner.get_vocab(with_added_tokens=True).items()))
-        self.fingerprint = hashlib.sha256(vocabulary.encode()).hexdigest()
+        vocabulary = inner.get_vocab(with_added_tokens=True)
+        self.size = 1 + max(vocabulary.values(), default=-1)
+        """Ids are below it; not all have to be in use."""
+        listed = json.dumps(sorted(vocabulary.items()))
+        self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
         """Equal for tokenizers whose tokens have the same ids."""
 
     @staticmethod
@@ -33,8 +34,14 @@ class Tokenizer:
             raise UsageError(f"tokenizer.json cannot be read: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Token ids; special tokens written out in the text are recognised."""
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        """Token ids; special tokens written out in the text are recognised.
+
+        UsageError for lone surrogates, as of command-line arguments that are not UTF-8.
+        """
+        try:
+            return list(self._inner.encode(text, add_special_tokens=False).ids)
+        except TypeError as error:
+            raise UsageError("a text is not valid Unicode") from error
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text without special tokens."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,3 +157,12 @@ def test_streamed_text_never_holds_half_a_character(text: str) -> None:
     assert all("\ufffd" not in piece for piece in pieces)
     assert "".join(pieces) == BYTES.decode(tokens)
     assert TextStream(BYTES).push(tokens) == BYTES.decode(tokens)
+
+
+def test_ids_with_gaps_and_text_that_is_no_unicode() -> None:
+    vocabulary = {"a": 0, "b": 7}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}
+    tokenizer = Tokenizer.from_json(json.dumps({"version": "1.0", "model": model}))
+    assert tokenizer.size == 8 and tokenizer.encode("b") == [7]
+    with pytest.raises(UsageError, match="Unicode"):
+        tokenizer.encode("a\udcff")
