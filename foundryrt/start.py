@@ -41,9 +41,14 @@ def main() -> None:
     """Run the command; a cuda bundle's device starts meanwhile."""
     bundle = next((word for word in sys.argv[2:] if word.endswith(".fdy")), "")
     if "://" in bundle:
-        from foundryrt.remote.copies import complete_copy
+        from foundryrt.errors import FoundryError
 
-        bundle = str(complete_copy(bundle))
+        try:
+            from foundryrt.remote.copies import complete_copy
+
+            bundle = str(complete_copy(bundle))
+        except FoundryError:
+            bundle = ""  # A setting that cannot be: opening the bundle says which.
     if sys.argv[1:2] in (["run"], ["serve"]) and bundle and _target(bundle) == "cuda":
         from foundryrt.cuda import early
 

@@ -16,6 +16,7 @@ import zstandard
 from foundryrt.bundle import signature, tables
 from foundryrt.bundle.check import check_manifest
 from foundryrt.bundle.errors import (
+    BundleError,
     InvalidReference,
     KernelDigestMismatch,
     ManifestMalformed,
@@ -109,7 +110,11 @@ class Bundle:
         NotSigned, SignerNotTrusted or SignatureWrong (trust.py).
         """
         if not is_url(path):
-            return cls._map(Path(path), trust, None)
+            try:
+                return cls._map(Path(path), trust, None)
+            except BundleError as error:
+                error.args = (f"{path}: {error}",)
+                raise
         from foundryrt.remote.copies import copy_of, opening
 
         with opening:

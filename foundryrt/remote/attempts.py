@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 Read = Callable[[int, int], bytes]
 """Bytes [start, end) of a file, or less where it ends earlier; at most one byte more than asked."""
 
@@ -20,13 +21,24 @@ class Unreachable(FoundryError):
     """A place does not answer as it should, after all attempts."""
 
 
+def _setting(name: str, default: str, kind: Callable[[str], N]) -> N:
+    value = os.environ.get(name) or default
+    try:
+        number = kind(value)
+    except ValueError:
+        number = kind("-1")
+    if not 0 <= number < float("inf"):
+        raise UsageError(f"{name}={value}: need a number, 0 or more")
+    return number
+
+
 @dataclass(frozen=True)
 class Limits:
     """How long a place is given. A range of `chunk` bytes must come within `seconds`."""
 
-    attempts: int = int(os.environ.get("FOUNDRY_CACHE_ATTEMPTS", "5"))
-    backoff: float = float(os.environ.get("FOUNDRY_CACHE_BACKOFF", "0.5"))
-    seconds: float = float(os.environ.get("FOUNDRY_CACHE_TIMEOUT", "60"))
+    attempts: int = _setting("FOUNDRY_CACHE_ATTEMPTS", "5", int)
+    backoff: float = _setting("FOUNDRY_CACHE_BACKOFF", "0.5", float)
+    seconds: float = _setting("FOUNDRY_CACHE_TIMEOUT", "60", float)
     chunk: int = 8 << 20
 
 

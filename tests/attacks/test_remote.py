@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from foundryc.sign import create_key, sign
-from foundryrt.bundle.errors import SectionDigestMismatch
+from foundryrt.bundle.errors import NotABundle, SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import FoundryError, UsageError
@@ -204,3 +204,17 @@ def test_a_missing_bundle() -> None:
 
     with server(b"", missing) as url, pytest.raises(UsageError, match="no such file"):
         Bundle.open(f"{url}/a.fdy")
+
+
+@pytest.mark.parametrize("value", ["x", "nan", "-1", "inf"])
+def test_limits_that_cannot_be(value: str, monkeypatch) -> None:
+    monkeypatch.setenv("FOUNDRY_CACHE_TIMEOUT", value)
+    with pytest.raises(UsageError, match="FOUNDRY_CACHE_TIMEOUT"):
+        attempts._setting("FOUNDRY_CACHE_TIMEOUT", "60", float)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.fdy"
+    path.write_bytes(bytes(8192))
+    with pytest.raises(NotABundle, match=r"damaged\.fdy: not a"):
+        Bundle.open(path)
