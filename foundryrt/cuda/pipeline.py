@@ -66,8 +66,6 @@ class CudaPipeline:
         device.enter()
         with ExitStack() as undo:
             self._copy_in, self._compute, self._copy_out = (self._stream(undo) for _ in range(3))
-            # Buffers must outlive the copies, also where making the next buffer fails.
-            undo.callback(self._drain)
             self._undo = undo
             self._slots = [self._slot() for _ in range(depth)]
             self._undo = undo.pop_all()
@@ -154,4 +152,6 @@ class CudaPipeline:
 
     def close(self) -> None:
         self._device.enter()
-        self._undo.close()
+        # Buffers must outlive the copies, and are freed also where waiting fails.
+        with self._undo:
+            self._drain()
