@@ -13,3 +13,7 @@ class UsageError(FoundryError):
     """A command or call was given something that it cannot work with. Exit code 2."""
 
     exit_code = 2
+
+
+class Unreachable(FoundryError):
+    """A place on another machine does not answer as it should, after all attempts."""

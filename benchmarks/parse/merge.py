@@ -51,6 +51,8 @@ def _figure(part: dict[str, Any], name: str) -> dict[str, Any]:
     found = {"value": part.get(name), "device": part.get("device"), "date": part.get("date")}
     if "not_run" in part:
         found["not_run"] = part["not_run"]
+    elif found["value"] is None:
+        found["not_run"] = "left out of the run of that date"
     return found
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from foundryrt.errors import FoundryError
-from foundryrt.remote.attempts import Unreachable
+from foundryrt.errors import FoundryError, Unreachable
 
 __all__ = ["NotWritable", "Poisoned", "Unreachable"]
 

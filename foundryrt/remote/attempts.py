@@ -9,16 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import Unreachable, UsageError
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 Read = Callable[[int, int], bytes]
 """Bytes [start, end) of a file, or less where it ends earlier; at most one byte more than asked."""
-
-
-class Unreachable(FoundryError):
-    """A place does not answer as it should, after all attempts."""
 
 
 def _setting(name: str, default: str, kind: Callable[[str], N]) -> N:

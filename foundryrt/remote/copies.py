@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from foundryrt.bundle.errors import SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES, unpack_header, unpack_table
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, Unreachable, UsageError
 from foundryrt.remote import attempts
-from foundryrt.remote.attempts import Read, Unreachable, attempt
+from foundryrt.remote.attempts import Read, attempt
 
 if TYPE_CHECKING:
     from foundryrt.bundle.layout import Section

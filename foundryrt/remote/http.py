@@ -8,8 +8,8 @@ import aiohttp
 from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
 
+from foundryrt.errors import Unreachable
 from foundryrt.remote import attempts
-from foundryrt.remote.attempts import Unreachable
 
 FAILURES = (aiohttp.ClientError, OSError)
 # Too early, too often, or the server's own trouble: worth another attempt.

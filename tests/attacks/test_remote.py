@@ -13,9 +13,8 @@ from foundryc.sign import create_key, sign
 from foundryrt.bundle.errors import NotABundle, SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES
 from foundryrt.bundle.reader import Bundle
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, Unreachable, UsageError
 from foundryrt.remote import attempts, copies
-from foundryrt.remote.attempts import Unreachable
 from foundryrt.trust import NotSigned, Trust
 from tests.attacks.samples import parts
 from tests.attacks.servers import (
