@@ -30,6 +30,7 @@ from foundryrt.bundle.layout import (
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import ALIGNMENT, SectionKind
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.remote.local import write_at
 
 RECORD = "cache.json"
 CHUNK = 16 << 20
@@ -165,7 +166,7 @@ def _chunk_checker(source: int, copy_to: int | None) -> Callable[[tuple[int, int
             block = memoryview(buffer)[:got]
             digest.update(block)
             if copy_to is not None:
-                _write(copy_to, block, at)
+                write_at(copy_to, block, at)
             at += got
         if digest.hexdigest() != expected:
             raise BundleError(f"bytes {start} to {end} do not match their digest")
@@ -175,16 +176,9 @@ def _chunk_checker(source: int, copy_to: int | None) -> Callable[[tuple[int, int
 
 def _copy_ends(path: Path, record: int, copy_to: int) -> None:
     with open(path, "rb") as file:
-        _write(copy_to, file.read(ALIGNMENT), 0)
+        write_at(copy_to, file.read(ALIGNMENT), 0)
         file.seek(record)
-        _write(copy_to, file.read(), record)
-
-
-def _write(file: int, data: bytes | memoryview, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, at)
-        view, at = view[written:], at + written
+        write_at(copy_to, file.read(), record)
 
 
 def _disagreement(bundle: Bundle, parts: Parts) -> str:

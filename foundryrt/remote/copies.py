@@ -21,6 +21,7 @@ from foundryrt.bundle.layout import HEADER_BYTES, unpack_header, unpack_table
 from foundryrt.errors import FoundryError, Unreachable, UsageError
 from foundryrt.remote import attempts
 from foundryrt.remote.attempts import Read, attempt
+from foundryrt.remote.local import user_folder, write_at
 
 if TYPE_CHECKING:
     from foundryrt.bundle.layout import Section
@@ -30,8 +31,7 @@ _LOG = logging.getLogger("foundry")
 
 def folder() -> Path:
     """Where copies are kept: `foundry/bundles` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "foundry" / "bundles"
+    return user_folder("bundles")
 
 
 def complete_copy(url: str) -> Path:
@@ -180,11 +180,8 @@ class Copy:
         return data
 
     def _write(self, data: bytes | bytearray, at: int) -> None:
-        view = memoryview(data)
         try:
-            while view:
-                written = os.pwrite(self._file, view, at)
-                view, at = view[written:], at + written
+            write_at(self._file, data, at)
         except OSError as error:
             raise FoundryError(f"{folder()}: cannot be written: {error.strerror}") from error
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from foundryc.cache.errors import Unreachable
+from foundryrt.remote.local import user_folder
 
 
 def claim_here(url: str, key: str) -> AbstractContextManager[object] | None:
     """A lock in the user's cache folder, free again when its process ends."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "foundry" / "claims"
+    folder = user_folder("claims")
     name = hashlib.sha256(f"{url} {key}".encode()).hexdigest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
