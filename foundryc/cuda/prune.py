@@ -60,7 +60,7 @@ def prune(cubin: bytes, keep: set[str]) -> bytes:
     """
     try:
         return _pruned(cubin, keep)
-    except (struct.error, IndexError, ValueError, LookupError):
+    except (struct.error, ValueError, LookupError, OverflowError):
         return cubin
 
 
@@ -169,6 +169,8 @@ def _assembled(
         part = parts[index]
         if part.kind == _NULL:
             continue
+        if part.align > len(cubin):
+            raise ValueError(f"section {part.name!r} is aligned to {part.align} bytes")
         out += bytes(-len(out) % max(part.align, 1))
         moved[index] = len(out)
         out += part.data

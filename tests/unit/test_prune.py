@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from foundryc.cuda import elf
@@ -68,6 +68,9 @@ def test_what_is_cut_short_is_left_alone(length):
 
 
 @given(st.integers(0, len(CUBIN) - 1), st.integers(0, 255))
+@example(8749, 1)  # a section's alignment: terabytes of padding
+@example(8751, 255)  # the same, more than can be asked for
+@example(47, 255)  # the section table's place: beyond any address
 def test_damage_is_no_reason_to_fail(place, value):
     damaged = bytearray(CUBIN)
     damaged[place] = value
