@@ -14,7 +14,7 @@ _SYMTAB, _NOBITS = 2, 8
 
 @dataclass(frozen=True)
 class Symbol:
-    """A named function or variable; `initial` is a variable's image, zeros where none is stored."""
+    """A named function or variable; `initial` is a variable's image, empty where it is zeros."""
 
     name: str
     kind: int
@@ -35,7 +35,17 @@ def _text(data: bytes, start: int) -> str:
 
 
 def symbols(cubin: bytes) -> Iterator[Symbol]:
-    """Functions and variables that the cubin defines; FoundryError for what is no ELF64 file."""
+    """Functions and variables that the cubin defines.
+
+    FoundryError for what is no ELF64 file, or is damaged.
+    """
+    try:
+        yield from _symbols(cubin)
+    except (struct.error, LookupError, ValueError, OverflowError) as error:
+        raise FoundryError(f"a module's binary is damaged: {error}") from error
+
+
+def _symbols(cubin: bytes) -> Iterator[Symbol]:
     if cubin[:6] != b"\x7fELF\x02\x01":
         raise FoundryError("a module's binary is no 64-bit ELF file")
     (offset,) = struct.unpack_from("<Q", cubin, 40)
@@ -56,9 +66,7 @@ def symbols(cubin: bytes) -> Iterator[Symbol]:
             if kind not in (FUNCTION, OBJECT) or not 0 < index < count:
                 continue
             initial = b""
-            if kind == OBJECT:
-                section = sections[index]
-                start = section.offset + value
-                stored = section.kind != _NOBITS
-                initial = cubin[start : start + length] if stored else bytes(length)
+            if kind == OBJECT and sections[index].kind != _NOBITS:
+                start = sections[index].offset + value
+                initial = cubin[start : start + length]
             yield Symbol(_text(cubin, names + name), kind, length, initial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from foundryc.cuda import elf
 from foundryc.cuda.prune import prune
+from foundryrt.errors import FoundryError
 
 CUBIN = (Path(__file__).parent / "data" / "kernels.cubin").read_bytes()
 THIRD = {"_Z5thirdILi1EEvPf", "_Z5thirdILi2EEvPf"}
@@ -38,6 +40,10 @@ def section(cubin: bytes, wanted: str) -> bytes:
         if cubin[at : cubin.index(b"\0", at)].decode() == wanted:
             return cubin[field(index, 24, 8) :][: field(index, 32, 8)]
     raise LookupError(wanted)
+
+
+def damaged(place: int, value: int) -> bytes:
+    return CUBIN[:place] + bytes([value]) + CUBIN[place + 1 :]
 
 
 @pytest.mark.parametrize("keep", [{"first"}, {"second"}, THIRD, {"first", "second"}])
@@ -72,6 +78,18 @@ def test_what_is_cut_short_is_left_alone(length):
 @example(8751, 255)  # the same, more than can be asked for
 @example(47, 255)  # the section table's place: beyond any address
 def test_damage_is_no_reason_to_fail(place, value):
-    damaged = bytearray(CUBIN)
-    damaged[place] = value
-    prune(bytes(damaged), {"first"})
+    prune(damaged(place, value), {"first"})
+
+
+def test_any_damaged_header_byte_is_pruned_in_bounds():
+    headers = int.from_bytes(CUBIN[40:48], "little")
+    for place in [*range(64), *range(headers, len(CUBIN))]:
+        assert len(prune(damaged(place, 0xFF), {"first"})) <= 4 * len(CUBIN)
+
+
+@pytest.mark.parametrize("value", [0, 0x80, 0xFF])
+def test_symbols_of_any_damaged_byte_are_read_or_refused(value):
+    for place in range(len(CUBIN)):
+        with contextlib.suppress(FoundryError):
+            found = list(elf.symbols(damaged(place, value)))
+            assert sum(len(symbol.initial) for symbol in found) <= len(CUBIN)
