@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from foundryrt import weights as runtime
+from foundryrt import convert
 from foundryrt.bundle.schema import (
     DTYPES,
     WeightCopy,
@@ -23,6 +23,7 @@ from foundryrt.bundle.schema import (
 )
 from foundryrt.errors import UsageError
 from foundryrt.parallel import each
+from foundryrt.weights import map_file
 
 _SAFETENSORS_DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
@@ -150,16 +151,16 @@ class TensorFile:
         }
 
 
-def materialize(pieces: Iterable[Piece], shape: Sequence[int], dtype: str) -> runtime.AnyArray:
+def materialize(pieces: Iterable[Piece], shape: Sequence[int], dtype: str) -> convert.AnyArray:
     """A parameter from its pieces, as the runtime will fill it: `shape`, `storage_dtype(dtype)`."""
-    target = np.zeros((prod(shape[:-1]), shape[-1]), runtime.storage_dtype(dtype))
-    decoded: dict[StoredTensor, runtime.AnyArray] = {}
+    target = np.zeros((prod(shape[:-1]), shape[-1]), convert.storage_dtype(dtype))
+    decoded: dict[StoredTensor, convert.AnyArray] = {}
     for piece in pieces:
         stored = piece.stored
         if stored not in decoded:
             data = _bytes(stored)
-            decoded[stored] = runtime.decode(data, stored.dtype, stored.rows, stored.columns, dtype)
-        runtime.copy_rows(piece.copy(0), decoded[stored], target)
+            decoded[stored] = convert.decode(data, stored.dtype, stored.rows, stored.columns, dtype)
+        convert.copy_rows(piece.copy(0), decoded[stored], target)
     return target.reshape(tuple(shape))
 
 
@@ -243,4 +244,4 @@ def _split(piece: Piece) -> list[Piece]:
 
 
 def _bytes(stored: StoredTensor) -> memoryview:
-    return runtime.map_file(stored.path)[stored.offset : stored.offset + stored.length]
+    return map_file(stored.path)[stored.offset : stored.offset + stored.length]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from foundryrt.errors import UsageError
 
-Arrays = Mapping[str, NDArray[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
 
 
 class Pipeline(Protocol):
@@ -35,43 +35,6 @@ class Pipeline(Protocol):
 
     def close(self) -> None:
         """Finish what is in flight and free the buffers."""
-
-
-class HostPipeline:
-    """The same calls where nothing runs at the side: `submit` runs the graph to its end."""
-
-    def __init__(
-        self, launch: Callable[[], None], inputs: Arrays, outputs: Arrays, depth: int
-    ) -> None:
-        self.depth = depth
-        self._launch = launch
-        self._inputs = inputs
-        self._outputs = outputs
-        self._results = [
-            {name: np.empty(view.shape, view.dtype) for name, view in outputs.items()}
-            for _ in range(depth)
-        ]
-
-    def staging(self, name: str) -> NDArray[Any]:
-        view = self._inputs[name]
-        return np.empty(view.shape, view.dtype)
-
-    def submit(self, slot: int, values: Arrays) -> None:
-        check_inputs(values, self._inputs)
-        for name, view in self._inputs.items():
-            view[...] = values[name]
-        self._launch()
-        for name, view in self._outputs.items():
-            self._results[slot][name][...] = view
-
-    def done(self, slot: int) -> bool:
-        return True
-
-    def wait(self, slot: int) -> Arrays:
-        return self._results[slot]
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def check_inputs(values: Arrays, wanted: Mapping[str, Any]) -> None:

@@ -6,16 +6,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.errors import UsageError
 from foundryrt.pipeline import Pipeline
 from foundryrt.trust import KeyPath, resolve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray  # imported by whoever asks for arrays: it takes long
 
 Tensors = Mapping[str, Tensor]
 
@@ -33,7 +33,13 @@ class Backend(Protocol):
         """Wait for everything queued on the session's stream."""
 
     def tensor(self, tensor: Tensor) -> Any:
-        """host: a numpy view; cuda: an object with `read()` and `write(array)`."""
+        """host: a numpy view; cuda: a DeviceTensor."""
+
+    def read(self, tensor: Tensor) -> NDArray[Any]:
+        """A copy of a tensor's elements."""
+
+    def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
+        """Replace a tensor's elements; UsageError unless shape and dtype agree."""
 
     def ready(self, graph: int | None = None) -> int:
         """How many graphs can be launched at once; of one graph, 1 where it can."""
@@ -61,15 +67,18 @@ class Graph:
 
     def tensor(self, name: str) -> Any:
         """An output of this graph, or a shared tensor, in place (see `Session.tensor`)."""
-        return self._session._tensor(name, self._index)
+        session = self._session
+        return session._backend().tensor(session._schema(name, self._index))
 
     def read(self, name: str) -> NDArray[Any]:
         """A copy of an output of this graph or of a shared tensor."""
-        return _read(self.tensor(name))
+        session = self._session
+        return session._backend().read(session._schema(name, self._index))
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
-        _write(name, self.tensor(name), values)
+        session = self._session
+        session._backend().write(session._schema(name, self._index), values)
 
     def pipeline(self, inputs: Iterable[str], outputs: Iterable[str], depth: int = 3) -> Pipeline:
         """Launch after launch with `inputs` from the host and `outputs` back, `depth` in flight.
@@ -157,15 +166,15 @@ class Session:
 
         bfloat16 and float8 are seen as their bits (uint16, uint8).
         """
-        return self._tensor(name, -1)
+        return self._backend().tensor(self._schema(name))
 
     def read(self, name: str) -> NDArray[Any]:
         """A copy of a shared tensor."""
-        return _read(self.tensor(name))
+        return self._backend().read(self._schema(name))
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replace the contents of a shared tensor; UsageError unless shape and dtype agree."""
-        _write(name, self.tensor(name), values)
+        self._backend().write(self._schema(name), values)
 
     def file(self, name: str) -> bytes:
         """A file that was attached at capture."""
@@ -210,10 +219,7 @@ class Session:
             raise UsageError("the session is closed; open the bundle again")
         return self._opened
 
-    def _tensor(self, name: str, graph: int) -> Any:
-        return self._backend().tensor(self._schema(name, graph))
-
-    def _schema(self, name: str, graph: int) -> Tensor:
+    def _schema(self, name: str, graph: int = -1) -> Tensor:
         found = self._tensors.get((graph, name)) or self._tensors.get((-1, name))
         if found is None:
             known = sorted(n for owner, n in self._tensors if owner in (graph, -1))
@@ -248,22 +254,3 @@ def _find(
 def _listed(names: list[str], limit: int = 12) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) or "none") + more
-
-
-def _read(handle: Any) -> NDArray[Any]:
-    if isinstance(handle, np.ndarray):
-        return np.array(handle, order="C")
-    values: NDArray[Any] = handle.read()
-    return values
-
-
-def _write(name: str, handle: Any, values: NDArray[Any]) -> None:
-    if not isinstance(handle, np.ndarray):
-        handle.write(values)
-        return
-    array = np.asarray(values)
-    if array.shape != handle.shape or array.dtype != handle.dtype:
-        raise UsageError(
-            f"{name} is {handle.dtype} {handle.shape}, not {array.dtype} {array.shape}"
-        )
-    handle[...] = array

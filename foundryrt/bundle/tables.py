@@ -1,18 +1,27 @@
-"""Graph tables: columns of templates and members, checked before anything indexes with them."""
+"""Graph tables: columns of templates and members, checked before anything indexes with them.
+
+Reading them needs no numpy, whose import would take longer than all the rest of a start.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
+from operator import le, lt
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.schema import Column, NodeKind
 
-Array = npt.NDArray[np.unsignedinteger]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 NO_FUNCTION = 0xFFFFFFFF
+_CALLS = (NodeKind.OPERATOR, NodeKind.KERNEL)
+# By the names that the format has for them. Machines with CUDA are little-endian, as the file is.
+_CODES: dict[str, Literal["B", "I", "Q"]] = {"u1": "B", "u4": "I", "u8": "Q"}
 
 TEMPLATE_COLUMNS = {
     "kind": "u1",
@@ -33,21 +42,21 @@ MEMBER_COLUMNS = {"word": "u4", "value": "u8"}
 
 
 class TemplateTable(msgspec.Struct, frozen=True):
-    """The columns of one template (docs/format.md); arrays are read-only views."""
+    """The columns of one template (docs/format.md), as read-only views of unsigned integers."""
 
-    kind: Array
-    function: Array
-    parameter_start: Array
-    parameters: Array
-    skeleton_start: Array
-    skeleton: Array
-    edge_from: Array
-    edge_to: Array
-    edge_from_port: Array
-    edge_to_port: Array
-    edge_type: Array
-    relocation_word: Array
-    relocation_region: Array
+    kind: memoryview
+    function: memoryview
+    parameter_start: memoryview
+    parameters: memoryview
+    skeleton_start: memoryview
+    skeleton: memoryview
+    edge_from: memoryview
+    edge_to: memoryview
+    edge_from_port: memoryview
+    edge_to_port: memoryview
+    edge_type: memoryview
+    relocation_word: memoryview
+    relocation_region: memoryview
 
     def check(self, nodes: int, edges: int, functions: int, regions: int) -> None:
         """TableMalformed where columns contradict each other or the manifest."""
@@ -55,40 +64,45 @@ class TemplateTable(msgspec.Struct, frozen=True):
             _expect(len(getattr(self, name)) == nodes, f"{name} has not {nodes} entries")
         for name in ("edge_from", "edge_to", "edge_from_port", "edge_to_port", "edge_type"):
             _expect(len(getattr(self, name)) == edges, f"{name} has not {edges} entries")
-        kinds = np.isin(self.kind, [int(kind) for kind in NodeKind])
-        _expect(bool(kinds.all()), "a node is of unknown kind")
-        calls = np.isin(self.kind, [NodeKind.OPERATOR, NodeKind.KERNEL])
-        _expect(bool((self.function[calls] < functions).all()), "a node calls an unknown function")
-        _expect(bool((self.function[~calls] == NO_FUNCTION).all()), "a copy names a function")
+        for kind, function in self.calls():
+            _expect(kind in NodeKind._value2member_map_, "a node is of unknown kind")
+            if kind in _CALLS:
+                _expect(function < functions, "a node calls an unknown function")
+            else:
+                _expect(function == NO_FUNCTION, "a copy names a function")
         # Nodes are stored in topological order, so a graph cannot hold a cycle.
-        _expect(bool((self.edge_from < self.edge_to).all()), "an edge goes backwards")
-        _expect(bool((self.edge_to < nodes).all()), "an edge ends at an unknown node")
+        _expect(all(map(lt, self.edge_from, self.edge_to)), "an edge goes backwards")
+        _expect(max(self.edge_to, default=-1) < nodes, "an edge ends at an unknown node")
         _check_starts("parameter", self.parameter_start, nodes, len(self.parameters))
         _check_starts("skeleton", self.skeleton_start, nodes, len(self.skeleton))
         _expect(
             len(self.relocation_word) == len(self.relocation_region), "relocations do not match"
         )
-        _expect(
-            bool((self.relocation_word < len(self.parameters)).all()),
-            "a relocation is outside the parameters",
-        )
-        _expect(bool((self.relocation_region < regions).all()), "a relocation names no region")
+        last = max(self.relocation_word, default=-1)
+        _expect(last < len(self.parameters), "a relocation is outside the parameters")
+        last = max(self.relocation_region, default=-1)
+        _expect(last < regions, "a relocation names no region")
+
+    def calls(self) -> set[tuple[int, int]]:
+        """Kind and function of the nodes, each pair once."""
+        return set(zip(self.kind, self.function, strict=True))
 
 
 class MemberTable(msgspec.Struct, frozen=True):
     """The words of a graph's parameters that differ from its template's."""
 
-    word: Array
-    value: Array
+    word: memoryview
+    value: memoryview
 
-    def apply(self, template: TemplateTable) -> Array:
-        """All parameter words of the graph, uint64 [words]; TableMalformed if they don't fit."""
+    def apply(self, template: TemplateTable) -> array[int]:
+        """All parameter words of the graph, of code Q; TableMalformed if they don't fit."""
         _expect(len(self.word) == len(self.value), "word and value differ in length")
         # Stored in rising order, so that no word is given twice.
-        _expect(bool((self.word[:-1] < self.word[1:]).all()), "words are not in rising order")
-        words = template.parameters.copy()
-        _expect(not len(self.word) or int(self.word[-1]) < len(words), "a word is out of range")
-        words[self.word] = self.value
+        _expect(all(map(lt, self.word, self.word[1:])), "words are not in rising order")
+        words = array("Q", template.parameters.tobytes())
+        _expect(not len(self.word) or self.word[-1] < len(words), "a word is out of range")
+        for word, value in zip(self.word, self.value, strict=True):
+            words[word] = value
         return words
 
 
@@ -97,16 +111,18 @@ def _expect(condition: bool, problem: str) -> None:
         raise TableMalformed(f"graph table: {problem}")
 
 
-def _check_starts(name: str, starts: Array, nodes: int, total: int) -> None:
+def _check_starts(name: str, starts: memoryview, nodes: int, total: int) -> None:
     _expect(len(starts) == nodes + 1, f"{name}_start has not {nodes + 1} entries")
-    _expect(int(starts[0]) == 0 and int(starts[-1]) == total, f"{name}_start does not span all")
-    _expect(bool((starts[:-1] <= starts[1:]).all()), f"{name}_start falls")
+    _expect(starts[0] == 0 and starts[-1] == total, f"{name}_start does not span all")
+    _expect(all(map(le, starts, starts[1:])), f"{name}_start falls")
 
 
 def pack(
     columns: Mapping[str, npt.ArrayLike], kinds: Mapping[str, str]
 ) -> tuple[dict[str, Column], bytes]:
     """Columns by name and the section's bytes; `kinds` is TEMPLATE_COLUMNS or MEMBER_COLUMNS."""
+    import numpy as np
+
     _expect(set(columns) == set(kinds), f"columns {sorted(columns)}, need {sorted(kinds)}")
     data = bytearray()
     table = {}
@@ -120,21 +136,21 @@ def pack(
 
 def unpack(
     columns: Mapping[str, Column], kinds: Mapping[str, str], data: memoryview
-) -> dict[str, Array]:
-    """Read-only arrays over `data`; TableMalformed for missing, foreign or overlong columns."""
+) -> dict[str, memoryview]:
+    """Columns as views of `data`; TableMalformed for missing, foreign or overlong ones."""
     _expect(set(columns) == set(kinds), f"columns {sorted(columns)}, need {sorted(kinds)}")
-    arrays: dict[str, Array] = {}
+    views: dict[str, memoryview] = {}
     for name, kind in kinds.items():
         column = columns[name]
-        dtype = np.dtype(f"<{kind}")
+        code = _CODES[kind]
         _expect(column.dtype == kind, f"{name} has dtype {column.dtype}, need {kind}")
         _expect(
             column.offset >= 0 and column.offset % 8 == 0 and column.count >= 0,
             f"{name} begins at {column.offset}",
         )
-        end = column.offset + column.count * dtype.itemsize
+        end = column.offset + column.count * array(code).itemsize
         _expect(end <= len(data), f"{name} reaches beyond its section")
-        array = np.frombuffer(data[column.offset : end], dtype)
-        array.flags.writeable = False
-        arrays[name] = array
-    return arrays
+        # A memoryview of no bytes cannot be cast.
+        view = data[column.offset : end].cast(code) if column.count else memoryview(array(code))
+        views[name] = view.toreadonly()
+    return views

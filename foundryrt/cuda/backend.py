@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from ctypes import c_void_p
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
@@ -24,6 +24,8 @@ from foundryrt.cuda.weights import fill_weights
 from foundryrt.errors import FoundryError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from foundryrt.cuda.pipeline import CudaPipeline
 
 
@@ -149,6 +151,14 @@ class CudaBackend:
         """A tensor of the manifest on the device."""
         region = self._bundle.manifest.regions[tensor.region]
         return DeviceTensor(tensor, region.base + tensor.offset, self.device, self.stream)
+
+    def read(self, tensor: Tensor) -> NDArray[Any]:
+        """A copy of a tensor, after everything queued on the session's stream."""
+        return self.tensor(tensor).read()
+
+    def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
+        """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
+        self.tensor(tensor).write(values)
 
     def pipeline(
         self,

@@ -6,18 +6,18 @@ import threading
 from collections.abc import Callable
 
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import NodeKind
 from foundryrt.bundle.tables import TemplateTable
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
 from foundryrt.parallel import each
 
-_KERNEL = 1
 _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
 
 
 def functions_of(table: TemplateTable) -> list[int]:
     """Indices of the functions that a template's nodes call."""
-    return sorted({int(f) for f in table.function[table.kind == _KERNEL]})
+    return sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
 
 
 def preread(bundle: Bundle, graph: int) -> None:

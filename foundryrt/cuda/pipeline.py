@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from ctypes import c_uint64, c_void_p
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,10 @@ from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME, NON_BLOCKING
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.errors import UsageError
-from foundryrt.pipeline import Arrays, check_inputs
+from foundryrt.pipeline import check_inputs
+
+if TYPE_CHECKING:
+    from foundryrt.pipeline import Arrays
 
 
 @dataclass(frozen=True)

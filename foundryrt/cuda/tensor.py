@@ -1,20 +1,30 @@
-"""A named tensor on the device, as numpy copies, DLPack and `__cuda_array_interface__`."""
+"""A named tensor on the device: bytes, numpy copies, DLPack and `__cuda_array_interface__`.
+
+numpy is imported by what gives or takes arrays: the first launch can do without.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
+from foundryrt.buffers import address
 from foundryrt.bundle.schema import DTYPES, Tensor
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.dlpack import CUDA, capsule
 from foundryrt.errors import UsageError
 
-_NUMPY = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# numpy's type strings; types that numpy lacks are seen as their bits.
+_TYPES = {
+    "bool": "|b1", "uint8": "|u1", "int8": "|i1", "int16": "<i2", "int32": "<i4", "int64": "<i8",
+    "float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8", "complex64": "<c8",
+    "complex128": "<c16", "float8_e4m3fn": "|u1", "float8_e5m2": "|u1",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,9 @@ class DeviceTensor:
     @property
     def dtype(self) -> np.dtype[Any]:
         """numpy's dtype of the elements."""
-        return np.dtype(_NUMPY.get(self.schema.dtype, self.schema.dtype))
+        import numpy as np
+
+        return np.dtype(_TYPES[self.schema.dtype])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,11 +59,11 @@ class DeviceTensor:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        size = self.dtype.itemsize
+        size = DTYPES[self.schema.dtype]
         return {
             "shape": self.schema.shape,
             "strides": tuple(step * size for step in self.schema.strides),
-            "typestr": self.dtype.str,
+            "typestr": _TYPES[self.schema.dtype],
             "data": (self.address if prod(self.schema.shape) else 0, False),
             "version": 3,
             "stream": self.stream,
@@ -71,43 +83,57 @@ class DeviceTensor:
             self, self.address, self.device.ordinal, schema.dtype, schema.shape, schema.strides
         )
 
-    def _host(self) -> npt.NDArray[np.uint8]:
-        out = np.empty(self.extent, np.uint8)
+    def read_bytes(self) -> bytearray:
+        """A copy of the `extent` bytes, after everything queued on the session's stream."""
+        data = bytearray(self.extent)
+        if data:
+            self.device.enter()
+            self.device.cuda(
+                "cuMemcpyDtoHAsync_v2", address(data), self.address, len(data), self.stream
+            )
+            self.device.cuda("cuStreamSynchronize", self.stream)
+        return data
+
+    def write_bytes(self, data: bytes | bytearray | memoryview) -> None:
+        """Replace the `extent` bytes, gaps between strided elements too; UsageError for more or
+        fewer."""
+        view = memoryview(data)
+        if view.nbytes != self.extent:
+            raise UsageError(f"{self.schema.name} has {self.extent} bytes, not {view.nbytes}")
+        if not view.nbytes:
+            return
         self.device.enter()
         self.device.cuda(
-            "cuMemcpyDtoHAsync_v2", out.ctypes.data, self.address, out.size, self.stream
+            "cuMemcpyHtoDAsync_v2", self.address, address(view), view.nbytes, self.stream
         )
         self.device.cuda("cuStreamSynchronize", self.stream)
-        return out
 
-    def view(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    def view(self, data: bytearray | npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """`data`, `extent` bytes of host memory, seen as this tensor."""
-        if data.size == 0:
+        import numpy as np
+
+        if not self.extent:
             return np.empty(self.schema.shape, self.dtype)
         size = self.dtype.itemsize
         strides = tuple(step * size for step in self.schema.strides)
-        return np.ndarray(self.schema.shape, self.dtype, data.data, 0, strides)
+        return np.ndarray(self.schema.shape, self.dtype, data, 0, strides)
 
     def read(self) -> npt.NDArray[Any]:
         """A copy on the host, after everything queued on the session's stream."""
-        return np.array(self.view(self._host()), order="C")
+        return self.view(self.read_bytes()).copy(order="C")
 
     def write(self, values: npt.NDArray[Any]) -> None:
         """Replace the contents; UsageError unless shape and dtype agree."""
+        import numpy as np
+
         array = np.asarray(values)
         if array.shape != tuple(self.schema.shape) or array.dtype != self.dtype:
             raise UsageError(
                 f"{self.schema.name} is {self.dtype} {self.schema.shape}, not {array.dtype}"
                 f" {array.shape}"
             )
-        if self.extent == 0:
-            return
         # Gaps between strided elements keep what they hold.
         dense = self.extent == array.nbytes
-        data = np.empty(self.extent, np.uint8) if dense else self._host()
+        data = bytearray(self.extent) if dense else self.read_bytes()
         self.view(data)[...] = array
-        self.device.enter()
-        self.device.cuda(
-            "cuMemcpyHtoDAsync_v2", self.address, data.ctypes.data, data.size, self.stream
-        )
-        self.device.cuda("cuStreamSynchronize", self.stream)
+        self.write_bytes(data)

@@ -10,9 +10,6 @@ from contextlib import ExitStack
 from ctypes import c_void_p
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
 from foundryrt.native import Buffer, Piece, stream
@@ -116,11 +113,10 @@ class Uploader:
             with self._lock:
                 self._free.append(slot)
 
-    def copy(self, address: int, data: memoryview | npt.NDArray[np.uint8]) -> None:
-        """Queue `data` (bytes) for the device address; `data` may change once this returns."""
-        source = np.frombuffer(data, np.uint8).data
-        for start in range(0, len(source), CHUNK):
-            piece = source[start : start + CHUNK]
+    def copy(self, address: int, data: memoryview) -> None:
+        """Queue `data` (bytes) for the device address; it may change once this returns."""
+        for start in range(0, len(data), CHUNK):
+            piece = data[start : start + CHUNK]
 
             def fill(buffer: memoryview, piece: memoryview = piece) -> None:
                 buffer[:] = piece

@@ -14,10 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from math import prod
 from pathlib import Path
-
-import numpy as np
 
 from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe, WeightSource
 from foundryrt.cuda.digest import ALIGNMENT, Range
@@ -28,13 +25,8 @@ from foundryrt.parallel import each
 from foundryrt.weights import (
     WeightsChanged,
     check_digest,
-    check_source,
-    copy_rows,
-    decode,
     find_file,
     hasher,
-    map_file,
-    storage_dtype,
 )
 
 _Run = tuple[int, int, int]
@@ -97,9 +89,13 @@ def fill_weights(
             assembled.append(recipe)
     with ExitStack() as undo:
         files = [_File(path, undo) for path in paths]
-        jobs = [
-            partial(_assemble, manifest, recipe, paths, uploader, check) for recipe in assembled
-        ]
+        jobs: list[Callable[[], None]] = []
+        if assembled:
+            from foundryrt.cuda.assemble import assemble  # needs numpy
+
+            jobs = [
+                partial(assemble, manifest, recipe, paths, uploader, check) for recipe in assembled
+            ]
         # The longest first: a source's digest is taken by one thread.
         for index in sorted(runs, key=lambda i: -weights.sources[i].length):
             source = weights.sources[index]
@@ -173,27 +169,3 @@ def _stream(source: WeightSource, file: _File, runs: list[_Run], uploader: Uploa
                 copies.append((address + first - begin, first - start, last - first))
         uploader.through(end - start, fill, copies)
     check_digest(source, digest.digest(), file.path)
-
-
-def _assemble(
-    manifest: Manifest, recipe: WeightRecipe, paths: list[Path], uploader: Uploader, check: bool
-) -> None:
-    tensor = manifest.tensors[recipe.tensor]
-    columns = tensor.shape[-1] if tensor.shape else 1
-    target = np.empty((prod(tensor.shape[:-1]), columns), storage_dtype(tensor.dtype))
-    decoded: dict[int, np.ndarray] = {}
-    for copy in recipe.copies:
-        source = manifest.weights.sources[copy.source]
-        if copy.source not in decoded:
-            path = paths[source.file]
-            data = map_file(path)[source.offset : source.offset + source.length]
-            if len(data) != source.length:
-                raise WeightsChanged(f"weights: {path} was cut off")
-            if check:
-                check_source(source, data, path)
-            decoded[copy.source] = decode(
-                data, source.dtype, source.rows, source.columns, tensor.dtype
-            )
-        copy_rows(copy, decoded[copy.source], target)
-    address = manifest.regions[tensor.region].base + tensor.offset
-    uploader.copy(address, target.reshape(-1).view(np.uint8))

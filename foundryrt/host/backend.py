@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, Tensor
-from foundryrt.errors import FoundryError
+from foundryrt.convert import AnyArray
+from foundryrt.errors import FoundryError, UsageError
 from foundryrt.host.arena import Arena
-from foundryrt.pipeline import HostPipeline
-from foundryrt.weights import AnyArray, load
+from foundryrt.host.pipeline import HostPipeline
+from foundryrt.host.weights import load
 
 if TYPE_CHECKING:
     from foundryrt.host.replay import Tape
@@ -71,6 +72,19 @@ class HostBackend:
         """A tensor of the manifest as a view of the arena."""
         base = self._bundle.manifest.regions[tensor.region].base
         return self.arena.array(base + tensor.offset, tensor.shape, tensor.strides, tensor.dtype)
+
+    def read(self, tensor: Tensor) -> NDArray[Any]:
+        """A copy of a tensor."""
+        return np.array(self.tensor(tensor), order="C")
+
+    def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
+        """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
+        place, array = self.tensor(tensor), np.asarray(values)
+        if array.shape != place.shape or array.dtype != place.dtype:
+            raise UsageError(
+                f"{tensor.name} is {place.dtype} {place.shape}, not {array.dtype} {array.shape}"
+            )
+        place[...] = array
 
     def require(self, graph: int) -> Tape:
         """The calls of graph `graph`, prepared; every word of it is checked first."""

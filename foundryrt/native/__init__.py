@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from foundryrt.buffers import address
 from foundryrt.bundle.schema import Function
 from foundryrt.bundle.tables import MemberTable, TemplateTable
 from foundryrt.cuda.errors import explain
@@ -135,11 +134,8 @@ class Materializer:
 
     def set_kernel(self, index: int, data: memoryview) -> None:
         """Give the cubin of kernel `index`."""
-        array = np.frombuffer(data, np.uint8)
-        self._keep.append(array)
-        _check(
-            self._library.foundry_set_kernel(self._handle, index, array.ctypes.data, array.nbytes)
-        )
+        self._keep.append(data)
+        _check(self._library.foundry_set_kernel(self._handle, index, address(data), data.nbytes))
 
     def set_function(self, index: int, function: Function) -> None:
         """Declare function `index` with its state."""
@@ -155,7 +151,7 @@ class Materializer:
         view = TemplateView(
             len(table.kind), len(table.edge_from), self._functions, len(table.skeleton),
             len(table.parameters),
-            *(getattr(table, name).ctypes.data for name in VIEW_COLUMNS),
+            *(address(getattr(table, name)) for name in VIEW_COLUMNS),
         )  # fmt: skip
         self._keep.append(table)
         _check(self._library.foundry_set_template(self._handle, index, byref(view)))
@@ -166,7 +162,7 @@ class Materializer:
         _check(
             self._library.foundry_set_graph(
                 self._handle, index, name.encode(), template, len(member.word),
-                member.word.ctypes.data, member.value.ctypes.data,
+                address(member.word), address(member.value),
             )
         )  # fmt: skip
 

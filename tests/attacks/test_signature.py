@@ -18,9 +18,10 @@ from foundryc.sign import create_key, sign
 from foundryrt.bundle import errors
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.host.weights import load
 from foundryrt.session import Session
 from foundryrt.trust import NotSigned, SignatureWrong, SignerNotTrusted, Trust, TrustUnusable
-from foundryrt.weights import WeightsChanged, load
+from foundryrt.weights import WeightsChanged
 from tests.attacks.samples import Parts, parts, with_manifest
 from tests.attacks.test_mutation import reseal
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -113,4 +115,40 @@ def test_any_failing_call_undoes_everything(path, fake):
     assert failures > 40
     fake.fail(0)
     use()
+    assert fake.live == ""
+
+
+def test_the_first_launch_needs_no_numpy(path, fake):
+    # In a process of its own, since this one has imported it.
+    script = f"""
+import sys
+from foundryrt.session import Session
+with Session.open({str(path)!r}, first=("step", {{"by": 25}})) as session:
+    session.tensor("state").write_bytes(bytes({4 * counters.COUNT}))
+    session.graph("step", by=25).launch()
+    result = session.tensor("result")
+    assert result.read_bytes() == (25).to_bytes(4, "little") * {counters.COUNT}
+    assert result.__cuda_array_interface__["typestr"] == "<i4"
+    result.__dlpack__()
+    session.wait()
+    assert "numpy" not in sys.modules
+    assert (session.read("result") == 25).all()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_bytes_are_read_and_written_as_they_lie(path, fake):
+    with Session.open(path) as session:
+        state = session.tensor("state")
+        with pytest.raises(UsageError, match="state has 64 bytes, not 63"):
+            state.write_bytes(bytes(63))
+        state.write_bytes(np.arange(counters.COUNT, dtype=np.int32).data)
+        assert (state.read() == np.arange(counters.COUNT)).all()
+        assert state.read_bytes() == state.read().tobytes()
     assert fake.live == ""

@@ -12,7 +12,7 @@ import pytest
 import sigmf
 
 from foundryrt.errors import FoundryError, UsageError
-from foundryrt.pipeline import HostPipeline
+from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline import frame, recording, reference, run, source
 from otfs_pipeline.settings import Settings
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from foundryrt.errors import FoundryError
-from foundryrt.pipeline import HostPipeline
+from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline import stream
 from otfs_pipeline.inbox import Inbox
 from otfs_pipeline.pace import Paced

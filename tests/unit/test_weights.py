@@ -21,10 +21,11 @@ from foundryc.weights import (
     materialize,
     whole,
 )
-from foundryrt import weights as runtime
 from foundryrt.bundle.schema import Manifest, Region, Requirements, Tensor, Workload
+from foundryrt.convert import copy_rows, decode
 from foundryrt.errors import FoundryError, UsageError
-from foundryrt.weights import find_file
+from foundryrt.host.weights import load
+from foundryrt.weights import WeightsChanged, WeightsMissing, find_file
 
 
 def bfloat16(values: np.ndarray) -> np.ndarray:
@@ -88,7 +89,7 @@ def test_interleaved_rows(heads: int, half: int, seed: int) -> None:
     for head in range(heads):
         for part in range(2):
             piece = Piece(None, half, 3, head * half * 2 + part, 2, row=(2 * head + part) * half)
-            runtime.copy_rows(piece.copy(0), source, target)
+            copy_rows(piece.copy(0), source, target)
     expected = source.reshape(heads, half, 2, 3).swapaxes(1, 2).reshape(-1, 3)
     np.testing.assert_array_equal(target, expected)
 
@@ -96,7 +97,7 @@ def test_interleaved_rows(heads: int, half: int, seed: int) -> None:
 @given(st.lists(st.floats(width=32), min_size=1, max_size=50))
 def test_bfloat16_rounds_to_nearest_even(values: list[float]) -> None:
     data = np.array(values, np.float32)
-    got = runtime.decode(memoryview(data).cast("B"), "float32", 1, len(data), "bfloat16")[0]
+    got = decode(memoryview(data).cast("B"), "float32", 1, len(data), "bfloat16")[0]
     back = (got.astype(np.uint32) << 16).view(np.float32)
     assert np.array_equal(np.isnan(back), np.isnan(data))
     kept = np.isfinite(data) & np.isfinite(back)
@@ -110,7 +111,7 @@ def test_bfloat16_rounds_to_nearest_even(values: list[float]) -> None:
 def test_load(stored: Path) -> None:
     target = np.zeros((3, 4), np.float32)
     read: list[int] = []
-    runtime.load(manifest(stored), lambda _: target, progress=read.append)
+    load(manifest(stored), lambda _: target, progress=read.append)
     np.testing.assert_array_equal(target, np.arange(12).reshape(3, 4))
     assert read == [48]
 
@@ -120,9 +121,9 @@ def test_load_from_another_folder(stored: Path, tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     stored.rename(tmp_path / "moved" / stored.name)
     target = np.zeros((3, 4), np.float32)
-    with pytest.raises(runtime.WeightsMissing, match="--weights"):
-        runtime.load(made, lambda _: target)
-    runtime.load(made, lambda _: target, tmp_path / "moved")
+    with pytest.raises(WeightsMissing, match="--weights"):
+        load(made, lambda _: target)
+    load(made, lambda _: target, tmp_path / "moved")
     assert target[2, 3] == 11
 
 
@@ -132,12 +133,12 @@ def test_changed_weights_are_refused_before_use(stored: Path) -> None:
     data[made.weights.sources[0].offset + 3] ^= 1
     stored.write_bytes(data)
     target = np.zeros((3, 4), np.float32)
-    with pytest.raises(runtime.WeightsChanged, match="'a'"):
-        runtime.load(made, lambda _: target)
+    with pytest.raises(WeightsChanged, match="'a'"):
+        load(made, lambda _: target)
     assert not target.any()
     stored.write_bytes(data + b"x")
-    with pytest.raises(runtime.WeightsChanged, match="bytes"):
-        runtime.load(made, lambda _: target)
+    with pytest.raises(WeightsChanged, match="bytes"):
+        load(made, lambda _: target)
 
 
 def test_float_weights_do_not_fill_integers(stored: Path) -> None:
@@ -148,7 +149,7 @@ def test_float_weights_do_not_fill_integers(stored: Path) -> None:
 def test_bfloat16_to_float32() -> None:
     values = np.array([1.5, -2.0, 0.0078125])
     data = memoryview(bfloat16(values)).cast("B")
-    np.testing.assert_array_equal(runtime.decode(data, "bfloat16", 1, 3, "float32")[0], values)
+    np.testing.assert_array_equal(decode(data, "bfloat16", 1, 3, "float32")[0], values)
 
 
 @pytest.mark.parametrize(

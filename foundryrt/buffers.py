@@ -1,0 +1,33 @@
+"""Where a buffer's bytes lie. ctypes itself gives addresses of writable buffers alone."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_int, c_ssize_t, c_void_p, py_object
+
+
+class _View(ctypes.Structure):
+    """Py_buffer of CPython's stable interface."""
+
+    _fields_ = (
+        ("memory", c_void_p), ("owner", c_void_p), ("bytes", c_ssize_t), ("item", c_ssize_t),
+        ("readonly", c_int), ("dimensions", c_int), ("format", c_void_p), ("shape", c_void_p),
+        ("strides", c_void_p), ("suboffsets", c_void_p), ("internal", c_void_p),
+    )  # fmt: skip
+
+
+_SIMPLE = 0  # contiguous bytes; anything else is a BufferError
+_get = ctypes.PYFUNCTYPE(c_int, py_object, POINTER(_View), c_int)(
+    ("PyObject_GetBuffer", ctypes.pythonapi)
+)
+_release = ctypes.PYFUNCTYPE(None, POINTER(_View))(("PyBuffer_Release", ctypes.pythonapi))
+
+
+def address(data: object) -> int:
+    """Address of a contiguous buffer's first byte; it holds as long as the buffer does."""
+    view = _View()
+    _get(data, ctypes.byref(view), _SIMPLE)
+    try:
+        return view.memory or 0
+    finally:
+        _release(ctypes.byref(view))

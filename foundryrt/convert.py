@@ -1,0 +1,66 @@
+"""Stored tensors as arrays: dequantized, converted, their rows put where a recipe wants them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from foundryrt.bundle.schema import DTYPES, WeightCopy
+from foundryrt.errors import FoundryError
+
+AnyArray = npt.NDArray[np.generic]
+
+
+def storage_dtype(dtype: str) -> np.dtype[np.generic]:
+    """The numpy dtype that holds `dtype`; types unknown to numpy are held as their bits."""
+    bits = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+    return np.dtype(bits.get(dtype, dtype))
+
+
+def decode(data: memoryview, source_dtype: str, rows: int, columns: int, dtype: str) -> AnyArray:
+    """A stored tensor as [rows, columns] in `dtype` (held as `storage_dtype(dtype)`).
+
+    GGUF quantizations are dequantized; float types are converted, rounding to nearest even.
+    FoundryError for a conversion that would not be exact in meaning (float to integer).
+    """
+    if source_dtype == dtype:
+        return np.frombuffer(data, storage_dtype(dtype)).reshape(rows, columns)
+    floats = {"float16", "bfloat16", "float32", "float64"}
+    if dtype not in floats or (source_dtype in DTYPES and source_dtype not in floats):
+        raise FoundryError(f"weights stored as {source_dtype} cannot fill a tensor of {dtype}")
+    values = _to_float(data, source_dtype).reshape(rows, columns)
+    return _to_bfloat16(values) if dtype == "bfloat16" else values.astype(storage_dtype(dtype))
+
+
+def _to_float(data: memoryview, dtype: str) -> AnyArray:
+    if dtype == "bfloat16":
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if dtype in DTYPES:
+        return np.frombuffer(data, storage_dtype(dtype))
+    try:
+        import gguf
+    except ImportError:
+        raise FoundryError(
+            f"weights are stored as GGUF {dtype}: pip install gguf to read them"
+        ) from None
+    try:
+        kind = gguf.GGMLQuantizationType[dtype]
+        values: AnyArray = gguf.dequantize(np.frombuffer(data, np.uint8), kind)
+    except (NotImplementedError, KeyError):
+        raise FoundryError(f"GGUF quantization {dtype} cannot be read by gguf") from None
+    return values
+
+
+def _to_bfloat16(values: AnyArray) -> AnyArray:
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    # Rounding must not turn a NaN into an infinity.
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+
+
+def copy_rows(copy: WeightCopy, source: AnyArray, target: AnyArray) -> None:
+    """One copy of a recipe; both arrays are 2-D, their bounds were checked with the manifest."""
+    taken = source[copy.source_row :: copy.source_row_step][: copy.rows]
+    columns = slice(copy.source_column, copy.source_column + copy.columns)
+    place = target[copy.row :: copy.row_step][: copy.rows]
+    place[:, copy.column : copy.column + copy.columns] = taken[:, columns]
