@@ -28,17 +28,15 @@ def _has_gpu() -> bool:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: depends on the clock; runs when nothing else does")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def native() -> None:
-    """The native cores, built from this checkout; without a GPU every test here is skipped."""
+def gpu() -> None:
+    """Without a GPU every test here is skipped."""
     if not _has_gpu():
         pytest.skip("no GPU on this machine")
-    build = ROOT / "build" / "gpu-tests"
-    for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(build)],
-        ["cmake", "--build", str(build), "-j", "8"],
-    ):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 Run = Callable[..., Any]

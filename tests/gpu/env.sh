@@ -1,3 +1,4 @@
+#!/bin/bash
 # Sourced by the scripts that need a GPU: sets PYTHON, with foundry installed from this checkout.
 # Where packages lie as wheels in .whl/ (a machine without a registry), python3 with those; else the virtual environment.
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
@@ -5,10 +6,22 @@ if ls .whl/*.whl >/dev/null 2>&1; then
     PYTHON=python3
     export FOUNDRY_SITE=${FOUNDRY_SITE:-/tmp/site} PIP_DISABLE_PIP_VERSION_CHECK=1
     export PYTHONPATH=$FOUNDRY_SITE PATH=$FOUNDRY_SITE/bin:$PATH
-    python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$FOUNDRY_SITE" .whl/*.whl || exit
-    python3 -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --upgrade --target "$FOUNDRY_SITE" . || exit
+    into_site() {
+        python3 -m pip install -q --no-index --no-deps --no-cache-dir --upgrade --target "$FOUNDRY_SITE" "$@"
+    }
+    # A second script on the same machine finds the wheels there.
+    wheels=$FOUNDRY_SITE/.wheels
+    if [ "$(cat "$wheels" 2>/dev/null)" != "$(ls .whl)" ]; then
+        into_site --no-compile .whl/*.whl && ls .whl >"$wheels" || exit
+    fi
+    into_site --no-build-isolation . || exit
+    # pytest and python -m import the checkout, not the site.
+    for side in foundryc foundryrt; do
+        cp --remove-destination "$FOUNDRY_SITE/$side/native/lib$side.so" "$side/native/" || exit
+    done
 else
-    make setup || exit
+    # An editable install builds the native cores once, but not again when their sources change.
+    make setup && cmake -S . -B build/gpu && cmake --build build/gpu -j 8 || exit
     PYTHON=.venv/bin/python
     export PATH=$PWD/.venv/bin:$PATH
 fi

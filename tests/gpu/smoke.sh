@@ -1,5 +1,6 @@
 #!/bin/bash
-# All GPU tests; their reports as JSON in $OUT, where that is set.
+# All GPU tests, side by side (tests/gpu/suite.py); reports in build/test-gpu, and in $OUT where that is set.
 set -uo pipefail
+# shellcheck source=tests/gpu/env.sh
 . "$(dirname "$0")/env.sh"
-timeout 560 "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu "$@"
+"$PYTHON" tests/gpu/suite.py "$@"

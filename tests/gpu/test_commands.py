@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from foundryrt.bundle.reader import Bundle
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -20,6 +23,7 @@ try:
 finally:
     assert "torch" not in sys.modules and "foundryc" not in sys.modules
 """
+CAPTURE = "from foundryc.cli import main; main()"
 MODEL = """
 import sys
 sys.path.insert(0, "tests/host")
@@ -33,57 +37,68 @@ PARSE = (
 )  # fmt: skip
 
 
-def python(code: str, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-        timeout=300, cwd=ROOT,
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
 
 
-def capture(*arguments: object) -> None:
-    code = "from foundryc.cli import main; main()"
-    python(code, "capture", "--target", "cuda", *arguments)
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out[-2000:] + err[-4000:]
+    return out
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    python(MODEL, folder)
-    return folder
+def run(path: Path, *options: str) -> dict[str, Any]:
+    """A bundle's report, from a process without torch."""
+    return json.loads(finish(start(RUN, "run", path, "--json", *options)))
 
 
-def answer(model, path, *options):
-    capture("--workload", "parse", "--model", model, *PARSE, "-o", path, *options)
-    result = json.loads(
-        python(RUN, "run", path, "--prompt", "Hello", "--max-new-tokens", "24", "--json")
+def capture(workload: str, path: Path, *options: object) -> subprocess.Popen[str]:
+    return start(
+        CAPTURE, "capture", "--target", "cuda", "--workload", workload, "-o", path, *options
     )
-    assert result["tokens"] == 24
-    return result["text"]
 
 
 def test_otfs_receives(tmp_path):
     path = tmp_path / "otfs.fdy"
-    capture("--workload", "otfs", "--grid", "1024x32", "-o", path)
-    clean = json.loads(python(RUN, "run", path, "--frames", "20", "--snr", "30", "--json"))
-    noisy = json.loads(python(RUN, "run", path, "--frames", "20", "--snr", "20", "--json"))
+    finish(capture("otfs", path, "--grid", "1024x32"))
+    clean, noisy = (run(path, "--frames", "20", "--snr", snr) for snr in ("30", "20"))
     assert clean["frames"] == 20
     assert clean["ber"] < noisy["ber"] < 0.03
 
 
-def test_parse_answers_alike_eager_and_compiled(model, tmp_path):
-    eager = answer(model, tmp_path / "eager.fdy")
-    assert eager == answer(model, tmp_path / "again.fdy")
-    assert eager == answer(model, tmp_path / "compiled.fdy", "--compile")
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """A model's bundles, captured side by side: twice eagerly, once compiled."""
+    folder = tmp_path_factory.mktemp("bundles")
+    finish(start(MODEL, folder / "model"))
+    ways = {"eager": (), "again": (), "compiled": ("--compile",)}
+    paths = {way: folder / f"{way}.fdy" for way in ways}
+    captures = [
+        capture("parse", paths[way], "--model", folder / "model", *PARSE, *options)
+        for way, options in ways.items()
+    ]
+    for process in captures:
+        finish(process)
+    return paths
 
 
-def test_compiled_kernels_are_tritons(tmp_path, model):
-    path = tmp_path / "compiled.fdy"
-    capture("--workload", "parse", "--model", model, *PARSE, "-o", path, "--compile")
-    from foundryrt.bundle.reader import Bundle
+def answer(path: Path) -> str:
+    result = run(path, "--prompt", "Hello", "--max-new-tokens", "24")
+    assert result["tokens"] == 24
+    return result["text"]
 
-    with Bundle.open(path) as bundle:
+
+def test_parse_answers_alike_eager_and_compiled(bundles):
+    eager = answer(bundles["eager"])
+    assert eager == answer(bundles["again"])
+    assert eager == answer(bundles["compiled"])
+
+
+def test_compiled_kernels_are_tritons(bundles):
+    with Bundle.open(bundles["compiled"]) as bundle:
         names = [function.name for function in bundle.manifest.functions]
     assert any(name.startswith("triton_") for name in names)

@@ -103,6 +103,7 @@ def test_a_live_source(bundle: Path, tmp_path: Path, kind: str) -> None:
     assert (report["dropped"], report["lost"], report["malformed"]) == (0, 0, 0)
 
 
+@pytest.mark.alone
 def test_paced_frames_are_all_accounted_for(bundle: Path) -> None:
     report = run(bundle, "--frames", 1000, "--pool", 4, "--pace")
     assert report["frames"] + report["dropped"] == 1000
