@@ -31,6 +31,20 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Verification:
+    """Put `trunk` at `start` and after, then judge the sequence cut to each length of `cuts`."""
+
+    trunk: Sequence[int]
+    start: int
+    cuts: Sequence[int]
+    suffix: Sequence[int]
+    """The judge's question."""
+    threshold: float = 0.5
+    rule: str = "first-failure"
+    """A name of `parse_runtime.judge.SELECTIONS`."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a verification found: the kept cut (0 for none) and each cut's P(yes)."""
 
@@ -75,17 +89,5 @@ class Target(Decoder, Protocol):
     ) -> list[list[int]]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give."""
 
-    def verify(
-        self,
-        slot: int,
-        trunk: Sequence[int],
-        start: int,
-        suffix: Sequence[int],
-        cuts: Sequence[int],
-        threshold: float,
-        rule: str,
-    ) -> Verdict:
-        """Put `trunk` at `start` and after; judge the sequence cut to each length of `cuts`.
-
-        `rule` is a name of `parse_runtime.judge.SELECTIONS`. The slot holds all of the trunk then.
-        """
+    def verify(self, slot: int, wanted: Verification) -> Verdict:
+        """Judge prefixes of a slot's sequence; it holds all of the trunk then."""

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from foundryrt.errors import UsageError
 from parse_runtime.request import Listener, Request
-from parse_runtime.roles import Decoder, Target
-from parse_runtime.sequence import Advance, Answer, Call, Calls, Decode, Prefill, Verify
+from parse_runtime.roles import Decoder, Target, Verification
+from parse_runtime.sequence import Advance, Answer, Call, Calls, Decode, Prefill
 
 
 @dataclass(eq=False)
@@ -107,15 +107,11 @@ class Scheduler:
             self._guarded(running, partial(_same, result))
 
     def _single(self, running: _Running) -> Any:
-        request, call, slot = running.request, running.call, running.slot
+        call, slot = running.call, running.slot
         if isinstance(call, Prefill):
             model = self._target if call.model == "target" else self._draft
-            return model.prefill(slot, call.tokens, call.start, request.sampling)
-        verify, rules = cast(Verify, call), request.rules
-        return self._target.verify(
-            slot, verify.trunk, verify.start, request.suffix, verify.cuts, rules.threshold,
-            rules.selection,
-        )  # fmt: skip
+            return model.prefill(slot, call.tokens, call.start, running.request.sampling)
+        return self._target.verify(slot, cast(Verification, call))
 
     def _guarded(self, running: _Running, result: Callable[[], Any]) -> None:
         """Send an answer the result of its pass; note what it asks for next, or its end."""
@@ -128,7 +124,7 @@ class Scheduler:
             self._release(running)
             running.answer.listener.failed(error)
         else:
-            if isinstance(running.call, Prefill | Verify):
+            if isinstance(running.call, Prefill | Verification):
                 self._due.append(running)
 
     def _finish(self, running: _Running, reason: str) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parse_runtime.request import Listener, Request, Statistics
-from parse_runtime.roles import Verdict
+from parse_runtime.roles import Verdict, Verification
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,8 @@ class Advance:
     position: int
 
 
-@dataclass(frozen=True)
-class Verify:
-    """Answered by a `Verdict`; cuts are lengths of the sequence."""
-
-    trunk: Sequence[int]
-    start: int
-    cuts: Sequence[int]
-
-
-Call = Prefill | Decode | Advance | Verify
+Call = Prefill | Decode | Advance | Verification
+"""A verification is answered by a `Verdict`."""
 Calls = Generator[Call, Any, Any]
 
 
@@ -136,12 +128,16 @@ class Answer:
         base, cuts = len(self._sequence), self.request.cuts(draft)
         trunk = [*self._sequence[self._rows :], *draft]
         lengths = [base + cut for cut in cuts]
-        first = lengths[-1:] if self.request.rules.two_stage else lengths
-        verdict: Verdict = yield Verify(trunk, self._rows, first)
+        rules = self.request.rules
+        first = lengths[-1:] if rules.two_stage else lengths
+        wanted = Verification(
+            trunk, self._rows, first, self.request.suffix, rules.threshold, rules.selection
+        )
+        verdict: Verdict = yield wanted
         end, verdicts = base + len(draft), verdict.verdicts
         if len(first) < len(lengths) and not verdict.kept:
             # The trunk's keys and values are there already.
-            verdict = yield Verify([], end, lengths[:-1])
+            verdict = yield replace(wanted, trunk=[], start=end, cuts=lengths[:-1])
             verdicts, first = verdict.verdicts + verdicts, lengths
         kept = max(verdict.kept - base, 0)
         self._rows = base + kept

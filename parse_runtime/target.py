@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from parse_runtime.backend import GraphDecoder, Session
 from parse_runtime.judge import SELECTIONS, selection
 from parse_runtime.layout import verification
 from parse_runtime.proposer import DraftProposer
-from parse_runtime.roles import Sampling, Verdict
+from parse_runtime.roles import Sampling, Verdict, Verification
 
 
 class GraphTarget(GraphDecoder):
@@ -88,21 +89,13 @@ class GraphTarget(GraphDecoder):
         accepted, after = graph.read("accepted"), graph.read("token")
         return [after[i, : accepted[i] + 1].tolist() for i in range(count)]
 
-    def verify(
-        self,
-        slot: int,
-        trunk: Sequence[int],
-        start: int,
-        suffix: Sequence[int],
-        cuts: Sequence[int],
-        threshold: float,
-        rule: str,
-    ) -> Verdict:
+    def verify(self, slot: int, wanted: Verification) -> Verdict:
         """One pass where a captured one is large enough; otherwise the trunk is brought in
         before, and the cuts are spread over several passes.
         """
-        choose = selection(rule)
-        self._check(start + len(trunk), [slot])
+        trunk, suffix, cuts = wanted.trunk, wanted.suffix, wanted.cuts
+        choose, end = selection(wanted.rule), wanted.start + len(trunk)
+        self._check(end, [slot])
         longest, most = self._verify[-1]
         if len(suffix) > longest:
             raise UsageError(
@@ -112,40 +105,30 @@ class GraphTarget(GraphDecoder):
         rows = len(trunk) + len(suffix) * len(cuts)
         fitting = next((v for v in self._verify if v[0] >= rows and v[1] >= len(cuts)), None)
         if fitting:
-            return self._one_pass(fitting, slot, trunk, start, suffix, cuts, threshold, rule)
+            return self._one_pass(fitting, slot, wanted)
         if trunk:
-            self.prefill(slot, trunk, start, Sampling())
+            self.prefill(slot, trunk, wanted.start, Sampling())
         share = min(most, longest // len(suffix))
         verdicts: list[float] = []
         for begin in range(0, len(cuts), share):
-            some = cuts[begin : begin + share]
-            arguments: Any = ([], start + len(trunk), suffix, some, threshold, rule)
-            verdicts += self._one_pass(self._verify[-1], slot, *arguments).verdicts
+            some = replace(wanted, trunk=[], start=end, cuts=cuts[begin : begin + share])
+            verdicts += self._one_pass(self._verify[-1], slot, some).verdicts
         # As the graphs compare.
-        return Verdict(choose(cuts, verdicts, float(np.float32(threshold))), verdicts)
+        return Verdict(choose(cuts, verdicts, float(np.float32(wanted.threshold))), verdicts)
 
-    def _one_pass(
-        self,
-        size: tuple[int, int],
-        slot: int,
-        trunk: Sequence[int],
-        start: int,
-        suffix: Sequence[int],
-        cuts: Sequence[int],
-        threshold: float,
-        rule: str,
-    ) -> Verdict:
+    def _one_pass(self, size: tuple[int, int], slot: int, wanted: Verification) -> Verdict:
         length, most = size
         inputs = f"verify.{length}x{most}"
-        plan, ends = verification(trunk, start, suffix, cuts, length, self.max_len)
-        wanted = np.zeros(most, np.int64)
-        wanted[: len(ends)] = ends
+        trunk, start, cuts = wanted.trunk, wanted.start, wanted.cuts
+        plan, ends = verification(trunk, start, wanted.suffix, cuts, length, self.max_len)
+        last_rows = np.zeros(most, np.int64)
+        last_rows[: len(ends)] = ends
         self.held[slot, start : start + len(trunk)] = trunk
         self._write("slot", np.asarray([slot], np.int64))
         self._write(f"{inputs}.plan", plan)
-        self._write(f"{inputs}.wanted", wanted)
-        self._write(f"{inputs}.threshold", np.asarray([threshold], np.float32))
-        number = list(SELECTIONS).index(rule)
+        self._write(f"{inputs}.wanted", last_rows)
+        self._write(f"{inputs}.threshold", np.asarray([wanted.threshold], np.float32))
+        number = list(SELECTIONS).index(wanted.rule)
         self._write(f"{inputs}.rule", np.asarray([len(cuts), number], np.int64))
         graph = self._launch("verify", len=length, cuts=most)
         kept = int(graph.read("kept")[0])

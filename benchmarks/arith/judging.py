@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.arith.drive import Problem
 from benchmarks.arith.interval import share
 from parse_runtime.judge import SELECTIONS
+from parse_runtime.roles import Verification
 
 THRESHOLDS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 
@@ -64,7 +65,7 @@ def one_pass_difference(
     worst = 0.0
     for prompt, draft, cuts in problems:
         lengths = [len(prompt) + cut for cut in cuts]
-        found = target.verify(0, [*prompt, *draft], 0, suffix, lengths, 0.5, "first-failure")
+        found = target.verify(0, Verification([*prompt, *draft], 0, lengths, suffix))
         for cut, verdict in zip(cuts, found.verdicts, strict=True):
             alone = target.separate([*prompt, *draft[:cut], *suffix], words)
             worst = max(worst, abs(verdict - alone))

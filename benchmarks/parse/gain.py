@@ -22,7 +22,7 @@ from parse_runtime.models.config import ModelConfig
 from parse_runtime.pair import Alike
 from parse_runtime.passes import Passes
 from parse_runtime.request import Request
-from parse_runtime.roles import Sampling, Verdict
+from parse_runtime.roles import Sampling, Verdict, Verification
 from parse_runtime.rules import Rules
 from parse_runtime.scheduler import Scheduler
 from parse_runtime.shapes import Shapes, Tree
@@ -54,13 +54,10 @@ class GivenTarget(GraphTarget):
     profile: Profile
     acceptance = 0.0
 
-    def verify(
-        self, slot: int, trunk: Sequence[int], start: int, suffix: Sequence[int],
-        cuts: Sequence[int], threshold: float, rule: str,
-    ) -> Verdict:  # fmt: skip
-        found = super().verify(slot, trunk, start, suffix, cuts, threshold, rule)
+    def verify(self, slot: int, wanted: Verification) -> Verdict:
+        found = super().verify(slot, wanted)
         most = self.profile.prompt + self.acceptance * self.profile.answer
-        return Verdict(max((cut for cut in cuts if cut <= most), default=0), found.verdicts)
+        return Verdict(max((cut for cut in wanted.cuts if cut <= most), default=0), found.verdicts)
 
     def advance(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int],

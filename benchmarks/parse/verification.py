@@ -18,7 +18,7 @@ from parse_runtime.layout import causal
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Pass, Rows, forward, logits, mlp, store
 from parse_runtime.passes import Passes
-from parse_runtime.roles import Sampling
+from parse_runtime.roles import Sampling, Verification
 from parse_runtime.shapes import Shapes
 from parse_runtime.target import GraphTarget
 
@@ -65,7 +65,7 @@ def verification(
     for k in s.cuts:
         cuts = [s.prompt + s.draft * i // k for i in range(1, k + 1)]
         trunk = tokens[s.prompt : s.prompt + s.draft]
-        target.verify(0, trunk, s.prompt, tokens[: s.suffix], cuts, 0.5, "first-failure")
+        target.verify(0, Verification(trunk, s.prompt, cuts, tokens[: s.suffix]))
         graph = session.graph("target.verify", len=rows[k], cuts=k)
         one_pass = median_seconds(graph.launch, 5)
         lengths = [cut + s.suffix for cut in cuts]

@@ -23,6 +23,7 @@ from benchmarks.arith.network import Network, Size
 from benchmarks.arith.vocabulary import JUDGEMENT, tokenizer
 from parse_runtime.capture import Settings
 from parse_runtime.loading import Loaded, load
+from parse_runtime.roles import Verification
 from parse_runtime.weights.source import open_model
 
 PROBLEMS = drive.draw(6, seed=77)
@@ -92,7 +93,7 @@ def test_verdicts_tell_right_prefixes_from_wrong_ones(pair: Loaded) -> None:
         wrong[place] = encode(str((int(problem.solution[place]) + 3) % 10))[0]
         for tokens, least, most in ((answer, 0.5, 1.0), (wrong, 0.0, 0.5)):
             cuts = [len(prompt) + line * task.LINE for line in (3, 4, 5)]
-            found = target.verify(0, [*prompt, *tokens], 0, suffix, cuts, 0.5, "first-failure")
+            found = target.verify(0, Verification([*prompt, *tokens], 0, cuts, suffix))
             assert all(least <= verdict <= most for verdict in found.verdicts), found
 
 

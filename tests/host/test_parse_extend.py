@@ -18,7 +18,7 @@ from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.models import decoder
 from parse_runtime.models.acceptance import accept
 from parse_runtime.models.speculation import Speculation
-from parse_runtime.roles import Sampling
+from parse_runtime.roles import Sampling, Verification
 from parse_runtime.shapes import Tree
 from parse_runtime.target import GraphTarget
 
@@ -101,7 +101,7 @@ def test_a_cropped_and_verified_sequence_goes_on(folders: Path, way: str) -> Non
     for model in (plain, target):
         model.prefill(1, prompt, 0, GREEDY)
         model.advance([1], [50], [3], [GREEDY])
-        model.verify(1, draft, 3, [60, 61], [9, 19], 0.5, "first-failure")
+        model.verify(1, Verification(draft, 3, [9, 19], [60, 61]))
     kept = (prompt + draft)[:9]
     expected = list(kept)
     while len(expected) < 40:

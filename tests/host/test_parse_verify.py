@@ -19,6 +19,7 @@ from parse_runtime.capture import Settings
 from parse_runtime.eager import EagerSession
 from parse_runtime.judge import SELECTIONS, selection
 from parse_runtime.models.acceptance import select
+from parse_runtime.roles import Verification
 from parse_runtime.target import GraphTarget
 from parse_runtime.text.tokenizer import Tokenizer
 
@@ -47,7 +48,7 @@ def check(
     target.prefill(0, prompt, 0, GREEDY)
     base, need = len(prompt), len(draft) + len(suffix) * len(cuts)
     absolute = [base + cut for cut in cuts]
-    verdicts = target.verify(0, draft, base, suffix, absolute, 0.5, "first-failure").verdicts
+    verdicts = target.verify(0, Verification(draft, base, absolute, suffix)).verdicts
     rows, most = next(v for v in target._verify if v[0] >= need and v[1] >= len(cuts))
     seen = session.graph("target.verify", len=rows, cuts=most).read("logits")
     trunk_cache = session.tensors["target.cache"][:, :, :, 0].clone()
@@ -84,7 +85,8 @@ def test_too_large_a_verification_is_spread_over_passes(tiny: Loaded) -> None:
     prompt, draft, suffix = [3, 1, 4], list(range(40, 80)), [7, 8, 9]
     target.prefill(0, prompt, 0, GREEDY)
     cuts = [len(prompt) + cut for cut in range(4, 41, 2)]
-    found = target.verify(0, draft, len(prompt), suffix, cuts, 0.4, "longest-accepted")
+    wanted = Verification(draft, len(prompt), cuts, suffix, 0.4, "longest-accepted")
+    found = target.verify(0, wanted)
     assert found.kept == selection("longest-accepted")(cuts, found.verdicts, 0.4)
     for cut, verdict in zip(cuts, found.verdicts, strict=True):
         scores = logits(separate, (prompt + draft)[:cut] + suffix)

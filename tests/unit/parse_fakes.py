@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from parse_runtime.judge import selection, stride_cuts
 from parse_runtime.pair import Alike
 from parse_runtime.request import Request, Statistics
-from parse_runtime.roles import Sampling, Verdict
+from parse_runtime.roles import Sampling, Verdict, Verification
 from parse_runtime.rules import Rules
 
 STOP, PROMPT, SUFFIX = 0, [90, 91, 92], [70, 71]
@@ -82,16 +82,14 @@ class Fake:
                 new.append(self.say(self._put(slot, new[-1:], len(self.rows[slot])), sampling))
         return found
 
-    def verify(
-        self, slot: int, trunk: Sequence[int], start: int, suffix: Sequence[int],
-        cuts: Sequence[int], threshold: float, rule: str,
-    ) -> Verdict:  # fmt: skip
-        assert list(suffix) == SUFFIX
-        held = self._put(slot, trunk, start)
-        assert max(cuts) <= len(held)
-        self.passes.append([cut - len(PROMPT) for cut in cuts])
-        verdicts = [self.judge(held[:cut]) for cut in cuts]
-        return Verdict(selection(rule)(cuts, verdicts, threshold), verdicts)
+    def verify(self, slot: int, wanted: Verification) -> Verdict:
+        assert list(wanted.suffix) == SUFFIX
+        held = self._put(slot, wanted.trunk, wanted.start)
+        assert max(wanted.cuts) <= len(held)
+        self.passes.append([cut - len(PROMPT) for cut in wanted.cuts])
+        verdicts = [self.judge(held[:cut]) for cut in wanted.cuts]
+        choose = selection(wanted.rule)
+        return Verdict(choose(wanted.cuts, verdicts, wanted.threshold), verdicts)
 
 
 def accepting(lengths: Sequence[int]) -> Callable[[list[int]], float]:
