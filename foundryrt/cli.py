@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
@@ -89,6 +87,9 @@ def show_options(
     serve: Annotated[bool, typer.Option("--serve", help="Those of `serve`.")] = False,
 ) -> None:
     """List the options that `run`, or `serve`, takes for BUNDLE's workload."""
+    from rich.console import Console
+    from rich.table import Table
+
     with reporting():
         with Bundle.open(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name

@@ -26,10 +26,10 @@ def main(name: str, mode: str, folder: Path, verify: bool) -> None:
     clock = time.time() - time.perf_counter()
     session = Session.open(path, first=("decode", {"batch": 1}), load_weights=False)
     marks["open"] = time.time()
-    session.write("plan.1", plan(1, 0))
+    session.tensor("plan.1").write_bytes(plan(1, 0))
     graph = session.graph("decode", batch=1)
     graph.launch()
-    graph.read("logits")
+    graph.tensor("logits").read_bytes()
     marks["first_launch"] = time.time()
     ready = []
     session.wait(lambda count, total: ready.append((time.time() - SPAWNED, count)))
@@ -67,10 +67,10 @@ def main(name: str, mode: str, folder: Path, verify: bool) -> None:
         wrong = []
         for batch in batches(name):
             for step in range(STEPS):
-                session.write(f"plan.{batch}", plan(batch, step))
+                session.tensor(f"plan.{batch}").write_bytes(plan(batch, step))
                 graph = session.graph("decode", batch=batch)
                 graph.launch()
-                if digest(graph.read("logits")) != want[f"{batch}.{step}"]:
+                if digest(graph.tensor("logits").read_bytes()) != want[f"{batch}.{step}"]:
                     wrong.append(f"{batch}.{step}")
         report |= {"identical": not wrong, "different": wrong}
     session.close()

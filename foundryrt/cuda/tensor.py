@@ -18,6 +18,7 @@ from foundryrt.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from typing_extensions import Buffer
 
 # numpy's type strings; types that numpy lacks are seen as their bits.
 _TYPES = {
@@ -94,7 +95,7 @@ class DeviceTensor:
             self.device.cuda("cuStreamSynchronize", self.stream)
         return data
 
-    def write_bytes(self, data: bytes | bytearray | memoryview) -> None:
+    def write_bytes(self, data: Buffer) -> None:
         """Replace the `extent` bytes, gaps between strided elements too; UsageError for more or
         fewer."""
         view = memoryview(data)

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from foundryrt import start
-
 CAPTURE = "from foundryc.cli import main; main()"
 
 
@@ -30,12 +28,3 @@ def test_a_machine_without_a_gpu_is_one_line(tmp_path: Path) -> None:
 def test_compiled_host_code_is_refused(tmp_path: Path) -> None:
     done = capture("--compile", "-o", str(tmp_path / "x.fdy"))
     assert done.returncode == 2 and "--compile needs --target cuda" in done.stderr
-
-
-def test_the_command_knows_a_bundles_target(tmp_path: Path) -> None:
-    path = tmp_path / "x.fdy"
-    assert capture("-o", str(path)).returncode == 0
-    assert start._target(str(path)) == "host"
-    path.write_bytes(path.read_bytes()[:100])
-    assert start._target(str(path)) == ""
-    assert start._target(str(tmp_path / "none.fdy")) == ""

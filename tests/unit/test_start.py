@@ -1,0 +1,44 @@
+"""The command's own start: what it makes of a bundle before anything is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundryrt import start
+from foundryrt.bundle.schema import SectionKind
+from foundryrt.bundle.writer import BundleWriter
+from tests.attacks.samples import parts
+from tests.unit.test_bundle_writer import manifest
+from tests.unit.test_imports import imported
+
+
+def test_a_bundle_with_kernels_is_one_for_a_device(tmp_path: Path) -> None:
+    assert start._on_device(str(parts().write(tmp_path / "cuda.fdy")))
+    with BundleWriter(tmp_path / "host.fdy") as writer:
+        writer.add(SectionKind.FILE, "x", bytes(10_000))
+        writer.finish(manifest())
+    assert not start._on_device(str(tmp_path / "host.fdy"))
+    assert not start._on_device(str(tmp_path / "none.fdy"))
+    assert not start._on_device(str(tmp_path))
+
+
+@given(head=st.binary(max_size=20), rest=st.binary(max_size=300))
+def test_nothing_that_is_in_the_file_matters(
+    head: bytes, rest: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("start") / "x.fdy"
+    for data in (head + rest, b"FDY\1" + head + rest):
+        path.write_bytes(data)
+        assert start._on_device(str(path)) in (True, False)
+
+
+def test_the_driver_waits_for_no_imports() -> None:
+    modules, _ = imported(
+        "from foundryrt import start; start._on_device('x'); import foundryrt.cuda.early"
+    )
+    assert "ctypes" in modules
+    assert not modules & {"msgspec", "zstandard", "hashlib", "inspect", "numpy"}
