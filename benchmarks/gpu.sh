@@ -1,22 +1,56 @@
 #!/bin/bash
-# Every benchmark that needs a GPU, one after the other, into benchmarks/results ($OUT where set); a failure stops none of
-# the others. By name for some of them: benchmarks/gpu.sh otfs geometry
+# The benchmarks that need a GPU, one after the other, into benchmarks/results; benchmarks/README.md says what each takes.
+# By name for some of them: benchmarks/gpu.sh otfs decode. A part that fails or outlives its limit stops none of the
+# others; all together end within BENCH_SECONDS, where set. Results and logs go to $OUT/bench-gpu.tgz, where OUT is set.
 set -uo pipefail
+# shellcheck source=tests/gpu/env.sh
 . "$(dirname "$0")/../tests/gpu/env.sh"
-results=${OUT:-benchmarks/results}
+results=benchmarks/results logs=build/bench-gpu
+parts=("$@")
+[ $# -gt 0 ] || parts=(cold otfs decode arith gain peers large linear attention)
+
+# Sets limit, in seconds, and command, Python's arguments.
+# shellcheck disable=SC2054,SC2206
+choose() {
+    case $1 in
+        cold) limit=330 command=(benchmarks/cold_start.py -o $results/cold_start.json) ;;
+        cold14b) limit=400 command=(benchmarks/cold_start.py --model qwen3-14b --modes eager --repeats 1
+            --torch-repeats 1 -o $results/cold_start_14b.json) ;;
+        otfs) limit=240 command=(benchmarks/otfs.py --output $results/otfs.json) ;;
+        decode) limit=100 command=(-m benchmarks.parse_geometry --parts decode,verify) ;;
+        gain) limit=200 command=(-m benchmarks.parse_geometry --parts gain --batches 1,8,32) ;;
+        peers) limit=240 command=(-m benchmarks.parse_geometry --parts peers) ;;
+        large) limit=150 command=(-m benchmarks.parse_geometry --parts moe,32b) ;;
+        linear) limit=120 command=(-m benchmarks.parse.linear $results/parse_linear.json) ;;
+        attention) limit=150 command=(benchmarks/parse/attention.py $results/parse_kernels.json) ;;
+        arith) limit=280 command=(-m benchmarks.arith.evaluate --target cuda --concurrent 1,16 --problems 256
+            --out $results/parse_arith.json) ;;
+        *) echo "no benchmark $1" >&2; exit 2 ;;
+    esac
+}
+
+for name in "${parts[@]}"; do choose "$name"; done
+rm -rf $logs && mkdir -p $logs || exit
 failed=0
-for name in ${@:-cold otfs geometry linear attention arith}; do
-    case $name in
-        cold) "$PYTHON" benchmarks/cold_start.py -o "$results/cold_start.json" ;;
-        cold14b) "$PYTHON" benchmarks/cold_start.py --model qwen3-14b --modes eager --repeats 1 \
-            --torch-repeats 1 -o "$results/cold_start_14b.json" ;;
-        otfs) "$PYTHON" benchmarks/otfs.py --output "$results/otfs.json" ;;
-        geometry) "$PYTHON" -m benchmarks.parse_geometry --output "$results/parse_geometry.json" ;;
-        linear) "$PYTHON" -m benchmarks.parse.linear "$results/parse_linear.json" ;;
-        attention) "$PYTHON" benchmarks/parse/attention.py "$results/parse_kernels.json" ;;
-        arith) "$PYTHON" -m benchmarks.arith.evaluate --target cuda --concurrent 1,16 --problems 256 \
-            --out "$results/parse_arith.json" && "$PYTHON" -m benchmarks.parse.merge ;;
-        *) echo "no benchmark $name" >&2; exit 2 ;;
-    esac || failed=1
+for name in "${parts[@]}"; do
+    choose "$name"
+    left=$((${BENCH_SECONDS:-100000} - SECONDS)) began=$SECONDS
+    if [ $left -lt 20 ]; then
+        outcome="not begun: no time left" failed=1
+    else
+        echo "== $name"
+        timeout -k 10 $((left < limit ? left : limit)) "$PYTHON" "${command[@]}" 2>&1 | tee "$logs/$name.log"
+        case ${PIPESTATUS[0]} in
+            0) outcome="done" ;;
+            124 | 137) outcome="stopped: out of time" failed=1 ;;
+            *) outcome="failed" failed=1 ;;
+        esac
+    fi
+    printf '%-10s %4d s  %s\n' "$name" $((SECONDS - began)) "$outcome" >>$logs/parts.txt
+    # After every part: what was measured comes back where a later one outlives the machine.
+    "$PYTHON" -m benchmarks.parse.merge >/dev/null || failed=1
+    [ -z "${OUT:-}" ] || tar -czf "$OUT/bench-gpu.tgz" $results $logs || failed=1
 done
+"$PYTHON" -m benchmarks.summary || failed=1
+cat $logs/parts.txt
 exit $failed
