@@ -137,14 +137,17 @@ def _true_taps(settings: Settings, index: int) -> tuple[np.ndarray, np.ndarray]:
     # Below -60 dB a tap is nothing beside any noise here.
     inside &= np.abs(taps.value) > 1e-3
     table[b[inside], a[inside]] = taps.value[inside]
-    starts = np.zeros(1 + geometry.groups, np.int32)
-    next_free = -1
-    for delay in np.unique(a[inside]):
-        if delay >= next_free:
-            starts[0] += 1
-            starts[starts[0]] = delay + settings.first_tap
-            next_free = delay + geometry.group
-    return table, starts
+    delays = np.unique(a[inside])[: geometry.delays]
+    groups = []
+    for index, delay in enumerate(delays):
+        last = groups[-1] if groups else None
+        if last is None or delay != delays[index - 1] + 1 or index - last[1] == geometry.group:
+            groups.append((delay + settings.first_tap, index))
+    packed = np.zeros(1 + 2 * (geometry.delays + 1), np.int32)
+    packed[0] = len(groups)
+    packed[1 : 1 + 2 * len(groups)] = np.ravel(groups)
+    packed[2 + 2 * len(groups)] = delays.size
+    return table, packed
 
 
 def _baseline(

@@ -16,9 +16,18 @@ __device__ __forceinline__ void push(float* address, int rank, float value) {
                  :: "r"(remote(address, rank)), "f"(value) : "memory");
 }
 
+// The barrier in two parts: what a thread pushed before it arrived is there for those that waited.
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 __device__ __forceinline__ void cluster_barrier() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    cluster_arrive();
+    cluster_wait();
 }
 
 // The block's dynamic shared memory.

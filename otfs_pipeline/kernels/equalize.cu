@@ -5,39 +5,56 @@
 // period of M samples and longer than the channel, keeps the periods apart: (P HᴴH P + σ²I) x = P Hᴴ y
 // is N systems that know nothing of each other, so nothing of the frame's size is ever waited for.
 //
-// A cluster's blocks own SPAN samples of a period each, and hold x, r in registers and p, Hp in
+// A cluster's blocks own SPAN samples of a period each, and hold x, p in registers and r, y = Hp in
 // shared memory. What the taps reach beyond a block is pushed into its neighbours' shared memory.
 // An index j counts from the first sample that data reaches, FIRST_SAMPLE after the pilot.
+//
+// Hp is Hr plus β times the one before, so β is not needed until Hr is done, nor α until Hᴴy is:
+// sums and edges travel through the cluster while all warps but those at a block's edges multiply.
 
 constexpr int WARPS = THREADS / 32;
 constexpr int SPAN = THREADS * EACH;
-constexpr int BEHIND = LAST_TAP + GROUP - 1, AHEAD = -FIRST_TAP, HALO = BEHIND + AHEAD;
+constexpr int BEHIND = LAST_TAP, AHEAD = -FIRST_TAP, HALO = BEHIND + AHEAD;
 constexpr int FIRST_SAMPLE = GUARD / 2 + 1 + FIRST_TAP;
 constexpr int LENGTH = M - FIRST_SAMPLE;
 constexpr int DATA_FIRST = -FIRST_TAP, DATA_LAST = M - GUARD / 2 - FIRST_SAMPLE;
-constexpr int SLOTS = MAX_GROUPS * GROUP;
 constexpr int NODES = (SPAN + HALO) / NODE_STEP + 2;
 constexpr int BINS = (EIGENVALUES + CLUSTER * THREADS - 1) / (CLUSTER * THREADS);
 
-// p has BEHIND samples before the block's own and AHEAD after them; y = Hp has it the other way.
-struct Shared {
-    Sample p[SPAN + HALO];
-    Sample y[SPAN + HALO];
-    Sample halo[HALO];
-    alignas(16) Sample node[NODES][SLOTS];
-    Sample centre[SLOTS];
-    float curvature[CLUSTER * WARPS], energy[CLUSTER * WARPS];
-    int start[MAX_GROUPS];
+// A coefficient at a node, and what it gains up to the next one.
+struct alignas(16) Node {
+    Sample value, slope;
 };
 
-// The sum over the cluster, the same bits in every thread; a cluster barrier.
-__device__ float cluster_sum(float value, float* parts, int rank) {
+// Up to GROUP neighbouring delays; their coefficients are those from `slot` on.
+struct alignas(8) Group {
+    int start, slot;
+};
+
+// r has BEHIND samples before the block's own and AHEAD after them; y = Hp has it the other way.
+struct Shared {
+    // An odd row: neighbouring nodes of a delay lie in different banks.
+    Node node[NODES][MAX_DELAYS | 1];
+    Sample r[SPAN + HALO];
+    Sample y[SPAN + HALO];
+    Sample centre[MAX_DELAYS];
+    Group group[MAX_DELAYS + 1];
+    int delay[MAX_DELAYS];
+    float curvature[CLUSTER * WARPS], energy[CLUSTER * WARPS];
+    float alpha[ITERATIONS], beta[ITERATIONS];
+};
+
+// Sends this warp's part of a sum to all of the cluster.
+__device__ __forceinline__ void push_part(float value, float* parts, int rank) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     value = warp_sum(value);
     if (lane < CLUSTER) push(&parts[rank * WARPS + warp], lane, value);
-    cluster_barrier();
+}
+
+// Their sum after a barrier of the cluster, the same bits in every thread.
+__device__ __forceinline__ float total(const float* parts) {
     float sum = 0;
-    for (int i = lane; i < CLUSTER * WARPS; i += 32) sum += parts[i];
+    for (int i = threadIdx.x % 32; i < CLUSTER * WARPS; i += 32) sum += parts[i];
     return warp_sum(sum);
 }
 
@@ -60,37 +77,73 @@ __device__ __forceinline__ void push_edges(Sample* below, Sample* above, int beh
     }
 }
 
-// The GROUP coefficients of group g, linear between two nodes; x counts from the first node.
-__device__ __forceinline__ void coefficients(const Shared& s, int g, unsigned x, int each_step,
-                                             Sample (&c)[GROUP]) {
-    unsigned node = x / NODE_STEP;
+// Whether a sample of this warp, with `before` and `after` samples around it, reaches another block.
+__device__ __forceinline__ bool reaches_out(int rank, int before, int after) {
+    int first = threadIdx.x / 32 * 32 * EACH, last = first + 32 * EACH;
+    return (rank > 0 && first < before) || (rank + 1 < CLUSTER && last + after > SPAN);
+}
+
+// Adds the products of a group of `length` <= COUNT delays; r is that of its first delay.
+template <int COUNT>
+__device__ __forceinline__ void add_forward(int length, const Sample* r, const Node* node, float part,
+                                            Sample (&sum)[EACH]) {
+    if constexpr (COUNT > 1) {
+        if (length < COUNT) return add_forward<COUNT - 1>(length, r, node, part, sum);
+    }
+    Sample c[COUNT];
 #pragma unroll
-    for (int i = 0; i < GROUP; i++) {
-        if (NODE_STEP == 1) {
-            c[i] = s.node[node + each_step * i][g * GROUP + i];
-            continue;
+    for (int i = 0; i < COUNT; i++) c[i] = node[i].value + part * node[i].slope;
+#pragma unroll
+    for (int at = 1 - COUNT; at < EACH; at++) {
+        Sample w = r[at];
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            if (0 <= at + i && at + i < EACH) add_product(sum[at + i], c[i], w);
         }
-        Sample low = s.node[node][g * GROUP + i], high = s.node[node + 1][g * GROUP + i];
-        float part = float(int(x % NODE_STEP) + each_step * i) * (1.0f / NODE_STEP);
-        c[i] = low + part * (high - low);
     }
 }
 
-// (Hp)[j] for EACH samples from own index `first`. A coefficient is held over them: they are odd
+// (Hr)[j] for EACH samples from own index `first`. A coefficient is held over them: they are odd
 // in number, and it is that of the one in their middle.
 __device__ __forceinline__ void forward(const Shared& s, int groups, int first, Sample (&sum)[EACH]) {
 #pragma unroll
     for (int e = 0; e < EACH; e++) sum[e] = {0, 0};
-    for (int g = 0; g < groups; g++) {
-        Sample c[GROUP], w[EACH + GROUP - 1];
-        coefficients(s, g, AHEAD + first + EACH / 2, 0, c);
-        const Sample* p = s.p + BEHIND + first - s.start[g] - (GROUP - 1);
+    const unsigned x = AHEAD + first + EACH / 2;
+    const Node* row = s.node[x / NODE_STEP];
+    const float part = float(int(x % NODE_STEP)) * (1.0f / NODE_STEP);
+    Group group = s.group[0];
+    for (int g = 1; g <= groups; g++) {
+        Group next = s.group[g];
+        const Sample* r = s.r + BEHIND + first - group.start;
+        add_forward<GROUP>(next.slot - group.slot, r, row + group.slot, part, sum);
+        group = next;
+    }
+}
+
+// As add_forward; x is where the coefficient of the first delay is taken, from the first node on.
+template <int COUNT>
+__device__ __forceinline__ void add_adjoint(int length, const Sample* y, const Node* column, unsigned x,
+                                            Sample (&sum)[EACH]) {
+    if constexpr (COUNT > 1) {
+        if (length < COUNT) return add_adjoint<COUNT - 1>(length, y, column, x, sum);
+    }
+    constexpr int ROW = MAX_DELAYS | 1;
+    const Node* node = column + x / NODE_STEP * ROW;
+    const float part = float(int(x % NODE_STEP)) * (1.0f / NODE_STEP);
+    Sample c[COUNT];
 #pragma unroll
-        for (int i = 0; i < EACH + GROUP - 1; i++) w[i] = p[i];
+    for (int i = 0; i < COUNT; i++) {
+        // Where every sample is a node, the next delay's coefficient is the next node's.
+        const Node here = NODE_STEP == 1 ? node[i * (ROW + 1)] : node[i];
+        c[i] = here.value + (NODE_STEP == 1 ? 0 : part + i * (1.0f / NODE_STEP)) * here.slope;
+    }
 #pragma unroll
-        for (int i = 0; i < GROUP; i++)
+    for (int at = 0; at < EACH + COUNT - 1; at++) {
+        Sample w = y[at];
 #pragma unroll
-            for (int e = 0; e < EACH; e++) add_product(sum[e], c[i], w[e + GROUP - 1 - i]);
+        for (int i = 0; i < COUNT; i++) {
+            if (0 <= at - i && at - i < EACH) add_conjugate_product(sum[at - i], c[i], w);
+        }
     }
 }
 
@@ -98,24 +151,26 @@ __device__ __forceinline__ void forward(const Shared& s, int groups, int first, 
 __device__ __forceinline__ void adjoint(const Shared& s, int groups, int first, Sample (&sum)[EACH]) {
 #pragma unroll
     for (int e = 0; e < EACH; e++) sum[e] = {0, 0};
-    for (int g = 0; g < groups; g++) {
-        Sample c[GROUP], w[EACH + GROUP - 1];
-        int start = s.start[g];
-        coefficients(s, g, AHEAD + first + EACH / 2 + start, 1, c);
-        const Sample* y = s.y + AHEAD + first + start;
-#pragma unroll
-        for (int i = 0; i < EACH + GROUP - 1; i++) w[i] = y[i];
-#pragma unroll
-        for (int i = 0; i < GROUP; i++)
-#pragma unroll
-            for (int e = 0; e < EACH; e++) add_conjugate_product(sum[e], c[i], w[e + i]);
+    Group group = s.group[0];
+    for (int g = 1; g <= groups; g++) {
+        Group next = s.group[g];
+        const int at = AHEAD + first + group.start;
+        add_adjoint<GROUP>(next.slot - group.slot, s.y + at, s.node[0] + group.slot, at + EACH / 2, sum);
+        group = next;
     }
 }
 
-// The coefficient of a slot at sample n of the frame.
+// Nothing is sent where `silent` has a bit.
+__device__ __forceinline__ void mask(Sample (&sum)[EACH], unsigned silent) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        if (silent >> e & 1) sum[e] = {0, 0};
+    }
+}
+
+// c_a at sample n of the frame.
 __device__ Sample coefficient(const Sample* taps, int a, long long n) {
     Sample sum = {0, 0};
-    if (a > LAST_TAP) return sum;
     Sample turn = root(-REACH * (n - a), Q), step = root(n - a, Q);
     for (int b = 0; b < DOPPLERS; b++) {
         add_product(sum, taps[b * WINDOW + a - FIRST_TAP], turn);
@@ -126,23 +181,35 @@ __device__ Sample coefficient(const Sample* taps, int a, long long n) {
     return sum;
 }
 
-// |H(t,f)|² in the middle of the period's data, at this thread's frequencies (equalize.eigenvalues).
-__device__ void eigenvalues(const Shared& s, int groups, int rank, float (&value)[BINS]) {
-#pragma unroll
-    for (int i = 0; i < BINS; i++) {
-        int bin = (i * CLUSTER + rank) * THREADS + threadIdx.x;
-        Sample sum = {0, 0}, step = root(-bin, EIGENVALUES);
-        for (int g = 0; g < groups; g++) {
-            Sample turn = root(-(long long)bin * s.start[g], EIGENVALUES);
-            for (int k = 0; k < GROUP; k++) {
-                add_product(sum, s.centre[g * GROUP + k], turn);
-                Sample next = {0, 0};
-                add_product(next, turn, step);
-                turn = next;
-            }
-        }
-        value[i] = energy(sum);
+// The groups and their delays' coefficients; returns how many groups there are.
+__device__ int prepare(Shared& s, const Sample* taps, const int* selected, int rank, int period) {
+    const int groups = selected[0];
+    const long long origin = PILOT_DELAY + (long long)period * M;
+    for (int i = threadIdx.x; i <= groups; i += THREADS) {
+        Group group = {selected[1 + 2 * i], selected[2 + 2 * i]};
+        s.group[i] = group;
+        if (i == groups) break;
+        int length = selected[4 + 2 * i] - group.slot;
+        for (int k = 0; k < length; k++) s.delay[group.slot + k] = group.start + k;
     }
+    __syncthreads();
+    const int delays = s.group[groups].slot;
+    for (int i = threadIdx.x; i < (NODES + 1) * delays; i += THREADS) {
+        int slot = i % delays, node = i / delays, a = s.delay[slot];
+        if (node == NODES) {
+            s.centre[slot] = coefficient(taps, a, origin + M / 2);
+        } else {
+            int j = rank * SPAN - AHEAD + node * NODE_STEP;
+            s.node[node][slot].value = coefficient(taps, a, origin + FIRST_SAMPLE + j);
+        }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < (NODES - 1) * delays; i += THREADS) {
+        Node& here = s.node[i / delays][i % delays];
+        here.slope = s.node[i / delays + 1][i % delays].value - here.value;
+    }
+    __syncthreads();
+    return groups;
 }
 
 // Received samples without the pilot's response, with halo, into s.y.
@@ -153,14 +220,14 @@ __device__ void load(Shared& s, const Sample* samples, int groups, int rank, int
         s.y[i] = 0 <= j && j < LENGTH ? samples[n] : Sample{0, 0};
     }
     __syncthreads();
-    for (int slot = threadIdx.x; slot < groups * GROUP; slot += THREADS) {
-        int a = s.start[slot / GROUP] + slot % GROUP;
+    for (int slot = threadIdx.x; slot < s.group[groups].slot; slot += THREADS) {
+        int a = s.delay[slot];
         // A negative delay is reached from the pilot of the next period.
         int j = (a < 0 ? M : 0) + a - FIRST_SAMPLE, sender = a < 0 ? period + 1 : period;
         int i = j - rank * SPAN + AHEAD;
         if (j < 0 || i < 0 || i >= SPAN + HALO) continue;
-        Sample low = s.node[i / NODE_STEP][slot], high = s.node[i / NODE_STEP + 1][slot];
-        Sample c = low + (float(i % NODE_STEP) / NODE_STEP) * (high - low), response = {0, 0};
+        Node node = s.node[i / NODE_STEP][slot];
+        Sample c = node.value + (float(i % NODE_STEP) / NODE_STEP) * node.slope, response = {0, 0};
         Sample pilot = (PILOT_AMPLITUDE * rsqrtf(float(N))) * root((long long)sender * PILOT_DOPPLER, N);
         add_product(response, c, pilot);
         s.y[i] = s.y[i] - response;
@@ -168,122 +235,132 @@ __device__ void load(Shared& s, const Sample* samples, int groups, int rank, int
     __syncthreads();
 }
 
-// `moments` [N]: sums over the frequencies of λc and (λ+σ²)λc² (equalize.bias).
-extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+// This thread's part of two sums over the frequencies, of λc and (λ+σ²)λc² (equalize.bias), where λ
+// is |H(t,f)|² in the middle of the period's data and c the filter that the steps are.
+__device__ Sample bias(const Shared& s, int groups, int rank, float sigma2) {
+    Sample moments = {0, 0};
+#pragma unroll
+    for (int i = 0; i < BINS; i++) {
+        int bin = (i * CLUSTER + rank) * THREADS + threadIdx.x;
+        if (bin >= EIGENVALUES) break;
+        Sample response = {0, 0}, step = root(-bin, EIGENVALUES);
+        for (int g = 0; g < groups; g++) {
+            Sample turn = root(-(long long)bin * s.group[g].start, EIGENVALUES);
+            for (int slot = s.group[g].slot; slot < s.group[g + 1].slot; slot++) {
+                add_product(response, s.centre[slot], turn);
+                Sample next = {0, 0};
+                add_product(next, turn, step);
+                turn = next;
+            }
+        }
+        float eigenvalue = energy(response), damped = eigenvalue + sigma2, left = 1, steepest = 1;
+        for (int k = 0; k < ITERATIONS; k++) {
+            steepest = left + s.beta[k] * steepest;
+            left -= s.alpha[k] * damped * steepest;
+        }
+        // Out of bounds means beyond the spectrum (see equalize.bias); a NaN is out of bounds too.
+        if (!(fabsf(left) <= 1)) left = 0;
+        float c = (1 - left) / damped;
+        moments.re += eigenvalue * c;
+        moments.im += damped * eigenvalue * c * c;
+    }
+    return moments;
+}
+
+// `moments` [N]: the two sums of `bias`.
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, RESIDENT)
 equalize(const Sample* samples, const Sample* taps, const int* selected, const float* noise_variance,
          Sample* equalized, Sample* moments) {
     Shared& s = *reinterpret_cast<Shared*>(dynamic_shared());
     const int rank = blockIdx.x % CLUSTER, period = blockIdx.x / CLUSTER;
-    const int first = threadIdx.x * EACH, groups = selected[0];
+    const int first = threadIdx.x * EACH;
+    const bool forward_waits = reaches_out(rank, BEHIND, AHEAD);
+    const bool adjoint_waits = reaches_out(rank, AHEAD, BEHIND);
     const float sigma2 = *noise_variance;
-    const long long origin = PILOT_DELAY + (long long)period * M;
 
-    for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.p[i] = {0, 0};
-    for (int i = threadIdx.x; i < HALO; i += THREADS) s.halo[i] = {0, 0};
-    for (int i = threadIdx.x; i < groups; i += THREADS) s.start[i] = selected[1 + i];
-    __syncthreads();
-    for (int i = threadIdx.x; i < (NODES + 1) * groups * GROUP; i += THREADS) {
-        int slot = i % (groups * GROUP), node = i / (groups * GROUP);
-        int a = s.start[slot / GROUP] + slot % GROUP;
-        if (node == NODES) {
-            s.centre[slot] = coefficient(taps, a, origin + M / 2);
-        } else {
-            int j = rank * SPAN - AHEAD + node * NODE_STEP;
-            s.node[node][slot] = coefficient(taps, a, origin + FIRST_SAMPLE + j);
-        }
-    }
-    cluster_barrier();
+    for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.r[i] = {0, 0};
+    const int groups = prepare(s, taps, selected, rank, period);
     load(s, samples, groups, rank, period);
+    // From here on the neighbours push into this block.
+    cluster_barrier();
 
-    float eigenvalue[BINS], polynomial[BINS], steepest[BINS];
-    eigenvalues(s, groups, rank, eigenvalue);
-#pragma unroll
-    for (int i = 0; i < BINS; i++) polynomial[i] = steepest[i] = 1;
-
-    unsigned data = 0;
+    unsigned silent = 0;
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
         int j = rank * SPAN + first + e;
-        data |= unsigned(DATA_FIRST <= j && j < DATA_LAST) << e;
+        silent |= unsigned(j < DATA_FIRST || DATA_LAST <= j) << e;
     }
 
-    Sample x[EACH], r[EACH], sum[EACH];
+    Sample x[EACH], p[EACH], sum[EACH];
+    Sample* const r = s.r + BEHIND + first;
+    Sample* const y = s.y + AHEAD + first;
     adjoint(s, groups, first, sum);
-    float part = 0;
+    if (silent) mask(sum, silent);
+    float part = 0, residual = 0;
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
-        x[e] = {0, 0};
-        r[e] = data >> e & 1 ? sum[e] : Sample{0, 0};
-        part += energy(r[e]);
+        x[e] = p[e] = {0, 0};
+        r[e] = sum[e];
+        part += energy(sum[e]);
     }
-    float beta = 0, residual = 0;
-    for (int step = 0; step <= ITERATIONS; step++) {
-        // Neighbours need r where their p has its halo; they add β times their own copy of p.
-        push_edges(s.halo, s.halo + BEHIND, BEHIND, AHEAD, rank, first, r);
-        float next = cluster_sum(part, s.energy, rank);
-        if (step) {
-            beta = next / fmaxf(residual, TINY);
-#pragma unroll
-            for (int i = 0; i < BINS; i++) steepest[i] = polynomial[i] + beta * steepest[i];
-        }
-        residual = next;
-        if (step == ITERATIONS) break;
-        Sample* p = s.p + BEHIND + first;
-#pragma unroll
-        for (int e = 0; e < EACH; e++) p[e] = r[e] + beta * p[e];
-        for (int i = threadIdx.x; i < HALO; i += THREADS) {
-            Sample* beyond = s.p + (i < BEHIND ? i : SPAN + i);
-            *beyond = s.halo[i] + beta * *beyond;
-        }
+    for (int step = 0;; step++) {
+        // `sum` is r here.
+        push_edges(s.r, s.r + BEHIND + SPAN, BEHIND, AHEAD, rank, first, sum);
+        push_part(part, s.energy, rank);
+        cluster_arrive();
         __syncthreads();
-
+        if (forward_waits) cluster_wait();
         forward(s, groups, first, sum);
+        if (!forward_waits) cluster_wait();
+        const float next = total(s.energy);
+        const float beta = step ? next / fmaxf(residual, TINY) : 0;
+        residual = next;
         part = 0;
-        Sample* y = s.y + AHEAD + first;
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
-            part += energy(sum[e]) + sigma2 * energy(p[e]);
+            p[e] = r[e] + beta * p[e];
+            sum[e] = sum[e] + beta * y[e];
             y[e] = sum[e];
+            part += energy(sum[e]) + sigma2 * energy(p[e]);
         }
         push_edges(s.y, s.y + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum);
-        float alpha = residual / fmaxf(cluster_sum(part, s.curvature, rank), TINY);
-
-        adjoint(s, groups, first, sum);
+        push_part(part, s.curvature, rank);
+        cluster_arrive();
+        __syncthreads();
+        const bool last = step + 1 == ITERATIONS;
+        if (adjoint_waits || last) cluster_wait();
+        if (!last) adjoint(s, groups, first, sum);
+        if (!adjoint_waits && !last) cluster_wait();
+        const float alpha = residual / fmaxf(total(s.curvature), TINY);
+        if (threadIdx.x == 0) s.alpha[step] = alpha, s.beta[step] = beta;
+#pragma unroll
+        for (int e = 0; e < EACH; e++) x[e] = x[e] + alpha * p[e];
+        if (last) break;
+        if (silent) mask(sum, silent);
         part = 0;
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
-            x[e] = x[e] + alpha * p[e];
-            Sample back = data >> e & 1 ? sum[e] : Sample{0, 0};
-            r[e] = r[e] - alpha * (back + sigma2 * p[e]);
-            part += energy(r[e]);
-        }
-#pragma unroll
-        for (int i = 0; i < BINS; i++) {
-            polynomial[i] -= alpha * (eigenvalue[i] + sigma2) * steepest[i];
+            sum[e] = r[e] - alpha * (sum[e] + sigma2 * p[e]);
+            r[e] = sum[e];
+            part += energy(sum[e]);
         }
     }
-
-    float first_moment = 0, second_moment = 0;
-#pragma unroll
-    for (int i = 0; i < BINS; i++) {
-        if ((i * CLUSTER + rank) * THREADS + threadIdx.x >= EIGENVALUES) continue;
-        // Out of bounds means beyond the spectrum (see equalize.bias); a NaN is out of bounds too.
-        float left = fabsf(polynomial[i]) <= 1 ? polynomial[i] : 0;
-        float damped = eigenvalue[i] + sigma2, c = (1 - left) / damped;
-        first_moment += eigenvalue[i] * c;
-        second_moment += damped * eigenvalue[i] * c * c;
-    }
-    first_moment = cluster_sum(first_moment, s.curvature, rank);
-    second_moment = cluster_sum(second_moment, s.energy, rank);
-    if (rank == 0 && threadIdx.x == 0) moments[period] = {first_moment, second_moment};
 
     // Through shared memory, so that a warp writes neighbouring samples.
 #pragma unroll
-    for (int e = 0; e < EACH; e++) s.p[BEHIND + first + e] = x[e];
+    for (int e = 0; e < EACH; e++) r[e] = x[e];
     __syncthreads();
     for (int i = threadIdx.x; i < SPAN; i += THREADS) {
         int j = rank * SPAN + i;
         if (j < DATA_FIRST || j >= DATA_LAST) continue;
-        equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.p[BEHIND + i];
+        equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[BEHIND + i];
     }
+    Sample moment = bias(s, groups, rank, sigma2);
+    // `energy` was read before the last barrier, `curvature` after it.
+    push_part(moment.re, s.energy, rank);
+    cluster_barrier();
+    push_part(moment.im, s.curvature, rank);
+    cluster_barrier();
+    moment = {total(s.energy), total(s.curvature)};
+    if (rank == 0 && threadIdx.x == 0) moments[period] = moment;
 }

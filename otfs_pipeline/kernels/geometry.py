@@ -25,8 +25,8 @@ NODE_ERROR = 4e-6
 class Geometry:
     """Sizes for `settings`; UsageError where a grid is beyond the kernels.
 
-    `each`: samples a thread; `group`: neighbouring delays that share loads; `cluster`: blocks a
-    Doppler period.
+    `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
+    blocks a Doppler period.
     """
 
     settings: Settings
@@ -35,7 +35,7 @@ class Geometry:
     cluster: int
 
     @classmethod
-    def of(cls, settings: Settings, group: int = 2) -> Geometry:
+    def of(cls, settings: Settings, group: int = 4) -> Geometry:
         """The choice for a grid."""
         turn = 2 * math.pi * settings.nu_max * settings.frame_seconds / settings.q
         # One sample is no interval: its coefficient is exact.
@@ -79,12 +79,12 @@ class Geometry:
     @property
     def halo(self) -> int:
         """Samples beyond a block that its taps reach, on both sides together."""
-        return self.settings.window_delays + self.group - 2
+        return self.settings.window_delays - 1
 
     @property
-    def groups(self) -> int:
-        """Groups of delays at most."""
-        return min(self.settings.max_taps, -(-self.settings.window_delays // self.group))
+    def delays(self) -> int:
+        """Delays with a tap at most, and groups of them."""
+        return min(self.settings.max_taps, self.settings.window_delays)
 
     @property
     def node_step(self) -> int:
@@ -96,10 +96,15 @@ class Geometry:
     @property
     def shared_bytes(self) -> int:
         """Of `struct Shared` in equalize.cu."""
-        slots = self.groups * self.group
-        nodes = (self.span + self.halo) // self.node_step + 2
-        samples = 2 * (self.span + self.halo) + self.halo + nodes * slots + slots
-        return 8 * samples + 8 * self.cluster * self.threads // 32 + 4 * self.groups + 64
+        delays, reached = self.delays, self.span + self.halo
+        nodes = (reached // self.node_step + 2) * (delays | 1)
+        sums = self.cluster * self.threads // 32 + self.settings.iterations
+        return -(-(16 * nodes + 16 * reached + 20 * delays + 8 + 8 * sums) // 16) * 16
+
+    @property
+    def resident(self) -> int:
+        """Blocks that a multiprocessor holds at once: two where their registers and memory fit."""
+        return 2 if self.threads <= 256 and self.shared_bytes <= SHARED_LIMIT // 2 - 1024 else 1
 
     @property
     def window_blocks(self) -> int:
@@ -127,8 +132,9 @@ class Geometry:
             "DOPPLERS": 2 * s.doppler_range + 1, "PILOT_DELAY": kp, "PILOT_DOPPLER": lp,
             "MAX_TAPS": s.max_taps, "ITERATIONS": s.iterations, "AXIS_BITS": levels,
             "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
-            "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_GROUPS": self.groups,
+            "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
             "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
+            "RESIDENT": self.resident,
         }  # fmt: skip
         real = {
             "PILOT_AMPLITUDE": s.pilot_amplitude,

@@ -36,8 +36,9 @@ def buffers(geometry: Geometry) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> shape and dtype of all that the kernels write.
 
     taps_table [2D+1, window] taps h[b, a], 0 where dropped; tap_energy their |h|², noise one sum a
-    block, groups the number of delay groups and their first delays; equalized [MN] x̂ in time, data
-    samples only; moments [N] two sums a period; the rest is as `receiver.Receiver` has it.
+    block; groups the number of delay groups, then each one's first delay and how many delays are
+    before it, the latter once more at the end; equalized [MN] x̂ in time, data samples only; moments
+    [N] two sums a period; the rest is as `receiver.Receiver` has it.
     """
     s = geometry.settings
     table = (2 * s.doppler_range + 1, s.window_delays)
@@ -46,7 +47,7 @@ def buffers(geometry: Geometry) -> dict[str, tuple[tuple[int, ...], str]]:
         "taps_table": (table, "complex64"),
         "tap_energy": (table, "float32"),
         "noise": ((geometry.window_blocks,), "float32"),
-        "groups": ((1 + geometry.groups,), "int32"),
+        "groups": ((1 + 2 * (geometry.delays + 1),), "int32"),
         "noise_variance": ((), "float32"),
         "taps": ((), "int64"),
         "equalized": ((s.q,), "complex64"),

@@ -1,5 +1,5 @@
 // Keeps the taps that stand out of the noise, MAX_TAPS at most, and lists their delays in groups of
-// GROUP neighbours. One block.
+// up to GROUP neighbours. One block.
 
 constexpr int VALUES = (DOPPLERS * WINDOW + 1023) / 1024;
 
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(1024)
 select_taps(Sample* taps, const float* tap_energy, const float* noise, int* groups,
             float* noise_variance, long long* kept) {
     __shared__ int histogram[256];
-    __shared__ unsigned active[(WINDOW + 31) / 32];
+    __shared__ unsigned active[(WINDOW + 31) / 32 + 1];
     __shared__ int count;
     float sum = 0;
     for (int i = 0; i < (WINDOW + 31) / 32; i++) sum += noise[i];
@@ -60,7 +60,7 @@ select_taps(Sample* taps, const float* tap_energy, const float* noise, int* grou
         int index = threadIdx.x + 1024 * i;
         value[i] = index < DOPPLERS * WINDOW ? __float_as_uint(tap_energy[index]) : 0;
     }
-    for (int i = threadIdx.x; i < (WINDOW + 31) / 32; i += 1024) active[i] = 0;
+    for (int i = threadIdx.x; i <= (WINDOW + 31) / 32; i += 1024) active[i] = 0;
     if (threadIdx.x == 0) count = 0;
     float threshold = sigma2 * (TAP_SIGMAS * TAP_SIGMAS / (PILOT_AMPLITUDE * PILOT_AMPLITUDE));
     threshold = fmaxf(threshold, __uint_as_float(largest(value, histogram)));
@@ -78,17 +78,22 @@ select_taps(Sample* taps, const float* tap_energy, const float* noise, int* grou
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        int found = 0;
-        for (int a = 0; a < WINDOW && found < MAX_GROUPS;) {
-            unsigned rest = active[a / 32] >> a % 32;
-            if (rest) {
-                a += __ffs(rest) - 1;
-                groups[1 + found++] = a + FIRST_TAP;
-                a += GROUP;
+        int found = 0, delays = 0;
+        for (int a = 0; a < WINDOW && delays < MAX_DELAYS;) {
+            // GROUP delays from a on lie within two words.
+            unsigned long long both = (unsigned long long)active[a / 32 + 1] << 32 | active[a / 32];
+            unsigned rest = unsigned(both >> a % 32);
+            if (rest & 1) {
+                int length = min(min(__ffs(~rest | 1u << 31) - 1, GROUP), MAX_DELAYS - delays);
+                groups[1 + 2 * found] = a + FIRST_TAP;
+                groups[2 + 2 * found++] = delays;
+                delays += length;
+                a += length;
             } else {
-                a = (a / 32 + 1) * 32;
+                a += rest ? __ffs(rest) - 1 : 32;
             }
         }
+        groups[2 + 2 * found] = delays;
         groups[0] = found;
         *noise_variance = sigma2;
         *kept = count;

@@ -51,13 +51,32 @@ def test_kernels_agree_with_numpy(
     assert np.mean(got["bits"].ravel() != frame.bits) < 0.2
 
 
-@pytest.mark.parametrize(("each", "group", "cluster"), [(3, 3, 2), (1, 2, 3), (5, 6, 1)])
+@pytest.mark.parametrize(
+    ("each", "group", "cluster"), [(3, 3, 2), (1, 2, 3), (5, 6, 1), (1, 1, 7), (3, 9, 4)]
+)
 def test_every_division_gives_the_same(each: int, group: int, cluster: int, tmp_path: Path) -> None:
     link = Settings(grid="256x32", nu_max=100.0, doppler_reach=4, iterations=8)
     frame = source.simulate(link, 20.0, 4, 0)
     got = receive(frame.samples, Geometry(link, each, group, cluster), tmp_path)
     exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
     np.testing.assert_allclose(got["symbols"], exact.symbols, atol=2e-2 if each > 1 else 1e-4)
+
+
+@pytest.mark.parametrize(("each", "group", "cluster"), [(11, 4, 3), (21, 8, 3), (9, 4, 7)])
+def test_blocks_with_inner_and_outer_warps(
+    each: int, group: int, cluster: int, tmp_path: Path
+) -> None:
+    # As those of 16384x32: some warps wait for the neighbours' edges, some do not.
+    link = Settings(grid="4096x12")
+    geometry = Geometry(link, each, group, cluster)
+    assert 32 * each + geometry.halo < geometry.span
+    frame = source.simulate(link, 20.0, 5, 0)
+    got = receive(frame.samples, geometry, tmp_path)
+    exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    np.testing.assert_allclose(got["symbols"], exact.symbols, atol=2e-2)
+    assert np.mean(got["bits"] != exact.bits) < 1e-3
+    wrong = np.mean(got["bits"].ravel() != frame.bits)
+    assert wrong == pytest.approx(np.mean(exact.bits.ravel() != frame.bits), rel=5e-3)
 
 
 def test_a_frame_of_zeros_ends(tmp_path: Path) -> None:
