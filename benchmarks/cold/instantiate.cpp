@@ -1,0 +1,244 @@
+// What instantiating graphs costs: synthetic graphs of kernel nodes, made in one of several ways. Arguments: a file with
+// the binary of kernels k0, k1, ..., then key=value (see `Plan`). Prints JSON; exit code 3: the driver lacks a call.
+#include <cuda.h>
+#include <dlfcn.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+using Clock = std::chrono::steady_clock;
+
+static double since(Clock::time_point start) {
+    return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+static void* symbol(const char* name) {
+    static void* library = dlopen(std::getenv("FOUNDRY_LIBCUDA") ? std::getenv("FOUNDRY_LIBCUDA") : "libcuda.so.1", RTLD_NOW);
+    void* found = library ? dlsym(library, name) : nullptr;
+    if (found == nullptr) std::fprintf(stderr, "no %s\n", name), std::exit(3);
+    return found;
+}
+
+static void check(int code, const char* call) {
+    if (code != 0) std::fprintf(stderr, "%s: %d\n", call, code), std::exit(1);
+}
+
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+#define CALL(name, ...)                                                                   \
+    do {                                                                                  \
+        static const auto call = reinterpret_cast<decltype(&::name)>(symbol(TEXT(name))); \
+        check(call(__VA_ARGS__), TEXT(name));                                             \
+    } while (false)
+
+struct Plan {
+    int graphs = 35, nodes = 1918, functions = 100;
+    int attributes = 0;  // of each node
+    int edges = 1;       // 1: a chain; 0: none
+    int threads = 1;     // each makes its share of the graphs
+    int flags = 0;       // of cuGraphInstantiate
+    int upload = 1;      // 1: cuGraphUpload; 2: by the instantiation; 0: left to the launch
+    int copies = 0;      // a graph for each exec, 0: parameters set on one; 1: nodes added; 2: cuGraphClone
+    int generic = 0;     // nodes by cuGraphAddNode, with their edge
+    int grow = 0;        // memset nodes instantiated first and destroyed again, while the binary is loaded
+
+    explicit Plan(int count, char** words) {
+        std::map<std::string, int*> known = {
+            {"graphs", &graphs}, {"nodes", &nodes}, {"functions", &functions},
+            {"attributes", &attributes}, {"edges", &edges}, {"threads", &threads}, {"flags", &flags},
+            {"upload", &upload}, {"copies", &copies}, {"generic", &generic}, {"grow", &grow}};
+        for (int i = 2; i < count; ++i) {
+            const std::string word = words[i];
+            const auto equals = word.find('=');
+            if (known.count(word.substr(0, equals)) == 0) check(-1, words[i]);
+            *known[word.substr(0, equals)] = std::atoi(word.c_str() + equals + 1);
+        }
+    }
+};
+
+class Maker {
+public:
+    Maker(const Plan& plan, CUcontext context, const std::vector<CUfunction>& functions)
+        : plan_(plan), context_(context), functions_(functions), values_(4096), nodes_(plan.nodes) {
+        CALL(cuCtxSetCurrent, context_);
+        CALL(cuStreamCreate, &stream_, CU_STREAM_NON_BLOCKING);
+        base_ = build();
+    }
+
+    CUgraphExec make() {
+        CUgraph graph = base_;
+        const auto began = Clock::now();
+        if (plan_.copies == 1) graph = build();
+        if (plan_.copies == 2) CALL(cuGraphClone, &graph, base_);
+        if (plan_.copies == 0)
+            for (int i = 0; i < plan_.nodes; ++i) {
+                const auto parameters = kernel(i);
+                CALL(cuGraphKernelNodeSetParams, nodes_[i], &parameters);
+            }
+        build_ms += since(began);
+        const auto built = Clock::now();
+        CUgraphExec exec = nullptr;
+        if (plan_.upload == 2) {
+            CUDA_GRAPH_INSTANTIATE_PARAMS how{};
+            how.flags = CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD, how.hUploadStream = stream_;
+            CALL(cuGraphInstantiateWithParams, &exec, graph, &how);
+        } else {
+            CALL(cuGraphInstantiate, &exec, graph, plan_.flags);
+        }
+        instantiate_ms += since(built);
+        const auto made = Clock::now();
+        if (plan_.upload == 1) CALL(cuGraphUpload, exec, stream_);
+        upload_ms += since(made);
+        if (graph != base_) CALL(cuGraphDestroy, graph);
+        return exec;
+    }
+
+    void finish() { CALL(cuStreamSynchronize, stream_); }
+    void launch(CUgraphExec exec) { CALL(cuGraphLaunch, exec, stream_); }
+
+    double build_ms = 0, instantiate_ms = 0, upload_ms = 0;
+
+private:
+    CUDA_KERNEL_NODE_PARAMS kernel(int node) {
+        CUDA_KERNEL_NODE_PARAMS out{};
+        out.func = functions_[node % functions_.size()];
+        out.gridDimX = out.gridDimY = out.gridDimZ = out.blockDimY = out.blockDimZ = 1, out.blockDimX = 32;
+        arguments_[0] = values_.data(), arguments_[1] = values_.data() + 8, arguments_[2] = values_.data() + 12;
+        out.kernelParams = arguments_;  // the stand-in's kernels take three
+        return out;
+    }
+
+    CUgraph build() {
+        CUgraph graph = nullptr;
+        CALL(cuGraphCreate, &graph, 0);
+        for (int i = 0; i < plan_.nodes; ++i) {
+            const auto parameters = kernel(i);
+            if (plan_.generic) {
+                CUgraphNodeParams any{};
+                any.type = CU_GRAPH_NODE_TYPE_KERNEL;
+                any.kernel.func = parameters.func, any.kernel.kernelParams = parameters.kernelParams;
+                any.kernel.gridDimX = any.kernel.gridDimY = any.kernel.gridDimZ = 1;
+                any.kernel.blockDimX = 32, any.kernel.blockDimY = any.kernel.blockDimZ = 1;
+                const bool after = plan_.edges && i > 0;
+                CALL(cuGraphAddNode, &nodes_[i], graph, after ? &nodes_[i - 1] : nullptr, nullptr, after ? 1 : 0, &any);
+            } else {
+                CALL(cuGraphAddKernelNode, &nodes_[i], graph, nullptr, 0, &parameters);
+            }
+            for (int a = 0; a < plan_.attributes; ++a) {
+                CUlaunchAttributeValue value{};
+                value.clusterDim.x = value.clusterDim.y = value.clusterDim.z = 1;
+                CALL(cuGraphKernelNodeSetAttribute, nodes_[i], CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, &value);
+            }
+        }
+        if (plan_.edges && !plan_.generic)
+            CALL(cuGraphAddDependencies, graph, nodes_.data(), nodes_.data() + 1, nullptr, nodes_.size() - 1);
+        return graph;
+    }
+
+    const Plan& plan_;
+    CUcontext context_;
+    const std::vector<CUfunction>& functions_;
+    std::vector<unsigned char> values_;
+    std::vector<CUgraphNode> nodes_;
+    void* arguments_[3];
+    CUstream stream_ = nullptr;
+    CUgraph base_ = nullptr;
+};
+
+static double grow(int nodes, CUcontext context) {
+    const auto began = Clock::now();
+    CALL(cuCtxSetCurrent, context);
+    CUdeviceptr place = 0;
+    CUgraph graph = nullptr;
+    CUgraphExec exec = nullptr;
+    CALL(cuMemAlloc, &place, 4);
+    CALL(cuGraphCreate, &graph, 0);
+    const CUDA_MEMSET_NODE_PARAMS set{place, 0, 0, 4, 1, 1};
+    for (int i = 0; i < nodes; ++i) {
+        CUgraphNode node = nullptr;
+        CALL(cuGraphAddMemsetNode, &node, graph, nullptr, 0, &set, context);
+    }
+    CALL(cuGraphInstantiate, &exec, graph, 0);
+    CALL(cuGraphExecDestroy, exec);
+    CALL(cuGraphDestroy, graph);
+    return since(began);
+}
+
+// Makes every graph: milliseconds for the first of each thread and for all of them.
+static std::pair<double, double> run(const Plan& plan, std::vector<Maker*>& makers, std::vector<CUgraphExec>& execs) {
+    const auto began = Clock::now();
+    double first = 0;
+    std::vector<std::thread> threads;
+    for (int t = 0; t < plan.threads; ++t)
+        threads.emplace_back([&, t] {
+            for (int g = t; g < plan.graphs; g += plan.threads) {
+                execs[g] = makers[t]->make();
+                if (g == 0) makers[t]->finish(), first = since(began);
+            }
+            makers[t]->finish();
+        });
+    for (std::thread& thread : threads) thread.join();
+    return {first, since(began)};
+}
+
+int main(int count, char** words) {
+    if (count < 2) return 2;
+    const Plan plan(count, words);
+    const auto began = Clock::now();
+    CUcontext context = nullptr;
+    CALL(cuInit, 0);
+    CALL(cuDevicePrimaryCtxRetain, &context, 0);
+    CALL(cuCtxSetCurrent, context);
+    const double context_ms = since(began);
+    double grow_ms = 0;
+    std::thread growing;
+    if (plan.grow) growing = std::thread([&] { grow_ms = grow(plan.grow, context); });
+
+    std::ifstream file(words[1], std::ios::binary);
+    const std::string code{std::istreambuf_iterator<char>(file), {}};
+    const auto loading = Clock::now();
+    CUlibrary library = nullptr;
+    CALL(cuLibraryLoadData, &library, code.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0);
+    const double load_ms = since(loading);
+    const auto resolving = Clock::now();
+    std::vector<CUfunction> functions(plan.functions);
+    for (int i = 0; i < plan.functions; ++i) {
+        CUkernel kernel = nullptr;
+        CALL(cuLibraryGetKernel, &kernel, library, ("k" + std::to_string(i)).c_str());
+        CALL(cuKernelGetFunction, &functions[i], kernel);
+    }
+    const double resolve_ms = since(resolving);
+    if (plan.grow) growing.join();
+
+    const auto basing = Clock::now();
+    std::vector<Maker*> makers;
+    for (int t = 0; t < plan.threads; ++t) makers.push_back(new Maker(plan, context, functions));
+    const double base_ms = since(basing) / plan.threads;
+    size_t before = 0, after = 0, total = 0;
+    CALL(cuMemGetInfo, &before, &total);
+    std::vector<CUgraphExec> execs(plan.graphs);
+    const auto [first_ms, all_ms] = run(plan, makers, execs);
+    CALL(cuMemGetInfo, &after, &total);
+    double build = 0, instantiate = 0, upload = 0;
+    for (Maker* maker : makers)
+        build += maker->build_ms, instantiate += maker->instantiate_ms, upload += maker->upload_ms;
+    makers[0]->launch(execs[0]);
+    makers[0]->finish();
+
+    for (CUgraphExec exec : execs) CALL(cuGraphExecDestroy, exec);
+    const double again_ms = run(plan, makers, execs).second;
+    const double nodes = double(plan.graphs) * plan.nodes / 1e3;
+    std::printf("{\"context_ms\": %.1f, \"grow_ms\": %.1f, \"load_ms\": %.1f, \"resolve_ms\": %.1f, \"base_ms\": %.2f, "
+                "\"first_ms\": %.2f, \"all_ms\": %.1f, \"us_per_node\": %.3f, \"again_us_per_node\": %.3f, "
+                "\"build_us\": %.3f, \"instantiate_us\": %.3f, \"upload_us\": %.3f, \"exec_bytes_per_node\": %.0f}\n",
+                context_ms, grow_ms, load_ms, resolve_ms, base_ms, first_ms, all_ms, all_ms / nodes, again_ms / nodes,
+                build / nodes, instantiate / nodes, upload / nodes, (double(before) - double(after)) / (nodes * 1e3));
+    return 0;
+}

@@ -1,0 +1,114 @@
+"""What instantiating graphs costs, by ways to do it: a JSON table of short runs of instantiate.cpp.
+
+Each run is a process of its own, for the driver keeps the memory that execs once took. The plain
+way goes first, halfway and last: how far those differ is how much a difference means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LIMIT, ONE = 60, 10  # seconds for everything, and for one run
+ARGUMENT_BYTES = 128
+PLAIN = {"graphs": 35, "nodes": 1918, "functions": 100}
+WAYS: list[dict[str, int | str]] = [
+    {},
+    {"grow": 4000},
+    {"grow": 16000},
+    {"grow": 68000},
+    {"threads": 2},
+    {"threads": 4},
+    {"copies": 1},
+    {"copies": 2},
+    {"copies": 1, "generic": 1},
+    {},
+    {"upload": 0},
+    {"upload": 2},
+    {"edges": 0},
+    {"attributes": 1},
+    {"functions": 1},
+    {"argument_bytes": 1024},
+    {"flags": 8},
+    {"CUDA_MODULE_LOADING": "EAGER"},
+    {"graphs": 1},
+    {"graphs": 1, "grow": 4000},
+    {},
+]
+
+
+def program(folder: Path) -> Path:
+    """instantiate.cpp, compiled with CUDA's headers from their wheels or a toolkit."""
+    found = [Path(path) / "nvidia/cu13/include" for path in sys.path if path]
+    include = next((p for p in found if (p / "cuda.h").exists()), Path("/usr/local/cuda/include"))
+    built = folder / "instantiate"
+    subprocess.run(
+        ["g++", "-O2", "-std=c++17", f"-I{include}", HERE / "instantiate.cpp", "-o", built, "-ldl",
+         "-pthread"], check=True,
+    )  # fmt: skip
+    return built
+
+
+def kernels(folder: Path, size: int) -> Path:
+    """Empty kernels k0, k1, ... whose one argument has `size` bytes, for the GPU that is here."""
+    from foundryc.cuda.compile import compile_cubin
+
+    source, binary = folder / f"kernels{size}.cu", folder / f"kernels{size}.cubin"
+    if not binary.exists():
+        names = [f'extern "C" __global__ void k{i}(A) {{}}\n' for i in range(PLAIN["functions"])]
+        source.write_text(f"struct A {{ long words[{size // 8}]; }};\n" + "".join(names))
+        capability = asked("compute_cap").replace(".", "")
+        binary.write_bytes(compile_cubin(source, f"sm_{capability}"))
+    return binary
+
+
+def asked(field: str) -> str:
+    """A property of the first GPU."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader", "--id=0"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--binary", type=Path, help="of k0, k1, ..., instead of compiled ones")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    end = time.monotonic() + LIMIT
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        built = program(folder)
+        for way in WAYS:
+            plan = PLAIN | way
+            size = int(plan.pop("argument_bytes", ARGUMENT_BYTES))
+            binary = options.binary or kernels(folder, size)
+            variables = {key: str(plan.pop(key)) for key in list(plan) if key.isupper()}
+            row: dict[str, object] = {"way": way}
+            rows.append(row)
+            if time.monotonic() > end - ONE:
+                row["error"] = "no time left"
+                continue
+            try:
+                done = subprocess.run(
+                    [built, binary, *(f"{key}={value}" for key, value in plan.items())],
+                    capture_output=True, text=True, timeout=ONE, env=os.environ | variables,
+                )  # fmt: skip
+                row |= json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr}
+            except subprocess.TimeoutExpired:
+                row["error"] = f"more than {ONE} s"
+            print(row, file=sys.stderr)
+    report = {"device": asked("name"), "driver": asked("driver_version"), "rows": rows}
+    text = json.dumps(report, indent=1)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+main()
