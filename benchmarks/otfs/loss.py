@@ -49,7 +49,7 @@ def losses(
 def _frame(
     link: Settings, iterations: Sequence[int], snrs: Sequence[float], rng: np.random.Generator
 ) -> list[tuple[str, list[float]]]:
-    taps = _window(link, rng)
+    taps = window(link, rng)
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     h = banded.bands(taps, link.q)
     clean = banded.apply_samples(transmit.transmit(bits, link), h)
@@ -68,7 +68,7 @@ def _frame(
     return list(rows.items())
 
 
-def _window(link: Settings, rng: np.random.Generator) -> Taps:
+def window(link: Settings, rng: np.random.Generator) -> Taps:
     """A channel within the receiver's window, as its model has it."""
     paths = VEHICULAR_A.draw(rng, link.nu_max, link.gain_model)
     reach = CHANNEL_REACH[link.pulse]
@@ -79,18 +79,22 @@ def _window(link: Settings, rng: np.random.Generator) -> Taps:
 
 
 def _blocks(link: Settings, taps: Taps) -> np.ndarray:
-    """H of each period, [N, M, data bins]: column i is the response to data bin i."""
+    """H of each period, [N, M, data bins]."""
+    return np.stack([period_matrix(link, taps, period) for period in range(link.n)])
+
+
+def period_matrix(link: Settings, taps: Taps, period: int) -> np.ndarray:
+    """H of a period, [M, data bins]: column i is the response to data bin i."""
     half = link.guard_bins // 2
     length = link.m - link.guard_bins
-    blocks = np.zeros((link.n, link.m, length), np.complex128)
+    matrix = np.zeros((link.m, length), np.complex128)
     column = np.arange(length)
-    for n in range(link.n):
-        for a in np.unique(taps.delay):
-            here = taps.delay == a
-            sent = link.pilot[0] + n * link.m + half + 1 + column
-            phase = np.exp(2j * np.pi * np.outer(sent, taps.doppler[here]) / link.q)
-            blocks[n, half + 1 + column + a, column] = phase @ taps.value[here]
-    return blocks
+    for a in np.unique(taps.delay):
+        here = taps.delay == a
+        sent = link.pilot[0] + period * link.m + half + 1 + column
+        phase = np.exp(2j * np.pi * np.outer(sent, taps.doppler[here]) / link.q)
+        matrix[half + 1 + column + a, column] = phase @ taps.value[here]
+    return matrix
 
 
 def _lmmse(

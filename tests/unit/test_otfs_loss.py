@@ -13,7 +13,7 @@ LINK = Settings(grid="64x32")
 
 
 def test_a_strip_makes_h_block_diagonal() -> None:
-    taps = loss._window(LINK, np.random.default_rng(3))
+    taps = loss.window(LINK, np.random.default_rng(3))
     half, length = LINK.guard_bins // 2, LINK.m - LINK.guard_bins
     dense = equalize.dense_time(taps, LINK.q)
     rows = np.roll(np.arange(LINK.q), -LINK.pilot[0]).reshape(LINK.n, LINK.m)
