@@ -1,8 +1,12 @@
 // The Zak transform of the equalized samples, unbiased symbols, max-log LLRs (see qam.py), bits.
 //
-// One block a 32 data delays, one lane a delay; a warp takes four Dopplers at a time.
+// One block a 32 data delays. One lane a delay in the transform: a warp takes the Dopplers l, l + N/4,
+// l + N/2, l + 3N/4 together, which differ only in how they add up the sums over n mod 4. Then one
+// lane a symbol, in the order of the results, so that a warp writes neighbours.
 
-constexpr int WARPS = 8, COLUMNS = 4, LEVELS = 1 << AXIS_BITS;
+constexpr int WARPS = 8, LEVELS = 1 << AXIS_BITS;
+constexpr int RADIX = N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1;
+constexpr int COLUMNS = (N / RADIX + WARPS - 1) / WARPS;
 
 // Amplitude of a level; its index is its bits, the first highest.
 __device__ constexpr float amplitude(int index) {
@@ -40,50 +44,79 @@ __device__ __forceinline__ void axis_llr(float value, float scale, float* llr) {
     }
 }
 
+// The RADIX-point transform, in place.
+__device__ __forceinline__ void transform(Sample (&x)[RADIX]) {
+    if constexpr (RADIX == 2) {
+        Sample even = x[0] + x[1], odd = x[0] - x[1];
+        x[0] = even, x[1] = odd;
+    }
+    if constexpr (RADIX == 4) {
+        Sample even = x[0] + x[2], odd = x[0] - x[2];
+        Sample sum = x[1] + x[3], difference = x[1] - x[3];
+        Sample turned = {difference.im, -difference.re};
+        x[0] = even + sum, x[1] = odd + turned, x[2] = even - sum, x[3] = odd - turned;
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 demap(const Sample* equalized, const Sample* moments, Sample* symbols, SymbolLlr* llr,
       SymbolBits* bits, float* mu_out, float* variance_out) {
-    __shared__ Sample tile[N][32];
+    // Samples [N][32], then symbols [32][ROW]; an odd row, so that lanes do not meet in a bank.
+    constexpr int ROW = N | 1;
+    __shared__ Sample tile[32 * ROW];
     __shared__ Sample roots[N];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int delay = blockIdx.x * 32 + lane;
-    bool here = delay < M - GUARD;
-    int k = delay < PILOT_DELAY - GUARD / 2 ? delay : delay + GUARD;
-    for (int n = warp; n < N; n += WARPS) tile[n][lane] = here ? equalized[k + n * M] : Sample{0, 0};
-    for (int i = threadIdx.x; i < N; i += 32 * WARPS) roots[i] = rsqrtf(float(N)) * root(-i, N);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int first = blockIdx.x * 32, delay = first + lane;
+    const bool here = delay < M - GUARD;
+    const int k = delay < PILOT_DELAY - GUARD / 2 ? delay : delay + GUARD;
+#pragma unroll 4
+    for (int n = warp; n < N; n += WARPS) {
+        tile[n * 32 + lane] = here ? equalized[k + n * M] : Sample{0, 0};
+    }
     Sample moment = {0, 0};
     for (int n = lane; n < N; n += 32) moment = moment + moments[n];
-    float mu = warp_sum(moment.re) / (float(N) * EIGENVALUES);
-    float power = warp_sum(moment.im) / (float(N) * EIGENVALUES);
-    float variance = power / (mu * mu) - 1;
+    for (int i = threadIdx.x; i < N; i += 32 * WARPS) roots[i] = rsqrtf(float(N)) * root(-i, N);
+    const float mu = warp_sum(moment.re) / (float(N) * EIGENVALUES);
+    const float power = warp_sum(moment.im) / (float(N) * EIGENVALUES);
+    const float variance = power / (mu * mu) - 1;
     if (blockIdx.x == 0 && threadIdx.x == 0) *mu_out = mu, *variance_out = variance;
+    const float unbiased = 1 / mu, scale = 1 / variance;
     __syncthreads();
-    for (int first = warp * COLUMNS; first < N; first += WARPS * COLUMNS) {
-        Sample sum[COLUMNS] = {};
-        int turn[COLUMNS] = {};
-        for (int n = 0; n < N; n++) {
-            Sample x = tile[n][lane];
+    Sample sum[COLUMNS][RADIX] = {};
+    unsigned turn[COLUMNS] = {};
+    for (int n = 0; n < N; n += RADIX) {
 #pragma unroll
-            for (int i = 0; i < COLUMNS; i++) {
-                add_product(sum[i], roots[turn[i]], x);
-                turn[i] += min(first + i, N - 1);
-                turn[i] -= turn[i] >= N ? N : 0;
+        for (int i = 0; i < RADIX; i++) {
+            Sample x = tile[(n + i) * 32 + lane];
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                add_product(sum[c][i], roots[turn[c]], x);
+                turn[c] = (turn[c] + warp + c * WARPS) % N;
             }
         }
+    }
+    __syncthreads();
 #pragma unroll
-        for (int i = 0; i < COLUMNS; i++) {
-            if (!here || first + i >= N) continue;
-            int at = delay * N + first + i;  // below 2N: columns beyond N are not kept
-            Sample symbol = {sum[i].re / mu, sum[i].im / mu};
-            SymbolLlr out;
-            axis_llr(symbol.re, 1 / variance, out.of);
-            axis_llr(symbol.im, 1 / variance, out.of + 1);
-            SymbolBits decided;
+    for (int c = 0; c < COLUMNS; c++) {
+        const int l = warp + c * WARPS;
+        if (l >= N / RADIX) break;
+        transform(sum[c]);
 #pragma unroll
-            for (int bit = 0; bit < 2 * AXIS_BITS; bit++) decided.of[bit] = out.of[bit] < 0;
-            symbols[at] = symbol;
-            llr[at] = out;
-            bits[at] = decided;
-        }
+        for (int i = 0; i < RADIX; i++) tile[lane * ROW + l + i * (N / RADIX)] = unbiased * sum[c][i];
+    }
+    __syncthreads();
+    const int count = min(32, M - GUARD - first) * N;
+    for (int i = threadIdx.x; i < count; i += 32 * WARPS) {
+        Sample symbol = tile[i / N * ROW + i % N];
+        SymbolLlr out;
+        axis_llr(symbol.re, scale, out.of);
+        axis_llr(symbol.im, scale, out.of + 1);
+        SymbolBits decided;
+#pragma unroll
+        for (int bit = 0; bit < 2 * AXIS_BITS; bit++) decided.of[bit] = out.of[bit] < 0;
+        const int at = first * N + i;
+        symbols[at] = symbol;
+        llr[at] = out;
+        bits[at] = decided;
     }
 }

@@ -37,8 +37,11 @@ struct Fiber {
     std::vector<char> stack;
     Index index;
     Block* block;
-    int phase = 0;
+    const Barrier* awaited = nullptr;
+    int generation = 0, phase = 0;
     bool done = false;
+
+    bool waits() const { return awaited && awaited->generation == generation; }
 };
 
 static ucontext_t scheduler;
@@ -57,7 +60,9 @@ static int arrive(Barrier& b) {
 }
 
 static void await(Barrier& b, int generation) {
-    while (b.generation == generation) swapcontext(&current->context, &scheduler);
+    current->awaited = &b, current->generation = generation;
+    if (current->waits()) swapcontext(&current->context, &scheduler);
+    current->awaited = nullptr;
 }
 
 static void wait(Barrier& b) { await(b, arrive(b)); }
@@ -125,6 +130,7 @@ static void launch(unsigned grid, unsigned threads, unsigned size, std::size_t s
         Barrier whole{int(size * threads)};
         cluster = &whole, blocks = &here;
         std::vector<Fiber> fibers(size * threads);
+        std::vector<unsigned> lags(size * threads / 32);
         for (unsigned b = 0; b < size; b++) {
             here[b].index = {first + b};
             here[b].all.members = int(threads);
@@ -146,12 +152,13 @@ static void launch(unsigned grid, unsigned threads, unsigned size, std::size_t s
         }
         for (bool running = true; running;) {
             running = false;
-            unsigned lagging = 0;
-            for (Fiber& f : fibers) {
+            for (unsigned i = 0; i < fibers.size(); i++) {
+                Fiber& f = fibers[i];
                 if (f.done) continue;
                 running = true;
-                if (f.index.x % 32 == 0) lagging = random() >> 8 & 1;
-                if (lagging) continue;
+                unsigned& lag = lags[i / 32];
+                if (i % 32 == 0) lag = lag ? lag - 1 : random() % 16 ? 0 : random() % 64;
+                if (lag || f.waits()) continue;
                 current = &f;
                 swapcontext(&scheduler, &f.context);
             }

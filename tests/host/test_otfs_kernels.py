@@ -27,7 +27,10 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on t
             10.0,
             1e-4,
         ),
+        # Doppler bins that 4 divides, that 2 divides, odd, as many as fit.
         ({"grid": "31x37", "nu_p": 30e3, "iterations": 6}, 25.0, 1e-4),
+        ({"grid": "31x30", "nu_p": 30e3, "iterations": 6}, 25.0, 1e-4),
+        ({"grid": "31x128", "nu_p": 30e3, "modulation": 64, "iterations": 6}, 30.0, 1e-4),
         ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 1e-4),
         # Coefficients are held over five samples here: see Geometry.
         ({"grid": "1024x32", "iterations": 10}, 20.0, 5e-3),
