@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from blake3 import blake3
 
+from foundryc.gguf_metadata import Metadata
 from foundryrt import convert
 from foundryrt.bundle.schema import (
     DTYPES,
@@ -35,6 +37,7 @@ _GGUF_DTYPES = {
     "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
 }  # fmt: skip
 _MAX_HEADER = 100 << 20
+_Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 60)]
 _BLOCK = 8 << 20  # bytes of a source
 
 
@@ -85,6 +88,14 @@ class Piece:
         )  # fmt: skip
 
 
+class _Entry(msgspec.Struct):
+    """A tensor of a safetensors header."""
+
+    dtype: str
+    shape: Annotated[tuple[_Size, ...], msgspec.Meta(max_length=64)]
+    data_offsets: tuple[_Size, _Size]
+
+
 def whole(stored: StoredTensor) -> list[Piece]:
     """The recipe of a parameter that is one stored tensor as it is."""
     return [Piece(stored, stored.rows, stored.columns)]
@@ -105,7 +116,7 @@ class TensorFile:
             magic = file.read(4)
         try:
             self.tensors = self._read_gguf() if magic == b"GGUF" else self._read_safetensors()
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise UsageError(
                 f"{path}: neither a safetensors nor a GGUF file that can be read ({error})"
             ) from error
@@ -118,15 +129,15 @@ class TensorFile:
             length = int.from_bytes(file.read(8), "little")
             if length > min(_MAX_HEADER, self.path.stat().st_size):
                 raise ValueError("its header length is out of range")
-            header = json.loads(file.read(length))
+            header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
+        header.pop("__metadata__", None)
         tensors = {}
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = entry["data_offsets"]
-            dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
+        for name, raw in header.items():
+            entry = msgspec.json.decode(raw, type=_Entry)
+            begin, end = entry.data_offsets
+            dtype = _SAFETENSORS_DTYPES[entry.dtype]
             tensor = StoredTensor(
-                self.path, name, dtype, tuple(entry["shape"]), 8 + length + begin, end - begin
+                self.path, name, dtype, entry.shape, 8 + length + begin, end - begin
             )
             if tensor.length != prod(tensor.shape) * DTYPES[dtype]:
                 raise ValueError(f"tensor {name!r} has {tensor.length} bytes")
@@ -136,6 +147,7 @@ class TensorFile:
     def _read_gguf(self) -> dict[str, StoredTensor]:
         import gguf
 
+        Metadata(map_file(self.path)).check()
         reader = gguf.GGUFReader(self.path)
         return {
             tensor.name: StoredTensor(

@@ -54,6 +54,7 @@ def capture_now(request: Request, path: Path) -> None:
             settings=settings,
             compile=request.compile,
             progress=progress,
+            base=request.base,
         ) as recorder,
     ):
         request.module.record(recorder, request.settings)

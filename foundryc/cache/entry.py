@@ -82,7 +82,7 @@ def read_record(bundle: Bundle) -> Record:
         raise UsageError(f"{bundle.path}: has no cache record; capture it with --cache")
     try:
         return msgspec.json.decode(bundle.file(RECORD), type=Record)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{bundle.path}: its cache record cannot be read: {error}") from error
 
 

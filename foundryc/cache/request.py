@@ -13,6 +13,9 @@ from foundryrt import options, workload
 from foundryrt.bundle.schema import TARGETS
 from foundryrt.errors import UsageError
 
+# An arena spans 1.25 TiB; programs lie below these addresses, libraries above.
+BASES = range(0x100000000000, 0x700000000000, 2 << 40)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -24,6 +27,7 @@ class Request:
     module: ModuleType
     settings: Any
     compile: bool = False
+    base: int | None = None
 
     @classmethod
     def read(
@@ -33,13 +37,15 @@ class Request:
         embed_weights: bool,
         arguments: Sequence[str],
         compile: bool = False,
+        base: str | None = None,
     ) -> Request:
-        """UsageError for an unknown target, workload or option of it."""
+        """UsageError for an unknown target, workload or option of it, or a base that cannot be."""
         if target not in TARGETS:
             raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
         module = workload.find("foundryc.workloads", name)
         settings = options.parse(module.Settings, arguments)
-        return cls(name, target, embed_weights, module, settings, compile)
+        place = None if base is None else _address(base, target)
+        return cls(name, target, embed_weights, module, settings, compile, place)
 
     def parts(self, device_profile: str | None = None, given: Sequence[str] = ()) -> Parts:
         """The parts of its key, on this machine or the named device; `given` are NAME=VALUE."""
@@ -50,9 +56,24 @@ class Request:
         )  # fmt: skip
         if self.compile:
             parts["compile"] = "true"
+        if self.base is not None:
+            parts["base"] = hex(self.base)
         for text in given:
             name, equals, value = text.partition("=")
             if not equals or name not in parts:
                 raise UsageError(f"--part {text!r}: NAME=VALUE of one of {', '.join(parts)}")
             parts[name] = value
         return parts
+
+
+def _address(text: str, target: str) -> int:
+    try:
+        base = int(text, 0)
+    except ValueError:
+        base = -1
+    if target != "cuda" or base not in BASES:
+        raise UsageError(
+            f"--base {text}: only --target cuda takes one, a multiple of {BASES.step:#x} (2 TiB)"
+            f" from {BASES.start:#x} to {BASES[-1]:#x}"
+        )
+    return base

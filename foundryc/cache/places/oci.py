@@ -27,6 +27,8 @@ from foundryrt.remote.attempts import LIMITS, attempt
 MEDIA_TYPE = "application/vnd.foundry.bundle.v1"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _FAILURES = (requests.RequestException, OSError)
+# oras does not check the form of what a registry answers.
+_ODD = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 
 
@@ -80,10 +82,10 @@ class OciPlace:
         data = attempt(what, lambda: self._get(path, {"Accept": _MANIFEST}, 1 << 20), _FAILURES)
         try:
             (layer,) = json.loads(data)["layers"]
-            digest, size = str(layer["digest"]), int(layer["size"])
-        except (ValueError, LookupError, TypeError):
+            kind, digest, size = layer["mediaType"], str(layer["digest"]), int(layer["size"])
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
             raise Poisoned(f"{what}: the manifest of {key[:16]}… names no bundle") from None
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest) or layer["mediaType"] != MEDIA_TYPE:
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest) or kind != MEDIA_TYPE:
             raise Poisoned(f"{what}: the manifest of {key[:16]}… names no bundle")
         return digest, size
 
@@ -119,7 +121,7 @@ class OciPlace:
                 ):
                     answer.raise_for_status()
 
-        attempt(f"cache {self.url}", upload, (*_FAILURES, ValueError))
+        attempt(f"cache {self.url}", upload, (*_FAILURES, *_ODD))
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
         """As in Place, among the processes of this machine: a registry has no conditional write."""
@@ -130,11 +132,11 @@ class OciPlace:
         what = f"cache {self.url}"
         try:
             tags = attempt(
-                what, lambda: self._client.get_tags(self._repository), (*_FAILURES, ValueError)
+                what, lambda: self._client.get_tags(self._repository), (*_FAILURES, *_ODD)
             )
         except FileNotFoundError:
             return []
-        keys = [tag for tag in tags if re.fullmatch(r"[0-9a-f]{64}", tag)]
+        keys = [tag for tag in map(str, tags) if re.fullmatch(r"[0-9a-f]{64}", tag)]
         return [Entry(key, self._layer(key)[1], 0.0) for key in keys]
 
     def evict(self, key: str) -> None:
@@ -150,7 +152,7 @@ class OciPlace:
         def delete() -> None:
             self._client.delete_tag(container, key)
 
-        attempt(f"cache {self.url}", delete, (*_FAILURES, RuntimeError, ValueError))
+        attempt(f"cache {self.url}", delete, (*_FAILURES, *_ODD))
 
 
 class _WithTimeout(HTTPAdapter):
