@@ -73,13 +73,14 @@ def seconds(run: Callable[[], object], repeats: int = 20) -> float:
 def work(geometry: Geometry, delays: int) -> dict[str, Work]:
     """By kernel, for a channel of `delays` delay taps; what padding and halos add is no work.
 
-    A complex multiply-add is four. A product with H or Hᴴ: one a delay and sample. Vectors of an
-    iteration: x, r, p and three energies, twelve a sample. Zak transform: N a bin.
+    A complex multiply-add is four. A product with H or Hᴴ: one a delay and sample; the right side
+    takes one, an iteration two, the last one only one. Vectors of an iteration: x, r, p and three
+    energies, twelve a sample. Zak transform: N a bin.
     """
     s = geometry.settings
     data, k = frame.data_symbols(s), s.iterations
     window = s.window_delays * s.n
-    products = 4 * delays * geometry.length * s.n * (2 * k + 1)
+    products = 4 * delays * geometry.length * s.n * 2 * k
     table = 8 * (2 * s.doppler_range + 1) * s.window_delays
     return {
         "read_window": Work(4 * s.n * window, 8 * window + table),

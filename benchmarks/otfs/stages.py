@@ -27,13 +27,19 @@ from otfs_pipeline.settings import CHANNEL_REACH, Settings
 REPEATS = 20
 
 
+def architecture() -> str:
+    """Of the current device, as the compiler names it."""
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
+
+
 class Stages:
     """The kernels of a grid with their buffers."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, images: dict[str, bytes] | None = None) -> None:
         torch.cuda.synchronize()
-        major, minor = torch.cuda.get_device_capability()
-        self.functions = program.load(geometry, f"sm_{major}{minor}")
+        images = images or program.images(geometry, architecture())
+        self.functions = program.load(geometry, images)
         self.tensors = {
             name: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")
             for name, (shape, dtype) in program.buffers(geometry).items()

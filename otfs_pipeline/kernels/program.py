@@ -104,17 +104,24 @@ class Function:
         )  # fmt: skip
 
 
-def load(geometry: Geometry, architecture: str) -> dict[str, Function]:
-    """Compiles all kernels for `architecture` (such as sm_90a) into the current context.
+def images(geometry: Geometry, architecture: str) -> dict[str, bytes]:
+    """Kernel -> cubin for `architecture` (such as sm_90a); no GPU is needed.
 
     FoundryError with the compiler's log where it fails.
     """
+    return {
+        name: _compile(macros(geometry) + "".join(text(file) for file in files), architecture)
+        for name, (files, _) in KERNELS.items()
+    }
+
+
+def load(geometry: Geometry, images: dict[str, bytes]) -> dict[str, Function]:
+    """All kernels from their cubins into the current context."""
     from cuda.bindings import driver
 
     functions = {}
-    for name, (files, _) in KERNELS.items():
-        source = macros(geometry) + "".join(text(file) for file in files)
-        module = _check(driver.cuModuleLoadData(_compile(source, architecture)))
+    for name, image in images.items():
+        module = _check(driver.cuModuleLoadData(image))
         handle = _check(driver.cuModuleGetFunction(module, name.encode()))
         blocks, threads, shared = launches(geometry)[name]
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

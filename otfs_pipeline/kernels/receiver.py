@@ -29,7 +29,8 @@ class KernelReceiver:
                 f"bytes of shared memory a block; this GPU has {major}.{minor} and {shared}: use "
                 "another one, a smaller grid or --target host"
             )
-        self._functions = program.load(geometry, f"sm_{major}{minor}")
+        images = program.images(geometry, f"sm_{major}{minor}")
+        self._functions = program.load(geometry, images)
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
         """Samples [MN] complex64 of one frame to its results."""

@@ -21,6 +21,7 @@ CASES = {
     "sinc": (Settings(grid="256x32", pulse="sinc", gain_model="rayleigh"), 20.0, {}),
     "three": (Settings(grid="1024x32"), 20.0, {"cluster": 3, "each": 3}),
     "wide": (Settings(grid="1024x32"), 20.0, {"cluster": 1, "group": 4}),
+    "halves": (Settings(grid="4096x12"), 20.0, {"each": 9, "cluster": 7}),
     "large": (Settings(grid="4096x32", iterations=12), 20.0, {}),
 }
 
@@ -55,7 +56,7 @@ def receive(geometry: Geometry, samples: np.ndarray) -> dict[str, np.ndarray]:
         tensor = torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")
         tensor.reshape(-1).view(torch.uint8).fill_(0xFF)
         tensors[name] = tensor
-    functions = program.load(geometry, f"sm_{major}{minor}")
+    functions = program.load(geometry, program.images(geometry, f"sm_{major}{minor}"))
     stream = torch.cuda.current_stream().cuda_stream
     for name, (_, parameters) in program.KERNELS.items():
         functions[name].launch(stream, tuple(tensors[p].data_ptr() for p in parameters))

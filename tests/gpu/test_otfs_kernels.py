@@ -20,7 +20,7 @@ def report(run):
 
 
 @pytest.mark.parametrize(
-    "case", ["qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "large"]
+    "case", ["qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "large"]
 )
 def test_kernels_agree_with_numpy(report, case):
     got = report[case]
