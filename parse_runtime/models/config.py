@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from foundryrt.errors import UsageError
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3_moe")
+LARGEST = 1 << 24
+"""No size of a model is above; a damaged one must not be counted up to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,10 @@ class ModelConfig:
         for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "vocab"):
             if getattr(self, name) < 1:
                 raise UsageError(f"model configuration: {name} is {getattr(self, name)}, not >= 1")
+        if not (0 < self.rope_theta < math.inf and 0 <= self.rms_eps < math.inf):
+            raise UsageError(
+                f"model configuration: rope_theta {self.rope_theta}, rms_eps {self.rms_eps}"
+            )
         if self.heads % self.kv_heads:
             raise UsageError(
                 f"model configuration: {self.heads} heads do not divide among "

@@ -21,6 +21,18 @@ def config_from_gguf(
     `rope_freqs.weight`, where Llama 3.1's scaling is stored. UsageError names what is missing or
     unsupported.
     """
+    try:
+        return _config(metadata, tensors, rope_divisors, where)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UsageError(f"{where}: a value of another form: {str(error)[:200]}") from error
+
+
+def _config(
+    metadata: Mapping[str, Any],
+    tensors: frozenset[str],
+    rope_divisors: tuple[float, ...],
+    where: str,
+) -> ModelConfig:
     architecture = str(metadata.get("general.architecture"))
     if architecture == "qwen3moe":
         raise UsageError(f"{where}: mixtures of experts are read from safetensors only")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foundryrt.errors import UsageError
-from parse_runtime.models.config import ModelConfig, llama3_divisors
+from parse_runtime.models.config import LARGEST, ModelConfig, llama3_divisors
 
 _ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
@@ -23,7 +23,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; UsageError names the file when it is missing or is no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{path}: a JSON object is expected")
@@ -32,17 +32,29 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
     """Check and translate a config.json; UsageError names what is missing or unsupported."""
+    try:
+        return _config(values, where)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UsageError(f"{where}: a value of another form: {str(error)[:200]}") from error
 
+
+def _config(values: Mapping[str, Any], where: str) -> ModelConfig:
     def need(name: str) -> Any:
         if values.get(name) is None:
             raise UsageError(f"{where}: {name!r} is missing")
         return values[name]
 
+    def size(name: str, default: int = 0) -> int:
+        value = int(values.get(name) or default or need(name))
+        if value > LARGEST:
+            raise UsageError(f"{where}: {name!r} is more than {LARGEST}")
+        return value
+
     architecture = _architecture(values, where)
     _refuse_unsupported(values, architecture, where)
-    heads = int(need("num_attention_heads"))
-    hidden = int(need("hidden_size"))
-    head_dim = int(values.get("head_dim") or hidden // heads)
+    layers, heads = size("num_hidden_layers"), size("num_attention_heads")
+    hidden = size("hidden_size")
+    head_dim = size("head_dim", hidden // heads)
     theta, divisors = _rope(values, head_dim, where)
     dtype = str(values.get("dtype") or values.get("torch_dtype") or "float32")
     if dtype not in _DTYPES:
@@ -50,14 +62,14 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
     mixture = architecture == "qwen3_moe"
     return ModelConfig(
         architecture=architecture,
-        layers=int(need("num_hidden_layers")),
+        layers=layers,
         hidden=hidden,
-        intermediate=int(need("intermediate_size")),
+        intermediate=size("intermediate_size"),
         heads=heads,
-        kv_heads=int(values.get("num_key_value_heads") or heads),
+        kv_heads=size("num_key_value_heads", heads),
         head_dim=head_dim,
-        vocab=int(need("vocab_size")),
-        max_positions=int(need("max_position_embeddings")),
+        vocab=size("vocab_size"),
+        max_positions=size("max_position_embeddings"),
         rms_eps=float(need("rms_norm_eps")),
         rope_theta=theta,
         rope_divisors=divisors,
@@ -65,7 +77,7 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
         qkv_bias=architecture == "qwen2",
         qk_norm=architecture in ("qwen3", "qwen3_moe"),
         dtype=dtype,
-        **(_mixture(values, int(need("num_hidden_layers")), where) if mixture else {}),
+        **(_mixture(values, layers, where) if mixture else {}),
     )
 
 

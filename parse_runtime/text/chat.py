@@ -71,8 +71,6 @@ class Chat:
     def _render(self, messages: list[dict[str, str]], **settings: object) -> str:
         if not self.template:
             raise UsageError("the model has no chat template; give one with --chat-template FILE")
-        import jinja2
-
         try:
             text: str = _compiled(self.template).render(
                 messages=messages,
@@ -82,7 +80,7 @@ class Chat:
                 **settings,
             )
             return text
-        except jinja2.TemplateError as error:
+        except Exception as error:  # A template is a program, and fails in a program's ways.
             raise UsageError(f"the chat template fails: {error}") from error
 
 

@@ -45,7 +45,8 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> str:
     try:
         model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
     except Exception as error:  # The package raises Exception itself.
-        raise UsageError(f"{where}: its tokenizer is damaged: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{where}: its tokenizer is damaged: {reason}") from error
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = _pre_tokenizer(name, where)
     if name == "qwen2":

@@ -30,7 +30,9 @@ class Tokenizer:
         """From the contents of a tokenizer.json; UsageError where they are damaged."""
         try:
             return Tokenizer(tokenizers.Tokenizer.from_str(text))
-        except Exception as error:  # The package raises Exception itself.
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # A panic inside the package is no Exception.
             raise UsageError(f"tokenizer.json cannot be read: {error}") from error
 
     def encode(self, text: str) -> list[int]:
@@ -42,6 +44,8 @@ class Tokenizer:
             return list(self._inner.encode(text, add_special_tokens=False).ids)
         except TypeError as error:
             raise UsageError("a text is not valid Unicode") from error
+        except Exception as error:  # The package raises Exception itself.
+            raise UsageError(f"the tokenizer fails: {error}") from error
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text without special tokens."""
