@@ -45,6 +45,10 @@ def capture(
     compile: Annotated[
         bool, typer.Option("--compile", help="Capture the workload under torch.compile (cuda).")
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Where its memory begins (cuda): an address such as 0x640000000000."),
+    ] = None,
     cache: Annotated[
         str | None,
         typer.Option(envvar="FOUNDRY_CACHE", help="Fetch it from this cache, or push it there."),
@@ -54,10 +58,10 @@ def capture(
     """Run a workload once and write its bundle.
 
     The workload's own options follow (see `foundryc workloads NAME`), for example --model or
-    --grid.
+    --grid. Bundles that one process opens at the same time need bases 2 TiB apart.
     """
     with reporting():
-        request = Request.read(name, target, embed_weights, context.args, compile)
+        request = Request.read(name, target, embed_weights, context.args, compile, base)
         outcome = {}
         if cache:
             outcome = through_cache(cache, request, output, capture_now)

@@ -49,7 +49,7 @@ Save = Callable[[Path, str, dict[str, Setting], dict[str, bytes], bool], None]
 """(path, workload, settings, files, embed weights): writes all that has been recorded."""
 
 
-def _open_recording(target: str) -> tuple[Recording, Save]:
+def _open_recording(target: str, base: int | None) -> tuple[Recording, Save]:
     if target == "host":
         from foundryc.host.recording import HostRecording
 
@@ -58,7 +58,7 @@ def _open_recording(target: str) -> tuple[Recording, Save]:
     from foundryc.cuda.image import save
     from foundryc.cuda.recording import CudaRecording
 
-    cuda = CudaRecording()
+    cuda = CudaRecording() if base is None else CudaRecording(base=base)
     return cuda, partial(save, cuda)
 
 
@@ -84,7 +84,7 @@ class Recorder:
         r.save("demo.fdy")
 
     `settings` is flat: what the workload's driver must know about the capture. `progress` is told
-    what comes next.
+    what comes next. `base` is the first address of the memory on cuda, the same for all by default.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Recorder:
         settings: dict[str, Setting],
         compile: bool = False,
         progress: Callable[[str], None] | None = None,
+        base: int | None = None,
     ) -> None:
         if target not in TARGETS:
             raise UsageError(f"target {target!r}: use one of {', '.join(TARGETS)}")
@@ -111,7 +112,7 @@ class Recorder:
         self._workload = workload
         self._settings = dict(settings)
         self._files: dict[str, bytes] = {}
-        self._recording, self._save = _open_recording(target)
+        self._recording, self._save = _open_recording(target, base)
 
     def __enter__(self) -> Recorder:
         return self

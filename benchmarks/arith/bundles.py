@@ -11,6 +11,7 @@ from benchmarks.arith.vocabulary import JUDGEMENT
 
 WEIGHTS = Path(__file__).parent / "weights"
 MAX_NEW_TOKENS = task.ANSWER + 2
+FIRST_BASE = 0x600000000000
 _SETTINGS = {
     "max-len": 208,
     "prefill": "16,64",
@@ -34,13 +35,17 @@ def capture(
     models = {"pair": pair, "eagle3": pair + head, "draft": ["--model", str(weights / "draft")]}
     common = [f"--{name}={value}" for name, value in _SETTINGS.items()]
     common += [f"--dtype={dtype}", f"--slots={slots}", f"--target={target}"]
-    bundles = {}
+    bundles, captures = {}, []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, options in models.items():
+    for index, (name, options) in enumerate(models.items()):
         bundles[name] = folder / f"{name}.fdy"
         command = [sys.executable, "-c", "from foundryc.cli import main; main()", "capture"]
-        subprocess.run(
-            [*command, "--workload", "parse", *options, *common, "-o", str(bundles[name])],
-            check=True,
-        )
+        command += ["--workload", "parse", *options, *common, "-o", str(bundles[name])]
+        if target == "cuda":
+            # The evaluation opens all in one process, where their addresses must differ.
+            command.append(f"--base={FIRST_BASE + index * (2 << 40):#x}")
+        captures.append(subprocess.Popen(command))
+    for process in captures:
+        if process.wait():
+            raise SystemExit(f"a capture failed: {' '.join(map(str, process.args))}")
     return bundles

@@ -23,6 +23,22 @@ try:
 finally:
     assert "torch" not in sys.modules and "foundryc" not in sys.modules
 """
+BOTH = """
+import sys
+import numpy as np
+from foundryrt.session import Session
+with Session.open(sys.argv[1]) as a, Session.open(sys.argv[2]) as b:
+    samples = np.random.default_rng(0).standard_normal((2, 1024 * 32)).astype(np.float32)
+    found = []
+    for session in (a, b, a):
+        shape = session.tensor("samples").shape
+        session.write("samples", samples.view(np.complex64).reshape(shape))
+        graph = session.graph("receive")
+        graph.launch()
+        found.append(graph.read("llr").tobytes())
+    assert found[0] == found[1] == found[2]
+    print(a.tensor("samples").address, b.tensor("samples").address)
+"""
 CAPTURE = "from foundryc.cli import main; main()"
 MODEL = """
 import sys
@@ -68,6 +84,17 @@ def test_otfs_receives(tmp_path):
     clean, noisy = (run(path, "--frames", "20", "--snr", snr) for snr in ("30", "20"))
     assert clean["frames"] == 20
     assert clean["ber"] < noisy["ber"] < 0.03
+
+
+def test_bundles_of_unlike_bases_open_together(tmp_path):
+    paths = tmp_path / "a.fdy", tmp_path / "b.fdy"
+    base = "--base", "0x640000000000"
+    captures = [capture("otfs", path, "--grid", "1024x32", *more)
+                for path, more in zip(paths, ((), base), strict=True)]  # fmt: skip
+    for process in captures:
+        finish(process)
+    first, second = map(int, finish(start(BOTH, *paths)).split())
+    assert second - first == 4 << 40
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 
 from foundryc.cache import environment as env
 from foundryc.cache.key import differences, gather, key_of
+from foundryc.cache.request import Request
 from foundryrt.errors import UsageError
 
 
@@ -75,6 +76,18 @@ def test_contents_and_settings_count(model: Path) -> None:
     assert set(differences(first, parts(model))) == {"input.model.model.safetensors"}
     (model / "model.safetensors").rename(model / "other.safetensors")
     assert len(differences(first, parts(model))) == 2
+
+
+def test_a_base_counts_and_must_be_free() -> None:
+    def base(text: str | None) -> dict[str, str]:
+        return Request.read("otfs", "cuda", False, [], base=text).parts("h100-sxm")
+
+    assert set(differences(base(None), base("0x640000000000"))) == {"base"}
+    for wrong in ("here", "-1", "0x640000001000", "0x7f0000000000"):
+        with pytest.raises(UsageError, match="--base"):
+            base(wrong)
+    with pytest.raises(UsageError, match="only --target cuda"):
+        Request.read("otfs", "host", False, [], base="0x640000000000")
 
 
 def test_profiles() -> None:
