@@ -32,6 +32,17 @@ def path(tmp_path, fake):
     return counters.write(tmp_path / "counters.fdy")
 
 
+def test_bundles_of_unlike_bases_are_open_together(path, tmp_path, monkeypatch):
+    for region in ("STATE", "IO"):
+        monkeypatch.setattr(counters, region, getattr(counters, region) + (2 << 40))
+    other = counters.write(tmp_path / "other.fdy")
+    with Session.open(path) as a, Session.open(other) as b:
+        b.graph("step", by=25).launch()
+        a.graph("step", by=11).launch()
+        for session, raised in ((a, 11), (b, 25)):
+            np.testing.assert_array_equal(session.read("state"), counters.INITIAL + raised)
+
+
 def test_the_first_graph_needs_no_other_ones_binary(tmp_path, fake, monkeypatch):
     # `last` alone needs no binary but the second: with the first one broken it can be launched.
     path = counters.write(tmp_path / "c.fdy", cubins=(b"no cubin\0", b"FAKE more\0"))
