@@ -13,7 +13,6 @@ from parse_runtime.judge import PROMPT
 from parse_runtime.rules import Rules
 from parse_runtime.shapes import DTYPES, Shapes, Tree
 from parse_runtime.text.chat import Chat
-from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import Model, open_model
 
@@ -125,8 +124,8 @@ def record(recorder: Any, settings: Settings) -> None:
 
     target = open_model(settings.model)
     draft = open_model(settings.draft) if settings.draft else target
-    tokenizer = Tokenizer.from_json(target.text.tokenizer_json)
-    unlike = Tokenizer.from_json(draft.text.tokenizer_json).fingerprint != tokenizer.fingerprint
+    tokenizer = target.text.tokenizer
+    unlike = draft.text.tokenizer.fingerprint != tokenizer.fingerprint
     if unlike and settings.speculate:
         raise UsageError(
             f"speculate draft: the tokenizer of {settings.draft} is not that of {settings.model}"

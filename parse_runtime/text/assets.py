@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,22 @@ class TextAssets:
     tokenizer_json: str
     chat: Chat
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """UsageError where the file is damaged."""
+        return Tokenizer.from_json(self.tokenizer_json)
+
 
 def assets_from_hf(folder: Path) -> TextAssets:
-    """tokenizer.json, tokenizer_config.json, chat_template.jinja and the configs' stop tokens."""
+    """tokenizer.json, tokenizer_config.json, chat_template.jinja and the configs' stop tokens.
+
+    UsageError where one is missing or has another form.
+    """
+    with _expected(str(folder)):
+        return _from_hf(folder)
+
+
+def _from_hf(folder: Path) -> TextAssets:
     path = folder / "tokenizer.json"
     if not path.exists():
         raise UsageError(f"{path} is missing; only models with a fast tokenizer are supported")
@@ -35,14 +51,20 @@ def assets_from_hf(folder: Path) -> TextAssets:
     stops: set[int] = set()
     for source in (_optional(folder / "generation_config.json"), _optional(folder / "config.json")):
         ids = source.get("eos_token_id")
-        stops |= set(ids) if isinstance(ids, list) else {ids} if isinstance(ids, int) else set()
+        listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        stops |= {operator.index(token) for token in listed}
     if eos and tokenizer.token_id(eos) is not None:
         stops.add(tokenizer.require_id(eos))
-    return TextAssets(tokenizer_json, Chat(template, bos, eos, tuple(sorted(stops))))
+    return TextAssets(tokenizer_json, _chat(template, bos, eos, stops))
 
 
 def assets_from_gguf(metadata: Mapping[str, Any], where: str) -> TextAssets:
     """The same from a GGUF file's `tokenizer.*` keys."""
+    with _expected(where):
+        return _from_gguf(metadata, where)
+
+
+def _from_gguf(metadata: Mapping[str, Any], where: str) -> TextAssets:
     tokenizer_json = tokenizer_from_gguf(metadata, where)
     tokens = metadata["tokenizer.ggml.tokens"]
 
@@ -51,14 +73,26 @@ def assets_from_gguf(metadata: Mapping[str, Any], where: str) -> TextAssets:
         return "" if index is None else str(tokens[index])
 
     stops = {
-        int(metadata[key])
+        operator.index(metadata[key])
         for key in (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
         if key in metadata
     }
     template = str(metadata.get("tokenizer.chat_template", ""))
-    return TextAssets(
-        tokenizer_json, Chat(template, text("bos"), text("eos"), tuple(sorted(stops)))
-    )
+    return TextAssets(tokenizer_json, _chat(template, text("bos"), text("eos"), stops))
+
+
+@contextmanager
+def _expected(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+        raise UsageError(f"{where}: its tokenizer or chat template: {str(error)[:200]}") from error
+
+
+def _chat(template: str, bos: str, eos: str, stops: set[int]) -> Chat:
+    # JSON may hold lone surrogates, which no file can.
+    (template + bos + eos).encode()
+    return Chat(template, bos, eos, tuple(sorted(stops)))
 
 
 def _optional(path: Path) -> dict[str, Any]:

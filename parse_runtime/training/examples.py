@@ -12,7 +12,6 @@ from torch import Tensor
 
 from foundryrt.errors import UsageError
 from parse_runtime.text.assets import TextAssets
-from parse_runtime.text.tokenizer import Tokenizer
 
 Example = tuple[list[int], int]
 """Tokens, and where the answer begins."""
@@ -25,7 +24,7 @@ def read(path: Path, text: TextAssets, longest: int) -> list[Example]:
 
     UsageError names the line that is no such object, or the file that has none of use.
     """
-    tokenizer = Tokenizer.from_json(text.tokenizer_json)
+    tokenizer = text.tokenizer
     examples = []
     try:
         # Not splitlines: JSON may hold other line separators inside strings.
@@ -38,7 +37,7 @@ def read(path: Path, text: TextAssets, longest: int) -> list[Example]:
         try:
             values = json.loads(line)
             prompt, answer = str(values["prompt"]), str(values["answer"])
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise UsageError(
                 f'{path}:{number}: {{"prompt": ..., "answer": ...}} is expected: {error}'
             ) from error

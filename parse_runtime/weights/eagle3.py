@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from foundryc.weights import Piece, StoredTensor, TensorFile, whole
+import numpy as np
+
+from foundryc.weights import Piece, StoredTensor, TensorFile, materialize, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.hf_config import config_from_hf, read_json
@@ -100,9 +102,22 @@ def _parameters(
         result.append(one("embed", "embed_tokens.weight", target.vocab, h))
     if "d2t" in stored:
         result.append(one("d2t", "d2t", c.vocab, dtype="int64"))
+        _check_targets(result[-1], target, where)
     elif c.vocab != target.vocab:
         raise UsageError(
             f"{where}: d2t is missing, and the draft vocabulary of {c.vocab} is not the target's "
             f"{target.vocab}"
         )
     return result
+
+
+def _check_targets(d2t: Parameter, target: ModelConfig, where: str) -> None:
+    """UsageError where the map leads out of the target's vocabulary."""
+    ids = np.arange(d2t.shape[0]) + materialize(d2t.pieces, d2t.shape, d2t.dtype)
+    wrong = np.flatnonzero((ids < 0) | (ids >= target.vocab))
+    if wrong.size:
+        first = int(wrong[0])
+        raise UsageError(
+            f"{where}: d2t maps draft token {first} to {int(ids[first])}, but the target's "
+            f"vocabulary has {target.vocab} tokens; the head is of another target"
+        )

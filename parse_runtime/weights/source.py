@@ -75,7 +75,9 @@ def _open_folder(path: Path) -> Model:
     config = config_from_hf(read_json(path / "config.json"), str(path / "config.json"))
     files = weight_files(path)
     stored = {name: tensor for file in files for name, tensor in TensorFile(file).tensors.items()}
-    return Model(config, parameters(config, SAFETENSORS, stored), assets_from_hf(path))
+    text = assets_from_hf(path)
+    _check_ids(text, str(path / "tokenizer.json"), config, str(path / "config.json"))
+    return Model(config, parameters(config, SAFETENSORS, stored), text)
 
 
 def _open_gguf(path: Path) -> Model:
@@ -87,12 +89,30 @@ def _open_gguf(path: Path) -> Model:
         divisors = tuple(float(value) for value in np.asarray(values))
     config = config_from_gguf(metadata, frozenset(stored), divisors, str(path))
     recipes = parameters(config, gguf_names(config.architecture), stored)
-    return Model(config, recipes, assets_from_gguf(metadata, str(path)))
+    text = assets_from_gguf(metadata, str(path))
+    _check_ids(text, str(path), config, str(path))
+    return Model(config, recipes, text)
+
+
+def _check_ids(text: TextAssets, tokens: str, config: ModelConfig, where: str) -> None:
+    """UsageError where the tokenizer of file `tokens` has ids that the model has no row for.
+
+    A pass would read beyond its embedding table.
+    """
+    if text.tokenizer.size > config.vocab:
+        raise UsageError(
+            f"{tokens}: its ids go up to {text.tokenizer.size - 1}, but the vocabulary of the "
+            f"model ({where}) has {config.vocab} tokens; take the tokenizer that the model was "
+            "trained with"
+        )
 
 
 def gguf_metadata(path: Path) -> dict[str, Any]:
-    """Every key of a GGUF file with its value as Python's own types."""
+    """Every key of a GGUF file with its value as Python's own types; UsageError for damage."""
     import gguf
 
-    fields = gguf.GGUFReader(path).fields
-    return {name: field.contents() for name, field in fields.items()}
+    try:
+        fields = gguf.GGUFReader(path).fields
+        return {name: field.contents() for name, field in fields.items()}
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"{path}: its metadata is damaged: {error}") from error

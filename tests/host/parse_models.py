@@ -22,7 +22,6 @@ from parse_runtime.eager import EagerSession
 from parse_runtime.roles import Sampling
 from parse_runtime.run import Options, run
 from parse_runtime.target import GraphTarget, open_models
-from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.source import Model, open_model
 
 TEMPLATE = (
@@ -152,7 +151,7 @@ def eager(
 def answer(settings: Settings, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
     """What `foundryrt run` reports, of passes that torch runs directly."""
     model = open_model(settings.model)
-    tokenizer = Tokenizer.from_json(model.text.tokenizer_json)
+    tokenizer = model.text.tokenizer
     words = (tokenizer.single(settings.yes), tokenizer.single(settings.no))
     session, *_ = eager(settings, words, device)
     files = {

@@ -46,9 +46,7 @@ def opened(folder: Path, **changes: object) -> tuple[Scheduler, Prompts]:
     session = EagerSession()
     for passes in build(session.register, chosen, target, draft, (5, 9)):
         session.add(passes)
-    voices = [
-        Voice(Tokenizer.from_json(m.text.tokenizer_json), m.text.chat) for m in (target, draft)
-    ]
+    voices = [Voice(m.text.tokenizer, m.text.chat) for m in (target, draft)]
     face = SimpleNamespace(
         settings=asdict(chosen), graphs=session.graphs, write=session.write, graph=session.graph
     )
@@ -118,7 +116,7 @@ def trained() -> tokenizers.Tokenizer:
 @pytest.fixture(scope="module")
 def unlike() -> Unlike:
     require_smollm2()
-    smollm2 = Tokenizer.from_json(open_model("smollm2").text.tokenizer_json)
+    smollm2 = open_model("smollm2").text.tokenizer
     return Unlike(smollm2, Tokenizer(trained()), frozenset({1}))
 
 

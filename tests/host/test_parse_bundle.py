@@ -87,6 +87,14 @@ def test_another_tokenizer_cannot_draft_single_tokens(tmp_path: Path) -> None:
         capture(tiny(target, **changes), tmp_path / "parse.fdy")
 
 
+def test_a_draft_model_with_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
+    target, draft = tmp_path / "target", tmp_path / "draft"
+    save(target, "llama")
+    save(draft, "llama", vocab_size=250, eos_token_id=249)
+    with pytest.raises(UsageError, match=r"draft/tokenizer\.json: its ids go up to 260"):
+        capture(tiny(target, draft=str(draft)), tmp_path / "parse.fdy")
+
+
 @pytest.mark.parametrize("way", ["draft", "chain", "tree", "mixture"])
 def test_token_drafts_work_in_a_fresh_process(way: str, tmp_path: Path) -> None:
     """With each drafter, the answers of the target alone."""

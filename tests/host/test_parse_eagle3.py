@@ -160,7 +160,12 @@ def damage(head: Path, kind: str) -> None:
         changed(head, hidden_size=64)
     else:
         values = safetensors.torch.load_file(path)
-        del values[kind]
+        if kind == "beyond":
+            values["d2t"][-1] = VOCAB - 49
+        elif kind == "below":
+            values["d2t"][3] = -4
+        else:
+            del values[kind]
         safetensors.torch.save_file(values, path)
 
 
@@ -172,6 +177,8 @@ def damage(head: Path, kind: str) -> None:
         ("hidden", "hidden_size 64"),
         ("fc.weight", "no tensor 'fc.weight'"),
         ("d2t", "d2t is missing"),
+        ("beyond", f"d2t maps draft token 49 to {VOCAB}, .* has {VOCAB} tokens"),
+        ("below", "d2t maps draft token 3 to -1"),
     ],
 )
 def test_a_head_that_does_not_fit_is_refused(kind: str, named: str, tmp_path: Path) -> None:

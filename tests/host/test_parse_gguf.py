@@ -41,7 +41,7 @@ def write(path: Path, kind: str, model: torch.nn.Module, tokenizer: Tokenizer) -
     file.add_value_length(c.hidden_size // c.num_attention_heads)
     file.add_rope_freq_base(c.rope_parameters["rope_theta"])
     file.add_layer_norm_rms_eps(c.rms_norm_eps)
-    file.add_vocab_size(VOCAB)
+    file.add_vocab_size(c.vocab_size)
     vocabulary = tokenizer._inner.get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     file.add_tokenizer_model("gpt2")
@@ -79,7 +79,7 @@ def test_logits_of_a_gguf_agree_with_transformers(kind: str, tmp_path: Path) -> 
     actual = logits(target, tokens)
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
     assert model.text.chat.stops == (260,)
-    read = Tokenizer.from_json(model.text.tokenizer_json)
+    read = model.text.tokenizer
     assert read.encode("<|user|>12 abc") == tokenizer.encode("<|user|>12 abc")
 
 
@@ -94,6 +94,20 @@ def test_shards_and_missing_tensors(tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(UsageError, match=shard.name):
         source.open_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["folder", "gguf"])
+def test_a_tokenizer_with_ids_beyond_the_vocabulary_is_refused(form: str, tmp_path: Path) -> None:
+    oracle = save(tmp_path, "llama", vocab_size=250, eos_token_id=249)
+    tokens, config = tmp_path / "tokenizer.json", tmp_path / "config.json"
+    model = tmp_path
+    if form == "gguf":
+        tokenizer = Tokenizer.from_json(tokens.read_text())
+        model = tokens = config = tmp_path / "tiny.gguf"
+        write(model, "llama", oracle, tokenizer)
+    with pytest.raises(UsageError, match=r"up to 260, .* 250 tokens") as refused:
+        source.open_model(str(model))
+    assert str(tokens) in str(refused.value) and str(config) in str(refused.value)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def smollm2() -> tuple[Loaded, Tokenizer, object]:
     require_smollm2()
     s = Settings(model="smollm2", max_len=192, prefill="64,160", verify="224x5")
     session, target, draft, model = eager(s, (10539, 5230))
-    tokenizer = Tokenizer.from_json(model.text.tokenizer_json)
+    tokenizer = model.text.tokenizer
     return (session, target, draft, 49152), tokenizer, model.text.chat
 
 
