@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.request import Listener, Request
@@ -13,8 +14,16 @@ from parse_runtime.scheduler import Scheduler
 _LOG = logging.getLogger(__name__)
 
 
+FAILING = 3
+"""So many failed answers in a row are taken for a device that does not work any more."""
+
+
 class Overloaded(FoundryError):
     """As many answers wait for a slot as may."""
+
+
+class Stopped(FoundryError):
+    """The engine takes no more answers, or ended one that was not done."""
 
 
 class Engine:
@@ -39,9 +48,16 @@ class Engine:
         return self._scheduler.max_len
 
     @property
-    def alive(self) -> bool:
-        """Whether answers can be submitted."""
-        return self._thread.is_alive() and not self._closing
+    def state(self) -> str:
+        """`ok`, `failing` where no answer comes to its end, `stopped` where none is taken."""
+        if self._closing or not self._thread.is_alive():
+            return "stopped"
+        return "failing" if self.failed >= FAILING else "ok"
+
+    @property
+    def failed(self) -> int:
+        """Answers that failed since one was completed, those of unfit requests left out."""
+        return self._scheduler.failed
 
     @property
     def load(self) -> tuple[int, int]:
@@ -52,8 +68,8 @@ class Engine:
         """Have `request` answered; UsageError where it does not fit, Overloaded for too many."""
         request.check(self.max_len)
         with self._changed:
-            if not self.alive:
-                raise FoundryError("the engine is stopped")
+            if self.state == "stopped":
+                raise Stopped("the engine is stopped")
             if sum(self.load) >= self._scheduler.slots + self._queue:
                 raise Overloaded(f"{self._queue} answers wait already: come again later")
             self._coming += 1
@@ -64,6 +80,13 @@ class Engine:
         """End the listener's answer and free its slot; nothing happens where it ended already."""
         with self._changed:
             self._commands.append(lambda: self._scheduler.cancel(listener))
+            self._changed.notify()
+
+    def abort(self) -> None:
+        """Take no more; answers that are not done fail with Stopped, after the pass that runs."""
+        with self._changed:
+            self._closing = True
+            self._commands.append(self._abort)
             self._changed.notify()
 
     def close(self) -> None:
@@ -77,6 +100,11 @@ class Engine:
         self._scheduler.submit(request, listener)
         with self._changed:
             self._coming -= 1
+
+    def _abort(self) -> None:
+        error = Stopped("the server stops, and the answer took longer than it waits")
+        for listener in self._scheduler.listeners:
+            self._guarded(partial(self._scheduler.cancel, listener, error))
 
     def _work(self) -> None:
         busy = False

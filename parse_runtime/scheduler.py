@@ -47,6 +47,8 @@ class Scheduler:
         self._running: dict[Listener, _Running] = {}
         self._due: deque[_Running] = deque()
         """Those whose next pass is a prefill or a verification, longest waiting first."""
+        self.failed = 0
+        """Answers that failed since one did not; an unfit request (UsageError) does not count."""
 
     @property
     def running(self) -> int:
@@ -58,19 +60,28 @@ class Scheduler:
         """Answers that wait for one, in the order of their submission."""
         return len(self._waiting)
 
+    @property
+    def listeners(self) -> list[Listener]:
+        """Of all answers that have not ended."""
+        return [*self._running, *(answer.listener for answer in self._waiting)]
+
     def submit(self, request: Request, listener: Listener) -> None:
         """Queue an answer; UsageError where it does not fit the caches."""
         request.check(self.max_len)
         self._waiting.append(Answer(request, listener, self._draft.max_len))
 
-    def cancel(self, listener: Listener) -> None:
-        """End the listener's answer and free its slot; nothing happens where it ended already."""
+    def cancel(self, listener: Listener, error: Exception | None = None) -> None:
+        """End the listener's answer and free its slot; nothing happens where it ended already.
+
+        It ends as cancelled, or as failed with `error`.
+        """
         if running := self._running.get(listener):
             running.calls.close()
-            self._finish(running, "cancelled")
+            self._release(running)
+            _report(running.answer, "cancelled", error)
         for answer in [answer for answer in self._waiting if answer.listener is listener]:
             self._waiting.remove(answer)
-            _report(answer, "cancelled")
+            _report(answer, "cancelled", error)
 
     def step(self) -> bool:
         """One batch of drafting, one of resuming, a few prefills and verifications.
@@ -122,6 +133,7 @@ class Scheduler:
         except Exception as error:
             running.calls.close()
             self._release(running)
+            self.failed += not isinstance(error, UsageError)
             running.answer.listener.failed(error)
         else:
             if isinstance(running.call, Prefill | Verification):
@@ -129,6 +141,7 @@ class Scheduler:
 
     def _finish(self, running: _Running, reason: str) -> None:
         self._release(running)
+        self.failed = 0
         _report(running.answer, reason)
 
     def _release(self, running: _Running) -> None:
@@ -157,8 +170,11 @@ def _same(result: Any) -> Any:
     return result
 
 
-def _report(answer: Answer, reason: str) -> None:
+def _report(answer: Answer, reason: str, error: Exception | None = None) -> None:
     answer.statistics.seconds = time.perf_counter() - answer.begun
+    if error is not None:
+        answer.listener.failed(error)
+        return
     try:
         answer.listener.finished(reason, answer.statistics)
     except Exception as error:

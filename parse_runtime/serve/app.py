@@ -71,13 +71,15 @@ class Service:
         return reply(self._card())
 
     async def health(self, request: Request) -> Response:
-        """200 where every graph can be launched and requests are taken, else 503."""
+        """200 where every graph can be launched and the engine works, else 503."""
         graphs, ready = len(self.session.graphs), self.session.ready()
         running, waiting = self.engine.load
-        state = "stopping" if not self.engine.alive else "ok" if ready == graphs else "starting"
+        state = self.engine.state
+        if state == "ok" and ready < graphs:
+            state = "starting"
         report = {
             "status": state, "graphs": graphs, "ready": ready, "running": running,
-            "waiting": waiting,
+            "waiting": waiting, "failed_in_a_row": self.engine.failed,
         }  # fmt: skip
         return reply(report, 200 if state == "ok" else 503)
 

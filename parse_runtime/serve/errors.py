@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine import Overloaded
+from parse_runtime.engine import Overloaded, Stopped
 from parse_runtime.request import TooLong
 
 _LOG = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def translated(error: Exception, retry_seconds: int) -> ApiError:
         return error
     if isinstance(error, Overloaded):
         return ApiError(429, str(error), None, "overloaded", {"Retry-After": str(retry_seconds)})
+    if isinstance(error, Stopped):
+        return ApiError(503, str(error), None, "stopped")
     if isinstance(error, msgspec.ValidationError):
         place = re.search(r"at `\$\.([\w.]+)", str(error)) or re.search("field `(.*?)`", str(error))
         return ApiError(400, str(error), place[1] if place else None)

@@ -21,6 +21,10 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self._tokens = Counter("parse_tokens", "Tokens by kind", ["kind"], registry=registry)
+        self._failures = Counter(
+            "parse_failures", "Answers that failed, by the kind of error", ["kind"],
+            registry=registry,
+        )  # fmt: skip
         self._rounds = Counter("parse_rounds", "Drafts that were judged", registry=registry)
         self._seconds = Histogram(
             "parse_request_seconds", "From submission to end", buckets=_SECONDS, registry=registry
@@ -36,6 +40,10 @@ class Metrics:
         waiting = Gauge("parse_waiting", "Requests that wait for one", registry=registry)
         running.set_function(lambda: engine.load[0])
         waiting.set_function(lambda: engine.load[1])
+        failed = Gauge(
+            "parse_failed_in_a_row", "Answers that failed since one did not", registry=registry
+        )
+        failed.set_function(lambda: engine.failed)
         self._recent = 1.0
 
     @property
@@ -48,7 +56,10 @@ class Metrics:
         self._answers.labels(endpoint, str(status)).inc()
 
     def ended(self, outcome: Outcome) -> None:
-        """Count what an answer took."""
+        """Count what an answer took, or why it failed."""
+        if outcome.error is not None:
+            self._failures.labels(type(outcome.error).__name__).inc()
+            return
         counts = outcome.statistics
         for kind, number in (
             ("prompt", len(outcome.request.prompt)), ("generated", counts.tokens),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine import Engine
@@ -16,6 +18,24 @@ from parse_runtime.scheduler import Scheduler
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.metrics import Metrics
+
+_LAST_WORDS = 5
+"""Seconds for clients to read how their answers ended."""
+
+
+class Server(uvicorn.Server):
+    """Once told to stop, gives answers the seconds of grace, then ends them with an error."""
+
+    def __init__(self, app: Starlette, engine: Engine, grace: int) -> None:
+        timeout = grace + _LAST_WORDS
+        super().__init__(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=timeout)
+        )
+        self._engine, self._grace = engine, grace
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(self._grace, self._engine.abort)
+        await super().shutdown(sockets)
 
 
 def run(session: Any, options: Serving) -> None:
@@ -29,9 +49,6 @@ def run(session: Any, options: Serving) -> None:
     engine = Engine(Scheduler(loaded.target, loaded.draft, options.single_passes), options.queue)
     name = options.name or str(session.settings["model"]).rstrip("/").rpartition("/")[2]
     service = Service(name, engine, loaded.prompts, loaded.rules, session, Metrics(engine))
-    config = uvicorn.Config(
-        service.app(), log_level="warning", timeout_graceful_shutdown=options.grace
-    )
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     print(f"{name}: listening on http://{shown}:{port}/v1", file=sys.stderr, flush=True)
@@ -39,6 +56,7 @@ def run(session: Any, options: Serving) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(service.app(), engine, options.grace).run(sockets=[listening])
     finally:
+        engine.abort()
         engine.close()

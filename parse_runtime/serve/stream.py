@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ class Stream(Outcome):
     """An answer of the running event loop; iterate over it once for its pieces of text."""
 
     count: Callable[[Outcome], None] = lambda outcome: None
-    """Called in the engine's thread once the answer has ended, cancelled or not."""
+    """Called in the engine's thread once the answer has ended, in whatever way."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     pieces: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
 
@@ -29,6 +30,7 @@ class Stream(Outcome):
 
     def failed(self, error: Exception) -> None:
         super().failed(error)
+        self.count(self)
         self._put(None)
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -44,4 +46,6 @@ class Stream(Outcome):
             raise self.error
 
     def _put(self, piece: str | None) -> None:
-        self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+        # A server that is stopped twice does not wait for its answers.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)

@@ -290,6 +290,25 @@ def test_overload_is_refused_and_passes(bundle: Path) -> None:
         server.process.wait()
 
 
+def test_a_stream_that_outlasts_the_grace_ends_with_an_error(bundle: Path) -> None:
+    server = Server(bundle, "--grace", "0")
+    try:
+        server.chat("warm up")
+        chunks = server.chat(
+            "long", max_tokens=140, stream=True, extra_body={"parse": {"max_rounds": 0}}
+        )
+        pieces = iter(chunks)
+        next(pieces)
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="the server stops"):
+            list(pieces)
+        assert server.process.wait(20) == 0
+        assert server.process.stderr is not None and server.process.stderr.read() == ""
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
 def foundryrt(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)

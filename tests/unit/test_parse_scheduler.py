@@ -180,7 +180,7 @@ def test_the_engine_takes_from_many_threads_and_finishes_on_close() -> None:
     for thread in threads:
         thread.join()
     engine.close()
-    assert not engine.alive and engine.load == (0, 0)
+    assert engine.state == "stopped" and engine.load == (0, 0)
     for i, listener in enumerate(heard):
         assert listener.said == alone(request(25, seed=i % 4)).said
     with pytest.raises(FoundryError, match="stopped"):

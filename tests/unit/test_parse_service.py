@@ -1,0 +1,141 @@
+"""The server over models of a script: what it says of a device that fails, and when it stops."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Tokenizer as Inner
+from tokenizers import decoders, models, pre_tokenizers
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_fakes import Fake, mixing
+
+from foundryrt.errors import UsageError
+from parse_runtime.engine import FAILING, Engine
+from parse_runtime.pair import Alike
+from parse_runtime.prompts import Prompts, Voice
+from parse_runtime.rules import Rules
+from parse_runtime.scheduler import Scheduler
+from parse_runtime.text.chat import Chat
+from parse_runtime.text.tokenizer import Tokenizer
+
+testclient = pytest.importorskip("starlette.testclient", reason="pip install 'foundry[serve]'")
+from parse_runtime.serve.app import Service  # noqa: E402
+from parse_runtime.serve.metrics import Metrics  # noqa: E402
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+GONE = RuntimeError, "the device is gone"
+
+
+class Device(Fake):
+    """Fails while `fault` is set, and waits while `gate` is closed."""
+
+    fault: tuple[type[Exception], str] | None = None
+    gate = threading.Event()
+
+    def advance(self, slots, tokens, positions, samplings):  # type: ignore[no-untyped-def]
+        if self.fault:
+            kind, message = self.fault
+            raise kind(message)
+        assert self.gate.wait(20)
+        return super().advance(slots, tokens, positions, samplings)
+
+
+class Serving:
+    """A service in this process, and its client."""
+
+    def __init__(self) -> None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:60]
+        inner = Inner(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        voice = Voice(Tokenizer(inner), Chat(TEMPLATE, "", "", (0,)))
+        self.device = Device(mixing(1, 997), slots=2)
+        self.device.gate.set()
+        self.engine = Engine(Scheduler(self.device, Fake(mixing(2), slots=2)))
+        session = SimpleNamespace(graphs=["one"], ready=lambda: 1)
+        service = Service(
+            "fake", self.engine, Prompts(voice, voice, Alike(frozenset({0}))), Rules(max_rounds=0),
+            session, Metrics(self.engine),
+        )  # fmt: skip
+        self.client = testclient.TestClient(service.app(), raise_server_exceptions=False)
+
+    def ask(self, **options: object):  # type: ignore[no-untyped-def]
+        values = {"prompt": "(", "max_tokens": 9, **options}
+        return self.client.post("/v1/completions", json=values)
+
+    def health(self) -> tuple[int, str]:
+        response = self.client.get("/health")
+        return response.status_code, response.json()["status"]
+
+    def metric(self, line: str) -> float:
+        found = [
+            row for row in self.client.get("/metrics").text.splitlines() if row.startswith(line)
+        ]
+        return sum(float(row.rpartition(" ")[2]) for row in found)
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    made = Serving()
+    with made.client:
+        yield made
+        made.device.gate.set()
+
+
+def test_health_follows_a_device_that_fails_and_recovers(serving: Serving) -> None:
+    assert serving.ask().status_code == 200 and serving.health() == (200, "ok")
+    serving.device.fault = GONE
+    for _ in range(FAILING):
+        assert serving.health() == (200, "ok")
+        refused = serving.ask()
+        assert refused.status_code == 500 and "the device is gone" in refused.text
+    assert serving.health() == (503, "failing")
+    assert serving.metric('parse_failures_total{kind="RuntimeError"}') == FAILING
+    assert serving.metric("parse_failed_in_a_row ") == FAILING
+    serving.device.fault = None
+    assert serving.ask().status_code == 200 and serving.health() == (200, "ok")
+    assert serving.metric("parse_failed_in_a_row ") == 0
+
+
+def test_what_a_request_is_to_blame_for_is_no_failure_of_the_device(serving: Serving) -> None:
+    serving.device.fault = UsageError, "the judge's question is too long"
+    for _ in range(FAILING):
+        assert serving.ask().status_code == 400
+    assert serving.health() == (200, "ok") and serving.engine.failed == 0
+    assert serving.metric('parse_failures_total{kind="UsageError"}') == FAILING
+
+
+def test_a_stream_that_fails_ends_with_an_error_event(serving: Serving) -> None:
+    serving.device.fault = GONE
+    events = serving.ask(stream=True).text.strip().split("\n\n")
+    assert '"message":"the device is gone"' in events[-2] and events[-1] == "data: [DONE]"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_aborted_answers_end_with_an_error(serving: Serving, stream: bool) -> None:
+    serving.device.gate.clear()
+    got: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(serving.ask(stream=stream).text))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    while sum(serving.engine.load) < 3:
+        time.sleep(0.01)
+    serving.engine.abort()
+    serving.device.gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(got) == 3 and all("the server stops" in text for text in got)
+    assert serving.health() == (503, "stopped") and serving.engine.load == (0, 0)
+    refused = serving.ask()
+    assert refused.status_code == 503 and refused.json()["error"]["code"] == "stopped"
+    assert serving.metric('parse_failures_total{kind="Stopped"}') == 3
