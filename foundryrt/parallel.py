@@ -33,11 +33,14 @@ def each(function: Callable[[T], object], items: Iterable[T], workers: int = WOR
             except BaseException as error:  # raised again below
                 failures.append(error)
 
-    threads = [
-        threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(jobs)) - 1)
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
+    for _ in range(min(workers, len(jobs)) - 1):
+        thread = threading.Thread(target=work, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            break  # the system gives no more threads: those that there are do everything
+        threads.append(thread)
     work()
     for thread in threads:
         thread.join()

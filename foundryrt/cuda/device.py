@@ -27,9 +27,10 @@ class Device:
 
     def enter(self) -> None:
         """Make the context current on the calling thread."""
-        if getattr(_current, "context", None) != self.context:
+        # Compared by the device: a context that was freed and made anew may have the same handle.
+        if getattr(_current, "device", None) is not self:
             self.cuda("cuCtxSetCurrent", self.context)
-            _current.context = self.context
+            _current.device = self
 
     def free_memory(self) -> int:
         """Bytes that can still be allocated."""
@@ -51,7 +52,6 @@ def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: ExitStack
     _check_device(needs, architecture, cuda.version())
     context = cuda.ask("cuDevicePrimaryCtxRetain", device, kind=c_void_p)
     undo.callback(cuda, "cuDevicePrimaryCtxRelease_v2", device)
-    _current.context = None
     opened = Device(cuda, device, context, architecture)
     opened.enter()
     _check_memory(needs, opened)

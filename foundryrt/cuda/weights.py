@@ -68,11 +68,11 @@ def fill_weights(
     check: bool = True,
     on_device: Digests | None = None,
 ) -> None:
-    """Queue every tensor that has a recipe; errors are those of foundryrt.weights.load.
+    """Queue every tensor that has a recipe; errors are those of foundryrt.host.weights.load.
 
     `check=False` takes the files' bytes as they are; their sizes are still compared. `on_device`
     takes BLAKE3 digests of what arrived; other digests, and those of sources that do not arrive
-    as a whole, are taken here.
+    as a whole or arrive twice, are taken here.
     """
     weights = manifest.weights
     paths = [find_file(file, folder) for file in weights.files]
@@ -130,11 +130,12 @@ def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy) -> bool:
 
 
 def _whole(source: WeightSource, runs: list[_Run]) -> Range | None:
-    """Where all of a source arrives in one piece, if the device can take its digest there."""
-    for address, begin, length in runs:
-        if source.blake3 and begin == 0 and length == source.length and address % ALIGNMENT == 0:
-            return address, length
-    return None
+    """Where a source arrives, whole and once, if the device can take its digest there."""
+    if len(runs) != 1:
+        return None
+    address, begin, length = runs[0]
+    fits = begin == 0 and length == source.length and address % ALIGNMENT == 0
+    return (address, length) if source.blake3 and fits else None
 
 
 def _runs(manifest: Manifest, tensor: Tensor, recipe: WeightRecipe) -> Iterator[tuple[int, _Run]]:

@@ -144,13 +144,25 @@ Builder& Materializer::builder(const foundry_template& table, const std::string&
     return *builders_.back();
 }
 
-void Materializer::materialize(Member& member) {
+CUgraphExec Materializer::materialize(const Member& member) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     const foundry_template& table = templates_[member.index];
     if (table.kind == nullptr) refuse("a graph was asked for before its template was given");
     for (uint32_t node = 0; node < table.nodes; ++node)
         if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
-    member.exec = builder(table, member.name).member(member.word, member.value, member.count, upload_);
+    return builder(table, member.name).member(member.word, member.value, member.count, upload_);
+}
+
+void Materializer::finish_uploads(const std::string& where) {
+    check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
+    check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize", where);
+}
+
+void Materializer::keep(Member& member, CUgraphExec exec) {
+    busy_ = false;
+    member.exec = exec;
+    if (exec != nullptr) ++ready_;
+    changed_.notify_all();
 }
 
 CUgraphExec Materializer::require(uint32_t graph) {
@@ -160,28 +172,28 @@ CUgraphExec Materializer::require(uint32_t graph) {
     changed_.wait(lock, [&] { return !busy_; });
     --waiting_;
     if (member.exec != nullptr) {
+        const CUgraphExec exec = member.exec;
         lock.unlock();
         changed_.notify_all();
-        check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize", member.name);
-        return member.exec;
+        finish_uploads(member.name);
+        return exec;
     }
     busy_ = true;
     lock.unlock();
+    CUgraphExec exec = nullptr;
     const auto leave = [&] {
         lock.lock();
-        busy_ = false;
-        if (member.exec != nullptr) ++ready_;
-        changed_.notify_all();
+        keep(member, exec);
     };
     try {
-        materialize(member);
-        check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize", member.name);
+        exec = materialize(member);
+        finish_uploads(member.name);
     } catch (...) {
         leave();
         throw;
     }
     leave();
-    return member.exec;
+    return exec;
 }
 
 void Materializer::start(uint32_t first) {
@@ -200,13 +212,12 @@ void Materializer::run(uint32_t first) {
         if (member->exec != nullptr) continue;
         busy_ = true;
         lock.unlock();
-        const int code = guarded([&] { materialize(*member); });
+        CUgraphExec exec = nullptr;
+        const int code = guarded([&] { exec = materialize(*member); });
         const std::string message = code != 0 ? last_error() : "";
         lock.lock();
-        busy_ = false;
-        if (member->exec != nullptr) ++ready_;
+        keep(*member, exec);
         if (code != 0) fail(code, message);
-        changed_.notify_all();
     }
 }
 
@@ -226,7 +237,7 @@ uint32_t Materializer::wait(uint32_t count, std::chrono::milliseconds timeout) {
     if (failed_) throw Error(failure_code_, failure_);
     const uint32_t found = ready_;
     lock.unlock();
-    if (found == members_.size()) check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize");
+    if (found == members_.size()) finish_uploads("all graphs");
     return found;
 }
 

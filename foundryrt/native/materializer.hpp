@@ -76,7 +76,11 @@ private:
 
     void run(uint32_t first);
     void fail(int code, const std::string& message);
-    void materialize(Member& member);
+    CUgraphExec materialize(const Member& member);
+    // Ends a turn of making `member`, whose exec is null where that failed; the state is locked.
+    void keep(Member& member, CUgraphExec exec);
+    // An exec must not be launched before its upload has ended; on any thread.
+    void finish_uploads(const std::string& where);
     // A builder that has taken on a template.
     Builder& builder(const foundry_template& table, const std::string& name);
     void load(Binary& binary, const std::string& where);

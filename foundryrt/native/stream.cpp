@@ -5,8 +5,10 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -15,12 +17,22 @@
 namespace foundry {
 namespace {
 
+std::string path_of(int file) {
+    std::error_code unknown;
+    return std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(file), unknown).string();
+}
+
 void read_piece(const foundry_piece& piece, char* to) {
     for (uint64_t done = 0; done < piece.bytes;) {
         const ssize_t got = pread(piece.file, to + done, piece.bytes - done, static_cast<off_t>(piece.offset + done));
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) refuse(std::string("a weight file cannot be read: ") + std::strerror(errno));
-        if (got == 0) refuse("a weight file ends at byte " + std::to_string(piece.offset + done) + "; it was cut off");
+        if (got < 0) {
+            const std::string reason = std::strerror(errno);
+            refuse("weights: " + path_of(piece.file) + " cannot be read: " + reason);
+        }
+        if (got == 0)
+            refuse("weights: " + path_of(piece.file) + " ends at byte " + std::to_string(piece.offset + done) +
+                   "; it was cut off");
         done += static_cast<uint64_t>(got);
     }
 }
@@ -73,12 +85,17 @@ private:
 
 void stream_pieces(CUcontext context, CUstream stream, const foundry_buffer* buffers, uint32_t count, uint32_t threads,
                    const foundry_piece* pieces, uint64_t number) {
+    if (threads == 0 || count < threads) refuse("there are fewer buffers than threads");
     const uint32_t each = count / threads;
-    if (each == 0) refuse("there are fewer buffers than threads");
     Stream all(context, stream, pieces, number);
     std::vector<std::thread> pool;
-    for (uint32_t i = 1; i < threads; ++i)
-        pool.emplace_back([&all, buffers, each, i] { all.work(buffers + i * each, each); });
+    pool.reserve(threads);
+    try {
+        for (uint32_t i = 1; i < threads; ++i)
+            pool.emplace_back([&all, buffers, each, i] { all.work(buffers + i * each, each); });
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those that there are read everything.
+    }
     all.work(buffers, each);
     for (std::thread& thread : pool) thread.join();
     all.finish();

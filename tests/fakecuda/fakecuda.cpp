@@ -68,6 +68,9 @@ std::atomic<int> architecture{90}, version{13000};
 std::atomic<uint64_t> memory{1ull << 30};
 int device_context;
 int plain_handle;
+// The primary context is another one each time that it is retained anew.
+std::atomic<int> retained{0}, generation{0};
+thread_local int current = 0;
 
 void count(const char* what, int64_t change) {
     std::lock_guard lock(guard);
@@ -121,6 +124,10 @@ CUresult add(CUgraph graph, CUgraphNode* out, const Node& node) {
 // Calls that free something are not made to fail: nothing could be done about it.
 #define MAY_FAIL \
     if (++calls == fail_at) return static_cast<CUresult>(fail_code.load())
+// Calls that work on the thread's current context.
+#define IN_CONTEXT \
+    MAY_FAIL;      \
+    if (retained == 0 || current != generation) return CUDA_ERROR_INVALID_CONTEXT
 
 extern "C" {
 
@@ -164,14 +171,19 @@ CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) 
 }
 CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) {
     MAY_FAIL;
+    if (retained++ == 0) ++generation;
     *out = handle<CUcontext>(&device_context);
     count("context", 1);
     return CUDA_SUCCESS;
 }
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { count("context", -1); return CUDA_SUCCESS; }
-CUresult cuCtxSetCurrent(CUcontext) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { --retained; count("context", -1); return CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext) {
+    MAY_FAIL;
+    current = generation;
+    return CUDA_SUCCESS;
+}
 
-CUresult cuMemGetInfo_v2(size_t* free, size_t* total) { MAY_FAIL; *free = *total = memory; return CUDA_SUCCESS; }
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total) { IN_CONTEXT; *free = *total = memory; return CUDA_SUCCESS; }
 CUresult cuMemGetAllocationGranularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
     MAY_FAIL;
     *out = GRANULARITY;
@@ -215,7 +227,7 @@ CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
     return CUDA_SUCCESS;
 }
 CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t size) {
-    MAY_FAIL;
+    IN_CONTEXT;
     *out = reinterpret_cast<CUdeviceptr>(std::malloc(size));
     count("device memory", 1);
     return CUDA_SUCCESS;
@@ -226,56 +238,56 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
     return CUDA_SUCCESS;
 }
 CUresult cuMemHostAlloc(void** out, size_t size, unsigned) {
-    MAY_FAIL;
+    IN_CONTEXT;
     *out = std::malloc(size);
     count("pinned", 1);
     return CUDA_SUCCESS;
 }
 CUresult cuMemFreeHost(void* address) { std::free(address); count("pinned", -1); return CUDA_SUCCESS; }
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream) {
-    MAY_FAIL;
+    IN_CONTEXT;
     std::memcpy(reinterpret_cast<void*>(to), from, size);
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream) {
-    MAY_FAIL;
+    IN_CONTEXT;
     std::memcpy(to, reinterpret_cast<void*>(from), size);
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream) {
-    MAY_FAIL;
+    IN_CONTEXT;
     std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size);
     return CUDA_SUCCESS;
 }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream) {
-    MAY_FAIL;
+    IN_CONTEXT;
     std::memset(reinterpret_cast<void*>(to), value, size);
     return CUDA_SUCCESS;
 }
 
 CUresult cuStreamCreate(CUstream* out, unsigned) {
-    MAY_FAIL;
+    IN_CONTEXT;
     *out = handle<CUstream>(&plain_handle);
     count("stream", 1);
     return CUDA_SUCCESS;
 }
 CUresult cuStreamDestroy_v2(CUstream) { count("stream", -1); return CUDA_SUCCESS; }
-CUresult cuStreamSynchronize(CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
-CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuStreamSynchronize(CUstream) { IN_CONTEXT; return CUDA_SUCCESS; }
+CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { IN_CONTEXT; return CUDA_SUCCESS; }
 CUresult cuEventCreate(CUevent* out, unsigned) {
-    MAY_FAIL;
+    IN_CONTEXT;
     *out = handle<CUevent>(&plain_handle);
     count("event", 1);
     return CUDA_SUCCESS;
 }
 CUresult cuEventDestroy_v2(CUevent) { count("event", -1); return CUDA_SUCCESS; }
-CUresult cuEventRecord(CUevent, CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
-CUresult cuEventSynchronize(CUevent) { MAY_FAIL; return CUDA_SUCCESS; }
-CUresult cuEventQuery(CUevent) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent, CUstream) { IN_CONTEXT; return CUDA_SUCCESS; }
+CUresult cuEventSynchronize(CUevent) { IN_CONTEXT; return CUDA_SUCCESS; }
+CUresult cuEventQuery(CUevent) { IN_CONTEXT; return CUDA_SUCCESS; }
 
 CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**,
                            unsigned) {
-    MAY_FAIL;
+    IN_CONTEXT;
     std::istringstream words(static_cast<const char*>(code));
     std::string word;
     words >> word;
@@ -300,19 +312,19 @@ CUresult cuLibraryGetKernel(CUkernel* out, CUlibrary library, const char* name) 
     return CUDA_SUCCESS;
 }
 CUresult cuLibraryGetGlobal(CUdeviceptr* out, size_t* size, CUlibrary library, const char* name) {
-    MAY_FAIL;
+    IN_CONTEXT;
     if (std::strcmp(name, "offset") != 0) return CUDA_ERROR_NOT_FOUND;
     *out = reinterpret_cast<CUdeviceptr>(&reinterpret_cast<Library*>(library)->offset);
     *size = sizeof(uint32_t);
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
-    MAY_FAIL;
+    IN_CONTEXT;
     std::memcpy(reinterpret_cast<void*>(to), from, size);
     return CUDA_SUCCESS;
 }
 CUresult cuKernelGetFunction(CUfunction* out, CUkernel kernel) {
-    MAY_FAIL;
+    IN_CONTEXT;
     *out = reinterpret_cast<CUfunction>(kernel);
     return CUDA_SUCCESS;
 }
@@ -321,7 +333,7 @@ CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkerne
     reinterpret_cast<Kernel*>(kernel)->state[attribute] = value;
     return CUDA_SUCCESS;
 }
-CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { IN_CONTEXT; return CUDA_SUCCESS; }
 
 CUresult cuGraphCreate(CUgraph* out, unsigned) {
     MAY_FAIL;
@@ -404,7 +416,7 @@ CUresult cuGraphDestroyNode(CUgraphNode node) {
     return CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
-    MAY_FAIL;
+    IN_CONTEXT;
     *out = handle<CUgraphExec>(new std::vector<Node>(reinterpret_cast<Graph*>(graph)->ordered()));
     count("exec", 1);
     return CUDA_SUCCESS;
@@ -417,12 +429,12 @@ CUresult cuGraphExecDestroy(CUgraphExec exec) {
 // Does nothing: the only kernels that are launched like this take digests, and none is right.
 CUresult cuLaunchKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
                         void**, void**) {
-    MAY_FAIL;
+    IN_CONTEXT;
     return CUDA_SUCCESS;
 }
-CUresult cuGraphUpload(CUgraphExec, CUstream) { MAY_FAIL; return CUDA_SUCCESS; }
+CUresult cuGraphUpload(CUgraphExec, CUstream) { IN_CONTEXT; return CUDA_SUCCESS; }
 CUresult cuGraphLaunch(CUgraphExec exec, CUstream) {
-    MAY_FAIL;
+    IN_CONTEXT;
     for (const Node& node : *reinterpret_cast<std::vector<Node>*>(exec)) run(node);
     return CUDA_SUCCESS;
 }

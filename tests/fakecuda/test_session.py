@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -152,6 +154,32 @@ with Session.open({str(path)!r}, first=("step", {{"by": 25}})) as session:
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
+
+
+def uses(session: Session) -> list[Callable[[], object]]:
+    return [
+        session.wait,
+        lambda: session.write("state", np.zeros(counters.COUNT, np.int32)),
+        session.graph("step", by=11).launch,
+        session.graph("last").launch,
+        lambda: session.read("result"),
+        lambda: session.tensor("result").__dlpack__(),
+        session.load_weights,
+        session.synchronize,
+        lambda: session.graph("last").pipeline(("state",), ("result",)).close(),
+        session.close,
+    ]
+
+
+def test_any_thread_may_use_a_session(path, fake):
+    with ThreadPoolExecutor(1) as old:
+        for _ in range(2):
+            # The old thread must not take an earlier session's context for this one's.
+            for step in uses(Session.open(path)):
+                with ThreadPoolExecutor(1) as new:
+                    new.submit(step).result()
+                old.submit(step).result()
+    assert fake.live == ""
 
 
 def test_bytes_are_read_and_written_as_they_lie(path, fake):
