@@ -1,57 +1,196 @@
-"""Ways to divide a frame among blocks and threads, and iterations: time of the equalizer.
+"""Ways to divide a frame among blocks and threads: times of the equalizer, and of all stages.
 
-    python -m benchmarks.otfs.sweep [GRID]
+    python -m benchmarks.otfs.sweep [--grids 16384x32 ...] [--output FILE]
 
-`Geometry.of` chooses by this table. A row: samples a thread, delays a group, blocks a cluster,
-threads a block, iterations, microseconds, BER of one frame at 20 dB.
+A row: samples a thread, delays a group, blocks a cluster, threads a block, clusters that the GPU
+holds at once (a period is one), iterations, microseconds, the part of a symbol by which the worst
+one differs from the default division's, BER of one frame at 20 dB. First `each` and `cluster`, then
+`group` with the fastest of them. The last lines are the stages of the default and the fastest.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.otfs.stages import Stages
+from benchmarks.otfs import roofline
+from benchmarks.otfs.stages import Stages, architecture
 from otfs_pipeline import source
 from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry, held_samples
 from otfs_pipeline.settings import Settings
+
+GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
+ITERATIONS = (12, 20, 24, 32)
+SNR = 20.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a division; see above."""
+
+    each: int
+    group: int
+    cluster: int
+    threads: int
+    at_once: int
+    iterations: int
+    us: float
+    off: float
+    ber: float
+
+
+class Sweep:
+    """The divisions of one grid, on one frame."""
+
+    def __init__(
+        self, settings: Settings, frame: source.Frame, workers: ProcessPoolExecutor
+    ) -> None:
+        self._workers = workers
+        self._frame = frame
+        self._samples = torch.from_numpy(frame.samples).cuda()
+        self.default = Geometry.of(settings)
+        self._symbols: torch.Tensor | None = None
+        self.rows: list[Row] = []
+
+    def run(self) -> Geometry:
+        """Measures all; the fastest division with the default's iterations."""
+        default = self.default
+        self._measure([default])
+        self._measure(list(divisions(default)))
+        best = self._fastest()
+        groups = [replace(best, group=g) for g in (1, 2, 3, 6, 8)]
+        self._measure([g for g in groups if fits(g)])
+        fewer = [replace(default.settings, iterations=k) for k in ITERATIONS]
+        self._measure([replace(default, settings=s) for s in fewer])
+        return self._fastest()
+
+    def stages(self, geometry: Geometry) -> dict[str, float]:
+        """Microseconds by kernel, and of all in one launch."""
+        stages = self._stages(geometry, program.images(geometry, architecture()))
+        times = {name: stages.microseconds(name) for name in program.KERNELS}
+        return times | {"whole": stages.microseconds(*program.KERNELS)}
+
+    def _fastest(self) -> Geometry:
+        default = self.default
+        same = [row for row in self.rows if row.iterations == default.settings.iterations]
+        row = min(same, key=lambda row: row.us)
+        return replace(default, each=row.each, group=row.group, cluster=row.cluster)
+
+    def _stages(self, geometry: Geometry, images: dict[str, bytes]) -> Stages:
+        stages = Stages(geometry, images)
+        stages.tensors["samples"] = self._samples
+        stages.launch(*program.KERNELS)
+        return stages
+
+    def _measure(self, geometries: list[Geometry]) -> None:
+        images = self._workers.map(program.images, geometries, [architecture()] * len(geometries))
+        for geometry, image in zip(geometries, images, strict=True):
+            stages = self._stages(geometry, image)
+            bits = stages.tensors["bits"].cpu().numpy().ravel()
+            symbols = stages.tensors["symbols"].clone()
+            if self._symbols is None:
+                self._symbols = symbols
+            row = Row(
+                geometry.each,
+                geometry.group,
+                geometry.cluster,
+                geometry.threads,
+                at_once(geometry, stages.functions["equalize"]),
+                geometry.settings.iterations,
+                stages.microseconds("equalize"),
+                float((symbols - self._symbols).abs().max()),
+                float(np.mean(bits != self._frame.bits)),
+            )
+            self.rows.append(row)
+            print(
+                f"{row.each:4} {row.group:5} {row.cluster:7} {row.threads:7} {row.at_once:7}"
+                f" {row.iterations:3} {row.us:7.1f} {row.off:9.1e} {row.ber:9.3e}",
+                flush=True,
+            )
+
+
+def divisions(default: Geometry) -> Iterator[Geometry]:
+    """Those that fit, with the default's `group`; clusters of 7 are of blocks that share an SM."""
+    for each in (3, 5, 7, 9, 11, 13, 15, 21):
+        for cluster in (2, 3, 4, 7):
+            geometry = replace(default, each=each, cluster=cluster)
+            if geometry != default and fits(geometry) and (cluster < 7 or geometry.resident == 2):
+                yield geometry
+
+
+def fits(geometry: Geometry) -> bool:
+    """Whether a block has room and its neighbours hold what its taps reach."""
+    return (
+        geometry.shared_bytes <= SHARED_LIMIT
+        and 64 <= geometry.threads <= 1024
+        and geometry.span >= geometry.halo
+        and geometry.each <= held_samples(geometry.settings)
+    )
+
+
+def at_once(geometry: Geometry, function: program.Function) -> int:
+    """Clusters of the equalizer that the device holds at the same time."""
+    from cuda.bindings import driver
+
+    config, attribute = driver.CUlaunchConfig(), driver.CUlaunchAttribute()
+    config.gridDimX, config.gridDimY, config.gridDimZ = function.blocks, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = function.threads, 1, 1
+    config.sharedMemBytes = function.shared
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    size = attribute.value.clusterDim
+    size.x, size.y, size.z = geometry.cluster, 1, 1
+    config.attrs, config.numAttrs = [attribute], 1
+    return int(program.check(driver.cuOccupancyMaxActiveClusters(function.handle, config)))
 
 
 def main() -> None:
-    # Fewer taps than by default: wide groups take more shared memory.
-    settings = Settings(grid=sys.argv[1] if len(sys.argv) > 1 else "16384x32", max_taps=128)
-    frame = source.simulate(settings, 20.0, 0, 0)
-    samples = torch.from_numpy(frame.samples).cuda()
-    print("each group cluster threads   K      us  BER")
-    for geometry in divisions(settings):
-        stages = Stages(geometry)
-        stages.tensors["samples"] = samples
-        stages.launch(*program.KERNELS)
-        ber = np.mean(stages.tensors["bits"].cpu().numpy().ravel() != frame.bits)
-        time = stages.microseconds("equalize")
-        print(
-            f"{geometry.each:4} {geometry.group:5} {geometry.cluster:7} {geometry.threads:7}"
-            f" {geometry.settings.iterations:3} {time:7.1f}  {ber:.3e}",
-            flush=True,
-        )
-
-
-def divisions(settings: Settings) -> Iterator[Geometry]:
-    """Those that fit, then the default one with other iteration counts."""
-    for each in (7, 9, 11, 13, 15):
-        for group in (1, 2, 3, 4):
-            for cluster in (3, 4):
-                geometry = Geometry(settings, each, group, cluster)
-                if geometry.shared_bytes <= SHARED_LIMIT and geometry.threads <= 1024:
-                    yield geometry
-    for iterations in (10, 16, 20, 24, 32):
-        yield Geometry.of(replace(settings, iterations=iterations))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--grids", nargs="+", default=GRIDS)
+    parser.add_argument("--output", type=Path, help="JSON of all rows and stages")
+    options = parser.parse_args()
+    links = [Settings(grid=grid) for grid in options.grids]
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "snr_db": SNR,
+        "rates": asdict(roofline.measure()),
+        "grids": [],
+    }
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as workers:
+        frames = [workers.submit(source.simulate, link, SNR, 0, 0) for link in links]
+        for link, frame in zip(links, frames, strict=True):
+            print(
+                f"{link.grid}\neach group cluster threads at_once   K      us       off       BER"
+            )
+            sweep = Sweep(link, frame.result(), workers)
+            fastest = sweep.run()
+            stages = {"default": sweep.default, "fastest": fastest}
+            times = {name: sweep.stages(geometry) for name, geometry in stages.items()}
+            for name, geometry in stages.items():
+                shown = "  ".join(f"{kernel} {us:.1f}" for kernel, us in times[name].items())
+                print(
+                    f"{name} {geometry.each}/{geometry.group}/{geometry.cluster}: {shown}",
+                    flush=True,
+                )
+            result["grids"].append(
+                {"grid": link.grid, "rows": [asdict(row) for row in sweep.rows], "stage_us": times}
+            )
+            # After every grid: what was measured is kept where a later one fails.
+            if options.output:
+                options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

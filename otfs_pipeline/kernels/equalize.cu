@@ -214,6 +214,7 @@ __device__ int prepare(Shared& s, const Sample* taps, const int* selected, int r
 
 // Received samples without the pilot's response, with halo, into s.y.
 __device__ void load(Shared& s, const Sample* samples, int groups, int rank, int period) {
+#pragma unroll 8
     for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) {
         int j = rank * SPAN + i - AHEAD;
         int n = (PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q;

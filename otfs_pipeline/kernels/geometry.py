@@ -21,6 +21,13 @@ HELD_TURN = 1e-3
 NODE_ERROR = 4e-6
 
 
+def held_samples(settings: Settings) -> int:
+    """Samples that one coefficient may serve."""
+    turn = 2 * math.pi * settings.nu_max * settings.frame_seconds / settings.q
+    # One sample is no interval: its coefficient is exact.
+    return max(1, int(2 * HELD_TURN / turn)) if turn else settings.m
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Sizes for `settings`; UsageError where a grid is beyond the kernels.
@@ -37,9 +44,7 @@ class Geometry:
     @classmethod
     def of(cls, settings: Settings, group: int = 4) -> Geometry:
         """The choice for a grid."""
-        turn = 2 * math.pi * settings.nu_max * settings.frame_seconds / settings.q
-        # One sample is no interval: its coefficient is exact.
-        each = next(e for e in EACH_CHOICES if e == 1 or turn * e / 2 <= HELD_TURN)
+        each = next(e for e in EACH_CHOICES if e <= held_samples(settings))
         if settings.n > MOST_DOPPLERS:
             raise UsageError(
                 f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "

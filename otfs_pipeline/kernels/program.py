@@ -96,7 +96,7 @@ class Function:
 
         from cuda.bindings import driver
 
-        _check(
+        check(
             driver.cuLaunchKernel(
                 self.handle, self.blocks, 1, 1, self.threads, 1, 1, self.shared, stream,
                 (addresses, (c_void_p,) * len(addresses)), 0,
@@ -121,11 +121,11 @@ def load(geometry: Geometry, images: dict[str, bytes]) -> dict[str, Function]:
 
     functions = {}
     for name, image in images.items():
-        module = _check(driver.cuModuleLoadData(image))
-        handle = _check(driver.cuModuleGetFunction(module, name.encode()))
+        module = check(driver.cuModuleLoadData(image))
+        handle = check(driver.cuModuleGetFunction(module, name.encode()))
         blocks, threads, shared = launches(geometry)[name]
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _check(driver.cuFuncSetAttribute(handle, attribute, shared))
+        check(driver.cuFuncSetAttribute(handle, attribute, shared))
         functions[name] = Function(handle, blocks, threads, shared)
     return functions
 
@@ -134,20 +134,21 @@ def load(geometry: Geometry, images: dict[str, bytes]) -> dict[str, Function]:
 def _compile(source: str, architecture: str) -> bytes:
     from cuda.bindings import nvrtc
 
-    program = _check(nvrtc.nvrtcCreateProgram(source.encode(), b"otfs.cu", 0, [], []))
+    program = check(nvrtc.nvrtcCreateProgram(source.encode(), b"otfs.cu", 0, [], []))
     options = [f"-arch={architecture}".encode(), b"-std=c++17"]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if int(status):
-        log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program))
-        _check(nvrtc.nvrtcGetProgramLog(program, log))
+        log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
+        check(nvrtc.nvrtcGetProgramLog(program, log))
         raise FoundryError(f"the receiver's kernels do not compile:\n{log.decode()[:4000]}")
-    cubin = b" " * _check(nvrtc.nvrtcGetCUBINSize(program))
-    _check(nvrtc.nvrtcGetCUBIN(program, cubin))
-    _check(nvrtc.nvrtcDestroyProgram(program))
+    cubin = b" " * check(nvrtc.nvrtcGetCUBINSize(program))
+    check(nvrtc.nvrtcGetCUBIN(program, cubin))
+    check(nvrtc.nvrtcDestroyProgram(program))
     return cubin
 
 
-def _check(result: tuple[Any, ...]) -> Any:
+def check(result: tuple[Any, ...]) -> Any:
+    """The values of a driver's or compiler's answer; FoundryError where it says that it failed."""
     status, *values = result
     if int(status):
         raise FoundryError(f"compiling or launching the receiver's kernels: {status!r}")

@@ -51,19 +51,27 @@ select_taps(Sample* taps, const float* tap_energy, const float* noise, int* grou
             float* noise_variance, long long* kept) {
     __shared__ int histogram[256];
     __shared__ unsigned active[(WINDOW + 31) / 32 + 1];
-    __shared__ int count;
+    __shared__ int count, candidates;
     float sum = 0;
     for (int i = 0; i < (WINDOW + 31) / 32; i++) sum += noise[i];
     float sigma2 = sum / (float(WINDOW) * (N - DOPPLERS));
+    float threshold = sigma2 * (TAP_SIGMAS * TAP_SIGMAS / (PILOT_AMPLITUDE * PILOT_AMPLITUDE));
     unsigned value[VALUES];
+    float loud = 0;
     for (int i = 0; i < VALUES; i++) {
         int index = threadIdx.x + 1024 * i;
         value[i] = index < DOPPLERS * WINDOW ? __float_as_uint(tap_energy[index]) : 0;
+        loud += __uint_as_float(value[i]) >= threshold;
     }
     for (int i = threadIdx.x; i <= (WINDOW + 31) / 32; i += 1024) active[i] = 0;
-    if (threadIdx.x == 0) count = 0;
-    float threshold = sigma2 * (TAP_SIGMAS * TAP_SIGMAS / (PILOT_AMPLITUDE * PILOT_AMPLITUDE));
-    threshold = fmaxf(threshold, __uint_as_float(largest(value, histogram)));
+    if (threadIdx.x == 0) count = candidates = 0;
+    __syncthreads();
+    loud = warp_sum(loud);
+    if (threadIdx.x % 32 == 0) atomicAdd(&candidates, int(loud));
+    __syncthreads();
+    if (candidates > MAX_TAPS) {
+        threshold = fmaxf(threshold, __uint_as_float(largest(value, histogram)));
+    }
     for (int i = 0; i < VALUES; i++) {
         int index = threadIdx.x + 1024 * i;
         if (index >= DOPPLERS * WINDOW) break;
