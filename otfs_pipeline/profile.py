@@ -101,7 +101,14 @@ def find(name: str) -> Profile:
     try:
         rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else _json(text)
         values = [_row(row) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise FoundryError(
             f"channel {path}: {error!r}; each path needs the numbers delay_ns >= 0 and power_db, "
             "and may have doppler_hz"

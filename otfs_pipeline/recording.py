@@ -118,7 +118,14 @@ def _read_metadata(path: Path, settings: Settings) -> dict[str, Any]:
         off = abs(float(rate) / settings.bandwidth - 1) > 1e-6
     except OSError as error:
         raise UsageError(f"metadata {path}: {error.strerror}; give --metadata FILE") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise FoundryError(f"metadata {path} is no SigMF: {error!r}") from error
     if off:
         raise FoundryError(

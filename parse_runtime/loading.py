@@ -63,9 +63,10 @@ def pair(target: Voice, draft: Voice, unlike_tokenizers: str) -> Pair:
 
 
 def _voice(session: Any, prefix: str) -> Voice:
-    tokenizer = Tokenizer.from_json(session.file(f"{prefix}tokenizer.json").decode())
-    name = f"{prefix}chat.json"
+    name = f"{prefix}tokenizer.json"
     try:
+        tokenizer = Tokenizer.from_json(session.file(name).decode())
+        name = f"{prefix}chat.json"
         return Voice(tokenizer, Chat.from_dict(json.loads(session.file(name))))
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise FoundryError(f"the bundle's {name} cannot be read: {error}") from error
