@@ -41,33 +41,55 @@ def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any
     }  # fmt: skip
 
 
-def command(*arguments: object) -> list[Any]:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300,
-        cwd=ROOT,
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)], text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
-    lines = done.stdout.splitlines()
-    return [json.loads(line) for line in lines if line.startswith(("{", '"', "["))]
+
+
+def finish(process: subprocess.Popen[str]) -> list[Any]:
+    """The values of the lines that are JSON."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out[-1000:] + err[-4000:]
+    return [json.loads(line) for line in out.splitlines() if line.startswith(("{", '"', "["))]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Any]]:
+    """By way: settings, and what torch found. The ways run side by side."""
     folder = tmp_path_factory.mktemp("models")
     wanted = {way: settings(folder, changes) for way, changes in WAYS.items()}
     wanted["mixture"] = settings(folder, {}, model=str(folder / "mixture"), speculate="draft")
     wanted["plain"] = settings(folder, {})
     # A tree's keys lie in another order, so that only float32 hides the rounding.
     wanted["tree"]["dtype"] = "float32"
-    texts = map(json.dumps, wanted.values())
-    reports = command(Path(__file__).parent / "parse_eager.py", folder, *texts)
-    return folder, dict(zip(wanted, zip(wanted.values(), reports, strict=True), strict=True))
+    eager = Path(__file__).parent / "parse_eager.py"
+    finish(start(eager, folder))
+    running = {way: start(eager, folder, json.dumps(values)) for way, values in wanted.items()}
+    return {way: (wanted[way], finish(process)[0]) for way, process in running.items()}
+
+
+@pytest.fixture(scope="module")
+def bundles(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles of some ways, captured side by side."""
+    folder = tmp_path_factory.mktemp("bundles")
+    paths = {way: folder / f"{way}.fdy" for way in ("draft", "tree", "mixture")}
+    code = "from foundryc.cli import main; main()"
+    captures = []
+    for way, path in paths.items():
+        options = [f"--{k.replace('_', '-')}={v}" for k, v in models[way][0].items()]
+        captures.append(start("-c", code, "capture", "--workload", "parse", "--target", "cuda",
+                              "-o", path, *options))  # fmt: skip
+    for capture in captures:
+        finish(capture)
+    return paths
 
 
 @pytest.mark.parametrize("way", [*WAYS, "mixture"])
 def test_advances_give_the_tokens_of_decoding(models: Any, way: str) -> None:
-    report = models[1][way][1]
+    report = models[way][1]
     assert report["greedy"]["unlike"] == report["sampled"]["unlike"] == -1
     if way in ("chain", "tree"):
         assert report["greedy"]["tokens_per_pass"] > 1.3
@@ -76,14 +98,10 @@ def test_advances_give_the_tokens_of_decoding(models: Any, way: str) -> None:
 @pytest.mark.parametrize("way", ["draft", "chain"])
 def test_one_sequence_is_answered_as_by_the_target_alone(models: Any, way: str) -> None:
     # The answers without rounds: those of the target's own tokens.
-    assert models[1][way][1]["texts"][:2] == models[1]["plain"][1]["texts"][:2]
+    assert models[way][1]["texts"][:2] == models["plain"][1]["texts"][:2]
 
 
 @pytest.mark.parametrize("way", ["draft", "tree", "mixture"])
-def test_a_bundle_answers_without_torch(models: Any, way: str, tmp_path: Path) -> None:
-    values, report = models[1][way]
-    options = [f"--{k.replace('_', '-')}={v}" for k, v in values.items()]
-    code = "from foundryc.cli import main; main()"
-    path = tmp_path / "parse.fdy"
-    command("-c", code, "capture", "--workload", "parse", "--target", "cuda", "-o", path, *options)
-    assert command("-c", RUN, path, json.dumps(OPTIONS)) == report["texts"]
+def test_a_bundle_answers_without_torch(models: Any, bundles: Any, way: str) -> None:
+    told = finish(start("-c", RUN, bundles[way], json.dumps(OPTIONS)))
+    assert told == models[way][1]["texts"]
