@@ -32,7 +32,9 @@ def experts(
 
 def route(scores: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, Tensor]:
     """Weights float32 and experts int64, both [T, top_k], of router scores [T, E]."""
-    weights, chosen = scores.float().softmax(-1).topk(top_k, dim=-1)
+    # `topk` leaves open which of equal ones it takes.
+    ranked, order = scores.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    weights, chosen = ranked[:, :top_k], order[:, :top_k]
     if normalize:
         weights = weights / weights.sum(-1, keepdim=True)
     return weights, chosen

@@ -93,6 +93,8 @@ def fused() -> dict[str, float]:
             dtype = torch.float32 if spans else torch.bfloat16
             x, residual = random(*size, 5120, dtype=dtype), random(count, 5120)
             weight = random(5120)
+            # Kernels may read weights before those ahead of them have ended.
+            torch.cuda.synchronize()
             for before in (residual, None):
                 pair = add_rms_norm(x, before, weight, 1e-6)
                 exact = on_cpu(add_rms_norm, x, before, weight, 1e-6)
@@ -140,8 +142,12 @@ def mixture() -> dict[str, float]:
 def mixture64(
     x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool
 ) -> Tensor:
-    """In float64, but for the scores: a router in bfloat16 decides who is chosen."""
-    weights, chosen = linear(x, router).double().softmax(-1).topk(top_k, dim=-1)
+    """In float64, but for the scores: a router in bfloat16 decides who is chosen.
+
+    Its scores are often equal: of such experts the lower is chosen.
+    """
+    ranked = linear(x, router).double().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    weights, chosen = ranked.values[:, :top_k], ranked.indices[:, :top_k]
     if normalize:
         weights = weights / weights.sum(-1, keepdim=True)
     out = torch.zeros(x.shape, dtype=torch.float64, device=x.device)

@@ -77,10 +77,14 @@ def exact(case: Case, visible: Tensor) -> Tensor:
     """Float64 [B * L, H * D]: softmax over what each row sees; zero where it sees nothing."""
     count, heads, head_dim = case.q.shape
     group = heads // case.cache.shape[1]
-    slots = case.slots.repeat_interleave(case.length)
-    k, v = (case.cache[i][:, slots, : case.keys].double() for i in (0, 1))
-    k, v = (x.repeat_interleave(group, 0).transpose(0, 1) for x in (k, v))
-    scores = (case.q.double()[:, :, None] * k).sum(-1) * head_dim**-0.5
-    scores = scores.masked_fill(~visible[:, None], float("-inf"))
-    weights = scores.softmax(-1).masked_fill(~visible.any(-1)[:, None, None], 0.0)
-    return (weights[..., None] * v).sum(2).reshape(count, heads * head_dim)
+    found = []
+    for slot, q, seen in zip(
+        case.slots, case.q.split(case.length), visible.split(case.length), strict=True
+    ):
+        cache = case.cache[:, :, int(slot), : case.keys].double()
+        k, v = cache.repeat_interleave(group, 1)
+        scores = torch.einsum("lhd,hkd->lhk", q.double(), k) * head_dim**-0.5
+        weights = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
+        weights = weights.masked_fill(~seen.any(-1)[:, None, None], 0.0)
+        found.append(torch.einsum("lhk,hkd->lhd", weights, v))
+    return torch.cat(found).reshape(count, heads * head_dim)

@@ -78,8 +78,9 @@ def choose(dtype: torch.dtype, keys: int) -> Tiles:
     return Tiles(span, 64, 64, 4, 3, 1056)
 
 
-# Their values would choose other machine code, and so perhaps other bits.
-@triton.jit(do_not_specialize=["length", "keys", "spans", "share"])
+# Their values, and where parts of a buffer begin, depend on the rows of a pass and would choose
+# other machine code, and so perhaps other bits.
+@triton.jit(do_not_specialize=["tops", "totals", "length", "keys", "spans", "share"])
 def _partial(
     q, k, v, sums, tops, totals,
     slots, cuts, starts, ancestors, length, keys, spans, share, scale,
@@ -156,7 +157,7 @@ def _partial(
             tl.store(sums + (place + span)[:, None] * HEAD_DIM + d, acc, inside)
 
 
-@triton.jit(do_not_specialize=["keys", "spans"])
+@triton.jit(do_not_specialize=["tops", "totals", "keys", "spans"])
 def _unite(
     sums, tops, totals, out, cuts, starts, ancestors, keys, spans,
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, UNITED: tl.constexpr,

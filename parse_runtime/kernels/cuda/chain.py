@@ -1,8 +1,15 @@
 """Programmatic dependent launch: a kernel starts while the one before it still runs.
 
-Every kernel calls `release` first, so that its successor's programs may be made resident early,
-and `wait` before it touches anything that another kernel writes or reads. `wait` returns when all
-kernels before have finished; a kernel that skips it would break that promise to its successors.
+The rule for every kernel launched with OPTIONS (tests/host/test_parse_kernels_compiled.py reads it
+off the compiled code):
+1. Each program calls `release` first. Once all have, the next kernel's programs may be resident.
+2. Each program calls `wait`, on every way through it, before it reads or writes anything that is
+   not a weight. `wait` returns when the kernel before has ended and its writes can be seen. That
+   kernel could only end after its own `wait`, and so on: all earlier kernels have ended, too. So
+   overwriting what they read, and memory that the allocator hands out anew, need no other care.
+3. Weights may be read before `wait`: they are there before a pass is launched.
+A kernel, copy or fill launched without OPTIONS, as torch's are, begins after the one before it has
+ended, and a graph after what its stream did before. Bundles keep ports and types of edges.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def launch(
     return token
 
 
-@triton.jit
+# Where a part of a buffer begins depends on the number of rows, and would choose other code.
+@triton.jit(do_not_specialize=["weights", "bests"])
 def _scan(
     logits, temperature, seeds, positions, tops, weights, bests, ids,
     stride, vocabulary, CHUNK: tl.constexpr,
@@ -71,7 +72,7 @@ def _scan(
     tl.store(ids + place, chunk * CHUNK + index)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["weights", "bests"])
 def _decide(
     logits, temperature, top_p, seeds, positions, tops, weights, bests, ids, out,
     stride, vocabulary, chunks, BLOCK: tl.constexpr, CHUNKS: tl.constexpr,

@@ -1,0 +1,124 @@
+"""Compiles the Triton kernels for a Hopper GPU without one; prints, as JSON, what the code shows.
+
+By kernel: its binaries for passes of 1 to 16 rows, and, of the PTX of each, what comes before
+`griddepcontrol.wait`: instructions that touch memory, branches, and further waits anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import torch
+import triton
+from torch.overrides import TorchFunctionMode
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from parse_runtime.kernels.attend_rows import attend_rows
+from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.kernels.experts import experts
+from parse_runtime.kernels.linear import linear, linear_parts
+from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.rotate import rotate_store
+from parse_runtime.kernels.sample import sample
+from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
+
+PASSES = ((1, 1), (2, 1), (1, 5), (4, 4))
+"""Slots and rows of each."""
+HIDDEN, WIDTH, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY, KEYS = 256, 512, 5, 1, 64, 272, 257
+WAIT, MEMORY = "griddepcontrol.wait", ("ld.global", "st.global", "cp.async", "atom.", "red.global")
+
+
+class Hopper:
+    """The driver of a GPU that is not there."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class AsCuda(TorchFunctionMode):
+    """CPU tensors say that they are on a GPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__self__", None) is torch.Tensor.is_cuda:
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+def run(slots: int, length: int, dtype: torch.dtype) -> None:
+    """A layer, its attention in both kinds of pass, experts and sampling."""
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=dtype)
+
+    count = slots * length
+    numbers, heat = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+    cache, norm = normal(2, KV_HEADS, slots, KEYS, HEAD_DIM), normal(HIDDEN)
+    x, total = add_rms_norm(normal(count, HIDDEN), None, norm, 1e-6)
+    parts = linear_parts(x, normal((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN))
+    head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
+    frequencies = torch.zeros(HEAD_DIM // 2)
+    q = rotate_store(parts, numbers, frequencies, cache, numbers, head_norms, 1e-6)
+    attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS)
+    x = attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length)
+    x, total = add_rms_norm(linear_parts(x, normal(HIDDEN, x.shape[1])), total, norm, 1e-6)
+    x = linear_swiglu(x, normal(2 * WIDTH, HIDDEN))
+    x = linear(x, normal(HIDDEN, WIDTH))
+    swiglu(normal(count, 2 * WIDTH))
+    experts(x, normal(8, HIDDEN), normal(8, 128, HIDDEN), normal(8, HIDDEN, 64), 2, True)
+    sample(linear(x, normal(VOCABULARY, HIDDEN)).float(), heat, heat, numbers, numbers)
+
+
+def before_wait(ptx: str) -> dict[str, int]:
+    """Of a kernel: memory instructions and branches before its wait, and how many waits it has."""
+    head, *rest = ptx[ptx.index(".entry") :].split(WAIT)
+    found = [line.split(" ") for line in head.splitlines()]
+    words = [word for line in found for word in line]
+    return {
+        "loads": sum(word.startswith("ld.global") for word in words),
+        "memory": sum(word.startswith(MEMORY) for word in words),
+        "branches": sum(word.startswith("bra") for word in words),
+        "waits": len(rest),
+        "releases": head.count("griddepcontrol.launch_dependents"),
+    }
+
+
+def main() -> None:
+    triton.runtime.driver.set_active(Hopper())
+    compiled: dict[str, dict[str, Any]] = defaultdict(dict)
+    of_pass: dict[str, list[str]] = {}
+    launch = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = launch(self, *args, grid=grid, warmup=True, **options)
+        compiled[self.fn.__name__][kernel.hash] = kernel
+        here.append(f"{self.fn.__name__} {kernel.hash}")
+        return kernel
+
+    JITFunction.run = compile_only
+    with AsCuda():
+        for dtype in (torch.bfloat16, torch.float32):
+            for slots, length in PASSES:
+                here: list[str] = []
+                run(slots, length, dtype)
+                of_pass[f"{dtype} {slots}x{length}"] = here
+    report = {
+        name: {
+            "programmatic": all(k.metadata.launch_pdl for k in kernels.values()),
+            "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
+        }
+        for name, kernels in compiled.items()
+    }
+    print(json.dumps({"kernels": report, "of_pass": of_pass}))
+
+
+if __name__ == "__main__":
+    main()

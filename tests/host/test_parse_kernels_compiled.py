@@ -1,0 +1,49 @@
+"""The Triton kernels' machine code for a Hopper GPU: order of memory accesses, and of rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def report() -> Any:
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, str(HERE / "compiled_kernels.py")],
+        capture_output=True, text=True, timeout=600,
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
+    """Whichever way a program goes, and before it touches memory: `kernels/cuda/chain.py`."""
+    assert len(report["kernels"]) == 16
+    for name, kernel in report["kernels"].items():
+        assert kernel["programmatic"], name
+        for code in kernel["code"]:
+            assert code["waits"] == code["releases"] == 1, name
+            assert code["branches"] == 0, name
+            # A norm's weights are no other kernel's result.
+            assert code["memory"] == (code["loads"] if name == "_add_rms_norm" else 0), name
+
+
+def test_one_code_serves_any_number_of_rows(report: Any) -> None:
+    """Else sums might run in another order. `_group` computes with integers alone."""
+    passes: dict[str, set[tuple[str, ...]]] = {}
+    for name, launches in report["of_pass"].items():
+        found = tuple(launch for launch in launches if not launch.startswith("_group"))
+        passes.setdefault(name.split()[0], set()).add(found)
+    for dtype, found in passes.items():
+        assert len(found) == 1, dtype
