@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,19 @@ def reporting() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
 
 
+def write(text: str) -> None:
+    """Put `text` on stdout at once; FoundryError where there is no room for it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # Nobody reads any more, and nobody wants to hear of it.
+    except OSError as error:
+        # What is left in the buffer would fail again at exit.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        raise FoundryError(f"stdout: {error.strerror}") from None
+
+
 def print_json(value: object) -> None:
     """Results for programs: one JSON document on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

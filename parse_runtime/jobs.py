@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -15,6 +18,9 @@ from parse_runtime.request import Request
 from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
 from parse_runtime.text.chat import Conversation
+
+_LONGEST = 8 << 20
+"""Bytes of a line."""
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +49,18 @@ class Job:
 
     request: Request
     stops: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A line that cannot be answered; among results it stands where its `Outcome` would."""
+
+    error: UsageError
+    done: bool = True
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"error": str(self.error)}
 
 
 @dataclass(frozen=True)
@@ -76,29 +94,64 @@ class Defaults:
         )
 
 
-def read(place: str, prompts: Prompts, defaults: Defaults, max_len: int) -> list[Job]:
-    """Jobs of the file at `place`, "-" for stdin; UsageError names the line that is wrong."""
-    jobs = []
-    for number, text in enumerate(_lines(place), start=1):
-        if not text.strip():
-            continue
-        try:
-            job = defaults.job(prompts, msgspec.json.decode(text, type=Line))
-            job.request.check(max_len)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError) as error:
-            raise UsageError(f"{place} line {number}: {error}") from None
-        jobs.append(job)
+def read(place: str, prompts: Prompts, defaults: Defaults, max_len: int) -> list[Job | Refused]:
+    """What the lines of the file at `place` ask for, "-" for stdin; a bad one is named.
+
+    UsageError where the file cannot be read or has no lines.
+    """
+    jobs: list[Job | Refused] = []
+    with _opened(place) as file:
+        for number, text in enumerate(_lines(file), start=1):
+            if not text.strip():
+                continue
+            try:
+                job = defaults.job(prompts, _line(text))
+                job.request.check(max_len)
+            except UsageError as error:
+                jobs.append(Refused(UsageError(f"{place} line {number}: {error}")))
+            else:
+                jobs.append(job)
     if not jobs:
         raise UsageError(f"{place}: no prompts")
     return jobs
 
 
-def _lines(place: str) -> Iterator[bytes]:
+@contextmanager
+def _opened(place: str) -> Iterator[BinaryIO]:
     if place == "-":
-        yield from sys.stdin.buffer
+        yield sys.stdin.buffer
         return
     try:
         with open(place, "rb") as file:
-            yield from file
+            yield file
     except OSError as error:
         raise UsageError(f"{place}: {error.strerror}") from None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; of one that is too long, its beginning, one byte longer than may be."""
+    for line in iter(partial(file.readline, _LONGEST + 1), b""):
+        rest = line
+        while len(rest) > _LONGEST and not rest.endswith(b"\n"):
+            rest = file.readline(_LONGEST + 1)
+        yield line
+
+
+def _line(text: bytes) -> Line:
+    """UsageError for what is no such object."""
+    if len(text) > _LONGEST:
+        raise UsageError(f"longer than {_LONGEST} bytes")
+    try:
+        return msgspec.convert(json.loads(text, object_pairs_hook=_object), Line)
+    except msgspec.ValidationError as error:
+        raise UsageError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"no JSON: {error}") from None
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A name that comes twice would lose what it says first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UsageError(f"a name comes twice in {', '.join(name for name, _ in pairs)}")
+    return found

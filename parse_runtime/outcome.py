@@ -63,6 +63,20 @@ class Outcome:
             **self.statistics.report(),
         }
 
+    def summary(self) -> str:
+        """Counts and times in a line."""
+        counts = self.statistics
+        report = counts.report()
+        cancelled = "cancelled; " if self.reason == "cancelled" else ""
+        return (
+            f"{cancelled}{report['tokens_per_second']:.1f} tokens/s, {counts.tokens} tokens in "
+            f"{counts.seconds:.2f} s; drafted {counts.drafted}, accepted {counts.accepted}, "
+            f"{report['tokens_per_advance']:.2f} tokens an advance; seconds: queue "
+            f"{counts.queue_seconds:.2f}, prefill {counts.prefill_seconds:.2f}, draft "
+            f"{counts.draft_seconds:.2f}, verify {counts.verify_seconds:.2f}, resume "
+            f"{counts.resume_seconds:.2f}"
+        )
+
     def _say(self, piece: str) -> None:
         self.text += piece
         if piece:

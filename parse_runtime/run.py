@@ -1,19 +1,17 @@
-"""`foundryrt run` of a parse bundle: one answer as it comes, or many together, in their order."""
+"""`foundryrt run` of a parse bundle: one answer as it comes, or many together."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.console import write
+from foundryrt.errors import UsageError
+from parse_runtime.batch import answer_all
 from parse_runtime.jobs import Defaults, Job, Line, read
 from parse_runtime.loading import UNLIKE, load
 from parse_runtime.outcome import Outcome
-from parse_runtime.progress import progress_bar
 from parse_runtime.prompts import Prompts
 from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
@@ -81,86 +79,19 @@ def run(session: Any, options: Options, json: bool) -> dict[str, object]:
         job = defaults.job(loaded.prompts, Line(prompt=options.prompt))
         return _one(scheduler, loaded.prompts, job, json)
     jobs = read(options.input, loaded.prompts, defaults, scheduler.max_len)
-    return _many(scheduler, loaded.prompts, jobs, json)
+    return answer_all(scheduler, loaded.prompts, jobs, json)
 
 
 def _one(scheduler: Scheduler, prompts: Prompts, job: Job, json: bool) -> dict[str, object]:
     """Text on stdout as it comes, then the counts."""
-
-    def show(piece: str) -> None:
-        if not json:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-
-    outcome = Outcome(job.request, prompts.text(job.stops), show)
+    outcome = Outcome(job.request, prompts.text(job.stops))
+    if not json:
+        outcome.show = write
     scheduler.submit(job.request, outcome)
     while scheduler.step():
         pass
     if outcome.error is not None:
         raise outcome.error
     if not json:
-        print(f"\n\n{summary(outcome)}")
+        write(f"\n\n{outcome.summary()}\n")
     return outcome.report()
-
-
-def _many(
-    scheduler: Scheduler, prompts: Prompts, jobs: Sequence[Job], json: bool
-) -> dict[str, object]:
-    """Answers on stdout in the order of their prompts, a progress bar on stderr.
-
-    FoundryError, after all results, where some failed.
-    """
-    outcomes = [Outcome(job.request, prompts.text(job.stops)) for job in jobs]
-    for outcome in outcomes:
-        scheduler.submit(outcome.request, outcome)
-    begin = time.perf_counter()
-    shown = done = 0
-    with progress_bar(len(outcomes), "answers") as advance:
-        busy = True
-        while busy:
-            busy = scheduler.step()
-            now = sum(outcome.done for outcome in outcomes)
-            advance(now - done)
-            done = now
-            while not json and shown < len(outcomes) and outcomes[shown].done:
-                _print(shown + 1, outcomes[shown])
-                shown += 1
-    seconds = time.perf_counter() - begin
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    tokens = sum(outcome.statistics.tokens for outcome in outcomes)
-    report: dict[str, object] = {
-        "results": [outcome.report() for outcome in outcomes],
-        "requests": len(outcomes),
-        "failed": len(failed),
-        "tokens": tokens,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-    }
-    if failed and json:
-        from foundryrt.console import print_json
-
-        print_json(report)
-    if failed:
-        raise FoundryError(f"{len(failed)} of {len(outcomes)} prompts failed: {failed[0].error}")
-    if not json:
-        print(f"{len(outcomes)} answers, {tokens} tokens, {tokens / seconds:.1f} tokens/s")
-    return report
-
-
-def _print(number: int, outcome: Outcome) -> None:
-    shown = f"error: {outcome.error}" if outcome.error else f"{outcome.text}\n{summary(outcome)}"
-    print(f"[{number}] {shown}\n")
-
-
-def summary(outcome: Outcome) -> str:
-    """Counts of one answer in a line."""
-    counts = outcome.statistics
-    report = counts.report()
-    return (
-        f"{report['tokens_per_second']:.1f} tokens/s, {counts.tokens} tokens in "
-        f"{counts.seconds:.2f} s; drafted {counts.drafted}, accepted {counts.accepted}, "
-        f"{report['tokens_per_advance']:.2f} tokens an advance; seconds: queue "
-        f"{counts.queue_seconds:.2f}, prefill {counts.prefill_seconds:.2f}, draft "
-        f"{counts.draft_seconds:.2f}, verify {counts.verify_seconds:.2f}, resume "
-        f"{counts.resume_seconds:.2f}"
-    )
