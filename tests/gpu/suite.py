@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 REPORTS = HERE.parents[1] / "build" / "test-gpu"
 # What takes longest begins first.
 LONGEST = ("test_parse.py", "test_commands.py", "test_kinds.py", "test_decoder.py")
-TEST_SECONDS, FILE_SECONDS, GRACE = 200, 330, 10
+TEST_SECONDS, FILE_SECONDS, GRACE = 240, 330, 10
 
 
 @dataclass(frozen=True)
