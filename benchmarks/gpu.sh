@@ -30,7 +30,7 @@ choose() {
 }
 
 for name in "${parts[@]}"; do choose "$name"; done
-rm -rf $logs && mkdir -p $logs || exit
+rm -rf $logs && mkdir -p $logs && touch $logs/begun || exit
 failed=0
 for name in "${parts[@]}"; do
     choose "$name"
@@ -47,9 +47,12 @@ for name in "${parts[@]}"; do
         esac
     fi
     printf '%-10s %4d s  %s\n' "$name" $((SECONDS - began)) "$outcome" >>$logs/parts.txt
-    # After every part: what was measured comes back where a later one outlives the machine.
     "$PYTHON" -m benchmarks.parse.merge >/dev/null || failed=1
-    [ -z "${OUT:-}" ] || tar -czf "$OUT/bench-gpu.tgz" $results $logs || failed=1
+    # After every part: what was measured comes back where a later one outlives the machine.
+    if [ -n "${OUT:-}" ]; then
+        find $results $logs -type f -newer $logs/begun -print0 |
+            tar -czf "$OUT/bench-gpu.tgz" --null -T - || failed=1
+    fi
 done
 "$PYTHON" -m benchmarks.summary || failed=1
 cat $logs/parts.txt
