@@ -3,7 +3,7 @@
     python -m benchmarks.parse_geometry [--parts decode,verify,gain,peers,moe,32b] [--output FILE]
 
 Passes are captured by torch.cuda.graph in this process. Results go to
-benchmarks/results/parse_geometry.json part by part; parts that are not run keep what is there.
+benchmarks/results/parse_geometry.json row by row; parts that are not run keep what is there.
 `--tiny` tries the script with toy models, also without a GPU; its figures mean nothing.
 """
 
@@ -81,7 +81,9 @@ class Benchmark:
         self.results[part] = {**self.about, **found}
         self.output.write_text(json.dumps(self.results, indent=1) + "\n")
 
-    def decoding(self, name: str, batches: tuple[int, ...], tokens: int = 64) -> dict[str, Any]:
+    def decoding(
+        self, part: str, name: str, batches: tuple[int, ...], tokens: int = 64
+    ) -> dict[str, Any]:
         """Decoding by the target alone, from position 512 on, by batch.
 
         `seconds_device` is a step's graph alone, `tokens_per_second` a loop over the backend, which
@@ -124,11 +126,12 @@ class Benchmark:
                 }
             )
             say(f"{name} {found['by_batch'][-1]}")
-        # A batch of a mixture model reads more experts than one row does.
-        one = found["by_batch"][0]
-        for kind, seconds in (("", one["seconds_step"]), ("_device", one["seconds_device"])):
-            found[f"decode_over_bandwidth{kind}"] = size / seconds / self.bandwidth
-        say(f"{name} over bandwidth {found['decode_over_bandwidth']:.3f}")
+            if batch == batches[0]:
+                # A batch of a mixture model reads more experts than one row does.
+                for kind, time_ in (("", seconds), ("_device", device)):
+                    found[f"decode_over_bandwidth{kind}"] = size / time_ / self.bandwidth
+                say(f"{name} over bandwidth {found['decode_over_bandwidth']:.3f}")
+            self.save(part, found)
         return found
 
 
@@ -140,24 +143,19 @@ BEGUN = time.perf_counter()
 
 
 def decode(bench: Benchmark) -> None:
-    bench.save("decode", bench.decoding("qwen3-14b", (1, 2, 4, 8, 16, 32)))
+    bench.decoding("decode", "qwen3-14b", (1, 2, 4, 8, 16, 32))
 
 
 def verify(bench: Benchmark) -> None:
     sizes = Sizes(32, 64, 4, (2, 4, 8)) if bench.tiny else Sizes()
-    rows = verification(*bench.model("qwen3-14b"), bench.device, sizes)
-    for row in rows:
+    found: dict[str, Any] = {"sizes": vars(sizes), "seconds_by_cuts": []}
+    for row in verification(*bench.model("qwen3-14b"), bench.device, sizes):
+        found["seconds_by_cuts"].append(row)
+        if row["cuts"] == 8:
+            found["one_pass_over_prefill"] = row["one_pass"] / row["prefill"]
+            found["one_pass_over_sequential"] = row["one_pass"] / row["sequential_reuse"]
         say(str(row))
-    eight = next(row for row in rows if row["cuts"] == 8)
-    bench.save(
-        "verify",
-        {
-            "one_pass_over_prefill": eight["one_pass"] / eight["prefill"],
-            "one_pass_over_sequential": eight["one_pass"] / eight["sequential_reuse"],
-            "sizes": vars(sizes),
-            "seconds_by_cuts": rows,
-        },
-    )
+        bench.save("verify", found)
 
 
 def gain(bench: Benchmark) -> None:
@@ -165,8 +163,11 @@ def gain(bench: Benchmark) -> None:
     if bench.batches:
         profile = replace(profile, batches=bench.batches)
     target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b")
-    rows = gains(target, draft, bench.device, profile, say)
-    bench.save("gain", {"profile": vars(profile), "gain_by_acceptance": rows})
+    rows = []
+    for row in gains(target, draft, bench.device, profile):
+        rows.append(row)
+        say(str(row))
+        bench.save("gain", {"profile": vars(profile), "gain_by_acceptance": rows})
 
 
 def compare(bench: Benchmark) -> None:
@@ -209,14 +210,14 @@ def compare(bench: Benchmark) -> None:
 
 def moe(bench: Benchmark) -> None:
     bench.forget()
-    bench.save("moe", bench.decoding("qwen3-30b-a3b", (1, 2, 4, 8, 16, 32)))
+    bench.decoding("moe", "qwen3-30b-a3b", (1, 2, 4, 8, 16, 32))
 
 
 def large(bench: Benchmark) -> None:
     bench.forget()
-    found = bench.decoding("qwen3-32b", (1, 8))
+    found = bench.decoding("32b", "qwen3-32b", (1, 8))
     sizes = Sizes(32, 64, 4, (8,)) if bench.tiny else Sizes(cuts=(8,))
-    rows = verification(*bench.model("qwen3-32b"), bench.device, sizes)
+    rows = list(verification(*bench.model("qwen3-32b"), bench.device, sizes))
     ratio = rows[0]["one_pass"] / rows[0]["prefill"]
     bench.save("32b", {**found, "one_pass_over_prefill": ratio, "seconds_by_cuts": rows})
 

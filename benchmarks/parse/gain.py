@@ -8,7 +8,7 @@ be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,35 +85,26 @@ class _Listener:
 
 
 def gains(
-    target: Model, draft: Model, device: str, profile: Profile, tell: Callable[[str], None]
-) -> list[dict[str, float | int | str]]:
+    target: Model, draft: Model, device: str, profile: Profile
+) -> Iterator[dict[str, float | int | str]]:
     """Rows: batch, scheme, acceptance, tokens/s and the gain over the target alone."""
-    rows: list[dict[str, float | int | str]] = []
+    alone: dict[int, float] = {}
     for speculation in ("none", f"{profile.accepted} tokens a pass"):
         engines = _open(target, draft, device, profile, speculation != "none")
         for batch in profile.batches:
             for i, acceptance in enumerate((None, *profile.acceptances)):
                 # All acceptances run the same passes: the first captures them.
                 rate = _rate(*engines, profile, batch, acceptance, warm=i > 1)
-                rows.append(
-                    {
-                        "batch": batch,
-                        "eagle3_profile": speculation,
-                        "scheme": "target" if acceptance is None else "parse",
-                        "acceptance": -1.0 if acceptance is None else acceptance,
-                        "tokens_per_second": rate,
-                    }
-                )
-                tell(str(rows[-1]))
+                yield {
+                    "batch": batch,
+                    "eagle3_profile": speculation,
+                    "scheme": "target" if acceptance is None else "parse",
+                    "acceptance": -1.0 if acceptance is None else acceptance,
+                    "tokens_per_second": rate,
+                    # The first row of a batch is the target's own, without speculation.
+                    "gain": rate / alone.setdefault(batch, rate),
+                }
         del engines
-    alone = {
-        row["batch"]: row["tokens_per_second"]
-        for row in rows
-        if row["scheme"] == "target" and row["eagle3_profile"] == "none"
-    }
-    for row in rows:
-        row["gain"] = float(row["tokens_per_second"]) / float(alone[row["batch"]])
-    return rows
 
 
 def _open(

@@ -4,14 +4,14 @@
 
 Qwen3-14B's five matrices, and the experts of Qwen3-30B-A3B, bfloat16. Times are medians over
 replays of a CUDA graph that reads more weights than the second-level cache holds; weight bytes
-over time are given in GB/s beside the bandwidth of a copy.
+over time are given in GB/s beside the bandwidth of a copy. Rows are written as they are found.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,8 @@ def replayed(call: Callable[[], Any]) -> float:
     return median_seconds(graph.replay)
 
 
-def matrices() -> list[dict[str, Any]]:
+def matrices() -> Iterator[dict[str, Any]]:
     """By matrix and rows: microseconds and GB/s of our kernel and of torch's product alone."""
-    rows = []
     for name, (n, k, function) in MATRICES.items():
         weights = [normal(n, k, std=0.02) for _ in range(max(1, (1 << 30) // (2 * n * k)))]
         for count in COUNTS:
@@ -66,12 +65,10 @@ def matrices() -> list[dict[str, Any]]:
             for label, seconds in (("", ours), ("_torch", theirs)):
                 row[f"us{label}"] = seconds / len(weights) * 1e6
                 row[f"gb_s{label}"] = 2 * n * k * len(weights) / seconds / 1e9
-            rows.append(row)
-            print(row, flush=True)
-    return rows
+            yield row
 
 
-def layer() -> list[dict[str, Any]]:
+def layer() -> Iterator[dict[str, Any]]:
     """A decoder layer's chain of kernels, 20 layers over two layers' weights."""
     sizes = [MATRICES[name][:2] for name in ("qkv", "o", "gate_up", "down")]
     weights = [[normal(n, k, std=0.02) for n, k in sizes] for _ in range(2)]
@@ -79,7 +76,6 @@ def layer() -> list[dict[str, Any]]:
     cache = normal(2, KV_HEADS, 1, 1024, HEAD_DIM)
     frequencies = torch.rand(HEAD_DIM // 2, device="cuda")
     slots = torch.zeros(1, dtype=torch.int64, device="cuda")
-    rows = []
     for count in (1, 8, 16):
         position = CONTEXT + torch.arange(count, device="cuda")
         first = torch.full_like(position, CONTEXT)
@@ -105,16 +101,14 @@ def layer() -> list[dict[str, Any]]:
 
         seconds = replayed(run) / 20
         size = 2 * sum(n * k for n, k in sizes)
-        rows.append({"rows": count, "us": seconds * 1e6, "gb_s": size / seconds / 1e9})
-        print(rows[-1], flush=True)
-    return rows
+        yield {"rows": count, "us": seconds * 1e6, "gb_s": size / seconds / 1e9}
 
 
-def mixtures() -> list[dict[str, Any]]:
+def mixtures() -> Iterator[dict[str, Any]]:
     """Experts of one layer; GB/s of the distinct chosen experts' weights."""
     number, hidden, width, top_k = 128, 2048, 768, 8
     router, gate_up = normal(number, hidden, std=0.02), normal(number, 2 * width, hidden, std=0.02)
-    down, rows = normal(number, hidden, width, std=0.02), []
+    down = normal(number, hidden, width, std=0.02)
     for count in (1, 2, 4, 8, 16, 32, 64, 512):
         inputs = [normal(count, hidden) for _ in range(8)]
         seconds = replayed(
@@ -122,16 +116,15 @@ def mixtures() -> list[dict[str, Any]]:
         )
         chosen = [F.linear(x, router).topk(top_k).indices.unique().numel() for x in inputs]
         size = sum(chosen) * 3 * hidden * width * 2
-        rows.append(
-            {
-                "rows": count,
-                "us": seconds / len(inputs) * 1e6,
-                "experts": sum(chosen) / len(inputs),
-                "gb_s": size / seconds / 1e9,
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+        yield {
+            "rows": count,
+            "us": seconds / len(inputs) * 1e6,
+            "experts": sum(chosen) / len(inputs),
+            "gb_s": size / seconds / 1e9,
+        }
+
+
+PARTS = {"matrices": matrices, "layer": layer, "experts": mixtures}
 
 
 def main() -> None:
@@ -139,15 +132,17 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     output = parser.parse_args().output
     with torch.inference_mode():
-        report = {
+        report: dict[str, Any] = {
             "device": torch.cuda.get_device_name(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "copy_gb_s": copy_bandwidth("cuda") / 1e9,
-            "matrices": matrices(),
-            "layer": layer(),
-            "experts": mixtures(),
         }
-    output.write_text(json.dumps(report, indent=1) + "\n")
+        for name, part in PARTS.items():
+            report[name] = []
+            for row in part():
+                report[name].append(row)
+                print(row, flush=True)
+                output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

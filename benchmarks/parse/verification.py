@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Sizes:
 
 def verification(
     config: ModelConfig, parameters: dict[str, Tensor], device: str, sizes: Sizes
-) -> list[dict[str, float]]:
+) -> Iterator[dict[str, float]]:
     """For each K: seconds of one pass, of a plain prefill of as many tokens, and of K prefixes
     judged one by one with and without reuse of their common tokens, and as a batch.
 
@@ -61,7 +61,6 @@ def verification(
 
     alone = [prefill(0, length) for length in full]
     target.prefill(0, tokens[: s.prompt], 0, Sampling())
-    found = []
     for k in s.cuts:
         cuts = [s.prompt + s.draft * i // k for i in range(1, k + 1)]
         trunk = tokens[s.prompt : s.prompt + s.draft]
@@ -69,18 +68,15 @@ def verification(
         graph = session.graph("target.verify", len=rows[k], cuts=k)
         one_pass = median_seconds(graph.launch, 5)
         lengths = [cut + s.suffix for cut in cuts]
-        found.append(
-            {
-                "cuts": k,
-                "tokens": rows[k],
-                "one_pass": one_pass,
-                "prefill": prefill(s.prompt, rows[k]),
-                "sequential_reuse": sum(prefill(cut - s.draft // k, pieces[k]) for cut in cuts),
-                "sequential": float(np.interp(lengths, full, alone).sum()),
-                "batch": batch_seconds(config, parameters, device, lengths),
-            }
-        )
-    return found
+        yield {
+            "cuts": k,
+            "tokens": rows[k],
+            "one_pass": one_pass,
+            "prefill": prefill(s.prompt, rows[k]),
+            "sequential_reuse": sum(prefill(cut - s.draft // k, pieces[k]) for cut in cuts),
+            "sequential": float(np.interp(lengths, full, alone).sum()),
+            "batch": batch_seconds(config, parameters, device, lengths),
+        }
 
 
 def batch_seconds(
