@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "streams.hpp"
+
 namespace {
 
 struct Graph;
@@ -67,7 +69,6 @@ std::atomic<int> fail_code{CUDA_ERROR_OUT_OF_MEMORY};
 std::atomic<int> architecture{90}, version{13000};
 std::atomic<uint64_t> memory{1ull << 30};
 int device_context;
-int plain_handle;
 // The primary context is another one each time that it is retained anew.
 std::atomic<int> retained{0}, generation{0};
 thread_local int current = 0;
@@ -107,6 +108,15 @@ void run(const Node& node) {
 template <class Handle, class Object>
 Handle handle(Object* object) {
     return reinterpret_cast<Handle>(object);
+}
+
+streams::Stream* stream_of(CUstream stream) { return reinterpret_cast<streams::Stream*>(stream); }
+streams::Event* event_of(CUevent event) { return reinterpret_cast<streams::Event*>(event); }
+
+// Counts as something never freed, which every test looks for.
+void give_back(const char* what) {
+    count(what, -1);
+    if (streams::busy()) count("freed before the work that is queued", 1);
 }
 
 Node* node_of(CUgraphNode node) { return reinterpret_cast<Node*>(node); }
@@ -223,7 +233,7 @@ CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc*
 }
 CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
     mprotect(reinterpret_cast<void*>(address), size, PROT_NONE);
-    count("mapping", -1);
+    give_back("mapping");
     return CUDA_SUCCESS;
 }
 CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t size) {
@@ -240,50 +250,96 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
 CUresult cuMemHostAlloc(void** out, size_t size, unsigned) {
     IN_CONTEXT;
     *out = std::malloc(size);
+    std::lock_guard lock(streams::guard);
+    streams::pinned[static_cast<const char*>(*out)] = size;
     count("pinned", 1);
     return CUDA_SUCCESS;
 }
-CUresult cuMemFreeHost(void* address) { std::free(address); count("pinned", -1); return CUDA_SUCCESS; }
-CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream) {
-    IN_CONTEXT;
-    std::memcpy(reinterpret_cast<void*>(to), from, size);
+CUresult cuMemFreeHost(void* address) {
+    std::lock_guard lock(streams::guard);
+    streams::pinned.erase(static_cast<const char*>(address));
+    std::free(address);
+    give_back("pinned");
     return CUDA_SUCCESS;
 }
-CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream) {
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream stream) {
     IN_CONTEXT;
-    std::memcpy(to, reinterpret_cast<void*>(from), size);
+    auto* target = reinterpret_cast<void*>(to);
+    if (streams::is_pinned(from)) {
+        streams::queue(stream_of(stream), [=] { std::memcpy(target, from, size); });
+    } else {
+        const auto* bytes = static_cast<const char*>(from);
+        streams::queue(stream_of(stream), [target, kept = std::vector<char>(bytes, bytes + size)] {
+            std::memcpy(target, kept.data(), kept.size());
+        });
+    }
     return CUDA_SUCCESS;
 }
-CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream) {
+CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream stream) {
     IN_CONTEXT;
-    std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size);
+    streams::queue(stream_of(stream), [=] { std::memcpy(to, reinterpret_cast<void*>(from), size); });
+    if (!streams::is_pinned(to)) streams::drain(stream_of(stream));
     return CUDA_SUCCESS;
 }
-CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream) {
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
     IN_CONTEXT;
-    std::memset(reinterpret_cast<void*>(to), value, size);
+    streams::queue(stream_of(stream),
+                   [=] { std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size); });
+    return CUDA_SUCCESS;
+}
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream stream) {
+    IN_CONTEXT;
+    streams::queue(stream_of(stream), [=] { std::memset(reinterpret_cast<void*>(to), value, size); });
     return CUDA_SUCCESS;
 }
 
 CUresult cuStreamCreate(CUstream* out, unsigned) {
     IN_CONTEXT;
-    *out = handle<CUstream>(&plain_handle);
+    *out = handle<CUstream>(streams::make());
     count("stream", 1);
     return CUDA_SUCCESS;
 }
-CUresult cuStreamDestroy_v2(CUstream) { count("stream", -1); return CUDA_SUCCESS; }
-CUresult cuStreamSynchronize(CUstream) { IN_CONTEXT; return CUDA_SUCCESS; }
-CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { IN_CONTEXT; return CUDA_SUCCESS; }
+CUresult cuStreamDestroy_v2(CUstream stream) {
+    streams::destroy(stream_of(stream));
+    count("stream", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamSynchronize(CUstream stream) {
+    streams::drain(stream_of(stream));  // also where it is made to fail: a broken device does nothing more
+    IN_CONTEXT;
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+    IN_CONTEXT;
+    streams::queue(stream_of(stream), [seen = *event_of(event)] { streams::wait(seen); });
+    return CUDA_SUCCESS;
+}
 CUresult cuEventCreate(CUevent* out, unsigned) {
     IN_CONTEXT;
-    *out = handle<CUevent>(&plain_handle);
+    *out = handle<CUevent>(new streams::Event);
     count("event", 1);
     return CUDA_SUCCESS;
 }
-CUresult cuEventDestroy_v2(CUevent) { count("event", -1); return CUDA_SUCCESS; }
-CUresult cuEventRecord(CUevent, CUstream) { IN_CONTEXT; return CUDA_SUCCESS; }
-CUresult cuEventSynchronize(CUevent) { IN_CONTEXT; return CUDA_SUCCESS; }
-CUresult cuEventQuery(CUevent) { IN_CONTEXT; return CUDA_SUCCESS; }
+CUresult cuEventDestroy_v2(CUevent event) {
+    delete event_of(event);
+    count("event", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuEventRecord(CUevent event, CUstream stream) {
+    IN_CONTEXT;
+    streams::record(event_of(event), stream_of(stream));
+    return CUDA_SUCCESS;
+}
+CUresult cuEventSynchronize(CUevent event) {
+    IN_CONTEXT;
+    streams::wait(*event_of(event));
+    return CUDA_SUCCESS;
+}
+CUresult cuEventQuery(CUevent event) {
+    IN_CONTEXT;
+    streams::wait(*event_of(event));
+    return CUDA_SUCCESS;
+}
 
 CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**,
                            unsigned) {
@@ -433,9 +489,12 @@ CUresult cuLaunchKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsi
     return CUDA_SUCCESS;
 }
 CUresult cuGraphUpload(CUgraphExec, CUstream) { IN_CONTEXT; return CUDA_SUCCESS; }
-CUresult cuGraphLaunch(CUgraphExec exec, CUstream) {
+CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
     IN_CONTEXT;
-    for (const Node& node : *reinterpret_cast<std::vector<Node>*>(exec)) run(node);
+    const auto* nodes = reinterpret_cast<const std::vector<Node>*>(exec);
+    streams::queue(stream_of(stream), [nodes] {
+        for (const Node& node : *nodes) run(node);
+    });
     return CUDA_SUCCESS;
 }
 

