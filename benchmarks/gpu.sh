@@ -3,8 +3,6 @@
 # By name for some of them: benchmarks/gpu.sh otfs decode. A part that fails or outlives its limit stops none of the
 # others; all together end within BENCH_SECONDS, where set. Results and logs go to $OUT/bench-gpu.tgz, where OUT is set.
 set -uo pipefail
-# shellcheck source=tests/gpu/env.sh
-. "$(dirname "$0")/../tests/gpu/env.sh"
 results=benchmarks/results logs=build/bench-gpu
 parts=("$@")
 [ $# -gt 0 ] || parts=(cold otfs decode arith gain peers large linear attention)
@@ -30,6 +28,8 @@ choose() {
 }
 
 for name in "${parts[@]}"; do choose "$name"; done
+# shellcheck source=tests/gpu/env.sh
+. "$(dirname "$0")/../tests/gpu/env.sh"
 rm -rf $logs && mkdir -p $logs && touch $logs/begun || exit
 failed=0
 for name in "${parts[@]}"; do
@@ -38,9 +38,12 @@ for name in "${parts[@]}"; do
     if [ $left -lt 20 ]; then
         outcome="not begun: no time left" failed=1
     else
-        echo "== $name"
-        timeout -k 10 $((left < limit ? left : limit)) "$PYTHON" "${command[@]}" 2>&1 | tee "$logs/$name.log"
-        case ${PIPESTATUS[0]} in
+        echo "== $name: at most $limit s; $logs/$name.log ends:"
+        # Not through a pipe: what a stopped benchmark leaves running would hold it open.
+        timeout -k 10 $((left < limit ? left : limit)) "$PYTHON" "${command[@]}" >"$logs/$name.log" 2>&1
+        status=$?
+        tail -n 6 "$logs/$name.log" | cut -c 1-400
+        case $status in
             0) outcome="done" ;;
             124 | 137) outcome="stopped: out of time" failed=1 ;;
             *) outcome="failed" failed=1 ;;

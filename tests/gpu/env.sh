@@ -4,7 +4,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 if ls .whl/*.whl >/dev/null 2>&1; then
     PYTHON=python3
-    export FOUNDRY_SITE=${FOUNDRY_SITE:-/tmp/site} PIP_DISABLE_PIP_VERSION_CHECK=1
+    export FOUNDRY_SITE=${FOUNDRY_SITE:-/tmp/site} PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
     export PYTHONPATH=$FOUNDRY_SITE PATH=$FOUNDRY_SITE/bin:$PATH
     into_site() {
         python3 -m pip install -q --no-index --no-deps --no-cache-dir --upgrade --target "$FOUNDRY_SITE" "$@"
