@@ -79,12 +79,14 @@ class Run:
                 self._stopped = True
             elif late >= GRACE:
                 self.kill()
+                return True
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """End it and what it started."""
+        """End it and what it started; a process that hangs in the driver is not waited for."""
         self._signal(signal.SIGKILL)
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
@@ -167,6 +169,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=500, help="that all may take together")
     options = parser.parse_args()
+    # Terminated, it ends its tests as it does when interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     until = time.monotonic() + options.seconds
     files = options.files or sorted(
         HERE.glob("test_*.py"),
