@@ -197,7 +197,8 @@ def compare(bench: Benchmark) -> None:
             for way in ("eager", "static_compiled")
             if "tokens_per_second" in found.get(way, {})
         ]
-        if best:
+        # Over its best: no figure before, or without, the compiled run.
+        if "tokens_per_second" in found.get("static_compiled", {}):
             found["over_transformers"] = rate / max(best)
         if "tokens_per_second" in found.get("assisted", {}):
             found["over_assisted"] = rate / found["assisted"]["tokens_per_second"]
