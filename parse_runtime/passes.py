@@ -151,10 +151,13 @@ class Passes:
             following = torch.cat((rows.tokens[1:], token))
             following = following.index_copy(0, wanted, torch.where(after < 0, token, after))
             self._speculation.absorb(features, rows, following)
-        return {"token": token, "logits": scores}
+        return {"token": token, "logits": scores.float()}
 
     def decode(self, batch: int) -> dict[str, Tensor]:
-        """One row of each of any slots: `token` int64 [batch], `logits` [batch, vocab]."""
+        """One row of each of any slots: `token` int64 [batch].
+
+        `logits` [batch, vocab] are of the model's dtype: sampling reads them as they are.
+        """
         name = f"decode.{batch}"
         rows = Rows.steps(self._inputs[f"{name}.plan"], self._inputs[f"{name}.slots"])
         hidden, _ = self._forward(rows, self.shapes.max_len + 1)
@@ -190,7 +193,8 @@ class Passes:
         if self._head:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.absorb(features, rows, following)
-        scores = logits(self.parameters, hidden.index_select(0, self._inputs[f"{name}.wanted"]))
+        wanted = self._inputs[f"{name}.wanted"]
+        scores = logits(self.parameters, hidden.index_select(0, wanted)).float()
         chosen = scores.index_select(1, self._judge)
         verdicts = chosen.softmax(-1)[:, 0].contiguous()
         count, rule = self._inputs[f"{name}.rule"].split(1)

@@ -163,9 +163,9 @@ def mlp(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 
 def logits(parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-    """Float32 [N, vocab] of hidden states [N, hidden]."""
+    """[N, vocab] of hidden states [N, hidden], in their dtype."""
     table = parameters["head"] if "head" in parameters else parameters["embed"]
-    return linear(hidden, table).float()
+    return linear(hidden, table)
 
 
 def of_layer(parameters: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:

@@ -63,6 +63,7 @@ rows = (
     torch.tensor([1, 2**40 + 7, 3, -4, 5, 6]),
     torch.arange(6) + 10,
 )
+narrow = rows[0].bfloat16()
 print(
     json.dumps(
         {
@@ -70,6 +71,8 @@ print(
             "variations": variations(),
             "tokens": sampler.launch(*rows).tolist(),
             "expected_tokens": sample(*rows).tolist(),
+            "narrow_tokens": sampler.launch(narrow, *rows[1:]).tolist(),
+            "expected_narrow_tokens": sample(narrow.float(), *rows[1:]).tolist(),
         }
     )
 )

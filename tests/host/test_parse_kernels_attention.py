@@ -142,3 +142,4 @@ def test_triton_code_interpreted() -> None:
     assert all(error < 1e-6 for error in report["errors"].values())
     assert report["variations"] == 0
     assert report["tokens"] == report["expected_tokens"]
+    assert report["narrow_tokens"] == report["expected_narrow_tokens"]

@@ -79,7 +79,7 @@ def test_a_token_is_that_of_the_row_alone_and_lies_in_the_nucleus(
         torch.tensor([1, seed, 2, seed]), torch.tensor([5, 70_000, 8, 70_001]),
     )  # fmt: skip
     found = sample(logits, *rows)
-    assert found.shape == (4,)
+    assert found.shape == (4,) and found.equal(sample(logits.float(), *rows))
     for i in range(4):
         alone = sample(logits[i : i + 1], *(x[i : i + 1] for x in rows))
         assert alone[0] == found[i]
