@@ -52,6 +52,10 @@ class Stages:
             addresses = (self.tensors[p].data_ptr() for p in program.KERNELS[name][1])
             self.functions[name].launch(stream, tuple(addresses))
 
+    def delays(self) -> int:
+        """Delays that a tap was found at."""
+        return int((self.tensors["taps_table"].abs().sum(0) > 0).sum())
+
     def microseconds(self, *names: str) -> float:
         """One pass through `names`."""
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
@@ -71,8 +75,7 @@ def measure(grid: str, snr: float, frames: int) -> dict[str, Any]:
     stages.tensors["samples"] = samples[0]
     stages.launch(*program.KERNELS)
     groups = stages.tensors["groups"].cpu().numpy()
-    table = stages.tensors["taps_table"]
-    delays = int((table.abs().sum(0) > 0).sum())
+    delays = stages.delays()
     rates = roofline.measure()
     times = {name: stages.microseconds(name) for name in program.KERNELS}
     floor = {k: w.seconds(rates) * 1e6 for k, w in roofline.work(geometry, delays).items()}

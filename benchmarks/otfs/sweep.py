@@ -2,10 +2,12 @@
 
     python -m benchmarks.otfs.sweep [--grids 16384x32 ...] [--output FILE]
 
-A row: samples a thread, delays a group, blocks a cluster, threads a block, clusters that the GPU
-holds at once (a period is one), iterations, microseconds, the part of a symbol by which the worst
-one differs from the default division's, BER of one frame at 20 dB. First `each` and `cluster`, then
-`group` with the fastest of them. The last lines are the stages of the default and the fastest.
+A row: samples a thread, delays a group, blocks a cluster, 1 for signals in place of its barrier,
+threads a block, clusters that the GPU holds at once (a period is one), iterations, microseconds, by
+how much the worst symbol differs from the default's, BER of one frame at 20 dB. First `each` and
+`cluster`, then `group` with the fastest of them, then other iteration counts; after all grids,
+signals with each one's fastest divisions. The last lines of a grid are the stages of the default
+and the fastest.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ from otfs_pipeline.settings import Settings
 GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
 ITERATIONS = (12, 20, 24, 32)
 SNR = 20.0
+HEAD = "each group cluster signals threads at_once   K      us       off       BER"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Row:
     each: int
     group: int
     cluster: int
+    signals: bool
     threads: int
     at_once: int
     iterations: int
@@ -55,8 +58,13 @@ class Sweep:
     """The divisions of one grid, on one frame."""
 
     def __init__(
-        self, settings: Settings, frame: source.Frame, workers: ProcessPoolExecutor
+        self,
+        settings: Settings,
+        frame: source.Frame,
+        workers: ProcessPoolExecutor,
+        rates: roofline.Rates,
     ) -> None:
+        self._rates = rates
         self._workers = workers
         self._frame = frame
         self._samples = torch.from_numpy(frame.samples).cuda()
@@ -64,29 +72,50 @@ class Sweep:
         self._symbols: torch.Tensor | None = None
         self.rows: list[Row] = []
 
-    def run(self) -> Geometry:
-        """Measures all; the fastest division with the default's iterations."""
+    def run(self) -> None:
+        """Measures all divisions whose blocks wait for barriers."""
         default = self.default
         self._measure([default])
         self._measure(list(divisions(default)))
-        best = self._fastest()
-        groups = [replace(best, group=g) for g in (1, 2, 3, 6, 8)]
-        self._measure([g for g in groups if fits(g)])
-        fewer = [replace(default.settings, iterations=k) for k in ITERATIONS]
-        self._measure([replace(default, settings=s) for s in fewer])
-        return self._fastest()
+        (best,) = self.fastest(1)
+        self._measure([replace(best, group=group) for group in (1, 2, 3, 6, 8)])
+        counts = [replace(default.settings, iterations=k) for k in ITERATIONS]
+        self._measure([replace(default, settings=settings) for settings in counts])
+
+    def with_signals(self) -> None:
+        """The fastest and the default, with signals."""
+        chosen = dict.fromkeys([self.default, *self.fastest(4)])
+        self._measure([replace(geometry, signals=True) for geometry in chosen])
 
     def stages(self, geometry: Geometry) -> dict[str, float]:
-        """Microseconds by kernel, and of all in one launch."""
+        """Microseconds by kernel and of all in one launch, and that over the roofline."""
         stages = self._stages(geometry, program.images(geometry, architecture()))
         times = {name: stages.microseconds(name) for name in program.KERNELS}
-        return times | {"whole": stages.microseconds(*program.KERNELS)}
+        whole = stages.microseconds(*program.KERNELS)
+        work = roofline.work(geometry, stages.delays()).values()
+        least = 1e6 * sum(part.seconds(self._rates) for part in work)
+        return times | {"whole": whole, "over_roofline": whole / least}
 
-    def _fastest(self) -> Geometry:
-        default = self.default
-        same = [row for row in self.rows if row.iterations == default.settings.iterations]
-        row = min(same, key=lambda row: row.us)
-        return replace(default, each=row.each, group=row.group, cluster=row.cluster)
+    def fastest(self, count: int) -> list[Geometry]:
+        """Divisions that took the least time, at the default's iterations."""
+        settings = self.default.settings
+        same = [row for row in self.rows if row.iterations == settings.iterations]
+        return [
+            Geometry(settings, row.each, row.group, row.cluster, row.signals)
+            for row in sorted(same, key=lambda row: row.us)[:count]
+        ]
+
+    def report(self) -> dict[str, object]:
+        """Rows, and the stages of the default and of the fastest, printed too."""
+        print(self.default.settings.grid)
+        times = {}
+        for name, geometry in (("default", self.default), ("fastest", *self.fastest(1))):
+            times[name] = self.stages(geometry)
+            division = (geometry.each, geometry.group, geometry.cluster, int(geometry.signals))
+            shown = "  ".join(f"{key} {value:.2f}" for key, value in times[name].items())
+            print(f"{name} {'/'.join(map(str, division))}: {shown}", flush=True)
+        rows = [asdict(row) for row in self.rows]
+        return {"grid": self.default.settings.grid, "stages": times, "rows": rows}
 
     def _stages(self, geometry: Geometry, images: dict[str, bytes]) -> Stages:
         stages = Stages(geometry, images)
@@ -95,6 +124,7 @@ class Sweep:
         return stages
 
     def _measure(self, geometries: list[Geometry]) -> None:
+        print(f"{self.default.settings.grid}\n{HEAD}")
         images = self._workers.map(program.images, geometries, [architecture()] * len(geometries))
         for geometry, image in zip(geometries, images, strict=True):
             stages = self._stages(geometry, image)
@@ -106,6 +136,7 @@ class Sweep:
                 geometry.each,
                 geometry.group,
                 geometry.cluster,
+                geometry.signals,
                 geometry.threads,
                 at_once(geometry, stages.functions["equalize"]),
                 geometry.settings.iterations,
@@ -115,15 +146,15 @@ class Sweep:
             )
             self.rows.append(row)
             print(
-                f"{row.each:4} {row.group:5} {row.cluster:7} {row.threads:7} {row.at_once:7}"
-                f" {row.iterations:3} {row.us:7.1f} {row.off:9.1e} {row.ber:9.3e}",
+                f"{row.each:4} {row.group:5} {row.cluster:7} {row.signals:7d} {row.threads:7}"
+                f" {row.at_once:7} {row.iterations:3} {row.us:7.1f} {row.off:9.1e} {row.ber:9.3e}",
                 flush=True,
             )
 
 
 def divisions(default: Geometry) -> Iterator[Geometry]:
     """Those that fit, with the default's `group`; clusters of 7 are of blocks that share an SM."""
-    for each in (3, 5, 7, 9, 11, 13, 15, 21):
+    for each in (3, 5, 9, 11, 13, 15, 21):
         for cluster in (2, 3, 4, 7):
             geometry = replace(default, each=each, cluster=cluster)
             if geometry != default and fits(geometry) and (cluster < 7 or geometry.resident == 2):
@@ -161,36 +192,31 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON of all rows and stages")
     options = parser.parse_args()
     links = [Settings(grid=grid) for grid in options.grids]
+    rates = roofline.measure()
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name(),
         "snr_db": SNR,
-        "rates": asdict(roofline.measure()),
-        "grids": [],
+        "rates": asdict(rates),
     }
+
+    def write() -> None:
+        result["grids"] = [sweep.report() for sweep in sweeps]
+        if options.output:
+            options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+    sweeps: list[Sweep] = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as workers:
         frames = [workers.submit(source.simulate, link, SNR, 0, 0) for link in links]
         for link, frame in zip(links, frames, strict=True):
-            print(
-                f"{link.grid}\neach group cluster threads at_once   K      us       off       BER"
-            )
-            sweep = Sweep(link, frame.result(), workers)
-            fastest = sweep.run()
-            stages = {"default": sweep.default, "fastest": fastest}
-            times = {name: sweep.stages(geometry) for name, geometry in stages.items()}
-            for name, geometry in stages.items():
-                shown = "  ".join(f"{kernel} {us:.1f}" for kernel, us in times[name].items())
-                print(
-                    f"{name} {geometry.each}/{geometry.group}/{geometry.cluster}: {shown}",
-                    flush=True,
-                )
-            result["grids"].append(
-                {"grid": link.grid, "rows": [asdict(row) for row in sweep.rows], "stage_us": times}
-            )
-            # After every grid: what was measured is kept where a later one fails.
-            if options.output:
-                options.output.write_text(json.dumps(result, indent=1) + "\n")
+            sweeps.append(Sweep(link, frame.result(), workers, rates))
+            sweeps[-1].run()
+        write()
+        # Last: blocks that waited for a signal that never comes would never end.
+        for sweep in sweeps:
+            sweep.with_signals()
+        write()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

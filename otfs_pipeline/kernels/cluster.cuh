@@ -1,4 +1,4 @@
-// Shared memory of the other blocks of a cluster, and the cluster's barrier.
+// Shared memory of the other blocks of a cluster, the cluster's barrier, and signals in its place.
 
 __device__ __forceinline__ unsigned remote(const void* address, int rank) {
     unsigned here = unsigned(__cvta_generic_to_shared(address)), there;
@@ -14,6 +14,45 @@ __device__ __forceinline__ void push(Sample* address, int rank, Sample value) {
 __device__ __forceinline__ void push(float* address, int rank, float value) {
     asm volatile("st.shared::cluster.f32 [%0], %1;"
                  :: "r"(remote(address, rank)), "f"(value) : "memory");
+}
+
+// A signal (an mbarrier) ends its phase when the bytes that its block expects have come with their
+// stores; no fence is needed, while the barrier's release waits until all stores are seen by the GPU.
+using Signal = unsigned long long;
+
+__device__ __forceinline__ void init_signal(Signal* signal) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
+                 "fence.mbarrier_init.release.cluster;"
+                 :: "r"(unsigned(__cvta_generic_to_shared(signal))) : "memory");
+}
+
+__device__ __forceinline__ void push(Sample* address, int rank, Sample value, Signal* signal) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];"
+                 :: "r"(remote(address, rank)), "f"(value.re), "f"(value.im),
+                    "r"(remote(signal, rank)) : "memory");
+}
+
+__device__ __forceinline__ void push(float* address, int rank, float value, Signal* signal) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];"
+                 :: "r"(remote(address, rank)), "f"(value), "r"(remote(signal, rank)) : "memory");
+}
+
+// For one thread of the block, once a phase.
+__device__ __forceinline__ void expect(Signal* signal, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(unsigned(__cvta_generic_to_shared(signal))), "r"(bytes) : "memory");
+}
+
+// Until the phase of this parity has ended.
+__device__ __forceinline__ void wait_for(Signal* signal, int parity) {
+    unsigned ended;
+    do {
+        asm volatile("{\n.reg .pred ended;\n"
+                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, ended;\n}"
+                     : "=r"(ended)
+                     : "r"(unsigned(__cvta_generic_to_shared(signal))), "r"(parity) : "memory");
+    } while (!ended);
 }
 
 // The barrier in two parts: what a thread pushed before it arrived is there for those that waited.

@@ -6,7 +6,7 @@
 // is N systems that know nothing of each other, so nothing of the frame's size is ever waited for.
 //
 // A cluster's blocks own SPAN samples of a period each, and hold x, p in registers and r, y = Hp in
-// shared memory. What the taps reach beyond a block is pushed into its neighbours' shared memory.
+// shared memory. What the taps reach beyond a block is sent into its neighbours' shared memory.
 // An index j counts from the first sample that data reaches, FIRST_SAMPLE after the pilot.
 //
 // Hp is Hr plus β times the one before, so β is not needed until Hr is done, nor α until Hᴴy is:
@@ -42,16 +42,37 @@ struct Shared {
     int delay[MAX_DELAYS];
     float curvature[CLUSTER * WARPS], energy[CLUSTER * WARPS];
     float alpha[ITERATIONS], beta[ITERATIONS];
+    Signal r_here, y_here;
 };
+static_assert(sizeof(Shared) <= SHARED_BYTES, "Geometry.shared_bytes counts too little");
 
-// Sends this warp's part of a sum to all of the cluster.
-__device__ __forceinline__ void push_part(float value, float* parts, int rank) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    value = warp_sum(value);
-    if (lane < CLUSTER) push(&parts[rank * WARPS + warp], lane, value);
+// An exchange: all that the cluster sends a block in one half of a step. It is over at the cluster's
+// barrier or, with SIGNALS, when all bytes have come. What a block read of the one before, all of its
+// warps have read before they send their part of the sum, and that is waited for before the next.
+template <class Value>
+__device__ __forceinline__ void send(Value* address, int rank, Value value, Signal* signal) {
+    if (SIGNALS) push(address, rank, value, signal);
+    else push(address, rank, value);
 }
 
-// Their sum after a barrier of the cluster, the same bits in every thread.
+__device__ __forceinline__ void arrive(Signal* signal, int bytes) {
+    if (!SIGNALS) cluster_arrive();
+    else if (threadIdx.x == 0) expect(signal, bytes);
+}
+
+__device__ __forceinline__ void await(Signal* signal, int step) {
+    if (SIGNALS) wait_for(signal, step & 1);
+    else cluster_wait();
+}
+
+// Sends this warp's part of a sum to all of the cluster.
+__device__ __forceinline__ void send_part(float value, float* parts, int rank, Signal* signal) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    value = warp_sum(value);
+    if (lane < CLUSTER) send(&parts[rank * WARPS + warp], lane, value, signal);
+}
+
+// Their sum once all have come, the same bits in every thread.
 __device__ __forceinline__ float total(const float* parts) {
     float sum = 0;
     for (int i = threadIdx.x % 32; i < CLUSTER * WARPS; i += 32) sum += parts[i];
@@ -60,19 +81,19 @@ __device__ __forceinline__ float total(const float* parts) {
 
 // Sends the block's last `behind` samples to the next block's `below`, its first `ahead` ones to the
 // previous block's `above`.
-__device__ __forceinline__ void push_edges(Sample* below, Sample* above, int behind, int ahead,
-                                           int rank, int first, const Sample (&own)[EACH]) {
+__device__ __forceinline__ void send_edges(Sample* below, Sample* above, int behind, int ahead, int rank,
+                                           int first, const Sample (&own)[EACH], Signal* signal) {
     if (rank + 1 < CLUSTER && first + EACH > SPAN - behind) {
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
             int at = first + e - (SPAN - behind);
-            if (at >= 0) push(below + at, rank + 1, own[e]);
+            if (at >= 0) send(below + at, rank + 1, own[e], signal);
         }
     }
     if (rank > 0 && first < ahead) {
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
-            if (first + e < ahead) push(above + first + e, rank - 1, own[e]);
+            if (first + e < ahead) send(above + first + e, rank - 1, own[e], signal);
         }
     }
 }
@@ -279,10 +300,17 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     const bool adjoint_waits = reaches_out(rank, AHEAD, BEHIND);
     const float sigma2 = *noise_variance;
 
+    constexpr int PARTS = CLUSTER * WARPS * sizeof(float);
+    const int r_bytes = PARTS + sizeof(Sample) * (rank > 0 ? BEHIND : 0)
+                        + sizeof(Sample) * (rank + 1 < CLUSTER ? AHEAD : 0);
+    const int y_bytes = PARTS + sizeof(Sample) * (rank > 0 ? AHEAD : 0)
+                        + sizeof(Sample) * (rank + 1 < CLUSTER ? BEHIND : 0);
+
+    if (SIGNALS && threadIdx.x == 0) init_signal(&s.r_here), init_signal(&s.y_here);
     for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.r[i] = {0, 0};
     const int groups = prepare(s, taps, selected, rank, period);
     load(s, samples, groups, rank, period);
-    // From here on the neighbours push into this block.
+    // From here on the neighbours send into this block.
     cluster_barrier();
 
     unsigned silent = 0;
@@ -306,13 +334,13 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     }
     for (int step = 0;; step++) {
         // `sum` is r here.
-        push_edges(s.r, s.r + BEHIND + SPAN, BEHIND, AHEAD, rank, first, sum);
-        push_part(part, s.energy, rank);
-        cluster_arrive();
+        send_edges(s.r, s.r + BEHIND + SPAN, BEHIND, AHEAD, rank, first, sum, &s.r_here);
+        send_part(part, s.energy, rank, &s.r_here);
+        arrive(&s.r_here, r_bytes);
         __syncthreads();
-        if (forward_waits) cluster_wait();
+        if (forward_waits) await(&s.r_here, step);
         forward(s, groups, first, sum);
-        if (!forward_waits) cluster_wait();
+        if (!forward_waits) await(&s.r_here, step);
         const float next = total(s.energy);
         const float beta = step ? next / fmaxf(residual, TINY) : 0;
         residual = next;
@@ -324,14 +352,14 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
             y[e] = sum[e];
             part += energy(sum[e]) + sigma2 * energy(p[e]);
         }
-        push_edges(s.y, s.y + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum);
-        push_part(part, s.curvature, rank);
-        cluster_arrive();
+        send_edges(s.y, s.y + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum, &s.y_here);
+        send_part(part, s.curvature, rank, &s.y_here);
+        arrive(&s.y_here, y_bytes);
         __syncthreads();
         const bool last = step + 1 == ITERATIONS;
-        if (adjoint_waits || last) cluster_wait();
+        if (adjoint_waits || last) await(&s.y_here, step);
         if (!last) adjoint(s, groups, first, sum);
-        if (!adjoint_waits && !last) cluster_wait();
+        if (!adjoint_waits && !last) await(&s.y_here, step);
         const float alpha = residual / fmaxf(total(s.curvature), TINY);
         if (threadIdx.x == 0) s.alpha[step] = alpha, s.beta[step] = beta;
 #pragma unroll
@@ -357,11 +385,13 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[BEHIND + i];
     }
     Sample moment = bias(s, groups, rank, sigma2);
-    // `energy` was read before the last barrier, `curvature` after it.
-    push_part(moment.re, s.energy, rank);
-    cluster_barrier();
-    push_part(moment.im, s.curvature, rank);
-    cluster_barrier();
+    // One after the other: `energy` was read before the last exchange, `curvature` after it.
+    send_part(moment.re, s.energy, rank, &s.r_here);
+    arrive(&s.r_here, PARTS);
+    await(&s.r_here, ITERATIONS);
+    send_part(moment.im, s.curvature, rank, &s.y_here);
+    arrive(&s.y_here, PARTS);
+    await(&s.y_here, ITERATIONS);
     moment = {total(s.energy), total(s.curvature)};
     if (rank == 0 && threadIdx.x == 0) moments[period] = moment;
 }

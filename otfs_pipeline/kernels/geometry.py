@@ -33,13 +33,15 @@ class Geometry:
     """Sizes for `settings`; UsageError where a grid is beyond the kernels.
 
     `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
-    blocks a Doppler period.
+    blocks a Doppler period; `signals`: blocks wait for the bytes that they are sent, not for a
+    barrier of their cluster.
     """
 
     settings: Settings
     each: int
     group: int
     cluster: int
+    signals: bool = False
 
     @classmethod
     def of(cls, settings: Settings, group: int = 4) -> Geometry:
@@ -104,7 +106,7 @@ class Geometry:
         delays, reached = self.delays, self.span + self.halo
         nodes = (reached // self.node_step + 2) * (delays | 1)
         sums = self.cluster * self.threads // 32 + self.settings.iterations
-        return -(-(16 * nodes + 16 * reached + 20 * delays + 8 + 8 * sums) // 16) * 16
+        return -(-(16 * nodes + 16 * reached + 20 * delays + 32 + 8 * sums) // 16) * 16
 
     @property
     def resident(self) -> int:
@@ -139,7 +141,8 @@ class Geometry:
             "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
             "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
             "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
-            "RESIDENT": self.resident,
+            "RESIDENT": self.resident, "SIGNALS": int(self.signals),
+            "SHARED_BYTES": self.shared_bytes,
         }  # fmt: skip
         real = {
             "PILOT_AMPLITUDE": s.pilot_amplitude,

@@ -1,8 +1,9 @@
-"""The receiver's kernels against the float64 receiver. Prints what differed, by case."""
+"""The receiver's kernels against the float64 receiver, by names of cases. Prints what differed."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ CASES = {
     "three": (Settings(grid="1024x32"), 20.0, {"cluster": 3, "each": 3}),
     "wide": (Settings(grid="1024x32"), 20.0, {"cluster": 1, "group": 4}),
     "halves": (Settings(grid="4096x12"), 20.0, {"each": 9, "cluster": 7}),
+    "signals": (Settings(grid="4096x12"), 20.0, {"cluster": 3, "signals": True}),
     "large": (Settings(grid="4096x32", iterations=12), 20.0, {}),
 }
 
@@ -30,7 +32,8 @@ def main() -> None:
     torch.cuda.synchronize()
     rng = np.random.default_rng()
     report = {}
-    for name, (link, snr, changes) in CASES.items():
+    for name in sys.argv[1:]:
+        link, snr, changes = CASES[name]
         geometry = replace(Geometry.of(link), **changes)
         frame = source.simulate(link, snr, int(rng.integers(1 << 30)), 0)
         first, second = (receive(geometry, frame.samples) for _ in range(2))
