@@ -2,6 +2,8 @@
 // changed or freed too early, or a result that is read too early, shows.
 #pragma once
 
+#include <cuda.h>
+
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -21,6 +23,9 @@ struct Event {
     Stream* stream = nullptr;
     uint64_t position = 0;  // of the stream, when the event was recorded
 };
+
+inline Stream* stream_of(CUstream stream) { return reinterpret_cast<Stream*>(stream); }
+inline Event* event_of(CUevent event) { return reinterpret_cast<Event*>(event); }
 
 inline std::recursive_mutex guard;
 inline std::set<Stream*> alive;

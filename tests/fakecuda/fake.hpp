@@ -1,0 +1,43 @@
+// What the stand-in's files share: its settings, what is alive, and how a call is made to fail.
+#pragma once
+
+#include <cuda.h>
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+
+namespace fake {
+
+inline std::mutex guard;
+inline std::map<std::string, int64_t> live;
+inline std::atomic<int64_t> calls{0}, fail_at{0};
+inline std::atomic<int> fail_code{CUDA_ERROR_OUT_OF_MEMORY};
+inline std::atomic<int> architecture{90}, version{13000};
+inline std::atomic<uint64_t> memory{1ull << 30};
+inline int device_context;
+// The primary context is another one each time that it is retained anew.
+inline std::atomic<int> retained{0}, generation{0};
+inline thread_local int current = 0;
+
+inline void count(const char* what, int64_t change) {
+    std::lock_guard lock(guard);
+    live[what] += change;
+}
+
+template <class Handle, class Object>
+Handle handle(Object* object) {
+    return reinterpret_cast<Handle>(object);
+}
+
+}  // namespace fake
+
+// Calls that free something are not made to fail: nothing could be done about it.
+#define MAY_FAIL \
+    if (++fake::calls == fake::fail_at) return static_cast<CUresult>(fake::fail_code.load())
+// Calls that work on the thread's current context.
+#define IN_CONTEXT \
+    MAY_FAIL;      \
+    if (fake::retained == 0 || fake::current != fake::generation) return CUDA_ERROR_INVALID_CONTEXT

@@ -1,0 +1,101 @@
+// Memory of the stand-in, all of it the host's.
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "fake.hpp"
+#include "streams.hpp"
+
+using namespace fake;
+
+namespace {
+
+constexpr size_t GRANULARITY = 2 << 20;
+
+// Counts as something never freed, which every test looks for.
+void give_back(const char* what) {
+    count(what, -1);
+    if (streams::busy()) count("freed before the work that is queued", 1);
+}
+
+}  // namespace
+
+extern "C" {
+
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total) { IN_CONTEXT; *free = *total = memory; return CUDA_SUCCESS; }
+CUresult cuMemGetAllocationGranularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+    MAY_FAIL;
+    *out = GRANULARITY;
+    return CUDA_SUCCESS;
+}
+CUresult cuMemAddressReserve(CUdeviceptr* out, size_t size, size_t, CUdeviceptr address, unsigned long long) {
+    MAY_FAIL;
+    void* got = mmap(reinterpret_cast<void*>(address), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    *out = reinterpret_cast<CUdeviceptr>(got);
+    count("reservation", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemAddressFree(CUdeviceptr address, size_t size) {
+    munmap(reinterpret_cast<void*>(address), size);
+    count("reservation", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*, unsigned long long) {
+    MAY_FAIL;
+    *out = 1;
+    count("memory", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemRelease(CUmemGenericAllocationHandle) { count("memory", -1); return CUDA_SUCCESS; }
+CUresult cuMemMap(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+    MAY_FAIL;
+    count("mapping", 1);
+    return CUDA_SUCCESS;
+}
+// As a device may, it hands memory out with somebody's old bytes in it.
+CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc*, size_t) {
+    MAY_FAIL;
+    if (mprotect(reinterpret_cast<void*>(address), size, PROT_READ | PROT_WRITE) != 0) return CUDA_ERROR_INVALID_VALUE;
+    std::memset(reinterpret_cast<void*>(address), 0xA5, size);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
+    mprotect(reinterpret_cast<void*>(address), size, PROT_NONE);
+    give_back("mapping");
+    return CUDA_SUCCESS;
+}
+CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t size) {
+    IN_CONTEXT;
+    *out = reinterpret_cast<CUdeviceptr>(std::malloc(size));
+    count("device memory", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemFree_v2(CUdeviceptr address) {
+    std::free(reinterpret_cast<void*>(address));
+    count("device memory", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemHostAlloc(void** out, size_t size, unsigned) {
+    IN_CONTEXT;
+    *out = std::malloc(size);
+    std::lock_guard lock(streams::guard);
+    streams::pinned[static_cast<const char*>(*out)] = size;
+    count("pinned", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemFreeHost(void* address) {
+    std::lock_guard lock(streams::guard);
+    streams::pinned.erase(static_cast<const char*>(address));
+    std::free(address);
+    give_back("pinned");
+    return CUDA_SUCCESS;
+}
+CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
+    IN_CONTEXT;
+    std::memcpy(reinterpret_cast<void*>(to), from, size);
+    return CUDA_SUCCESS;
+}
+
+}  // extern "C"

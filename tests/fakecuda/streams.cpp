@@ -1,0 +1,93 @@
+// What is queued on streams, and events; graphs.cpp queues launches.
+#include <cstring>
+#include <vector>
+
+#include "fake.hpp"
+#include "streams.hpp"
+
+using namespace fake;
+using streams::event_of;
+using streams::stream_of;
+
+extern "C" {
+
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t size, CUstream stream) {
+    IN_CONTEXT;
+    auto* target = reinterpret_cast<void*>(to);
+    if (streams::is_pinned(from)) {
+        streams::queue(stream_of(stream), [=] { std::memcpy(target, from, size); });
+    } else {
+        const auto* bytes = static_cast<const char*>(from);
+        streams::queue(stream_of(stream), [target, kept = std::vector<char>(bytes, bytes + size)] {
+            std::memcpy(target, kept.data(), kept.size());
+        });
+    }
+    return CUDA_SUCCESS;
+}
+CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CUstream stream) {
+    IN_CONTEXT;
+    streams::queue(stream_of(stream), [=] { std::memcpy(to, reinterpret_cast<void*>(from), size); });
+    if (!streams::is_pinned(to)) streams::drain(stream_of(stream));
+    return CUDA_SUCCESS;
+}
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
+    IN_CONTEXT;
+    streams::queue(stream_of(stream),
+                   [=] { std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size); });
+    return CUDA_SUCCESS;
+}
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream stream) {
+    IN_CONTEXT;
+    streams::queue(stream_of(stream), [=] { std::memset(reinterpret_cast<void*>(to), value, size); });
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamCreate(CUstream* out, unsigned) {
+    IN_CONTEXT;
+    *out = handle<CUstream>(streams::make());
+    count("stream", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamDestroy_v2(CUstream stream) {
+    streams::destroy(stream_of(stream));
+    count("stream", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamSynchronize(CUstream stream) {
+    streams::drain(stream_of(stream));  // also where it is made to fail: a broken device does nothing more
+    IN_CONTEXT;
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+    IN_CONTEXT;
+    streams::queue(stream_of(stream), [seen = *event_of(event)] { streams::wait(seen); });
+    return CUDA_SUCCESS;
+}
+CUresult cuEventCreate(CUevent* out, unsigned) {
+    IN_CONTEXT;
+    *out = handle<CUevent>(new streams::Event);
+    count("event", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuEventDestroy_v2(CUevent event) {
+    delete event_of(event);
+    count("event", -1);
+    return CUDA_SUCCESS;
+}
+CUresult cuEventRecord(CUevent event, CUstream stream) {
+    IN_CONTEXT;
+    streams::record(event_of(event), stream_of(stream));
+    return CUDA_SUCCESS;
+}
+CUresult cuEventSynchronize(CUevent event) {
+    IN_CONTEXT;
+    streams::wait(*event_of(event));
+    return CUDA_SUCCESS;
+}
+CUresult cuEventQuery(CUevent event) {
+    IN_CONTEXT;
+    streams::wait(*event_of(event));
+    return CUDA_SUCCESS;
+}
+
+}  // extern "C"
