@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,16 @@ class Model:
     config: ModelConfig
     parameters: list[Parameter]
     text: TextAssets
+
+    def narrowed(self, vocab: int) -> Model:
+        """With the first `vocab` rows of the embedding table and the output projection."""
+        recipes = []
+        for p in self.parameters:
+            if p.name in ("embed", "head"):
+                pieces = [replace(p.pieces[0], rows=vocab)]
+                p = replace(p, shape=(vocab, p.shape[1]), pieces=pieces)
+            recipes.append(p)
+        return replace(self, config=replace(self.config, vocab=vocab), parameters=recipes)
 
 
 def locate(name: str) -> Path:

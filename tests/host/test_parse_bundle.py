@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import answer, save, save_head
 
 from foundryc.recorder import Recorder
+from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 from parse_runtime.capture import Settings, record
 
@@ -95,6 +96,23 @@ def test_a_draft_model_with_a_foreign_tokenizer_is_refused(tmp_path: Path) -> No
         capture(tiny(target, draft=str(draft)), tmp_path / "parse.fdy")
 
 
+@pytest.mark.parametrize("sizes", [(272, 320), (320, 272)])
+def test_models_of_one_tokenizer_share_a_vocabulary(sizes: tuple[int, int], tmp_path: Path) -> None:
+    """Padding, which one of them has more of, is no token that the other could be given."""
+    folders = [tmp_path / "target", tmp_path / "draft"]
+    for folder, size in zip(folders, sizes, strict=True):
+        save(folder, "llama", vocab_size=size)
+        (folder / "model.safetensors").rename(folder / f"{folder.name}.safetensors")
+    settings = tiny(folders[0], draft=str(folders[1]), speculate="draft")
+    capture(settings, tmp_path / "parse.fdy")
+    with Bundle.open(tmp_path / "parse.fdy") as bundle:
+        tables = [t for t in bundle.manifest.tensors if t.name.endswith((".embed", ".head"))]
+    assert len(tables) == 4 and all(table.shape[0] == 272 for table in tables)
+    options = {"prompt": "Why?", "max_new_tokens": 30, "temperature": 1.5, "max_rounds": 0}
+    report = in_fresh_process(tmp_path / "parse.fdy", options)
+    assert report["tokens"] == 30
+
+
 @pytest.mark.parametrize("way", ["draft", "chain", "tree", "mixture"])
 def test_token_drafts_work_in_a_fresh_process(way: str, tmp_path: Path) -> None:
     """With each drafter, the answers of the target alone."""
@@ -129,6 +147,7 @@ def test_two_models_keep_weights_of_their_own(tmp_path: Path) -> None:
         ({"max_len": 300}, "256"),
         ({"judge_prompt": "x" * 200}, "no room"),
         ({"yes": "yes"}, "3 tokens"),
+        ({"yes": "n"}, "the same token"),
         ({"model": "/nowhere"}, "no such model"),
         ({"verify": "12"}, "128x4"),
         ({"selection": "best"}, "first-failure"),
