@@ -17,7 +17,7 @@ from foundryc.cache.request import Request
 from foundryc.difference import compare
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
-from foundryrt.console import print_json, reporting
+from foundryrt.console import print_json, reporting, run_app
 from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -182,4 +182,4 @@ def diff(
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    run_app(app)

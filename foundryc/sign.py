@@ -15,7 +15,8 @@ from foundryrt.bundle.layout import Codec, Section, align, pack_header, pack_tab
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.errors import FoundryError, UsageError
-from foundryrt.trust import Trust, valid
+from foundryrt.plain import open_plain
+from foundryrt.trust import MAX_PEM, Trust, valid
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -116,7 +117,8 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        with open_plain(path) as file:
+            key = load_pem_private_key(file.read(MAX_PEM), password=None)
     except OSError as error:
         raise UsageError(f"{path}: the key cannot be read: {error.strerror}") from error
     except TypeError:

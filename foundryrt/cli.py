@@ -9,7 +9,7 @@ import typer
 
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
-from foundryrt.console import print_json, reporting
+from foundryrt.console import print_json, reporting, run_app
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
 from foundryrt.trust import resolve
@@ -111,4 +111,4 @@ def _server(bundle: Bundle) -> Any:
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    run_app(app)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -23,6 +24,35 @@ def reporting() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
 
 
+def run_app(app: Callable[[], None]) -> None:
+    """Run a command to its end, which is reached when its output is out.
+
+    Where stdout or a file fails in a way that the command does not know, one line says so.
+    """
+    with contextlib.suppress(AttributeError):
+        # Names of files need not be UTF-8.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()  # Nobody reads any more, and nobody wants to hear of it.
+        sys.exit(1)
+    except OSError as error:
+        _forget_output()
+        sys.exit(f"error: {error.filename or 'stdout'}: {error.strerror}")
+    except FoundryError as error:
+        sys.exit(f"error: {error}")
+
+
+def _forget_output() -> None:
+    # What is left in the buffer would fail again at exit.
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
 def write(text: str) -> None:
     """Put `text` on stdout at once; FoundryError where there is no room for it."""
     try:
@@ -31,8 +61,7 @@ def write(text: str) -> None:
     except BrokenPipeError:
         raise  # Nobody reads any more, and nobody wants to hear of it.
     except OSError as error:
-        # What is left in the buffer would fail again at exit.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        _forget_output()
         raise FoundryError(f"stdout: {error.strerror}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 _ENTRY = 128  # bytes of a section's entry in the table, of which the first two are its kind
@@ -15,6 +16,8 @@ def _on_device(path: str) -> bool:
     Nothing but an early start of the driver hangs on it, so the three fields of docs/format.md are
     read as they are: what checks them takes longer to import than the driver should wait.
     """
+    if not os.path.isfile(path):
+        return False  # a pipe would be waited for
     try:
         with open(path, "rb") as file:
             header = file.read(16)

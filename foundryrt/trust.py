@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from foundryrt.bundle.signature import Signature, key_id
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.plain import open_plain
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 VARIABLE = "FOUNDRY_TRUST"
-_MAX_PEM = 64 << 10
+MAX_PEM = 64 << 10
 KeyPath = str | os.PathLike[str]
 
 
@@ -116,8 +117,8 @@ def read_public_key(path: Path) -> bytes:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_PEM)
+        with open_plain(path) as file:
+            data = file.read(MAX_PEM)
     except OSError as error:
         raise TrustUnusable(f"{path}: the public key cannot be read: {error.strerror}") from error
     try:

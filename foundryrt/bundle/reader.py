@@ -38,6 +38,7 @@ from foundryrt.bundle.layout import (
 )
 from foundryrt.bundle.schema import Manifest, SectionKind
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.plain import open_plain
 
 if TYPE_CHECKING:
     from foundryrt.trust import Trust
@@ -132,7 +133,7 @@ class Bundle:
         cls, path: Path, trust: Trust | None, fetch: Callable[[int, Section], None] | None
     ) -> Bundle:
         try:
-            with open(path, "rb") as file:
+            with open_plain(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < HEADER_BYTES:
                     unpack_header(file.read(HEADER_BYTES), size)

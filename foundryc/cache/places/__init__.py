@@ -14,6 +14,8 @@ def open_place(url: str) -> Place:
     UsageError for another scheme, or where the URL holds a credential: those belong where each
     tool looks for its own (docs/ci.md).
     """
+    if not url:
+        raise UsageError("a cache needs a folder or a URL")
     parts = urlsplit(url)
     scheme = parts.scheme if "://" in url else "file"
     if scheme != "file" and ("@" in parts.netloc or parts.query or parts.fragment):

@@ -1,0 +1,79 @@
+"""What a careless user gives the commands: one line on stderr, the right exit code, no waiting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.samples import parts
+
+FOUNDRYC = [sys.executable, "-c", "from foundryc.cli import main; main()"]
+FOUNDRYRT = [sys.executable, "-c", "from foundryrt.start import main; main()"]
+
+
+def refused(command: list[str], *arguments: object, **options: object) -> tuple[int, str]:
+    """Exit code, and the one line on stderr without its beginning."""
+    done = subprocess.run(
+        [*command, *map(str, arguments)], stderr=subprocess.PIPE, timeout=60, **options
+    )  # type: ignore[call-overload]
+    text = done.stderr.decode()
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return done.returncode, text.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return parts().write(tmp_path / "a.fdy")
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe.fdy"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_pipe_is_no_bundle_and_no_key(bundle: Path, pipe: Path) -> None:
+    expected = (2, f"{pipe}: is no plain file")
+    assert refused(FOUNDRYC, "inspect", pipe) == expected
+    assert refused(FOUNDRYC, "diff", bundle, pipe) == expected
+    assert refused(FOUNDRYC, "verify", bundle, "--trust", pipe) == expected
+    assert refused(FOUNDRYC, "sign", bundle, "--key", pipe) == expected
+    assert refused(FOUNDRYRT, "run", pipe) == expected
+    endless = (2, "/dev/zero: is no plain file")
+    assert refused(FOUNDRYC, "sign", bundle, "--key", "/dev/zero") == endless
+
+
+@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["verify"]])
+def test_a_full_disk_behind_stdout(bundle: Path, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        got = refused(FOUNDRYC, *arguments, bundle, stdout=full)
+    assert got == (1, "stdout: No space left on device")
+
+
+def test_nobody_reads_the_output(bundle: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as closed:
+        done = subprocess.run(
+            [*FOUNDRYC, "inspect", bundle], stdout=closed, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_name_that_is_not_utf8(bundle: Path) -> None:
+    odd = os.fsencode(bundle.parent) + b"/\xff.fdy"
+    os.rename(bundle, odd)
+    for command in ("inspect", "verify"):
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+        done = subprocess.run([*FOUNDRYC, command, odd], capture_output=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert rb"\udcff.fdy" in done.stdout
+
+
+def test_a_cache_without_a_name() -> None:
+    assert refused(FOUNDRYC, "cache", "ls", "")[0] == 2
