@@ -10,6 +10,7 @@ import pytest
 
 from foundryrt.errors import UsageError
 from otfs_pipeline import reference, source
+from otfs_pipeline.channel import Taps
 from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry
 from otfs_pipeline.settings import Settings
 from tests.host.kernels_on_cpu import receive
@@ -34,6 +35,8 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on t
         ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 1e-4),
         # Coefficients are held over five samples here: see Geometry.
         ({"grid": "1024x32", "iterations": 10}, 20.0, 5e-3),
+        # Noise, too, counts as taps: long runs of delays, and more taps than are kept.
+        ({"grid": "1024x32", "iterations": 2, "tap_sigmas": 1.0, "max_taps": 150}, 20.0, 5e-3),
     ],
 )
 def test_kernels_agree_with_numpy(
@@ -41,8 +44,10 @@ def test_kernels_agree_with_numpy(
 ) -> None:
     link = Settings(**changes)  # type: ignore[arg-type]
     frame = source.simulate(link, snr_db, 3, 0)
-    got = receive(frame.samples, Geometry.of(link), tmp_path)
+    geometry = Geometry.of(link)
+    got = receive(frame.samples, geometry, tmp_path)
     exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    assert _grouped(got["groups"], geometry.group) == sorted(_delays(exact.estimate.taps))
     assert got["taps"] == np.count_nonzero(exact.estimate.taps.value)
     assert got["noise_variance"] == pytest.approx(exact.estimate.noise_variance, rel=1e-5)
     assert got["mu"] == pytest.approx(exact.mu, rel=1e-4)
@@ -52,6 +57,21 @@ def test_kernels_agree_with_numpy(
     np.testing.assert_array_equal(got["bits"], got["llr"] < 0)
     assert np.mean(got["bits"] != exact.bits) < 1e-3
     assert np.mean(got["bits"].ravel() != frame.bits) < 0.2
+
+
+def _delays(taps: Taps) -> set[int]:
+    return set(taps.delay[taps.value != 0].tolist())
+
+
+def _grouped(groups: np.ndarray, longest: int) -> list[int]:
+    starts, slots = groups[1::2], groups[2::2]
+    delays = []
+    for index in range(groups[0]):
+        length = slots[index + 1] - slots[index]
+        assert slots[index] == len(delays)
+        assert 1 <= length <= longest
+        delays += range(starts[index], starts[index] + length)
+    return delays
 
 
 @pytest.mark.parametrize(
