@@ -10,8 +10,15 @@ using foundry::Materializer;
 
 FOUNDRY_EXPORT const char* foundry_error() { return foundry::last_error(); }
 
-FOUNDRY_EXPORT int foundry_open_driver() {
-    return guarded([] { foundry::driver(); });
+// Starts the driver and retains a device's primary context, in one call without the interpreter's lock.
+FOUNDRY_EXPORT int foundry_begin(int ordinal) {
+    return guarded([&] {
+        CUdevice device = 0;
+        CUcontext context = nullptr;
+        foundry::check(foundry::driver().cuInit(0), "cuInit");
+        foundry::check(foundry::driver().cuDeviceGet(&device, ordinal), "cuDeviceGet");
+        foundry::check(foundry::driver().cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
+    });
 }
 
 FOUNDRY_EXPORT int foundry_create(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,

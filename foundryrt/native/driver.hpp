@@ -12,6 +12,9 @@ namespace foundry {
 #define FOUNDRY_DRIVER_FUNCTIONS(X) \
     X(cuGetErrorName)               \
     X(cuGetErrorString)             \
+    X(cuInit)                       \
+    X(cuDeviceGet)                  \
+    X(cuDevicePrimaryCtxRetain)     \
     X(cuCtxSetCurrent)              \
     X(cuEventRecord)                \
     X(cuEventSynchronize)           \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,9 +132,17 @@ def test_any_failing_call_undoes_everything(path, fake):
     assert fake.live == ""
 
 
+def run(script: str, **environment: str) -> None:
+    """In a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True,
+        cwd=Path(__file__).parents[2], env=os.environ | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_first_launch_needs_no_numpy(path, fake):
-    # In a process of its own, since this one has imported it.
-    script = f"""
+    run(f"""
 import sys
 from foundryrt.session import Session
 with Session.open({str(path)!r}, first=("step", {{"by": 25}})) as session:
@@ -146,14 +155,44 @@ with Session.open({str(path)!r}, first=("step", {{"by": 25}})) as session:
     session.wait()
     assert "numpy" not in sys.modules
     assert (session.read("result") == 25).all()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
+""")
+
+
+def test_a_context_begun_early_is_the_sessions_and_stays(path, fake):
+    run(f"""
+from foundryrt.cuda import early
+early.begin()
+import threading
+for thread in threading.enumerate():
+    if thread.daemon:
+        thread.join()
+import ctypes, os
+driver, text = ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"]), ctypes.create_string_buffer(100)
+from foundryrt.session import Session
+for _ in range(2):
+    driver.fakecuda_live(text, len(text))
+    assert text.value == b"context 1 ", text.value
+    with Session.open({str(path)!r}) as session:
+        session.graph("last").launch()
+        assert session.tensor("result").read_bytes()[:4] == (1000).to_bytes(4, "little")
+""")
+
+
+def test_no_driver_is_said_by_the_session_not_by_its_early_start(path, fake):
+    run(
+        f"""
+from foundryrt.cuda import early
+early.begin()
+from foundryrt.session import Session
+try:
+    Session.open({str(path)!r})
+except Exception as error:
+    assert str(error).startswith("no CUDA driver: ")
+else:
+    raise SystemExit("opened")
+""",
+        FOUNDRY_LIBCUDA="/nowhere/libcuda.so",
     )
-    assert done.returncode == 0, done.stderr
 
 
 def uses(session: Session) -> list[Callable[[], object]]:
