@@ -67,7 +67,6 @@ class Maker {
 public:
     Maker(const Plan& plan, CUcontext context, const std::vector<CUfunction>& functions)
         : plan_(plan), context_(context), functions_(functions), values_(4096), nodes_(plan.nodes) {
-        CALL(cuCtxSetCurrent, context_);
         CALL(cuStreamCreate, &stream_, CU_STREAM_NON_BLOCKING);
         base_ = build();
     }
@@ -100,6 +99,7 @@ public:
         return exec;
     }
 
+    void enter() { CALL(cuCtxSetCurrent, context_); }
     void finish() { CALL(cuStreamSynchronize, stream_); }
     void launch(CUgraphExec exec) { CALL(cuGraphLaunch, exec, stream_); }
 
@@ -161,10 +161,8 @@ static double grow(int nodes, CUcontext context) {
     CALL(cuMemAlloc, &place, 4);
     CALL(cuGraphCreate, &graph, 0);
     const CUDA_MEMSET_NODE_PARAMS set{place, 0, 0, 4, 1, 1};
-    for (int i = 0; i < nodes; ++i) {
-        CUgraphNode node = nullptr;
-        CALL(cuGraphAddMemsetNode, &node, graph, nullptr, 0, &set, context);
-    }
+    for (CUgraphNode before = nullptr, node = nullptr; nodes > 0; --nodes, before = node)
+        CALL(cuGraphAddMemsetNode, &node, graph, &before, before ? 1 : 0, &set, context);
     CALL(cuGraphInstantiate, &exec, graph, 0);
     CALL(cuGraphExecDestroy, exec);
     CALL(cuGraphDestroy, graph);
@@ -178,6 +176,7 @@ static std::pair<double, double> run(const Plan& plan, std::vector<Maker*>& make
     std::vector<std::thread> threads;
     for (int t = 0; t < plan.threads; ++t)
         threads.emplace_back([&, t] {
+            makers[t]->enter();
             for (int g = t; g < plan.graphs; g += plan.threads) {
                 execs[g] = makers[t]->make();
                 if (g == 0) makers[t]->finish(), first = since(began);
