@@ -93,7 +93,7 @@ def test_blocks_with_inner_and_outer_warps(
     each: int, group: int, cluster: int, signals: bool, tmp_path: Path
 ) -> None:
     # As those of 16384x32: some warps wait for the neighbours' edges, some do not.
-    link = Settings(grid="4096x12")
+    link = Settings(grid="4096x12", iterations=12)
     geometry = Geometry(link, each, group, cluster, signals)
     assert 32 * each + geometry.halo < geometry.span
     frame = source.simulate(link, 20.0, 5, 0)
