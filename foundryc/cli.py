@@ -17,6 +17,7 @@ from foundryc.cache.request import Request
 from foundryc.difference import compare
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.writer import check_output
 from foundryrt.console import print_json, reporting, run_app
 from foundryrt.trust import resolve
 
@@ -62,6 +63,7 @@ def capture(
     """
     with reporting():
         request = Request.read(name, target, embed_weights, context.args, compile, base)
+        check_output(output)
         outcome = {}
         if cache:
             outcome = through_cache(cache, request, output, capture_now)

@@ -105,8 +105,11 @@ def create_key(path: Path) -> Path:
             except OSError as error:
                 raise FoundryError(f"{place}: cannot be written: {error.strerror}") from error
             undo.callback(place.unlink)
-            with open(handle, "wb") as file:
-                file.write(data)
+            try:
+                with open(handle, "wb") as file:
+                    file.write(data)
+            except OSError as error:
+                raise FoundryError(f"{place}: cannot be written: {error.strerror}") from error
         undo.pop_all()
     return public
 

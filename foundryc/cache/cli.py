@@ -20,6 +20,7 @@ from foundryc.cache.places import open_place
 from foundryc.cache.places.base import check_key
 from foundryc.cache.request import Request
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.writer import check_output
 from foundryrt.console import print_json, reporting
 from foundryrt.errors import FoundryError
 
@@ -96,6 +97,7 @@ def get(
     with reporting():
         place = open_place(url)
         check_key(key)
+        check_output(output)
         obtain(place, key, output, missing, _say)
     if json:
         print_json({"key": key, "bytes": output.stat().st_size})

@@ -28,6 +28,18 @@ Buffer = bytes | bytearray | memoryview
 _LEVEL = 3
 
 
+def check_output(path: Path) -> None:
+    """UsageError or FoundryError where no bundle can be put at `path`."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file such as model.fdy")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is no plain file; name one such as model.fdy")
+    if not os.access(path.parent, os.W_OK):
+        raise FoundryError(f"{path}: the folder {path.parent} cannot be written to")
+
+
 class BundleWriter:
     """Add sections, then `finish` with the manifest. Left by an exception, it leaves no file.
 
@@ -38,10 +50,7 @@ class BundleWriter:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.parent.is_dir():
-            raise UsageError(f"{self.path}: the folder {self.path.parent} does not exist")
-        if self.path.is_dir():
-            raise UsageError(f"{self.path}: is a folder; name a file such as model.fdy")
+        check_output(self.path)
         self._sections: list[Section] = []
         try:
             self._target = AtomicFile(self.path)
@@ -79,10 +88,10 @@ class BundleWriter:
     def _append(
         self, kind: int, name: str, parts: Iterable[Buffer], raw: int | None, optional: bool = False
     ) -> int:
-        offset = self._pad()
         digest = hashlib.sha256()
         stored = 0
         try:
+            offset = self._pad()
             for part in parts:
                 self._file.write(part)
                 digest.update(part)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from foundryrt.atomic import AtomicFile
 from tests.attacks.samples import parts
 
 FOUNDRYC = [sys.executable, "-c", "from foundryc.cli import main; main()"]
@@ -18,7 +19,7 @@ FOUNDRYRT = [sys.executable, "-c", "from foundryrt.start import main; main()"]
 def refused(command: list[str], *arguments: object, **options: object) -> tuple[int, str]:
     """Exit code, and the one line on stderr without its beginning."""
     done = subprocess.run(
-        [*command, *map(str, arguments)], stderr=subprocess.PIPE, timeout=60, **options
+        [*command, *map(str, arguments)], stderr=subprocess.PIPE, timeout=300, **options
     )  # type: ignore[call-overload]
     text = done.stderr.decode()
     assert text.startswith("error: ") and text.count("\n") == 1, text
@@ -51,8 +52,26 @@ def test_a_pipe_is_no_bundle_and_no_key(bundle: Path, pipe: Path) -> None:
 @pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["verify"]])
 def test_a_full_disk_behind_stdout(bundle: Path, arguments: list[str]) -> None:
     with open("/dev/full", "wb") as full:
-        got = refused(FOUNDRYC, *arguments, bundle, stdout=full)
-    assert got == (1, "stdout: No space left on device")
+        code, line = refused(FOUNDRYC, *arguments, bundle, stdout=full)
+    assert code == 1 and line.endswith(": No space left on device")
+
+
+def test_an_output_that_is_no_file_is_refused_before_anything_is_done(pipe: Path) -> None:
+    for command in (["capture", "--workload", "otfs"], ["cache", "get", pipe.parent, "0" * 64]):
+        code, line = refused(FOUNDRYC, *command, "-o", pipe)
+        assert (code, line) == (2, f"{pipe}: is no plain file; name one such as model.fdy")
+    with pytest.raises(OSError, match="no plain file"):
+        AtomicFile(pipe)
+    assert pipe.is_fifo()
+
+
+def test_no_room_for_a_key(tmp_path: Path) -> None:
+    # Python ignores the signal, so that a write beyond the limit fails as on a full disk.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50)); "
+    limited = [*FOUNDRYC[:2], limit + FOUNDRYC[2]]
+    code, line = refused(limited, "keygen", tmp_path / "key")
+    assert (code, line) == (1, f"{tmp_path / 'key'}: cannot be written: File too large")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nobody_reads_the_output(bundle: Path) -> None:
@@ -60,7 +79,7 @@ def test_nobody_reads_the_output(bundle: Path) -> None:
     os.close(read)
     with open(write, "wb") as closed:
         done = subprocess.run(
-            [*FOUNDRYC, "inspect", bundle], stdout=closed, stderr=subprocess.PIPE, timeout=60
+            [*FOUNDRYC, "inspect", bundle], stdout=closed, stderr=subprocess.PIPE, timeout=300
         )
     assert (done.returncode, done.stderr) == (1, b"")
 
