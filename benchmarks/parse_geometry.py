@@ -96,7 +96,7 @@ class Benchmark:
         )
         session = CapturedSession(self.device)
         session.add(Passes("target", config, parameters, shapes, session.register))
-        target = GraphDecoder(session, "target", shapes.max_len, shapes.slots, "")
+        target = GraphDecoder(session, "target", shapes.max_len, shapes.slots)
         size = decode_bytes(parameters, config)
         found: dict[str, Any] = {"weight_bytes": size, "prompt": start, "by_batch": []}
         for slot in range(shapes.slots):
@@ -179,7 +179,7 @@ def compare(bench: Benchmark) -> None:
     shapes = Shapes(max_len=len(prompt) + tokens, prefill=(len(prompt),))
     session = CapturedSession(bench.device)
     session.add(Passes("target", config, parameters, shapes, session.register))
-    ours = GraphDecoder(session, "target", shapes.max_len, 1, "")
+    ours = GraphDecoder(session, "target", shapes.max_len, 1)
 
     def generate() -> None:
         token = ours.prefill(0, prompt, 0, Sampling())

@@ -35,10 +35,8 @@ class Session(Protocol):
 class GraphDecoder:
     """One model of a session; a `roles.Decoder`."""
 
-    def __init__(
-        self, session: Session, name: str, max_len: int, slots: int, tokenizer: str
-    ) -> None:
-        self.max_len, self.slots, self.tokenizer = max_len, slots, tokenizer
+    def __init__(self, session: Session, name: str, max_len: int, slots: int) -> None:
+        self.max_len, self.slots = max_len, slots
         self.held = np.full((slots, max_len), -1, np.int64)
         """The token that each row of each slot was computed from."""
         self._session, self._name = session, name

@@ -37,9 +37,8 @@ def load(session: Any, unlike_tokenizers: str = "retokenize") -> Loaded:
     target = _voice(session, "")
     # A bundle of one tokenizer has it once.
     draft = _voice(session, "draft.") if "draft.tokenizer.json" in session.files else target
-    models = open_models(session, target.tokenizer.fingerprint, draft.tokenizer.fingerprint)
     return Loaded(
-        *models,
+        *open_models(session),
         Prompts(target, draft, pair(target, draft, unlike_tokenizers)),
         Rules.of(session.settings),
     )

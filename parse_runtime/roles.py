@@ -61,8 +61,6 @@ class Decoder(Protocol):
 
     max_len: int
     slots: int
-    tokenizer: str
-    """Fingerprint of the tokenizer whose ids the model reads and writes."""
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """Put tokens at `start` and after, behind what the slot holds; the token that follows."""

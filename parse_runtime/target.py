@@ -28,10 +28,9 @@ class GraphTarget(GraphDecoder):
         name: str,
         max_len: int,
         slots: int,
-        tokenizer: str,
         proposer: DraftProposer | None = None,
     ) -> None:
-        super().__init__(session, name, max_len, slots, tokenizer)
+        super().__init__(session, name, max_len, slots)
         self._proposer = proposer
         keys = [key for graph, key in session.graphs if graph == f"{name}.verify"]
         self._verify = sorted((int(key["len"]), int(key["cuts"])) for key in keys)
@@ -136,11 +135,11 @@ class GraphTarget(GraphDecoder):
         return Verdict(cuts[kept - 1] if kept else 0, verdicts)
 
 
-def open_models(session: Any, tokenizer: str, draft: str) -> tuple[GraphTarget, GraphDecoder]:
-    """Target and draft model of a bundle; `tokenizer` and `draft` are their fingerprints."""
+def open_models(session: Any) -> tuple[GraphTarget, GraphDecoder]:
+    """Target and draft model of a bundle."""
     settings = session.settings
     size = (settings["max_len"], settings["slots"])
-    drafter = GraphDecoder(session, "draft", *size, draft)
+    drafter = GraphDecoder(session, "draft", *size)
     speculates = settings["speculate"] == "draft"
     proposer = DraftProposer(drafter, settings["eagle_depth"]) if speculates else None
-    return GraphTarget(session, "target", *size, tokenizer, proposer), drafter
+    return GraphTarget(session, "target", *size, proposer), drafter

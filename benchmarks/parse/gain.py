@@ -122,9 +122,9 @@ def _open(
     session = CapturedSession(device)
     session.add(Passes("target", config, parameters, shapes, session.register, head=head))
     session.add(Passes("draft", *draft, Shapes(**sizes), session.register))
-    given = GivenTarget(session, "target", length, slots, "")
+    given = GivenTarget(session, "target", length, slots)
     given.profile = profile
-    return given, GraphDecoder(session, "draft", length, slots, "")
+    return given, GraphDecoder(session, "draft", length, slots)
 
 
 def _rate(

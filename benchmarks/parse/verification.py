@@ -52,7 +52,7 @@ def verification(
     )
     session = CapturedSession(device)
     session.add(Passes("target", config, parameters, shapes, session.register))
-    target = GraphTarget(session, "target", shapes.max_len, 1, "")
+    target = GraphTarget(session, "target", shapes.max_len, 1)
     tokens = (np.arange(shapes.max_len) % config.vocab).tolist()
 
     def prefill(start: int, length: int) -> float:

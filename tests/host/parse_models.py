@@ -145,7 +145,7 @@ def eager(
     session = EagerSession(asdict(settings), device)
     for passes in build(session.register, settings, model, draft, words):
         session.add(passes)
-    return session, *open_models(session, "t", "t"), model
+    return session, *open_models(session), model
 
 
 def answer(settings: Settings, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:

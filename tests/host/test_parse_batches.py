@@ -50,7 +50,7 @@ def opened(folder: Path, **changes: object) -> tuple[Scheduler, Prompts]:
     face = SimpleNamespace(
         settings=asdict(chosen), graphs=session.graphs, write=session.write, graph=session.graph
     )
-    loaded = open_models(face, *(voice.tokenizer.fingerprint for voice in voices))
+    loaded = open_models(face)
     return Scheduler(*loaded), Prompts(*voices, pair(*voices, "retokenize"))
 
 

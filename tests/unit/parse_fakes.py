@@ -44,7 +44,6 @@ class Fake:
     several: int = 1
     slots: int = 1
     max_len: int = 64
-    tokenizer: str = "t"
     rows: dict[int, list[int]] = field(default_factory=dict)
     passes: list[list[int]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
