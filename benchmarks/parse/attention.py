@@ -30,10 +30,16 @@ from parse_runtime.layout import Plan, causal, verification
 
 KV_HEADS, HEAD_DIM, VOCABULARY, MAX_LEN = 8, 128, 151936, 8192
 ROW_TILES = [(128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3)]
-STEP_TILES = [(span, *tile, programs)
-              for span in (128, 256, 512)
-              for tile in ((16, 64, 4, 3), (64, 64, 4, 3))
-              for programs in (264, 1056)]  # fmt: skip
+STEP_TILES: list[tuple[int, ...]] = [
+    *((span, *tile, programs)
+      for span in (128, 256, 512)
+      for tile in ((16, 64, 4, 3), (64, 64, 4, 3))
+      for programs in (264, 1056)),
+    # (64, 64, 4, 3) takes 242 registers a thread, and so two programs a multiprocessor; these let
+    # four and three share one.
+    *((span, *tile)
+      for span in (256, 512) for tile in ((16, 64, 4, 2, 1056), (64, 32, 4, 3, 1056, 168))),
+]  # fmt: skip
 Call = Callable[[], Any]
 
 

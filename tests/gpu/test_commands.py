@@ -125,7 +125,11 @@ def test_parse_answers_alike_eager_and_compiled(bundles):
     assert eager == answer(bundles["compiled"])
 
 
-def test_compiled_kernels_are_tritons(bundles):
-    with Bundle.open(bundles["compiled"]) as bundle:
-        names = [function.name for function in bundle.manifest.functions]
-    assert any(name.startswith("triton_") for name in names)
+def test_compiling_keeps_parse_kernels(bundles):
+    found = []
+    for way in ("eager", "compiled"):
+        with Bundle.open(bundles[way]) as bundle:
+            names = {function.name for function in bundle.manifest.functions}
+        found.append({name for name in names if name[0] == "_" and not name.startswith("_Z")})
+    assert "_stream_swiglu" in found[0]
+    assert found[0] == found[1]

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 
 LOG2_E = 1.4426950408889634
 
@@ -24,6 +24,7 @@ class Tiles:
     stages: int
 
 
+@opaque
 def launch(
     q: Tensor, cache_layer: Tensor, slot: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
     keys: int, tiles: Tiles | None = None,
@@ -64,8 +65,6 @@ def _attend(
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     release()
-    # Compiled passes hand it over as float64.
-    scale = tl.cast(scale, tl.float32)
     wait()
     head = tl.program_id(0)
     # Later rows see more keys as a rule, and start first.

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.attend_rows import LOG2_E
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 
 UNITED, UNITE_WARPS = 32, 4
 """Spans that are united at a time: fixed, as the order of sums depends on it."""
@@ -24,7 +24,9 @@ UNITED, UNITE_WARPS = 32, 4
 class Tiles:
     """Keys of a span; query rows and keys of a tile; warps; stages; programs that fill a device.
 
-    All but the last decide a row's bits, so they may depend on what all passes of a model share.
+    All of these but the last decide a row's bits, so they may depend on what all passes of a model
+    share. `registers` bounds those of a thread: with fewer than the compiler would take, more
+    programs share a multiprocessor.
     """
 
     span: int
@@ -33,8 +35,10 @@ class Tiles:
     warps: int
     stages: int
     programs: int
+    registers: int | None = None
 
 
+@opaque
 def launch(
     q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
     ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
@@ -54,13 +58,14 @@ def launch(
     totals = torch.empty(2, count, heads, spans, **like)
     out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
     width = max(16, triton.next_power_of_2(head_dim))
+    bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}
     _partial[blocks * share, kv_heads, batch](
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
         slots, cuts, starts, ancestors, length, keys, spans, share, head_dim**-0.5 * LOG2_E,
         q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
         KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
-        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+        num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
     )  # fmt: skip
     _unite[heads, count](
         sums, totals[0], totals[1], out, cuts, starts, ancestors, keys, spans,
@@ -89,8 +94,6 @@ def _partial(
     SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     release()
-    # Compiled passes hand it over as float64.
-    scale = tl.cast(scale, tl.float32)
     wait()
     block, part = tl.program_id(0) // share, tl.program_id(0) % share
     head, slot = tl.program_id(1), tl.program_id(2)

@@ -14,8 +14,10 @@ ended, and a graph after what its stream did before. Bundles keep ports and type
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
@@ -24,6 +26,18 @@ _COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 
 OPTIONS: dict[str, Any] = {"launch_pdl": True} if _COMPILED.value else {}
 """Launch options of every kernel of a chain."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def opaque(function: F) -> F:
+    """Keep torch.compile out of a function that launches kernels.
+
+    It would launch them without OPTIONS, and, as it cannot see through `wait`, take all that they
+    are given for overwritten, weights and cache included, and copy it.
+    """
+    kept: F = torch.compiler.disable(function)
+    return kept
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.routing import group, route
 from parse_runtime.kernels.cuda.stream import load_rows, load_weight
 from parse_runtime.kernels.linear import STREAMED_ROWS, linear_parts
@@ -35,6 +35,7 @@ def choose(count: int) -> Tiles:
     return Tiles(16, 32, 64, 128, 4) if count <= STREAMED_ROWS else Tiles(64, 64, 128, 64, 3)
 
 
+@opaque
 def experts(
     x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool
 ) -> Tensor:

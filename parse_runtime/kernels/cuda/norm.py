@@ -7,10 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.stream import sum_parts
 
 
+@opaque
 def add_rms_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -45,6 +46,5 @@ def _add_rms_norm(
     x = x.to(total.dtype.element_ty)
     tl.store(total + here, x, there)
     wide = x.to(tl.float32)
-    # Compiled passes hand it over as float64.
-    wide *= tl.rsqrt(tl.sum(wide * wide, 0) / width + tl.cast(eps, tl.float32))
+    wide *= tl.rsqrt(tl.sum(wide * wide, 0) / width + eps)
     tl.store(normed + here, wide * scale, there)

@@ -7,10 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.stream import sum_parts
 
 
+@opaque
 def rotate_store(
     qkv: Tensor, positions: Tensor, inverse_frequencies: Tensor, cache_layer: Tensor,
     write: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float,
@@ -53,8 +54,7 @@ def _rotate_store(
         if q_norm is not None:
             norm = (q_norm if key < 0 else k_norm) + at
             square = tl.sum(a * a, 0) + tl.sum(b * b, 0)
-            # Compiled passes hand it over as float64.
-            scale = tl.rsqrt(square / (2 * HALF) + tl.cast(eps, tl.float32))
+            scale = tl.rsqrt(square / (2 * HALF) + eps)
             a *= scale * tl.load(norm, there, other=0.0).to(tl.float32)
             b *= scale * tl.load(norm + HALF, there, other=0.0).to(tl.float32)
         angle = tl.load(positions + row).to(tl.float32) * tl.load(frequencies + at, there, other=0)

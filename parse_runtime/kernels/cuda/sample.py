@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 
 CHUNK = 4096
 """Logits that one program scans first,"""
@@ -21,6 +21,7 @@ BLOCK, WARPS = 8192, 32
 """and those that the program which decides reads at a time."""
 
 
+@opaque
 def launch(
     logits: Tensor, temperature: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
 ) -> Tensor:

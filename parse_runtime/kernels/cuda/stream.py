@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def tile_rows(count: int) -> int:
     return 16 if count <= 16 else 32
 
 
+@opaque
 def stream(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`parse_runtime.kernels.linear.linear` for few rows."""
     parts = _launch(x, weight, bias, choose(weight), x.dtype)
@@ -61,6 +62,7 @@ def stream(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out
 
 
+@opaque
 def stream_parts(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, tiles: Tiles | None = None
 ) -> Tensor:

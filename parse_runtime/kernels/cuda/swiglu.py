@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.stream import (
     Tiles,
     choose,
@@ -19,6 +19,7 @@ from parse_runtime.kernels.cuda.stream import (
 )
 
 
+@opaque
 def swiglu(gate_up: Tensor) -> Tensor:
     """`parse_runtime.kernels.swiglu.swiglu`."""
     count, width = gate_up.shape[0], gate_up.shape[1] // 2
@@ -28,6 +29,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return out
 
 
+@opaque
 def stream_swiglu(x: Tensor, gate_up: Tensor, tiles: Tiles | None = None) -> Tensor:
     """`parse_runtime.kernels.swiglu.linear_swiglu` for few rows."""
     count, n, k = x.shape[0], gate_up.shape[0] // 2, gate_up.shape[1]
