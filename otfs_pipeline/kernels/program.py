@@ -22,7 +22,15 @@ KERNELS = {
         ("taps_table", "tap_energy", "noise", "groups", "noise_variance", "taps"),
     ),
     "equalize": (
-        ("common.cuh", "cluster.cuh", "equalize.cu"),
+        (
+            "common.cuh",
+            "cluster.cuh",
+            "layout.cuh",
+            "exchange.cuh",
+            "products.cuh",
+            "setup.cuh",
+            "equalize.cu",
+        ),
         ("samples", "taps_table", "groups", "noise_variance", "equalized", "moments"),
     ),
     "demap": (

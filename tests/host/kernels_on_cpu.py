@@ -33,8 +33,10 @@ extern "C" void receive(const Sample* samples, Sample* taps, float* tap_energy, 
 def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, np.ndarray]:
     """One frame [MN] complex64 through the kernels; results as those of `receiver.Receiver`."""
     text = ['#include "cuda_on_cpu.h"', program.macros(geometry), program.text("common.cuh")]
-    for name in ("window", "select", "equalize", "demap"):
-        text.append(f"namespace {name}_cu {{\n{program.text(name + '.cu')}\n}}")
+    for files, _ in program.KERNELS.values():
+        own = [program.text(file) for file in files if file not in ("common.cuh", "cluster.cuh")]
+        name = files[-1].replace(".", "_")
+        text.append(f"namespace {name} {{\n{''.join(own)}\n}}")
     text.append(LAUNCHES % {"window": geometry.window_blocks, "data": geometry.data_blocks})
     source, library = folder / "kernels.cpp", folder / "kernels.so"
     source.write_text("\n".join(text))
