@@ -17,7 +17,8 @@ Read = Callable[[int, int], bytes]
 """Bytes [start, end) of a file, or less where it ends earlier; at most one byte more than asked."""
 
 
-def _setting(name: str, default: str, kind: Callable[[str], N]) -> N:
+def setting(name: str, default: str, kind: Callable[[str], N]) -> N:
+    """The variable `name` of the environment as a number, 0 or more; UsageError."""
     value = os.environ.get(name) or default
     try:
         number = kind(value)
@@ -32,9 +33,9 @@ def _setting(name: str, default: str, kind: Callable[[str], N]) -> N:
 class Limits:
     """How long a place is given. A range of `chunk` bytes must come within `seconds`."""
 
-    attempts: int = _setting("FOUNDRY_CACHE_ATTEMPTS", "5", int)
-    backoff: float = _setting("FOUNDRY_CACHE_BACKOFF", "0.5", float)
-    seconds: float = _setting("FOUNDRY_CACHE_TIMEOUT", "60", float)
+    attempts: int = setting("FOUNDRY_CACHE_ATTEMPTS", "5", int)
+    backoff: float = setting("FOUNDRY_CACHE_BACKOFF", "0.5", float)
+    seconds: float = setting("FOUNDRY_CACHE_TIMEOUT", "60", float)
     chunk: int = 8 << 20
 
 

@@ -36,7 +36,7 @@ def bounded_memory():
 
 def read(path: Path, data: bytes) -> Bundle | None:
     path.write_bytes(data)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         with Bundle.open(path) as bundle:
             bundle.verify()
@@ -44,7 +44,7 @@ def read(path: Path, data: bytes) -> Bundle | None:
     except BundleError:
         return None
     finally:
-        assert time.monotonic() - start < 10
+        assert time.process_time() - start < 10
 
 
 def reseal(data: bytearray) -> bytes:

@@ -30,12 +30,16 @@ from tests.attacks.servers import (
 )  # fmt: skip
 
 
+def limit(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    limits = attempts.Limits(attempts=3, backoff=0.01, seconds=seconds, chunk=4096)
+    monkeypatch.setattr(attempts, "LIMITS", limits)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache folder of the test's own, short waits, and no copy left from another test."""
+    """A cache folder of the test's own, short pauses, and no copy left from another test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    limits = attempts.Limits(attempts=3, backoff=0.01, seconds=0.5, chunk=4096)
-    monkeypatch.setattr(attempts, "LIMITS", limits)
+    limit(monkeypatch, 60)
     copies._begun.clear()
     yield tmp_path
     finish()
@@ -168,7 +172,10 @@ def tampered(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int)
     [(endless, FoundryError), (cut_off, Unreachable), (slow, Unreachable), (huge, FoundryError),
      (no_ranges, Unreachable), (shorter, FoundryError), (tampered, SectionDigestMismatch)],
 )  # fmt: skip
-def test_bad_servers(home: Path, behave: Behaviour, error: type[Exception]) -> None:
+def test_bad_servers(
+    home: Path, behave: Behaviour, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, 0.5 if behave is slow else 60)
     with server(sample(home), behave) as url, pytest.raises(error):
         bundle = Bundle.open(f"{url}/a.fdy")
         bundle.verify()
@@ -209,7 +216,7 @@ def test_a_missing_bundle() -> None:
 def test_limits_that_cannot_be(value: str, monkeypatch) -> None:
     monkeypatch.setenv("FOUNDRY_CACHE_TIMEOUT", value)
     with pytest.raises(UsageError, match="FOUNDRY_CACHE_TIMEOUT"):
-        attempts._setting("FOUNDRY_CACHE_TIMEOUT", "60", float)
+        attempts.setting("FOUNDRY_CACHE_TIMEOUT", "60", float)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

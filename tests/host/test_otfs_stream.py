@@ -40,7 +40,7 @@ def start(bundle: Path, *options: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> dict:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     return json.loads(out) if code == 0 else {"error": err}
 
@@ -96,7 +96,7 @@ def test_a_lossless_live_source(bundle: Path, tmp_path: Path, kind: str) -> None
     receiver = start(bundle, f"--{kind}", place, "--lossless", "--queue", 2)
     sent = subprocess.run(
         [*SENDER, f"--{kind}", place, "--bundle", bundle, "--frames", "30", "--pool", "3",
-         "--snr", "25", "--slots", "4", "--json"], capture_output=True, text=True, timeout=120,
+         "--snr", "25", "--slots", "4", "--json"], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert sent.returncode == 0, sent.stderr
     report = finish(receiver)
@@ -118,7 +118,7 @@ def test_a_source_that_overruns_loses_frames_and_goes_on(bundle: Path) -> None:
 def test_ctrl_c_gives_the_report_and_whole_files(bundle: Path, tmp_path: Path) -> None:
     bits = tmp_path / "bits"
     process = start(bundle, "--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not any(p.stat().st_size for p in tmp_path.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -133,7 +133,7 @@ def test_ctrl_c_gives_the_report_and_whole_files(bundle: Path, tmp_path: Path) -
 def test_a_killed_run_leaves_no_file_that_looks_finished(bundle: Path, tmp_path: Path) -> None:
     bits = tmp_path / "bits"
     process = start(bundle, "--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not any(p.stat().st_size for p in tmp_path.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.1)

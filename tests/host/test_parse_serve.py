@@ -395,5 +395,13 @@ def test_serve_says_what_is_wrong(bundle: Path, server: Server) -> None:
     port = server.url.rpartition(":")[2].partition("/")[0]
     used = foundryrt("serve", bundle, "--port", port)
     assert used.returncode == 2 and "in use" in used.stderr
-    assert foundryrt("serve", bundle, "--port", 70000).returncode == 2
+    for options, named in (
+        (("--port", 70000), "0 to 65535"),
+        (("--host", ""), "an address is needed"),
+        (("--host", "nowhere.invalid"), "not known"),
+    ):
+        refused = foundryrt("serve", bundle, *options)
+        assert (
+            refused.returncode == 2 and named in refused.stderr and "\n" not in refused.stderr[:-1]
+        )
     assert "--grace" in foundryrt("options", bundle, "--serve").stdout

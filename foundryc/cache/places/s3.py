@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import threading
 import time
@@ -19,10 +18,10 @@ from foundryc.cache.entry import admit
 from foundryc.cache.places.base import SUFFIX, Entry, check_key, key_in
 from foundryc.cache.transfer import download
 from foundryrt.errors import UsageError
-from foundryrt.remote.attempts import attempt
+from foundryrt.remote.attempts import attempt, setting
 from foundryrt.remote.s3 import FAILURES, S3Bucket
 
-LEASE_SECONDS = float(os.environ.get("FOUNDRY_CACHE_LEASE", "30"))
+LEASE_SECONDS = max(1.0, setting("FOUNDRY_CACHE_LEASE", "30", float))
 
 
 class S3Place:
