@@ -29,6 +29,9 @@ class Serving:
     )
 
     def __post_init__(self) -> None:
+        if not self.host:
+            # To the system an empty name is every address of the machine.
+            raise UsageError("host: an address is needed; 0.0.0.0 for all of this machine")
         if not 0 <= self.port < 1 << 16:
             raise UsageError(f"port {self.port}: 0 to 65535")
         for name, least in (("queue", 0), ("single_passes", 1), ("grace", 0)):

@@ -14,15 +14,15 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from parse_runtime.engine import Engine
 from parse_runtime.prompts import Prompts
 from parse_runtime.rules import Rules
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.errors import ApiError, reply, translated
+from parse_runtime.serve.events import Events
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.shape import Shape
 from parse_runtime.serve.stream import Stream
@@ -117,7 +117,7 @@ class Service:
         shape = Shape(kind is ChatBody, self.name)
         if body.stream:
             wanted = body.stream_options is not None and body.stream_options.include_usage
-            return Events(self, stream, shape, wanted)
+            return Events(stream, shape, wanted, self.close)
         try:
             return await self._whole(request, stream, shape)
         finally:
@@ -157,38 +157,6 @@ class Service:
             "id": self.name, "object": "model", "created": 0, "owned_by": "foundry",
             "max_model_len": self.engine.max_len,
         }  # fmt: skip
-
-
-class Events(StreamingResponse):
-    """Server-sent events; a client that leaves cancels the answer."""
-
-    def __init__(self, service: Service, stream: Stream, shape: Shape, usage: bool) -> None:
-        super().__init__(self._events(stream, shape, usage), media_type="text/event-stream")
-        self._service, self._stream = service, stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            # Also where the client left before the first event.
-            self._service.close(self._stream)
-
-    async def _events(self, stream: Stream, shape: Shape, usage: bool) -> AsyncIterator[bytes]:
-        try:
-            if (first := shape.first()) is not None:
-                yield _event(first)
-            async for piece in stream:
-                yield _event(shape.piece(piece))
-            yield _event(shape.last(stream))
-            if usage:
-                yield _event(shape.usage(stream))
-        except Exception as error:
-            yield _event(translated(error, 1).body())
-        yield b"data: [DONE]\n\n"
-
-
-def _event(value: object) -> bytes:
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
 async def _read(request: Request) -> bytes:
