@@ -70,6 +70,7 @@ class Sweep:
         self._samples = torch.from_numpy(frame.samples).cuda()
         self.default = Geometry.of(settings)
         self._symbols: torch.Tensor | None = None
+        self._images: dict[Geometry, dict[str, bytes]] = {}
         self.rows: list[Row] = []
 
     def run(self) -> None:
@@ -89,7 +90,7 @@ class Sweep:
 
     def stages(self, geometry: Geometry) -> dict[str, float]:
         """Microseconds by kernel and of all in one launch, and that over the roofline."""
-        stages = self._stages(geometry, program.images(geometry, architecture()))
+        stages = self._stages(geometry)
         times = {name: stages.microseconds(name) for name in program.KERNELS}
         whole = stages.microseconds(*program.KERNELS)
         work = roofline.work(geometry, stages.delays()).values()
@@ -117,8 +118,8 @@ class Sweep:
         rows = [asdict(row) for row in self.rows]
         return {"grid": self.default.settings.grid, "stages": times, "rows": rows}
 
-    def _stages(self, geometry: Geometry, images: dict[str, bytes]) -> Stages:
-        stages = Stages(geometry, images)
+    def _stages(self, geometry: Geometry) -> Stages:
+        stages = Stages(geometry, self._images[geometry])
         stages.tensors["samples"] = self._samples
         stages.launch(*program.KERNELS)
         return stages
@@ -127,7 +128,8 @@ class Sweep:
         print(f"{self.default.settings.grid}\n{HEAD}")
         images = self._workers.map(program.images, geometries, [architecture()] * len(geometries))
         for geometry, image in zip(geometries, images, strict=True):
-            stages = self._stages(geometry, image)
+            self._images[geometry] = image
+            stages = self._stages(geometry)
             bits = stages.tensors["bits"].cpu().numpy().ravel()
             symbols = stages.tensors["symbols"].clone()
             if self._symbols is None:
@@ -200,10 +202,14 @@ def main() -> None:
         "rates": asdict(rates),
     }
 
-    def write() -> None:
-        result["grids"] = [sweep.report() for sweep in sweeps]
+    reports: dict[str, object] = {}
+
+    def report(sweep: Sweep) -> None:
+        # Written after every grid: what was measured is kept where a later one fails.
+        reports[sweep.default.settings.grid] = sweep.report()
         if options.output:
-            options.output.write_text(json.dumps(result, indent=1) + "\n")
+            whole = result | {"grids": list(reports.values())}
+            options.output.write_text(json.dumps(whole, indent=1) + "\n")
 
     sweeps: list[Sweep] = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as workers:
@@ -211,11 +217,11 @@ def main() -> None:
         for link, frame in zip(links, frames, strict=True):
             sweeps.append(Sweep(link, frame.result(), workers, rates))
             sweeps[-1].run()
-        write()
+            report(sweeps[-1])
         # Last: blocks that waited for a signal that never comes would never end.
         for sweep in sweeps:
             sweep.with_signals()
-        write()
+            report(sweep)
 
 
 if __name__ == "__main__":

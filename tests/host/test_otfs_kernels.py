@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.otfs import sweep
 from foundryrt.errors import UsageError
 from otfs_pipeline import reference, source
 from otfs_pipeline.channel import Taps
@@ -118,6 +119,15 @@ def test_every_grid_fits(delays: int) -> None:
     assert geometry.shared_bytes <= SHARED_LIMIT
     assert geometry.span * geometry.cluster >= geometry.length
     assert geometry.span >= geometry.halo or geometry.cluster == 1
+
+
+@pytest.mark.parametrize("grid", sweep.GRIDS)
+def test_the_sweep_varies_what_fits(grid: str) -> None:
+    found = list(sweep.divisions(Geometry.of(Settings(grid=grid))))
+    assert {geometry.cluster for geometry in found} >= {3, 7}
+    for geometry in found:
+        assert geometry.shared_bytes <= SHARED_LIMIT // geometry.resident
+        assert geometry.span * geometry.cluster >= geometry.length
 
 
 def test_grids_beyond_the_kernels_are_refused() -> None:
