@@ -101,6 +101,25 @@ def grouped() -> bool:
     return True
 
 
+def compiled() -> bool:
+    """Under torch.compile launches stay as they are: what lies between alone is compiled."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append([node.target for node in graph.graph.nodes if node.op.startswith("call")])
+        return graph.forward
+
+    def layer(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        y, total = cuda_norm.add_rms_norm(x * 2, None, scale, 1e-6)
+        return cuda_swiglu.stream_swiglu(y, weight) + total
+
+    arguments = torch.randn(3, 32), torch.randn(64, 32), torch.randn(32)
+    found = torch.compile(layer, backend=backend)(*arguments)
+    calls = [str(call) for graph in graphs for call in graph]
+    return torch.equal(found, layer(*arguments)) and len(calls) == 2
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    print(json.dumps({**products(), **fused(), **mixture(), "grouped": grouped()}))
+    flags = {"grouped": grouped(), "compiled": compiled()}
+    print(json.dumps({**products(), **fused(), **mixture(), **flags}))

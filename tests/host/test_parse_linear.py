@@ -36,6 +36,7 @@ def test_interpreted_kernels_near_the_references():
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout)
     assert report.pop("grouped")
+    assert report.pop("compiled")
     for name, error in report.items():
         assert error < 2e-6, name
 
