@@ -54,7 +54,9 @@ def _forget_output() -> None:
 
 
 def write(text: str) -> None:
-    """Put `text` on stdout at once; FoundryError where there is no room for it."""
+    """Put `text` on stdout at once; FoundryError where it does not get there."""
+    if sys.stdout is None:
+        raise FoundryError("stdout is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -100,6 +100,7 @@ def read(place: str, prompts: Prompts, defaults: Defaults, max_len: int) -> list
     UsageError where the file cannot be read or has no lines.
     """
     jobs: list[Job | Refused] = []
+    name = "stdin" if place == "-" else place
     with _opened(place) as file:
         for number, text in enumerate(_lines(file), start=1):
             if not text.strip():
@@ -108,17 +109,19 @@ def read(place: str, prompts: Prompts, defaults: Defaults, max_len: int) -> list
                 job = defaults.job(prompts, _line(text))
                 job.request.check(max_len)
             except UsageError as error:
-                jobs.append(Refused(UsageError(f"{place} line {number}: {error}")))
+                jobs.append(Refused(UsageError(f"{name} line {number}: {error}")))
             else:
                 jobs.append(job)
     if not jobs:
-        raise UsageError(f"{place}: no prompts")
+        raise UsageError(f"{name}: no prompts")
     return jobs
 
 
 @contextmanager
 def _opened(place: str) -> Iterator[BinaryIO]:
     if place == "-":
+        if sys.stdin is None:
+            raise UsageError("stdin is closed")
         yield sys.stdin.buffer
         return
     try:

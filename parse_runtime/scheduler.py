@@ -177,5 +177,5 @@ def _report(answer: Answer, reason: str, error: Exception | None = None) -> None
         return
     try:
         answer.listener.finished(reason, answer.statistics)
-    except Exception as error:
-        answer.listener.failed(error)
+    except Exception as failure:
+        answer.listener.failed(failure)

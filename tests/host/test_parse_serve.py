@@ -331,8 +331,8 @@ def test_run_of_json_lines(bundle: Path, server: Server) -> None:
     expected = server.chat("why?", extra_body={"parse": {"max_rounds": 0}})
     assert report["results"][1]["text"] == expected.choices[0].message.content
     bad = foundryrt("run", bundle, "--input", "-", stdin='{"prompt": "x", "stride": 1}\n' + text)
-    assert bad.returncode == 2 and "1 of 4 prompts failed: - line 1" in bad.stderr
-    assert "[1] error: - line 1" in bad.stdout and "[4] " in bad.stdout
+    assert bad.returncode == 2 and "1 of 4 prompts failed: stdin line 1" in bad.stderr
+    assert "[1] error: stdin line 1" in bad.stdout and "[4] " in bad.stdout
 
 
 @pytest.fixture
@@ -375,6 +375,16 @@ def test_an_interrupt_keeps_the_results_so_far(bundle: Path, questions: Path) ->
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and b"Traceback" not in errors
     assert b"[20] " in out and b"cancelled; " in out
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [("--input - <&-", 2, "stdin is closed"), ("--prompt x >&-", 1, "stdout is closed")],
+)
+def test_closed_streams_are_named(bundle: Path, redirection: str, code: int, message: str) -> None:
+    command = f'"{sys.executable}" -c "{COMMAND[2]}" run "{bundle}" {redirection}'
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == code and done.stderr == f"error: {message}\n"
 
 
 @pytest.mark.parametrize("form", [["--prompt", "x"], ["--prompt", "x", "--json"], ["--input"]])
