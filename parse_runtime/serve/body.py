@@ -24,8 +24,8 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -74,7 +74,9 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """ApiError where a field asks for what this server cannot do."""
         for name, harmless in _HARMLESS.items():
             value = getattr(self, name, None)
-            if value is not None and value not in harmless:
+            # For completions logprobs=0 asks for something, and is no False.
+            same = any(value == known and type(value) is type(known) for known in harmless)
+            if value is not None and not same:
                 raise ApiError(400, f"{name}={value!r} is not supported here", name, "unsupported")
 
     def request(self, prompts: Prompts, rules: Rules, max_len: int) -> Request:

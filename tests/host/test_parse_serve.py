@@ -191,6 +191,9 @@ def test_over_long_prompts_and_unknown_models(server: Server) -> None:
         server.chat("x", max_completion_tokens=LIMIT, max_tokens=None)
     with pytest.raises(openai.NotFoundError, match="there is 'tiny'"):
         server.chat("x", model="other")
+    with pytest.raises(openai.BadRequestError, match="logprobs=0 is not supported"):
+        server.client.completions.create(model="tiny", prompt="x", logprobs=0)
+    assert server.chat("x", n=1, presence_penalty=0.0, frequency_penalty=0, logprobs=False).usage
     with pytest.raises(openai.BadRequestError, match="no token 9999"):
         server.client.completions.create(model="tiny", prompt=[9999])
     with pytest.raises(openai.BadRequestError, match="exceeding") as caught:
