@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +17,11 @@ from foundryc.cache.key import key_of
 from foundryc.cache.places import open_place
 from foundryc.cache.request import Request
 from foundryc.progress import status
+from foundryrt.errors import FoundryError
 
 Capture = Callable[[Request, Path], None]
+_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
+_WANTED = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)")
 
 
 def through_cache(url: str, request: Request, output: Path, capture: Capture) -> dict[str, str]:
@@ -41,12 +46,13 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
 
 
 def capture_now(request: Request, path: Path) -> None:
-    """Run the workload and write its bundle to `path`."""
+    """Run the workload and write its bundle to `path`; FoundryError where it needs more memory."""
     # Imported late: torch takes seconds, and bad options should not have to wait for it.
     from foundryc.recorder import Recorder
 
     settings = dataclasses.asdict(request.settings)
     with (
+        _enough_memory(),
         status("loading") as progress,
         Recorder(
             target=request.target,
@@ -59,3 +65,18 @@ def capture_now(request: Request, path: Path) -> None:
     ):
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch's own class is that of GPUs alone.
+        if isinstance(error, RuntimeError) and not _MEMORY.search(str(error)):
+            raise
+        found = _WANTED.search(str(error))
+        wanted = f" ({found[1]} at once)" if found else ""
+        raise FoundryError(
+            f"the workload needs more memory than is free here{wanted}; choose smaller sizes"
+        ) from error
