@@ -55,6 +55,19 @@ def variations() -> int:
     return int((found[0] != found[1]).sum())
 
 
+def misread() -> int:
+    """Values that change where numbers of rows are broadcast, not written out."""
+    case = random_case(4, length=3, keys=40)
+    one = torch.full((1,), 20)
+    found = []
+    for spread in (one.expand(3), one.repeat(3)):
+        numbers = (case.slots, spread, spread, spread)
+        step = attend_step.launch(case.q, case.cache, *numbers, 40, 3)
+        own = attend_rows.launch(case.q, case.cache, case.slots, spread, spread, spread, 40)
+        found.append(torch.cat((step, own)))
+    return int((found[0] != found[1]).sum())
+
+
 generator = torch.Generator().manual_seed(1)
 rows = (
     torch.randn(6, 9000, generator=generator) * 3,
@@ -69,6 +82,7 @@ print(
         {
             "errors": errors(),
             "variations": variations(),
+            "misread": misread(),
             "tokens": sampler.launch(*rows).tolist(),
             "expected_tokens": sample(*rows).tolist(),
             "narrow_tokens": sampler.launch(narrow, *rows[1:]).tolist(),

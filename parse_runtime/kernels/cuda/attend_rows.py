@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 
 LOG2_E = 1.4426950408889634
 
@@ -35,6 +35,7 @@ def launch(
     group = heads // kv_heads
     tiles = tiles or choose(q.dtype, head_dim, count * group)
     out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
+    rows, cuts, starts = side_by_side(rows, cuts, starts)
     if q.stride(2) != 1:
         q = q.contiguous()
     _attend[kv_heads, triton.cdiv(count * group, tiles.queries)](

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.attend_rows import LOG2_E
-from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 
 UNITED, UNITE_WARPS = 32, 4
 """Spans that are united at a time: fixed, as the order of sums depends on it."""
@@ -51,6 +51,7 @@ def launch(
     spans = triton.cdiv(keys, tiles.span)
     blocks = triton.cdiv(group * length, tiles.queries)
     share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * blocks))
+    slots, cuts, starts, ancestors = side_by_side(slots, cuts, starts, ancestors)
     if q.stride(2) != 1:
         q = q.contiguous()
     like = {"dtype": torch.float32, "device": q.device}

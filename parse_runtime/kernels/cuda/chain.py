@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 _COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
@@ -38,6 +39,11 @@ def opaque(function: F) -> F:
     """
     kept: F = torch.compiler.disable(function)
     return kept
+
+
+def side_by_side(*tensors: Tensor) -> list[Tensor]:
+    """As kernels read numbers of rows: one behind the other, where they may have been broadcast."""
+    return [tensor.contiguous() for tensor in tensors]
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 from parse_runtime.kernels.cuda.stream import sum_parts
 
 
@@ -22,6 +22,7 @@ def rotate_store(
     kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]
     heads = width // head_dim - 2 * kv_heads
     q = torch.empty(count, heads, head_dim, dtype=cache_layer.dtype, device=qkv.device)
+    positions, write = side_by_side(positions, write)
     q_norm, k_norm = norms if norms is not None else (None, None)
     _rotate_store[count, heads + 2 * kv_heads](
         parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 
 CHUNK = 4096
 """Logits that one program scans first,"""
@@ -28,6 +28,7 @@ def launch(
     """`parse_runtime.kernels.sample.sample`."""
     count, vocabulary = logits.shape
     chunks = triton.cdiv(vocabulary, CHUNK)
+    temperature, top_p, seeds, positions = side_by_side(temperature, top_p, seeds, positions)
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     found = torch.empty(3, count, chunks, dtype=torch.float32, device=logits.device)
