@@ -46,7 +46,7 @@ def _to_float(data: memoryview, dtype: str) -> AnyArray:
     try:
         kind = gguf.GGMLQuantizationType[dtype]
         values: AnyArray = gguf.dequantize(np.frombuffer(data, np.uint8), kind)
-    except (NotImplementedError, KeyError):
+    except (NotImplementedError, KeyError, ValueError):
         raise FoundryError(f"GGUF quantization {dtype} cannot be read by gguf") from None
     return values
 

@@ -61,7 +61,9 @@ def test_user_files(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["[]", "{", "{}", "[1]", '[{"delay_ns": 1}]', '[{"delay_ns": -1, "power_db": 0}]',
-     '[{"delay_ns": 0, "power_db": "x"}]', '[{"delay_ns": 0, "power_db": 0, "doppler_hz": "nan"}]'],
+     '[{"delay_ns": 0, "power_db": "x"}]', '[{"delay_ns": 0, "power_db": 0, "doppler_hz": "nan"}]',
+     '[{"power_db": 0, "delay_ns": 1' + 400 * "0" + "}]", 100_000 * "["],
+    ids=range(10),
 )  # fmt: skip
 def test_files_that_make_no_sense(tmp_path: Path, text: str) -> None:
     path = tmp_path / "paths.json"

@@ -153,6 +153,8 @@ def test_recordings_that_cannot_be_received(tmp_path: Path) -> None:
         '{"global": 3}',
         '{"captures": []}',
         '{"global": {"core:sample_rate": "x"}}',
+        '{"global": {"core:sample_rate": 1' + 400 * "0" + "}}",
+        100_000 * "[",
     ):
         meta.write_text(damaged)
         with pytest.raises(FoundryError, match="no SigMF"):
