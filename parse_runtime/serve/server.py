@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import sys
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -24,7 +25,10 @@ _LAST_WORDS = 5
 
 
 class Server(uvicorn.Server):
-    """Once told to stop, gives answers the seconds of grace, then ends them with an error."""
+    """Once told to stop, gives answers the seconds of grace, then ends them with an error.
+
+    A second signal ends the grace.
+    """
 
     def __init__(self, app: Starlette, engine: Engine, grace: int) -> None:
         timeout = grace + _LAST_WORDS
@@ -32,6 +36,14 @@ class Server(uvicorn.Server):
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=timeout)
         )
         self._engine, self._grace = engine, grace
+        self._hurried = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and not self._hurried:
+            self._hurried = True
+            self._engine.abort()
+        else:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().call_later(self._grace, self._engine.abort)

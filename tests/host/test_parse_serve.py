@@ -295,16 +295,21 @@ def test_overload_is_refused_and_passes(bundle: Path) -> None:
         server.process.wait()
 
 
-def test_a_stream_that_outlasts_the_grace_ends_with_an_error(bundle: Path) -> None:
-    server = Server(bundle, "--grace", "0")
+@pytest.mark.parametrize(("grace", "signals"), [("0", 1), ("60", 2)])
+def test_a_stream_that_outlasts_the_grace_ends_with_an_error(
+    bundle: Path, grace: str, signals: int
+) -> None:
+    server = Server(bundle, "--grace", grace)
     try:
         server.chat("warm up")
-        chunks = server.chat(
-            "long", max_tokens=140, stream=True, extra_body={"parse": {"max_rounds": 0}}
-        )
+        # A whole draft for every token.
+        slow = {"max_rounds": 140, "resume_tokens": 1, "threshold": 1}
+        chunks = server.chat("long", max_tokens=140, stream=True, extra_body={"parse": slow})
         pieces = iter(chunks)
         next(pieces)
-        server.process.send_signal(signal.SIGTERM)
+        for _ in range(signals):
+            server.process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
         with pytest.raises(openai.APIError, match="the server stops"):
             list(pieces)
         assert server.process.wait(120) == 0
