@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from foundryrt.errors import UsageError
 from parse_runtime.judge import sentence_cuts, stride_cuts
 from parse_runtime.pair import Pair
-from parse_runtime.request import Request
+from parse_runtime.request import Request, TooLong
 from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
 from parse_runtime.text.chat import Chat, Conversation, Message
 from parse_runtime.text.stopping import StopText
 from parse_runtime.text.tokenizer import TextStream, Tokenizer
+
+_COMPOSED = 4
+"""Unicode's normal form C makes one character of up to so many."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,22 @@ class Prompts:
             rules=rules,
             sampling=sampling,
         )
+
+    def refuse_longer(self, prompt: Conversation | Raw, rules: Rules, max_len: int) -> None:
+        """TooLong where a text could not be `max_len` tokens however it is encoded.
+
+        Encoding a megabyte takes a second in which no other thread of Python runs.
+        """
+        content = prompt.content if isinstance(prompt, Raw) else prompt
+        parts = [content] if isinstance(content, str) else content
+        texts = [part["content"] if isinstance(part, dict) else part for part in parts]
+        size = sum(len(text) for text in texts if isinstance(text, str))
+        size = max(size, len(rules.judge_prompt))
+        if size > _COMPOSED * max_len * self.target.tokenizer.longest:
+            raise TooLong(
+                f"a prompt of {size} characters exceeds the {max_len} tokens of the bundle: "
+                "shorten it, or capture with a larger --max-len"
+            )
 
     def text(self, stops: Sequence[str]) -> StopText:
         """Turns an answer's tokens into text up to a stop string."""

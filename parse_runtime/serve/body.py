@@ -92,7 +92,9 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         )
         limit, rules = self.tokens_limit(), rules.changed(self.parse)
         least = 1 if limit is None else limit
-        request = prompts.request(self.question(), least, sampling, rules)
+        question = self.question()
+        prompts.refuse_longer(question, rules, max_len)
+        request = prompts.request(question, least, sampling, rules)
         request.check(max_len)
         if limit is None:
             room = max_len - len(request.prompt)

@@ -21,6 +21,8 @@ class Tokenizer:
         vocabulary = inner.get_vocab(with_added_tokens=True)
         self.size = 1 + max(vocabulary.values(), default=-1)
         """Ids are below it; not all have to be in use."""
+        self.longest = max(map(len, vocabulary), default=0)
+        """Characters of the longest token."""
         listed = json.dumps(sorted(vocabulary.items()))
         self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
         """Equal for tokenizers whose tokens have the same ids."""

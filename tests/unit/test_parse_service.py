@@ -118,6 +118,27 @@ def test_a_stream_that_fails_ends_with_an_error_event(serving: Serving) -> None:
     assert '"message":"the device is gone"' in events[-2] and events[-1] == "data: [DONE]"
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"prompt": "(" * 1_000_000}, {"parse": {"judge_prompt": "(" * 1_000_000}}],
+)
+def test_a_text_that_no_tokens_could_hold_is_not_encoded(
+    serving: Serving, values: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(Tokenizer, "encode", encoded)
+    refused = serving.ask(**values)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert "1000000 characters" in refused.text
+
+
+def test_tokens_as_a_prompt_are_no_characters(serving: Serving) -> None:
+    assert serving.ask(prompt=[7] * 20).status_code == 200
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_aborted_answers_end_with_an_error(serving: Serving, stream: bool) -> None:
     serving.device.gate.clear()
