@@ -1,11 +1,9 @@
-"""`foundryrt serve` and `foundryrt run` of a tiny bundle, as users call them."""
+"""`foundryrt serve` of a tiny bundle, as users call it, and with a client library of theirs."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,37 +13,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import save
-
-from foundryc.recorder import Recorder
-from parse_runtime.capture import Settings, record
+from parse_command import COMMAND, LIMIT, SLOTS, foundryrt, tiny_bundle
 
 openai = pytest.importorskip("openai", reason="pip install openai")
 pytest.importorskip("starlette", reason="pip install 'foundry[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'foundry[serve]'")
 
-COMMAND = [sys.executable, "-c", "from foundryrt.start import main; main()"]
-LIMIT, SLOTS = 160, 3
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    save(folder / "tiny", "llama")
-    settings = Settings(
-        model=str(folder / "tiny"), max_len=LIMIT, slots=SLOTS, prefill="16,64",
-        verify="48x2,120x3", judge_prompt="ok?", yes="y", no="n", stride=4,
-    )  # fmt: skip
-    with Recorder(target="host", workload="parse", settings=asdict(settings)) as recorder:
-        record(recorder, settings)
-        recorder.save(folder / "tiny.fdy")
-    return folder / "tiny.fdy"
+    return tiny_bundle(tmp_path_factory.mktemp("serve"))
 
 
 class Server:
@@ -317,96 +299,6 @@ def test_a_stream_that_outlasts_the_grace_ends_with_an_error(
     finally:
         server.process.kill()
         server.process.wait()
-
-
-def foundryrt(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
-
-
-def test_run_of_json_lines(bundle: Path, server: Server) -> None:
-    lines = [
-        {"prompt": "first", "max_new_tokens": 20},
-        {"messages": [{"role": "user", "content": "why?"}], "parse": {"max_rounds": 0}},
-        {"prompt": "third", "temperature": 0.9, "seed": 3, "top_p": 0.8, "stop": ["\n"]},
-    ]
-    text = "\n".join(json.dumps(line) for line in lines)
-    done = foundryrt("run", bundle, "--input", "-", "--max-new-tokens", 12, "--json", stdin=text)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["requests"] == 3 and report["failed"] == 0
-    assert [r["tokens"] for r in report["results"]] == [20, 12, 12]
-    expected = server.chat("why?", extra_body={"parse": {"max_rounds": 0}})
-    assert report["results"][1]["text"] == expected.choices[0].message.content
-    bad = foundryrt("run", bundle, "--input", "-", stdin='{"prompt": "x", "stride": 1}\n' + text)
-    assert bad.returncode == 2 and "1 of 4 prompts failed: stdin line 1" in bad.stderr
-    assert "[1] error: stdin line 1" in bad.stdout and "[4] " in bad.stdout
-
-
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "questions.jsonl"
-    path.write_text("".join(f'{{"prompt": "{i}", "max_new_tokens": 60}}\n' for i in range(20)))
-    return path
-
-
-def test_results_go_to_a_file_beside_a_bar_on_a_terminal(bundle: Path, questions: Path) -> None:
-    terminal, stderr = os.openpty()
-    command = [*COMMAND, "run", str(bundle), "--input", str(questions), "--max-new-tokens", "9"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
-        os.close(stderr)
-        shown = []
-        thread = threading.Thread(target=lambda: shown.append(drained(terminal)))
-        thread.start()
-        assert process.stdout is not None
-        results = process.stdout.read()
-    thread.join()
-    os.close(terminal)
-    assert results.count(" tokens/s, ") == 20 and "[20] " in results
-    assert "20/20" in shown[0] and "tokens/s" not in shown[0]
-
-
-def drained(terminal: int) -> str:
-    parts = []
-    with contextlib.suppress(OSError):
-        while part := os.read(terminal, 1 << 16):
-            parts.append(part)
-    return b"".join(parts).decode()
-
-
-def test_an_interrupt_keeps_the_results_so_far(bundle: Path, questions: Path) -> None:
-    command = [*COMMAND, "run", str(bundle), "--input", str(questions)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(b"[1] ")
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=300)
-    assert process.returncode == 130 and b"Traceback" not in errors
-    assert b"[20] " in out and b"cancelled; " in out
-
-
-@pytest.mark.parametrize(
-    ("redirection", "code", "message"),
-    [("--input - <&-", 2, "stdin is closed"), ("--prompt x >&-", 1, "stdout is closed")],
-)
-def test_closed_streams_are_named(bundle: Path, redirection: str, code: int, message: str) -> None:
-    command = f'"{sys.executable}" -c "{COMMAND[2]}" run "{bundle}" {redirection}'
-    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert done.returncode == code and done.stderr == f"error: {message}\n"
-
-
-@pytest.mark.parametrize("form", [["--prompt", "x"], ["--prompt", "x", "--json"], ["--input"]])
-def test_an_output_that_takes_no_more(bundle: Path, questions: Path, form: list[str]) -> None:
-    command = [*COMMAND, "run", str(bundle), "--max-new-tokens", "9", *form]
-    command += [str(questions)] if form == ["--input"] else []
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
-    assert done.returncode == 1 and done.stderr == "error: stdout: No space left on device\n"
-    closed, output = os.pipe()
-    os.close(closed)
-    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=300)
-    os.close(output)
-    assert done.returncode == 1 and done.stderr == ""
 
 
 def test_serve_says_what_is_wrong(bundle: Path, server: Server) -> None:

@@ -1,0 +1,34 @@
+"""A tiny bundle, and `foundryrt` as users call it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from parse_models import save
+
+from foundryc.recorder import Recorder
+from parse_runtime.capture import Settings, record
+
+COMMAND = [sys.executable, "-c", "from foundryrt.start import main; main()"]
+LIMIT, SLOTS = 160, 3
+
+
+def tiny_bundle(folder: Path) -> Path:
+    """A random Llama with a byte tokenizer, `tiny.fdy` in the folder."""
+    save(folder / "tiny", "llama")
+    settings = Settings(
+        model=str(folder / "tiny"), max_len=LIMIT, slots=SLOTS, prefill="16,64",
+        verify="48x2,120x3", judge_prompt="ok?", yes="y", no="n", stride=4,
+    )  # fmt: skip
+    with Recorder(target="host", workload="parse", settings=asdict(settings)) as recorder:
+        record(recorder, settings)
+        recorder.save(folder / "tiny.fdy")
+    return folder / "tiny.fdy"
+
+
+def foundryrt(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
