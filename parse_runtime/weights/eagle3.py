@@ -29,9 +29,12 @@ def open_head(folder: str, target: ModelConfig) -> tuple[ModelConfig, list[Param
         raise UsageError(f"eagle {folder}: no such folder")
     where = str(path / "config.json")
     values = read_json(path / "config.json")
-    if ARCHITECTURE not in (values.get("architectures") or []):
+    names = values.get("architectures")
+    if not isinstance(names, list) or ARCHITECTURE not in names:
         raise UsageError(f"{where}: {ARCHITECTURE} is expected in 'architectures'")
-    drafts = int(values.get("draft_vocab_size") or values.get("vocab_size") or 0)
+    drafts = values.get("draft_vocab_size") or values.get("vocab_size")
+    if not isinstance(drafts, int):
+        raise UsageError(f"{where}: 'draft_vocab_size' is {str(drafts)[:40]!r}, not a number")
     changes = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1}
     config = replace(config_from_hf({**values, **changes}, where), vocab=drafts)
     if config.hidden != target.hidden:
