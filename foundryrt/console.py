@@ -43,7 +43,7 @@ def run_app(app: Callable[[], None]) -> None:
         sys.exit(1)
     except OSError as error:
         _forget_output()
-        sys.exit(f"error: {error.filename or 'output'}: {error.strerror}")
+        sys.exit(f"error: {error.filename or 'output'}: {error.strerror or error}")
     except FoundryError as error:
         sys.exit(f"error: {error}")
 

@@ -60,7 +60,8 @@ class Profile:
 
 def _profile(name: str, rows: list[tuple[float, float, float]]) -> Profile:
     delay, decibels, doppler = np.array(rows, dtype=np.float64).T
-    power = 10 ** (decibels / 10)
+    # Any level may be given: they count beside the strongest path's.
+    power = 10 ** ((decibels - decibels.max()) / 10)
     return Profile(name, delay * 1e-9, power / power.sum(), doppler)
 
 
@@ -81,6 +82,11 @@ EVA = _standard(
 STANDARD = {profile.name: profile for profile in (VEHICULAR_A, EVA)}
 
 
+_OTHER_FORM = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, csv.Error,
+)  # fmt: skip
+
+
 def find(name: str) -> Profile:
     """A standard profile by name, or that of a .csv or .json file.
 
@@ -96,19 +102,11 @@ def find(name: str) -> Profile:
         )
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"channel {path}: {error.strerror}") from error
-    try:
         rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else _json(text)
         values = [_row(row) for row in rows]
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except OSError as error:
+        raise UsageError(f"channel {path}: {error.strerror}") from error
+    except _OTHER_FORM as error:
         raise FoundryError(
             f"channel {path}: {error!r}; each path needs the numbers delay_ns >= 0 and power_db, "
             "and may have doppler_hz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from foundryrt.atomic import AtomicFile
+from foundryrt.console import run_app
 from tests.attacks.samples import parts
 
 FOUNDRYC = [sys.executable, "-c", "from foundryc.cli import main; main()"]
@@ -72,6 +74,17 @@ def test_no_room_for_a_key(tmp_path: Path) -> None:
     code, line = refused(limited, "keygen", tmp_path / "key")
     assert (code, line) == (1, f"{tmp_path / 'key'}: cannot be written: File too large")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_the_system_without_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+
+    def times_out() -> None:
+        raise TimeoutError("the place did not answer")
+
+    with pytest.raises(SystemExit) as ended:
+        run_app(times_out)
+    assert ended.value.code == "error: output: the place did not answer"
 
 
 def test_nobody_reads_the_output(bundle: Path) -> None:

@@ -72,6 +72,22 @@ def test_files_that_make_no_sense(tmp_path: Path, text: str) -> None:
         profile.find(str(path))
 
 
+@pytest.mark.parametrize("data", [b"\xff", b'delay_ns,power_db\n"' + 200_000 * b"1" + b'"\n'],
+                         ids=["no UTF-8", "a field without end"])  # fmt: skip
+def test_text_that_is_no_csv(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "paths.csv"
+    path.write_bytes(data)
+    with pytest.raises(FoundryError, match=r"paths\.csv"):
+        profile.find(str(path))
+
+
+@pytest.mark.parametrize("level", [-5000, 5000])
+def test_levels_count_beside_one_another(tmp_path: Path, level: int) -> None:
+    path = tmp_path / "paths.csv"
+    path.write_text(f"delay_ns,power_db\n0,{level}\n500,{level - 10}\n")
+    np.testing.assert_allclose(profile.find(str(path)).power, [10 / 11, 1 / 11])
+
+
 def test_profiles_that_do_not_exist_or_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="vehicular-a, eva, or"):
         profile.find("pedestrian")
