@@ -45,7 +45,8 @@ def capture(
             # The evaluation opens all in one process, where their addresses must differ.
             command.append(f"--base={FIRST_BASE + index * (2 << 40):#x}")
         captures.append(subprocess.Popen(command))
-    for process in captures:
-        if process.wait():
-            raise SystemExit(f"a capture failed: {' '.join(map(str, process.args))}")
+    # All are waited for: none goes on writing where another one has failed.
+    failed = [process for process in captures if process.wait()]
+    if failed:
+        raise SystemExit(f"a capture failed: {' '.join(map(str, failed[0].args))}")
     return bundles
