@@ -1,10 +1,11 @@
 """Times of the bundle cache: a warm hit against `cp`, keys per second, captures of 32 processes.
 
-python benchmarks/cache.py    writes benchmarks/results/cache.json
+python benchmarks/cache.py [--output FILE]    by default benchmarks/results/cache.json
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -32,6 +33,7 @@ from tests.unit.cache_samples import parts_of
 
 GIGABYTE = 10**9
 ROUNDS = 7
+RESULTS = Path(__file__).parent / "results" / "cache.json"
 
 
 def big_bundle(path: Path) -> str:
@@ -120,6 +122,9 @@ def captures(folder: Path, processes: int = 32) -> dict[str, object]:
 
 def main() -> None:
     """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
         cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
@@ -135,7 +140,7 @@ def main() -> None:
         }
     text = json.dumps(result, indent=1)
     print(text)
-    (Path(__file__).parent / "results" / "cache.json").write_text(text + "\n", encoding="utf-8")
+    options.output.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
