@@ -53,7 +53,7 @@ class ModelConfig:
         for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "vocab"):
             if getattr(self, name) < 1:
                 raise UsageError(f"model configuration: {name} is {getattr(self, name)}, not >= 1")
-        if not (0 < self.rope_theta < math.inf and 0 <= self.rms_eps < math.inf):
+        if not (1 <= self.rope_theta < math.inf and 0 <= self.rms_eps < math.inf):
             raise UsageError(
                 f"model configuration: rope_theta {self.rope_theta}, rms_eps {self.rms_eps}"
             )
@@ -70,6 +70,8 @@ class ModelConfig:
             )
         if self.experts and self.expert_intermediate < 1:
             raise UsageError("model configuration: expert_intermediate is not >= 1")
+        if not all(0 < divisor < math.inf for divisor in self.rope_divisors):
+            raise UsageError("model configuration: a rotary divisor is not a positive number")
         if self.rope_divisors and len(self.rope_divisors) != self.head_dim // 2:
             raise UsageError(
                 f"model configuration: {len(self.rope_divisors)} rotary divisors "

@@ -57,6 +57,7 @@ VALUES = st.recursive(
 @example("head_dim", 1 << 62)
 @example("num_attention_heads", 0)
 @example("rope_theta", -1.0)
+@example("factor", 1e-320)
 def test_config_json(name: str, value: object) -> None:
     with contextlib.suppress(UsageError):
         rope = {**ROPE, name: value} if name in ROPE else ROPE
