@@ -4,7 +4,8 @@
 
 Passes are captured by torch.cuda.graph in this process. Results go to
 benchmarks/results/parse_geometry.json row by row; parts that are not run keep what is there.
-`--tiny` tries the script with toy models, also without a GPU; its figures mean nothing.
+`--tiny --output FILE` tries the script with toy models, also without a GPU; its figures mean
+nothing.
 """
 
 from __future__ import annotations
@@ -238,6 +239,8 @@ def main() -> None:
     wanted = options.parts.split(",")
     if unknown := set(wanted) - set(PARTS):
         parser.error(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    if options.tiny and options.output.resolve() == RESULTS.resolve():
+        parser.error("--tiny: give another --output FILE; its figures mean nothing")
     batches = tuple(int(batch) for batch in options.batches.split(",") if batch)
     bench = Benchmark(options.output, options.tiny, batches)
     for part in wanted:
