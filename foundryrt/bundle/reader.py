@@ -208,10 +208,12 @@ class Bundle:
         return table
 
     def member(self, index: int) -> tables.MemberTable:
-        """The columns of graph `index`; `MemberTable.apply` checks them against the template."""
+        """The columns of graph `index`; whether its words fit the template is checked later."""
         graph = self.manifest.graphs[index]
         arrays = tables.unpack(graph.columns, tables.MEMBER_COLUMNS, self.raw(graph.section))
-        return tables.MemberTable(**arrays)
+        table = tables.MemberTable(**arrays)
+        table.check()
+        return table
 
     def kernel(self, index: int) -> memoryview:
         """A kernel binary, checked against the digest that the manifest names."""

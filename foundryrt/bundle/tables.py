@@ -94,9 +94,12 @@ class MemberTable(msgspec.Struct, frozen=True):
     word: memoryview
     value: memoryview
 
+    def check(self) -> None:
+        """TableMalformed where a word has no value: native code counts the words alone."""
+        _expect(len(self.word) == len(self.value), "word and value differ in length")
+
     def apply(self, template: TemplateTable) -> array[int]:
         """All parameter words of the graph, of code Q; TableMalformed if they don't fit."""
-        _expect(len(self.word) == len(self.value), "word and value differ in length")
         # Stored in rising order, so that no word is given twice.
         _expect(all(map(lt, self.word, self.word[1:])), "words are not in rising order")
         words = array("Q", template.parameters.tobytes())

@@ -306,6 +306,12 @@ def test_attack(name: str, tmp_path: Path) -> None:
     assert type(raised.value) is error
 
 
+def test_words_without_values_do_not_reach_native_code(tmp_path: Path) -> None:
+    path = with_member(value=[1]).write(tmp_path / "a.fdy")
+    with Bundle.open(path) as bundle, pytest.raises(errors.TableMalformed, match="in length"):
+        bundle.member(0)
+
+
 def test_valid_sample_is_accepted(tmp_path: Path) -> None:
     with Bundle.open(parts().write(tmp_path / "a.fdy")) as bundle:
         bundle.verify()
