@@ -7,6 +7,9 @@ from types import ModuleType
 
 from foundryrt.errors import FoundryError, UsageError
 
+_EXTRAS = {"torch": "capture", "safetensors": "capture", "gguf": "capture"}
+"""Packages that are no workload's own; any other is in the extra of the workload's name."""
+
 
 def names(group: str) -> list[str]:
     """Installed workloads of `foundryc.workloads` (capture) or `foundryrt.workloads` (run)."""
@@ -19,9 +22,10 @@ def find(group: str, name: str) -> ModuleType:
         try:
             module: ModuleType = entry.load()
         except ImportError as error:
+            extra = _EXTRAS.get(error.name or "", name)
             raise FoundryError(
                 f"workload {name!r} needs {error.name or error}, which is not installed: "
-                f"pip install 'foundry[{name}]'"
+                f"pip install 'foundry[{extra}]'"
             ) from error
         return module
     known = ", ".join(names(group)) or "none"

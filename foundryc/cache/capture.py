@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from rich.console import Console
 
@@ -32,10 +33,8 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
 
     def build(path: Path) -> None:
         if request.target == "host":
-            import torch  # Only a miss pays for it.
-
             # The key says so; torch's own choice would depend on the machine.
-            torch.set_num_threads(threads())
+            _torch().set_num_threads(threads())
         capture(request, path)
         seal(path, parts)
 
@@ -47,7 +46,7 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
 
 def capture_now(request: Request, path: Path) -> None:
     """Run the workload and write its bundle to `path`; FoundryError where it needs more memory."""
-    # Imported late: torch takes seconds, and bad options should not have to wait for it.
+    _torch()
     from foundryc.recorder import Recorder
 
     settings = dataclasses.asdict(request.settings)
@@ -65,6 +64,17 @@ def capture_now(request: Request, path: Path) -> None:
     ):
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)
+
+
+def _torch() -> ModuleType:
+    """torch, imported late: it takes seconds, which bad options and a hit need not wait for."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise FoundryError(
+            f"capturing needs {error.name}, which is not installed: pip install 'foundry[capture]'"
+        ) from error
+    return torch
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from pathlib import Path
 from foundryc.cache.entry import read_record
 from foundryc.cache.errors import Poisoned
 from foundryc.cache.key import key_of
-from foundryc.cache.places.base import Entry, Place
-from foundryc.cache.places.local import LocalPlace
+from foundryc.cache.places.base import Cleanable, Entry, Place
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 
@@ -48,7 +47,7 @@ def collect(place: Place, max_size: int) -> list[Entry]:
         with claim:
             place.evict(entry.key)
         evicted.append(entry)
-    if isinstance(place, LocalPlace):
+    if isinstance(place, Cleanable):
         place.clean()
     return evicted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,27 @@ def test_no_heavy_imports(module: str) -> None:
 def test_drivers_import_no_torch(module: str) -> None:
     modules, _ = imported(f"import {module}")
     assert not modules & {"torch", "foundryc"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "message"),
+    [
+        ("filelock", "inspect BUNDLE", ""),
+        ("filelock", "cache ls FOLDER", "needs filelock; pip install 'foundry[cache]'"),
+        ("filelock", "cache gc FOLDER --max-size 1", "pip install 'foundry[cache]'"),
+        ("botocore", "cache ls s3://bucket", "pip install 'foundry[cache]'"),
+        ("torch", "capture --workload otfs --grid 64x32 -o FOLDER/x.fdy", "'foundry[capture]'"),
+        ("tokenizers", "capture --workload parse --model m -o FOLDER/x.fdy", "'foundry[parse]'"),
+        ("cryptography", "keygen FOLDER/x.key", "'foundry[sign]'"),
+    ],
+)
+def test_an_extra_that_is_not_installed(
+    missing: str, command: str, message: str, tmp_path: Path
+) -> None:
+    """Commands that do without it work; the others name it in a line."""
+    sample = str(Path(__file__).parents[2] / "artifacts" / "v1-host-steps.fdy")
+    words = command.replace("BUNDLE", sample).replace("FOLDER", str(tmp_path)).split()
+    program = f"import sys; sys.modules[{missing!r}] = None; from foundryc.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert message in done.stderr and done.stderr.count("\n") == bool(message)
+    assert (done.returncode == 0) == (not message)

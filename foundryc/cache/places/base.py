@@ -6,7 +6,7 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from foundryrt.errors import UsageError
 
@@ -49,6 +49,14 @@ class Place(Protocol):
 
     def evict(self, key: str) -> None:
         """Remove the entry; nothing where there is none. NotWritable."""
+
+
+@runtime_checkable
+class Cleanable(Protocol):
+    """A place where a killed writer leaves something that has no entry's name."""
+
+    def clean(self) -> None:
+        """Remove that; nothing of a writer that lives."""
 
 
 def check_key(key: str) -> str:
