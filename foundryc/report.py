@@ -37,10 +37,12 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def print_summary(path: Path, figures: dict[str, Any]) -> None:
     """One paragraph after a capture."""
+    came = {"hit": ", taken from the cache", "captured": ", captured anew"}
     print(
         f"{path}: {figures['graphs']} graphs, {figures['nodes']} nodes in "
         f"{figures['templates']} templates, {decimal(figures['bundle_bytes'])} "
         f"(arena {decimal(figures['arena_bytes'])}), target {figures['target']}"
+        f"{came.get(figures.get('cache', ''), '')}"
     )
 
 

@@ -68,10 +68,11 @@ class Outcome:
         counts = self.statistics
         report = counts.report()
         cancelled = "cancelled; " if self.reason == "cancelled" else ""
+        ahead = f", {report['tokens_per_advance']:.2f} tokens an advance" if counts.advances else ""
         return (
             f"{cancelled}{report['tokens_per_second']:.1f} tokens/s, {counts.tokens} tokens in "
-            f"{counts.seconds:.2f} s; drafted {counts.drafted}, accepted {counts.accepted}, "
-            f"{report['tokens_per_advance']:.2f} tokens an advance; seconds: queue "
+            f"{counts.seconds:.2f} s; drafted {counts.drafted}, accepted {counts.accepted}"
+            f"{ahead}; seconds: queue "
             f"{counts.queue_seconds:.2f}, prefill {counts.prefill_seconds:.2f}, draft "
             f"{counts.draft_seconds:.2f}, verify {counts.verify_seconds:.2f}, resume "
             f"{counts.resume_seconds:.2f}"

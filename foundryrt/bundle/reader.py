@@ -138,8 +138,10 @@ class Bundle:
                 if size < HEADER_BYTES:
                     unpack_header(file.read(HEADER_BYTES), size)
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{path}: no such file") from None
+        except IsADirectoryError:
+            raise UsageError(f"{path}: is a folder; give a .fdy file") from None
         except OSError as error:
             raise FoundryError(f"{path}: cannot be read: {error.strerror}") from error
         return cls(path, data, trust, fetch)

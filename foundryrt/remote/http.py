@@ -41,7 +41,10 @@ class HttpRanges:
             if answer.status in _AGAIN:
                 answer.raise_for_status()
             if answer.status != 206:
-                raise Unreachable(f"{url}: answers {answer.status}, not with a range")
+                raise Unreachable(
+                    f"{url}: answers {answer.status}, not with a range of bytes; use a server that"
+                    " takes Range requests, or fetch the file and run that"
+                )
             # However much it sends, no more than one byte too many is kept.
             data = bytearray()
             async for block in answer.content.iter_chunked(1 << 16):

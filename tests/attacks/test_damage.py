@@ -353,8 +353,8 @@ def test_every_error_has_an_attack() -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.fdy", tmp_path):
-        with pytest.raises(UsageError, match="no such file"):
+    for path, why in ((tmp_path / "none.fdy", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(UsageError, match=why):
             Bundle.open(path)
 
 
