@@ -1,8 +1,17 @@
-"""Types of command-line arguments; what does not fit is argparse's error, exit code 2."""
+"""Command-line arguments: their types, an error of argparse (exit code 2) for others; --help."""
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentTypeError, RawDescriptionHelpFormatter
+
+
+class HelpWithDefaults(RawDescriptionHelpFormatter):
+    """The description as it is written; each option with its default, where it has one."""
+
+    def _get_help_string(self, action: Action) -> str:
+        unset = action.default is None or action.default is False or action.default == ""
+        default = "" if unset or action.nargs == 0 else " [default: %(default)s]"
+        return (action.help or "") + default
 
 
 def natural(text: str) -> int:

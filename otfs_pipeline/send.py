@@ -19,7 +19,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
 from otfs_pipeline import profile, recording, shared, source, zeromq
-from otfs_pipeline.arguments import natural, positive
+from otfs_pipeline.arguments import HelpWithDefaults, natural, positive
 from otfs_pipeline.pace import sleep_until
 from otfs_pipeline.progress import Bar
 from otfs_pipeline.samples import DATATYPES, encode, width
@@ -120,25 +120,27 @@ def _messages(options: argparse.Namespace, settings: Settings) -> Iterator[tuple
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m otfs_pipeline.send", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = HelpWithDefaults
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--zmq", default="", help="endpoint of a receiver, such as ipc:///tmp/otfs")
     place.add_argument("--shm", default="", help="file of the ring, such as /dev/shm/otfs")
-    parser.add_argument("--iq", default="", help="play this recording, over and over")
+    parser.add_argument("--iq", default="", help="SigMF or raw recording, over and over")
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
     parser.add_argument("--frames", type=natural, default=0, help="0: the recording once, or 100")
     parser.add_argument("--snr", type=float, default=20.0, help="of synthetic frames, in dB")
-    parser.add_argument("--seed", type=natural, default=0)
+    parser.add_argument("--seed", type=natural, default=0, help="of synthetic frames")
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
     parser.add_argument("--pool", type=positive, default=16, help="synthetic frames, repeated")
-    parser.add_argument("--datatype", choices=DATATYPES, default="cf32_le")
+    parser.add_argument(
+        "--datatype", choices=DATATYPES, default="cf32_le", help="of synthetic frames"
+    )
     parser.add_argument("--pace", action="store_true", help="one frame a frame length, always")
     parser.add_argument("--slots", type=positive, default=16, help="frames the ring holds")
     parser.add_argument(
         "--patience", type=float, default=30.0, help="seconds to wait for a receiver"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="results as JSON on stdout")
     return parser
 
 

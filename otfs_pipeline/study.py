@@ -24,7 +24,7 @@ from foundryrt.atomic import AtomicFile
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import linklevel, plots
-from otfs_pipeline.arguments import positive
+from otfs_pipeline.arguments import HelpWithDefaults, positive
 from otfs_pipeline.bootstrap import interval, snr_at
 from otfs_pipeline.profile import Profile, find
 from otfs_pipeline.progress import Bar
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the study; the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.plot:
+            plots.new_figure(options.plot)  # what is missing is said now, not after the study
         result = study(options)
         if options.output:
             _write(options.output, json.dumps(result, indent=1) + "\n")
@@ -210,23 +212,31 @@ def _processor() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m otfs_pipeline.study", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
-    add("--link", nargs="*", default=["31x37@30e3", "64x32@15e3"])
-    add("--pilot-link", nargs="*", default=["1024x32@15e3"])
+    add("--link", nargs="*", default=["31x37@30e3", "64x32@15e3"], help="GRID@NU_P, NU_P in Hz")
+    add("--pilot-link", nargs="*", default=["1024x32@15e3"], help="GRID@NU_P")
     add("--snr", nargs="+", type=float, default=[21.0, 23.0, 25.0], help="in dB, rising")
-    add("--pilot-snr", nargs="+", type=float, default=[16.0, 18.0, 20.0, 22.0])
+    add(
+        "--pilot-snr", nargs="+", type=float, default=[16.0, 18.0, 20.0, 22.0], help="in dB, rising"
+    )
     add("--frames", type=positive, default=40, help="for each --link")
     add("--pilot-frames", type=positive, default=10, help="for each --pilot-link")
     add("--iterations", nargs="*", type=positive, default=[10, 20, 24], help="K beside the default")
-    add("--truncation", nargs="*", type=_share, default=[0.99, 0.999, 0.9999])
-    add("--modulation", type=int, default=16)
+    add(
+        "--truncation",
+        nargs="*",
+        type=_share,
+        default=[0.99, 0.999, 0.9999],
+        help="shares of the energy",
+    )
+    add("--modulation", type=int, default=16, help="4, 16 or 64")
     add("--channel", default="vehicular-a", help="see foundryrt options")
-    add("--gain-model", default="fixed")
+    add("--gain-model", default="fixed", help="fixed or rayleigh")
     add("--nu-max", type=float, default=815.0, help="in Hz")
-    add("--pulse", default="rrc")
-    add("--rolloff", type=float, default=0.6)
-    add("--seed", type=int, default=1)
+    add("--pulse", default="rrc", help="rrc or sinc")
+    add("--rolloff", type=float, default=0.6, help="of the rrc pulse")
+    add("--seed", type=int, default=1, help="of payload, channel and noise")
     add("--output", default="", help="write the results here as JSON")
     add("--plot", default="", help="write the curves here, .svg or .png")
     add("--json", action="store_true", help="results as JSON on stdout")

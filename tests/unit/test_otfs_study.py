@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,12 @@ def test_the_stored_loss_of_cg_is_within_the_goal(grid: str) -> None:
     assert entry["modulation"] == 16 and entry["frames"] >= 30
     assert entry["default_iterations"] == Settings().iterations
     assert entry["snr_loss_db"][f"cg{Settings().iterations}"]["mean"] <= 0.2
+
+
+def test_missing_matplotlib_is_said_before_the_study(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(study, "study", lambda options: pytest.fail("has begun"))
+    assert study.main(["--plot", "study.svg"]) == 1
+    assert "pip install 'foundry[otfs]'" in capsys.readouterr().err
