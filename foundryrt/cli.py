@@ -96,7 +96,8 @@ def show_options(
             driver = _server(opened) if serve else workload.find("foundryrt.workloads", name)
         command = "serve" if serve else "run"
         table = Table("option", "default", "meaning", title=f"foundryrt {command}, workload {name}")
-        for row in options.describe(driver.Serving if serve else driver.Options):
+        chosen = driver.Serving if serve else driver.Options
+        for row in options.describe(chosen, opened.manifest.workload.settings):
             table.add_row(*row)
         Console().print(table)
 

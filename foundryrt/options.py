@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from foundryrt.errors import UsageError
@@ -48,12 +48,19 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
     return options(**values)
 
 
-def describe(options: type[Any]) -> list[tuple[str, str, str]]:
-    """Every option as (name, default, help), in order; the default of a required one is empty."""
+def describe(
+    options: type[Any], captured: Mapping[str, object] | None = None
+) -> list[tuple[str, str, str]]:
+    """Every option as (name, default, help), in order.
+
+    Where the default is None, it is the value of that name in `captured`, or empty.
+    """
+    captured = captured or {}
     rows = []
     for name, (field, _) in _fields(options).items():
         required = field.default is dataclasses.MISSING
-        default = "required" if required else str(field.default)
+        value = captured.get(name, "") if field.default is None else field.default
+        default = "required" if required else str(value)
         rows.append((f"--{name.replace('_', '-')}", default, field.metadata.get("help", "")))
     return rows
 

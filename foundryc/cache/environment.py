@@ -13,7 +13,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from foundryc.cache.key import Parts
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
 
 # Distributions that a CUDA build of torch brings; the names changed with CUDA 13.
 _LIBRARIES = {
@@ -54,7 +54,12 @@ def this_device() -> Device:
     """GPU 0 of this machine; FoundryError where there is none."""
     from foundryrt.cuda.driver import CAPABILITY_MAJOR, CAPABILITY_MINOR, Driver
 
-    driver = Driver()
+    try:
+        driver = Driver()
+    except FoundryError as error:
+        raise FoundryError(
+            f"{error}; `foundryc key` takes --device-profile where there is no GPU"
+        ) from error
     driver("cuInit", 0)
     device = driver.ask("cuDeviceGet", 0)
 

