@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
 from foundryc.difference import Difference, graph_title
 from foundryrt.bundle.layout import Codec
@@ -151,7 +151,9 @@ def print_differences(a: Path, b: Path, differences: list[Difference]) -> None:
 def _print(
     console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]
 ) -> None:
-    table = Table(*columns, title=title, title_justify="left")
+    # Names are folded, not cut: their ends tell them apart.
+    heads = (Column(name, overflow="fold") for name in columns)
+    table = Table(*heads, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(_plain(value) for value in row))
     console.print(table)

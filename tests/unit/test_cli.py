@@ -62,6 +62,14 @@ def test_diff(bundle: Path, tmp_path: Path) -> None:
     assert page.returncode == 1 and "decode[batch=8]" in page.stdout
 
 
+def test_diff_shows_names_to_their_end(bundle: Path, tmp_path: Path) -> None:
+    name = "a_setting_whose_name_is_longer_than_its_column_" * 2 + "end"
+    workload = msgspec.structs.replace(parts().manifest.workload, settings={name: 1})
+    other = with_manifest(workload=workload).write(tmp_path / "b.fdy")
+    lines = foundryc("diff", bundle, other).stdout.splitlines()
+    assert "".join(line.split("│")[2].strip() for line in lines if "│" in line).count(name) == 1
+
+
 def test_diff_of_targets_and_settings(bundle: Path, tmp_path: Path) -> None:
     workload = msgspec.structs.replace(parts().manifest.workload, settings={"size": 4, "name": "x"})
     other = with_manifest(workload=workload).write(tmp_path / "b.fdy")
