@@ -18,7 +18,7 @@ from foundryc.difference import compare
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import print_json, reporting, run_app
+from foundryrt.console import Version, print_json, reporting, run_app
 from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -30,7 +30,7 @@ app.add_typer(cache_cli.app, name="cache")
 
 
 @app.callback()
-def main_help() -> None:
+def main_help(version: Version = False) -> None:
     """Capture everything a workload's graphs depend on into one `.fdy` bundle."""
 
 
@@ -80,15 +80,20 @@ def capture(
 @app.command()
 def workloads(
     name: Annotated[str | None, typer.Argument(help="List the options of this one.")] = None,
+    json: Json = False,
 ) -> None:
     """List the installed workloads, or the capture options of one."""
     with reporting():
         if name is None:
-            print("\n".join(workload.names("foundryc.workloads")))
+            names = workload.names("foundryc.workloads")
+            print_json(names) if json else print("\n".join(names))
             return
-        module = workload.find("foundryc.workloads", name)
-        table = Table("option", "default", "meaning", title=f"foundryc capture --workload {name}")
-        for row in options.describe(module.Settings):
+        rows = options.describe(workload.find("foundryc.workloads", name).Settings)
+        if json:
+            print_json([dict(zip(options.COLUMNS, row, strict=True)) for row in rows])
+            return
+        table = Table(*options.COLUMNS, title=f"foundryc capture --workload {name}")
+        for row in rows:
             table.add_row(*row)
         Console().print(table)
 
@@ -118,12 +123,17 @@ def keygen(
 def sign(
     bundle: BundlePath,
     key: Annotated[Path, typer.Option(help="Private Ed25519 key, PEM (see `foundryc keygen`).")],
+    json: Json = False,
 ) -> None:
     """Check a bundle and sign it; a second key adds its signature, the same key renews its own."""
     with reporting():
         from foundryc.sign import sign as sign_bundle
 
-        print(f"{bundle}: signed by {sign_bundle(bundle, key)}")
+        signer = sign_bundle(bundle, key)
+        if json:
+            print_json({"bundle": str(bundle), "signer": signer})
+        else:
+            print(f"{bundle}: signed by {signer}")
 
 
 @app.command()

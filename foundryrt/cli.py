@@ -9,7 +9,7 @@ import typer
 
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
-from foundryrt.console import print_json, reporting, run_app
+from foundryrt.console import Version, print_json, reporting, run_app
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
 from foundryrt.trust import resolve
@@ -20,6 +20,7 @@ BundlePath = Annotated[
     typer.Argument(metavar="BUNDLE.fdy", help="The bundle: a file, or an http(s) or s3 URL."),
 ]
 
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 TrustPaths = Annotated[
     list[Path] | None,
     typer.Option(
@@ -31,7 +32,7 @@ TrustPaths = Annotated[
 
 
 @app.callback()
-def main_help() -> None:
+def main_help(version: Version = False) -> None:
     """Materialize a bundle and drive its workload."""
 
 
@@ -43,7 +44,7 @@ def run(
         Path | None, typer.Option(help="Folder with the weight files, if they moved.")
     ] = None,
     trust: TrustPaths = None,
-    json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Run the workload that BUNDLE was captured from.
 
@@ -85,6 +86,7 @@ def show_options(
     bundle: BundlePath,
     trust: TrustPaths = None,
     serve: Annotated[bool, typer.Option("--serve", help="Those of `serve`.")] = False,
+    json: Json = False,
 ) -> None:
     """List the options that `run`, or `serve`, takes for BUNDLE's workload."""
     from rich.console import Console
@@ -94,10 +96,14 @@ def show_options(
         with Bundle.open(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name
             driver = _server(opened) if serve else workload.find("foundryrt.workloads", name)
-        command = "serve" if serve else "run"
-        table = Table("option", "default", "meaning", title=f"foundryrt {command}, workload {name}")
         chosen = driver.Serving if serve else driver.Options
-        for row in options.describe(chosen, opened.manifest.workload.settings):
+        rows = options.describe(chosen, opened.manifest.workload.settings)
+        if json:
+            print_json([dict(zip(options.COLUMNS, row, strict=True)) for row in rows])
+            return
+        command = "serve" if serve else "run"
+        table = Table(*options.COLUMNS, title=f"foundryrt {command}, workload {name}")
+        for row in rows:
             table.add_row(*row)
         Console().print(table)
 

@@ -8,10 +8,25 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from foundryrt.errors import FoundryError
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        write(f"foundry {metadata.version('foundry')}\n")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit."),
+]
+"""For the callback of a command's app."""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from foundryrt.errors import UsageError
 
 T = TypeVar("T")
+COLUMNS = ("option", "default", "meaning")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
@@ -51,7 +52,7 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
 def describe(
     options: type[Any], captured: Mapping[str, object] | None = None
 ) -> list[tuple[str, str, str]]:
-    """Every option as (name, default, help), in order.
+    """Every option as a row of COLUMNS, in order.
 
     Where the default is None, it is the value of that name in `captured`, or empty.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -100,6 +101,13 @@ def test_usage_errors(arguments: tuple[str, ...], message: str) -> None:
 def test_workloads() -> None:
     assert foundryc("workloads").stdout.split() == ["otfs", "parse"]
     assert "--grid" in foundryc("workloads", "otfs").stdout
+    assert json.loads(foundryc("workloads", "--json").stdout) == ["otfs", "parse"]
+    rows = json.loads(foundryc("workloads", "otfs", "--json").stdout)
+    assert rows[0]["option"] == "--grid" and rows[0]["default"] == "1024x32"
+
+
+def test_version() -> None:
+    assert foundryc("--version").stdout == f"foundry {metadata.version('foundry')}\n"
 
 
 def test_sign_and_verify(bundle: Path, tmp_path: Path) -> None:
@@ -108,7 +116,9 @@ def test_sign_and_verify(bundle: Path, tmp_path: Path) -> None:
     refused = foundryc("verify", bundle, "--trust", public)
     assert refused.returncode == 1 and "is not signed" in refused.stderr
     assert "signed by" in foundryc("sign", bundle, "--key", key).stdout
+    signed = json.loads(foundryc("sign", bundle, "--key", key, "--json").stdout)
     assert "signed by a trusted key" in foundryc("verify", bundle, "--trust", public).stdout
     signers = json.loads(foundryc("inspect", bundle, "--json").stdout)["signers"]
+    assert signed == {"bundle": str(bundle), "signer": signers[0]}
     assert signers[0][:16] in foundryc("inspect", bundle).stdout
     assert foundryc("sign", bundle, "--key", public).returncode == 2
