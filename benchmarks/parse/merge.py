@@ -8,6 +8,7 @@ measured is null; `not_run` says what of its part was left out, and why.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _GEOMETRY = {
 
 def main() -> None:
     """Read the two files, write the third."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     geometry, arith = _read("parse_geometry"), _read("parse_arith")
     merged: dict[str, Any] = {}
     for name, part in _GEOMETRY.items():
