@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,10 @@ def open_feed(
         opened = recording.open_recording(options.iq, options.metadata, options.datatype, settings)
         whole = opened.count(settings)
         total = min(whole, options.max_frames or whole)
-        inbox = Inbox(itertools.islice(opened.frames(settings), total), options.queue, False, stop)
+        read: Iterable[Frame] = itertools.islice(opened.frames(settings), total)
+        if options.pace:
+            read = _timed(read)
+        inbox = Inbox(read, options.queue, False, stop)
         feed = Feed(options.iq, inbox, total, counts, inbox)
     else:
         live: Any = zeromq if options.zmq else shared
@@ -77,6 +81,12 @@ def open_feed(
         feed.paced = Paced(feed.frames, settings.frame_seconds, options.queue)
         feed.frames = feed.paced
     return feed
+
+
+def _timed(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames that are there once they are read; flat out they count from when they are taken."""
+    for frame in frames:
+        yield replace(frame, ready=time.perf_counter())
 
 
 def _first(frames: Iterable[Frame | None], count: int) -> Iterator[Frame | None]:

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 
 from otfs_pipeline.source import Frame
 
@@ -37,7 +36,7 @@ class Inbox:
     def _fill(self, source: Iterable[Frame]) -> None:
         try:
             for frame in source:
-                self._put(replace(frame, ready=frame.ready or time.perf_counter()))
+                self._put(frame)
                 if self._stop.is_set():
                     break
         except BaseException as error:

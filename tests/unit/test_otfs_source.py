@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import sigmf
 
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.host.pipeline import HostPipeline
-from otfs_pipeline import frame, recording, reference, run, source
+from otfs_pipeline import feed, frame, recording, reference, run, source
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="64x32")
@@ -108,6 +109,18 @@ def test_a_replayed_recording_has_the_ber_of_the_live_run(tmp_path: Path, dataty
     assert replay["ber_frames"] == 3
     assert replay["ber"] == pytest.approx(live["ber"], rel=0.1, abs=1e-4)
     json.dumps(replay)
+
+
+@pytest.mark.parametrize("pace", [False, True])
+def test_a_recording_read_ahead_counts_from_its_time_only_when_paced(
+    tmp_path: Path, pace: bool
+) -> None:
+    options = run.Options(iq=str(record(tmp_path)), pace=pace)
+    opened = feed.open_feed(LINK, options, threading.Event(), lambda: np.zeros(LINK.q, "c8"))
+    ready = [item.ready for item in opened.frames if item]
+    opened.close()
+    assert len(ready) == 3
+    assert all(ready) if pace else not any(ready)
 
 
 def test_broken_frames_are_counted_and_the_stream_goes_on(
