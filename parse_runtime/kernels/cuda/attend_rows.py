@@ -50,7 +50,7 @@ def launch(
 
 
 def choose(dtype: torch.dtype, head_dim: int, queries: int) -> Tiles:
-    """Tiles for a number of query rows a key head (benchmarks/results/parse_kernels.json)."""
+    """Tiles for a number of query rows a key head (benchmarks/results/parse_tiles.json)."""
     if dtype == torch.float32:
         # Without matrix units for float32, larger tiles spill registers.
         return Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(16, 16, 4, 2)

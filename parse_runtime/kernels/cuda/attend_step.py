@@ -77,7 +77,7 @@ def launch(
 
 
 def choose(dtype: torch.dtype, keys: int) -> Tiles:
-    """Tiles for a number of keys that may be read (benchmarks/results/parse_kernels.json)."""
+    """Tiles for a number of keys that may be read (benchmarks/results/parse_tiles.json)."""
     span = 128 if keys <= 1024 else 256 if keys <= 6144 else 512
     if dtype == torch.float32:
         return Tiles(span, 16, 32, 4, 2, 528)
