@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
+from tests.fakecuda import bundle as counters
 
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-counters = _load("bundle")
 ADDED = 11  # by graph `step` by=11 to the state, whose copy is the result
 
 

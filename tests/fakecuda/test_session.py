@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,16 +15,8 @@ import pytest
 from foundryrt.cuda import graphs
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
+from tests.fakecuda import bundle as counters
 
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-counters = _load("bundle")
 FIRST = ("step", {"by": 25})
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import permutations
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,16 +10,8 @@ import pytest
 from foundryrt.bundle.schema import Variable
 from foundryrt.errors import FoundryError
 from foundryrt.session import Session
+from tests.fakecuda import bundle as counters
 
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-counters = _load("bundle")
 CHAIN = counters.templates()[0]
 KEYS = [("step", {"by": 11}), ("step", {"by": 25}), ("last", {})]
 
