@@ -6,7 +6,6 @@ import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,8 @@ class TextAssets:
     """`tokenizer_json`: the `tokenizers` package's own format."""
 
     tokenizer_json: str
+    tokenizer: Tokenizer
     chat: Chat
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """UsageError where the file is damaged."""
-        return Tokenizer.from_json(self.tokenizer_json)
 
 
 def assets_from_hf(folder: Path) -> TextAssets:
@@ -53,9 +48,9 @@ def _from_hf(folder: Path) -> TextAssets:
         ids = source.get("eos_token_id")
         listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
         stops |= {operator.index(token) for token in listed}
-    if eos and tokenizer.token_id(eos) is not None:
-        stops.add(tokenizer.require_id(eos))
-    return TextAssets(tokenizer_json, _chat(template, bos, eos, stops))
+    if eos and (end := tokenizer.token_id(eos)) is not None:
+        stops.add(end)
+    return TextAssets(tokenizer_json, tokenizer, _chat(template, bos, eos, stops))
 
 
 def assets_from_gguf(metadata: Mapping[str, Any], where: str) -> TextAssets:
@@ -78,7 +73,8 @@ def _from_gguf(metadata: Mapping[str, Any], where: str) -> TextAssets:
         if key in metadata
     }
     template = str(metadata.get("tokenizer.chat_template", ""))
-    return TextAssets(tokenizer_json, _chat(template, text("bos"), text("eos"), stops))
+    chat = _chat(template, text("bos"), text("eos"), stops)
+    return TextAssets(tokenizer_json, Tokenizer.from_json(tokenizer_json), chat)
 
 
 @contextmanager

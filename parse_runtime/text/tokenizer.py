@@ -58,13 +58,6 @@ class Tokenizer:
         index = self._inner.token_to_id(token)
         return None if index is None else int(index)
 
-    def require_id(self, token: str) -> int:
-        """As `token_id`; UsageError where there is no such token."""
-        index = self.token_id(token)
-        if index is None:
-            raise UsageError(f"the tokenizer has no token {token!r}")
-        return index
-
     def single(self, text: str) -> int:
         """The id of a text that is one token; UsageError where it is several."""
         tokens = self.encode(text)
