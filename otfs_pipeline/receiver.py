@@ -7,8 +7,6 @@ the channel is banded (`banded.py`), and a shift by b bins is a shift by b whole
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from otfs_pipeline.reference import eigenvalue_bins
@@ -21,13 +19,9 @@ TINY = 1e-30
 class Receiver:
     """Receives frames with the constants of `tables.tables` as tensors, on their device."""
 
-    def __init__(
-        self, settings: Settings, tables: dict[str, torch.Tensor], transform: Any = torch.fft
-    ) -> None:
-        """`transform` has `fft`, `ifft` and `fft2` as torch.fft does (see `transform.py`)."""
+    def __init__(self, settings: Settings, tables: dict[str, torch.Tensor]) -> None:
         self.settings = settings
         self.tables = tables
-        self.transform = transform
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
         """Samples [MN] complex64 of one frame to its results.
@@ -37,12 +31,10 @@ class Receiver:
         taps, the number that was kept, int64.
         """
         t = self.tables
-        grid = self.transform.fft(
-            samples.view(self.settings.n, self.settings.m), dim=0, norm="ortho"
-        )
+        grid = torch.fft.fft(samples.view(self.settings.n, self.settings.m), dim=0, norm="ortho")
         h, noise_variance = self.estimate(grid)
         forward, adjoint = self.bands(h)
-        spectrum = self.transform.fft(grid * t["twiddle"], dim=1, norm="ortho")
+        spectrum = torch.fft.fft(grid * t["twiddle"], dim=1, norm="ortho")
         spectrum = spectrum - self.multiply(forward, t["pilot"])
         z, residual, eigenvalue = self.solve(spectrum, forward, adjoint, h, noise_variance)
         c = (1 - residual) / (eigenvalue + noise_variance)
@@ -78,7 +70,7 @@ class Receiver:
         """A_b[f] and conj(A_b[f+b]), [B, N, M] each: the coefficients of H and of Hᴴ."""
         reach, n = self.settings.doppler_range, self.settings.n
         taps = h.unsqueeze(1) * self.tables["delay"]
-        forward = self.transform.fft(taps, n=self.settings.m, dim=2) * self.tables["ramp"]
+        forward = torch.fft.fft(taps, n=self.settings.m, dim=2) * self.tables["ramp"]
         around = torch.conj_physical(_cyclic(forward, reach))
         # Row j of the adjoint multiplies a spectrum shifted by j - D, which is tap b = D - j.
         shifted = [
@@ -105,16 +97,16 @@ class Receiver:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Conjugate gradients: z [N, M], and the residual polynomial on the eigenvalues of HᴴH."""
         mask = self.tables["mask"]
-        eigenvalue = torch.view_as_real(self.transform.fft2(h, s=eigenvalue_bins(self.settings)))
+        eigenvalue = torch.view_as_real(torch.fft.fft2(h, s=eigenvalue_bins(self.settings)))
         eigenvalue = eigenvalue.square().sum(-1)
         damped = eigenvalue + noise_variance
         polynomial = steepest = torch.ones_like(eigenvalue)
-        residual = self.transform.ifft(self.multiply(adjoint, spectrum), dim=1, norm="ortho") * mask
+        residual = torch.fft.ifft(self.multiply(adjoint, spectrum), dim=1, norm="ortho") * mask
         direction, z = residual, torch.zeros_like(residual)
         energy = _energy(residual)
         for _ in range(self.settings.iterations):
-            through = self.multiply(forward, self.transform.fft(direction, dim=1, norm="ortho"))
-            back = self.transform.ifft(self.multiply(adjoint, through), dim=1, norm="ortho") * mask
+            through = self.multiply(forward, torch.fft.fft(direction, dim=1, norm="ortho"))
+            back = torch.fft.ifft(self.multiply(adjoint, through), dim=1, norm="ortho") * mask
             # pᴴ(HᴴH+σ²)p without a product of its own.
             curvature = _energy(through) + noise_variance * _energy(direction)
             alpha = energy / curvature.clamp_min(TINY)
