@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
-from foundryrt.bundle.schema import DTYPES, WeightCopy
+from foundryrt.bundle.schema import DTYPES, Manifest, WeightCopy, WeightRecipe
 from foundryrt.errors import FoundryError
 
 AnyArray = npt.NDArray[np.generic]
@@ -64,3 +66,21 @@ def copy_rows(copy: WeightCopy, source: AnyArray, target: AnyArray) -> None:
     columns = slice(copy.source_column, copy.source_column + copy.columns)
     place = target[copy.row :: copy.row_step][: copy.rows]
     place[:, copy.column : copy.column + copy.columns] = taken[:, columns]
+
+
+def fill(
+    manifest: Manifest, recipe: WeightRecipe, target: AnyArray, data: Callable[[int], memoryview]
+) -> None:
+    """A whole tensor, `target` as [rows, columns], by its recipe; `data(i)` is source i, once each.
+
+    Errors are those of `decode`.
+    """
+    dtype = manifest.tensors[recipe.tensor].dtype
+    decoded: dict[int, AnyArray] = {}
+    for copy in recipe.copies:
+        if copy.source not in decoded:
+            source = manifest.weights.sources[copy.source]
+            decoded[copy.source] = decode(
+                data(copy.source), source.dtype, source.rows, source.columns, dtype
+            )
+        copy_rows(copy, decoded[copy.source], target)

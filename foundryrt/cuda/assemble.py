@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from foundryrt.bundle.schema import Manifest, WeightRecipe
-from foundryrt.convert import AnyArray, copy_rows, decode, storage_dtype
+from foundryrt.convert import fill, storage_dtype
 from foundryrt.cuda.upload import Uploader
 from foundryrt.weights import WeightsChanged, check_source, map_file
 
@@ -20,19 +20,17 @@ def assemble(
     tensor = manifest.tensors[recipe.tensor]
     columns = tensor.shape[-1] if tensor.shape else 1
     target = np.empty((prod(tensor.shape[:-1]), columns), storage_dtype(tensor.dtype))
-    decoded: dict[int, AnyArray] = {}
-    for copy in recipe.copies:
-        source = manifest.weights.sources[copy.source]
-        if copy.source not in decoded:
-            path = paths[source.file]
-            data = map_file(path)[source.offset : source.offset + source.length]
-            if len(data) != source.length:
-                raise WeightsChanged(f"weights: {path} was cut off")
-            if check:
-                check_source(source, data, path)
-            decoded[copy.source] = decode(
-                data, source.dtype, source.rows, source.columns, tensor.dtype
-            )
-        copy_rows(copy, decoded[copy.source], target)
+
+    def data(index: int) -> memoryview:
+        source = manifest.weights.sources[index]
+        path = paths[source.file]
+        found = map_file(path)[source.offset : source.offset + source.length]
+        if len(found) != source.length:
+            raise WeightsChanged(f"weights: {path} was cut off")
+        if check:
+            check_source(source, found, path)
+        return found
+
+    fill(manifest, recipe, target, data)
     address = manifest.regions[tensor.region].base + tensor.offset
     uploader.copy(address, target.reshape(-1).view(np.uint8).data)

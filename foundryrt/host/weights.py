@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foundryrt.bundle.schema import Manifest
-from foundryrt.convert import AnyArray, copy_rows, decode
+from foundryrt.convert import AnyArray, fill
 from foundryrt.weights import check_source, find_file, map_file
 
 
@@ -25,19 +25,16 @@ def load(
     paths = [find_file(file, folder) for file in weights.files]
     files = [map_file(path) for path in paths]
     checked: set[int] = set()
+
+    def data(index: int) -> memoryview:
+        source = weights.sources[index]
+        found = files[source.file][source.offset : source.offset + source.length]
+        if index not in checked:
+            check_source(source, found, paths[source.file])
+            checked.add(index)
+            if progress:
+                progress(source.length)
+        return found
+
     for recipe in weights.recipes:
-        tensor = manifest.tensors[recipe.tensor]
-        decoded: dict[int, AnyArray] = {}
-        for copy in recipe.copies:
-            source = weights.sources[copy.source]
-            if copy.source not in decoded:
-                data = files[source.file][source.offset : source.offset + source.length]
-                if copy.source not in checked:
-                    check_source(source, data, paths[source.file])
-                    checked.add(copy.source)
-                    if progress:
-                        progress(source.length)
-                decoded[copy.source] = decode(
-                    data, source.dtype, source.rows, source.columns, tensor.dtype
-                )
-            copy_rows(copy, decoded[copy.source], target(recipe.tensor))
+        fill(manifest, recipe, target(recipe.tensor), data)
