@@ -38,10 +38,17 @@ def _nvrtc() -> ctypes.CDLL:
 
 
 def compile_cubin(source: Path, architecture: str) -> bytes:
-    """The binary of a source file for `sm_90` or the like; FoundryError with the compiler's log."""
+    """`compile_text` of a source file."""
+    return compile_text(source.read_bytes(), source.name, architecture)
+
+
+def compile_text(text: bytes, name: str, architecture: str) -> bytes:
+    """The binary of a source for `sm_90` or the like; FoundryError with the compiler's log.
+
+    `name` stands for the source in messages.
+    """
     nvrtc = _nvrtc()
     program = c_void_p()
-    text = source.read_bytes()
 
     def check(code: int, what: str) -> None:
         if code:
@@ -50,10 +57,10 @@ def compile_cubin(source: Path, architecture: str) -> bytes:
             log = ctypes.create_string_buffer(max(size.value, 1))
             nvrtc.nvrtcGetProgramLog(program, log)
             reason = nvrtc.nvrtcGetErrorString(code).decode()
-            said = log.value.decode(errors="replace")[:2000]
-            raise FoundryError(f"{source.name}: {what}: {reason}\n{said}")
+            said = log.value.decode(errors="replace")[:4000]
+            raise FoundryError(f"{name}: {what}: {reason}\n{said}")
 
-    check(nvrtc.nvrtcCreateProgram(byref(program), text, source.name.encode(), 0, None, None),
+    check(nvrtc.nvrtcCreateProgram(byref(program), text, name.encode(), 0, None, None),
           "nvrtcCreateProgram")  # fmt: skip
     try:
         options = (c_char_p * 2)(f"-arch={architecture}".encode(), b"-std=c++17")

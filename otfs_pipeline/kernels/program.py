@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from foundryc.cuda.compile import compile_text
 from foundryrt.errors import FoundryError
 from otfs_pipeline import frame
 from otfs_pipeline.kernels.geometry import Geometry
@@ -140,24 +141,12 @@ def load(geometry: Geometry, images: dict[str, bytes]) -> dict[str, Function]:
 
 @cache
 def _compile(source: str, architecture: str) -> bytes:
-    from cuda.bindings import nvrtc
-
-    program = check(nvrtc.nvrtcCreateProgram(source.encode(), b"otfs.cu", 0, [], []))
-    options = [f"-arch={architecture}".encode(), b"-std=c++17"]
-    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    if int(status):
-        log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
-        check(nvrtc.nvrtcGetProgramLog(program, log))
-        raise FoundryError(f"the receiver's kernels do not compile:\n{log.decode()[:4000]}")
-    cubin = b" " * check(nvrtc.nvrtcGetCUBINSize(program))
-    check(nvrtc.nvrtcGetCUBIN(program, cubin))
-    check(nvrtc.nvrtcDestroyProgram(program))
-    return cubin
+    return compile_text(source.encode(), "otfs.cu", architecture)
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """The values of a driver's or compiler's answer; FoundryError where it says that it failed."""
+    """The values of a driver's answer; FoundryError where it says that it failed."""
     status, *values = result
     if int(status):
-        raise FoundryError(f"compiling or launching the receiver's kernels: {status!r}")
+        raise FoundryError(f"loading or launching the receiver's kernels: {status!r}")
     return values[0] if values else None
