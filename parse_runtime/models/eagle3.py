@@ -43,18 +43,16 @@ class Head:
         qkv = linear_parts(self._input(feature, rows.tokens), self.parameters["qkv"])
         store(self.parameters, self._pass(rows), qkv, self.cache.values[0])
 
-    def step(self, feature: Tensor, rows: Rows) -> Tensor:
-        """The layer's output [T, hidden], the feature of the rows that follow."""
+    def step(self, feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Log-probabilities float32 [T, draft vocabulary] of what follows each row, and the
+        layer's output [T, hidden], the feature of the rows that follow.
+        """
         p, c = self.parameters, self.config
         x = self._input(feature, rows.tokens)
         added = attention(p, self._pass(rows), x, self.cache.values[0])
         x, hidden = add_rms_norm(added, feature, p["post_norm"], c.rms_eps)
-        return add_rms_norm(mlp(p, x), hidden, p["norm"], c.rms_eps)[1]
-
-    def scores(self, output: Tensor) -> Tensor:
-        """Log-probabilities float32 [T, draft vocabulary] after the layer's output."""
-        x, _ = add_rms_norm(output, None, self.parameters["norm"], self.config.rms_eps)
-        return linear(x, self.parameters["head"]).float().log_softmax(-1)
+        x, output = add_rms_norm(mlp(p, x), hidden, p["norm"], c.rms_eps)
+        return linear(x, p["head"]).float().log_softmax(-1), output
 
     def target_ids(self, tokens: Tensor) -> Tensor:
         """The target's ids of ids of the draft vocabulary."""
@@ -73,8 +71,8 @@ class Head:
         root (EAGLE-2, arXiv 2406.16858). A padding row's position is max_len.
         """
         width, batch = tree.width, token.shape[0]
-        output = self.step(feature, self._root(token, position, slots))
-        scores, tokens = self.scores(output).topk(width, dim=-1)
+        scores, output = self.step(feature, self._root(token, position, slots))
+        scores, tokens = scores.topk(width, dim=-1)
         first = torch.arange(1, width + 1, dtype=torch.int64, device=token.device).expand(batch, -1)
         one = torch.ones_like(first)
         levels = [(self.target_ids(tokens), one - 1, one | (one << first))]
@@ -82,8 +80,8 @@ class Head:
         for level in range(1, tree.depth):
             ids, _, ancestors = levels[-1]
             rows = self._nodes(ids, position, level, ancestors, slots, first)
-            output = self.step(feature, rows)
-            best, tokens = self.scores(output).topk(width, dim=-1)
+            best, output = self.step(feature, rows)
+            best, tokens = best.topk(width, dim=-1)
             paths = scores[:, :, None] + best.view(batch, width, width)
             scores, chosen = paths.flatten(1).topk(width, dim=-1)
             parent = chosen // width
