@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from otfs_pipeline import banded, channel, equalize, qam, reference, transmit, zak
+from otfs_pipeline import banded, equalize, qam, reference, transmit, zak
 from otfs_pipeline.channel import Taps
 from otfs_pipeline.estimate import Estimate
 from otfs_pipeline.profile import Profile
-from otfs_pipeline.settings import CHANNEL_REACH, Settings
+from otfs_pipeline.settings import Settings
 
 # The dense LMMSE inverts a matrix of as many rows as the grid has bins.
 LMMSE_BINS = 4096
@@ -40,7 +40,7 @@ def equalizers(
     `lmmse` up to LMMSE_BINS bins, `cgK` for K in `iterations`, `taps F` for CG with the link's K
     on `fractions` of the taps' energy.
     """
-    taps = _taps(link, profile, rng)
+    taps = profile.taps(rng, link)
     bits = rng.integers(0, 2, (link.q, link.bits_per_symbol), dtype=np.uint8)
     grid = qam.modulate(bits, link.modulation).reshape(link.m, link.n)
     clean = banded.apply_samples(zak.inverse_zak(grid), banded.bands(taps, link.q))
@@ -73,7 +73,7 @@ def estimation(
     link: Settings, profile: Profile, snrs: Sequence[float], rng: np.random.Generator
 ) -> Errors:
     """BER at each SNR of a frame with a pilot: channel and noise known, or estimated from it."""
-    taps = _taps(link, profile, rng)
+    taps = profile.taps(rng, link)
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.transmit(bits, link)
     clean = banded.apply_samples(sent, banded.bands(taps, link.q))
@@ -86,17 +86,6 @@ def estimation(
             decided = reference.receive(received, link, known).bits.ravel()
             errors[name].append(float(np.mean(decided != bits)))
     return errors
-
-
-def _taps(link: Settings, profile: Profile, rng: np.random.Generator) -> Taps:
-    return channel.effective_taps(
-        profile.draw(rng, link.nu_max, link.gain_model),
-        link.m,
-        link.n,
-        link.nu_p,
-        link.pulse_rolloff,
-        CHANNEL_REACH[link.pulse],
-    )
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:

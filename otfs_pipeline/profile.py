@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline.channel import Paths
-from otfs_pipeline.settings import Settings
+from otfs_pipeline.channel import Paths, Taps, effective_taps
+from otfs_pipeline.settings import CHANNEL_REACH, Settings
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Profile:
             raise ValueError(f"draw: gain_model {gain_model!r}; use 'fixed' or 'rayleigh'")
         drawn = nu_max * np.cos(2 * np.pi * rng.random(count))
         return Paths(gain, self.delay, np.where(np.isnan(self.doppler), drawn, self.doppler))
+
+    def taps(self, rng: np.random.Generator, settings: Settings) -> Taps:
+        """The effective taps of one channel, as far as the simulated link has them."""
+        return effective_taps(
+            self.draw(rng, settings.nu_max, settings.gain_model),
+            settings.m,
+            settings.n,
+            settings.nu_p,
+            settings.pulse_rolloff,
+            CHANNEL_REACH[settings.pulse],
+        )
 
     def check(self, settings: Settings) -> None:
         """UsageError where the link was not made for such delays or Dopplers."""

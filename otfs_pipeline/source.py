@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from otfs_pipeline import banded, channel, frame, transmit
+from otfs_pipeline import banded, frame, transmit
 from otfs_pipeline.profile import VEHICULAR_A, Profile
-from otfs_pipeline.settings import CHANNEL_REACH, Settings
+from otfs_pipeline.settings import Settings
 
 UNKNOWN = np.empty(0, np.uint8)
 # Samples and payload that a pool may hold in bytes, where its size is not given.
@@ -45,14 +45,7 @@ def simulate(
 ) -> Frame:
     """Frame `index` of a run, through a channel of its own; noise 1/SNR at unit symbol energy."""
     rng = np.random.default_rng([seed, index, 1])
-    taps = channel.effective_taps(
-        profile.draw(rng, settings.nu_max, settings.gain_model),
-        settings.m,
-        settings.n,
-        settings.nu_p,
-        settings.pulse_rolloff,
-        CHANNEL_REACH[settings.pulse],
-    )
+    taps = profile.taps(rng, settings)
     bits = transmit.payload(seed, index, settings)
     sent = transmit.transmit(bits, settings)
     clean = banded.apply_samples(sent, banded.bands(taps, settings.q))

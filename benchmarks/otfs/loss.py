@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from otfs_pipeline import banded, channel, frame, qam, reference, transmit, zak
+from otfs_pipeline import banded, frame, qam, reference, transmit, zak
 from otfs_pipeline.bootstrap import snr_at
 from otfs_pipeline.channel import Taps
 from otfs_pipeline.estimate import Estimate
 from otfs_pipeline.profile import VEHICULAR_A
-from otfs_pipeline.settings import CHANNEL_REACH, Settings
+from otfs_pipeline.settings import Settings
 
 TARGET_BER = 1e-2
 ITERATIONS = (8, 12, 16, 20, 24, 28, 32)
@@ -70,9 +70,7 @@ def _frame(
 
 def window(link: Settings, rng: np.random.Generator) -> Taps:
     """A channel within the receiver's window, as its model has it."""
-    paths = VEHICULAR_A.draw(rng, link.nu_max, link.gain_model)
-    reach = CHANNEL_REACH[link.pulse]
-    taps = channel.effective_taps(paths, link.m, link.n, link.nu_p, link.pulse_rolloff, reach)
+    taps = VEHICULAR_A.taps(rng, link)
     inside = (taps.delay >= link.first_tap) & (taps.delay <= link.guard_bins // 2)
     inside &= np.abs(taps.doppler) <= link.doppler_range
     return Taps(taps.value[inside], taps.delay[inside], taps.doppler[inside])

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.otfs import roofline
+from benchmarks.otfs import loss, roofline
 from benchmarks.otfs.baselines import Call, CsrReceiver, banded, captured
-from otfs_pipeline import channel, source
+from otfs_pipeline import source
 from otfs_pipeline.kernels import program
 from otfs_pipeline.kernels.geometry import Geometry
-from otfs_pipeline.profile import VEHICULAR_A
-from otfs_pipeline.settings import CHANNEL_REACH, Settings
+from otfs_pipeline.settings import Settings
 
 REPEATS = 20
 
@@ -130,23 +129,16 @@ def _perfect(
 def _true_taps(settings: Settings, index: int) -> tuple[np.ndarray, np.ndarray]:
     """The window's part of frame `index`'s channel, and its delay groups as `select_taps` has them.
 
-    Draws the paths as `source.simulate` does.
+    The generator is that of `source.simulate`.
     """
     geometry = Geometry.of(settings)
-    paths = VEHICULAR_A.draw(
-        np.random.default_rng([0, index, 1]), settings.nu_max, settings.gain_model
-    )
-    reach = CHANNEL_REACH[settings.pulse]
-    taps = channel.effective_taps(
-        paths, settings.m, settings.n, settings.nu_p, settings.pulse_rolloff, reach
-    )
+    taps = loss.window(settings, np.random.default_rng([0, index, 1]))
     a, b = taps.delay - settings.first_tap, taps.doppler + settings.doppler_range
     table = np.zeros((2 * settings.doppler_range + 1, settings.window_delays), np.complex64)
-    inside = (a >= 0) & (a < table.shape[1]) & (b >= 0) & (b < table.shape[0])
     # Below -60 dB a tap is nothing beside any noise here.
-    inside &= np.abs(taps.value) > 1e-3
-    table[b[inside], a[inside]] = taps.value[inside]
-    delays = np.unique(a[inside])[: geometry.delays]
+    heard = np.abs(taps.value) > 1e-3
+    table[b[heard], a[heard]] = taps.value[heard]
+    delays = np.unique(a[heard])[: geometry.delays]
     groups = []
     for index, delay in enumerate(delays):
         last = groups[-1] if groups else None
