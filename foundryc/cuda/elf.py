@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from foundryrt.errors import FoundryError
 
 FUNCTION, OBJECT = 2, 1
-_SYMTAB, _NOBITS = 2, 8
+SYMTAB, NOBITS = 2, 8
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class _Section:
     link: int
 
 
-def _text(data: bytes, start: int) -> str:
+def text(data: bytes, start: int) -> str:
+    """The string that begins at `start`, up to its zero."""
     return data[start : data.index(b"\0", start)].decode()
 
 
@@ -57,7 +58,7 @@ def _symbols(cubin: bytes) -> Iterator[Symbol]:
         )
         sections.append(_Section(kind, start, length, link))
     for table in sections:
-        if table.kind != _SYMTAB:
+        if table.kind != SYMTAB:
             continue
         names = sections[table.link].offset
         for entry in range(table.offset, table.offset + table.size, 24):
@@ -66,7 +67,7 @@ def _symbols(cubin: bytes) -> Iterator[Symbol]:
             if kind not in (FUNCTION, OBJECT) or not 0 < index < count:
                 continue
             initial = b""
-            if kind == OBJECT and sections[index].kind != _NOBITS:
+            if kind == OBJECT and sections[index].kind != NOBITS:
                 start = sections[index].offset + value
                 initial = cubin[start : start + length]
-            yield Symbol(_text(cubin, names + name), kind, length, initial)
+            yield Symbol(text(cubin, names + name), kind, length, initial)

@@ -11,13 +11,14 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from foundryc.cuda.elf import FUNCTION, NOBITS, SYMTAB, text
+
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
-_NULL, _PROGBITS, _SYMTAB, _STRTAB, _NOBITS = 0, 1, 2, 3, 8
+_NULL = 0
 _PHDR = 6
-_FUNCTION = 2
 _ENTRY = 0x10  # in a symbol's `other`: a kernel, not a device function
 _PAIRS = 0x70000001  # call graph: two symbols each
 _INFO = 0x70000000
@@ -47,7 +48,7 @@ class _Part:
 
     @property
     def stored(self) -> bool:
-        return self.kind not in (_NULL, _NOBITS)
+        return self.kind not in (_NULL, NOBITS)
 
 
 _GONE = _Part("", _NULL, 0, 0, 0, 0, 0, 0, 0, 0, b"")
@@ -68,17 +69,17 @@ def _pruned(cubin: bytes, keep: set[str]) -> bytes:
     header = _HEADER.unpack_from(cubin)
     segments_at, sections_at, segments, count = header[5], header[6], header[10], header[12]
     parts = list(_parts(cubin, sections_at, count, header[13]))
-    tables = [i for i, part in enumerate(parts) if part.kind == _SYMTAB]
+    tables = [i for i, part in enumerate(parts) if part.kind == SYMTAB]
     if len(tables) != 1 or any(_REFUSED.match(part.name) for part in parts):
         return cubin
     table = parts[tables[0]]
     strings = parts[table.link].data
     symbols = list(_SYMBOL.iter_unpack(table.data))
-    names = [_text(strings, symbol[0]) for symbol in symbols]
+    names = [text(strings, symbol[0]) for symbol in symbols]
     kernels = {
         name
         for name, symbol in zip(names, symbols, strict=True)
-        if symbol[1] & 15 == _FUNCTION and symbol[2] & _ENTRY
+        if symbol[1] & 15 == FUNCTION and symbol[2] & _ENTRY
     }
     if not keep <= kernels or keep == kernels:
         return cubin
@@ -107,14 +108,10 @@ def _parts(cubin: bytes, start: int, count: int, names_in: int) -> Iterator[_Par
     rows = [_SECTION.unpack_from(cubin, start + i * _SECTION.size) for i in range(count)]
     names = cubin[rows[names_in][4] : rows[names_in][4] + rows[names_in][5]]
     for name, kind, flags, address, offset, size, link, info, align, entry in rows:
-        data = b"" if kind in (_NULL, _NOBITS) else cubin[offset : offset + size]
+        data = b"" if kind in (_NULL, NOBITS) else cubin[offset : offset + size]
         yield _Part(
-            _text(names, name), kind, flags, address, offset, size, link, info, align, entry, data
+            text(names, name), kind, flags, address, offset, size, link, info, align, entry, data
         )
-
-
-def _text(strings: bytes, start: int) -> str:
-    return strings[start : strings.index(b"\0", start)].decode()
 
 
 def _called(parts: list[_Part], lost: set[int]) -> bool:
