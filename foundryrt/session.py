@@ -17,7 +17,8 @@ from foundryrt.trust import KeyPath, resolve
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by whoever asks for arrays: it takes long
 
-Tensors = Mapping[str, Tensor]
+Places = Mapping[str, Any]
+"""What `Backend.tensor` gives, by name."""
 
 
 class Backend(Protocol):
@@ -26,7 +27,7 @@ class Backend(Protocol):
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Run a graph, or queue it on `stream`."""
 
-    def pipeline(self, graph: int, inputs: Tensors, outputs: Tensors, depth: int) -> Pipeline:
+    def pipeline(self, graph: int, inputs: Places, outputs: Places, depth: int) -> Pipeline:
         """Launches of a graph, `depth` of them in flight."""
 
     def synchronize(self) -> None:
@@ -85,11 +86,10 @@ class Graph:
 
         Close it before the session. On cuda copies and launches overlap, on streams of its own.
         """
-        session = self._session
         if depth < 1:
             raise UsageError(f"a pipeline of depth {depth}: use 1 or more")
-        found = [{n: session._schema(n, self._index) for n in names} for names in (inputs, outputs)]
-        return session._backend().pipeline(self._index, found[0], found[1], depth)
+        sent, back = ({name: self.tensor(name) for name in names} for names in (inputs, outputs))
+        return self._session._backend().pipeline(self._index, sent, back, depth)
 
 
 class Session:

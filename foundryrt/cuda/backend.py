@@ -163,20 +163,16 @@ class CudaBackend:
     def pipeline(
         self,
         graph: int,
-        inputs: Mapping[str, Tensor],
-        outputs: Mapping[str, Tensor],
+        inputs: Mapping[str, DeviceTensor],
+        outputs: Mapping[str, DeviceTensor],
         depth: int,
     ) -> CudaPipeline:
         """Launches of a graph on streams of their own, after what the session's stream holds."""
         self.synchronize()
-        sent, back = (
-            {name: self.tensor(tensor) for name, tensor in tensors.items()}
-            for tensors in (inputs, outputs)
-        )
         launch = partial(self.launch, graph)
         from foundryrt.cuda.pipeline import CudaPipeline  # not in the way of the first graph
 
-        return CudaPipeline(self.device, launch, sent, back, depth)
+        return CudaPipeline(self.device, launch, inputs, outputs, depth)
 
     def close(self) -> None:
         """Free everything the backend made; FoundryError where work still queued has failed."""

@@ -123,16 +123,12 @@ class HostBackend:
     def pipeline(
         self,
         graph: int,
-        inputs: Mapping[str, Tensor],
-        outputs: Mapping[str, Tensor],
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
         depth: int,
     ) -> HostPipeline:
         """Launches of a graph, one after another."""
-        sent, back = (
-            {name: self.tensor(tensor) for name, tensor in tensors.items()}
-            for tensors in (inputs, outputs)
-        )
-        return HostPipeline(lambda: self.launch(graph), sent, back, depth)
+        return HostPipeline(lambda: self.launch(graph), inputs, outputs, depth)
 
     def synchronize(self) -> None:
         """Nothing is ever in flight on the host."""
