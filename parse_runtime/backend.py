@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +32,13 @@ class Session(Protocol):
     def graph(self, name: str, **key: int | str) -> Graph: ...
 
 
+def pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Pieces of the largest of the rising `sizes`, the rest with the smallest that holds it."""
+    for begin in range(0, count, sizes[-1]):
+        part = slice(begin, min(begin + sizes[-1], count))
+        yield part, next(size for size in sizes if size >= part.stop - part.start)
+
+
 class GraphDecoder:
     """One model of a session; a `roles.Decoder`."""
 
@@ -50,15 +57,12 @@ class GraphDecoder:
         self._check(start + len(tokens), [slot])
         self.held[slot, start : start + len(tokens)] = tokens
         self._write("slot", np.asarray([slot], np.int64))
-        longest = self._prefill[-1]
-        for begin in range(0, len(tokens), longest):
-            piece = tokens[begin : begin + longest]
-            length = next(bucket for bucket in self._prefill if bucket >= len(piece))
-            inputs = f"prefill.{length}"
-            self._write(f"{inputs}.plan", causal(piece, start + begin, length, self.max_len))
+        for part, length in pieces(len(tokens), self._prefill):
+            piece, inputs = tokens[part], f"prefill.{length}"
+            self._write(f"{inputs}.plan", causal(piece, start + part.start, length, self.max_len))
             self._write(f"{inputs}.wanted", np.asarray([len(piece) - 1], np.int64))
             self._write_sampling(inputs, [sampling], 1)
-            self._before_piece(inputs, tokens, begin + len(piece))
+            self._before_piece(inputs, tokens, part.stop)
             graph = self._launch("prefill", len=length)
         return int(graph.read("token")[0])
 
@@ -70,15 +74,10 @@ class GraphDecoder:
         samplings: Sequence[Sampling],
     ) -> list[int]:
         """In pieces of the largest batch, the rest in the smallest that holds it."""
-        self._check(max(positions) + 1, slots)
-        self.held[np.asarray(slots), np.asarray(positions)] = tokens
+        self._hold(slots, tokens, positions)
         result: list[int] = []
-        largest = self._decode[-1]
-        for begin in range(0, len(slots), largest):
-            part = slice(begin, begin + largest)
-            count = len(slots[part])
-            batch = next(bucket for bucket in self._decode if bucket >= count)
-            plan = padded(batch, self.max_len)
+        for part, batch in pieces(len(slots), self._decode):
+            plan, count = padded(batch, self.max_len), part.stop - part.start
             here = np.asarray(positions[part], np.int64)
             plan[:, :count] = tokens[part], here, here, here + 1, here
             self._write(f"decode.{batch}.plan", plan)
@@ -88,6 +87,10 @@ class GraphDecoder:
 
     def _before_piece(self, inputs: str, tokens: Sequence[int], end: int) -> None:
         """What a prefill of the tokens before `end` needs to know of those after."""
+
+    def _hold(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> None:
+        self._check(max(positions) + 1, slots)
+        self.held[np.asarray(slots), np.asarray(positions)] = tokens
 
     def _write_slots(
         self, inputs: str, slots: Sequence[int], samplings: Sequence[Sampling], batch: int

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foundryrt.errors import UsageError
-from parse_runtime.backend import GraphDecoder, Session
+from parse_runtime.backend import GraphDecoder, Session, pieces
 from parse_runtime.judge import SELECTIONS, selection
 from parse_runtime.layout import verification
 from parse_runtime.proposer import DraftProposer
@@ -52,18 +52,14 @@ class GraphTarget(GraphDecoder):
         """The drafted tokens that decoding would have given, and the one after them."""
         if not self._extend:
             return [[token] for token in self.decode(slots, tokens, positions, samplings)]
-        self._check(max(positions) + 1, slots)
-        for slot, token, position in zip(slots, tokens, positions, strict=True):
-            self.held[slot, position] = token
+        self._hold(slots, tokens, positions)
         if self._proposer:
             drafts = self._proposer.propose(self.held, slots, positions, samplings)
             self._session.write(f"{self._name}.tree", drafts)
         result: list[list[int]] = []
-        largest = self._extend[-1]
-        for begin in range(0, len(slots), largest):
-            part = slice(begin, begin + largest)
+        for part, batch in pieces(len(slots), self._extend):
             result += self._extend_batch(
-                slots[part], tokens[part], positions[part], samplings[part]
+                batch, slots[part], tokens[part], positions[part], samplings[part]
             )
         for slot, position, found in zip(slots, positions, result, strict=True):
             end = min(position + len(found), self.max_len)
@@ -72,13 +68,13 @@ class GraphTarget(GraphDecoder):
 
     def _extend_batch(
         self,
+        batch: int,
         slots: Sequence[int],
         tokens: Sequence[int],
         positions: Sequence[int],
         samplings: Sequence[Sampling],
     ) -> list[list[int]]:
         count = len(slots)
-        batch = next(bucket for bucket in self._extend if bucket >= count)
         roots = np.zeros((2, batch), np.int64)
         roots[1] = self.max_len
         roots[:, :count] = tokens, positions
