@@ -43,10 +43,15 @@ def equalizers(
     taps = profile.taps(rng, link)
     bits = rng.integers(0, 2, (link.q, link.bits_per_symbol), dtype=np.uint8)
     grid = qam.modulate(bits, link.modulation).reshape(link.m, link.n)
-    clean = banded.apply_samples(zak.inverse_zak(grid), banded.bands(taps, link.q))
+
+    def known(taps: Taps) -> tuple[banded.Bands, np.ndarray]:
+        return banded.bands(taps, link.q), equalize.eigenvalues(taps, _EIGENVALUE_BINS)
+
+    whole = known(taps)
+    clean = banded.apply_samples(zak.inverse_zak(grid), whole[0])
     noise = _noise(rng, link.q)
-    runs = [(f"cg{k}", taps, k) for k in iterations]
-    runs += [(f"taps {f:.2%}", truncated(taps, f), link.iterations) for f in fractions]
+    runs = [(f"cg{k}", whole, k) for k in iterations]
+    runs += [(f"taps {f:.2%}", known(truncated(taps, f)), link.iterations) for f in fractions]
     dense = equalize.dense_time(taps, link.q) if link.q <= LMMSE_BINS else None
     gram = None if dense is None else dense.conj().T @ dense
 
@@ -62,9 +67,9 @@ def equalizers(
             inverse = np.linalg.inv(gram + sigma2 * np.eye(link.q))
             mu = 1 - sigma2 * float(np.trace(inverse).real) / link.q
             errors.setdefault("lmmse", []).append(ber(inverse @ (dense.conj().T @ received), mu))
-        for name, used, count in runs:
-            solution = equalize.frequency_cg(received, banded.bands(used, link.q), sigma2, count)
-            mu, _ = equalize.bias(solution, equalize.eigenvalues(used, _EIGENVALUE_BINS), sigma2)
+        for name, (bands, eigenvalue), count in runs:
+            solution = equalize.frequency_cg(received, bands, sigma2, count)
+            mu, _ = equalize.bias(solution, eigenvalue, sigma2)
             errors.setdefault(name, []).append(ber(solution.x, mu))
     return errors
 
