@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.otfs.loss import TARGET_BER, period_matrix, window
-from otfs_pipeline import frame, qam, transmit, zak
+from otfs_pipeline import equalize, frame, qam, transmit, zak
 from otfs_pipeline.bootstrap import snr_at
 from otfs_pipeline.channel import Taps
 from otfs_pipeline.settings import Settings
@@ -83,10 +83,8 @@ def methods(
     """By name, for the system `matrix` of period n."""
     diagonal = matrix.diagonal().real[:, None]
     middle = link.pilot[0] + n * link.m + link.m // 2
-    response = np.zeros(link.m, np.complex128)
-    turn = np.exp(2j * np.pi * taps.doppler * (middle - taps.delay) / link.q)
-    np.add.at(response, taps.delay % link.m, taps.value * turn)
-    spectrum = np.abs(np.fft.fft(response)) ** 2 + sigma2
+    eigenvalue = equalize.period_eigenvalues(taps, link.q, np.array([middle]), link.m)
+    spectrum = eigenvalue[0] + sigma2
     size = matrix.shape[0]
     starts = range(0, size, BLOCK)
     blocks = [np.linalg.inv(matrix[i : i + BLOCK, i : i + BLOCK]) for i in starts]
