@@ -21,6 +21,9 @@ BundlePath = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+WeightsFolder = Annotated[
+    Path | None, typer.Option(help="Folder with the weight files, if they moved.")
+]
 TrustPaths = Annotated[
     list[Path] | None,
     typer.Option(
@@ -40,9 +43,7 @@ def main_help(version: Version = False) -> None:
 def run(
     context: typer.Context,
     bundle: BundlePath,
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder with the weight files, if they moved.")
-    ] = None,
+    weights: WeightsFolder = None,
     trust: TrustPaths = None,
     json: Json = False,
 ) -> None:
@@ -64,9 +65,7 @@ def run(
 def serve(
     context: typer.Context,
     bundle: BundlePath,
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder with the weight files, if they moved.")
-    ] = None,
+    weights: WeightsFolder = None,
     trust: TrustPaths = None,
 ) -> None:
     """Serve the workload of BUNDLE over HTTP until SIGTERM, where it has a server.
