@@ -70,13 +70,11 @@ class Answer:
         self.statistics.prefill_seconds += time.perf_counter() - since
         rules = self.request.rules
         for number in range(rules.max_rounds):
+            if number:
+                until = min(len(self._sequence) + rules.resume_tokens, self._limit)
+                if (reason := (yield from self._resume(until, following))) is not None:
+                    return reason
             if (reason := (yield from self._round())) is not None:
-                return reason
-            last = number + 1 == rules.max_rounds
-            until = self._limit if last else len(self._sequence) + rules.resume_tokens
-            if (
-                reason := (yield from self._resume(min(until, self._limit), following))
-            ) is not None:
                 return reason
         return (yield from self._resume(self._limit, following))
 
