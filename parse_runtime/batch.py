@@ -45,7 +45,7 @@ def answer_all(
             busy = True
             while busy:
                 busy = scheduler.step()
-                progress(sum(outcome.done for outcome in outcomes))
+                progress(len(outcomes) - scheduler.running - scheduler.waiting)
                 show()
         except KeyboardInterrupt:
             interrupted = True
