@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.arith import vocabulary
+from parse_runtime.kernels.rotate import rotate
 
 HEAD_DIM, THETA, EPS, POSITIONS = 64, 10000.0, 1e-6, 512
 
@@ -70,8 +71,8 @@ class Layer(nn.Module):
         w = self.self_attn
         y = self.input_layernorm(x)
         q, k, v = (w[f"{name}_proj"](y).unflatten(-1, (-1, HEAD_DIM)) for name in "qkv")
-        q = rotate(w["q_norm"](q.float()), rotation).transpose(1, 2).to(v.dtype)
-        k = rotate(w["k_norm"](k.float()), rotation).transpose(1, 2).to(v.dtype)
+        q = rotate(w["q_norm"](q.float()), *rotation).transpose(1, 2).to(v.dtype)
+        k = rotate(w["k_norm"](k.float()), *rotation).transpose(1, 2).to(v.dtype)
         v = v.transpose(1, 2)
         if cache is not None:
             cache[0, :, :, position], cache[1, :, :, position] = k[:, :, 0], v[:, :, 0]
@@ -171,10 +172,3 @@ def rotations(positions: Tensor) -> Tensor:
     exponents = torch.arange(half, device=positions.device) / half
     angles = positions.float()[:, :, None, None] * THETA**-exponents
     return torch.stack((angles.cos(), angles.sin()))
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotary embedding of [B, T, heads, head_dim]; the pairs are the two halves of a head."""
-    cosine, sine = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)

@@ -34,14 +34,22 @@ def rotate_store(
     q, k, v = qkv.split((qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads), dim=1)
     if norms is not None:
         q, k = rms_norm(q, norms[0], eps), rms_norm(k, norms[1], eps)
-    angles = positions.float()[:, None, None] * inverse_frequencies
-    cosine, sine = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+    cosine, sine = rotary(positions, inverse_frequencies, q.dtype)
     flat = cache_layer.flatten(2, 3)
-    flat[0].index_copy_(1, write, _rotate(k, cosine, sine).transpose(0, 1))
+    flat[0].index_copy_(1, write, rotate(k, cosine, sine).transpose(0, 1))
     flat[1].index_copy_(1, write, v.transpose(0, 1))
-    return _rotate(q, cosine, sine)
+    return rotate(q, cosine, sine)
 
 
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def rotary(
+    positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, each [T, 1, head_dim / 2], of `positions` [T]."""
+    angles = positions.float()[:, None, None] * inverse_frequencies
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary embedding of [..., T, heads, head_dim]; the pairs are the two halves of a head."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from foundryrt.errors import UsageError
+from parse_runtime.kernels.rotate import rotate
 from parse_runtime.models.config import ModelConfig
 
 
@@ -57,7 +58,7 @@ class Midlayer(nn.Module):
         c, w = self.config, self.self_attn
         x = torch.cat((self.input_layernorm(embedded), self.hidden_norm(feature)), -1)
         q, k, v = (w[f"{name}_proj"](x).unflatten(-1, (-1, c.head_dim)) for name in "qkv")
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
         k, v = k.repeat_interleave(c.group, 2), v.repeat_interleave(c.group, 2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
@@ -133,18 +134,3 @@ class Head(nn.Module):
             for name, value in self.state_dict().items()
         }
         save_file(stored, folder / "model.safetensors", {"format": "pt"})
-
-
-def rotary(
-    positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each [T, 1, head_dim / 2]."""
-    angles = positions.float()[:, None, None] * inverse_frequencies
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [..., T, heads, head_dim]; the pairs are the two halves of a head."""
-    cosine, sine = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)

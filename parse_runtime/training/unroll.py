@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parse_runtime.training.head import Head, rotary
+from parse_runtime.kernels.rotate import rotary
+from parse_runtime.training.head import Head
 
 _DECAY = 0.8
 """Weight of each level's loss, of that of the level before."""

@@ -14,10 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import save
 
 from foundryrt.errors import UsageError
+from parse_runtime.kernels.rotate import rotary
 from parse_runtime.models.hf_config import config_from_hf, read_json
 from parse_runtime.text.assets import assets_from_hf
 from parse_runtime.training import examples, unroll
-from parse_runtime.training.head import Head, rotary
+from parse_runtime.training.head import Head
 from parse_runtime.weights.eagle3 import open_head
 
 DEPTH = 3
