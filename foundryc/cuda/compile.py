@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 
+from foundryc.cuda import wheels
 from foundryrt.errors import FoundryError
 
 
 @cache
 def _nvrtc() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("nvidia")
-    names = ["libnvrtc.so.13", "/usr/local/cuda/lib64/libnvrtc.so.13"]
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        names[:0] = [str(path) for path in sorted(Path(folder).glob("*/lib/libnvrtc.so.1[3-9]"))]
-    for name in names:
+    usual = ("libnvrtc.so.13", "/usr/local/cuda/lib64/libnvrtc.so.13")
+    for name in (*wheels.installed("libnvrtc"), *usual):
         try:
             # What NVRTC opens by name when it compiles: found only if it is in the process already.
             for builtins in sorted(Path(name).parent.glob("libnvrtc-builtins.so.*")):

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.util
 from ctypes import byref, c_int64
 from dataclasses import dataclass
-from pathlib import Path
 
-from foundryc.cuda import elf
+from foundryc.cuda import elf, wheels
 from foundryc.native import ModuleView, check, library
 from foundryrt.errors import FoundryError
 
 
 def _libcupti() -> str:
     """The libcupti that torch brings: a second one in the process would see nothing."""
-    spec = importlib.util.find_spec("nvidia")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        found = sorted(Path(folder).glob("*/lib/libcupti.so.1[3-9]"))
-        if found:
-            return str(found[-1])
-    return "libcupti.so.13"
+    return ["libcupti.so.13", *wheels.installed("libcupti")][-1]
 
 
 def start() -> None:
