@@ -20,9 +20,8 @@ import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import wire
-from otfs_pipeline.samples import decode
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import UNKNOWN, Frame, known_payload
+from otfs_pipeline.source import Frame
 
 _MAGIC = b"OTFSRING"
 _PAGE, _PREFIX = 4096, 64
@@ -165,6 +164,4 @@ def _take(
         counts.malformed += 1
         return None
     counts.arrived(header.sequence)
-    known = header.seed >= 0 and header.index >= 0
-    bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
-    return Frame(decode(memoryview(data), header.datatype), bits, ready)
+    return wire.frame(header, memoryview(data), settings, ready)

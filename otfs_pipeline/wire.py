@@ -17,7 +17,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from otfs_pipeline.samples import DATATYPES, width
+from otfs_pipeline.samples import DATATYPES, decode, width
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.source import UNKNOWN, Frame, known_payload
 
 _LAYOUT = struct.Struct("<4sBB2xQQqq")
 SIZE = _LAYOUT.size
@@ -55,6 +57,13 @@ def unpack(data: bytes | memoryview) -> Header | None:
     if magic != _MAGIC or version != _VERSION or not (code < len(_FORMATS) or code == _END):
         return None
     return Header(sequence, "" if code == _END else _FORMATS[code], samples, seed, index)
+
+
+def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
+    """The frame whose samples are `data`, with its payload where the sender said which."""
+    known = header.seed >= 0 and header.index >= 0
+    bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
+    return Frame(decode(data, header.datatype), bits, ready)
 
 
 @dataclass

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline.samples import decode
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import UNKNOWN, Frame, known_payload
-from otfs_pipeline.wire import Counts, Header, unpack
+from otfs_pipeline.source import Frame
+from otfs_pipeline.wire import Counts, Header, frame, unpack
 
 _TICK = 100  # milliseconds
 # Messages that ZeroMQ keeps for either side; beyond them the sender waits.
@@ -73,9 +72,7 @@ def receive(
                 socket.send_multipart([sender, *parts], copy=False)
                 return
             counts.arrived(header.sequence)
-            known = header.seed >= 0 and header.index >= 0
-            bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
-            yield Frame(decode(data, header.datatype), bits, ready)
+            yield frame(header, data, settings, ready)
 
 
 class Sender:
