@@ -30,6 +30,11 @@ _READER, _ENDED = 1, 2
 _POLL = 1e-4  # seconds
 
 
+def _stride(size: int) -> int:
+    """Bytes of a slot whose samples take `size`."""
+    return -(-(_PREFIX + size) // _PREFIX) * _PREFIX
+
+
 class Ring:
     """The mapped file; `word` are the words of its first page."""
 
@@ -48,17 +53,14 @@ class Ring:
             raise FoundryError(f"shared memory {path}: {error.strerror}") from error
         self.word = np.frombuffer(self._map, np.uint64, _PAGE // 8)
         self.slots, self.size = int(self.word[SLOTS]), int(self.word[BYTES])
-        whole = _PAGE + self.slots * self.stride
+        self._stride = _stride(self.size)
+        whole = _PAGE + self.slots * self._stride
         if self._map[:8] != _MAGIC or not self.slots or len(self._map) != whole:
             raise no_ring
 
-    @property
-    def stride(self) -> int:
-        return -(-(_PREFIX + self.size) // _PREFIX) * _PREFIX
-
     def slot(self, index: int) -> tuple[np.ndarray, memoryview, memoryview]:
         """Stamp [1] uint64, header and samples of frame `index`'s slot."""
-        start = _PAGE + index % self.slots * self.stride
+        start = _PAGE + index % self.slots * self._stride
         view = memoryview(self._map)[start : start + _PREFIX + self.size]
         return np.frombuffer(view[:8], np.uint64), view[8 : 8 + wire.SIZE], view[_PREFIX:]
 
@@ -69,12 +71,11 @@ class Sender:
     def __init__(self, path: str, size: int, slots: int, wait: bool, patience: float) -> None:
         """`size` is the largest frame in bytes. FoundryError if no reader comes in time."""
         self._path, self._wait, self._written = Path(path), wait, 0
-        stride = -(-(_PREFIX + size) // _PREFIX) * _PREFIX
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             with temporary.open("xb") as file:
                 file.write(_MAGIC + np.array([slots, size], "<u8").tobytes())
-                file.truncate(_PAGE + slots * stride)
+                file.truncate(_PAGE + slots * _stride(size))
             temporary.replace(self._path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
