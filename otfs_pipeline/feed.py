@@ -59,8 +59,10 @@ def open_feed(
     """The source of `options`; `staging` makes arrays from which the device copies at once."""
     counts = Counts()
     if not options.iq and not options.live:
-        frames: Iterable[Frame | None] = _simulated(settings, options, staging, stop)
-        feed = Feed(_simulated_name(settings, options), frames, options.frames, counts)
+        paths = profile.find(options.channel)
+        name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
+        frames: Iterable[Frame | None] = _simulated(settings, options, paths, staging, stop)
+        feed = Feed(name, frames, options.frames, counts)
     elif options.iq:
         opened = recording.open_recording(options.iq, options.metadata, options.datatype, settings)
         whole = opened.count(settings)
@@ -97,18 +99,13 @@ def _first(frames: Iterable[Frame | None], count: int) -> Iterator[Frame | None]
             return
 
 
-def _simulated_name(settings: Settings, options: Options) -> str:
-    name = profile.find(options.channel).name
-    return f"{name}, {settings.gain_model} gains, {options.snr:g} dB"
-
-
 def _simulated(
     settings: Settings,
     options: Options,
+    paths: profile.Profile,
     staging: Callable[[], np.ndarray],
     stop: threading.Event,
 ) -> Iterator[Frame]:
-    paths = profile.find(options.channel)
     paths.check(settings)
     size = min(options.pool or source.pool_size(settings, options.frames), options.frames)
     bar = Bar("simulating", size)
