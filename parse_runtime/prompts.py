@@ -11,7 +11,7 @@ from parse_runtime.pair import Pair
 from parse_runtime.request import Request, TooLong
 from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
-from parse_runtime.text.chat import Chat, Conversation, Message
+from parse_runtime.text.chat import Chat, Conversation
 from parse_runtime.text.stopping import StopText
 from parse_runtime.text.tokenizer import TextStream, Tokenizer
 
@@ -50,7 +50,7 @@ class Prompts:
         rules: Rules,
     ) -> Request:
         """UsageError where the chat template refuses the messages or a token is unknown."""
-        messages: list[Message] | str = "" if isinstance(prompt, Raw) else prompt  # type: ignore[assignment]
+        messages: Conversation = "" if isinstance(prompt, Raw) else prompt
         tokens = self.encode(prompt)
         suffix = self.target.chat.judge_suffix(messages, rules.judge_prompt)
         return Request(
