@@ -173,8 +173,8 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    return translated(error, 1).response()
+async def _api_error(request: Request, error: ApiError) -> Response:
+    return error.response()
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

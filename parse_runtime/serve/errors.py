@@ -52,7 +52,7 @@ def reply(value: object, status: int = 200, headers: dict[str, str] | None = Non
     return Response(msgspec.json.encode(value), status, headers, "application/json")
 
 
-def translated(error: Exception, retry_seconds: int) -> ApiError:
+def translated(error: Exception, retry_seconds: int = 1) -> ApiError:
     """What the API says of an error of the engine or of a request's settings."""
     if isinstance(error, ApiError):
         return error

@@ -39,7 +39,7 @@ async def _events(stream: Stream, shape: Shape, usage: bool) -> AsyncIterator[by
         if usage:
             yield _event(shape.usage(stream))
     except Exception as error:
-        yield _event(translated(error, 1).body())
+        yield _event(translated(error).body())
     yield b"data: [DONE]\n\n"
 
 
