@@ -20,8 +20,7 @@ if ls .whl/*.whl >/dev/null 2>&1; then
         cp --remove-destination "$FOUNDRY_SITE/$side/native/lib$side.so" "$side/native/" || exit
     done
 else
-    # An editable install builds the native cores once, but not again when their sources change.
-    make setup && cmake -S . -B build/gpu && cmake --build build/gpu -j 8 || exit
+    make setup || exit
     PYTHON=.venv/bin/python
     export PATH=$PWD/.venv/bin:$PATH
 fi
