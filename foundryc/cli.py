@@ -18,12 +18,11 @@ from foundryc.difference import compare
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import Version, print_json, reporting, run_app
+from foundryrt.console import Json, Version, print_json, reporting, run_app
 from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
-Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(context_settings=WORKLOAD_OPTIONS)(cache_cli.key)
 app.add_typer(cache_cli.app, name="cache")

@@ -9,7 +9,7 @@ import typer
 
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
-from foundryrt.console import Version, print_json, reporting, run_app
+from foundryrt.console import Json, Version, print_json, reporting, run_app
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
 from foundryrt.trust import resolve
@@ -20,7 +20,6 @@ BundlePath = Annotated[
     typer.Argument(metavar="BUNDLE.fdy", help="The bundle: a file, or an http(s) or s3 URL."),
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 WeightsFolder = Annotated[
     Path | None, typer.Option(help="Folder with the weight files, if they moved.")
 ]

@@ -28,6 +28,9 @@ Version = Annotated[
 ]
 """For the callback of a command's app."""
 
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+"""For a command that reports; it gives `print_json` its results."""
+
 
 @contextmanager
 def reporting() -> Iterator[None]:

@@ -21,12 +21,11 @@ from foundryc.cache.places.base import check_key
 from foundryc.cache.request import Request
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import print_json, reporting
+from foundryrt.console import Json, print_json, reporting
 from foundryrt.errors import FoundryError
 
 app = typer.Typer(no_args_is_help=True, help="Bundles by key: list, fetch, push, check, evict.")
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder, s3://, http(s):// or oci://.")]
-Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 
 
 def key(
