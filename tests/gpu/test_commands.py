@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +12,9 @@ import pytest
 
 from foundryrt.bundle.reader import Bundle
 
-ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import CAPTURE, RUN, finish, start
 
-RUN = """
-import sys
-from foundryrt.start import main
-try:
-    main()
-finally:
-    assert "torch" not in sys.modules and "foundryc" not in sys.modules
-"""
 BOTH = """
 import sys
 import numpy as np
@@ -39,7 +31,6 @@ with Session.open(sys.argv[1]) as a, Session.open(sys.argv[2]) as b:
     assert found[0] == found[1] == found[2]
     print(a.tensor("samples").address, b.tensor("samples").address)
 """
-CAPTURE = "from foundryc.cli import main; main()"
 MODEL = """
 import sys
 sys.path.insert(0, "tests/host")
@@ -53,28 +44,14 @@ PARSE = (
 )  # fmt: skip
 
 
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], text=True, cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out[-2000:] + err[-4000:]
-    return out
-
-
 def run(path: Path, *options: str) -> dict[str, Any]:
     """A bundle's report, from a process without torch."""
-    return json.loads(finish(start(RUN, "run", path, "--json", *options)))
+    return json.loads(finish(start("-c", RUN, "run", path, "--json", *options)))
 
 
 def capture(workload: str, path: Path, *options: object) -> subprocess.Popen[str]:
     return start(
-        CAPTURE, "capture", "--target", "cuda", "--workload", workload, "-o", path, *options
+        "-c", CAPTURE, "capture", "--target", "cuda", "--workload", workload, "-o", path, *options
     )
 
 
@@ -93,7 +70,7 @@ def test_bundles_of_unlike_bases_open_together(tmp_path):
                 for path, more in zip(paths, ((), base), strict=True)]  # fmt: skip
     for process in captures:
         finish(process)
-    first, second = map(int, finish(start(BOTH, *paths)).split())
+    first, second = map(int, finish(start("-c", BOTH, *paths)).split())
     assert second - first == 4 << 40
 
 
@@ -101,7 +78,7 @@ def test_bundles_of_unlike_bases_open_together(tmp_path):
 def bundles(tmp_path_factory):
     """A model's bundles, captured side by side: twice eagerly, once compiled."""
     folder = tmp_path_factory.mktemp("bundles")
-    finish(start(MODEL, folder / "model"))
+    finish(start("-c", MODEL, folder / "model"))
     ways = {"eager": (), "again": (), "compiled": ("--compile",)}
     paths = {way: folder / f"{way}.fdy" for way in ways}
     captures = [

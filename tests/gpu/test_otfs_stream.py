@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,43 +12,22 @@ import pytest
 from otfs_pipeline import frame, recording, reference, source
 from otfs_pipeline.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import CAPTURE, RUN, finish, start
+
 LINK = Settings(grid="1024x32")
-RUN = """
-import sys
-from foundryrt.start import main
-try:
-    main()
-finally:
-    assert "torch" not in sys.modules and "foundryc" not in sys.modules
-"""
-
-
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err[-4000:]
-    return out
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
-    code = "from foundryc.cli import main; main()"
-    finish(start(code, "capture", "--target", "cuda", "--workload", "otfs", "--grid", LINK.grid,
-                 "-o", path))  # fmt: skip
+    finish(start("-c", CAPTURE, "capture", "--target", "cuda", "--workload", "otfs",
+                 "--grid", LINK.grid, "-o", path))  # fmt: skip
     return path
 
 
 def run(bundle: Path, *options: object) -> dict:
-    return json.loads(finish(start(RUN, "run", bundle, "--json", *options)))
+    return json.loads(finish(start("-c", RUN, "run", bundle, "--json", *options)))
 
 
 def test_any_depth_and_any_process_gives_the_same_llrs(bundle: Path, tmp_path: Path) -> None:
@@ -95,9 +72,9 @@ def test_a_recording(bundle: Path, tmp_path: Path, datatype: str) -> None:
 @pytest.mark.parametrize("kind", ["zmq", "shm"])
 def test_a_live_source(bundle: Path, tmp_path: Path, kind: str) -> None:
     place = f"ipc://{tmp_path}/link" if kind == "zmq" else "/dev/shm/foundry-otfs-test"
-    receiver = start(RUN, "run", bundle, "--json", f"--{kind}", place, "--lossless")
+    receiver = start("-c", RUN, "run", bundle, "--json", f"--{kind}", place, "--lossless")
     code = "import sys; from otfs_pipeline.send import main; sys.exit(main())"
-    finish(start(code, f"--{kind}", place, "--bundle", bundle, "--frames", 200, "--pool", 5))
+    finish(start("-c", code, f"--{kind}", place, "--bundle", bundle, "--frames", 200, "--pool", 5))
     report = json.loads(finish(receiver))
     assert report["frames"] == report["ber_frames"] == 200
     assert (report["dropped"], report["lost"], report["malformed"]) == (0, 0, 0)

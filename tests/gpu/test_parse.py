@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_eager import OPTIONS
+from processes import CAPTURE, finish, start
 
-ROOT = Path(__file__).parent.parent.parent
 RUN = """
 import json, sys
 from foundryrt.session import Session
@@ -41,19 +40,13 @@ def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any
     }  # fmt: skip
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], text=True, cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> list[Any]:
+def printed(process: subprocess.Popen[str]) -> list[Any]:
     """The values of the lines that are JSON."""
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out[-1000:] + err[-4000:]
-    return [json.loads(line) for line in out.splitlines() if line.startswith(("{", '"', "["))]
+    return [
+        json.loads(line)
+        for line in finish(process).splitlines()
+        if line.startswith(("{", '"', "["))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str
     eager = Path(__file__).parent / "parse_eager.py"
     finish(start(eager, folder))
     running = {way: start(eager, folder, json.dumps(values)) for way, values in wanted.items()}
-    return {way: (wanted[way], finish(process)[0]) for way, process in running.items()}
+    return {way: (wanted[way], printed(process)[0]) for way, process in running.items()}
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +69,10 @@ def bundles(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Bundles of some ways, captured side by side."""
     folder = tmp_path_factory.mktemp("bundles")
     paths = {way: folder / f"{way}.fdy" for way in ("draft", "tree", "mixture")}
-    code = "from foundryc.cli import main; main()"
     captures = []
     for way, path in paths.items():
         options = [f"--{k.replace('_', '-')}={v}" for k, v in models[way][0].items()]
-        captures.append(start("-c", code, "capture", "--workload", "parse", "--target", "cuda",
+        captures.append(start("-c", CAPTURE, "capture", "--workload", "parse", "--target", "cuda",
                               "-o", path, *options))  # fmt: skip
     for capture in captures:
         finish(capture)
@@ -103,5 +95,5 @@ def test_one_sequence_is_answered_as_by_the_target_alone(models: Any, way: str) 
 
 @pytest.mark.parametrize("way", ["draft", "tree", "mixture"])
 def test_a_bundle_answers_without_torch(models: Any, bundles: Any, way: str) -> None:
-    told = finish(start("-c", RUN, bundles[way], json.dumps(OPTIONS)))
+    told = printed(start("-c", RUN, bundles[way], json.dumps(OPTIONS)))
     assert told == models[way][1]["texts"]

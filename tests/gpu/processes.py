@@ -1,0 +1,35 @@
+"""Processes that run from the checkout, several at a time where a test wants that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+CAPTURE = "from foundryc.cli import main; main()"
+RUN = """
+import sys
+from foundryrt.start import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules and "foundryc" not in sys.modules
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Python with these arguments."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)], text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What it printed; AssertionError with what it said where it failed."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out[-2000:] + err[-4000:]
+    return out
