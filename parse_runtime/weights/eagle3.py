@@ -12,7 +12,7 @@ from foundryc.weights import Piece, StoredTensor, TensorFile, materialize, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.hf_config import config_from_hf, read_json
-from parse_runtime.weights.parameters import Parameter
+from parse_runtime.weights.parameters import SAFETENSORS, Parameter, finder, mlp
 from parse_runtime.weights.source import weight_files
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
@@ -64,27 +64,18 @@ def _plain(name: str) -> str:
 def _parameters(
     c: ModelConfig, target: ModelConfig, stored: Mapping[str, StoredTensor], where: str
 ) -> list[Parameter]:
-    def find(name: str, *shape: int) -> StoredTensor:
-        if name not in stored:
-            raise UsageError(f"{where}: the head has no tensor {name!r}")
-        if stored[name].shape != shape:
-            raise UsageError(
-                f"{where}: tensor {name!r} is {list(stored[name].shape)}, "
-                f"its configuration asks for {list(shape)}"
-            )
-        return stored[name]
+    find = finder(stored, f"{where}: the head's files")
 
     def one(name: str, source: str, *shape: int, dtype: str = "") -> Parameter:
-        return Parameter(name, shape, whole(find(source, *shape)), dtype)
+        return Parameter(name, shape, whole(find(source, shape)), dtype)
 
     h, wide = c.hidden, 2 * c.hidden
     qkv, row = [], 0
     for name, heads in (("q", c.heads), ("k", c.kv_heads), ("v", c.kv_heads)):
         rows = heads * c.head_dim
-        qkv.append(Piece(find(f"self_attn.{name}_proj.weight", rows, wide), rows, wide, row=row))
+        weight = find(f"self_attn.{name}_proj.weight", (rows, wide))
+        qkv.append(Piece(weight, rows, wide, row=row))
         row += rows
-    gate = find("mlp.gate_proj.weight", c.intermediate, h)
-    up = find("mlp.up_proj.weight", c.intermediate, h)
     result = [
         one("fc", "fc.weight", h, 3 * target.hidden),
         one("input_norm", "input_layernorm.weight", h),
@@ -92,12 +83,7 @@ def _parameters(
         Parameter("qkv", (c.qkv_rows, wide), qkv),
         one("o", "self_attn.o_proj.weight", h, c.heads * c.head_dim),
         one("post_norm", "post_attention_layernorm.weight", h),
-        Parameter(
-            "gate_up",
-            (2 * c.intermediate, h),
-            [*whole(gate), Piece(up, c.intermediate, h, row=c.intermediate)],
-        ),
-        one("down", "mlp.down_proj.weight", h, c.intermediate),
+        *(Parameter(*found) for found in mlp(c, SAFETENSORS, find)),
         one("norm", "norm.weight", h),
         one("head", "lm_head.weight", c.vocab, h),
     ]

@@ -78,18 +78,7 @@ def parameters(
 
     UsageError names a tensor that is missing or of another shape than the configuration says.
     """
-
-    def find(name: str, shape: tuple[int, ...]) -> StoredTensor:
-        if name not in stored:
-            raise UsageError(f"the model's files have no tensor {name!r}")
-        if stored[name].shape != shape:
-            raise UsageError(
-                f"{stored[name].path}: tensor {name!r} is {list(stored[name].shape)}, "
-                f"its configuration asks for {list(shape)}"
-            )
-        return stored[name]
-
-    c = config
+    c, find = config, finder(stored, "the model's files")
     result = [_one("embed", find(f"{names.embed}.weight", (c.vocab, c.hidden)))]
     for layer in range(c.layers):
         prefix = names.layer.format(layer)
@@ -101,6 +90,22 @@ def parameters(
 
 
 Find = Callable[[str, tuple[int, ...]], StoredTensor]
+
+
+def finder(stored: Mapping[str, StoredTensor], files: str) -> Find:
+    """What gives a tensor by name; UsageError where `files` lack it or it has another shape."""
+
+    def find(name: str, shape: tuple[int, ...]) -> StoredTensor:
+        if name not in stored:
+            raise UsageError(f"{files} have no tensor {name!r}")
+        if stored[name].shape != shape:
+            raise UsageError(
+                f"{stored[name].path}: tensor {name!r} is {list(stored[name].shape)}, "
+                f"its configuration asks for {list(shape)}"
+            )
+        return stored[name]
+
+    return find
 
 
 def _one(name: str, stored: StoredTensor) -> Parameter:
@@ -139,7 +144,7 @@ def _layer(
         ),
         vector("post_norm", names.post_norm, c.hidden),
     ]
-    block = _experts if c.is_mixture(layer) else _mlp
+    block = _experts if c.is_mixture(layer) else mlp
     result += [parameter(*found) for found in block(c, names, find)]
     if c.qkv_bias:
         result.append(parameter("qkv_bias", (c.qkv_rows,), biases))
@@ -152,7 +157,8 @@ def _layer(
 Pieces = tuple[str, tuple[int, ...], list[Piece]]
 
 
-def _mlp(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+def mlp(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+    """Name, shape and recipe of `gate_up`, which has the gates first, and of `down`."""
     gate = find(f"{names.gate}.weight", (c.intermediate, c.hidden))
     up = find(f"{names.up}.weight", (c.intermediate, c.hidden))
     down = find(f"{names.down}.weight", (c.hidden, c.intermediate))
