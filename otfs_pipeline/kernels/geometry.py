@@ -15,6 +15,8 @@ SHARED_LIMIT = 232_448
 MOST_DOPPLERS = 128
 # Samples a thread computes with one coefficient. Odd: a warp's stride then meets no bank twice.
 EACH_CHOICES = (11, 5, 3, 1)
+# Neighbouring delays that share loads at most.
+GROUP = 4
 # Radians that the channel at nu_max may turn within half of them.
 HELD_TURN = 1e-3
 # Error of linear interpolation between two nodes of a coefficient, relative, at nu_max.
@@ -44,7 +46,7 @@ class Geometry:
     signals: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, group: int = 4) -> Geometry:
+    def of(cls, settings: Settings) -> Geometry:
         """The choice for a grid."""
         each = next(e for e in EACH_CHOICES if e <= held_samples(settings))
         if settings.n > MOST_DOPPLERS:
@@ -53,7 +55,7 @@ class Geometry:
                 "most; use a smaller grid or --target host"
             )
         for cluster in (4, 3, 2, 1):
-            geometry = cls(settings, each, group, cluster)
+            geometry = cls(settings, each, GROUP, cluster)
             # The parts of an H100 that clusters must not straddle hold 16 or 18 SMs, some fewer:
             # 30 clusters of four, and the last two periods would wait for a whole round.
             if cluster == 4 and geometry.shared_bytes > SHARED_LIMIT // 2 - 1024:
