@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from otfs_pipeline import banded, channel, equalize, qam, reference, transmit, zak
-from otfs_pipeline.estimate import Estimate
+from otfs_pipeline import banded, channel, equalize, linklevel, qam, zak
 from otfs_pipeline.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.study import processor
 
 PERFECT_POINTS = ((4, 10.0), (16, 15.0), (16, 20.0), (16, 25.0))
 PILOT_POINTS = (15.0, 20.0, 25.0)
@@ -56,16 +55,8 @@ def perfect_frame(points: int, snr_db: float, rng: np.random.Generator) -> list[
 
 def pilot_frame(link: Settings, snr_db: float, rng: np.random.Generator) -> list[float]:
     """BER of one frame with the channel and noise known, and with both estimated."""
-    sigma2 = 10 ** (-snr_db / 10)
-    paths = VEHICULAR_A.draw(rng, link.nu_max, link.gain_model)
-    taps = channel.effective_taps(paths, link.m, link.n, link.nu_p, link.pulse_rolloff)
-    bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
-    sent = transmit.transmit(bits, link)
-    received = banded.apply_samples(sent, banded.bands(taps, link.q)) + noise(rng, link.q, sigma2)
-    return [
-        float(np.mean(reference.receive(received, link, known).bits.ravel() != bits))
-        for known in (Estimate(taps, sigma2), None)
-    ]
+    errors = linklevel.estimation(link, VEHICULAR_A, [snr_db], rng)
+    return [errors["perfect"][0], errors["estimated"][0]]
 
 
 def summary(names: list[str], frames: list[list[float]]) -> dict[str, dict[str, float]]:
@@ -108,7 +99,7 @@ def main() -> None:
         print(pilot[-1], flush=True)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "device": f"{_processor()}, numpy {np.__version__}, float64",
+        "device": f"{processor()}, numpy {np.__version__}, float64",
         "perfect_csi": {
             "grid": "31x37", "nu_p": 30e3, "rolloff": 0.6, "nu_max": 815.0,
             "gain_model": "fixed", "frames": options.frames, "points": perfect,
@@ -121,12 +112,6 @@ def main() -> None:
         },
     }  # fmt: skip
     Path(options.output).write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     bar.close()
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "device": f"{_processor()}, numpy {np.__version__}, float64",
+        "device": f"{processor()}, numpy {np.__version__}, float64",
         "interval": "95 % percentile bootstrap over frames, 2000 resamples",
         "target_ber": TARGET_BER,
         "perfect_csi": known,
@@ -203,7 +203,8 @@ def _write(path: str, text: str) -> None:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name, where it is known."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
