@@ -134,7 +134,7 @@ class Passes:
             self._add(f"extend.{batch}.slots", torch.zeros(batch, dtype=torch.int64))
             self._add_sampling(f"extend.{batch}", batch)
         # The last row is for the padding of batches.
-        drafts = self._register("tree", Speculation.chains(s.slots + 1, tree), "state")
+        drafts = self._register("tree", torch.from_numpy(tree.chains(s.slots + 1)), "state")
         depths = torch.tensor(tree.depths, dtype=torch.int64)
         depths = self._register("tree.depths", depths, "constant")
         self._speculation = Speculation(tree, depths, drafts, self._head, s.max_len)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from parse_runtime.backend import GraphDecoder
 from parse_runtime.roles import Sampling
+from parse_runtime.shapes import Tree
 
 
 class DraftProposer:
@@ -20,9 +21,7 @@ class DraftProposer:
 
     def __init__(self, draft: GraphDecoder, depth: int) -> None:
         self._draft = draft
-        row = np.arange(depth + 1)
-        chain = np.stack([np.zeros_like(row), np.maximum(row - 1, 0), (2 << row) - 1])
-        self._drafts = np.repeat(chain[None], draft.slots + 1, axis=0).astype(np.int64)
+        self._drafts = Tree(depth).chains(draft.slots + 1)
 
     def propose(
         self,

@@ -29,16 +29,6 @@ class Speculation:
     head: Head | None
     max_len: int
 
-    @staticmethod
-    def chains(slots: int, tree: Tree) -> Tensor:
-        """Drafts of token 0, in which a row's parent is the first row of the level before."""
-        parents = [0 if d < 2 else 1 + (d - 2) * tree.width for d in tree.depths]
-        ancestors: list[int] = [1]
-        for row in range(1, tree.rows):
-            ancestors.append(ancestors[parents[row]] | 1 << row)
-        one = torch.tensor([[0] * tree.rows, parents, ancestors], dtype=torch.int64)
-        return one.repeat(slots, 1, 1)
-
     def rows(self, token: Tensor, position: Tensor, slots: Tensor) -> tuple[Tensor, Rows]:
         """The drafts [B, 3, L] with their roots put in, and the rows of the pass.
 

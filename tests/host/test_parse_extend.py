@@ -17,7 +17,6 @@ from parse_runtime.capture import Settings
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.models import decoder
 from parse_runtime.models.acceptance import accept
-from parse_runtime.models.speculation import Speculation
 from parse_runtime.roles import Sampling, Verification
 from parse_runtime.shapes import Tree
 from parse_runtime.target import GraphTarget
@@ -144,7 +143,7 @@ def test_the_longest_agreeing_path_is_accepted(data: st.DataObject, depth: int, 
 
 
 def test_drafts_begin_as_chains() -> None:
-    tokens, parents, ancestors = Speculation.chains(2, Tree(3)).unbind(1)
+    tokens, parents, ancestors = Tree(3).chains(2).swapaxes(0, 1)
     assert parents.tolist() == [[0, 0, 1, 2]] * 2
     assert ancestors.tolist() == [[0b1, 0b11, 0b111, 0b1111]] * 2
     assert not tokens.any()
