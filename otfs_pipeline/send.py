@@ -13,6 +13,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from foundryrt.bundle.reader import Bundle
@@ -50,7 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
 def send(options: argparse.Namespace) -> dict[str, Any]:
     """Send what `options` says; the number of frames, the seconds, and those that went out late."""
     settings = _settings(options)
-    messages = list(_messages(options, settings))
+    if options.iq:
+        messages = list(_recorded(options.iq, settings))
+        frames = options.frames or len(messages)
+    else:
+        frames = options.frames or 100
+        messages = list(_simulated(options, settings, min(options.pool, frames)))
     if not messages:
         raise FoundryError(f"recording {options.iq}: there is no frame in it")
     size = max(len(data) for _, data in messages)
@@ -59,19 +65,15 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
         if options.zmq
         else shared.Sender(options.shm, size, options.slots, not options.pace, options.patience)
     )
-    bar, late, sent = Bar("sending", options.frames), 0, 0
+    bar, late, sent = Bar("sending", frames), 0, 0
     start = time.perf_counter()
     try:
-        for (header, data), sequence in zip(
-            itertools.cycle(messages), range(options.frames), strict=False
-        ):
+        for header, data in itertools.islice(itertools.cycle(messages), frames):
             if options.pace:
-                due = start + (sequence + 1) * settings.frame_seconds
+                due = start + (sent + 1) * settings.frame_seconds
                 late += time.perf_counter() > due
                 sleep_until(due)
-            link.send(
-                Header(sequence, header.datatype, header.samples, header.seed, header.index), data
-            )
+            link.send(replace(header, sequence=sent), data)
             sent += 1
             bar.update(sent)
         link.finish(sent)
@@ -88,23 +90,23 @@ def _settings(options: argparse.Namespace) -> Settings:
         return Settings(**bundle.manifest.workload.settings)  # type: ignore[arg-type]
 
 
-def _messages(options: argparse.Namespace, settings: Settings) -> Iterator[tuple[Header, bytes]]:
-    if options.iq:
-        played = recording.open_recording(options.iq, "", "", settings)
-        options.frames = options.frames or played.count(settings)
-        data = played.path.read_bytes()
-        length = settings.q * width(played.datatype)
-        for i in range(played.count(settings)):
-            piece = data[i * length : (i + 1) * length]
-            seed, index = played.seeds.get(i * settings.q, (-1, 0))
-            samples = len(piece) // width(played.datatype)
-            whole = piece[: samples * width(played.datatype)]
-            yield Header(0, played.datatype, samples, seed, index), whole
-        return
-    options.frames = options.frames or 100
+def _recorded(path: str, settings: Settings) -> Iterator[tuple[Header, bytes]]:
+    played = recording.open_recording(path, "", "", settings)
+    data = played.path.read_bytes()
+    length = settings.q * width(played.datatype)
+    for i in range(played.count(settings)):
+        piece = data[i * length : (i + 1) * length]
+        seed, index = played.seeds.get(i * settings.q, (-1, 0))
+        samples = len(piece) // width(played.datatype)
+        whole = piece[: samples * width(played.datatype)]
+        yield Header(0, played.datatype, samples, seed, index), whole
+
+
+def _simulated(
+    options: argparse.Namespace, settings: Settings, size: int
+) -> Iterator[tuple[Header, bytes]]:
     paths = profile.find(options.channel)
     paths.check(settings)
-    size = min(options.pool, options.frames)
     bar = Bar("simulating", size)
     gain = _INTEGER_GAIN if options.datatype == "ci16_le" else 1.0
 
