@@ -54,6 +54,12 @@ class Problems:
         """[B], tokens of the solution without the end token."""
         return self.steps * LINE + LAST
 
+    def at(self, chosen: Tensor) -> Problems:
+        """Those of the int64 indices `chosen`, in their order."""
+        return Problems(
+            self.start[chosen], self.operators[chosen], self.operands[chosen], self.steps[chosen]
+        )
+
     def final(self) -> Tensor:
         """[B], the numbers asked for."""
         return self.values().gather(1, self.steps[:, None])[:, 0]

@@ -223,12 +223,8 @@ def _examples(count: int, pool: Pool, generator: torch.Generator) -> Iterator[ju
         rows = task.answers(fresh, fresh.values())
         rows[:quarter] = judged.corrupted(fresh, generator)[:quarter]
         chosen = torch.randint(0, len(sampled), (quarter,), generator=generator, device=rows.device)
-        old = task.Problems(
-            pooled.start[chosen], pooled.operators[chosen], pooled.operands[chosen],
-            pooled.steps[chosen],
-        )  # fmt: skip
         answers = torch.cat((rows, sampled[chosen]))
-        yield judged.batch(_joined([fresh, old]), answers, generator)
+        yield judged.batch(_joined([fresh, pooled.at(chosen)]), answers, generator)
 
 
 def _conversations(count: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

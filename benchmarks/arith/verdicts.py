@@ -22,11 +22,7 @@ def measure(network: Network, problems: task.Problems, answers: Tensor) -> dict[
     device = answers.device
     generator = torch.Generator(device).manual_seed(1)
     for rows in torch.arange(len(answers), device=device).split(512):
-        part = task.Problems(
-            problems.start[rows], problems.operators[rows], problems.operands[rows],
-            problems.steps[rows],
-        )  # fmt: skip
-        batch = judged.batch(part, answers[rows], generator)
+        batch = judged.batch(problems.at(rows), answers[rows], generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden, _ = network(batch.tokens, batch.positions, batch.mask.to(dtype(device)))
             logits = network.lm_head(hidden[:, judged.TRUNK :]).float()
