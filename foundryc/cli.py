@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-from rich.table import Table
 
 from foundryc import report
 from foundryc.cache import cli as cache_cli
@@ -18,7 +17,7 @@ from foundryc.difference import compare
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import Json, Version, print_json, reporting, run_app
+from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
 from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -88,13 +87,7 @@ def workloads(
             print_json(names) if json else print("\n".join(names))
             return
         rows = options.describe(workload.find("foundryc.workloads", name).Settings)
-        if json:
-            print_json([dict(zip(options.COLUMNS, row, strict=True)) for row in rows])
-            return
-        table = Table(*options.COLUMNS, title=f"foundryc capture --workload {name}")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
+        print_options(rows, f"foundryc capture --workload {name}", json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
-from foundryrt.console import Json, Version, print_json, reporting, run_app
+from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
 from foundryrt.trust import resolve
@@ -87,23 +87,14 @@ def show_options(
     json: Json = False,
 ) -> None:
     """List the options that `run`, or `serve`, takes for BUNDLE's workload."""
-    from rich.console import Console
-    from rich.table import Table
-
     with reporting():
         with Bundle.open(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name
             driver = _server(opened) if serve else workload.find("foundryrt.workloads", name)
         chosen = driver.Serving if serve else driver.Options
         rows = options.describe(chosen, opened.manifest.workload.settings)
-        if json:
-            print_json([dict(zip(options.COLUMNS, row, strict=True)) for row in rows])
-            return
         command = "serve" if serve else "run"
-        table = Table(*options.COLUMNS, title=f"foundryrt {command}, workload {name}")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
+        print_options(rows, f"foundryrt {command}, workload {name}", json)
 
 
 def _server(bundle: Bundle) -> Any:

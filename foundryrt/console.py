@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from foundryrt import options
 from foundryrt.errors import FoundryError
 
 
@@ -88,3 +89,17 @@ def write(text: str) -> None:
 def print_json(value: object) -> None:
     """Results for programs: one JSON document on stdout."""
     write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_options(rows: list[tuple[str, str, str]], title: str, json: bool) -> None:
+    """A workload's options, as `options.describe` gives them: a table with a title, or JSON."""
+    if json:
+        print_json([dict(zip(options.COLUMNS, row, strict=True)) for row in rows])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*options.COLUMNS, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
