@@ -100,14 +100,11 @@ def create_key(path: Path) -> Path:
         for place, mode, data in ((path, 0o600, secret), (public, 0o644, open_part)):
             try:
                 handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            except FileExistsError:
-                raise UsageError(f"{place}: exists; a key is never overwritten") from None
-            except OSError as error:
-                raise FoundryError(f"{place}: cannot be written: {error.strerror}") from error
-            undo.callback(place.unlink)
-            try:
+                undo.callback(place.unlink)
                 with open(handle, "wb") as file:
                     file.write(data)
+            except FileExistsError:
+                raise UsageError(f"{place}: exists; a key is never overwritten") from None
             except OSError as error:
                 raise FoundryError(f"{place}: cannot be written: {error.strerror}") from error
         undo.pop_all()
