@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from foundryrt.arrays import check_array
 from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,8 +45,4 @@ def check_inputs(values: Arrays, wanted: Mapping[str, Any]) -> None:
             f"a launch takes {', '.join(wanted)}, not {', '.join(values) or 'nothing'}"
         )
     for name, like in wanted.items():
-        got = values[name]
-        if got.shape != tuple(like.shape) or got.dtype != like.dtype:
-            raise UsageError(
-                f"{name} is {like.dtype} {tuple(like.shape)}, not {got.dtype} {got.shape}"
-            )
+        check_array(name, values[name], like)

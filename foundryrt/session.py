@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.errors import UsageError
-from foundryrt.pipeline import Pipeline
 from foundryrt.trust import KeyPath, resolve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by whoever asks for arrays: it takes long
+
+    from foundryrt.pipeline import Pipeline
 
 Places = Mapping[str, Any]
 """What `Backend.tensor` gives, by name."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from foundryrt.arrays import check_array
 from foundryrt.buffers import address
 from foundryrt.bundle.schema import DTYPES, Tensor
 from foundryrt.cuda.device import Device
@@ -128,11 +129,7 @@ class DeviceTensor:
         import numpy as np
 
         array = np.asarray(values)
-        if array.shape != tuple(self.schema.shape) or array.dtype != self.dtype:
-            raise UsageError(
-                f"{self.schema.name} is {self.dtype} {self.schema.shape}, not {array.dtype}"
-                f" {array.shape}"
-            )
+        check_array(self.schema.name, array, self)
         # Gaps between strided elements keep what they hold.
         dense = self.extent == array.nbytes
         data = bytearray(self.extent) if dense else self.read_bytes()

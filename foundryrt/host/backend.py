@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foundryrt.arrays import check_array
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, Tensor
 from foundryrt.convert import AnyArray
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError
 from foundryrt.host.arena import Arena
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.weights import load
@@ -80,10 +81,7 @@ class HostBackend:
     def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
         place, array = self.tensor(tensor), np.asarray(values)
-        if array.shape != place.shape or array.dtype != place.dtype:
-            raise UsageError(
-                f"{tensor.name} is {place.dtype} {place.shape}, not {array.dtype} {array.shape}"
-            )
+        check_array(tensor.name, array, place)
         place[...] = array
 
     def require(self, graph: int) -> Tape:
