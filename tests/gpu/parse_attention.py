@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "host"))
-from attention_cases import Case, exact, random_case, rows_visible, step_visible
+from attention_cases import Case, exact, random_case, rows, rows_visible, step, step_visible
 
-from parse_runtime.kernels.attend_rows import attend_rows
-from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.sample import sample
 
 HEADS = [
@@ -23,19 +21,6 @@ HEADS = [
     (3, 3, 80, torch.float32),
 ]  # fmt: skip
 """Heads of a group, groups, head_dim, type."""
-
-
-def rows(case: Case) -> torch.Tensor:
-    return attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
-    )
-
-
-def step(case: Case) -> torch.Tensor:
-    return attend_step(
-        case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, case.keys,
-        case.length,
-    )  # fmt: skip
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from parse_runtime.kernels.attend_rows import attend_rows
+from parse_runtime.kernels.attend_step import attend_step
+
 
 @dataclass(frozen=True)
 class Case:
@@ -52,6 +55,21 @@ def random_case(
         ancestors=torch.randint(-(2**62), 2**62, (count,), generator=g) * 2 + below(2),
         keys=keys,
     )
+
+
+def rows(case: Case) -> Tensor:
+    """What `attend_rows` gives for the first of the slots."""
+    return attend_rows(
+        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
+    )
+
+
+def step(case: Case) -> Tensor:
+    """What `attend_step` gives."""
+    return attend_step(
+        case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, case.keys,
+        case.length,
+    )  # fmt: skip
 
 
 def rows_visible(case: Case) -> Tensor:

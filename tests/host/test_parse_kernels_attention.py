@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from attention_cases import exact, random_case, rows_visible, step_visible
+from attention_cases import exact, random_case, rows, rows_visible, step, step_visible
 
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
@@ -37,9 +37,7 @@ layouts = st.fixed_dictionaries(
 @given(layout=layouts)
 def test_rows_against_float64(layout: dict[str, int]) -> None:
     case = random_case(**layout)
-    found = attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
-    )
+    found = rows(case)
     assert (found.double() - exact(case, rows_visible(case))).abs().max() < 1e-4
 
 
@@ -47,18 +45,13 @@ def test_rows_against_float64(layout: dict[str, int]) -> None:
 @given(layout=layouts, batch=st.integers(1, 3))
 def test_step_against_float64(layout: dict[str, int], batch: int) -> None:
     case = random_case(**layout, batch=batch)
-    found = attend_step(
-        case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, case.keys,
-        case.length,
-    )  # fmt: skip
+    found = step(case)
     assert (found.double() - exact(case, step_visible(case))).abs().max() < 1e-4
 
 
 def test_bfloat16_is_rounded_once_a_product() -> None:
     case = random_case(0, length=20, group=5, head_dim=64, keys=90, dtype=torch.bfloat16)
-    found = attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
-    )
+    found = rows(case)
     expected = exact(case, rows_visible(case))
     assert (found.double() - expected).norm() < 1e-2 * expected.norm()
 
@@ -66,9 +59,7 @@ def test_bfloat16_is_rounded_once_a_product() -> None:
 def test_what_a_row_does_not_see_is_not_read() -> None:
     case = random_case(4, length=3, keys=30)
     case.cuts.clamp_(max=5)
-    before = attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
-    )
+    before = rows(case)
     unseen = ~rows_visible(case).any(0)
     assert unseen.any()
     slot = int(case.slots[0])
@@ -76,9 +67,7 @@ def test_what_a_row_does_not_see_is_not_read() -> None:
     case.cache[:, :, other] = 1e9
     case.cache[:, :, slot, case.keys :] = 1e9
     case.cache[:, :, slot, : case.keys][:, :, unseen] = 1e9
-    after = attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
-    )
+    after = rows(case)
     assert torch.equal(before, after)
 
 
@@ -99,16 +88,16 @@ def test_one_verification_equals_separate_prefills(
     max_len, heads, head_dim = 40, 4, 8
     count = trunk + suffix * len(cuts) + padding
     plan, _ = verification([0] * trunk, prefix, [0] * suffix, cuts, count, max_len)
-    _, _, rows, chosen, starts = torch.from_numpy(plan).unbind(0)
+    _, _, own_rows, chosen, starts = torch.from_numpy(plan).unbind(0)
     g = torch.Generator().manual_seed(seed)
     keys = max_len + 1 + suffix * len(cuts)
     cache = torch.randn(2, 2, 2, keys, head_dim, generator=g)
     q = torch.randn(count, heads, head_dim, generator=g)
     slot = torch.ones(1, dtype=torch.int64)
-    found = attend_rows(q, cache, slot, rows, chosen, starts, keys)
+    found = attend_rows(q, cache, slot, own_rows, chosen, starts, keys)
     for i, cut in enumerate(cuts):
         index = torch.arange(trunk + i * suffix, trunk + (i + 1) * suffix)
-        own = cache[:, :, :, rows[index]]
+        own = cache[:, :, :, own_rows[index]]
         alone = torch.cat((cache[:, :, :, :cut], own), 3)
         plain = torch.from_numpy(causal([0] * suffix, cut, suffix, max_len))
         expected = attend_rows(q[index], alone, slot, plain[2], plain[3], plain[4], cut + suffix)
