@@ -148,21 +148,24 @@ def eager(
     return session, *open_models(session), model
 
 
-def answer(settings: Settings, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """What `foundryrt run` reports, of passes that torch runs directly."""
-    model = open_model(settings.model)
-    tokenizer = model.text.tokenizer
-    words = (tokenizer.single(settings.yes), tokenizer.single(settings.no))
-    session, *_ = eager(settings, words, device)
+def opened(settings: Settings, words: tuple[int, int], device: str = "cpu") -> SimpleNamespace:
+    """As the session of a bundle of one tokenizer, with passes that torch runs directly."""
+    session, _, _, model = eager(settings, words, device)
     files = {
         "tokenizer.json": model.text.tokenizer_json.encode(),
         "chat.json": json.dumps(model.text.chat.to_dict()).encode(),
     }
-    face = SimpleNamespace(
-        file=files.__getitem__, files=list(files), settings=asdict(settings), graphs=session.graphs,
-        write=session.write, graph=session.graph,
+    return SimpleNamespace(
+        file=files.__getitem__, files=list(files), settings=session.settings,
+        graphs=session.graphs, write=session.write, graph=session.graph,
     )  # fmt: skip
-    return dict(run(face, Options(**options), True))
+
+
+def answer(settings: Settings, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """What `foundryrt run` reports, of passes that torch runs directly."""
+    tokenizer = open_model(settings.model).text.tokenizer
+    words = (tokenizer.single(settings.yes), tokenizer.single(settings.no))
+    return dict(run(opened(settings, words, device), Options(**options), True))
 
 
 def logits(model: GraphDecoder, tokens: Sequence[int], start: int = 0, slot: int = 0) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import eager, logits
+from parse_models import eager, logits, opened
 
 from benchmarks.arith import bundles, drive, judged, task
 from benchmarks.arith.generation import first_wrong
@@ -24,7 +22,6 @@ from benchmarks.arith.vocabulary import JUDGEMENT, tokenizer
 from parse_runtime.capture import Settings
 from parse_runtime.loading import Loaded, load
 from parse_runtime.roles import Verification
-from parse_runtime.weights.source import open_model
 
 PROBLEMS = drive.draw(6, seed=77)
 
@@ -39,29 +36,14 @@ def settings(**changes: object) -> Settings:
     return Settings(**values)  # type: ignore[arg-type]
 
 
-def opened(chosen: Settings) -> Loaded:
-    model = open_model(chosen.model)
+def loaded(chosen: Settings) -> Loaded:
     words = (tokenizer().token_to_id("Yes"), tokenizer().token_to_id("No"))
-    session, *_ = eager(chosen, words)
-    files = {
-        "tokenizer.json": model.text.tokenizer_json.encode(),
-        "chat.json": json.dumps(model.text.chat.to_dict()).encode(),
-    }
-    return load(
-        SimpleNamespace(
-            file=files.__getitem__,
-            files=list(files),
-            settings=asdict(chosen),
-            graphs=session.graphs,
-            write=session.write,
-            graph=session.graph,
-        )
-    )
+    return load(opened(chosen, words))
 
 
 @pytest.fixture(scope="module")
 def pair() -> Loaded:
-    return opened(settings())
+    return loaded(settings())
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +80,8 @@ def test_verdicts_tell_right_prefixes_from_wrong_ones(pair: Loaded) -> None:
 
 
 def test_the_head_speeds_the_target_and_changes_nothing(alone: list[str]) -> None:
-    head = str(bundles.WEIGHTS / "eagle3")
-    loaded = opened(settings(eagle=head, eagle_depth=4))
-    run = drive.answer(loaded, PROBLEMS[:3], 2, {"max_rounds": 0})
+    chosen = settings(eagle=str(bundles.WEIGHTS / "eagle3"), eagle_depth=4)
+    run = drive.answer(loaded(chosen), PROBLEMS[:3], 2, {"max_rounds": 0})
     assert [outcome.text for outcome in run.outcomes] == alone[:3]
     for outcome in run.outcomes:
         counts = outcome.statistics

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tokenizers
@@ -14,11 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import require_smollm2, save
+from parse_models import eager, require_smollm2, save
 
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings, build
-from parse_runtime.eager import EagerSession
+from parse_runtime.capture import Settings
 from parse_runtime.loading import pair
 from parse_runtime.outcome import Outcome
 from parse_runtime.pair import Alike, Unlike
@@ -26,7 +23,6 @@ from parse_runtime.prompts import Prompts, Voice
 from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
 from parse_runtime.scheduler import Scheduler
-from parse_runtime.target import open_models
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.source import open_model
@@ -41,17 +37,10 @@ def opened(folder: Path, **changes: object) -> tuple[Scheduler, Prompts]:
         "verify": "48x3,120x6", "judge_prompt": "ok?", **changes,
     }  # fmt: skip
     chosen = Settings(**values)  # type: ignore[arg-type]
-    target = open_model(chosen.model)
-    draft = open_model(chosen.draft) if chosen.draft else target
-    session = EagerSession()
-    for passes in build(session.register, chosen, target, draft, (5, 9)):
-        session.add(passes)
-    voices = [Voice(m.text.tokenizer, m.text.chat) for m in (target, draft)]
-    face = SimpleNamespace(
-        settings=asdict(chosen), graphs=session.graphs, write=session.write, graph=session.graph
-    )
-    loaded = open_models(face)
-    return Scheduler(*loaded), Prompts(*voices, pair(*voices, "retokenize"))
+    _, target, draft, model = eager(chosen, (5, 9))
+    drafting = open_model(chosen.draft) if chosen.draft else model
+    voices = [Voice(m.text.tokenizer, m.text.chat) for m in (model, drafting)]
+    return Scheduler(target, draft), Prompts(*voices, pair(*voices, "retokenize"))
 
 
 @pytest.fixture(scope="module", params=["", "draft"])
