@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from foundryrt.errors import UsageError
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+from otfs_pipeline.settings import option
 
 
 @dataclass(frozen=True)
 class Options:
     """Where frames come from, how fast, and what is kept. UsageError where a value cannot work."""
 
-    frames: int = _option(100, "simulated frames")
-    snr: float = _option(20.0, "signal-to-noise ratio of the simulated link in dB")
-    seed: int = _option(0, "seed of payload, channel and noise")
-    channel: str = _option(
+    frames: int = option(100, "simulated frames")
+    snr: float = option(20.0, "signal-to-noise ratio of the simulated link in dB")
+    seed: int = option(0, "seed of payload, channel and noise")
+    channel: str = option(
         "vehicular-a", "simulated channel: vehicular-a, eva, or a .csv or .json file of paths"
     )
-    pool: int = _option(0, "simulated frames made beforehand and repeated; 0: as many as 256 MB")
-    iq: str = _option("", "receive this recording (.sigmf-data, .sigmf-meta or raw) instead")
-    metadata: str = _option("", "SigMF metadata of --iq, where it is not beside it")
-    datatype: str = _option("", "samples of --iq: cf32_le or ci16_le; default: from the metadata")
-    zmq: str = _option("", "receive from senders at this ZeroMQ endpoint, such as ipc:///tmp/otfs")
-    shm: str = _option("", "receive from a sender's ring in shared memory, such as /dev/shm/otfs")
-    idle_timeout: float = _option(
-        10.0, "end --zmq or --shm after that many quiet seconds; 0: never"
-    )
-    max_frames: int = _option(0, "stop --iq, --zmq or --shm after that many frames; 0: never")
-    pace: bool = _option(False, "frames at the rate of the air, not flat out")
-    queue: int = _option(8, "frames that wait for the receiver at most; the oldest is dropped")
-    lossless: bool = _option(False, "a full queue holds --zmq or --shm up, nothing is dropped")
-    depth: int = _option(3, "frames in flight between copy-in and copy-out")
-    bits_out: str = _option("", "write the payload bits to this file, packed")
-    llr_out: str = _option("", "write the LLRs to this file, float32")
-    constellation: str = _option("", "write the constellation to this PNG")
-    latency_plot: str = _option("", "write the latency histogram to this PNG")
+    pool: int = option(0, "simulated frames made beforehand and repeated; 0: as many as 256 MB")
+    iq: str = option("", "receive this recording (.sigmf-data, .sigmf-meta or raw) instead")
+    metadata: str = option("", "SigMF metadata of --iq, where it is not beside it")
+    datatype: str = option("", "samples of --iq: cf32_le or ci16_le; default: from the metadata")
+    zmq: str = option("", "receive from senders at this ZeroMQ endpoint, such as ipc:///tmp/otfs")
+    shm: str = option("", "receive from a sender's ring in shared memory, such as /dev/shm/otfs")
+    idle_timeout: float = option(10.0, "end --zmq or --shm after that many quiet seconds; 0: never")
+    max_frames: int = option(0, "stop --iq, --zmq or --shm after that many frames; 0: never")
+    pace: bool = option(False, "frames at the rate of the air, not flat out")
+    queue: int = option(8, "frames that wait for the receiver at most; the oldest is dropped")
+    lossless: bool = option(False, "a full queue holds --zmq or --shm up, nothing is dropped")
+    depth: int = option(3, "frames in flight between copy-in and copy-out")
+    bits_out: str = option("", "write the payload bits to this file, packed")
+    llr_out: str = option("", "write the LLRs to this file, float32")
+    constellation: str = option("", "write the constellation to this PNG")
+    latency_plot: str = option("", "write the latency histogram to this PNG")
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("queue", 1), ("depth", 1), ("pool", 0),

@@ -15,7 +15,8 @@ WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
 CHANNEL_REACH = {"rrc": 8, "sinc": 48}
 
 
-def _help(default: Any, text: str) -> Any:
+def option(default: Any, text: str) -> Any:
+    """A field whose command-line option has the help `text`."""
     return field(default=default, metadata={"help": text})
 
 
@@ -23,24 +24,24 @@ def _help(default: Any, text: str) -> Any:
 class Settings:
     """Grid, waveform, pilot and receiver of one link. UsageError where a value cannot work."""
 
-    grid: str = _help("1024x32", "delay x Doppler bins (M x N)")
-    nu_p: float = _help(15e3, "Doppler period in Hz")
-    nu_max: float = _help(815.0, "largest Doppler shift in Hz")
-    delay_spread: float = _help(2.51e-6, "largest path delay in seconds")
-    pulse: str = _help("rrc", "pulse in delay and Doppler: rrc or sinc")
-    rolloff: float = _help(0.6, "roll-off of the rrc pulse, 0 < rolloff <= 1")
-    modulation: int = _help(16, "points of the QAM constellation: 4, 16 or 64")
-    pilot_db: float = _help(
+    grid: str = option("1024x32", "delay x Doppler bins (M x N)")
+    nu_p: float = option(15e3, "Doppler period in Hz")
+    nu_max: float = option(815.0, "largest Doppler shift in Hz")
+    delay_spread: float = option(2.51e-6, "largest path delay in seconds")
+    pulse: str = option("rrc", "pulse in delay and Doppler: rrc or sinc")
+    rolloff: float = option(0.6, "roll-off of the rrc pulse, 0 < rolloff <= 1")
+    modulation: int = option(16, "points of the QAM constellation: 4, 16 or 64")
+    pilot_db: float = option(
         0.0, "pilot energy over a symbol's in dB; 0: what the guard strip would carry as symbols"
     )
-    guard: int = _help(0, "delay bins of the guard strip, odd; 0: from the spread")
-    doppler_reach: int = _help(
+    guard: int = option(0, "delay bins of the guard strip, odd; 0: from the spread")
+    doppler_reach: int = option(
         0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc) or 8 (sinc)"
     )
-    gain_model: str = _help("fixed", "path gains of the synthetic source: fixed or rayleigh")
-    iterations: int = _help(28, "conjugate-gradient iterations")
-    tap_sigmas: float = _help(3.0, "taps count above this many noise deviations")
-    max_taps: int = _help(192, "the strongest taps that are kept at most")
+    gain_model: str = option("fixed", "path gains of the synthetic source: fixed or rayleigh")
+    iterations: int = option(28, "conjugate-gradient iterations")
+    tap_sigmas: float = option(3.0, "taps count above this many noise deviations")
+    max_taps: int = option(192, "the strongest taps that are kept at most")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", self.grid):
