@@ -1,8 +1,24 @@
-"""Command-line arguments: their types, an error of argparse (exit code 2) for others; --help."""
+"""Command lines: types of arguments, an argparse error (exit 2) for others; --help; exit codes."""
 
 from __future__ import annotations
 
+import sys
 from argparse import Action, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Callable
+
+from foundryrt.errors import FoundryError
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Of `command`: a FoundryError is one line on stderr and has its own, Ctrl-C is 130."""
+    try:
+        command()
+    except FoundryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 class HelpWithDefaults(RawDescriptionHelpFormatter):

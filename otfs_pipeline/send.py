@@ -20,7 +20,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
 from otfs_pipeline import profile, recording, shared, source, zeromq
-from otfs_pipeline.arguments import HelpWithDefaults, natural, positive
+from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
 from otfs_pipeline.pace import sleep_until
 from otfs_pipeline.progress import Bar
 from otfs_pipeline.samples import DATATYPES, encode, width
@@ -34,18 +34,15 @@ _INTEGER_GAIN = 1 / 64
 def main(arguments: list[str] | None = None) -> int:
     """Send; the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        report = send(options)
-    except FoundryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> None:
+    report = send(options)
     if options.json:
         print_json(report)
     else:
         print(f"{report['frames']} frames sent in {report['seconds']:.2f} s")
-    return 0
 
 
 def send(options: argparse.Namespace) -> dict[str, Any]:

@@ -22,9 +22,9 @@ import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.console import print_json
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import UsageError
 from otfs_pipeline import linklevel, plots
-from otfs_pipeline.arguments import HelpWithDefaults, positive
+from otfs_pipeline.arguments import HelpWithDefaults, exit_code, positive
 from otfs_pipeline.bootstrap import interval, snr_at
 from otfs_pipeline.profile import Profile, find
 from otfs_pipeline.progress import Bar
@@ -36,24 +36,21 @@ TARGET_BER = 1e-2
 def main(arguments: list[str] | None = None) -> int:
     """Run the study; the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.plot:
-            plots.new_figure(options.plot)  # what is missing is said now, not after the study
-        result = study(options)
-        if options.output:
-            _write(options.output, json.dumps(result, indent=1) + "\n")
-        if options.plot:
-            _plot(options.plot, result)
-    except FoundryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> None:
+    if options.plot:
+        plots.new_figure(options.plot)  # what is missing is said now, not after the study
+    result = study(options)
+    if options.output:
+        _write(options.output, json.dumps(result, indent=1) + "\n")
+    if options.plot:
+        _plot(options.plot, result)
     if options.json:
         print_json(result)
     else:
         _print(result)
-    return 0
 
 
 def study(options: argparse.Namespace) -> dict[str, Any]:
