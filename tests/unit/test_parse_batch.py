@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from parse_fakes import Fake, mixing, request
 
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.batch import answer_all
 from parse_runtime.jobs import Job, Refused
 from parse_runtime.scheduler import Scheduler
+from tests.unit.parse_fakes import Fake, mixing, request
 
 
 class Letters:

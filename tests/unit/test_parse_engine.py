@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from parse_fakes import PROMPT, Fake, Heard, accepting, request, scripted
 
 from foundryrt.errors import UsageError
 from parse_runtime.request import Statistics
 from parse_runtime.roles import Sampling
 from parse_runtime.rules import Rules
 from parse_runtime.scheduler import Scheduler
+from tests.unit.parse_fakes import PROMPT, Fake, Heard, accepting, request, scripted
 
 DRAFT = [11, 12, 13, 14, 15, 16, 17, 18]
 OWN = [31, 32, 33, 34, 35, 36, 37, 38, 39]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-from parse_fakes import PROMPT, Fake, Heard, mixing, request
 
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine import Engine, Overloaded
 from parse_runtime.request import Request
 from parse_runtime.roles import Sampling
 from parse_runtime.scheduler import Scheduler
+from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request
 
 
 def judge(held: list[int]) -> float:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
-
-sys.path.insert(0, str(Path(__file__).parent))
-from parse_fakes import Fake, mixing
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine import FAILING, Engine
@@ -24,6 +19,7 @@ from parse_runtime.rules import Rules
 from parse_runtime.scheduler import Scheduler
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
+from tests.unit.parse_fakes import Fake, mixing
 
 testclient = pytest.importorskip("starlette.testclient", reason="pip install 'foundry[serve]'")
 from parse_runtime.serve.app import Service  # noqa: E402
