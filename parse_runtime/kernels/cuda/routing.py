@@ -83,7 +83,7 @@ def _group(
     release()
     wait()
     if tl.program_id(0) == tl.num_programs(0) - 1:
-        _blocks(chosen, blocks, pairs, count, number, ROWS, EXPERTS, CHUNK)
+        _blocks(chosen, blocks, pairs, count, ROWS, EXPERTS, CHUNK)
     else:
         pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
         own = tl.load(chosen + pair, pair < pairs, other=number)
@@ -99,7 +99,7 @@ def _group(
 
 @triton.jit
 def _blocks(
-    chosen, blocks, pairs, count, number,
+    chosen, blocks, pairs, count,
     ROWS: tl.constexpr, EXPERTS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     expert = tl.arange(0, EXPERTS)
