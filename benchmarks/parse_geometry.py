@@ -69,7 +69,7 @@ class Benchmark:
         key = f"{name} {agreement}"
         if key not in self._models:
             config = CONFIGS[name]
-            self._models[key] = config, random_parameters(config, self.device, 0, agreement)
+            self._models[key] = config, random_parameters(config, self.device, agreement)
         return self._models[key]
 
     def forget(self) -> None:
@@ -82,16 +82,14 @@ class Benchmark:
         self.results[part] = {**self.about, **found}
         self.output.write_text(json.dumps(self.results, indent=1) + "\n")
 
-    def decoding(
-        self, part: str, name: str, batches: tuple[int, ...], tokens: int = 64
-    ) -> dict[str, Any]:
+    def decoding(self, part: str, name: str, batches: tuple[int, ...]) -> dict[str, Any]:
         """Decoding by the target alone, from position 512 on, by batch.
 
         `seconds_device` is a step's graph alone, `tokens_per_second` a loop over the backend, which
         reads every token and writes the next inputs.
         """
         config, parameters = self.model(name)
-        start = 16 if self.tiny else 512
+        start, tokens = 16 if self.tiny else 512, 64
         shapes = Shapes(
             max_len=start + 2 * tokens, slots=max(batches), prefill=(start,), decode=batches
         )
