@@ -1,16 +1,13 @@
-"""The mixture-of-experts block of Qwen3-MoE: which layers have one, and what it computes."""
+"""The mixture-of-experts block of Qwen3-MoE, on the parameters of a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from parse_runtime.kernels.experts import experts
-
-if TYPE_CHECKING:
-    from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.config import ModelConfig
 
 
 def mixture(weights: Mapping[str, Tensor], config: ModelConfig, x: Tensor) -> Tensor:
