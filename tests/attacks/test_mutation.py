@@ -19,9 +19,7 @@ from foundryrt.bundle.reader import Bundle
 from tests.attacks.samples import parts
 
 GOOD = parts().assemble()
-QUICK = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+QUICK = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)

@@ -181,7 +181,7 @@ def test_two_keys_and_rotation(tmp_path: Path) -> None:
         read(path, reseal(data), Trust(TRUST_ALICE.keys | TRUST_BOB.keys))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=6),
     st.booleans(),

@@ -192,7 +192,7 @@ def test_operators_that_no_bundle_may_name(name: str) -> None:
         operator(name)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, len(WORDS) - 1), st.integers(0, 2**64 - 1)), max_size=3))
 def test_any_words_stay_inside_the_arena(
     changes: list[tuple[int, int]],
@@ -212,7 +212,7 @@ def test_any_words_stay_inside_the_arena(
     assert all(n == 0 or end <= SIZE for n, end in zip(sizes, ends, strict=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=40), st.integers(0, len(GOOD)), st.integers(0, len(GOOD)))
 def test_any_skeleton_runs_or_is_refused(junk: bytes, start: int, end: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

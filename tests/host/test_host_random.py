@@ -50,7 +50,7 @@ def run(choices: list[tuple[int, int, int]], *start: torch.Tensor) -> list[torch
     return live[-4:]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(0, len(STEPS) - 1), st.integers(0, 9), st.integers(0, 9)),

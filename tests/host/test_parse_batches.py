@@ -67,7 +67,7 @@ def outcome(scheduler: Scheduler, prompts: Prompts, one) -> Outcome:  # type: ig
     return told
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(st.lists(asked, min_size=2, max_size=7))
 def test_tokens_do_not_depend_on_what_else_runs(tiny, arrivals) -> None:  # type: ignore[no-untyped-def]
     scheduler, prompts = tiny
@@ -113,7 +113,7 @@ words = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, 
 texts = st.lists(words, min_size=1, max_size=8).map(" ".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts, st.data())
 def test_text_goes_through_both_tokenizers(unlike: Unlike, text: str, data: st.DataObject) -> None:
     answer = unlike.target.encode(text)

@@ -111,7 +111,7 @@ def test_a_cropped_and_verified_sequence_goes_on(folders: Path, way: str) -> Non
     assert found[:40] == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), depth=st.integers(1, 4), width=st.integers(1, 4))
 def test_the_longest_agreeing_path_is_accepted(data: st.DataObject, depth: int, width: int) -> None:
     tree = Tree(depth, width)

@@ -33,7 +33,7 @@ layouts = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layout=layouts)
 def test_rows_against_float64(layout: dict[str, int]) -> None:
     case = random_case(**layout)
@@ -41,7 +41,7 @@ def test_rows_against_float64(layout: dict[str, int]) -> None:
     assert (found.double() - exact(case, rows_visible(case))).abs().max() < 1e-4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layout=layouts, batch=st.integers(1, 3))
 def test_step_against_float64(layout: dict[str, int], batch: int) -> None:
     case = random_case(**layout, batch=batch)
@@ -71,7 +71,7 @@ def test_what_a_row_does_not_see_is_not_read() -> None:
     assert torch.equal(before, after)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     prefix=st.integers(0, 12),
@@ -104,7 +104,7 @@ def test_one_verification_equals_separate_prefills(
         assert (found[index] - expected).abs().max() < 1e-5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), length=st.integers(1, 16), known=st.integers(0, 30))
 def test_a_chain_equals_decoding_row_by_row(seed: int, length: int, known: int) -> None:
     case = random_case(seed, length=length, keys=known + length)

@@ -61,7 +61,7 @@ def test_tokens_of_equal_probability_stay_together() -> None:
     assert set(found.tolist()) == {0, 1, 2}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(-(2**63), 2**63 - 1),
     vocabulary=st.integers(1, 300),

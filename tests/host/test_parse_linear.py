@@ -60,7 +60,7 @@ def test_gates_come_first():
     torch.testing.assert_close(linear_swiglu(x, w), expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(count=st.integers(1, 9), number=st.integers(1, 8), width=st.integers(1, 12), data=st.data())
 def test_experts_are_the_weighted_sum_of_the_chosen(count, number, width, data):
     top_k = data.draw(st.integers(1, number))

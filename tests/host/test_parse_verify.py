@@ -65,7 +65,7 @@ def check(
 tokens = st.integers(0, VOCAB - 1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     prompt=st.lists(tokens, min_size=1, max_size=20),
     draft=st.lists(tokens, min_size=1, max_size=30),
@@ -94,7 +94,7 @@ def test_too_large_a_verification_is_spread_over_passes(tiny: Loaded) -> None:
         assert verdict == pytest.approx(yes / (yes + no), abs=1e-4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     verdicts=st.lists(
         st.sampled_from([0.0, 0.25, 0.5, 0.75, float("nan")]), min_size=6, max_size=6
@@ -121,7 +121,7 @@ def smollm2() -> tuple[Loaded, Tokenizer, object]:
     return (session, target, draft, 49152), tokenizer, model.text.chat
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(cuts=st.sets(st.integers(1, 60), min_size=2, max_size=5).map(sorted))
 def test_one_pass_equals_separate_prefills_on_real_weights(smollm2, cuts) -> None:
     loaded, tokenizer, chat = smollm2

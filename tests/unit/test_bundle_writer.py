@@ -35,7 +35,7 @@ def manifest(**changes: object) -> Manifest:
     return Manifest(**{**base, **changes})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.binary(max_size=9000), st.booleans()), max_size=5))
 def test_sections_round_trip(tmp_path_factory: pytest.TempPathFactory, contents: list) -> None:
     path = tmp_path_factory.mktemp("bundle") / "a.fdy"
@@ -49,7 +49,7 @@ def test_sections_round_trip(tmp_path_factory: pytest.TempPathFactory, contents:
         assert all(section.offset % 4096 == 0 for section in bundle.sections)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.dictionaries(
         st.integers(0, 999), st.integers(0, 2**64 - 1), max_size=20

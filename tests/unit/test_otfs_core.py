@@ -23,7 +23,7 @@ def taps(seed: int) -> channel.Taps:
     return channel.user_taps(draw(seed, 6), rng.integers(-9, 9, 6), rng.integers(-9, 9, 6))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, SIZES, st.integers(0, 999))
 def test_zak_is_unitary_and_quasi_periodic(m: int, n: int, seed: int) -> None:
     x = draw(seed, m, n)
@@ -38,7 +38,7 @@ def test_zak_is_unitary_and_quasi_periodic(m: int, n: int, seed: int) -> None:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, SIZES, st.integers(0, 999))
 def test_three_forms_of_the_channel_agree(m: int, n: int, seed: int) -> None:
     x, y, h = draw(seed, m, n), draw(seed + 1, m, n), taps(seed)
@@ -53,7 +53,7 @@ def test_three_forms_of_the_channel_agree(m: int, n: int, seed: int) -> None:
     np.testing.assert_allclose(np.vdot(y, hx), np.vdot(channel.apply_adjoint(y, h), x), atol=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(0, 999))
 def test_banded_adjoint(q: int, seed: int) -> None:
     s, r, h = draw(seed, q), draw(seed + 1, q), banded.bands(taps(seed), q)

@@ -24,7 +24,7 @@ def links(draw: st.DrawFn) -> Settings:
     )
 
 
-@profile(max_examples=25, deadline=None)
+@profile(max_examples=25)
 @given(links(), st.integers(0, 99))
 def test_frames_hold_what_was_put_in(link: Settings, seed: int) -> None:
     rng = np.random.default_rng(seed)

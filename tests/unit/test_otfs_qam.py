@@ -36,7 +36,7 @@ def test_mapping_is_that_of_38_211(points: int) -> None:
     assert (differing[neighbour] == 1).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(ORDERS), st.integers(0, 999), st.floats(1e-3, 10))
 def test_llr_is_exact_max_log(points: int, seed: int, variance: float) -> None:
     bits, symbols = constellation(points)
@@ -51,7 +51,7 @@ def test_llr_is_exact_max_log(points: int, seed: int, variance: float) -> None:
     np.testing.assert_allclose(got, np.stack(expected, axis=1), rtol=1e-9, atol=1e-9 / variance)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(ORDERS), st.integers(0, 999))
 def test_hard_decisions_return_the_bits(points: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

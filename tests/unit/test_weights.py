@@ -80,7 +80,7 @@ def test_gguf_quantized(tmp_path: Path) -> None:
     assert 0 < np.abs(got - values).max() < 0.02
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_interleaved_rows(heads: int, half: int, seed: int) -> None:
     """The row order of rotary weights in GGUF, undone by two strided copies a head."""
