@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from foundryc.recorder import Recorder
-from otfs_pipeline import capture, recording, source
+from otfs_pipeline import recording, source
 from otfs_pipeline.receiver import Receiver
 from otfs_pipeline.tables import tables
-
-LINK = capture.Settings(grid="64x32")
+from tests.host.otfs_link import LINK, save_bundle
 
 REPLAY = """
 import sys
@@ -37,12 +35,7 @@ sys.exit(f"imported: {loaded}" if loaded else 0)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
-    settings = {name: getattr(LINK, name) for name in LINK.__dataclass_fields__}
-    with Recorder(target="host", workload="otfs", settings=settings) as recorder:
-        capture.record(recorder, LINK)
-        recorder.save(path)
-    return path
+    return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy")
 
 
 def test_llrs_are_those_of_eager_torch(bundle: Path, tmp_path: Path) -> None:

@@ -13,22 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foundryc.recorder import Recorder
-from otfs_pipeline import capture, frame, recording, reference, source
+from otfs_pipeline import frame, recording, reference, source
+from tests.host.otfs_link import LINK, save_bundle
 
-LINK = capture.Settings(grid="64x32")
 COMMAND = "import sys; from foundryrt.cli import main; sys.argv[0] = 'foundryrt'; main()"
 SENDER = [sys.executable, "-m", "otfs_pipeline.send"]
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
-    settings = {name: getattr(LINK, name) for name in LINK.__dataclass_fields__}
-    with Recorder(target="host", workload="otfs", settings=settings) as recorder:
-        capture.record(recorder, LINK)
-        recorder.save(path)
-    return path
+    return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy")
 
 
 def start(bundle: Path, *options: object) -> subprocess.Popen[str]:
@@ -115,13 +109,19 @@ def test_a_source_that_overruns_loses_frames_and_goes_on(bundle: Path) -> None:
     assert report["on_time"] == pytest.approx(1 - late / 300)
 
 
-def test_ctrl_c_gives_the_report_and_whole_files(bundle: Path, tmp_path: Path) -> None:
-    bits = tmp_path / "bits"
+def start_writing(bundle: Path, bits: Path) -> subprocess.Popen[str]:
+    """A run of many frames that has begun to write its file."""
     process = start(bundle, "--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
     deadline = time.monotonic() + 120
-    while not any(p.stat().st_size for p in tmp_path.iterdir()):
+    while not any(p.stat().st_size for p in bits.parent.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    return process
+
+
+def test_ctrl_c_gives_the_report_and_whole_files(bundle: Path, tmp_path: Path) -> None:
+    bits = tmp_path / "bits"
+    process = start_writing(bundle, bits)
     assert not bits.exists()
     process.send_signal(signal.SIGINT)
     report = finish(process)
@@ -132,11 +132,7 @@ def test_ctrl_c_gives_the_report_and_whole_files(bundle: Path, tmp_path: Path) -
 
 def test_a_killed_run_leaves_no_file_that_looks_finished(bundle: Path, tmp_path: Path) -> None:
     bits = tmp_path / "bits"
-    process = start(bundle, "--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
-    deadline = time.monotonic() + 120
-    while not any(p.stat().st_size for p in tmp_path.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    process = start_writing(bundle, bits)
     process.kill()
     process.communicate()
     assert not bits.exists()
