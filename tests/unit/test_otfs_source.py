@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class ReferenceSession:
     """A session whose one graph is the numpy receiver."""
 
     def __init__(self) -> None:
-        self.settings = {name: getattr(LINK, name) for name in LINK.__dataclass_fields__}
+        self.settings = asdict(LINK)
         self.samples = np.zeros(LINK.q, np.complex64)
         count = frame.data_symbols(LINK)
         self.results = {
