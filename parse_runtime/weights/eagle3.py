@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from foundryc.weights import Piece, StoredTensor, TensorFile, materialize, whole
+from foundryc.weights import Piece, StoredTensor, materialize, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.hf_config import config_from_hf, read_json
 from parse_runtime.weights.parameters import SAFETENSORS, Parameter, finder, mlp
-from parse_runtime.weights.source import weight_files
+from parse_runtime.weights.source import stored_tensors
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
 _PREFIXES = ("model.", "layers.0.", "midlayer.")
@@ -46,11 +46,7 @@ def open_head(folder: str, target: ModelConfig) -> tuple[ModelConfig, list[Param
             f"{path}: *.bin files are pickles, which can run code when read; convert them to "
             "safetensors"
         )
-    stored = {
-        _plain(name): tensor
-        for file in weight_files(path)
-        for name, tensor in TensorFile(file).tensors.items()
-    }
+    stored = {_plain(name): tensor for name, tensor in stored_tensors(path).items()}
     return config, _parameters(config, target, stored, str(path))
 
 

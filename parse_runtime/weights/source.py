@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from foundryc.weights import TensorFile, materialize, whole
+from foundryc.weights import StoredTensor, TensorFile, materialize, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.gguf_config import config_from_gguf
@@ -81,10 +81,15 @@ def weight_files(path: Path) -> list[Path]:
     return files
 
 
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of all safetensors files of a model's folder."""
+    files = weight_files(path)
+    return {name: tensor for file in files for name, tensor in TensorFile(file).tensors.items()}
+
+
 def _open_folder(path: Path) -> Model:
     config = config_from_hf(read_json(path / "config.json"), str(path / "config.json"))
-    files = weight_files(path)
-    stored = {name: tensor for file in files for name, tensor in TensorFile(file).tensors.items()}
+    stored = stored_tensors(path)
     text = assets_from_hf(path)
     _check_ids(text, str(path / "tokenizer.json"), config, str(path / "config.json"))
     return Model(config, parameters(config, SAFETENSORS, stored), text)
