@@ -16,6 +16,13 @@ COMMAND = [sys.executable, "-c", "from foundryrt.start import main; main()"]
 LIMIT, SLOTS = 160, 3
 
 
+def capture(settings: Settings, bundle: Path) -> None:
+    """As `foundryc capture` does, for the CPU."""
+    with Recorder(target="host", workload="parse", settings=asdict(settings)) as recorder:
+        record(recorder, settings)
+        recorder.save(bundle)
+
+
 def tiny_bundle(folder: Path) -> Path:
     """A random Llama with a byte tokenizer, `tiny.fdy` in the folder."""
     save(folder / "tiny", "llama")
@@ -23,9 +30,7 @@ def tiny_bundle(folder: Path) -> Path:
         model=str(folder / "tiny"), max_len=LIMIT, slots=SLOTS, prefill="16,64",
         verify="48x2,120x3", judge_prompt="ok?", yes="y", no="n", stride=4,
     )  # fmt: skip
-    with Recorder(target="host", workload="parse", settings=asdict(settings)) as recorder:
-        record(recorder, settings)
-        recorder.save(folder / "tiny.fdy")
+    capture(settings, folder / "tiny.fdy")
     return folder / "tiny.fdy"
 
 

@@ -29,6 +29,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 VOCAB = 272
+MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+"""What a `qwen3_moe` has besides."""
 GREEDY = Sampling()
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import answer, save, save_head
+from parse_command import capture
+from parse_models import MIXTURE, answer, save, save_head
 
-from foundryc.recorder import Recorder
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings, record
+from parse_runtime.capture import Settings
 
 RUN = """
 import json, sys
@@ -34,7 +33,6 @@ CHOICES = [
     {"threshold": 1.0, "max_rounds": 2},
     {"selection": "longest-accepted", "two_stage": True, "temperature": 0.8, "seed": 3},
 ]
-MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 COUNTS = ("text", "rounds", "drafted", "accepted", "tokens", "verdicts")
 
 
@@ -44,12 +42,6 @@ def tiny(folder: Path, **changes: object) -> Settings:
         "judge_prompt": "ok?", "yes": "y", "no": "n", "stride": 4, **changes,
     }  # fmt: skip
     return Settings(**values)  # type: ignore[arg-type]
-
-
-def capture(settings: Settings, bundle: Path) -> None:
-    with Recorder(target="host", workload="parse", settings=asdict(settings)) as recorder:
-        record(recorder, settings)
-        recorder.save(bundle)
 
 
 def in_fresh_process(bundle: Path, options: dict[str, object]) -> dict[str, object]:

@@ -10,11 +10,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import GREEDY, VOCAB, eager, logits, save
+from parse_models import GREEDY, MIXTURE, VOCAB, eager, logits, save
 
 from parse_runtime.capture import Settings
-
-SIZES = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +25,7 @@ SIZES = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24
     ids=["normalized", "a dense layer", "every other layer"],
 )
 def test_logits_agree_with_transformers(changes: dict[str, object], tmp_path: Path) -> None:
-    oracle = save(tmp_path, "qwen3_moe", **SIZES, **changes)
+    oracle = save(tmp_path, "qwen3_moe", **MIXTURE, **changes)
     settings = Settings(model=str(tmp_path), max_len=64, prefill="4,16", verify="8x1")
     session, target, _, model = eager(settings)
     tokens = np.random.default_rng(1).integers(0, VOCAB, 40).tolist()
