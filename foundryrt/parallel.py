@@ -11,7 +11,7 @@ T = TypeVar("T")
 WORKERS = min(16, os.cpu_count() or 1)
 
 
-def each(function: Callable[[T], object], items: Iterable[T], workers: int = WORKERS) -> None:
+def each(function: Callable[[T], object], items: Iterable[T]) -> None:
     """Call `function` with every item, in order of the list as workers come free.
 
     The first exception stops the others at their next item and is raised here.
@@ -34,7 +34,7 @@ def each(function: Callable[[T], object], items: Iterable[T], workers: int = WOR
                 failures.append(error)
 
     threads: list[threading.Thread] = []
-    for _ in range(min(workers, len(jobs)) - 1):
+    for _ in range(min(WORKERS, len(jobs)) - 1):
         thread = threading.Thread(target=work, daemon=True)
         try:
             thread.start()
