@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from foundryrt.errors import UsageError
+from parse_runtime.text.tokenizer import package_reads
 
 _CONTROL, _USER_DEFINED = 3, 4
 # The published patterns of the models' own tokenizer.json files; they differ in runs of digits.
@@ -42,11 +43,8 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> str:
     merges = [tuple(str(merge).split(" ", 1)) for merge in need("merges")]
     kinds = list(need("token_type"))
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    try:
+    with package_reads(f"{where}: its tokenizer is damaged"):
         model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
-    except Exception as error:  # The package raises Exception itself.
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{where}: its tokenizer is damaged: {reason}") from error
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = _pre_tokenizer(name, where)
     if name == "qwen2":

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import tokenizers
 
 from foundryrt.errors import FoundryError, UsageError
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+@contextmanager
+def package_reads(failure: str) -> Iterator[None]:
+    """UsageError that begins with `failure`, in a line, for whatever the package raises."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # A panic inside the package is no Exception.
+        raise UsageError(f"{failure}: {' '.join(str(error).split())}") from error
 
 
 class Tokenizer:
@@ -30,12 +42,8 @@ class Tokenizer:
     @staticmethod
     def from_json(text: str) -> Tokenizer:
         """From the contents of a tokenizer.json; UsageError where they are damaged."""
-        try:
+        with package_reads("tokenizer.json cannot be read"):
             return Tokenizer(tokenizers.Tokenizer.from_str(text))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # A panic inside the package is no Exception.
-            raise UsageError(f"tokenizer.json cannot be read: {error}") from error
 
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens written out in the text are recognised.

@@ -67,6 +67,7 @@ def test_config_json(name: str, value: object) -> None:
 @given(st.sampled_from(list(METADATA)), VALUES)
 @example("qwen2.attention.head_count", 0)
 @example("tokenizer.ggml.merges", "gpt-2")
+@example("tokenizer.ggml.merges", ["b ab"])
 def test_gguf_metadata(name: str, value: object) -> None:
     metadata = {**METADATA, name: value}
     with contextlib.suppress(UsageError):
