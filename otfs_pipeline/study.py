@@ -24,7 +24,7 @@ from foundryrt.atomic import AtomicFile
 from foundryrt.console import print_json
 from foundryrt.errors import UsageError
 from otfs_pipeline import linklevel, plots
-from otfs_pipeline.arguments import HelpWithDefaults, exit_code, positive
+from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
 from otfs_pipeline.bootstrap import interval, snr_at
 from otfs_pipeline.profile import Profile, find
 from otfs_pipeline.progress import Bar
@@ -234,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--nu-max", type=float, default=815.0, help="in Hz")
     add("--pulse", default="rrc", help="rrc or sinc")
     add("--rolloff", type=float, default=0.6, help="of the rrc pulse")
-    add("--seed", type=int, default=1, help="of payload, channel and noise")
+    add("--seed", type=natural, default=1, help="of payload, channel and noise")
     add("--output", default="", help="write the results here as JSON")
     add("--plot", default="", help="write the curves here, .svg or .png")
     add("--json", action="store_true", help="results as JSON on stdout")

@@ -89,6 +89,12 @@ def test_what_cannot_be_studied(arguments, reason, capsys) -> None:
     assert reason in capsys.readouterr().err
 
 
+def test_a_seed_below_0_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        study.main(["--seed", "-1"])
+    assert "--seed: -1: use 0 or more" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not STORED.exists(), reason="no stored study")
 @pytest.mark.parametrize("grid", ["31x37", "64x32"])
 def test_the_stored_loss_of_cg_is_within_the_goal(grid: str) -> None:
