@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import finish, start
+
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 
 
 def _has_gpu() -> bool:
@@ -47,15 +48,7 @@ def run() -> Run:
     """Runs a script of this folder and returns the JSON it printed on its last line."""
 
     def call(script: str, *arguments: object) -> Any:
-        done = subprocess.run(
-            [sys.executable, str(HERE / script), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        report = json.loads(done.stdout.strip().splitlines()[-1])
+        report = json.loads(finish(start(HERE / script, *arguments)).strip().splitlines()[-1])
         if folder := os.environ.get("OUT"):
             Path(folder, script.replace(".py", ".json")).write_text(json.dumps(report, indent=1))
         return report

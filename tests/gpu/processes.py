@@ -29,7 +29,10 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """What it printed; AssertionError with what it said where it failed."""
-    out, err = process.communicate(timeout=300)
+    """What it printed; AssertionError with what it said where it failed. What hangs is killed."""
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 0, out[-2000:] + err[-4000:]
     return out
