@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attention_cases import exact, random_case, rows, rows_visible, step, step_visible
+from kernel_script import kernel_report
 
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.layout import causal, verification
 
-ROOT = Path(__file__).parent.parent.parent
 layouts = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**31),
@@ -119,14 +115,7 @@ def test_a_chain_equals_decoding_row_by_row(seed: int, length: int, known: int) 
 
 def test_triton_code_interpreted() -> None:
     """The kernels' own code, on a CPU: odd head widths, few keys, rows that see nothing."""
-    pytest.importorskip("triton")
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("interpreted_kernels.py"))],
-        capture_output=True, text=True, timeout=300,
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    report = json.loads(done.stdout)
+    report = kernel_report("interpreted_kernels.py", interpreted=True)
     assert set(report["errors"]) == {"rows", "step"}
     assert all(error < 1e-6 for error in report["errors"].values())
     assert report["variations"] == report["misread"] == 0

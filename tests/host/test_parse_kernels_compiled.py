@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parent))
+from kernel_script import kernel_report
 
 
 @pytest.fixture(scope="module")
 def report() -> Any:
-    pytest.importorskip("triton")
-    done = subprocess.run(
-        [sys.executable, str(HERE / "compiled_kernels.py")],
-        capture_output=True, text=True, timeout=600,
-        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent.parent)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+    return kernel_report("compiled_kernels.py", interpreted=False)
 
 
 def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
