@@ -35,19 +35,12 @@ def main_help(version: Version = False) -> None:
 @app.command(context_settings=WORKLOAD_OPTIONS)
 def capture(
     context: typer.Context,
-    name: Annotated[str, typer.Option("--workload", help="See `foundryc workloads`.")],
+    name: cache_cli.Name,
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write.")],
-    target: Annotated[str, typer.Option(help="host or cuda.")] = "host",
-    embed_weights: Annotated[
-        bool, typer.Option("--embed-weights", help="Store the weights in the bundle itself.")
-    ] = False,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Capture the workload under torch.compile (cuda).")
-    ] = False,
-    base: Annotated[
-        str | None,
-        typer.Option(help="Where its memory begins (cuda): an address such as 0x640000000000."),
-    ] = None,
+    target: cache_cli.Target = "host",
+    embed_weights: cache_cli.EmbedWeights = False,
+    compile: cache_cli.Compile = False,
+    base: cache_cli.Base = None,
     cache: Annotated[
         str | None,
         typer.Option(envvar="FOUNDRY_CACHE", help="Fetch it from this cache, or push it there."),

@@ -27,12 +27,28 @@ from foundryrt.errors import FoundryError
 app = typer.Typer(no_args_is_help=True, help="Bundles by key: list, fetch, push, check, evict.")
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder, s3://, http(s):// or oci://.")]
 
+# What `foundryc capture` and `foundryc key` ask for alike.
+Name = Annotated[str, typer.Option("--workload", help="See `foundryc workloads`.")]
+Target = Annotated[str, typer.Option(help="host or cuda.")]
+EmbedWeights = Annotated[
+    bool, typer.Option("--embed-weights", help="Store the weights in the bundle itself.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Capture the workload under torch.compile (cuda).")
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Where its memory begins (cuda): an address such as 0x640000000000."),
+]
+
 
 def key(
     context: typer.Context,
-    name: Annotated[str, typer.Option("--workload", help="See `foundryc workloads`.")],
-    target: Annotated[str, typer.Option(help="host or cuda.")] = "host",
-    embed_weights: Annotated[bool, typer.Option("--embed-weights")] = False,
+    name: Name,
+    target: Target = "host",
+    embed_weights: EmbedWeights = False,
+    compile: Compile = False,
+    base: Base = None,
     device_profile: Annotated[
         str | None, typer.Option(help="A named GPU such as h100-sxm, for want of one here.")
     ] = None,
@@ -50,7 +66,7 @@ def key(
     Takes the workload's options as capture does. With --against, the exit code is 1 for a miss.
     """
     with reporting():
-        request = Request.read(name, target, embed_weights, context.args)
+        request = Request.read(name, target, embed_weights, context.args, compile, base)
         parts = request.parts(device_profile, part or ())
         found = {"key": key_of(parts)}
         wrong: dict[str, tuple[str, str]] = {}

