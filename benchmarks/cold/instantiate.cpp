@@ -2,8 +2,12 @@
 // the binary of kernels k0, k1, ..., then key=value (see `Plan`). Prints JSON; exit code 3: the driver lacks a call.
 #include <cuda.h>
 #include <dlfcn.h>
+#include <malloc.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -48,12 +52,17 @@ struct Plan {
     int copies = 0;      // a graph for each exec, 0: parameters set on one; 1: nodes added; 2: cuGraphClone
     int generic = 0;     // nodes by cuGraphAddNode, with their edge
     int grow = 0;        // memset nodes instantiated first and destroyed again, while the binary is loaded
+    int heap = 0;        // megabytes that malloc takes and touches before the driver starts, one arena for all threads
+    int pad = 0;         // megabytes by which malloc's heaps grow, and never shrink
+    int binaries = 1;    // that many loads of the file, function i from load i % binaries
+    int resolvers = 1;   // each loads and resolves its share of the binaries
 
     explicit Plan(int count, char** words) {
         std::map<std::string, int*> known = {
             {"graphs", &graphs}, {"nodes", &nodes}, {"functions", &functions},
             {"attributes", &attributes}, {"edges", &edges}, {"threads", &threads}, {"flags", &flags},
-            {"upload", &upload}, {"copies", &copies}, {"generic", &generic}, {"grow", &grow}};
+            {"upload", &upload}, {"copies", &copies}, {"generic", &generic}, {"grow", &grow},
+            {"heap", &heap}, {"pad", &pad}, {"binaries", &binaries}, {"resolvers", &resolvers}};
         for (int i = 2; i < count; ++i) {
             const std::string word = words[i];
             const auto equals = word.find('=');
@@ -62,6 +71,45 @@ struct Plan {
         }
     }
 };
+
+// What this process has used until now, all threads together.
+struct Usage {
+    double faults, user_ms, system_ms, resident_mb;
+
+    static Usage now() {
+        rusage used{};
+        check(getrusage(RUSAGE_SELF, &used), "getrusage");
+        double pages = 0, resident = 0;
+        std::ifstream("/proc/self/statm") >> pages >> resident;
+        const auto ms = [](const timeval& time) { return time.tv_sec * 1e3 + time.tv_usec / 1e3; };
+        return {double(used.ru_minflt), ms(used.ru_utime), ms(used.ru_stime), resident * sysconf(_SC_PAGESIZE) / 1e6};
+    }
+
+    Usage operator-(const Usage& from) const {
+        return {faults - from.faults, user_ms - from.user_ms, system_ms - from.system_ms,
+                resident_mb - from.resident_mb};
+    }
+};
+
+// Has malloc keep what it once had, and for `heap` have that much already; milliseconds.
+static double prepare_heap(const Plan& plan) {
+    if (plan.heap == 0 && plan.pad == 0) return 0;
+    const auto began = Clock::now();
+    const auto set = [](int what, int value) { check(mallopt(what, value) == 1 ? 0 : -1, "mallopt"); };
+    if (mallopt(M_MMAP_THRESHOLD, 1 << 30) == 0) set(M_MMAP_THRESHOLD, 32 << 20);  // the most that some glibcs take
+    set(M_TRIM_THRESHOLD, INT_MAX);
+    set(M_TOP_PAD, (plan.pad ? plan.pad : 64) << 20);
+    if (plan.heap == 0) return since(began);
+    set(M_ARENA_MAX, 1);
+    std::vector<char*> pieces(plan.heap);  // of a megabyte: below either threshold, so of the heap
+    for (char*& piece : pieces) {
+        piece = static_cast<char*>(std::malloc(1 << 20));
+        if (piece == nullptr) check(-1, "malloc");
+        for (int at = 0; at < 1 << 20; at += 4096) static_cast<volatile char*>(piece)[at] = 1;
+    }
+    for (char* piece : pieces) std::free(piece);
+    return since(began);
+}
 
 class Maker {
 public:
@@ -169,6 +217,37 @@ static double grow(int nodes, CUcontext context) {
     return since(began);
 }
 
+// Loads the binaries and resolves k0, k1, ...: milliseconds of either, or of both as the second if threads share them.
+static std::pair<double, double> resolve(const Plan& plan, CUcontext context, const std::string& code,
+                                         std::vector<CUfunction>& functions) {
+    std::vector<CUlibrary> libraries(plan.binaries);
+    const auto load = [&](int b) {
+        CALL(cuLibraryLoadData, &libraries[b], code.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0);
+    };
+    const auto find = [&](int b) {
+        for (int i = b; i < plan.functions; i += plan.binaries) {
+            CUkernel kernel = nullptr;
+            CALL(cuLibraryGetKernel, &kernel, libraries[b], ("k" + std::to_string(i)).c_str());
+            CALL(cuKernelGetFunction, &functions[i], kernel);
+        }
+    };
+    const auto began = Clock::now();
+    if (plan.resolvers == 1) {
+        for (int b = 0; b < plan.binaries; ++b) load(b);
+        const double load_ms = since(began);
+        for (int b = 0; b < plan.binaries; ++b) find(b);
+        return {load_ms, since(began) - load_ms};
+    }
+    std::vector<std::thread> threads;
+    for (int t = 0; t < plan.resolvers; ++t)
+        threads.emplace_back([&, t] {
+            CALL(cuCtxSetCurrent, context);
+            for (int b = t; b < plan.binaries; b += plan.resolvers) load(b), find(b);
+        });
+    for (std::thread& thread : threads) thread.join();
+    return {0, since(began)};
+}
+
 // Makes every graph: milliseconds for the first of each thread and for all of them.
 static std::pair<double, double> run(const Plan& plan, std::vector<Maker*>& makers, std::vector<CUgraphExec>& execs) {
     const auto began = Clock::now();
@@ -190,6 +269,7 @@ static std::pair<double, double> run(const Plan& plan, std::vector<Maker*>& make
 int main(int count, char** words) {
     if (count < 2) return 2;
     const Plan plan(count, words);
+    const double heap_ms = prepare_heap(plan);
     const auto began = Clock::now();
     CUcontext context = nullptr;
     CALL(cuInit, 0);
@@ -202,18 +282,8 @@ int main(int count, char** words) {
 
     std::ifstream file(words[1], std::ios::binary);
     const std::string code{std::istreambuf_iterator<char>(file), {}};
-    const auto loading = Clock::now();
-    CUlibrary library = nullptr;
-    CALL(cuLibraryLoadData, &library, code.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0);
-    const double load_ms = since(loading);
-    const auto resolving = Clock::now();
     std::vector<CUfunction> functions(plan.functions);
-    for (int i = 0; i < plan.functions; ++i) {
-        CUkernel kernel = nullptr;
-        CALL(cuLibraryGetKernel, &kernel, library, ("k" + std::to_string(i)).c_str());
-        CALL(cuKernelGetFunction, &functions[i], kernel);
-    }
-    const double resolve_ms = since(resolving);
+    const auto [load_ms, resolve_ms] = resolve(plan, context, code, functions);
     if (plan.grow) growing.join();
 
     const auto basing = Clock::now();
@@ -223,7 +293,9 @@ int main(int count, char** words) {
     size_t before = 0, after = 0, total = 0;
     CALL(cuMemGetInfo, &before, &total);
     std::vector<CUgraphExec> execs(plan.graphs);
+    const Usage unused = Usage::now();
     const auto [first_ms, all_ms] = run(plan, makers, execs);
+    const Usage used = Usage::now() - unused;
     CALL(cuMemGetInfo, &after, &total);
     double build = 0, instantiate = 0, upload = 0;
     for (Maker* maker : makers)
@@ -232,12 +304,23 @@ int main(int count, char** words) {
     makers[0]->finish();
 
     for (CUgraphExec exec : execs) CALL(cuGraphExecDestroy, exec);
+    const Usage between = Usage::now();
     const double again_ms = run(plan, makers, execs).second;
+    const Usage again = Usage::now() - between;
     const double nodes = double(plan.graphs) * plan.nodes / 1e3;
-    std::printf("{\"context_ms\": %.1f, \"grow_ms\": %.1f, \"load_ms\": %.1f, \"resolve_ms\": %.1f, \"base_ms\": %.2f, "
-                "\"first_ms\": %.2f, \"all_ms\": %.1f, \"us_per_node\": %.3f, \"again_us_per_node\": %.3f, "
-                "\"build_us\": %.3f, \"instantiate_us\": %.3f, \"upload_us\": %.3f, \"exec_bytes_per_node\": %.0f}\n",
-                context_ms, grow_ms, load_ms, resolve_ms, base_ms, first_ms, all_ms, all_ms / nodes, again_ms / nodes,
-                build / nodes, instantiate / nodes, upload / nodes, (double(before) - double(after)) / (nodes * 1e3));
+    const std::vector<std::pair<const char*, double>> row = {
+        {"heap_ms", heap_ms}, {"context_ms", context_ms}, {"grow_ms", grow_ms}, {"load_ms", load_ms},
+        {"resolve_ms", resolve_ms}, {"base_ms", base_ms}, {"first_ms", first_ms}, {"all_ms", all_ms},
+        {"us_per_node", all_ms / nodes}, {"again_us_per_node", again_ms / nodes}, {"build_us", build / nodes},
+        {"instantiate_us", instantiate / nodes}, {"upload_us", upload / nodes},
+        {"exec_bytes_per_node", (double(before) - double(after)) / (nodes * 1e3)},
+        {"faults", used.faults}, {"user_ms", used.user_ms}, {"system_ms", used.system_ms},
+        {"resident_growth_mb", used.resident_mb}, {"again_faults", again.faults}, {"again_system_ms", again.system_ms}};
+    const char* separator = "{";
+    for (const auto& [name, value] : row) {
+        std::printf("%s\"%s\": %.*f", separator, name, value < 100 ? 3 : 1, value);
+        separator = ", ";
+    }
+    std::puts("}");
     return 0;
 }
