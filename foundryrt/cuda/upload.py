@@ -68,7 +68,7 @@ class Uploader:
             return self._free.popleft()
 
     def files(self, pieces: Sequence[Piece]) -> None:
-        """Queue pieces of files, each at most CHUNK, read by native threads.
+        """Queue pieces of files, of any length, read by native threads.
 
         FoundryError for a driver call that fails and a file that cannot be read or ends early.
         """
@@ -79,7 +79,7 @@ class Uploader:
             slots = [self._free.popleft() for _ in range(len(self._free))]
         try:
             threads = min(WORKERS, len(slots) // _EACH)
-            buffers = [Buffer(slot.address, slot.event) for slot in slots]
+            buffers = [Buffer(slot.address, CHUNK, slot.event) for slot in slots]
             stream(self._device.context, self._stream, buffers, threads, pieces)
         finally:
             with self._lock:

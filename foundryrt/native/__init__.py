@@ -34,7 +34,7 @@ class TemplateView(ctypes.Structure):
 
 
 class Piece(ctypes.Structure):
-    """`foundry_piece` of native/stream.hpp: bytes of a file for the device."""
+    """`foundry_piece` of native/stream.hpp: any run of bytes of a file, for the device."""
 
     _fields_ = (
         ("address", c_uint64), ("offset", c_uint64), ("bytes", c_uint64), ("file", c_int32),
@@ -45,7 +45,7 @@ class Piece(ctypes.Structure):
 class Buffer(ctypes.Structure):
     """`foundry_buffer` of native/stream.hpp: pinned memory, and the event after its last copy."""
 
-    _fields_ = (("memory", c_void_p), ("event", c_void_p))
+    _fields_ = (("memory", c_void_p), ("bytes", c_uint64), ("event", c_void_p))
 
 
 VIEW_COLUMNS = [name for name, kind in TemplateView._fields_ if kind is c_void_p]
@@ -99,7 +99,7 @@ def _check(code: int) -> None:
 def stream(
     context: int, queue: int, buffers: Sequence[Buffer], threads: int, pieces: Sequence[Piece]
 ) -> None:
-    """Read every piece into a buffer and queue its copy on the stream `queue`, in any order.
+    """Read every piece through the buffers and queue its copies on the stream `queue`.
 
     FoundryError for a driver call that fails and a file that cannot be read or ends early.
     """
