@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.cuda.device import open_device
-from foundryrt.cuda.digest import Range, digests
+from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
 from foundryrt.cuda.graphs import Graphs, preread
 from foundryrt.cuda.memory import map_regions
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
-from foundryrt.cuda.weights import fill_weights
+from foundryrt.cuda.weights import WeightLoader
 from foundryrt.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -61,10 +61,13 @@ class CudaBackend:
             self.stream = cuda.ask("cuStreamCreate", NON_BLOCKING, kind=c_void_p)
             undo.callback(cuda, "cuStreamDestroy_v2", self.stream)
             self.uploader = Uploader(self.device, self.stream, undo.enter_context(ExitStack()))
+            self._for_digests = undo.enter_context(ExitStack())
+            digester = None if bundle.manifest.weights.digest_kernel == -1 else self._digester
+            self._loader = WeightLoader(bundle.manifest, self.uploader, digester)
             # Copies still under way would read buffers that are being freed.
             undo.callback(self._drain)
-            self._pinning = threading.Thread(target=self._reserve)
-            undo.callback(self._end_pinning)
+            self._preparation = threading.Thread(target=self._prepare)
+            undo.callback(self._end_preparation)
             self.graphs = Graphs(bundle, self.device.context)
             undo.callback(self.graphs.close)
             self.graphs.start(first)
@@ -76,22 +79,26 @@ class CudaBackend:
             if load_weights:
                 self.load_weights()
             elif bundle.manifest.weights.recipes:
-                self._pinning.start()
+                self._preparation.start()
             self.uploader.finish()
             self._done("contents")
             self._undo = undo.pop_all()
 
-    def _reserve(self) -> None:
-        """Pin the buffers for weights, but not while the first graph is on its way."""
+    def _prepare(self) -> None:
+        """Prepare the loading of weights, but not while the first graph is on its way."""
         self.graphs.declared.wait()
         try:
-            self.uploader.reserve()
+            self._loader.prepare()
         except FoundryError:
             return  # `load_weights` asks again, and its caller hears of it
 
-    def _end_pinning(self) -> None:
-        if self._pinning.is_alive():
-            self._pinning.join()
+    def _end_preparation(self) -> None:
+        if self._preparation.is_alive():
+            self._preparation.join()
+
+    def _digester(self, ranges: Sequence[Range]) -> Digester:
+        kernel = self._bundle.kernel(self._bundle.manifest.weights.digest_kernel)
+        return Digester(self.device, self.stream, bytes(kernel), ranges, self._for_digests)
 
     def _done(self, step: str) -> None:
         self.timeline.append((step, time.perf_counter()))
@@ -105,14 +112,9 @@ class CudaBackend:
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents."""
         if self._bundle.manifest.weights.recipes:
-            kernel = self._bundle.manifest.weights.digest_kernel
-            on_device = None if kernel == -1 else partial(self._digests, kernel)
-            fill_weights(self._bundle.manifest, self.uploader, self._weights, check, on_device)
+            self._loader.load(self._weights, check)
             self.uploader.finish()
         self._done("weights")
-
-    def _digests(self, kernel: int, ranges: Sequence[Range]) -> list[bytes]:
-        return digests(self.device, self.stream, bytes(self._bundle.kernel(kernel)), ranges)
 
     def ready(self, graph: int | None = None) -> int:
         """How many graphs can be launched at once; of one graph, 1 where it can."""

@@ -23,49 +23,77 @@ Range = tuple[int, int]
 """Device address, a multiple of ALIGNMENT, and bytes, at least one."""
 
 
-def digests(device: Device, stream: int, cubin: bytes, ranges: Sequence[Range]) -> list[bytes]:
-    """The digest of each range once everything queued on `stream` has happened.
+class Digester:
+    """Takes the digests of `ranges`, at least one, any number of times.
 
-    FoundryError for a driver error; what was made on the way is freed in any case.
+    Kernels are loaded and memory is taken here, so that `take` only launches. `undo` frees them;
+    work queued on `stream` must be over by then. FoundryError for a driver error, after which
+    nothing is left.
     """
-    device.enter()
-    cuda = device.cuda
-    counts = [-(-length // _CHUNK) for _, length in ranges]
-    with ExitStack() as undo:
-        library = cuda.ask(
-            "cuLibraryLoadData", cubin, None, None, 0, None, None, 0, kind=c_void_p
-        )  # fmt: skip
-        undo.callback(cuda, "cuLibraryUnload", library)
-        chunks, tree = (
-            cuda.ask("cuLibraryGetKernel", library, name.encode(), kind=c_void_p)
-            for name in (CHUNKS, TREE)
-        )
 
-        def allocate(size: int) -> int:
-            address = cuda.ask("cuMemAlloc_v2", size, kind=c_uint64)
-            undo.callback(cuda, "cuMemFree_v2", address)
-            return address
-
+    def __init__(
+        self, device: Device, stream: int, cubin: bytes, ranges: Sequence[Range], undo: ExitStack
+    ) -> None:
+        self._device = device
+        self._stream = stream
+        device.enter()
+        cuda = device.cuda
+        counts = [-(-length // _CHUNK) for _, length in ranges]
+        self._batches = [
+            (start, end, -(-max(counts[start:end]) // _THREADS)) for start, end in _batches(counts)
+        ]
         table, first = [], 0
         for (address, length), count in zip(ranges, counts, strict=True):
             table += [address, length, first]
             first += count
         host = (c_uint64 * len(table))(*table)
-        found = ctypes.create_string_buffer(32 * len(ranges))
-        # Kernels and copies still under way use what is freed next.
+        self._bytes = 32 * len(ranges)
+        with ExitStack() as made:
+            library = cuda.ask(
+                "cuLibraryLoadData", cubin, None, None, 0, None, None, 0, kind=c_void_p
+            )  # fmt: skip
+            made.callback(cuda, "cuLibraryUnload", library)
+
+            def function(name: str) -> int:
+                kernel = cuda.ask("cuLibraryGetKernel", library, name.encode(), kind=c_void_p)
+                # Loads what the driver would load at the first launch.
+                return cuda.ask("cuKernelGetFunction", kernel, kind=c_void_p)
+
+            def allocate(size: int) -> int:
+                address = cuda.ask("cuMemAlloc_v2", size, kind=c_uint64)
+                made.callback(cuda, "cuMemFree_v2", address)
+                return address
+
+            self._chunks, self._tree = function(CHUNKS), function(TREE)
+            largest = max(sum(counts[start:end]) for start, end, _ in self._batches)
+            self._rows, self._out = allocate(ctypes.sizeof(host)), allocate(self._bytes)
+            self._values, self._spare = allocate(32 * largest), allocate(32 * largest)
+            cuda("cuMemcpyHtoDAsync_v2", self._rows, host, ctypes.sizeof(host), stream)
+            undo.push(made.pop_all())
+
+    def take(self) -> list[bytes]:
+        """The digest of each range once everything queued on the stream has happened."""
+        self._device.enter()
+        cuda = self._device.cuda
+        found = ctypes.create_string_buffer(self._bytes)
         with ExitStack() as queued:
-            largest = max(sum(counts[start:end]) for start, end in _batches(counts))
-            rows, out = allocate(ctypes.sizeof(host)), allocate(len(found))
-            values, spare = allocate(32 * largest), allocate(32 * largest)
-            queued.callback(cuda, "cuStreamSynchronize", stream)
-            cuda("cuMemcpyHtoDAsync_v2", rows, host, ctypes.sizeof(host), stream)
-            for start, end in _batches(counts):
-                here, there = rows + 24 * start, out + 32 * start
-                width = -(-max(counts[start:end]) // _THREADS)
-                _launch(device, chunks, (width, end - start), stream, here, values)
-                _launch(device, tree, (end - start, 1), stream, here, values, spare, there)
-            cuda("cuMemcpyDtoHAsync_v2", found, out, len(found), stream)
-    return [found.raw[32 * i : 32 * i + 32] for i in range(len(ranges))]
+            # A copy still under way would write to what Python has freed.
+            queued.callback(cuda, "cuStreamSynchronize", self._stream)
+            for start, end, width in self._batches:
+                here, there = self._rows + 24 * start, self._out + 32 * start
+                self._launch(self._chunks, (width, end - start), here, self._values)
+                self._launch(self._tree, (end - start, 1), here, self._values, self._spare, there)
+            cuda("cuMemcpyDtoHAsync_v2", found, self._out, self._bytes, self._stream)
+        data = found.raw
+        return [data[start : start + 32] for start in range(0, self._bytes, 32)]
+
+    def _launch(self, kernel: int, grid: tuple[int, int], *arguments: int) -> None:
+        values = [c_uint64(value) for value in arguments]
+        pointers = (c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        self._device.cuda(
+            "cuLaunchKernel", kernel, *grid, 1, _THREADS, 1, 1, 0, self._stream, byref(pointers),
+            None,
+        )  # fmt: skip
 
 
 def _batches(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -78,13 +106,3 @@ def _batches(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
         total += count
     if counts:
         yield start, len(counts)
-
-
-def _launch(
-    device: Device, kernel: int, grid: tuple[int, int], stream: int, *arguments: int
-) -> None:
-    values = [c_uint64(value) for value in arguments]
-    pointers = (c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-    device.cuda(
-        "cuLaunchKernel", kernel, *grid, 1, _THREADS, 1, 1, 0, stream, byref(pointers), None
-    )  # fmt: skip

@@ -62,6 +62,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     ),
     "cuLibraryUnload": (c_void_p,),
     "cuLibraryGetKernel": (_POINTER, c_void_p, c_char_p),
+    "cuKernelGetFunction": (_POINTER, c_void_p),
     "cuLaunchKernel": (c_void_p, *(c_uint,) * 7, c_void_p, _POINTER, _POINTER),
 }
 

@@ -2,22 +2,24 @@
 
 Copies that move whole rows as they are go from the file into a pinned buffer, where their digest is
 taken, and from there to the device; what must be decoded or re-ordered is put together on the host
-first. Where the bundle brings a kernel for it, the device takes the digests of what arrived. The
-caller must not use the weights before `fill_weights` has returned: copies begin before the digests
-are compared.
+first. Where the bundle brings a kernel for it, the device takes the digests of what arrived, and
+native threads read. The caller must not use the weights before `WeightLoader.load` has returned:
+copies begin before the digests are compared.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe, WeightSource
-from foundryrt.cuda.digest import ALIGNMENT, Range
+from foundryrt.cuda.digest import ALIGNMENT, Digester, Range
 from foundryrt.cuda.upload import CHUNK, Uploader
 from foundryrt.errors import FoundryError
 from foundryrt.native import Piece
@@ -58,67 +60,121 @@ class _File:
             offset, into = offset + count, into[count:]
 
 
-Digests = Callable[[Sequence[Range]], list[bytes]]
+@dataclass
+class _Plan:
+    """What goes which way; sources by their index."""
+
+    assembled: list[WeightRecipe] = field(default_factory=list)
+    """Tensors that are put together on the host."""
+    runs: dict[int, list[_Run]] = field(default_factory=lambda: defaultdict(list))
+    """Where the bytes of the other tensors' sources go as they are."""
+    ranges: dict[int, Range] = field(default_factory=dict)
+    """Where those sources arrive whose digests the device takes."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, on_device: bool) -> _Plan:
+        plan = cls()
+        for recipe in manifest.weights.recipes:
+            tensor = manifest.tensors[recipe.tensor]
+            if all(_whole_rows(manifest, tensor, copy) for copy in recipe.copies):
+                for index, run in _runs(manifest, tensor, recipe):
+                    plan.runs[index].append(run)
+            else:
+                plan.assembled.append(recipe)
+        for index, runs in plan.runs.items():
+            arrives = _whole(manifest.weights.sources[index], runs) if on_device else None
+            if arrives:
+                plan.ranges[index] = arrives
+        return plan
 
 
-def fill_weights(
-    manifest: Manifest,
-    uploader: Uploader,
-    folder: Path | None,
-    check: bool = True,
-    on_device: Digests | None = None,
-) -> None:
-    """Queue every tensor that has a recipe; errors are those of foundryrt.host.weights.load.
+class WeightLoader:
+    """Fills every tensor of a bundle that has a recipe.
 
-    `check=False` takes the files' bytes as they are; their sizes are still compared. `on_device`
-    takes BLAKE3 digests of what arrived; other digests, and those of sources that do not arrive
-    as a whole or arrive twice, are taken here.
+    `digester` makes what takes BLAKE3 digests of device memory; without it, all digests are taken
+    here, and else those of other kinds and of sources that do not arrive as a whole or arrive
+    twice. What needs no weight file is worked out once, by `prepare` or the first load.
     """
-    weights = manifest.weights
-    paths = [find_file(file, folder) for file in weights.files]
-    runs: dict[int, list[_Run]] = defaultdict(list)
-    assembled: list[WeightRecipe] = []
-    arrived: dict[int, Range] = {}
-    pieces: list[Piece] = []
-    for recipe in weights.recipes:
-        tensor = manifest.tensors[recipe.tensor]
-        if all(_whole_rows(manifest, tensor, copy) for copy in recipe.copies):
-            for number, run in _runs(manifest, tensor, recipe):
-                runs[number].append(run)
-        else:
-            assembled.append(recipe)
-    with ExitStack() as undo:
-        files = [_File(path, undo) for path in paths]
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        uploader: Uploader,
+        digester: Callable[[Sequence[Range]], Digester] | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._uploader = uploader
+        self._make_digester = digester
+        self._digester: Digester | None = None
+        self._plan: _Plan | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Do what a load can find done; FoundryError for a driver error, and a load tries again."""
+        self._uploader.reserve()
+        with self._lock:
+            self._prepare(check=True)
+
+    def _prepare(self, check: bool) -> _Plan:
+        if self._plan is None:
+            self._plan = _Plan.of(self._manifest, self._make_digester is not None)
+        if check and self._plan.ranges and self._make_digester and self._digester is None:
+            self._digester = self._make_digester(list(self._plan.ranges.values()))
+        return self._plan
+
+    def load(self, folder: Path | None, check: bool = True) -> None:
+        """Queue every tensor's bytes; errors are those of foundryrt.host.weights.load.
+
+        `check=False` takes the files' bytes as they are; their sizes are still compared.
+        """
+        weights = self._manifest.weights
+        paths = [find_file(file, folder) for file in weights.files]
+        with self._lock:
+            plan = self._prepare(check)
+            with ExitStack() as undo:
+                files = [_File(path, undo) for path in paths]
+                each(lambda job: job(), self._jobs(plan, files, check))
+                pieces = self._pieces(plan, files, check)
+                if pieces:
+                    try:
+                        self._uploader.files(pieces)
+                    except FoundryError:
+                        for weight_file in weights.files:
+                            find_file(weight_file, folder)  # names one that was cut off meanwhile
+                        raise
+            if check and self._digester:
+                for index, digest in zip(plan.ranges, self._digester.take(), strict=True):
+                    source = weights.sources[index]
+                    check_digest(source, digest, paths[source.file])
+
+    def _jobs(self, plan: _Plan, files: list[_File], check: bool) -> list[Callable[[], None]]:
+        """What Python threads do: put tensors together, and take digests."""
         jobs: list[Callable[[], None]] = []
-        if assembled:
+        if plan.assembled:
             from foundryrt.cuda.assemble import assemble  # needs numpy
 
+            paths = [file.path for file in files]
             jobs = [
-                partial(assemble, manifest, recipe, paths, uploader, check) for recipe in assembled
+                partial(assemble, self._manifest, recipe, paths, self._uploader, check)
+                for recipe in plan.assembled
             ]
-        # The longest first: a source's digest is taken by one thread.
-        for index in sorted(runs, key=lambda i: -weights.sources[i].length):
-            source = weights.sources[index]
-            arrives = _whole(source, runs[index]) if check and on_device else None
-            if arrives:
-                arrived[index] = arrives
-            file = files[source.file]
-            if check and not arrives:
-                jobs.append(partial(_stream, source, file, runs[index], uploader))
-            else:
-                pieces += _pieces(source, file, runs[index])
-        each(lambda job: job(), jobs)
-        if pieces:
-            try:
-                uploader.files(pieces)
-            except FoundryError:
-                for weight_file in weights.files:
-                    find_file(weight_file, folder)  # names one that was cut off meanwhile
-                raise
-    if on_device and arrived:
-        for index, digest in zip(arrived, on_device(list(arrived.values())), strict=True):
-            source = weights.sources[index]
-            check_digest(source, digest, paths[source.file])
+        if check:
+            sources = self._manifest.weights.sources
+            # The longest first: a source's digest is taken by one thread.
+            for index in sorted(plan.runs.keys() - plan.ranges, key=lambda i: -sources[i].length):
+                source, runs = sources[index], plan.runs[index]
+                jobs.append(partial(_stream, source, files[source.file], runs, self._uploader))
+        return jobs
+
+    def _pieces(self, plan: _Plan, files: list[_File], check: bool) -> list[Piece]:
+        """What native threads read: all whose digests are not taken here."""
+        pieces = []
+        for index in plan.ranges if check else plan.runs:
+            source = self._manifest.weights.sources[index]
+            file, offset = files[source.file].descriptor, source.offset
+            for address, begin, length in plan.runs[index]:
+                pieces.append(Piece(address, offset + begin, length, file))
+        return pieces
 
 
 def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy) -> bool:
@@ -144,13 +200,6 @@ def _runs(manifest: Manifest, tensor: Tensor, recipe: WeightRecipe) -> Iterator[
     for copy in recipe.copies:
         run = (address + copy.row * row, copy.source_row * row, copy.rows * row)
         yield copy.source, run
-
-
-def _pieces(source: WeightSource, file: _File, runs: list[_Run]) -> Iterator[Piece]:
-    for address, begin, length in runs:
-        for start in range(0, length, CHUNK):
-            size = min(CHUNK, length - start)
-            yield Piece(address + start, source.offset + begin + start, size, file.descriptor)
 
 
 def _stream(source: WeightSource, file: _File, runs: list[_Run], uploader: Uploader) -> None:

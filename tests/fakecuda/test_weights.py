@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from foundryc.weights import Piece, TensorFile, build_weights, whole
+from foundryc.weights import Piece, StoredTensor, TensorFile, build_weights, whole
+from foundryrt import native
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     Kernel,
@@ -23,6 +26,7 @@ from foundryrt.bundle.schema import (
 )
 from foundryrt.bundle.writer import BundleWriter
 from foundryrt.cuda import digest
+from foundryrt.cuda.backend import CudaBackend
 from foundryrt.cuda.upload import CHUNK
 from foundryrt.errors import FoundryError
 from foundryrt.session import Session
@@ -145,6 +149,74 @@ def test_a_file_cut_off_after_it_was_opened_is_named(tmp_path, fake, monkeypatch
         with pytest.raises(WeightsChanged, match=r"w\.safetensors"):
             session.load_weights(check)
     assert fake.live == ""
+
+
+def stream_large(
+    session: Session, stored: StoredTensor, cuts: list[int], size: int, threads: int
+) -> None:
+    """Give the native core the large tensor in pieces between `cuts`, and buffers of `size`."""
+    backend = session._opened
+    backend.uploader.reserve()
+    buffers = [native.Buffer(slot.address, size, slot.event) for slot in backend.uploader._free]
+    address, start = session.tensor("large").address, stored.offset
+    with open(stored.path, "rb") as opened:
+        pieces = [
+            native.Piece(address + a, start + a, b - a, opened.fileno()) for a, b in pairwise(cuts)
+        ]
+        native.stream(backend.device.context, backend.stream, buffers, threads, pieces)
+
+
+@pytest.mark.parametrize("size", [1000, (300 << 10) + 1, CHUNK])
+def test_pieces_of_any_length_are_cut_to_the_buffers(tmp_path, fake, size):
+    end = values("large").nbytes
+    cuts = [0, 0, 1, 12345, (256 << 10) + 12345, 3 * CHUNK, 3 * CHUNK, end]
+    with Session.open(write(tmp_path), load_weights=False) as session:
+        stored = TensorFile(tmp_path / "w.safetensors").tensors["large"]
+        stream_large(session, stored, cuts, size, threads=2)
+        assert np.array_equal(session.read("large"), expected("large"))
+    assert fake.live == ""
+
+
+def test_a_file_that_ends_amid_a_piece_is_named_with_the_byte(tmp_path, fake):
+    path, file = write(tmp_path), tmp_path / "w.safetensors"
+    with Session.open(path, load_weights=False) as session:
+        stored = TensorFile(file).tensors["large"]
+        end = stored.offset + CHUNK + 3
+        os.truncate(file, end)
+        with pytest.raises(FoundryError, match=rf"w\.safetensors ends at byte {end}; it was cut"):
+            stream_large(session, stored, [0, stored.length], 1000, threads=1)
+    assert fake.live == ""
+
+
+def test_what_a_load_needs_besides_the_files_is_made_once_and_in_advance(tmp_path, fake):
+    with Session.open(write(tmp_path, by_device=True), load_weights=False) as session:
+        session._opened._preparation.join()
+        made = fake.live
+        assert "library 1" in made and "pinned 1" in made and "device memory 4" in made
+        for _ in range(2):
+            with pytest.raises(WeightsChanged, match="large"):
+                session.load_weights()
+            assert fake.live == made
+    assert fake.live == ""
+
+
+def test_what_could_not_be_prepared_is_asked_for_again(tmp_path, fake, monkeypatch):
+    path = write(tmp_path, by_device=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(CudaBackend, "_prepare", lambda self: None)
+        for call in range(1, 100):
+            with Session.open(path, load_weights=False) as session:
+                fake.fail(call)
+                try:
+                    session._opened._loader.prepare()
+                    fake.fail(0)
+                    break
+                except FoundryError:
+                    assert "library" not in fake.live and "device memory" not in fake.live
+                with pytest.raises(WeightsChanged, match="large"):
+                    session.load_weights()
+            assert fake.live == ""
+    assert call > 10
 
 
 def test_the_devices_word_on_a_digest_is_taken(tmp_path, fake):
