@@ -5,7 +5,7 @@
 set -uo pipefail
 results=benchmarks/results logs=build/bench-gpu
 parts=("$@")
-[ $# -gt 0 ] || parts=(cold otfs decode arith gain peers large linear attention)
+[ $# -gt 0 ] || parts=(cold otfs decode arith arith_sweep gain peers large linear attention)
 
 # Sets limit, in seconds, and command, Python's arguments.
 # shellcheck disable=SC2054,SC2206
@@ -23,8 +23,10 @@ choose() {
         large) limit=150 command=(-m benchmarks.parse_geometry --parts moe,32b) ;;
         linear) limit=120 command=(-m benchmarks.parse.linear $results/parse_linear.json) ;;
         attention) limit=150 command=(benchmarks/parse/attention.py $results/parse_kernels.json) ;;
-        arith) limit=280 command=(-m benchmarks.arith.evaluate --target cuda --concurrent 1,16 --problems 256
-            --out $results/parse_arith.json) ;;
+        arith) limit=240 command=(-m benchmarks.arith.evaluate --target cuda --concurrent 1,16 --problems 256
+            --parts methods,verdict_max_abs_diff,verdicts --out $results/parse_arith.json) ;;
+        arith_sweep) limit=130 command=(-m benchmarks.arith.evaluate --target cuda --concurrent 16 --problems 256
+            --parts all_rejected,sweep --out $results/parse_arith.json) ;;
         *) echo "no benchmark $1" >&2; exit 2 ;;
     esac
 }
@@ -51,7 +53,7 @@ for name in "${parts[@]}"; do
             *) outcome="failed" failed=1 ;;
         esac
     fi
-    printf '%-10s %4d s  %s\n' "$name" $((SECONDS - began)) "$outcome" >>$logs/parts.txt
+    printf '%-12s %4d s  %s\n' "$name" $((SECONDS - began)) "$outcome" >>$logs/parts.txt
     "$PYTHON" -m benchmarks.parse.merge >/dev/null || failed=1
     # After every part: what was measured comes back where a later one outlives the machine.
     if [ -n "${OUT:-}" ]; then

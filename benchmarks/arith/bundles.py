@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from benchmarks.arith import task
@@ -26,9 +27,10 @@ _SETTINGS = {
 
 
 def capture(
-    folder: Path, weights: Path, target: str, dtype: str, slots: int, depth: int, width: int
-) -> dict[str, Path]:
-    """Paths of the bundles `pair`, `eagle3` and `draft`; `target` is host or cuda."""
+    folder: Path, weights: Path, target: str, dtype: str, slots: int, depth: int, width: int,
+    wanted: Collection[str],
+) -> dict[str, Path]:  # fmt: skip
+    """Paths of the wanted bundles of `pair`, `eagle3` and `draft`; `target` is host or cuda."""
     pair = ["--model", str(weights / "target"), "--draft", str(weights / "draft")]
     head = ["--eagle", str(weights / "eagle3"), "--eagle-depth", str(depth)]
     head += ["--eagle-width", str(width)]
@@ -37,10 +39,10 @@ def capture(
     common += [f"--dtype={dtype}", f"--slots={slots}", f"--target={target}"]
     bundles, captures = {}, []
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (name, options) in enumerate(models.items()):
+    for index, name in enumerate(sorted(wanted)):
         bundles[name] = folder / f"{name}.fdy"
         command = [sys.executable, "-c", "from foundryc.cli import main; main()", "capture"]
-        command += ["--workload", "parse", *options, *common, "-o", str(bundles[name])]
+        command += ["--workload", "parse", *models[name], *common, "-o", str(bundles[name])]
         if target == "cuda":
             # The evaluation opens all in one process, where their addresses must differ.
             command.append(f"--base={FIRST_BASE + index * (2 << 40):#x}")

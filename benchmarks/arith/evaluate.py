@@ -3,7 +3,8 @@
     python -m benchmarks.arith.evaluate --target cuda --out benchmarks/results/parse_arith.json
 
 All methods answer the same problems in turn, chunk by chunk, in one process; a throughput is the
-median over the chunks.
+median over the chunks. Results are written as they come, each part with its device and date;
+parts that are not run keep what is in the file.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from benchmarks.arith.interval import share
 from benchmarks.arith.task import grade
 from foundryrt.session import Session
 from parse_runtime.loading import Loaded, load
+from parse_runtime.outcome import Outcome
 from parse_runtime.roles import Sampling
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,7 +40,36 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "parse+eagle3": ("eagle3", {}),
 }
 STRIDES = (4, 8, 16, 32)
-SWEEP = (0.0, 0.01, 0.1, 0.9, 0.99)
+SWEEP = (0.0, 0.01, 0.1, 0.9)
+REJECTED = 64
+"""Problems of which all drafts are rejected: a ratio of times, without an interval to narrow."""
+PARTS = {
+    "methods": ("pair", "eagle3", "draft"),
+    "verdict_max_abs_diff": ("pair", "draft"),
+    "all_rejected": ("pair",),
+    "verdicts": ("pair", "draft"),
+    "sweep": ("pair",),
+}
+"""What can be measured by name, and the bundles that it needs."""
+BEGUN = time.perf_counter()
+
+
+class Report:
+    """The file of results, part by part."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self._path, self._about = path, about
+        self._parts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def save(self, part: str, found: dict[str, Any]) -> None:
+        """Write a part, with what it was measured on; again where more of it is found."""
+        self._parts[part] = {**self._about, **found}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self._parts, indent=1) + "\n", encoding="utf-8")
+
+
+def say(text: str) -> None:
+    print(f"[{time.perf_counter() - BEGUN:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -56,34 +88,42 @@ def main() -> None:
     parser.add_argument("--eagle-depth", type=int, default=5)
     parser.add_argument("--eagle-width", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--brief", action="store_true", help="the methods only")
+    parser.add_argument("--parts", default=",".join(PARTS))
     a = parser.parse_args()
     at_a_time = [int(part) for part in a.concurrent.split(",")]
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
+    parts = a.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    about = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device(a.target),
         "dtype": a.dtype,
         "threshold": a.threshold,
         "eagle": {"depth": a.eagle_depth, "width": a.eagle_width},
+        "problems": a.problems,
+        "seed": a.seed,
     }
+    report = Report(a.out, about)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         paths = bundles.capture(
             Path(folder), a.weights, a.target, a.dtype, max(at_a_time), a.eagle_depth,
-            a.eagle_width,
+            a.eagle_width, {name for part in parts for name in PARTS[part]},
         )  # fmt: skip
+        say("captured")
         loaded = {}
         for name, path in paths.items():
             loaded[name] = _open(stack.enter_context(Session.open(path)))
+        say("opened")
         problems = drive.draw(a.problems, a.seed)
-        for concurrent in at_a_time:
-            methods = _methods(loaded, problems, a.chunks, concurrent, a.threshold)
-            report[f"batch_{concurrent}"] = methods
-            _write(report, a.out)
-        if not a.brief:
-            concurrent = at_a_time[-1]
-            for name, part in _parts(loaded, problems, concurrent, a.threshold).items():
-                report[name] = part()
-                _write(report, a.out)
+        if "methods" in parts:
+            for concurrent in at_a_time:
+                methods = _methods(loaded, problems, a.chunks, concurrent, a.threshold)
+                report.save(f"batch_{concurrent}", {"methods": methods})
+        others = Others(loaded, problems, at_a_time[-1], a.threshold, report)
+        for part in PARTS:
+            if part in parts and part != "methods":
+                getattr(others, part)()
+                say(part)
 
 
 def _open(session: Session) -> Loaded:
@@ -101,17 +141,18 @@ def _methods(
     for bundle, changes in METHODS.values():
         drive.answer(loaded[bundle], problems[:concurrent], concurrent, changes)
     for begin in range(0, len(problems), size):
+        chunk = problems[begin : begin + size]
         for name, (bundle, changes) in METHODS.items():
-            chunk = problems[begin : begin + size]
             changes = {"threshold": threshold, **changes}
             runs[name].append(drive.answer(loaded[bundle], chunk, concurrent, changes))
+        took = ", ".join(f"{name} {found[-1].seconds:.1f} s" for name, found in runs.items())
+        say(f"{concurrent:3} at a time, {begin + len(chunk)} of {len(problems)}: {took}")
     result = {name: _method(found, problems) for name, found in runs.items()}
     for name, row in result.items():
         pairs = zip(runs[name], runs["target"], strict=True)
         row["gain"] = statistics.median(base.seconds / run.seconds for run, base in pairs)
         accuracy, rate = row["accuracy"]["share"], row["tokens_per_second"]
-        line = f"{concurrent:3} {name:14} {accuracy:.4f} {rate:9.0f} tokens/s  x{row['gain']:.2f}"
-        print(line, file=sys.stderr)
+        say(f"{concurrent:3} {name:14} {accuracy:.4f} {rate:9.0f} tokens/s  x{row['gain']:.2f}")
     return result
 
 
@@ -136,54 +177,68 @@ def _method(runs: list[drive.Run], problems: list[drive.Problem]) -> dict[str, A
     }
 
 
-def _parts(
-    loaded: dict[str, Loaded], problems: list[drive.Problem], concurrent: int, threshold: float
-) -> dict[str, Callable[[], Any]]:
-    pair = loaded["pair"]
-    drafts = drive.answer(loaded["draft"], problems, concurrent, {"max_rounds": 0}).outcomes
-    right = [judging.right_tokens(o.text, p) for o, p in zip(drafts, problems, strict=True)]
+class Others:
+    """The parts beside the methods; each writes what it finds."""
 
-    def verdicts() -> dict[str, Any]:
-        cuts = {"lines": {"cut_at": "sentence", "stride": 8}}
-        cuts |= {str(stride): {"cut_at": "stride", "stride": stride} for stride in STRIDES}
-        tables = {}
-        for name, changes in cuts.items():
-            run = drive.answer(pair, problems, concurrent, {**changes, "max_rounds": 1})
-            first = [o.statistics.verdicts[0] for o in run.outcomes]
-            tables[name] = judging.table(first, right)
-        return tables
+    def __init__(
+        self, loaded: dict[str, Loaded], problems: list[drive.Problem], concurrent: int,
+        threshold: float, report: Report,
+    ) -> None:  # fmt: skip
+        self._loaded, self._pair, self._problems = loaded, loaded["pair"], problems
+        self._concurrent, self._threshold, self._report = concurrent, threshold, report
 
-    def sweep() -> list[dict[str, Any]]:
-        rows = []
-        for rule in ("first-failure", "longest-accepted"):
-            for value in sorted({*SWEEP, threshold}):
-                changes = {"threshold": value, "selection": rule}
-                row = _method([drive.answer(pair, problems, concurrent, changes)], problems)
-                rows.append({"selection": rule, "threshold": value, **row})
-        return rows
+    @cached_property
+    def _drafts(self) -> list[Outcome]:
+        alone = {"max_rounds": 0}
+        return drive.answer(self._loaded["draft"], self._problems, self._concurrent, alone).outcomes
 
-    def rejected() -> dict[str, float]:
-        alone = drive.answer(pair, problems, concurrent, {"max_rounds": 0})
-        never = replace(pair, target=drive.Rejecting(pair.target))
-        run = drive.answer(never, problems, concurrent, {"max_rounds": 1})
-        return {"time_over_target": run.seconds / alone.seconds, "rounds": 1}
-
-    def difference() -> float:
-        tokenizer, chat = pair.prompts.target.tokenizer, pair.prompts.target.chat
-        suffix = tokenizer.encode(chat.judge_suffix("", pair.rules.judge_prompt))
+    def verdict_max_abs_diff(self) -> None:
+        tokenizer, chat = self._pair.prompts.target.tokenizer, self._pair.prompts.target.chat
+        suffix = tokenizer.encode(chat.judge_suffix("", self._pair.rules.judge_prompt))
         cases = []
-        for outcome in drafts[:32]:
+        for outcome in self._drafts[:32]:
             draft = tokenizer.encode(outcome.text)[: bundles.MAX_NEW_TOKENS]
             cases.append((list(outcome.request.prompt), draft, list(range(8, len(draft), 16))))
         words = (tokenizer.single("Yes"), tokenizer.single("No"))
-        return judging.one_pass_difference(pair.target, cases, suffix, words)
+        worst = judging.one_pass_difference(self._pair.target, cases, suffix, words)
+        self._report.save("verdict_max_abs_diff", {"value": worst, "problems": len(cases)})
 
-    return {
-        "verdict_max_abs_diff": difference,
-        "all_rejected": rejected,
-        "verdicts": verdicts,
-        "sweep": sweep,
-    }
+    def all_rejected(self) -> None:
+        some = self._problems[:REJECTED]
+        alone = drive.answer(self._pair, some, self._concurrent, {"max_rounds": 0})
+        never = replace(self._pair, target=drive.Rejecting(self._pair.target))
+        rows = []
+        for rounds in (1, self._pair.rules.max_rounds):
+            run = drive.answer(never, some, self._concurrent, {"max_rounds": rounds})
+            rows.append({"rounds": rounds, "time_over_target": run.seconds / alone.seconds})
+            self._report.save("all_rejected", {"problems": len(some), "by_rounds": rows})
+
+    def verdicts(self) -> None:
+        right = [
+            judging.right_tokens(o.text, p)
+            for o, p in zip(self._drafts, self._problems, strict=True)
+        ]
+        cuts: dict[str, dict[str, Any]] = {"lines": {"cut_at": "sentence", "stride": 8}}
+        cuts |= {str(stride): {"cut_at": "stride", "stride": stride} for stride in STRIDES}
+        tables = {}
+        for name, changes in cuts.items():
+            # Verdicts depend on no threshold, and where all is kept the target writes little.
+            changes = {**changes, "max_rounds": 1, "threshold": 0.0}
+            run = drive.answer(self._pair, self._problems, self._concurrent, changes)
+            first = [o.statistics.verdicts[0] for o in run.outcomes]
+            tables[name] = judging.table(first, right)
+            self._report.save("verdicts", {"by_cuts": tables})
+
+    def sweep(self) -> None:
+        rows: list[dict[str, Any]] = []
+        for rule in ("first-failure", "longest-accepted"):
+            for value in sorted({*SWEEP, self._threshold}):
+                changes = {"threshold": value, "selection": rule}
+                run = drive.answer(self._pair, self._problems, self._concurrent, changes)
+                row = _method([run], self._problems)
+                rows.append({"selection": rule, "threshold": value, **row})
+                say(f"{rule} {value} {row['accuracy']['share']:.4f} {run.seconds:.1f} s")
+                self._report.save("sweep", {"rows": rows})
 
 
 class _Separate:
@@ -212,11 +267,6 @@ def _device(target: str) -> str:
     import torch
 
     return torch.cuda.get_device_name()
-
-
-def _write(report: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ def main() -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for key in sorted(name for name in results if name.startswith("batch_")):
-        rows = results[key]
+    keys = sorted(name for name in results if name.startswith("batch_"))
+    about = results[keys[0]]
+    for key in keys:
+        rows = results[key]["methods"]
         color = f"C{len(axes.containers)}"
         label = f"{key.removeprefix('batch_')} at a time"
         shares = [row["accuracy"] for row in rows.values()]
@@ -31,7 +33,7 @@ def main() -> None:
             axes.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8)
     axes.set(
         xlabel="throughput over the target alone", ylabel="right answers (95 % interval)",
-        xscale="log", title=f"benchmarks/arith, {results['device']}, {results['date']}",
+        xscale="log", title=f"benchmarks/arith, {about['device']}, {about['date'][:10]}",
     )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend()

@@ -27,25 +27,28 @@ _GEOMETRY = {
 def main() -> None:
     """Read the two files, write the third."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    geometry, arith = _read("parse_geometry"), _read("parse_arith")
-    merged: dict[str, Any] = {}
-    for name, part in _GEOMETRY.items():
-        merged[name] = _figure(geometry.get(part, {}), name)
-    for name, method in (("", "parse"), ("_eagle3", "parse+eagle3")):
-        merged[f"throughput_gain{name}"] = _gain(arith, method)
-    merged["verdict_max_abs_diff"] = _figure(arith, "verdict_max_abs_diff")
     path = RESULTS / "parse.json"
-    path.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(merged(RESULTS), indent=1) + "\n", encoding="utf-8")
     print(path)
+
+
+def merged(folder: Path) -> dict[str, Any]:
+    """The figures of parse.json, of the results in a folder."""
+    geometry, arith = (_read(folder / f"parse_{name}.json") for name in ("geometry", "arith"))
+    found = {name: _figure(geometry.get(part, {}), name) for name, part in _GEOMETRY.items()}
+    for name, method in (("", "parse"), ("_eagle3", "parse+eagle3")):
+        found[f"throughput_gain{name}"] = _gain(arith, method)
+    found["verdict_max_abs_diff"] = _figure(arith.get("verdict_max_abs_diff", {}), "value")
+    return found
 
 
 def _gain(arith: dict[str, Any], method: str) -> dict[str, Any]:
     """Over the target alone, one answer at a time, with both accuracies and their intervals."""
-    methods = arith.get("batch_1", {})
-    if method not in methods:
-        return _figure(arith, method)
-    ours, alone = methods[method], methods["target"]
-    found = _figure({**arith, method: ours["gain"]}, method)
+    part = arith.get("batch_1", {})
+    if method not in part.get("methods", {}):
+        return _figure(part, method)
+    ours, alone = part["methods"][method], part["methods"]["target"]
+    found = _figure({**part, method: ours["gain"]}, method)
     return {**found, "accuracy": ours["accuracy"], "accuracy_target": alone["accuracy"]}
 
 
@@ -54,14 +57,13 @@ def _figure(part: dict[str, Any], name: str) -> dict[str, Any]:
     if "not_run" in part:
         found["not_run"] = part["not_run"]
     elif found["value"] is None:
-        found["not_run"] = "left out of the run of that date"
+        found["not_run"] = "left out of the run of that date" if part else "never run"
     return found
 
 
-def _read(name: str) -> dict[str, Any]:
-    path = RESULTS / f"{name}.json"
+def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        return {"not_run": f"{path.name} is missing"}
+        return {}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

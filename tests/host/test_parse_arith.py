@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import eager, logits, opened
 
 from benchmarks.arith import bundles, drive, judged, task
+from benchmarks.arith.evaluate import Report
 from benchmarks.arith.generation import first_wrong
 from benchmarks.arith.interval import share
 from benchmarks.arith.network import Network, Size
@@ -166,3 +168,13 @@ def test_a_target_that_keeps_nothing_still_judges(pair: Loaded, alone: list[str]
     run = drive.answer(never, PROBLEMS[:1], 1, {"max_rounds": 1})
     assert run.outcomes[0].text == alone[0]
     assert run.outcomes[0].statistics.accepted == 0 and run.outcomes[0].statistics.verdicts
+
+
+def test_parts_that_are_not_run_keep_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    Report(path, {"device": "a GPU"}).save("verdicts", {"by_cuts": 1})
+    Report(path, {"device": "CPU"}).save("sweep", {"rows": 2})
+    assert json.loads(path.read_text()) == {
+        "verdicts": {"device": "a GPU", "by_cuts": 1},
+        "sweep": {"device": "CPU", "rows": 2},
+    }
