@@ -7,19 +7,23 @@ Prints one JSON object. Every launch copies the samples in, and LLRs (float32) a
 
 from __future__ import annotations
 
-import json
-import sys
-import threading
-from collections.abc import Iterable, Mapping
-from typing import Any
+from foundryrt.cuda import early
 
-import numpy as np
+early.begin()  # as `foundryrt run` does, before numpy
 
-from foundryrt.session import Session
-from otfs_pipeline import frame, source, stream
-from otfs_pipeline.metrics import latency_percentiles
-from otfs_pipeline.pace import Paced
-from otfs_pipeline.settings import Settings
+import json  # noqa: E402
+import sys  # noqa: E402
+import threading  # noqa: E402
+from collections.abc import Iterable, Mapping  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from foundryrt.session import Session  # noqa: E402
+from otfs_pipeline import frame, source, stream  # noqa: E402
+from otfs_pipeline.metrics import latency_percentiles  # noqa: E402
+from otfs_pipeline.pace import Paced  # noqa: E402
+from otfs_pipeline.settings import Settings  # noqa: E402
 
 
 class _Errors:

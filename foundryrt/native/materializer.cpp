@@ -1,5 +1,9 @@
 #include "materializer.hpp"
 
+#include <system_error>
+
+#include <system_error>
+
 #include "driver.hpp"
 
 namespace foundry {
@@ -18,11 +22,11 @@ Materializer::~Materializer() {
         stop_ = true;
     }
     changed_.notify_all();
-    if (thread_.joinable()) thread_.join();
+    for (std::thread& thread : threads_) thread.join();
     driver().cuCtxSetCurrent(context_);
     for (Member& member : members_)
         if (member.exec != nullptr) driver().cuGraphExecDestroy(member.exec);
-    builders_.clear();
+    for (Lane& lane : lanes_) lane.builders.clear();
     for (Binary& binary : binaries_)
         if (binary.library != nullptr) driver().cuLibraryUnload(binary.library);
     driver().cuStreamDestroy(upload_);
@@ -129,28 +133,32 @@ void Materializer::resolve(uint32_t index) {
     handles_[index] = function.handle;
 }
 
-Builder& Materializer::builder(const foundry_template& table, const std::string& name) {
-    for (auto known = builders_.begin(); known != builders_.end(); ++known) {
+Builder& Materializer::builder(Lane& lane, const foundry_template& table, const std::string& name) {
+    auto& builders = lane.builders;
+    for (auto known = builders.begin(); known != builders.end(); ++known) {
         if (!(*known)->fits(table)) continue;
         try {
             (*known)->become(table, name);
         } catch (...) {
-            builders_.erase(known);
+            builders.erase(known);
             throw;
         }
         return **known;
     }
-    builders_.push_back(std::make_unique<Builder>(table, handles_, context_, spent_, name));
-    return *builders_.back();
+    builders.push_back(std::make_unique<Builder>(table, handles_, context_, spent_, name));
+    return *builders.back();
 }
 
-CUgraphExec Materializer::materialize(const Member& member) {
+CUgraphExec Materializer::materialize(const Member& member, Lane& lane) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     const foundry_template& table = templates_[member.index];
     if (table.kind == nullptr) refuse("a graph was asked for before its template was given");
-    for (uint32_t node = 0; node < table.nodes; ++node)
-        if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
-    return builder(table, member.name).member(member.word, member.value, member.count, upload_);
+    {
+        std::lock_guard lock(resolving_);
+        for (uint32_t node = 0; node < table.nodes; ++node)
+            if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+    }
+    return builder(lane, table, member.name).member(member.word, member.value, member.count, upload_);
 }
 
 void Materializer::finish_uploads(const std::string& where) {
@@ -158,66 +166,80 @@ void Materializer::finish_uploads(const std::string& where) {
     check(driver().cuStreamSynchronize(upload_), "cuStreamSynchronize", where);
 }
 
-void Materializer::keep(Member& member, CUgraphExec exec) {
-    busy_ = false;
-    member.exec = exec;
-    if (exec != nullptr) ++ready_;
-    changed_.notify_all();
+Materializer::Lane* Materializer::free_lane() {
+    for (Lane& lane : lanes_)
+        if (!lane.busy) return &lane;
+    return nullptr;
 }
 
-CUgraphExec Materializer::require(uint32_t graph) {
-    Member& member = members_.at(graph);
-    std::unique_lock lock(state_);
-    ++waiting_;
-    changed_.wait(lock, [&] { return !busy_; });
-    --waiting_;
-    if (member.exec != nullptr) {
-        const CUgraphExec exec = member.exec;
-        lock.unlock();
-        changed_.notify_all();
-        finish_uploads(member.name);
-        return exec;
-    }
-    busy_ = true;
+void Materializer::make(Member& member, Lane& lane, std::unique_lock<std::mutex>& lock) {
+    lane.busy = member.making = true;
     lock.unlock();
     CUgraphExec exec = nullptr;
     const auto leave = [&] {
         lock.lock();
-        keep(member, exec);
+        lane.busy = member.making = false;
+        member.exec = exec;
+        if (exec != nullptr) ++ready_;
+        changed_.notify_all();
     };
     try {
-        exec = materialize(member);
-        finish_uploads(member.name);
+        exec = materialize(member, lane);
     } catch (...) {
         leave();
         throw;
     }
     leave();
+}
+
+CUgraphExec Materializer::require(uint32_t graph) {
+    Member& member = members_.at(graph);
+    std::unique_lock lock(state_);
+    Lane* lane = nullptr;
+    ++waiting_;
+    changed_.wait(lock, [&] {
+        return member.exec != nullptr || (!member.making && (lane = free_lane()) != nullptr);
+    });
+    --waiting_;
+    changed_.notify_all();
+    if (member.exec == nullptr) make(member, *lane, lock);
+    const CUgraphExec exec = member.exec;
+    lock.unlock();
+    finish_uploads(member.name);
     return exec;
 }
 
 void Materializer::start(uint32_t first) {
-    if (!thread_.joinable()) thread_ = std::thread([this, first] { run(first); });
+    if (!threads_.empty()) return;
+    alone_ = first < members_.size();
+    if (alone_) order_.push_back(&members_[first]);
+    for (Member& member : members_)
+        if (order_.empty() || &member != order_.front()) order_.push_back(&member);
+    threads_.emplace_back([this] { run(); });
+    try {
+        while (threads_.size() < LANES) threads_.emplace_back([this] { run(); });
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those that there are make everything.
+    }
 }
 
-void Materializer::run(uint32_t first) {
-    std::vector<Member*> order;
-    if (first < members_.size()) order.push_back(&members_[first]);
-    for (Member& member : members_)
-        if (order.empty() || &member != order.front()) order.push_back(&member);
+bool Materializer::next_can_begin() {
+    const Member& member = *order_[next_];
+    const bool turn = next_ == 0 || !alone_ || order_.front()->exec != nullptr;
+    return turn && waiting_ == 0 && member.given && !member.making && free_lane() != nullptr;
+}
+
+void Materializer::run() {
     std::unique_lock lock(state_);
-    for (Member* member : order) {
-        changed_.wait(lock, [&] { return stop_ || failed_ || (!busy_ && waiting_ == 0 && member->given); });
-        if (stop_ || failed_) return;
-        if (member->exec != nullptr) continue;
-        busy_ = true;
-        lock.unlock();
-        CUgraphExec exec = nullptr;
-        const int code = guarded([&] { exec = materialize(*member); });
-        const std::string message = code != 0 ? last_error() : "";
-        lock.lock();
-        keep(*member, exec);
-        if (code != 0) fail(code, message);
+    while (true) {
+        changed_.wait(lock, [&] { return stop_ || failed_ || next_ == order_.size() || next_can_begin(); });
+        if (stop_ || failed_ || next_ == order_.size()) return;
+        Member& member = *order_[next_++];
+        // The last one is taken: a thread that waits for another has nothing left to do.
+        if (next_ == order_.size()) changed_.notify_all();
+        if (member.exec != nullptr) continue;
+        const int code = guarded([&] { make(member, *free_lane(), lock); });
+        if (code != 0) fail(code, last_error());
     }
 }
 

@@ -1,6 +1,7 @@
 // Everything of a bundle that lives in the driver: libraries, functions, template graphs and the members' execs.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -17,7 +18,7 @@ namespace foundry {
 class Materializer {
 public:
     Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs);
-    // Stops the thread, then frees execs, graphs and libraries, in this order.
+    // Stops the threads, then frees execs, graphs and libraries, in this order.
     ~Materializer();
     Materializer(const Materializer&) = delete;
     Materializer& operator=(const Materializer&) = delete;
@@ -32,7 +33,7 @@ public:
     // Bytes that a variable of a kernel binary must hold before anything of that binary runs.
     void set_variable(uint32_t kernel, const char* name, const void* data, uint64_t size);
 
-    // Materializes all graphs on a thread of its own, `first` before the others, each once it has been given.
+    // Materializes all graphs on threads of its own, `first` before the others and alone, each once it has been given.
     void start(uint32_t first);
     // No more graphs will be given: whoever waits for all gets this message.
     void abandon(const char* message);
@@ -41,7 +42,7 @@ public:
     // Graphs that can be launched; whether this one can.
     uint32_t ready();
     bool ready(uint32_t graph);
-    // Blocks until `count` graphs are ready or the time is over, and returns how many are; rethrows the thread's failure.
+    // Blocks until `count` graphs are ready or the time is over, and returns how many are; rethrows a thread's failure.
     uint32_t wait(uint32_t count, std::chrono::milliseconds timeout);
     const Spent& spent() const { return spent_; }
 
@@ -71,18 +72,29 @@ private:
         const uint32_t* word = nullptr;
         const uint64_t* value = nullptr;
         bool given = false;
+        bool making = false;
         CUgraphExec exec = nullptr;
     };
+    // A place where one graph at a time is made.
+    struct Lane {
+        std::vector<std::unique_ptr<Builder>> builders;  // one for each set of kinds and edges
+        bool busy = false;
+    };
+    // Two overlap what the driver does outside its lock; four were slower than two (H100, instantiate.json).
+    static constexpr size_t LANES = 2;
 
-    void run(uint32_t first);
+    void run();
     void fail(int code, const std::string& message);
-    CUgraphExec materialize(const Member& member);
-    // Ends a turn of making `member`, whose exec is null where that failed; the state is locked.
-    void keep(Member& member, CUgraphExec exec);
+    // Whether the threads may take `order_[next_]` now; the state is locked.
+    bool next_can_begin();
+    Lane* free_lane();
+    // Makes a member's exec in a free lane; the state is locked before and after, not meanwhile.
+    void make(Member& member, Lane& lane, std::unique_lock<std::mutex>& lock);
+    CUgraphExec materialize(const Member& member, Lane& lane);
     // An exec must not be launched before its upload has ended; on any thread.
     void finish_uploads(const std::string& where);
-    // A builder that has taken on a template.
-    Builder& builder(const foundry_template& table, const std::string& name);
+    // A builder of the lane that has taken on a template.
+    Builder& builder(Lane& lane, const foundry_template& table, const std::string& name);
     void load(Binary& binary, const std::string& where);
     void resolve(uint32_t function);
     void apply_state(const Function& function, CUkernel kernel);
@@ -94,19 +106,22 @@ private:
     std::vector<Function> functions_;
     std::vector<CUfunction> handles_;
     std::vector<foundry_template> templates_;
-    std::vector<std::unique_ptr<Builder>> builders_;  // one for each set of kinds and edges
     std::vector<Member> members_;
+    std::array<Lane, LANES> lanes_;
+    std::mutex resolving_;  // libraries, and handles of functions
 
     std::mutex state_;
     std::condition_variable changed_;
-    bool busy_ = false;        // somebody materializes
-    uint32_t waiting_ = 0;     // callers that go before the thread
+    std::vector<Member*> order_;  // in which the threads make graphs
+    size_t next_ = 0;             // the first in that order that none of them has taken
+    bool alone_ = false;          // the first one is made before others begin
+    uint32_t waiting_ = 0;        // callers that go before the threads
     uint32_t ready_ = 0;
     bool stop_ = false;
     bool failed_ = false;
     int failure_code_ = 0;
     std::string failure_;
-    std::thread thread_;
+    std::vector<std::thread> threads_;
 };
 
 }  // namespace foundry
