@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "driver.hpp"
+#include "heap.hpp"
 
 namespace foundry {
 
@@ -116,8 +117,9 @@ void Materializer::load(Binary& binary, const std::string& where) {
 
 void Materializer::resolve(uint32_t index) {
     Function& function = functions_[index];
-    if (function.handle != nullptr) return;
     Binary& binary = binaries_[function.kernel];
+    std::lock_guard lock(binary.resolving);
+    if (function.handle != nullptr) return;
     if (binary.library == nullptr) load(binary, function.name);
     const Watch watch(spent_.resolve);
     CUkernel kernel = nullptr;
@@ -153,11 +155,9 @@ CUgraphExec Materializer::materialize(const Member& member, Lane& lane) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     const foundry_template& table = templates_[member.index];
     if (table.kind == nullptr) refuse("a graph was asked for before its template was given");
-    {
-        std::lock_guard lock(resolving_);
-        for (uint32_t node = 0; node < table.nodes; ++node)
-            if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
-    }
+    for (uint32_t node = 0; node < table.nodes; ++node)
+        if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+    make_room(table.nodes);
     return builder(lane, table, member.name).member(member.word, member.value, member.count, upload_);
 }
 
@@ -216,8 +216,12 @@ void Materializer::start(uint32_t first) {
     for (Member& member : members_)
         if (order_.empty() || &member != order_.front()) order_.push_back(&member);
     threads_.emplace_back([this] { run(); });
+    const auto help = [this] {
+        if (alone_) help_first();
+        run();
+    };
     try {
-        while (threads_.size() < LANES) threads_.emplace_back([this] { run(); });
+        while (threads_.size() < LANES) threads_.emplace_back(help);
     } catch (const std::system_error&) {
         // The system gives no more threads: those that there are make everything.
     }
@@ -227,6 +231,24 @@ bool Materializer::next_can_begin() {
     const Member& member = *order_[next_];
     const bool turn = next_ == 0 || !alone_ || order_.front()->exec != nullptr;
     return turn && waiting_ == 0 && member.given && !member.making && free_lane() != nullptr;
+}
+
+void Materializer::help_first() {
+    const Member& first = *order_.front();
+    {
+        std::unique_lock lock(state_);
+        changed_.wait(lock, [&] { return stop_ || failed_ || first.given; });
+        if (stop_ || failed_) return;
+    }
+    const int code = guarded([&] {
+        check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
+        const foundry_template& table = templates_[first.index];
+        for (uint32_t node = table.nodes; node-- > 0;)
+            if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+    });
+    if (code == 0) return;
+    std::lock_guard lock(state_);
+    fail(code, last_error());
 }
 
 void Materializer::run() {

@@ -63,6 +63,7 @@ private:
         const void* data = nullptr;
         uint64_t size = 0;
         std::vector<Variable> variables;
+        std::mutex resolving;  // the library and its functions
         CUlibrary library = nullptr;
     };
     struct Member {
@@ -84,6 +85,8 @@ private:
     static constexpr size_t LANES = 2;
 
     void run();
+    // Resolves the first graph's functions from the last one on, while another thread makes that graph.
+    void help_first();
     void fail(int code, const std::string& message);
     // Whether the threads may take `order_[next_]` now; the state is locked.
     bool next_can_begin();
@@ -108,7 +111,6 @@ private:
     std::vector<foundry_template> templates_;
     std::vector<Member> members_;
     std::array<Lane, LANES> lanes_;
-    std::mutex resolving_;  // libraries, and handles of functions
 
     std::mutex state_;
     std::condition_variable changed_;
