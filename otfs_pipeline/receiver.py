@@ -28,7 +28,7 @@ class Receiver:
 
         symbols [D] complex64, unbiased, delay-major; llr [D, bits] float32, positive for 0; bits
         as llr, uint8; noise_variance, mu and variance (of the unbiased symbols) float32 scalars;
-        taps, the number that was kept, int64.
+        taps, the number that was kept, int64. A variance that is not finite: nor are the symbols.
         """
         t = self.tables
         grid = torch.fft.fft(samples.view(self.settings.n, self.settings.m), dim=0, norm="ortho")
@@ -48,7 +48,8 @@ class Receiver:
             "bits": (llr < 0).to(torch.uint8),
             "noise_variance": noise_variance,
             "mu": mu,
-            "variance": variance,
+            # Each symbol depends on every sample: one speaks for the frame.
+            "variance": variance + 0 * torch.view_as_real(symbols)[0, 0],
             "taps": (h.abs() > 0).sum(),
         }
 

@@ -37,9 +37,9 @@ class Results:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The receiver's outputs that are wanted."""
+        """The receiver's outputs that are wanted, with the one that `stream.receive` looks at."""
         extra = [("llr", "llr" in self._files), ("symbols", self._plotted)]
-        return ("bits", *(name for name, wanted in extra if wanted))
+        return ("bits", "variance", *(name for name, wanted in extra if wanted))
 
     def take(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
         """Results of one frame; FoundryError where a file cannot grow."""

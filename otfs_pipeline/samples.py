@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 # SigMF datatype -> numpy type of a component, and its full scale.
@@ -34,12 +32,3 @@ def encode(samples: np.ndarray, datatype: str, gain: float = 1.0) -> bytes:
     elif gain != 1:
         parts = parts * np.float32(gain)
     return parts.astype(component).tobytes()
-
-
-def finite(samples: np.ndarray) -> bool:
-    """Whether no sample is NaN or infinite; one pass, and a second where the sum overflows."""
-    parts = samples.view(np.float32)
-    # No scalar product: BLAS may wake a pool of threads for it, and one that slept may be late.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.sum(parts)
-    return math.isfinite(total) or bool(np.isfinite(parts).all())

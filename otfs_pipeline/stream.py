@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import threading
 import time
@@ -15,7 +16,6 @@ from queue import SimpleQueue
 import numpy as np
 
 from foundryrt.pipeline import Pipeline
-from otfs_pipeline.samples import finite
 from otfs_pipeline.source import Frame
 
 # A thread that computes in Python would else keep the others waiting for 5 ms, two frames long.
@@ -46,7 +46,6 @@ class _Flight:
     slot: int
     frame: Frame
     start: float
-    good: bool
 
 
 def receive(
@@ -60,8 +59,9 @@ def receive(
     """Send `frames` of that many samples through, until they end or `stop`; broken ones count only.
 
     None among the frames means that none is there yet. The loop never waits for a lock or an
-    event, it looks: a thread that sleeps may wake late. A second thread gives results
-    in order to `take`; what that raises ends the run.
+    event, it looks: a thread that sleeps may wake late. Nor does it look at samples, which takes
+    milliseconds where others use the memory too: output `variance` says whether results are
+    finite. A second thread gives results in order to `take`; what that raises ends the run.
     """
     tally, flying, source = Tally(), deque[_Flight](), iter(frames)
     ended, began = False, time.perf_counter()
@@ -69,9 +69,8 @@ def receive(
     with _Taker(take, pipeline.depth) as taker, _undisturbed():
         while not taker.failure:
             if flying and pipeline.done(flying[0].slot):
-                flight = flying.popleft()
-                busy = _finish(flight, pipeline, taker, tally)
-                if flight.good:
+                busy, good = _finish(flying.popleft(), pipeline, taker, tally)
+                if good:
                     tally.seconds = busy - began
                     seen(tally)
                 continue
@@ -97,20 +96,21 @@ def receive(
 def _submit(frame: Frame, pipeline: Pipeline, slot: int) -> _Flight:
     start = frame.ready or time.perf_counter()
     pipeline.submit(slot, {"samples": frame.samples})
-    # Looked at while the device computes: a broken frame spoils only its own results.
-    return _Flight(slot, frame, start, finite(frame.samples))
+    return _Flight(slot, frame, start)
 
 
-def _finish(flight: _Flight, pipeline: Pipeline, taker: _Taker, tally: Tally) -> float:
+def _finish(flight: _Flight, pipeline: Pipeline, taker: _Taker, tally: Tally) -> tuple[float, bool]:
+    """When the results were there, and whether they are finite."""
     outputs = pipeline.wait(flight.slot)
     end = time.perf_counter()
-    if flight.good:
+    good = math.isfinite(outputs["variance"])
+    if good:
         tally.milliseconds.append((end - flight.start) * 1e3)
         taker.queue.put((flight.slot, flight.frame, outputs))
     else:
         tally.not_finite += 1
         taker.free.append(flight.slot)
-    return end
+    return end, good
 
 
 class _Taker:

@@ -45,7 +45,7 @@ def measure(path: str, frames: int, flat_frames: int, pool: int, snr: float) -> 
     with Session.open(path) as session:
         settings = Settings(**session.settings)  # type: ignore[arg-type]
         made = source.pool(lambda index: source.simulate(settings, snr, 0, index), pool)
-        pipeline = session.graph("receive").pipeline(("samples",), ("llr", "bits"))
+        pipeline = session.graph("receive").pipeline(("samples",), ("llr", "bits", "variance"))
         try:
             placed = [source.placed(item, pipeline.staging("samples")) for item in made]
 

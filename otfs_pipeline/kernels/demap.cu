@@ -79,7 +79,7 @@ demap(const Sample* equalized, const Sample* moments, Sample* symbols, SymbolLlr
     const float mu = warp_sum(moment.re) / (float(N) * EIGENVALUES);
     const float power = warp_sum(moment.im) / (float(N) * EIGENVALUES);
     const float variance = power / (mu * mu) - 1;
-    if (blockIdx.x == 0 && threadIdx.x == 0) *mu_out = mu, *variance_out = variance;
+    if (blockIdx.x == 0 && threadIdx.x == 0) *mu_out = mu;
     const float unbiased = 1 / mu, scale = 1 / variance;
     __syncthreads();
     Sample sum[COLUMNS][RADIX] = {};
@@ -115,6 +115,8 @@ demap(const Sample* equalized, const Sample* moments, Sample* symbols, SymbolLlr
 #pragma unroll
         for (int bit = 0; bit < 2 * AXIS_BITS; bit++) decided.of[bit] = out.of[bit] < 0;
         const int at = first * N + i;
+        // Every symbol sums over all periods, so one speaks for the frame: NaN unless it is finite.
+        if (at == 0) *variance_out = variance + 0 * symbol.re;
         symbols[at] = symbol;
         llr[at] = out;
         bits[at] = decided;

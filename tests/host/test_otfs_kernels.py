@@ -106,6 +106,21 @@ def test_blocks_with_inner_and_outer_warps(
     assert wrong == pytest.approx(np.mean(exact.bits.ravel() != frame.bits), rel=5e-3)
 
 
+@pytest.mark.parametrize("value", [np.nan, 1j * np.inf])
+@pytest.mark.parametrize("position", [0, 17, 64 * 16 + 31, 64 * 32 - 1])
+def test_a_sample_that_is_not_finite_shows_in_the_variance(
+    position: int, value: complex, tmp_path: Path
+) -> None:
+    link = Settings(grid="64x32")
+    samples = source.simulate(link, 20.0, 3, 0).samples.copy()
+    samples[position] = value
+    got = receive(samples, Geometry.of(link), tmp_path)
+    # No period uses a sample of the guard strip that the channel does not reach.
+    spoilt = not np.isfinite(got["llr"]).all()
+    assert spoilt == np.isnan(got["llr"]).all() == np.isnan(got["variance"])
+    assert spoilt or position == 64 * 16 + 31
+
+
 def test_a_frame_of_zeros_ends(tmp_path: Path) -> None:
     link = Settings(grid="64x32")
     got = receive(np.zeros(link.q, np.complex64), Geometry.of(link), tmp_path)

@@ -50,3 +50,14 @@ def test_a_frame_of_zeros_gives_no_surprise() -> None:
     got = receive(link, np.zeros(link.q, np.complex64))
     assert got["llr"].shape == (link.m * link.n - link.guard_bins * link.n, 4)
     assert got["noise_variance"] == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1j * np.inf])
+@pytest.mark.parametrize("position", [0, 17, 64 * 16 + 31, 64 * 32 - 1])
+def test_a_sample_that_is_not_finite_shows_in_the_variance(position: int, value: complex) -> None:
+    link = Settings(grid="64x32")
+    samples = source.simulate(link, 20.0, 3, 0).samples.copy()
+    samples[position] = value
+    got = receive(link, samples)
+    assert np.isnan(got["variance"])
+    assert np.isnan(got["llr"]).all()

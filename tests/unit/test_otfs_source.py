@@ -32,6 +32,7 @@ class ReferenceSession:
             "bits": np.zeros((count, 4), np.uint8),
             "llr": np.zeros((count, 4), np.float32),
             "symbols": np.zeros(count, np.complex64),
+            "variance": np.zeros((), np.float32),
         }
 
     def graph(self, name: str) -> ReferenceSession:
@@ -44,10 +45,12 @@ class ReferenceSession:
         return HostPipeline(self.launch, {"samples": self.samples}, wanted, depth)
 
     def launch(self) -> None:
-        if self.samples.any() and np.isfinite(self.samples).all():
-            got = reference.receive(self.samples.astype(np.complex128), LINK)
-            for name, view in self.results.items():
-                view[...] = getattr(got, name)
+        if not self.samples.any() or not np.isfinite(self.samples).all():
+            self.results["variance"][...] = np.nan
+            return
+        got = reference.receive(self.samples.astype(np.complex128), LINK)
+        for name, view in self.results.items():
+            view[...] = getattr(got, name)
 
 
 def record(folder: Path, datatype: str = "cf32_le", count: int = 3) -> Path:
