@@ -58,7 +58,10 @@ def floor(folder: Path, repeats: int) -> dict[str, float]:
 
 def measure(model: str, mode: str, folder: Path, repeats: int, torchs: int) -> dict[str, Any]:
     """All figures of one mode but the replays'."""
-    result = step("capture.py", model, mode, folder)
+    captured = folder / f"{model}.{mode}.captured.json"
+    if not captured.exists():
+        step("capture.py", model, mode, folder)
+    result = json.loads(captured.read_text())
     verified = step("replay.py", model, mode, folder, "verify")
     torch_side = [step("torch_side.py", model, mode) for _ in range(torchs)]
     runs = [step("replay.py", model, mode, folder) for _ in range(repeats)]
@@ -100,10 +103,12 @@ def main() -> None:
     parser.add_argument("--modes", default="eager,compile")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--torch-repeats", type=int, default=2)
+    parser.add_argument("--captured", type=Path, help="folder that cold/capture.py has filled")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     # Memory, not a disk: the weights are to be in the page cache.
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    folder = options.captured or Path(tempfile.mkdtemp(dir=memory))
     sys.path.insert(0, str(ROOT))
     try:
         import torch
@@ -134,7 +139,8 @@ def main() -> None:
             print(json.dumps(short, indent=1))
         print({k: v for k, v in report.items() if not isinstance(v, dict)})
     finally:
-        shutil.rmtree(folder)
+        if not options.captured:
+            shutil.rmtree(folder)
 
 
 main()

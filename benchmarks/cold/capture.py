@@ -1,4 +1,7 @@
-"""Capture through the Recorder; digests of torch's own results. Arguments: model, mode, folder."""
+"""Capture through the Recorder; digests of torch's own results. Arguments: model, mode, folder.
+
+MODEL.MODE.captured.json, written last, is the report.
+"""
 
 from __future__ import annotations
 
@@ -69,19 +72,16 @@ def main(name: str, mode: str, folder: Path) -> None:
     checked = time.time()
     recorder.save(path)
     (folder / f"{name}.{mode}.json").write_text(json.dumps(runs[0]))
-    print(
-        json.dumps(
-            {
-                "torch_repeats_itself": runs[0] == runs[1],
-                "capture_seconds": {
-                    "weights": loaded - began,
-                    "warm_up": warm - loaded,
-                    "graphs": captured - warm,
-                    "save": time.time() - checked,
-                },
-            }
-        )
-    )
+    report = {
+        "torch_repeats_itself": runs[0] == runs[1],
+        "capture_seconds": {
+            "weights": loaded - began,
+            "warm_up": warm - loaded,
+            "graphs": captured - warm,
+            "save": time.time() - checked,
+        },
+    }
+    (folder / f"{name}.{mode}.captured.json").write_text(json.dumps(report))
 
 
 main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
