@@ -7,6 +7,7 @@ way and two threads come twice: how far those differ is how much a difference me
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import subprocess
@@ -99,7 +100,9 @@ def main() -> None:
             except subprocess.TimeoutExpired:
                 row["error"] = f"more than {ONE} s"
             print(row, file=sys.stderr)
-    report = {"device": asked("name"), "driver": asked("driver_version"), "rows": rows}
+    date = datetime.date.today().isoformat()
+    names = {"device": asked("name"), "driver": asked("driver_version")}
+    report = {"date": date, **names, "rows": rows}
     text = json.dumps(report, indent=1)
     print(text)
     if options.output:

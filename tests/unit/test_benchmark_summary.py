@@ -41,7 +41,9 @@ def test_the_bounds_themselves_count(table) -> None:
 
 
 def test_what_was_not_measured_has_no_verdict(table) -> None:
-    rows = table(parse={"decode_over_bandwidth": {"value": None, "not_run": "cut off", **GPU}})
+    cold = {**GPU, "compile": {"replay_ratio": None}}
+    decoding = {"value": None, "not_run": "cut off", **GPU}
+    rows = table(cold_start=cold, parse={"decode_over_bandwidth": decoding})
     assert {(row["verdict"], row["measured"], row["device"]) for row in rows.values()} == {
         ("", None, "")
     }
