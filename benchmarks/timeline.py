@@ -53,13 +53,13 @@ def draw(report: dict, mode: str) -> str:
             f'height="{ROW - 10}" fill="#7aa6d8"/>'
             f'<text x="{x(start) + 4:.1f}" y="{y + 14}">{text}, {stop - start:.0f} ms</text>'
         )
-    y = ROW * (len(rows) - 1) + 6
+    # Below the bar, where they cross no text.
+    y = ROW * len(rows) - 4
     for at, _ in run["ready_ms"]:
-        out.append(
-            f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{y}" y2="{y + ROW - 10}" stroke="#234"/>'
-        )
-    title = f"{report['model']}, {mode}, {report['device']}, driver {report['driver']}"
-    out.append(f'<text x="{LEFT}" y="{ROW * len(rows) + 14}" font-weight="bold">{title}</text>')
+        out.append(f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{y}" y2="{y + 6}" stroke="#234"/>')
+    made = f"{report['device']}, driver {report['driver']}, {report['date']}"
+    title = f"{report['model']}, {mode}, {made}"
+    out.append(f'<text x="{LEFT}" y="{ROW * len(rows) + 18}" font-weight="bold">{title}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
