@@ -3,9 +3,10 @@
     python benchmarks/otfs.py [--frames 10000] [--grids 1024x32 ...] --output FILE
     python benchmarks/otfs.py --loss-only --output benchmarks/results/otfs_loss.json    (no GPU)
 
-Each grid is captured by `foundryc capture`, and its bundle measured in a process without torch
-(otfs/replay.py); stages and baselines run in one with torch (otfs/stages.py). Latency is from the
-last sample in host memory to LLRs and bits in host memory.
+A file written before keeps the grids that are not measured now. Each grid is captured by
+`foundryc capture`, and its bundle measured in a process without torch (otfs/replay.py); stages and
+baselines run in one with torch (otfs/stages.py). Latency is from the last sample in host memory to
+LLRs and bits in host memory.
 """
 
 from __future__ import annotations
@@ -42,9 +43,14 @@ def main() -> None:
     if options.loss_only:
         from benchmarks.otfs import loss
 
-        _write(options.output, {"date": _today(), "snr_loss": loss.small_grids(60)})
+        date = datetime.now(UTC).date().isoformat()
+        _write(options.output, {"date": date, "snr_loss": loss.small_grids(60)})
         return
-    result: dict[str, Any] = {"date": _today(), "device": _device(), "grids": []}
+    device = _device()
+    result: dict[str, Any] = {}
+    if options.output.is_file():
+        result = json.loads(options.output.read_text())
+    grids = {one["grid"]: one for one in result.get("grids", [])}
     if LOSS.is_file():
         result["snr_loss"] = json.loads(LOSS.read_text())["snr_loss"]
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +63,9 @@ def main() -> None:
             arguments = [frames, options.flat_frames, options.pool, options.snr]
             stream = _python("benchmarks.otfs.replay", bundle, *arguments)
             stages = _python("benchmarks.otfs.stages", grid, options.snr, options.pool)
-            result["grids"].append(stages | stream)
+            date = datetime.now(UTC).isoformat(timespec="minutes")
+            grids[grid] = {"grid": grid, "date": date, "device": device} | stages | stream
+            result["grids"] = list(grids.values())
             # After every grid: what was measured is kept where a later one fails.
             _write(options.output, result)
     print(json.dumps(result, indent=1))
@@ -83,10 +91,6 @@ def _python(module: str, *arguments: object) -> Any:
 def _device() -> str:
     asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     return subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

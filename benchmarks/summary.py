@@ -136,14 +136,20 @@ MUSTS = {
 }
 
 
+def source(must: Must, report: Report) -> Report:
+    """What has the device and the date of a must that was measured."""
+    grids = (grid for grid in report.get("grids", []) if grid["grid"] == OPERATING_POINT)
+    return report.get(must.figure.partition(",")[0]) or next(grids, report)
+
+
 def row(must: Must, report: Report) -> Row:
     """What a report says of a must."""
     try:
         measured = must.find(report)
     except (KeyError, StopIteration, TypeError):
         measured = None
-    source = {} if measured is None else report.get(must.figure.partition(",")[0], report)
-    device, date = str(source.get("device", "")), str(source.get("date", ""))[:10]
+    run = {} if measured is None else source(must, report)
+    device, date = str(run.get("device", "")), str(run.get("date", ""))[:10]
     verdict = ""
     if measured is not None and device != "CPU":
         sign = -1 if must.least else 1

@@ -61,14 +61,15 @@ def test_gains_count_with_their_accuracy_and_on_a_gpu(table, count, device, verd
 
 
 def test_the_loss_is_the_worse_grids_with_the_same_iterations(table) -> None:
-    point = {"grid": "16384x32", "cg_iterations": 20, "frames": 2000, "on_time": 1.0}
+    point = {"grid": "16384x32", **GPU, "cg_iterations": 20, "frames": 2000, "on_time": 1.0}
     losses = [{"grid": grid, "snr_loss_db": {"cg20": loss, "cg8": 3.0}}
               for grid, loss in (("31x37", 0.01), ("64x32", 0.19), ("256x32", 0.5))]  # fmt: skip
-    rows = table(otfs={**GPU, "grids": [{"grid": "1024x32"}, point], "snr_loss": losses})
+    rows = table(otfs={"grids": [{"grid": "1024x32", "device": "CPU"}, point], "snr_loss": losses})
     assert rows["SNR loss against LMMSE, dB"]["measured"] == 0.19
     assert rows["SNR loss against LMMSE, dB"]["verdict"] == "met"
     assert rows["frames at frame pace"]["verdict"] == "missed"
     assert rows["on time"]["verdict"] == "aim"
+    assert (rows["on time"]["device"], rows["on time"]["date"]) == ("a GPU", "2026-11-25")
 
 
 def test_damaged_files_are_named(table, tmp_path, capsys) -> None:
