@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from foundryrt.cuda.pipeline import CudaPipeline
 
+_LOOK = 2e-3  # seconds between two looks at how many graphs there are
+
 
 class CudaBackend:
     """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier step.
@@ -66,10 +68,11 @@ class CudaBackend:
             self._loader = WeightLoader(bundle.manifest, self.uploader, digester)
             # Copies still under way would read buffers that are being freed.
             undo.callback(self._drain)
-            self._preparation = threading.Thread(target=self._prepare)
-            undo.callback(self._end_preparation)
             self.graphs = Graphs(bundle, self.device.context)
             undo.callback(self.graphs.close)
+            self._preparation = threading.Thread(target=self._prepare)
+            self._closing = threading.Event()
+            undo.callback(self._end_preparation)
             self.graphs.start(first)
             self._initialise()
             self._done("contents queued")
@@ -85,14 +88,21 @@ class CudaBackend:
             self._undo = undo.pop_all()
 
     def _prepare(self) -> None:
-        """Prepare the loading of weights, but not while the first graph is on its way."""
-        self.graphs.declared.wait()
+        """Prepare the loading of weights, but not while the first graph is on its way.
+
+        Nor during its first launch, which calls for the driver would hold up: a second graph is
+        only made after that (Materializer::HOLD).
+        """
+        while self.graphs.ready < min(2, len(self._bundle.manifest.graphs)):
+            if self._closing.wait(_LOOK):
+                return
         try:
             self._loader.prepare()
         except FoundryError:
             return  # `load_weights` asks again, and its caller hears of it
 
     def _end_preparation(self) -> None:
+        self._closing.set()
         if self._preparation.is_alive():
             self._preparation.join()
 

@@ -55,8 +55,6 @@ class Graphs:
         self._reader: threading.Thread | None = None
         self._failure: Exception | None = None
         self._stop = False
-        self.declared = threading.Event()
-        """Set once nothing more is read in the background."""
 
     def _new(self, kind: str, index: int) -> bool:
         fresh = (kind, index) not in self._declared
@@ -114,14 +112,8 @@ class Graphs:
         """Bring all graphs in the background, beginning with `first`."""
         if self._reader is None:
             self._native.start(first)
-            self._reader = threading.Thread(target=self._read_all, args=(first,), daemon=True)
+            self._reader = threading.Thread(target=self._declare_all, args=(first,), daemon=True)
             self._reader.start()
-
-    def _read_all(self, first: int | None) -> None:
-        try:
-            self._declare_all(first)
-        finally:
-            self.declared.set()
 
     def _declare_all(self, first: int | None) -> None:
         order = list(range(len(self._bundle.manifest.graphs)))

@@ -180,7 +180,7 @@ class Materializer:
         )
 
     def start(self, first: int | None = None) -> None:
-        """Make all graphs on a native thread, `first` before the others, each once it is set."""
+        """Make all graphs on native threads, `first` before the others, each once it is set."""
         _check(self._library.foundry_start(self._handle, _NONE if first is None else first))
 
     def abandon(self, message: str) -> None:
@@ -201,7 +201,7 @@ class Materializer:
     def wait(self, count: int, milliseconds: int) -> int:
         """Block until `count` graphs are ready or the time is over; how many are.
 
-        FoundryError where the background thread failed.
+        FoundryError where a background thread failed.
         """
         found = c_uint32()
         _check(self._library.foundry_wait(self._handle, count, milliseconds, byref(found)))
@@ -215,7 +215,7 @@ class Materializer:
         return {name: time / 1e9 for name, time in zip(_SPENT, times, strict=True)}
 
     def close(self) -> None:
-        """Stop the thread and free everything; the context must still exist."""
+        """Stop the threads and free everything; the context must still exist."""
         if self._handle is not None:
             self._library.foundry_destroy(self._handle)
             self._handle = None

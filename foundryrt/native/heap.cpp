@@ -11,7 +11,7 @@ namespace foundry {
 #if defined(__GLIBC__) && defined(MADV_HUGEPAGE)
 namespace {
 
-constexpr int64_t NODE = 8 << 10;         // with a margin
+constexpr int64_t NODE = 12 << 10;        // with a margin: 6 to 9 KB were seen
 constexpr uintptr_t PAGE = 2 << 20;       // a huge one
 constexpr int64_t BLOCK = 31 << 20;       // as large as glibc still takes from a heap
 constexpr int THRESHOLD = 32 << 20;       // above it a block is a mapping of its own, as glibc's own threshold grows to

@@ -195,14 +195,25 @@ void Materializer::make(Member& member, Lane& lane, std::unique_lock<std::mutex>
 CUgraphExec Materializer::require(uint32_t graph) {
     Member& member = members_.at(graph);
     std::unique_lock lock(state_);
-    Lane* lane = nullptr;
-    ++waiting_;
-    changed_.wait(lock, [&] {
-        return member.exec != nullptr || (!member.making && (lane = free_lane()) != nullptr);
-    });
-    --waiting_;
-    changed_.notify_all();
-    if (member.exec == nullptr) make(member, *lane, lock);
+    if (member.exec == nullptr) {
+        Lane* lane = nullptr;
+        ++waiting_;
+        changed_.wait(lock, [&] {
+            return member.exec != nullptr || (!member.making && (lane = free_lane()) != nullptr);
+        });
+        const auto leave = [&] {
+            --waiting_;
+            held_until_ = std::chrono::steady_clock::now() + HOLD;
+            changed_.notify_all();
+        };
+        try {
+            if (member.exec == nullptr) make(member, *lane, lock);
+        } catch (...) {
+            leave();
+            throw;
+        }
+        leave();
+    }
     const CUgraphExec exec = member.exec;
     lock.unlock();
     finish_uploads(member.name);
@@ -217,7 +228,7 @@ void Materializer::start(uint32_t first) {
         if (order_.empty() || &member != order_.front()) order_.push_back(&member);
     threads_.emplace_back([this] { run(); });
     const auto help = [this] {
-        if (alone_) help_first();
+        if (alone_) resolve_ahead();
         run();
     };
     try {
@@ -233,18 +244,20 @@ bool Materializer::next_can_begin() {
     return turn && waiting_ == 0 && member.given && !member.making && free_lane() != nullptr;
 }
 
-void Materializer::help_first() {
+void Materializer::resolve_ahead() {
     const Member& first = *order_.front();
-    {
-        std::unique_lock lock(state_);
-        changed_.wait(lock, [&] { return stop_ || failed_ || first.given; });
-        if (stop_ || failed_) return;
-    }
     const int code = guarded([&] {
         check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
-        const foundry_template& table = templates_[first.index];
-        for (uint32_t node = table.nodes; node-- > 0;)
-            if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+        for (const Member* member : order_) {
+            {
+                std::unique_lock lock(state_);
+                changed_.wait(lock, [&] { return stop_ || failed_ || member->given || first.exec != nullptr; });
+                if (stop_ || failed_ || first.exec != nullptr) return;
+            }
+            const foundry_template& table = templates_[member->index];
+            for (uint32_t node = table.nodes; node-- > 0;)
+                if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+        }
     });
     if (code == 0) return;
     std::lock_guard lock(state_);
@@ -256,6 +269,10 @@ void Materializer::run() {
     while (true) {
         changed_.wait(lock, [&] { return stop_ || failed_ || next_ == order_.size() || next_can_begin(); });
         if (stop_ || failed_ || next_ == order_.size()) return;
+        if (held()) {
+            changed_.wait_until(lock, held_until_, [&] { return stop_ || failed_; });
+            continue;
+        }
         Member& member = *order_[next_++];
         // The last one is taken: a thread that waits for another has nothing left to do.
         if (next_ == order_.size()) changed_.notify_all();

@@ -37,7 +37,8 @@ public:
     void start(uint32_t first);
     // No more graphs will be given: whoever waits for all gets this message.
     void abandon(const char* message);
-    // Returns once the graph can be launched: ahead of the others, on the calling thread.
+    // Returns once the graph can be launched: ahead of the others. If it had to be waited for, no other graph is begun
+    // for HOLD, so that the launch finds the driver's lock free.
     CUgraphExec require(uint32_t graph);
     // Graphs that can be launched; whether this one can.
     uint32_t ready();
@@ -81,15 +82,19 @@ private:
         std::vector<std::unique_ptr<Builder>> builders;  // one for each set of kinds and edges
         bool busy = false;
     };
-    // Two overlap what the driver does outside its lock; four were slower than two (H100, instantiate.json).
+    // Two overlap what the driver does outside its lock; three were no faster (H100, docs/materialize.md).
     static constexpr size_t LANES = 2;
+    // The driver's lock is held for 10 to 20 ms by each instantiation, and every call of a first launch waits for it.
+    static constexpr std::chrono::milliseconds HOLD{10};
 
     void run();
-    // Resolves the first graph's functions from the last one on, while another thread makes that graph.
-    void help_first();
+    // Resolves functions until the first graph is made, that graph's first, from the last one on: another thread
+    // begins with the first.
+    void resolve_ahead();
     void fail(int code, const std::string& message);
-    // Whether the threads may take `order_[next_]` now; the state is locked.
+    // Whether the threads may take `order_[next_]`, once the hold is over; the state is locked.
     bool next_can_begin();
+    bool held() const { return std::chrono::steady_clock::now() < held_until_; }
     Lane* free_lane();
     // Makes a member's exec in a free lane; the state is locked before and after, not meanwhile.
     void make(Member& member, Lane& lane, std::unique_lock<std::mutex>& lock);
@@ -118,6 +123,7 @@ private:
     size_t next_ = 0;             // the first in that order that none of them has taken
     bool alone_ = false;          // the first one is made before others begin
     uint32_t waiting_ = 0;        // callers that go before the threads
+    std::chrono::steady_clock::time_point held_until_;
     uint32_t ready_ = 0;
     bool stop_ = false;
     bool failed_ = false;
