@@ -51,7 +51,7 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
         if not tally.frames and not signals:
             raise FoundryError(
                 f"no frame could be received: {tally.wrong_length} of wrong length, "
-                f"{tally.not_finite} with NaN or infinity, {lost['dropped']} dropped, "
+                f"{tally.not_finite} without finite results, {lost['dropped']} dropped, "
                 f"{lost['malformed']} malformed; a frame has {settings.q} samples"
             )
         results.commit()
