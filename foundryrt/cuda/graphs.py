@@ -48,6 +48,7 @@ class Graphs:
             len(manifest.functions),
             len(manifest.templates),
             len(manifest.graphs),
+            sum(manifest.templates[graph.template].nodes for graph in manifest.graphs),
         )
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()

@@ -63,7 +63,7 @@ def _library() -> ctypes.CDLL:
         ) from error
     library.foundry_error.restype = c_char_p
     library.foundry_create.argtypes = (
-        c_void_p, c_uint32, c_uint32, c_uint32, c_uint32, POINTER(c_void_p),
+        c_void_p, c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),
     )  # fmt: skip
     library.foundry_destroy.argtypes = (c_void_p,)
     library.foundry_set_kernel.argtypes = (c_void_p, c_uint32, c_void_p, c_uint64)
@@ -114,12 +114,13 @@ def stream(
 class Materializer:
     """Libraries, functions, template graphs and execs of one bundle; `close` frees them all.
 
-    `context` is a CUcontext. What is given to the setters must hold until `close`; a kernel's bytes
-    must be given before a graph that uses it is asked for.
+    `context` is a CUcontext, `nodes` how many all graphs have together. What is given to the
+    setters must hold until `close`; a kernel's bytes must be given before a graph that uses it is
+    asked for.
     """
 
     def __init__(
-        self, context: int, kernels: int, functions: int, templates: int, graphs: int
+        self, context: int, kernels: int, functions: int, templates: int, graphs: int, nodes: int
     ) -> None:
         self._library = _library()
         self._functions = functions
@@ -127,7 +128,7 @@ class Materializer:
         handle = c_void_p()
         _check(
             self._library.foundry_create(
-                context, kernels, functions, templates, graphs, byref(handle)
+                context, kernels, functions, templates, graphs, nodes, byref(handle)
             )
         )
         self._handle: c_void_p | None = handle

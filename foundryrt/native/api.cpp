@@ -22,8 +22,8 @@ FOUNDRY_EXPORT int foundry_begin(int ordinal) {
 }
 
 FOUNDRY_EXPORT int foundry_create(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
-                                  uint32_t graphs, Materializer** out) {
-    return guarded([&] { *out = new Materializer(context, kernels, functions, templates, graphs); });
+                                  uint32_t graphs, uint64_t nodes, Materializer** out) {
+    return guarded([&] { *out = new Materializer(context, kernels, functions, templates, graphs, nodes); });
 }
 
 FOUNDRY_EXPORT void foundry_destroy(Materializer* self) { delete self; }

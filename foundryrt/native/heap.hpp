@@ -1,13 +1,29 @@
-// Host memory for the driver, which keeps some 6 KB for each node of an exec and takes it with malloc.
+// Host memory for the driver, which keeps 6 to 9 KB for each node of an exec and takes it with malloc.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <thread>
 
 namespace foundry {
 
-// Puts free memory of the calling thread's heap on huge pages, enough for an exec of so many nodes: on small pages
-// nearly half the time of making execs was page faults (benchmarks/results/instantiate.json). A hint; nothing fails.
-// The process keeps more of the memory that it frees from then on (mallopt).
-void make_room(uint64_t nodes);
+// Free memory in the calling thread's heap for execs of so many nodes in all, on huge pages that another thread
+// touches: on small ones nearly half the time of making execs was page faults (benchmarks/results/instantiate.json).
+// A hint: nothing fails. From then on the process keeps more of the memory that it frees (mallopt), until `give_back`.
+class Room {
+public:
+    explicit Room(uint64_t nodes);
+    // Stops the other thread; the memory is the heap's.
+    ~Room();
+    Room(const Room&) = delete;
+    Room& operator=(const Room&) = delete;
+
+    // Returns what heaps keep free to the system.
+    static void give_back();
+
+private:
+    std::atomic<bool> enough_{false};
+    std::thread touching_;
+};
 
 }  // namespace foundry

@@ -2,16 +2,14 @@
 
 #include <system_error>
 
-#include <system_error>
-
 #include "driver.hpp"
 #include "heap.hpp"
 
 namespace foundry {
 
 Materializer::Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
-                           uint32_t graphs)
-    : context_(context), binaries_(kernels), functions_(functions), handles_(functions), templates_(templates),
+                           uint32_t graphs, uint64_t nodes)
+    : context_(context), nodes_(nodes), binaries_(kernels), functions_(functions), handles_(functions), templates_(templates),
       members_(graphs) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     check(driver().cuStreamCreate(&upload_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
@@ -31,6 +29,7 @@ Materializer::~Materializer() {
     for (Binary& binary : binaries_)
         if (binary.library != nullptr) driver().cuLibraryUnload(binary.library);
     driver().cuStreamDestroy(upload_);
+    Room::give_back();
 }
 
 void Materializer::set_kernel(uint32_t kernel, const void* data, uint64_t size) {
@@ -157,7 +156,6 @@ CUgraphExec Materializer::materialize(const Member& member, Lane& lane) {
     if (table.kind == nullptr) refuse("a graph was asked for before its template was given");
     for (uint32_t node = 0; node < table.nodes; ++node)
         if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
-    make_room(table.nodes);
     return builder(lane, table, member.name).member(member.word, member.value, member.count, upload_);
 }
 
@@ -226,13 +224,9 @@ void Materializer::start(uint32_t first) {
     if (alone_) order_.push_back(&members_[first]);
     for (Member& member : members_)
         if (order_.empty() || &member != order_.front()) order_.push_back(&member);
-    threads_.emplace_back([this] { run(); });
-    const auto help = [this] {
-        if (alone_) resolve_ahead();
-        run();
-    };
+    threads_.emplace_back([this] { work(false); });
     try {
-        while (threads_.size() < LANES) threads_.emplace_back(help);
+        while (threads_.size() < LANES) threads_.emplace_back([this] { work(true); });
     } catch (const std::system_error&) {
         // The system gives no more threads: those that there are make everything.
     }
@@ -242,6 +236,12 @@ bool Materializer::next_can_begin() {
     const Member& member = *order_[next_];
     const bool turn = next_ == 0 || !alone_ || order_.front()->exec != nullptr;
     return turn && waiting_ == 0 && member.given && !member.making && free_lane() != nullptr;
+}
+
+void Materializer::work(bool helps) {
+    const Room room(nodes_ / LANES);
+    if (helps && alone_) resolve_ahead();
+    run();
 }
 
 void Materializer::resolve_ahead() {

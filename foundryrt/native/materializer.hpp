@@ -17,7 +17,9 @@ namespace foundry {
 
 class Materializer {
 public:
-    Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs);
+    // `nodes`: how many all graphs have together.
+    Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,
+                 uint64_t nodes);
     // Stops the threads, then frees execs, graphs and libraries, in this order.
     ~Materializer();
     Materializer(const Materializer&) = delete;
@@ -87,6 +89,8 @@ private:
     // The driver's lock is held for 10 to 20 ms by each instantiation, and every call of a first launch waits for it.
     static constexpr std::chrono::milliseconds HOLD{10};
 
+    // What a thread does: the helping one resolves first.
+    void work(bool helps);
     void run();
     // Resolves functions until the first graph is made, that graph's first, from the last one on: another thread
     // begins with the first.
@@ -109,6 +113,7 @@ private:
 
     Spent spent_;
     CUcontext context_;
+    uint64_t nodes_;
     CUstream upload_ = nullptr;
     std::vector<Binary> binaries_;
     std::vector<Function> functions_;
