@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from foundryrt.cuda.pipeline import CudaPipeline
 
-_LOOK = 2e-3  # seconds between two looks at how many graphs there are
+_LOOK = 2  # milliseconds after which a thread that waits for graphs looks whether to end
 
 
 class CudaBackend:
@@ -93,13 +93,14 @@ class CudaBackend:
         Nor during its first launch, which calls for the driver would hold up: a second graph is
         only made after that (Materializer::HOLD).
         """
-        while self.graphs.ready < min(2, len(self._bundle.manifest.graphs)):
-            if self._closing.wait(_LOOK):
-                return
+        enough = min(2, len(self._bundle.manifest.graphs))
         try:
+            while self.graphs.count(enough, _LOOK) < enough:
+                if self._closing.is_set():
+                    return
             self._loader.prepare()
         except FoundryError:
-            return  # `load_weights` asks again, and its caller hears of it
+            return  # `wait` or `load_weights` says it: the latter does what is left
 
     def _end_preparation(self) -> None:
         self._closing.set()

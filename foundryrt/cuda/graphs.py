@@ -113,8 +113,9 @@ class Graphs:
         """Bring all graphs in the background, beginning with `first`."""
         if self._reader is None:
             self._native.start(first)
-            self._reader = threading.Thread(target=self._declare_all, args=(first,), daemon=True)
-            self._reader.start()
+            reader = threading.Thread(target=self._declare_all, args=(first,), daemon=True)
+            reader.start()
+            self._reader = reader  # `close` joins only what runs
 
     def _declare_all(self, first: int | None) -> None:
         order = list(range(len(self._bundle.manifest.graphs)))
@@ -134,6 +135,10 @@ class Graphs:
     def ready(self) -> int:
         """How many graphs can be launched."""
         return self._native.ready
+
+    def count(self, wanted: int, milliseconds: int) -> int:
+        """How many are ready, once `wanted` are or the time is over; FoundryError as `wait`."""
+        return self._native.wait(wanted, milliseconds)
 
     @property
     def spent(self) -> dict[str, float]:

@@ -27,6 +27,7 @@ from foundryrt.bundle.schema import (
 from foundryrt.bundle.writer import BundleWriter
 from foundryrt.cuda import digest
 from foundryrt.cuda.backend import CudaBackend
+from foundryrt.cuda.graphs import Graphs
 from foundryrt.cuda.upload import CHUNK
 from foundryrt.errors import FoundryError
 from foundryrt.session import Session
@@ -261,3 +262,20 @@ def test_any_failing_call_undoes_everything(tmp_path, fake, by_device):
             failures += 1
         assert fake.live == "", f"call {call}"
     assert failures > 20
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_preparation_ends_where_graphs_do_not_come(tmp_path, fake, monkeypatch, fails):
+    def count(self, wanted, milliseconds):
+        if fails:
+            raise FoundryError("no graph")
+        return wanted - 1
+
+    monkeypatch.setattr(Graphs, "count", count)
+    with Session.open(write(tmp_path), load_weights=False) as session:
+        preparation = session._opened._preparation
+        if fails:
+            preparation.join()
+        session.load_weights()
+    assert not preparation.is_alive()
+    assert fake.live == ""
