@@ -4,7 +4,8 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
-#include <system_error>
+#include <exception>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -24,41 +25,50 @@ constexpr uint64_t BLOCK = 31 << 20;  // two to a heap: glibc's, of threads othe
 constexpr int THRESHOLD = 32 << 20;  // above it a block is a mapping of its own; glibc's own may grow to this, too
 constexpr int KEPT = 64 << 20;       // what a heap is grown by, and keeps: a block that is freed stays
 
-bool settled() {
-    static const bool done = mallopt(M_MMAP_THRESHOLD, THRESHOLD) != 0 && mallopt(M_TOP_PAD, KEPT) != 0 &&
-                             mallopt(M_TRIM_THRESHOLD, 2 * KEPT) != 0;
-    return done;
+struct Free {
+    void operator()(void* block) const { std::free(block); }
+};
+
+// Addresses of the huge pages in free memory of this thread's heap.
+std::vector<void*> reserve(uint64_t bytes) {
+    std::vector<void*> pages;
+    std::vector<std::unique_ptr<void, Free>> blocks;
+    blocks.reserve(bytes / BLOCK + 1);
+    while (blocks.size() * BLOCK < bytes) {
+        blocks.emplace_back(std::malloc(BLOCK));
+        if (blocks.back() == nullptr) break;
+        const uint64_t place = reinterpret_cast<uint64_t>(blocks.back().get());
+        const uint64_t first = (place + PAGE - 1) / PAGE * PAGE, end = (place + BLOCK) / PAGE * PAGE;
+        madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+        for (uint64_t page = first; page < end; page += PAGE) pages.push_back(reinterpret_cast<void*>(page));
+    }
+    return pages;
 }
 
 }  // namespace
 
 Room::Room(uint64_t nodes) {
-    if (!settled()) return;
-    std::vector<void*> blocks;
-    std::vector<void*> pages;
-    for (uint64_t bytes = nodes * NODE; blocks.size() * BLOCK < bytes;) {
-        void* block = std::malloc(BLOCK);
-        if (block == nullptr) break;
-        blocks.push_back(block);
-        const uint64_t place = reinterpret_cast<uint64_t>(block);
-        const uint64_t first = (place + PAGE - 1) / PAGE * PAGE, end = (place + BLOCK) / PAGE * PAGE;
-        madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-        for (uint64_t page = first; page < end; page += PAGE) pages.push_back(reinterpret_cast<void*>(page));
-    }
-    for (void* block : blocks) std::free(block);
-    if (pages.empty()) return;
+    if (mallopt(M_MMAP_THRESHOLD, THRESHOLD) == 0) return;
+    mallopt(M_TOP_PAD, KEPT);
+    mallopt(M_TRIM_THRESHOLD, 2 * KEPT);
     try {
+        std::vector<void*> pages = reserve(nodes * NODE);
+        if (pages.empty()) return;
         touching_ = std::thread([this, pages = std::move(pages)] {
             // What is in use by now stays as it is. One by one: meanwhile nobody can map memory.
             for (void* page : pages)
                 if (!enough_) madvise(page, PAGE, MADV_POPULATE_WRITE);
         });
-    } catch (const std::system_error&) {
-        // The system gives no more threads: the pages are touched when they are used.
+    } catch (const std::exception&) {
+        // The system gives no more threads or memory: pages are touched when they are used.
     }
 }
 
-void Room::give_back() { malloc_trim(0); }
+void Room::give_back() {
+    mallopt(M_TOP_PAD, 0);
+    mallopt(M_TRIM_THRESHOLD, PAGE);
+    malloc_trim(0);
+}
 #else
 Room::Room(uint64_t) {}
 void Room::give_back() {}

@@ -9,7 +9,8 @@ namespace foundry {
 
 // Free memory in the calling thread's heap for execs of so many nodes in all, on huge pages that another thread
 // touches: on small ones nearly half the time of making execs was page faults (benchmarks/results/instantiate.json).
-// A hint: nothing fails. From then on the process keeps more of the memory that it frees (mallopt), until `give_back`.
+// A hint: nothing fails. From then on the process keeps more of the memory that it frees (mallopt), until `give_back`;
+// blocks of up to 32 MB come from a heap for good.
 class Room {
 public:
     explicit Room(uint64_t nodes);
@@ -18,7 +19,8 @@ public:
     Room(const Room&) = delete;
     Room& operator=(const Room&) = delete;
 
-    // Returns what heaps keep free to the system.
+    // Returns what heaps keep free to the system. Called before execs are freed, too: a heap's end goes only while
+    // something is freed.
     static void give_back();
 
 private:

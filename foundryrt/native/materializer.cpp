@@ -9,8 +9,8 @@ namespace foundry {
 
 Materializer::Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
                            uint32_t graphs, uint64_t nodes)
-    : context_(context), nodes_(nodes), binaries_(kernels), functions_(functions), handles_(functions), templates_(templates),
-      members_(graphs) {
+    : context_(context), nodes_(nodes), binaries_(kernels), functions_(functions), handles_(functions),
+      templates_(templates), members_(graphs) {
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
     check(driver().cuStreamCreate(&upload_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }
@@ -23,6 +23,7 @@ Materializer::~Materializer() {
     changed_.notify_all();
     for (std::thread& thread : threads_) thread.join();
     driver().cuCtxSetCurrent(context_);
+    Room::give_back();
     for (Member& member : members_)
         if (member.exec != nullptr) driver().cuGraphExecDestroy(member.exec);
     for (Lane& lane : lanes_) lane.builders.clear();
@@ -220,15 +221,17 @@ CUgraphExec Materializer::require(uint32_t graph) {
 
 void Materializer::start(uint32_t first) {
     if (!threads_.empty()) return;
+    order_.clear();
     alone_ = first < members_.size();
     if (alone_) order_.push_back(&members_[first]);
     for (Member& member : members_)
         if (order_.empty() || &member != order_.front()) order_.push_back(&member);
-    threads_.emplace_back([this] { work(false); });
     try {
+        threads_.emplace_back([this] { work(false); });
         while (threads_.size() < LANES) threads_.emplace_back([this] { work(true); });
-    } catch (const std::system_error&) {
-        // The system gives no more threads: those that there are make everything.
+    } catch (const std::system_error& error) {
+        // One thread makes everything, if it must.
+        if (threads_.empty()) refuse(std::string("the system gives no thread to make graphs: ") + error.what());
     }
 }
 
@@ -246,17 +249,24 @@ void Materializer::work(bool helps) {
 
 void Materializer::resolve_ahead() {
     const Member& first = *order_.front();
+    const auto over = [&] { return stop_ || failed_ || first.exec != nullptr; };
     const int code = guarded([&] {
         check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
         for (const Member* member : order_) {
             {
                 std::unique_lock lock(state_);
-                changed_.wait(lock, [&] { return stop_ || failed_ || member->given || first.exec != nullptr; });
-                if (stop_ || failed_ || first.exec != nullptr) return;
+                changed_.wait(lock, [&] { return over() || member->given; });
+                if (over()) return;
             }
             const foundry_template& table = templates_[member->index];
-            for (uint32_t node = table.nodes; node-- > 0;)
-                if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+            for (uint32_t node = table.nodes; node-- > 0;) {
+                if (table.kind[node] != KIND_KERNEL) continue;
+                {
+                    std::lock_guard lock(state_);
+                    if (over()) return;
+                }
+                resolve(table.function[node]);
+            }
         }
     });
     if (code == 0) return;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,6 +135,7 @@ def run(script: str, **environment: str) -> None:
 def test_the_first_launch_needs_no_numpy(path, fake):
     run(f"""
 import sys
+import threading
 from foundryrt.session import Session
 with Session.open({str(path)!r}, first=("step", {{"by": 25}})) as session:
     session.tensor("state").write_bytes(bytes({4 * counters.COUNT}))
@@ -220,3 +222,38 @@ def test_bytes_are_read_and_written_as_they_lie(path, fake):
         assert (state.read() == np.arange(counters.COUNT)).all()
         assert state.read_bytes() == state.read().tobytes()
     assert fake.live == ""
+
+
+def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread._target.__name__ == "_declare_all":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        Session.open(path, first=FIRST)
+    assert fake.live == ""
+
+
+def test_closed_sessions_keep_no_memory(tmp_path, fake, monkeypatch):
+    node = counters.KERNEL, 1, counters._launch(counters.STATE, 1), counters._skeleton(packed=False)
+    large = counters._columns([node] * 20_000, [])
+    monkeypatch.setattr(counters, "templates", lambda: [large, large])
+    path = counters.write(tmp_path / "large.fdy")
+    run(f"""
+from foundryrt.session import Session
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4 >> 10
+def use():
+    with Session.open({str(path)!r}, first=("last", {{}})) as session:
+        session.wait()
+use()
+closed = resident()
+for _ in range(8):
+    use()
+assert resident() < closed + 30
+""")
