@@ -126,6 +126,7 @@ def test_a_frame_of_zeros_ends(tmp_path: Path) -> None:
     got = receive(np.zeros(link.q, np.complex64), Geometry.of(link), tmp_path)
     assert got["noise_variance"] == 0
     assert got["taps"] == 0
+    assert np.isnan(got["variance"])
 
 
 @pytest.mark.parametrize("delays", [64, 128, 1024, 2048, 4096, 8192, 16384])

@@ -50,6 +50,7 @@ def test_a_frame_of_zeros_gives_no_surprise() -> None:
     got = receive(link, np.zeros(link.q, np.complex64))
     assert got["llr"].shape == (link.m * link.n - link.guard_bins * link.n, 4)
     assert got["noise_variance"] == 0
+    assert np.isnan(got["variance"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1j * np.inf])
