@@ -2,9 +2,11 @@
 
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -24,6 +26,17 @@ constexpr uint64_t PAGE = 2 << 20;   // a huge one
 constexpr uint64_t BLOCK = 31 << 20;  // two to a heap: glibc's, of threads other than the first, have 64 MB
 constexpr int THRESHOLD = 32 << 20;  // above it a block is a mapping of its own; glibc's own may grow to this, too
 constexpr int KEPT = 64 << 20;       // what a heap is grown by, and keeps: a block that is freed stays
+
+// Whether memory that is reserved and not used costs nobody anything.
+bool plentiful() {
+    for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
+        rlimit limit{};
+        if (getrlimit(resource, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) return false;
+    }
+    int strict = 2;
+    std::ifstream("/proc/sys/vm/overcommit_memory") >> strict;
+    return strict != 2;
+}
 
 struct Free {
     void operator()(void* block) const { std::free(block); }
@@ -48,7 +61,7 @@ std::vector<void*> reserve(uint64_t bytes) {
 }  // namespace
 
 Room::Room(uint64_t nodes) {
-    if (mallopt(M_MMAP_THRESHOLD, THRESHOLD) == 0) return;
+    if (!plentiful() || mallopt(M_MMAP_THRESHOLD, THRESHOLD) == 0) return;
     mallopt(M_TOP_PAD, KEPT);
     mallopt(M_TRIM_THRESHOLD, 2 * KEPT);
     try {

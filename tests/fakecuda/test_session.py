@@ -238,12 +238,13 @@ def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monk
     assert fake.live == ""
 
 
-def test_closed_sessions_keep_no_memory(tmp_path, fake, monkeypatch):
+def test_sessions_keep_no_memory_and_take_none_ahead_where_it_is_limited(tmp_path, fake, monkeypatch):
     node = counters.KERNEL, 1, counters._launch(counters.STATE, 1), counters._skeleton(packed=False)
     large = counters._columns([node] * 20_000, [])
     monkeypatch.setattr(counters, "templates", lambda: [large, large])
     path = counters.write(tmp_path / "large.fdy")
     run(f"""
+import resource
 from foundryrt.session import Session
 def resident():
     with open("/proc/self/statm") as file:
@@ -251,9 +252,12 @@ def resident():
 def use():
     with Session.open({str(path)!r}, first=("last", {{}})) as session:
         session.wait()
+        return resident()
 use()
 closed = resident()
 for _ in range(8):
     use()
 assert resident() < closed + 30
+resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))
+assert use() < closed + 80
 """)
