@@ -238,7 +238,7 @@ def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monk
     assert fake.live == ""
 
 
-def test_sessions_keep_no_memory_and_take_none_ahead_where_it_is_limited(tmp_path, fake, monkeypatch):
+def test_sessions_keep_no_memory_nor_take_it_ahead_if_limited(tmp_path, fake, monkeypatch):
     node = counters.KERNEL, 1, counters._launch(counters.STATE, 1), counters._skeleton(packed=False)
     large = counters._columns([node] * 20_000, [])
     monkeypatch.setattr(counters, "templates", lambda: [large, large])
