@@ -149,7 +149,10 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Free the arena and the graphs; a second call does nothing."""
+        """Free the arena and the graphs; a second call does nothing.
+
+        No other thread may be using the session: what it uses is freed.
+        """
         backend, self._opened = self._opened, None
         if backend is not None:
             try:

@@ -65,15 +65,17 @@ class Graphs:
     def _declare(self, index: int) -> None:
         """Give the native core what graph `index` needs and no other graph has brought yet.
 
-        After a failure everything fails: what was declared half must not be built on.
+        After a failure or an interrupt everything fails: what was declared half must not be built
+        on.
         """
         if self._failure is not None:
             raise self._failure
         try:
             self._read(index)
-        except Exception as error:
-            self._failure = error
-            self._native.abandon(str(error))
+        except BaseException as error:
+            interrupted = FoundryError(f"reading the bundle's graphs was interrupted ({error!r})")
+            self._failure = error if isinstance(error, Exception) else interrupted
+            self._native.abandon(str(self._failure))
             raise
 
     def _read(self, index: int) -> None:

@@ -194,6 +194,7 @@ void Materializer::make(Member& member, Lane& lane, std::unique_lock<std::mutex>
 CUgraphExec Materializer::require(uint32_t graph) {
     Member& member = members_.at(graph);
     std::unique_lock lock(state_);
+    if (!member.given) refuse("a graph was asked for before it was given");
     if (member.exec == nullptr) {
         Lane* lane = nullptr;
         ++waiting_;

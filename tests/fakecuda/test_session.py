@@ -224,6 +224,23 @@ def test_bytes_are_read_and_written_as_they_lie(path, fake):
     assert fake.live == ""
 
 
+def test_after_an_interrupt_amid_reading_nothing_half_read_is_built_on(path, fake, monkeypatch):
+    def interrupt(self, kernels):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graphs.Graphs, "_declare_all", lambda self, first: None)
+    monkeypatch.setattr(graphs.Graphs, "_give_kernels", interrupt)
+    with Session.open(path) as session:
+        with pytest.raises(KeyboardInterrupt):
+            session.graph("last").launch()
+        monkeypatch.undo()
+        launches = [session.graph(name, **key).launch for name, key in session.graphs]
+        for use in (*launches, session.wait):
+            with pytest.raises(FoundryError, match="interrupted"):
+                use()
+    assert fake.live == ""
+
+
 def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monkeypatch):
     start = threading.Thread.start
 
