@@ -15,7 +15,7 @@ choose() {
         cold14b) limit=400 command=(benchmarks/cold_start.py --model qwen3-14b --modes eager --repeats 1
             --torch-repeats 1 -o $results/cold_start_14b.json) ;;
         instantiate) limit=75 command=(benchmarks/cold/instantiate.py -o $results/instantiate.json) ;;
-        otfs) limit=240 command=(benchmarks/otfs.py --output $results/otfs.json) ;;
+        otfs) limit=300 command=(benchmarks/otfs.py --output $results/otfs.json) ;;
         sweep) limit=200 command=(-m benchmarks.otfs.sweep --output $results/otfs_sweep.json) ;;
         decode) limit=100 command=(-m benchmarks.parse_geometry --parts decode,verify) ;;
         gain) limit=200 command=(-m benchmarks.parse_geometry --parts gain --batches 1,8,32) ;;

@@ -24,16 +24,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-OPERATING_POINT = "16384x32"
-GRIDS = (OPERATING_POINT, "8192x32", "4096x32", "2048x32", "1024x32")
+GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
 LOSS = ROOT / "benchmarks" / "results" / "otfs_loss.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grids", nargs="+", default=GRIDS)
-    parser.add_argument("--frames", type=int, default=10_000, help=f"paced, of {OPERATING_POINT}")
-    parser.add_argument("--other-frames", type=int, default=2_000, help="paced, of other grids")
+    parser.add_argument("--frames", type=int, default=10_000, help="paced, of each grid")
     parser.add_argument("--flat-frames", type=int, default=3_000)
     parser.add_argument("--pool", type=int, default=16, help="simulated frames, repeated")
     parser.add_argument("--snr", type=float, default=20.0)
@@ -59,8 +57,7 @@ def main() -> None:
             list(workers.map(lambda grid: _capture(grid, bundles[grid]), bundles))
         for grid, bundle in bundles.items():
             print(grid, file=sys.stderr, flush=True)
-            frames = options.frames if grid == OPERATING_POINT else options.other_frames
-            arguments = [frames, options.flat_frames, options.pool, options.snr]
+            arguments = [options.frames, options.flat_frames, options.pool, options.snr]
             stream = _python("benchmarks.otfs.replay", bundle, *arguments)
             stages = _python("benchmarks.otfs.stages", grid, options.snr, options.pool)
             date = datetime.now(UTC).isoformat(timespec="minutes")
