@@ -86,7 +86,7 @@ private:
     // Two overlap what the driver does outside its lock; three were no faster (H100, docs/materialize.md).
     static constexpr size_t LANES = 2;
     // The driver's lock is held for 10 to 20 ms by each instantiation, and every call of a first launch waits for it.
-    static constexpr std::chrono::milliseconds HOLD{10};
+    static constexpr std::chrono::milliseconds HOLD{5};
 
     // What a thread does: the helping one resolves first.
     void work(bool helps);
