@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
 #include <fstream>
@@ -26,6 +27,9 @@ constexpr uint64_t PAGE = 2 << 20;   // a huge one
 constexpr uint64_t BLOCK = 31 << 20;  // two to a heap: glibc's, of threads other than the first, have 64 MB
 constexpr int THRESHOLD = 32 << 20;  // above it a block is a mapping of its own; glibc's own may grow to this, too
 constexpr int KEPT = 64 << 20;       // what a heap is grown by, and keeps: a block that is freed stays
+constexpr int USUAL = 128 << 10;     // glibc's own for that
+
+std::atomic<bool> used{false};
 
 // Whether memory that is reserved and not used costs nobody anything.
 bool plentiful() {
@@ -42,7 +46,7 @@ struct Free {
     void operator()(void* block) const { std::free(block); }
 };
 
-// Addresses of the huge pages in free memory of this thread's heap.
+// Addresses of so many bytes of huge pages in free memory of this thread's heap.
 std::vector<void*> reserve(uint64_t bytes) {
     std::vector<void*> pages;
     std::vector<std::unique_ptr<void, Free>> blocks;
@@ -55,17 +59,20 @@ std::vector<void*> reserve(uint64_t bytes) {
         madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
         for (uint64_t page = first; page < end; page += PAGE) pages.push_back(reinterpret_cast<void*>(page));
     }
+    pages.resize(std::min<size_t>(pages.size(), bytes / PAGE));
     return pages;
 }
 
 }  // namespace
 
 Room::Room(uint64_t nodes) {
-    if (!plentiful() || mallopt(M_MMAP_THRESHOLD, THRESHOLD) == 0) return;
+    const uint64_t bytes = nodes * NODE;
+    if (bytes < PAGE || !plentiful() || mallopt(M_MMAP_THRESHOLD, THRESHOLD) == 0) return;
+    used = true;
     mallopt(M_TOP_PAD, KEPT);
     mallopt(M_TRIM_THRESHOLD, 2 * KEPT);
     try {
-        std::vector<void*> pages = reserve(nodes * NODE);
+        std::vector<void*> pages = reserve(bytes);
         if (pages.empty()) return;
         touching_ = std::thread([this, pages = std::move(pages)] {
             // What is in use by now stays as it is. One by one: meanwhile nobody can map memory.
@@ -78,7 +85,8 @@ Room::Room(uint64_t nodes) {
 }
 
 void Room::give_back() {
-    mallopt(M_TOP_PAD, 0);
+    if (!used) return;
+    mallopt(M_TOP_PAD, USUAL);
     mallopt(M_TRIM_THRESHOLD, PAGE);
     malloc_trim(0);
 }

@@ -9,9 +9,9 @@ namespace foundry {
 
 // Free memory in the calling thread's heap for execs of so many nodes in all, on huge pages that another thread
 // touches: on small ones nearly half the time of making execs was page faults (benchmarks/results/instantiate.json).
-// A hint: nothing fails, and nothing is done where address space is limited (ulimit -v, strict overcommit). From then
-// on the process keeps more of the memory that it frees (mallopt), until `give_back`; blocks of up to 32 MB come from a
-// heap for good.
+// A hint: nothing fails, and nothing is done for few nodes or where address space is limited (ulimit -v, strict
+// overcommit). From then on the process keeps more of the memory that it frees (mallopt), until `give_back`; blocks of
+// up to 32 MB come from a heap for good.
 class Room {
 public:
     explicit Room(uint64_t nodes);
