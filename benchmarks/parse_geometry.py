@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,6 +31,7 @@ from benchmarks.parse.measure import (
     wall_seconds,
 )
 from benchmarks.parse.verification import Sizes, verification
+from benchmarks.report import Report, say
 from parse_runtime.backend import GraphDecoder
 from parse_runtime.passes import Passes
 from parse_runtime.roles import Sampling
@@ -49,18 +47,18 @@ class Benchmark:
     """Models, made once and shared by the parts, and the results so far."""
 
     def __init__(self, output: Path, tiny: bool, batches: tuple[int, ...]) -> None:
-        self.tiny, self.output, self.batches = tiny, output, batches
+        self.tiny, self.batches = tiny, batches
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
         self._models: dict[str, Any] = {}
         self.bandwidth = copy_bandwidth(self.device)
         name = torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
-        self.about = {
+        about = {
             "device": name,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "torch": torch.__version__,
             "copy_bandwidth": self.bandwidth,
         }
+        self.save = Report(output, about).save
 
     def model(self, name: str, agreement: float = 1.0) -> Any:
         """(config, parameters)."""
@@ -77,10 +75,6 @@ class Benchmark:
         self._models.clear()
         gc.collect()
         torch.cuda.empty_cache()
-
-    def save(self, part: str, found: Any) -> None:
-        self.results[part] = {**self.about, **found}
-        self.output.write_text(json.dumps(self.results, indent=1) + "\n")
 
     def decoding(self, part: str, name: str, batches: tuple[int, ...]) -> dict[str, Any]:
         """Decoding by the target alone, from position 512 on, by batch.
@@ -132,13 +126,6 @@ class Benchmark:
                 say(f"{name} over bandwidth {found['decode_over_bandwidth']:.3f}")
             self.save(part, found)
         return found
-
-
-def say(text: str) -> None:
-    print(f"[{time.perf_counter() - BEGUN:6.1f} s] {text}", file=sys.stderr, flush=True)
-
-
-BEGUN = time.perf_counter()
 
 
 def decode(bench: Benchmark) -> None:

@@ -10,11 +10,8 @@ parts that are not run keep what is in the file.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,6 +24,7 @@ import numpy as np
 from benchmarks.arith import bundles, drive, judging
 from benchmarks.arith.interval import share
 from benchmarks.arith.task import grade
+from benchmarks.report import Report, say
 from foundryrt.session import Session
 from parse_runtime.loading import Loaded, load
 from parse_runtime.outcome import Outcome
@@ -51,25 +49,6 @@ PARTS = {
     "sweep": ("pair",),
 }
 """What can be measured by name, and the bundles that it needs."""
-BEGUN = time.perf_counter()
-
-
-class Report:
-    """The file of results, part by part."""
-
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self._path, self._about = path, about
-        self._parts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-
-    def save(self, part: str, found: dict[str, Any]) -> None:
-        """Write a part, with what it was measured on; again where more of it is found."""
-        self._parts[part] = {**self._about, **found}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self._parts, indent=1) + "\n", encoding="utf-8")
-
-
-def say(text: str) -> None:
-    print(f"[{time.perf_counter() - BEGUN:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

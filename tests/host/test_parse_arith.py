@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import eager, logits, opened
 
 from benchmarks.arith import bundles, drive, judged, task
-from benchmarks.arith.evaluate import Report
 from benchmarks.arith.generation import first_wrong
 from benchmarks.arith.interval import share
 from benchmarks.arith.network import Network, Size
 from benchmarks.arith.vocabulary import JUDGEMENT, tokenizer
+from benchmarks.report import Report
 from parse_runtime.capture import Settings
 from parse_runtime.loading import Loaded, load
 from parse_runtime.roles import Verification
