@@ -117,9 +117,15 @@ def operating(key: str) -> Find:
     """A figure of the grid that the musts are about."""
 
     def find(report: Report) -> Any:
-        return next(grid[key] for grid in report["grids"] if grid["grid"] == OPERATING_POINT)
+        return operating_point(report)[key]
 
     return find
+
+
+def operating_point(report: Report) -> Report:
+    """What was measured of that grid; nothing where it was not."""
+    grids = (grid for grid in report.get("grids", []) if grid["grid"] == OPERATING_POINT)
+    return next(grids, {})
 
 
 def snr_loss(report: Report) -> Any:
@@ -138,15 +144,14 @@ MUSTS = {
 
 def source(must: Must, report: Report) -> Report:
     """What has the device and the date of a must that was measured."""
-    grids = (grid for grid in report.get("grids", []) if grid["grid"] == OPERATING_POINT)
-    return report.get(must.figure.partition(",")[0]) or next(grids, report)
+    return report.get(must.figure.partition(",")[0]) or operating_point(report) or report
 
 
 def row(must: Must, report: Report) -> Row:
     """What a report says of a must."""
     try:
         measured = must.find(report)
-    except (KeyError, StopIteration, TypeError):
+    except (KeyError, TypeError):
         measured = None
     run = {} if measured is None else source(must, report)
     device, date = str(run.get("device", "")), str(run.get("date", ""))[:10]
