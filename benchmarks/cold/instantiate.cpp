@@ -44,25 +44,17 @@ static void check(int code, const char* call) {
 
 struct Plan {
     int graphs = 35, nodes = 1918, functions = 100;
-    int attributes = 0;  // of each node
-    int edges = 1;       // 1: a chain; 0: none
-    int threads = 1;     // each makes its share of the graphs
-    int flags = 0;       // of cuGraphInstantiate
-    int upload = 1;      // 1: cuGraphUpload; 2: by the instantiation; 0: left to the launch
-    int copies = 0;      // a graph for each exec, 0: parameters set on one; 1: nodes added; 2: cuGraphClone
-    int generic = 0;     // nodes by cuGraphAddNode, with their edge
-    int grow = 0;        // memset nodes instantiated first and destroyed again, while the binary is loaded
-    int heap = 0;        // megabytes that malloc takes and touches before the driver starts, one arena for all threads
-    int pad = 0;         // megabytes by which malloc's heaps grow, and never shrink
-    int binaries = 1;    // that many loads of the file, function i from load i % binaries
-    int resolvers = 1;   // each loads and resolves its share of the binaries
+    int threads = 1;    // each makes its share of the graphs
+    int upload = 1;     // 1: cuGraphUpload; 0: left to the launch
+    int heap = 0;       // megabytes that malloc takes and touches before the driver starts, one arena for all threads
+    int pad = 0;        // megabytes by which malloc's heaps grow, and never shrink
+    int binaries = 1;   // that many loads of the file, function i from load i % binaries
+    int resolvers = 1;  // each loads and resolves its share of the binaries
 
     explicit Plan(int count, char** words) {
         std::map<std::string, int*> known = {
-            {"graphs", &graphs}, {"nodes", &nodes}, {"functions", &functions},
-            {"attributes", &attributes}, {"edges", &edges}, {"threads", &threads}, {"flags", &flags},
-            {"upload", &upload}, {"copies", &copies}, {"generic", &generic}, {"grow", &grow},
-            {"heap", &heap}, {"pad", &pad}, {"binaries", &binaries}, {"resolvers", &resolvers}};
+            {"graphs", &graphs}, {"nodes", &nodes}, {"functions", &functions}, {"threads", &threads},
+            {"upload", &upload}, {"heap", &heap}, {"pad", &pad}, {"binaries", &binaries}, {"resolvers", &resolvers}};
         for (int i = 2; i < count; ++i) {
             const std::string word = words[i];
             const auto equals = word.find('=');
@@ -120,30 +112,19 @@ public:
     }
 
     CUgraphExec make() {
-        CUgraph graph = base_;
         const auto began = Clock::now();
-        if (plan_.copies == 1) graph = build();
-        if (plan_.copies == 2) CALL(cuGraphClone, &graph, base_);
-        if (plan_.copies == 0)
-            for (int i = 0; i < plan_.nodes; ++i) {
-                const auto parameters = kernel(i);
-                CALL(cuGraphKernelNodeSetParams, nodes_[i], &parameters);
-            }
+        for (int i = 0; i < plan_.nodes; ++i) {
+            const auto parameters = kernel(i);
+            CALL(cuGraphKernelNodeSetParams, nodes_[i], &parameters);
+        }
         build_ms += since(began);
         const auto built = Clock::now();
         CUgraphExec exec = nullptr;
-        if (plan_.upload == 2) {
-            CUDA_GRAPH_INSTANTIATE_PARAMS how{};
-            how.flags = CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD, how.hUploadStream = stream_;
-            CALL(cuGraphInstantiateWithParams, &exec, graph, &how);
-        } else {
-            CALL(cuGraphInstantiate, &exec, graph, plan_.flags);
-        }
+        CALL(cuGraphInstantiate, &exec, base_, 0);
         instantiate_ms += since(built);
         const auto made = Clock::now();
-        if (plan_.upload == 1) CALL(cuGraphUpload, exec, stream_);
+        if (plan_.upload) CALL(cuGraphUpload, exec, stream_);
         upload_ms += since(made);
-        if (graph != base_) CALL(cuGraphDestroy, graph);
         return exec;
     }
 
@@ -168,25 +149,9 @@ private:
         CALL(cuGraphCreate, &graph, 0);
         for (int i = 0; i < plan_.nodes; ++i) {
             const auto parameters = kernel(i);
-            if (plan_.generic) {
-                CUgraphNodeParams any{};
-                any.type = CU_GRAPH_NODE_TYPE_KERNEL;
-                any.kernel.func = parameters.func, any.kernel.kernelParams = parameters.kernelParams;
-                any.kernel.gridDimX = any.kernel.gridDimY = any.kernel.gridDimZ = 1;
-                any.kernel.blockDimX = 32, any.kernel.blockDimY = any.kernel.blockDimZ = 1;
-                const bool after = plan_.edges && i > 0;
-                CALL(cuGraphAddNode, &nodes_[i], graph, after ? &nodes_[i - 1] : nullptr, nullptr, after ? 1 : 0, &any);
-            } else {
-                CALL(cuGraphAddKernelNode, &nodes_[i], graph, nullptr, 0, &parameters);
-            }
-            for (int a = 0; a < plan_.attributes; ++a) {
-                CUlaunchAttributeValue value{};
-                value.clusterDim.x = value.clusterDim.y = value.clusterDim.z = 1;
-                CALL(cuGraphKernelNodeSetAttribute, nodes_[i], CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, &value);
-            }
+            CALL(cuGraphAddKernelNode, &nodes_[i], graph, nullptr, 0, &parameters);
         }
-        if (plan_.edges && !plan_.generic)
-            CALL(cuGraphAddDependencies, graph, nodes_.data(), nodes_.data() + 1, nullptr, nodes_.size() - 1);
+        CALL(cuGraphAddDependencies, graph, nodes_.data(), nodes_.data() + 1, nullptr, nodes_.size() - 1);
         return graph;
     }
 
@@ -199,23 +164,6 @@ private:
     CUstream stream_ = nullptr;
     CUgraph base_ = nullptr;
 };
-
-static double grow(int nodes, CUcontext context) {
-    const auto began = Clock::now();
-    CALL(cuCtxSetCurrent, context);
-    CUdeviceptr place = 0;
-    CUgraph graph = nullptr;
-    CUgraphExec exec = nullptr;
-    CALL(cuMemAlloc, &place, 4);
-    CALL(cuGraphCreate, &graph, 0);
-    const CUDA_MEMSET_NODE_PARAMS set{place, 0, 0, 4, 1, 1};
-    for (CUgraphNode before = nullptr, node = nullptr; nodes > 0; --nodes, before = node)
-        CALL(cuGraphAddMemsetNode, &node, graph, &before, before ? 1 : 0, &set, context);
-    CALL(cuGraphInstantiate, &exec, graph, 0);
-    CALL(cuGraphExecDestroy, exec);
-    CALL(cuGraphDestroy, graph);
-    return since(began);
-}
 
 // Loads the binaries and resolves k0, k1, ...: milliseconds of either, or of both as the second if threads share them.
 static std::pair<double, double> resolve(const Plan& plan, CUcontext context, const std::string& code,
@@ -276,15 +224,11 @@ int main(int count, char** words) {
     CALL(cuDevicePrimaryCtxRetain, &context, 0);
     CALL(cuCtxSetCurrent, context);
     const double context_ms = since(began);
-    double grow_ms = 0;
-    std::thread growing;
-    if (plan.grow) growing = std::thread([&] { grow_ms = grow(plan.grow, context); });
 
     std::ifstream file(words[1], std::ios::binary);
     const std::string code{std::istreambuf_iterator<char>(file), {}};
     std::vector<CUfunction> functions(plan.functions);
     const auto [load_ms, resolve_ms] = resolve(plan, context, code, functions);
-    if (plan.grow) growing.join();
 
     const auto basing = Clock::now();
     std::vector<Maker*> makers;
@@ -309,7 +253,7 @@ int main(int count, char** words) {
     const Usage again = Usage::now() - between;
     const double nodes = double(plan.graphs) * plan.nodes / 1e3;
     const std::vector<std::pair<const char*, double>> row = {
-        {"heap_ms", heap_ms}, {"context_ms", context_ms}, {"grow_ms", grow_ms}, {"load_ms", load_ms},
+        {"heap_ms", heap_ms}, {"context_ms", context_ms}, {"load_ms", load_ms},
         {"resolve_ms", resolve_ms}, {"base_ms", base_ms}, {"first_ms", first_ms}, {"all_ms", all_ms},
         {"us_per_node", all_ms / nodes}, {"again_us_per_node", again_ms / nodes}, {"build_us", build / nodes},
         {"instantiate_us", instantiate / nodes}, {"upload_us", upload / nodes},

@@ -18,7 +18,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIMIT, ONE = 60, 10  # seconds for everything, and for one run
-ARGUMENT_BYTES = 128
 PLAIN = {"graphs": 35, "nodes": 1918, "functions": 100}
 WAYS: list[dict[str, int | str]] = [
     {},
@@ -52,16 +51,15 @@ def program(folder: Path) -> Path:
     return built
 
 
-def kernels(folder: Path, size: int) -> Path:
-    """Empty kernels k0, k1, ... whose one argument has `size` bytes, for the GPU that is here."""
-    from foundryc.cuda.compile import compile_cubin
+def kernels(folder: Path) -> Path:
+    """Empty kernels k0, k1, ... whose one argument has 128 bytes, for the GPU that is here."""
+    from foundryc.cuda.compile import compile_text
 
-    source, binary = folder / f"kernels{size}.cu", folder / f"kernels{size}.cubin"
-    if not binary.exists():
-        names = [f'extern "C" __global__ void k{i}(A) {{}}\n' for i in range(PLAIN["functions"])]
-        source.write_text(f"struct A {{ long words[{size // 8}]; }};\n" + "".join(names))
-        capability = asked("compute_cap").replace(".", "")
-        binary.write_bytes(compile_cubin(source, f"sm_{capability}"))
+    names = [f'extern "C" __global__ void k{i}(A) {{}}\n' for i in range(PLAIN["functions"])]
+    text = "struct A { long words[16]; };\n" + "".join(names)
+    capability = asked("compute_cap").replace(".", "")
+    binary = folder / "kernels.cubin"
+    binary.write_bytes(compile_text(text.encode(), "kernels.cu", f"sm_{capability}"))
     return binary
 
 
@@ -81,10 +79,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         built = program(folder)
+        binary = options.binary or kernels(folder)
         for way in WAYS:
             plan = PLAIN | way
-            size = int(plan.pop("argument_bytes", ARGUMENT_BYTES))
-            binary = options.binary or kernels(folder, size)
             variables = {key: str(plan.pop(key)) for key in list(plan) if key.isupper()}
             row: dict[str, object] = {"way": way}
             rows.append(row)
