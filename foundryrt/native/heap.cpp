@@ -23,11 +23,11 @@ Room::~Room() {
 namespace {
 
 constexpr uint64_t NODE = 7 << 10;
-constexpr uint64_t PAGE = 2 << 20;   // a huge one
+constexpr uint64_t PAGE = 2 << 20;    // a huge one
 constexpr uint64_t BLOCK = 31 << 20;  // two to a heap: glibc's, of threads other than the first, have 64 MB
-constexpr int THRESHOLD = 32 << 20;  // above it a block is a mapping of its own; glibc's own may grow to this, too
-constexpr int KEPT = 64 << 20;       // what a heap is grown by, and keeps: a block that is freed stays
-constexpr int USUAL = 128 << 10;     // glibc's own for that
+constexpr int THRESHOLD = 32 << 20;   // above it a block is a mapping of its own; glibc's own may grow to this, too
+constexpr int KEPT = 64 << 20;        // what a heap is grown by, and keeps: a block that is freed stays
+constexpr int USUAL = 128 << 10;      // glibc's own for that
 
 std::atomic<bool> used{false};
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,9 +45,9 @@ def exact(link: Settings, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ],
 )
 def test_agrees_with_numpy(
-    form: Callable[[Settings, str], Call], changes: dict[str, object], snr_db: float
+    form: Callable[[Settings, str], Call], changes: dict[str, Any], snr_db: float
 ) -> None:
-    link = Settings(**changes)  # type: ignore[arg-type]
+    link = Settings(**changes)
     sent = source.simulate(link, snr_db, 3, 0)
     got = form(link, "cpu")(torch.from_numpy(sent.samples))
     symbols, llr = exact(link, sent.samples)

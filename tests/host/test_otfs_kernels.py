@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,9 +42,9 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on t
     ],
 )
 def test_kernels_agree_with_numpy(
-    changes: dict[str, object], snr_db: float, close: float, tmp_path: Path
+    changes: dict[str, Any], snr_db: float, close: float, tmp_path: Path
 ) -> None:
-    link = Settings(**changes)  # type: ignore[arg-type]
+    link = Settings(**changes)
     frame = source.simulate(link, snr_db, 3, 0)
     geometry = Geometry.of(link)
     got = receive(frame.samples, geometry, tmp_path)

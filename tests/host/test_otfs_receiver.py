@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -29,8 +31,8 @@ def receive(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:
         ({"grid": "1024x32", "guard": 97, "iterations": 10}, 20.0),
     ],
 )
-def test_agrees_with_numpy(changes: dict[str, object], snr_db: float) -> None:
-    link = Settings(**changes)  # type: ignore[arg-type]
+def test_agrees_with_numpy(changes: dict[str, Any], snr_db: float) -> None:
+    link = Settings(**changes)
     frame = source.simulate(link, snr_db, 3, 0)
     got = receive(link, frame.samples)
     exact = reference.receive(frame.samples.astype(np.complex128), link)
