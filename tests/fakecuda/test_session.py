@@ -135,7 +135,6 @@ def run(script: str, **environment: str) -> None:
 def test_the_first_launch_needs_no_numpy(path, fake):
     run(f"""
 import sys
-import threading
 from foundryrt.session import Session
 with Session.open({str(path)!r}, first=("step", {{"by": 25}})) as session:
     session.tensor("state").write_bytes(bytes({4 * counters.COUNT}))
