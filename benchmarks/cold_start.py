@@ -34,7 +34,8 @@ def process(*command: object) -> tuple[dict[str, Any], float]:
     )  # fmt: skip
     spent = (time.time() - start) * 1e3
     if done.returncode:
-        raise SystemExit(f"{command}\n{done.stdout[-1000:]}{done.stderr[-4000:]}")
+        said = f"{done.stdout[-1000:]}{done.stderr[-4000:]}"
+        raise SystemExit(f"{command}: exit status {done.returncode}\n{said}")
     lines = done.stdout.strip().splitlines()
     return (json.loads(lines[-1]) if lines else {}), spent
 

@@ -53,6 +53,8 @@ class Graphs:
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
+        self._unasked = threading.Event()
+        self._unasked.set()
         self._reader: threading.Thread | None = None
         self._failure: Exception | None = None
         self._stop = False
@@ -106,8 +108,13 @@ class Graphs:
     def require(self, index: int) -> int:
         """The CUgraphExec of graph `index`, launchable when this returns."""
         if index not in self._executables:
-            with self._lock:
-                self._declare(index)
+            # The lock alone would let the reader take it again and again, to the last graph.
+            self._unasked.clear()
+            try:
+                with self._lock:
+                    self._declare(index)
+            finally:
+                self._unasked.set()
             self._executables[index] = self._native.require(index)
         return self._executables[index]
 
@@ -125,6 +132,7 @@ class Graphs:
             order.remove(first)
             order.insert(0, first)
         for index in order:
+            self._unasked.wait()
             with self._lock:
                 if self._stop:
                     return

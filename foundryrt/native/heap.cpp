@@ -5,9 +5,9 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -37,9 +37,12 @@ bool plentiful() {
         rlimit limit{};
         if (getrlimit(resource, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) return false;
     }
-    int strict = 2;
-    std::ifstream("/proc/sys/vm/overcommit_memory") >> strict;
-    return strict != 2;
+    // Not through std::ifstream: a stream takes the locale of another copy of libstdc++ that a process may have.
+    std::FILE* const file = std::fopen("/proc/sys/vm/overcommit_memory", "re");
+    if (file == nullptr) return false;
+    const int mode = std::fgetc(file);
+    std::fclose(file);
+    return mode == '0' || mode == '1';
 }
 
 struct Free {

@@ -34,5 +34,5 @@ def finish(process: subprocess.Popen[str]) -> str:
         out, err = process.communicate(timeout=300)
     finally:
         process.kill()
-    assert process.returncode == 0, out[-2000:] + err[-4000:]
+    assert process.returncode == 0, f"exit status {process.returncode}\n{out[-2000:]}{err[-4000:]}"
     return out
