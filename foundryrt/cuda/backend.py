@@ -16,7 +16,7 @@ from foundryrt.bundle.schema import Tensor
 from foundryrt.cuda.device import open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
-from foundryrt.cuda.graphs import Graphs, preread
+from foundryrt.cuda.graphs import Graphs
 from foundryrt.cuda.memory import map_regions
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
@@ -51,11 +51,12 @@ class CudaBackend:
         self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
-        if first is not None:
-            threading.Thread(target=preread, args=(bundle, first), daemon=True).start()
-        cuda = driver()
-        self._done("driver")
         with ExitStack() as undo:
+            self.graphs = Graphs(bundle, first)
+            undo.callback(self.graphs.close)
+            self.graphs.read()  # while the driver is starting
+            cuda = driver()
+            self._done("driver")
             self.device = open_device(cuda, device, bundle.manifest.requirements, undo)
             self._done("context")
             map_regions(cuda, self.device.ordinal, bundle.manifest.regions, undo)
@@ -68,12 +69,11 @@ class CudaBackend:
             self._loader = WeightLoader(bundle.manifest, self.uploader, digester)
             # Copies still under way would read buffers that are being freed.
             undo.callback(self._drain)
-            self.graphs = Graphs(bundle, self.device.context)
-            undo.callback(self.graphs.close)
+            undo.callback(self.graphs.close)  # here rather than after the context
             self._preparation = threading.Thread(target=self._prepare)
             self._closing = threading.Event()
             undo.callback(self._end_preparation)
-            self.graphs.start(first)
+            self.graphs.start(self.device.context)
             self._initialise()
             self._done("contents queued")
             if first is not None:

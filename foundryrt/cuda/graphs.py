@@ -20,30 +20,14 @@ def functions_of(table: TemplateTable) -> list[int]:
     return sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
 
 
-def preread(bundle: Bundle, graph: int) -> None:
-    """Read and check what a graph needs, while the driver is still starting.
-
-    What is wrong with it is said again where it is used.
-    """
-    try:
-        template = bundle.manifest.graphs[graph].template
-        functions = bundle.manifest.functions
-        each(
-            bundle.kernel,
-            sorted({functions[f].kernel for f in functions_of(bundle.template(template))}),
-        )
-    except FoundryError:
-        return
-
-
 class Graphs:
-    """The bundle's graphs on their way to the device, one asked for ahead of the rest."""
+    """The bundle's graphs on their way to the device, `first` before the rest, if it is given."""
 
-    def __init__(self, bundle: Bundle, context: int) -> None:
+    def __init__(self, bundle: Bundle, first: int | None) -> None:
         self._bundle = bundle
+        self._first = first
         manifest = bundle.manifest
         self._native = Materializer(
-            context,
             len(manifest.kernels),
             len(manifest.functions),
             len(manifest.templates),
@@ -118,19 +102,21 @@ class Graphs:
             self._executables[index] = self._native.require(index)
         return self._executables[index]
 
-    def start(self, first: int | None = None) -> None:
-        """Bring all graphs in the background, beginning with `first`."""
-        if self._reader is None:
-            self._native.start(first)
-            reader = threading.Thread(target=self._declare_all, args=(first,), daemon=True)
-            reader.start()
-            self._reader = reader  # `close` joins only what runs
+    def read(self) -> None:
+        """Read all graphs in the background: the driver may still be starting."""
+        reader = threading.Thread(target=self._declare_all, daemon=True)
+        reader.start()
+        self._reader = reader  # `close` joins only what runs
 
-    def _declare_all(self, first: int | None) -> None:
+    def start(self, context: int) -> None:
+        """Make all graphs in a CUcontext, in the background."""
+        self._native.start(context, self._first)
+
+    def _declare_all(self) -> None:
         order = list(range(len(self._bundle.manifest.graphs)))
-        if first is not None:
-            order.remove(first)
-            order.insert(0, first)
+        if self._first is not None:
+            order.remove(self._first)
+            order.insert(0, self._first)
         for index in order:
             self._unasked.wait()
             with self._lock:
@@ -164,7 +150,6 @@ class Graphs:
 
         `progress` gets (ready, all) whenever more are ready.
         """
-        self.start()
         total = len(self._bundle.manifest.graphs)
         seen = -1
         while True:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from ctypes import c_void_p
 from dataclasses import dataclass
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
@@ -52,8 +53,16 @@ class Uploader:
         if slots <= 0:
             return
         cuda = self._device.cuda
-        start = cuda.ask("cuMemHostAlloc", slots * CHUNK, 0, kind=c_void_p)
-        self._undo.callback(cuda, "cuMemFreeHost", start)
+        # On huge pages: cuMemHostAlloc takes 0.4 ms a MB, and the driver's lock with it; this 0.03.
+        memory = mmap(-1, (slots + 1) * CHUNK, MAP_PRIVATE | MAP_ANONYMOUS)
+        self._undo.callback(memory.close)
+        start = ctypes.addressof(ctypes.c_uint8.from_buffer(memory))
+        start = -(-start // CHUNK) * CHUNK
+        memory.madvise(MADV_HUGEPAGE)
+        for address in range(start, start + slots * CHUNK, CHUNK):
+            ctypes.memset(address, 0, 1)
+        cuda("cuMemHostRegister_v2", start, slots * CHUNK, 0)
+        self._undo.callback(cuda, "cuMemHostUnregister", start)
         for address in range(start, start + slots * CHUNK, CHUNK):
             event = cuda.ask("cuEventCreate", EVENT_WITHOUT_TIME, kind=c_void_p)
             self._undo.callback(cuda, "cuEventDestroy_v2", event)

@@ -63,7 +63,7 @@ def _library() -> ctypes.CDLL:
         ) from error
     library.foundry_error.restype = c_char_p
     library.foundry_create.argtypes = (
-        c_void_p, c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),
+        c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),
     )  # fmt: skip
     library.foundry_destroy.argtypes = (c_void_p,)
     library.foundry_set_kernel.argtypes = (c_void_p, c_uint32, c_void_p, c_uint64)
@@ -76,7 +76,7 @@ def _library() -> ctypes.CDLL:
     )  # fmt: skip
     library.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
     library.foundry_set_variable.argtypes = (c_void_p, c_uint32, c_char_p, c_void_p, c_uint64)
-    library.foundry_start.argtypes = (c_void_p, c_uint32)
+    library.foundry_start.argtypes = (c_void_p, c_void_p, c_uint32)
     library.foundry_abandon.argtypes = (c_void_p, c_char_p)
     library.foundry_abandon.restype = None
     library.foundry_ready.argtypes = (c_void_p,)
@@ -114,13 +114,13 @@ def stream(
 class Materializer:
     """Libraries, functions, template graphs and execs of one bundle; `close` frees them all.
 
-    `context` is a CUcontext, `nodes` how many all graphs have together. What is given to the
-    setters must hold until `close`; a kernel's bytes must be given before a graph that uses it is
-    asked for.
+    `nodes`: how many all graphs have together; native threads take host memory for them while the
+    driver may still be starting. What is given to the setters must hold until `close`; a kernel's
+    bytes must be given before a graph that uses it is asked for.
     """
 
     def __init__(
-        self, context: int, kernels: int, functions: int, templates: int, graphs: int, nodes: int
+        self, kernels: int, functions: int, templates: int, graphs: int, nodes: int
     ) -> None:
         self._library = _library()
         self._functions = functions
@@ -128,7 +128,7 @@ class Materializer:
         handle = c_void_p()
         _check(
             self._library.foundry_create(
-                context, kernels, functions, templates, graphs, nodes, byref(handle)
+                kernels, functions, templates, graphs, nodes, byref(handle)
             )
         )
         self._handle: c_void_p | None = handle
@@ -168,7 +168,7 @@ class Materializer:
         )  # fmt: skip
 
     def require(self, graph: int) -> int:
-        """The CUgraphExec of a graph, made now if need be, ahead of the others."""
+        """The CUgraphExec of a graph, made now if need be, ahead of the others; after `start`."""
         executable = c_void_p()
         _check(self._library.foundry_require(self._handle, graph, byref(executable)))
         return executable.value or 0
@@ -180,9 +180,10 @@ class Materializer:
             self._library.foundry_set_variable(self._handle, kernel, name.encode(), data, len(data))
         )
 
-    def start(self, first: int | None = None) -> None:
-        """Make all graphs on native threads, `first` before the others, each once it is set."""
-        _check(self._library.foundry_start(self._handle, _NONE if first is None else first))
+    def start(self, context: int, first: int | None = None) -> None:
+        """Make all graphs in a CUcontext, `first` before the others, each once it is set."""
+        number = _NONE if first is None else first
+        _check(self._library.foundry_start(self._handle, context, number))
 
     def abandon(self, message: str) -> None:
         """No more graphs will be set: `wait` raises this message."""

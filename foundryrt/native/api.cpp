@@ -21,9 +21,9 @@ FOUNDRY_EXPORT int foundry_begin(int ordinal) {
     });
 }
 
-FOUNDRY_EXPORT int foundry_create(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
-                                  uint32_t graphs, uint64_t nodes, Materializer** out) {
-    return guarded([&] { *out = new Materializer(context, kernels, functions, templates, graphs, nodes); });
+FOUNDRY_EXPORT int foundry_create(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,
+                                  uint64_t nodes, Materializer** out) {
+    return guarded([&] { *out = new Materializer(kernels, functions, templates, graphs, nodes); });
 }
 
 FOUNDRY_EXPORT void foundry_destroy(Materializer* self) { delete self; }
@@ -55,8 +55,8 @@ FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, con
     return guarded([&] { self->set_variable(kernel, name, data, size); });
 }
 
-FOUNDRY_EXPORT int foundry_start(Materializer* self, uint32_t first) {
-    return guarded([&] { self->start(first); });
+FOUNDRY_EXPORT int foundry_start(Materializer* self, CUcontext context, uint32_t first) {
+    return guarded([&] { self->start(context, first); });
 }
 
 FOUNDRY_EXPORT void foundry_abandon(Materializer* self, const char* message) { self->abandon(message); }

@@ -19,7 +19,7 @@ Room::~Room() {
     if (touching_.joinable()) touching_.join();
 }
 
-#if defined(__GLIBC__) && defined(MADV_HUGEPAGE) && defined(MADV_POPULATE_WRITE)
+#if defined(__GLIBC__) && defined(MADV_HUGEPAGE)
 namespace {
 
 constexpr uint64_t NODE = 7 << 10;
@@ -78,9 +78,9 @@ Room::Room(uint64_t nodes) {
         std::vector<void*> pages = reserve(bytes);
         if (pages.empty()) return;
         touching_ = std::thread([this, pages = std::move(pages)] {
-            // What is in use by now stays as it is. One by one: meanwhile nobody can map memory.
+            // What is in use by now stays as it is. A fault, unlike MADV_POPULATE_WRITE, lets others map memory.
             for (void* page : pages)
-                if (!enough_) madvise(page, PAGE, MADV_POPULATE_WRITE);
+                if (!enough_) __atomic_fetch_or(static_cast<char*>(page), 0, __ATOMIC_RELAXED);
         });
     } catch (const std::exception&) {
         // The system gives no more threads or memory: pages are touched when they are used.

@@ -1,18 +1,22 @@
 #include "materializer.hpp"
 
-#include <system_error>
+#include <exception>
 
 #include "driver.hpp"
 #include "heap.hpp"
 
 namespace foundry {
 
-Materializer::Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates,
-                           uint32_t graphs, uint64_t nodes)
-    : context_(context), nodes_(nodes), binaries_(kernels), functions_(functions), handles_(functions),
-      templates_(templates), members_(graphs) {
-    check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
-    check(driver().cuStreamCreate(&upload_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+Materializer::Materializer(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs, uint64_t nodes)
+    : nodes_(nodes), binaries_(kernels), functions_(functions), handles_(functions), templates_(templates),
+      members_(graphs) {
+    threads_.reserve(LANES);
+    try {
+        while (threads_.size() < LANES) threads_.emplace_back([this] { run(); });
+    } catch (const std::exception& error) {
+        // One thread makes everything, if it must.
+        if (threads_.empty()) refuse(std::string("the system gives no thread to make graphs: ") + error.what());
+    }
 }
 
 Materializer::~Materializer() {
@@ -22,8 +26,9 @@ Materializer::~Materializer() {
     }
     changed_.notify_all();
     for (std::thread& thread : threads_) thread.join();
-    driver().cuCtxSetCurrent(context_);
     Room::give_back();
+    if (context_ == nullptr) return;
+    driver().cuCtxSetCurrent(context_);
     for (Member& member : members_)
         if (member.exec != nullptr) driver().cuGraphExecDestroy(member.exec);
     for (Lane& lane : lanes_) lane.builders.clear();
@@ -194,6 +199,7 @@ void Materializer::make(Member& member, Lane& lane, std::unique_lock<std::mutex>
 CUgraphExec Materializer::require(uint32_t graph) {
     Member& member = members_.at(graph);
     std::unique_lock lock(state_);
+    if (context_ == nullptr) refuse("a graph was asked for before the start");
     if (!member.given) refuse("a graph was asked for before it was given");
     if (member.exec == nullptr) {
         Lane* lane = nullptr;
@@ -203,7 +209,6 @@ CUgraphExec Materializer::require(uint32_t graph) {
         });
         const auto leave = [&] {
             --waiting_;
-            held_until_ = std::chrono::steady_clock::now() + HOLD;
             changed_.notify_all();
         };
         try {
@@ -220,20 +225,21 @@ CUgraphExec Materializer::require(uint32_t graph) {
     return exec;
 }
 
-void Materializer::start(uint32_t first) {
-    if (!threads_.empty()) return;
-    order_.clear();
-    alone_ = first < members_.size();
-    if (alone_) order_.push_back(&members_[first]);
-    for (Member& member : members_)
-        if (order_.empty() || &member != order_.front()) order_.push_back(&member);
-    try {
-        threads_.emplace_back([this] { work(false); });
-        while (threads_.size() < LANES) threads_.emplace_back([this] { work(true); });
-    } catch (const std::system_error& error) {
-        // One thread makes everything, if it must.
-        if (threads_.empty()) refuse(std::string("the system gives no thread to make graphs: ") + error.what());
+void Materializer::start(CUcontext context, uint32_t first) {
+    if (context_ != nullptr) return;
+    CUstream upload = nullptr;
+    check(driver().cuCtxSetCurrent(context), "cuCtxSetCurrent");
+    check(driver().cuStreamCreate(&upload, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+    {
+        std::lock_guard lock(state_);
+        context_ = context;
+        upload_ = upload;
+        alone_ = first < members_.size();
+        if (alone_) order_.push_back(&members_[first]);
+        for (Member& member : members_)
+            if (order_.empty() || &member != order_.front()) order_.push_back(&member);
     }
+    changed_.notify_all();
 }
 
 bool Materializer::next_can_begin() {
@@ -242,48 +248,14 @@ bool Materializer::next_can_begin() {
     return turn && waiting_ == 0 && member.given && !member.making && free_lane() != nullptr;
 }
 
-void Materializer::work(bool helps) {
-    const Room room(nodes_ / LANES);
-    if (helps && alone_) resolve_ahead();
-    run();
-}
-
-void Materializer::resolve_ahead() {
-    const Member& first = *order_.front();
-    const auto over = [&] { return stop_ || failed_ || first.exec != nullptr; };
-    const int code = guarded([&] {
-        check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
-        for (const Member* member : order_) {
-            {
-                std::unique_lock lock(state_);
-                changed_.wait(lock, [&] { return over() || member->given; });
-                if (over()) return;
-            }
-            const foundry_template& table = templates_[member->index];
-            for (uint32_t node = table.nodes; node-- > 0;) {
-                if (table.kind[node] != KIND_KERNEL) continue;
-                {
-                    std::lock_guard lock(state_);
-                    if (over()) return;
-                }
-                resolve(table.function[node]);
-            }
-        }
-    });
-    if (code == 0) return;
-    std::lock_guard lock(state_);
-    fail(code, last_error());
-}
-
 void Materializer::run() {
+    const Room room(nodes_ / LANES);
     std::unique_lock lock(state_);
     while (true) {
-        changed_.wait(lock, [&] { return stop_ || failed_ || next_ == order_.size() || next_can_begin(); });
+        changed_.wait(lock, [&] {
+            return stop_ || failed_ || (context_ != nullptr && (next_ == order_.size() || next_can_begin()));
+        });
         if (stop_ || failed_ || next_ == order_.size()) return;
-        if (held()) {
-            changed_.wait_until(lock, held_until_, [&] { return stop_ || failed_; });
-            continue;
-        }
         Member& member = *order_[next_++];
         // The last one is taken: a thread that waits for another has nothing left to do.
         if (next_ == order_.size()) changed_.notify_all();

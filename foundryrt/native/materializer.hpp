@@ -16,9 +16,9 @@ namespace foundry {
 
 class Materializer {
 public:
-    // `nodes`: how many all graphs have together.
-    Materializer(CUcontext context, uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,
-                 uint64_t nodes);
+    // `nodes`: how many all graphs have together. Its threads begin to take host memory for them: nothing of the
+    // driver is needed before `start`.
+    Materializer(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs, uint64_t nodes);
     // Stops the threads, then frees execs, graphs and libraries, in this order.
     ~Materializer();
     Materializer(const Materializer&) = delete;
@@ -34,12 +34,11 @@ public:
     // Bytes that a variable of a kernel binary must hold before anything of that binary runs.
     void set_variable(uint32_t kernel, const char* name, const void* data, uint64_t size);
 
-    // Materializes all graphs on threads of its own, `first` before the others and alone, each once it has been given.
-    void start(uint32_t first);
+    // Materializes all graphs on the threads, `first` before the others and alone, each once it has been given.
+    void start(CUcontext context, uint32_t first);
     // No more graphs will be given: whoever waits for all gets this message.
     void abandon(const char* message);
-    // Returns once the graph can be launched: ahead of the others. If it had to be waited for, no other graph is begun
-    // for HOLD, so that the launch finds the driver's lock free.
+    // Returns once the graph can be launched: ahead of the others. Only after `start`.
     CUgraphExec require(uint32_t graph);
     // Graphs that can be launched; whether this one can.
     uint32_t ready();
@@ -85,19 +84,12 @@ private:
     };
     // Two overlap what the driver does outside its lock; three were no faster (H100, docs/materialize.md).
     static constexpr size_t LANES = 2;
-    // The driver's lock is held for 10 to 20 ms by each instantiation, and every call of a first launch waits for it.
-    static constexpr std::chrono::milliseconds HOLD{5};
 
-    // What a thread does: the helping one resolves first.
-    void work(bool helps);
+    // What a thread does.
     void run();
-    // Resolves functions until the first graph is made, that graph's first, from the last one on: another thread
-    // begins with the first.
-    void resolve_ahead();
     void fail(int code, const std::string& message);
-    // Whether the threads may take `order_[next_]`, once the hold is over; the state is locked.
+    // Whether the threads may take `order_[next_]`; the state is locked.
     bool next_can_begin();
-    bool held() const { return std::chrono::steady_clock::now() < held_until_; }
     Lane* free_lane();
     // Makes a member's exec in a free lane; the state is locked before and after, not meanwhile.
     void make(Member& member, Lane& lane, std::unique_lock<std::mutex>& lock);
@@ -111,7 +103,7 @@ private:
     void apply_state(const Function& function, CUkernel kernel);
 
     Spent spent_;
-    CUcontext context_;
+    CUcontext context_ = nullptr;  // since `start`
     uint64_t nodes_;
     CUstream upload_ = nullptr;
     std::vector<Binary> binaries_;
@@ -127,7 +119,6 @@ private:
     size_t next_ = 0;             // the first in that order that none of them has taken
     bool alone_ = false;          // the first one is made before others begin
     uint32_t waiting_ = 0;        // callers that go before the threads
-    std::chrono::steady_clock::time_point held_until_;
     uint32_t ready_ = 0;
     bool stop_ = false;
     bool failed_ = false;

@@ -92,6 +92,19 @@ CUresult cuMemFreeHost(void* address) {
     give_back("pinned");
     return CUDA_SUCCESS;
 }
+CUresult cuMemHostRegister_v2(void* address, size_t size, unsigned) {
+    IN_CONTEXT;
+    std::lock_guard lock(streams::guard);
+    streams::pinned[static_cast<const char*>(address)] = size;
+    count("pinned", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemHostUnregister(void* address) {
+    std::lock_guard lock(streams::guard);
+    streams::pinned.erase(static_cast<const char*>(address));
+    give_back("pinned");
+    return CUDA_SUCCESS;
+}
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
     IN_CONTEXT;
     std::memcpy(reinterpret_cast<void*>(to), from, size);

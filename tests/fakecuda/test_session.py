@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foundryrt.bundle.reader import Bundle
 from foundryrt.cuda import graphs
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
@@ -227,7 +229,7 @@ def test_after_an_interrupt_amid_reading_nothing_half_read_is_built_on(path, fak
     def interrupt(self, kernels):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(graphs.Graphs, "_declare_all", lambda self, first: None)
+    monkeypatch.setattr(graphs.Graphs, "_declare_all", lambda self: None)
     monkeypatch.setattr(graphs.Graphs, "_give_kernels", interrupt)
     with Session.open(path) as session:
         with pytest.raises(KeyboardInterrupt):
@@ -238,6 +240,25 @@ def test_after_an_interrupt_amid_reading_nothing_half_read_is_built_on(path, fak
             with pytest.raises(FoundryError, match="interrupted"):
                 use()
     assert fake.live == ""
+
+
+def test_a_graph_that_is_asked_for_is_read_next(path, fake, monkeypatch):
+    read, begun, done = [], threading.Event(), graphs.Graphs._read
+
+    def slowly(self, index):
+        read.append(index)
+        begun.set()
+        time.sleep(0.01)
+        done(self, index)
+
+    monkeypatch.setattr(graphs.Graphs, "_read", slowly)
+    reading = graphs.Graphs(Bundle.open(path), None)
+    reading.read()
+    begun.wait()
+    with pytest.raises(FoundryError, match="before the start"):
+        reading.require(2)
+    reading.close()
+    assert read[:2] == [0, 2]
 
 
 def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monkeypatch):
