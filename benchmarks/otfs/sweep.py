@@ -5,9 +5,8 @@
 A row: samples a thread, delays a group, blocks a cluster, 1 for signals in place of its barrier,
 threads a block, clusters that the GPU holds at once (a period is one), iterations, microseconds, by
 how much the worst symbol differs from the default's, BER of one frame at 20 dB. First `each` and
-`cluster`, then `group` with the fastest of them, then other iteration counts; after all grids,
-signals with each one's fastest divisions. The last lines of a grid are the stages of the default
-and the fastest.
+`cluster`, then `group` with the fastest of them, other iteration counts, and the fastest with the
+cluster's barrier. The last lines of a grid are the stages of the default and the fastest.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Sweep:
         self.rows: list[Row] = []
 
     def run(self) -> None:
-        """Measures all divisions whose blocks wait for barriers."""
+        """Measures all divisions."""
         default = self.default
         self._measure([default])
         self._measure(list(divisions(default)))
@@ -82,11 +81,8 @@ class Sweep:
         self._measure([replace(best, group=group) for group in (1, 2, 3, 6, 8)])
         counts = [replace(default.settings, iterations=k) for k in ITERATIONS]
         self._measure([replace(default, settings=settings) for settings in counts])
-
-    def with_signals(self) -> None:
-        """The fastest and the default, with signals."""
-        chosen = dict.fromkeys([self.default, *self.fastest(4)])
-        self._measure([replace(geometry, signals=True) for geometry in chosen])
+        chosen = dict.fromkeys([default, *self.fastest(4)])
+        self._measure([replace(geometry, signals=False) for geometry in chosen])
 
     def stages(self, geometry: Geometry) -> dict[str, float]:
         """Microseconds by kernel and of all in one launch, and that over the roofline."""
@@ -211,16 +207,11 @@ def main() -> None:
             whole = result | {"grids": list(reports.values())}
             options.output.write_text(json.dumps(whole, indent=1) + "\n")
 
-    sweeps: list[Sweep] = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as workers:
         frames = [workers.submit(source.simulate, link, SNR, 0, 0) for link in links]
         for link, frame in zip(links, frames, strict=True):
-            sweeps.append(Sweep(link, frame.result(), workers, rates))
-            sweeps[-1].run()
-            report(sweeps[-1])
-        # Last: blocks that waited for a signal that never comes would never end.
-        for sweep in sweeps:
-            sweep.with_signals()
+            sweep = Sweep(link, frame.result(), workers, rates)
+            sweep.run()
             report(sweep)
 
 

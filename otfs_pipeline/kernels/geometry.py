@@ -14,7 +14,10 @@ SHARED_LIMIT = 232_448
 # Doppler bins whose tile of 32 delays fits into static shared memory.
 MOST_DOPPLERS = 128
 # Samples a thread computes with one coefficient. Odd: a warp's stride then meets no bank twice.
-EACH_CHOICES = (11, 5, 3, 1)
+EACH_CHOICES = (3, 5, 9, 11)
+# Threads a block of a cluster of seven at most: with more, an H100 holds 32 such clusters or fewer
+# at once, and periods wait for a whole round.
+MOST_OF_SEVEN = 192
 # Neighbouring delays that share loads at most.
 GROUP = 4
 # Radians that the channel at nu_max may turn within half of them.
@@ -47,18 +50,19 @@ class Geometry:
 
     @classmethod
     def of(cls, settings: Settings) -> Geometry:
-        """The choice for a grid."""
-        each = next(e for e in EACH_CHOICES if e <= held_samples(settings))
+        """The choice for a grid, by benchmarks/results/otfs_sweep.json."""
         if settings.n > MOST_DOPPLERS:
             raise UsageError(
                 f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "
                 "most; use a smaller grid or --target host"
             )
-        for cluster in (4, 3, 2, 1):
-            geometry = cls(settings, each, GROUP, cluster)
-            # The parts of an H100 that clusters must not straddle hold 16 or 18 SMs, some fewer:
-            # 30 clusters of four, and the last two periods would wait for a whole round.
-            if cluster == 4 and geometry.shared_bytes > SHARED_LIMIT // 2 - 1024:
+        held = held_samples(settings)
+        choices = [each for each in EACH_CHOICES if each <= held] or [1]
+        # Of seven blocks, as many warps as fit; of fewer, as few coefficients as can be.
+        divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
+        for each, cluster in divisions:
+            geometry = cls(settings, each, GROUP, cluster, signals=cluster > 1)
+            if cluster == 7 and (geometry.threads > MOST_OF_SEVEN or geometry.resident < 2):
                 continue
             # A block's neighbours must hold all that its taps reach.
             reached = cluster == 1 or geometry.span >= geometry.halo

@@ -23,7 +23,8 @@ CASES = {
     "three": (Settings(grid="1024x32"), 20.0, {"cluster": 3, "each": 3}),
     "wide": (Settings(grid="1024x32"), 20.0, {"cluster": 1, "group": 4}),
     "halves": (Settings(grid="4096x12"), 20.0, {"each": 9, "cluster": 7}),
-    "signals": (Settings(grid="4096x12"), 20.0, {"cluster": 3, "signals": True}),
+    "edges": (Settings(grid="4096x12"), 20.0, {"each": 11, "cluster": 3}),
+    "barrier": (Settings(grid="4096x12"), 20.0, {"each": 11, "cluster": 3, "signals": False}),
     "large": (Settings(grid="4096x32", iterations=12), 20.0, {}),
 }
 

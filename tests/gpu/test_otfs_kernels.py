@@ -12,7 +12,9 @@ from otfs_pipeline import reference, source
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="1024x32")
-CASES = ["qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "large"]
+CASES = [
+    "qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "edges", "barrier", "large"
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +25,6 @@ def report(run):
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_agree_with_numpy(report, case):
     _check(report[case])
-
-
-def test_blocks_that_wait_for_signals_agree_with_numpy(run):
-    _check(run("otfs_kernels.py", "signals")["signals"])
 
 
 def _check(got):
