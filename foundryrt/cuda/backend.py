@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from foundryrt.cuda.pipeline import CudaPipeline
 
-_LOOK = 2  # milliseconds after which a thread that waits for graphs looks whether to end
-
 
 class CudaBackend:
     """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier step.
@@ -71,7 +69,6 @@ class CudaBackend:
             undo.callback(self._drain)
             undo.callback(self.graphs.close)  # here rather than after the context
             self._preparation = threading.Thread(target=self._prepare)
-            self._closing = threading.Event()
             undo.callback(self._end_preparation)
             self.graphs.start(self.device.context)
             self._initialise()
@@ -88,22 +85,13 @@ class CudaBackend:
             self._undo = undo.pop_all()
 
     def _prepare(self) -> None:
-        """Prepare the loading of weights, but not while the first graph is on its way.
-
-        Nor during its first launch, which calls for the driver would hold up: a second graph is
-        only made after that (Materializer::HOLD).
-        """
-        enough = min(2, len(self._bundle.manifest.graphs))
+        """Prepare the loading of weights, but not while the first graph is on its way."""
         try:
-            while self.graphs.count(enough, _LOOK) < enough:
-                if self._closing.is_set():
-                    return
             self._loader.prepare()
         except FoundryError:
             return  # `wait` or `load_weights` says it: the latter does what is left
 
     def _end_preparation(self) -> None:
-        self._closing.set()
         if self._preparation.is_alive():
             self._preparation.join()
 

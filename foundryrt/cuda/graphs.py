@@ -132,10 +132,6 @@ class Graphs:
         """How many graphs can be launched."""
         return self._native.ready
 
-    def count(self, wanted: int, milliseconds: int) -> int:
-        """How many are ready, once `wanted` are or the time is over; FoundryError as `wait`."""
-        return self._native.wait(wanted, milliseconds)
-
     @property
     def spent(self) -> dict[str, float]:
         """Seconds that loading, resolving, building, instantiating and uploading have taken."""
