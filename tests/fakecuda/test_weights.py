@@ -27,8 +27,8 @@ from foundryrt.bundle.schema import (
 from foundryrt.bundle.writer import BundleWriter
 from foundryrt.cuda import digest
 from foundryrt.cuda.backend import CudaBackend
-from foundryrt.cuda.graphs import Graphs
 from foundryrt.cuda.upload import CHUNK
+from foundryrt.cuda.weights import WeightLoader
 from foundryrt.errors import FoundryError
 from foundryrt.session import Session
 from foundryrt.weights import WeightsChanged, find_file
@@ -264,18 +264,12 @@ def test_any_failing_call_undoes_everything(tmp_path, fake, by_device):
     assert failures > 20
 
 
-@pytest.mark.parametrize("fails", [True, False])
-def test_preparation_ends_where_graphs_do_not_come(tmp_path, fake, monkeypatch, fails):
-    def count(self, wanted, milliseconds):
-        if fails:
-            raise FoundryError("no graph")
-        return wanted - 1
+def test_a_preparation_that_fails_costs_no_load(tmp_path, fake, monkeypatch):
+    def fail(self):
+        raise FoundryError("no memory to pin")
 
-    monkeypatch.setattr(Graphs, "count", count)
+    monkeypatch.setattr(WeightLoader, "prepare", fail)
     with Session.open(write(tmp_path), load_weights=False) as session:
-        preparation = session._opened._preparation
-        if fails:
-            preparation.join()
         session.load_weights()
-    assert not preparation.is_alive()
+        assert not session._opened._preparation.is_alive()
     assert fake.live == ""
