@@ -17,6 +17,7 @@ choose() {
         instantiate) limit=75 command=(benchmarks/cold/instantiate.py -o $results/instantiate.json) ;;
         otfs) limit=300 command=(benchmarks/otfs.py --output $results/otfs.json) ;;
         sweep) limit=200 command=(-m benchmarks.otfs.sweep --output $results/otfs_sweep.json) ;;
+        triton) limit=60 command=(-m benchmarks.otfs.triton_products --output $results/otfs_triton.json) ;;
         decode) limit=100 command=(-m benchmarks.parse_geometry --parts decode,verify) ;;
         gain) limit=200 command=(-m benchmarks.parse_geometry --parts gain --batches 1,8,32) ;;
         peers) limit=240 command=(-m benchmarks.parse_geometry --parts peers) ;;

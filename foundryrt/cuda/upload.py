@@ -6,7 +6,7 @@ import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ctypes import c_void_p
 from dataclasses import dataclass
 from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
@@ -58,7 +58,8 @@ class Uploader:
         self._undo.callback(memory.close)
         start = ctypes.addressof(ctypes.c_uint8.from_buffer(memory))
         start = -(-start // CHUNK) * CHUNK
-        memory.madvise(MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(MADV_HUGEPAGE)
         for address in range(start, start + slots * CHUNK, CHUNK):
             ctypes.memset(address, 0, 1)
         cuda("cuMemHostRegister_v2", start, slots * CHUNK, 0)
