@@ -39,8 +39,8 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 # Samples a program and its warps.
 DIVISIONS = ((128, 1), (128, 2), (256, 2), (256, 4), (512, 4), (512, 8), (1024, 8))
 SNR, REPLAYS, FRAMES = 20.0, 50, 10
-# As the CUDA kernel's tests have it, where coefficients are held over some samples.
-TOLERANCE = 2e-2
+# Ten times what interpolation over 1024 samples leaves after 28 steps.
+TOLERANCE = 1e-3
 
 
 @triton.jit

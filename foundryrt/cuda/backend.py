@@ -51,7 +51,8 @@ class CudaBackend:
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
         with ExitStack() as undo:
             self.graphs = Graphs(bundle, first)
-            undo.callback(self.graphs.close)
+            early = undo.enter_context(ExitStack())
+            early.callback(self.graphs.close)
             self.graphs.read()  # while the driver is starting
             cuda = driver()
             self._done("driver")
@@ -67,7 +68,8 @@ class CudaBackend:
             self._loader = WeightLoader(bundle.manifest, self.uploader, digester)
             # Copies still under way would read buffers that are being freed.
             undo.callback(self._drain)
-            undo.callback(self.graphs.close)  # here rather than after the context
+            undo.callback(self.graphs.close)
+            early.pop_all()  # closed here, and never after the context
             self._preparation = threading.Thread(target=self._prepare)
             undo.callback(self._end_preparation)
             self.graphs.start(self.device.context)

@@ -37,8 +37,7 @@ class Graphs:
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
-        self._unasked = threading.Event()
-        self._unasked.set()
+        self._turn = threading.Lock()
         self._reader: threading.Thread | None = None
         self._failure: Exception | None = None
         self._stop = False
@@ -93,12 +92,8 @@ class Graphs:
         """The CUgraphExec of graph `index`, launchable when this returns."""
         if index not in self._executables:
             # The lock alone would let the reader take it again and again, to the last graph.
-            self._unasked.clear()
-            try:
-                with self._lock:
-                    self._declare(index)
-            finally:
-                self._unasked.set()
+            with self._turn, self._lock:
+                self._declare(index)
             self._executables[index] = self._native.require(index)
         return self._executables[index]
 
@@ -118,7 +113,8 @@ class Graphs:
             order.remove(self._first)
             order.insert(0, self._first)
         for index in order:
-            self._unasked.wait()
+            with self._turn:
+                pass  # whoever asks for a graph holds it
             with self._lock:
                 if self._stop:
                     return
@@ -165,7 +161,7 @@ class Graphs:
 
     def close(self) -> None:
         """Stop the background work and free graphs, functions and libraries."""
-        with self._lock:
+        with self._turn, self._lock:
             self._stop = True
         if self._reader is not None:
             self._reader.join()

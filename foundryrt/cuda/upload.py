@@ -13,12 +13,14 @@ from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
+from foundryrt.errors import FoundryError
 from foundryrt.native import Buffer, Piece, stream
 from foundryrt.parallel import WORKERS
 
 CHUNK = 2 << 20
 _SPARE = 2  # buffers being copied while every thread fills one
 _EACH = 2  # buffers of a native thread
+_mapped: dict[int, mmap] = {}
 
 
 @dataclass
@@ -54,10 +56,14 @@ class Uploader:
             return
         cuda = self._device.cuda
         # On huge pages: cuMemHostAlloc takes 0.4 ms a MB, and the driver's lock with it; this 0.03.
-        memory = mmap(-1, (slots + 1) * CHUNK, MAP_PRIVATE | MAP_ANONYMOUS)
-        self._undo.callback(memory.close)
+        try:
+            memory = mmap(-1, (slots + 1) * CHUNK, MAP_PRIVATE | MAP_ANONYMOUS)
+        except OSError as error:
+            raise FoundryError(f"no memory for pinned buffers: {error}") from error
         start = ctypes.addressof(ctypes.c_uint8.from_buffer(memory))
         start = -(-start // CHUNK) * CHUNK
+        _mapped[start] = memory  # as long as it is registered: a session may never be closed
+        self._undo.callback(lambda: _mapped.pop(start).close())
         with suppress(OSError):  # a kernel without them
             memory.madvise(MADV_HUGEPAGE)
         for address in range(start, start + slots * CHUNK, CHUNK):

@@ -219,8 +219,8 @@ class Materializer:
     def close(self) -> None:
         """Stop the threads and free everything; the context must still exist."""
         if self._handle is not None:
-            self._library.foundry_destroy(self._handle)
-            self._handle = None
+            handle, self._handle = self._handle, None  # before: Ctrl-C may come with the return
+            self._library.foundry_destroy(handle)
             self._keep.clear()
 
 

@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -49,21 +48,25 @@ struct Free {
     void operator()(void* block) const { std::free(block); }
 };
 
-// Addresses of so many bytes of huge pages in free memory of this thread's heap.
-std::vector<void*> reserve(uint64_t bytes) {
-    std::vector<void*> pages;
-    std::vector<std::unique_ptr<void, Free>> blocks;
+using Block = std::unique_ptr<char, Free>;
+
+// The first huge page that begins in a block; they end before `block + BLOCK`.
+char* pages(const Block& block) {
+    return reinterpret_cast<char*>((reinterpret_cast<uint64_t>(block.get()) + PAGE - 1) / PAGE * PAGE);
+}
+
+// Blocks of this thread's heap, of so many bytes in all, to be on huge pages.
+std::vector<Block> reserve(uint64_t bytes) {
+    std::vector<Block> blocks;
     blocks.reserve(bytes / BLOCK + 1);
     while (blocks.size() * BLOCK < bytes) {
-        blocks.emplace_back(std::malloc(BLOCK));
-        if (blocks.back() == nullptr) break;
-        const uint64_t place = reinterpret_cast<uint64_t>(blocks.back().get());
-        const uint64_t first = (place + PAGE - 1) / PAGE * PAGE, end = (place + BLOCK) / PAGE * PAGE;
-        madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-        for (uint64_t page = first; page < end; page += PAGE) pages.push_back(reinterpret_cast<void*>(page));
+        Block block(static_cast<char*>(std::malloc(BLOCK)));
+        if (block == nullptr) break;
+        char* const first = pages(block);
+        madvise(first, (block.get() + BLOCK - first) / PAGE * PAGE, MADV_HUGEPAGE);
+        blocks.push_back(std::move(block));
     }
-    pages.resize(std::min<size_t>(pages.size(), bytes / PAGE));
-    return pages;
+    return blocks;
 }
 
 }  // namespace
@@ -75,12 +78,15 @@ Room::Room(uint64_t nodes) {
     mallopt(M_TOP_PAD, KEPT);
     mallopt(M_TRIM_THRESHOLD, 2 * KEPT);
     try {
-        std::vector<void*> pages = reserve(bytes);
-        if (pages.empty()) return;
-        touching_ = std::thread([this, pages = std::move(pages)] {
-            // What is in use by now stays as it is. A fault, unlike MADV_POPULATE_WRITE, lets others map memory.
-            for (void* page : pages)
-                if (!enough_) __atomic_fetch_or(static_cast<char*>(page), 0, __ATOMIC_RELAXED);
+        touching_ = std::thread([this, left = bytes / PAGE, blocks = reserve(bytes)]() mutable {
+            // Each is touched while it is still ours: a heap that is free may be unmapped at any time. A fault, unlike
+            // MADV_POPULATE_WRITE, lets others map memory.
+            for (Block& block : blocks) {
+                for (char* page = pages(block); page + PAGE <= block.get() + BLOCK && left > 0 && !enough_;
+                     page += PAGE, --left)
+                    *static_cast<volatile char*>(page) = 0;
+                block.reset();
+            }
         });
     } catch (const std::exception&) {
         // The system gives no more threads or memory: pages are touched when they are used.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foundryrt import native
 from foundryrt.bundle.reader import Bundle
 from foundryrt.cuda import graphs
 from foundryrt.errors import FoundryError, UsageError
@@ -275,11 +276,59 @@ def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monk
     assert fake.live == ""
 
 
-def test_sessions_keep_no_memory_nor_take_it_ahead_if_limited(tmp_path, fake, monkeypatch):
-    node = counters.KERNEL, 1, counters._launch(counters.STATE, 1), counters._skeleton(packed=False)
-    large = counters._columns([node] * 20_000, [])
-    monkeypatch.setattr(counters, "templates", lambda: [large, large])
-    path = counters.write(tmp_path / "large.fdy")
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Bundles of 60,000 nodes, of bases that let them be open together."""
+    places = counters.STATE, counters.IO
+
+    def write(number):
+        for name, place in zip(("STATE", "IO"), places, strict=True):
+            monkeypatch.setattr(counters, name, place + (number << 41))
+        kernel = counters._launch(counters.STATE, 1), counters._skeleton(packed=False)
+        table = counters._columns([(counters.KERNEL, 1, *kernel)] * 20_000, [])
+        monkeypatch.setattr(counters, "templates", lambda: [table, table])
+        return counters.write(tmp_path / f"large{number}.fdy")
+
+    return write
+
+
+# By default each thread has a heap of its own; with one for all, what is freed may shrink it.
+@pytest.mark.parametrize("arenas", [{}, {"MALLOC_ARENA_MAX": "1"}])
+def test_sessions_open_and_close_side_by_side(large, fake, arenas):
+    paths = [str(large(number)) for number in range(3)]
+    run(
+        f"""
+from concurrent.futures import ThreadPoolExecutor
+from foundryrt.session import Session
+def use(path):
+    for _ in range(10):
+        with Session.open(path, first=("last", {{}})) as session:
+            session.wait()
+with ThreadPoolExecutor() as pool:
+    list(pool.map(use, {paths!r}))
+""",
+        **arenas,
+    )
+
+
+def test_an_interrupt_amid_closing_frees_nothing_twice(path, fake, monkeypatch):
+    session = Session.open(path, first=FIRST)
+    library = native._library()
+    destroy = library.foundry_destroy
+
+    def interrupted(handle):
+        destroy(handle)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(library, "foundry_destroy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert fake.live == ""
+    session.close()
+
+
+def test_sessions_keep_no_memory_nor_take_it_ahead_if_limited(large, fake):
+    path = large(0)
     run(f"""
 import resource
 from foundryrt.session import Session
