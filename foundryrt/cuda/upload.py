@@ -21,6 +21,7 @@ CHUNK = 2 << 20
 _SPARE = 2  # buffers being copied while every thread fills one
 _EACH = 2  # buffers of a native thread
 _mapped: dict[int, mmap] = {}
+"""Buffers that the driver knows, by their address."""
 
 
 @dataclass
