@@ -45,10 +45,9 @@ def receive(
     known = channel or estimate(grid, settings)
     sigma2 = known.noise_variance
     h = banded.bands(_nonzero(known.taps), settings.q)
-    pilot = inverse_zak(frame.pilot_grid(settings))
     mask = time_mask(settings)
     kp, bins = settings.pilot[0], eigenvalue_bins(settings)
-    right = samples - banded.apply_samples(pilot, h)
+    right = samples - pilot_response(settings, h)
     blocks = (settings.n, kp) if periods else None
     solution = equalize.frequency_cg(right, h, sigma2, settings.iterations, mask, blocks)
     if periods:
@@ -60,6 +59,11 @@ def receive(
     symbols = frame.extract(zak(solution.x, settings.m, settings.n), settings) / mu
     llr = qam.max_log_llr(symbols, variance, settings.modulation)
     return Received(symbols, llr, (llr < 0).astype(np.uint8), known, mu, variance)
+
+
+def pilot_response(settings: Settings, h: banded.Bands) -> np.ndarray:
+    """What a channel makes of the pilot: complex128 time samples [MN]."""
+    return banded.apply_samples(inverse_zak(frame.pilot_grid(settings)), h)
 
 
 def time_mask(settings: Settings) -> np.ndarray:

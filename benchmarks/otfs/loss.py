@@ -55,7 +55,7 @@ def _frame(
     clean = banded.apply_samples(transmit.transmit(bits, link), h)
     noise = (rng.standard_normal(link.q) + 1j * rng.standard_normal(link.q)) / np.sqrt(2)
     blocks = _blocks(link, taps)
-    pilot = banded.apply_samples(zak.inverse_zak(frame.pilot_grid(link)), h)
+    pilot = reference.pilot_response(link, h)
     rows: dict[str, list[float]] = {"lmmse": []}
     for snr in snrs:
         sigma2 = 10 ** (-snr / 10)

@@ -198,21 +198,17 @@ def main() -> None:
         "rates": asdict(rates),
     }
 
-    reports: dict[str, object] = {}
-
-    def report(sweep: Sweep) -> None:
-        # Written after every grid: what was measured is kept where a later one fails.
-        reports[sweep.default.settings.grid] = sweep.report()
-        if options.output:
-            whole = result | {"grids": list(reports.values())}
-            options.output.write_text(json.dumps(whole, indent=1) + "\n")
-
+    reports = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as workers:
         frames = [workers.submit(source.simulate, link, SNR, 0, 0) for link in links]
         for link, frame in zip(links, frames, strict=True):
             sweep = Sweep(link, frame.result(), workers, rates)
             sweep.run()
-            report(sweep)
+            reports.append(sweep.report())
+            # Written after every grid: what was measured is kept where a later one fails.
+            if options.output:
+                whole = result | {"grids": reports}
+                options.output.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":

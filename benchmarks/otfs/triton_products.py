@@ -33,7 +33,7 @@ from otfs_pipeline.estimate import Estimate
 from otfs_pipeline.kernels import program
 from otfs_pipeline.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.zak import inverse_zak, zak
+from otfs_pipeline.zak import zak
 from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 
 # Samples a program and its warps.
@@ -225,12 +225,6 @@ class TritonEqualizer:
         return roofline.seconds(graph.replay, REPLAYS) / FRAMES * 1e6
 
 
-def without_pilot(settings: Settings, samples: np.ndarray, taps: Taps) -> np.ndarray:
-    """Received samples less the pilot's response, complex128 [Q]."""
-    pilot = inverse_zak(frame.pilot_grid(settings))
-    return samples - banded.apply_samples(pilot, banded.bands(taps, settings.q))
-
-
 def measure(settings: Settings) -> dict[str, Any]:
     """Both on one frame; SystemExit where Triton's result is off."""
     s, stages, sent = settings, Stages(Geometry.of(settings)), source.simulate(settings, SNR, 0, 0)
@@ -242,7 +236,8 @@ def measure(settings: Settings) -> dict[str, Any]:
     taps = Taps(table[b, a], a + s.first_tap, b - s.doppler_range)
     known = Estimate(taps, float(tensors["noise_variance"]))
     exact = reference.receive(sent.samples, s, known, periods=True)
-    right, expected = without_pilot(s, sent.samples, taps), exact.symbols * exact.mu
+    right = sent.samples - reference.pilot_response(s, banded.bands(taps, s.q))
+    expected = exact.symbols * exact.mu
 
     def judged(equalized: np.ndarray) -> dict[str, float]:
         tensors["equalized"].copy_(torch.from_numpy(equalized))

@@ -19,6 +19,20 @@ void give_back(const char* what) {
     if (streams::busy()) count("freed before the work that is queued", 1);
 }
 
+CUresult pin(void* address, size_t size) {
+    std::lock_guard lock(streams::guard);
+    streams::pinned[static_cast<const char*>(address)] = size;
+    count("pinned", 1);
+    return CUDA_SUCCESS;
+}
+
+CUresult unpin(void* address) {
+    std::lock_guard lock(streams::guard);
+    streams::pinned.erase(static_cast<const char*>(address));
+    give_back("pinned");
+    return CUDA_SUCCESS;
+}
+
 }  // namespace
 
 extern "C" {
@@ -80,31 +94,18 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
 CUresult cuMemHostAlloc(void** out, size_t size, unsigned) {
     IN_CONTEXT;
     *out = std::malloc(size);
-    std::lock_guard lock(streams::guard);
-    streams::pinned[static_cast<const char*>(*out)] = size;
-    count("pinned", 1);
-    return CUDA_SUCCESS;
+    return pin(*out, size);
 }
 CUresult cuMemFreeHost(void* address) {
-    std::lock_guard lock(streams::guard);
-    streams::pinned.erase(static_cast<const char*>(address));
+    unpin(address);
     std::free(address);
-    give_back("pinned");
     return CUDA_SUCCESS;
 }
 CUresult cuMemHostRegister_v2(void* address, size_t size, unsigned) {
     IN_CONTEXT;
-    std::lock_guard lock(streams::guard);
-    streams::pinned[static_cast<const char*>(address)] = size;
-    count("pinned", 1);
-    return CUDA_SUCCESS;
+    return pin(address, size);
 }
-CUresult cuMemHostUnregister(void* address) {
-    std::lock_guard lock(streams::guard);
-    streams::pinned.erase(static_cast<const char*>(address));
-    give_back("pinned");
-    return CUDA_SUCCESS;
-}
+CUresult cuMemHostUnregister(void* address) { return unpin(address); }
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
     IN_CONTEXT;
     std::memcpy(reinterpret_cast<void*>(to), from, size);
