@@ -25,7 +25,7 @@ FILES = {
 def run(tmp_path, monkeypatch):
     """Exit status and outcomes by name of a suite of these files."""
     monkeypatch.setattr(suite, "REPORTS", tmp_path / "reports")
-    monkeypatch.setattr(suite, "FILE_SECONDS", 20)
+    monkeypatch.setattr(suite, "FILE_SECONDS", 8)
     monkeypatch.setenv("OUT", str(tmp_path))
 
     def call(*names: str):
