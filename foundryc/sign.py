@@ -14,7 +14,7 @@ from foundryrt.bundle import signature
 from foundryrt.bundle.layout import Codec, Section, align, pack_header, pack_table
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.plain import open_plain
 from foundryrt.trust import MAX_PEM, Trust, valid
 
@@ -134,5 +134,5 @@ def _private_key_type() -> type[Ed25519PrivateKey]:
     try:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     except ImportError:
-        raise FoundryError("signing needs cryptography: pip install 'foundry[sign]'") from None
+        raise FoundryError(f"signing needs cryptography: {install('sign')}") from None
     return Ed25519PrivateKey

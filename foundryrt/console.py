@@ -14,12 +14,12 @@ from typing import Annotated
 import typer
 
 from foundryrt import options
-from foundryrt.errors import FoundryError
+from foundryrt.errors import DISTRIBUTION, FoundryError
 
 
 def _version(asked: bool) -> None:
     if asked:
-        write(f"foundry {metadata.version('foundry')}\n")
+        write(f"foundry {metadata.version(DISTRIBUTION)}\n")
         raise typer.Exit
 
 

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+DISTRIBUTION = "foundry-graphs"
+"""The name on the package index; `foundry` there is somebody else's."""
+
+
+def install(extra: str) -> str:
+    """The command that installs what `extra` of pyproject.toml needs."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
 
 class FoundryError(Exception):
     """Something failed: what, where, and what to do about it. Exit code 1."""

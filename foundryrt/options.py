@@ -15,6 +15,13 @@ COLUMNS = ("option", "default", "meaning")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
+def option(default: Any, help: str) -> Any:
+    """A dataclass field whose command-line option has this help; `...` makes it required."""
+    if default is ...:
+        return dataclasses.field(metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 def parse(options: type[T], arguments: Sequence[str]) -> T:
     """Make `options` from `--name value` and `--name=value`; `--flag` alone sets a bool.
 

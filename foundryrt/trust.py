@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundryrt.bundle.signature import Signature, key_id
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.plain import open_plain
 
 if TYPE_CHECKING:
@@ -135,5 +135,5 @@ def _ed25519() -> type[Ed25519PublicKey]:
     try:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ImportError:
-        raise FoundryError("signatures need cryptography: pip install 'foundry[sign]'") from None
+        raise FoundryError(f"signatures need cryptography: {install('sign')}") from None
     return Ed25519PublicKey

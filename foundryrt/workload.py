@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, UsageError, install
 
 _EXTRAS = {"torch": "capture", "safetensors": "capture", "gguf": "capture"}
 """Packages that are no workload's own; any other is in the extra of the workload's name."""
@@ -25,7 +25,7 @@ def find(group: str, name: str) -> ModuleType:
             extra = _EXTRAS.get(error.name or "", name)
             raise FoundryError(
                 f"workload {name!r} needs {error.name or error}, which is not installed: "
-                f"pip install 'foundry[{extra}]'"
+                f"{install(extra)}"
             ) from error
         return module
     known = ", ".join(names(group)) or "none"

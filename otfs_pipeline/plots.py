@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from foundryrt.atomic import AtomicFile
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, install
 
 
 def constellation(path: str, symbols: np.ndarray, title: str) -> None:
@@ -36,7 +36,7 @@ def new_figure(path: str, columns: int = 1, size: tuple[float, float] = (6, 5)) 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise FoundryError(
-            f"{path}: plots need matplotlib, which is not installed: pip install 'foundry[otfs]'"
+            f"{path}: plots need matplotlib, which is not installed: {install('otfs')}"
         ) from error
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, UsageError, install
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.source import Frame
 from otfs_pipeline.wire import Counts, Header, frame, unpack
@@ -28,7 +28,7 @@ def _zmq() -> Any:
         import zmq
     except ImportError as error:
         raise FoundryError(
-            "ZeroMQ needs pyzmq, which is not installed: pip install 'foundry[stream]'"
+            f"ZeroMQ needs pyzmq, which is not installed: {install('stream')}"
         ) from error
     return zmq
 

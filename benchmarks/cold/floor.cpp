@@ -1,4 +1,5 @@
-// The least that any process pays: driver, primary context, one kernel (a memset). Then pinned copies. Prints JSON.
+// The least that any process pays: driver, primary context, one kernel (a memset). Then pinned copies. Prints
+// JSON.
 #include <dlfcn.h>
 
 #include <chrono>
@@ -13,10 +14,10 @@ static double milliseconds(Clock::time_point since) {
 int main(int argc, char**) {
     void* cuda = dlopen("libcuda.so.1", RTLD_NOW);
     if (cuda == nullptr) return 1;
-#define CALL(name, ...)                                                                     \
+#define CALL(name, ...)                                                                         \
     if (int code = reinterpret_cast<int (*)(...)>(dlsym(cuda, name))(__VA_ARGS__); code != 0) { \
-        std::fprintf(stderr, "%s: %d\n", name, code);                                       \
-        return 1;                                                                           \
+        std::fprintf(stderr, "%s: %d\n", name, code);                                           \
+        return 1;                                                                               \
     }
     void* context = nullptr;
     unsigned long long device = 0;

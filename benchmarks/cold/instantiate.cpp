@@ -1,5 +1,6 @@
-// What instantiating graphs costs: synthetic graphs of kernel nodes, made in one of several ways. Arguments: a file with
-// the binary of kernels k0, k1, ..., then key=value (see `Plan`). Prints JSON; exit code 3: the driver lacks a call.
+// What instantiating graphs costs: synthetic graphs of kernel nodes, made in one of several ways. Arguments:
+// a file with the binary of kernels k0, k1, ..., then key=value (see `Plan`). Prints JSON; exit code 3: the
+// driver lacks a call.
 #include <cuda.h>
 #include <dlfcn.h>
 #include <malloc.h>
@@ -24,7 +25,8 @@ static double since(Clock::time_point start) {
 }
 
 static void* symbol(const char* name) {
-    static void* library = dlopen(std::getenv("FOUNDRY_LIBCUDA") ? std::getenv("FOUNDRY_LIBCUDA") : "libcuda.so.1", RTLD_NOW);
+    static void* library =
+        dlopen(std::getenv("FOUNDRY_LIBCUDA") ? std::getenv("FOUNDRY_LIBCUDA") : "libcuda.so.1", RTLD_NOW);
     void* found = library ? dlsym(library, name) : nullptr;
     if (found == nullptr) std::fprintf(stderr, "no %s\n", name), std::exit(3);
     return found;
@@ -44,17 +46,19 @@ static void check(int code, const char* call) {
 
 struct Plan {
     int graphs = 35, nodes = 1918, functions = 100;
-    int threads = 1;    // each makes its share of the graphs
-    int upload = 1;     // 1: cuGraphUpload; 0: left to the launch
-    int heap = 0;       // megabytes that malloc takes and touches before the driver starts, one arena for all threads
+    int threads = 1;  // each makes its share of the graphs
+    int upload = 1;   // 1: cuGraphUpload; 0: left to the launch
+    int heap =
+        0;  // megabytes that malloc takes and touches before the driver starts, one arena for all threads
     int pad = 0;        // megabytes by which malloc's heaps grow, and never shrink
     int binaries = 1;   // that many loads of the file, function i from load i % binaries
     int resolvers = 1;  // each loads and resolves its share of the binaries
 
     explicit Plan(int count, char** words) {
         std::map<std::string, int*> known = {
-            {"graphs", &graphs}, {"nodes", &nodes}, {"functions", &functions}, {"threads", &threads},
-            {"upload", &upload}, {"heap", &heap}, {"pad", &pad}, {"binaries", &binaries}, {"resolvers", &resolvers}};
+            {"graphs", &graphs},   {"nodes", &nodes},       {"functions", &functions},
+            {"threads", &threads}, {"upload", &upload},     {"heap", &heap},
+            {"pad", &pad},         {"binaries", &binaries}, {"resolvers", &resolvers}};
         for (int i = 2; i < count; ++i) {
             const std::string word = words[i];
             const auto equals = word.find('=');
@@ -74,7 +78,8 @@ struct Usage {
         double pages = 0, resident = 0;
         std::ifstream("/proc/self/statm") >> pages >> resident;
         const auto ms = [](const timeval& time) { return time.tv_sec * 1e3 + time.tv_usec / 1e3; };
-        return {double(used.ru_minflt), ms(used.ru_utime), ms(used.ru_stime), resident * sysconf(_SC_PAGESIZE) / 1e6};
+        return {double(used.ru_minflt), ms(used.ru_utime), ms(used.ru_stime),
+                resident * sysconf(_SC_PAGESIZE) / 1e6};
     }
 
     Usage operator-(const Usage& from) const {
@@ -88,7 +93,8 @@ static double prepare_heap(const Plan& plan) {
     if (plan.heap == 0 && plan.pad == 0) return 0;
     const auto began = Clock::now();
     const auto set = [](int what, int value) { check(mallopt(what, value) == 1 ? 0 : -1, "mallopt"); };
-    if (mallopt(M_MMAP_THRESHOLD, 1 << 30) == 0) set(M_MMAP_THRESHOLD, 32 << 20);  // the most that some glibcs take
+    if (mallopt(M_MMAP_THRESHOLD, 1 << 30) == 0)
+        set(M_MMAP_THRESHOLD, 32 << 20);  // the most that some glibcs take
     set(M_TRIM_THRESHOLD, INT_MAX);
     set(M_TOP_PAD, (plan.pad ? plan.pad : 64) << 20);
     if (plan.heap == 0) return since(began);
@@ -104,7 +110,7 @@ static double prepare_heap(const Plan& plan) {
 }
 
 class Maker {
-public:
+  public:
     Maker(const Plan& plan, CUcontext context, const std::vector<CUfunction>& functions)
         : plan_(plan), context_(context), functions_(functions), values_(4096), nodes_(plan.nodes) {
         CALL(cuStreamCreate, &stream_, CU_STREAM_NON_BLOCKING);
@@ -134,12 +140,13 @@ public:
 
     double build_ms = 0, instantiate_ms = 0, upload_ms = 0;
 
-private:
+  private:
     CUDA_KERNEL_NODE_PARAMS kernel(int node) {
         CUDA_KERNEL_NODE_PARAMS out{};
         out.func = functions_[node % functions_.size()];
         out.gridDimX = out.gridDimY = out.gridDimZ = out.blockDimY = out.blockDimZ = 1, out.blockDimX = 32;
-        arguments_[0] = values_.data(), arguments_[1] = values_.data() + 8, arguments_[2] = values_.data() + 12;
+        arguments_[0] = values_.data(), arguments_[1] = values_.data() + 8,
+        arguments_[2] = values_.data() + 12;
         out.kernelParams = arguments_;  // the stand-in's kernels take three
         return out;
     }
@@ -165,7 +172,8 @@ private:
     CUgraph base_ = nullptr;
 };
 
-// Loads the binaries and resolves k0, k1, ...: milliseconds of either, or of both as the second if threads share them.
+// Loads the binaries and resolves k0, k1, ...: milliseconds of either, or of both as the second if threads
+// share them.
 static std::pair<double, double> resolve(const Plan& plan, CUcontext context, const std::string& code,
                                          std::vector<CUfunction>& functions) {
     std::vector<CUlibrary> libraries(plan.binaries);
@@ -197,7 +205,8 @@ static std::pair<double, double> resolve(const Plan& plan, CUcontext context, co
 }
 
 // Makes every graph: milliseconds for the first of each thread and for all of them.
-static std::pair<double, double> run(const Plan& plan, std::vector<Maker*>& makers, std::vector<CUgraphExec>& execs) {
+static std::pair<double, double> run(const Plan& plan, std::vector<Maker*>& makers,
+                                     std::vector<CUgraphExec>& execs) {
     const auto began = Clock::now();
     double first = 0;
     std::vector<std::thread> threads;
@@ -253,13 +262,25 @@ int main(int count, char** words) {
     const Usage again = Usage::now() - between;
     const double nodes = double(plan.graphs) * plan.nodes / 1e3;
     const std::vector<std::pair<const char*, double>> row = {
-        {"heap_ms", heap_ms}, {"context_ms", context_ms}, {"load_ms", load_ms},
-        {"resolve_ms", resolve_ms}, {"base_ms", base_ms}, {"first_ms", first_ms}, {"all_ms", all_ms},
-        {"us_per_node", all_ms / nodes}, {"again_us_per_node", again_ms / nodes}, {"build_us", build / nodes},
-        {"instantiate_us", instantiate / nodes}, {"upload_us", upload / nodes},
+        {"heap_ms", heap_ms},
+        {"context_ms", context_ms},
+        {"load_ms", load_ms},
+        {"resolve_ms", resolve_ms},
+        {"base_ms", base_ms},
+        {"first_ms", first_ms},
+        {"all_ms", all_ms},
+        {"us_per_node", all_ms / nodes},
+        {"again_us_per_node", again_ms / nodes},
+        {"build_us", build / nodes},
+        {"instantiate_us", instantiate / nodes},
+        {"upload_us", upload / nodes},
         {"exec_bytes_per_node", (double(before) - double(after)) / (nodes * 1e3)},
-        {"faults", used.faults}, {"user_ms", used.user_ms}, {"system_ms", used.system_ms},
-        {"resident_growth_mb", used.resident_mb}, {"again_faults", again.faults}, {"again_system_ms", again.system_ms}};
+        {"faults", used.faults},
+        {"user_ms", used.user_ms},
+        {"system_ms", used.system_ms},
+        {"resident_growth_mb", used.resident_mb},
+        {"again_faults", again.faults},
+        {"again_system_ms", again.system_ms}};
     const char* separator = "{";
     for (const auto& [name, value] : row) {
         std::printf("%s\"%s\": %.*f", separator, name, value < 100 ? 3 : 1, value);

@@ -18,7 +18,7 @@ from foundryc.cache.key import key_of
 from foundryc.cache.places import open_place
 from foundryc.cache.request import Request
 from foundryc.progress import status
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, install
 
 Capture = Callable[[Request, Path], None]
 _MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
@@ -72,7 +72,7 @@ def _torch() -> ModuleType:
         import torch
     except ModuleNotFoundError as error:
         raise FoundryError(
-            f"capturing needs {error.name}, which is not installed: pip install 'foundry[capture]'"
+            f"capturing needs {error.name}, which is not installed: {install('capture')}"
         ) from error
     return torch
 

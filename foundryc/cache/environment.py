@@ -13,7 +13,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from foundryc.cache.key import Parts
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import DISTRIBUTION, FoundryError, UsageError
 
 # Distributions that a CUDA build of torch brings; the names changed with CUDA 13.
 _LIBRARIES = {
@@ -73,7 +73,7 @@ def this_device() -> Device:
 def environment(target: str, device: Device | None = None) -> Parts:
     """Versions and machine; on cuda of `device`, or of this machine's GPU 0 where it is None."""
     torch = _torch_version()
-    parts = {"version.foundryc": _version("foundry"), "version.torch": torch["__version__"]}
+    parts = {"version.foundryc": _version(DISTRIBUTION), "version.torch": torch["__version__"]}
     if target == "host":
         return {**parts, "cpu": cpu(), "threads": str(threads())}
     device = device or this_device()

@@ -31,7 +31,7 @@ from foundryc.pack import Capture
 from foundryc.template import GraphTable
 from foundryc.weights import Piece
 from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
-from foundryrt.errors import UsageError
+from foundryrt.errors import DISTRIBUTION, UsageError
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _check_numerics() -> None:
 
 def _version() -> str:
     try:
-        return metadata.version("foundry")
+        return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "unknown"
 

@@ -12,7 +12,8 @@
 namespace foundry {
 namespace {
 
-constexpr uint64_t CHUNK = 32ull << 20;  // physical memory comes in such pieces: a multiple of every granularity
+constexpr uint64_t CHUNK =
+    32ull << 20;  // physical memory comes in such pieces: a multiple of every granularity
 
 struct Mapping {
     uint64_t address;
@@ -91,7 +92,8 @@ void open_arena(uint64_t base, uint64_t capacity, int device) {
     if (got != base) {
         driver().cuMemAddressFree(got, REGIONS * capacity);
         refuse("the addresses " + hexadecimal(base) + " to " + hexadecimal(base + REGIONS * capacity) +
-               " are taken in this process (the driver offered " + hexadecimal(got) + "); choose another base");
+               " are taken in this process (the driver offered " + hexadecimal(got) +
+               "); choose another base");
     }
     for (uint32_t i = 0; i < REGIONS; ++i) areas[i].base = base + i * capacity;
     area_capacity = capacity;

@@ -1,4 +1,5 @@
-// The arena at capture: one reserved range of addresses at a fixed base, cut into regions that grow as they are used.
+// The arena at capture: one reserved range of addresses at a fixed base, cut into regions that grow as they
+// are used.
 #pragma once
 
 #include <cuda.h>

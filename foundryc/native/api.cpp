@@ -1,4 +1,5 @@
-// The C interface that foundryc/native/__init__.py binds. Calls return 0, or a code that foundryc_error explains.
+// The C interface that foundryc/native/__init__.py binds. Calls return 0, or a code that foundryc_error
+// explains.
 #include <cstdlib>
 
 #include "allocator.hpp"
@@ -33,8 +34,13 @@ struct foundryc_module {
 FOUNDRY_EXPORT int foundryc_module_at(uint64_t index, foundryc_module* out) {
     return guarded([&] {
         const foundry::Module& module = foundry::harvested().at(index);
-        *out = {module.cubin.data(), module.cubin.size(), module.call.c_str(), module.siblings, module.unloaded,
-                static_cast<uint32_t>(module.kind), 0};
+        *out = {module.cubin.data(),
+                module.cubin.size(),
+                module.call.c_str(),
+                module.siblings,
+                module.unloaded,
+                static_cast<uint32_t>(module.kind),
+                0};
     });
 }
 
@@ -101,8 +107,13 @@ struct foundryc_function {
 FOUNDRY_EXPORT int foundryc_function_at(const Extracted* self, uint32_t index, foundryc_function* out) {
     return guarded([&] {
         const foundry::ExtractedFunction& function = self->functions.at(index);
-        *out = {function.name.c_str(), function.handle, function.module, function.shared, function.carveout,
-                function.nonportable, 0};
+        *out = {function.name.c_str(),
+                function.handle,
+                function.module,
+                function.shared,
+                function.carveout,
+                function.nonportable,
+                0};
     });
 }
 

@@ -24,16 +24,26 @@ constexpr uint32_t ATTRIBUTES[] = {
 
 const char* kind_name(CUgraphNodeType type) {
     switch (type) {
-        case CU_GRAPH_NODE_TYPE_HOST: return "a host function";
-        case CU_GRAPH_NODE_TYPE_WAIT_EVENT: return "a wait for an event";
-        case CU_GRAPH_NODE_TYPE_EVENT_RECORD: return "the recording of an event";
-        case CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL: return "the signal of an external semaphore";
-        case CU_GRAPH_NODE_TYPE_EXT_SEMAS_WAIT: return "the wait for an external semaphore";
-        case CU_GRAPH_NODE_TYPE_MEM_ALLOC: return "a stream-ordered allocation (cudaMallocAsync)";
-        case CU_GRAPH_NODE_TYPE_MEM_FREE: return "a stream-ordered free (cudaFreeAsync)";
-        case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: return "a batch of memory operations";
-        case CU_GRAPH_NODE_TYPE_CONDITIONAL: return "a conditional node";
-        default: return "a node of an unknown kind";
+        case CU_GRAPH_NODE_TYPE_HOST:
+            return "a host function";
+        case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
+            return "a wait for an event";
+        case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
+            return "the recording of an event";
+        case CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL:
+            return "the signal of an external semaphore";
+        case CU_GRAPH_NODE_TYPE_EXT_SEMAS_WAIT:
+            return "the wait for an external semaphore";
+        case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
+            return "a stream-ordered allocation (cudaMallocAsync)";
+        case CU_GRAPH_NODE_TYPE_MEM_FREE:
+            return "a stream-ordered free (cudaFreeAsync)";
+        case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
+            return "a batch of memory operations";
+        case CU_GRAPH_NODE_TYPE_CONDITIONAL:
+            return "a conditional node";
+        default:
+            return "a node of an unknown kind";
     }
 }
 
@@ -43,13 +53,13 @@ struct Layout {
 };
 
 class Extractor {
-public:
+  public:
     explicit Extractor(Extracted& out) : out_(out) {}
 
     // Appends a graph's nodes and edges; `roots` and `leaves` receive its first and last nodes.
     void graph(CUgraph graph, std::vector<uint32_t>& roots, std::vector<uint32_t>& leaves);
 
-private:
+  private:
     struct Span {
         uint32_t entry, exit;
     };
@@ -109,7 +119,8 @@ std::string Extractor::last_kernel() const {
 uint32_t Extractor::function_of(const CUDA_KERNEL_NODE_PARAMS& parameters) {
     CUfunction handle = parameters.func;
     if (handle == nullptr)
-        check(driver().cuKernelGetFunction(&handle, parameters.kern), "cuKernelGetFunction", "after " + last_kernel());
+        check(driver().cuKernelGetFunction(&handle, parameters.kern), "cuKernelGetFunction",
+              "after " + last_kernel());
     const auto known = indices_.find(handle);
     if (known != indices_.end()) return known->second;
 
@@ -153,8 +164,10 @@ std::vector<Attribute> Extractor::attributes(CUgraphNode node, const std::string
         std::memcpy(attribute.value, &value, sizeof(value));
         const uint8_t zero[sizeof(value)] = {};
         if (std::memcmp(attribute.value, zero, sizeof(zero)) == 0) continue;
-        if (id == CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT && value.sharedMemCarveout == ~0u) continue;
-        if (id == CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW && value.accessPolicyWindow.num_bytes == 0) continue;
+        if (id == CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT && value.sharedMemCarveout == ~0u)
+            continue;
+        if (id == CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW && value.accessPolicyWindow.num_bytes == 0)
+            continue;
         if (id == CU_LAUNCH_ATTRIBUTE_DEVICE_UPDATABLE_KERNEL_NODE)
             refuse(name + " can be updated from the device, which a bundle cannot keep");
         out.push_back(attribute);
@@ -162,8 +175,10 @@ std::vector<Attribute> Extractor::attributes(CUgraphNode node, const std::string
     return out;
 }
 
-// What a node of this function has before any attribute is set: setting it again would only cost a call per node.
-const std::vector<Attribute>& Extractor::defaults_of(uint32_t function, const CUDA_KERNEL_NODE_PARAMS& parameters) {
+// What a node of this function has before any attribute is set: setting it again would only cost a call per
+// node.
+const std::vector<Attribute>& Extractor::defaults_of(uint32_t function,
+                                                     const CUDA_KERNEL_NODE_PARAMS& parameters) {
     const auto known = defaults_.find(function);
     if (known != defaults_.end()) return known->second;
     const std::string& name = out_.functions[function].name;
@@ -171,7 +186,8 @@ const std::vector<Attribute>& Extractor::defaults_of(uint32_t function, const CU
     check(driver().cuGraphCreate(&scratch, 0), "cuGraphCreate", name);
     try {
         CUgraphNode node = nullptr;
-        check(driver().cuGraphAddKernelNode(&node, scratch, nullptr, 0, &parameters), "cuGraphAddKernelNode", name);
+        check(driver().cuGraphAddKernelNode(&node, scratch, nullptr, 0, &parameters), "cuGraphAddKernelNode",
+              name);
         defaults_[function] = attributes(node, name);
     } catch (...) {
         driver().cuGraphDestroy(scratch);
@@ -198,7 +214,8 @@ uint32_t Extractor::kernel(CUgraphNode node) {
                 bytes = static_cast<uint32_t>(*static_cast<const size_t*>(entry[1]));
         }
     }
-    if (packed != nullptr && bytes < layout.bytes) refuse(name + ": its argument buffer is shorter than its arguments");
+    if (packed != nullptr && bytes < layout.bytes)
+        refuse(name + ": its argument buffer is shorter than its arguments");
 
     Launch launch{{parameters.gridDimX, parameters.gridDimY, parameters.gridDimZ},
                   {parameters.blockDimX, parameters.blockDimY, parameters.blockDimZ},
@@ -219,7 +236,9 @@ uint32_t Extractor::kernel(CUgraphNode node) {
     const std::vector<Attribute>& defaults = defaults_of(function, parameters);
     std::vector<Attribute> set;
     for (const Attribute& attribute : found) {
-        const auto same = [&](const Attribute& other) { return std::memcmp(&other, &attribute, sizeof(other)) == 0; };
+        const auto same = [&](const Attribute& other) {
+            return std::memcmp(&other, &attribute, sizeof(other)) == 0;
+        };
         if (std::none_of(defaults.begin(), defaults.end(), same)) set.push_back(attribute);
     }
     for (const Attribute& standard : defaults) {
@@ -252,7 +271,8 @@ void Extractor::device_only(CUmemorytype type, CUdeviceptr device, const char* e
 
 uint32_t Extractor::copy(CUgraphNode node) {
     CUDA_MEMCPY3D from{};
-    check(driver().cuGraphMemcpyNodeGetParams(node, &from), "cuGraphMemcpyNodeGetParams", "after " + last_kernel());
+    check(driver().cuGraphMemcpyNodeGetParams(node, &from), "cuGraphMemcpyNodeGetParams",
+          "after " + last_kernel());
     device_only(from.srcMemoryType, from.srcDevice, "source");
     device_only(from.dstMemoryType, from.dstDevice, "destination");
     words(Memcpy{from.srcDevice, from.dstDevice, from.srcXInBytes, from.srcY, from.srcZ, from.srcPitch,
@@ -263,7 +283,8 @@ uint32_t Extractor::copy(CUgraphNode node) {
 
 uint32_t Extractor::set(CUgraphNode node) {
     CUDA_MEMSET_NODE_PARAMS from{};
-    check(driver().cuGraphMemsetNodeGetParams(node, &from), "cuGraphMemsetNodeGetParams", "after " + last_kernel());
+    check(driver().cuGraphMemsetNodeGetParams(node, &from), "cuGraphMemsetNodeGetParams",
+          "after " + last_kernel());
     words(Memset{from.dst, from.pitch, from.value, from.elementSize, from.width, from.height});
     return finish_node(KIND_MEMSET, NO_FUNCTION);
 }
@@ -294,11 +315,21 @@ void Extractor::graph(CUgraph graph, std::vector<uint32_t>& roots, std::vector<u
         check(driver().cuGraphNodeGetType(node, &type), "cuGraphNodeGetType");
         uint32_t index = 0;
         switch (type) {
-            case CU_GRAPH_NODE_TYPE_KERNEL: index = kernel(node); break;
-            case CU_GRAPH_NODE_TYPE_MEMCPY: index = copy(node); break;
-            case CU_GRAPH_NODE_TYPE_MEMSET: index = set(node); break;
-            case CU_GRAPH_NODE_TYPE_EMPTY: index = empty_node(); break;
-            case CU_GRAPH_NODE_TYPE_GRAPH: spans[node] = child(node); continue;
+            case CU_GRAPH_NODE_TYPE_KERNEL:
+                index = kernel(node);
+                break;
+            case CU_GRAPH_NODE_TYPE_MEMCPY:
+                index = copy(node);
+                break;
+            case CU_GRAPH_NODE_TYPE_MEMSET:
+                index = set(node);
+                break;
+            case CU_GRAPH_NODE_TYPE_EMPTY:
+                index = empty_node();
+                break;
+            case CU_GRAPH_NODE_TYPE_GRAPH:
+                spans[node] = child(node);
+                continue;
             default:
                 refuse(std::string("the graph holds ") + kind_name(type) + ", after " + last_kernel() +
                        "; a bundle cannot keep it: take it out of the captured code");
@@ -311,7 +342,8 @@ void Extractor::graph(CUgraph graph, std::vector<uint32_t>& roots, std::vector<u
     std::vector<CUgraphNode> from(edges), to(edges);
     std::vector<CUgraphEdgeData> data(edges);
     if (edges > 0)
-        check(driver().cuGraphGetEdges(graph, from.data(), to.data(), data.data(), &edges), "cuGraphGetEdges");
+        check(driver().cuGraphGetEdges(graph, from.data(), to.data(), data.data(), &edges),
+              "cuGraphGetEdges");
     std::map<CUgraphNode, bool> has_input, has_output;
     for (size_t i = 0; i < edges; ++i) {
         edge(spans.at(from[i]).exit, spans.at(to[i]).entry, data[i]);

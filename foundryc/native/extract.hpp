@@ -33,7 +33,8 @@ struct Extracted {
     std::vector<ExtractedFunction> functions;
 };
 
-// Throws Error naming the node, its kind and its neighbours where the graph holds something that cannot be kept.
+// Throws Error naming the node, its kind and its neighbours where the graph holds something that cannot be
+// kept.
 Extracted extract(CUgraph graph);
 
 }  // namespace foundry

@@ -45,7 +45,8 @@ using Named = std::pair<Handle, void*>;
 // What a finished driver call says about the modules that were loaded within it.
 Named named_by(CUpti_CallbackId call, const CUpti_CallbackData* data) {
     switch (call) {
-        case CUPTI_DRIVER_TRACE_CBID_cuModuleLoad: return {Handle::module, *as<cuModuleLoad_params>(data).module};
+        case CUPTI_DRIVER_TRACE_CBID_cuModuleLoad:
+            return {Handle::module, *as<cuModuleLoad_params>(data).module};
         case CUPTI_DRIVER_TRACE_CBID_cuModuleLoadData:
             return {Handle::module, *as<cuModuleLoadData_params>(data).module};
         case CUPTI_DRIVER_TRACE_CBID_cuModuleLoadDataEx:
@@ -88,13 +89,15 @@ Named named_by(CUpti_CallbackId call, const CUpti_CallbackData* data) {
         case CUPTI_DRIVER_TRACE_CBID_cuLaunchCooperativeKernel_ptsz:
             return {Handle::function_or_kernel, as<cuLaunchCooperativeKernel_params>(data).f};
         case CUPTI_DRIVER_TRACE_CBID_cuOccupancyMaxActiveBlocksPerMultiprocessor:
-            return {Handle::function_or_kernel, as<cuOccupancyMaxActiveBlocksPerMultiprocessor_params>(data).func};
+            return {Handle::function_or_kernel,
+                    as<cuOccupancyMaxActiveBlocksPerMultiprocessor_params>(data).func};
         case CUPTI_DRIVER_TRACE_CBID_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags:
             return {Handle::function_or_kernel,
                     as<cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags_params>(data).func};
         case CUPTI_DRIVER_TRACE_CBID_cuOccupancyMaxActiveClusters:
             return {Handle::function_or_kernel, as<cuOccupancyMaxActiveClusters_params>(data).func};
-        default: return {Handle::none, nullptr};
+        default:
+            return {Handle::none, nullptr};
     }
 }
 
@@ -153,11 +156,14 @@ CUmodule module_of(const Module& entry) {
     CUmodule module = nullptr;
     CUfunction function = static_cast<CUfunction>(entry.handle);
     switch (entry.kind) {
-        case Handle::none: return nullptr;
-        case Handle::module: return static_cast<CUmodule>(entry.handle);
+        case Handle::none:
+            return nullptr;
+        case Handle::module:
+            return static_cast<CUmodule>(entry.handle);
         case Handle::library:
-            return cuda.cuLibraryGetModule(&module, static_cast<CUlibrary>(entry.handle)) == CUDA_SUCCESS ? module
-                                                                                                         : nullptr;
+            return cuda.cuLibraryGetModule(&module, static_cast<CUlibrary>(entry.handle)) == CUDA_SUCCESS
+                       ? module
+                       : nullptr;
         case Handle::function_or_kernel:
             if (cuda.cuFuncGetModule(&module, function) == CUDA_SUCCESS) return module;
             [[fallthrough]];
@@ -198,7 +204,8 @@ void start_harvest(const char* path) {
     };
     static CUpti_SubscriberHandle subscriber;
     checked(cupti.subscribe(&subscriber, on_event, nullptr), "cuptiSubscribe");
-    for (CUpti_CallbackId id : {CUPTI_CBID_RESOURCE_MODULE_LOADED, CUPTI_CBID_RESOURCE_MODULE_UNLOAD_STARTING})
+    for (CUpti_CallbackId id :
+         {CUPTI_CBID_RESOURCE_MODULE_LOADED, CUPTI_CBID_RESOURCE_MODULE_UNLOAD_STARTING})
         checked(cupti.enable_callback(1, subscriber, CUPTI_CB_DOMAIN_RESOURCE, id), "cuptiEnableCallback");
     checked(cupti.enable_domain(1, subscriber, CUPTI_CB_DOMAIN_DRIVER_API), "cuptiEnableDomain");
     started = true;

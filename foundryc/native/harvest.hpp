@@ -12,15 +12,16 @@ namespace foundry {
 
 struct Module {
     std::vector<uint8_t> cubin;
-    uint32_t id = 0;         // CUPTI's
+    uint32_t id = 0;  // CUPTI's
     bool unloaded = false;
-    std::string call;        // the driver call that loaded it, "" if none was seen
-    uint32_t siblings = 0;   // other modules loaded by the same call
+    std::string call;       // the driver call that loaded it, "" if none was seen
+    uint32_t siblings = 0;  // other modules loaded by the same call
     enum class Handle { none, module, function, kernel, function_or_kernel, library } kind = Handle::none;
     void* handle = nullptr;  // what that call named
 };
 
-// Subscribes to CUPTI; must come before the process's first CUDA call. `path` is the libcupti that torch uses.
+// Subscribes to CUPTI; must come before the process's first CUDA call. `path` is the libcupti that torch
+// uses.
 void start_harvest(const char* path);
 
 // Modules so far. Indices and references stay valid.

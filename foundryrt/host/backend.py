@@ -15,7 +15,7 @@ from foundryrt.arrays import check_array
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, Tensor
 from foundryrt.convert import AnyArray
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, install
 from foundryrt.host.arena import Arena
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.weights import load
@@ -141,7 +141,7 @@ def _check_torch(wanted: str) -> None:
         here = metadata.version("torch")
     except metadata.PackageNotFoundError:
         raise FoundryError(
-            "a bundle of the host target needs torch (CPU): pip install 'foundry[host]'"
+            f"a bundle of the host target needs torch (CPU): {install('host')}"
         ) from None
     if wanted.split(".")[:2] != here.partition("+")[0].split(".")[:2]:
         raise FoundryError(

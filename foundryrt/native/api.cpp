@@ -1,4 +1,5 @@
-// The C interface that foundryrt/native/__init__.py binds. Calls return 0, or a code that foundry_error explains.
+// The C interface that foundryrt/native/__init__.py binds. Calls return 0, or a code that foundry_error
+// explains.
 #include "driver.hpp"
 #include "materializer.hpp"
 #include "stream.hpp"
@@ -17,7 +18,8 @@ FOUNDRY_EXPORT int foundry_begin(int ordinal) {
         CUcontext context = nullptr;
         foundry::check(foundry::driver().cuInit(0), "cuInit");
         foundry::check(foundry::driver().cuDeviceGet(&device, ordinal), "cuDeviceGet");
-        foundry::check(foundry::driver().cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
+        foundry::check(foundry::driver().cuDevicePrimaryCtxRetain(&context, device),
+                       "cuDevicePrimaryCtxRetain");
     });
 }
 
@@ -32,12 +34,13 @@ FOUNDRY_EXPORT int foundry_set_kernel(Materializer* self, uint32_t kernel, const
     return guarded([&] { self->set_kernel(kernel, data, size); });
 }
 
-FOUNDRY_EXPORT int foundry_set_function(Materializer* self, uint32_t function, const char* name, uint32_t kernel,
-                                        int shared, int carveout, int nonportable) {
+FOUNDRY_EXPORT int foundry_set_function(Materializer* self, uint32_t function, const char* name,
+                                        uint32_t kernel, int shared, int carveout, int nonportable) {
     return guarded([&] { self->set_function(function, name, kernel, shared, carveout, nonportable != 0); });
 }
 
-FOUNDRY_EXPORT int foundry_set_template(Materializer* self, uint32_t index, const foundry::foundry_template* table) {
+FOUNDRY_EXPORT int foundry_set_template(Materializer* self, uint32_t index,
+                                        const foundry::foundry_template* table) {
     return guarded([&] { self->set_template(index, *table); });
 }
 
@@ -50,8 +53,8 @@ FOUNDRY_EXPORT int foundry_require(Materializer* self, uint32_t graph, CUgraphEx
     return guarded([&] { *out = self->require(graph); });
 }
 
-FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, const char* name, const void* data,
-                                        uint64_t size) {
+FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, const char* name,
+                                        const void* data, uint64_t size) {
     return guarded([&] { self->set_variable(kernel, name, data, size); });
 }
 
@@ -67,7 +70,8 @@ FOUNDRY_EXPORT int foundry_is_ready(Materializer* self, uint32_t graph, uint32_t
     return guarded([&] { *out = self->ready(graph); });
 }
 
-// Nanoseconds spent so far loading binaries, resolving functions, building, instantiating and uploading graphs.
+// Nanoseconds spent so far loading binaries, resolving functions, building, instantiating and uploading
+// graphs.
 FOUNDRY_EXPORT void foundry_spent(Materializer* self, uint64_t* out) {
     const foundry::Spent& spent = self->spent();
     out[0] = spent.load, out[1] = spent.resolve, out[2] = spent.build;

@@ -12,8 +12,13 @@ namespace foundry {
 
 Builder::Builder(const foundry_template& table, const std::vector<CUfunction>& functions, CUcontext context,
                  Spent& spent, std::string name)
-    : table_(&table), functions_(functions), context_(context), spent_(spent), name_(std::move(name)),
-      nodes_(table.nodes), words_(table.parameters, table.parameters + table.words) {
+    : table_(&table),
+      functions_(functions),
+      context_(context),
+      spent_(spent),
+      name_(std::move(name)),
+      nodes_(table.nodes),
+      words_(table.parameters, table.parameters + table.words) {
     const Watch watch(spent_.build);
     check(driver().cuGraphCreate(&graph_, 0), "cuGraphCreate", name_);
     try {
@@ -78,8 +83,8 @@ CUDA_MEMSET_NODE_PARAMS Builder::memset_parameters(uint32_t node) const {
 
 void Builder::add_kernel(uint32_t node) {
     const auto parameters = kernel_parameters(node);
-    check(driver().cuGraphAddKernelNode(&nodes_[node], graph_, nullptr, 0, &parameters), "cuGraphAddKernelNode",
-          where(node));
+    check(driver().cuGraphAddKernelNode(&nodes_[node], graph_, nullptr, 0, &parameters),
+          "cuGraphAddKernelNode", where(node));
     const auto& head = *reinterpret_cast<const Skeleton*>(table_->skeleton + table_->skeleton_start[node]);
     const auto* argument = reinterpret_cast<const Argument*>(&head + 1);
     const auto* attribute = reinterpret_cast<const Attribute*>(argument + head.arguments);
@@ -87,15 +92,18 @@ void Builder::add_kernel(uint32_t node) {
         CUlaunchAttributeValue value;
         static_assert(sizeof(value) == sizeof(attribute->value));
         std::memcpy(&value, attribute[i].value, sizeof(value));
-        check(driver().cuGraphKernelNodeSetAttribute(nodes_[node], static_cast<CUlaunchAttributeID>(attribute[i].id),
-                                                     &value),
-              "cuGraphKernelNodeSetAttribute", where(node) + ", attribute " + std::to_string(attribute[i].id));
+        check(driver().cuGraphKernelNodeSetAttribute(
+                  nodes_[node], static_cast<CUlaunchAttributeID>(attribute[i].id), &value),
+              "cuGraphKernelNodeSetAttribute",
+              where(node) + ", attribute " + std::to_string(attribute[i].id));
     }
 }
 
 void Builder::add_node(uint32_t node) {
     switch (table_->kind[node]) {
-        case KIND_KERNEL: add_kernel(node); break;
+        case KIND_KERNEL:
+            add_kernel(node);
+            break;
         case KIND_MEMCPY: {
             const auto copy = memcpy_parameters(node);
             check(driver().cuGraphAddMemcpyNode(&nodes_[node], graph_, nullptr, 0, &copy, context_),
@@ -114,7 +122,8 @@ void Builder::add_node(uint32_t node) {
     }
 }
 
-// Drivers 580 to 610 copy the first edge's data onto every edge of one call, so each kind of edge gets its own.
+// Drivers 580 to 610 copy the first edge's data onto every edge of one call, so each kind of edge gets its
+// own.
 void Builder::add_edges(const std::vector<bool>& fresh) {
     using Ports = std::tuple<uint8_t, uint8_t, uint8_t>;
     struct Group {
@@ -126,7 +135,8 @@ void Builder::add_edges(const std::vector<bool>& fresh) {
         if (!fresh[table_->edge_from[edge]] && !fresh[table_->edge_to[edge]]) continue;
         const Ports ports{table_->edge_from_port[edge], table_->edge_to_port[edge], table_->edge_type[edge]};
         CUgraphEdgeData data{};
-        data.from_port = std::get<0>(ports), data.to_port = std::get<1>(ports), data.type = std::get<2>(ports);
+        data.from_port = std::get<0>(ports), data.to_port = std::get<1>(ports),
+        data.type = std::get<2>(ports);
         Group& group = groups[ports];
         group.from.push_back(nodes_[table_->edge_from[edge]]);
         group.to.push_back(nodes_[table_->edge_to[edge]]);
@@ -144,21 +154,24 @@ void Builder::set_parameters(uint32_t node) {
     switch (table_->kind[node]) {
         case KIND_KERNEL: {
             const auto parameters = kernel_parameters(node);
-            check(driver().cuGraphKernelNodeSetParams(nodes_[node], &parameters), "cuGraphKernelNodeSetParams",
-                  where(node));
+            check(driver().cuGraphKernelNodeSetParams(nodes_[node], &parameters),
+                  "cuGraphKernelNodeSetParams", where(node));
             break;
         }
         case KIND_MEMCPY: {
             const auto copy = memcpy_parameters(node);
-            check(driver().cuGraphMemcpyNodeSetParams(nodes_[node], &copy), "cuGraphMemcpyNodeSetParams", where(node));
+            check(driver().cuGraphMemcpyNodeSetParams(nodes_[node], &copy), "cuGraphMemcpyNodeSetParams",
+                  where(node));
             break;
         }
         case KIND_MEMSET: {
             const auto set = memset_parameters(node);
-            check(driver().cuGraphMemsetNodeSetParams(nodes_[node], &set), "cuGraphMemsetNodeSetParams", where(node));
+            check(driver().cuGraphMemsetNodeSetParams(nodes_[node], &set), "cuGraphMemsetNodeSetParams",
+                  where(node));
             break;
         }
-        default: break;
+        default:
+            break;
     }
 }
 
@@ -170,12 +183,15 @@ bool Builder::fits(const foundry_template& table) const {
     return own.nodes == table.nodes && own.edges == table.edges && same(own.kind, table.kind, own.nodes) &&
            same(own.edge_from, table.edge_from, own.edges) && same(own.edge_to, table.edge_to, own.edges) &&
            same(own.edge_from_port, table.edge_from_port, own.edges) &&
-           same(own.edge_to_port, table.edge_to_port, own.edges) && same(own.edge_type, table.edge_type, own.edges);
+           same(own.edge_to_port, table.edge_to_port, own.edges) &&
+           same(own.edge_type, table.edge_type, own.edges);
 }
 
 bool Builder::same_form(const foundry_template& other, uint32_t node) const {
     const auto begin = [node](const foundry_template& t) { return t.skeleton + t.skeleton_start[node]; };
-    const auto size = [node](const foundry_template& t) { return t.skeleton_start[node + 1] - t.skeleton_start[node]; };
+    const auto size = [node](const foundry_template& t) {
+        return t.skeleton_start[node + 1] - t.skeleton_start[node];
+    };
     return table_->function[node] == other.function[node] && size(*table_) == size(other) &&
            (size(other) == 0 || std::memcmp(begin(*table_), begin(other), size(other)) == 0);
 }
@@ -188,7 +204,8 @@ void Builder::become(const foundry_template& table, const std::string& name) {
     std::vector<bool> fresh(table.nodes);
     for (uint32_t node = 0; node < table.nodes; ++node) fresh[node] = !same_form(table, node);
     const foundry_template& old = *table_;
-    const std::vector<uint64_t> before = std::exchange(words_, {table.parameters, table.parameters + table.words});
+    const std::vector<uint64_t> before =
+        std::exchange(words_, {table.parameters, table.parameters + table.words});
     table_ = &table;
     rewritten_.clear();
     for (uint32_t node = 0; node < table.nodes; ++node) {

@@ -12,23 +12,23 @@
 namespace foundry {
 
 class Builder {
-public:
+  public:
     // `functions` are the bundle's, as `function` columns index them; tables must outlive the builder.
-    Builder(const foundry_template& table, const std::vector<CUfunction>& functions, CUcontext context, Spent& spent,
-            std::string name);
+    Builder(const foundry_template& table, const std::vector<CUfunction>& functions, CUcontext context,
+            Spent& spent, std::string name);
     ~Builder();
     Builder(const Builder&) = delete;
     Builder& operator=(const Builder&) = delete;
 
     // Whether a template has the kinds of nodes and the edges of this graph.
     bool fits(const foundry_template& table) const;
-    // Takes on a template that fits: nodes of another function, or other attributes, are made anew with their edges.
-    // After an exception the builder is of no use.
+    // Takes on a template that fits: nodes of another function, or other attributes, are made anew with their
+    // edges. After an exception the builder is of no use.
     void become(const foundry_template& table, const std::string& name);
     // Rewrites the words in which a member differs (ascending) and makes an exec of its own.
     CUgraphExec member(const uint32_t* word, const uint64_t* value, uint64_t count, CUstream upload);
 
-private:
+  private:
     void add_node(uint32_t node);
     void add_kernel(uint32_t node);
     // Adds the edges that touch a node marked in `fresh`.

@@ -17,13 +17,15 @@ Driver open_driver() {
     if (path == nullptr || *path == '\0') path = "libcuda.so.1";
     void* library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
     if (library == nullptr) {
-        refuse(std::string("no CUDA driver: ") + dlerror() + "; install NVIDIA's driver, or use the host target");
+        refuse(std::string("no CUDA driver: ") + dlerror() +
+               "; install NVIDIA's driver, or use the host target");
     }
     Driver table;
-#define FOUNDRY_RESOLVE(name)                                                              \
+#define FOUNDRY_RESOLVE(name)                                                                \
     table.name = reinterpret_cast<decltype(table.name)>(dlsym(library, FOUNDRY_TEXT(name))); \
-    if (table.name == nullptr)                                                             \
-        refuse(std::string(path) + " has no " FOUNDRY_TEXT(name) "; a driver of CUDA 13.0 or later is needed");
+    if (table.name == nullptr)                                                               \
+        refuse(std::string(path) +                                                           \
+               " has no " FOUNDRY_TEXT(name) "; a driver of CUDA 13.0 or later is needed");
     FOUNDRY_DRIVER_FUNCTIONS(FOUNDRY_RESOLVE)
 #undef FOUNDRY_RESOLVE
     return table;

@@ -1,4 +1,5 @@
-// The CUDA driver, opened at run time: importing this library needs no GPU, and a stand-in can take its place.
+// The CUDA driver, opened at run time: importing this library needs no GPU, and a stand-in can take its
+// place.
 #pragma once
 
 #include <cuda.h>
@@ -9,63 +10,63 @@
 namespace foundry {
 
 // cuda.h renames some of these to their versioned symbols; the table follows it.
-#define FOUNDRY_DRIVER_FUNCTIONS(X) \
-    X(cuGetErrorName)               \
-    X(cuGetErrorString)             \
-    X(cuInit)                       \
-    X(cuDeviceGet)                  \
-    X(cuDevicePrimaryCtxRetain)     \
-    X(cuCtxSetCurrent)              \
-    X(cuEventRecord)                \
-    X(cuEventSynchronize)           \
-    X(cuFuncGetAttribute)           \
-    X(cuFuncGetModule)              \
-    X(cuFuncGetName)                \
-    X(cuFuncGetParamInfo)           \
-    X(cuFuncSetAttribute)           \
-    X(cuGraphAddDependencies)       \
-    X(cuGraphAddEmptyNode)          \
-    X(cuGraphAddKernelNode)         \
-    X(cuGraphAddMemcpyNode)         \
-    X(cuGraphAddMemsetNode)         \
+#define FOUNDRY_DRIVER_FUNCTIONS(X)  \
+    X(cuGetErrorName)                \
+    X(cuGetErrorString)              \
+    X(cuInit)                        \
+    X(cuDeviceGet)                   \
+    X(cuDevicePrimaryCtxRetain)      \
+    X(cuCtxSetCurrent)               \
+    X(cuEventRecord)                 \
+    X(cuEventSynchronize)            \
+    X(cuFuncGetAttribute)            \
+    X(cuFuncGetModule)               \
+    X(cuFuncGetName)                 \
+    X(cuFuncGetParamInfo)            \
+    X(cuFuncSetAttribute)            \
+    X(cuGraphAddDependencies)        \
+    X(cuGraphAddEmptyNode)           \
+    X(cuGraphAddKernelNode)          \
+    X(cuGraphAddMemcpyNode)          \
+    X(cuGraphAddMemsetNode)          \
     X(cuGraphChildGraphNodeGetGraph) \
-    X(cuGraphCreate)                \
-    X(cuGraphDestroy)               \
-    X(cuGraphDestroyNode)           \
-    X(cuGraphExecDestroy)           \
-    X(cuGraphGetEdges)              \
-    X(cuGraphGetNodes)              \
-    X(cuGraphInstantiate)           \
+    X(cuGraphCreate)                 \
+    X(cuGraphDestroy)                \
+    X(cuGraphDestroyNode)            \
+    X(cuGraphExecDestroy)            \
+    X(cuGraphGetEdges)               \
+    X(cuGraphGetNodes)               \
+    X(cuGraphInstantiate)            \
     X(cuGraphKernelNodeGetAttribute) \
-    X(cuGraphKernelNodeGetParams)   \
+    X(cuGraphKernelNodeGetParams)    \
     X(cuGraphKernelNodeSetAttribute) \
-    X(cuGraphKernelNodeSetParams)   \
-    X(cuGraphMemcpyNodeGetParams)   \
-    X(cuGraphMemcpyNodeSetParams)   \
-    X(cuGraphMemsetNodeGetParams)   \
-    X(cuGraphMemsetNodeSetParams)   \
-    X(cuGraphNodeGetType)           \
-    X(cuGraphUpload)                \
-    X(cuKernelGetFunction)          \
-    X(cuKernelSetAttribute)         \
-    X(cuLibraryGetGlobal)           \
-    X(cuLibraryGetKernel)           \
-    X(cuLibraryGetModule)           \
-    X(cuLibraryLoadData)            \
-    X(cuLibraryUnload)              \
-    X(cuMemAddressFree)             \
-    X(cuMemAddressReserve)          \
-    X(cuMemCreate)                  \
+    X(cuGraphKernelNodeSetParams)    \
+    X(cuGraphMemcpyNodeGetParams)    \
+    X(cuGraphMemcpyNodeSetParams)    \
+    X(cuGraphMemsetNodeGetParams)    \
+    X(cuGraphMemsetNodeSetParams)    \
+    X(cuGraphNodeGetType)            \
+    X(cuGraphUpload)                 \
+    X(cuKernelGetFunction)           \
+    X(cuKernelSetAttribute)          \
+    X(cuLibraryGetGlobal)            \
+    X(cuLibraryGetKernel)            \
+    X(cuLibraryGetModule)            \
+    X(cuLibraryLoadData)             \
+    X(cuLibraryUnload)               \
+    X(cuMemAddressFree)              \
+    X(cuMemAddressReserve)           \
+    X(cuMemCreate)                   \
     X(cuMemGetAllocationGranularity) \
-    X(cuMemMap)                     \
-    X(cuMemRelease)                 \
-    X(cuMemSetAccess)               \
-    X(cuMemcpyHtoD)                 \
-    X(cuMemcpyHtoDAsync)            \
-    X(cuMemUnmap)                   \
-    X(cuPointerGetAttribute)        \
-    X(cuStreamCreate)               \
-    X(cuStreamDestroy)              \
+    X(cuMemMap)                      \
+    X(cuMemRelease)                  \
+    X(cuMemSetAccess)                \
+    X(cuMemcpyHtoD)                  \
+    X(cuMemcpyHtoDAsync)             \
+    X(cuMemUnmap)                    \
+    X(cuPointerGetAttribute)         \
+    X(cuStreamCreate)                \
+    X(cuStreamDestroy)               \
     X(cuStreamSynchronize)
 
 struct Driver {
@@ -76,7 +77,7 @@ struct Driver {
 
 // A failed driver call (code > 0) or a refusal of ours (code -1).
 class Error : public std::runtime_error {
-public:
+  public:
     Error(int code, const std::string& what) : std::runtime_error(what), code(code) {}
     int code;
 };

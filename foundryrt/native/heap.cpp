@@ -24,9 +24,10 @@ namespace {
 constexpr uint64_t NODE = 7 << 10;
 constexpr uint64_t PAGE = 2 << 20;    // a huge one
 constexpr uint64_t BLOCK = 31 << 20;  // two to a heap: glibc's, of threads other than the first, have 64 MB
-constexpr int THRESHOLD = 32 << 20;   // above it a block is a mapping of its own; glibc's own may grow to this, too
-constexpr int KEPT = 64 << 20;        // what a heap is grown by, and keeps: a block that is freed stays
-constexpr int USUAL = 128 << 10;      // glibc's own for that
+constexpr int THRESHOLD =
+    32 << 20;                   // above it a block is a mapping of its own; glibc's own may grow to this, too
+constexpr int KEPT = 64 << 20;  // what a heap is grown by, and keeps: a block that is freed stays
+constexpr int USUAL = 128 << 10;  // glibc's own for that
 
 std::atomic<bool> used{false};
 
@@ -36,7 +37,8 @@ bool plentiful() {
         rlimit limit{};
         if (getrlimit(resource, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) return false;
     }
-    // Not through std::ifstream: a stream takes the locale of another copy of libstdc++ that a process may have.
+    // Not through std::ifstream: a stream takes the locale of another copy of libstdc++ that a process may
+    // have.
     std::FILE* const file = std::fopen("/proc/sys/vm/overcommit_memory", "re");
     if (file == nullptr) return false;
     const int mode = std::fgetc(file);
@@ -79,8 +81,8 @@ Room::Room(uint64_t nodes) {
     mallopt(M_TRIM_THRESHOLD, 2 * KEPT);
     try {
         touching_ = std::thread([this, left = bytes / PAGE, blocks = reserve(bytes)]() mutable {
-            // Each is touched while it is still ours: a heap that is free may be unmapped at any time. A fault, unlike
-            // MADV_POPULATE_WRITE, lets others map memory.
+            // Each is touched while it is still ours: a heap that is free may be unmapped at any time. A
+            // fault, unlike MADV_POPULATE_WRITE, lets others map memory.
             for (Block& block : blocks) {
                 for (char* page = pages(block); page + PAGE <= block.get() + BLOCK && left > 0 && !enough_;
                      page += PAGE, --left)

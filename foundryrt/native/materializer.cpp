@@ -7,15 +7,21 @@
 
 namespace foundry {
 
-Materializer::Materializer(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs, uint64_t nodes)
-    : nodes_(nodes), binaries_(kernels), functions_(functions), handles_(functions), templates_(templates),
+Materializer::Materializer(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,
+                           uint64_t nodes)
+    : nodes_(nodes),
+      binaries_(kernels),
+      functions_(functions),
+      handles_(functions),
+      templates_(templates),
       members_(graphs) {
     threads_.reserve(LANES);
     try {
         while (threads_.size() < LANES) threads_.emplace_back([this] { run(); });
     } catch (const std::exception& error) {
         // One thread makes everything, if it must.
-        if (threads_.empty()) refuse(std::string("the system gives no thread to make graphs: ") + error.what());
+        if (threads_.empty())
+            refuse(std::string("the system gives no thread to make graphs: ") + error.what());
     }
 }
 
@@ -44,8 +50,8 @@ void Materializer::set_kernel(uint32_t kernel, const void* data, uint64_t size) 
     binaries_.at(kernel).size = size;
 }
 
-void Materializer::set_function(uint32_t function, const char* name, uint32_t kernel, int shared, int carveout,
-                                bool nonportable) {
+void Materializer::set_function(uint32_t function, const char* name, uint32_t kernel, int shared,
+                                int carveout, bool nonportable) {
     if (kernel >= binaries_.size()) refuse(std::string("function ") + name + " names no kernel binary");
     functions_.at(function) = {name, kernel, shared, carveout, nonportable};
 }
@@ -56,8 +62,8 @@ void Materializer::set_template(uint32_t index, const foundry_template& table) {
     templates_.at(index) = table;
 }
 
-void Materializer::set_graph(uint32_t graph, const char* name, uint32_t index, uint64_t count, const uint32_t* word,
-                             const uint64_t* value) {
+void Materializer::set_graph(uint32_t graph, const char* name, uint32_t index, uint64_t count,
+                             const uint32_t* word, const uint64_t* value) {
     if (index >= templates_.size()) refuse(std::string(name) + " names no template");
     for (uint64_t i = 0; i < count; ++i)
         if (word[i] >= templates_[index].words || (i > 0 && word[i] <= word[i - 1]))
@@ -90,8 +96,10 @@ void Materializer::fail(int code, const std::string& message) {
 
 void Materializer::apply_state(const Function& function, CUkernel kernel) {
     const auto set = [&](CUfunction_attribute attribute, int value) {
-        check(driver().cuKernelSetAttribute(attribute, value, kernel, 0), "cuKernelSetAttribute", function.name);
-        check(driver().cuFuncSetAttribute(function.handle, attribute, value), "cuFuncSetAttribute", function.name);
+        check(driver().cuKernelSetAttribute(attribute, value, kernel, 0), "cuKernelSetAttribute",
+              function.name);
+        check(driver().cuFuncSetAttribute(function.handle, attribute, value), "cuFuncSetAttribute",
+              function.name);
     };
     if (function.shared > 0) set(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, function.shared);
     if (function.carveout >= 0) set(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, function.carveout);
@@ -108,9 +116,10 @@ void Materializer::load(Binary& binary, const std::string& where) {
         for (const Variable& variable : binary.variables) {
             CUdeviceptr address = 0;
             size_t size = 0;
-            check(driver().cuLibraryGetGlobal(&address, &size, library, variable.name.c_str()), "cuLibraryGetGlobal",
-                  variable.name);
-            if (size != variable.size) refuse("variable " + variable.name + " has another size than at capture");
+            check(driver().cuLibraryGetGlobal(&address, &size, library, variable.name.c_str()),
+                  "cuLibraryGetGlobal", variable.name);
+            if (size != variable.size)
+                refuse("variable " + variable.name + " has another size than at capture");
             check(driver().cuMemcpyHtoD(address, variable.data, size), "cuMemcpyHtoD", variable.name);
         }
     } catch (...) {

@@ -1,4 +1,5 @@
-// Everything of a bundle that lives in the driver: libraries, functions, template graphs and the members' execs.
+// Everything of a bundle that lives in the driver: libraries, functions, template graphs and the members'
+// execs.
 #pragma once
 
 #include <array>
@@ -15,9 +16,9 @@
 namespace foundry {
 
 class Materializer {
-public:
-    // `nodes`: how many all graphs have together. Its threads begin to take host memory for them: nothing of the
-    // driver is needed before `start`.
+  public:
+    // `nodes`: how many all graphs have together. Its threads begin to take host memory for them: nothing of
+    // the driver is needed before `start`.
     Materializer(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs, uint64_t nodes);
     // Stops the threads, then frees execs, graphs and libraries, in this order.
     ~Materializer();
@@ -26,7 +27,8 @@ public:
 
     // The bytes given here stay the caller's and must outlive this object.
     void set_kernel(uint32_t kernel, const void* data, uint64_t size);
-    void set_function(uint32_t function, const char* name, uint32_t kernel, int shared, int carveout, bool nonportable);
+    void set_function(uint32_t function, const char* name, uint32_t kernel, int shared, int carveout,
+                      bool nonportable);
     void set_template(uint32_t index, const foundry_template& table);
     void set_graph(uint32_t graph, const char* name, uint32_t index, uint64_t count, const uint32_t* word,
                    const uint64_t* value);
@@ -34,7 +36,8 @@ public:
     // Bytes that a variable of a kernel binary must hold before anything of that binary runs.
     void set_variable(uint32_t kernel, const char* name, const void* data, uint64_t size);
 
-    // Materializes all graphs on the threads, `first` before the others and alone, each once it has been given.
+    // Materializes all graphs on the threads, `first` before the others and alone, each once it has been
+    // given.
     void start(CUcontext context, uint32_t first);
     // No more graphs will be given: whoever waits for all gets this message.
     void abandon(const char* message);
@@ -43,11 +46,12 @@ public:
     // Graphs that can be launched; whether this one can.
     uint32_t ready();
     bool ready(uint32_t graph);
-    // Blocks until `count` graphs are ready or the time is over, and returns how many are; rethrows a thread's failure.
+    // Blocks until `count` graphs are ready or the time is over, and returns how many are; rethrows a
+    // thread's failure.
     uint32_t wait(uint32_t count, std::chrono::milliseconds timeout);
     const Spent& spent() const { return spent_; }
 
-private:
+  private:
     struct Function {
         std::string name;
         uint32_t kernel;

@@ -13,13 +13,13 @@ struct Spent {
 
 // Adds the time from its making to its end.
 class Watch {
-public:
+  public:
     explicit Watch(std::atomic<uint64_t>& to) : to_(to) {}
     ~Watch() { to_ += static_cast<uint64_t>((std::chrono::steady_clock::now() - start_).count()); }
     Watch(const Watch&) = delete;
     Watch& operator=(const Watch&) = delete;
 
-private:
+  private:
     std::atomic<uint64_t>& to_;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };

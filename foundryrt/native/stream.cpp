@@ -18,7 +18,8 @@
 namespace foundry {
 namespace {
 
-constexpr uint64_t SMALLEST = 256 << 10;  // bytes of a part, where piece and buffer are not shorter themselves
+constexpr uint64_t SMALLEST =
+    256 << 10;  // bytes of a part, where piece and buffer are not shorter themselves
 
 std::string path_of(int file) {
     std::error_code unknown;
@@ -27,7 +28,8 @@ std::string path_of(int file) {
 
 void read_part(const foundry_piece& part, char* to) {
     for (uint64_t done = 0; done < part.bytes;) {
-        const ssize_t got = pread(part.file, to + done, part.bytes - done, static_cast<off_t>(part.offset + done));
+        const ssize_t got =
+            pread(part.file, to + done, part.bytes - done, static_cast<off_t>(part.offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) {
             const std::string reason = std::strerror(errno);
@@ -42,14 +44,15 @@ void read_part(const foundry_piece& part, char* to) {
 
 // Cuts pieces into the parts that threads read, in order.
 class Parts {
-public:
+  public:
     Parts(const foundry_piece* pieces, uint64_t number, uint32_t threads)
         : next_(pieces), end_(pieces + number), threads_(threads) {
         for (uint64_t i = 0; i < number; ++i) left_ += pieces[i].bytes;
     }
 
-    // The next part, of at most `limit` bytes; false where nothing is left. Parts are short at the beginning, where
-    // nothing is copied before the first was read, and at the end, where all threads are to be done at once.
+    // The next part, of at most `limit` bytes; false where nothing is left. Parts are short at the beginning,
+    // where nothing is copied before the first was read, and at the end, where all threads are to be done at
+    // once.
     bool take(uint64_t limit, foundry_piece& part) {
         std::lock_guard lock(guard_);
         while (next_ != end_ && done_ == next_->bytes) ++next_, done_ = 0;
@@ -65,7 +68,7 @@ public:
         return true;
     }
 
-private:
+  private:
     std::mutex guard_;
     const foundry_piece* next_;
     const foundry_piece* end_;
@@ -75,7 +78,7 @@ private:
 };
 
 class Stream {
-public:
+  public:
     Stream(CUcontext context, CUstream stream, const foundry_piece* pieces, uint64_t number, uint32_t threads)
         : context_(context), stream_(stream), parts_(pieces, number, threads) {}
 
@@ -91,7 +94,7 @@ public:
         if (code_ != 0) throw Error(code_, message_);
     }
 
-private:
+  private:
     void move(const foundry_buffer* buffers, uint32_t count) {
         check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
         for (uint64_t turn = 0; !failed_; ++turn) {
@@ -101,7 +104,8 @@ private:
             // An event that was never recorded counts as having happened.
             check(driver().cuEventSynchronize(buffer.event), "cuEventSynchronize");
             read_part(part, static_cast<char*>(buffer.memory));
-            check(driver().cuMemcpyHtoDAsync(part.address, buffer.memory, part.bytes, stream_), "cuMemcpyHtoDAsync");
+            check(driver().cuMemcpyHtoDAsync(part.address, buffer.memory, part.bytes, stream_),
+                  "cuMemcpyHtoDAsync");
             check(driver().cuEventRecord(buffer.event, stream_), "cuEventRecord");
         }
     }
@@ -117,8 +121,8 @@ private:
 
 }  // namespace
 
-void stream_pieces(CUcontext context, CUstream stream, const foundry_buffer* buffers, uint32_t count, uint32_t threads,
-                   const foundry_piece* pieces, uint64_t number) {
+void stream_pieces(CUcontext context, CUstream stream, const foundry_buffer* buffers, uint32_t count,
+                   uint32_t threads, const foundry_piece* pieces, uint64_t number) {
     if (threads == 0 || count < threads) refuse("there are fewer buffers than threads");
     const uint32_t each = count / threads;
     Stream all(context, stream, pieces, number, threads);

@@ -21,10 +21,10 @@ extern "C" struct foundry_buffer {
     CUevent event;
 };
 
-// Returns once every piece was read and is queued on `stream`, in parts no larger than the buffer that each goes
-// through. Each thread takes `count / threads` buffers in turn.
-// Throws Error for a driver call, a file that cannot be read, or one that ends early.
-void stream_pieces(CUcontext context, CUstream stream, const foundry_buffer* buffers, uint32_t count, uint32_t threads,
-                   const foundry_piece* pieces, uint64_t number);
+// Returns once every piece was read and is queued on `stream`, in parts no larger than the buffer that each
+// goes through. Each thread takes `count / threads` buffers in turn. Throws Error for a driver call, a file
+// that cannot be read, or one that ends early.
+void stream_pieces(CUcontext context, CUstream stream, const foundry_buffer* buffers, uint32_t count,
+                   uint32_t threads, const foundry_piece* pieces, uint64_t number);
 
 }  // namespace foundry

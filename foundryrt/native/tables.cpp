@@ -5,7 +5,9 @@
 namespace foundry {
 namespace {
 
-std::string at(const std::string& name, uint32_t node) { return name + ", node " + std::to_string(node) + ": "; }
+std::string at(const std::string& name, uint32_t node) {
+    return name + ", node " + std::to_string(node) + ": ";
+}
 
 void validate_kernel(const foundry_template& t, uint32_t node, uint64_t words, const std::string& where) {
     if (t.function[node] >= t.functions) refuse(where + "no such function");
@@ -31,11 +33,14 @@ void validate(const foundry_template& t, const std::string& name) {
         const std::string where = at(name, node);
         if (t.parameter_start[node + 1] < t.parameter_start[node] || t.parameter_start[node + 1] > t.words)
             refuse(where + "parameters lie outside their column");
-        if (t.skeleton_start[node + 1] < t.skeleton_start[node] || t.skeleton_start[node + 1] > t.skeleton_bytes)
+        if (t.skeleton_start[node + 1] < t.skeleton_start[node] ||
+            t.skeleton_start[node + 1] > t.skeleton_bytes)
             refuse(where + "skeleton lies outside its column");
         const uint64_t words = t.parameter_start[node + 1] - t.parameter_start[node];
         switch (t.kind[node]) {
-            case KIND_KERNEL: validate_kernel(t, node, words, where); break;
+            case KIND_KERNEL:
+                validate_kernel(t, node, words, where);
+                break;
             case KIND_MEMCPY:
                 if (words * 8 != sizeof(Memcpy)) refuse(where + "a copy needs 15 words");
                 break;
@@ -45,7 +50,8 @@ void validate(const foundry_template& t, const std::string& name) {
             case KIND_EMPTY:
                 if (words != 0) refuse(where + "an empty node has parameters");
                 break;
-            default: refuse(where + "unknown kind " + std::to_string(t.kind[node]));
+            default:
+                refuse(where + "unknown kind " + std::to_string(t.kind[node]));
         }
     }
     for (uint32_t edge = 0; edge < t.edges; ++edge)

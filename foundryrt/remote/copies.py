@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from foundryrt.bundle.errors import SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES, unpack_header, unpack_table
-from foundryrt.errors import FoundryError, Unreachable, UsageError
+from foundryrt.errors import FoundryError, Unreachable, UsageError, install
 from foundryrt.remote import attempts
 from foundryrt.remote.attempts import Read, attempt
 from foundryrt.remote.local import user_folder, write_at
@@ -203,7 +203,7 @@ def _reader(url: str) -> tuple[Read, tuple[type[BaseException], ...]]:
             bucket, name = s3.S3Bucket(parts.netloc), parts.path.lstrip("/")
             return lambda start, end: bucket.read(name, start, end), s3.FAILURES
     except ModuleNotFoundError as error:
-        raise UsageError(f"{url}: needs {error.name}; pip install 'foundry[cache]'") from error
+        raise UsageError(f"{url}: needs {error.name}; {install('cache')}") from error
     raise UsageError(
         f"{url}: run a bundle from http(s)://… or s3://bucket/name; fetch others with"
         " `foundryc cache get`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, UsageError, install
 
 
 def _help(text: str) -> dict[str, str]:
@@ -45,6 +45,6 @@ def serve(session: Any, options: Serving) -> None:
         from parse_runtime.serve.server import run
     except ImportError as error:
         raise FoundryError(
-            f"serving needs {error.name}, which is not installed: pip install 'foundry[serve]'"
+            f"serving needs {error.name}, which is not installed: {install('serve')}"
         ) from error
     run(session, options)

@@ -1,5 +1,5 @@
-// A stand-in for libcuda.so.1: host memory, one kernel, and any call made to fail on demand. Here are devices, and what
-// the tests control; memory.cpp, streams.cpp and graphs.cpp have the rest.
+// A stand-in for libcuda.so.1: host memory, one kernel, and any call made to fail on demand. Here are
+// devices, and what the tests control; memory.cpp, streams.cpp and graphs.cpp have the rest.
 #include <cstring>
 #include <sstream>
 
@@ -10,11 +10,11 @@ using namespace fake;
 extern "C" {
 
 // For the tests: the `call`th call from now on returns `code`; 0 for none.
-void fakecuda_fail(int64_t call, int code) {
-    calls = 0, fail_at = call, fail_code = code;
-}
+void fakecuda_fail(int64_t call, int code) { calls = 0, fail_at = call, fail_code = code; }
 int64_t fakecuda_calls() { return calls; }
-void fakecuda_device(int sm, int cuda_version, uint64_t bytes) { architecture = sm, version = cuda_version, memory = bytes; }
+void fakecuda_device(int sm, int cuda_version, uint64_t bytes) {
+    architecture = sm, version = cuda_version, memory = bytes;
+}
 // What was made and not freed, as "name count" pairs.
 void fakecuda_live(char* text, size_t size) {
     std::lock_guard lock(guard);
@@ -33,15 +33,30 @@ CUresult cuGetErrorString(CUresult code, const char** out) {
     return CUDA_SUCCESS;
 }
 
-CUresult cuInit(unsigned) { MAY_FAIL; return CUDA_SUCCESS; }
-CUresult cuDriverGetVersion(int* out) { MAY_FAIL; *out = version; return CUDA_SUCCESS; }
-CUresult cuDeviceGetCount(int* out) { MAY_FAIL; *out = 1; return CUDA_SUCCESS; }
+CUresult cuInit(unsigned) {
+    MAY_FAIL;
+    return CUDA_SUCCESS;
+}
+CUresult cuDriverGetVersion(int* out) {
+    MAY_FAIL;
+    *out = version;
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceGetCount(int* out) {
+    MAY_FAIL;
+    *out = 1;
+    return CUDA_SUCCESS;
+}
 CUresult cuDeviceGet(CUdevice* out, int ordinal) {
     MAY_FAIL;
     *out = ordinal;
     return ordinal == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
-CUresult cuDeviceGetName(char* out, int size, CUdevice) { MAY_FAIL; std::strncpy(out, "fake", size); return CUDA_SUCCESS; }
+CUresult cuDeviceGetName(char* out, int size, CUdevice) {
+    MAY_FAIL;
+    std::strncpy(out, "fake", size);
+    return CUDA_SUCCESS;
+}
 CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) {
     MAY_FAIL;
     *out = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? architecture / 10 : architecture % 10;
@@ -54,7 +69,11 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice) {
     count("context", 1);
     return CUDA_SUCCESS;
 }
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { --retained; count("context", -1); return CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) {
+    --retained;
+    count("context", -1);
+    return CUDA_SUCCESS;
+}
 CUresult cuCtxSetCurrent(CUcontext) {
     MAY_FAIL;
     current = generation;

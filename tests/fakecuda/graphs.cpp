@@ -1,7 +1,7 @@
 // Kernel binaries and graphs of the stand-in.
 //
-// A "cubin" is the text `FAKE` and the names of its kernels, each after a space. Every kernel does the same: it adds
-// its third argument to the uint32 elements at its first; the second says how many.
+// A "cubin" is the text `FAKE` and the names of its kernels, each after a space. Every kernel does the same:
+// it adds its third argument to the uint32 elements at its first; the second says how many.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -72,10 +72,11 @@ void run(const Node& node) {
         std::memcpy(&address, node.arguments, 8);
         std::memcpy(&length, node.arguments + 8, 4);
         std::memcpy(&increment, node.arguments + 12, 4);
-        for (uint32_t i = 0; i < length; ++i) reinterpret_cast<uint32_t*>(address)[i] += increment + *node.offset;
+        for (uint32_t i = 0; i < length; ++i)
+            reinterpret_cast<uint32_t*>(address)[i] += increment + *node.offset;
     } else if (node.type == CU_GRAPH_NODE_TYPE_MEMCPY) {
-        std::memcpy(reinterpret_cast<void*>(node.copy.dstDevice), reinterpret_cast<void*>(node.copy.srcDevice),
-                    node.copy.WidthInBytes);
+        std::memcpy(reinterpret_cast<void*>(node.copy.dstDevice),
+                    reinterpret_cast<void*>(node.copy.srcDevice), node.copy.WidthInBytes);
     } else if (node.type == CU_GRAPH_NODE_TYPE_MEMSET) {
         std::memset(reinterpret_cast<void*>(node.set.dst), static_cast<int>(node.set.value),
                     node.set.width * node.set.elementSize);
@@ -96,15 +97,16 @@ CUresult add(CUgraph graph, CUgraphNode* out, const Node& node) {
 
 extern "C" {
 
-CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**,
-                           unsigned) {
+CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void**, unsigned,
+                           CUlibraryOption*, void**, unsigned) {
     IN_CONTEXT;
     std::istringstream words(static_cast<const char*>(code));
     std::string word;
     words >> word;
     if (word != "FAKE") return CUDA_ERROR_NO_BINARY_FOR_GPU;
     auto* library = new Library;
-    while (words >> word) library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}, &library->offset});
+    while (words >> word)
+        library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}, &library->offset});
     *out = handle<CUlibrary>(library);
     count("library", 1);
     return CUDA_SUCCESS;
@@ -139,7 +141,10 @@ CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkerne
     reinterpret_cast<Kernel*>(kernel)->state[attribute] = value;
     return CUDA_SUCCESS;
 }
-CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { IN_CONTEXT; return CUDA_SUCCESS; }
+CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
+    IN_CONTEXT;
+    return CUDA_SUCCESS;
+}
 
 CUresult cuGraphCreate(CUgraph* out, unsigned) {
     MAY_FAIL;
@@ -173,8 +178,8 @@ CUresult cuGraphKernelNodeSetAttribute(CUgraphNode, CUlaunchAttributeID, const C
     MAY_FAIL;
     return CUDA_SUCCESS;
 }
-CUresult cuGraphAddMemcpyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode*, size_t, const CUDA_MEMCPY3D* copy,
-                              CUcontext) {
+CUresult cuGraphAddMemcpyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode*, size_t,
+                              const CUDA_MEMCPY3D* copy, CUcontext) {
     MAY_FAIL;
     Node node{CU_GRAPH_NODE_TYPE_MEMCPY};
     node.copy = *copy;
@@ -233,12 +238,15 @@ CUresult cuGraphExecDestroy(CUgraphExec exec) {
     return CUDA_SUCCESS;
 }
 // Does nothing: the only kernels that are launched like this take digests, and none is right.
-CUresult cuLaunchKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
-                        void**, void**) {
+CUresult cuLaunchKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                        CUstream, void**, void**) {
     IN_CONTEXT;
     return CUDA_SUCCESS;
 }
-CUresult cuGraphUpload(CUgraphExec, CUstream) { IN_CONTEXT; return CUDA_SUCCESS; }
+CUresult cuGraphUpload(CUgraphExec, CUstream) {
+    IN_CONTEXT;
+    return CUDA_SUCCESS;
+}
 CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
     IN_CONTEXT;
     const auto* nodes = reinterpret_cast<const std::vector<Node>*>(exec);

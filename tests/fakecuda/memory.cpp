@@ -37,15 +37,21 @@ CUresult unpin(void* address) {
 
 extern "C" {
 
-CUresult cuMemGetInfo_v2(size_t* free, size_t* total) { IN_CONTEXT; *free = *total = memory; return CUDA_SUCCESS; }
-CUresult cuMemGetAllocationGranularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
+    IN_CONTEXT;
+    *free = *total = memory;
+    return CUDA_SUCCESS;
+}
+CUresult cuMemGetAllocationGranularity(size_t* out, const CUmemAllocationProp*,
+                                       CUmemAllocationGranularity_flags) {
     MAY_FAIL;
     *out = GRANULARITY;
     return CUDA_SUCCESS;
 }
 CUresult cuMemAddressReserve(CUdeviceptr* out, size_t size, size_t, CUdeviceptr address, unsigned long long) {
     MAY_FAIL;
-    void* got = mmap(reinterpret_cast<void*>(address), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* got = mmap(reinterpret_cast<void*>(address), size, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
     *out = reinterpret_cast<CUdeviceptr>(got);
     count("reservation", 1);
@@ -56,13 +62,17 @@ CUresult cuMemAddressFree(CUdeviceptr address, size_t size) {
     count("reservation", -1);
     return CUDA_SUCCESS;
 }
-CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*, unsigned long long) {
+CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*,
+                     unsigned long long) {
     MAY_FAIL;
     *out = 1;
     count("memory", 1);
     return CUDA_SUCCESS;
 }
-CUresult cuMemRelease(CUmemGenericAllocationHandle) { count("memory", -1); return CUDA_SUCCESS; }
+CUresult cuMemRelease(CUmemGenericAllocationHandle) {
+    count("memory", -1);
+    return CUDA_SUCCESS;
+}
 CUresult cuMemMap(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
     MAY_FAIL;
     count("mapping", 1);
@@ -71,7 +81,8 @@ CUresult cuMemMap(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, uns
 // As a device may, it hands memory out with somebody's old bytes in it.
 CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc*, size_t) {
     MAY_FAIL;
-    if (mprotect(reinterpret_cast<void*>(address), size, PROT_READ | PROT_WRITE) != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (mprotect(reinterpret_cast<void*>(address), size, PROT_READ | PROT_WRITE) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
     std::memset(reinterpret_cast<void*>(address), 0xA5, size);
     return CUDA_SUCCESS;
 }

@@ -1,5 +1,5 @@
-// The stand-in's streams: work is done as late as the calls allow, when somebody waits for it. So a buffer that is
-// changed or freed too early, or a result that is read too early, shows.
+// The stand-in's streams: work is done as late as the calls allow, when somebody waits for it. So a buffer
+// that is changed or freed too early, or a result that is read too early, shows.
 #pragma once
 
 #include <cuda.h>

@@ -1,4 +1,5 @@
-// Calls of capture only: the native core wants the symbols, no test calls them. cuda.h is left out on purpose.
+// Calls of capture only: the native core wants the symbols, no test calls them. cuda.h is left out on
+// purpose.
 #define UNSUPPORTED(name) \
     extern "C" int name() { return 801; }
 

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import COMMAND, LIMIT, SLOTS, foundryrt, tiny_bundle
 
 openai = pytest.importorskip("openai", reason="pip install openai")
-pytest.importorskip("starlette", reason="pip install 'foundry[serve]'")
-pytest.importorskip("uvicorn", reason="pip install 'foundry[serve]'")
+pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
+pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_workloads() -> None:
 
 
 def test_version() -> None:
-    assert foundryc("--version").stdout == f"foundry {metadata.version('foundry')}\n"
+    assert foundryc("--version").stdout == f"foundry {metadata.version('foundry-graphs')}\n"
 
 
 def test_sign_and_verify(bundle: Path, tmp_path: Path) -> None:

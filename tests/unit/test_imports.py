@@ -46,12 +46,20 @@ def test_drivers_import_no_torch(module: str) -> None:
     ("missing", "command", "message"),
     [
         ("filelock", "inspect BUNDLE", ""),
-        ("filelock", "cache ls FOLDER", "needs filelock; pip install 'foundry[cache]'"),
-        ("filelock", "cache gc FOLDER --max-size 1", "pip install 'foundry[cache]'"),
-        ("botocore", "cache ls s3://bucket", "pip install 'foundry[cache]'"),
-        ("torch", "capture --workload otfs --grid 64x32 -o FOLDER/x.fdy", "'foundry[capture]'"),
-        ("tokenizers", "capture --workload parse --model m -o FOLDER/x.fdy", "'foundry[parse]'"),
-        ("cryptography", "keygen FOLDER/x.key", "'foundry[sign]'"),
+        ("filelock", "cache ls FOLDER", "needs filelock; pip install 'foundry-graphs[cache]'"),
+        ("filelock", "cache gc FOLDER --max-size 1", "pip install 'foundry-graphs[cache]'"),
+        ("botocore", "cache ls s3://bucket", "pip install 'foundry-graphs[cache]'"),
+        (
+            "torch",
+            "capture --workload otfs --grid 64x32 -o FOLDER/x.fdy",
+            "'foundry-graphs[capture]'",
+        ),
+        (
+            "tokenizers",
+            "capture --workload parse --model m -o FOLDER/x.fdy",
+            "'foundry-graphs[parse]'",
+        ),
+        ("cryptography", "keygen FOLDER/x.key", "'foundry-graphs[sign]'"),
     ],
 )
 def test_an_extra_that_is_not_installed(

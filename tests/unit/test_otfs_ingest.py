@@ -185,7 +185,7 @@ def test_rings_and_endpoints_that_cannot_work(tmp_path: Path, capsys) -> None:
 
 def test_without_pyzmq_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "zmq", None)
-    with pytest.raises(FoundryError, match=r"pip install 'foundry\[stream\]'"):
+    with pytest.raises(FoundryError, match=r"pip install 'foundry-graphs\[stream\]'"):
         list(itertools.islice(
             zeromq.receive("ipc://x", LINK, wire.Counts(), 1.0, threading.Event()), 1
         ))  # fmt: skip

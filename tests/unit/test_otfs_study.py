@@ -111,4 +111,4 @@ def test_missing_matplotlib_is_said_before_the_study(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(study, "study", lambda options: pytest.fail("has begun"))
     assert study.main(["--plot", "study.svg"]) == 1
-    assert "pip install 'foundry[otfs]'" in capsys.readouterr().err
+    assert "pip install 'foundry-graphs[otfs]'" in capsys.readouterr().err

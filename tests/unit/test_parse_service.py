@@ -21,7 +21,9 @@ from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from tests.unit.parse_fakes import Fake, mixing
 
-testclient = pytest.importorskip("starlette.testclient", reason="pip install 'foundry[serve]'")
+testclient = pytest.importorskip(
+    "starlette.testclient", reason="pip install 'foundry-graphs[serve]'"
+)
 from parse_runtime.serve.app import Service  # noqa: E402
 from parse_runtime.serve.metrics import Metrics  # noqa: E402
 

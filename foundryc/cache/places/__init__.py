@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from foundryc.cache.places.base import Place
-from foundryrt.errors import UsageError
+from foundryrt.errors import UsageError, install
 
 
 def open_place(url: str) -> Place:
@@ -24,9 +24,7 @@ def open_place(url: str) -> Place:
     try:
         return _place(scheme, parts.path if scheme == "file" and "://" in url else url)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"cache {url}: needs {error.name}; pip install 'foundry[cache]'"
-        ) from error
+        raise UsageError(f"cache {url}: needs {error.name}; {install('cache')}") from error
 
 
 def _place(scheme: str, url: str) -> Place:
