@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from foundryc.weights import Piece, StoredTensor, TensorFile, build_weights, whole
+from foundryc.weights import StoredTensor, TensorFile, WeightSlice, build_weights, whole
 from foundryrt import native
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
@@ -49,11 +49,11 @@ def write(folder: Path, by_sha256: bool = False, by_device: bool = False) -> Pat
     file = folder / "w.safetensors"
     save_file({name: values(name) for name in SHAPES}, file)
     stored = TensorFile(file).tensors
-    pieces = {
+    slices = {
         "large": whole(stored["large"]),
         "swapped": [
-            Piece(stored["swapped"], rows=3, columns=8, row_step=2, row=1),
-            Piece(stored["swapped"], rows=3, columns=8, source_row=3, row_step=2),
+            WeightSlice(stored["swapped"], rows=3, columns=8, row_step=2, row=1),
+            WeightSlice(stored["swapped"], rows=3, columns=8, source_row=3, row_step=2),
         ],
         "vector": whole(stored["vector"]),
     }
@@ -65,7 +65,7 @@ def write(folder: Path, by_sha256: bool = False, by_device: bool = False) -> Pat
                    strides=strides, role="weight")
         )  # fmt: skip
         offset += -(-values(name).nbytes // 256) * 256
-    weights = build_weights([(i, pieces[name]) for i, name in enumerate(SHAPES)])
+    weights = build_weights([(i, slices[name]) for i, name in enumerate(SHAPES)])
     if by_sha256:
         data = file.read_bytes()
         sources = [
