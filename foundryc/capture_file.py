@@ -1,7 +1,7 @@
 """A capture in a file, so that another process can read it, compare it and write its bundle.
 
     0    magic, offset and length of the index, BLAKE3 digest of the index as it is stored
-    64   blobs one after another: columns of graphs, kernel binaries, the regions' first bytes
+    56   blobs one after another: columns of graphs, kernel binaries, the regions' first bytes
     ...  the index: MessagePack, zstd
 
 It is no bundle and promises no later version anything: weight slices name files by their path.
@@ -32,7 +32,7 @@ from foundryrt.bundle.writer import Buffer
 from foundryrt.errors import FoundryError
 
 MAGIC = b"FDYCAP\x01\n"
-_HEADER = struct.Struct("<8sQQ32s8x")
+_HEADER = struct.Struct("<8sQQ32s")
 _LEVEL = 3
 _STEP = 16 << 20
 """Bytes that are decompressed at a time."""
