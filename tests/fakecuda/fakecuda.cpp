@@ -27,7 +27,8 @@ void fakecuda_live(char* text, size_t size) {
 }
 
 // How cuda-bindings finds all other calls: by the name without the version that cuda.h appends.
-CUresult cuGetProcAddress_v2(const char* symbol, void** out, int, cuuint64_t, CUdriverProcAddressQueryResult*) {
+CUresult cuGetProcAddress_v2(const char* symbol, void** out, int, cuuint64_t,
+                             CUdriverProcAddressQueryResult*) {
     static void* self = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
     *out = nullptr;
     for (const char* suffix : {"_v3", "_v2", ""})

@@ -145,6 +145,17 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
     IN_CONTEXT;
     return CUDA_SUCCESS;
 }
+// A module is a library by an older name.
+CUresult cuModuleLoadData(CUmodule* out, const void* code) {
+    return cuLibraryLoadData(reinterpret_cast<CUlibrary*>(out), code, nullptr, nullptr, 0, nullptr, nullptr,
+                             0);
+}
+CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char* name) {
+    return cuLibraryGetKernel(reinterpret_cast<CUkernel*>(out), reinterpret_cast<CUlibrary>(module), name);
+}
+CUresult cuModuleGetGlobal_v2(CUdeviceptr* out, size_t* size, CUmodule module, const char* name) {
+    return cuLibraryGetGlobal(out, size, reinterpret_cast<CUlibrary>(module), name);
+}
 
 CUresult cuGraphCreate(CUgraph* out, unsigned) {
     MAY_FAIL;
