@@ -52,7 +52,7 @@ def host_steps(path: Path) -> None:
 
 
 def cuda_sample(path: Path) -> None:
-    """All that foundryc writes into a cuda bundle; its kernels are bytes that no driver would load."""
+    """All that foundryc writes into a cuda bundle; no driver would load its kernels."""
     nodes = {
         "kinds": [NodeKind.KERNEL, NodeKind.MEMCPY, NodeKind.KERNEL],
         "functions": [0, NO_FUNCTION, 1],

@@ -110,7 +110,7 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to undo: the arena goes with the recorder."""
+        """Nothing to undo: the arena lives as long as the tensors in it."""
 
     def register(
         self,

@@ -118,8 +118,8 @@ class CudaRecording:
         if self.graphs:
             return
         torch.cuda.synchronize()
-        # No call of cuBLAS relies on what its workspace held, so that of the warm-up is let go:
-        # a graph makes its own, and nobody has to save 32 MiB of residue.
+        # No call of cuBLAS relies on what its workspace held, so that of the warm-up is freed:
+        # a graph makes its own, and no bundle has to hold 32 MiB of residue.
         torch._C._cuda_clearCublasWorkspaces()
         for address, size in self.arena.live_blocks():
             self._remember(address, size)

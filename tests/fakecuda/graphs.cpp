@@ -141,6 +141,18 @@ CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkerne
     reinterpret_cast<Kernel*>(kernel)->state[attribute] = value;
     return CUDA_SUCCESS;
 }
+CUresult cuKernelGetParamInfo(CUkernel, size_t index, size_t* offset, size_t* size) {
+    MAY_FAIL;
+    constexpr size_t offsets[] = {0, 8, 12}, sizes[] = {8, 4, 4};
+    if (index > 2) return CUDA_ERROR_INVALID_VALUE;
+    *offset = offsets[index], *size = sizes[index];
+    return CUDA_SUCCESS;
+}
+CUresult cuFuncGetAttribute(int* out, CUfunction_attribute attribute, CUfunction function) {
+    MAY_FAIL;
+    *out = reinterpret_cast<Kernel*>(function)->state[attribute];
+    return CUDA_SUCCESS;
+}
 CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
     IN_CONTEXT;
     return CUDA_SUCCESS;

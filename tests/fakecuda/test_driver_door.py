@@ -102,13 +102,20 @@ with mock.patch.object(elf, "symbols", lambda cubin: symbols):
     )
 
 
-def test_a_binary_that_the_driver_refuses_stays_whole(fake):
+def test_a_binary_is_pruned_only_where_the_driver_tells_no_difference(fake):
     run(
         CONTEXT
         + """
 from pathlib import Path
+from unittest import mock
+from foundryc.cuda import prune_check
 from foundryc.cuda.prune import prune
 from foundryc.cuda.prune_check import pruned
+facts = [((0,) * 7, ((0, 8), (8, 4), (12, 4)))]
+assert prune_check._facts(b"FAKE add more\\0", {"add"}) == facts
+with mock.patch.object(prune_check, "prune", lambda cubin, names: b"FAKE add\\0"):
+    assert pruned(b"FAKE add more\\0", {"add"}) == b"FAKE add\\0"
+    assert pruned(b"FAKE add more\\0", {"more"}) == b"FAKE add more\\0"
 cubin = Path("tests/unit/data/kernels.cubin").read_bytes()
 assert len(prune(cubin, {"first"})) < len(cubin)
 assert pruned(cubin, {"first"}) is cubin
