@@ -37,7 +37,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def print_summary(path: Path, figures: dict[str, Any]) -> None:
     """One paragraph after a capture."""
-    came = {"hit": ", taken from the cache", "captured": ", captured anew"}
+    came = {"hit": ", taken from the cache", "captured": ", captured here"}
     print(
         f"{path}: {figures['graphs']} graphs, {figures['nodes']} nodes in "
         f"{figures['templates']} templates, {decimal(figures['bundle_bytes'])} "

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from foundryc.weights import Piece, materialize
+from foundryc.weights import WeightSlice, materialize
 from parse_runtime.kernels.sample import sample
 from parse_runtime.layout import padded
 from parse_runtime.models.acceptance import select
@@ -28,7 +28,7 @@ class Register(Protocol):
     """`Recorder.register`: moves a tensor into the arena and returns the one there."""
 
     def __call__(
-        self, name: str, tensor: Tensor, *, role: str, pieces: list[Piece] | None = None
+        self, name: str, tensor: Tensor, *, role: str, slices: list[WeightSlice] | None = None
     ) -> Tensor: ...
 
 
@@ -42,7 +42,7 @@ def load_parameters(
         values = torch.from_numpy(materialize(parameter.pieces, parameter.shape, kind))
         tensor = values.view(DTYPES.get(kind, values.dtype))
         loaded[parameter.name] = register(
-            f"{name}.{parameter.name}", tensor, role="weight", pieces=parameter.pieces
+            f"{name}.{parameter.name}", tensor, role="weight", slices=parameter.pieces
         )
     return loaded
 

@@ -32,7 +32,7 @@ class FunctionView(ctypes.Structure):
     )  # fmt: skip
 
 
-class StrayView(ctypes.Structure):
+class ForeignPointer(ctypes.Structure):
     """`Stray` of native/audit.hpp."""
 
     _fields_ = (
@@ -68,7 +68,8 @@ def library() -> ctypes.CDLL:
     loaded.foundryc_columns.restype = None
     loaded.foundryc_function_at.argtypes = (c_void_p, c_uint32, POINTER(FunctionView))
     loaded.foundryc_audit.argtypes = (
-        c_void_p, c_uint64, c_uint64, c_uint64, POINTER(StrayView), c_uint64, POINTER(c_uint64),
+        c_void_p, c_uint64, c_uint64, c_uint64, POINTER(ForeignPointer), c_uint64,
+        POINTER(c_uint64),
     )  # fmt: skip
     return loaded
 
@@ -79,4 +80,4 @@ def check(code: int) -> None:
         raise FoundryError(explain(code, library().foundryc_error().decode(errors="replace")))
 
 
-__all__ = ["PATH", "FunctionView", "ModuleView", "StrayView", "check", "library"]
+__all__ = ["PATH", "ForeignPointer", "FunctionView", "ModuleView", "check", "library"]

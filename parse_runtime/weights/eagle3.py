@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foundryc.weights import Piece, StoredTensor, materialize, whole
+from foundryc.weights import StoredTensor, WeightSlice, materialize, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.hf_config import config_from_hf, read_json
@@ -70,7 +70,7 @@ def _parameters(
     for name, heads in (("q", c.heads), ("k", c.kv_heads), ("v", c.kv_heads)):
         rows = heads * c.head_dim
         weight = find(f"self_attn.{name}_proj.weight", (rows, wide))
-        qkv.append(Piece(weight, rows, wide, row=row))
+        qkv.append(WeightSlice(weight, rows, wide, row=row))
         row += rows
     result = [
         one("fc", "fc.weight", h, 3 * target.hidden),
