@@ -43,7 +43,7 @@ class Piece(ctypes.Structure):
 
 
 class Buffer(ctypes.Structure):
-    """`foundry_staging_buffer` of native/upload.hpp: pinned memory, the event after its last copy."""
+    """`foundry_staging_buffer` of native/upload.hpp: pinned, with the event after its last copy."""
 
     _fields_ = (("memory", c_void_p), ("bytes", c_uint64), ("event", c_void_p))
 
