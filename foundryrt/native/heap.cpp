@@ -15,8 +15,9 @@ namespace {
 
 constexpr uint64_t NODE = 7 << 10;
 constexpr uint64_t PAGE = 2 << 20;  // a huge one
-// Two to a heap: those of glibc's threads have 64 MB each, and malloc adds a page to align a block.
-constexpr uint64_t BLOCK = 14 * PAGE;
+// Two to a heap: those of glibc's threads have 64 MB each. Memory that malloc aligns to huge pages costs one
+// more of them for each block.
+constexpr uint64_t BLOCK = 31 << 20;
 // A larger block is a mapping of its own; glibc raises it to this by itself, too.
 constexpr int MMAP_THRESHOLD = 32 << 20;
 // A heap grows by so much, and keeps twice that: a block that is freed stays.
@@ -38,6 +39,11 @@ bool reserving_is_free() {
     return mode == '0' || mode == '1';
 }
 
+// The first huge page that begins in a block; they end before `block + BLOCK`.
+char* first_page(char* block) {
+    return reinterpret_cast<char*>((reinterpret_cast<uint64_t>(block) + PAGE - 1) / PAGE * PAGE);
+}
+
 }  // namespace
 
 HeapPrefault::HeapPrefault(uint64_t nodes) {
@@ -50,9 +56,10 @@ HeapPrefault::HeapPrefault(uint64_t nodes) {
     mallopt(M_TRIM_THRESHOLD, 2 * PAD);
     blocks_.resize((pages * PAGE + BLOCK - 1) / BLOCK);
     for (auto& block : blocks_) {
-        block.reset(static_cast<char*>(std::aligned_alloc(PAGE, BLOCK)));
+        block.reset(static_cast<char*>(std::malloc(BLOCK)));
         if (block == nullptr) break;
-        madvise(block.get(), BLOCK, MADV_HUGEPAGE);
+        char* const first = first_page(block.get());
+        madvise(first, (block.get() + BLOCK - first) / PAGE * PAGE, MADV_HUGEPAGE);
     }
     toucher_ = Threads(1, [this, pages](size_t) { touch(pages); });
     if (toucher_.size() == 0) blocks_.clear();  // pages are touched when they are used
@@ -62,10 +69,10 @@ HeapPrefault::HeapPrefault(uint64_t nodes) {
 // unlike MADV_POPULATE_WRITE, lets other threads map memory.
 void HeapPrefault::touch(uint64_t pages) {
     for (auto& block : blocks_) {
-        const uint64_t count = block == nullptr ? 0 : std::min(pages, BLOCK / PAGE);
-        for (uint64_t page = 0; page < count && !enough_; ++page)
-            static_cast<volatile char*>(block.get())[page * PAGE] = 0;
-        pages -= count;
+        if (block == nullptr) break;
+        for (char* page = first_page(block.get());
+             page + PAGE <= block.get() + BLOCK && pages > 0 && !enough_; page += PAGE, --pages)
+            *static_cast<volatile char*>(page) = 0;
         block.reset();
     }
 }
