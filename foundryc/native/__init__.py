@@ -15,7 +15,7 @@ PATH = Path(__file__).parent / "libfoundryc.so"
 
 
 class ModuleView(ctypes.Structure):
-    """`foundryc_module` of native/api.cpp."""
+    """`foundryc_module` of native/harvest.hpp."""
 
     _fields_ = (
         ("cubin", c_void_p), ("size", c_uint64), ("call", c_char_p), ("siblings", c_uint32),
@@ -33,7 +33,7 @@ class FunctionView(ctypes.Structure):
 
 
 class ForeignPointer(ctypes.Structure):
-    """`Stray` of native/audit.hpp."""
+    """`foundryc_foreign_pointer` of native/foreign.hpp."""
 
     _fields_ = (
         ("word", c_uint64), ("address", c_uint64), ("start", c_uint64), ("bytes", c_uint64),

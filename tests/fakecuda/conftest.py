@@ -1,4 +1,4 @@
-"""Builds the native runtime core and the stand-in driver once, and makes the session use it."""
+"""Builds the native cores and the stand-in driver once, and makes the session use it."""
 
 from __future__ import annotations
 
