@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from otfs_pipeline.receiver.tables import tables
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.tables import tables
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +35,8 @@ def record(recorder: Recorder, settings: Settings) -> None:
 
 
 def _kernels(settings: Settings) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    from otfs_pipeline.kernels.geometry import Geometry
-    from otfs_pipeline.kernels.receiver import KernelReceiver
+    from otfs_pipeline.receiver.kernels.geometry import Geometry
+    from otfs_pipeline.receiver.kernels.receiver import KernelReceiver
 
     return KernelReceiver(Geometry.of(settings))
 
@@ -46,7 +46,7 @@ def _torch(
 ) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     import torch
 
-    from otfs_pipeline.receiver import Receiver
+    from otfs_pipeline.receiver.eager import Receiver
 
     constants = {
         name: recorder.register(name, torch.from_numpy(value), role="constant")

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundryrt.errors import FoundryError
-from otfs_pipeline import frame, plots, stream
-from otfs_pipeline.feed import Feed, open_feed
+from otfs_pipeline import plots
+from otfs_pipeline.frames import stream
+from otfs_pipeline.frames.feed import Feed, open_feed
+from otfs_pipeline.frames.results import Results
+from otfs_pipeline.link import frame
 from otfs_pipeline.metrics import latency_percentiles
 from otfs_pipeline.options import Options
 from otfs_pipeline.progress import Bar
-from otfs_pipeline.results import Results
 from otfs_pipeline.settings import Settings
 
 if TYPE_CHECKING:

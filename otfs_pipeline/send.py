@@ -19,13 +19,14 @@ from typing import Any
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
-from otfs_pipeline import profile, recording, shared, source, zeromq
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
-from otfs_pipeline.pace import sleep_until
+from otfs_pipeline.frames import recording, shared, source, zeromq
+from otfs_pipeline.frames.pace import sleep_until
+from otfs_pipeline.frames.samples import DATATYPES, encode, width
+from otfs_pipeline.frames.wire import Header
+from otfs_pipeline.link import profile
 from otfs_pipeline.progress import Bar
-from otfs_pipeline.samples import DATATYPES, encode, width
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.wire import Header
 
 # Puts synthetic frames, of unit mean energy but with a strong pilot, into the range of ci16_le.
 _INTEGER_GAIN = 1 / 64

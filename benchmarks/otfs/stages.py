@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.otfs import loss, roofline
 from benchmarks.otfs.baselines import Call, CsrReceiver, DelayDopplerReceiver, banded, captured
-from otfs_pipeline import source
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.frames import source
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
 
 REPEATS = 20

@@ -26,9 +26,9 @@ import torch
 
 from benchmarks.otfs import roofline
 from benchmarks.otfs.stages import Stages, architecture
-from otfs_pipeline import source
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry, held_samples
+from otfs_pipeline.frames import source
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry, held_samples
 from otfs_pipeline.settings import Settings
 
 GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")

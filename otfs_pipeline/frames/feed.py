@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from otfs_pipeline import profile, recording, shared, source, zeromq
-from otfs_pipeline.inbox import Inbox
+from otfs_pipeline.frames import recording, shared, source, zeromq
+from otfs_pipeline.frames.pace import Paced
+from otfs_pipeline.frames.queue import Inbox
+from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.frames.wire import Counts
+from otfs_pipeline.link import profile
 from otfs_pipeline.options import Options
-from otfs_pipeline.pace import Paced
 from otfs_pipeline.progress import Bar
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import Frame
-from otfs_pipeline.wire import Counts
 
 
 @dataclass

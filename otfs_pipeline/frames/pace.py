@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from otfs_pipeline.source import Frame
+from otfs_pipeline.frames.source import Frame
 
 # A sleeping thread may wake late, on a busy machine by milliseconds: the rest is waited awake.
 _COARSE = 20e-3

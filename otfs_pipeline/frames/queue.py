@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from otfs_pipeline.source import Frame
+from otfs_pipeline.frames.source import Frame
 
 _TICK = 1e-4  # seconds between two looks at a full queue
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline.samples import DATATYPES, decode, encode, width
+from otfs_pipeline.frames.samples import DATATYPES, decode, encode, width
+from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import UNKNOWN, Frame, known_payload
 
 
 @dataclass(frozen=True)

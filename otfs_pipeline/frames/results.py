@@ -10,7 +10,7 @@ import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError
-from otfs_pipeline.source import Frame
+from otfs_pipeline.frames.source import Frame
 
 PLOTTED_SYMBOLS = 20_000
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline import wire
+from otfs_pipeline.frames import wire
+from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import Frame
 
 _MAGIC = b"OTFSRING"
 _PAGE, _PREFIX = 4096, 64

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from otfs_pipeline import banded, frame, transmit
-from otfs_pipeline.profile import VEHICULAR_A, Profile
+from otfs_pipeline.link import banded, frame, transmit
+from otfs_pipeline.link.profile import VEHICULAR_A, Profile
 from otfs_pipeline.settings import Settings
 
 UNKNOWN = np.empty(0, np.uint8)

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from foundryrt.pipeline import Pipeline
-from otfs_pipeline.source import Frame
+from otfs_pipeline.frames.source import Frame
 
 # A thread that computes in Python would else keep the others waiting for 5 ms, two frames long.
 _SWITCH_SECONDS = 2e-4

@@ -17,9 +17,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from otfs_pipeline.samples import DATATYPES, decode, width
+from otfs_pipeline.frames.samples import DATATYPES, decode, width
+from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import UNKNOWN, Frame, known_payload
 
 _LAYOUT = struct.Struct("<4sBB2xQQqq")
 SIZE = _LAYOUT.size

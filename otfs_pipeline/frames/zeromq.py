@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError, install
+from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.frames.wire import Counts, Header, frame, unpack
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import Frame
-from otfs_pipeline.wire import Counts, Header, frame, unpack
 
 _TICK = 100  # milliseconds
 # Messages that ZeroMQ keeps for either side; beyond them the sender waits.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otfs_pipeline.channel import Taps
+from otfs_pipeline.link.channel import Taps
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otfs_pipeline.zak import quasi_periodic
+from otfs_pipeline.link.zak import quasi_periodic
 
 
 @dataclass(frozen=True)

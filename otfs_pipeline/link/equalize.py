@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otfs_pipeline import banded
-from otfs_pipeline.channel import Taps, apply, apply_adjoint
-from otfs_pipeline.zak import inverse_zak, zak
+from otfs_pipeline.link import banded
+from otfs_pipeline.link.channel import Taps, apply, apply_adjoint
+from otfs_pipeline.link.zak import inverse_zak, zak
 
 
 @dataclass(frozen=True)

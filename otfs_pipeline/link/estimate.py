@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otfs_pipeline.channel import Taps
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.zak import quasi_periodic
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.zak import quasi_periodic
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline.channel import Paths, Taps, effective_taps
+from otfs_pipeline.link.channel import Paths, Taps, effective_taps
 from otfs_pipeline.settings import CHANNEL_REACH, Settings
 
 

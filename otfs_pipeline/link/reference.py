@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otfs_pipeline import banded, equalize, frame, qam
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.estimate import Estimate, estimate
+from otfs_pipeline.link import banded, equalize, frame, qam
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.estimate import Estimate, estimate
+from otfs_pipeline.link.zak import inverse_zak, zak
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.zak import inverse_zak, zak
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from otfs_pipeline.reference import eigenvalue_bins
+from otfs_pipeline.link.reference import eigenvalue_bins
 from otfs_pipeline.settings import Settings
 
 # Keeps 0/0 out of a frame of zeros; far below the energy of any other.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from otfs_pipeline import frame, qam
+from otfs_pipeline.link import frame, qam
 from otfs_pipeline.settings import Settings
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from otfs_pipeline import banded, equalize, qam, reference, transmit, zak
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.estimate import Estimate
-from otfs_pipeline.profile import Profile
+from otfs_pipeline.link import banded, equalize, qam, reference, transmit, zak
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.estimate import Estimate
+from otfs_pipeline.link.profile import Profile
 from otfs_pipeline.settings import Settings
 
 # The dense LMMSE inverts a matrix of as many rows as the grid has bins.

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from otfs_pipeline import reference, source
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import reference
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
 
 CASES = {

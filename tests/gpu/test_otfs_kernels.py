@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from otfs_pipeline import reference, source
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import reference
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="1024x32")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 
 HERE = Path(__file__).parent
 

@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks.otfs import sweep
 from foundryrt.errors import UsageError
-from otfs_pipeline import reference, source
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import reference
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry
 from otfs_pipeline.settings import Settings
 from tests.host.kernels_on_cpu import receive
 

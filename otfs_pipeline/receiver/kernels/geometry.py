@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
-from otfs_pipeline.reference import eigenvalue_bins
+from otfs_pipeline.link.reference import eigenvalue_bins
 from otfs_pipeline.settings import Settings
 
 # Dynamic shared memory that a block of compute capability 9.0 can have, in bytes.

@@ -9,8 +9,8 @@ from typing import Any
 
 from foundryc.cuda.compile import compile_text
 from foundryrt.errors import FoundryError
-from otfs_pipeline import frame
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.link import frame
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 
 # Kernel -> the files it is made of, and its buffers in the order of its parameters.
 KERNELS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from foundryrt.errors import FoundryError
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 
 # What `receiver.Receiver` gives too; the other buffers are scratch.
 RESULTS = ("symbols", "llr", "bits", "noise_variance", "mu", "variance", "taps")
