@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from foundryc.cuda.compile import compile_text
+from foundryc.cuda.kernels import compile_source
 from foundryrt.errors import FoundryError
 from otfs_pipeline.link import frame
 from otfs_pipeline.receiver.kernels.geometry import Geometry
@@ -141,7 +141,7 @@ def load(geometry: Geometry, images: dict[str, bytes]) -> dict[str, Function]:
 
 @cache
 def _compile(source: str, architecture: str) -> bytes:
-    return compile_text(source.encode(), "otfs.cu", architecture)
+    return compile_source(source, "otfs.cu", architecture)
 
 
 def check(result: tuple[Any, ...]) -> Any:
