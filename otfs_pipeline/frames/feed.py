@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from foundryrt.progress import progress_bar
 from otfs_pipeline.frames import recording, shared, source, zeromq
 from otfs_pipeline.frames.pace import Paced
 from otfs_pipeline.frames.queue import Inbox
@@ -18,7 +18,6 @@ from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.frames.wire import Counts
 from otfs_pipeline.link import profile
 from otfs_pipeline.options import Options
-from otfs_pipeline.progress import Bar
 from otfs_pipeline.settings import Settings
 
 
@@ -74,9 +73,9 @@ def open_feed(
         inbox = Inbox(read, options.queue, False, stop)
         feed = Feed(options.iq, inbox, total, counts, inbox)
     else:
-        live: Any = zeromq if options.zmq else shared
+        receive = zeromq.receive if options.zmq else shared.receive
         place = options.zmq or options.shm
-        sent = live.receive(place, settings, counts, options.idle_timeout, stop)
+        sent = receive(place, settings, counts, options.idle_timeout, stop)
         inbox = Inbox(sent, options.queue, not options.lossless, stop)
         frames = _first(inbox, options.max_frames) if options.max_frames else inbox
         feed = Feed(place, frames, options.max_frames, counts, inbox)
@@ -109,16 +108,15 @@ def _simulated(
 ) -> Iterator[Frame]:
     paths.check(settings)
     size = min(options.pool or source.pool_size(settings, options.frames), options.frames)
-    bar = Bar("simulating", size)
 
     def make(index: int) -> Frame:
         return source.simulate(settings, options.snr, options.seed, index, paths)
 
     frames = []
-    for item in source.pool(make, size):
-        if stop.is_set():
-            break
-        frames.append(source.placed(item, staging()))
-        bar.advance()
-    bar.close()
+    with progress_bar(size, "simulating") as update:
+        for item in source.pool(make, size):
+            if stop.is_set():
+                break
+            frames.append(source.placed(item, staging()))
+            update(len(frames))
     return source.repeat(frames, options.frames)

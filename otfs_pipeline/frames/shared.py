@@ -165,4 +165,4 @@ def _take(
         counts.malformed += 1
         return None
     counts.arrived(header.sequence)
-    return wire.frame(header, memoryview(data), settings, ready)
+    return wire.frame(header, data.data, settings, ready)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Protocol
 
 from otfs_pipeline.frames.samples import DATATYPES, decode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
@@ -64,6 +65,19 @@ def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: f
     known = header.seed >= 0 and header.index >= 0
     bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
     return Frame(decode(data, header.datatype), bits, ready)
+
+
+class Sender(Protocol):
+    """The sending side of a transport."""
+
+    def send(self, header: Header, data: bytes) -> None:
+        """Send one frame; waits while the receiver cannot take more."""
+
+    def finish(self, sequence: int) -> None:
+        """Say that the stream has ended, after `sequence` frames."""
+
+    def close(self) -> None:
+        """Free what the transport holds."""
 
 
 @dataclass

@@ -11,19 +11,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from foundryrt.errors import FoundryError, UsageError, install
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.frames.wire import Counts, Header, frame, unpack
 from otfs_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    import zmq
+
 _TICK = 100  # milliseconds
 # Messages that ZeroMQ keeps for either side; beyond them the sender waits.
 _HIGH_WATER = 4
 
 
-def _zmq() -> Any:
+def _zmq() -> ModuleType:
     try:
         import zmq
     except ImportError as error:
@@ -34,15 +38,15 @@ def _zmq() -> Any:
 
 
 @contextmanager
-def _socket(kind: str, endpoint: str) -> Iterator[Any]:
-    zmq = _zmq()
-    context = zmq.Context()
-    socket = context.socket(getattr(zmq, kind))
+def _socket(kind: str, endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+    library = _zmq()
+    context = library.Context()
+    socket = context.socket(getattr(library, kind))
     socket.set_hwm(_HIGH_WATER)
     try:
         try:
             socket.bind(endpoint) if kind == "ROUTER" else socket.connect(endpoint)
-        except zmq.ZMQError as error:
+        except library.ZMQError as error:
             raise UsageError(
                 f"ZeroMQ endpoint {endpoint!r}: {error}; use tcp://ADDRESS:PORT or ipc://FILE"
             ) from error

@@ -15,7 +15,7 @@ from otfs_pipeline.link.channel import Taps
 
 @dataclass(frozen=True)
 class Bands:
-    """Doppler shifts [B] in bins and the coefficients A_b[f], [B, Q] complex128."""
+    """Doppler shifts [B] in bins and the coefficients A_b[f], [B, Q] complex."""
 
     doppler: np.ndarray
     value: np.ndarray
@@ -31,16 +31,16 @@ def bands(taps: Taps, q: int) -> Bands:
 
 
 def apply(spectrum: np.ndarray, channel: Bands) -> np.ndarray:
-    """H on a spectrum [Q]."""
-    out = np.zeros(spectrum.shape, dtype=np.complex128)
+    """H on a spectrum [Q], in the precision of both."""
+    out = np.zeros(spectrum.shape, np.result_type(spectrum, channel.value))
     for b, value in zip(channel.doppler, channel.value, strict=True):
         out += value * np.roll(spectrum, b)
     return out
 
 
 def apply_adjoint(spectrum: np.ndarray, channel: Bands) -> np.ndarray:
-    """H^H on a spectrum [Q]."""
-    out = np.zeros(spectrum.shape, dtype=np.complex128)
+    """H^H on a spectrum [Q], in the precision of both."""
+    out = np.zeros(spectrum.shape, np.result_type(spectrum, channel.value))
     for b, value in zip(channel.doppler, channel.value, strict=True):
         out += np.roll(np.conj(value) * spectrum, -b)
     return out

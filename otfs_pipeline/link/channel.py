@@ -34,7 +34,8 @@ def raised_cosine(x: np.ndarray, rolloff: float) -> np.ndarray:
     singular = np.abs(denominator) < 1e-9
     safe = np.where(singular, 1.0, denominator)
     smooth = np.where(singular, np.pi / 4, np.cos(np.pi * rolloff * x) / safe)
-    return np.sinc(x) * smooth
+    response: np.ndarray = np.sinc(x) * smooth
+    return response
 
 
 def effective_taps(

@@ -28,7 +28,8 @@ def read_pilot(grid: np.ndarray, settings: Settings, pilot: tuple[int, int]) -> 
     a = settings.first_tap + np.arange(settings.window_delays)[:, None]
     b = np.arange(settings.n)[None, :] - settings.doppler_range
     phase = np.exp(-2j * np.pi * b * kp / settings.q)
-    return quasi_periodic(grid, kp + a, lp + b) * phase / settings.pilot_amplitude
+    window: np.ndarray = quasi_periodic(grid, kp + a, lp + b) * phase / settings.pilot_amplitude
+    return window
 
 
 def estimate(

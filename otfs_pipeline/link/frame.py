@@ -48,4 +48,5 @@ def assemble(symbols: np.ndarray, settings: Settings) -> np.ndarray:
 
 def extract(grid: np.ndarray, settings: Settings) -> np.ndarray:
     """The data bins of a grid [M, N] in the order of `assemble`, [D]."""
-    return grid[data_mask(settings)]
+    symbols: np.ndarray = grid[data_mask(settings)]
+    return symbols

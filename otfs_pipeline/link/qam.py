@@ -17,7 +17,7 @@ def amplitudes(points: int) -> np.ndarray:
     for position in reversed(range(bits)):
         sign = 1 - 2 * ((index >> (bits - 1 - position)) & 1)
         level = sign * ((1 << (bits - 1 - position)) - level)
-    return level / np.sqrt(2 * (points - 1) / 3)
+    return np.asarray(level / np.sqrt(2 * (points - 1) / 3))
 
 
 def modulate(bits: np.ndarray, points: int) -> np.ndarray:
@@ -25,7 +25,8 @@ def modulate(bits: np.ndarray, points: int) -> np.ndarray:
     bits = np.asarray(bits, dtype=np.int64)
     weight = 1 << np.arange(bits.shape[-1] // 2)[::-1]
     level = amplitudes(points)
-    return level[bits[..., 0::2] @ weight] + 1j * level[bits[..., 1::2] @ weight]
+    symbols: np.ndarray = level[bits[..., 0::2] @ weight] + 1j * level[bits[..., 1::2] @ weight]
+    return symbols
 
 
 def max_log_llr(symbols: np.ndarray, variance: float, points: int) -> np.ndarray:

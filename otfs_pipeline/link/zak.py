@@ -25,4 +25,5 @@ def quasi_periodic(grid: np.ndarray, delay: np.ndarray, doppler: np.ndarray) -> 
     m, n = grid.shape
     turns = np.floor_divide(delay, m)
     inside = np.mod(doppler, n)
-    return grid[np.mod(delay, m), inside] * np.exp(2j * np.pi * turns * inside / n)
+    value: np.ndarray = grid[np.mod(delay, m), inside] * np.exp(2j * np.pi * turns * inside / n)
+    return value

@@ -24,12 +24,7 @@ class Receiver:
         self.tables = tables
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Samples [MN] complex64 of one frame to its results.
-
-        symbols [D] complex64, unbiased, delay-major; llr [D, bits] float32, positive for 0; bits
-        as llr, uint8; noise_variance, mu and variance (of the unbiased symbols) float32 scalars;
-        taps, the number that was kept, int64. A variance that is not finite: nor are the symbols.
-        """
+        """Samples [MN] complex64 of one frame to the outputs of `signature.signature`."""
         t = self.tables
         grid = torch.fft.fft(samples.view(self.settings.n, self.settings.m), dim=0, norm="ortho")
         h, noise_variance = self.estimate(grid)
@@ -152,4 +147,5 @@ def _cyclic(spectrum: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def _energy(z: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(z).square()
+    norm: torch.Tensor = torch.linalg.vector_norm(z)
+    return norm.square()

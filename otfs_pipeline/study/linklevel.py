@@ -95,4 +95,5 @@ def estimation(
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """CN(0, 1), [size]."""
-    return np.sqrt(0.5) * (rng.standard_normal(size) + 1j * rng.standard_normal(size))
+    noise = rng.standard_normal(size) + 1j * rng.standard_normal(size)
+    return np.asarray(np.sqrt(0.5) * noise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,13 +13,18 @@ from typing import Any
 import numpy as np
 
 from foundryrt.errors import UsageError
+from foundryrt.progress import progress_bar
 from otfs_pipeline.link.profile import Profile, find
-from otfs_pipeline.progress import Bar
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.study import linklevel
 from otfs_pipeline.study.bootstrap import interval, snr_at
 
 TARGET_BER = 1e-2
+
+Simulation = Callable[[np.random.Generator], linklevel.Errors]
+"""One frame: its errors by receiver, each a list over the SNRs."""
+Run = Callable[[Simulation, int], dict[str, np.ndarray]]
+"""So many frames: BER [frames, SNRs] by receiver."""
 
 
 def study(options: argparse.Namespace) -> dict[str, Any]:
@@ -28,27 +34,15 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     pilots = [_link(text, options) for text in options.pilot_link]
     for link in (*links, *pilots):
         profile.check(link)
-    bar = Bar("simulating", options.frames * len(links) + options.pilot_frames * len(pilots))
-    known, estimated = [], []
-    for link in links:
+    total = options.frames * len(links) + options.pilot_frames * len(pilots)
+    with progress_bar(total, "simulating") as update:
+        finished = itertools.count(1)
 
-        def equalizers(rng: np.random.Generator, link: Settings = link) -> linklevel.Errors:
-            counts = sorted({*options.iterations, link.iterations})
-            return linklevel.equalizers(link, profile, options.snr, counts, options.truncation, rng)
+        def run(one: Simulation, frames: int) -> dict[str, np.ndarray]:
+            return _frames(one, frames, options.seed, lambda: update(next(finished)))
 
-        errors = _frames(equalizers, options.frames, options.seed, bar)
-        entry = _entry(link, profile, options.snr, errors)
-        if "lmmse" in errors:
-            entry["snr_loss_db"] = _losses(np.array(options.snr), errors)
-        known.append(entry)
-    for link in pilots:
-
-        def estimation(rng: np.random.Generator, link: Settings = link) -> linklevel.Errors:
-            return linklevel.estimation(link, profile, options.pilot_snr, rng)
-
-        errors = _frames(estimation, options.pilot_frames, options.seed, bar)
-        estimated.append(_entry(link, profile, options.pilot_snr, errors))
-    bar.close()
+        known = [_known(link, profile, options, run) for link in links]
+        estimated = [_estimated(link, profile, options, run) for link in pilots]
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": f"{processor()}, numpy {np.__version__}, float64",
@@ -57,6 +51,33 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "perfect_csi": known,
         "embedded_pilot": estimated,
     }
+
+
+def _known(
+    link: Settings, profile: Profile, options: argparse.Namespace, run: Run
+) -> dict[str, Any]:
+    """Equalizers on a known channel."""
+    counts = sorted({*options.iterations, link.iterations})
+
+    def one(rng: np.random.Generator) -> linklevel.Errors:
+        return linklevel.equalizers(link, profile, options.snr, counts, options.truncation, rng)
+
+    errors = run(one, options.frames)
+    entry = _entry(link, profile, options.snr, errors)
+    if "lmmse" in errors:
+        entry["snr_loss_db"] = _losses(np.array(options.snr), errors)
+    return entry
+
+
+def _estimated(
+    link: Settings, profile: Profile, options: argparse.Namespace, run: Run
+) -> dict[str, Any]:
+    """The pilot's estimate beside the known channel."""
+
+    def one(rng: np.random.Generator) -> linklevel.Errors:
+        return linklevel.estimation(link, profile, options.pilot_snr, rng)
+
+    return _entry(link, profile, options.pilot_snr, run(one, options.pilot_frames))
 
 
 def _link(text: str, options: argparse.Namespace) -> Settings:
@@ -77,13 +98,13 @@ def _link(text: str, options: argparse.Namespace) -> Settings:
 
 
 def _frames(
-    one: Callable[[np.random.Generator], linklevel.Errors], count: int, seed: int, bar: Bar
+    one: Simulation, count: int, seed: int, finished: Callable[[], None]
 ) -> dict[str, np.ndarray]:
     """BER [frames, SNRs] of each receiver."""
     rows = []
     for index in range(count):
         rows.append(one(np.random.default_rng([seed, index])))
-        bar.advance()
+        finished()
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -1,4 +1,4 @@
-// Shared memory of the other blocks of a cluster, the cluster's barrier, and signals in its place.
+// Shared memory of the other blocks of a cluster, and how a block learns that they wrote into its own.
 
 __device__ __forceinline__ unsigned remote(const void* address, int rank) {
     unsigned here = unsigned(__cvta_generic_to_shared(address)), there;
@@ -6,18 +6,9 @@ __device__ __forceinline__ unsigned remote(const void* address, int rank) {
     return there;
 }
 
-__device__ __forceinline__ void push(Sample* address, int rank, Sample value) {
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};"
-                 :: "r"(remote(address, rank)), "f"(value.re), "f"(value.im) : "memory");
-}
-
-__device__ __forceinline__ void push(float* address, int rank, float value) {
-    asm volatile("st.shared::cluster.f32 [%0], %1;"
-                 :: "r"(remote(address, rank)), "f"(value) : "memory");
-}
-
 // A signal (an mbarrier) ends its phase when the bytes that its block expects have come with their
-// stores; no fence is needed, while the barrier's release waits until all stores are seen by the GPU.
+// stores. No fence is needed; the release of the cluster's barrier would wait until the whole GPU sees
+// all stores.
 using Signal = unsigned long long;
 
 __device__ __forceinline__ void init_signal(Signal* signal) {
@@ -55,18 +46,9 @@ __device__ __forceinline__ void wait_for(Signal* signal, int parity) {
     } while (!ended);
 }
 
-// The barrier in two parts: what a thread pushed before it arrived is there for those that waited.
-__device__ __forceinline__ void cluster_arrive() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void cluster_wait() {
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 __device__ __forceinline__ void cluster_barrier() {
-    cluster_arrive();
-    cluster_wait();
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // The block's dynamic shared memory.

@@ -61,7 +61,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     const int y_bytes = PARTS + sizeof(Sample) * (rank > 0 ? AHEAD : 0)
                         + sizeof(Sample) * (rank + 1 < CLUSTER ? BEHIND : 0);
 
-    if (SIGNALS && threadIdx.x == 0) init_signal(&s.r_here), init_signal(&s.y_here);
+    if (threadIdx.x == 0) init_signal(&s.r_here), init_signal(&s.y_here);
     for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.r[i] = {0, 0};
     const int groups = prepare(s, taps, selected, rank, period);
     load(s, samples, groups, rank, period);

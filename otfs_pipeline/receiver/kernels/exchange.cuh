@@ -1,29 +1,19 @@
 // What the blocks of a period send one another.
 
-// An exchange: all that the cluster sends a block in one half of a step. It is over at the cluster's
-// barrier or, with SIGNALS, when all bytes have come. What a block read of the one before, all of its
-// warps have read before they send their part of the sum, and that is waited for before the next.
-template <class Value>
-__device__ __forceinline__ void send(Value* address, int rank, Value value, Signal* signal) {
-    if (SIGNALS) push(address, rank, value, signal);
-    else push(address, rank, value);
-}
-
+// An exchange: all that the cluster sends a block in one half of a step. It is over when all of its
+// bytes have come. What a block read of the exchange before, all of its warps have read before they
+// send their part of the sum, and that part is waited for before the next exchange.
 __device__ __forceinline__ void arrive(Signal* signal, int bytes) {
-    if (!SIGNALS) cluster_arrive();
-    else if (threadIdx.x == 0) expect(signal, bytes);
+    if (threadIdx.x == 0) expect(signal, bytes);
 }
 
-__device__ __forceinline__ void await(Signal* signal, int step) {
-    if (SIGNALS) wait_for(signal, step & 1);
-    else cluster_wait();
-}
+__device__ __forceinline__ void await(Signal* signal, int step) { wait_for(signal, step & 1); }
 
 // Sends this warp's part of a sum to all of the cluster.
 __device__ __forceinline__ void send_part(float value, float* parts, int rank, Signal* signal) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     value = warp_sum(value);
-    if (lane < CLUSTER) send(&parts[rank * WARPS + warp], lane, value, signal);
+    if (lane < CLUSTER) push(&parts[rank * WARPS + warp], lane, value, signal);
 }
 
 // Their sum once all have come, the same bits in every thread.
@@ -41,13 +31,13 @@ __device__ __forceinline__ void send_edges(Sample* below, Sample* above, int beh
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
             int at = first + e - (SPAN - behind);
-            if (at >= 0) send(below + at, rank + 1, own[e], signal);
+            if (at >= 0) push(below + at, rank + 1, own[e], signal);
         }
     }
     if (rank > 0 && first < ahead) {
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
-            if (first + e < ahead) send(above + first + e, rank - 1, own[e], signal);
+            if (first + e < ahead) push(above + first + e, rank - 1, own[e], signal);
         }
     }
 }

@@ -38,15 +38,13 @@ class Geometry:
     """Sizes for `settings`; UsageError where a grid is beyond the kernels.
 
     `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
-    blocks a Doppler period; `signals`: blocks wait for the bytes that they are sent, not for a
-    barrier of their cluster.
+    blocks a Doppler period.
     """
 
     settings: Settings
     each: int
     group: int
     cluster: int
-    signals: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Geometry:
@@ -61,7 +59,7 @@ class Geometry:
         # Of seven blocks, as many warps as fit; of fewer, as few coefficients as can be.
         divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
         for each, cluster in divisions:
-            geometry = cls(settings, each, GROUP, cluster, signals=cluster > 1)
+            geometry = cls(settings, each, GROUP, cluster)
             if cluster == 7 and (geometry.threads > MOST_OF_SEVEN or geometry.resident < 2):
                 continue
             # A block's neighbours must hold all that its taps reach.
@@ -147,8 +145,7 @@ class Geometry:
             "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
             "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
             "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
-            "RESIDENT": self.resident, "SIGNALS": int(self.signals),
-            "SHARED_BYTES": self.shared_bytes,
+            "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
         }  # fmt: skip
         real = {
             "PILOT_AMPLITUDE": s.pilot_amplitude,
