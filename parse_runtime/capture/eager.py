@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundryc.weights import Piece
-from parse_runtime.passes import Passes
+from parse_runtime.capture.passes import Passes
 
 
 class EagerSession:

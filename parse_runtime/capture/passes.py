@@ -12,13 +12,13 @@ from torch import Tensor
 
 from foundryc.weights import Piece, materialize
 from parse_runtime.kernels.sample import sample
-from parse_runtime.layout import padded
 from parse_runtime.models.acceptance import select
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Rows, decoder_layer, forward, logits
 from parse_runtime.models.eagle3 import Head, tapped_layers
 from parse_runtime.models.speculation import Speculation
-from parse_runtime.shapes import Shapes
+from parse_runtime.signature.plan import padded
+from parse_runtime.signature.sizes import Shapes
 from parse_runtime.weights.parameters import Parameter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
