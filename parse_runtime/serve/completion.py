@@ -1,4 +1,4 @@
-"""Completions in the shape of OpenAI's API, whole and in chunks, as text or as chat."""
+"""Completions as OpenAI's API has them, whole and in chunks, as text or as chat."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of one answer."""
+class CompletionFormat:
+    """The JSON of one answer."""
 
     chat: bool
     model: str
@@ -22,7 +22,7 @@ class Shape:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, outcome: Outcome) -> Json:
-        """The answer in one piece, with the counts of PARSE as `parse`."""
+        """The whole answer, with the counts of PARSE as `parse`."""
         text = {"text": outcome.text}
         message = {"message": {"role": "assistant", "content": outcome.text}}
         choice = self._choice(message if self.chat else text, outcome.reason)
@@ -36,7 +36,7 @@ class Shape:
         """What a stream begins with."""
         return self._chunk({"role": "assistant", "content": ""}) if self.chat else None
 
-    def piece(self, text: str) -> Json:
+    def chunk(self, text: str) -> Json:
         """A chunk of text."""
         return self._chunk({"content": text} if self.chat else text)
 

@@ -12,13 +12,13 @@ from parse_runtime.engine.request import Statistics
 
 
 @dataclass(eq=False)
-class Stream(Outcome):
-    """An answer of the running event loop; iterate over it once for its pieces of text."""
+class StreamedOutcome(Outcome):
+    """An answer of the running event loop; iterate over it once for its text."""
 
     count: Callable[[Outcome], None] = lambda outcome: None
     """Called in the engine's thread once the answer has ended, in whatever way."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    pieces: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+    texts: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
         self.show = self._put
@@ -36,16 +36,16 @@ class Stream(Outcome):
     async def __aiter__(self) -> AsyncIterator[str]:
         ended = False
         while not ended:
-            pieces = [await self.pieces.get()]
-            while not self.pieces.empty():
-                pieces.append(self.pieces.get_nowait())
-            ended = pieces[-1] is None
-            if text := "".join(piece for piece in pieces if piece):
-                yield text
+            texts = [await self.texts.get()]
+            while not self.texts.empty():
+                texts.append(self.texts.get_nowait())
+            ended = texts[-1] is None
+            if joined := "".join(text for text in texts if text):
+                yield joined
         if self.error is not None:
             raise self.error
 
-    def _put(self, piece: str | None) -> None:
+    def _put(self, text: str | None) -> None:
         # A server that is stopped twice does not wait for its answers.
         with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+            self.loop.call_soon_threadsafe(self.texts.put_nowait, text)
