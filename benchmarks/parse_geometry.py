@@ -32,10 +32,10 @@ from benchmarks.parse.measure import (
 )
 from benchmarks.parse.verification import Sizes, verification
 from benchmarks.report import Report, say
-from parse_runtime.backend import GraphDecoder
-from parse_runtime.passes import Passes
-from parse_runtime.roles import Sampling
-from parse_runtime.shapes import Shapes
+from parse_runtime.capture.passes import Passes
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.signature.sizes import Shapes
 
 RESULTS = Path(__file__).parent / "results" / "parse_geometry.json"
 PARTS = ("decode", "verify", "gain", "peers", "moe", "32b")

@@ -16,7 +16,7 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
-    pieces: list[WeightSlice]
+    slices: list[WeightSlice]
     dtype: str = ""
     """Where not the model's."""
 
@@ -82,7 +82,7 @@ def parameters(
     result = [_one("embed", find(f"{names.embed}.weight", (c.vocab, c.hidden)))]
     for layer in range(c.layers):
         prefix = names.layer.format(layer)
-        result += _layer(config, names, layer, lambda n, s, p=prefix: find(p + n, s))
+        result += _layer(config, names, layer, _inside(find, prefix))
     result.append(_one("norm", find(f"{names.norm}.weight", (c.hidden,))))
     if not c.tied_embeddings:
         result.append(_one("head", find(f"{names.head}.weight", (c.vocab, c.hidden))))
@@ -108,6 +108,11 @@ def finder(stored: Mapping[str, StoredTensor], files: str) -> Find:
     return find
 
 
+def _inside(find: Find, prefix: str) -> Find:
+    """Finds tensors by their names after the prefix."""
+    return lambda name, shape: find(prefix + name, shape)
+
+
 def _one(name: str, stored: StoredTensor) -> Parameter:
     return Parameter(name, stored.shape, whole(stored))
 
@@ -118,8 +123,8 @@ def _layer(
     layer: int,
     find: Find,
 ) -> list[Parameter]:
-    def parameter(kind: str, shape: tuple[int, ...], pieces: list[WeightSlice]) -> Parameter:
-        return Parameter(f"layers.{layer}.{kind}", shape, pieces)
+    def parameter(kind: str, shape: tuple[int, ...], slices: list[WeightSlice]) -> Parameter:
+        return Parameter(f"layers.{layer}.{kind}", shape, slices)
 
     def vector(kind: str, name: str, size: int) -> Parameter:
         return parameter(kind, (size,), whole(find(f"{name}.weight", (size,))))
@@ -130,7 +135,7 @@ def _layer(
         rows = count * c.head_dim
         interleaved = names.interleaved and name != names.v
         weight = find(f"{name}.weight", (rows, c.hidden))
-        weights += _head_pieces(weight, count, c.head_dim, row, interleaved)
+        weights += _head_slices(weight, count, c.head_dim, row, interleaved)
         if c.qkv_bias:
             biases.append(WeightSlice(find(f"{name}.bias", (rows,)), 1, rows, column=row))
         row += rows
@@ -154,10 +159,10 @@ def _layer(
     return result
 
 
-Pieces = tuple[str, tuple[int, ...], list[WeightSlice]]
+Recipe = tuple[str, tuple[int, ...], list[WeightSlice]]
 
 
-def mlp(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+def mlp(c: ModelConfig, names: Names, find: Find) -> list[Recipe]:
     """Name, shape and recipe of `gate_up`, which has the gates first, and of `down`."""
     gate = find(f"{names.gate}.weight", (c.intermediate, c.hidden))
     up = find(f"{names.up}.weight", (c.intermediate, c.hidden))
@@ -169,10 +174,11 @@ def mlp(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
     ]
 
 
-def _experts(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+def _experts(c: ModelConfig, names: Names, find: Find) -> list[Recipe]:
     """The router, and every expert's matrices one behind the other."""
     size, router = c.expert_intermediate, find(f"{names.router}.weight", (c.experts, c.hidden))
-    gate_up, down = [], []
+    gate_up: list[WeightSlice] = []
+    down: list[WeightSlice] = []
     for expert in range(c.experts):
         gate, up, out = (f"{name.format(expert)}.weight" for name in names.expert)
         for name in (gate, up):
@@ -187,7 +193,7 @@ def _experts(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
     ]
 
 
-def _head_pieces(
+def _head_slices(
     stored: StoredTensor, heads: int, head_dim: int, row: int, interleaved: bool
 ) -> list[WeightSlice]:
     """Rows of `heads` heads from `row` on; interleaved pairs are put back into halves."""
