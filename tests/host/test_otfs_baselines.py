@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.otfs.baselines import Call, CsrReceiver, DelayDopplerReceiver
+from benchmarks.receiver.baselines import Call, CsrReceiver, DelayDopplerReceiver
 from otfs_pipeline import equalize, frame, qam, source
 from otfs_pipeline.channel import Taps, apply
 from otfs_pipeline.estimate import estimate
