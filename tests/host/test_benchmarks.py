@@ -22,10 +22,9 @@ def test_every_benchmark_says_its_options(name: str) -> None:
 
 def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     output = tmp_path / "geometry.json"
-    geometry.run(parts="decode,verify", tiny=True, output=output)
-    found = json.loads(output.read_text())
-    assert found["decode"]["device"] == found["verify"]["device"]
-    assert found["decode"]["by_batch"] and found["verify"]["one_pass_over_prefill"] > 0
+    geometry.run(parts="decode", tiny=True, output=output)
+    found = json.loads(output.read_text())["decode"]
+    assert found["device"] and found["by_batch"] and found["decode_over_bandwidth"] > 0
 
 
 def test_toy_models_do_not_touch_the_results() -> None:
