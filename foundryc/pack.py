@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy.typing as npt
 
 from foundryc.template import GraphTable, share
-from foundryc.weights import Piece, build_weights
+from foundryc.weights import WeightSlice, build_weights
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     Function,
@@ -56,7 +56,7 @@ class Capture:
     functions: Sequence[Function]
     graphs: Sequence[GraphTable]
     kernels: Sequence[tuple[bytes, bytes]] = ()
-    pieces: Mapping[int, Sequence[Piece]] = field(default_factory=dict)
+    pieces: Mapping[int, Sequence[WeightSlice]] = field(default_factory=dict)
 
 
 def write_bundle(

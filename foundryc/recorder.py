@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 import torch
 
 from foundryc.pack import Setting, write_bundle
-from foundryc.weights import Piece
+from foundryc.weights import WeightSlice
 from foundryrt.bundle.schema import ROLES, TARGETS
 from foundryrt.errors import UsageError
 
@@ -32,7 +32,7 @@ class Recording(Protocol):
     """What a target's backend offers to the recorder."""
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece] = ()
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[WeightSlice] = ()
     ) -> torch.Tensor:
         """A tensor of equal contents in the arena."""
 
@@ -130,20 +130,20 @@ class Recorder:
         name: str,
         tensor: torch.Tensor,
         role: str,
-        pieces: Sequence[Piece] | None = None,
+        slices: Sequence[WeightSlice] | None = None,
     ) -> torch.Tensor:
         """A tensor of the same shape, dtype and contents in the arena, to be used from now on.
 
         `role`: weight and constant are only read by graphs; state is kept and updated in place by
         them; input is written before a launch; output is memory that graphs write results into.
-        Every role begins, online, with the contents it has now. `pieces` say where in the user's
+        Every role begins, online, with the contents it has now. `slices` say where in the user's
         files a weight's contents come from: it is then stored as that recipe.
         """
         if role not in ROLES:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
-        if pieces and role != "weight":
+        if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
-        return self._recording.register(name, tensor, role, pieces or ())
+        return self._recording.register(name, tensor, role, slices or ())
 
     def compiled(self, function: F) -> F:
         """`function` under torch.compile where the capture asks for it (`--compile`)."""

@@ -65,7 +65,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class Piece:
+class WeightSlice:
     """Rows of a stored tensor that fill rows of a parameter, both seen as 2-D."""
 
     stored: StoredTensor
@@ -96,9 +96,9 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[_Size, _Size]
 
 
-def whole(stored: StoredTensor) -> list[Piece]:
+def whole(stored: StoredTensor) -> list[WeightSlice]:
     """The recipe of a parameter that is one stored tensor as it is."""
-    return [Piece(stored, stored.rows, stored.columns)]
+    return [WeightSlice(stored, stored.rows, stored.columns)]
 
 
 class TensorFile:
@@ -163,7 +163,9 @@ class TensorFile:
         }
 
 
-def materialize(pieces: Iterable[Piece], shape: Sequence[int], dtype: str) -> convert.AnyArray:
+def materialize(
+    pieces: Iterable[WeightSlice], shape: Sequence[int], dtype: str
+) -> convert.AnyArray:
     """A parameter from its pieces, as the runtime will fill it: `shape`, `storage_dtype(dtype)`."""
     target = np.zeros((prod(shape[:-1]), shape[-1]), convert.storage_dtype(dtype))
     decoded: dict[StoredTensor, convert.AnyArray] = {}
@@ -176,7 +178,7 @@ def materialize(pieces: Iterable[Piece], shape: Sequence[int], dtype: str) -> co
     return target.reshape(tuple(shape))
 
 
-def build_weights(tensors: Sequence[tuple[int, Sequence[Piece]]]) -> Weights:
+def build_weights(tensors: Sequence[tuple[int, Sequence[WeightSlice]]]) -> Weights:
     """The manifest's recipes for `(tensor index, its pieces)`; reads every source to digest it."""
     files: dict[Path, int] = {}
     sources: dict[StoredTensor, int] = {}
@@ -220,7 +222,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
-def _split(piece: Piece) -> list[Piece]:
+def _split(piece: WeightSlice) -> list[WeightSlice]:
     """A piece of a large stored tensor as pieces of its blocks of rows, each a source of its own.
 
     A digest is taken by one thread from beginning to end, so large sources would be waited for.

@@ -25,9 +25,9 @@ from benchmarks.arith.interval import share
 from benchmarks.arith.task import grade
 from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
-from parse_runtime.loading import Loaded, load
-from parse_runtime.outcome import Outcome
-from parse_runtime.roles import Sampling
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.graphs.loading import Loaded, load
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "target": ("pair", {"max_rounds": 0}),

@@ -22,7 +22,7 @@ from benchmarks.report import RESULTS, Output, today, write_results
 from parse_runtime.kernels.cuda import attend_rows as rows_kernel
 from parse_runtime.kernels.cuda import attend_step as step_kernel
 from parse_runtime.kernels.sample import sample
-from parse_runtime.layout import Plan, causal, verification
+from parse_runtime.signature.plan import Plan, causal, verification
 
 KV_HEADS, HEAD_DIM, VOCABULARY, MAX_LEN = 8, 128, 151936, 8192
 ROW_TILES = [(128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3)]

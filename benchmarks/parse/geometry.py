@@ -28,10 +28,10 @@ from benchmarks.parse.measure import (
 from benchmarks.parse.models import CONFIGS, decode_bytes, random_parameters
 from benchmarks.parse.verification import Sizes, verification
 from benchmarks.report import RESULTS, Output, Report, chosen, say
-from parse_runtime.backend import GraphDecoder
-from parse_runtime.passes import Passes
-from parse_runtime.roles import Sampling
-from parse_runtime.shapes import Shapes
+from parse_runtime.capture.passes import Passes
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.signature.sizes import Shapes
 
 FILE = RESULTS / "parse_geometry.json"
 PARTS = ("decode", "verify", "gain", "peers", "moe", "32b")

@@ -15,7 +15,7 @@ import torch
 from foundryc.cuda import harvest
 from foundryc.cuda.arena import BASE, Arena
 from foundryc.cuda.extract import CapturedGraph, extract, refuse_strays
-from foundryc.weights import Piece
+from foundryc.weights import WeightSlice
 from foundryrt.errors import FoundryError, UsageError
 
 REGION_OF_ROLE = {
@@ -36,7 +36,7 @@ class NamedTensor:
     role: str
     tensor: torch.Tensor
     graph: int = -1
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[WeightSlice, ...] = ()
 
 
 @dataclass
@@ -102,7 +102,7 @@ class CudaRecording:
         """Arena address -> the bytes that must be there before the first launch."""
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Iterable[Piece] = ()
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Iterable[WeightSlice] = ()
     ) -> torch.Tensor:
         """A tensor with the same contents in the arena, to be used from now on."""
         if any(known.name == name for known in self.tensors):

@@ -29,7 +29,7 @@ from foundryc.host.tape import Tape
 from foundryc.host.verify import Proof, prove
 from foundryc.pack import Capture
 from foundryc.template import GraphTable
-from foundryc.weights import Piece
+from foundryc.weights import WeightSlice
 from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
 from foundryrt.errors import DISTRIBUTION, UsageError
 
@@ -39,7 +39,7 @@ class _Registered:
     name: str
     role: str
     ref: TensorRef
-    pieces: Sequence[Piece]
+    pieces: Sequence[WeightSlice]
 
 
 class HostRecording:
@@ -55,7 +55,7 @@ class HostRecording:
         self._active = False
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece] = ()
+        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[WeightSlice] = ()
     ) -> torch.Tensor:
         """See Recorder.register; a tensor registered before gets a further name."""
         if any(known.name == name for known in self._tensors):

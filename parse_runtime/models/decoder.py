@@ -52,7 +52,7 @@ class Rows:
 
     @staticmethod
     def of(plan: Tensor, slot: Tensor) -> Rows:
-        """Rows of one slot, from int64 [5, T], as `parse_runtime.layout` makes it."""
+        """Rows of one slot, from int64 [5, T], as `parse_runtime.signature.plan` makes it."""
         return Rows(*plan.unbind(0), slots=slot)
 
     @staticmethod

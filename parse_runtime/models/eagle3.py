@@ -16,7 +16,7 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Pass, Rows, attention, mlp, store
-from parse_runtime.shapes import Tree
+from parse_runtime.signature.sizes import Tree
 
 
 def tapped_layers(layers: int) -> tuple[int, int, int]:

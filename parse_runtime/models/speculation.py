@@ -11,7 +11,7 @@ from torch import Tensor
 from parse_runtime.models.acceptance import accept
 from parse_runtime.models.decoder import Cache, Rows
 from parse_runtime.models.eagle3 import Head
-from parse_runtime.shapes import Tree
+from parse_runtime.signature.sizes import Tree
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from parse_runtime.engine import Engine
-from parse_runtime.prompts import Prompts
-from parse_runtime.rules import Rules
+from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.rules import Rules
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.events import Events

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from parse_runtime.engine import Engine
-from parse_runtime.outcome import Outcome
+from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.outcome import Outcome
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 _PHASES = ("queue", "prefill", "draft", "verify", "resume")

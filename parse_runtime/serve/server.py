@@ -13,9 +13,9 @@ import uvicorn
 from starlette.applications import Starlette
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine import Engine
-from parse_runtime.loading import load
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import load
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.metrics import Metrics

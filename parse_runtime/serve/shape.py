@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from parse_runtime.outcome import Outcome
+from parse_runtime.engine.outcome import Outcome
 
 Json = dict[str, Any]
 

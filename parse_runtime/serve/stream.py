@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from parse_runtime.outcome import Outcome
-from parse_runtime.request import Statistics
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.request import Statistics
 
 
 @dataclass(eq=False)

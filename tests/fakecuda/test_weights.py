@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from foundryc.weights import Piece, StoredTensor, TensorFile, build_weights, whole
+from foundryc.weights import StoredTensor, TensorFile, WeightSlice, build_weights, whole
 from foundryrt import native
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
@@ -52,8 +52,8 @@ def write(folder: Path, by_sha256: bool = False, by_device: bool = False) -> Pat
     pieces = {
         "large": whole(stored["large"]),
         "swapped": [
-            Piece(stored["swapped"], rows=3, columns=8, row_step=2, row=1),
-            Piece(stored["swapped"], rows=3, columns=8, source_row=3, row_step=2),
+            WeightSlice(stored["swapped"], rows=3, columns=8, row_step=2, row=1),
+            WeightSlice(stored["swapped"], rows=3, columns=8, source_row=3, row_step=2),
         ],
         "vector": whole(stored["vector"]),
     }

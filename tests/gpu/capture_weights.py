@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from foundryc.cuda.image import save
 from foundryc.cuda.recording import CudaRecording
-from foundryc.weights import Piece, TensorFile
+from foundryc.weights import TensorFile, WeightSlice
 
 folder = Path(sys.argv[1])
 r = CudaRecording()
@@ -26,8 +26,8 @@ save_file(parts, folder / "layer.safetensors")
 stored = TensorFile(folder / "layer.safetensors").tensors
 fused = torch.cat([parts["q"], parts["k"]])
 pieces = [
-    Piece(stored["q"], rows=256, columns=256),
-    Piece(stored["k"], rows=64, columns=256, row=256),
+    WeightSlice(stored["q"], rows=256, columns=256),
+    WeightSlice(stored["k"], rows=64, columns=256, row=256),
 ]
 weight = r.register("weight", fused, "weight", pieces)
 x = r.register("x", torch.randn(8, 256, generator=generator).to(torch.bfloat16), "input")

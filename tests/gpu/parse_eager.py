@@ -13,8 +13,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
 from parse_models import answer, eager, quiet, save, save_head
 
-from parse_runtime.capture import Settings
-from parse_runtime.roles import Sampling
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.protocols import Sampling
 
 SIZES = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64,

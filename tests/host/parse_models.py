@@ -16,12 +16,12 @@ import tokenizers
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from parse_runtime.backend import GraphDecoder
-from parse_runtime.capture import Settings, build
-from parse_runtime.eager import EagerSession
-from parse_runtime.roles import Sampling
-from parse_runtime.run import Options, run
-from parse_runtime.target import GraphTarget, open_models
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.record import Settings, build
+from parse_runtime.commands.run import Options, run
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.target import GraphTarget, open_models
 from parse_runtime.weights.source import Model, open_model
 
 TEMPLATE = (

@@ -15,16 +15,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import eager, require_smollm2, save
 
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings
-from parse_runtime.loading import pair
-from parse_runtime.outcome import Outcome
-from parse_runtime.pair import Alike, Unlike
-from parse_runtime.prompts import Prompts, Voice
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.prompts import Prompts, Voice
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import pair
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.text.translation import Alike, Unlike
 from parse_runtime.weights.source import open_model
 
 SLOTS = 3

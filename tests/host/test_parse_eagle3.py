@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, VOCAB, eager, save, save_head
 
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings
+from parse_runtime.capture.record import Settings
 from parse_runtime.models.eagle3 import tapped_layers
 from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import open_model

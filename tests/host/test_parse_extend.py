@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, eager, quiet, save, save_head
 
-from parse_runtime.capture import Settings
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.protocols import Sampling, Verification
+from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.models import decoder
 from parse_runtime.models.acceptance import accept
-from parse_runtime.roles import Sampling, Verification
-from parse_runtime.shapes import Tree
-from parse_runtime.target import GraphTarget
+from parse_runtime.signature.sizes import Tree
 
 MAX_LEN = 96
 PROMPTS = {2: [5, 17, 200, 3], 0: [9] * 11, 3: [31, 77]}

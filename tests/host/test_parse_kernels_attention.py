@@ -15,7 +15,7 @@ from kernel_script import kernel_report
 
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
-from parse_runtime.layout import causal, verification
+from parse_runtime.signature.plan import causal, verification
 
 layouts = st.fixed_dictionaries(
     {

@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, MIXTURE, VOCAB, eager, logits, save
 
-from parse_runtime.capture import Settings
+from parse_runtime.capture.record import Settings
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, VOCAB, eager, logits, require_smollm2, save
 
-from parse_runtime.backend import GraphDecoder
-from parse_runtime.capture import Settings
-from parse_runtime.eager import EagerSession
-from parse_runtime.judge import SELECTIONS, selection
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.judge import SELECTIONS, selection
+from parse_runtime.engine.protocols import Verification
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.models.acceptance import select
-from parse_runtime.roles import Verification
-from parse_runtime.target import GraphTarget
 from parse_runtime.text.tokenizer import Tokenizer
 
 Loaded = tuple[EagerSession, GraphTarget, GraphDecoder, int]

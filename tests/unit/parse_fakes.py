@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from parse_runtime.judge import selection, stride_cuts
-from parse_runtime.pair import Alike
-from parse_runtime.request import Request, Statistics
-from parse_runtime.roles import Sampling, Verdict, Verification
-from parse_runtime.rules import Rules
+from parse_runtime.engine.judge import selection, stride_cuts
+from parse_runtime.engine.protocols import Sampling, Verdict, Verification
+from parse_runtime.engine.request import Request, Statistics
+from parse_runtime.engine.rules import Rules
+from parse_runtime.text.translation import Alike
 
 STOP, PROMPT, SUFFIX = 0, [90, 91, 92], [70, 71]
 Answer = Callable[[list[int], Sampling], int]

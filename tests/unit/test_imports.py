@@ -36,7 +36,7 @@ def test_no_heavy_imports(module: str) -> None:
     assert not modules & set(FORBIDDEN)
 
 
-@pytest.mark.parametrize("module", ["parse_runtime.run", "otfs_pipeline.run"])
+@pytest.mark.parametrize("module", ["parse_runtime.commands.run", "otfs_pipeline.run"])
 def test_drivers_import_no_torch(module: str) -> None:
     modules, _ = imported(f"import {module}")
     assert not modules & {"torch", "foundryc"}

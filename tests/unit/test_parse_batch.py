@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.batch import answer_all
-from parse_runtime.jobs import Job, Refused
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.commands.jobs import Job, Refused
+from parse_runtime.commands.many import answer_all
+from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import Fake, mixing, request
 
 

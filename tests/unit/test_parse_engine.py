@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from foundryrt.errors import UsageError
-from parse_runtime.request import Statistics
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.request import Statistics
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import PROMPT, Fake, Heard, accepting, request, scripted
 
 DRAFT = [11, 12, 13, 14, 15, 16, 17, 18]

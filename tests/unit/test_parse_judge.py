@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parse_runtime.judge import first_failure, longest_accepted, sentence_cuts, stride_cuts
-from parse_runtime.layout import verification
+from parse_runtime.engine.judge import first_failure, longest_accepted, sentence_cuts, stride_cuts
+from parse_runtime.signature.plan import verification
 
 judged = st.lists(st.floats(0, 1), max_size=12).flatmap(
     lambda verdicts: st.tuples(

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.engine import Engine, Overloaded
-from parse_runtime.request import Request
-from parse_runtime.roles import Sampling
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.engine import Engine, Overloaded
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request
 
 

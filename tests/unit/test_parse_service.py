@@ -12,13 +12,13 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine import FAILING, Engine
-from parse_runtime.pair import Alike
-from parse_runtime.prompts import Prompts, Voice
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.engine import FAILING, Engine
+from parse_runtime.engine.prompts import Prompts, Voice
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.text.translation import Alike
 from tests.unit.parse_fakes import Fake, mixing
 
 testclient = pytest.importorskip(

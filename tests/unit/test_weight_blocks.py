@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foundryc import weights
-from foundryc.weights import Piece, StoredTensor
+from foundryc.weights import StoredTensor, WeightSlice
 
 
 @pytest.mark.parametrize(("source_row", "rows"), [(0, 37), (5, 20), (8, 8), (36, 1)])
@@ -16,7 +16,7 @@ def test_the_blocks_fill_what_the_piece_would(tmp_path, monkeypatch, source_row,
     path = tmp_path / "weights"
     path.write_bytes(b"head" + values.tobytes())
     stored = StoredTensor(path, "w", "float32", (37, 6), 4, values.nbytes)
-    piece = Piece(stored, rows=rows, columns=4, source_row=source_row, source_column=2, row=3)
+    piece = WeightSlice(stored, rows=rows, columns=4, source_row=source_row, source_column=2, row=3)
     parts = weights._split(piece)
     assert len(parts) > 1 or rows <= 8
     assert all(part.stored.length <= 100 for part in parts)

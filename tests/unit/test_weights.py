@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from foundryc.weights import (
-    Piece,
     TensorFile,
+    WeightSlice,
     build_weights,
     distinct_names,
     materialize,
@@ -88,7 +88,9 @@ def test_interleaved_rows(heads: int, half: int, seed: int) -> None:
     target = np.zeros_like(source)
     for head in range(heads):
         for part in range(2):
-            piece = Piece(None, half, 3, head * half * 2 + part, 2, row=(2 * head + part) * half)
+            piece = WeightSlice(
+                None, half, 3, head * half * 2 + part, 2, row=(2 * head + part) * half
+            )
             copy_rows(piece.copy(0), source, target)
     expected = source.reshape(heads, half, 2, 3).swapaxes(1, 2).reshape(-1, 3)
     np.testing.assert_array_equal(target, expected)

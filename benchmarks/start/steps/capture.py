@@ -33,7 +33,7 @@ def main(name: str, mode: str, folder: Path) -> None:
         write_weights(GEOMETRY[name], file)
     stored = TensorFile(file).tensors
     weights = {
-        key: recorder.register(key, values, role="weight", pieces=whole(stored[key]))
+        key: recorder.register(key, values, role="weight", slices=whole(stored[key]))
         for key, values in random_weights(GEOMETRY[name])
     }
     loaded = time.time()

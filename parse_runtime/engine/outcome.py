@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from parse_runtime.request import Request, Statistics
+from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.text.stopping import StopText
 
 

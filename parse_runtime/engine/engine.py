@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.request import Listener, Request
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.request import Listener, Request
+from parse_runtime.engine.scheduler import Scheduler
 
 _LOG = logging.getLogger(__name__)
 

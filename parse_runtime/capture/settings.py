@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from foundryrt.errors import UsageError
-from parse_runtime.judge import PROMPT
-from parse_runtime.rules import Rules
-from parse_runtime.shapes import DTYPES, Shapes, Tree
+from parse_runtime.engine.judge import PROMPT
+from parse_runtime.engine.rules import Rules
+from parse_runtime.signature.sizes import DTYPES, Shapes, Tree
 
 _TREE_ROWS = 63
 """Ancestors are bits of one int64."""

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, cast
 
 from foundryrt.errors import UsageError
-from parse_runtime.request import Listener, Request
-from parse_runtime.roles import Decoder, Target, Verification
-from parse_runtime.sequence import Advance, Answer, Call, Calls, Decode, Prefill
+from parse_runtime.engine.protocols import Decoder, Target, Verification
+from parse_runtime.engine.request import Listener, Request
+from parse_runtime.engine.sequence import Advance, Answer, Call, Calls, Decode, Prefill
 
 
 @dataclass(eq=False)

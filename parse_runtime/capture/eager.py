@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundryc.weights import Piece
-from parse_runtime.passes import Passes
+from foundryc.weights import WeightSlice
+from parse_runtime.capture.passes import Passes
 
 
 class EagerSession:
@@ -24,7 +24,7 @@ class EagerSession:
         self._passes: dict[tuple[str, tuple[tuple[str, int | str], ...]], EagerGraph] = {}
 
     def register(
-        self, name: str, tensor: Tensor, *, role: str, pieces: list[Piece] | None = None
+        self, name: str, tensor: Tensor, *, role: str, slices: list[WeightSlice] | None = None
     ) -> Tensor:
         """As a recorder does, but in torch's own memory."""
         self.tensors[name] = tensor.to(self._device)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundryrt.errors import UsageError
-from parse_runtime.inputs import inputs
-from parse_runtime.settings import Settings
+from parse_runtime.capture.files import inputs
+from parse_runtime.capture.settings import Settings
 from parse_runtime.text.chat import Chat
 from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import Model, open_model
 
 if TYPE_CHECKING:
-    from parse_runtime.passes import Passes
+    from parse_runtime.capture.passes import Passes
 
 __all__ = ["Settings", "build", "inputs", "record"]
 
@@ -96,7 +96,7 @@ def build(
     compiled: Any = lambda function: function,
 ) -> list[Passes]:
     """The target's and the draft's passes; one model's weights are registered once."""
-    from parse_runtime.passes import Passes, load_parameters
+    from parse_runtime.capture.passes import Passes, load_parameters
 
     shapes = settings.shapes()
     weights = load_parameters("target", target.parameters, settings.dtype, register)

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import msgspec
 
 from foundryrt.errors import UsageError
-from parse_runtime.prompts import Prompts
-from parse_runtime.request import Request
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.rules import Rules
 from parse_runtime.text.chat import Conversation
 
 _LONGEST = 8 << 20

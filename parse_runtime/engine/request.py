@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from foundryrt.errors import UsageError
-from parse_runtime.pair import Pair
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.rules import Rules
+from parse_runtime.text.translation import Pair
 
 
 class TooLong(UsageError):

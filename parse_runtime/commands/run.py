@@ -8,14 +8,14 @@ from typing import Any
 
 from foundryrt.console import write
 from foundryrt.errors import UsageError
-from parse_runtime.batch import answer_all
-from parse_runtime.jobs import Defaults, Job, Line, read
-from parse_runtime.loading import UNLIKE, load
-from parse_runtime.outcome import Outcome
-from parse_runtime.prompts import Prompts
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.commands.jobs import Defaults, Job, Line, read
+from parse_runtime.commands.many import answer_all
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import UNLIKE, load
 from parse_runtime.serve import Serving, serve
 
 __all__ = ["Options", "Serving", "run", "serve"]

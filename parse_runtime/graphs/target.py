@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from foundryrt.errors import UsageError
-from parse_runtime.backend import GraphDecoder, Session, pieces
-from parse_runtime.judge import SELECTIONS, selection
-from parse_runtime.layout import verification
-from parse_runtime.proposer import DraftProposer
-from parse_runtime.roles import Sampling, Verdict, Verification
+from parse_runtime.engine.judge import SELECTIONS, selection
+from parse_runtime.engine.protocols import Sampling, Verdict, Verification
+from parse_runtime.graphs.decoder import GraphDecoder, Session, pieces
+from parse_runtime.graphs.proposer import DraftProposer
+from parse_runtime.signature.plan import verification
 
 
 class GraphTarget(GraphDecoder):

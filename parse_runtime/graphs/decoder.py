@@ -1,4 +1,4 @@
-"""The engine's models as graphs of a session (or of `parse_runtime.eager`, which looks alike)."""
+"""The engine's models as graphs of a session (or of `parse_runtime.capture.eager`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
-from parse_runtime.layout import causal, padded
-from parse_runtime.roles import Sampling
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.signature.plan import causal, padded
 
 
 class Graph(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.backend import GraphDecoder
-from parse_runtime.roles import Sampling
-from parse_runtime.shapes import Tree
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.signature.sizes import Tree
 
 
 class DraftProposer:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
-from parse_runtime.judge import sentence_cuts, stride_cuts
-from parse_runtime.pair import Pair
-from parse_runtime.request import Request, TooLong
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
+from parse_runtime.engine.judge import sentence_cuts, stride_cuts
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.request import Request, TooLong
+from parse_runtime.engine.rules import Rules
 from parse_runtime.text.chat import Chat, Conversation
 from parse_runtime.text.stopping import StopText
 from parse_runtime.text.tokenizer import TextStream, Tokenizer
+from parse_runtime.text.translation import Pair
 
 _COMPOSED = 4
 """Unicode's normal form C makes one character of up to so many."""

@@ -41,7 +41,7 @@ class Verification:
     """The judge's question."""
     threshold: float = 0.5
     rule: str = "first-failure"
-    """A name of `parse_runtime.judge.SELECTIONS`."""
+    """A name of `parse_runtime.engine.judge.SELECTIONS`."""
 
 
 @dataclass(frozen=True)

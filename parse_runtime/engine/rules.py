@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from foundryrt.errors import UsageError
-from parse_runtime.judge import CUTS, PROMPT, selection
+from parse_runtime.engine.judge import CUTS, PROMPT, selection
 
 
 @dataclass(frozen=True, kw_only=True)

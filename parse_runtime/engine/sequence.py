@@ -11,8 +11,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from parse_runtime.request import Listener, Request, Statistics
-from parse_runtime.roles import Verdict, Verification
+from parse_runtime.engine.protocols import Verdict, Verification
+from parse_runtime.engine.request import Listener, Request, Statistics
 
 
 @dataclass(frozen=True)

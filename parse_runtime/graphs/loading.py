@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.pair import Alike, Pair, Unlike
-from parse_runtime.prompts import Prompts, Voice
-from parse_runtime.roles import Decoder, Target
-from parse_runtime.rules import Rules
-from parse_runtime.target import open_models
+from parse_runtime.engine.prompts import Prompts, Voice
+from parse_runtime.engine.protocols import Decoder, Target
+from parse_runtime.engine.rules import Rules
+from parse_runtime.graphs.target import open_models
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.text.translation import Alike, Pair, Unlike
 
 UNLIKE = ("retokenize", "refuse")
 

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from foundryc.weights import Piece, materialize
+from foundryc.weights import WeightSlice, materialize
 from parse_runtime.kernels.sample import sample
-from parse_runtime.layout import padded
 from parse_runtime.models.acceptance import select
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Rows, decoder_layer, forward, logits
 from parse_runtime.models.eagle3 import Head, tapped_layers
 from parse_runtime.models.speculation import Speculation
-from parse_runtime.shapes import Shapes
+from parse_runtime.signature.plan import padded
+from parse_runtime.signature.sizes import Shapes
 from parse_runtime.weights.parameters import Parameter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -28,7 +28,7 @@ class Register(Protocol):
     """`Recorder.register`: moves a tensor into the arena and returns the one there."""
 
     def __call__(
-        self, name: str, tensor: Tensor, *, role: str, pieces: list[Piece] | None = None
+        self, name: str, tensor: Tensor, *, role: str, slices: list[WeightSlice] | None = None
     ) -> Tensor: ...
 
 
@@ -39,10 +39,10 @@ def load_parameters(
     loaded = {}
     for parameter in parameters:
         kind = parameter.dtype or dtype
-        values = torch.from_numpy(materialize(parameter.pieces, parameter.shape, kind))
+        values = torch.from_numpy(materialize(parameter.slices, parameter.shape, kind))
         tensor = values.view(DTYPES.get(kind, values.dtype))
         loaded[parameter.name] = register(
-            f"{name}.{parameter.name}", tensor, role="weight", pieces=parameter.pieces
+            f"{name}.{parameter.name}", tensor, role="weight", slices=parameter.slices
         )
     return loaded
 

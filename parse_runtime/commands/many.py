@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from foundryrt.console import print_json, write
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.jobs import Job, Refused
-from parse_runtime.outcome import Outcome
-from parse_runtime.progress import progress_bar
-from parse_runtime.prompts import Prompts
-from parse_runtime.request import Statistics
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.commands.jobs import Job, Refused
+from parse_runtime.commands.progress import progress_bar
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.request import Statistics
+from parse_runtime.engine.scheduler import Scheduler
 
 
 def answer_all(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.layout import cache_rows
+from parse_runtime.signature.plan import cache_rows
 
 DTYPES = ("float32", "bfloat16")
 
