@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from foundryc import report
 from foundryc.cache import cli as cache_cli
@@ -17,7 +15,15 @@ from foundryc.difference import compare
 from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
+from foundryrt.console import (
+    Json,
+    Version,
+    print_json,
+    print_options,
+    progress_bar,
+    reporting,
+    run_app,
+)  # fmt: skip
 from foundryrt.trust import resolve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -135,14 +141,17 @@ def verify(
 ) -> None:
     """Check every byte of a bundle: digests, references, graph tables; with keys, its signature."""
     with reporting(), Bundle.open(bundle, checked := resolve(trust or None)) as opened:
-        columns = (TextColumn("verifying"), BarColumn(), DownloadColumn())
-        stderr = Console(stderr=True)
-        # A bar in a log file is noise.
-        quiet = not stderr.is_terminal
-        with Progress(*columns, console=stderr, transient=True, disable=quiet) as progress:
-            total = sum(section.stored for section in opened.sections)
-            task = progress.add_task("verify", total=total)
-            opened.verify(lambda stored: progress.advance(task, stored))
+        total = sum(section.stored for section in opened.sections)
+        # In millions: what is left of a large bundle is what people want to know.
+        with progress_bar(-(-total // 10**6), "verifying") as update:
+            seen = 0
+
+            def report_bytes(stored: int) -> None:
+                nonlocal seen
+                seen += stored
+                update(-(-seen // 10**6), "MB")
+
+            opened.verify(report_bytes)
         if json:
             print_json(
                 {

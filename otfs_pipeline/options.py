@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundryrt.errors import UsageError
-from otfs_pipeline.settings import option
+from foundryrt.options import option
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,21 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
-from otfs_pipeline import profile, recording, shared, source, zeromq
+from foundryrt.progress import progress_bar
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
-from otfs_pipeline.pace import sleep_until
-from otfs_pipeline.progress import Bar
-from otfs_pipeline.samples import DATATYPES, encode, width
+from otfs_pipeline.frames import recording, shared, source, zeromq
+from otfs_pipeline.frames.pace import sleep_until
+from otfs_pipeline.frames.samples import DATATYPES, encode, width
+from otfs_pipeline.frames.wire import Header, Sender
+from otfs_pipeline.link import profile
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.wire import Header
 
 # Puts synthetic frames, of unit mean energy but with a strong pilot, into the range of ci16_le.
 _INTEGER_GAIN = 1 / 64
@@ -57,14 +59,14 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
     if not messages:
         raise FoundryError(f"recording {options.iq}: there is no frame in it")
     size = max(len(data) for _, data in messages)
-    link: Any = (
+    link: Sender = (
         zeromq.Sender(options.zmq, options.patience)
         if options.zmq
         else shared.Sender(options.shm, size, options.slots, not options.pace, options.patience)
     )
-    bar, late, sent = Bar("sending", frames), 0, 0
+    late = sent = 0
     start = time.perf_counter()
-    try:
+    with closing(link), progress_bar(frames, "sending") as update:
         for header, data in itertools.islice(itertools.cycle(messages), frames):
             if options.pace:
                 due = start + (sent + 1) * settings.frame_seconds
@@ -72,11 +74,8 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
                 sleep_until(due)
             link.send(replace(header, sequence=sent), data)
             sent += 1
-            bar.update(sent)
+            update(sent)
         link.finish(sent)
-    finally:
-        bar.close()
-        link.close()
     return {"frames": sent, "seconds": time.perf_counter() - start, "late": late}
 
 
@@ -84,7 +83,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if not options.bundle:
         return Settings(grid=options.grid)
     with Bundle.open(options.bundle) as bundle:
-        return Settings(**bundle.manifest.workload.settings)  # type: ignore[arg-type]
+        return Settings.recorded(bundle.manifest.workload.settings)
 
 
 def _recorded(path: str, settings: Settings) -> Iterator[tuple[Header, bytes]]:
@@ -104,17 +103,16 @@ def _simulated(
 ) -> Iterator[tuple[Header, bytes]]:
     paths = profile.find(options.channel)
     paths.check(settings)
-    bar = Bar("simulating", size)
     gain = _INTEGER_GAIN if options.datatype == "ci16_le" else 1.0
 
     def make(index: int) -> source.Frame:
         return source.simulate(settings, options.snr, options.seed, index, paths)
 
-    for index, item in enumerate(source.pool(make, size)):
-        bar.advance()
-        header = Header(0, options.datatype, settings.q, options.seed, index)
-        yield header, encode(item.samples, options.datatype, gain)
-    bar.close()
+    with progress_bar(size, "simulating") as update:
+        for index, item in enumerate(source.pool(make, size)):
+            update(index + 1)
+            header = Header(0, options.datatype, settings.q, options.seed, index)
+            yield header, encode(item.samples, options.datatype, gain)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.options import option
 
 # Bins beyond the physical spread that the window of the channel estimate covers: (delay, Doppler).
 WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
 # Bins beyond the physical spread at which the simulated channel cuts the pulses' tails.
 CHANNEL_REACH = {"rrc": 8, "sinc": 48}
-
-
-def option(default: Any, text: str) -> Any:
-    """A field whose command-line option has the help `text`."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,20 @@ class Settings:
     iterations: int = option(28, "conjugate-gradient iterations")
     tap_sigmas: float = option(3.0, "taps count above this many noise deviations")
     max_taps: int = option(192, "the strongest taps that are kept at most")
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings that a bundle was captured with.
+
+        FoundryError where they are not those of this version.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise FoundryError(
+                f"the bundle's settings do not fit this version of otfs_pipeline ({error}); "
+                "capture it again"
+            ) from error
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", self.grid):

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from otfs_pipeline import frame
-from otfs_pipeline.receiver import TINY, Receiver
+from otfs_pipeline.link import frame
+from otfs_pipeline.receiver.eager import TINY, Receiver
+from otfs_pipeline.receiver.tables import tables
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.tables import tables
 
 Call = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 Product = Callable[[torch.Tensor], torch.Tensor]

@@ -15,12 +15,12 @@ from typer import Option
 
 from benchmarks.device import cpu
 from benchmarks.report import RESULTS, Output, today, write_results
-from otfs_pipeline import banded, frame, qam, reference, transmit, zak
-from otfs_pipeline.bootstrap import snr_at
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.estimate import Estimate
-from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.link import banded, frame, qam, reference, transmit, zak
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.estimate import Estimate
+from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.study.bootstrap import snr_at
 
 TARGET_BER = 1e-2
 ITERATIONS = (8, 12, 16, 20, 24, 28, 32)

@@ -18,10 +18,10 @@ from typer import Option
 
 from benchmarks.receiver.loss import TARGET_BER, period_matrix, window
 from benchmarks.report import RESULTS, Output, chosen, today, write_results
-from otfs_pipeline import equalize, frame, qam, transmit, zak
-from otfs_pipeline.bootstrap import snr_at
-from otfs_pipeline.channel import Taps
+from otfs_pipeline.link import equalize, frame, qam, transmit, zak
+from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.study.bootstrap import snr_at
 
 # Grid -> what else its link needs (see loss.small_grids), and frames.
 LINKS = {

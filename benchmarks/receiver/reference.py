@@ -13,10 +13,11 @@ import numpy as np
 from typer import Option
 
 from benchmarks.report import RESULTS, Output, today, write_results
-from otfs_pipeline import banded, channel, equalize, linklevel, qam, zak
-from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.link import banded, channel, equalize, qam, zak
+from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.study import processor
+from otfs_pipeline.study import linklevel
+from otfs_pipeline.study.measure import processor
 
 PERFECT_POINTS = ((4, 10.0), (16, 15.0), (16, 20.0), (16, 25.0))
 PILOT_POINTS = (15.0, 20.0, 25.0)

@@ -20,9 +20,10 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 from foundryrt.session import Session  # noqa: E402
-from otfs_pipeline import frame, source, stream  # noqa: E402
+from otfs_pipeline.frames import source, stream  # noqa: E402
+from otfs_pipeline.frames.pace import Paced  # noqa: E402
+from otfs_pipeline.link import frame  # noqa: E402
 from otfs_pipeline.metrics import latency_percentiles  # noqa: E402
-from otfs_pipeline.pace import Paced  # noqa: E402
 from otfs_pipeline.settings import Settings  # noqa: E402
 
 

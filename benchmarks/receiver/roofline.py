@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from otfs_pipeline import frame
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.link import frame
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 
 _FMA = """
 extern "C" __global__ void fma_rate(float* out) {

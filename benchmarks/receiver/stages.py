@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.receiver import loss, roofline
 from benchmarks.receiver.baselines import Call, CsrReceiver, DelayDopplerReceiver, banded, captured
-from otfs_pipeline import source
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.frames import source
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
 
 REPEATS = 20
@@ -47,18 +47,18 @@ class Stages:
     def __init__(self, geometry: Geometry, images: dict[str, bytes] | None = None) -> None:
         torch.cuda.synchronize()
         images = images or program.images(geometry, architecture())
-        self.functions = program.load(geometry, images)
+        self.program = program.Program(geometry, images)
         self.tensors = {
-            name: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")
-            for name, (shape, dtype) in program.buffers(geometry).items()
+            name: torch.empty(buffer.shape, dtype=getattr(torch, buffer.dtype), device="cuda")
+            for name, buffer in program.buffers(geometry).items()
         }
 
     def launch(self, *names: str) -> None:
         """Queue kernels on torch's stream."""
         stream = torch.cuda.current_stream().cuda_stream
+        addresses = {name: tensor.data_ptr() for name, tensor in self.tensors.items()}
         for name in names:
-            addresses = (self.tensors[p].data_ptr() for p in program.KERNELS[name][1])
-            self.functions[name].launch(stream, tuple(addresses))
+            self.program.launch(name, addresses, stream)
 
     def delays(self) -> int:
         """Delays that a tap was found at."""

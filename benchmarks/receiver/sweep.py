@@ -1,10 +1,10 @@
 """Ways to divide a frame among blocks and threads: times of the equalizer, and of all stages.
 
-A row: samples a thread, delays a group, blocks a cluster, 1 for signals in place of its barrier,
-threads a block, clusters that the GPU holds at once (a period is one), iterations, microseconds, by
-how much the worst symbol differs from the default's, BER of one frame at 20 dB. First `each` and
-`cluster`, then `group` with the fastest of them, other iteration counts, and the fastest with the
-cluster's barrier. The last lines of a grid are the stages of the default and the fastest.
+A row: samples a thread, delays a group, blocks a cluster, threads a block, clusters that the GPU
+holds at once (a period is one), iterations, microseconds, by how much the worst symbol differs from
+the default's, BER of one frame at 20 dB. First `each` and `cluster`, then `group` with the fastest
+of them, and other iteration counts. The last lines of a grid are the stages of the default and the
+fastest.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from typer import Option
 from benchmarks.receiver import roofline
 from benchmarks.receiver.stages import Stages, architecture
 from benchmarks.report import RESULTS, Output, chosen, today, write_results
-from otfs_pipeline import source
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry, held_samples
+from foundryc.cuda.driver import bindings, call
+from otfs_pipeline.frames import source
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry, held_samples
 from otfs_pipeline.settings import Settings
 
 GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
 ITERATIONS = (12, 20, 24, 32)
 SNR = 20.0
-HEAD = "each group cluster signals threads at_once   K      us       off       BER"
+HEAD = "each group cluster threads at_once   K      us       off       BER"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class Row:
     each: int
     group: int
     cluster: int
-    signals: bool
     threads: int
     at_once: int
     iterations: int
@@ -78,8 +78,6 @@ class Sweep:
         self._measure([replace(best, group=group) for group in (1, 2, 3, 6, 8)])
         counts = [replace(default.settings, iterations=k) for k in ITERATIONS]
         self._measure([replace(default, settings=settings) for settings in counts])
-        chosen = dict.fromkeys([default, *self.fastest(4)])
-        self._measure([replace(geometry, signals=False) for geometry in chosen])
 
     def stages(self, geometry: Geometry) -> dict[str, float]:
         """Microseconds by kernel and of all in one launch, and that over the roofline."""
@@ -95,7 +93,7 @@ class Sweep:
         settings = self.default.settings
         same = [row for row in self.rows if row.iterations == settings.iterations]
         return [
-            Geometry(settings, row.each, row.group, row.cluster, row.signals)
+            Geometry(settings, row.each, row.group, row.cluster)
             for row in sorted(same, key=lambda row: row.us)[:count]
         ]
 
@@ -105,7 +103,7 @@ class Sweep:
         times = {}
         for name, geometry in (("default", self.default), ("fastest", *self.fastest(1))):
             times[name] = self.stages(geometry)
-            division = (geometry.each, geometry.group, geometry.cluster, int(geometry.signals))
+            division = (geometry.each, geometry.group, geometry.cluster)
             shown = "  ".join(f"{key} {value:.2f}" for key, value in times[name].items())
             print(f"{name} {'/'.join(map(str, division))}: {shown}", flush=True)
         rows = [asdict(row) for row in self.rows]
@@ -131,9 +129,8 @@ class Sweep:
                 geometry.each,
                 geometry.group,
                 geometry.cluster,
-                geometry.signals,
                 geometry.threads,
-                at_once(geometry, stages.functions["equalize"]),
+                at_once(geometry, stages.program),
                 geometry.settings.iterations,
                 stages.microseconds("equalize"),
                 float((symbols - self._symbols).abs().max()),
@@ -141,7 +138,7 @@ class Sweep:
             )
             self.rows.append(row)
             print(
-                f"{row.each:4} {row.group:5} {row.cluster:7} {row.signals:7d} {row.threads:7}"
+                f"{row.each:4} {row.group:5} {row.cluster:7} {row.threads:7}"
                 f" {row.at_once:7} {row.iterations:3} {row.us:7.1f} {row.off:9.1e} {row.ber:9.3e}",
                 flush=True,
             )
@@ -166,19 +163,19 @@ def fits(geometry: Geometry) -> bool:
     )
 
 
-def at_once(geometry: Geometry, function: program.Function) -> int:
+def at_once(geometry: Geometry, loaded: program.Program) -> int:
     """Clusters of the equalizer that the device holds at the same time."""
-    from cuda.bindings import driver
-
+    driver = bindings()
+    launch = loaded.launches["equalize"]
     config, attribute = driver.CUlaunchConfig(), driver.CUlaunchAttribute()
-    config.gridDimX, config.gridDimY, config.gridDimZ = function.blocks, 1, 1
-    config.blockDimX, config.blockDimY, config.blockDimZ = function.threads, 1, 1
-    config.sharedMemBytes = function.shared
+    config.gridDimX, config.gridDimY, config.gridDimZ = launch.blocks, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = launch.threads, 1, 1
+    config.sharedMemBytes = launch.shared
     attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
     size = attribute.value.clusterDim
     size.x, size.y, size.z = geometry.cluster, 1, 1
     config.attrs, config.numAttrs = [attribute], 1
-    return int(program.check(driver.cuOccupancyMaxActiveClusters(function.handle, config)))
+    return int(call("cuOccupancyMaxActiveClusters", loaded.kernels["equalize"].handle, config))
 
 
 def run(

@@ -23,13 +23,14 @@ import triton.language as tl
 from benchmarks.receiver import roofline
 from benchmarks.receiver.stages import Stages
 from benchmarks.report import RESULTS, Output, today, write_results
-from otfs_pipeline import banded, frame, reference, source
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.estimate import Estimate
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import banded, frame, reference
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.estimate import Estimate
+from otfs_pipeline.link.zak import zak
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.zak import zak
 from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 
 # Samples a program and its warps.

@@ -57,13 +57,13 @@ def program(folder: Path) -> Path:
 
 def kernels(folder: Path) -> Path:
     """Empty kernels k0, k1, ... whose one argument has 128 bytes, for the GPU that is here."""
-    from foundryc.cuda.compile import compile_text
+    from foundryc.cuda.kernels import compile_source
 
     names = [f'extern "C" __global__ void k{i}(A) {{}}\n' for i in range(PLAIN["functions"])]
     text = "struct A { long words[16]; };\n" + "".join(names)
     capability = gpu("compute_cap").replace(".", "")
     binary = folder / "kernels.cubin"
-    binary.write_bytes(compile_text(text.encode(), "kernels.cu", f"sm_{capability}"))
+    binary.write_bytes(compile_source(text, "kernels.cu", f"sm_{capability}"))
     return binary
 
 

@@ -17,8 +17,8 @@ from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
 from foundryc.cache.places import open_place
 from foundryc.cache.request import Request
-from foundryc.progress import status
 from foundryrt.errors import FoundryError, install
+from foundryrt.progress import progress_bar
 
 Capture = Callable[[Request, Path], None]
 _MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
@@ -52,16 +52,17 @@ def capture_now(request: Request, path: Path) -> None:
     settings = dataclasses.asdict(request.settings)
     with (
         _enough_memory(),
-        status("loading") as progress,
+        progress_bar(0, "capturing:") as update,
         Recorder(
             target=request.target,
             workload=request.workload,
             settings=settings,
             compile=request.compile,
-            progress=progress,
+            progress=lambda phase: update(0, phase),
             base=request.base,
         ) as recorder,
     ):
+        update(0, "loading")
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from foundryc.cuda.compile import compile_cubin
 from foundryc.cuda.extract import CapturedFunction, Columns
+from foundryc.cuda.kernels import compile_source
 from foundryc.cuda.recording import CudaRecording, NamedTensor
 from foundryc.cuda.smaller import smaller
 from foundryc.cuda.variables import values_to_keep
@@ -190,7 +190,7 @@ def save(
         major, minor = torch.cuda.get_device_capability(arena.device)
         recipes = Weights() if embed else build_weights(weights)
         if recipes.sources:
-            data = compile_cubin(_DIGEST, f"sm_{major}{minor}")
+            data = compile_source(_DIGEST.read_bytes(), _DIGEST.name, f"sm_{major}{minor}")
             section = writer.add(SectionKind.KERNEL, "digest of weights", data, compress=False)
             recipes = msgspec.structs.replace(recipes, digest_kernel=len(kernels))
             kernels += (Kernel(sha256=hashlib.sha256(data).digest(), section=section),)

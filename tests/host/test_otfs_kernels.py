@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks.receiver import sweep
 from foundryrt.errors import UsageError
-from otfs_pipeline import reference, source
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import reference
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry
 from otfs_pipeline.settings import Settings
 from tests.host.kernels_on_cpu import receive
 
@@ -87,16 +88,13 @@ def test_every_division_gives_the_same(each: int, group: int, cluster: int, tmp_
     np.testing.assert_allclose(got["symbols"], exact.symbols, atol=2e-2 if each > 1 else 1e-4)
 
 
-@pytest.mark.parametrize(
-    ("each", "group", "cluster", "signals"),
-    [(11, 4, 3, False), (11, 4, 3, True), (21, 8, 3, False), (9, 4, 7, True)],
-)
+@pytest.mark.parametrize(("each", "group", "cluster"), [(11, 4, 3), (21, 8, 3), (9, 4, 7)])
 def test_blocks_with_inner_and_outer_warps(
-    each: int, group: int, cluster: int, signals: bool, tmp_path: Path
+    each: int, group: int, cluster: int, tmp_path: Path
 ) -> None:
     # As those of 16384x32: some warps wait for the neighbours' edges, some do not.
     link = Settings(grid="4096x12", iterations=12)
-    geometry = Geometry(link, each, group, cluster, signals)
+    geometry = Geometry(link, each, group, cluster)
     assert 32 * each + geometry.halo < geometry.span
     frame = source.simulate(link, 20.0, 5, 0)
     got = receive(frame.samples, geometry, tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.receiver import loss
-from otfs_pipeline import equalize, frame
+from otfs_pipeline.link import equalize, frame
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="64x32")

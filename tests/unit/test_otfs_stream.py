@@ -11,10 +11,10 @@ import pytest
 
 from foundryrt.errors import FoundryError
 from foundryrt.host.pipeline import HostPipeline
-from otfs_pipeline import stream
-from otfs_pipeline.inbox import Inbox
-from otfs_pipeline.pace import Paced
-from otfs_pipeline.source import UNKNOWN, Frame
+from otfs_pipeline.frames import stream
+from otfs_pipeline.frames.pace import Paced
+from otfs_pipeline.frames.queue import Inbox
+from otfs_pipeline.frames.source import UNKNOWN, Frame
 
 SIZE = 8
 
