@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.parse.geometry import random_head
 from benchmarks.parse.measure import CapturedSession, wall_seconds
+from benchmarks.parse.models import random_head
 from parse_runtime.capture.passes import Passes
 from parse_runtime.engine.protocols import Sampling, Verdict, Verification
 from parse_runtime.engine.request import Request

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.otfs.baselines import Call, CsrReceiver, DelayDopplerReceiver
+from benchmarks.receiver.baselines import Call, CsrReceiver, DelayDopplerReceiver
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import equalize, frame, qam
 from otfs_pipeline.link.channel import Taps, apply

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.otfs import sweep
+from benchmarks.receiver import sweep
 from foundryrt.errors import UsageError
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference

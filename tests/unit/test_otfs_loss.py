@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.otfs import loss
+from benchmarks.receiver import loss
 from otfs_pipeline.link import equalize, frame
 from otfs_pipeline.settings import Settings
 

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from benchmarks.otfs import loss, precondition
+from benchmarks.receiver import loss, precondition
 from otfs_pipeline.link import equalize
 from otfs_pipeline.settings import Settings
 

@@ -1,25 +1,23 @@
-"""Steps that preconditioned conjugate gradients need for the bit error rate of exact LMMSE.
-
-    python -m benchmarks.otfs.precondition [--grids 31x37 64x32 1024x32] --output FILE    (no GPU)
+"""Iterations that preconditioned conjugate gradients need for the bit error rate of exact LMMSE.
 
 Channel and noise known, each Doppler period on its own, as in loss.py. All estimates are made
-unbiased by the sent symbols, so that nothing but the steps tells them apart.
+unbiased by the sent symbols, so that they differ by the iterations alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from typer import Option
 
-from benchmarks.otfs.loss import TARGET_BER, period_matrix, window
+from benchmarks.receiver.loss import TARGET_BER, period_matrix, window
+from benchmarks.report import RESULTS, Output, chosen, today, write_results
 from otfs_pipeline.link import equalize, frame, qam, transmit, zak
 from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.settings import Settings
@@ -187,19 +185,15 @@ def study(grid: str) -> dict[str, object]:
     return {"grid": grid, "frames": frames, "snr_db": list(SNRS), "methods": report}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--grids", nargs="+", choices=LINKS, default=list(LINKS))
-    parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
+def run(
+    grids: Annotated[str, Option(help="Grids, comma-separated.")] = ",".join(LINKS),
+    output: Output = RESULTS / "otfs_precondition.json",
+) -> None:
+    """Measure how many iterations each preconditioner needs."""
     result = {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "machine": f"{platform.machine()}, numpy {np.__version__}, float64",
-        "grids": [study(grid) for grid in options.grids],
+        "grids": [study(grid) for grid in chosen(grids, tuple(LINKS), "--grids")],
     }
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(output, result)
     print(json.dumps(result, indent=1))
-
-
-if __name__ == "__main__":
-    main()

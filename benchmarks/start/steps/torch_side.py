@@ -11,7 +11,7 @@ SPAWNED = float(os.environ["SPAWNED"])
 
 import torch  # noqa: E402
 
-from benchmarks.cold.model import GEOMETRY, decode_passes, random_weights  # noqa: E402
+from benchmarks.start.steps.model import GEOMETRY, decode_passes, random_weights  # noqa: E402
 
 
 def capture(name, compiled):

@@ -1,4 +1,4 @@
-"""What instantiating graphs costs, by ways to do it: a JSON table of short runs of instantiate.cpp.
+"""What instantiating graphs costs, by ways to do it: short runs of instantiate.cpp.
 
 Each run is a process of its own, for the driver keeps the memory that execs once took. The plain
 way and two threads come twice: how far those differ is how much a difference means.
@@ -6,8 +6,6 @@ way and two threads come twice: how far those differ is how much a difference me
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -15,6 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from benchmarks.device import gpu
+from benchmarks.report import RESULTS, Output, today, write_results
 
 HERE = Path(__file__).parent
 LIMIT, ONE = 60, 10  # seconds for everything, and for one run
@@ -57,29 +61,25 @@ def kernels(folder: Path) -> Path:
 
     names = [f'extern "C" __global__ void k{i}(A) {{}}\n' for i in range(PLAIN["functions"])]
     text = "struct A { long words[16]; };\n" + "".join(names)
-    capability = asked("compute_cap").replace(".", "")
+    capability = gpu("compute_cap").replace(".", "")
     binary = folder / "kernels.cubin"
     binary.write_bytes(compile_source(text, "kernels.cu", f"sm_{capability}"))
     return binary
 
 
-def asked(field: str) -> str:
-    """A property of the first GPU."""
-    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader", "--id=0"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--binary", type=Path, help="of k0, k1, ..., instead of compiled ones")
-    parser.add_argument("-o", "--output", type=Path)
-    options = parser.parse_args()
+def run(
+    binary: Annotated[
+        Path | None, Option(help="Kernel binary with k0, k1, ..., instead of compiled ones.")
+    ] = None,
+    output: Output = RESULTS / "instantiate.json",
+) -> None:
+    """Measure ways to build, instantiate and upload graphs of many nodes."""
     end = time.monotonic() + LIMIT
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         built = program(folder)
-        binary = options.binary or kernels(folder)
+        cubin = binary or kernels(folder)
         for way in WAYS:
             plan = PLAIN | way
             variables = {key: str(plan.pop(key)) for key in list(plan) if key.isupper()}
@@ -90,20 +90,18 @@ def main() -> None:
                 continue
             try:
                 done = subprocess.run(
-                    [built, binary, *(f"{key}={value}" for key, value in plan.items())],
+                    [built, cubin, *(f"{key}={value}" for key, value in plan.items())],
                     capture_output=True, text=True, timeout=ONE, env=os.environ | variables,
                 )  # fmt: skip
                 row |= json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr}
             except subprocess.TimeoutExpired:
                 row["error"] = f"more than {ONE} s"
             print(row, file=sys.stderr)
-    date = datetime.date.today().isoformat()
-    names = {"device": asked("name"), "driver": asked("driver_version")}
-    report = {"date": date, **names, "rows": rows}
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
-
-
-main()
+    report = {
+        "date": today(),
+        "device": gpu(),
+        "driver": gpu("driver_version"),
+        "rows": rows,
+    }
+    print(json.dumps(report, indent=1))
+    write_results(output, report)

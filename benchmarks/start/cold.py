@@ -1,12 +1,10 @@
 """Cold start of a decoder's graphs: torch against a bundle; every figure from fresh processes.
 
-Writes one JSON: a run for each of eager and --compile. The weights lie in a file in the page cache.
+Results have a part for each mode, eager and compiled. The weights are in a file in the page cache.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import os
 import shutil
@@ -16,11 +14,25 @@ import sys
 import sysconfig
 import tempfile
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
+from typer import Option
+
+from benchmarks.device import gpu
+from benchmarks.report import RESULTS, Output, chosen, today, write_results
+
+STEPS = Path(__file__).parent / "steps"
+ROOT = Path(__file__).parents[2]
+MODES = ("eager", "compile")
+
+
+class Model(StrEnum):
+    """Decoders that can be measured."""
+
+    SMALL = "qwen3-0.6b"
+    LARGE = "qwen3-14b"
 
 
 def process(*command: object) -> tuple[dict[str, Any], float]:
@@ -41,10 +53,10 @@ def process(*command: object) -> tuple[dict[str, Any], float]:
 
 
 def step(script: str, *arguments: object) -> dict[str, Any]:
-    """A script of benchmarks/cold in a process of its own."""
-    # What other packages' .pth files import at start is none of ours.
+    """A script of the folder `steps` in a process of its own."""
+    # A start does not pay for what other packages' .pth files import.
     options = ["-S"] if script == "replay.py" else []
-    report, spent = process(sys.executable, *options, HERE / "cold" / script, *arguments)
+    report, spent = process(sys.executable, *options, STEPS / script, *arguments)
     print(f"{script} {' '.join(map(str, arguments[:2]))}: {spent / 1e3:.1f} s", file=sys.stderr)
     return report
 
@@ -52,7 +64,7 @@ def step(script: str, *arguments: object) -> dict[str, Any]:
 def floor(folder: Path, repeats: int) -> dict[str, float]:
     """A bare process: cuInit, context, one launch; and the speed of a pinned copy."""
     program = folder / "floor"
-    subprocess.run(["g++", "-O2", HERE / "cold" / "floor.cpp", "-o", program, "-ldl"], check=True)
+    subprocess.run(["g++", "-O2", STEPS / "floor.cpp", "-o", program, "-ldl"], check=True)
     times = [process(program)[1] for _ in range(repeats + 1)][1:]
     return {"floor_ms": statistics.median(times), **process(program, "copy")[0]}
 
@@ -98,50 +110,48 @@ def measure(model: str, mode: str, folder: Path, repeats: int, torchs: int) -> d
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="qwen3-0.6b", choices=("qwen3-0.6b", "qwen3-14b"))
-    parser.add_argument("--modes", default="eager,compile")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--torch-repeats", type=int, default=2)
-    parser.add_argument("--captured", type=Path, help="folder that cold/capture.py has filled")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
+def run(
+    model: Annotated[Model, Option(help="Geometry of the decoder.")] = Model.SMALL,
+    modes: Annotated[str, Option(help="Of eager and compile.")] = ",".join(MODES),
+    repeats: Annotated[int, Option(help="Processes of ours, of which medians are taken.")] = 5,
+    torch_repeats: Annotated[int, Option(help="Processes of torch.")] = 2,
+    captured: Annotated[
+        Path | None, Option(help="Folder that benchmarks.start.steps.capture has filled.")
+    ] = None,
+    output: Output = RESULTS / "cold_start.json",
+) -> None:
+    """Measure the cold start of a decoder's graphs from a bundle, beside torch capturing them.
+
+    Results are written after each mode.
+    """
+    wanted = chosen(modes, MODES, "--modes")
     # Memory, not a disk: the weights are to be in the page cache.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    folder = options.captured or Path(tempfile.mkdtemp(dir=memory))
-    sys.path.insert(0, str(ROOT))
+    folder = captured.resolve() if captured else Path(tempfile.mkdtemp(dir=memory))
     try:
         import torch
 
-        driver = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, check=True,
-        ).stdout.strip().split(", ")  # fmt: skip
         report: dict[str, Any] = {
-            "date": datetime.date.today().isoformat(),
-            "model": options.model,
-            "device": driver[0],
-            "driver": driver[1],
+            "date": today(),
+            "model": model.value,
+            "device": gpu(),
+            "driver": gpu("driver_version"),
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
-            **floor(folder, options.repeats),
+            **floor(folder, repeats),
         }
-        for mode in options.modes.split(","):
-            run = measure(options.model, mode, folder, options.repeats, options.torch_repeats)
-            run["first_launch_ratio"] = run["first_launch_ms"] / report["floor_ms"]
-            run["all_ready_ratio"] = run["all_ready_ms"] / run["torch_total_ms"]
-            run["weights_ratio"] = run["weights_gbps"] / report["pinned_copy_gbps"]
-            report[mode] = run
-            options.output.write_text(json.dumps(report, indent=1) + "\n")
-            run |= step("compare.py", options.model, mode, folder)
-            options.output.write_text(json.dumps(report, indent=1) + "\n")
-            short = {k: v for k, v in run.items() if not isinstance(v, (dict, list))}
+        for mode in wanted:
+            found = measure(model.value, mode, folder, repeats, torch_repeats)
+            found["first_launch_ratio"] = found["first_launch_ms"] / report["floor_ms"]
+            found["all_ready_ratio"] = found["all_ready_ms"] / found["torch_total_ms"]
+            found["weights_ratio"] = found["weights_gbps"] / report["pinned_copy_gbps"]
+            report[mode] = found
+            write_results(output, report)
+            found |= step("compare.py", model.value, mode, folder)
+            write_results(output, report)
+            short = {k: v for k, v in found.items() if not isinstance(v, (dict, list))}
             print(json.dumps(short, indent=1))
         print({k: v for k, v in report.items() if not isinstance(v, dict)})
     finally:
-        if not options.captured:
+        if not captured:
             shutil.rmtree(folder)
-
-
-main()

@@ -1,7 +1,5 @@
 """Ways to divide a frame among blocks and threads: times of the equalizer, and of all stages.
 
-    python -m benchmarks.otfs.sweep [--grids 16384x32 ...] [--output FILE]
-
 A row: samples a thread, delays a group, blocks a cluster, threads a block, clusters that the GPU
 holds at once (a period is one), iterations, microseconds, by how much the worst symbol differs from
 the default's, BER of one frame at 20 dB. First `each` and `cluster`, then `group` with the fastest
@@ -11,21 +9,20 @@ fastest.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from multiprocessing import get_context
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from typer import Option
 
-from benchmarks.otfs import roofline
-from benchmarks.otfs.stages import Stages, architecture
+from benchmarks.receiver import roofline
+from benchmarks.receiver.stages import Stages, architecture
+from benchmarks.report import RESULTS, Output, chosen, today, write_results
 from foundryc.cuda.driver import bindings, call
 from otfs_pipeline.frames import source
 from otfs_pipeline.receiver.kernels import program
@@ -181,15 +178,15 @@ def at_once(geometry: Geometry, loaded: program.Program) -> int:
     return int(call("cuOccupancyMaxActiveClusters", loaded.kernels["equalize"].handle, config))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--grids", nargs="+", default=GRIDS)
-    parser.add_argument("--output", type=Path, help="JSON of all rows and stages")
-    options = parser.parse_args()
-    links = [Settings(grid=grid) for grid in options.grids]
+def run(
+    grids: Annotated[str, Option(help="Grids, comma-separated.")] = ",".join(GRIDS),
+    output: Output = RESULTS / "otfs_sweep.json",
+) -> None:
+    """Measure the equalizer with many divisions of a frame among blocks and threads."""
+    links = [Settings(grid=grid) for grid in chosen(grids, GRIDS, "--grids")]
     rates = roofline.measure()
     result = {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "device": torch.cuda.get_device_name(),
         "snr_db": SNR,
         "rates": asdict(rates),
@@ -203,10 +200,4 @@ def main() -> None:
             sweep.run()
             reports.append(sweep.report())
             # Written after every grid: what was measured is kept where a later one fails.
-            if options.output:
-                whole = result | {"grids": reports}
-                options.output.write_text(json.dumps(whole, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            write_results(output, result | {"grids": reports})

@@ -1,15 +1,9 @@
-"""Times of the bundle cache: a warm hit against `cp`, keys per second, captures of 32 processes.
-
-python benchmarks/cache.py [--output FILE]    by default benchmarks/results/cache.json
-"""
+"""Times of the bundle cache: a warm hit against `cp`, keys per second, captures of 32 processes."""
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,10 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import msgspec
 
+from benchmarks.device import cpu
+from benchmarks.report import RESULTS, Output, today, write_results
 from foundryc.cache.entry import admit, seal
 from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
@@ -33,7 +27,6 @@ from tests.unit.cache_samples import parts_of
 
 GIGABYTE = 10**9
 ROUNDS = 7
-RESULTS = Path(__file__).parent / "results" / "cache.json"
 
 
 def big_bundle(path: Path) -> str:
@@ -101,7 +94,7 @@ def keys_per_second(name: str, *options: str) -> dict[str, float]:
 
 def captures(folder: Path, processes: int = 32) -> dict[str, object]:
     """How many of `processes` that start at once capture; a capture takes half a second."""
-    worker = Path(__file__).parents[1] / "tests" / "unit" / "cache_worker.py"
+    worker = Path(__file__).parents[2] / "tests" / "unit" / "cache_worker.py"
     log = folder / "log"
     began = time.perf_counter()
     running = [
@@ -120,17 +113,13 @@ def captures(folder: Path, processes: int = 32) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
+def run(output: Output = RESULTS / "cache.json") -> None:
+    """Measure the bundle cache."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
-        cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
         result = {
-            "date": datetime.date.today().isoformat(),
-            "device": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+            "date": today(),
+            "device": cpu(),
             "warm_hit": hit_against_cp(folder),
             "keys": {
                 "otfs": keys_per_second("otfs"),
@@ -138,10 +127,5 @@ def main() -> None:
             },
             "single_flight": captures(folder),
         }
-    text = json.dumps(result, indent=1)
-    print(text)
-    options.output.write_text(text + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    print(json.dumps(result, indent=1))
+    write_results(output, result)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cold.model import (
+from benchmarks.start.steps.model import (
     GEOMETRY,
     STEPS,
     decode_passes,

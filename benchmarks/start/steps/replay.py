@@ -16,7 +16,7 @@ import resource  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from benchmarks.cold.model import STEPS, batches, digest, plan  # noqa: E402
+from benchmarks.start.steps.model import STEPS, batches, digest, plan  # noqa: E402
 from foundryrt.session import Session  # noqa: E402
 
 

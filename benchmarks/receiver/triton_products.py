@@ -1,7 +1,5 @@
 """The equalizer's conjugate gradients in Triton, beside the CUDA kernel on the same frame.
 
-    python -m benchmarks.otfs.triton_products [--output FILE]
-
 A Triton program can neither keep a Doppler period nor wait for others, so a step is two launches,
 one for each product, with all that lies between two products fused into them. All launches of a
 frame are one CUDA graph, each begun while the one before it ends (`chain.py`). A program's samples
@@ -14,10 +12,7 @@ lower bound. The differences are the largest ones of x̂ over its RMS, from the 
 
 from __future__ import annotations
 
-import argparse
 import json
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +20,9 @@ import torch
 import triton
 import triton.language as tl
 
-from benchmarks.otfs import roofline
-from benchmarks.otfs.stages import Stages
+from benchmarks.receiver import roofline
+from benchmarks.receiver.stages import Stages
+from benchmarks.report import RESULTS, Output, today, write_results
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import banded, frame, reference
 from otfs_pipeline.link.channel import Taps
@@ -275,20 +271,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = Path("benchmarks/results/otfs_triton.json")
-    parser.add_argument("--output", type=Path, default=default)
-    options = parser.parse_args()
-    about = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name(),
-        "triton": triton.__version__,
-    }
-    text = json.dumps(about | measure(Settings(grid="16384x32")), indent=1)
-    options.output.write_text(text + "\n")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()
+def run(output: Output = RESULTS / "otfs_triton.json") -> None:
+    """Measure the equalizer's iterations in Triton, beside the CUDA kernel."""
+    about = {"date": today(), "device": torch.cuda.get_device_name(), "triton": triton.__version__}
+    result = about | measure(Settings(grid="16384x32"))
+    write_results(output, result)
+    print(json.dumps(result, indent=1))

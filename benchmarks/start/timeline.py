@@ -1,16 +1,20 @@
-"""A run as a picture: benchmarks/results/cold_start.json -> docs/materialize.svg."""
+"""A cold start as a picture."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
+from typing import Annotated, Any
 
-ROOT = Path(__file__).parent.parent
+from typer import Option
+
+from benchmarks.report import RESULTS
+
+DOCS = Path(__file__).parents[2] / "docs"
 LEFT, WIDTH, ROW = 150, 600, 30
 
 
-def bars(run: dict) -> list[tuple[str, str, float, float]]:
+def bars(run: dict[str, Any]) -> list[tuple[str, str, float, float]]:
     """(row, text, from, to) in milliseconds after the process was spawned."""
     marks, steps = run["marks_ms"], run["timeline_ms"]
     return [
@@ -23,7 +27,8 @@ def bars(run: dict) -> list[tuple[str, str, float, float]]:
     ]
 
 
-def draw(report: dict, mode: str) -> str:
+def draw(report: dict[str, Any], mode: str) -> str:
+    """SVG of the example run of a mode."""
     run = report[mode]["example"]
     rows = bars(run)
     end = run["marks_ms"]["all_ready"] * 1.05
@@ -63,6 +68,13 @@ def draw(report: dict, mode: str) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-if __name__ == "__main__":
-    source = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "benchmarks/results/cold_start.json")
-    (ROOT / "docs/materialize.svg").write_text(draw(json.loads(source.read_text()), "eager"))
+def run(
+    results: Annotated[
+        Path, Option(help="What the benchmark cold-start has written.", exists=True)
+    ] = RESULTS / "cold_start.json",
+    mode: Annotated[str, Option(help="eager or compile.")] = "eager",
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="An SVG.")] = DOCS
+    / "materialize.svg",
+) -> None:
+    """Draw one process of the cold start as a timeline."""
+    output.write_text(draw(json.loads(results.read_text()), mode))

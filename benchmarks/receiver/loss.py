@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
+from typer import Option
 
+from benchmarks.device import cpu
+from benchmarks.report import RESULTS, Output, today, write_results
 from otfs_pipeline.link import banded, frame, qam, reference, transmit, zak
 from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.link.estimate import Estimate
@@ -112,7 +116,7 @@ def _lmmse(
 
 
 def small_grids(frames: int) -> list[dict[str, object]]:
-    """The issue's two small grids, and one whose periods are longer."""
+    """Two small grids, and one whose periods are longer."""
     links = (
         # The narrowest strip: the usual one leaves no more than 8 data bins of a period.
         Settings(grid="31x37", nu_p=30e3, guard=9, max_taps=64),
@@ -120,3 +124,12 @@ def small_grids(frames: int) -> list[dict[str, object]]:
         Settings(grid="256x32"),
     )
     return [losses(link, ITERATIONS, SNRS, max(1, frames * 64 // link.m)) for link in links]
+
+
+def run(
+    frames: Annotated[int, Option(help="Frames, at 64 delay bins; more at fewer.")] = 60,
+    output: Output = RESULTS / "otfs_loss.json",
+) -> None:
+    """Measure the SNR that conjugate gradients lose against exact LMMSE, on small grids."""
+    device = f"{cpu()}, numpy {np.__version__}, float64"
+    write_results(output, {"date": today(), "device": device, "snr_loss": small_grids(frames)})

@@ -1,6 +1,6 @@
 """A bundle's frames at the pace of the air and flat out, in a process without torch.
 
-    python -m benchmarks.otfs.replay BUNDLE FRAMES FLAT_FRAMES POOL SNR
+    python -m benchmarks.receiver.replay BUNDLE FRAMES FLAT_FRAMES POOL SNR
 
 Prints one JSON object. Every launch copies the samples in, and LLRs (float32) and bits out.
 """

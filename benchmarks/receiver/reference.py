@@ -1,6 +1,4 @@
-"""Bit error rates of the numpy receiver at the reference points of docs/otfs.md.
-
-    python -m benchmarks.otfs_reference [--frames 400] [--pilot-frames 100] [--output FILE]
+"""Bit error rates of the numpy receiver at published reference points.
 
 Perfect CSI: 31×37, nu_p 30 kHz, RRC 0.6, 815 Hz, fixed-magnitude gains, every bin data. Estimated
 CSI: 1024×32 with the embedded pilot. Within a table every receiver sees the same frames. The
@@ -9,13 +7,12 @@ confidence interval is 1.96 standard errors of the mean over frames, which are i
 
 from __future__ import annotations
 
-import argparse
-import json
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from typer import Option
 
+from benchmarks.report import RESULTS, Output, today, write_results
 from otfs_pipeline.link import banded, channel, equalize, qam, zak
 from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
@@ -79,41 +76,37 @@ def _half_width(values: np.ndarray) -> float:
     return float(1.96 * values.std(ddof=1) / np.sqrt(values.size))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=400)
-    parser.add_argument("--pilot-frames", type=int, default=100)
-    parser.add_argument("--output", default="benchmarks/results/otfs_reference.json")
-    options = parser.parse_args()
+def run(
+    frames: Annotated[int, Option(help="Frames of each point, channel known.")] = 400,
+    pilot_frames: Annotated[int, Option(help="Frames of each point, channel estimated.")] = 100,
+    output: Output = RESULTS / "otfs_reference.json",
+) -> None:
+    """Measure bit error rates of the numpy receiver: LMMSE, CG, and an estimated channel."""
     perfect = []
     for points, snr_db in PERFECT_POINTS:
         rng = np.random.default_rng([1, points, int(snr_db)])
-        rows = [perfect_frame(points, snr_db, rng) for _ in range(options.frames)]
+        rows = [perfect_frame(points, snr_db, rng) for _ in range(frames)]
         ber = summary(["lmmse", *(f"cg{k}" for k in ITERATIONS)], rows)
         perfect.append({"modulation": points, "snr_db": snr_db, **ber})
         print(perfect[-1], flush=True)
     link, pilot = Settings(iterations=30), []
     for snr_db in PILOT_POINTS:
         rng = np.random.default_rng([2, int(snr_db)])
-        rows = [pilot_frame(link, snr_db, rng) for _ in range(options.pilot_frames)]
+        rows = [pilot_frame(link, snr_db, rng) for _ in range(pilot_frames)]
         pilot.append({"snr_db": snr_db, **summary(["perfect", "estimated"], rows)})
         print(pilot[-1], flush=True)
     result = {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "device": f"{processor()}, numpy {np.__version__}, float64",
         "perfect_csi": {
             "grid": "31x37", "nu_p": 30e3, "rolloff": 0.6, "nu_max": 815.0,
-            "gain_model": "fixed", "frames": options.frames, "points": perfect,
+            "gain_model": "fixed", "frames": frames, "points": perfect,
         },
         "embedded_pilot": {
             "grid": link.grid, "nu_p": link.nu_p, "rolloff": link.rolloff, "nu_max": link.nu_max,
             "gain_model": link.gain_model, "modulation": link.modulation, "cg_iterations": 30,
             "guard_bins": link.guard_bins, "tap_sigmas": link.tap_sigmas,
-            "max_taps": link.max_taps, "frames": options.pilot_frames, "points": pilot,
+            "max_taps": link.max_taps, "frames": pilot_frames, "points": pilot,
         },
     }  # fmt: skip
-    Path(options.output).write_text(json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    write_results(output, result)

@@ -13,7 +13,7 @@ os.environ.setdefault("SPAWNED", str(time.time()))
 
 import torch
 
-from benchmarks.cold.torch_side import capture
+from benchmarks.start.steps.torch_side import capture
 from foundryrt.session import Session
 
 ROUNDS, REPLAYS = 5, 3

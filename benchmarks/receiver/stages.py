@@ -1,6 +1,6 @@
 """Stage times, roofline, baselines and BER of one grid on the GPU, with torch.
 
-    python -m benchmarks.otfs.stages GRID SNR FRAMES
+    python -m benchmarks.receiver.stages GRID SNR FRAMES
 
 Prints one JSON object; times in microseconds, from events around CUDA graphs of 20 launches, so
 that a launch's own cost does not count.
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.otfs import loss, roofline
-from benchmarks.otfs.baselines import Call, CsrReceiver, DelayDopplerReceiver, banded, captured
+from benchmarks.receiver import loss, roofline
+from benchmarks.receiver.baselines import Call, CsrReceiver, DelayDopplerReceiver, banded, captured
 from otfs_pipeline.frames import source
 from otfs_pipeline.receiver.kernels import program
 from otfs_pipeline.receiver.kernels.geometry import Geometry
