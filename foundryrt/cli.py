@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -121,6 +122,38 @@ def show_options(
         rows = options.describe(chosen, opened.manifest.workload.settings)
         command = "serve" if serve else "run"
         print_options(rows, f"foundryrt {command}, workload {name}", json)
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE.fdy", help="Say whether this one can run here.")
+    ] = None,
+    weights: WeightsFolder = None,
+    trust: TrustPaths = None,
+    json: Json = False,
+) -> None:
+    """Show what this machine offers, and whether a bundle can run on it.
+
+    GPUs with their links and users, driver, memory, what is installed. Nothing is started: no CUDA
+    context is made. Exit code 1 where BUNDLE cannot run here.
+    """
+    from foundryrt.doctor import fit, machine, page
+
+    with reporting(), contextlib.ExitStack() as closing:
+        opened = None
+        if bundle is not None:
+            opened = closing.enter_context(Bundle.open(bundle, resolve(trust or None)))
+        here = machine.this_machine()
+        found = fit.checks(opened, here, weights) if opened else []
+        if json:
+            print_json(page.as_json(here, opened, found))
+        else:
+            page.print_machine(here)
+            if opened:
+                page.print_checks(opened, found)
+    if not page.fits(found):
+        raise typer.Exit(1)
 
 
 def _server(name: str, driver: RunWorkload) -> ServingWorkload:
