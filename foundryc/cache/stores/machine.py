@@ -1,4 +1,4 @@
-"""Claims for places that cannot hold one: they count among the processes of one machine."""
+"""Claims for stores that cannot hold one: they count among the processes of one machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every place offers. Names are keys and nothing else, so no name leads out of a place."""
+"""What every store offers. Names are keys and nothing else, so no name leads out of a store."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry as a place lists it; nothing of it is checked. `used` in seconds since 1970."""
+    """An entry as a store lists it; nothing of it is checked. `used` in seconds since 1970."""
 
     key: str
     size: int
     used: float
 
 
-class Place(Protocol):
-    """A place for entries. Every method raises Unreachable where the place fails."""
+class Store(Protocol):
+    """Keeps entries by key. Every method raises Unreachable where the store fails."""
 
     url: str
     writable: bool
@@ -35,7 +35,7 @@ class Place(Protocol):
         Poisoned where there is one that is not the bundle of `key`; `path` may then hold rubbish.
         """
 
-    def store(self, key: str, path: Path) -> None:
+    def put(self, key: str, path: Path) -> None:
         """Make the file the entry, at once; only under a claim of `key`. NotWritable."""
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
@@ -53,7 +53,7 @@ class Place(Protocol):
 
 @runtime_checkable
 class Cleanable(Protocol):
-    """A place where a killed writer leaves something that has no entry's name."""
+    """A store where a killed writer leaves something that has no entry's name."""
 
     def clean(self) -> None:
         """Remove that; nothing of a writer that lives."""

@@ -1,4 +1,4 @@
-"""http(s) as a place that is only read: `<url>/<key>.fdy`, any server that knows ranges."""
+"""http(s) as a store that is only read: `<url>/<key>.fdy`, any server that knows ranges."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from foundryc.cache.entry import admit
 from foundryc.cache.errors import NotWritable
-from foundryc.cache.places.base import SUFFIX, Entry, check_key
-from foundryc.cache.places.machine import claim_here
+from foundryc.cache.stores.base import SUFFIX, Entry, check_key
+from foundryc.cache.stores.machine import claim_here
 from foundryc.cache.transfer import download
 from foundryrt.remote.http import FAILURES, HttpRanges
 
 
-class HttpPlace:
+class HttpStore:
     """Credentials come from ~/.netrc, proxies from the environment, as aiohttp reads them."""
 
     writable = False
@@ -24,7 +24,7 @@ class HttpPlace:
         self._ranges = HttpRanges()
 
     def fetch(self, key: str, path: Path) -> bool:
-        """As in Place."""
+        """As in Store."""
         url = f"{self.url}/{check_key(key)}{SUFFIX}"
 
         try:
@@ -34,18 +34,18 @@ class HttpPlace:
         admit(path, key)
         return True
 
-    def store(self, key: str, path: Path) -> None:
+    def put(self, key: str, path: Path) -> None:
         """Never: NotWritable."""
-        raise NotWritable(f"cache {self.url}: http places are only read")
+        raise NotWritable(f"cache {self.url}: http stores are only read")
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
-        """As in Place, among the processes of this machine."""
+        """As in Store, among the processes of this machine."""
         return claim_here(self.url, key)
 
     def entries(self) -> list[Entry]:
         """Never: a web server has no listing. NotWritable."""
-        raise NotWritable(f"cache {self.url}: http places cannot be listed")
+        raise NotWritable(f"cache {self.url}: http stores cannot be listed")
 
     def evict(self, key: str) -> None:
         """Never: NotWritable."""
-        raise NotWritable(f"cache {self.url}: http places are only read")
+        raise NotWritable(f"cache {self.url}: http stores are only read")

@@ -1,4 +1,4 @@
-"""S3 as a place. A claim is an object made by a conditional write, kept alive by its owner."""
+"""S3 as a store. A claim is an object made by a conditional write, kept alive by its owner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from foundryc.cache.entry import admit
-from foundryc.cache.places.base import SUFFIX, Entry, check_key, key_in
+from foundryc.cache.stores.base import SUFFIX, Entry, check_key, key_in
 from foundryc.cache.transfer import download
 from foundryrt.errors import UsageError
 from foundryrt.remote.attempts import attempt, setting
@@ -24,7 +24,7 @@ from foundryrt.remote.s3 import FAILURES, S3Bucket
 LEASE_SECONDS = max(1.0, setting("FOUNDRY_CACHE_LEASE", "30", float))
 
 
-class S3Place:
+class S3Store:
     """`s3://bucket/prefix`; credentials and endpoint as every AWS tool finds them."""
 
     writable = True
@@ -44,7 +44,7 @@ class S3Place:
         return attempt(f"cache {self.url}", lambda: self._s3.call(method, **arguments), FAILURES)
 
     def fetch(self, key: str, path: Path) -> bool:
-        """As in Place; marks the entry as used where that is allowed."""
+        """As in Store; marks the entry as used where that is allowed."""
         name = self._name(key)
         try:
             download(f"cache {self.url}", partial(self._s3.read, name), path, FAILURES)
@@ -55,13 +55,13 @@ class S3Place:
             self._s3.call("put_object", Key=self._name(key, ".used"), Body=b"")
         return True
 
-    def store(self, key: str, path: Path) -> None:
-        """As in Place: an upload in parts becomes an object only when it is complete."""
+    def put(self, key: str, path: Path) -> None:
+        """As in Store: an upload in parts becomes an object only when it is complete."""
         target = f"{self._s3.bucket}/{self._name(key)}"
         attempt(f"cache {self.url}", lambda: self._s3.fs.put_file(str(path), target), FAILURES)
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
-        """As in Place. A claim that has not been renewed for LEASE_SECONDS may be taken over.
+        """As in Store. A claim that has not been renewed for LEASE_SECONDS may be taken over.
 
         No clocks are compared: a waiter measures how long the object stays as it is.
         """
@@ -98,7 +98,7 @@ class S3Place:
         return attempt(f"cache {self.url}", put, FAILURES)
 
     def entries(self) -> list[Entry]:
-        """As in Place."""
+        """As in Store."""
         found: dict[str, Entry] = {}
         used: dict[str, float] = {}
         token: dict[str, str] = {}
@@ -118,7 +118,7 @@ class S3Place:
         return [Entry(e.key, e.size, max(e.used, used.get(e.key, 0))) for e in found.values()]
 
     def evict(self, key: str) -> None:
-        """As in Place."""
+        """As in Store."""
         for suffix in (SUFFIX, ".used"):
             self._try("delete_object", Key=self._name(key, suffix))
 
@@ -126,8 +126,8 @@ class S3Place:
 class _Lease:
     """A claim that a thread renews until it is left."""
 
-    def __init__(self, place: S3Place, name: str, etag: str) -> None:
-        self._place, self._name, self._etag = place, name, etag
+    def __init__(self, store: S3Store, name: str, etag: str) -> None:
+        self._store, self._name, self._etag = store, name, etag
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -146,12 +146,12 @@ class _Lease:
         if self._etag:
             # Where this fails, the claim ends by itself.
             with contextlib.suppress(*FAILURES):
-                self._place._s3.call("delete_object", Key=self._name)
+                self._store._s3.call("delete_object", Key=self._name)
 
     def _renew(self) -> None:
         while not self._over.wait(LEASE_SECONDS / 3):
             with contextlib.suppress(Exception):
-                renewed = self._place._write(self._name, IfMatch=self._etag)
+                renewed = self._store._write(self._name, IfMatch=self._etag)
                 self._etag = renewed or ""
                 if renewed is None:
                     return  # Taken over: it is not ours to end.

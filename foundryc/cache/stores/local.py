@@ -1,4 +1,4 @@
-"""A folder as a place: entries appear by rename, claims are file locks that end with a process."""
+"""A folder as a store: entries appear by rename, claims are file locks that end with a process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from filelock import FileLock, Timeout
 
 from foundryc.cache.entry import admitted_copy
 from foundryc.cache.errors import Poisoned, Unreachable
-from foundryc.cache.places.base import SUFFIX, Entry, check_key, key_in
+from foundryc.cache.stores.base import SUFFIX, Entry, check_key, key_in
 from foundryrt.errors import FoundryError
 
 
-class LocalPlace:
+class LocalStore:
     """`<folder>/<key>.fdy`, with locks and unfinished entries in `<folder>/.locks` and `.new`."""
 
     writable = True
@@ -35,7 +35,7 @@ class LocalPlace:
         return self.folder / (check_key(key) + SUFFIX)
 
     def fetch(self, key: str, path: Path) -> bool:
-        """As in Place; marks the entry as used."""
+        """As in Store; marks the entry as used."""
         entry = self._path(key)
         try:
             # Neither a link to elsewhere nor a pipe that would never end is an entry.
@@ -50,8 +50,8 @@ class LocalPlace:
             raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
         return True
 
-    def store(self, key: str, path: Path) -> None:
-        """As in Place; one killed writer's remains are the next one's to overwrite."""
+    def put(self, key: str, path: Path) -> None:
+        """As in Store; one killed writer's remains are the next one's to overwrite."""
         new = self.folder / ".new" / check_key(key)
         try:
             with open(path, "rb") as source, open(new, "wb") as target:
@@ -73,7 +73,7 @@ class LocalPlace:
             os.close(folder)
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
-        """As in Place: the kernel frees the lock of a killed process."""
+        """As in Store: the kernel frees the lock of a killed process."""
         lock = FileLock(self.folder / ".locks" / check_key(key))
         try:
             return lock.acquire(blocking=False)
@@ -83,7 +83,7 @@ class LocalPlace:
             raise Unreachable(f"cache {self.url}: {error.strerror}") from error
 
     def entries(self) -> list[Entry]:
-        """As in Place."""
+        """As in Store."""
         found = []
         for item in os.scandir(self.folder):
             key = key_in(item.name)
@@ -94,7 +94,7 @@ class LocalPlace:
         return found
 
     def evict(self, key: str) -> None:
-        """As in Place; takes the remains of a killed writer along."""
+        """As in Store; takes the remains of a killed writer along."""
         try:
             path = self._path(key)
             if path.is_dir() and not path.is_symlink():

@@ -1,14 +1,14 @@
-"""Where entries lie: a place by its URL."""
+"""Where entries lie: a store by its URL."""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from foundryc.cache.places.base import Place
+from foundryc.cache.stores.base import Store
 from foundryrt.errors import UsageError, install
 
 
-def open_place(url: str) -> Place:
+def open_store(url: str) -> Store:
     """A folder, s3://bucket/prefix, http(s)://… (read only) or oci://registry/repository.
 
     UsageError for another scheme, for one whose package is not installed, or where the URL holds
@@ -22,26 +22,26 @@ def open_place(url: str) -> Place:
         # Without the URL itself: what it holds may be a secret.
         raise UsageError(f"a {scheme} cache URL may hold no user, password, query or fragment")
     try:
-        return _place(scheme, parts.path if scheme == "file" and "://" in url else url)
+        return _open(scheme, parts.path if scheme == "file" and "://" in url else url)
     except ModuleNotFoundError as error:
         raise UsageError(f"cache {url}: needs {error.name}; {install('cache')}") from error
 
 
-def _place(scheme: str, url: str) -> Place:
+def _open(scheme: str, url: str) -> Store:
     if scheme == "file":
-        from foundryc.cache.places.local import LocalPlace
+        from foundryc.cache.stores.local import LocalStore
 
-        return LocalPlace(url)
+        return LocalStore(url)
     if scheme == "s3":
-        from foundryc.cache.places.s3 import S3Place
+        from foundryc.cache.stores.s3 import S3Store
 
-        return S3Place(url)
+        return S3Store(url)
     if scheme in ("http", "https"):
-        from foundryc.cache.places.http import HttpPlace
+        from foundryc.cache.stores.http import HttpStore
 
-        return HttpPlace(url)
+        return HttpStore(url)
     if scheme == "oci":
-        from foundryc.cache.places.oci import OciPlace
+        from foundryc.cache.stores.oci import OciStore
 
-        return OciPlace(url)
+        return OciStore(url)
     raise UsageError(f"cache {scheme}://: use a folder, s3, http, https or oci")

@@ -14,8 +14,8 @@ import pytest
 
 from foundryc.cache.flight import obtain
 from foundryc.cache.manage import collect, verify
-from foundryc.cache.places import open_place
-from foundryc.cache.places.base import Place
+from foundryc.cache.stores import open_store
+from foundryc.cache.stores.base import Store
 from foundryrt.bundle.reader import Bundle
 from tests.unit.cache_samples import KEY, sealed
 
@@ -93,34 +93,34 @@ def build(path: Path) -> None:
     sealed(path)
 
 
-def round_trip(place: Place, folder: Path) -> None:
+def round_trip(store: Store, folder: Path) -> None:
     """Miss, hit, list, check, refuse another key's bundle, evict."""
     said: list[str] = []
     first, second = folder / "a.fdy", folder / "b.fdy"
-    assert not place.fetch(KEY, folder / "none")
-    assert obtain(place, KEY, first, build, said.append) == "captured"
-    assert obtain(place, KEY, second, build, said.append) == "hit"
+    assert not store.fetch(KEY, folder / "none")
+    assert obtain(store, KEY, first, build, said.append) == "captured"
+    assert obtain(store, KEY, second, build, said.append) == "hit"
     assert first.read_bytes() == second.read_bytes() and said == []
-    (entry,) = place.entries()
+    (entry,) = store.entries()
     assert (entry.key, entry.size) == (KEY, first.stat().st_size)
-    assert verify(place) == {KEY: ""}
+    assert verify(store) == {KEY: ""}
     sealed(folder / "other.fdy", 1)
-    place.store(KEY, folder / "other.fdy")
-    assert obtain(place, KEY, second, build, said.append) == "captured"
+    store.put(KEY, folder / "other.fdy")
+    assert obtain(store, KEY, second, build, said.append) == "captured"
     assert len(said) == 1 and "refused" in said[0]
-    assert obtain(place, KEY, second, build, said.append) == "hit"
-    assert [entry.key for entry in collect(place, 0)] == [KEY]
-    assert place.entries() == []
+    assert obtain(store, KEY, second, build, said.append) == "hit"
+    assert [entry.key for entry in collect(store, 0)] == [KEY]
+    assert store.entries() == []
 
 
 def test_s3(s3: str, tmp_path: Path) -> None:
-    round_trip(open_place(s3), tmp_path)
+    round_trip(open_store(s3), tmp_path)
 
 
 def test_a_bundle_runs_from_s3(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     sealed(tmp_path / "a.fdy")
-    open_place(s3).store(KEY, tmp_path / "a.fdy")
+    open_store(s3).put(KEY, tmp_path / "a.fdy")
     with Bundle.open(f"{s3}/{KEY}.fdy") as bundle:
         bundle.verify()
         with Bundle.open(tmp_path / "a.fdy") as stored:
@@ -150,4 +150,4 @@ def test_s3_single_flight_and_takeover(s3: str, tmp_path: Path) -> None:
 
 def test_oci(registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    round_trip(open_place(registry), tmp_path)
+    round_trip(open_store(registry), tmp_path)

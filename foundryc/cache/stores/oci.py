@@ -1,4 +1,4 @@
-"""An OCI registry as a place: one tag a key, whose manifest names the bundle as its one layer."""
+"""An OCI registry as a store: one tag a key, whose manifest names the bundle as its one layer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from requests.adapters import HTTPAdapter
 
 from foundryc.cache.entry import admit
 from foundryc.cache.errors import Poisoned, Unreachable
-from foundryc.cache.places.base import SUFFIX, Entry, check_key
-from foundryc.cache.places.machine import claim_here
+from foundryc.cache.stores.base import SUFFIX, Entry, check_key
+from foundryc.cache.stores.machine import claim_here
 from foundryc.cache.transfer import download
 from foundryrt.errors import UsageError
 from foundryrt.remote.attempts import LIMITS, attempt
@@ -32,7 +32,7 @@ _ODD = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 
 
-class OciPlace:
+class OciStore:
     """`oci://registry/repository`; credentials from `docker login`. Plain http on loopback only."""
 
     writable = True
@@ -90,7 +90,7 @@ class OciPlace:
         return digest, size
 
     def fetch(self, key: str, path: Path) -> bool:
-        """As in Place."""
+        """As in Store."""
         try:
             blob = self._container(key).get_blob_url(self._layer(key)[0])
 
@@ -103,8 +103,8 @@ class OciPlace:
         admit(path, key)
         return True
 
-    def store(self, key: str, path: Path) -> None:
-        """As in Place: the tag appears with the manifest, after the bundle is there."""
+    def put(self, key: str, path: Path) -> None:
+        """As in Store: the tag appears with the manifest, after the bundle is there."""
         container = self._container(key)
         layer = oras.oci.NewLayer(str(path), MEDIA_TYPE, is_dir=False)
         layer["annotations"] = {"org.opencontainers.image.title": key + SUFFIX}
@@ -124,11 +124,11 @@ class OciPlace:
         attempt(f"cache {self.url}", upload, (*_FAILURES, *_ODD))
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
-        """As in Place, among the processes of this machine: a registry has no conditional write."""
+        """As in Store, among the processes of this machine: a registry has no conditional write."""
         return claim_here(self.url, key)
 
     def entries(self) -> list[Entry]:
-        """As in Place; a registry does not tell when an entry was used."""
+        """As in Store; a registry does not tell when an entry was used."""
         what = f"cache {self.url}"
         try:
             tags = attempt(
@@ -140,7 +140,7 @@ class OciPlace:
         return [Entry(key, self._layer(key)[1], 0.0) for key in keys]
 
     def evict(self, key: str) -> None:
-        """As in Place, where the registry lets tags be deleted."""
+        """As in Store, where the registry lets tags be deleted."""
         container = self._container(key)
         try:
             self._layer(key)
