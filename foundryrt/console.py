@@ -8,18 +8,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from foundryrt import options
+from foundryrt import __version__, options
 from foundryrt.errors import DISTRIBUTION, FoundryError
 
 
 def _version(asked: bool) -> None:
     if asked:
-        write(f"foundry {metadata.version(DISTRIBUTION)}\n")
+        write(f"{DISTRIBUTION} {__version__}\n")
         raise typer.Exit
 
 
