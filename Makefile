@@ -50,7 +50,7 @@ dist/.built: $(STAMP) $(PACKAGED)
 
 # The pages of docs/ with a reference of the public API, in build/site.
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/.docs: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
