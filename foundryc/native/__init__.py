@@ -48,8 +48,8 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(PATH))
     except OSError as error:
         raise FoundryError(
-            f"the native core {PATH} cannot be loaded ({error}); install foundry again, or run"
-            " cmake -S . -B build && cmake --build build in a checkout"
+            f"the native core {PATH} cannot be loaded ({error}); install foundry-graphs again, or"
+            " run cmake -S . -B build && cmake --build build in a checkout"
         ) from error
     loaded.foundryc_error.restype = c_char_p
     loaded.foundryc_start_harvest.argtypes = (c_char_p,)

@@ -58,8 +58,8 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL(str(_PATH))
     except OSError as error:
         raise FoundryError(
-            f"the native core {_PATH} cannot be loaded ({error}); install foundry again, or run"
-            " cmake -S . -B build && cmake --build build in a checkout"
+            f"the native core {_PATH} cannot be loaded ({error}); install foundry-graphs again, or"
+            " run cmake -S . -B build && cmake --build build in a checkout"
         ) from error
     library.foundry_error.restype = c_char_p
     library.foundry_create.argtypes = (
