@@ -28,9 +28,8 @@ class CapturedSession(EagerSession):
     def add(self, passes: Passes) -> None:
         if self._pool is None:
             return super().add(passes)
-        for signature, run in passes.graphs():
-            key = signature.graph, tuple(sorted(signature.key.items()))
-            self._captured[key] = CapturedGraph(run, self._pool)
+        for name, key, run in passes.graphs():
+            self._captured[name, tuple(sorted(key.items()))] = CapturedGraph(run, self._pool)
 
     @property
     def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:
