@@ -44,10 +44,10 @@ def verification(
     s = sizes
     full = [s.prompt + s.draft * i // 8 + s.suffix for i in range(1, 9)]
     rows = {k: s.draft + k * s.suffix for k in s.cuts}
-    pieces = {k: s.draft // k + s.suffix for k in s.cuts}
+    chunks = {k: s.draft // k + s.suffix for k in s.cuts}
     shapes = Shapes(
         max_len=s.prompt + max(rows.values()),
-        prefill=tuple(sorted({s.prompt, *full, *rows.values(), *pieces.values()})),
+        prefill=tuple(sorted({s.prompt, *full, *rows.values(), *chunks.values()})),
         verify=tuple((rows[k], k) for k in s.cuts),
     )
     session = CapturedSession(device)
@@ -63,8 +63,8 @@ def verification(
     target.prefill(0, tokens[: s.prompt], 0, Sampling())
     for k in s.cuts:
         cuts = [s.prompt + s.draft * i // k for i in range(1, k + 1)]
-        trunk = tokens[s.prompt : s.prompt + s.draft]
-        target.verify(0, Verification(trunk, s.prompt, cuts, tokens[: s.suffix]))
+        shared = tokens[s.prompt : s.prompt + s.draft]
+        target.verify(0, Verification(shared, s.prompt, cuts, tokens[: s.suffix]))
         graph = session.graph("target.verify", len=rows[k], cuts=k)
         one_pass = median_seconds(graph.launch, 5)
         lengths = [cut + s.suffix for cut in cuts]
@@ -73,7 +73,7 @@ def verification(
             "tokens": rows[k],
             "one_pass": one_pass,
             "prefill": prefill(s.prompt, rows[k]),
-            "sequential_reuse": sum(prefill(cut - s.draft // k, pieces[k]) for cut in cuts),
+            "sequential_reuse": sum(prefill(cut - s.draft // k, chunks[k]) for cut in cuts),
             "sequential": float(np.interp(lengths, full, alone).sum()),
             "batch": batch_seconds(config, parameters, device, lengths),
         }
