@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard foundryc/native/*.?pp foundryrt/native/*.?pp)
 ARITH := benchmarks/arith/weights
+PACKAGES := foundryc foundryrt parse_runtime otfs_pipeline
+PACKAGED := pyproject.toml CMakeLists.txt README.md LICENSE \
+    $(shell find $(PACKAGES) -type f -not -name '*.pyc' -not -name '*.so')
 EXTRAS ?= host,capture,cache,parse,serve,otfs,stream,test
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lint test-gpu bench-gpu clean
+.PHONY: setup demo test lint wheel docs test-gpu bench-gpu clean
 
 setup: $(STAMP)
 
@@ -36,6 +39,25 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest
 
+# One wheel for every Python, tagged with the oldest glibc that its native cores run on.
+wheel: dist/.built
+
+dist/.built: $(STAMP) $(PACKAGED)
+	rm -rf dist build/plain
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/plain .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/plain/*.whl
+	touch $@
+
+# The pages of docs/ with a reference of the public API, in build/site.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
 # Needs a GPU; where that machine has no registry, tests/gpu/wheels.sh fills .whl/ beforehand.
 test-gpu:
 	tests/gpu/smoke.sh
@@ -47,6 +69,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.hpp')
 
 clean:

@@ -13,12 +13,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from foundryrt import options
+from foundryrt import __version__, options
 from foundryrt.errors import DISTRIBUTION, FoundryError
 from foundryrt.printable import printable
 from foundryrt.progress import clear_bar, progress_bar
@@ -31,7 +30,7 @@ __all__ = [
 
 def _version(asked: bool) -> None:
     if asked:
-        write(f"foundry {metadata.version(DISTRIBUTION)}\n")
+        write(f"{DISTRIBUTION} {__version__}\n")
         raise typer.Exit
 
 

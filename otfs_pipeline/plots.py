@@ -49,7 +49,7 @@ def new_figure(
 
 
 def save(figure: Figure, path: str) -> None:
-    """Write the figure, of the kind that the name's ending says, at once or not at all."""
+    """Write the figure in the format of the name's suffix, atomically."""
     try:
         with AtomicFile(Path(path)) as out:
             figure.savefig(out.file, dpi=120, format=Path(path).suffix[1:] or "png")

@@ -34,7 +34,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 def run(session: Session, options: Options, json: bool) -> dict[str, object]:
-    """Receive all frames of the source and report; what is broken or lost is counted.
+    """Receive all frames of the source and report; frames that are malformed or lost are counted.
 
     Ctrl-C (or SIGTERM) ends the stream and gives the report; a second one ends the process.
     """
@@ -43,11 +43,11 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     inputs = signature(settings).inputs
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
-        plots.new_figure(plotted)  # what is missing is said now, not after the stream
+        plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
     with Results(options.bits_out, options.llr_out, bool(options.constellation)) as results:
         pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth)
         try:
-            # The first launch pays for first-touched memory and plans; it is no frame of a stream.
+            # The first launch also touches memory and makes plans: it is no frame of the stream.
             zeros = {name: np.zeros(like.shape, like.dtype) for name, like in inputs.items()}
             pipeline.submit(0, zeros)
             pipeline.wait(0)
@@ -91,7 +91,7 @@ def _receive(
 
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
-    """The first signal sets `stop` and is listed, a second one does what it did before."""
+    """The first signal sets `stop` and is listed; a second one has its usual effect."""
     before: dict[int, Handler] = {}
     seen: list[int] = []
 

@@ -1,8 +1,8 @@
-"""Plays frames to a receiver, over ZeroMQ or shared memory.
+"""Sends frames to a receiver, over ZeroMQ or shared memory.
 
     python -m otfs_pipeline.send (--zmq ENDPOINT | --shm FILE) [--iq RECORDING] [--pace] ...
 
-Without --pace frames go out as fast as the receiver takes them. The settings of synthetic frames
+Without --pace frames go out as fast as the receiver takes them. The settings of simulated frames
 come from the bundle that receives them (--bundle), or are the defaults of a capture for --grid.
 """
 
@@ -29,7 +29,7 @@ from otfs_pipeline.frames.wire import Header, Sender
 from otfs_pipeline.link import profile
 from otfs_pipeline.settings import Settings
 
-# Puts synthetic frames, of unit mean energy but with a strong pilot, into the range of ci16_le.
+# Puts simulated frames, of unit mean energy but with a strong pilot, into the range of ci16_le.
 _INTEGER_GAIN = 1 / 64
 
 
@@ -48,7 +48,7 @@ def _main(options: argparse.Namespace) -> None:
 
 
 def send(options: argparse.Namespace) -> dict[str, Any]:
-    """Send what `options` says; the number of frames, the seconds, and those that went out late."""
+    """Send by `options`; gives the number of frames, the seconds, and how many were sent late."""
     settings = _settings(options)
     if options.iq:
         messages = list(_recorded(options.iq, settings))
@@ -121,19 +121,23 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--zmq", default="", help="endpoint of a receiver, such as ipc:///tmp/otfs")
     place.add_argument("--shm", default="", help="file of the ring, such as /dev/shm/otfs")
-    parser.add_argument("--iq", default="", help="SigMF or raw recording, over and over")
+    parser.add_argument("--iq", default="", help="SigMF or raw recording, repeated")
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
     parser.add_argument("--frames", type=natural, default=0, help="0: the recording once, or 100")
-    parser.add_argument("--snr", type=float, default=20.0, help="of synthetic frames, in dB")
-    parser.add_argument("--seed", type=natural, default=0, help="of synthetic frames")
+    parser.add_argument("--snr", type=float, default=20.0, help="of simulated frames, in dB")
+    parser.add_argument("--seed", type=natural, default=0, help="of simulated frames")
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
-    parser.add_argument("--pool", type=positive, default=16, help="synthetic frames, repeated")
+    parser.add_argument("--pool", type=positive, default=16, help="simulated frames, repeated")
     parser.add_argument(
-        "--datatype", choices=DATATYPES, default="cf32_le", help="of synthetic frames"
+        "--datatype", choices=DATATYPES, default="cf32_le", help="of simulated frames"
     )
-    parser.add_argument("--pace", action="store_true", help="one frame a frame length, always")
-    parser.add_argument("--slots", type=positive, default=16, help="frames the ring holds")
+    parser.add_argument(
+        "--pace",
+        action="store_true",
+        help="a frame each frame duration, without waiting",
+    )
+    parser.add_argument("--slots", type=positive, default=16, help="frames that the ring holds")
     parser.add_argument(
         "--patience", type=float, default=30.0, help="seconds to wait for a receiver"
     )

@@ -18,8 +18,8 @@ from benchmarks.report import RESULTS, Output, today, write_results
 from foundryc.cache.entry import admit, seal
 from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
-from foundryc.cache.places.local import LocalPlace
 from foundryc.cache.request import Request
+from foundryc.cache.stores.local import LocalStore
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.bundle.writer import BundleWriter
 from tests.attacks.samples import parts as sample
@@ -49,16 +49,16 @@ def big_bundle(path: Path) -> str:
 
 def hit_against_cp(folder: Path) -> dict[str, object]:
     """Medians in seconds, taken in turn; both write a new file from a warm page cache."""
-    place, out = LocalPlace(folder / "cache"), folder / "out.fdy"
+    store, out = LocalStore(folder / "cache"), folder / "out.fdy"
     key = big_bundle(folder / "big.fdy")
-    place.store(key, folder / "big.fdy")
+    store.put(key, folder / "big.fdy")
     (folder / "big.fdy").unlink()
-    entry = place.folder / f"{key}.fdy"
+    entry = store.folder / f"{key}.fdy"
     times: dict[str, list[float]] = {"cp": [], "hit": [], "verify": []}
     for count in range(ROUNDS + 1):
         for what, run in (
             ("cp", lambda: subprocess.run(["cp", entry, out], check=True)),
-            ("hit", lambda: obtain(place, key, out, never, print)),
+            ("hit", lambda: obtain(store, key, out, never, print)),
             ("verify", lambda: admit(entry, key)),
         ):
             if what != "verify":

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from rich.console import Console
-
 from foundryc.cache.entry import seal
 from foundryc.cache.environment import threads
 from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
-from foundryc.cache.places import open_place
 from foundryc.cache.request import Request
+from foundryc.cache.stores import open_store
+from foundryrt.console import note
 from foundryrt.errors import FoundryError, install
 from foundryrt.progress import progress_bar
 
@@ -29,7 +28,6 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
     """Have the requested bundle at `output`; its key, and "hit" or "captured"."""
     parts = request.parts()
     key = key_of(parts)
-    stderr = Console(stderr=True, highlight=False, markup=False)
 
     def build(path: Path) -> None:
         if request.target == "host":
@@ -38,9 +36,7 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
         capture(request, path)
         seal(path, parts)
 
-    outcome = obtain(
-        open_place(url), key, output, build, lambda line: stderr.print(line, soft_wrap=True)
-    )
+    outcome = obtain(open_store(url), key, output, build, note)
     return {"key": key, "cache": outcome}
 
 

@@ -24,13 +24,13 @@ def bindings() -> Any:
     """
     path = os.environ.get("FOUNDRY_LIBCUDA") or "libcuda.so.1"
     try:
-        # cuda-bindings asks for the SONAME libcuda.so.1, which this library then answers to.
+        # cuda-bindings looks for libcuda.so.1: what is loaded under that SONAME is what it takes.
         ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-    except OSError:
+    except OSError as error:
         raise FoundryError(
-            "no GPU is visible here: there is no NVIDIA driver; capture on a machine with one, or"
-            " use --target host"
-        ) from None
+            f"no GPU is visible here: there is no NVIDIA driver ({error}); capture on a machine"
+            " with one, or use --target host"
+        ) from error
     try:
         from cuda.bindings import driver
     except ImportError as error:
@@ -40,14 +40,25 @@ def bindings() -> Any:
     return driver
 
 
+def attempt(name: str, *arguments: Any) -> tuple[int, Any]:
+    """Make the driver call `name`: its CUresult, and its value, a tuple of several, or None."""
+    try:
+        code, *values = getattr(bindings(), name)(*arguments)
+    except RuntimeError as error:
+        raise FoundryError(
+            f"{name} cannot be called: {error}; a driver of CUDA 13.0 or later is needed"
+        ) from error
+    return int(code), values[0] if len(values) == 1 else tuple(values) or None
+
+
 def call(name: str, *arguments: Any, about: str = "") -> Any:
     """Make the driver call `name` and return its value, a tuple of several, or None.
 
     FoundryError names the call, its error and what to do; `about` says what the call was for.
     """
-    code, *values = getattr(bindings(), name)(*arguments)
-    check(name, int(code), about)
-    return values[0] if len(values) == 1 else tuple(values) or None
+    code, value = attempt(name, *arguments)
+    check(name, code, about)
+    return value
 
 
 def check(name: str, code: int, about: str = "") -> None:

@@ -84,7 +84,7 @@ class Bundle:
         self._check_padding(header.table_offset)
         for section in self.sections:
             if not section.known and not section.optional:
-                raise UnknownSection(f"{section}: written by a later version; update foundry")
+                raise UnknownSection(f"{section}: from a later version; update foundry-graphs")
             if section.known and section.codec not in (Codec.NONE, Codec.ZSTD):
                 raise UnknownCodec(f"{section} has codec {section.codec}")
             if section.known and section.codec == Codec.NONE and section.raw != section.stored:

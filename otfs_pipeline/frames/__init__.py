@@ -1,1 +1,1 @@
-"""Frames on their way: where they come from, the stream through the receiver, its results."""
+"""Frames: their sources, the stream through the receiver, and the sink of its results."""

@@ -1,4 +1,4 @@
-"""The frames that a run was asked for: made, read or received, at the pace that was asked for."""
+"""The frames of a run by its options: simulated, recorded or received, paced or flat out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from foundryrt.progress import progress_bar
 from otfs_pipeline.frames import recording, shared, source, zeromq
 from otfs_pipeline.frames.pace import Paced
-from otfs_pipeline.frames.queue import Inbox
+from otfs_pipeline.frames.queue import FrameQueue
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.frames.wire import Counts
 from otfs_pipeline.link import profile
@@ -23,22 +23,23 @@ from otfs_pipeline.settings import Settings
 
 @dataclass
 class Feed:
-    """Frames, how many at most (0: nobody knows), and what was lost before the receiver."""
+    """Frames, how many at most (0: unknown), and what was lost before the receiver."""
 
     name: str
     frames: Iterable[Frame | None]
     total: int
     counts: Counts
-    inbox: Inbox | None = None
+    queue: FrameQueue | None = None
     paced: Paced | None = None
 
     def report(self) -> dict[str, int]:
-        """Frames that came and were dropped, that were lost or damaged on the way, that were late.
+        """Counts of frames.
 
-        late: frames that the source itself had ready only after their time.
+        dropped: overruns, arrived but dropped because the receiver was busy; lost and malformed: in
+        transport; late_source: ready only after their time, because the source was late itself.
         """
         return {
-            "dropped": (self.inbox.dropped if self.inbox else 0)
+            "dropped": (self.queue.dropped if self.queue else 0)
             + (self.paced.dropped if self.paced else 0),
             "lost": self.counts.lost,
             "malformed": self.counts.malformed,
@@ -46,8 +47,8 @@ class Feed:
         }
 
     def close(self) -> None:
-        if self.inbox:
-            self.inbox.close()
+        if self.queue:
+            self.queue.close()
 
 
 def open_feed(
@@ -56,7 +57,7 @@ def open_feed(
     stop: threading.Event,
     staging: Callable[[], np.ndarray],
 ) -> Feed:
-    """The source of `options`; `staging` makes arrays from which the device copies at once."""
+    """The source of `options`; `staging` gives arrays that the device copies from directly."""
     counts = Counts()
     if not options.iq and not options.live:
         paths = profile.find(options.channel)
@@ -70,15 +71,15 @@ def open_feed(
         read: Iterable[Frame] = itertools.islice(opened.frames(settings), total)
         if options.pace:
             read = _timed(read)
-        inbox = Inbox(read, options.queue, False, stop)
-        feed = Feed(options.iq, inbox, total, counts, inbox)
+        queue = FrameQueue(read, options.queue, False, stop)
+        feed = Feed(options.iq, queue, total, counts, queue)
     else:
         receive = zeromq.receive if options.zmq else shared.receive
         place = options.zmq or options.shm
         sent = receive(place, settings, counts, options.idle_timeout, stop)
-        inbox = Inbox(sent, options.queue, not options.lossless, stop)
-        frames = _first(inbox, options.max_frames) if options.max_frames else inbox
-        feed = Feed(place, frames, options.max_frames, counts, inbox)
+        queue = FrameQueue(sent, options.queue, not options.lossless, stop)
+        frames = _first(queue, options.max_frames) if options.max_frames else queue
+        feed = Feed(place, frames, options.max_frames, counts, queue)
     if options.pace:
         feed.paced = Paced(feed.frames, settings.frame_seconds, options.queue)
         feed.frames = feed.paced
@@ -86,7 +87,7 @@ def open_feed(
 
 
 def _timed(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Frames that are there once they are read; flat out they count from when they are taken."""
+    """Frames that are ready as soon as they are read."""
     for frame in frames:
         yield replace(frame, ready=time.perf_counter())
 

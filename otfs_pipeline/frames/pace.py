@@ -1,4 +1,4 @@
-"""Frames at the pace of the air, and latecomers left out."""
+"""Frames at the rate at which they would arrive over the air; overruns are dropped."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 
 from otfs_pipeline.frames.source import Frame
 
-# A sleeping thread may wake late, on a busy machine by milliseconds: the rest is waited awake.
+# A sleeping thread may wake milliseconds late on a busy machine: the rest is waited by polling.
 _COARSE = 20e-3
 
 
 @dataclass
 class Paced:
-    """Yields frame i when its last sample would be there: i+1 frame lengths after the start.
+    """Yields frame i when its last sample would arrive: i+1 frame durations after the start.
 
-    Until then it yields None, so that whoever asks can do something else. Frames that have waited
-    for more than `limit` frame lengths are dropped, the oldest first, as a bounded queue would. A
-    frame that the source brings late counts from when it came.
+    Until then it yields None, so that the receiver can poll for results. Frames that have waited
+    for more than `limit` frame durations are dropped, the oldest first, as from a bounded queue. A
+    frame that its source delivers late is due when it is delivered.
     """
 
     frames: Iterable[Frame | None]
@@ -45,6 +45,6 @@ class Paced:
 
 
 def sleep_until(due: float) -> None:
-    """Return at `due` (time.perf_counter) or microseconds later; other threads go on."""
+    """Return at `due` (time.perf_counter) or microseconds later; other threads run meanwhile."""
     while (rest := due - time.perf_counter()) > 0:
         time.sleep(rest - _COARSE if rest > _COARSE else 0)

@@ -10,16 +10,17 @@ from contextlib import suppress
 
 from otfs_pipeline.frames.source import Frame
 
-_TICK = 1e-4  # seconds between two looks at a full queue
+_POLL = 1e-4  # seconds between two checks of a full queue
 
 
-class Inbox:
+class FrameQueue:
     """Frames of `source`, read ahead in a thread; at most `size` wait.
 
-    It yields None while no frame waits: the receiver has other things to look at, and a thread
-    that sleeps on a lock may wake late. Once `stop` is set no frame comes any more; a
-    source that waits for something looks at it too. A full queue holds the source up or, with
-    `drop`, loses its oldest frame, which is counted. What fails in the thread is raised here.
+    Iterating yields None while no frame waits: the receiver polls for results too, and a thread
+    that sleeps on a lock may wake late. No frame comes after `stop` is set; a source that waits
+    for something must check it too. When the queue is full, the source waits; with `drop` the
+    oldest frame is dropped instead and counted as an overrun. An exception in the thread is raised
+    by the iteration.
     """
 
     def __init__(
@@ -47,19 +48,20 @@ class Inbox:
     def _put(self, frame: Frame) -> None:
         if self._drop:
             if len(self._waiting) >= self._size:
-                with suppress(IndexError):  # taken meanwhile
+                with suppress(IndexError):  # the receiver took it in between
                     self._waiting.popleft()
                     self.dropped += 1
         else:
             while len(self._waiting) >= self._size and not self._stop.is_set():
-                time.sleep(_TICK)
+                time.sleep(_POLL)
         self._waiting.append(frame)
 
     def __iter__(self) -> Iterator[Frame | None]:
         while not self._stop.is_set():
-            ended = self._ended  # before the look: what came before the end is still taken
+            # Read first: a frame that came before the end must still be yielded.
+            ended = self._ended
             if self._waiting:
-                with suppress(IndexError):  # dropped meanwhile
+                with suppress(IndexError):  # the thread dropped it in between
                     yield self._waiting.popleft()
             elif ended:
                 break
@@ -69,6 +71,6 @@ class Inbox:
             raise self._failure
 
     def close(self) -> None:
-        """Stop the thread and wait for it; what still waits is let go."""
+        """Stop the thread and wait for it; frames that still wait are discarded."""
         self._stop.set()
         self._thread.join()

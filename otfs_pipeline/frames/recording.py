@@ -1,4 +1,4 @@
-"""Recordings of raw samples with SigMF metadata: read frame by frame, and written."""
+"""Recordings of raw samples with SigMF metadata, read frame by frame and written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recording:
                 start += settings.q
 
     def count(self, settings: Settings) -> int:
-        """Frames in the file, a broken last one among them."""
+        """Frames in the file, a partial last one included."""
         return -(-self.path.stat().st_size // (settings.q * width(self.datatype)))
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a frame's results: files of bits and LLRs, counted errors, symbols to plot."""
+"""The sink of results: files of bits and LLRs, counted bit errors, symbols to plot."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PLOTTED_SYMBOLS = 20_000
 
 
 class Results:
-    """Takes the outputs of frame after frame; the files appear with `commit`, or not at all.
+    """Takes the outputs of each frame; the files appear at `commit`, or not at all.
 
-    bits file: each frame's payload, eight bits a byte, first bit highest, filled up with zeros to
-    a whole byte. llr file: each frame's LLRs, float32, little-endian, positive for 0.
+    bits file: each frame's payload, eight bits a byte, first bit highest, padded with zeros to a
+    whole byte. llr file: each frame's LLRs, float32, little-endian, positive for 0.
     """
 
     def __init__(self, bits_out: str, llr_out: str, plotted: bool) -> None:
@@ -37,12 +37,12 @@ class Results:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The receiver's outputs that are wanted, with the one that `stream.receive` looks at."""
+        """The receiver's outputs that are needed, with the one that `stream.receive` checks."""
         extra = [("llr", "llr" in self._files), ("symbols", self._plotted)]
         return ("bits", "variance", *(name for name, wanted in extra if wanted))
 
     def take(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
-        """Results of one frame; FoundryError where a file cannot grow."""
+        """Results of one frame; FoundryError where a file cannot be written."""
         bits = outputs["bits"].reshape(-1)
         if frame.bits.size:
             self.frames += 1

@@ -14,7 +14,7 @@ def width(datatype: str) -> int:
 
 
 def decode(data: bytes | memoryview, datatype: str) -> np.ndarray:
-    """Interleaved samples to complex64; a broken last one is left out. cf32_le is not copied."""
+    """Interleaved samples to complex64, without a partial last one; cf32_le is not copied."""
     component, scale = DATATYPES[datatype]
     whole = len(data) // width(datatype) * width(datatype)
     raw = np.frombuffer(data[:whole], dtype=component)

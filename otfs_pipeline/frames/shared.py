@@ -1,9 +1,9 @@
 """Frames through shared memory: a ring in a file that both sides map, best below /dev/shm.
 
 The file begins with a page: `OTFSRING`, then uint64 words: slots, bytes of a slot's samples,
-frames written, frames read, flags (1: a reader is there, 2: the stream has ended). Each slot has
+frames written, frames read, flags (1: a reader is attached, 2: the stream has ended). Each slot has
 uint64 `stamp`, the header of `wire.py` and the samples. A stamp is 2i+1 while frame i is written
-and 2i+2 once it is whole, so that a reader can tell whether a frame changed under its hands.
+and 2i+2 once it is complete, so that a reader can tell whether a frame changed while it read.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _take(
     length = min(header.bytes, ring.size) if header else 0
     data = np.frombuffer(samples, np.uint8)[:length].copy()
     if int(stamp[0]) != 2 * index + 2:
-        return None  # overwritten meanwhile: the gap in the sequence counts it
+        return None  # overwritten while it was read: the gap in the sequence counts it
     if header is None or not header.datatype or header.bytes != length:
         counts.malformed += 1
         return None

@@ -1,4 +1,4 @@
-"""Frames of a simulated link, made one by one or as a pool that is played again and again."""
+"""Frames of a simulated link, one by one or as a pool that is repeated."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from otfs_pipeline.link.profile import VEHICULAR_A, Profile
 from otfs_pipeline.settings import Settings
 
 UNKNOWN = np.empty(0, np.uint8)
-# Samples and payload that a pool may hold in bytes, where its size is not given.
+# Bytes of samples and payload that a pool may hold where its size is not given.
 POOL_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Samples as they came, complex64, and the payload where it is known (else empty).
+    """Samples as received, complex64, and the payload bits where they are known (else empty).
 
-    `ready` is when the last sample was there (time.perf_counter); 0: whenever it is asked for.
+    `ready` is when the last sample arrived (time.perf_counter); 0: when the frame is submitted.
     """
 
     samples: np.ndarray
@@ -34,7 +34,7 @@ class Frame:
 
 @lru_cache(maxsize=64)
 def known_payload(seed: int, index: int, settings: Settings) -> np.ndarray:
-    """`transmit.payload`, kept: senders and recordings repeat theirs. uint8 [bits], read-only."""
+    """`transmit.payload`, cached: senders and recordings repeat it. uint8 [bits], read-only."""
     bits = transmit.payload(seed, index, settings)
     bits.flags.writeable = False
     return bits
@@ -68,7 +68,7 @@ def pool_size(settings: Settings, frames: int) -> int:
 
 
 def pool(make: Callable[[int], Frame], size: int) -> Iterator[Frame]:
-    """Frames 0 to size-1, made side by side; no more are begun once nobody asks for the next."""
+    """Frames 0 to size-1, made in parallel threads; closing the iterator cancels the rest."""
     workers = ThreadPoolExecutor(min(size, os.cpu_count() or 1))
     try:
         yield from workers.map(make, range(size))
@@ -77,11 +77,11 @@ def pool(make: Callable[[int], Frame], size: int) -> Iterator[Frame]:
 
 
 def repeat(frames: list[Frame], count: int) -> Iterator[Frame]:
-    """The pool's frames, again and again, `count` in all."""
+    """The pool's frames in a cycle, `count` in all."""
     return itertools.islice(itertools.cycle(frames), count)
 
 
 def placed(item: Frame, samples: np.ndarray) -> Frame:
-    """The frame with its samples moved to `samples`, such as pinned memory."""
+    """The frame with its samples copied to `samples`, such as pinned memory."""
     samples[...] = item.samples
     return replace(item, samples=samples)

@@ -1,4 +1,4 @@
-"""Frame after frame through the receiver, several in flight, each one timed."""
+"""The stream of frames through the receiver: several in flight, the latency of each measured."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import numpy as np
 from foundryrt.pipeline import Pipeline
 from otfs_pipeline.frames.source import Frame
 
-# A thread that computes in Python would else keep the others waiting for 5 ms, two frames long.
+# By default a thread that computes in Python keeps the others waiting for 5 ms: two frames.
 _SWITCH_SECONDS = 2e-4
-# After so many seconds without work the loop sleeps between two looks.
-_QUIET, _NAP = 0.05, 1e-3
+# After this many seconds without work, the loop sleeps this long between two polls.
+_IDLE_AFTER, _IDLE_SLEEP = 0.05, 1e-3
 
 Outputs = Mapping[str, np.ndarray]
 
 
 @dataclass
 class Tally:
-    """What a run has seen. `milliseconds` are latencies: last sample there to results in memory."""
+    """Counts of a run. `milliseconds` are latencies: from a frame's last sample to its results."""
 
     milliseconds: list[float] = field(default_factory=list)
     wrong_length: int = 0
@@ -37,12 +37,12 @@ class Tally:
 
     @property
     def frames(self) -> int:
-        """Frames whose results are counted."""
+        """Frames with finite results."""
         return len(self.milliseconds)
 
 
 @dataclass(frozen=True)
-class _Flight:
+class _InFlight:
     slot: int
     frame: Frame
     start: float
@@ -56,28 +56,30 @@ def receive(
     stop: threading.Event,
     seen: Callable[[Tally], None] = lambda _: None,
 ) -> Tally:
-    """Send `frames` of that many samples through, until they end or `stop`; broken ones count only.
+    """Receive `frames` of `samples` samples until they end or `stop` is set.
 
-    None among the frames means that none is there yet. The loop never waits for a lock or an
-    event, it looks: a thread that sleeps may wake late. Nor does it look at samples, which takes
-    milliseconds where others use the memory too: output `variance` says whether results are
-    finite. A second thread gives results in order to `take`; what that raises ends the run.
+    None among the frames means that none has arrived yet. Frames of another length, and those
+    without finite results, are only counted. The loop polls and never waits for a lock or an
+    event: a thread that sleeps may wake late. It reads no samples either, which takes milliseconds
+    on a machine whose memory is busy: output `variance` tells whether the results are finite. A
+    second thread passes results to `take` in order; an exception there ends the run. `seen` is
+    called after each frame.
     """
-    tally, flying, source = Tally(), deque[_Flight](), iter(frames)
+    tally, in_flight, source = Tally(), deque[_InFlight](), iter(frames)
     ended, began = False, time.perf_counter()
     busy = began
-    with _Taker(take, pipeline.depth) as taker, _undisturbed():
-        while not taker.failure:
-            if flying and pipeline.done(flying[0].slot):
-                busy, good = _finish(flying.popleft(), pipeline, taker, tally)
+    with _Consumer(take, pipeline.depth) as consumer, _undisturbed():
+        while not consumer.failure:
+            if in_flight and pipeline.done(in_flight[0].slot):
+                busy, good = _finish(in_flight.popleft(), pipeline, consumer, tally)
                 if good:
                     tally.seconds = busy - began
                     seen(tally)
                 continue
             ended = ended or stop.is_set()
-            if ended and not flying:
+            if ended and not in_flight:
                 break
-            if not ended and taker.free:
+            if not ended and consumer.free:
                 try:
                     frame = next(source)
                 except StopIteration:
@@ -85,36 +87,38 @@ def receive(
                     continue
                 if frame is not None:
                     if frame.samples.shape == (samples,):
-                        flying.append(_submit(frame, pipeline, taker.free.popleft()))
+                        in_flight.append(_submit(frame, pipeline, consumer.free.popleft()))
                     else:
                         tally.wrong_length += 1
                     continue
-            time.sleep(_NAP if time.perf_counter() - busy > _QUIET else 0)
+            time.sleep(_IDLE_SLEEP if time.perf_counter() - busy > _IDLE_AFTER else 0)
     return tally
 
 
-def _submit(frame: Frame, pipeline: Pipeline, slot: int) -> _Flight:
+def _submit(frame: Frame, pipeline: Pipeline, slot: int) -> _InFlight:
     start = frame.ready or time.perf_counter()
     pipeline.submit(slot, {"samples": frame.samples})
-    return _Flight(slot, frame, start)
+    return _InFlight(slot, frame, start)
 
 
-def _finish(flight: _Flight, pipeline: Pipeline, taker: _Taker, tally: Tally) -> tuple[float, bool]:
-    """When the results were there, and whether they are finite."""
+def _finish(
+    flight: _InFlight, pipeline: Pipeline, consumer: _Consumer, tally: Tally
+) -> tuple[float, bool]:
+    """When the results were in host memory (time.perf_counter), and whether they are finite."""
     outputs = pipeline.wait(flight.slot)
     end = time.perf_counter()
     good = math.isfinite(outputs["variance"])
     if good:
         tally.milliseconds.append((end - flight.start) * 1e3)
-        taker.queue.put((flight.slot, flight.frame, outputs))
+        consumer.queue.put((flight.slot, flight.frame, outputs))
     else:
         tally.not_finite += 1
-        taker.free.append(flight.slot)
+        consumer.free.append(flight.slot)
     return end, good
 
 
-class _Taker:
-    """A thread that calls `take` and then gives the slot back to `free`."""
+class _Consumer:
+    """A thread that calls `take` and then returns the slot to `free`."""
 
     def __init__(self, take: Callable[[Frame, Outputs], None], depth: int) -> None:
         self.free = deque(range(depth))
@@ -133,7 +137,7 @@ class _Taker:
                 self.failure = error
             self.free.append(slot)
 
-    def __enter__(self) -> _Taker:
+    def __enter__(self) -> _Consumer:
         self._thread.start()
         return self
 
@@ -146,7 +150,7 @@ class _Taker:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No garbage collection, and short turns between threads."""
+    """No garbage collection, and short switch intervals between threads."""
     switch, collecting = sys.getswitchinterval(), gc.isenabled()
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.disable()

@@ -1,4 +1,4 @@
-"""The header of a frame on its way from a sender, over ZeroMQ or shared memory; little-endian.
+"""The header of a frame from a sender, over ZeroMQ or shared memory; little-endian.
 
 | bytes | field |
 |---|---|
@@ -6,7 +6,7 @@
 | 1 | version, 1 |
 | 1 | format: 0 cf32_le, 1 ci16_le, 255 end of the stream |
 | 2 | zero |
-| 8 | sequence number, from 0: what is missing was lost on the way |
+| 8 | sequence number, from 0: a gap is a loss in transport |
 | 8 | number of complex samples that follow |
 | 8 | seed of the payload (`transmit.payload`), -1 where it is unknown |
 | 8 | index of the payload |
@@ -30,7 +30,7 @@ _FORMATS = tuple(DATATYPES)
 
 @dataclass(frozen=True)
 class Header:
-    """What a sender says of a frame; `datatype` is empty at the end of the stream."""
+    """A sender's description of a frame; `datatype` is empty at the end of the stream."""
 
     sequence: int
     datatype: str
@@ -51,7 +51,7 @@ class Header:
 
 
 def unpack(data: bytes | memoryview) -> Header | None:
-    """The header in `data`, or None where there is none of this version."""
+    """The header in `data`, or None where it is no header of this version."""
     if len(data) != SIZE:
         return None
     magic, version, code, sequence, samples, seed, index = _LAYOUT.unpack(data)
@@ -61,7 +61,7 @@ def unpack(data: bytes | memoryview) -> Header | None:
 
 
 def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
-    """The frame whose samples are `data`, with its payload where the sender said which."""
+    """The frame whose samples are `data`, with its payload where the header names one."""
     known = header.seed >= 0 and header.index >= 0
     bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
     return Frame(decode(data, header.datatype), bits, ready)
@@ -82,14 +82,14 @@ class Sender(Protocol):
 
 @dataclass
 class Counts:
-    """What went wrong between sender and receiver, in frames."""
+    """Frames that were damaged or lost between sender and receiver."""
 
     malformed: int = 0
     lost: int = 0
     _next: int = 0
 
     def arrived(self, sequence: int) -> None:
-        """Count the gap before this frame; a sender that starts anew leaves none."""
+        """Count the gap before this frame; a sender that restarts leaves none."""
         if sequence > self._next:
             self.lost += sequence - self._next
         self._next = sequence + 1

@@ -1,8 +1,8 @@
 """Frames over ZeroMQ: two-part messages, header (`wire.py`) and samples, from DEALER to ROUTER.
 
 The receiver binds, senders connect: a sender may start first, and may be replaced. The receiver
-answers the end of the stream with the same header: a sender that left before would take along what
-the receiver's side has not read yet.
+answers the end of the stream with the same header: messages that it has not read yet would be lost
+if the sender closed before.
 """
 
 from __future__ import annotations
@@ -92,19 +92,19 @@ class Sender:
 
     def send(self, header: Header, data: bytes) -> None:
         if not self._socket.poll(int(self._patience * 1e3), _zmq().POLLOUT):
-            raise self._silence()
+            raise self._timeout()
         self._socket.send_multipart([header.pack(), data], copy=False)
 
     def finish(self, sequence: int) -> None:
-        """Say that the stream has ended, and wait until the receiver has heard it."""
+        """Say that the stream has ended, and wait until the receiver confirms it."""
         self.send(Header(sequence, ""), b"")
         if not self._socket.poll(int(self._patience * 1e3)):
-            raise self._silence()
+            raise self._timeout()
 
     def close(self) -> None:
         self._opened.__exit__(None, None, None)
 
-    def _silence(self) -> FoundryError:
+    def _timeout(self) -> FoundryError:
         return FoundryError(
             f"ZeroMQ endpoint {self._endpoint}: no receiver took what was sent in "
             f"{self._patience:g} s"

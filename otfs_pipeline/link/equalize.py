@@ -14,7 +14,7 @@ from otfs_pipeline.link.zak import inverse_zak, zak
 
 @dataclass(frozen=True)
 class Solution:
-    """Estimate, and the steps α_i, β_i that led there; [K] each, or [K, N, 1] one a period."""
+    """Estimate, and the coefficients α_i, β_i of each iteration: [K], or [K, N, 1] by period."""
 
     x: np.ndarray
     alpha: np.ndarray
@@ -35,9 +35,9 @@ def solve(
     iterations: int,
     inner: Callable[[np.ndarray, np.ndarray], np.ndarray] = _inner,
 ) -> Solution:
-    """`iterations` steps of conjugate gradients on normal(x) = right ≠ 0, from zero.
+    """`iterations` iterations of conjugate gradients on normal(x) = right ≠ 0, from zero.
 
-    `inner` is the inner product: of all, or of each of several systems that are solved at once.
+    `inner` is the inner product: of the whole, or of each of several systems solved together.
     """
     x = np.zeros_like(right)
     residual = direction = right
@@ -84,7 +84,7 @@ def frequency_cg(
 
     A guard strip spans all Dopplers, so its projection is diagonal in time too: `mask` [Q]. Zak
     and DFT are unitary, so the iterates are those of `delay_doppler_cg`. With `periods` = (N, the
-    first sample of one) every Doppler period takes steps of its own: a strip longer than the
+    first sample of one) every Doppler period has its own iterations: a strip longer than the
     channel makes the system block diagonal, and N small Krylov spaces hold more than their sum.
     """
 

@@ -1,4 +1,4 @@
-"""A frame in delay-Doppler: point pilot in the middle of a silent guard strip, data around it."""
+"""A frame in the delay-Doppler domain: a point pilot amid its guard strip, data around it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def data_mask(settings: Settings) -> np.ndarray:
 
 
 def data_symbols(settings: Settings) -> int:
-    """Data symbols a frame."""
+    """Data symbols of a frame."""
     return (settings.m - settings.guard_bins) * settings.n
 
 
 def payload_bits(settings: Settings) -> int:
-    """Payload a frame in bits."""
+    """Payload of a frame in bits."""
     return data_symbols(settings) * settings.bits_per_symbol
 
 

@@ -43,7 +43,7 @@ class Profile:
         return Paths(gain, self.delay, np.where(np.isnan(self.doppler), drawn, self.doppler))
 
     def taps(self, rng: np.random.Generator, settings: Settings) -> Taps:
-        """The effective taps of one channel, as far as the simulated link has them."""
+        """The effective taps of one channel, cut where the simulated link cuts them."""
         return effective_taps(
             self.draw(rng, settings.nu_max, settings.gain_model),
             settings.m,
@@ -54,7 +54,7 @@ class Profile:
         )
 
     def check(self, settings: Settings) -> None:
-        """UsageError where the link was not made for such delays or Dopplers."""
+        """UsageError where the link's settings do not cover its delays or Dopplers."""
         longest = float(self.delay.max())
         if longest > settings.delay_spread * (1 + 1e-9):
             raise UsageError(
@@ -71,7 +71,7 @@ class Profile:
 
 def _profile(name: str, rows: list[tuple[float, float, float]]) -> Profile:
     delay, decibels, doppler = np.array(rows, dtype=np.float64).T
-    # Any level may be given: they count beside the strongest path's.
+    # Levels are relative to that of the strongest path.
     power = 10 ** ((decibels - decibels.max()) / 10)
     return Profile(name, delay * 1e-9, power / power.sum(), doppler)
 
@@ -102,7 +102,7 @@ def find(name: str) -> Profile:
     """A standard profile by name, or that of a .csv or .json file.
 
     CSV: a header and the columns delay_ns, power_db and, if wanted, doppler_hz. JSON: a list of
-    objects with those keys. UsageError where there is none, FoundryError where it makes no sense.
+    objects with those keys. UsageError where there is none, FoundryError for invalid contents.
     """
     if name in STANDARD:
         return STANDARD[name]

@@ -15,7 +15,7 @@ from otfs_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Received:
-    """Unbiased symbols [D], LLRs [D, bits], hard bits of the same shape, and what led there."""
+    """Unbiased symbols [D], LLRs [D, bits], hard decisions, channel estimate, μ and variance."""
 
     symbols: np.ndarray
     llr: np.ndarray
@@ -39,7 +39,7 @@ def receive(
 ) -> Received:
     """One frame of time samples [MN]; `channel` replaces the estimate from the pilot.
 
-    With `periods` each Doppler period takes steps of its own, as on the GPU, else the frame does.
+    With `periods` each Doppler period has its own iterations, as on the GPU, else the frame has.
     """
     grid = zak(samples, settings.m, settings.n)
     known = channel or estimate(grid, settings)
@@ -62,7 +62,7 @@ def receive(
 
 
 def pilot_response(settings: Settings, h: banded.Bands) -> np.ndarray:
-    """What a channel makes of the pilot: complex128 time samples [MN]."""
+    """The channel's response to the pilot: complex128 time samples [MN]."""
     return banded.apply_samples(inverse_zak(frame.pilot_grid(settings)), h)
 
 

@@ -1,4 +1,4 @@
-"""The receiver in torch: complex64, static shapes and no decision on data, so that it is one graph.
+"""The receiver in torch: complex64, static shapes, no control flow on data, so it is one graph.
 
 A vector of the solver is z[l,k] = X[k,l] e^{-j2πkl/Q}, [N, M]: a Zak grid with a phase, so a guard
 strip is still a mask over k, and N short DFTs over k give the spectrum S[l + Nu] as [N, M]. There
@@ -43,7 +43,7 @@ class Receiver:
             "bits": (llr < 0).to(torch.uint8),
             "noise_variance": noise_variance,
             "mu": mu,
-            # Each symbol depends on every sample: one speaks for the frame.
+            # Each symbol depends on every sample, so one shows whether all are finite.
             "variance": variance + 0 * torch.view_as_real(symbols)[0, 0],
             "taps": (h.abs() > 0).sum(),
         }

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> None:
     if options.plot:
-        plots.new_figure(options.plot)  # what is missing is said now, not after the study
+        plots.new_figure(options.plot)  # a missing matplotlib is an error before the study
     result = study(options)
     if options.output:
         _write(options.output, json.dumps(result, indent=1) + "\n")

@@ -1,8 +1,8 @@
-"""Passes run directly, with a session's face: the reference for bundles, and for development."""
+"""Passes run directly, behind a session's methods: the reference for bundles."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundryc.weights import WeightSlice
-from parse_runtime.capture.passes import Passes
+from parse_runtime.capture.passes import Passes, Run
 
 
 class EagerSession:
@@ -24,7 +24,7 @@ class EagerSession:
         self._passes: dict[tuple[str, tuple[tuple[str, int | str], ...]], EagerGraph] = {}
 
     def register(
-        self, name: str, tensor: Tensor, *, role: str, slices: list[WeightSlice] | None = None
+        self, name: str, tensor: Tensor, role: str, slices: Sequence[WeightSlice] | None = None
     ) -> Tensor:
         """As a recorder does, but in torch's own memory."""
         self.tensors[name] = tensor.to(self._device)
@@ -32,8 +32,8 @@ class EagerSession:
 
     def add(self, passes: Passes) -> None:
         """Offer the graphs of one model."""
-        for name, key, run in passes.graphs():
-            self._passes[name, tuple(sorted(key.items()))] = EagerGraph(run)
+        for signature, run in passes.graphs():
+            self._passes[signature.graph, tuple(sorted(signature.key.items()))] = EagerGraph(run)
 
     @property
     def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:
@@ -49,7 +49,7 @@ class EagerSession:
 class EagerGraph:
     """One pass; outputs are those of its last launch."""
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._outputs: dict[str, Tensor] = {}
 
@@ -58,4 +58,5 @@ class EagerGraph:
             self._outputs = self._run()
 
     def read(self, name: str) -> NDArray[Any]:
-        return self._outputs[name].cpu().numpy().copy()
+        array: NDArray[Any] = self._outputs[name].cpu().numpy().copy()
+        return array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from foundryrt.errors import UsageError
 from parse_runtime.capture.files import inputs
@@ -15,12 +15,14 @@ from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import Model, open_model
 
 if TYPE_CHECKING:
-    from parse_runtime.capture.passes import Passes
+    from foundryc.recorder import Recorder
+    from parse_runtime.capture.parameters import Register
+    from parse_runtime.capture.passes import Compile, Passes
 
 __all__ = ["Settings", "build", "inputs", "record"]
 
 
-def record(recorder: Any, settings: Settings) -> None:
+def record(recorder: Recorder, settings: Settings) -> None:
     """Register both models' weights and caches, and record every pass once."""
     # Imported late: a capture's options and its key do not need torch.
     import torch
@@ -29,7 +31,7 @@ def record(recorder: Any, settings: Settings) -> None:
     words = _words(target, settings)
     recorder.attach("tokenizer.json", target.text.tokenizer_json.encode())
     recorder.attach("chat.json", _json(target.text.chat))
-    if not _alike(target, draft):
+    if not _same_tokens(target, draft):
         recorder.attach("draft.tokenizer.json", draft.text.tokenizer_json.encode())
         recorder.attach("draft.chat.json", _json(draft.text.chat))
     with torch.inference_mode():
@@ -37,12 +39,13 @@ def record(recorder: Any, settings: Settings) -> None:
         graphs = [graph for passes in models for graph in passes.graphs()]
         if recorder.target == "cuda":
             with recorder.warm_up():
-                for _, _, run in graphs:
+                for _, run in graphs:
                     run()
-        for name, key, run in graphs:
-            with recorder.graph(name, **key) as graph:
-                for output, tensor in run().items():
-                    graph.output(output, tensor)
+        for signature, run in graphs:
+            with recorder.graph(signature.graph, **signature.key) as graph:
+                found = run()
+                for output in signature.outputs:
+                    graph.output(output, found[output])
 
 
 def _models(settings: Settings) -> tuple[Model, Model]:
@@ -57,7 +60,7 @@ def _models(settings: Settings) -> tuple[Model, Model]:
             raise UsageError(
                 f"max-len {settings.max_len} exceeds the model's {model.config.max_positions}"
             )
-    if not _alike(target, draft):
+    if not _same_tokens(target, draft):
         if settings.speculate:
             raise UsageError(
                 f"speculate draft: the tokenizer of {settings.draft} is not that of "
@@ -70,7 +73,7 @@ def _models(settings: Settings) -> tuple[Model, Model]:
     return target, draft
 
 
-def _alike(target: Model, draft: Model) -> bool:
+def _same_tokens(target: Model, draft: Model) -> bool:
     """Whether both models read and write the same ids."""
     return target.text.tokenizer.fingerprint == draft.text.tokenizer.fingerprint
 
@@ -79,7 +82,7 @@ def _words(target: Model, settings: Settings) -> tuple[int, int]:
     """Ids of the judge's yes and no; UsageError where the judge cannot be asked."""
     tokenizer = target.text.tokenizer
     suffix = tokenizer.encode(target.text.chat.judge_suffix("", settings.judge_prompt))
-    if len(suffix) > max(length for length, _ in settings.shapes().verify):
+    if len(suffix) > max(length for length, _ in settings.sizes().verify):
         raise UsageError(f"verify {settings.verify}: no room for the judge's {len(suffix)} tokens")
     yes, no = tokenizer.single(settings.yes), tokenizer.single(settings.no)
     if yes == no:
@@ -88,26 +91,27 @@ def _words(target: Model, settings: Settings) -> tuple[int, int]:
 
 
 def build(
-    register: Any,
+    register: Register,
     settings: Settings,
     target: Model,
     draft: Model,
     words: tuple[int, int],
-    compiled: Any = lambda function: function,
+    compiled: Compile = lambda layer: layer,
 ) -> list[Passes]:
     """The target's and the draft's passes; one model's weights are registered once."""
-    from parse_runtime.capture.passes import Passes, load_parameters
+    from parse_runtime.capture.parameters import load_parameters
+    from parse_runtime.capture.passes import Passes
 
-    shapes = settings.shapes()
+    sizes = settings.sizes()
     weights = load_parameters("target", target.parameters, settings.dtype, register)
     head = None
     if settings.eagle:
         config, recipes = open_head(settings.eagle, target.config)
         head = config, load_parameters("eagle", recipes, settings.dtype, register)
-    passes = Passes("target", target.config, weights, shapes, register, words, compiled, head)
+    passes = Passes("target", target.config, weights, sizes, register, words, compiled, head)
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
-    drafting = replace(shapes, verify=(), tree=None)
+    drafting = replace(sizes, verify=(), tree=None)
     return [passes, Passes("draft", draft.config, weights, drafting, register, compiled=compiled)]
 
 

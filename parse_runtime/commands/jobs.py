@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.prompts import Prompts
-from parse_runtime.engine.protocols import Sampling
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.rules import Rules
 from parse_runtime.text.chat import Conversation

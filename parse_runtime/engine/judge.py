@@ -1,10 +1,10 @@
-"""Where a draft is cut, how verdicts choose among the cuts, and the judge's default words."""
+"""Where a draft is cut, how verdicts select among the cuts, and the judge's default question."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from foundryrt.errors import UsageError
+from parse_runtime.signature.selection import SelectionRule
 
 PROMPT = "Is your answer so far correct, even if it is unfinished? Reply with one word: Yes or No."
 CUTS = ("stride", "sentence")
@@ -15,17 +15,17 @@ def stride_cuts(length: int, stride: int) -> list[int]:
     return [*range(stride, length, stride), length] if length else []
 
 
-def sentence_cuts(pieces: Sequence[str], stride: int) -> list[int]:
+def sentence_cuts(texts: Sequence[str], stride: int) -> list[int]:
     """Cuts after tokens that end a sentence or a line, at least `stride` tokens apart, and the end.
 
-    `pieces` is the text of each token of the draft.
+    `texts` has the text of each token of the draft.
     """
     cuts: list[int] = []
-    for end, piece in enumerate(pieces[:-1], start=1):
-        closes = "\n" in piece or piece.rstrip().endswith((".", "!", "?"))
+    for end, text in enumerate(texts[:-1], start=1):
+        closes = "\n" in text or text.rstrip().endswith((".", "!", "?"))
         if closes and end - (cuts[-1] if cuts else 0) >= stride:
             cuts.append(end)
-    return [*cuts, len(pieces)] if pieces else []
+    return [*cuts, len(texts)] if texts else []
 
 
 def first_failure(cuts: Sequence[int], verdicts: Sequence[float], threshold: float) -> int:
@@ -45,14 +45,8 @@ def longest_accepted(cuts: Sequence[int], verdicts: Sequence[float], threshold: 
 
 
 Selection = Callable[[Sequence[int], Sequence[float], float], int]
-SELECTIONS: dict[str, Selection] = {
-    "first-failure": first_failure,
-    "longest-accepted": longest_accepted,
+SELECTIONS: dict[SelectionRule, Selection] = {
+    SelectionRule.FIRST_FAILURE: first_failure,
+    SelectionRule.LONGEST_ACCEPTED: longest_accepted,
 }
-
-
-def selection(name: str) -> Selection:
-    """The rule by name; UsageError for another."""
-    if name not in SELECTIONS:
-        raise UsageError(f"selection {name!r}: one of {', '.join(SELECTIONS)}")
-    return SELECTIONS[name]
+"""What verify passes compute inside (`parse_runtime.models.acceptance.select`)."""

@@ -12,7 +12,7 @@ from parse_runtime.text.stopping import StopText
 
 @dataclass(eq=False)
 class Outcome:
-    """`show` gets each piece of text."""
+    """`show` gets each new part of the text."""
 
     request: Request
     stopping: StopText
@@ -27,13 +27,13 @@ class Outcome:
         return bool(self.reason or self.error)
 
     def tokens(self, tokens: Sequence[int]) -> int | None:
-        piece, taken = "", None
+        text, taken = "", None
         for count, token in enumerate(tokens, start=1):
-            piece += self.stopping.push(token)
+            text += self.stopping.push(token)
             if self.stopping.ended:
                 taken = count
                 break
-        self._say(piece)
+        self._say(text)
         return taken
 
     def draft_end(self) -> Callable[[int], bool]:
@@ -68,7 +68,8 @@ class Outcome:
         counts = self.statistics
         report = counts.report()
         cancelled = "cancelled; " if self.reason == "cancelled" else ""
-        ahead = f", {report['tokens_per_advance']:.2f} tokens an advance" if counts.advances else ""
+        each = report["tokens_per_advance"]
+        ahead = f", {each:.2f} tokens a target pass" if counts.advances else ""
         return (
             f"{cancelled}{report['tokens_per_second']:.1f} tokens/s, {counts.tokens} tokens in "
             f"{counts.seconds:.2f} s; drafted {counts.drafted}, accepted {counts.accepted}"
@@ -78,7 +79,7 @@ class Outcome:
             f"{counts.resume_seconds:.2f}"
         )
 
-    def _say(self, piece: str) -> None:
-        self.text += piece
-        if piece:
-            self.show(piece)
+    def _say(self, text: str) -> None:
+        self.text += text
+        if text:
+            self.show(text)

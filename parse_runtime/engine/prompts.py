@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.judge import sentence_cuts, stride_cuts
-from parse_runtime.engine.protocols import Sampling
 from parse_runtime.engine.request import Request, TooLong
 from parse_runtime.engine.rules import Rules
 from parse_runtime.text.chat import Chat, Conversation
 from parse_runtime.text.stopping import StopText
 from parse_runtime.text.tokenizer import TextStream, Tokenizer
-from parse_runtime.text.translation import Pair
+from parse_runtime.text.translation import TokenTranslation
 
 _COMPOSED = 4
 """Unicode's normal form C makes one character of up to so many."""
 
 
 @dataclass(frozen=True)
-class Voice:
-    """How one model reads and writes."""
+class TextFormat:
+    """How one model reads and writes text."""
 
     tokenizer: Tokenizer
     chat: Chat
@@ -36,11 +36,11 @@ class Raw:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Makes requests; `draft` is the target's own voice where the pair is alike."""
+    """Makes requests; `draft` is the target's own format where both have the same tokens."""
 
-    target: Voice
-    draft: Voice
-    pair: Pair
+    target: TextFormat
+    draft: TextFormat
+    translation: TokenTranslation
 
     def request(
         self,
@@ -55,10 +55,10 @@ class Prompts:
         suffix = self.target.chat.judge_suffix(messages, rules.judge_prompt)
         return Request(
             prompt=tokens,
-            draft_prompt=tokens if self.pair.alike else self._draft_prompt(prompt),
+            draft_prompt=tokens if self.translation.same else self._draft_prompt(prompt),
             suffix=self.target.tokenizer.encode(suffix),
             stops=frozenset(self.target.chat.stops),
-            pair=self.pair,
+            translation=self.translation,
             cuts=lambda draft: self._cuts(draft, rules),
             max_new_tokens=max_new_tokens,
             rules=rules,
@@ -105,6 +105,6 @@ class Prompts:
 
     def _cuts(self, draft: Sequence[int], rules: Rules) -> list[int]:
         if rules.cut_at == "sentence":
-            pieces = [self.target.tokenizer.decode([token]) for token in draft]
-            return sentence_cuts(pieces, rules.stride)
+            texts = [self.target.tokenizer.decode([token]) for token in draft]
+            return sentence_cuts(texts, rules.stride)
         return stride_cuts(len(draft), rules.stride)

@@ -6,42 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from foundryrt.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How one sequence picks tokens: temperature 0 is greedy, `top_p` keeps the nucleus.
-
-    Noise is keyed by (seed, position, token id): a sequence's tokens do not depend on what else
-    is in its batches.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UsageError(f"temperature {self.temperature}: a finite number >= 0 is needed")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top-p {self.top_p}: a number above 0 and up to 1 is needed")
-        if not 0 <= self.seed < 1 << 63:
-            raise UsageError(f"seed {self.seed}: a number from 0 to 2^63 - 1 is needed")
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.signature.selection import SelectionRule
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Put `trunk` at `start` and after, then judge the sequence cut to each length of `cuts`."""
+    """Judge the sequence cut to each length of `cuts`, in one pass where one is large enough.
 
-    trunk: Sequence[int]
+    `shared_prefix` are the tokens from position `start` on that the slot does not hold yet.
+    """
+
+    shared_prefix: Sequence[int]
     start: int
     cuts: Sequence[int]
     suffix: Sequence[int]
     """The judge's question."""
     threshold: float = 0.5
-    rule: str = "first-failure"
-    """A name of `parse_runtime.engine.judge.SELECTIONS`."""
+    rule: SelectionRule = SelectionRule.FIRST_FAILURE
 
 
 @dataclass(frozen=True)
@@ -65,27 +47,15 @@ class Decoder(Protocol):
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """Put tokens at `start` and after, behind what the slot holds; the token that follows."""
 
-    def decode(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        samplings: Sequence[Sampling],
-    ) -> list[int]:
-        """Put one token in each of several slots; the token that follows each."""
+    def decode(self, batch: Batch) -> list[int]:
+        """Put each token into its slot; the token that follows each."""
 
 
 class Target(Decoder, Protocol):
     """A decoder that also judges, and may have several tokens of its own in one pass."""
 
-    def advance(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        samplings: Sequence[Sampling],
-    ) -> list[list[int]]:
+    def extend(self, batch: Batch) -> list[list[int]]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give."""
 
-    def verify(self, slot: int, wanted: Verification) -> Verdict:
-        """Judge prefixes of a slot's sequence; it holds all of the trunk then."""
+    def verify(self, slot: int, verification: Verification) -> Verdict:
+        """Judge prefixes of a slot's sequence; afterwards the slot holds all of it."""

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.rules import Rules
-from parse_runtime.text.translation import Pair
+from parse_runtime.text.translation import TokenTranslation
 
 
 class TooLong(UsageError):
@@ -27,7 +27,7 @@ class Request:
     """The judge's question, as it follows an answer."""
     stops: frozenset[int]
     """Tokens of the target that end an answer."""
-    pair: Pair
+    translation: TokenTranslation
     cuts: Callable[[Sequence[int]], list[int]]
     """Prefix lengths of a draft that are judged, rising; the last is the draft's own length."""
     max_new_tokens: int
@@ -73,7 +73,7 @@ class Statistics:
     accepted: int = 0
     tokens: int = 0
     advances: int = 0
-    """Passes in which the target went on by itself."""
+    """Extend passes, or decode passes in their place."""
     advanced: int = 0
     """Tokens that these gave."""
     verdicts: list[list[tuple[int, float]]] = field(default_factory=list)

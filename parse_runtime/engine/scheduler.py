@@ -7,12 +7,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
-from parse_runtime.engine.sequence import Advance, Answer, Call, Calls, Decode, Prefill
+from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
+
+Pass = Callable[[Batch], Sequence[object]]
+"""Answers each sequence of a batch."""
 
 
 @dataclass(eq=False)
@@ -91,7 +95,7 @@ class Scheduler:
         while self._free and self._waiting:
             self._admit(self._waiting.popleft())
         self._batch(Decode, self._draft.decode)
-        self._batch(Advance, self._target.advance)
+        self._batch(Extend, self._target.extend)
         for _ in range(min(self._single_passes, len(self._due))):
             running = self._due.popleft()
             self._guarded(running, partial(self._single, running))
@@ -103,13 +107,13 @@ class Scheduler:
         self._running[answer.listener] = running
         self._guarded(running, lambda: None)
 
-    def _batch(self, kind: type[Decode] | type[Advance], run: Callable[..., list[Any]]) -> None:
+    def _batch(self, kind: type[Decode] | type[Extend], run: Pass) -> None:
         """One pass of all that ask for it; one by one where it fails, to find whose error it is."""
         together = [running for running in self._running.values() if isinstance(running.call, kind)]
         if not together:
             return
         try:
-            results = _run(run, together)
+            results = run(_batch_of(together))
         except Exception:
             for running in together:
                 self._guarded(running, partial(_alone, run, running))
@@ -117,14 +121,14 @@ class Scheduler:
         for running, result in zip(together, results, strict=True):
             self._guarded(running, partial(_same, result))
 
-    def _single(self, running: _Running) -> Any:
+    def _single(self, running: _Running) -> object:
         call, slot = running.call, running.slot
         if isinstance(call, Prefill):
             model = self._target if call.model == "target" else self._draft
             return model.prefill(slot, call.tokens, call.start, running.request.sampling)
         return self._target.verify(slot, cast(Verification, call))
 
-    def _guarded(self, running: _Running, result: Callable[[], Any]) -> None:
+    def _guarded(self, running: _Running, result: Callable[[], object]) -> None:
         """Send an answer the result of its pass; note what it asks for next, or its end."""
         try:
             running.call = running.calls.send(result())
@@ -151,22 +155,21 @@ class Scheduler:
             self._due.remove(running)
 
 
-def _run(run: Callable[..., list[Any]], together: Sequence[_Running]) -> list[Any]:
-    calls = [cast(Decode | Advance, running.call) for running in together]
-    results: list[Any] = run(
+def _batch_of(together: Sequence[_Running]) -> Batch:
+    calls = [cast(Decode | Extend, running.call) for running in together]
+    return Batch(
         [running.slot for running in together],
         [call.token for call in calls],
         [call.position for call in calls],
         [running.request.sampling for running in together],
     )
-    return results
 
 
-def _alone(run: Callable[..., list[Any]], running: _Running) -> Any:
-    return _run(run, [running])[0]
+def _alone(run: Pass, running: _Running) -> object:
+    return run(_batch_of([running]))[0]
 
 
-def _same(result: Any) -> Any:
+def _same(result: object) -> object:
     return result
 
 

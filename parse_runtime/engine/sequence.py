@@ -33,14 +33,14 @@ class Decode:
 
 
 @dataclass(frozen=True)
-class Advance:
+class Extend:
     """The target's next tokens; answered by a list of them."""
 
     token: int
     position: int
 
 
-Call = Prefill | Decode | Advance | Verification
+Call = Prefill | Decode | Extend | Verification
 """A verification is answered by a `Verdict`."""
 Calls = Generator[Call, Any, Any]
 
@@ -100,42 +100,42 @@ class Answer:
     def _draft(self) -> Generator[Call, Any, tuple[list[int], bool]]:
         """A complete answer of the draft model in the target's tokens; whether it ended it."""
         request, answer = self.request, self._sequence[len(self.request.prompt) :]
-        pair, room = request.pair, self._limit - len(self._sequence)
-        known = [*request.draft_prompt, *pair.to_draft(answer)]
+        translation, room = request.translation, self._limit - len(self._sequence)
+        known = [*request.draft_prompt, *translation.to_draft(answer)]
         most = min(room, self.draft_len - len(known))
         if most < 1:
             return [], False
         start = min(_common(known, self._draft_rows), len(known) - 1)
         token = yield Prefill("draft", known[start:], start)
-        complete = self.listener.draft_end() if pair.alike else _never
+        complete = self.listener.draft_end() if translation.same else _never
         draft: list[int] = []
-        ended = token in pair.draft_stops
+        ended = token in translation.draft_stops
         while not ended:
             draft.append(token)
             if len(draft) == most or complete(token):
                 break
             token = yield Decode(token, len(known) + len(draft) - 1)
-            ended = token in pair.draft_stops
+            ended = token in translation.draft_stops
         # The last token was never put into the cache, unless a stop token followed it.
         self._draft_rows = [*known, *(draft if ended else draft[:-1])]
-        written = pair.to_target(answer, draft)
+        written = translation.to_target(answer, draft)
         return written[:room], ended and len(written) <= room
 
     def _judge(self, draft: Sequence[int]) -> Generator[Call, Any, int]:
         """How much of the draft stays; the target then holds rows for all of it."""
         base, cuts = len(self._sequence), self.request.cuts(draft)
-        trunk = [*self._sequence[self._rows :], *draft]
+        new = [*self._sequence[self._rows :], *draft]
         lengths = [base + cut for cut in cuts]
         rules = self.request.rules
         first = lengths[-1:] if rules.two_stage else lengths
         wanted = Verification(
-            trunk, self._rows, first, self.request.suffix, rules.threshold, rules.selection
+            new, self._rows, first, self.request.suffix, rules.threshold, rules.selection_rule
         )
         verdict: Verdict = yield wanted
         end, verdicts = base + len(draft), verdict.verdicts
         if len(first) < len(lengths) and not verdict.kept:
-            # The trunk's keys and values are there already.
-            verdict = yield replace(wanted, trunk=[], start=end, cuts=lengths[:-1])
+            # The keys and values of the shared prefix are there already.
+            verdict = yield replace(wanted, shared_prefix=[], start=end, cuts=lengths[:-1])
             verdicts, first = verdict.verdicts + verdicts, lengths
         kept = max(verdict.kept - base, 0)
         self._rows = base + kept
@@ -146,7 +146,7 @@ class Answer:
     def _resume(self, until: int, following: int) -> Generator[Call, Any, str | None]:
         """The target decodes up to length `until`; a reason where the answer is done.
 
-        Tokens beyond are dropped: where a round begins must not hang on how many come at once.
+        Tokens beyond are dropped: where a round begins must not depend on how many come at once.
         `following` is what the prefill said to come after the prompt.
         """
         since = time.perf_counter()
@@ -156,7 +156,7 @@ class Answer:
             if length == len(self.request.prompt):
                 tokens = [following]
             else:
-                tokens = yield Advance(self._sequence[-1], length - 1)
+                tokens = yield Extend(self._sequence[-1], length - 1)
                 self._rows = length
                 self.statistics.advances += 1
             tokens = tokens[: until - length]

@@ -1,132 +1,108 @@
-"""The engine's models as graphs of a session (or of `parse_runtime.capture.eager`)."""
+"""A model whose passes are graphs of a session."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.graphs.session import PassGraph, PassSession
+from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import causal, padded
 
 
-class Graph(Protocol):
-    """A pass, ready to launch."""
-
-    def launch(self) -> object: ...
-
-    def read(self, name: str) -> NDArray[Any]: ...
-
-
-class Session(Protocol):
-    """The part of `foundryrt.session.Session` that is used here."""
-
-    @property
-    def graphs(self) -> Sequence[tuple[str, Mapping[str, int | str]]]: ...
-
-    def write(self, name: str, values: NDArray[Any]) -> None: ...
-
-    def graph(self, name: str, **key: int | str) -> Graph: ...
-
-
-def pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Pieces of the largest of the rising `sizes`, the rest with the smallest that holds it."""
+def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Chunks of the largest of the rising `sizes`, the rest with the smallest that holds it."""
     for begin in range(0, count, sizes[-1]):
         part = slice(begin, min(begin + sizes[-1], count))
         yield part, next(size for size in sizes if size >= part.stop - part.start)
 
 
 class GraphDecoder:
-    """One model of a session; a `roles.Decoder`."""
+    """One model of a session; a `parse_runtime.engine.protocols.Decoder`."""
 
-    def __init__(self, session: Session, name: str, max_len: int, slots: int) -> None:
-        self.max_len, self.slots = max_len, slots
-        self.held = np.full((slots, max_len), -1, np.int64)
+    def __init__(self, session: PassSession, signature: ModelSignature) -> None:
+        sizes = signature.sizes
+        self.max_len, self.slots = sizes.max_len, sizes.slots
+        self.row_tokens = np.full((self.slots, self.max_len), -1, np.int64)
         """The token that each row of each slot was computed from."""
-        self._session, self._name = session, name
+        self._session, self._signature = session, signature
+        self._slot = signature.slot
+        self._prefill = {length: signature.prefill(length) for length in sizes.prefill}
+        self._decode = {batch: signature.decode(batch) for batch in sizes.batches}
         self._written: dict[str, NDArray[Any]] = {}
-        self._graphs: dict[tuple[str | int, ...], Graph] = {}
-        self._prefill = self._sizes("prefill", "len")
-        self._decode = self._sizes("decode", "batch")
+        self._graphs: dict[PassSignature, PassGraph] = {}
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
-        """In pieces of the longest bucket, the rest in the shortest that holds it."""
+        """In chunks of the longest pass, the rest in the shortest that holds it."""
         self._check(start + len(tokens), [slot])
-        self.held[slot, start : start + len(tokens)] = tokens
-        self._write("slot", np.asarray([slot], np.int64))
-        for part, length in pieces(len(tokens), self._prefill):
-            piece, inputs = tokens[part], f"prefill.{length}"
-            self._write(f"{inputs}.plan", causal(piece, start + part.start, length, self.max_len))
-            self._write(f"{inputs}.wanted", np.asarray([len(piece) - 1], np.int64))
-            self._write_sampling(inputs, [sampling], 1)
-            self._before_piece(inputs, tokens, part.stop)
-            graph = self._launch("prefill", len=length)
+        self.row_tokens[slot, start : start + len(tokens)] = tokens
+        self._write(self._slot, np.asarray([slot], np.int64))
+        for part, length in chunks(len(tokens), list(self._prefill)):
+            chunk, signature = tokens[part], self._prefill[length]
+            inputs = signature.inputs
+            self._write(inputs["plan"], causal(chunk, start + part.start, length, self.max_len))
+            self._write(inputs["wanted"], np.asarray([len(chunk) - 1], np.int64))
+            self._write_sampling(signature, [sampling], 1)
+            if "next" in inputs:
+                following = tokens[part.stop] if part.stop < len(tokens) else -1
+                self._write(inputs["next"], np.asarray([following], np.int64))
+            graph = self._launch(signature)
         return int(graph.read("token")[0])
 
-    def decode(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        samplings: Sequence[Sampling],
-    ) -> list[int]:
-        """In pieces of the largest batch, the rest in the smallest that holds it."""
-        self._hold(slots, tokens, positions)
+    def decode(self, batch: Batch) -> list[int]:
+        """In parts of the largest pass, the rest in the smallest that holds it."""
+        self._note(batch)
         result: list[int] = []
-        for part, batch in pieces(len(slots), self._decode):
-            plan, count = padded(batch, self.max_len), part.stop - part.start
-            here = np.asarray(positions[part], np.int64)
-            plan[:, :count] = tokens[part], here, here, here + 1, here
-            self._write(f"decode.{batch}.plan", plan)
-            self._write_slots(f"decode.{batch}", slots[part], samplings[part], batch)
-            result += self._launch("decode", batch=batch).read("token")[:count].tolist()
+        for part, size in chunks(len(batch), list(self._decode)):
+            some, signature = batch[part], self._decode[size]
+            plan, count = padded(size, self.max_len), len(some)
+            here = np.asarray(some.positions, np.int64)
+            plan[:, :count] = some.tokens, here, here, here + 1, here
+            self._write(signature.inputs["plan"], plan)
+            self._write_slots(signature, some, size)
+            result += self._launch(signature).read("token")[:count].tolist()
         return result
 
-    def _before_piece(self, inputs: str, tokens: Sequence[int], end: int) -> None:
-        """What a prefill of the tokens before `end` needs to know of those after."""
+    def _note(self, batch: Batch) -> None:
+        self._check(max(batch.positions) + 1, batch.slots)
+        self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions)] = batch.tokens
 
-    def _hold(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> None:
-        self._check(max(positions) + 1, slots)
-        self.held[np.asarray(slots), np.asarray(positions)] = tokens
-
-    def _write_slots(
-        self, inputs: str, slots: Sequence[int], samplings: Sequence[Sampling], batch: int
-    ) -> None:
+    def _write_slots(self, signature: PassSignature, batch: Batch, size: int) -> None:
         # Padding goes to the padding row of the first slot.
-        filled = np.zeros(batch, np.int64)
-        filled[: len(slots)] = slots
-        self._write(f"{inputs}.slots", filled)
-        self._write_sampling(inputs, samplings, batch)
+        filled = np.zeros(size, np.int64)
+        filled[: len(batch)] = batch.slots
+        self._write(signature.inputs["slots"], filled)
+        self._write_sampling(signature, batch.samplings, size)
 
-    def _write_sampling(self, inputs: str, samplings: Sequence[Sampling], batch: int) -> None:
-        values, seeds = np.zeros((2, batch), np.float32), np.zeros(batch, np.int64)
+    def _write_sampling(
+        self, signature: PassSignature, samplings: Sequence[Sampling], size: int
+    ) -> None:
+        values, seeds = np.zeros((2, size), np.float32), np.zeros(size, np.int64)
         values[1] = 1
         for i, sampling in enumerate(samplings):
             values[:, i] = sampling.temperature, sampling.top_p
             seeds[i] = sampling.seed
-        self._write(f"{inputs}.sampling", values)
-        self._write(f"{inputs}.seeds", seeds)
+        self._write(signature.inputs["sampling"], values)
+        self._write(signature.inputs["seeds"], seeds)
 
-    def _write(self, name: str, values: NDArray[Any]) -> None:
+    def _write(self, tensor: Input, values: NDArray[Any]) -> None:
         """Graphs don't change inputs, so what is there already is not written again."""
-        before = self._written.get(name)
+        before = self._written.get(tensor.name)
         if before is None or not np.array_equal(before, values):
-            self._session.write(f"{self._name}.{name}", values)
-            self._written[name] = values
+            self._session.write(tensor.name, values)
+            self._written[tensor.name] = values
 
-    def _launch(self, name: str, **key: int) -> Graph:
-        found = (name, *key.values())
-        if found not in self._graphs:
-            self._graphs[found] = self._session.graph(f"{self._name}.{name}", **key)
-        self._graphs[found].launch()
-        return self._graphs[found]
-
-    def _sizes(self, name: str, key: str) -> list[int]:
-        found = (k for graph, k in self._session.graphs if graph == f"{self._name}.{name}")
-        return sorted(int(k[key]) for k in found)
+    def _launch(self, signature: PassSignature) -> PassGraph:
+        if signature not in self._graphs:
+            self._graphs[signature] = self._session.graph(signature.graph, **signature.key)
+        graph = self._graphs[signature]
+        graph.launch()
+        return graph
 
     def _check(self, length: int, slots: Sequence[int]) -> None:
         if length > self.max_len:

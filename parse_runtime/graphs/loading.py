@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.engine.prompts import Prompts, Voice
+from parse_runtime.engine.prompts import Prompts, TextFormat
 from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.engine.rules import Rules
-from parse_runtime.graphs.target import open_models
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.proposer import DraftProposer
+from parse_runtime.graphs.session import BundleSession, PassSession
+from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.signature.passes import ModelSignature
+from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.tree import DraftTree
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
-from parse_runtime.text.translation import Alike, Pair, Unlike
+from parse_runtime.text.translation import Retokenization, SameTokens, TokenTranslation
 
 UNLIKE = ("retokenize", "refuse")
+UNLIKE_OPTION = (UNLIKE[0], "or refuse a pair whose tokenizers differ")
+"""Default and help of the commands' option."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +37,55 @@ class Loaded:
     """As the bundle was captured."""
 
 
-def load(session: Any, unlike_tokenizers: str = "retokenize") -> Loaded:
+def load(session: BundleSession, unlike_tokenizers: str = "retokenize") -> Loaded:
     """UsageError where the models' tokenizers differ and that is to be refused."""
     if unlike_tokenizers not in UNLIKE:
         raise UsageError(f"unlike-tokenizers {unlike_tokenizers!r}: one of {', '.join(UNLIKE)}")
-    target = _voice(session, "")
+    target = _text_format(session, "")
     # A bundle of one tokenizer has it once.
-    draft = _voice(session, "draft.") if "draft.tokenizer.json" in session.files else target
+    several = "draft.tokenizer.json" in session.files
+    draft = _text_format(session, "draft.") if several else target
     return Loaded(
         *open_models(session),
-        Prompts(target, draft, pair(target, draft, unlike_tokenizers)),
+        Prompts(target, draft, translation(target, draft, unlike_tokenizers)),
         Rules.of(session.settings),
     )
 
 
-def pair(target: Voice, draft: Voice, unlike_tokenizers: str) -> Pair:
-    """How tokens go between two models; a warning on stderr where they have to be made anew."""
+def open_models(session: PassSession) -> tuple[GraphTarget, GraphDecoder]:
+    """Target and draft model of a bundle."""
+    settings = session.settings
+    drafter = GraphDecoder(session, ModelSignature("draft", _sizes(session, "draft")))
+    signature = ModelSignature("target", _sizes(session, "target"), bool(settings["eagle"]))
+    speculates = settings["speculate"] == "draft"
+    proposer = DraftProposer(drafter, settings["eagle_depth"]) if speculates else None
+    return GraphTarget(session, signature, proposer), drafter
+
+
+def _sizes(session: PassSession, model: str) -> PassSizes:
+    """Those that a bundle has passes for."""
+    settings = session.settings
+
+    def sizes(name: str, *keys: str) -> list[tuple[int, ...]]:
+        found = (key for graph, key in session.graphs if graph == f"{model}.{name}")
+        return sorted(tuple(int(key[part]) for part in keys) for key in found)
+
+    width = settings["eagle_width"] if settings["eagle"] else 1
+    return PassSizes(
+        max_len=settings["max_len"],
+        slots=settings["slots"],
+        prefill=tuple(length for (length,) in sizes("prefill", "len")),
+        verify=tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts")),
+        decode=tuple(batch for (batch,) in sizes("decode", "batch")),
+        tree=DraftTree(settings["eagle_depth"], width) if sizes("extend", "len") else None,
+    )
+
+
+def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -> TokenTranslation:
+    """How tokens go between two models; a warning on stderr where text has to be re-tokenized."""
     stops = frozenset(draft.chat.stops)
     if target.tokenizer.fingerprint == draft.tokenizer.fingerprint:
-        return Alike(stops)
+        return SameTokens(stops)
     if unlike_tokenizers == "refuse":
         raise UsageError(
             "the draft model's tokenizer is not the target's: take a draft model of the same "
@@ -58,14 +95,14 @@ def pair(target: Voice, draft: Voice, unlike_tokenizers: str) -> Pair:
         "warning: the draft model's tokenizer is not the target's: drafts are re-tokenized",
         file=sys.stderr,
     )
-    return Unlike(target.tokenizer, draft.tokenizer, stops)
+    return Retokenization(target.tokenizer, draft.tokenizer, stops)
 
 
-def _voice(session: Any, prefix: str) -> Voice:
+def _text_format(session: BundleSession, prefix: str) -> TextFormat:
     name = f"{prefix}tokenizer.json"
     try:
         tokenizer = Tokenizer.from_json(session.file(name).decode())
         name = f"{prefix}chat.json"
-        return Voice(tokenizer, Chat.from_dict(json.loads(session.file(name))))
+        return TextFormat(tokenizer, Chat.from_dict(json.loads(session.file(name))))
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise FoundryError(f"the bundle's {name} cannot be read: {error}") from error

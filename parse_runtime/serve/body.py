@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.prompts import Prompts, Raw
-from parse_runtime.engine.protocols import Sampling
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.rules import Rules
 from parse_runtime.serve.errors import ApiError

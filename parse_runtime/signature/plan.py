@@ -40,8 +40,8 @@ def causal(tokens: Sequence[int], start: int, length: int, max_len: int) -> Plan
     return plan
 
 
-def verification(
-    trunk: Sequence[int],
+def verification_plan(
+    shared_prefix: Sequence[int],
     start: int,
     suffix: Sequence[int],
     cuts: Sequence[int],
@@ -50,12 +50,12 @@ def verification(
 ) -> tuple[Plan, NDArray[np.int64]]:
     """The one-pass verification of prefixes, padded to `length` rows.
 
-    `trunk` continues a sequence of `start` tokens. Each cut is a sequence length, at most
-    `start + len(trunk)`; its suffix takes the positions after it, reads the sequence below it
-    and itself. Returns the plan and the index of each suffix's last row.
+    `shared_prefix` continues a sequence of `start` tokens. Each cut is a sequence length, at most
+    `start + len(shared_prefix)`; its suffix takes the positions after it, reads the sequence below
+    it and itself. Returns the plan and the index of each suffix's last row.
     """
-    plan = causal(trunk, start, length, max_len)
-    size, row = len(suffix), len(trunk)
+    plan = causal(shared_prefix, start, length, max_len)
+    size, row = len(suffix), len(shared_prefix)
     ends = []
     for i, cut in enumerate(cuts):
         here = slice(row, row + size)

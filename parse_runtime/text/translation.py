@@ -1,4 +1,4 @@
-"""Tokens of the draft model and of the target, where they are the same and where they are not."""
+"""Token translation between draft model and target: of one tokenizer, or of two."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Protocol
 from parse_runtime.text.tokenizer import INCOMPLETE, Tokenizer
 
 
-class Pair(Protocol):
+class TokenTranslation(Protocol):
     """Carries answers between the two models."""
 
     @property
-    def alike(self) -> bool:
+    def same(self) -> bool:
         """Both models read and write the same ids."""
 
     @property
@@ -28,11 +28,11 @@ class Pair(Protocol):
 
 
 @dataclass(frozen=True)
-class Alike:
+class SameTokens:
     """One tokenizer for both."""
 
     draft_stops: frozenset[int]
-    alike: bool = True
+    same: bool = True
 
     def to_draft(self, answer: Sequence[int]) -> list[int]:
         return list(answer)
@@ -42,13 +42,13 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Unlike:
+class Retokenization:
     """Two tokenizers: text goes between them, so cuts fall where the target's tokens end."""
 
     target: Tokenizer
     draft: Tokenizer
     draft_stops: frozenset[int]
-    alike: bool = False
+    same: bool = False
 
     def to_draft(self, answer: Sequence[int]) -> list[int]:
         return self.draft.encode(_whole(self.target.decode(answer)))

@@ -98,7 +98,8 @@ def _parameters(
 
 def _check_targets(d2t: Parameter, target: ModelConfig, where: str) -> None:
     """UsageError where the map leads out of the target's vocabulary."""
-    ids = np.arange(d2t.shape[0]) + materialize(d2t.slices, d2t.shape, d2t.dtype)
+    offsets = materialize(d2t.slices, d2t.shape, d2t.dtype).astype(np.int64)
+    ids = np.arange(d2t.shape[0]) + offsets
     wrong = np.flatnonzero((ids < 0) | (ids >= target.vocab))
     if wrong.size:
         first = int(wrong[0])

@@ -82,7 +82,7 @@ def parameters(
     result = [_one("embed", find(f"{names.embed}.weight", (c.vocab, c.hidden)))]
     for layer in range(c.layers):
         prefix = names.layer.format(layer)
-        result += _layer(config, names, layer, lambda n, s, p=prefix: find(p + n, s))
+        result += _layer(config, names, layer, _inside(find, prefix))
     result.append(_one("norm", find(f"{names.norm}.weight", (c.hidden,))))
     if not c.tied_embeddings:
         result.append(_one("head", find(f"{names.head}.weight", (c.vocab, c.hidden))))
@@ -106,6 +106,11 @@ def finder(stored: Mapping[str, StoredTensor], files: str) -> Find:
         return stored[name]
 
     return find
+
+
+def _inside(find: Find, prefix: str) -> Find:
+    """Finds tensors by their names after the prefix."""
+    return lambda name, shape: find(prefix + name, shape)
 
 
 def _one(name: str, stored: StoredTensor) -> Parameter:
@@ -172,7 +177,8 @@ def mlp(c: ModelConfig, names: Names, find: Find) -> list[Recipe]:
 def _experts(c: ModelConfig, names: Names, find: Find) -> list[Recipe]:
     """The router, and every expert's matrices one behind the other."""
     size, router = c.expert_intermediate, find(f"{names.router}.weight", (c.experts, c.hidden))
-    gate_up, down = [], []
+    gate_up: list[WeightSlice] = []
+    down: list[WeightSlice] = []
     for expert in range(c.experts):
         gate, up, out = (f"{name.format(expert)}.weight" for name in names.expert)
         for name in (gate, up):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from foundryrt import __version__
 from tests.attacks.samples import parts, with_manifest, with_member
 
 
@@ -107,7 +107,7 @@ def test_workloads() -> None:
 
 
 def test_version() -> None:
-    assert foundryc("--version").stdout == f"foundry {metadata.version('foundry-graphs')}\n"
+    assert foundryc("--version").stdout == f"foundry-graphs {__version__}\n"
 
 
 def test_sign_and_verify(bundle: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.request import Statistics
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
@@ -97,7 +97,7 @@ def test_answer_ends_at_the_limit(limit: int, several: int) -> None:
 
 
 @pytest.mark.parametrize("several", [2, 3, 7])
-def test_several_tokens_an_advance_are_the_same_answer(several: int) -> None:
+def test_several_tokens_a_pass_are_the_same_answer(several: int) -> None:
     for rules in ({}, {"max_rounds": 3, "resume_tokens": 2}):
         tokens, statistics = generate(target([3], several), drafting(), **rules)
         assert tokens == DRAFT[:3] + OWN[3:]

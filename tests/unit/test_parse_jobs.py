@@ -11,7 +11,7 @@ import pytest
 from foundryrt.errors import UsageError
 from parse_runtime.commands import jobs
 from parse_runtime.commands.jobs import Defaults, Job, Refused, read
-from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.rules import Rules
 
 PROMPTS: Any = SimpleNamespace(

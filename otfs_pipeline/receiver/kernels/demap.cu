@@ -115,7 +115,7 @@ demap(const Sample* equalized, const Sample* moments, Sample* symbols, SymbolLlr
 #pragma unroll
         for (int bit = 0; bit < 2 * AXIS_BITS; bit++) decided.of[bit] = out.of[bit] < 0;
         const int at = first * N + i;
-        // Every symbol sums over all periods, so one speaks for the frame: NaN unless it is finite.
+        // Every symbol sums over all periods, so one shows whether all are finite: NaN unless it is.
         if (at == 0) *variance_out = variance + 0 * symbol.re;
         symbols[at] = symbol;
         llr[at] = out;

@@ -13,16 +13,18 @@ from otfs_pipeline.settings import Settings
 SHARED_LIMIT = 232_448
 # Doppler bins whose tile of 32 delays fits into static shared memory.
 MOST_DOPPLERS = 128
-# Samples a thread computes with one coefficient. Odd: a warp's stride then meets no bank twice.
+# Samples a thread computes with one coefficient. Odd: a warp's stride then has no bank conflict.
 EACH_CHOICES = (3, 5, 9, 11)
 # Threads a block of a cluster of seven at most: with more, an H100 holds 32 such clusters or fewer
 # at once, and periods wait for a whole round.
 MOST_OF_SEVEN = 192
-# Neighbouring delays that share loads at most.
+# Neighbouring delays that share loads, at most.
 GROUP = 4
 # Radians that the channel at nu_max may turn within half of them.
 HELD_TURN = 1e-3
-# Error of linear interpolation between two nodes of a coefficient, relative, at nu_max.
+# Relative error of linear interpolation between two nodes of a coefficient, at nu_max. In Hᴴ a
+# group's later delays lie up to GROUP - 2 samples beyond the next node: at short steps theirs is
+# several times this.
 NODE_ERROR = 4e-6
 
 

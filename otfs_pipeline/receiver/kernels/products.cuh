@@ -37,7 +37,8 @@ __device__ __forceinline__ void forward(const Shared& s, int groups, int first, 
     }
 }
 
-// As add_forward; x is where the coefficient of the first delay is taken, from the first node on.
+// As add_forward; x is where the coefficient of the first delay is taken, from the first node on. The
+// next delays' are on the same line, up to COUNT - 2 samples beyond the next node.
 template <int COUNT>
 __device__ __forceinline__ void add_adjoint(int length, const Sample* y, const Node* column, unsigned x,
                                             Sample (&sum)[EACH]) {

@@ -1,4 +1,4 @@
-"""The receiver of a frame on the GPU: four kernels, no decision of the host."""
+"""The receiver of a frame on the GPU: four kernels, without the host between them."""
 
 from __future__ import annotations
 
