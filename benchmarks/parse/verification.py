@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.parse.measure import CapturedSession, median_seconds
 from parse_runtime.capture.passes import Passes
-from parse_runtime.engine.protocols import Sampling, Verification
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.linear import linear_parts
@@ -20,7 +21,7 @@ from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Pass, Rows, forward, logits, mlp, store
 from parse_runtime.signature.plan import causal
-from parse_runtime.signature.sizes import Shapes
+from parse_runtime.signature.sizes import PassSizes
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,16 @@ def verification(
     full = [s.prompt + s.draft * i // 8 + s.suffix for i in range(1, 9)]
     rows = {k: s.draft + k * s.suffix for k in s.cuts}
     chunks = {k: s.draft // k + s.suffix for k in s.cuts}
-    shapes = Shapes(
+    pass_sizes = PassSizes(
         max_len=s.prompt + max(rows.values()),
         prefill=tuple(sorted({s.prompt, *full, *rows.values(), *chunks.values()})),
         verify=tuple((rows[k], k) for k in s.cuts),
     )
     session = CapturedSession(device)
-    session.add(Passes("target", config, parameters, shapes, session.register))
-    target = GraphTarget(session, "target", shapes.max_len, 1)
-    tokens = (np.arange(shapes.max_len) % config.vocab).tolist()
+    passes = Passes("target", config, parameters, pass_sizes, session.register)
+    session.add(passes)
+    target = GraphTarget(session, passes.signature)
+    tokens = (np.arange(pass_sizes.max_len) % config.vocab).tolist()
 
     def prefill(start: int, length: int) -> float:
         target.prefill(0, tokens[start : start + length], start, Sampling())
