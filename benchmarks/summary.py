@@ -1,171 +1,83 @@
-"""The musts of the issues 3 (cold start), 4 (PARSE) and 5 (Zak-OTFS) beside what was measured.
+"""Every target beside what was measured of it.
 
-    python -m benchmarks.summary [--results FOLDER] [--json]
-
-Reads the JSON files of benchmarks/results, or of another folder. The verdict is `aim`, `met` or
-`missed`; there is none of what was not measured, or only on a CPU: the musts are of a GPU.
+The verdict is `aim`, `met`, `missed` or `unmeasured`. What was measured on a CPU does not count for
+a target of a GPU.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
+from typer import BadParameter, Option
 
-RESULTS = Path(__file__).parent / "results"
-OPERATING_POINT = "16384x32"
-LOSS_GRIDS = ("31x37", "64x32")
-# With fewer, one answer more or less is over a point of accuracy.
-PROBLEMS = 100
+from benchmarks.report import RESULTS
+from benchmarks.targets import REPORTED, TARGETS, Target
+
 Report = dict[str, Any]
-Find = Callable[[Report], Any]
-
-
-@dataclass(frozen=True)
-class Must:
-    """A figure of an issue: at most (`least`: at least) `must`, better `aim`; where it is found."""
-
-    issue: int
-    figure: str
-    must: float
-    aim: float | None
-    find: Find
-    least: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """A must and what was measured, None where nothing was."""
+    """A target and what was measured of it; None for what is not there."""
 
-    issue: int
-    figure: str
-    sign: str
-    must: float
+    area: str
+    target: str
+    must: float | str
     aim: float | None
     measured: float | None
     verdict: str
-    device: str
-    date: str
+    device: str | None
+    date: str | None
+    file: str
 
 
-def at(*keys: str) -> Find:
-    """What lies at a path of keys."""
+def verdict(target: Target, measured: float) -> str:
+    """Which bound a measurement reaches; a bound itself counts."""
+    sign = -1 if target.higher else 1
+    if target.aim is not None and sign * measured <= sign * target.aim:
+        return "aim"
+    if target.must == REPORTED:
+        return "met"
+    if target.must is True:
+        return "met" if measured is True else "missed"
+    return "met" if sign * measured <= sign * float(target.must) else "missed"
 
-    def find(report: Report) -> Any:
-        for key in keys:
+
+def walk(report: Any, path: str) -> Iterator[Any]:
+    """The report and all that is on a path of keys; in a list, the element of that grid."""
+    yield report
+    for key in filter(None, path.split("/")):
+        if isinstance(report, list):
+            report = next((one for one in report if one["grid"] == key), {})
+        else:
             report = report[key]
-        return report
-
-    return find
+        yield report
 
 
-def cold_start(mode: str) -> list[Must]:
-    """Of cold_start.json; identity counts as 1."""
-    return [
-        Must(3, f"identical outputs, {mode}", 1, None, at(mode, "identical"), least=True),
-        Must(3, f"first launch / floor, {mode}", 2.0, 1.3, at(mode, "first_launch_ratio")),
-        Must(3, f"all ready / torch's total, {mode}", 0.10, 0.03, at(mode, "all_ready_ratio")),
-        Must(3, f"us a node, {mode}", 8, 3, at(mode, "us_per_node")),
-        Must(3, f"replay / torch's replay, {mode}", 1.02, 1.00, at(mode, "replay_ratio")),
-        Must(3, f"weights / pinned copy, {mode}", 0.6, 0.9, at(mode, "weights_ratio"), least=True),
-    ]
-
-
-def parse() -> list[Must]:
-    """Of parse.json, where every figure has a device and a date of its own."""
-    gain, eagle3 = "throughput_gain", "throughput_gain_eagle3"
-    return [
-        Must(4, "one_pass_over_prefill", 1.25, None, at("one_pass_over_prefill", "value")),
-        Must(4, "one_pass_over_sequential", 0.5, None, at("one_pass_over_sequential", "value")),
-        Must(4, gain, 1.25, 4.3, at(gain, "value"), least=True),
-        Must(4, f"{gain}, accuracy lost", 0.01, None, accuracy_lost(gain)),
-        Must(4, eagle3, 1.6, 4.5, at(eagle3, "value"), least=True),
-        Must(4, f"{eagle3}, accuracy lost", 0.01, None, accuracy_lost(eagle3)),
-        Must(4, "decode_over_bandwidth", 0.7, 0.85, at("decode_over_bandwidth", "value"), True),
-    ]
-
-
-def accuracy_lost(gain: str) -> Find:
-    """Share of right answers; None where a point cannot be seen."""
-
-    def find(report: Report) -> float | None:
-        ours, alone = report[gain]["accuracy"], report[gain]["accuracy_target"]
-        return round(alone["share"] - ours["share"], 6) if ours["count"] >= PROBLEMS else None
-
-    return find
-
-
-def otfs() -> list[Must]:
-    """Of otfs.json, at the operating point."""
-    return [
-        Must(5, "p99.9 latency / deadline", 1.0, 0.25, operating("p99_9_over_deadline")),
-        Must(5, "on time", 0.999, 1.0, operating("on_time"), least=True),
-        Must(5, "frames at frame pace", 10_000, None, operating("frames"), least=True),
-        Must(5, "flat-out payload, Mbps", 906, 4000, operating("flat_out_payload_mbps"), True),
-        Must(5, "SNR loss against LMMSE, dB", 0.2, 0.05, snr_loss),
-        Must(5, "compute time / roofline", 4, 1.5, operating("compute_over_roofline")),
-    ]
-
-
-def operating(key: str) -> Find:
-    """A figure of the grid that the musts are about."""
-
-    def find(report: Report) -> Any:
-        return operating_point(report)[key]
-
-    return find
-
-
-def operating_point(report: Report) -> Report:
-    """What was measured of that grid; nothing where it was not."""
-    grids = (grid for grid in report.get("grids", []) if grid["grid"] == OPERATING_POINT)
-    return next(grids, {})
-
-
-def snr_loss(report: Report) -> Any:
-    """At BER 1e-2, the worse of the small grids, with the operating point's iterations."""
-    key = f"cg{operating('cg_iterations')(report)}"
-    losses = {one["grid"]: one["snr_loss_db"] for one in report["snr_loss"]}
-    return max(losses[grid][key] for grid in LOSS_GRIDS)
-
-
-MUSTS = {
-    "cold_start.json": [*cold_start("eager"), *cold_start("compile")],
-    "parse.json": parse(),
-    "otfs.json": otfs(),
-}
-
-
-def source(must: Must, report: Report) -> Report:
-    """What has the device and the date of a must that was measured."""
-    return report.get(must.figure.partition(",")[0]) or operating_point(report) or report
-
-
-def row(must: Must, report: Report) -> Row:
-    """What a report says of a must."""
+def row(target: Target, report: Report) -> Row:
+    """What a report says of a target."""
     try:
-        measured = must.find(report)
+        parts = list(walk(report, target.path))
+        measured = target.figure(parts[-1], report) if target.figure else parts[-1]
     except (KeyError, TypeError):
         measured = None
-    run = {} if measured is None else source(must, report)
-    device, date = str(run.get("device", "")), str(run.get("date", ""))[:10]
-    verdict = ""
-    if measured is not None and device != "CPU":
-        sign = -1 if must.least else 1
-        bounds = [("aim", must.aim), ("met", must.must)]
-        reached = [name for name, bound in bounds
-                   if bound is not None and sign * measured <= sign * bound]  # fmt: skip
-        verdict = [*reached, "missed"][0]
-    return Row(
-        must.issue, must.figure, ">=" if must.least else "<=", must.must, must.aim,
-        None if measured is None else float(measured), verdict, device, date,
-    )  # fmt: skip
+    about: Report = {}
+    if measured is not None:
+        # The innermost part that has a device says where and when.
+        named = [part for part in parts if isinstance(part, dict) and "device" in part]
+        about = named[-1] if named else {}
+    device, date = target.device or str(about.get("device", "")), str(about.get("date", ""))[:10]
+    if measured is None or (device == "CPU" and not target.cpu):
+        found = (None, "unmeasured", None, None)
+    else:
+        found = (measured, verdict(target, measured), device, date)
+    return Row(target.area, target.name, target.must, target.aim, *found, target.file)
 
 
 def read(path: Path) -> Report:
@@ -176,32 +88,52 @@ def read(path: Path) -> Report:
     return found
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description="The musts of the issues beside the measurements.")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if not options.results.is_dir():
-        parser.error(f"{options.results}: no such folder")
-    rows = []
-    for name, musts in MUSTS.items():
+def rows(folder: Path) -> list[Row]:
+    """Every target, by the results of a folder. BadParameter where a file cannot be read."""
+    reports = {}
+    for name in dict.fromkeys(target.file for target in TARGETS):
         try:
-            report = read(options.results / name)
-        except ValueError as error:
-            parser.error(f"{options.results / name}: {error}")
-        rows += [row(must, report) for must in musts]
-    if options.json:
-        print(json.dumps([asdict(one) for one in rows], indent=1))
+            reports[name] = read(folder / name)
+        except (OSError, ValueError) as error:
+            raise BadParameter(f"{folder / name}: {error}", param_hint="--results") from error
+    return [row(target, reports[target.file]) for target in TARGETS]
+
+
+def shown(value: float | str | None, unit: str = "", sign: str = "") -> str:
+    """A figure as text; what holds or must hold, as yes or no."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    digits = f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return f"{sign}{digits} {unit}".rstrip()
+
+
+def run(
+    results: Annotated[
+        Path, Option(metavar="FOLDER", exists=True, file_okay=False, help="Folder of JSON files.")
+    ] = RESULTS,
+    as_json: Annotated[bool, Option("--json", help="A list of objects.")] = False,
+    measured: Annotated[bool, Option("--measured", help="Leave out what is unmeasured.")] = False,
+) -> None:
+    """Print every target beside what was measured of it."""
+    pairs = [
+        (target, one)
+        for target, one in zip(TARGETS, rows(results), strict=True)
+        if one.verdict != "unmeasured" or not measured
+    ]
+    if as_json:
+        print(json.dumps([asdict(one) for _, one in pairs], indent=1))
         return
-    table = Table("issue", "figure", "must", "aim", "measured", "verdict", "device", "date")
-    for one in rows:
-        aim = "" if one.aim is None else f"{one.aim:g}"
-        measured = "" if one.measured is None else f"{one.measured:.4g}"
-        table.add_row(str(one.issue), one.figure, f"{one.sign} {one.must:g}", aim, measured,
-                      one.verdict, one.device, one.date)  # fmt: skip
-    Console(width=140).print(table)
-
-
-if __name__ == "__main__":
-    main()
+    titles = ("area", "target", "must", "aim", "measured", "verdict", "device", "date", "file")
+    table = Table(*titles, box=None, pad_edge=False)
+    for target, one in pairs:
+        sign = "≥ " if target.higher else "≤ "
+        table.add_row(
+            one.area, one.target, shown(one.must, target.unit, sign), shown(one.aim, target.unit),
+            shown(one.measured, target.unit), one.verdict, one.device or "", one.date or "",
+            one.file,
+        )  # fmt: skip
+    console = Console()
+    # A pipe has no width of its own.
+    (console if console.is_terminal else Console(width=180)).print(table)

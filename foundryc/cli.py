@@ -6,25 +6,39 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from foundryc import report
+from foundryc import report, workload
 from foundryc.cache import cli as cache_cli
 from foundryc.cache.capture import capture_now, through_cache
 from foundryc.cache.request import Request
 from foundryc.difference import compare
-from foundryrt import options, workload
+from foundryc.naming import file_name
+from foundryrt import options
+from foundryrt import workload as installed
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
+from foundryrt.console import (
+    Json,
+    Version,
+    print_json,
+    print_options,
+    printable,
+    progress_bar,
+    reporting,
+    run_app,
+    write,
+)
+from foundryrt.errors import UsageError
 from foundryrt.trust import resolve
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.fdy", help="The bundle.")]
 WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
-app.command(context_settings=WORKLOAD_OPTIONS)(cache_cli.key)
-app.add_typer(cache_cli.app, name="cache")
 
 
 @app.callback()
@@ -32,12 +46,24 @@ def main_help(version: Version = False) -> None:
     """Capture everything a workload's graphs depend on into one `.fdy` bundle."""
 
 
-@app.command(context_settings=WORKLOAD_OPTIONS)
+@app.command(context_settings=WORKLOAD_OPTIONS, no_args_is_help=True)
 def capture(
     context: typer.Context,
-    name: cache_cli.Name,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write.")],
-    target: cache_cli.Target = "host",
+    name: cache_cli.Name = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The bundle to write, over any that is there. By default a new file here, named"
+            " after the model or workload and the settings that are not at their defaults.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Without -o: replace the file that is there.")
+    ] = False,
+    target: cache_cli.Target = None,
     embed_weights: cache_cli.EmbedWeights = False,
     compile: cache_cli.Compile = False,
     base: cache_cli.Base = None,
@@ -49,37 +75,57 @@ def capture(
 ) -> None:
     """Run a workload once and write its bundle.
 
-    The workload's own options follow (see `foundryc workloads NAME`), for example --model or
-    --grid. Bundles that one process opens at the same time need bases 2 TiB apart.
+    The workload's own options go anywhere between these (see `foundryc workloads NAME`):
+    `foundryc capture --model smollm2`, `foundryc capture --grid 1024x32`. Bundles that one process
+    opens at the same time need bases 2 TiB apart.
     """
     with reporting():
         request = Request.read(name, target, embed_weights, context.args, compile, base)
+        output = output or _unused_name(request, target, force)
         check_output(output)
+        cache_cli.say_target(request)
         outcome = {}
         if cache:
             outcome = through_cache(cache, request, output, capture_now)
         else:
             capture_now(request, output)
         with Bundle.open(output) as bundle:
-            summary = {**report.summary(bundle), **outcome}
+            summary = {"bundle": str(output), **report.summary(bundle), **outcome}
         if json:
             print_json(summary)
         else:
             report.print_summary(output, summary)
 
 
+def _unused_name(request: Request, target: str | None, force: bool) -> Path:
+    marks = [target] if target else []
+    marks += ["embedded"] if request.embed_weights else []
+    marks += ["compiled"] if request.compile else []
+    marks += [] if request.base is None else [f"base{request.base:x}"]
+    path = Path(file_name(request.workload, request.settings, *marks))
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; --force replaces it, -o names another file")
+    return path
+
+
+app.command(context_settings=WORKLOAD_OPTIONS, no_args_is_help=True)(cache_cli.key)
+app.add_typer(cache_cli.app, name="cache")
+
+
 @app.command()
 def workloads(
-    name: Annotated[str | None, typer.Argument(help="List the options of this one.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="List the options of this one, installed or a file.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the installed workloads, or the capture options of one."""
     with reporting():
         if name is None:
-            names = workload.names("foundryc.workloads")
-            print_json(names) if json else print("\n".join(names))
+            names = installed.names(workload.GROUP)
+            print_json(names) if json else write("".join(f"{known}\n" for known in names))
             return
-        rows = options.describe(workload.find("foundryc.workloads", name).Settings)
+        rows = options.describe(workload.find(name).Settings)
         print_options(rows, f"foundryc capture --workload {name}", json)
 
 
@@ -101,7 +147,8 @@ def keygen(
     with reporting():
         from foundryc.sign import create_key
 
-        print(f"{key}: keep secret; {create_key(key)}: give to whoever is to trust you")
+        public = printable(create_key(key))
+        write(f"{printable(key)}: keep secret; {public}: give to those who are to trust you\n")
 
 
 @app.command()
@@ -118,7 +165,7 @@ def sign(
         if json:
             print_json({"bundle": str(bundle), "signer": signer})
         else:
-            print(f"{bundle}: signed by {signer}")
+            write(f"{printable(bundle)}: signed by {signer}\n")
 
 
 @app.command()
@@ -135,14 +182,17 @@ def verify(
 ) -> None:
     """Check every byte of a bundle: digests, references, graph tables; with keys, its signature."""
     with reporting(), Bundle.open(bundle, checked := resolve(trust or None)) as opened:
-        columns = (TextColumn("verifying"), BarColumn(), DownloadColumn())
-        stderr = Console(stderr=True)
-        # A bar in a log file is noise.
-        quiet = not stderr.is_terminal
-        with Progress(*columns, console=stderr, transient=True, disable=quiet) as progress:
-            total = sum(section.stored for section in opened.sections)
-            task = progress.add_task("verify", total=total)
-            opened.verify(lambda stored: progress.advance(task, stored))
+        total = sum(section.stored for section in opened.sections)
+        # In millions: what is left of a large bundle is what people want to know.
+        with progress_bar(-(-total // 10**6), "verifying") as update:
+            seen = 0
+
+            def report_bytes(stored: int) -> None:
+                nonlocal seen
+                seen += stored
+                update(-(-seen // 10**6), "MB")
+
+            opened.verify(report_bytes)
         if json:
             print_json(
                 {
@@ -155,7 +205,10 @@ def verify(
             )
         else:
             signed = ", signed by a trusted key" if checked else ""
-            print(f"{bundle}: ok, {len(opened.sections)} sections{signed}, {opened.digest.hex()}")
+            write(
+                f"{printable(bundle)}: ok, {len(opened.sections)} sections{signed},"
+                f" {opened.digest.hex()}\n"
+            )
 
 
 @app.command()
@@ -172,7 +225,7 @@ def diff(
         elif differences:
             report.print_differences(a, b, differences)
         else:
-            print("equal")
+            write("equal\n")
     if differences:
         raise typer.Exit(1)
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 
-from foundryc.pack import Setting, write_bundle
-from foundryc.weights import Piece
+from foundryc.capture import Capture
+from foundryc.weights import WeightSlice
+from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.schema import ROLES, TARGETS
 from foundryrt.errors import UsageError
-
-if TYPE_CHECKING:
-    from foundryc.host.recording import HostRecording
 
 
 class GraphRecording(Protocol):
@@ -32,7 +28,7 @@ class Recording(Protocol):
     """What a target's backend offers to the recorder."""
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece] = ()
+        self, name: str, tensor: torch.Tensor, role: str, slices: Sequence[WeightSlice] = ()
     ) -> torch.Tensor:
         """A tensor of equal contents in the arena."""
 
@@ -42,35 +38,26 @@ class Recording(Protocol):
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Records the body of the `with` block."""
 
+    def adopt(
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+    ) -> None:
+        """Keeps a CUgraph that other code captured."""
+
+    def capture(self, embed_weights: bool) -> Capture:
+        """Everything that has been recorded."""
+
 
 F = TypeVar("F", bound=Callable[..., object])
 
-Save = Callable[[Path, str, dict[str, Setting], dict[str, bytes], bool], None]
-"""(path, workload, settings, files, embed weights): writes all that has been recorded."""
 
-
-def _open_recording(target: str, base: int | None) -> tuple[Recording, Save]:
+def _open_recording(target: str, base: int | None) -> Recording:
     if target == "host":
         from foundryc.host.recording import HostRecording
 
-        host = HostRecording()
-        return host, partial(_save_host, host)
-    from foundryc.cuda.image import save
+        return HostRecording()
     from foundryc.cuda.recording import CudaRecording
 
-    cuda = CudaRecording() if base is None else CudaRecording(base=base)
-    return cuda, partial(save, cuda)
-
-
-def _save_host(
-    recording: HostRecording,
-    path: Path,
-    workload: str,
-    settings: dict[str, Setting],
-    files: dict[str, bytes],
-    embed_weights: bool,
-) -> None:
-    write_bundle(path, recording.capture(embed_weights), workload, settings, files)
+    return CudaRecording() if base is None else CudaRecording(base=base)
 
 
 class Recorder:
@@ -112,7 +99,7 @@ class Recorder:
         self._workload = workload
         self._settings = dict(settings)
         self._files: dict[str, bytes] = {}
-        self._recording, self._save = _open_recording(target, base)
+        self._recording = _open_recording(target, base)
 
     def __enter__(self) -> Recorder:
         return self
@@ -123,27 +110,27 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to undo: the arena goes with the recorder."""
+        """Nothing to undo: the arena lives as long as the tensors in it."""
 
     def register(
         self,
         name: str,
         tensor: torch.Tensor,
         role: str,
-        pieces: Sequence[Piece] | None = None,
+        slices: Sequence[WeightSlice] | None = None,
     ) -> torch.Tensor:
         """A tensor of the same shape, dtype and contents in the arena, to be used from now on.
 
         `role`: weight and constant are only read by graphs; state is kept and updated in place by
         them; input is written before a launch; output is memory that graphs write results into.
-        Every role begins, online, with the contents it has now. `pieces` say where in the user's
+        Every role begins, online, with the contents it has now. `slices` say where in the user's
         files a weight's contents come from: it is then stored as that recipe.
         """
         if role not in ROLES:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
-        if pieces and role != "weight":
+        if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
-        return self._recording.register(name, tensor, role, pieces or ())
+        return self._recording.register(name, tensor, role, slices or ())
 
     def compiled(self, function: F) -> F:
         """`function` under torch.compile where the capture asks for it (`--compile`)."""
@@ -162,9 +149,21 @@ class Recorder:
 
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""
-        variant = ", ".join(f"{k}={v}" for k, v in key.items())
-        self._progress(f"recording graph {name}({variant})")
+        self._progress(f"recording graph {name}({_variant(key)})")
         return self._recording.graph(name, **key)
+
+    def adopt(
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+    ) -> None:
+        """Keep a CUDA graph that other code captured as graph `name`, with its results by name.
+
+        `raw_graph` is the handle of a CUgraph, which is copied here; the modules of its kernels
+        must stay loaded until `save`. All memory it uses, and `outputs`, must be in the arena:
+        registered tensors, or tensors made inside `warm_up`. FoundryError where it uses other
+        memory; UsageError on host, which has no CUDA graphs.
+        """
+        self._progress(f"adopting graph {name}({_variant(key)})")
+        self._recording.adopt(raw_graph, outputs, name, **key)
 
     def attach(self, name: str, data: bytes) -> None:
         """Put a file into the bundle; online it is `session.file(name)`."""
@@ -173,8 +172,13 @@ class Recorder:
         self._files[name] = bytes(data)
 
     def save(self, path: str | os.PathLike[str], embed_weights: bool = False) -> None:
-        """Write the bundle; weights that have pieces are stored only with `embed_weights`."""
+        """Write the bundle; weights that have slices are stored only with `embed_weights`."""
         if self._compile and not self._compiled:
             raise UsageError(f"workload {self._workload!r} does not support --compile")
         self._progress(f"writing {path}")
-        self._save(Path(path), self._workload, self._settings, self._files, embed_weights)
+        capture = self._recording.capture(embed_weights)
+        write_bundle(path, capture, self._workload, self._settings, self._files)
+
+
+def _variant(key: Mapping[str, int | str]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in key.items())

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Column, Table
 
 from foundryc.difference import Difference, graph_title
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import SectionKind
+from foundryrt.bundle.schema import Graph, SectionKind
+from foundryrt.console import print_table, printable, write
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -37,12 +35,12 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def print_summary(path: Path, figures: dict[str, Any]) -> None:
     """One paragraph after a capture."""
-    came = {"hit": ", taken from the cache", "captured": ", captured anew"}
-    print(
-        f"{path}: {figures['graphs']} graphs, {figures['nodes']} nodes in "
+    came = {"hit": ", taken from the cache", "captured": ", captured here"}
+    write(
+        f"{printable(path)}: {figures['graphs']} graphs, {figures['nodes']} nodes in "
         f"{figures['templates']} templates, {decimal(figures['bundle_bytes'])} "
         f"(arena {decimal(figures['arena_bytes'])}), target {figures['target']}"
-        f"{came.get(figures.get('cache', ''), '')}"
+        f"{came.get(figures.get('cache', ''), '')}\n"
     )
 
 
@@ -72,37 +70,22 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
 
 def print_bundle(bundle: Bundle) -> None:
     """The page of `foundryc inspect`."""
-    console = Console()
     manifest = bundle.manifest
-    requirements = manifest.requirements
-    console.print(f"[bold]{bundle.path}[/bold], format {manifest.format_version}", highlight=False)
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("workload", manifest.workload.name)
-    for name, value in manifest.workload.settings.items():
-        facts.add_row("", f"{name} = {value!r}")
-    facts.add_row("target", manifest.target)
-    needs = [f"{decimal(requirements.memory)} arena"]
-    needs += [requirements.architecture] if requirements.architecture else []
-    needs += [f"driver {requirements.driver} or later"] if requirements.driver else []
-    needs += [f"torch {requirements.torch}"] if requirements.torch else []
-    facts.add_row("needs", ", ".join(needs))
-    facts.add_row("made by", ", ".join(f"{k} {v}" for k, v in manifest.producer.items()))
-    facts.add_row("digest", bundle.digest.hex())
-    for entry in bundle.signatures:
-        facts.add_row("signed by", f"{entry.key_id[:16]} (checked by verify --trust)")
-    console.print(facts, markup=False)
+    write(f"{printable(bundle.path)}, format {manifest.format_version}\n")
+    facts = _facts(bundle)
+    width = max(len(name) for name, _ in facts)
+    write("".join(f"{name:{width}}  {printable(value)}\n" for name, value in facts))
     members = Counter(graph.template for graph in manifest.graphs)
-    _print(
-        console, "Graphs", ("graph", "template", "nodes", "edges", "members", "own words"),
+    print_table(
+        "Graphs", ("graph", "template", "nodes", "edges", "members", "own words"),
         (
             (graph_title(graph), graph.template, manifest.templates[graph.template].nodes,
-             manifest.templates[graph.template].edges, members[graph.template],
-             graph.columns["word"].count)
+             manifest.templates[graph.template].edges, members[graph.template], _words(graph))
             for graph in manifest.graphs
         ),
     )  # fmt: skip
-    _print(
-        console, "Regions", ("region", "base", "size", "initial bytes", "tensors"),
+    print_table(
+        "Regions", ("region", "base", "size", "initial bytes", "tensors"),
         (
             (region.name, f"{region.base:#x}", decimal(region.size),
              "zero" if region.section == -1 else decimal(bundle.sections[region.section].raw),
@@ -112,8 +95,8 @@ def print_bundle(bundle: Bundle) -> None:
     )  # fmt: skip
     if manifest.kernels:
         callers = Counter(function.kernel for function in manifest.functions)
-        _print(
-            console, "Kernels", ("sha256", "size", "functions"),
+        print_table(
+            "Kernels", ("sha256", "size", "functions"),
             (
                 (kernel.sha256.hex()[:16], decimal(bundle.sections[kernel.section].raw),
                  callers[index])
@@ -121,16 +104,16 @@ def print_bundle(bundle: Bundle) -> None:
             ),
         )  # fmt: skip
     if manifest.weights.files:
-        _print(
-            console, "Weights", ("file", "size", "tensors used"),
+        print_table(
+            "Weights", ("file", "size", "tensors used"),
             (
                 (file.name, decimal(file.size),
                  sum(source.file == index for source in manifest.weights.sources))
                 for index, file in enumerate(manifest.weights.files)
             ),
         )  # fmt: skip
-    _print(
-        console, "Sections", ("section", "kind", "stored", "raw", "codec"),
+    print_table(
+        "Sections", ("section", "kind", "stored", "raw", "codec"),
         (
             (section.name,
              SectionKind(section.kind).name.lower() if section.known else f"{section.kind}",
@@ -140,28 +123,39 @@ def print_bundle(bundle: Bundle) -> None:
     )  # fmt: skip
 
 
+def _facts(bundle: Bundle) -> list[tuple[str, object]]:
+    manifest = bundle.manifest
+    requirements = manifest.requirements
+    needs = [f"{decimal(requirements.memory)} arena"]
+    needs += [requirements.architecture] if requirements.architecture else []
+    needs += [f"driver {requirements.driver} or later"] if requirements.driver else []
+    needs += [f"torch {requirements.torch}"] if requirements.torch else []
+    settings = manifest.workload.settings.items()
+    return [
+        ("workload", manifest.workload.name),
+        *(("", f"{name} = {value!r}") for name, value in settings),
+        ("target", manifest.target),
+        ("needs", ", ".join(needs)),
+        ("made by", ", ".join(f"{name} {value}" for name, value in manifest.producer.items())),
+        ("digest", bundle.digest.hex()),
+        *(
+            ("signed by", f"{entry.key_id[:16]} (checked by verify --trust)")
+            for entry in bundle.signatures
+        ),
+    ]
+
+
+def _words(graph: Graph) -> int:
+    # That a member's columns are complete is checked where it is used.
+    return graph.columns["word"].count if "word" in graph.columns else 0
+
+
 def print_differences(a: Path, b: Path, differences: list[Difference]) -> None:
     """The page of `foundryc diff`."""
-    _print(
-        Console(), "Differences", ("what", "name", str(a), str(b)),
+    print_table(
+        "Differences", ("what", "name", str(a), str(b)),
         ((d["what"], d["name"], d["a"] or "-", d["b"] or "-") for d in differences),
     )  # fmt: skip
-
-
-def _print(
-    console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]
-) -> None:
-    # Names are folded, not cut: their ends tell them apart.
-    heads = (Column(name, overflow="fold") for name in columns)
-    table = Table(*heads, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(_plain(value) for value in row))
-    console.print(table)
-
-
-def _plain(value: object) -> str:
-    """Text that rich does not take for markup: names may hold brackets."""
-    return str(value).replace("[", "\\[")
 
 
 def _codec(codec: int) -> str:

@@ -2,75 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from foundryrt.bundle.tables import TEMPLATE_COLUMNS
 from foundryrt.errors import FoundryError
 
 Words = npt.NDArray[np.uint64]
+Columns = dict[str, npt.NDArray[Any]]
+"""Columns of docs/format.md, "Graph tables", by name."""
 
 EDGE_COLUMNS = ("edge_from", "edge_to", "edge_from_port", "edge_to_port", "edge_type")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GraphTable:
-    """One captured graph in the form of docs/format.md, "Graph tables"; nodes in order.
+    """One captured graph: all columns of a template whose first member it is.
 
-    `functions` index the manifest's; `parameters[i]` are the 8-byte words of node i, `edges` are
-    (from, to, from port, to port, type).
+    `function` indexes the capture's functions.
     """
 
     name: str
     key: dict[str, int | str]
-    kinds: Sequence[int]
-    functions: Sequence[int]
-    skeletons: Sequence[bytes]
-    parameters: Sequence[Words]
-    edges: Sequence[tuple[int, int, int, int, int]] = ()
+    columns: Columns
 
-    def topology(self) -> tuple[object, ...]:
-        """All but the words; equal topologies share a template."""
-        return (
-            tuple(self.kinds),
-            tuple(self.functions),
-            tuple(self.skeletons),
-            tuple(len(words) for words in self.parameters),
-            tuple(self.edges),
+    @classmethod
+    def of_nodes(
+        cls,
+        name: str,
+        key: dict[str, int | str],
+        kinds: Sequence[int],
+        functions: Sequence[int],
+        skeletons: Sequence[bytes],
+        parameters: Sequence[Words],
+        edges: Sequence[tuple[int, int, int, int, int]] = (),
+    ) -> GraphTable:
+        """From lists with an entry a node, in topological order.
+
+        `parameters[i]` are the 8-byte words of node i; `edges` are (from, to, from port, to port,
+        type).
+        """
+        rows = np.array(edges, np.uint32).reshape(-1, len(EDGE_COLUMNS))
+        words = [np.asarray(own, np.uint64) for own in parameters]
+        columns: dict[str, npt.ArrayLike] = {
+            "kind": kinds,
+            "function": functions,
+            "parameter_start": starts([len(own) for own in words]),
+            "parameters": np.concatenate([np.zeros(0, np.uint64), *words]),
+            "skeleton_start": starts([len(form) for form in skeletons]),
+            "skeleton": np.frombuffer(b"".join(skeletons), np.uint8),
+            **{name: rows[:, i] for i, name in enumerate(EDGE_COLUMNS)},
+            "relocation_word": (),
+            "relocation_region": (),
+        }
+        return cls(
+            name,
+            key,
+            {
+                name: np.asarray(columns[name], f"<{kind}")
+                for name, kind in TEMPLATE_COLUMNS.items()
+            },
         )
 
+    @property
+    def nodes(self) -> int:
+        """How many nodes it has."""
+        return len(self.columns["kind"])
+
+    @property
+    def edges(self) -> int:
+        """How many edges it has."""
+        return len(self.columns["edge_from"])
+
+    @property
     def words(self) -> Words:
         """The parameter words of all nodes, one after another."""
-        if not len(self.parameters):
-            return np.zeros(0, np.uint64)
-        return np.concatenate([np.asarray(p, np.uint64) for p in self.parameters])
+        return self.columns["parameters"]
 
-    def columns(self) -> dict[str, npt.ArrayLike]:
-        """The columns of a template whose first member is this graph."""
-        edges = np.array(self.edges, np.uint32).reshape(-1, len(EDGE_COLUMNS))
-        skeleton = b"".join(self.skeletons)
-        return {
-            "kind": np.array(self.kinds, np.uint8),
-            "function": np.array(self.functions, np.uint32),
-            "parameter_start": starts([len(words) for words in self.parameters]),
-            "parameters": self.words(),
-            "skeleton_start": starts([len(form) for form in self.skeletons]),
-            "skeleton": np.frombuffer(skeleton, np.uint8),
-            **{name: edges[:, i] for i, name in enumerate(EDGE_COLUMNS)},
-            "relocation_word": np.zeros(0, np.uint32),
-            "relocation_region": np.zeros(0, np.uint8),
-        }
+    def topology(self) -> bytes:
+        """A digest of all but the words; equal topologies share a template."""
+        digest = hashlib.sha256()
+        for name, kind in TEMPLATE_COLUMNS.items():
+            if name != "parameters":
+                data = np.ascontiguousarray(self.columns[name], f"<{kind}").tobytes()
+                digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.digest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
-    """A graph as the difference to its template: `word` uint32 rising, `value` uint64."""
+    """A graph as the difference to its template: `word` rising and `value`, both [n]."""
 
-    table: GraphTable
+    graph: GraphTable
     template: int
-    columns: dict[str, npt.ArrayLike] = field(default_factory=dict)
+    columns: Columns
 
 
 def starts(lengths: Sequence[int]) -> npt.NDArray[np.uint32]:
@@ -81,17 +111,15 @@ def starts(lengths: Sequence[int]) -> npt.NDArray[np.uint32]:
     return ends.astype(np.uint32)
 
 
-def share(graphs: Sequence[GraphTable]) -> tuple[list[GraphTable], list[Member]]:
+def share(graphs: Iterable[GraphTable]) -> tuple[list[GraphTable], list[Member]]:
     """Templates, each the first graph of its topology, and every graph as a member of one."""
-    found: dict[tuple[object, ...], int] = {}
+    found: dict[bytes, int] = {}
     templates: list[GraphTable] = []
     members = []
     for graph in graphs:
-        topology = graph.topology()
-        index = found.setdefault(topology, len(templates))
+        index = found.setdefault(graph.topology(), len(templates))
         if index == len(templates):
             templates.append(graph)
-        own = graph.words()
-        word = np.flatnonzero(own != templates[index].words())
-        members.append(Member(graph, index, {"word": word, "value": own[word]}))
+        word = np.flatnonzero(graph.words != templates[index].words)
+        members.append(Member(graph, index, {"word": word, "value": graph.words[word]}))
     return templates, members

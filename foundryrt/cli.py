@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from foundryrt import options, workload
+from foundryrt import options
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
+from foundryrt.start import bundle_word
 from foundryrt.trust import resolve
+from foundryrt.workload import RunWorkload, ServingWorkload, find_run
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
 BundlePath = Annotated[
     str,
     typer.Argument(metavar="BUNDLE.fdy", help="The bundle: a file, or an http(s) or s3 URL."),
@@ -32,27 +41,41 @@ TrustPaths = Annotated[
     ),
 ]
 
+WorkloadName = Annotated[
+    str | None,
+    typer.Option(
+        "--workload",
+        help="A file such as ./demo.py, or package.module, to drive the bundle with. By default"
+        " the installed workload that the bundle names.",
+        show_default=False,
+    ),
+]
+
+WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
 
 @app.callback()
 def main_help(version: Version = False) -> None:
     """Materialize a bundle and drive its workload."""
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=WORKLOAD_OPTIONS, no_args_is_help=True)
 def run(
     context: typer.Context,
     bundle: BundlePath,
     weights: WeightsFolder = None,
     trust: TrustPaths = None,
+    name: WorkloadName = None,
     json: Json = False,
 ) -> None:
     """Run the workload that BUNDLE was captured from.
 
-    Its own options follow (see `foundryrt options BUNDLE.fdy`), for example --prompt or --frames.
+    Its own options go anywhere between these (see `foundryrt options BUNDLE.fdy`), for example
+    --prompt or --frames.
     """
     with reporting():
         with Bundle.open(bundle, resolve(trust or None)) as opened:
-            driver = workload.find("foundryrt.workloads", opened.manifest.workload.name)
+            driver = find_run(opened.manifest.workload.name, name)
         chosen = options.parse(driver.Options, context.args)
         with Session.open(bundle, weights=weights, trust=trust or None) as session:
             result = driver.run(session, chosen, json)
@@ -60,20 +83,23 @@ def run(
             print_json(result)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=WORKLOAD_OPTIONS, no_args_is_help=True)
 def serve(
     context: typer.Context,
     bundle: BundlePath,
     weights: WeightsFolder = None,
     trust: TrustPaths = None,
+    name: WorkloadName = None,
 ) -> None:
     """Serve the workload of BUNDLE over HTTP until SIGTERM, where it has a server.
 
-    Its own options follow (see `foundryrt options BUNDLE.fdy --serve`), for example --port.
+    Its own options go anywhere between these (see `foundryrt options BUNDLE.fdy --serve`), for
+    example --port.
     """
     with reporting():
         with Bundle.open(bundle, resolve(trust or None)) as opened:
-            driver = _server(opened)
+            known = opened.manifest.workload.name
+            driver = _server(known, find_run(known, name))
         chosen = options.parse(driver.Serving, context.args)
         with Session.open(bundle, weights=weights, trust=trust or None) as session:
             driver.serve(session, chosen)
@@ -83,6 +109,7 @@ def serve(
 def show_options(
     bundle: BundlePath,
     trust: TrustPaths = None,
+    workload: WorkloadName = None,
     serve: Annotated[bool, typer.Option("--serve", help="Those of `serve`.")] = False,
     json: Json = False,
 ) -> None:
@@ -90,21 +117,60 @@ def show_options(
     with reporting():
         with Bundle.open(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name
-            driver = _server(opened) if serve else workload.find("foundryrt.workloads", name)
-        chosen = driver.Serving if serve else driver.Options
+            driver = find_run(name, workload)
+        chosen = _server(name, driver).Serving if serve else driver.Options
         rows = options.describe(chosen, opened.manifest.workload.settings)
         command = "serve" if serve else "run"
         print_options(rows, f"foundryrt {command}, workload {name}", json)
 
 
-def _server(bundle: Bundle) -> Any:
-    name = bundle.manifest.workload.name
-    driver = workload.find("foundryrt.workloads", name)
-    if not hasattr(driver, "serve"):
+@app.command()
+def doctor(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE.fdy", help="Say whether this one can run here.")
+    ] = None,
+    weights: WeightsFolder = None,
+    trust: TrustPaths = None,
+    json: Json = False,
+) -> None:
+    """Show what this machine offers, and whether a bundle can run on it.
+
+    GPUs with their links and users, driver, memory, what is installed. Nothing is started: no CUDA
+    context is made. Exit code 1 where BUNDLE cannot run here.
+    """
+    from foundryrt.doctor import fit, machine, page
+
+    with reporting(), contextlib.ExitStack() as closing:
+        opened = None
+        if bundle is not None:
+            opened = closing.enter_context(Bundle.open(bundle, resolve(trust or None)))
+        here = machine.this_machine()
+        found = fit.checks(opened, here, weights) if opened else []
+        if json:
+            print_json(page.as_json(here, opened, found))
+        else:
+            page.print_machine(here)
+            if opened:
+                page.print_checks(opened, found)
+    if not page.fits(found):
+        raise typer.Exit(1)
+
+
+def _server(name: str, driver: RunWorkload) -> ServingWorkload:
+    if not isinstance(driver, ServingWorkload):
         raise UsageError(f"workload {name!r} has no server; use foundryrt run")
     return driver
 
 
 def main() -> None:
     """Entry point of the command."""
-    run_app(app)
+    run_app(lambda: app(_bundle_first(sys.argv[1:])))
+
+
+def _bundle_first(words: list[str]) -> list[str]:
+    """Workload options may come anywhere; the parser, which does not know them, wants them last."""
+    place = bundle_word(words[1:])
+    if words[:1] not in (["run"], ["serve"]) or place < 0:
+        return words
+    rest = words[1:]
+    return [words[0], rest[place], *rest[:place], *rest[place + 1 :]]

@@ -1,12 +1,17 @@
-"""What both commands share: one line for an error, the right exit code, JSON on stdout."""
+"""What both commands share: one line for an error, the right exit code, JSON on stdout.
+
+Whatever comes from outside (names in a bundle, paths, messages of libraries) goes to the terminal
+through `printable`, `print_table` or `print_json`, which let no control character through.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -14,6 +19,13 @@ import typer
 
 from foundryrt import __version__, options
 from foundryrt.errors import DISTRIBUTION, FoundryError
+from foundryrt.printable import printable
+from foundryrt.progress import clear_bar, progress_bar
+
+__all__ = [
+    "Json", "Version", "note", "print_json", "print_options", "print_table", "printable",
+    "progress_bar", "reporting", "run_app", "write",
+]  # fmt: skip
 
 
 def _version(asked: bool) -> None:
@@ -38,8 +50,17 @@ def reporting() -> Iterator[None]:
     try:
         yield
     except FoundryError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         raise typer.Exit(error.exit_code) from None
+
+
+def note(text: object) -> None:
+    """Say something to the person at the terminal: on stderr, with nothing but its letters.
+
+    Later lines of a text are indented, so that no name can pass for a line of ours.
+    """
+    clear_bar()
+    print("\n  ".join(printable(line) for line in str(text).split("\n")), file=sys.stderr)
 
 
 def run_app(app: Callable[[], None]) -> None:
@@ -61,9 +82,10 @@ def run_app(app: Callable[[], None]) -> None:
         sys.exit(1)
     except OSError as error:
         _forget_output()
-        sys.exit(f"error: {error.filename or 'output'}: {error.strerror or error}")
+        sys.exit(f"error: {printable(error.filename or 'output')}: {error.strerror or error}")
     except FoundryError as error:
-        sys.exit(f"error: {error}")
+        note(f"error: {error}")
+        sys.exit(1)
 
 
 def _forget_output() -> None:
@@ -75,6 +97,7 @@ def write(text: str) -> None:
     """Put `text` on stdout at once; FoundryError where it does not get there."""
     if sys.stdout is None:
         raise FoundryError("stdout is closed")
+    clear_bar()
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -86,19 +109,48 @@ def write(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Results for programs: one JSON document on stdout."""
-    write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Results for programs: one JSON document on stdout.
+
+    JSON has no NaN and no infinity: they become null.
+    """
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write("\n".join(map(_json_line, text.split("\n"))) + "\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _json_line(line: str) -> str:
+    # What json leaves as it is, such as U+009B, may still be a command to a terminal.
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout; cells are shown letter by letter, whatever they hold."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    # Names are folded, not cut: their ends tell them apart.
+    heads = (Column(printable(name), overflow="fold") for name in columns)
+    table = Table(*heads, title=printable(title) if title else None, title_justify="left")
+    for row in rows:
+        table.add_row(*map(printable, row))
+    clear_bar()
+    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def print_options(rows: list[tuple[str, str, str]], title: str, json: bool) -> None:
     """A workload's options, as `options.describe` gives them: a table with a title, or JSON."""
     if json:
         print_json([dict(zip(options.COLUMNS, row, strict=True)) for row in rows])
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*options.COLUMNS, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    else:
+        print_table(title, options.COLUMNS, rows)

@@ -36,9 +36,9 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
         if not argument.startswith("--"):
             raise UsageError(f"unexpected argument {argument!r}; options begin with --")
         name, equals, value = argument[2:].partition("=")
-        field = name.replace("-", "_")
+        field = _field(argument)
         if field not in fields:
-            known = ", ".join(f"--{known.replace('_', '-')}" for known in fields)
+            known = ", ".join(map(flag, fields))
             raise UsageError(f"no option --{name} here; there are {known or 'none'}")
         kind = fields[field][1]
         if not equals:
@@ -52,8 +52,23 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
     for field, (description, _) in fields.items():
         required = description.default is dataclasses.MISSING
         if required and description.default_factory is dataclasses.MISSING and field not in values:
-            raise UsageError(f"--{field.replace('_', '-')} is required")
+            raise UsageError(f"{flag(field)} is required")
     return options(**values)
+
+
+def flag(field: str) -> str:
+    """The command-line option of a field: `--max-len` of `max_len`."""
+    return f"--{field.replace('_', '-')}"
+
+
+def names(options: type[Any]) -> set[str]:
+    """The fields that are options."""
+    return set(_fields(options))
+
+
+def named(arguments: Sequence[str]) -> set[str]:
+    """What `--name value` and `--name=value` in `arguments` name, as fields."""
+    return {_field(argument) for argument in arguments if argument.startswith("--")}
 
 
 def describe(
@@ -69,8 +84,12 @@ def describe(
         required = field.default is dataclasses.MISSING
         value = captured.get(name, "") if field.default is None else field.default
         default = "required" if required else str(value)
-        rows.append((f"--{name.replace('_', '-')}", default, field.metadata.get("help", "")))
+        rows.append((flag(name), default, field.metadata.get("help", "")))
     return rows
+
+
+def _field(argument: str) -> str:
+    return argument[2:].partition("=")[0].replace("-", "_")
 
 
 def _fields(options: type[Any]) -> dict[str, tuple[dataclasses.Field[Any], type]]:

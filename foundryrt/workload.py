@@ -1,14 +1,71 @@
-"""Workloads are found by entry point: a package adds one without any change here."""
+"""Workloads: found by entry point, so a package adds one without any change here, or by path.
+
+The run side of a workload is a module as `RunWorkload` describes it; the capture side is described
+in foundryc/workload.py. A module may be both.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from foundryrt.errors import FoundryError, UsageError, install
 
+if TYPE_CHECKING:
+    from foundryrt.session import Session
+
 _EXTRAS = {"torch": "capture", "safetensors": "capture", "gguf": "capture"}
 """Packages that are no workload's own; any other is in the extra of the workload's name."""
+
+
+@runtime_checkable
+class RunWorkload(Protocol):
+    """What `foundryrt run` needs of a workload."""
+
+    Options: type[Any]
+    """A frozen dataclass; its fields are command-line options (foundryrt/options.py)."""
+
+    def run(self, session: Session, options: Any, json: bool) -> object:
+        """Drive an open bundle; with `json` print nothing, and return what `--json` shows."""
+
+
+@runtime_checkable
+class ServingWorkload(RunWorkload, Protocol):
+    """A workload that `foundryrt serve` can serve too."""
+
+    Serving: type[Any]
+    """As `Options`, for `serve`."""
+
+    def serve(self, session: Session, options: Any) -> None:
+        """Answer requests until SIGTERM or SIGINT."""
+
+
+RUN = "foundryrt.workloads"
+"""Entry points of run sides; those of capture sides are in foundryc/workload.py."""
+
+
+FILE_PREFIX = "foundry_workload_"
+"""Modules of workload files are called this and the file's name: a torch.py must not be torch."""
+
+
+def find_run(bundle: str, asked: str | None = None) -> RunWorkload:
+    """The run side of the workload that `bundle`, a manifest, names, or of the one `asked` for.
+
+    A bundle names installed workloads only: it must not have files of its choice imported.
+    """
+    module = find(RUN, asked) if asked else installed(RUN, bundle)
+    if not isinstance(module, RunWorkload):
+        raise UsageError(
+            f"workload {asked or bundle!r} cannot be run: it needs Options and"
+            " run(session, options, json)"
+        )
+    return module
 
 
 def names(group: str) -> list[str]:
@@ -16,17 +73,77 @@ def names(group: str) -> list[str]:
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
-def find(group: str, name: str) -> ModuleType:
-    """The workload's module; UsageError where it is not installed, FoundryError where it breaks."""
+def installed(group: str, name: str) -> ModuleType:
+    """An installed workload's module.
+
+    UsageError where it is not installed, FoundryError where it cannot be imported.
+    """
     for entry in entry_points(group=group, name=name):
-        try:
-            module: ModuleType = entry.load()
-        except ImportError as error:
-            extra = _EXTRAS.get(error.name or "", name)
-            raise FoundryError(
-                f"workload {name!r} needs {error.name or error}, which is not installed: "
-                f"{install(extra)}"
-            ) from error
-        return module
+        return _imported(name, entry.load)
     known = ", ".join(names(group)) or "none"
-    raise UsageError(f"no workload {name!r}; installed are {known}")
+    raise UsageError(
+        f"no workload {name!r} is installed, only {known}; any other is given by its file:"
+        " --workload FILE.py"
+    )
+
+
+def is_file(name: str) -> bool:
+    """Whether a workload is given by its file."""
+    return name.endswith(".py")
+
+
+def find(group: str, name: str) -> ModuleType:
+    """A workload that a user named: installed, a `.py` file, or a module as `package.module`.
+
+    UsageError where there is none, FoundryError where it cannot be imported.
+    """
+    if is_file(name):
+        return _imported(name, lambda: _from_file(Path(name)))
+    if "." not in name:
+        return installed(group, name)
+    # As `python -m` does: otherwise the first folder is the one that holds the command.
+    _search("")
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except ImportError:
+        found = False
+    if not found:
+        raise UsageError(f"no workload {name!r}: there is no such module, here or installed")
+    return _imported(name, lambda: import_module(name))
+
+
+def _imported(name: str, load: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return load()
+    except ImportError as error:
+        extra = _EXTRAS.get(error.name or "", name)
+        remedy = f": {install(extra)}" if extra in (*_EXTRAS.values(), *names(RUN)) else ""
+        raise FoundryError(
+            f"workload {name!r} needs {error.name or error}, which is not installed{remedy}"
+        ) from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"workload {path}: no such file")
+    name = FILE_PREFIX + path.stem
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"workload {path}: is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # As `python FILE.py` does, what lies beside it can be imported; dataclasses look themselves up.
+    _search(str(path.resolve().parent))
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _search(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)

@@ -1,4 +1,4 @@
-"""Command lines: types of arguments, an argparse error (exit 2) for others; --help; exit codes."""
+"""What the argparse commands share: types of arguments, help with defaults, exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from foundryrt.errors import FoundryError
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Of `command`: a FoundryError is one line on stderr and has its own, Ctrl-C is 130."""
+    """Run `command`; a FoundryError is one line on stderr and its exit code, Ctrl-C is 130."""
     try:
         command()
     except FoundryError as error:
@@ -22,7 +22,7 @@ def exit_code(command: Callable[[], None]) -> int:
 
 
 class HelpWithDefaults(RawDescriptionHelpFormatter):
-    """The description as it is written; each option with its default, where it has one."""
+    """The description unwrapped, and each option with its default."""
 
     def _get_help_string(self, action: Action) -> str:
         unset = action.default is None or action.default is False or action.default == ""

@@ -5,48 +5,57 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from otfs_pipeline.receiver.tables import tables
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.tables import tables
+from otfs_pipeline.signature import GRAPH, signature
 
 if TYPE_CHECKING:
     import torch
 
     from foundryc.recorder import Recorder
 
+    Receive = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+
 __all__ = ["Settings", "record"]
 
 
 def record(recorder: Recorder, settings: Settings) -> None:
-    """Input `samples` [MN] complex64; the outputs are those of `Receiver`."""
+    """Records a graph with the inputs and outputs of `signature`."""
     # Imported late: a capture's options and its key do not need torch.
     import torch
 
     device = "cuda" if recorder.target == "cuda" else "cpu"
-    samples = torch.zeros(settings.q, dtype=torch.complex64, device=device)
-    samples = recorder.register("samples", samples, role="input")
-    receiver = _kernels(settings) if device == "cuda" else _torch(recorder, settings)
+    frame = signature(settings)
+    inputs = [
+        recorder.register(
+            name,
+            torch.zeros(given.shape, dtype=getattr(torch, given.dtype), device=device),
+            role="input",
+        )
+        for name, given in frame.inputs.items()
+    ]
+    receive = _kernels(settings) if device == "cuda" else _eager(recorder, settings)
     with torch.no_grad():
         if device == "cuda":
             with recorder.warm_up():
-                receiver(samples)
-        with recorder.graph("receive") as graph:
-            for name, tensor in receiver(samples).items():
-                graph.output(name, tensor)
+                receive(*inputs)
+        with recorder.graph(GRAPH) as graph:
+            results = receive(*inputs)
+            for name in frame.outputs:
+                graph.output(name, results[name])
 
 
-def _kernels(settings: Settings) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    from otfs_pipeline.kernels.geometry import Geometry
-    from otfs_pipeline.kernels.receiver import KernelReceiver
+def _kernels(settings: Settings) -> Receive:
+    from otfs_pipeline.receiver.kernels.geometry import Geometry
+    from otfs_pipeline.receiver.kernels.receiver import KernelReceiver
 
     return KernelReceiver(Geometry.of(settings))
 
 
-def _torch(
-    recorder: Recorder, settings: Settings
-) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+def _eager(recorder: Recorder, settings: Settings) -> Receive:
     import torch
 
-    from otfs_pipeline.receiver import Receiver
+    from otfs_pipeline.receiver.eager import Receiver
 
     constants = {
         name: recorder.register(name, torch.from_numpy(value), role="constant")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundryrt.errors import UsageError
-from otfs_pipeline.settings import option
+from foundryrt.options import option
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where frames come from, how fast, and what is kept. UsageError where a value cannot work."""
+    """The source of frames, their rate, and what is stored. UsageError for an impossible value."""
 
     frames: int = option(100, "simulated frames")
     snr: float = option(20.0, "signal-to-noise ratio of the simulated link in dB")
@@ -19,17 +19,17 @@ class Options:
     channel: str = option(
         "vehicular-a", "simulated channel: vehicular-a, eva, or a .csv or .json file of paths"
     )
-    pool: int = option(0, "simulated frames made beforehand and repeated; 0: as many as 256 MB")
+    pool: int = option(0, "simulated frames made beforehand; 0: as many as fit in 256 MB")
     iq: str = option("", "receive this recording (.sigmf-data, .sigmf-meta or raw) instead")
     metadata: str = option("", "SigMF metadata of --iq, where it is not beside it")
     datatype: str = option("", "samples of --iq: cf32_le or ci16_le; default: from the metadata")
     zmq: str = option("", "receive from senders at this ZeroMQ endpoint, such as ipc:///tmp/otfs")
     shm: str = option("", "receive from a sender's ring in shared memory, such as /dev/shm/otfs")
-    idle_timeout: float = option(10.0, "end --zmq or --shm after that many quiet seconds; 0: never")
-    max_frames: int = option(0, "stop --iq, --zmq or --shm after that many frames; 0: never")
-    pace: bool = option(False, "frames at the rate of the air, not flat out")
-    queue: int = option(8, "frames that wait for the receiver at most; the oldest is dropped")
-    lossless: bool = option(False, "a full queue holds --zmq or --shm up, nothing is dropped")
+    idle_timeout: float = option(10.0, "end --zmq or --shm after so many silent seconds; 0: never")
+    max_frames: int = option(0, "stop --iq, --zmq or --shm after so many frames; 0: never")
+    pace: bool = option(False, "frames at the rate of the air interface, not as fast as possible")
+    queue: int = option(8, "frames that may wait; on overrun the oldest is dropped")
+    lossless: bool = option(False, "with --zmq or --shm, a full queue makes the sender wait")
     depth: int = option(3, "frames in flight between copy-in and copy-out")
     bits_out: str = option("", "write the payload bits to this file, packed")
     llr_out: str = option("", "write the LLRs to this file, float32")
@@ -52,7 +52,7 @@ class Options:
         if self.max_frames and not given:
             raise UsageError("--max-frames needs --iq, --zmq or --shm; here --frames counts")
         if self.pace and self.live:
-            raise UsageError("--pace: a live source has a pace of its own; pace the sender")
+            raise UsageError("--pace: a live source has its own rate; pace the sender")
         if self.lossless and not self.live:
             raise UsageError("--lossless needs --zmq or --shm")
         for path in (self.constellation, self.latency_plot, self.bits_out, self.llr_out):
@@ -61,5 +61,5 @@ class Options:
 
     @property
     def live(self) -> bool:
-        """Whether the source sends when it wants to."""
+        """Whether the source is another process, which sends at its own rate."""
         return bool(self.zmq or self.shm)

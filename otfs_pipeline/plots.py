@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError, install
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def constellation(path: str, symbols: np.ndarray, title: str) -> None:
@@ -29,7 +32,9 @@ def latency(path: str, milliseconds: np.ndarray, deadline: float, title: str) ->
     save(figure, path)
 
 
-def new_figure(path: str, columns: int = 1, size: tuple[float, float] = (6, 5)) -> tuple[Any, Any]:
+def new_figure(
+    path: str, columns: int = 1, size: tuple[float, float] = (6, 5)
+) -> tuple[Figure, Any]:
     """A figure for the file `path`, and its axes; FoundryError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,8 +48,8 @@ def new_figure(path: str, columns: int = 1, size: tuple[float, float] = (6, 5)) 
     return figure, figure.subplots(1, columns)
 
 
-def save(figure: Any, path: str) -> None:
-    """Write the figure, of the kind that the name's ending says, at once or not at all."""
+def save(figure: Figure, path: str) -> None:
+    """Write the figure in the format of the name's suffix, atomically."""
     try:
         with AtomicFile(Path(path)) as out:
             figure.savefig(out.file, dpi=120, format=Path(path).suffix[1:] or "png")

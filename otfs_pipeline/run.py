@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundryrt.errors import FoundryError
-from otfs_pipeline import frame, plots, stream
-from otfs_pipeline.feed import Feed, open_feed
+from foundryrt.progress import progress_bar
+from otfs_pipeline import plots
+from otfs_pipeline.frames import stream
+from otfs_pipeline.frames.feed import Feed, open_feed
+from otfs_pipeline.frames.results import Results
+from otfs_pipeline.link import frame
 from otfs_pipeline.metrics import latency_percentiles
 from otfs_pipeline.options import Options
-from otfs_pipeline.progress import Bar
-from otfs_pipeline.results import Results
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.signature import GRAPH, signature
 
 if TYPE_CHECKING:
+    from foundryrt.pipeline import Pipeline
     from foundryrt.session import Session
 
 __all__ = ["Options", "run"]
 
+Handler = Callable[[int, FrameType | None], Any] | int | None
+"""What `signal.signal` takes and gives."""
+
 
 def run(session: Session, options: Options, json: bool) -> dict[str, object]:
-    """Receive all frames of the source and report; what is broken or lost is counted.
+    """Receive all frames of the source and report; frames that are malformed or lost are counted.
 
     Ctrl-C (or SIGTERM) ends the stream and gives the report; a second one ends the process.
     """
-    settings = Settings(**session.settings)  # type: ignore[arg-type]
-    graph = session.graph("receive")
+    settings = Settings.recorded(session.settings)
+    graph = session.graph(GRAPH)
+    inputs = signature(settings).inputs
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
-        plots.new_figure(plotted)  # what is missing is said now, not after the stream
+        plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
     with Results(options.bits_out, options.llr_out, bool(options.constellation)) as results:
-        pipeline = graph.pipeline(("samples",), results.outputs, options.depth)
+        pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth)
         try:
-            # The first launch pays for first-touched memory and plans; it is no frame of a stream.
-            pipeline.submit(0, {"samples": np.zeros(settings.q, np.complex64)})
+            # The first launch also touches memory and makes plans: it is no frame of the stream.
+            zeros = {name: np.zeros(like.shape, like.dtype) for name, like in inputs.items()}
+            pipeline.submit(0, zeros)
             pipeline.wait(0)
             with _stopped_by_signals(stop) as signals:
                 feed = open_feed(settings, options, stop, lambda: pipeline.staging("samples"))
@@ -64,30 +74,28 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
 
 
 def _receive(
-    feed: Feed, pipeline: Any, settings: Settings, results: Results, stop: threading.Event
+    feed: Feed, pipeline: Pipeline, settings: Settings, results: Results, stop: threading.Event
 ) -> stream.Tally:
-    bar = Bar("receiving", feed.total)
     deadline = settings.frame_seconds * 1e3
     missed = 0
 
-    def seen(tally: stream.Tally) -> None:
-        nonlocal missed
-        missed += tally.milliseconds[-1] > deadline
-        bar.update(tally.frames, f"frames, {missed} missed their deadline")
+    with closing(feed), progress_bar(feed.total, "receiving") as update:
 
-    try:
+        def seen(tally: stream.Tally) -> None:
+            nonlocal missed
+            missed += tally.milliseconds[-1] > deadline
+            update(tally.frames, f"frames, {missed} missed their deadline")
+
         return stream.receive(feed.frames, pipeline, settings.q, results.take, stop, seen)
-    finally:
-        feed.close()
-        bar.close()
 
 
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
-    """The first signal sets `stop` and is listed, a second one does what it did before."""
-    before, seen = {}, list[int]()
+    """The first signal sets `stop` and is listed; a second one has its usual effect."""
+    before: dict[int, Handler] = {}
+    seen: list[int] = []
 
-    def on_signal(number: int, _: object) -> None:
+    def on_signal(number: int, _: FrameType | None) -> None:
         seen.append(number)
         stop.set()
         signal.signal(number, before[number])

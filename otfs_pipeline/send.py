@@ -1,8 +1,8 @@
-"""Plays frames to a receiver, over ZeroMQ or shared memory.
+"""Sends frames to a receiver, over ZeroMQ or shared memory.
 
     python -m otfs_pipeline.send (--zmq ENDPOINT | --shm FILE) [--iq RECORDING] [--pace] ...
 
-Without --pace frames go out as fast as the receiver takes them. The settings of synthetic frames
+Without --pace frames go out as fast as the receiver takes them. The settings of simulated frames
 come from the bundle that receives them (--bundle), or are the defaults of a capture for --grid.
 """
 
@@ -13,21 +13,23 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
-from otfs_pipeline import profile, recording, shared, source, zeromq
+from foundryrt.progress import progress_bar
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
-from otfs_pipeline.pace import sleep_until
-from otfs_pipeline.progress import Bar
-from otfs_pipeline.samples import DATATYPES, encode, width
+from otfs_pipeline.frames import recording, shared, source, zeromq
+from otfs_pipeline.frames.pace import sleep_until
+from otfs_pipeline.frames.samples import DATATYPES, encode, width
+from otfs_pipeline.frames.wire import Header, Sender
+from otfs_pipeline.link import profile
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.wire import Header
 
-# Puts synthetic frames, of unit mean energy but with a strong pilot, into the range of ci16_le.
+# Puts simulated frames, of unit mean energy but with a strong pilot, into the range of ci16_le.
 _INTEGER_GAIN = 1 / 64
 
 
@@ -46,7 +48,7 @@ def _main(options: argparse.Namespace) -> None:
 
 
 def send(options: argparse.Namespace) -> dict[str, Any]:
-    """Send what `options` says; the number of frames, the seconds, and those that went out late."""
+    """Send by `options`; gives the number of frames, the seconds, and how many were sent late."""
     settings = _settings(options)
     if options.iq:
         messages = list(_recorded(options.iq, settings))
@@ -57,14 +59,14 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
     if not messages:
         raise FoundryError(f"recording {options.iq}: there is no frame in it")
     size = max(len(data) for _, data in messages)
-    link: Any = (
+    link: Sender = (
         zeromq.Sender(options.zmq, options.patience)
         if options.zmq
         else shared.Sender(options.shm, size, options.slots, not options.pace, options.patience)
     )
-    bar, late, sent = Bar("sending", frames), 0, 0
+    late = sent = 0
     start = time.perf_counter()
-    try:
+    with closing(link), progress_bar(frames, "sending") as update:
         for header, data in itertools.islice(itertools.cycle(messages), frames):
             if options.pace:
                 due = start + (sent + 1) * settings.frame_seconds
@@ -72,11 +74,8 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
                 sleep_until(due)
             link.send(replace(header, sequence=sent), data)
             sent += 1
-            bar.update(sent)
+            update(sent)
         link.finish(sent)
-    finally:
-        bar.close()
-        link.close()
     return {"frames": sent, "seconds": time.perf_counter() - start, "late": late}
 
 
@@ -84,7 +83,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if not options.bundle:
         return Settings(grid=options.grid)
     with Bundle.open(options.bundle) as bundle:
-        return Settings(**bundle.manifest.workload.settings)  # type: ignore[arg-type]
+        return Settings.recorded(bundle.manifest.workload.settings)
 
 
 def _recorded(path: str, settings: Settings) -> Iterator[tuple[Header, bytes]]:
@@ -104,17 +103,16 @@ def _simulated(
 ) -> Iterator[tuple[Header, bytes]]:
     paths = profile.find(options.channel)
     paths.check(settings)
-    bar = Bar("simulating", size)
     gain = _INTEGER_GAIN if options.datatype == "ci16_le" else 1.0
 
     def make(index: int) -> source.Frame:
         return source.simulate(settings, options.snr, options.seed, index, paths)
 
-    for index, item in enumerate(source.pool(make, size)):
-        bar.advance()
-        header = Header(0, options.datatype, settings.q, options.seed, index)
-        yield header, encode(item.samples, options.datatype, gain)
-    bar.close()
+    with progress_bar(size, "simulating") as update:
+        for index, item in enumerate(source.pool(make, size)):
+            update(index + 1)
+            header = Header(0, options.datatype, settings.q, options.seed, index)
+            yield header, encode(item.samples, options.datatype, gain)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,19 +121,23 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--zmq", default="", help="endpoint of a receiver, such as ipc:///tmp/otfs")
     place.add_argument("--shm", default="", help="file of the ring, such as /dev/shm/otfs")
-    parser.add_argument("--iq", default="", help="SigMF or raw recording, over and over")
+    parser.add_argument("--iq", default="", help="SigMF or raw recording, repeated")
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
     parser.add_argument("--frames", type=natural, default=0, help="0: the recording once, or 100")
-    parser.add_argument("--snr", type=float, default=20.0, help="of synthetic frames, in dB")
-    parser.add_argument("--seed", type=natural, default=0, help="of synthetic frames")
+    parser.add_argument("--snr", type=float, default=20.0, help="of simulated frames, in dB")
+    parser.add_argument("--seed", type=natural, default=0, help="of simulated frames")
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
-    parser.add_argument("--pool", type=positive, default=16, help="synthetic frames, repeated")
+    parser.add_argument("--pool", type=positive, default=16, help="simulated frames, repeated")
     parser.add_argument(
-        "--datatype", choices=DATATYPES, default="cf32_le", help="of synthetic frames"
+        "--datatype", choices=DATATYPES, default="cf32_le", help="of simulated frames"
     )
-    parser.add_argument("--pace", action="store_true", help="one frame a frame length, always")
-    parser.add_argument("--slots", type=positive, default=16, help="frames the ring holds")
+    parser.add_argument(
+        "--pace",
+        action="store_true",
+        help="a frame each frame duration, without waiting",
+    )
+    parser.add_argument("--slots", type=positive, default=16, help="frames that the ring holds")
     parser.add_argument(
         "--patience", type=float, default=30.0, help="seconds to wait for a receiver"
     )

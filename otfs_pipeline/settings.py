@@ -1,13 +1,15 @@
-"""Settings of a Zak-OTFS link; made once, recorded in the bundle, read again online."""
+"""Settings of a Zak-OTFS link, recorded in the bundle at capture and read from it online."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.options import option
 
 # Bins beyond the physical spread that the window of the channel estimate covers: (delay, Doppler).
 WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
@@ -15,14 +17,9 @@ WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
 CHANNEL_REACH = {"rrc": 8, "sinc": 48}
 
 
-def option(default: Any, text: str) -> Any:
-    """A field whose command-line option has the help `text`."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Settings:
-    """Grid, waveform, pilot and receiver of one link. UsageError where a value cannot work."""
+    """Grid, waveform, pilot and receiver of one link. UsageError for an impossible value."""
 
     grid: str = option("1024x32", "delay x Doppler bins (M x N)")
     nu_p: float = option(15e3, "Doppler period in Hz")
@@ -32,7 +29,8 @@ class Settings:
     rolloff: float = option(0.6, "roll-off of the rrc pulse, 0 < rolloff <= 1")
     modulation: int = option(16, "points of the QAM constellation: 4, 16 or 64")
     pilot_db: float = option(
-        0.0, "pilot energy over a symbol's in dB; 0: what the guard strip would carry as symbols"
+        0.0,
+        "pilot energy over a symbol's in dB; 0: as many symbols as the guard has bins",
     )
     guard: int = option(0, "delay bins of the guard strip, odd; 0: from the spread")
     doppler_reach: int = option(
@@ -40,8 +38,22 @@ class Settings:
     )
     gain_model: str = option("fixed", "path gains of the synthetic source: fixed or rayleigh")
     iterations: int = option(28, "conjugate-gradient iterations")
-    tap_sigmas: float = option(3.0, "taps count above this many noise deviations")
-    max_taps: int = option(192, "the strongest taps that are kept at most")
+    tap_sigmas: float = option(3.0, "taps are kept above this many noise standard deviations")
+    max_taps: int = option(192, "taps that are kept at most, the strongest")
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings that a bundle was captured with.
+
+        FoundryError where they are not those of this version.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise FoundryError(
+                f"the bundle's settings do not fit this version of otfs_pipeline ({error}); "
+                "capture it again"
+            ) from error
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", self.grid):
@@ -59,9 +71,7 @@ class Settings:
         _range("tap-sigmas", self.tap_sigmas, 0.0, 100.0)
         least = 2 * self.delay_taps + 3
         if self.guard % 2 == 0 and self.guard != 0:
-            raise UsageError(
-                f"guard {self.guard}: the pilot stands in its middle; use an odd number"
-            )
+            raise UsageError(f"guard {self.guard}: the pilot is in its middle; use an odd number")
         if not least <= self.guard_bins < self.m:
             raise UsageError(
                 f"guard of {self.guard_bins} delay bins in grid {self.grid}: use {least} to "
@@ -97,7 +107,7 @@ class Settings:
 
     @property
     def frame_seconds(self) -> float:
-        """Length of a frame: the receiver's deadline."""
+        """Duration of a frame in seconds: the receiver's deadline."""
         return self.n / self.nu_p
 
     @property

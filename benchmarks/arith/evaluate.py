@@ -1,7 +1,5 @@
 """Accuracy against speed of the trained pair, by the engine over captured bundles.
 
-    python -m benchmarks.arith.evaluate --target cuda --out benchmarks/results/parse_arith.json
-
 All methods answer the same problems in turn, chunk by chunk, in one process; a throughput is the
 median over the chunks. Results are written as they come, each part with its device and date;
 parts that are not run keep what is in the file.
@@ -9,26 +7,27 @@ parts that are not run keep what is in the file.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from typer import Option
 
 from benchmarks.arith import bundles, drive, judging
 from benchmarks.arith.interval import share
 from benchmarks.arith.task import grade
-from benchmarks.report import Report, say
+from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
-from parse_runtime.loading import Loaded, load
-from parse_runtime.outcome import Outcome
-from parse_runtime.roles import Sampling
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.graphs.loading import Loaded, load
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "target": ("pair", {"max_rounds": 0}),
@@ -51,42 +50,54 @@ PARTS = {
 """What can be measured by name, and the bundles that it needs."""
 
 
-def main() -> None:
-    """Capture, answer, judge; JSON to the file and a table to stderr."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, default=bundles.WEIGHTS)
-    parser.add_argument("--target", choices=["host", "cuda"], default="host")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--problems", type=int, default=64)
-    parser.add_argument("--chunks", type=int, default=4)
-    parser.add_argument("--concurrent", default="1", help="answers at a time, such as 1,16")
-    parser.add_argument("--threshold", type=float, default=0.5)
-    parser.add_argument("--eagle-depth", type=int, default=5)
-    parser.add_argument("--eagle-width", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--parts", default=",".join(PARTS))
-    a = parser.parse_args()
-    at_a_time = [int(part) for part in a.concurrent.split(",")]
-    parts = a.parts.split(",")
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+class Target(StrEnum):
+    """Where the engine runs."""
+
+    HOST = "host"
+    CUDA = "cuda"
+
+
+FILES = {Target.CUDA: "parse_arith.json", Target.HOST: "parse_arith_host.json"}
+
+
+def run(
+    target: Annotated[Target, Option(help="Where the engine runs.")] = Target.HOST,
+    parts: Annotated[str, Option(help="What is measured, comma-separated.")] = ",".join(PARTS),
+    problems: Annotated[int, Option(help="Problems that every method answers.")] = 64,
+    chunks: Annotated[int, Option(help="Chunks, of which speeds are medians.")] = 4,
+    concurrent: Annotated[str, Option(help="Answers at a time, such as 1,16.")] = "1",
+    threshold: Annotated[float, Option(help="From which a verdict accepts a prefix.")] = 0.5,
+    dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "float32",
+    eagle_depth: Annotated[int, Option(help="Tokens that the EAGLE-3 head drafts ahead.")] = 5,
+    eagle_width: Annotated[int, Option(help="Nodes of its draft tree on a level.")] = 1,
+    seed: Annotated[int, Option(help="Of the problems.")] = 1000,
+    weights: Annotated[
+        Path, Option(help="Folder of the pair and its head.", exists=True)
+    ] = bundles.WEIGHTS,
+    output: Annotated[
+        Path | None, Option("--output", "-o", metavar="FILE", help="Results, as JSON.")
+    ] = None,
+) -> None:
+    """Measure accuracy and throughput of the arithmetic pair, by method.
+
+    Results go to parse_arith.json, or parse_arith_host.json on host, unless --output is given.
+    """
+    at_a_time = [int(part) for part in concurrent.split(",")]
+    wanted = chosen(parts, tuple(PARTS), "--parts")
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": _device(a.target),
-        "dtype": a.dtype,
-        "threshold": a.threshold,
-        "eagle": {"depth": a.eagle_depth, "width": a.eagle_width},
-        "problems": a.problems,
-        "seed": a.seed,
+        "device": _device(target),
+        "dtype": dtype,
+        "threshold": threshold,
+        "eagle": {"depth": eagle_depth, "width": eagle_width},
+        "problems": problems,
+        "seed": seed,
     }
-    report = Report(a.out, about)
+    report = Report(output or RESULTS / FILES[target], about)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         paths = bundles.capture(
-            Path(folder), a.weights, a.target, a.dtype, max(at_a_time), a.eagle_depth,
-            a.eagle_width, {name for part in parts for name in PARTS[part]},
+            Path(folder), weights, target, dtype, max(at_a_time), eagle_depth, eagle_width,
+            {name for part in wanted for name in PARTS[part]},
         )  # fmt: skip
         say("captured")
         loaded = {}
@@ -95,14 +106,14 @@ def main() -> None:
             session.wait()  # what is timed waits for no graph, and shares no core with their making
             loaded[name] = _open(session)
         say("opened")
-        problems = drive.draw(a.problems, a.seed)
-        if "methods" in parts:
-            for concurrent in at_a_time:
-                methods = _methods(loaded, problems, a.chunks, concurrent, a.threshold)
-                report.save(f"batch_{concurrent}", {"methods": methods})
-        others = Others(loaded, problems, at_a_time[-1], a.threshold, report)
+        drawn = drive.draw(problems, seed)
+        if "methods" in wanted:
+            for count in at_a_time:
+                methods = _methods(loaded, drawn, chunks, count, threshold)
+                report.save(f"batch_{count}", {"methods": methods})
+        others = Others(loaded, drawn, at_a_time[-1], threshold, report)
         for part in PARTS:
-            if part in parts and part != "methods":
+            if part in wanted and part != "methods":
                 getattr(others, part)()
                 say(part)
 
@@ -250,7 +261,3 @@ def _device(target: str) -> str:
     import torch
 
     return torch.cuda.get_device_name()
-
-
-if __name__ == "__main__":
-    main()

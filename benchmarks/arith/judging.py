@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.arith.drive import Problem
 from benchmarks.arith.interval import share
-from parse_runtime.judge import SELECTIONS
-from parse_runtime.roles import Verification
+from parse_runtime.engine.judge import SELECTIONS
+from parse_runtime.engine.protocols import Verification
 
 THRESHOLDS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 

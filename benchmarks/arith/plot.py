@@ -1,26 +1,37 @@
-"""A plot of accuracy against speed: `python -m benchmarks.arith.plot RESULTS.json OUT.svg`."""
+"""A plot of accuracy against speed."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from typer import Option
+
+from benchmarks.report import RESULTS
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def main() -> None:
-    """Every method with its interval; a panel for each number of answers at a time."""
+def run(
+    results: Annotated[
+        Path, Option(help="What the benchmark arith has written.", exists=True)
+    ] = RESULTS / "parse_arith.json",
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="An SVG.")] = DOCS
+    / "parse-arith.svg",
+) -> None:
+    """Draw accuracy against throughput: a panel for each number of answers at a time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
-    results: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    keys = sorted(name for name in results if name.startswith("batch_"))
+    found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+    keys = sorted(name for name in found if name.startswith("batch_"))
     figure = Figure(figsize=(7, 1 + 2.8 * len(keys)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(keys), sharex=True, sharey=True, squeeze=False)[:, 0]
     for key, axes in zip(keys, panels, strict=True):
-        part = results[key]
+        part = found[key]
         for name, row in part["methods"].items():
             share, gain = row["accuracy"], row["gain"]
             sides = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
@@ -36,10 +47,6 @@ def main() -> None:
         axes.xaxis.set_minor_formatter(ScalarFormatter())
         axes.grid(alpha=0.3)
     panels[-1].set_xlabel("throughput over the target alone")
-    about = results[keys[0]]
+    about = found[keys[0]]
     figure.suptitle(f"benchmarks/arith, {about['device']}, {about['date'][:10]}")
-    figure.savefig(sys.argv[2])
-
-
-if __name__ == "__main__":
-    main()
+    figure.savefig(output)

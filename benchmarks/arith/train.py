@@ -1,4 +1,4 @@
-"""Train the pair: `python -m benchmarks.arith.train --out FOLDER --minutes 4`.
+"""Training of the pair.
 
 In order: the draft on solutions; its samples; the target on solutions and on verdicts of prefixes
 of right, corrupted and sampled answers; an EAGLE-3 head on the target's features.
@@ -6,22 +6,23 @@ of right, corrupted and sampled answers; an EAGLE-3 head on the target's feature
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from typer import Option
 
 from benchmarks.arith import judged, task, verdicts
 from benchmarks.arith.generation import dtype, generate, right
 from benchmarks.arith.network import Layer, Network, Size
+from benchmarks.report import chosen
 from parse_runtime.training import eagle3
 from parse_runtime.training.schedule import Clock, optimizer
 
@@ -31,46 +32,67 @@ SHARES = {"draft": 0.2, "target": 0.6, "eagle3": 0.2}
 """Of the minutes."""
 
 
-def main() -> None:
-    """Parse the command line; train, export, measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the three models")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of training, all in all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=192, help="problems a step")
-    parser.add_argument("--problems", type=int, default=4096, help="of each measurement")
-    parser.add_argument("--layers", type=int, default=TARGET.layers, help="of the target")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest, of the target")
-    parser.add_argument(
-        "--draft-accuracy", type=float, default=0.75, help="where the draft's training ends"
-    )
-    parser.add_argument("--stages", default=",".join(SHARES), help="what is trained, in order")
-    parser.add_argument(
-        "--resume", type=Path, help="folder of models: those of other stages, and beginnings"
-    )
-    Training(parser.parse_args()).run()
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, how long and from what."""
+
+    folder: Path
+    stages: list[str]
+    minutes: float
+    seed: int
+    batch: int
+    problems: int
+    layers: int
+    rate: float
+    draft_accuracy: float
+    resume: Path | None
+
+
+def run(
+    output: Annotated[
+        Path, Option("--output", "-o", metavar="FOLDER", help="Where the three models go.")
+    ],
+    minutes: Annotated[float, Option(help="Of training, all in all.")] = 8.0,
+    seed: int = 0,
+    batch: Annotated[int, Option(help="Problems a step.")] = 192,
+    problems: Annotated[int, Option(help="Problems of each measurement.")] = 4096,
+    layers: Annotated[int, Option(help="Of the target.")] = TARGET.layers,
+    rate: Annotated[float, Option(help="Highest learning rate of the target.")] = 1.5e-3,
+    draft_accuracy: Annotated[float, Option(help="Where the draft's training ends.")] = 0.75,
+    stages: Annotated[str, Option(help="What is trained, in order, comma-separated.")] = ",".join(
+        SHARES
+    ),
+    resume: Annotated[
+        Path | None, Option(help="Folder of models: those of other stages, and beginnings.")
+    ] = None,
+) -> None:
+    """Train target, draft and EAGLE-3 head of the arithmetic task, and measure them."""
+    wanted = chosen(stages, tuple(SHARES), "--stages")
+    Training(
+        Plan(output, wanted, minutes, seed, batch, problems, layers, rate, draft_accuracy, resume)
+    ).run()
 
 
 class Training:
     """The three stages, each of which saves its model and what was measured of it."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.a = arguments
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(self.a.seed)
-        self.generator = torch.Generator(self.device).manual_seed(self.a.seed)
-        self.problems = task.draw(self.a.problems, self.generator)
-        self.report: dict[str, Any] = {"seed": self.a.seed, "device": _device_name(self.device)}
-        self.a.out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.plan.seed)
+        self.generator = torch.Generator(self.device).manual_seed(self.plan.seed)
+        self.problems = task.draw(self.plan.problems, self.generator)
+        self.report: dict[str, Any] = {"seed": self.plan.seed, "device": _device_name(self.device)}
+        self.plan.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        stages = self.a.stages.split(",")
+        stages = self.plan.stages
         shares = {stage: SHARES[stage] for stage in stages}
         for stage in stages:
-            seconds = 60 * self.a.minutes * shares[stage] / sum(shares.values())
+            seconds = 60 * self.plan.minutes * shares[stage] / sum(shares.values())
             self.report[stage] = getattr(self, stage)(seconds)
             text = json.dumps(self.report, indent=1) + "\n"
-            (self.a.out / "training.json").write_text(text, encoding="utf-8")
+            (self.plan.folder / "training.json").write_text(text, encoding="utf-8")
             print(json.dumps(self.report), flush=True)
 
     def draft(self, seconds: float) -> dict[str, Any]:
@@ -80,38 +102,40 @@ class Training:
         def good_enough(steps: int) -> bool:
             if steps % 20 or steps < 400:
                 return False
-            return self._accuracy(network, task.draw(512, self.generator)) >= self.a.draft_accuracy
+            return (
+                self._accuracy(network, task.draw(512, self.generator)) >= self.plan.draft_accuracy
+            )
 
-        solutions = _solutions(self.a.batch, self.generator)
+        solutions = _solutions(self.plan.batch, self.generator)
         found = fit(network, solutions, seconds, 2e-3, good_enough)
-        network.save(self.a.out / "draft")
+        network.save(self.plan.folder / "draft")
         return {**found, "accuracy": self._accuracy(network, self.problems)}
 
     def target(self, seconds: float) -> dict[str, Any]:
         """Trained on solutions and verdicts."""
         draft = self._load("draft", DRAFT)
-        pool = _pool(draft, 4 * self.a.problems, self.generator)
-        size = replace(TARGET, layers=self.a.layers)
-        begun = self.a.resume and (self.a.resume / "target").exists()
+        pool = _pool(draft, 4 * self.plan.problems, self.generator)
+        size = replace(TARGET, layers=self.plan.layers)
+        begun = self.plan.resume and (self.plan.resume / "target").exists()
         network = self._load("target", size) if begun else Network(size).to(self.device)
-        examples = _examples(self.a.batch, pool, self.generator)
-        found: dict[str, Any] = fit(network, examples, seconds, self.a.rate)
-        network.save(self.a.out / "target")
+        examples = _examples(self.plan.batch, pool, self.generator)
+        found: dict[str, Any] = fit(network, examples, seconds, self.plan.rate)
+        network.save(self.plan.folder / "target")
         found["accuracy"] = self._accuracy(network, self.problems)
         drafted = generate(draft, self.problems, 0.0, self.generator)
         return {**found, "verdicts": verdicts.measure(network, self.problems, drafted)}
 
     def eagle3(self, seconds: float) -> dict[str, Any]:
         """Trained on the target's features."""
-        begun = self.a.resume and self.a.resume / "eagle3"
+        begun = self.plan.resume and self.plan.resume / "eagle3"
         settings = eagle3.Settings(
             seconds=seconds,
             vocabulary=task.alphabet(),
             resume=begun if begun and begun.exists() else None,
         )
-        data = _conversations(self.a.batch, self.generator)
+        data = _conversations(self.plan.batch, self.generator)
         target = self._folder("target")
-        return eagle3.train(target, data, self.a.out / "eagle3", settings, self.device)
+        return eagle3.train(target, data, self.plan.folder / "eagle3", settings, self.device)
 
     def _accuracy(self, network: Network, problems: task.Problems) -> float:
         answers = generate(network, problems, 0.0, self.generator)
@@ -124,8 +148,8 @@ class Training:
 
     def _folder(self, name: str) -> Path:
         """Of a model that this training made, or one that it goes on from."""
-        made: Path = self.a.out / name
-        return made if made.exists() or not self.a.resume else self.a.resume / name
+        made: Path = self.plan.folder / name
+        return made if made.exists() or not self.plan.resume else self.plan.resume / name
 
 
 def fit(
@@ -236,7 +260,3 @@ def _conversations(count: int, generator: torch.Generator) -> Iterator[tuple[Ten
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """Attention and sampling kernels of PARSE against torch's own, the bandwidth, and each other.
 
-    python benchmarks/parse/attention.py OUT.json [--tiles]
-
 Geometry: 40 query heads over 8 (and 64 over 8), head_dim 128, bfloat16. Times are medians over
 replays of a CUDA graph, which runs a function once for each of several input sets (microseconds a
 call). `--tiles` also measures the tiles that `choose` picks from.
@@ -9,24 +7,22 @@ call). `--tiles` also measures the tiles that `choose` picks from.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from typer import Option
 
+from benchmarks.report import RESULTS, Output, today, write_results
 from parse_runtime.kernels.cuda import attend_rows as rows_kernel
 from parse_runtime.kernels.cuda import attend_step as step_kernel
 from parse_runtime.kernels.sample import sample
-from parse_runtime.layout import Plan, causal, verification
+from parse_runtime.signature.plan import Plan, causal, verification
 
 KV_HEADS, HEAD_DIM, VOCABULARY, MAX_LEN = 8, 128, 151936, 8192
 ROW_TILES = [(128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3)]
@@ -232,22 +228,22 @@ def sampling() -> Iterator[dict[str, Any]]:
             yield {"rows": count, "kind": name, "us": microseconds(calls)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--tiles", action="store_true")
-    arguments = parser.parse_args()
+def run(
+    tiles: Annotated[bool, Option(help="Also the tiles that `choose` picks from.")] = False,
+    output: Output = RESULTS / "parse_kernels.json",
+) -> None:
+    """Measure attention and sampling kernels, against torch's own and the bandwidth."""
     torch.manual_seed(0)
     bandwidth, reading = bandwidths()
     report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(), "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name(), "date": today(),
         "torch": torch.__version__, "copy_gb_per_s": round(bandwidth / 1e3, 1),
         "read_gb_per_s": round(reading / 1e3, 1),
     }  # fmt: skip
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-        "step": lambda: step(5, bandwidth, arguments.tiles),
-        "prefill": lambda: prefill(5, arguments.tiles),
-        "verify": lambda: verify(5, arguments.tiles),
+        "step": lambda: step(5, bandwidth, tiles),
+        "prefill": lambda: prefill(5, tiles),
+        "verify": lambda: verify(5, tiles),
         "sample": sampling,
         "prefill_group_8": lambda: prefill(8, False),
         "step_group_8": lambda: step(8, bandwidth, False),
@@ -257,9 +253,5 @@ def main() -> None:
         for found in part():
             report[name].append(found)
             print(name, {k: v for k, v in found.items() if k != "tiles"}, flush=True)
-            arguments.out.write_text(json.dumps(report, indent=1))
+            write_results(output, report)
         torch.cuda.empty_cache()
-
-
-if __name__ == "__main__":
-    main()

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.parse.geometry import random_head
 from benchmarks.parse.measure import CapturedSession, wall_seconds
-from parse_runtime.backend import GraphDecoder
+from benchmarks.parse.models import random_head
+from parse_runtime.capture.passes import Passes
+from parse_runtime.engine.protocols import Sampling, Verdict, Verification
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.pair import Alike
-from parse_runtime.passes import Passes
-from parse_runtime.request import Request
-from parse_runtime.roles import Sampling, Verdict, Verification
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
-from parse_runtime.shapes import Shapes, Tree
-from parse_runtime.target import GraphTarget
+from parse_runtime.signature.sizes import Shapes, Tree
+from parse_runtime.text.translation import Alike
 
 Model = tuple[ModelConfig, dict[str, Tensor]]
 

@@ -1,130 +1,234 @@
-"""Models of real geometry with random weights, in the names that the passes use.
+"""PARSE at real geometry with random weights: decoding, verification, gains, peers.
 
-Weights are normal; those that end in the residual stream are small, and the output table is the
-embedding table moved by one row. So token t is followed by t + 1 whatever the layers compute, and
-a draft model whose table is permuted agrees with the target on a chosen fraction of tokens.
+Passes are captured by torch.cuda.graph in this process. Results are written row by row; parts
+that are not run keep what the file has.
 """
 
 from __future__ import annotations
 
+import gc
+import statistics
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from typer import BadParameter, Option
 
-from parse_runtime.models.config import ModelConfig
+from benchmarks.parse import peers
+from benchmarks.parse.gain import Profile, gains
+from benchmarks.parse.measure import (
+    CapturedSession,
+    copy_bandwidth,
+    median_seconds,
+    wall_seconds,
+)
+from benchmarks.parse.models import CONFIGS, decode_bytes, random_parameters
+from benchmarks.parse.verification import Sizes, verification
+from benchmarks.report import RESULTS, Output, Report, chosen, say
+from parse_runtime.capture.passes import Passes
+from parse_runtime.engine.protocols import Sampling
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.signature.sizes import Shapes
 
-_QWEN3 = ModelConfig(
-    architecture="qwen3", layers=40, hidden=5120, intermediate=17408, heads=40, kv_heads=8,
-    head_dim=128, vocab=151936, max_positions=40960, rms_eps=1e-6, rope_theta=1e6, qk_norm=True,
-    dtype="bfloat16",
-)  # fmt: skip
-CONFIGS = {
-    "qwen3-14b": _QWEN3,
-    "qwen3-32b": replace(_QWEN3, layers=64, intermediate=25600, heads=64),
-    # The published one ties its tables, which changes no traffic: one table is read a token.
-    "qwen3-0.6b": replace(_QWEN3, layers=28, hidden=1024, intermediate=3072, heads=16),
-    "qwen3-30b-a3b": replace(
-        _QWEN3,
-        architecture="qwen3_moe",
-        layers=48,
-        hidden=2048,
-        intermediate=6144,
-        heads=32,
-        kv_heads=4,
-        experts=128,
-        experts_per_token=8,
-        expert_intermediate=768,
-        normalize_experts=True,
-    ),
-    "tiny": replace(
-        _QWEN3, layers=4, hidden=64, intermediate=96, heads=4, kv_heads=2, head_dim=16, vocab=300
-    ),
-    "tiny-moe": replace(
-        _QWEN3,
-        architecture="qwen3_moe",
-        layers=2,
-        hidden=64,
-        intermediate=96,
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        vocab=300,
-        experts=8,
-        experts_per_token=2,
-        expert_intermediate=48,
-    ),
-}
-STD, SMALL = 0.02, 0.0002
+FILE = RESULTS / "parse_geometry.json"
+PARTS = ("decode", "verify", "gain", "peers", "moe", "32b")
+AGREEMENT = 0.8
+"""Fraction of tokens on which the assistant of `peers` agrees with the target."""
 
 
-def random_parameters(c: ModelConfig, device: str, agreement: float = 1.0) -> dict[str, Tensor]:
-    """Bfloat16 parameters; `agreement` is the fraction of tokens t that t + 1 follows."""
-    generator = torch.Generator(device).manual_seed(0)
+class Benchmark:
+    """Models, made once and shared by the parts, and the results so far."""
 
-    def normal(*shape: int, std: float = STD) -> Tensor:
-        empty = torch.empty(shape, dtype=torch.bfloat16, device=device)
-        return empty.normal_(0, std, generator=generator)
-
-    def ones(size: int) -> Tensor:
-        return torch.ones(size, dtype=torch.bfloat16, device=device)
-
-    p = {"embed": normal(c.vocab, c.hidden, std=1.0), "norm": ones(c.hidden)}
-    p["head"] = torch.empty_like(p["embed"])
-    p["head"][followers(c.vocab, agreement).to(device)] = p["embed"] * STD
-    for layer in range(c.layers):
-        w = {
-            "input_norm": ones(c.hidden),
-            "qkv": normal(c.qkv_rows, c.hidden),
-            "q_norm": ones(c.head_dim),
-            "k_norm": ones(c.head_dim),
-            "o": normal(c.hidden, c.heads * c.head_dim, std=SMALL),
-            "post_norm": ones(c.hidden),
+    def __init__(self, output: Path, tiny: bool, batches: tuple[int, ...]) -> None:
+        self.tiny, self.batches = tiny, batches
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._models: dict[str, Any] = {}
+        self.bandwidth = copy_bandwidth(self.device)
+        name = torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
+        about = {
+            "device": name,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "torch": torch.__version__,
+            "copy_bandwidth": self.bandwidth,
         }
-        if c.is_mixture(layer):
-            w["router"] = normal(c.experts, c.hidden)
-            w["experts_gate_up"] = normal(c.experts, 2 * c.expert_intermediate, c.hidden)
-            w["experts_down"] = normal(c.experts, c.hidden, c.expert_intermediate, std=SMALL)
-        else:
-            w["gate_up"] = normal(2 * c.intermediate, c.hidden)
-            w["down"] = normal(c.hidden, c.intermediate, std=SMALL)
-        p |= {f"layers.{layer}.{name}": tensor for name, tensor in w.items()}
-    return p
+        self.save = Report(output, about).save
+
+    def model(self, name: str, agreement: float = 1.0) -> Any:
+        """(config, parameters)."""
+        if self.tiny:
+            name = "tiny-moe" if "a3b" in name else "tiny"
+        key = f"{name} {agreement}"
+        if key not in self._models:
+            config = CONFIGS[name]
+            self._models[key] = config, random_parameters(config, self.device, agreement)
+        return self._models[key]
+
+    def forget(self) -> None:
+        """Free the models' memory."""
+        self._models.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def decoding(self, part: str, name: str, batches: tuple[int, ...]) -> dict[str, Any]:
+        """Decoding by the target alone, from position 512 on, by batch.
+
+        `seconds_device` is a step's graph alone, `tokens_per_second` a loop over the backend, which
+        reads every token and writes the next inputs.
+        """
+        config, parameters = self.model(name)
+        start, tokens = 16 if self.tiny else 512, 64
+        shapes = Shapes(
+            max_len=start + 2 * tokens, slots=max(batches), prefill=(start,), decode=batches
+        )
+        session = CapturedSession(self.device)
+        session.add(Passes("target", config, parameters, shapes, session.register))
+        target = GraphDecoder(session, "target", shapes.max_len, shapes.slots)
+        size = decode_bytes(parameters, config)
+        found: dict[str, Any] = {"weight_bytes": size, "prompt": start, "by_batch": []}
+        for slot in range(shapes.slots):
+            target.prefill(slot, list(range(slot, slot + start)), 0, Sampling())
+        for batch in batches:
+            slots, samplings = list(range(batch)), [Sampling()] * batch
+
+            def steps(count: int, slots: Any = slots, samplings: Any = samplings) -> list[int]:
+                # Slots differ in their tokens, and so, in a mixture model, in their experts.
+                last, all_tokens = [start + slot for slot in slots], []
+                for i in range(count):
+                    positions = [start + i] * len(slots)
+                    last = target.decode(slots, last, positions, samplings)
+                    all_tokens.append(last[0])
+                return all_tokens
+
+            follows = steps(4)
+            seconds = wall_seconds(lambda s=steps: s(tokens)) / tokens
+            device = median_seconds(session.graph("target.decode", batch=batch).launch, 9)
+            found["by_batch"].append(
+                {
+                    "batch": batch,
+                    "tokens_per_second": batch / seconds,
+                    "seconds_step": seconds,
+                    "seconds_device": device,
+                    "follows": follows,
+                }
+            )
+            say(f"{name} {found['by_batch'][-1]}")
+            if batch == batches[0]:
+                # A batch of a mixture model reads more experts than one row does.
+                for kind, time_ in (("", seconds), ("_device", device)):
+                    found[f"decode_over_bandwidth{kind}"] = size / time_ / self.bandwidth
+                say(f"{name} over bandwidth {found['decode_over_bandwidth']:.3f}")
+            self.save(part, found)
+        return found
 
 
-def followers(vocab: int, agreement: float) -> Tensor:
-    """A permutation of the vocabulary: t + 1, but swapped in pairs for some."""
-    after = (torch.arange(vocab) + 1) % vocab
-    pairs = after[: vocab // 2 * 2].view(-1, 2)
-    disagree = torch.rand(len(pairs), generator=torch.Generator().manual_seed(1)) >= agreement
-    pairs[disagree] = pairs[disagree].flip(1)
-    return after
+def decode(bench: Benchmark) -> None:
+    bench.decoding("decode", "qwen3-14b", (1, 2, 4, 8, 16, 32))
 
 
-def random_head(c: ModelConfig, device: str, vocab: int) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """An EAGLE-3 head for a target, with a draft vocabulary of the first `vocab` tokens."""
-    config = replace(c, architecture="llama", layers=1, vocab=vocab, qk_norm=False)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, STD)
-
-    h = c.hidden
-    p = {name: torch.ones(h, dtype=torch.bfloat16, device=device)
-         for name in ("input_norm", "hidden_norm", "post_norm", "norm")}  # fmt: skip
-    p["fc"], p["qkv"] = normal(h, 3 * h), normal(c.qkv_rows, 2 * h)
-    p["o"] = normal(h, c.heads * c.head_dim)
-    p["gate_up"], p["down"] = normal(2 * c.intermediate, h), normal(h, c.intermediate)
-    p["head"] = normal(vocab, h)
-    p["d2t"] = torch.zeros(vocab, dtype=torch.int64, device=device)
-    return config, p
+def verify(bench: Benchmark) -> None:
+    sizes = Sizes(32, 64, 4, (2, 4, 8)) if bench.tiny else Sizes()
+    found: dict[str, Any] = {"sizes": vars(sizes), "seconds_by_cuts": []}
+    for row in verification(*bench.model("qwen3-14b"), bench.device, sizes):
+        found["seconds_by_cuts"].append(row)
+        if row["cuts"] == 8:
+            found["one_pass_over_prefill"] = row["one_pass"] / row["prefill"]
+            found["one_pass_over_sequential"] = row["one_pass"] / row["sequential_reuse"]
+        say(str(row))
+        bench.save("verify", found)
 
 
-def decode_bytes(parameters: dict[str, Tensor], c: ModelConfig) -> int:
-    """Weights that a decoding step of one row reads, in bytes: all but the embedding table."""
-    total = 0
-    for name, tensor in parameters.items():
-        size = tensor.numel() * tensor.element_size()
-        if ".experts_" in name:
-            size = size * c.experts_per_token // c.experts
-        total += size if name != "embed" else 0
-    return total
+def gain(bench: Benchmark) -> None:
+    profile = Profile(16, 32, 2, 4, (0.0, 0.5, 1.0), (1, 2), 2, 2) if bench.tiny else Profile()
+    if bench.batches:
+        profile = replace(profile, batches=bench.batches)
+    target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b")
+    rows = []
+    for row in gains(target, draft, bench.device, profile):
+        rows.append(row)
+        say(str(row))
+        bench.save("gain", {"profile": vars(profile), "gain_by_acceptance": rows})
+
+
+def compare(bench: Benchmark) -> None:
+    target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b", AGREEMENT)
+    config, parameters = target
+    tokens = 8 if bench.tiny else 96
+    prompt = list(range(16 if bench.tiny else 256))
+    found: dict[str, Any] = {"prompt": len(prompt), "tokens": tokens, "agreement": AGREEMENT}
+    shapes = Shapes(max_len=len(prompt) + tokens, prefill=(len(prompt),))
+    session = CapturedSession(bench.device)
+    session.add(Passes("target", config, parameters, shapes, session.register))
+    ours = GraphDecoder(session, "target", shapes.max_len, 1)
+
+    def generate() -> None:
+        token = ours.prefill(0, prompt, 0, Sampling())
+        for i in range(tokens - 1):
+            token = ours.decode([0], [token], [len(prompt) + i], [Sampling()])[0]
+
+    generate()
+    rate = tokens / statistics.median(wall_seconds(generate) for _ in range(3))
+    found["ours"] = {"tokens_per_second": rate}
+
+    def tell(name: str, result: dict[str, Any]) -> None:
+        found[name] = result
+        best = [
+            found[way]["tokens_per_second"]
+            for way in ("eager", "static_compiled")
+            if "tokens_per_second" in found.get(way, {})
+        ]
+        # Over its best: no figure before, or without, the compiled run.
+        if "tokens_per_second" in found.get("static_compiled", {}):
+            found["over_transformers"] = rate / max(best)
+        if "tokens_per_second" in found.get("assisted", {}):
+            found["over_assisted"] = rate / found["assisted"]["tokens_per_second"]
+        say(f"{name} {result}; ours {rate:.1f} tokens/s")
+        bench.save("peers", found)
+
+    models = [peers.as_transformers(*model, bench.device) for model in (target, draft)]
+    peers.rates(*models, prompt, tokens, tell)
+
+
+def moe(bench: Benchmark) -> None:
+    bench.forget()
+    bench.decoding("moe", "qwen3-30b-a3b", (1, 2, 4, 8, 16, 32))
+
+
+def large(bench: Benchmark) -> None:
+    bench.forget()
+    found = bench.decoding("32b", "qwen3-32b", (1, 8))
+    sizes = Sizes(32, 64, 4, (8,)) if bench.tiny else Sizes(cuts=(8,))
+    rows = list(verification(*bench.model("qwen3-32b"), bench.device, sizes))
+    ratio = rows[0]["one_pass"] / rows[0]["prefill"]
+    bench.save("32b", {**found, "one_pass_over_prefill": ratio, "seconds_by_cuts": rows})
+
+
+MEASURE: dict[str, Callable[[Benchmark], None]] = dict(
+    zip(PARTS, (decode, verify, gain, compare, moe, large), strict=True)
+)
+
+
+def run(
+    parts: Annotated[str, Option(help="What is measured, comma-separated.")] = ",".join(PARTS),
+    batches: Annotated[str, Option(help="Batches of the part gain, such as 1,8,32.")] = "",
+    tiny: Annotated[
+        bool, Option("--tiny", help="Toy models, to try the benchmark; figures mean nothing.")
+    ] = False,
+    output: Output = FILE,
+) -> None:
+    """Measure PARSE at real geometry with random weights."""
+    wanted = chosen(parts, PARTS, "--parts")
+    if tiny and output.resolve() == FILE.resolve():
+        raise BadParameter(
+            "name another file: figures of --tiny mean nothing", param_hint="--output"
+        )
+    try:
+        sizes = tuple(int(batch) for batch in batches.split(",") if batch)
+    except ValueError:
+        raise BadParameter(f"{batches!r}: integers are wanted", param_hint="--batches") from None
+    bench = Benchmark(output, tiny, sizes)
+    for part in wanted:
+        say(part)
+        MEASURE[part](bench)

@@ -1,7 +1,5 @@
 """Linear, fused and expert kernels of PARSE against the memory's bandwidth and torch's products.
 
-    python -m benchmarks.parse.linear OUT.json
-
 Qwen3-14B's five matrices, and the experts of Qwen3-30B-A3B, bfloat16. Times are medians over
 replays of a CUDA graph that reads more weights than the second-level cache holds; weight bytes
 over time are given in GB/s beside the bandwidth of a copy. Rows are written as they are found.
@@ -9,11 +7,8 @@ over time are given in GB/s beside the bandwidth of a copy. Rows are written as 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.parse.measure import copy_bandwidth, median_seconds
+from benchmarks.report import RESULTS, Output, write_results
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
@@ -127,10 +123,8 @@ def mixtures() -> Iterator[dict[str, Any]]:
 PARTS = {"matrices": matrices, "layer": layer, "experts": mixtures}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path)
-    output = parser.parse_args().output
+def run(output: Output = RESULTS / "parse_linear.json") -> None:
+    """Measure matrix products, a layer's chain of kernels, and experts."""
     with torch.inference_mode():
         report: dict[str, Any] = {
             "device": torch.cuda.get_device_name(),
@@ -142,8 +136,4 @@ def main() -> None:
             for row in part():
                 report[name].append(row)
                 print(row, flush=True)
-                output.write_text(json.dumps(report, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+                write_results(output, report)

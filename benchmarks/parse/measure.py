@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from parse_runtime.eager import EagerSession
-from parse_runtime.passes import Passes
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.passes import Passes
 
 
 class CapturedSession(EagerSession):

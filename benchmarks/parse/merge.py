@@ -1,6 +1,4 @@
-"""benchmarks/results/parse.json of the results of the arithmetic pair and of real geometry.
-
-    python -m benchmarks.parse.merge
+"""parse.json: figures of the arithmetic pair and of real geometry, merged.
 
 Every figure keeps the device and the date of the run that it is from. A figure that was not
 measured is null; `not_run` says what of its part was left out, and why.
@@ -8,12 +6,12 @@ measured is null; `not_run` says what of its part was left out, and why.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results"
+from benchmarks.report import RESULTS, Output, write_results
+
 _GEOMETRY = {
     "one_pass_over_prefill": "verify",
     "one_pass_over_sequential": "verify",
@@ -24,12 +22,10 @@ _GEOMETRY = {
 }
 
 
-def main() -> None:
-    """Read the two files, write the third."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    path = RESULTS / "parse.json"
-    path.write_text(json.dumps(merged(RESULTS), indent=1) + "\n", encoding="utf-8")
-    print(path)
+def run(output: Output = RESULTS / "parse.json") -> None:
+    """Merge parse_geometry.json and parse_arith.json into the figures of PARSE."""
+    write_results(output, merged(RESULTS))
+    print(output)
 
 
 def merged(folder: Path) -> dict[str, Any]:
@@ -66,7 +62,3 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-if __name__ == "__main__":
-    main()

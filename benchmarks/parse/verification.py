@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.parse.measure import CapturedSession, median_seconds
+from parse_runtime.capture.passes import Passes
+from parse_runtime.engine.protocols import Sampling, Verification
+from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.layout import causal
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Pass, Rows, forward, logits, mlp, store
-from parse_runtime.passes import Passes
-from parse_runtime.roles import Sampling, Verification
-from parse_runtime.shapes import Shapes
-from parse_runtime.target import GraphTarget
+from parse_runtime.signature.plan import causal
+from parse_runtime.signature.sizes import Shapes
 
 
 @dataclass(frozen=True)

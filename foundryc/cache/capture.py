@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from rich.console import Console
-
 from foundryc.cache.entry import seal
 from foundryc.cache.environment import threads
 from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
-from foundryc.cache.places import open_place
 from foundryc.cache.request import Request
-from foundryc.progress import status
+from foundryc.cache.stores import open_store
+from foundryrt.console import note
 from foundryrt.errors import FoundryError, install
+from foundryrt.progress import progress_bar
 
 Capture = Callable[[Request, Path], None]
 _MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
@@ -29,7 +28,6 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
     """Have the requested bundle at `output`; its key, and "hit" or "captured"."""
     parts = request.parts()
     key = key_of(parts)
-    stderr = Console(stderr=True, highlight=False, markup=False)
 
     def build(path: Path) -> None:
         if request.target == "host":
@@ -38,9 +36,7 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
         capture(request, path)
         seal(path, parts)
 
-    outcome = obtain(
-        open_place(url), key, output, build, lambda line: stderr.print(line, soft_wrap=True)
-    )
+    outcome = obtain(open_store(url), key, output, build, note)
     return {"key": key, "cache": outcome}
 
 
@@ -52,16 +48,17 @@ def capture_now(request: Request, path: Path) -> None:
     settings = dataclasses.asdict(request.settings)
     with (
         _enough_memory(),
-        status("loading") as progress,
+        progress_bar(0, "capturing:") as update,
         Recorder(
             target=request.target,
             workload=request.workload,
             settings=settings,
             compile=request.compile,
-            progress=progress,
+            progress=lambda phase: update(0, phase),
             base=request.base,
         ) as recorder,
     ):
+        update(0, "loading")
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from foundryc.cache.entry import admit, read_record
 from foundryc.cache.errors import NotWritable
@@ -16,20 +14,31 @@ from foundryc.cache.flight import obtain
 from foundryc.cache.key import differences, key_of
 from foundryc.cache.manage import collect, key_of_bundle, parse_size
 from foundryc.cache.manage import verify as verify_all
-from foundryc.cache.places import open_place
-from foundryc.cache.places.base import check_key
 from foundryc.cache.request import Request
+from foundryc.cache.stores import open_store
+from foundryc.cache.stores.base import check_key
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import Json, print_json, reporting
+from foundryrt.console import Json, note, print_json, print_table, reporting
 from foundryrt.errors import FoundryError
 
 app = typer.Typer(no_args_is_help=True, help="Bundles by key: list, fetch, push, check, evict.")
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder, s3://, http(s):// or oci://.")]
 
 # What `foundryc capture` and `foundryc key` ask for alike.
-Name = Annotated[str, typer.Option("--workload", help="See `foundryc workloads`.")]
-Target = Annotated[str, typer.Option(help="host or cuda.")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--workload",
+        help="An installed one (see `foundryc workloads`), a file such as ./demo.py, or"
+        " package.module. By default the installed one that alone takes an option given.",
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(help="cuda or host. By default cuda where a GPU is.", show_default=False),
+]
 EmbedWeights = Annotated[
     bool, typer.Option("--embed-weights", help="Store the weights in the bundle itself.")
 ]
@@ -44,8 +53,8 @@ Base = Annotated[
 
 def key(
     context: typer.Context,
-    name: Name,
-    target: Target = "host",
+    name: Name = None,
+    target: Target = None,
     embed_weights: EmbedWeights = False,
     compile: Compile = False,
     base: Base = None,
@@ -66,7 +75,9 @@ def key(
     Takes the workload's options as capture does. With --against, the exit code is 1 for a miss.
     """
     with reporting():
+        target = target or ("cuda" if device_profile else None)
         request = Request.read(name, target, embed_weights, context.args, compile, base)
+        say_target(request)
         parts = request.parts(device_profile, part or ())
         found = {"key": key_of(parts)}
         wrong: dict[str, tuple[str, str]] = {}
@@ -78,18 +89,25 @@ def key(
     else:
         print(found["key"])
         if explain:
-            _print(("part", "value"), [(n, v) for n, v in sorted(parts.items())])
+            print_table("", ("part", "value"), sorted(parts.items()))
         if against and wrong:
-            _print(("part", str(against), "asked for"), [(n, a, b) for n, (a, b) in wrong.items()])
+            rows = [(name, *values) for name, values in wrong.items()]
+            print_table("", ("part", str(against), "asked for"), rows)
     if wrong:
         raise typer.Exit(1)
+
+
+def say_target(request: Request) -> None:
+    """Tell the target that was chosen for a user who named none."""
+    if request.why:
+        note(f"target {request.target}: {request.why}; --target chooses another")
 
 
 @app.command("ls")
 def list_entries(url: Url, json: Json = False) -> None:
     """List the entries, the last used first; nothing is checked."""
     with reporting():
-        entries = sorted(open_place(url).entries(), key=lambda e: (-e.used, e.key))
+        entries = sorted(open_store(url).entries(), key=lambda e: (-e.used, e.key))
     if json:
         print_json([{"key": e.key, "bytes": e.size, "used": e.used} for e in entries])
     else:
@@ -110,10 +128,10 @@ def get(
         raise FoundryError(f"cache {url}: no entry {key[:16]}…")
 
     with reporting():
-        place = open_place(url)
+        store = open_store(url)
         check_key(key)
         check_output(output)
-        obtain(place, key, output, missing, _say)
+        obtain(store, key, output, missing, note)
     if json:
         print_json({"key": key, "bytes": output.stat().st_size})
 
@@ -126,16 +144,16 @@ def put(
 ) -> None:
     """Push a bundle that was captured with --cache under its key."""
     with reporting():
-        place = open_place(url)
+        store = open_store(url)
         key = key_of_bundle(bundle)
         admit(bundle, key)
-        if not place.writable:
+        if not store.writable:
             raise NotWritable(f"cache {url}: can only be read")
-        claim = place.claim(key)
+        claim = store.claim(key)
         if claim is None:
             raise FoundryError(f"cache {url}: another process is making {key[:16]}…; try again")
         with claim:
-            place.store(key, bundle)
+            store.put(key, bundle)
     if json:
         print_json({"key": key, "bytes": bundle.stat().st_size})
     else:
@@ -146,14 +164,14 @@ def put(
 def verify(url: Url, json: Json = False) -> None:
     """Check every byte of every entry and evict what is refused; exit code 1 if any was."""
     with reporting():
-        found = verify_all(open_place(url))
+        found = verify_all(open_store(url))
     bad = {key: why for key, why in found.items() if why}
     if json:
         print_json({"ok": not bad, "entries": len(found), "evicted": bad})
     else:
         print(f"{len(found)} entries, {len(bad)} refused and evicted")
     for why in bad.values():
-        _say(why)
+        note(why)
     if bad:
         raise typer.Exit(1)
 
@@ -166,20 +184,9 @@ def gc(
 ) -> None:
     """Evict the least recently used entries until the rest fits."""
     with reporting():
-        evicted = collect(open_place(url), parse_size(max_size))
+        evicted = collect(open_store(url), parse_size(max_size))
     total = sum(entry.size for entry in evicted)
     if json:
         print_json({"evicted": [entry.key for entry in evicted], "bytes": total})
     else:
         print(f"{len(evicted)} entries evicted, {decimal(total)}")
-
-
-def _print(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(value.replace("[", "\\[") for value in row))
-    Console().print(table)
-
-
-def _say(line: str) -> None:
-    Console(stderr=True, highlight=False, markup=False).print(line, soft_wrap=True)

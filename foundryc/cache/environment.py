@@ -21,7 +21,7 @@ _LIBRARIES = {
     "cublas": ("nvidia-cublas", "nvidia-cublas-cu12"),
     "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
 }
-_ABSENT = "not installed"
+ABSENT = "not installed"
 _MULTIPROCESSORS = 16
 # What every bundle of format 1 needs; a named device has no driver of its own.
 _LEAST_DRIVER = 13000
@@ -72,7 +72,7 @@ def this_device() -> Device:
 
 def environment(target: str, device: Device | None = None) -> Parts:
     """Versions and machine; on cuda of `device`, or of this machine's GPU 0 where it is None."""
-    torch = _torch_version()
+    torch = torch_version()
     parts = {"version.foundryc": _version(DISTRIBUTION), "version.torch": torch["__version__"]}
     if target == "host":
         return {**parts, "cpu": cpu(), "threads": str(threads())}
@@ -80,7 +80,7 @@ def environment(target: str, device: Device | None = None) -> Parts:
     parts["version.cuda"] = torch["cuda"]
     for name, candidates in _LIBRARIES.items():
         found = (_version(candidate) for candidate in candidates)
-        parts[f"version.{name}"] = next((v for v in found if v != _ABSENT), _ABSENT)
+        parts[f"version.{name}"] = next((v for v in found if v != ABSENT), ABSENT)
     return {
         **parts,
         "driver": str(device.driver),
@@ -118,13 +118,13 @@ def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return _ABSENT
+        return ABSENT
 
 
 @lru_cache(maxsize=1)
-def _torch_version() -> dict[str, str]:
+def torch_version() -> dict[str, str]:
     """`__version__` and `cuda` of torch/version.py: the metadata leaves out the build (+cu130)."""
-    found = {"__version__": _ABSENT, "cuda": _ABSENT}
+    found = {"__version__": ABSENT, "cuda": ABSENT}
     spec = importlib.util.find_spec("torch")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         tree = ast.parse((Path(folder) / "version.py").read_text("utf-8"))

@@ -12,4 +12,4 @@ class Poisoned(FoundryError):
 
 
 class NotWritable(FoundryError):
-    """A place that can only be read was asked to store or evict."""
+    """A store that can only be read was asked to store or evict."""

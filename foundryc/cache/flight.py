@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foundryc.cache.errors import NotWritable, Poisoned, Unreachable
-from foundryc.cache.places.base import Place
+from foundryc.cache.stores.base import Store
 
 Say = Callable[[str], None]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
-def obtain(place: Place, key: str, output: Path, build: Callable[[Path], None], say: Say) -> str:
-    """Have the bundle of `key` at `output`: "hit" where the place had it, "captured" where not.
+def obtain(store: Store, key: str, output: Path, build: Callable[[Path], None], say: Say) -> str:
+    """Have the bundle of `key` at `output`: "hit" where the store had it, "captured" where not.
 
     `build(path)` makes the sealed bundle at `path`. A poisoned entry is reported and replaced. A
-    place that fails is reported and done without: a cache must not be what stops a build. `say`
+    store that fails is reported and done without: a cache must not be what stops a build. `say`
     gets a line for each thing that a person wants to know of.
     """
     reported: set[str] = set()
@@ -34,15 +34,15 @@ def obtain(place: Place, key: str, output: Path, build: Callable[[Path], None], 
     began, pause, told = time.monotonic(), _FIRST_PAUSE, 0.0
     while True:
         try:
-            if _fetch(place, key, output, report):
+            if _fetch(store, key, output, report):
                 return "hit"
-            claim = place.claim(key)
+            claim = store.claim(key)
         except Unreachable as error:
             report(error)
             claim = contextlib.nullcontext()
         if claim is not None:
             with claim:
-                return _make(place, key, output, build, report)
+                return _make(store, key, output, build, report)
         waited = time.monotonic() - began
         if waited - told >= 5 or not told:
             say(f"waiting for another process that captures {key[:16]}… ({waited:.0f} s)")
@@ -51,10 +51,10 @@ def obtain(place: Place, key: str, output: Path, build: Callable[[Path], None], 
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _fetch(place: Place, key: str, output: Path, report: Callable[[Exception], None]) -> bool:
+def _fetch(store: Store, key: str, output: Path, report: Callable[[Exception], None]) -> bool:
     with temporary(output) as path:
         try:
-            if place.fetch(key, path):
+            if store.fetch(key, path):
                 os.replace(path, output)
                 return True
         except Poisoned as error:
@@ -63,7 +63,7 @@ def _fetch(place: Place, key: str, output: Path, report: Callable[[Exception], N
 
 
 def _make(
-    place: Place,
+    store: Store,
     key: str,
     output: Path,
     build: Callable[[Path], None],
@@ -71,16 +71,16 @@ def _make(
 ) -> str:
     # Whoever had the claim before may have finished in the meantime.
     with contextlib.suppress(Unreachable):
-        if _fetch(place, key, output, report):
+        if _fetch(store, key, output, report):
             return "hit"
         # Nothing, or something that was just refused.
-        if place.writable:
-            place.evict(key)
+        if store.writable:
+            store.evict(key)
     with temporary(output) as path:
         build(path)
-        if place.writable:
+        if store.writable:
             try:
-                place.store(key, path)
+                store.put(key, path)
             except (Unreachable, NotWritable) as error:
                 report(error)
         os.replace(path, output)

@@ -10,13 +10,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from foundryc.cache.digests import of_code, of_file
+from foundryc.workload import CaptureWorkload, WithInputs
 from foundryrt.bundle.schema import FORMAT_VERSION
 from foundryrt.errors import UsageError
+from foundryrt.workload import FILE_PREFIX
 
 Parts = dict[str, str]
 # 1: 2026-11-24, first scheme. Part of every key: a changed scheme never meets older entries.
@@ -35,7 +35,7 @@ def canonical(parts: Mapping[str, str]) -> bytes:
 
 def gather(
     name: str,
-    module: ModuleType,
+    module: CaptureWorkload,
     settings: Any,
     environment: Mapping[str, str],
     *,
@@ -45,16 +45,22 @@ def gather(
     """The parts of what workload `name`, found as `module`, would capture with `settings`.
 
     `environment` has the versions and the machine (`environment.py`). UsageError where a file
-    that a setting names is missing.
+    that a setting names is missing, or the workload is a file by itself.
     """
-    inputs: Mapping[str, list[Path]] = module.inputs(settings) if hasattr(module, "inputs") else {}
+    package = module.__name__.partition(".")[0]
+    if package.startswith(FILE_PREFIX):
+        raise UsageError(
+            f"workload {name!r} is a file by itself: what it imports cannot be told, so it has no"
+            " key; capture it without a cache, or name it as package.module"
+        )
+    inputs = module.inputs(settings) if isinstance(module, WithInputs) else {}
     parts = {
         "scheme": SCHEME,
         "format": str(FORMAT_VERSION),
         "target": target,
         "workload": name,
         "embed-weights": json.dumps(embed_weights),
-        "code": of_code(("foundryc", "foundryrt", module.__name__.partition(".")[0])),
+        "code": of_code(("foundryc", "foundryrt", package)),
         **environment,
     }
     for setting, value in dataclasses.asdict(settings).items():

@@ -1,4 +1,4 @@
-"""Keeping a place in order: checking all entries, and evicting the least recently used."""
+"""Keeping a store in order: checking all entries, and evicting the least recently used."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from pathlib import Path
 from foundryc.cache.entry import read_record
 from foundryc.cache.errors import Poisoned
 from foundryc.cache.key import key_of
-from foundryc.cache.places.base import Cleanable, Entry, Place
+from foundryc.cache.stores.base import Cleanable, Entry, Store
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def verify(place: Place) -> dict[str, str]:
+def verify(store: Store) -> dict[str, str]:
     """Check every entry; what is refused is evicted. By key, why (empty: good)."""
     found = {}
-    for entry in place.entries():
+    for entry in store.entries():
         try:
             with tempfile.TemporaryDirectory() as folder:
-                place.fetch(entry.key, Path(folder) / "entry")
+                store.fetch(entry.key, Path(folder) / "entry")
             found[entry.key] = ""
         except Poisoned as error:
             found[entry.key] = str(error)
-            place.evict(entry.key)
+            store.evict(entry.key)
     return found
 
 
-def collect(place: Place, max_size: int) -> list[Entry]:
+def collect(store: Store, max_size: int) -> list[Entry]:
     """Evict the least recently used entries until `max_size` bytes are left; those evicted.
 
     An entry that a process is making is left alone; what killed writers left goes too.
     """
-    entries = sorted(place.entries(), key=lambda entry: entry.used, reverse=True)
+    entries = sorted(store.entries(), key=lambda entry: entry.used, reverse=True)
     kept, evicted = 0, []
     for entry in entries:
         if kept + entry.size <= max_size:
             kept += entry.size
             continue
-        claim = place.claim(entry.key)
+        claim = store.claim(entry.key)
         if claim is None:
             kept += entry.size
             continue
         with claim:
-            place.evict(entry.key)
+            store.evict(entry.key)
         evicted.append(entry)
-    if isinstance(place, Cleanable):
-        place.clean()
+    if isinstance(store, Cleanable):
+        store.clean()
     return evicted
 
 

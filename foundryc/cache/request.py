@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
+from foundryc import workload
 from foundryc.cache.environment import environment, profile
 from foundryc.cache.key import Parts, gather
-from foundryrt import options, workload
+from foundryc.target import usable_target
+from foundryc.workload import CaptureWorkload
+from foundryrt import options
 from foundryrt.bundle.schema import TARGETS
 from foundryrt.errors import UsageError
+from foundryrt.workload import is_file
 
 # An arena spans 1.25 TiB; programs lie below these addresses, libraries above.
 BASES = range(0x100000000000, 0x700000000000, 2 << 40)
@@ -24,28 +28,38 @@ class Request:
     workload: str
     target: str
     embed_weights: bool
-    module: ModuleType
+    module: CaptureWorkload
     settings: Any
     compile: bool = False
     base: int | None = None
+    why: str = ""
+    """Why this target, where nobody asked for one."""
 
     @classmethod
     def read(
         cls,
-        name: str,
-        target: str,
+        name: str | None,
+        target: str | None,
         embed_weights: bool,
         arguments: Sequence[str],
         compile: bool = False,
         base: str | None = None,
     ) -> Request:
-        """UsageError for an unknown target, workload or option of it, or a base that cannot be."""
-        if target not in TARGETS:
+        """A workload that is not named is the one whose options `arguments` are; a target that is
+        not named is the one that this machine can capture for.
+
+        UsageError for an unknown target, workload or option of it, or a base that cannot be.
+        """
+        if target is not None and target not in TARGETS:
             raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
-        module = workload.find("foundryc.workloads", name)
+        asked = name or workload.chosen_by(arguments)
+        module = workload.find(asked)
         settings = options.parse(module.Settings, arguments)
-        place = None if base is None else _address(base, target)
-        return cls(name, target, embed_weights, module, settings, compile, place)
+        chosen, why = (target, "") if target else usable_target()
+        address = None if base is None else _address(base, chosen)
+        # A folder of this machine is no name to find a workload by.
+        known = Path(asked).stem if is_file(asked) else asked
+        return cls(known, chosen, embed_weights, module, settings, compile, address, why)
 
     def parts(self, device_profile: str | None = None, given: Sequence[str] = ()) -> Parts:
         """The parts of its key, on this machine or the named device; `given` are NAME=VALUE."""

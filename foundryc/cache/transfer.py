@@ -15,7 +15,7 @@ from foundryrt.remote.attempts import Read, attempt
 def download(what: str, read: Read, path: Path, failures: tuple[type[BaseException], ...]) -> None:
     """The entry into the new file `path`, as long as its own header says and no longer.
 
-    FileNotFoundError where `read` finds no entry, Poisoned where the place gives another length,
+    FileNotFoundError where `read` finds no entry, Poisoned where the store gives another length,
     Unreachable, FoundryError where the disk fails.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ctypes import byref, c_uint64
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -15,6 +17,8 @@ BASE = 0x600000000000
 CAPACITY = 256 << 30
 """Addresses a region may take: more than any device has memory."""
 ALIGNMENT = 256
+_STEP = 64 << 20
+"""Bytes that are copied from the device at a time."""
 
 
 class _Bytes:
@@ -26,34 +30,58 @@ class _Bytes:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Region:
+    """A part of the arena, whose memory is mapped as far as it is used."""
+
+    index: int
+    name: str
+    base: int
+
+    @property
+    def used(self) -> int:
+        """Bytes from `base` that were ever given out."""
+        return int(library().foundryc_used(self.index))
+
+    def place(self, size: int) -> int:
+        """The address of `size` more bytes; FoundryError where the device has no memory left."""
+        address = c_uint64()
+        check(library().foundryc_allocate(self.index, max(size, 1), ALIGNMENT, byref(address)))
+        return address.value
+
+
 class Arena:
     """The regions at `base + index * CAPACITY`; torch's own allocations come from `pool`.
 
+    A process has one at most: the native core keeps it, since torch calls its functions.
     FoundryError where the range is taken in this process.
     """
 
     def __init__(self, device: int = 0, base: int = BASE) -> None:
         self.base = base
         self.device = torch.device("cuda", device)
+        self.regions = {
+            name: Region(i, name, base + i * CAPACITY) for i, name in enumerate(REGIONS)
+        }
         check(library().foundryc_open_arena(base, CAPACITY, device))
-        # torch keeps only raw pointers to both: they must live as long as the process's tensors.
-        self._allocator = torch.cuda.memory.CUDAPluggableAllocator(
-            str(PATH), "foundryc_malloc", "foundryc_free"
-        )
-        self.pool = torch.cuda.MemPool(self._allocator.allocator())  # type: ignore[no-untyped-call]
+        try:
+            # torch keeps only raw pointers to both: they live as long as the process's tensors.
+            self._allocator = torch.cuda.memory.CUDAPluggableAllocator(
+                str(PATH), "foundryc_malloc", "foundryc_free"
+            )
+            self.pool = torch.cuda.MemPool(self._allocator.allocator())  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give memory and addresses back; no tensor or graph may use them any more."""
+        library().foundryc_close_arena()
 
     @property
     def end(self) -> int:
         """The first address behind the arena."""
         return self.base + len(REGIONS) * CAPACITY
-
-    def region_base(self, region: str) -> int:
-        """A region's first address."""
-        return self.base + REGIONS.index(region) * CAPACITY
-
-    def used(self, region: str) -> int:
-        """Bytes of a region that were ever given out."""
-        return int(library().foundryc_used(REGIONS.index(region)))
 
     def bytes_at(self, address: int, size: int) -> torch.Tensor:
         """A uint8 view of arena memory."""
@@ -61,16 +89,17 @@ class Arena:
             return torch.empty(0, dtype=torch.uint8, device=self.device)
         return torch.as_tensor(_Bytes(address, size), device=self.device)
 
+    def read(self, address: int, size: int) -> Iterator[memoryview]:
+        """Copies of arena memory in steps."""
+        for start in range(0, size, _STEP):
+            step = self.bytes_at(address + start, min(_STEP, size - start))
+            yield step.cpu().numpy().data
+
     def empty_like(self, tensor: torch.Tensor, region: str) -> torch.Tensor:
         """A contiguous tensor of the same shape and dtype in `region`, contents undefined."""
         size = prod(tensor.shape) * tensor.element_size()
-        address = c_uint64()
-        check(
-            library().foundryc_allocate(
-                REGIONS.index(region), max(size, 1), ALIGNMENT, byref(address)
-            )
-        )
-        return self.bytes_at(address.value, size).view(tensor.dtype).view(tensor.shape)
+        address = self.regions[region].place(size)
+        return self.bytes_at(address, size).view(tensor.dtype).view(tensor.shape)
 
     def locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """Region index and byte offset of a tensor's first element; None outside the arena."""

@@ -1,23 +1,22 @@
-"""A captured graph as template columns; its functions; words that point out of the arena."""
+"""A captured graph as template columns; its functions; foreign pointers among its words."""
 
 from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_uint64, c_void_p
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from foundryc.native import FunctionView, StrayView, check, library
+from foundryc.native import ForeignPointer, FunctionView, check, library
+from foundryc.template import Columns
 from foundryrt.bundle.tables import NO_FUNCTION, TEMPLATE_COLUMNS
 from foundryrt.errors import FoundryError
 from foundryrt.native import TemplateView
 
-Columns = dict[str, npt.NDArray[Any]]
 _MEMORY = {1: "pinned host", 2: "device", 3: "array", 4: "managed"}
-_SHOWN = 8
+_SHOWN, _MOST = 8, 4096
 
 
 @dataclass(frozen=True)
@@ -79,38 +78,44 @@ def _function(graph: c_void_p, index: int) -> CapturedFunction:
     )
 
 
-def audit(graph: CapturedGraph, base: int, end: int) -> list[str]:
-    """Descriptions of the parameter words that are addresses outside [base, end)."""
-    words = np.ascontiguousarray(graph.columns["parameters"])
-    strays = (StrayView * 4096)()
-    found = c_uint64()
+def foreign_pointers(
+    words: npt.NDArray[np.uint64], base: int = 0, end: int = 0
+) -> list[ForeignPointer]:
+    """The words that are addresses of device or pinned memory outside [base, end); the first 4096.
+
+    `words` is uint64 [n].
+    """
+    words = np.ascontiguousarray(words)
+    found = (ForeignPointer * _MOST)()
+    count = c_uint64()
     check(
         library().foundryc_audit(
-            words.ctypes.data, words.size, base, end, strays, len(strays), byref(found)
+            words.ctypes.data, words.size, base, end, found, len(found), byref(count)
         )
     )
-    return [_describe(graph, stray) for stray in strays[: min(found.value, len(strays))]]
+    return found[: min(count.value, len(found))]
 
 
-def refuse_strays(graph: CapturedGraph, base: int, end: int) -> None:
+def refuse_foreign_pointers(graph: CapturedGraph, base: int, end: int) -> None:
     """FoundryError naming kernels and argument words that point outside the arena."""
-    strays = audit(graph, base, end)
-    if strays:
-        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+    pointers = foreign_pointers(graph.columns["parameters"], base, end)
+    if pointers:
+        more = f" and {len(pointers) - _SHOWN} more" if len(pointers) > _SHOWN else ""
         raise FoundryError(
             "the graph points to memory that a bundle does not restore: "
-            + "; ".join(strays[:_SHOWN])
+            + "; ".join(_describe(graph, pointer) for pointer in pointers[:_SHOWN])
             + more
             + "; register the tensors it uses, and warm up inside the recorder"
         )
 
 
-def _describe(graph: CapturedGraph, stray: StrayView) -> str:
+def _describe(graph: CapturedGraph, pointer: ForeignPointer) -> str:
     starts = graph.columns["parameter_start"]
-    node = int(np.searchsorted(starts, stray.word, side="right")) - 1
+    node = int(np.searchsorted(starts, pointer.word, side="right")) - 1
     function = int(graph.columns["function"][node])
     name = "a copy" if function == NO_FUNCTION else graph.functions[function].name
     return (
-        f"node {node} ({name[:200]}), word {stray.word - int(starts[node])}: {stray.address:#x},"
-        f" {_MEMORY.get(stray.memory, 'other')} memory of {stray.bytes} bytes at {stray.start:#x}"
+        f"node {node} ({name[:200]}), word {pointer.word - int(starts[node])}:"
+        f" {pointer.address:#x}, {_MEMORY.get(pointer.memory, 'other')} memory of"
+        f" {pointer.bytes} bytes at {pointer.start:#x}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from ctypes import byref, c_int64
 from dataclasses import dataclass
 
@@ -29,11 +28,6 @@ class Module:
     cubin: bytes
     call: str
     unloaded: bool
-
-    @property
-    def sha256(self) -> bytes:
-        """Digest of the binary."""
-        return hashlib.sha256(self.cubin).digest()
 
 
 class Harvest:

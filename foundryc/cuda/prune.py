@@ -1,7 +1,7 @@
 """A cubin with some of its kernels alone: library modules hold hundreds, a bundle needs one or two.
 
 Sections and symbols keep their numbers, so nothing that refers to one has to be rewritten: what
-belongs to a kernel that goes becomes an empty section or symbol. Names and contents move together.
+belongs to a dropped kernel becomes an empty section or symbol. Names and contents move together.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class _Part:
         return self.kind not in (_NULL, NOBITS)
 
 
-_GONE = _Part("", _NULL, 0, 0, 0, 0, 0, 0, 0, 0, b"")
+_DROPPED = _Part("", _NULL, 0, 0, 0, 0, 0, 0, 0, 0, b"")
 
 
 def prune(cubin: bytes, keep: set[str]) -> bytes:
     """The cubin with the kernels `keep`, or as it is where that is not known to be safe.
 
-    Whoever uses the result must load it first and compare the kernels' attributes.
+    The caller must load the result and compare the kernels' attributes before using it.
     """
     try:
         return _pruned(cubin, keep)
@@ -87,20 +87,20 @@ def _pruned(cubin: bytes, keep: set[str]) -> bytes:
     for index, part in enumerate(parts):
         owned = _OWNED.fullmatch(part.name)
         if (owned and owned[1] in drop) or _DEBUG.match(part.name):
-            parts[index] = _GONE
-    lost = {i for i, s in enumerate(symbols) if s[3] < count and parts[s[3]] is _GONE}
-    if _called(parts, lost):
+            parts[index] = _DROPPED
+    dropped = {i for i, s in enumerate(symbols) if s[3] < count and parts[s[3]] is _DROPPED}
+    if _called(parts, dropped):
         return cubin
-    kept = [(0,) * 6 if i in lost else symbol for i, symbol in enumerate(symbols)]
-    texts, place = _strings(["" if i in lost else name for i, name in enumerate(names)])
+    kept = [(0,) * 6 if i in dropped else symbol for i, symbol in enumerate(symbols)]
+    texts, place = _strings(["" if i in dropped else name for i, name in enumerate(names)])
     rebuilt = b"".join(_SYMBOL.pack(place(i), *symbol[1:]) for i, symbol in enumerate(kept))
     parts[tables[0]] = replace(table, data=rebuilt)
     parts[table.link] = replace(parts[table.link], data=texts)
     for index, part in enumerate(parts):
         if part.kind == _PAIRS and part.entry == 8:
-            parts[index] = replace(part, data=_pairs(part.data, lost))
+            parts[index] = replace(part, data=_pairs(part.data, dropped))
         elif part.kind == _INFO and part.name == ".nv.info":
-            parts[index] = replace(part, data=_attributes(part.data, lost))
+            parts[index] = replace(part, data=_attributes(part.data, dropped))
     return _assembled(cubin, header, parts, segments_at, segments)
 
 
@@ -114,13 +114,13 @@ def _parts(cubin: bytes, start: int, count: int, names_in: int) -> Iterator[_Par
         )
 
 
-def _called(parts: list[_Part], lost: set[int]) -> bool:
-    """Whether something that stays is relocated against a symbol that goes."""
+def _called(parts: list[_Part], dropped: set[int]) -> bool:
+    """Whether a kept section is relocated against a dropped symbol."""
     for part in parts:
         if part.kind in (4, 9):  # with addends, without
             step = 24 if part.kind == 4 else 16
             for at in range(0, len(part.data), step):
-                if struct.unpack_from("<I", part.data, at + 12)[0] in lost:
+                if struct.unpack_from("<I", part.data, at + 12)[0] in dropped:
                     return True
     return False
 
@@ -136,20 +136,20 @@ def _strings(names: list[str]) -> tuple[bytes, Callable[[int], int]]:
     return bytes(data), lambda index: places[names[index]]
 
 
-def _pairs(data: bytes, lost: set[int]) -> bytes:
+def _pairs(data: bytes, dropped: set[int]) -> bytes:
     pairs = struct.iter_unpack("<II", data)
-    return b"".join(struct.pack("<II", *pair) for pair in pairs if not lost & set(pair))
+    return b"".join(struct.pack("<II", *pair) for pair in pairs if not dropped & set(pair))
 
 
-def _attributes(data: bytes, lost: set[int]) -> bytes:
-    """The module's attributes without those of symbols that went: (symbol, value) pairs."""
+def _attributes(data: bytes, dropped: set[int]) -> bytes:
+    """The module's attributes without those of dropped symbols: (symbol, value) pairs."""
     out, at = bytearray(), 0
     while at < len(data):
         form, size = data[at], 4
         if form == 4:  # sized
             size += struct.unpack_from("<H", data, at + 2)[0]
         entry = data[at : at + size]
-        if not (form == 4 and size == 12 and struct.unpack_from("<I", entry, 4)[0] in lost):
+        if not (form == 4 and size == 12 and struct.unpack_from("<I", entry, 4)[0] in dropped):
             out += entry
         at += size
     return bytes(out)

@@ -1,21 +1,29 @@
-"""Capturing a workload's graphs on the GPU, with all memory they touch in the arena."""
+"""Recording on a GPU: torch code as CUDA graphs, with all memory they touch in the arena."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from foundryc.cuda import harvest
-from foundryc.cuda.arena import BASE, Arena
-from foundryc.cuda.extract import CapturedGraph, extract, refuse_strays
-from foundryc.weights import Piece
+from foundryc.capture import Capture, RegionImage
+from foundryc.cuda import driver, harvest
+from foundryc.cuda.arena import BASE, Arena, Region
+from foundryc.cuda.binaries import Binaries
+from foundryc.cuda.extract import extract, refuse_foreign_pointers
+from foundryc.cuda.graph import NamedTensor, RecordedGraph
+from foundryc.cuda.kernels import compile_source
+from foundryc.producer import producer
+from foundryc.template import GraphTable
+from foundryc.weights import WeightSlice
+from foundryrt.bundle.schema import Requirements, Tensor
+from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
 REGION_OF_ROLE = {
@@ -23,59 +31,9 @@ REGION_OF_ROLE = {
     # Not with the state: initial bytes are a region's prefix, and state may be gigabytes of zeros.
     "constant": "io", "input": "io", "output": "io",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NamedTensor:
-    """A tensor of the arena under a name; `graph` is -1 where all graphs share it.
-
-    `pieces` say which parts of the user's weight files it is made of; empty where unknown.
-    """
-
-    name: str
-    role: str
-    tensor: torch.Tensor
-    graph: int = -1
-    pieces: tuple[Piece, ...] = ()
-
-
-@dataclass
-class RecordedGraph:
-    """One captured graph; `replay` runs torch's own exec of it."""
-
-    name: str
-    key: dict[str, int | str]
-    index: int
-    outputs: list[NamedTensor] = field(default_factory=list)
-    torch_graph: torch.cuda.CUDAGraph | None = None
-    captured: CapturedGraph | None = None
-
-    def output(self, name: str, tensor: torch.Tensor) -> None:
-        """Name a result of this graph."""
-        if any(output.name == name for output in self.outputs):
-            raise UsageError(f"graph {self.name}: two outputs are named {name!r}")
-        self.outputs.append(NamedTensor(name, "output", tensor, self.index))
-
-    def replay(self) -> None:
-        """Launch the graph in the capturing process."""
-        if self.torch_graph is not None:
-            self.torch_graph.replay()
-
-
-def _require_driver() -> None:
-    """FoundryError where nothing of CUDA is here; makes no CUDA call: harvest must come first."""
-    if torch.version.cuda is None:
-        raise FoundryError(
-            "no GPU can be used here: this torch is built without CUDA; capture on a machine with"
-            " an NVIDIA GPU, or use --target host"
-        )
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        raise FoundryError(
-            "no GPU is visible here: there is no NVIDIA driver; capture on a machine with one, or"
-            " use --target host"
-        ) from None
+_DRIVER = 13000
+"""The oldest that foundryrt works with, as cuDriverGetVersion gives it."""
+_DIGEST = Path(__file__).with_name("digest.cu")
 
 
 class CudaRecording:
@@ -87,29 +45,34 @@ class CudaRecording:
                 "CUDA is in use already: make the recorder before the first CUDA call, so that it"
                 " sees every kernel binary being loaded"
             )
-        _require_driver()
+        if torch.version.cuda is None:
+            raise FoundryError(
+                "no GPU can be used here: this torch is built without CUDA; capture on a machine"
+                " with an NVIDIA GPU, or use --target host"
+            )
+        driver.bindings()
         harvest.start()
         if not torch.cuda.is_available():
             raise FoundryError("no GPU is visible here; capture on one, or use --target host")
         torch.cuda.set_device(device)
         torch.cuda.synchronize()
         self.harvest = harvest.Harvest()
-        self.arena = Arena(device, base)
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.arena = Arena(device, base)
         self.tensors: list[NamedTensor] = []
         self.graphs: list[RecordedGraph] = []
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
         """Arena address -> the bytes that must be there before the first launch."""
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Iterable[Piece] = ()
+        self, name: str, tensor: torch.Tensor, role: str, slices: Iterable[WeightSlice] = ()
     ) -> torch.Tensor:
         """A tensor with the same contents in the arena, to be used from now on."""
         if any(known.name == name for known in self.tensors):
             raise UsageError(f"two tensors are registered as {name!r}")
         placed = self.arena.empty_like(tensor, REGION_OF_ROLE[role])
         placed.copy_(tensor)
-        self.tensors.append(NamedTensor(name, role, placed, pieces=tuple(pieces)))
+        self.tensors.append(NamedTensor(name, role, placed, slices=tuple(slices)))
         # Weights don't change and are read when saved; the others hold what they held here.
         if role in ("state", "constant", "input") and bool(placed.count_nonzero()):
             self._remember(placed.data_ptr(), placed.numel() * placed.element_size())
@@ -131,25 +94,128 @@ class CudaRecording:
     @contextmanager
     def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
         """Capture the body as one graph."""
-        if not self.graphs:
-            torch.cuda.synchronize()
-            # No call of cuBLAS relies on what its workspace held, so that of the warm-up is let go:
-            # a graph makes its own, and nobody has to save 32 MiB of residue.
-            torch._C._cuda_clearCublasWorkspaces()
-            for address, size in self.arena.live_blocks():
-                self._remember(address, size)
+        self._end_warm_up()
         recorded = RecordedGraph(name, key, len(self.graphs))
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         pool: Any = self.arena.pool.id
         with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="relaxed"):
             yield recorded
         recorded.torch_graph = graph
-        recorded.captured = extract(graph.raw_cuda_graph())
-        refuse_strays(recorded.captured, self.arena.base, self.arena.end)
+        self._keep(recorded, graph.raw_cuda_graph())
+
+    def adopt(
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+    ) -> None:
+        """Keep the CUgraph with the handle `raw_graph` as one graph; see Recorder.adopt."""
+        self._end_warm_up()
+        recorded = RecordedGraph(name, key, len(self.graphs))
+        for output, tensor in outputs.items():
+            recorded.output(output, tensor)
+        self._keep(recorded, raw_graph)
+
+    def _end_warm_up(self) -> None:
+        """Before the first graph: what memory holds now, it must hold in another process."""
+        if self.graphs:
+            return
+        torch.cuda.synchronize()
+        # No call of cuBLAS relies on what its workspace held, so that of the warm-up is freed:
+        # a graph makes its own, and no bundle has to hold 32 MiB of residue.
+        torch._C._cuda_clearCublasWorkspaces()
+        for address, size in self.arena.live_blocks():
+            self._remember(address, size)
+
+    def _keep(self, recorded: RecordedGraph, raw_graph: int) -> None:
+        recorded.captured = extract(raw_graph)
+        refuse_foreign_pointers(recorded.captured, self.arena.base, self.arena.end)
         for output in recorded.outputs:
             if self.arena.locate(output.tensor) is None:
                 raise FoundryError(
-                    f"graph {name}: output {output.name!r} is not in the arena; it must be made by"
-                    " the graph or be a registered tensor"
+                    f"graph {recorded.name}: output {output.name!r} is not in the arena; it must"
+                    " be made by the graph or be a registered tensor"
                 )
         self.graphs.append(recorded)
+
+    def capture(self, embed_weights: bool) -> Capture:
+        """Everything recorded; embedded weights are read from the device when they are written."""
+        torch.cuda.synchronize()
+        binaries = Binaries(self.harvest)
+        graphs = [_table(graph, binaries) for graph in self.graphs]
+        kernels = binaries.kernels()
+        named = self.tensors + [output for graph in self.graphs for output in graph.outputs]
+        embedded = _embedded(named, embed_weights)
+        slices = {i: t.slices for i, t in enumerate(named) if t.slices and i not in embedded}
+        major, minor = torch.cuda.get_device_capability(self.arena.device)
+        architecture, digest_kernel = f"sm_{major}{minor}", -1
+        if slices:
+            digest_kernel = len(kernels)
+            kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, architecture))
+        regions = [self._image(region, bool(embedded)) for region in self.arena.regions.values()]
+        return Capture(
+            target="cuda",
+            requirements=Requirements(
+                memory=sum(image.size for image in regions),
+                architecture=architecture,
+                driver=_DRIVER,
+            ),
+            producer=producer(cuda=torch.version.cuda or ""),
+            provenance={"device": torch.cuda.get_device_name(self.arena.device)},
+            regions=regions,
+            tensors=[self._tensor(tensor) for tensor in named],
+            functions=binaries.functions,
+            variables=binaries.variables,
+            graphs=graphs,
+            kernels=kernels,
+            slices=slices,
+            digest_kernel=digest_kernel,
+        )
+
+    def _tensor(self, named: NamedTensor) -> Tensor:
+        place = self.arena.locate(named.tensor)
+        if place is None:
+            raise FoundryError(f"tensor {named.name!r} is not in the arena")
+        return Tensor(
+            name=named.name,
+            region=place[0],
+            offset=place[1],
+            dtype=str(named.tensor.dtype).removeprefix("torch."),
+            shape=tuple(named.tensor.shape),
+            strides=tuple(named.tensor.stride()),
+            role=named.role,
+            graph=named.graph,
+        )
+
+    def _image(self, region: Region, embedded: bool) -> RegionImage:
+        """The region, with what it begins with: on request the weights, else what was saved."""
+        base, size = region.base, region.used
+        if region.name == "weights":
+            initial = partial(self.arena.read, base, size) if embedded and size else None
+            return RegionImage(region.name, base, size, initial, compress=False)
+        saved = {a - base: d for a, d in self.initial.items() if base <= a < base + size}
+        return RegionImage(region.name, base, size, partial(_filled, saved) if saved else None)
+
+
+def _table(graph: RecordedGraph, binaries: Binaries) -> GraphTable:
+    """The graph's columns, its functions numbered as in the bundle."""
+    if graph.captured is None:
+        raise FoundryError(f"graph {graph.name} was not captured")
+    local = [binaries.index(function) for function in graph.captured.functions]
+    lookup = np.array([*local, NO_FUNCTION], np.uint32)
+    old = graph.captured.columns["function"]
+    columns = graph.captured.columns | {"function": lookup[np.minimum(old, len(local))]}
+    return GraphTable(graph.name, graph.key, columns)
+
+
+def _embedded(named: list[NamedTensor], embed: bool) -> set[int]:
+    """The weights whose bytes the bundle holds: all, where any one is in no file."""
+    weights = {i: tensor for i, tensor in enumerate(named) if tensor.role == "weight"}
+    if embed or not all(tensor.slices for tensor in weights.values()):
+        return set(weights)
+    return set()
+
+
+def _filled(saved: Mapping[int, npt.NDArray[np.uint8]]) -> list[memoryview]:
+    """Bytes by offset as one run, with zeros between them."""
+    image = np.zeros(max(at + data.size for at, data in saved.items()), np.uint8)
+    for at, data in saved.items():
+        image[at : at + data.size] = data
+    return [image.data]

@@ -99,7 +99,7 @@ class Memory:
     """Storages by identity.
 
     A storage is recognised by its `StorageImpl`, held by a weak reference: that keeps the
-    identity from being reused while the bytes can be freed as the workload goes on.
+    identity from being reused while the bytes can be freed as the workload continues.
     """
 
     def __init__(self) -> None:

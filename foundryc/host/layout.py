@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from foundryc.capture import RegionImage
 from foundryc.host.buffers import Buffer
 from foundryc.host.plan import align
-from foundryc.pack import RegionImage
 from foundryrt.bundle.schema import ALIGNMENT
 
 

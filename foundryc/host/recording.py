@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib import metadata
 
 import numpy as np
 import torch
 
+from foundryc.capture import Capture
 from foundryc.host.buffers import (
     Buffer,
     Kind,
@@ -27,11 +27,11 @@ from foundryc.host.layout import Layout, arrange
 from foundryc.host.plan import Plan, plan
 from foundryc.host.tape import Tape
 from foundryc.host.verify import Proof, prove
-from foundryc.pack import Capture
+from foundryc.producer import producer
 from foundryc.template import GraphTable
-from foundryc.weights import Piece
+from foundryc.weights import WeightSlice
 from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
-from foundryrt.errors import DISTRIBUTION, UsageError
+from foundryrt.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Registered:
     name: str
     role: str
     ref: TensorRef
-    pieces: Sequence[Piece]
+    slices: Sequence[WeightSlice]
 
 
 class HostRecording:
@@ -55,7 +55,7 @@ class HostRecording:
         self._active = False
 
     def register(
-        self, name: str, tensor: torch.Tensor, role: str, pieces: Sequence[Piece] = ()
+        self, name: str, tensor: torch.Tensor, role: str, slices: Sequence[WeightSlice] = ()
     ) -> torch.Tensor:
         """See Recorder.register; a tensor registered before gets a further name."""
         if any(known.name == name for known in self._tensors):
@@ -69,7 +69,7 @@ class HostRecording:
         buffer = self._memory.find(tensor)
         if buffer is None or buffer.kind is not Kind.REGISTERED:
             with torch.no_grad():
-                tensor = dense(tensor.contiguous() if pieces else tensor)
+                tensor = dense(tensor.contiguous() if slices else tensor)
             nbytes = tensor.untyped_storage().nbytes()
             buffer = Buffer(nbytes, f"the {role} {name!r}", Kind.REGISTERED, role=role)
             self._memory.add(tensor, buffer)
@@ -78,9 +78,9 @@ class HostRecording:
                 contents = raw_bytes(tensor)
                 if bool(contents.any()):
                     self._initial[buffer] = contents.clone()
-        elif buffer.role != role or pieces:
+        elif buffer.role != role or slices:
             raise UsageError(f"{name}: its memory is registered already, as {buffer.label}")
-        self._tensors.append(_Registered(name, role, reference(tensor, buffer), pieces))
+        self._tensors.append(_Registered(name, role, reference(tensor, buffer), slices))
         return tensor
 
     @contextmanager
@@ -125,6 +125,12 @@ class HostRecording:
         )  # fmt: skip
         self._graphs.append(graph)
 
+    def adopt(
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+    ) -> None:
+        """UsageError: a CPU has no CUDA graphs."""
+        raise UsageError(f"graph {name}: only --target cuda can adopt a CUDA graph")
+
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded, laid out in the arena."""
         layout = self._arrange(embed_weights)
@@ -139,18 +145,21 @@ class HostRecording:
                 memory=sum(image.size for image in layout.images),
                 torch=str(torch.__version__).partition("+")[0],
             ),
-            producer=_producer(),
+            producer=producer(
+                threads=str(torch.get_num_threads()),
+                cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+            ),
             regions=layout.images,
             tensors=tensors,
             functions=[Function(name=name) for name in functions],
             graphs=tables,
-            pieces={
-                i: r.pieces for i, r in enumerate(self._tensors) if r.pieces and not embed_weights
+            slices={
+                i: r.slices for i, r in enumerate(self._tensors) if r.slices and not embed_weights
             },
         )
 
     def _arrange(self, embed_weights: bool) -> Layout:
-        in_files = {r.ref.buffer for r in self._tensors if r.pieces}
+        in_files = {r.ref.buffer for r in self._tensors if r.slices}
         registered = dict.fromkeys(r.ref.buffer for r in self._tensors)
         fixed = [b for b in registered if b.role in ("weight", "constant")]
         constants = self._constants()
@@ -199,7 +208,7 @@ class HostRecording:
                 else:
                     words[word] += np.uint64(layout.addresses[buffer])
             parameters.append(words)
-        return GraphTable(
+        return GraphTable.of_nodes(
             name=graph.name,
             key=graph.key,
             kinds=[NodeKind.OPERATOR] * len(graph.calls),
@@ -231,19 +240,3 @@ def _check_numerics() -> None:
         raise UsageError(
             "torch's float32 matmul precision is lowered; a replay runs with 'highest': set it back"
         )
-
-
-def _version() -> str:
-    try:
-        return metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _producer() -> dict[str, str]:
-    return {
-        "foundryc": _version(),
-        "torch": str(torch.__version__),
-        "threads": str(torch.get_num_threads()),
-        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-    }

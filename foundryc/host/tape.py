@@ -193,7 +193,7 @@ class Tape(TorchDispatchMode):
         self.before[buffer] = raw_bytes(tensor).clone()
 
     def _unfold_literal(self, buffer: Buffer) -> None:
-        """Give a literal that is written to its bytes anew at every launch."""
+        """Have every launch set the bytes of a literal that the graph writes to."""
         constant = Buffer(buffer.nbytes, buffer.label, Kind.CONSTANT, self.label, data=buffer.data)
         buffer.kind, buffer.data = Kind.SCRATCH, b""
         target, source = (

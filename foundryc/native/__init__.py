@@ -15,7 +15,7 @@ PATH = Path(__file__).parent / "libfoundryc.so"
 
 
 class ModuleView(ctypes.Structure):
-    """`foundryc_module` of native/api.cpp."""
+    """`foundryc_module` of native/harvest.hpp."""
 
     _fields_ = (
         ("cubin", c_void_p), ("size", c_uint64), ("call", c_char_p), ("siblings", c_uint32),
@@ -32,8 +32,8 @@ class FunctionView(ctypes.Structure):
     )  # fmt: skip
 
 
-class StrayView(ctypes.Structure):
-    """`Stray` of native/audit.hpp."""
+class ForeignPointer(ctypes.Structure):
+    """`foundryc_foreign_pointer` of native/foreign.hpp."""
 
     _fields_ = (
         ("word", c_uint64), ("address", c_uint64), ("start", c_uint64), ("bytes", c_uint64),
@@ -68,7 +68,8 @@ def library() -> ctypes.CDLL:
     loaded.foundryc_columns.restype = None
     loaded.foundryc_function_at.argtypes = (c_void_p, c_uint32, POINTER(FunctionView))
     loaded.foundryc_audit.argtypes = (
-        c_void_p, c_uint64, c_uint64, c_uint64, POINTER(StrayView), c_uint64, POINTER(c_uint64),
+        c_void_p, c_uint64, c_uint64, c_uint64, POINTER(ForeignPointer), c_uint64,
+        POINTER(c_uint64),
     )  # fmt: skip
     return loaded
 
@@ -79,4 +80,4 @@ def check(code: int) -> None:
         raise FoundryError(explain(code, library().foundryc_error().decode(errors="replace")))
 
 
-__all__ = ["PATH", "FunctionView", "ModuleView", "StrayView", "check", "library"]
+__all__ = ["PATH", "ForeignPointer", "FunctionView", "ModuleView", "check", "library"]

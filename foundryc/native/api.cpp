@@ -1,11 +1,11 @@
-// The C interface that foundryc/native/__init__.py binds. Calls return 0, or a code that foundryc_error
-// explains.
-#include <cstdlib>
+// The C interface that foundryc/native/__init__.py binds. Calls return 0, or the code of an error whose
+// message foundryc_error has.
+#include <sys/types.h>
 
-#include "allocator.hpp"
-#include "audit.hpp"
+#include "arena.hpp"
 #include "driver.hpp"
 #include "extract.hpp"
+#include "foreign.hpp"
 #include "harvest.hpp"
 
 using foundry::Extracted;
@@ -19,29 +19,10 @@ FOUNDRY_EXPORT int foundryc_start_harvest(const char* libcupti) {
     return guarded([&] { foundry::start_harvest(libcupti); });
 }
 
-FOUNDRY_EXPORT uint64_t foundryc_module_count() { return foundry::harvested().size(); }
+FOUNDRY_EXPORT uint64_t foundryc_module_count() { return foundry::module_count(); }
 
-struct foundryc_module {
-    const uint8_t* cubin;
-    uint64_t size;
-    const char* call;
-    uint32_t siblings;
-    uint32_t unloaded;
-    uint32_t handle_kind;
-    uint32_t spare;
-};
-
-FOUNDRY_EXPORT int foundryc_module_at(uint64_t index, foundryc_module* out) {
-    return guarded([&] {
-        const foundry::Module& module = foundry::harvested().at(index);
-        *out = {module.cubin.data(),
-                module.cubin.size(),
-                module.call.c_str(),
-                module.siblings,
-                module.unloaded,
-                static_cast<uint32_t>(module.kind),
-                0};
-    });
+FOUNDRY_EXPORT int foundryc_module_at(uint64_t index, foundry::foundryc_module* out) {
+    return guarded([&] { *out = foundry::module_at(index); });
 }
 
 FOUNDRY_EXPORT int foundryc_find_module(CUmodule module, int64_t* out) {
@@ -60,7 +41,7 @@ FOUNDRY_EXPORT int foundryc_allocate(uint32_t region, uint64_t bytes, uint64_t a
 
 FOUNDRY_EXPORT uint64_t foundryc_used(uint32_t region) { return foundry::used(region); }
 
-// torch.cuda.memory.CUDAPluggableAllocator's two functions: everything that torch allocates is scratch.
+// The two functions of torch.cuda.memory.CUDAPluggableAllocator: everything that torch allocates is scratch.
 FOUNDRY_EXPORT void* foundryc_malloc(ssize_t size, int, CUstream) {
     uint64_t address = 0;
     const int code = guarded([&] { address = foundry::allocate(foundry::SCRATCH, size, 2ull << 20); });
@@ -118,6 +99,7 @@ FOUNDRY_EXPORT int foundryc_function_at(const Extracted* self, uint32_t index, f
 }
 
 FOUNDRY_EXPORT int foundryc_audit(const uint64_t* words, uint64_t count, uint64_t base, uint64_t end,
-                                  foundry::Stray* out, uint64_t capacity, uint64_t* found) {
-    return guarded([&] { *found = foundry::audit(words, count, base, end, out, capacity); });
+                                  foundry::foundryc_foreign_pointer* out, uint64_t capacity,
+                                  uint64_t* found) {
+    return guarded([&] { *found = foundry::find_foreign_pointers(words, count, base, end, out, capacity); });
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "driver.hpp"
+#include "owned.hpp"
 
 namespace foundry {
 namespace {
@@ -175,26 +176,18 @@ std::vector<Attribute> Extractor::attributes(CUgraphNode node, const std::string
     return out;
 }
 
-// What a node of this function has before any attribute is set: setting it again would only cost a call per
-// node.
+// What a node of this function has before any attribute is set. Setting it again would cost a call a node.
 const std::vector<Attribute>& Extractor::defaults_of(uint32_t function,
                                                      const CUDA_KERNEL_NODE_PARAMS& parameters) {
     const auto known = defaults_.find(function);
     if (known != defaults_.end()) return known->second;
     const std::string& name = out_.functions[function].name;
-    CUgraph scratch = nullptr;
-    check(driver().cuGraphCreate(&scratch, 0), "cuGraphCreate", name);
-    try {
-        CUgraphNode node = nullptr;
-        check(driver().cuGraphAddKernelNode(&node, scratch, nullptr, 0, &parameters), "cuGraphAddKernelNode",
-              name);
-        defaults_[function] = attributes(node, name);
-    } catch (...) {
-        driver().cuGraphDestroy(scratch);
-        throw;
-    }
-    driver().cuGraphDestroy(scratch);
-    return defaults_[function];
+    OwnedGraph scratch;
+    check(driver().cuGraphCreate(scratch.out(), 0), "cuGraphCreate", name);
+    CUgraphNode node = nullptr;
+    check(driver().cuGraphAddKernelNode(&node, scratch.get(), nullptr, 0, &parameters),
+          "cuGraphAddKernelNode", name);
+    return defaults_[function] = attributes(node, name);
 }
 
 uint32_t Extractor::kernel(CUgraphNode node) {

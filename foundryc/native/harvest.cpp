@@ -5,6 +5,8 @@
 
 #include <deque>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "driver.hpp"
 
@@ -18,6 +20,16 @@ struct Cupti {
     decltype(&::cuptiGetResultString) result_string;
 };
 
+struct Module {
+    std::vector<uint8_t> cubin;
+    uint32_t id = 0;  // CUPTI's
+    bool unloaded = false;
+    const char* call = "";  // CUPTI's text
+    uint32_t siblings = 0;
+    HandleKind kind = HandleKind::none;
+    void* handle = nullptr;  // what the call named
+};
+
 // Driver calls nest (a call made from within another's callback), so each thread has a stack of them.
 struct Call {
     uint32_t correlation;
@@ -25,7 +37,7 @@ struct Call {
 };
 
 // Never destroyed: the driver still calls back while the process ends.
-std::mutex& guard = *new std::mutex;
+std::mutex& mutex = *new std::mutex;
 std::deque<Module>& modules = *new std::deque<Module>;
 thread_local std::vector<Call>* stack = nullptr;
 
@@ -39,8 +51,11 @@ const Parameters& as(const CUpti_CallbackData* data) {
     return *static_cast<const Parameters*>(data->functionParams);
 }
 
-using Handle = Module::Handle;
-using Named = std::pair<Handle, void*>;
+using Handle = HandleKind;
+struct Named {
+    Handle kind;
+    void* handle;
+};
 
 // What a finished driver call says about the modules that were loaded within it.
 Named named_by(CUpti_CallbackId call, const CUpti_CallbackData* data) {
@@ -111,18 +126,18 @@ void finish_call(CUpti_CallbackId id, const CUpti_CallbackData* data) {
     if (loaded.empty()) return;
     const bool succeeded = *static_cast<const CUresult*>(data->functionReturnValue) == CUDA_SUCCESS;
     const Named named = succeeded ? named_by(id, data) : Named{Handle::none, nullptr};
-    std::lock_guard lock(guard);
+    std::lock_guard lock(mutex);
     for (size_t index : loaded) {
         modules[index].call = data->functionName;
         modules[index].siblings = static_cast<uint32_t>(loaded.size() - 1);
-        modules[index].kind = named.first;
-        modules[index].handle = named.second;
+        modules[index].kind = named.kind;
+        modules[index].handle = named.handle;
     }
 }
 
 void on_resource(CUpti_CallbackId id, const CUpti_ResourceData* data) {
     const auto* module = static_cast<const CUpti_ModuleResourceData*>(data->resourceDescriptor);
-    std::lock_guard lock(guard);
+    std::lock_guard lock(mutex);
     if (id == CUPTI_CBID_RESOURCE_MODULE_LOADED) {
         Module entry;
         const auto* bytes = reinterpret_cast<const uint8_t*>(module->pCubin);
@@ -151,7 +166,7 @@ void CUPTIAPI on_event(void*, CUpti_CallbackDomain domain, CUpti_CallbackId id, 
 }
 
 // Asked outside the callbacks, where driver calls are allowed.
-CUmodule module_of(const Module& entry) {
+CUmodule module_of(const Named& entry) {
     const Driver& cuda = driver();
     CUmodule module = nullptr;
     CUfunction function = static_cast<CUfunction>(entry.handle);
@@ -211,29 +226,46 @@ void start_harvest(const char* path) {
     started = true;
 }
 
-const std::deque<Module>& harvested() { return modules; }
+uint64_t module_count() {
+    std::lock_guard lock(mutex);
+    return modules.size();
+}
+
+foundryc_module module_at(uint64_t index) {
+    std::lock_guard lock(mutex);
+    const Module& module = modules.at(index);
+    return {module.cubin.data(),
+            module.cubin.size(),
+            module.call,
+            module.siblings,
+            module.unloaded,
+            module.kind,
+            0};
+}
 
 int64_t find_module(CUmodule module) {
-    size_t count = 0;
+    struct Candidate {
+        int64_t index;
+        Named named;
+        const std::vector<uint8_t>* cubin;
+    };
+    std::vector<Candidate> candidates;
     {
-        std::lock_guard lock(guard);
-        count = modules.size();
-    }
-    int64_t found = -1;
-    for (size_t index = 0; index < count; ++index) {
-        Module entry;
-        {
-            std::lock_guard lock(guard);
-            const Module& from = modules[index];
-            if (from.unloaded || from.siblings != 0) continue;
-            entry.kind = from.kind;
-            entry.handle = from.handle;
+        std::lock_guard lock(mutex);
+        for (size_t index = 0; index < modules.size(); ++index) {
+            const Module& entry = modules[index];
+            if (!entry.unloaded && entry.siblings == 0)
+                candidates.push_back({static_cast<int64_t>(index), {entry.kind, entry.handle}, &entry.cubin});
         }
-        if (module_of(entry) != module) continue;
-        if (found >= 0 && modules[found].cubin != modules[index].cubin) return -1;
-        found = static_cast<int64_t>(index);
     }
-    return found;
+    // Without the mutex: the driver calls back.
+    const Candidate* found = nullptr;
+    for (const Candidate& candidate : candidates) {
+        if (module_of(candidate.named) != module) continue;
+        if (found != nullptr && *found->cubin != *candidate.cubin) return -1;
+        found = &candidate;
+    }
+    return found == nullptr ? -1 : found->index;
 }
 
 }  // namespace foundry

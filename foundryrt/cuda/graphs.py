@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import NodeKind
+from foundryrt.bundle.schema import NodeKind, SectionKind
 from foundryrt.bundle.tables import TemplateTable
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
@@ -18,6 +18,18 @@ _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
 def functions_of(table: TemplateTable) -> list[int]:
     """Indices of the functions that a template's nodes call."""
     return sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
+
+
+def _nodes(bundle: Bundle) -> int:
+    """How many nodes all graphs have, but at most one for each byte that stores graphs and kernels.
+
+    Native threads take 7 KB of memory for each before any table has been read: a bundle of a few
+    kilobytes must not claim more than its size bears out.
+    """
+    manifest = bundle.manifest
+    kinds = (SectionKind.TEMPLATE, SectionKind.MEMBER, SectionKind.KERNEL)
+    stored = sum(section.stored for section in bundle.sections if section.kind in kinds)
+    return min(stored, sum(manifest.templates[graph.template].nodes for graph in manifest.graphs))
 
 
 class Graphs:
@@ -32,7 +44,7 @@ class Graphs:
             len(manifest.functions),
             len(manifest.templates),
             len(manifest.graphs),
-            sum(manifest.templates[graph.template].nodes for graph in manifest.graphs),
+            _nodes(bundle),
         )
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()

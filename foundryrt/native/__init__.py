@@ -34,7 +34,7 @@ class TemplateView(ctypes.Structure):
 
 
 class Piece(ctypes.Structure):
-    """`foundry_piece` of native/stream.hpp: any run of bytes of a file, for the device."""
+    """`foundry_file_range` of native/upload.hpp: any range of a file, for the device."""
 
     _fields_ = (
         ("address", c_uint64), ("offset", c_uint64), ("bytes", c_uint64), ("file", c_int32),
@@ -43,7 +43,7 @@ class Piece(ctypes.Structure):
 
 
 class Buffer(ctypes.Structure):
-    """`foundry_buffer` of native/stream.hpp: pinned memory, and the event after its last copy."""
+    """`foundry_staging_buffer` of native/upload.hpp: pinned, with the event after its last copy."""
 
     _fields_ = (("memory", c_void_p), ("bytes", c_uint64), ("event", c_void_p))
 

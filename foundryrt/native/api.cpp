@@ -1,8 +1,8 @@
-// The C interface that foundryrt/native/__init__.py binds. Calls return 0, or a code that foundry_error
-// explains.
+// The C interface that foundryrt/native/__init__.py binds. Calls return 0, or the code of an error whose
+// message foundry_error has.
 #include "driver.hpp"
 #include "materializer.hpp"
-#include "stream.hpp"
+#include "upload.hpp"
 
 using foundry::guarded;
 using foundry::Materializer;
@@ -30,13 +30,14 @@ FOUNDRY_EXPORT int foundry_create(uint32_t kernels, uint32_t functions, uint32_t
 
 FOUNDRY_EXPORT void foundry_destroy(Materializer* self) { delete self; }
 
-FOUNDRY_EXPORT int foundry_set_kernel(Materializer* self, uint32_t kernel, const void* data, uint64_t size) {
-    return guarded([&] { self->set_kernel(kernel, data, size); });
+FOUNDRY_EXPORT int foundry_set_kernel(Materializer* self, uint32_t kernel, const void* data, uint64_t) {
+    return guarded([&] { self->kernels().set_binary(kernel, data); });
 }
 
 FOUNDRY_EXPORT int foundry_set_function(Materializer* self, uint32_t function, const char* name,
                                         uint32_t kernel, int shared, int carveout, int nonportable) {
-    return guarded([&] { self->set_function(function, name, kernel, shared, carveout, nonportable != 0); });
+    return guarded(
+        [&] { self->kernels().set_function(function, name, kernel, shared, carveout, nonportable != 0); });
 }
 
 FOUNDRY_EXPORT int foundry_set_template(Materializer* self, uint32_t index,
@@ -46,7 +47,7 @@ FOUNDRY_EXPORT int foundry_set_template(Materializer* self, uint32_t index,
 
 FOUNDRY_EXPORT int foundry_set_graph(Materializer* self, uint32_t graph, const char* name, uint32_t index,
                                      uint64_t count, const uint32_t* word, const uint64_t* value) {
-    return guarded([&] { self->set_graph(graph, name, index, count, word, value); });
+    return guarded([&] { self->set_graph(graph, name, index, {count, word, value}); });
 }
 
 FOUNDRY_EXPORT int foundry_require(Materializer* self, uint32_t graph, CUgraphExec* out) {
@@ -55,7 +56,7 @@ FOUNDRY_EXPORT int foundry_require(Materializer* self, uint32_t graph, CUgraphEx
 
 FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, const char* name,
                                         const void* data, uint64_t size) {
-    return guarded([&] { self->set_variable(kernel, name, data, size); });
+    return guarded([&] { self->kernels().set_variable(kernel, name, data, size); });
 }
 
 FOUNDRY_EXPORT int foundry_start(Materializer* self, CUcontext context, uint32_t first) {
@@ -73,17 +74,18 @@ FOUNDRY_EXPORT int foundry_is_ready(Materializer* self, uint32_t graph, uint32_t
 // Nanoseconds spent so far loading binaries, resolving functions, building, instantiating and uploading
 // graphs.
 FOUNDRY_EXPORT void foundry_spent(Materializer* self, uint64_t* out) {
-    const foundry::Spent& spent = self->spent();
-    out[0] = spent.load, out[1] = spent.resolve, out[2] = spent.build;
-    out[3] = spent.instantiate, out[4] = spent.upload;
+    const foundry::Timings& timings = self->timings();
+    out[0] = timings.load, out[1] = timings.resolve, out[2] = timings.build;
+    out[3] = timings.instantiate, out[4] = timings.upload;
 }
 
 FOUNDRY_EXPORT int foundry_wait(Materializer* self, uint32_t count, uint32_t milliseconds, uint32_t* ready) {
     return guarded([&] { *ready = self->wait(count, std::chrono::milliseconds(milliseconds)); });
 }
 
-FOUNDRY_EXPORT int foundry_stream(CUcontext context, CUstream stream, const foundry::foundry_buffer* buffers,
-                                  uint32_t count, uint32_t threads, const foundry::foundry_piece* pieces,
+FOUNDRY_EXPORT int foundry_stream(CUcontext context, CUstream stream,
+                                  const foundry::foundry_staging_buffer* buffers, uint32_t count,
+                                  uint32_t threads, const foundry::foundry_file_range* ranges,
                                   uint64_t number) {
-    return guarded([&] { foundry::stream_pieces(context, stream, buffers, count, threads, pieces, number); });
+    return guarded([&] { foundry::upload(context, stream, buffers, count, threads, ranges, number); });
 }

@@ -10,38 +10,37 @@
 
 namespace foundry {
 
-Builder::Builder(const foundry_template& table, const std::vector<CUfunction>& functions, CUcontext context,
-                 Spent& spent, std::string name)
+Builder::Builder(const foundry_template& table, const Kernels& kernels, CUcontext context, Timings& timings,
+                 std::string name)
     : table_(&table),
-      functions_(functions),
+      kernels_(kernels),
       context_(context),
-      spent_(spent),
+      timings_(timings),
       name_(std::move(name)),
       nodes_(table.nodes),
       words_(table.parameters, table.parameters + table.words) {
-    const Watch watch(spent_.build);
-    check(driver().cuGraphCreate(&graph_, 0), "cuGraphCreate", name_);
-    try {
-        for (uint32_t node = 0; node < table.nodes; ++node) add_node(node);
-        add_edges(std::vector<bool>(table.nodes, true));
-    } catch (...) {
-        driver().cuGraphDestroy(graph_);
-        throw;
-    }
+    const ScopedTimer timer(timings_.build);
+    check(driver().cuGraphCreate(graph_.out(), 0), "cuGraphCreate", name_);
+    for (uint32_t node = 0; node < table.nodes; ++node) add_node(node);
+    add_edges(std::vector<bool>(table.nodes, true));
 }
 
-Builder::~Builder() { driver().cuGraphDestroy(graph_); }
+void Builder::check_node(CUresult result, const char* call, uint32_t node) const {
+    if (result != CUDA_SUCCESS) check(result, call, name_ + ", node " + std::to_string(node));
+}
 
-std::string Builder::where(uint32_t node) const { return name_ + ", node " + std::to_string(node); }
+const Skeleton& Builder::skeleton(uint32_t node) const {
+    return *reinterpret_cast<const Skeleton*>(table_->skeleton + table_->skeleton_start[node]);
+}
 
 CUDA_KERNEL_NODE_PARAMS Builder::kernel_parameters(uint32_t node) {
     uint64_t* words = words_.data() + table_->parameter_start[node];
     const auto& launch = *reinterpret_cast<const Launch*>(words);
     auto* arguments = reinterpret_cast<uint8_t*>(words + LAUNCH_WORDS);
-    const auto& head = *reinterpret_cast<const Skeleton*>(table_->skeleton + table_->skeleton_start[node]);
+    const Skeleton& head = skeleton(node);
 
     CUDA_KERNEL_NODE_PARAMS out{};
-    out.func = functions_[table_->function[node]];
+    out.func = kernels_.function(table_->function[node]);
     out.gridDimX = launch.grid[0], out.gridDimY = launch.grid[1], out.gridDimZ = launch.grid[2];
     out.blockDimX = launch.block[0], out.blockDimY = launch.block[1], out.blockDimZ = launch.block[2];
     out.sharedMemBytes = launch.shared;
@@ -53,9 +52,9 @@ CUDA_KERNEL_NODE_PARAMS Builder::kernel_parameters(uint32_t node) {
         out.extra = packed_;
     } else {
         const auto* argument = reinterpret_cast<const Argument*>(&head + 1);
-        pointers_.resize(head.arguments + 1u);
-        for (uint32_t i = 0; i < head.arguments; ++i) pointers_[i] = arguments + argument[i].offset;
-        out.kernelParams = pointers_.data();
+        arguments_.resize(head.arguments + 1u);
+        for (uint32_t i = 0; i < head.arguments; ++i) arguments_[i] = arguments + argument[i].offset;
+        out.kernelParams = arguments_.data();
     }
     return out;
 }
@@ -83,19 +82,18 @@ CUDA_MEMSET_NODE_PARAMS Builder::memset_parameters(uint32_t node) const {
 
 void Builder::add_kernel(uint32_t node) {
     const auto parameters = kernel_parameters(node);
-    check(driver().cuGraphAddKernelNode(&nodes_[node], graph_, nullptr, 0, &parameters),
-          "cuGraphAddKernelNode", where(node));
-    const auto& head = *reinterpret_cast<const Skeleton*>(table_->skeleton + table_->skeleton_start[node]);
+    check_node(driver().cuGraphAddKernelNode(&nodes_[node], graph_.get(), nullptr, 0, &parameters),
+               "cuGraphAddKernelNode", node);
+    const Skeleton& head = skeleton(node);
     const auto* argument = reinterpret_cast<const Argument*>(&head + 1);
     const auto* attribute = reinterpret_cast<const Attribute*>(argument + head.arguments);
     for (uint32_t i = 0; i < head.attributes; ++i) {
         CUlaunchAttributeValue value;
         static_assert(sizeof(value) == sizeof(attribute->value));
         std::memcpy(&value, attribute[i].value, sizeof(value));
-        check(driver().cuGraphKernelNodeSetAttribute(
-                  nodes_[node], static_cast<CUlaunchAttributeID>(attribute[i].id), &value),
-              "cuGraphKernelNodeSetAttribute",
-              where(node) + ", attribute " + std::to_string(attribute[i].id));
+        check_node(driver().cuGraphKernelNodeSetAttribute(
+                       nodes_[node], static_cast<CUlaunchAttributeID>(attribute[i].id), &value),
+                   "cuGraphKernelNodeSetAttribute", node);
     }
 }
 
@@ -106,25 +104,26 @@ void Builder::add_node(uint32_t node) {
             break;
         case KIND_MEMCPY: {
             const auto copy = memcpy_parameters(node);
-            check(driver().cuGraphAddMemcpyNode(&nodes_[node], graph_, nullptr, 0, &copy, context_),
-                  "cuGraphAddMemcpyNode", where(node));
+            check_node(
+                driver().cuGraphAddMemcpyNode(&nodes_[node], graph_.get(), nullptr, 0, &copy, context_),
+                "cuGraphAddMemcpyNode", node);
             break;
         }
         case KIND_MEMSET: {
             const auto set = memset_parameters(node);
-            check(driver().cuGraphAddMemsetNode(&nodes_[node], graph_, nullptr, 0, &set, context_),
-                  "cuGraphAddMemsetNode", where(node));
+            check_node(driver().cuGraphAddMemsetNode(&nodes_[node], graph_.get(), nullptr, 0, &set, context_),
+                       "cuGraphAddMemsetNode", node);
             break;
         }
         default:
-            check(driver().cuGraphAddEmptyNode(&nodes_[node], graph_, nullptr, 0), "cuGraphAddEmptyNode",
-                  where(node));
+            check_node(driver().cuGraphAddEmptyNode(&nodes_[node], graph_.get(), nullptr, 0),
+                       "cuGraphAddEmptyNode", node);
     }
 }
 
-// Drivers 580 to 610 copy the first edge's data onto every edge of one call, so each kind of edge gets its
-// own.
-void Builder::add_edges(const std::vector<bool>& fresh) {
+// Drivers 580 to 610 copy the first edge's data onto every edge of one call, so each kind of edge gets a call
+// of its own.
+void Builder::add_edges(const std::vector<bool>& added) {
     using Ports = std::tuple<uint8_t, uint8_t, uint8_t>;
     struct Group {
         std::vector<CUgraphNode> from, to;
@@ -132,7 +131,7 @@ void Builder::add_edges(const std::vector<bool>& fresh) {
     };
     std::map<Ports, Group> groups;
     for (uint32_t edge = 0; edge < table_->edges; ++edge) {
-        if (!fresh[table_->edge_from[edge]] && !fresh[table_->edge_to[edge]]) continue;
+        if (!added[table_->edge_from[edge]] && !added[table_->edge_to[edge]]) continue;
         const Ports ports{table_->edge_from_port[edge], table_->edge_to_port[edge], table_->edge_type[edge]};
         CUgraphEdgeData data{};
         data.from_port = std::get<0>(ports), data.to_port = std::get<1>(ports),
@@ -144,7 +143,7 @@ void Builder::add_edges(const std::vector<bool>& fresh) {
     }
     for (auto& [ports, group] : groups) {
         const bool plain = ports == Ports{};
-        check(driver().cuGraphAddDependencies(graph_, group.from.data(), group.to.data(),
+        check(driver().cuGraphAddDependencies(graph_.get(), group.from.data(), group.to.data(),
                                               plain ? nullptr : group.data.data(), group.from.size()),
               "cuGraphAddDependencies", name_);
     }
@@ -154,20 +153,20 @@ void Builder::set_parameters(uint32_t node) {
     switch (table_->kind[node]) {
         case KIND_KERNEL: {
             const auto parameters = kernel_parameters(node);
-            check(driver().cuGraphKernelNodeSetParams(nodes_[node], &parameters),
-                  "cuGraphKernelNodeSetParams", where(node));
+            check_node(driver().cuGraphKernelNodeSetParams(nodes_[node], &parameters),
+                       "cuGraphKernelNodeSetParams", node);
             break;
         }
         case KIND_MEMCPY: {
             const auto copy = memcpy_parameters(node);
-            check(driver().cuGraphMemcpyNodeSetParams(nodes_[node], &copy), "cuGraphMemcpyNodeSetParams",
-                  where(node));
+            check_node(driver().cuGraphMemcpyNodeSetParams(nodes_[node], &copy), "cuGraphMemcpyNodeSetParams",
+                       node);
             break;
         }
         case KIND_MEMSET: {
             const auto set = memset_parameters(node);
-            check(driver().cuGraphMemsetNodeSetParams(nodes_[node], &set), "cuGraphMemsetNodeSetParams",
-                  where(node));
+            check_node(driver().cuGraphMemsetNodeSetParams(nodes_[node], &set), "cuGraphMemsetNodeSetParams",
+                       node);
             break;
         }
         default:
@@ -175,7 +174,7 @@ void Builder::set_parameters(uint32_t node) {
     }
 }
 
-bool Builder::fits(const foundry_template& table) const {
+bool Builder::same_topology(const foundry_template& table) const {
     const auto same = [](const auto* a, const auto* b, size_t count) {
         return count == 0 || std::memcmp(a, b, count * sizeof(*a)) == 0;
     };
@@ -187,7 +186,7 @@ bool Builder::fits(const foundry_template& table) const {
            same(own.edge_type, table.edge_type, own.edges);
 }
 
-bool Builder::same_form(const foundry_template& other, uint32_t node) const {
+bool Builder::same_node(const foundry_template& other, uint32_t node) const {
     const auto begin = [node](const foundry_template& t) { return t.skeleton + t.skeleton_start[node]; };
     const auto size = [node](const foundry_template& t) {
         return t.skeleton_start[node + 1] - t.skeleton_start[node];
@@ -196,65 +195,59 @@ bool Builder::same_form(const foundry_template& other, uint32_t node) const {
            (size(other) == 0 || std::memcmp(begin(*table_), begin(other), size(other)) == 0);
 }
 
-void Builder::become(const foundry_template& table, const std::string& name) {
+void Builder::switch_to(const foundry_template& table, const std::string& name) {
     name_ = name;
     if (table_ == &table) return;
-    const Watch watch(spent_.build);
-    // A node whose function or attributes were only set anew would be accepted, and fail at its launch.
-    std::vector<bool> fresh(table.nodes);
-    for (uint32_t node = 0; node < table.nodes; ++node) fresh[node] = !same_form(table, node);
-    const foundry_template& old = *table_;
-    const std::vector<uint64_t> before =
+    const ScopedTimer timer(timings_.build);
+    // Setting another function or attributes on a node is accepted, and fails at its launch.
+    std::vector<bool> replaced(table.nodes);
+    for (uint32_t node = 0; node < table.nodes; ++node) replaced[node] = !same_node(table, node);
+    const foundry_template& before = *std::exchange(table_, &table);
+    const std::vector<uint64_t> old =
         std::exchange(words_, {table.parameters, table.parameters + table.words});
-    table_ = &table;
-    rewritten_.clear();
+    changed_.clear();
     for (uint32_t node = 0; node < table.nodes; ++node) {
-        if (fresh[node]) {
-            check(driver().cuGraphDestroyNode(nodes_[node]), "cuGraphDestroyNode", where(node));
+        if (replaced[node]) {
+            check_node(driver().cuGraphDestroyNode(nodes_[node]), "cuGraphDestroyNode", node);
             add_node(node);
             continue;
         }
-        const uint64_t* has = before.data() + old.parameter_start[node];
-        const uint64_t* wants = words_.data() + table.parameter_start[node];
-        if (!std::equal(has, before.data() + old.parameter_start[node + 1], wants)) set_parameters(node);
+        // Equal nodes have equally many words.
+        const auto begin = old.begin() + before.parameter_start[node];
+        const auto end = old.begin() + before.parameter_start[node + 1];
+        if (!std::equal(begin, end, words_.begin() + table.parameter_start[node])) set_parameters(node);
     }
-    add_edges(fresh);
+    add_edges(replaced);
 }
 
-CUgraphExec Builder::member(const uint32_t* word, const uint64_t* value, uint64_t count, CUstream upload) {
-    // A word that neither the last member nor this one changes already stands in the graph.
-    std::vector<uint32_t> touched = rewritten_;
-    for (uint32_t index : rewritten_) words_[index] = table_->parameters[index];
-    touched.insert(touched.end(), word, word + count);
+void Builder::set_words(const Member& member) {
+    // A word that neither this member nor the one before changes already stands in the graph.
+    std::vector<uint32_t> touched = std::exchange(changed_, {member.word, member.word + member.count});
+    for (const uint32_t word : touched) words_[word] = table_->parameters[word];
+    for (uint64_t i = 0; i < member.count; ++i) words_[member.word[i]] = member.value[i];
+    touched.insert(touched.end(), changed_.begin(), changed_.end());
     std::sort(touched.begin(), touched.end());
-    rewritten_ = touched;
-    for (uint64_t i = 0; i < count; ++i) words_[word[i]] = value[i];
 
     uint32_t node = 0;
-    int64_t set = -1;
-    for (uint32_t index : touched) {
-        while (table_->parameter_start[node + 1] <= index) ++node;
-        if (set == node) continue;
+    for (auto word = touched.begin(); word != touched.end();) {
+        while (table_->parameter_start[node + 1] <= *word) ++node;
         set_parameters(node);
-        set = node;
+        while (word != touched.end() && *word < table_->parameter_start[node + 1]) ++word;
     }
-    rewritten_.assign(word, word + count);
-    return instantiate(upload);
 }
 
-CUgraphExec Builder::instantiate(CUstream upload) {
-    CUgraphExec exec = nullptr;
+OwnedExec Builder::instantiate(const Member& member, CUstream upload) {
     {
-        const Watch watch(spent_.instantiate);
-        check(driver().cuGraphInstantiate(&exec, graph_, 0), "cuGraphInstantiateWithFlags", name_);
+        const ScopedTimer timer(timings_.build);
+        set_words(member);
     }
-    try {
-        const Watch watch(spent_.upload);
-        check(driver().cuGraphUpload(exec, upload), "cuGraphUpload", name_);
-    } catch (...) {
-        driver().cuGraphExecDestroy(exec);
-        throw;
+    OwnedExec exec;
+    {
+        const ScopedTimer timer(timings_.instantiate);
+        check(driver().cuGraphInstantiate(exec.out(), graph_.get(), 0), "cuGraphInstantiateWithFlags", name_);
     }
+    const ScopedTimer timer(timings_.upload);
+    check(driver().cuGraphUpload(exec.get(), upload), "cuGraphUpload", name_);
     return exec;
 }
 

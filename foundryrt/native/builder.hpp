@@ -6,51 +6,54 @@
 #include <string>
 #include <vector>
 
-#include "spent.hpp"
+#include "kernels.hpp"
+#include "owned.hpp"
 #include "tables.hpp"
+#include "timings.hpp"
 
 namespace foundry {
 
+// After an exception a builder must not be used again: its graph may be half changed.
 class Builder {
   public:
-    // `functions` are the bundle's, as `function` columns index them; tables must outlive the builder.
-    Builder(const foundry_template& table, const std::vector<CUfunction>& functions, CUcontext context,
-            Spent& spent, std::string name);
-    ~Builder();
-    Builder(const Builder&) = delete;
-    Builder& operator=(const Builder&) = delete;
+    // The template's functions must have been resolved; its table must outlive the builder.
+    Builder(const foundry_template& table, const Kernels& kernels, CUcontext context, Timings& timings,
+            std::string name);
 
     // Whether a template has the kinds of nodes and the edges of this graph.
-    bool fits(const foundry_template& table) const;
-    // Takes on a template that fits: nodes of another function, or other attributes, are made anew with their
-    // edges. After an exception the builder is of no use.
-    void become(const foundry_template& table, const std::string& name);
-    // Rewrites the words in which a member differs (ascending) and makes an exec of its own.
-    CUgraphExec member(const uint32_t* word, const uint64_t* value, uint64_t count, CUstream upload);
+    bool same_topology(const foundry_template& table) const;
+    // Takes on a template of the same topology. Nodes of another function, or with other attributes, are
+    // replaced, with their edges.
+    void switch_to(const foundry_template& table, const std::string& name);
+    // An exec of a member of the template, with its upload queued.
+    OwnedExec instantiate(const Member& member, CUstream upload);
 
   private:
     void add_node(uint32_t node);
     void add_kernel(uint32_t node);
-    // Adds the edges that touch a node marked in `fresh`.
-    void add_edges(const std::vector<bool>& fresh);
-    bool same_form(const foundry_template& other, uint32_t node) const;
+    // Adds the edges that touch a node marked in `added`.
+    void add_edges(const std::vector<bool>& added);
+    bool same_node(const foundry_template& other, uint32_t node) const;
+    void set_words(const Member& member);
     void set_parameters(uint32_t node);
-    CUgraphExec instantiate(CUstream upload);
+    const Skeleton& skeleton(uint32_t node) const;
     CUDA_KERNEL_NODE_PARAMS kernel_parameters(uint32_t node);
     CUDA_MEMCPY3D memcpy_parameters(uint32_t node) const;
     CUDA_MEMSET_NODE_PARAMS memset_parameters(uint32_t node) const;
-    std::string where(uint32_t node) const;
+    // As foundry::check; the node's name is only put together for a call that failed.
+    void check_node(CUresult result, const char* call, uint32_t node) const;
 
     const foundry_template* table_;
-    const std::vector<CUfunction>& functions_;
-    CUcontext context_;
-    Spent& spent_;
+    const Kernels& kernels_;
+    const CUcontext context_;
+    Timings& timings_;
     std::string name_;
-    CUgraph graph_ = nullptr;
+    OwnedGraph graph_;
     std::vector<CUgraphNode> nodes_;
-    std::vector<uint64_t> words_;      // the parameters as they stand in the graph
-    std::vector<uint32_t> rewritten_;  // words that the last member changed
-    std::vector<void*> pointers_;      // scratch of kernel_parameters
+    std::vector<uint64_t> words_;    // the parameters as they stand in the graph
+    std::vector<uint32_t> changed_;  // words of the last member
+    // What the result of kernel_parameters points to.
+    std::vector<void*> arguments_;
     void* packed_[5] = {};
     size_t packed_bytes_ = 0;
 };

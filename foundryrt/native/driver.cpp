@@ -12,6 +12,7 @@ thread_local std::string last;
 #define FOUNDRY_TEXT_OF(name) #name
 #define FOUNDRY_TEXT(name) FOUNDRY_TEXT_OF(name)
 
+// Never closed: objects of the driver live until the process ends.
 Driver open_driver() {
     const char* path = std::getenv("FOUNDRY_LIBCUDA");
     if (path == nullptr || *path == '\0') path = "libcuda.so.1";

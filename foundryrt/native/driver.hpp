@@ -1,9 +1,11 @@
-// The CUDA driver, opened at run time: importing this library needs no GPU, and a stand-in can take its
-// place.
+// The CUDA driver, opened at run time: loading this library needs no GPU, and a stand-in driver can take
+// the real one's place.
 #pragma once
 
 #include <cuda.h>
 
+#include <exception>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -84,28 +86,36 @@ class Error : public std::runtime_error {
 
 [[noreturn]] void refuse(const std::string& what);
 
-// Opens libcuda.so.1, or the library named by FOUNDRY_LIBCUDA, on first use.
+// Opens libcuda.so.1, or the library that FOUNDRY_LIBCUDA names, on first use.
 const Driver& driver();
 
 // Throws Error with the call, the code's name and its meaning; `where` names the object in question.
 void check(CUresult result, const char* call, const std::string& where = "");
 
-// Runs `body` for a C caller: 0, or a code whose message `last_error` holds for this thread.
+// Runs `body` and returns what it threw, if anything.
+template <class Body>
+std::optional<Error> attempt(Body&& body) {
+    try {
+        body();
+        return std::nullopt;
+    } catch (const Error& error) {
+        return error;
+    } catch (const std::exception& error) {
+        return Error(-1, error.what());
+    }
+}
+
+// The message of the calling thread's last failed `guarded`.
 const char* last_error();
 void remember_error(const std::string& what);
 
+// Runs `body` for a C caller: 0, or the code of an error whose message `last_error` has.
 template <class Body>
 int guarded(Body&& body) {
-    try {
-        body();
-        return 0;
-    } catch (const Error& error) {
-        remember_error(error.what());
-        return error.code;
-    } catch (const std::exception& error) {
-        remember_error(error.what());
-        return -1;
-    }
+    const std::optional<Error> failure = attempt(body);
+    if (!failure) return 0;
+    remember_error(failure->what());
+    return failure->code;
 }
 
 }  // namespace foundry

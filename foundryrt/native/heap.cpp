@@ -3,42 +3,35 @@
 #include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <exception>
-#include <memory>
-#include <utility>
-#include <vector>
 
 namespace foundry {
-
-Room::~Room() {
-    enough_ = true;
-    if (touching_.joinable()) touching_.join();
-}
 
 #if defined(__GLIBC__) && defined(MADV_HUGEPAGE)
 namespace {
 
 constexpr uint64_t NODE = 7 << 10;
-constexpr uint64_t PAGE = 2 << 20;    // a huge one
-constexpr uint64_t BLOCK = 31 << 20;  // two to a heap: glibc's, of threads other than the first, have 64 MB
-constexpr int THRESHOLD =
-    32 << 20;                   // above it a block is a mapping of its own; glibc's own may grow to this, too
-constexpr int KEPT = 64 << 20;  // what a heap is grown by, and keeps: a block that is freed stays
-constexpr int USUAL = 128 << 10;  // glibc's own for that
+constexpr uint64_t PAGE = 2 << 20;  // a huge one
+// Two to a heap: those of glibc's threads have 64 MB each. Memory that malloc aligns to huge pages costs one
+// more of them for each block.
+constexpr uint64_t BLOCK = 31 << 20;
+// A larger block is a mapping of its own; glibc raises it to this by itself, too.
+constexpr int MMAP_THRESHOLD = 32 << 20;
+// A heap grows by so much, and keeps twice that: a block that is freed stays.
+constexpr int PAD = 64 << 20;
+constexpr int DEFAULT_PAD = 128 << 10;  // glibc's
 
-std::atomic<bool> used{false};
+std::atomic<bool> options_set{false};
 
 // Whether memory that is reserved and not used costs nobody anything.
-bool plentiful() {
+bool reserving_is_free() {
     for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
         rlimit limit{};
         if (getrlimit(resource, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) return false;
     }
-    // Not through std::ifstream: a stream takes the locale of another copy of libstdc++ that a process may
-    // have.
     std::FILE* const file = std::fopen("/proc/sys/vm/overcommit_memory", "re");
     if (file == nullptr) return false;
     const int mode = std::fgetc(file);
@@ -46,64 +39,53 @@ bool plentiful() {
     return mode == '0' || mode == '1';
 }
 
-struct Free {
-    void operator()(void* block) const { std::free(block); }
-};
-
-using Block = std::unique_ptr<char, Free>;
-
 // The first huge page that begins in a block; they end before `block + BLOCK`.
-char* pages(const Block& block) {
-    return reinterpret_cast<char*>((reinterpret_cast<uint64_t>(block.get()) + PAGE - 1) / PAGE * PAGE);
-}
-
-// Blocks of this thread's heap, of so many bytes in all, to be on huge pages.
-std::vector<Block> reserve(uint64_t bytes) {
-    std::vector<Block> blocks;
-    blocks.reserve(bytes / BLOCK + 1);
-    while (blocks.size() * BLOCK < bytes) {
-        Block block(static_cast<char*>(std::malloc(BLOCK)));
-        if (block == nullptr) break;
-        char* const first = pages(block);
-        madvise(first, (block.get() + BLOCK - first) / PAGE * PAGE, MADV_HUGEPAGE);
-        blocks.push_back(std::move(block));
-    }
-    return blocks;
+char* first_page(char* block) {
+    return reinterpret_cast<char*>((reinterpret_cast<uint64_t>(block) + PAGE - 1) / PAGE * PAGE);
 }
 
 }  // namespace
 
-Room::Room(uint64_t nodes) {
-    const uint64_t bytes = nodes * NODE;
-    if (bytes < PAGE || !plentiful() || mallopt(M_MMAP_THRESHOLD, THRESHOLD) == 0) return;
-    used = true;
-    mallopt(M_TOP_PAD, KEPT);
-    mallopt(M_TRIM_THRESHOLD, 2 * KEPT);
-    try {
-        touching_ = std::thread([this, left = bytes / PAGE, blocks = reserve(bytes)]() mutable {
-            // Each is touched while it is still ours: a heap that is free may be unmapped at any time. A
-            // fault, unlike MADV_POPULATE_WRITE, lets others map memory.
-            for (Block& block : blocks) {
-                for (char* page = pages(block); page + PAGE <= block.get() + BLOCK && left > 0 && !enough_;
-                     page += PAGE, --left)
-                    *static_cast<volatile char*>(page) = 0;
-                block.reset();
-            }
-        });
-    } catch (const std::exception&) {
-        // The system gives no more threads or memory: pages are touched when they are used.
+HeapPrefault::HeapPrefault(uint64_t nodes) {
+    // Whatever a bundle claims: two threads get half of the machine's memory at most.
+    const uint64_t most = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / 4;
+    const uint64_t pages = std::min(nodes, most / NODE) * NODE / PAGE;
+    if (pages == 0 || !reserving_is_free() || mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD) == 0) return;
+    options_set = true;
+    mallopt(M_TOP_PAD, PAD);
+    mallopt(M_TRIM_THRESHOLD, 2 * PAD);
+    blocks_.resize((pages * PAGE + BLOCK - 1) / BLOCK);
+    for (auto& block : blocks_) {
+        block.reset(static_cast<char*>(std::malloc(BLOCK)));
+        if (block == nullptr) break;
+        char* const first = first_page(block.get());
+        madvise(first, (block.get() + BLOCK - first) / PAGE * PAGE, MADV_HUGEPAGE);
+    }
+    toucher_ = Threads(1, [this, pages](size_t) { touch(pages); });
+    if (toucher_.size() == 0) blocks_.clear();  // pages are touched when they are used
+}
+
+// Each block is touched while it is still ours: a heap that is free may be unmapped at any time. A fault,
+// unlike MADV_POPULATE_WRITE, lets other threads map memory.
+void HeapPrefault::touch(uint64_t pages) {
+    for (auto& block : blocks_) {
+        if (block == nullptr) break;
+        for (char* page = first_page(block.get());
+             page + PAGE <= block.get() + BLOCK && pages > 0 && !enough_; page += PAGE, --pages)
+            *static_cast<volatile char*>(page) = 0;
+        block.reset();
     }
 }
 
-void Room::give_back() {
-    if (!used) return;
-    mallopt(M_TOP_PAD, USUAL);
+void trim_heap() {
+    if (!options_set) return;
+    mallopt(M_TOP_PAD, DEFAULT_PAD);
     mallopt(M_TRIM_THRESHOLD, PAGE);
     malloc_trim(0);
 }
 #else
-Room::Room(uint64_t) {}
-void Room::give_back() {}
+HeapPrefault::HeapPrefault(uint64_t) {}
+void trim_heap() {}
 #endif
 
 }  // namespace foundry

@@ -1,32 +1,50 @@
-// Host memory for the driver, which keeps 6 to 9 KB for each node of an exec and takes it with malloc.
+// Host memory for the driver, which takes 6 to 9 KB for each node of an exec with malloc.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <thread>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "threads.hpp"
 
 namespace foundry {
 
-// Free memory in the calling thread's heap for execs of so many nodes in all, on huge pages that another
-// thread touches: on small ones nearly half the time of making execs was page faults
-// (benchmarks/results/instantiate.json). A hint: nothing fails, and nothing is done for few nodes or where
-// address space is limited (ulimit -v, strict overcommit). From then on the process keeps more of the memory
-// that it frees (mallopt), until `give_back`; blocks of up to 32 MB come from a heap for good.
-class Room {
+// Prefaults free memory in the calling thread's heap for execs of `nodes` nodes in all: it lies on huge
+// pages, and another thread touches them. On small pages, nearly half the time of instantiating was page
+// faults (benchmarks/results/instantiate.json).
+//
+// A hint: nothing fails, and nothing happens for few nodes or where address space is limited (ulimit -v,
+// strict overcommit). It sets options of malloc for the whole process, which then keeps more of the memory
+// that it frees until `trim_heap`; blocks of up to 32 MB come from a heap for good.
+class HeapPrefault {
   public:
-    explicit Room(uint64_t nodes);
+    explicit HeapPrefault(uint64_t nodes);
     // Stops the other thread; the memory is the heap's.
-    ~Room();
-    Room(const Room&) = delete;
-    Room& operator=(const Room&) = delete;
-
-    // Returns what heaps keep free to the system. Called before execs are freed, too: a heap's end goes only
-    // while something is freed.
-    static void give_back();
+    ~HeapPrefault() { enough_ = true; }
+    HeapPrefault(const HeapPrefault&) = delete;
+    HeapPrefault& operator=(const HeapPrefault&) = delete;
 
   private:
+    struct Free {
+        void operator()(char* block) const { std::free(block); }
+    };
+
+    void touch(uint64_t pages);
+
+    std::vector<std::unique_ptr<char, Free>> blocks_;
     std::atomic<bool> enough_{false};
-    std::thread touching_;
+    Threads toucher_;  // last: it ends before what it uses
+};
+
+// Returns the memory that heaps keep free to the system. Called before execs are freed as well as after: a
+// heap shrinks only while something is freed.
+void trim_heap();
+
+// Trims the heap when it is destroyed.
+struct HeapTrimmer {
+    ~HeapTrimmer() { trim_heap(); }
 };
 
 }  // namespace foundry

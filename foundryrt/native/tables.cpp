@@ -5,58 +5,79 @@
 namespace foundry {
 namespace {
 
-std::string at(const std::string& name, uint32_t node) {
-    return name + ", node " + std::to_string(node) + ": ";
-}
+// The checks of one node; its name is only put together where one fails.
+class NodeCheck {
+  public:
+    NodeCheck(const foundry_template& table, const std::string& name, uint32_t node)
+        : table_(table), name_(name), node_(node) {}
 
-void validate_kernel(const foundry_template& t, uint32_t node, uint64_t words, const std::string& where) {
-    if (t.function[node] >= t.functions) refuse(where + "no such function");
-    if (words < LAUNCH_WORDS) refuse(where + "no launch dimensions");
-    const uint64_t size = t.skeleton_start[node + 1] - t.skeleton_start[node];
-    if (size < sizeof(Skeleton) || t.skeleton_start[node] % 4 != 0) refuse(where + "skeleton is cut short");
-    const auto& head = *reinterpret_cast<const Skeleton*>(t.skeleton + t.skeleton_start[node]);
-    if (size != sizeof(Skeleton) + head.arguments * sizeof(Argument) + head.attributes * sizeof(Attribute))
-        refuse(where + "skeleton has the wrong size");
-    if ((uint64_t{head.argument_bytes} + 7) / 8 != words - LAUNCH_WORDS)
-        refuse(where + "arguments and parameter words differ in size");
-    const auto* argument = reinterpret_cast<const Argument*>(&head + 1);
-    for (uint32_t i = 0; i < head.arguments; ++i)
-        if (uint64_t{argument[i].offset} + argument[i].size > head.argument_bytes)
-            refuse(where + "argument " + std::to_string(i) + " lies outside the parameters");
-}
+    void run() const {
+        const uint32_t* parameters = table_.parameter_start + node_;
+        const uint32_t* skeleton = table_.skeleton_start + node_;
+        require(parameters[0] <= parameters[1] && parameters[1] <= table_.words,
+                "parameters lie outside their column");
+        require(skeleton[0] <= skeleton[1] && skeleton[1] <= table_.skeleton_bytes,
+                "skeleton lies outside its column");
+        const uint64_t words = parameters[1] - parameters[0];
+        switch (table_.kind[node_]) {
+            case KIND_KERNEL:
+                kernel(words, skeleton[0], skeleton[1] - skeleton[0]);
+                break;
+            case KIND_MEMCPY:
+                require(words * 8 == sizeof(Memcpy), "a copy needs 15 words");
+                break;
+            case KIND_MEMSET:
+                require(words * 8 == sizeof(Memset), "a memset needs 6 words");
+                break;
+            case KIND_EMPTY:
+                require(words == 0, "an empty node has parameters");
+                break;
+            default:
+                require(false, "its kind is unknown");
+        }
+    }
+
+  private:
+    void require(bool condition, const char* problem) const {
+        if (!condition) refuse(name_ + ", node " + std::to_string(node_) + ": " + problem);
+    }
+
+    void kernel(uint64_t words, uint32_t start, uint64_t size) const {
+        require(table_.function[node_] < table_.functions, "no such function");
+        require(words >= LAUNCH_WORDS, "no launch dimensions");
+        require(size >= sizeof(Skeleton) && start % 4 == 0, "skeleton is cut short");
+        const auto& head = *reinterpret_cast<const Skeleton*>(table_.skeleton + start);
+        require(size == sizeof(Skeleton) + head.arguments * sizeof(Argument) +
+                            head.attributes * sizeof(Attribute),
+                "skeleton has the wrong size");
+        require((uint64_t{head.argument_bytes} + 7) / 8 == words - LAUNCH_WORDS,
+                "arguments and parameter words differ in size");
+        const auto* argument = reinterpret_cast<const Argument*>(&head + 1);
+        for (uint32_t i = 0; i < head.arguments; ++i)
+            require(uint64_t{argument[i].offset} + argument[i].size <= head.argument_bytes,
+                    "an argument lies outside the parameters");
+    }
+
+    const foundry_template& table_;
+    const std::string& name_;
+    const uint32_t node_;
+};
 
 }  // namespace
 
-void validate(const foundry_template& t, const std::string& name) {
-    if (t.parameter_start[0] != 0 || t.skeleton_start[0] != 0) refuse(name + ": tables don't start at 0");
-    for (uint32_t node = 0; node < t.nodes; ++node) {
-        const std::string where = at(name, node);
-        if (t.parameter_start[node + 1] < t.parameter_start[node] || t.parameter_start[node + 1] > t.words)
-            refuse(where + "parameters lie outside their column");
-        if (t.skeleton_start[node + 1] < t.skeleton_start[node] ||
-            t.skeleton_start[node + 1] > t.skeleton_bytes)
-            refuse(where + "skeleton lies outside its column");
-        const uint64_t words = t.parameter_start[node + 1] - t.parameter_start[node];
-        switch (t.kind[node]) {
-            case KIND_KERNEL:
-                validate_kernel(t, node, words, where);
-                break;
-            case KIND_MEMCPY:
-                if (words * 8 != sizeof(Memcpy)) refuse(where + "a copy needs 15 words");
-                break;
-            case KIND_MEMSET:
-                if (words * 8 != sizeof(Memset)) refuse(where + "a memset needs 6 words");
-                break;
-            case KIND_EMPTY:
-                if (words != 0) refuse(where + "an empty node has parameters");
-                break;
-            default:
-                refuse(where + "unknown kind " + std::to_string(t.kind[node]));
-        }
-    }
-    for (uint32_t edge = 0; edge < t.edges; ++edge)
-        if (t.edge_from[edge] >= t.nodes || t.edge_to[edge] >= t.nodes)
+void validate(const foundry_template& table, const std::string& name) {
+    if (table.parameter_start[0] != 0 || table.skeleton_start[0] != 0)
+        refuse(name + ": tables do not start at 0");
+    for (uint32_t node = 0; node < table.nodes; ++node) NodeCheck(table, name, node).run();
+    for (uint32_t edge = 0; edge < table.edges; ++edge)
+        if (table.edge_from[edge] >= table.nodes || table.edge_to[edge] >= table.nodes)
             refuse(name + ": edge " + std::to_string(edge) + " leads to no node");
+}
+
+void validate(const Member& member, const foundry_template& table, const std::string& name) {
+    for (uint64_t i = 0; i < member.count; ++i)
+        if (member.word[i] >= table.words || (i > 0 && member.word[i] <= member.word[i - 1]))
+            refuse(name + ": its words are out of order or outside the template");
 }
 
 }  // namespace foundry

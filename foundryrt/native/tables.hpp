@@ -12,8 +12,8 @@ enum : uint8_t { KIND_KERNEL = 1, KIND_MEMCPY = 2, KIND_MEMSET = 3, KIND_EMPTY =
 
 constexpr uint32_t NO_FUNCTION = 0xFFFFFFFF;
 
-// Words of a kernel node before its arguments: grid xyz, block xyz, dynamic shared bytes (uint32 each, one
-// spare).
+// Words of a kernel node before its arguments: grid xyz, block xyz, dynamic shared bytes, as uint32; one
+// spare.
 constexpr uint32_t LAUNCH_WORDS = 4;
 struct Launch {
     uint32_t grid[3], block[3], shared, spare;
@@ -64,7 +64,15 @@ extern "C" struct foundry_template {
     const uint32_t* skeleton_start;
 };
 
-// Throws Error where a column points outside another: nothing of a template is used before this has passed.
+// The parameter words in which a graph differs from its template, in rising order.
+struct Member {
+    uint64_t count = 0;
+    const uint32_t* word = nullptr;
+    const uint64_t* value = nullptr;
+};
+
+// Throw Error where a column points outside another: nothing of a template or a member is used before.
 void validate(const foundry_template& table, const std::string& name);
+void validate(const Member& member, const foundry_template& table, const std::string& name);
 
 }  // namespace foundry

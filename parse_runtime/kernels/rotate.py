@@ -31,7 +31,7 @@ def rotate_store(
     kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]
     qkv = added(qkv, cache_layer.dtype)
     qkv = qkv.view(qkv.shape[0], -1, head_dim)
-    q, k, v = qkv.split((qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads), dim=1)
+    q, k, v = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
     if norms is not None:
         q, k = rms_norm(q, norms[0], eps), rms_norm(k, norms[1], eps)
     cosine, sine = rotary(positions, inverse_frequencies, q.dtype)

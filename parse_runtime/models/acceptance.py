@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from parse_runtime.signature.selection import SelectionRule
+
+_FIRST_FAILURE = int(SelectionRule.FIRST_FAILURE)
+
 
 def accept(
     tokens: Tensor, parents: Tensor, ancestors: Tensor, depths: Tensor, choices: Tensor,
@@ -35,11 +39,11 @@ def accept(
 def select(verdicts: Tensor, count: Tensor, threshold: Tensor, rule: Tensor) -> Tensor:
     """Int64 [1]: the number, from 1, of the kept one of the first `count` verdicts; 0 for none.
 
-    Rule 0, first failure: the last before the first one below `threshold`. Rule 1, longest
-    accepted: the last that is not below it. All but `verdicts` are [1].
+    `rule` is a `SelectionRule`. First failure: the last before the first one below `threshold`.
+    Longest accepted: the last that is not below it. All but `verdicts` are [1].
     """
     number = torch.arange(1, verdicts.shape[0] + 1, dtype=torch.int64, device=verdicts.device)
     passed = (verdicts >= threshold) & (number <= count)
     first = passed.to(torch.int64).cumprod(0).sum(0, keepdim=True)
     longest = torch.where(passed, number, 0).amax(0, keepdim=True)
-    return torch.where(rule == 0, first, longest)
+    return torch.where(rule == _FIRST_FAILURE, first, longest)

@@ -52,13 +52,25 @@ class Rows:
 
     @staticmethod
     def of(plan: Tensor, slot: Tensor) -> Rows:
-        """Rows of one slot, from int64 [5, T], as `parse_runtime.layout` makes it."""
-        return Rows(*plan.unbind(0), slots=slot)
+        """Rows of one slot, from int64 [5, T], as `parse_runtime.signature.plan` makes it."""
+        tokens, positions, rows, cuts, starts = plan.unbind(0)
+        return Rows(tokens, positions, rows, cuts, starts, slot)
 
     @staticmethod
     def steps(plan: Tensor, slots: Tensor) -> Rows:
         """One row of each slot, which reads what is below its cut, and itself."""
-        return Rows(*plan.unbind(0), slots=slots, ancestors=torch.ones_like(plan[0]))
+        tokens, positions, rows, cuts, starts = plan.unbind(0)
+        ancestors = torch.ones_like(plan[0])
+        return Rows(tokens, positions, rows, cuts, starts, slots, ancestors)
+
+    @staticmethod
+    def flat(
+        tokens: Tensor, positions: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
+        slots: Tensor, ancestors: Tensor,
+    ) -> Rows:  # fmt: skip
+        """L rows of each of B slots, from [B, L] each; broadcasts are written out for kernels."""
+        flat = [t.flatten().contiguous() for t in (tokens, positions, rows, cuts, starts)]
+        return Rows(flat[0], flat[1], flat[2], flat[3], flat[4], slots, ancestors.flatten())
 
     @property
     def length(self) -> int:

@@ -16,7 +16,7 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Pass, Rows, attention, mlp, store
-from parse_runtime.shapes import Tree
+from parse_runtime.signature.tree import DraftTree
 
 
 def tapped_layers(layers: int) -> tuple[int, int, int]:
@@ -38,8 +38,8 @@ class Head:
         """The head's feature [T, hidden] of the target's low, middle and high ones."""
         return linear(torch.cat(list(features), dim=-1), self.parameters["fc"])
 
-    def absorb(self, feature: Tensor, rows: Rows) -> None:
-        """Keep keys and values of target rows; `rows.tokens` are the tokens that follow them."""
+    def fill_cache(self, feature: Tensor, rows: Rows) -> None:
+        """Store keys and values of target rows; `rows.tokens` are the tokens that follow them."""
         qkv = linear_parts(self._input(feature, rows.tokens), self.parameters["qkv"])
         store(self.parameters, self._pass(rows), qkv, self.cache.values[0])
 
@@ -62,7 +62,7 @@ class Head:
         return tokens + offsets.view_as(tokens)
 
     def draft(
-        self, feature: Tensor, token: Tensor, position: Tensor, slots: Tensor, tree: Tree
+        self, feature: Tensor, token: Tensor, position: Tensor, slots: Tensor, tree: DraftTree
     ) -> Tensor:
         """Int64 [B, 3, tree.rows]: tokens, parents and ancestor bits of the likeliest drafts.
 
@@ -116,8 +116,7 @@ class Head:
         starts = (root + 1).clamp(max=self.max_len)
         # A padding row reads the padding row.
         seen = torch.where(root < self.max_len, ancestors >> 1, 1)
-        flat = (t.flatten().contiguous() for t in (ids, root + level, rows, cuts, starts))
-        return Rows(*flat, slots=slots, ancestors=seen.flatten())
+        return Rows.flat(ids, root + level, rows, cuts, starts, slots, seen)
 
     def _input(self, feature: Tensor, tokens: Tensor) -> Tensor:
         """The layer's input [T, 2 * hidden]: the token's embedding beside the feature."""

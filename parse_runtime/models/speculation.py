@@ -1,4 +1,4 @@
-"""Drafted tokens inside the graphs: laid out as rows, accepted, made contiguous, drafted anew."""
+"""Drafted tokens inside the graphs: put into rows, accepted, made contiguous, drafted again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from parse_runtime.models.acceptance import accept
 from parse_runtime.models.decoder import Cache, Rows
 from parse_runtime.models.eagle3 import Head
-from parse_runtime.shapes import Tree
+from parse_runtime.signature.tree import DraftTree
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Speculation:
     waits in it may be wrong: a wrong draft is not accepted.
     """
 
-    tree: Tree
+    tree: DraftTree
     depths: Tensor
     drafts: Tensor
     head: Head | None
@@ -44,8 +44,8 @@ class Speculation:
         seen = torch.where(padding[:, None], 1, ancestors)
         cuts = torch.where(padding, 0, position)[:, None].expand_as(tokens)
         places = (root + row).clamp(max=self.max_len)
-        flat = (t.flatten().contiguous() for t in (tokens, root + self.depths, places, cuts, root))
-        return drafts, Rows(*flat, slots=slots, ancestors=seen.flatten())
+        depths = root + self.depths
+        return drafts, Rows.flat(tokens, depths, places, cuts, root, slots, seen)
 
     def check(
         self, drafts: Tensor, position: Tensor, choices: Tensor
@@ -72,21 +72,21 @@ class Speculation:
         moved = flat.index_select(1, (come + first).flatten())
         flat.index_copy_(1, (to + first).flatten(), moved)
 
-    def absorb(self, features: Sequence[Tensor], rows: Rows, following: Tensor) -> None:
-        """Let the head keep the rows of a prefill or verify pass; `following` has the next tokens.
+    def fill_head_cache(self, features: Sequence[Tensor], rows: Rows, following: Tensor) -> None:
+        """Let the head store the rows of a prefill or verify pass; `following` has the next tokens.
 
         Rows of suffixes, beyond the sequence, go to the padding row.
         """
         assert self.head is not None
         places = rows.rows.clamp(max=self.max_len)
         kept = Rows(following, rows.positions, places, rows.cuts, rows.starts, rows.slots)
-        self.head.absorb(self.head.fuse(features), kept)
+        self.head.fill_cache(self.head.fuse(features), kept)
 
     def draft(
         self, features: Sequence[Tensor], position: Tensor, slots: Tensor, count: Tensor,
         path: Tensor, after: Tensor,
     ) -> None:  # fmt: skip
-        """Let the head keep the accepted path and draft what follows it."""
+        """Let the head store the accepted path and draft what follows it."""
         assert self.head is not None
         batch, length = path.shape
         first = torch.arange(batch, dtype=torch.int64, device=path.device)[:, None]
@@ -95,12 +95,8 @@ class Speculation:
         places, _ = self._path_rows(position, count)
         zero = torch.zeros_like(places)
         level = torch.arange(length, dtype=torch.int64, device=path.device)
-        flat = (
-            t.flatten().contiguous()
-            for t in (after, position[:, None] + level, places, zero, places)
-        )
-        kept = Rows(*flat, slots=slots, ancestors=zero.flatten())
-        self.head.absorb(feature, kept)
+        kept = Rows.flat(after, position[:, None] + level, places, zero, places, slots, zero)
+        self.head.fill_cache(feature, kept)
         last = first[:, 0] * length + count
         drafts = self.head.draft(
             feature.index_select(0, last),

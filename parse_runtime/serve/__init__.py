@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from foundryrt.errors import FoundryError, UsageError, install
-
-
-def _help(text: str) -> dict[str, str]:
-    return {"help": text}
+from foundryrt.options import option
+from parse_runtime.graphs.loading import UNLIKE_OPTION
+from parse_runtime.graphs.session import BundleSession
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
     """Where to listen, and how much to take."""
 
-    host: str = field(default="127.0.0.1", metadata=_help("address to listen on"))
-    port: int = field(default=8000, metadata=_help("0: any free one"))
-    name: str = field(default="", metadata=_help("the model's name; by default its own folder's"))
-    queue: int = field(default=64, metadata=_help("requests that may wait for a slot, then 429"))
-    single_passes: int = field(
-        default=2, metadata=_help("prefills and verifications between two decode batches")
-    )
-    grace: int = field(default=30, metadata=_help("seconds to finish requests after SIGTERM"))
-    unlike_tokenizers: str = field(
-        default="retokenize", metadata=_help("or refuse a pair whose tokenizers differ")
-    )
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8000, "0: any free one")
+    name: str = option("", "the model's name; by default its own folder's")
+    queue: int = option(64, "requests that may wait for a slot, then 429")
+    single_passes: int = option(2, "prefills and verifications between two decode batches")
+    grace: int = option(30, "seconds to finish requests after SIGTERM")
+    unlike_tokenizers: str = option(*UNLIKE_OPTION)
 
     def __post_init__(self) -> None:
         if not self.host:
@@ -39,7 +33,7 @@ class Serving:
                 raise UsageError(f"{name.replace('_', '-')}: at least {least} is needed")
 
 
-def serve(session: Any, options: Serving) -> None:
+def serve(session: BundleSession, options: Serving) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
     try:
         from parse_runtime.serve.server import run

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -17,15 +16,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from parse_runtime.engine import Engine
-from parse_runtime.prompts import Prompts
-from parse_runtime.rules import Rules
+from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.rules import Rules
+from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve.body import Body, ChatBody, TextBody
+from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.events import Events
 from parse_runtime.serve.metrics import Metrics
-from parse_runtime.serve.shape import Shape
-from parse_runtime.serve.stream import Stream
+from parse_runtime.serve.streamed import StreamedOutcome
 
 _MOST_BYTES = 8 << 20
 _LEFT = 499
@@ -39,7 +39,7 @@ class Service:
     engine: Engine
     prompts: Prompts
     rules: Rules
-    session: Any
+    session: BundleSession
     metrics: Metrics
 
     def app(self) -> Starlette:
@@ -112,18 +112,20 @@ class Service:
             self._known(body.model)
         # Templates and tokenizers may take their time over a long prompt.
         asked = await run_in_threadpool(body.request, self.prompts, self.rules, self.engine.max_len)
-        stream = Stream(asked, self.prompts.text(body.stops()), count=self.metrics.ended)
+        stream = StreamedOutcome(asked, self.prompts.text(body.stops()), count=self.metrics.ended)
         self.engine.submit(asked, stream)
-        shape = Shape(kind is ChatBody, self.name)
+        completion = CompletionFormat(kind is ChatBody, self.name)
         if body.stream:
             wanted = body.stream_options is not None and body.stream_options.include_usage
-            return Events(stream, shape, wanted, self.close)
+            return Events(stream, completion, wanted, self.close)
         try:
-            return await self._whole(request, stream, shape)
+            return await self._whole(request, stream, completion)
         finally:
             self.close(stream)
 
-    async def _whole(self, request: Request, stream: Stream, shape: Shape) -> Response:
+    async def _whole(
+        self, request: Request, stream: StreamedOutcome, completion: CompletionFormat
+    ) -> Response:
         """The answer, or a status that nobody sees where the client leaves before it."""
 
         async def collect() -> None:
@@ -137,12 +139,12 @@ class Service:
             if not answer.done():
                 return Response(status_code=_LEFT)
             answer.result()
-            return reply(shape.whole(stream))
+            return reply(completion.whole(stream))
         finally:
             answer.cancel()
             left.cancel()
 
-    def close(self, stream: Stream) -> None:
+    def close(self, stream: StreamedOutcome) -> None:
         """Cancel what still runs."""
         if not stream.done:
             self.engine.cancel(stream)

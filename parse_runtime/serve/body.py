@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from parse_runtime.prompts import Prompts, Raw
-from parse_runtime.request import Request
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.prompts import Prompts, Raw
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.rules import Rules
 from parse_runtime.serve.errors import ApiError
 from parse_runtime.text.chat import Conversation, Message
 

@@ -9,8 +9,8 @@ import msgspec
 from starlette.responses import Response
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine import Overloaded, Stopped
-from parse_runtime.request import TooLong
+from parse_runtime.engine.engine import Overloaded, Stopped
+from parse_runtime.engine.request import TooLong
 
 _LOG = logging.getLogger(__name__)
 

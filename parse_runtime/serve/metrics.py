@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from parse_runtime.engine import Engine
-from parse_runtime.outcome import Outcome
+from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.serve.gpus import GpuCollector
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 _PHASES = ("queue", "prefill", "draft", "verify", "resume")
@@ -44,6 +45,7 @@ class Metrics:
             "parse_failed_in_a_row", "Answers that failed since one did not", registry=registry
         )
         failed.set_function(lambda: engine.failed)
+        registry.register(GpuCollector())
         self._recent = 1.0
 
     @property

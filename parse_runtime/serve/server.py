@@ -7,15 +7,15 @@ import signal
 import socket
 import sys
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine import Engine
-from parse_runtime.loading import load
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import load
+from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.metrics import Metrics
@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(session: Any, options: Serving) -> None:
+def run(session: BundleSession, options: Serving) -> None:
     """Listen and answer; UsageError where the address cannot be had."""
     loaded = load(session, options.unlike_tokenizers)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET

@@ -60,13 +60,13 @@ class Chat:
         ]
         # Templates of reasoning models leave the verdict's place for a thought unless told so.
         judged = self._render(messages, enable_thinking=False)
-        trunk = self.prompt(conversation) + _MARK
-        if not judged.startswith(trunk) or _MARK in judged[len(trunk) :]:
+        before = self.prompt(conversation) + _MARK
+        if not judged.startswith(before) or _MARK in judged[len(before) :]:
             raise UsageError(
                 "the chat template does not keep the beginning of a conversation unchanged when "
                 "a turn is added, so a judge's question cannot be appended to an answer"
             )
-        return judged[len(trunk) :]
+        return judged[len(before) :]
 
     def _render(self, messages: list[dict[str, str]], **settings: object) -> str:
         if not self.template:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -40,7 +40,10 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> str:
         )
     name = str(need("pre"))
     tokens = [str(token) for token in need("tokens")]
-    merges = [tuple(str(merge).split(" ", 1)) for merge in need("merges")]
+    # The package refuses a merge that has no two parts.
+    merges = cast(
+        list[tuple[str, str]], [tuple(str(merge).split(" ", 1)) for merge in need("merges")]
+    )
     kinds = list(need("token_type"))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     with package_reads(f"{where}: its tokenizer is damaged"):

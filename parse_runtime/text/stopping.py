@@ -10,7 +10,7 @@ from parse_runtime.text.tokenizer import TextStream
 class StopText:
     """Text of a growing answer, up to the stop string that is complete first.
 
-    The pieces joined do not depend on how the tokens are pushed.
+    The texts joined do not depend on how the tokens are pushed.
     """
 
     def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ class TextStream:
     def push(self, tokens: Sequence[int]) -> str:
         """The text that became complete; "" while a character is still in parts.
 
-        Text is decoded from the last piece printed on, since decoders may treat the first token
+        Text is decoded from the last text returned on, since decoders may treat the first token
         of a text specially (a leading space).
         """
         self._tokens += tokens

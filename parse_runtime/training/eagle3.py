@@ -51,7 +51,8 @@ def train(
     values = read_json(target / "config.json")
     config = config_from_hf(values, str(target / "config.json"))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(target, dtype=dtype).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(target, dtype=dtype)
+    model = model.to(device).eval()
     head = Head(config, settings.vocabulary).to(device)
     if settings.resume:
         head.restore(settings.resume)
@@ -69,7 +70,7 @@ def train(
                 head, frequencies, *_observed(model, config, head, tokens, answers), settings.depth
             )
         adam.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(head.parameters(), 0.5)
         adam.step()
         clock.step(loss)

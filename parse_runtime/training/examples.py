@@ -61,7 +61,7 @@ def batches(examples: Sequence[Example], size: int, seed: int, device: torch.dev
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(examples), generator=generator)
-        for chosen in order.split(size):
+        for chosen in torch.split(order, size):
             rows = [examples[index] for index in chosen.tolist()]
             width = max(len(tokens) for tokens, _ in rows)
             batch = torch.zeros(len(rows), width, dtype=torch.int64)

@@ -64,9 +64,10 @@ class Midlayer(nn.Module):
 
     def finish(self, feature: Tensor, attended: Tensor) -> Tensor:
         """The next feature [B, T, hidden] of what attention [B, heads, T, head_dim] gave."""
-        x = feature + self.self_attn["o_proj"](attended.transpose(1, 2).flatten(2))
+        x: Tensor = feature + self.self_attn["o_proj"](attended.transpose(1, 2).flatten(2))
         y, m = self.post_attention_layernorm(x), self.mlp
-        return x + m["down_proj"](F.silu(m["gate_proj"](y)) * m["up_proj"](y))
+        block: Tensor = m["down_proj"](F.silu(m["gate_proj"](y)) * m["up_proj"](y))
+        return x + block
 
 
 class Head(nn.Module):
@@ -107,7 +108,7 @@ class Head(nn.Module):
         """A checkpoint in the published form; `target` is the target's config.json."""
         folder.mkdir(parents=True, exist_ok=True)
         c = self.config
-        rope = {
+        rope: dict[str, Any] = {
             k: target[k] for k in ("rope_theta", "rope_scaling", "rope_parameters") if k in target
         }
         config: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""Parameters of a decoder as pieces of the user's weight files."""
+"""Parameters of a decoder as slices of the user's weight files."""

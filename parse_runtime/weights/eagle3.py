@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foundryc.weights import Piece, StoredTensor, materialize, whole
+from foundryc.weights import StoredTensor, WeightSlice, materialize, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.hf_config import config_from_hf, read_json
@@ -70,7 +70,7 @@ def _parameters(
     for name, heads in (("q", c.heads), ("k", c.kv_heads), ("v", c.kv_heads)):
         rows = heads * c.head_dim
         weight = find(f"self_attn.{name}_proj.weight", (rows, wide))
-        qkv.append(Piece(weight, rows, wide, row=row))
+        qkv.append(WeightSlice(weight, rows, wide, row=row))
         row += rows
     result = [
         one("fc", "fc.weight", h, 3 * target.hidden),
@@ -98,7 +98,8 @@ def _parameters(
 
 def _check_targets(d2t: Parameter, target: ModelConfig, where: str) -> None:
     """UsageError where the map leads out of the target's vocabulary."""
-    ids = np.arange(d2t.shape[0]) + materialize(d2t.pieces, d2t.shape, d2t.dtype)
+    offsets = materialize(d2t.slices, d2t.shape, d2t.dtype).astype(np.int64)
+    ids = np.arange(d2t.shape[0]) + offsets
     wrong = np.flatnonzero((ids < 0) | (ids >= target.vocab))
     if wrong.size:
         first = int(wrong[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from foundryc.weights import Piece, StoredTensor, whole
+from foundryc.weights import StoredTensor, WeightSlice, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 
@@ -16,7 +16,7 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
-    pieces: list[Piece]
+    slices: list[WeightSlice]
     dtype: str = ""
     """Where not the model's."""
 
@@ -82,7 +82,7 @@ def parameters(
     result = [_one("embed", find(f"{names.embed}.weight", (c.vocab, c.hidden)))]
     for layer in range(c.layers):
         prefix = names.layer.format(layer)
-        result += _layer(config, names, layer, lambda n, s, p=prefix: find(p + n, s))
+        result += _layer(config, names, layer, _inside(find, prefix))
     result.append(_one("norm", find(f"{names.norm}.weight", (c.hidden,))))
     if not c.tied_embeddings:
         result.append(_one("head", find(f"{names.head}.weight", (c.vocab, c.hidden))))
@@ -108,6 +108,11 @@ def finder(stored: Mapping[str, StoredTensor], files: str) -> Find:
     return find
 
 
+def _inside(find: Find, prefix: str) -> Find:
+    """Finds tensors by their names after the prefix."""
+    return lambda name, shape: find(prefix + name, shape)
+
+
 def _one(name: str, stored: StoredTensor) -> Parameter:
     return Parameter(name, stored.shape, whole(stored))
 
@@ -118,8 +123,8 @@ def _layer(
     layer: int,
     find: Find,
 ) -> list[Parameter]:
-    def parameter(kind: str, shape: tuple[int, ...], pieces: list[Piece]) -> Parameter:
-        return Parameter(f"layers.{layer}.{kind}", shape, pieces)
+    def parameter(kind: str, shape: tuple[int, ...], slices: list[WeightSlice]) -> Parameter:
+        return Parameter(f"layers.{layer}.{kind}", shape, slices)
 
     def vector(kind: str, name: str, size: int) -> Parameter:
         return parameter(kind, (size,), whole(find(f"{name}.weight", (size,))))
@@ -130,9 +135,9 @@ def _layer(
         rows = count * c.head_dim
         interleaved = names.interleaved and name != names.v
         weight = find(f"{name}.weight", (rows, c.hidden))
-        weights += _head_pieces(weight, count, c.head_dim, row, interleaved)
+        weights += _head_slices(weight, count, c.head_dim, row, interleaved)
         if c.qkv_bias:
-            biases.append(Piece(find(f"{name}.bias", (rows,)), 1, rows, column=row))
+            biases.append(WeightSlice(find(f"{name}.bias", (rows,)), 1, rows, column=row))
         row += rows
     result = [
         vector("input_norm", names.input_norm, c.hidden),
@@ -154,32 +159,33 @@ def _layer(
     return result
 
 
-Pieces = tuple[str, tuple[int, ...], list[Piece]]
+Recipe = tuple[str, tuple[int, ...], list[WeightSlice]]
 
 
-def mlp(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+def mlp(c: ModelConfig, names: Names, find: Find) -> list[Recipe]:
     """Name, shape and recipe of `gate_up`, which has the gates first, and of `down`."""
     gate = find(f"{names.gate}.weight", (c.intermediate, c.hidden))
     up = find(f"{names.up}.weight", (c.intermediate, c.hidden))
     down = find(f"{names.down}.weight", (c.hidden, c.intermediate))
-    fused = [*whole(gate), Piece(up, c.intermediate, c.hidden, row=c.intermediate)]
+    fused = [*whole(gate), WeightSlice(up, c.intermediate, c.hidden, row=c.intermediate)]
     return [
         ("gate_up", (2 * c.intermediate, c.hidden), fused),
         ("down", down.shape, whole(down)),
     ]
 
 
-def _experts(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
+def _experts(c: ModelConfig, names: Names, find: Find) -> list[Recipe]:
     """The router, and every expert's matrices one behind the other."""
     size, router = c.expert_intermediate, find(f"{names.router}.weight", (c.experts, c.hidden))
-    gate_up, down = [], []
+    gate_up: list[WeightSlice] = []
+    down: list[WeightSlice] = []
     for expert in range(c.experts):
         gate, up, out = (f"{name.format(expert)}.weight" for name in names.expert)
         for name in (gate, up):
             row = len(gate_up) * size
-            gate_up.append(Piece(find(name, (size, c.hidden)), size, c.hidden, row=row))
+            gate_up.append(WeightSlice(find(name, (size, c.hidden)), size, c.hidden, row=row))
         row = expert * c.hidden
-        down.append(Piece(find(out, (c.hidden, size)), c.hidden, size, row=row))
+        down.append(WeightSlice(find(out, (c.hidden, size)), c.hidden, size, row=row))
     return [
         ("router", router.shape, whole(router)),
         ("experts_gate_up", (c.experts, 2 * size, c.hidden), gate_up),
@@ -187,15 +193,15 @@ def _experts(c: ModelConfig, names: Names, find: Find) -> list[Pieces]:
     ]
 
 
-def _head_pieces(
+def _head_slices(
     stored: StoredTensor, heads: int, head_dim: int, row: int, interleaved: bool
-) -> list[Piece]:
+) -> list[WeightSlice]:
     """Rows of `heads` heads from `row` on; interleaved pairs are put back into halves."""
     if not interleaved:
-        return [Piece(stored, stored.rows, stored.columns, row=row)]
+        return [WeightSlice(stored, stored.rows, stored.columns, row=row)]
     half = head_dim // 2
     return [
-        Piece(
+        WeightSlice(
             stored,
             half,
             stored.columns,

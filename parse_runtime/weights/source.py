@@ -33,8 +33,8 @@ class Model:
         recipes = []
         for p in self.parameters:
             if p.name in ("embed", "head"):
-                pieces = [replace(p.pieces[0], rows=vocab)]
-                p = replace(p, shape=(vocab, p.shape[1]), pieces=pieces)
+                slices = [replace(p.slices[0], rows=vocab)]
+                p = replace(p, shape=(vocab, p.shape[1]), slices=slices)
             recipes.append(p)
         return replace(self, config=replace(self.config, vocab=vocab), parameters=recipes)
 

@@ -19,9 +19,9 @@ from foundryc.cache.entry import admit
 from foundryc.cache.errors import Poisoned, Unreachable
 from foundryc.cache.flight import obtain
 from foundryc.cache.manage import collect, verify
-from foundryc.cache.places import open_place
-from foundryc.cache.places.base import check_key, key_in
-from foundryc.cache.places.local import LocalPlace
+from foundryc.cache.stores import open_store
+from foundryc.cache.stores.base import check_key, key_in
+from foundryc.cache.stores.local import LocalStore
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.remote import attempts
 from tests.attacks.servers import (
@@ -42,39 +42,39 @@ WORKER = Path(__file__).parents[1] / "unit" / "cache_worker.py"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> LocalPlace:
-    return LocalPlace(tmp_path / "cache")
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "cache")
 
 
-def filled(place: LocalPlace, number: int = 0) -> Path:
-    path = place.folder.parent / f"{number}.fdy"
+def filled(store: LocalStore, number: int = 0) -> Path:
+    path = store.folder.parent / f"{number}.fdy"
     key = sealed(path, number)
-    place.store(key, path)
-    return place.folder / f"{key}.fdy"
+    store.put(key, path)
+    return store.folder / f"{key}.fdy"
 
 
 def never(path: Path) -> None:
     raise AssertionError("captured, though the entry was there")
 
 
-def test_hit(place: LocalPlace, tmp_path: Path) -> None:
-    entry = filled(place)
-    assert obtain(place, KEY, tmp_path / "out.fdy", never, print) == "hit"
+def test_hit(store: LocalStore, tmp_path: Path) -> None:
+    entry = filled(store)
+    assert obtain(store, KEY, tmp_path / "out.fdy", never, print) == "hit"
     assert (tmp_path / "out.fdy").read_bytes() == entry.read_bytes()
 
 
 @pytest.mark.parametrize("at", [70, 5000, 9000, -1000, -3])
 def test_poisoned_entry_is_refused_reported_and_replaced(
-    place: LocalPlace, tmp_path: Path, at: int
+    store: LocalStore, tmp_path: Path, at: int
 ) -> None:
-    entry = filled(place)
+    entry = filled(store)
     good = entry.read_bytes()
     data = bytearray(good)
     data[at] ^= 1
     entry.write_bytes(data)
     said: list[str] = []
     out = tmp_path / "out.fdy"
-    assert obtain(place, KEY, out, lambda p: void(sealed(p)), said.append) == "captured"
+    assert obtain(store, KEY, out, lambda p: void(sealed(p)), said.append) == "captured"
     assert len(said) == 1 and "refused" in said[0]
     assert entry.read_bytes() == good == out.read_bytes()
 
@@ -83,18 +83,18 @@ def void(value: object) -> None:
     """For a callback that gives nothing back."""
 
 
-def test_replayed_entry_of_another_key_is_refused(place: LocalPlace, tmp_path: Path) -> None:
-    older = filled(place, 1)
-    shutil.copy(older, place.folder / f"{KEY}.fdy")
+def test_replayed_entry_of_another_key_is_refused(store: LocalStore, tmp_path: Path) -> None:
+    older = filled(store, 1)
+    shutil.copy(older, store.folder / f"{KEY}.fdy")
     with pytest.raises(Poisoned, match="bundle of key"):
-        place.fetch(KEY, tmp_path / "out")
-    assert list(verify(place).values()).count("") == 1
-    assert [entry.key for entry in place.entries()] == [older.stem]
+        store.fetch(KEY, tmp_path / "out")
+    assert list(verify(store).values()).count("") == 1
+    assert [entry.key for entry in store.entries()] == [older.stem]
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_entry_that_is_no_file(place: LocalPlace, tmp_path: Path, kind: str) -> None:
-    path = place.folder / f"{KEY}.fdy"
+def test_entry_that_is_no_file(store: LocalStore, tmp_path: Path, kind: str) -> None:
+    path = store.folder / f"{KEY}.fdy"
     if kind == "link":
         path.symlink_to("/etc/passwd")
     elif kind == "pipe":
@@ -102,37 +102,37 @@ def test_entry_that_is_no_file(place: LocalPlace, tmp_path: Path, kind: str) -> 
     else:
         path.mkdir()
     out = tmp_path / "o"
-    assert obtain(place, KEY, out, lambda p: void(sealed(p)), void) == "captured"
+    assert obtain(store, KEY, out, lambda p: void(sealed(p)), void) == "captured"
     assert path.is_file() and not path.is_symlink()
 
 
 @pytest.mark.parametrize("name", ["../x", "a" * 63, "A" * 64, "/etc/passwd", "", "a" * 64 + "\n"])
-def test_path_tricks(place: LocalPlace, tmp_path: Path, name: str) -> None:
+def test_path_tricks(store: LocalStore, tmp_path: Path, name: str) -> None:
     assert key_in(name + ".fdy") is None
     with pytest.raises(UsageError):
         check_key(name)
     with pytest.raises(UsageError):
-        place.fetch(name, tmp_path / "out")
+        store.fetch(name, tmp_path / "out")
 
 
 def test_no_credentials_in_urls() -> None:
     for url in ("s3://key:hunter2@bucket/x", "https://h/x?sig=hunter2", "oci://u:hunter2@r/x"):
         with pytest.raises(UsageError) as caught:
-            open_place(url)
+            open_store(url)
         assert "hunter2" not in str(caught.value)
 
 
-def test_lru(place: LocalPlace, tmp_path: Path) -> None:
-    entries = [filled(place, number) for number in range(3)]
+def test_lru(store: LocalStore, tmp_path: Path) -> None:
+    entries = [filled(store, number) for number in range(3)]
     for age, entry in enumerate(entries):
         os.utime(entry, (1000 + age, 1000 + age))
-    place.fetch(entries[0].stem, tmp_path / "out")
+    store.fetch(entries[0].stem, tmp_path / "out")
     size = entries[0].stat().st_size
-    assert [entry.key for entry in collect(place, 2 * size)] == [entries[1].stem]
+    assert [entry.key for entry in collect(store, 2 * size)] == [entries[1].stem]
 
 
-def test_full_disk(place: LocalPlace, tmp_path: Path) -> None:
-    filled(place)
+def test_full_disk(store: LocalStore, tmp_path: Path) -> None:
+    filled(store)
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
@@ -141,7 +141,7 @@ def test_full_disk(place: LocalPlace, tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, "cache"]
     out = tmp_path / "out.fdy"
     done = subprocess.run(
-        [*command, "get", str(place.folder), KEY, "-o", str(out)], capture_output=True, text=True
+        [*command, "get", str(store.folder), KEY, "-o", str(out)], capture_output=True, text=True
     )
     assert done.returncode == 1 and "cannot be written" in done.stderr
     assert not out.exists() and not list(tmp_path.glob(".out*"))
@@ -150,7 +150,7 @@ def test_full_disk(place: LocalPlace, tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and "cannot be written" in done.stderr
-    assert LocalPlace(tmp_path / "other").entries() == []
+    assert LocalStore(tmp_path / "other").entries() == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE) is not None
 
 
@@ -159,13 +159,13 @@ def worker(url: object, out: Path, log: Path, seconds: float = 0) -> subprocess.
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_single_flight_and_takeover(place: LocalPlace, tmp_path: Path) -> None:
+def test_single_flight_and_takeover(store: LocalStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    owner = worker(place.folder, tmp_path / "owner.fdy", log, 600)
+    owner = worker(store.folder, tmp_path / "owner.fdy", log, 600)
     deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    others = [worker(place.folder, tmp_path / f"{i}.fdy", log, 0.2) for i in range(5)]
+    others = [worker(store.folder, tmp_path / f"{i}.fdy", log, 0.2) for i in range(5)]
     time.sleep(0.5)
     assert log.read_text() == "captured\n"
     owner.kill()
@@ -175,39 +175,39 @@ def test_single_flight_and_takeover(place: LocalPlace, tmp_path: Path) -> None:
     assert log.read_text() == "captured\n" * 2
 
 
-def test_killed_at_random_points(place: LocalPlace, tmp_path: Path) -> None:
+def test_killed_at_random_points(store: LocalStore, tmp_path: Path) -> None:
     """200 processes are killed somewhere in fetching, capturing, sealing, storing."""
     chance = random.Random(6)
     out = tmp_path / "out.fdy"
     for run in range(200):
         if run % 3 == 0:
-            place.evict(KEY)
+            store.evict(KEY)
         child = os.fork()
         if child == 0:
-            obtain(place, KEY, out, lambda p: void(sealed(p)), void)
+            obtain(store, KEY, out, lambda p: void(sealed(p)), void)
             os._exit(0)
         time.sleep(chance.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        for entry in place.entries():
-            admit(place.folder / f"{entry.key}.fdy", entry.key)
+        for entry in store.entries():
+            admit(store.folder / f"{entry.key}.fdy", entry.key)
         if out.exists():
             admit(out, KEY)
             out.unlink()
-    assert obtain(place, KEY, out, lambda p: void(sealed(p)), void) in ("hit", "captured")
-    collect(place, 0)
-    assert place.entries() == [] and not list((place.folder / ".new").iterdir())
+    assert obtain(store, KEY, out, lambda p: void(sealed(p)), void) in ("hit", "captured")
+    collect(store, 0)
+    assert store.entries() == [] and not list((store.folder / ".new").iterdir())
 
 
-def test_two_writers(place: LocalPlace, tmp_path: Path) -> None:
+def test_two_writers(store: LocalStore, tmp_path: Path) -> None:
     path = tmp_path / "a.fdy"
     sealed(path)
-    url = str(place.folder)
+    url = str(store.folder)
     command = [sys.executable, "-c", "from foundryc.cli import main; main()", "cache", "put", url]
     writers = [subprocess.Popen([*command, str(path)], stderr=subprocess.PIPE) for _ in range(3)]
     codes = [writer.wait(300) for writer in writers]
     assert 0 in codes and set(codes) <= {0, 1}
-    assert verify(place) == {KEY: ""}
+    assert verify(store) == {KEY: ""}
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -226,7 +226,7 @@ def test_bad_servers(
     limit(monkeypatch, 0.5 if behave is slow else 60)
     sealed(tmp_path / "a.fdy")
     with server((tmp_path / "a.fdy").read_bytes(), behave) as url, pytest.raises(error):
-        open_place(url).fetch(KEY, tmp_path / "out")
+        open_store(url).fetch(KEY, tmp_path / "out")
 
 
 def test_broken_download_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> None:
@@ -239,16 +239,16 @@ def test_broken_download_goes_on_where_it_ended(tmp_path: Path, monkeypatch) -> 
         (cut_off if len(seen) % 2 else honest)(handler, data, start, end)
 
     with server((tmp_path / "a.fdy").read_bytes(), flaky) as url:
-        assert open_place(url).fetch(KEY, tmp_path / "out")
+        assert open_store(url).fetch(KEY, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "a.fdy").read_bytes()
     assert seen == sorted(seen) and seen.count(0) == 2
 
 
-def test_missing_entry_and_unreachable_place(tmp_path: Path, monkeypatch) -> None:
+def test_missing_entry_and_unreachable_store(tmp_path: Path, monkeypatch) -> None:
     limit(monkeypatch, 60)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said: list[str] = []
     out = tmp_path / "out.fdy"
     build = lambda p: void(sealed(p))  # noqa: E731
-    assert obtain(open_place("http://127.0.0.1:9"), KEY, out, build, said.append) == "captured"
+    assert obtain(open_store("http://127.0.0.1:9"), KEY, out, build, said.append) == "captured"
     assert len(said) == 1 and "attempts" in said[0]

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from foundryrt.bundle.schema import (
-    FORMAT_VERSION,
-    Function,
-    Graph,
-    Kernel,
-    Manifest,
-    Region,
-    Requirements,
-    SectionKind,
-    Template,
-    Tensor,
-    Variable,
-    Workload,
-)
-from foundryrt.bundle.tables import (
-    MEMBER_COLUMNS,
-    NO_FUNCTION,
-    TEMPLATE_COLUMNS,
-    pack,
-)
-from foundryrt.bundle.writer import BundleWriter
+from foundryc.capture import Capture, RegionImage
+from foundryc.template import Columns, GraphTable
+from foundryc.write import write_bundle
+from foundryrt.bundle.schema import Function, Requirements, Tensor, Variable
+from foundryrt.bundle.tables import NO_FUNCTION
 
 BASE = 0x600000000000
 REGION = 1 << 36
@@ -53,27 +35,19 @@ def _skeleton(packed: bool, attributes: int = 0) -> bytes:
 
 def _columns(
     nodes: Sequence[tuple[int, int, list[int], bytes]], edges: Sequence[tuple[int, int, int]]
-) -> dict[str, Any]:
-    words = [len(n[2]) for n in nodes]
-    skeletons = [len(n[3]) for n in nodes]
-    return {
-        "kind": [n[0] for n in nodes],
-        "function": [n[1] for n in nodes],
-        "parameter_start": np.cumsum([0, *words]),
-        "parameters": np.array([w for n in nodes for w in n[2]], np.uint64),
-        "skeleton_start": np.cumsum([0, *skeletons]),
-        "skeleton": np.frombuffer(b"".join(n[3] for n in nodes), np.uint8),
-        "edge_from": [e[0] for e in edges],
-        "edge_to": [e[1] for e in edges],
-        "edge_from_port": [e[2] for e in edges],
-        "edge_to_port": [0] * len(edges),
-        "edge_type": [e[2] for e in edges],
-        "relocation_word": [],
-        "relocation_region": [],
-    }
+) -> Columns:
+    return GraphTable.of_nodes(
+        "",
+        {},
+        kinds=[n[0] for n in nodes],
+        functions=[n[1] for n in nodes],
+        skeletons=[n[3] for n in nodes],
+        parameters=[np.array(n[2], np.uint64) for n in nodes],
+        edges=[(start, end, port, 0, port) for start, end, port in edges],
+    ).columns
 
 
-def templates() -> list[dict[str, Any]]:
+def templates() -> list[Columns]:
     """Columns of both templates: a chain of every kind of node, and a single kernel."""
     copy = [STATE, IO, 0, 0, 0, 4 * COUNT, 1, 0, 0, 0, 4 * COUNT, 1, 4 * COUNT, 1, 1]
     chain = _columns(
@@ -90,80 +64,52 @@ def templates() -> list[dict[str, Any]]:
     return [chain, single]
 
 
+def capture(
+    cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0"), variables: Sequence[Variable] = ()
+) -> Capture:
+    """Graphs `step` by=11 and by=25 (members of one template) and `last`."""
+    chain, single = templates()
+    # Word 11 holds count and increment of the first kernel, after 6 words of the memset, 4 of
+    # launch dimensions and an address.
+    words = chain["parameters"].copy()
+    words[11] = struct.unpack("<Q", struct.pack("<II", COUNT, 15))[0]
+    return Capture(
+        target="cuda",
+        requirements=Requirements(memory=2 << 20, architecture="sm_90", driver=13000),
+        producer={},
+        regions=[
+            RegionImage("state", STATE, 4 * COUNT, lambda: [INITIAL.tobytes()]),
+            RegionImage("io", IO, 8 * COUNT),
+        ],
+        tensors=[
+            Tensor(
+                name=name, region=region, offset=0, dtype="int32", shape=(COUNT,), strides=(1,),
+                role=role,
+            )
+            for name, region, role in (("state", 0, "state"), ("result", 1, "output"))
+        ],
+        functions=[
+            Function(name="add", kernel=0),
+            Function(
+                name="more", kernel=1, max_dynamic_shared=160 << 10, shared_carveout=50,
+                cluster_nonportable=True,
+            ),
+        ],
+        graphs=[
+            GraphTable("step", {"by": 11}, chain),
+            GraphTable("step", {"by": 25}, chain | {"parameters": words}),
+            GraphTable("last", {}, single),
+        ],
+        kernels=cubins,
+        variables=variables,
+    )  # fmt: skip
+
+
 def write(
     path: Path,
     cubins: Sequence[bytes] = (b"FAKE add\0", b"FAKE more\0"),
     variables: Sequence[Variable] = (),
 ) -> Path:
-    """Graphs `step` by=11 and by=25 (members of one template) and `last`."""
-    with BundleWriter(path) as writer:
-        kernels = tuple(
-            Kernel(
-                sha256=hashlib.sha256(data).digest(),
-                section=writer.add(SectionKind.KERNEL, f"kernel {i}", data, compress=False),
-            )
-            for i, data in enumerate(cubins)
-        )
-        parts = []
-        for index, columns in enumerate(templates()):
-            table, data = pack(columns, TEMPLATE_COLUMNS)
-            section = writer.add(SectionKind.TEMPLATE, f"template {index}", data)
-            nodes, edges = len(columns["kind"]), len(columns["edge_from"])
-            parts.append(Template(section=section, nodes=nodes, edges=edges, columns=table))
-        # Word 11 holds count and increment of the first kernel, after 6 words of the memset, 4 of
-        # launch dimensions and an address.
-        changed = struct.unpack("<Q", struct.pack("<II", COUNT, 15))[0]
-        members = (
-            ("step", {"by": 11}, 0, [], []),
-            ("step", {"by": 25}, 0, [11], [changed]),
-            ("last", {}, 1, [], []),
-        )
-        graphs = []
-        for index, (name, key, template, word, value) in enumerate(members):
-            table, data = pack({"word": word, "value": np.array(value, np.uint64)}, MEMBER_COLUMNS)
-            section = writer.add(SectionKind.MEMBER, f"graph {index}", data)
-            graphs.append(
-                Graph(name=name, key=key, template=template, section=section, columns=table)
-            )
-        initial = writer.add(SectionKind.REGION, "state", INITIAL.tobytes())
-        writer.finish(
-            Manifest(
-                format_version=FORMAT_VERSION,
-                target="cuda",
-                workload=Workload(name="counters", settings={}),
-                requirements=Requirements(memory=2 << 20, architecture="sm_90", driver=13000),
-                producer={},
-                provenance={},
-                regions=(
-                    Region(name="state", base=STATE, size=4 * COUNT, section=initial),
-                    Region(name="io", base=IO, size=8 * COUNT),
-                ),
-                tensors=tuple(
-                    Tensor(
-                        name=name,
-                        region=region,
-                        offset=0,
-                        dtype="int32",
-                        shape=(COUNT,),
-                        strides=(1,),
-                        role=role,
-                    )
-                    for name, region, role in (("state", 0, "state"), ("result", 1, "output"))
-                ),
-                kernels=kernels,
-                variables=tuple(variables),
-                functions=(
-                    Function(name="add", kernel=0),
-                    Function(
-                        name="more",
-                        kernel=1,
-                        max_dynamic_shared=160 << 10,
-                        shared_carveout=50,
-                        cluster_nonportable=True,
-                    ),
-                ),
-                templates=tuple(parts),
-                graphs=tuple(graphs),
-            )
-        )
+    """The bundle of `capture`."""
+    write_bundle(path, capture(cubins, variables), "counters", {}, {})
     return path

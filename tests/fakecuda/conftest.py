@@ -1,4 +1,4 @@
-"""Builds the native runtime core and the stand-in driver once, and makes the session use it."""
+"""Builds the native cores and the stand-in driver once, and makes the session use it."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if shutil.which("cmake") is None:
         pytest.skip("cmake is needed to build the stand-in driver")
     build = tmp_path_factory.mktemp("native")
+    targets = ("foundryrt", "foundryc", "fakecuda")
     for command in (
         ["cmake", "-S", str(ROOT), "-B", str(build)],
-        ["cmake", "--build", str(build), "--target", "foundryrt", "fakecuda", "-j", "2"],
+        ["cmake", "--build", str(build), "-j", "2", "--target", *targets],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode and "CUDA_INCLUDE" in done.stderr:

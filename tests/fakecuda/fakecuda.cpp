@@ -1,5 +1,7 @@
 // A stand-in for libcuda.so.1: host memory, one kernel, and any call made to fail on demand. Here are
 // devices, and what the tests control; memory.cpp, streams.cpp and graphs.cpp have the rest.
+#include <dlfcn.h>
+
 #include <cstring>
 #include <sstream>
 
@@ -22,6 +24,16 @@ void fakecuda_live(char* text, size_t size) {
     for (const auto& [what, number] : live)
         if (number != 0) out << what << ' ' << number << ' ';
     std::strncpy(text, out.str().c_str(), size);
+}
+
+// How cuda-bindings finds all other calls: by the name without the version that cuda.h appends.
+CUresult cuGetProcAddress_v2(const char* symbol, void** out, int, cuuint64_t,
+                             CUdriverProcAddressQueryResult*) {
+    static void* self = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+    *out = nullptr;
+    for (const char* suffix : {"_v3", "_v2", ""})
+        if (*out == nullptr) *out = dlsym(self, (std::string(symbol) + suffix).c_str());
+    return *out == nullptr ? CUDA_ERROR_NOT_FOUND : CUDA_SUCCESS;
 }
 
 CUresult cuGetErrorName(CUresult code, const char** out) {

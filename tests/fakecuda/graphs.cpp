@@ -141,9 +141,32 @@ CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkerne
     reinterpret_cast<Kernel*>(kernel)->state[attribute] = value;
     return CUDA_SUCCESS;
 }
+CUresult cuKernelGetParamInfo(CUkernel, size_t index, size_t* offset, size_t* size) {
+    MAY_FAIL;
+    constexpr size_t offsets[] = {0, 8, 12}, sizes[] = {8, 4, 4};
+    if (index > 2) return CUDA_ERROR_INVALID_VALUE;
+    *offset = offsets[index], *size = sizes[index];
+    return CUDA_SUCCESS;
+}
+CUresult cuFuncGetAttribute(int* out, CUfunction_attribute attribute, CUfunction function) {
+    MAY_FAIL;
+    *out = reinterpret_cast<Kernel*>(function)->state[attribute];
+    return CUDA_SUCCESS;
+}
 CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
     IN_CONTEXT;
     return CUDA_SUCCESS;
+}
+// A module is a library by an older name.
+CUresult cuModuleLoadData(CUmodule* out, const void* code) {
+    return cuLibraryLoadData(reinterpret_cast<CUlibrary*>(out), code, nullptr, nullptr, 0, nullptr, nullptr,
+                             0);
+}
+CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char* name) {
+    return cuLibraryGetKernel(reinterpret_cast<CUkernel*>(out), reinterpret_cast<CUlibrary>(module), name);
+}
+CUresult cuModuleGetGlobal_v2(CUdeviceptr* out, size_t* size, CUmodule module, const char* name) {
+    return cuLibraryGetGlobal(out, size, reinterpret_cast<CUlibrary>(module), name);
 }
 
 CUresult cuGraphCreate(CUgraph* out, unsigned) {

@@ -117,6 +117,11 @@ CUresult cuMemHostRegister_v2(void* address, size_t size, unsigned) {
     return pin(address, size);
 }
 CUresult cuMemHostUnregister(void* address) { return unpin(address); }
+CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t size) {
+    IN_CONTEXT;
+    std::memcpy(to, reinterpret_cast<const void*>(from), size);
+    return CUDA_SUCCESS;
+}
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
     IN_CONTEXT;
     std::memcpy(reinterpret_cast<void*>(to), from, size);

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Variable
-from foundryrt.cuda import dlpack
+from foundryrt.cuda import dlpack, graphs
 from foundryrt.cuda.backend import CudaBackend
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.native import Materializer
 from tests.fakecuda import bundle as counters
 
 
@@ -177,3 +179,39 @@ def test_variables_hold_their_captured_values(tmp_path, fake):
         ):
             CudaBackend(bundle, first=0)
         assert fake.live == ""
+
+
+def test_a_claimed_number_of_nodes_takes_no_more_memory_than_the_bundle_stores(
+    tmp_path, fake, monkeypatch
+):
+    path = counters.write(tmp_path / "counters.fdy")
+    taken = []
+
+    def materializer(*arguments):
+        taken.append(arguments[4])
+        return Materializer(*arguments)
+
+    monkeypatch.setattr(graphs, "Materializer", materializer)
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+        CudaBackend(bundle).close()
+        assert taken.pop() == sum(manifest.templates[g.template].nodes for g in manifest.graphs)
+        inflated = tuple(msgspec.structs.replace(t, nodes=1 << 40) for t in manifest.templates)
+        bundle.manifest = msgspec.structs.replace(manifest, templates=inflated)
+        with pytest.raises(FoundryError, match="entries"):
+            CudaBackend(bundle, first=0)
+        assert taken.pop() < path.stat().st_size
+    assert fake.live == ""
+
+
+def test_any_number_of_nodes_is_a_hint(fake):
+    Materializer(0, 0, 0, 0, (1 << 64) - 1).close()
+
+
+def test_graphs_are_started_once(bundle, fake):
+    backend = CudaBackend(bundle)
+    with pytest.raises(FoundryError, match="started already"):
+        backend.graphs.start(backend.device.context)
+    backend.graphs.wait()
+    backend.close()
+    assert fake.live == ""

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from foundryc.weights import Piece, StoredTensor, TensorFile, build_weights, whole
+from foundryc.capture import Capture, RegionImage
+from foundryc.weights import StoredTensor, TensorFile, WeightSlice, build_weights, whole
+from foundryc.write import write_bundle
 from foundryrt import native
-from foundryrt.bundle.schema import (
-    FORMAT_VERSION,
-    Kernel,
-    Manifest,
-    Region,
-    Requirements,
-    SectionKind,
-    Tensor,
-    Workload,
-)
-from foundryrt.bundle.writer import BundleWriter
+from foundryrt.bundle.schema import Requirements, Tensor, Weights
 from foundryrt.cuda import digest
 from foundryrt.cuda.backend import CudaBackend
 from foundryrt.cuda.upload import CHUNK
@@ -44,16 +38,16 @@ def values(name: str) -> np.ndarray:
     return np.random.default_rng(len(name)).integers(0, 1 << 30, shape).astype(np.float32)
 
 
-def write(folder: Path, by_sha256: bool = False, by_device: bool = False) -> Path:
+def write(folder: Path, old_digests: bool = False, by_device: bool = False) -> Path:
     """A bundle of three tensors: one in blocks, one with its rows in another order, one vector."""
     file = folder / "w.safetensors"
     save_file({name: values(name) for name in SHAPES}, file)
     stored = TensorFile(file).tensors
-    pieces = {
+    slices = {
         "large": whole(stored["large"]),
         "swapped": [
-            Piece(stored["swapped"], rows=3, columns=8, row_step=2, row=1),
-            Piece(stored["swapped"], rows=3, columns=8, source_row=3, row_step=2),
+            WeightSlice(stored["swapped"], rows=3, columns=8, row_step=2, row=1),
+            WeightSlice(stored["swapped"], rows=3, columns=8, source_row=3, row_step=2),
         ],
         "vector": whole(stored["vector"]),
     }
@@ -65,35 +59,37 @@ def write(folder: Path, by_sha256: bool = False, by_device: bool = False) -> Pat
                    strides=strides, role="weight")
         )  # fmt: skip
         offset += -(-values(name).nbytes // 256) * 256
-    weights = build_weights([(i, pieces[name]) for i, name in enumerate(SHAPES)])
-    if by_sha256:
-        data = file.read_bytes()
-        sources = [
-            msgspec.structs.replace(
-                s, blake3=b"", sha256=hashlib.sha256(data[s.offset : s.offset + s.length]).digest()
-            )
-            for s in weights.sources
-        ]
-        weights = msgspec.structs.replace(weights, sources=tuple(sources))
+    kernels = [f"FAKE {digest.CHUNKS} {digest.TREE}\0".encode()] if by_device else []
+    capture = Capture(
+        target="cuda",
+        requirements=Requirements(memory=offset, architecture="sm_90", driver=13000),
+        producer={},
+        regions=[RegionImage("weights", BASE, offset)],
+        tensors=tensors,
+        functions=(),
+        graphs=(),
+        kernels=kernels,
+        slices={i: slices[name] for i, name in enumerate(SHAPES)},
+        digest_kernel=len(kernels) - 1,
+    )
     path = folder / "weights.fdy"
-    kernels = ()
-    with BundleWriter(path) as writer:
-        if by_device:
-            text = f"FAKE {digest.CHUNKS} {digest.TREE}\0".encode()
-            section = writer.add(SectionKind.KERNEL, "digest", text, compress=False)
-            kernels = (Kernel(sha256=hashlib.sha256(text).digest(), section=section),)
-            weights = msgspec.structs.replace(weights, digest_kernel=0)
-        writer.finish(
-            Manifest(
-                format_version=FORMAT_VERSION, target="cuda",
-                workload=Workload(name="w", settings={}),
-                requirements=Requirements(memory=offset, architecture="sm_90", driver=13000),
-                producer={}, provenance={},
-                regions=(Region(name="weights", base=BASE, size=offset),),
-                tensors=tuple(tensors), kernels=kernels, weights=weights,
-            )
-        )  # fmt: skip
+    with patch("foundryc.write.build_weights", by_sha256 if old_digests else build_weights):
+        write_bundle(path, capture, "w", {}, {})
     return path
+
+
+def by_sha256(tensors: Iterable[tuple[int, Sequence[WeightSlice]]]) -> Weights:
+    """The recipes with the digests that bundles had first."""
+    tensors = list(tensors)
+    weights = build_weights(tensors)
+    data = tensors[0][1][0].stored.path.read_bytes()
+    sources = [
+        msgspec.structs.replace(
+            s, blake3=b"", sha256=hashlib.sha256(data[s.offset : s.offset + s.length]).digest()
+        )
+        for s in weights.sources
+    ]
+    return msgspec.structs.replace(weights, sources=tuple(sources))
 
 
 def expected(name: str) -> np.ndarray:

@@ -3,7 +3,6 @@
 #define UNSUPPORTED(name) \
     extern "C" int name() { return 801; }
 
-UNSUPPORTED(cuFuncGetAttribute)
 UNSUPPORTED(cuFuncGetModule)
 UNSUPPORTED(cuFuncGetName)
 UNSUPPORTED(cuFuncGetParamInfo)

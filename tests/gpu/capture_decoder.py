@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foundryc.cuda import elf
-from foundryc.cuda.image import save
 from foundryc.cuda.recording import CudaRecording
+from foundryc.write import write_bundle
 
 WIDTH, HEADS, HIDDEN, CONTEXT = 1024, 16, 3072, 256
 LAYERS = int(sys.argv[2]) if len(sys.argv) > 2 else 4
@@ -103,7 +103,7 @@ def main() -> None:
     np.savez(folder / "expected.npz", inputs=inputs, **results)
     before = time.perf_counter()
     path = folder / "smoke.fdy"
-    save(r, path, "smoke", {})
+    write_bundle(path, r.capture(False), "smoke", {}, {})
     modules = r.harvest.modules()
     names = [f.name for g in r.graphs for f in g.captured.functions]
     globals_ = collections.Counter(

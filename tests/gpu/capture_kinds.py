@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from foundryc.cuda.image import save
 from foundryc.cuda.recording import CudaRecording
 from foundryc.cuda.variables import changed
+from foundryc.write import write_bundle
 
 
 def kinds(x, image, weight, filters, side):
@@ -132,7 +132,7 @@ def main() -> None:
         graph.index = index
         graph.outputs = [replace(output, graph=index) for output in graph.outputs]
     try:
-        save(r, folder / "kinds.fdy", "kinds", {})
+        write_bundle(folder / "kinds.fdy", r.capture(False), "kinds", {}, {})
     except Exception as error:
         errors["save"] = f"{type(error).__name__}: {error}"[:600]
     modules = r.harvest.modules()

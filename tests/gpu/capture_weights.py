@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from foundryc.cuda.image import save
 from foundryc.cuda.recording import CudaRecording
-from foundryc.weights import Piece, TensorFile
+from foundryc.weights import TensorFile, WeightSlice
+from foundryc.write import write_bundle
 
 folder = Path(sys.argv[1])
 r = CudaRecording()
@@ -25,11 +25,11 @@ parts = {
 save_file(parts, folder / "layer.safetensors")
 stored = TensorFile(folder / "layer.safetensors").tensors
 fused = torch.cat([parts["q"], parts["k"]])
-pieces = [
-    Piece(stored["q"], rows=256, columns=256),
-    Piece(stored["k"], rows=64, columns=256, row=256),
+slices = [
+    WeightSlice(stored["q"], rows=256, columns=256),
+    WeightSlice(stored["k"], rows=64, columns=256, row=256),
 ]
-weight = r.register("weight", fused, "weight", pieces)
+weight = r.register("weight", fused, "weight", slices)
 x = r.register("x", torch.randn(8, 256, generator=generator).to(torch.bfloat16), "input")
 with torch.inference_mode():
     with r.warm_up():
@@ -44,5 +44,6 @@ np.savez(
     out=out.view(torch.int16).cpu().numpy(),
     weight=fused.view(torch.int16).numpy(),
 )
-save(r, folder / "layer.fdy", "layer", {"width": 256}, files={"note": b"kept"})
+files = {"note": b"kept"}
+write_bundle(folder / "layer.fdy", r.capture(False), "layer", {"width": 256}, files)
 print(json.dumps({"bundle_bytes": (folder / "layer.fdy").stat().st_size}))

@@ -11,7 +11,7 @@ import torch
 from blake3 import blake3
 
 import foundryc
-from foundryc.cuda.compile import compile_cubin
+from foundryc.cuda.kernels import compile_source
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.digest import Digester
 from foundryrt.cuda.driver import driver
@@ -21,7 +21,7 @@ LENGTHS = [1, 3, 63, 64, 65, 1023, 1024, 1025, 2048, 2049, 3 << 10, 100_001, 8 <
 torch.cuda.init()
 major, minor = torch.cuda.get_device_capability()
 source = Path(foundryc.__file__).parent / "cuda" / "digest.cu"
-cubin = compile_cubin(source, f"sm_{major}{minor}")
+cubin = compile_source(source.read_bytes(), source.name, f"sm_{major}{minor}")
 data = torch.randint(0, 256, (len(LENGTHS), 8 << 20), dtype=torch.uint8, device="cuda")
 torch.cuda.synchronize()
 cuda = driver()

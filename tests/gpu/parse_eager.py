@@ -13,8 +13,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
 from parse_models import answer, eager, quiet, save, save_head
 
-from parse_runtime.capture import Settings
-from parse_runtime.roles import Sampling
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.batch import Batch, Sampling
 
 SIZES = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64,
@@ -50,7 +50,7 @@ def advances(settings: Settings, sampling: Sampling) -> dict[str, Any]:
         slots = list(plain)
         ends = [len(plain[slot]) - 1 for slot in slots]
         last = [plain[slot][-1] for slot in slots]
-        found = target.decode(slots, last, ends, [sampling] * 3)
+        found = target.decode(Batch(slots, last, ends, [sampling] * 3))
         for slot, token in zip(slots, found, strict=True):
             plain[slot].append(token)
     passes = made = 0
@@ -59,7 +59,7 @@ def advances(settings: Settings, sampling: Sampling) -> dict[str, Any]:
     while slots := [slot for slot in fast if len(fast[slot]) < len(plain[slot])]:
         ends = [len(fast[slot]) - 1 for slot in slots]
         last = [fast[slot][-1] for slot in slots]
-        results = target.advance(slots, last, ends, [sampling] * len(slots))
+        results = target.extend(Batch(slots, last, ends, [sampling] * len(slots)))
         passes += len(slots)
         for slot, tokens in zip(slots, results, strict=True):
             fast[slot] += tokens

@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from otfs_pipeline import reference, source
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import reference
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="1024x32")
 CASES = [
-    "qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "edges", "barrier", "large"
+    "qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "edges", "large"
 ]  # fmt: skip
+
+
+# Of the frames; every run draws others. A failure names its seed, which OTFS_SEED brings back.
+SEED = int(os.environ.get("OTFS_SEED") or np.random.default_rng().integers(1 << 30))
 
 
 @pytest.fixture(scope="module")
 def report(run):
-    return run("otfs_kernels.py", *CASES)
+    return run("otfs_kernels.py", SEED, *CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_agree_with_numpy(report, case):
-    _check(report[case])
-
-
-def _check(got):
-    # A coefficient that is held over several samples is off by up to Geometry's HELD_TURN.
-    exact = got["each"] == 1
-    assert got["taps"] == 0
-    assert abs(got["noise"]) < 1e-4
-    assert abs(got["mu"]) < 2e-3
-    assert got["symbols"] < (2e-3 if exact else 2e-2)
-    assert got["bits"] < 1e-3
-    assert got["signs"]
-    assert got["repeats"]
+    got = report[case]
+    said = f"frame of OTFS_SEED={SEED}: {got}"
+    assert got["taps"] == 0, said
+    assert abs(got["noise"]) < 1e-4, said
+    if got["mu_bound"] is None:
+        # A coefficient that is held over several samples is off by up to Geometry's HELD_TURN.
+        assert abs(got["mu"]) < 2e-3, said
+        assert got["symbols"] < 2e-2, said
+        assert got["bits"] < 1e-3, said
+    else:
+        assert abs(got["mu"]) < got["mu_bound"], said
+        assert got["equalized"] < got["equalized_bound"], said
+        # No bit differs that these errors could not change.
+        assert got["clear_bits"] == 0, said
+    assert got["signs"], said
+    assert got["repeats"], said
 
 
 @pytest.fixture(scope="module")

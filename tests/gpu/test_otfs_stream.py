@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otfs_pipeline import frame, recording, reference, source
+from otfs_pipeline.frames import recording, source
+from otfs_pipeline.link import frame, reference
 from otfs_pipeline.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parent))

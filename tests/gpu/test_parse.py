@@ -17,7 +17,7 @@ from processes import CAPTURE, finish, start
 RUN = """
 import json, sys
 from foundryrt.session import Session
-from parse_runtime.run import Options, run
+from parse_runtime.commands.run import Options, run
 with Session.open(sys.argv[1]) as session:
     for options in json.loads(sys.argv[2]):
         print(json.dumps(run(session, Options(**options), True)["text"]))

@@ -38,7 +38,7 @@ struct Fiber {
     Index index;
     Block* block;
     const Barrier* awaited = nullptr;
-    int generation = 0, phase = 0;
+    int generation = 0;
     bool done = false;
 
     bool waits() const { return awaited && awaited->generation == generation; }
@@ -71,8 +71,6 @@ static Barrier& warp() { return current->block->warps[threadIdx.x / 32]; }
 static void __syncthreads() { wait(current->block->all); }
 static void __syncwarp() { wait(warp()); }
 static void cluster_barrier() { wait(*cluster); }
-static void cluster_arrive() { current->phase = arrive(*cluster); }
-static void cluster_wait() { await(*cluster, current->phase); }
 
 template <class T>
 T exchange(T value, int source) {
@@ -114,11 +112,6 @@ T* remote(T* address, int rank) {
     return reinterpret_cast<T*>((*blocks)[rank].memory.data() + offset);
 }
 
-template <class T>
-void push(T* address, int rank, T value) {
-    *remote(address, rank) = value;
-}
-
 struct alignas(8) Signal {
     int bytes;
     short pending, phases;
@@ -137,7 +130,7 @@ static void wait_for(Signal* signal, int parity) {
 
 template <class T>
 void push(T* address, int rank, T value, Signal* signal) {
-    push(address, rank, value);
+    *remote(address, rank) = value;
     count(remote(signal, rank), -int(sizeof value));
 }
 

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from otfs_pipeline.kernels import program
-from otfs_pipeline.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels import program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 
 HERE = Path(__file__).parent
 
+# Of `receive` below.
+PARAMETERS = (
+    "samples", "taps_table", "tap_energy", "noise", "groups", "noise_variance", "taps",
+    "equalized", "moments", "symbols", "llr", "bits", "mu", "variance",
+)  # fmt: skip
 LAUNCHES = """
 extern "C" void receive(const Sample* samples, Sample* taps, float* tap_energy, float* noise,
     int* groups, float* noise_variance, long long* kept, Sample* equalized, Sample* moments,
@@ -33,20 +38,22 @@ extern "C" void receive(const Sample* samples, Sample* taps, float* tap_energy, 
 def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, np.ndarray]:
     """One frame [MN] complex64 through the kernels; results as those of `receiver.Receiver`."""
     text = ['#include "cuda_on_cpu.h"', program.macros(geometry), program.text("common.cuh")]
-    for files, _ in program.KERNELS.values():
-        own = [program.text(file) for file in files if file not in ("common.cuh", "cluster.cuh")]
+    for source in program.KERNELS.values():
+        files = [f for f in source.files if f not in ("common.cuh", "cluster.cuh")]
         name = files[-1].replace(".", "_")
-        text.append(f"namespace {name} {{\n{''.join(own)}\n}}")
+        text.append(f"namespace {name} {{\n{''.join(map(program.text, files))}\n}}")
     text.append(LAUNCHES % {"window": geometry.window_blocks, "data": geometry.data_blocks})
-    source, library = folder / "kernels.cpp", folder / "kernels.so"
-    source.write_text("\n".join(text))
+    code, library = folder / "kernels.cpp", folder / "kernels.so"
+    code.write_text("\n".join(text))
     command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
-    subprocess.run([*command, str(source), "-o", str(library)], check=True)
+    subprocess.run([*command, str(code), "-o", str(library)], check=True)
     arrays = {
-        name: _garbage(shape, dtype) for name, (shape, dtype) in program.buffers(geometry).items()
+        name: _garbage(buffer.shape, buffer.dtype)
+        for name, buffer in program.buffers(geometry).items()
     }
-    pointers = [samples.ctypes.data, *(array.ctypes.data for array in arrays.values())]
-    ctypes.CDLL(str(library)).receive(*map(ctypes.c_void_p, pointers))
+    known = {"samples": samples} | arrays
+    pointers = [ctypes.c_void_p(known[name].ctypes.data) for name in PARAMETERS]
+    ctypes.CDLL(str(library)).receive(*pointers)
     return arrays
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from parse_models import save
 
 from foundryc.recorder import Recorder
-from parse_runtime.capture import Settings, record
+from parse_runtime.capture.record import Settings, record
 
 COMMAND = [sys.executable, "-c", "from foundryrt.start import main; main()"]
 LIMIT, SLOTS = 160, 3

@@ -16,12 +16,13 @@ import tokenizers
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from parse_runtime.backend import GraphDecoder
-from parse_runtime.capture import Settings, build
-from parse_runtime.eager import EagerSession
-from parse_runtime.roles import Sampling
-from parse_runtime.run import Options, run
-from parse_runtime.target import GraphTarget, open_models
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.record import Settings, build
+from parse_runtime.commands.run import Options, run
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.loading import open_models
+from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.weights.source import Model, open_model
 
 TEMPLATE = (
@@ -173,9 +174,10 @@ def answer(settings: Settings, options: dict[str, Any], device: str = "cpu") -> 
 def logits(model: GraphDecoder, tokens: Sequence[int], start: int = 0, slot: int = 0) -> Any:
     """Float32 [vocab] after a prefill that fits one pass, or that ends in the shortest one."""
     model.prefill(slot, tokens, start, GREEDY)
-    rest = len(tokens) % model._prefill[-1] or model._prefill[-1]
-    length = next(n for n in model._prefill if n >= rest)
-    return model._session.graph(f"{model._name}.prefill", len=length).read("logits")[0]
+    lengths = list(model._prefill)
+    rest = len(tokens) % lengths[-1] or lengths[-1]
+    signature = model._prefill[next(n for n in lengths if n >= rest)]
+    return model._session.graph(signature.graph, **signature.key).read("logits")[0]
 
 
 def require_smollm2() -> None:

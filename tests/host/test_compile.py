@@ -8,7 +8,7 @@ import pytest
 
 import foundryc
 from foundryc.cuda import elf
-from foundryc.cuda.compile import compile_cubin
+from foundryc.cuda.kernels import compile_source
 from foundryrt.cuda.digest import CHUNKS, TREE
 from foundryrt.errors import FoundryError
 
@@ -17,7 +17,7 @@ SOURCE = Path(foundryc.__file__).parent / "cuda" / "digest.cu"
 
 def compiled(source: Path) -> bytes:
     try:
-        return compile_cubin(source, "sm_90")
+        return compile_source(source.read_bytes(), source.name, "sm_90")
     except FoundryError as error:
         if "libnvrtc is not here" in str(error):
             pytest.skip(str(error))

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundryc.pack import Capture, RegionImage, write_bundle
+from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable
+from foundryc.write import write_bundle
 from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
 from foundryrt.errors import FoundryError
 from foundryrt.host.operators import operator
@@ -42,7 +43,7 @@ def write(
     kind: int = NodeKind.OPERATOR, **changes: Any,
 ) -> Path:  # fmt: skip
     """A bundle with one call in one graph; `changes` go to the capture."""
-    table = GraphTable("g", {}, [kind], [0], [skeleton], [np.array(words, np.uint64)])
+    table = GraphTable.of_nodes("g", {}, [kind], [0], [skeleton], [np.array(words, np.uint64)])
     capture = Capture(
         target="host",
         requirements=Requirements(memory=SIZE, torch="2.13.0"),

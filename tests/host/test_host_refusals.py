@@ -217,3 +217,11 @@ def test_outputs_are_named_once_and_inside(recorder: Recorder) -> None:
         g.output("z", y)
     with pytest.raises(UsageError, match="two graphs"), recorder.graph("g"):
         pass
+
+
+def test_a_cuda_graph_is_not_adopted_on_the_host() -> None:
+    with (
+        Recorder(target="host", workload="w", settings={}) as recorder,
+        pytest.raises(UsageError, match="graph g: only --target cuda can adopt a CUDA graph"),
+    ):
+        recorder.adopt(1, {}, "g", batch=8)

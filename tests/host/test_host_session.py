@@ -24,7 +24,7 @@ def save(path: Path, embed: bool = False, folder: Path | None = None) -> Path:
     save_file({"w": torch.arange(12.0).reshape(3, 4)}, folder / "w.safetensors")
     stored = TensorFile(folder / "w.safetensors").tensors["w"]
     with Recorder("host", workload="demo", settings={"width": 3, "name": None}) as r:
-        w = r.register("w", torch.arange(12.0).reshape(3, 4), role="weight", pieces=whole(stored))
+        w = r.register("w", torch.arange(12.0).reshape(3, 4), role="weight", slices=whole(stored))
         x = r.register("x", torch.ones(4, 3), role="input")
         half = r.register("half", torch.full((2,), 1.5, dtype=torch.bfloat16), role="input")
         count = r.register("count", torch.tensor([1, 2]), role="state")

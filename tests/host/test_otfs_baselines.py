@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.otfs.baselines import Call, CsrReceiver, DelayDopplerReceiver
-from otfs_pipeline import equalize, frame, qam, source
-from otfs_pipeline.channel import Taps, apply
-from otfs_pipeline.estimate import estimate
+from benchmarks.receiver.baselines import Call, CsrReceiver, DelayDopplerReceiver
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import equalize, frame, qam
+from otfs_pipeline.link.channel import Taps, apply
+from otfs_pipeline.link.estimate import estimate
+from otfs_pipeline.link.zak import zak
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.zak import zak
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse")
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from otfs_pipeline import recording, source
-from otfs_pipeline.receiver import Receiver
-from otfs_pipeline.tables import tables
+from otfs_pipeline.frames import recording, source
+from otfs_pipeline.receiver.eager import Receiver
+from otfs_pipeline.receiver.tables import tables
 from tests.host.otfs_link import LINK, save_bundle
 
 REPLAY = """
@@ -28,7 +28,7 @@ with Session.open(bundle) as session:
         graph.launch()
         llr.append(graph.read("llr"))
 np.save(out, np.stack(llr))
-loaded = {"foundryc", "otfs_pipeline.receiver", "otfs_pipeline.capture"} & set(sys.modules)
+loaded = {"foundryc", "otfs_pipeline.receiver.eager", "otfs_pipeline.capture"} & set(sys.modules)
 sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 

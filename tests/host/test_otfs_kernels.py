@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.otfs import sweep
+from benchmarks.receiver import sweep
 from foundryrt.errors import UsageError
-from otfs_pipeline import reference, source
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import reference
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry
 from otfs_pipeline.settings import Settings
+from tests.gpu.otfs_rounding import bounds
 from tests.host.kernels_on_cpu import receive
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
@@ -87,16 +89,13 @@ def test_every_division_gives_the_same(each: int, group: int, cluster: int, tmp_
     np.testing.assert_allclose(got["symbols"], exact.symbols, atol=2e-2 if each > 1 else 1e-4)
 
 
-@pytest.mark.parametrize(
-    ("each", "group", "cluster", "signals"),
-    [(11, 4, 3, False), (11, 4, 3, True), (21, 8, 3, False), (9, 4, 7, True)],
-)
+@pytest.mark.parametrize(("each", "group", "cluster"), [(11, 4, 3), (21, 8, 3), (9, 4, 7)])
 def test_blocks_with_inner_and_outer_warps(
-    each: int, group: int, cluster: int, signals: bool, tmp_path: Path
+    each: int, group: int, cluster: int, tmp_path: Path
 ) -> None:
     # As those of 16384x32: some warps wait for the neighbours' edges, some do not.
     link = Settings(grid="4096x12", iterations=12)
-    geometry = Geometry(link, each, group, cluster, signals)
+    geometry = Geometry(link, each, group, cluster)
     assert 32 * each + geometry.halo < geometry.span
     frame = source.simulate(link, 20.0, 5, 0)
     got = receive(frame.samples, geometry, tmp_path)
@@ -105,6 +104,28 @@ def test_blocks_with_inner_and_outer_warps(
     assert np.mean(got["bits"] != exact.bits) < 1e-3
     wrong = np.mean(got["bits"].ravel() != frame.bits)
     assert wrong == pytest.approx(np.mean(exact.bits.ravel() != frame.bits), rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "snr_db", "seed"),
+    [
+        ({"grid": "64x32"}, 20.0, 1),
+        ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 10),
+    ],
+)
+def test_frames_that_amplify_rounding_are_within_their_own_bound(
+    changes: dict[str, Any], snr_db: float, seed: int, tmp_path: Path
+) -> None:
+    link = Settings(**changes)
+    geometry = Geometry(link, each=1, group=4, cluster=1)
+    frame = source.simulate(link, snr_db, seed, 0)
+    got = receive(frame.samples, geometry, tmp_path)
+    exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    allowed = bounds(frame.samples, geometry, exact)
+    off = np.abs(got["symbols"] * got["mu"] - exact.symbols * exact.mu).max()
+    assert 1e-4 < off < allowed.equalized
+    assert abs(got["mu"] / exact.mu - 1) < allowed.mu
+    assert not np.any((got["bits"] != exact.bits) & (np.abs(exact.llr) > allowed.llr))
 
 
 @pytest.mark.parametrize("value", [np.nan, 1j * np.inf])

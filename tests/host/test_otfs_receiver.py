@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from otfs_pipeline import reference, source
-from otfs_pipeline.receiver import Receiver
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import reference
+from otfs_pipeline.receiver.eager import Receiver
+from otfs_pipeline.receiver.tables import tables
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.tables import tables
 
 
 def receive(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:

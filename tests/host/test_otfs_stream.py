@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otfs_pipeline import frame, recording, reference, source
+from otfs_pipeline.frames import recording, source
+from otfs_pipeline.link import frame, reference
 from tests.host.otfs_link import LINK, save_bundle
 
 COMMAND = "import sys; from foundryrt.cli import main; sys.argv[0] = 'foundryrt'; main()"

@@ -21,9 +21,9 @@ from benchmarks.arith.interval import share
 from benchmarks.arith.network import Network, Size
 from benchmarks.arith.vocabulary import JUDGEMENT, tokenizer
 from benchmarks.report import Report
-from parse_runtime.capture import Settings
-from parse_runtime.loading import Loaded, load
-from parse_runtime.roles import Verification
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.protocols import Verification
+from parse_runtime.graphs.loading import Loaded, load
 
 PROBLEMS = drive.draw(6, seed=77)
 

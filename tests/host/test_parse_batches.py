@@ -15,16 +15,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import eager, require_smollm2, save
 
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings
-from parse_runtime.loading import pair
-from parse_runtime.outcome import Outcome
-from parse_runtime.pair import Alike, Unlike
-from parse_runtime.prompts import Prompts, Voice
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.prompts import Prompts, TextFormat
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import translation
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.text.translation import Retokenization, SameTokens
 from parse_runtime.weights.source import open_model
 
 SLOTS = 3
@@ -39,8 +39,8 @@ def opened(folder: Path, **changes: object) -> tuple[Scheduler, Prompts]:
     chosen = Settings(**values)  # type: ignore[arg-type]
     _, target, draft, model = eager(chosen, (5, 9))
     drafting = open_model(chosen.draft) if chosen.draft else model
-    voices = [Voice(m.text.tokenizer, m.text.chat) for m in (model, drafting)]
-    return Scheduler(target, draft), Prompts(*voices, pair(*voices, "retokenize"))
+    formats = [TextFormat(m.text.tokenizer, m.text.chat) for m in (model, drafting)]
+    return Scheduler(target, draft), Prompts(*formats, translation(*formats, "retokenize"))
 
 
 @pytest.fixture(scope="module", params=["", "draft"])
@@ -103,10 +103,10 @@ def trained() -> tokenizers.Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def unlike() -> Unlike:
+def unlike() -> Retokenization:
     require_smollm2()
     smollm2 = open_model("smollm2").text.tokenizer
-    return Unlike(smollm2, Tokenizer(trained()), frozenset({1}))
+    return Retokenization(smollm2, Tokenizer(trained()), frozenset({1}))
 
 
 words = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=8)
@@ -115,7 +115,9 @@ texts = st.lists(words, min_size=1, max_size=8).map(" ".join)
 
 @settings(max_examples=100)
 @given(texts, st.data())
-def test_text_goes_through_both_tokenizers(unlike: Unlike, text: str, data: st.DataObject) -> None:
+def test_text_goes_through_both_tokenizers(
+    unlike: Retokenization, text: str, data: st.DataObject
+) -> None:
     answer = unlike.target.encode(text)
     assert unlike.draft.decode(unlike.to_draft(answer)) == text
     tokens = unlike.draft.encode(text)
@@ -127,9 +129,9 @@ def test_text_goes_through_both_tokenizers(unlike: Unlike, text: str, data: st.D
     assert whole.replace(" ", "") == text.replace(" ", "")
 
 
-def test_half_a_character_is_left_out(unlike: Unlike) -> None:
+def test_half_a_character_is_left_out(unlike: Retokenization) -> None:
     tokens = unlike.target.encode("a\N{SNOWMAN WITHOUT SNOW}")
-    swapped = Unlike(unlike.draft, unlike.target, frozenset())
+    swapped = Retokenization(unlike.draft, unlike.target, frozenset())
     assert swapped.to_target([], tokens[:-1]) == unlike.draft.encode("a")
 
 
@@ -139,7 +141,9 @@ def test_a_pair_of_unlike_tokenizers_answers(tmp_path: Path, capsys) -> None:  #
     save(draft, "llama", vocab_size=400, eos_token_id=1)
     trained().save(str(draft / "tokenizer.json"))
     scheduler, prompts = opened(target, draft=str(draft))
-    assert "re-tokenized" in capsys.readouterr().err and isinstance(prompts.pair, Unlike)
+    assert "re-tokenized" in capsys.readouterr().err and isinstance(
+        prompts.translation, Retokenization
+    )
     every, none = (
         outcome(scheduler, prompts, ("what is it?", 40, 2, threshold, False, 0, 0))
         for threshold in (0.0, 1.0)
@@ -153,9 +157,11 @@ def test_a_pair_of_unlike_tokenizers_answers(tmp_path: Path, capsys) -> None:  #
     assert every.statistics.tokens <= 40 and every.text != none.text
 
 
-def test_unlike_tokenizers_are_refused_when_asked(unlike: Unlike) -> None:
+def test_unlike_tokenizers_are_refused_when_asked(unlike: Retokenization) -> None:
     chat = Chat("", "", "", (2,))
-    target, draft = Voice(unlike.target, chat), Voice(unlike.draft, chat)
+    target, draft = TextFormat(unlike.target, chat), TextFormat(unlike.draft, chat)
     with pytest.raises(UsageError, match="--unlike-tokenizers retokenize"):
-        pair(target, draft, "refuse")
-    assert pair(target, Voice(unlike.target, chat), "refuse") == Alike(frozenset({2}))
+        translation(target, draft, "refuse")
+    assert translation(target, TextFormat(unlike.target, chat), "refuse") == SameTokens(
+        frozenset({2})
+    )

@@ -15,15 +15,15 @@ from parse_models import MIXTURE, answer, save, save_head
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings
+from parse_runtime.capture.record import Settings
 
 RUN = """
 import json, sys
 from foundryrt.session import Session
-from parse_runtime.run import Options, run
+from parse_runtime.commands.run import Options, run
 with Session.open(sys.argv[1]) as session:
     report = run(session, Options(**json.loads(sys.argv[2])), True)
-foreign = ("parse_runtime.models", "parse_runtime.passes", "parse_runtime.capture",
+foreign = ("parse_runtime.models", "parse_runtime.capture.passes", "parse_runtime.capture.record",
            "foundryc", "transformers")
 model_code = [m for m in sys.modules if m.startswith(foreign)]
 print(json.dumps([report, model_code]))

@@ -12,7 +12,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, VOCAB, eager, logits, save
 
-from parse_runtime.capture import Settings
+from parse_runtime.capture.settings import Settings
+from parse_runtime.engine.batch import Batch
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -40,12 +41,12 @@ def test_logits_agree_with_transformers(case: str, tmp_path: Path) -> None:
     tokens = np.random.default_rng(1).integers(0, VOCAB, 60).tolist()
     with torch.no_grad():
         expected = oracle(torch.tensor([tokens])).logits[0].numpy()
-    # Prefill in pieces of 16, 16 and a padded rest, then from an offset, then single tokens.
+    # Prefill in chunks of 16, 16 and a padded rest, then from an offset, then single tokens.
     close(logits(target, tokens[:37]), expected[36])
     close(logits(target, tokens[37:50], 37), expected[49])
     one = session.graph("target.decode", batch=1)
     for position in range(50, 60):
-        found = target.decode([0], [tokens[position]], [position], [GREEDY])
+        found = target.decode(Batch([0], [tokens[position]], [position], [GREEDY]))
         close(one.read("logits")[0], expected[position])
         assert found == [expected[position].argmax()]
     # A padded batch of sequences of unlike lengths, in any order of their slots.
@@ -53,7 +54,7 @@ def test_logits_agree_with_transformers(case: str, tmp_path: Path) -> None:
     for slot, length in lengths.items():
         target.prefill(slot, tokens[: length - 1], 0, GREEDY)
     ends = [length - 1 for length in lengths.values()]
-    target.decode(list(lengths), [tokens[end] for end in ends], ends, [GREEDY] * 3)
+    target.decode(Batch(list(lengths), [tokens[end] for end in ends], ends, [GREEDY] * 3))
     found = session.graph("target.decode", batch=4).read("logits")
     for row, end in zip(found, ends, strict=False):
         close(row, expected[end])

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, VOCAB, eager, save, save_head
 
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings
+from parse_runtime.capture.settings import Settings
+from parse_runtime.engine.batch import Batch
 from parse_runtime.models.eagle3 import tapped_layers
 from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import open_model
@@ -115,7 +116,7 @@ def test_drafts_are_those_of_the_oracle(
     oracle = Oracle(tmp_path / "head", oracle_target)
     sequence = [*PROMPT, target.prefill(1, PROMPT, 0, GREEDY)]
     for _ in range(4):
-        found = target.advance([1], sequence[-1:], [len(sequence) - 1], [GREEDY])
+        found = target.extend(Batch([1], sequence[-1:], [len(sequence) - 1], [GREEDY]))
         sequence += found[0]
         tokens, parents, ancestors = session.tensors["target.tree"][1].tolist()
         paths: list[tuple[int, ...]] = [()]

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, eager, quiet, save, save_head
 
-from parse_runtime.capture import Settings
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.protocols import Verification
+from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.models import decoder
 from parse_runtime.models.acceptance import accept
-from parse_runtime.roles import Sampling, Verification
-from parse_runtime.shapes import Tree
-from parse_runtime.target import GraphTarget
+from parse_runtime.signature.tree import DraftTree
 
 MAX_LEN = 96
 PROMPTS = {2: [5, 17, 200, 3], 0: [9] * 11, 3: [31, 77]}
@@ -60,13 +61,15 @@ def decoded(target: GraphTarget, slot: int, length: int, sampling: Sampling) -> 
     sequence.append(target.prefill(slot, sequence, 0, sampling))
     while len(sequence) < length:
         position = len(sequence) - 1
-        sequence += target.decode([slot], sequence[-1:], [position], [sampling])
+        sequence += target.decode(Batch([slot], sequence[-1:], [position], [sampling]))
     return sequence
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.9, 0.95, 5)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("way", WAYS)
-def test_advances_give_what_decoding_gives(folders: Path, way: str, sampling: Sampling) -> None:
+def test_extend_passes_give_what_decoding_gives(
+    folders: Path, way: str, sampling: Sampling
+) -> None:
     plain = opened(folders, {})
     expected = {slot: decoded(plain, slot, MAX_LEN, sampling) for slot in PROMPTS}
     target = opened(folders, WAYS[way])
@@ -78,10 +81,9 @@ def test_advances_give_what_decoding_gives(folders: Path, way: str, sampling: Sa
         # Sequences leave and enter the batch in turn.
         slots = slots[passes % 2 :] or slots
         lengths = [len(found[slot]) for slot in slots]
-        results = target.advance(
-            slots, [found[slot][-1] for slot in slots], [n - 1 for n in lengths],
-            [sampling] * len(slots),
-        )  # fmt: skip
+        last = [found[slot][-1] for slot in slots]
+        ends = [n - 1 for n in lengths]
+        results = target.extend(Batch(slots, last, ends, [sampling] * len(slots)))
         passes += len(slots)
         for slot, tokens in zip(slots, results, strict=True):
             found[slot] += tokens
@@ -99,22 +101,22 @@ def test_a_cropped_and_verified_sequence_goes_on(folders: Path, way: str) -> Non
     prompt, draft = [7, 8, 9], list(range(40, 56))
     for model in (plain, target):
         model.prefill(1, prompt, 0, GREEDY)
-        model.advance([1], [50], [3], [GREEDY])
+        model.extend(Batch([1], [50], [3], [GREEDY]))
         model.verify(1, Verification(draft, 3, [9, 19], [60, 61]))
     kept = (prompt + draft)[:9]
     expected = list(kept)
     while len(expected) < 40:
-        expected += plain.decode([1], expected[-1:], [len(expected) - 1], [GREEDY])
+        expected += plain.decode(Batch([1], expected[-1:], [len(expected) - 1], [GREEDY]))
     found = list(kept)
     while len(found) < 40:
-        found += target.advance([1], found[-1:], [len(found) - 1], [GREEDY])[0]
+        found += target.extend(Batch([1], found[-1:], [len(found) - 1], [GREEDY]))[0]
     assert found[:40] == expected
 
 
 @settings(max_examples=300)
 @given(data=st.data(), depth=st.integers(1, 4), width=st.integers(1, 4))
 def test_the_longest_agreeing_path_is_accepted(data: st.DataObject, depth: int, width: int) -> None:
-    tree = Tree(depth, width)
+    tree = DraftTree(depth, width)
     parents = [0]
     for row, level in enumerate(tree.depths[1:], start=1):
         first = 0 if level == 1 else 1 + (level - 2) * width
@@ -143,7 +145,7 @@ def test_the_longest_agreeing_path_is_accepted(data: st.DataObject, depth: int, 
 
 
 def test_drafts_begin_as_chains() -> None:
-    tokens, parents, ancestors = Tree(3).chains(2).swapaxes(0, 1)
+    tokens, parents, ancestors = DraftTree(3).chains(2).swapaxes(0, 1)
     assert parents.tolist() == [[0, 0, 1, 2]] * 2
     assert ancestors.tolist() == [[0b1, 0b11, 0b111, 0b1111]] * 2
     assert not tokens.any()
@@ -166,5 +168,5 @@ def test_rows_lie_as_kernels_read_them(
     monkeypatch.setattr(decoder, "attend_step", checked)
     slots = list(range(batch))
     for _ in range(2):
-        target.advance(slots, [5] * batch, [2] * batch, [GREEDY] * batch)
+        target.extend(Batch(slots, [5] * batch, [2] * batch, [GREEDY] * batch))
     assert not seen

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import TEMPLATE, VOCAB, eager, logits, save
 
 from foundryrt.errors import UsageError
-from parse_runtime.capture import Settings
+from parse_runtime.capture.record import Settings
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights import source
 

@@ -15,7 +15,7 @@ from kernel_script import kernel_report
 
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
-from parse_runtime.layout import causal, verification
+from parse_runtime.signature.plan import causal, verification_plan
 
 layouts = st.fixed_dictionaries(
     {
@@ -71,19 +71,19 @@ def test_what_a_row_does_not_see_is_not_read() -> None:
 @given(
     seed=st.integers(0, 2**31),
     prefix=st.integers(0, 12),
-    trunk=st.integers(1, 20),
+    shared=st.integers(1, 20),
     suffix=st.integers(1, 6),
     padding=st.integers(0, 9),
     data=st.data(),
 )
 def test_one_verification_equals_separate_prefills(
-    seed: int, prefix: int, trunk: int, suffix: int, padding: int, data: st.DataObject
+    seed: int, prefix: int, shared: int, suffix: int, padding: int, data: st.DataObject
 ) -> None:
-    lengths = st.integers(prefix + 1, prefix + trunk)
+    lengths = st.integers(prefix + 1, prefix + shared)
     cuts = sorted(data.draw(st.sets(lengths, min_size=1, max_size=5)))
     max_len, heads, head_dim = 40, 4, 8
-    count = trunk + suffix * len(cuts) + padding
-    plan, _ = verification([0] * trunk, prefix, [0] * suffix, cuts, count, max_len)
+    count = shared + suffix * len(cuts) + padding
+    plan, _ = verification_plan([0] * shared, prefix, [0] * suffix, cuts, count, max_len)
     _, _, own_rows, chosen, starts = torch.from_numpy(plan).unbind(0)
     g = torch.Generator().manual_seed(seed)
     keys = max_len + 1 + suffix * len(cuts)
@@ -92,7 +92,7 @@ def test_one_verification_equals_separate_prefills(
     slot = torch.ones(1, dtype=torch.int64)
     found = attend_rows(q, cache, slot, own_rows, chosen, starts, keys)
     for i, cut in enumerate(cuts):
-        index = torch.arange(trunk + i * suffix, trunk + (i + 1) * suffix)
+        index = torch.arange(shared + i * suffix, shared + (i + 1) * suffix)
         own = cache[:, :, :, own_rows[index]]
         alone = torch.cat((cache[:, :, :, :cut], own), 3)
         plain = torch.from_numpy(causal([0] * suffix, cut, suffix, max_len))

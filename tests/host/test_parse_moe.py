@@ -12,7 +12,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, MIXTURE, VOCAB, eager, logits, save
 
-from parse_runtime.capture import Settings
+from parse_runtime.capture.settings import Settings
+from parse_runtime.engine.batch import Batch
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_logits_agree_with_transformers(changes: dict[str, object], tmp_path: Pa
     found = logits(target, tokens[:37])
     assert np.abs(found - expected[36]).max() <= 1e-4 * np.abs(expected).max()
     for position in range(37, 40):
-        target.decode([0], [tokens[position]], [position], [GREEDY])
+        target.decode(Batch([0], [tokens[position]], [position], [GREEDY]))
         found = session.graph("target.decode", batch=1).read("logits")[0]
         assert np.abs(found - expected[position]).max() <= 1e-4 * np.abs(expected).max()
     dense = {"normalized": (), "a dense layer": (1,), "every other layer": (0, 2)}

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, VOCAB, eager, logits, require_smollm2, save
 
-from parse_runtime.backend import GraphDecoder
-from parse_runtime.capture import Settings
-from parse_runtime.eager import EagerSession
-from parse_runtime.judge import SELECTIONS, selection
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.batch import Batch
+from parse_runtime.engine.judge import SELECTIONS, longest_accepted
+from parse_runtime.engine.protocols import Verification
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.models.acceptance import select
-from parse_runtime.roles import Verification
-from parse_runtime.target import GraphTarget
+from parse_runtime.signature.selection import SelectionRule
 from parse_runtime.text.tokenizer import Tokenizer
 
 Loaded = tuple[EagerSession, GraphTarget, GraphDecoder, int]
@@ -51,14 +53,14 @@ def check(
     verdicts = target.verify(0, Verification(draft, base, absolute, suffix)).verdicts
     rows, most = next(v for v in target._verify if v[0] >= need and v[1] >= len(cuts))
     seen = session.graph("target.verify", len=rows, cuts=most).read("logits")
-    trunk_cache = session.tensors["target.cache"][:, :, :, 0].clone()
+    target_cache = session.tensors["target.cache"][:, :, :, 0].clone()
     for i, cut in enumerate(cuts):
         expected = logits(separate, prompt + draft[:cut] + suffix)
         assert np.abs(seen[i] - expected).max() <= 1e-4 * np.abs(expected).max()
         yes, no = (np.exp(float(expected[word]) - expected.max()) for word in words)
         assert verdicts[i] == pytest.approx(yes / (yes + no), abs=1e-4)
         fresh = session.tensors["draft.cache"][:, :, :, 0, : base + cut]
-        kept = trunk_cache[:, :, :, : base + cut]
+        kept = target_cache[:, :, :, : base + cut]
         assert (fresh - kept).abs().max() <= 1e-4 * fresh.abs().max()
 
 
@@ -85,9 +87,9 @@ def test_too_large_a_verification_is_spread_over_passes(tiny: Loaded) -> None:
     prompt, draft, suffix = [3, 1, 4], list(range(40, 80)), [7, 8, 9]
     target.prefill(0, prompt, 0, GREEDY)
     cuts = [len(prompt) + cut for cut in range(4, 41, 2)]
-    wanted = Verification(draft, len(prompt), cuts, suffix, 0.4, "longest-accepted")
+    wanted = Verification(draft, len(prompt), cuts, suffix, 0.4, SelectionRule.LONGEST_ACCEPTED)
     found = target.verify(0, wanted)
-    assert found.kept == selection("longest-accepted")(cuts, found.verdicts, 0.4)
+    assert found.kept == longest_accepted(cuts, found.verdicts, 0.4)
     for cut, verdict in zip(cuts, found.verdicts, strict=True):
         scores = logits(separate, (prompt + draft)[:cut] + suffix)
         yes, no = np.exp(scores[5] - scores.max()), np.exp(scores[9] - scores.max())
@@ -104,12 +106,12 @@ def test_too_large_a_verification_is_spread_over_passes(tiny: Loaded) -> None:
     rule=st.sampled_from(list(SELECTIONS)),
 )
 def test_the_graph_selects_as_the_rules_say(
-    verdicts: list[float], count: int, threshold: float, rule: str
+    verdicts: list[float], count: int, threshold: float, rule: SelectionRule
 ) -> None:
-    numbers = torch.tensor([count]), torch.tensor([list(SELECTIONS).index(rule)])
+    numbers = torch.tensor([count]), torch.tensor([int(rule)])
     kept = select(torch.tensor(verdicts), numbers[0], torch.tensor([threshold]), numbers[1])
     judged = list(range(1, count + 1))
-    assert kept.tolist() == [selection(rule)(judged, verdicts[:count], threshold)]
+    assert kept.tolist() == [SELECTIONS[rule](judged, verdicts[:count], threshold)]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def test_real_weights_answer_sensibly(smollm2) -> None:
     while token not in chat.stops and len(answer) < 20:
         answer.append(token)
         position = len(sequence) + len(answer) - 1
-        token = target.decode([0], [token], [position], [GREEDY])[0]
+        token = target.decode(Batch([0], [token], [position], [GREEDY]))[0]
     assert "Paris" in tokenizer.decode(answer)
 
 

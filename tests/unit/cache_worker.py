@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from foundryc.cache.flight import obtain
-from foundryc.cache.places import open_place
+from foundryc.cache.stores import open_store
 from tests.unit.cache_samples import KEY, sealed
 
 
@@ -20,7 +20,7 @@ def main(url: str, output: str, log: str, seconds: str = "0") -> None:
         time.sleep(float(seconds))
         sealed(path)
 
-    print(obtain(open_place(url), KEY, Path(output), build, lambda line: None))
+    print(obtain(open_store(url), KEY, Path(output), build, lambda line: None))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from parse_runtime.judge import selection, stride_cuts
-from parse_runtime.pair import Alike
-from parse_runtime.request import Request, Statistics
-from parse_runtime.roles import Sampling, Verdict, Verification
-from parse_runtime.rules import Rules
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.judge import SELECTIONS, stride_cuts
+from parse_runtime.engine.protocols import Verdict, Verification
+from parse_runtime.engine.request import Request, Statistics
+from parse_runtime.engine.rules import Rules
+from parse_runtime.text.translation import SameTokens
 
 STOP, PROMPT, SUFFIX = 0, [90, 91, 92], [70, 71]
 Answer = Callable[[list[int], Sampling], int]
@@ -26,7 +27,7 @@ def scripted(answer: Sequence[int]) -> Answer:
 
 
 def mixing(salt: int, stop_every: int = 41) -> Answer:
-    """Says a token that hangs on all of the sequence and the seed."""
+    """Says a token that depends on all of the sequence and the seed."""
 
     def say(held: list[int], sampling: Sampling) -> int:
         value = hash((salt, sampling, tuple(held)))
@@ -37,7 +38,7 @@ def mixing(salt: int, stop_every: int = 41) -> Answer:
 
 @dataclass
 class Fake:
-    """`say` and `judge` make it a model; `several` the tokens of one advance."""
+    """`say` and `judge` make it a model; `several` the tokens of one extend pass."""
 
     say: Answer
     judge: Callable[[list[int]], float] = lambda held: 0.0
@@ -58,36 +59,30 @@ class Fake:
         assert tokens
         return self.say(self._put(slot, tokens, start), sampling)
 
-    def decode(
-        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int],
-        samplings: Sequence[Sampling],
-    ) -> list[int]:  # fmt: skip
-        assert len(set(slots)) == len(slots) > 0
-        self.batches.append(len(slots))
+    def decode(self, batch: Batch) -> list[int]:
+        assert len(set(batch.slots)) == len(batch) > 0
+        self.batches.append(len(batch))
         return [
             self.say(self._put(slot, [token], position), sampling)
             for slot, token, position, sampling in zip(
-                slots, tokens, positions, samplings, strict=True
+                batch.slots, batch.tokens, batch.positions, batch.samplings, strict=True
             )
         ]
 
-    def advance(
-        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int],
-        samplings: Sequence[Sampling],
-    ) -> list[list[int]]:  # fmt: skip
-        found = [[token] for token in self.decode(slots, tokens, positions, samplings)]
-        for slot, new, sampling in zip(slots, found, samplings, strict=True):
+    def extend(self, batch: Batch) -> list[list[int]]:
+        found = [[token] for token in self.decode(batch)]
+        for slot, new, sampling in zip(batch.slots, found, batch.samplings, strict=True):
             while len(new) < self.several and len(self.rows[slot]) < self.max_len:
                 new.append(self.say(self._put(slot, new[-1:], len(self.rows[slot])), sampling))
         return found
 
     def verify(self, slot: int, wanted: Verification) -> Verdict:
         assert list(wanted.suffix) == SUFFIX
-        held = self._put(slot, wanted.trunk, wanted.start)
+        held = self._put(slot, wanted.shared_prefix, wanted.start)
         assert max(wanted.cuts) <= len(held)
         self.passes.append([cut - len(PROMPT) for cut in wanted.cuts])
         verdicts = [self.judge(held[:cut]) for cut in wanted.cuts]
-        choose = selection(wanted.rule)
+        choose = SELECTIONS[wanted.rule]
         return Verdict(choose(wanted.cuts, verdicts, wanted.threshold), verdicts)
 
 
@@ -131,6 +126,7 @@ def request(limit: int = 20, prompt: Sequence[int] = PROMPT, seed: int = 0, **ru
     chosen = Rules(**{"stride": 3, **rules})
     return Request(
         prompt=prompt, draft_prompt=prompt, suffix=SUFFIX, stops=frozenset({STOP}),
-        pair=Alike(frozenset({STOP})), cuts=lambda draft: stride_cuts(len(draft), chosen.stride),
+        translation=SameTokens(frozenset({STOP})),
+        cuts=lambda draft: stride_cuts(len(draft), chosen.stride),
         max_new_tokens=limit, rules=chosen, sampling=Sampling(seed=seed),
     )  # fmt: skip

@@ -128,7 +128,7 @@ def test_command_needs_no_torch_and_no_host_name(name: str, tmp_path: Path) -> N
 
 def test_command_takes_what_capture_takes() -> None:
     options = [set(inspect.signature(command).parameters) for command in (capture, cli.key)]
-    assert options[0] - options[1] == {"output", "cache"}
+    assert options[0] - options[1] == {"output", "cache", "force"}
     arguments = ["--workload", "otfs", "--target", "cuda", "--device-profile", "h100-sxm", "--json"]
     found = CliRunner().invoke(app, ["key", *arguments, "--compile", "--base", "0x640000000000"])
     assert found.exit_code == 0, found.output

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.console import run_app
-from tests.attacks.samples import parts
+from tests.attacks.samples import parts, with_manifest
 
 FOUNDRYC = [sys.executable, "-c", "from foundryc.cli import main; main()"]
 FOUNDRYRT = [sys.executable, "-c", "from foundryrt.start import main; main()"]
@@ -109,3 +111,29 @@ def test_a_name_that_is_not_utf8(bundle: Path) -> None:
 
 def test_a_cache_without_a_name() -> None:
     assert refused(FOUNDRYC, "cache", "ls", "")[0] == 2
+
+
+def test_names_that_steer_terminals_and_markup(tmp_path: Path) -> None:
+    before = parts().manifest
+    workload = msgspec.structs.replace(
+        before.workload, settings={"a[/x]": "[/x]", "ratio": float("nan")}
+    )
+    file = msgspec.structs.replace(before.weights.files[0], hint="/a[/x]\x1b[2J\u202e")
+    changed = with_manifest(
+        workload=workload,
+        producer={"[/x]": "[bold]"},
+        weights=msgspec.structs.replace(before.weights, files=(file,)),
+    )
+    graph = changed.manifest.graphs[0]
+    bare = msgspec.structs.replace(graph, columns={"value": graph.columns["value"]})
+    changed.manifest = msgspec.structs.replace(changed.manifest, graphs=(bare,))
+    (tmp_path / "[").mkdir()
+    path = changed.write(tmp_path / "[" / "x].fdy")
+    for arguments in (["inspect"], ["inspect", "--json"], ["diff", path]):
+        done = subprocess.run([*FOUNDRYC, *arguments, path], capture_output=True, text=True)
+        # Comparing reads the members, which are found incomplete.
+        assert done.returncode == (1 if arguments[0] == "diff" else 0)
+        assert "Traceback" not in done.stderr
+        assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n"))
+        if "--json" in arguments:
+            assert json.loads(done.stdout)["manifest"]["workload"]["settings"]["ratio"] is None

@@ -59,7 +59,7 @@ def test_names_that_the_packages_offer() -> None:
             _ = package.nothing
 
 
-@pytest.mark.parametrize("module", ["parse_runtime.run", "otfs_pipeline.run"])
+@pytest.mark.parametrize("module", ["parse_runtime.commands.run", "otfs_pipeline.run"])
 def test_drivers_import_no_torch(module: str) -> None:
     modules, _ = imported(f"import {module}")
     assert not modules & {"torch", "foundryc"}

@@ -7,16 +7,14 @@ of their own, so that their error is taken as s/√50.
 
 from __future__ import annotations
 
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.receiver import reference
+from benchmarks.report import RESULTS
 from otfs_pipeline.settings import Settings
-
-reference = importlib.import_module("benchmarks.otfs_reference")
 
 TABLE = {
     (4, 10.0): (3.27e-2, 3.29e-2, 3.27e-2, 3.27e-2),
@@ -26,9 +24,7 @@ TABLE = {
 }
 
 
-STORED = json.loads(
-    Path(reference.__file__).with_name("results").joinpath("otfs_reference.json").read_text()
-)
+STORED = json.loads((RESULTS / "otfs_reference.json").read_text())
 RECEIVERS = ("lmmse", "cg10", "cg20", "cg30")
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otfs_pipeline import banded, channel, equalize, zak
-from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.link import banded, channel, equalize, zak
+from otfs_pipeline.link.profile import VEHICULAR_A
 
 SIZES = st.integers(2, 9)
 

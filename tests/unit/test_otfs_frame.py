@@ -9,8 +9,8 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from foundryrt.errors import UsageError
-from otfs_pipeline import frame, transmit, zak
-from otfs_pipeline.reference import time_mask
+from otfs_pipeline.link import frame, transmit, zak
+from otfs_pipeline.link.reference import time_mask
 from otfs_pipeline.settings import Settings
 
 

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline import send, shared, transmit, wire, zeromq
-from otfs_pipeline.samples import DATATYPES, decode, encode
+from otfs_pipeline import send
+from otfs_pipeline.frames import shared, wire, zeromq
+from otfs_pipeline.frames.samples import DATATYPES, decode, encode
+from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.link import transmit
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.source import Frame
 
 zmq = pytest.importorskip("zmq")
 LINK = Settings(grid="64x32")

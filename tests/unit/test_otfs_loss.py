@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.otfs import loss
-from otfs_pipeline import equalize, frame
+from benchmarks.receiver import loss
+from otfs_pipeline.link import equalize, frame
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="64x32")

@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from benchmarks.otfs import loss, precondition
-from otfs_pipeline import equalize
+from benchmarks.receiver import loss, precondition
+from otfs_pipeline.link import equalize
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="64x32")

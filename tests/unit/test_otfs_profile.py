@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline import profile, reference, source
+from otfs_pipeline.frames import source
+from otfs_pipeline.link import profile, reference
 from otfs_pipeline.settings import Settings
 
 

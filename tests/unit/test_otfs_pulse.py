@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from otfs_pipeline import channel
-from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.link import channel
+from otfs_pipeline.link.profile import VEHICULAR_A
 
 
 def root_spectrum(f: np.ndarray, rolloff: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otfs_pipeline import qam
+from otfs_pipeline.link import qam
 
 ORDERS = (4, 16, 64)
 

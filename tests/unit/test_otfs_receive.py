@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otfs_pipeline import banded, channel, frame, reference, transmit, zak
-from otfs_pipeline.estimate import Estimate, estimate
-from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.link import banded, channel, frame, reference, transmit, zak
+from otfs_pipeline.link.estimate import Estimate, estimate
+from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="256x32")

@@ -15,7 +15,9 @@ import sigmf
 
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.host.pipeline import HostPipeline
-from otfs_pipeline import feed, frame, recording, reference, run, source
+from otfs_pipeline import run
+from otfs_pipeline.frames import feed, recording, source
+from otfs_pipeline.link import frame, reference
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="64x32")

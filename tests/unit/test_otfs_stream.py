@@ -11,10 +11,10 @@ import pytest
 
 from foundryrt.errors import FoundryError
 from foundryrt.host.pipeline import HostPipeline
-from otfs_pipeline import stream
-from otfs_pipeline.inbox import Inbox
-from otfs_pipeline.pace import Paced
-from otfs_pipeline.source import UNKNOWN, Frame
+from otfs_pipeline.frames import stream
+from otfs_pipeline.frames.pace import Paced
+from otfs_pipeline.frames.queue import FrameQueue
+from otfs_pipeline.frames.source import UNKNOWN, Frame
 
 SIZE = 8
 
@@ -136,28 +136,28 @@ def test_a_late_source_is_told_apart_from_a_slow_receiver() -> None:
     assert max(tally.milliseconds) < 15
 
 
-def test_a_full_inbox_drops_its_oldest_frames() -> None:
-    inbox = Inbox(frames(10), 3, True, threading.Event())
-    inbox._thread.join()
-    assert [f.samples[0].real for f in inbox if f] == [8, 9, 10]
-    assert inbox.dropped == 7
+def test_a_full_queue_drops_its_oldest_frames() -> None:
+    queue = FrameQueue(frames(10), 3, True, threading.Event())
+    queue._thread.join()
+    assert [f.samples[0].real for f in queue if f] == [8, 9, 10]
+    assert queue.dropped == 7
 
 
-def test_a_full_inbox_holds_the_source_up() -> None:
-    inbox = Inbox(frames(10), 3, False, threading.Event())
+def test_a_full_queue_holds_the_source_up() -> None:
+    queue = FrameQueue(frames(10), 3, False, threading.Event())
     time.sleep(0.05)
-    assert [f.samples[0].real for f in inbox if f] == list(range(1, 11))
-    assert inbox.dropped == 0
-    stuck = Inbox(frames(10), 1, False, threading.Event())
+    assert [f.samples[0].real for f in queue if f] == list(range(1, 11))
+    assert queue.dropped == 0
+    stuck = FrameQueue(frames(10), 1, False, threading.Event())
     stuck.close()
     assert list(stuck) == []
 
 
-def test_an_inbox_raises_what_its_source_raised() -> None:
+def test_a_queue_raises_what_its_source_raised() -> None:
     def broken() -> Iterator[Frame]:
         yield frames(1)[0]
         raise FoundryError("the antenna fell off")
 
-    inbox = Inbox(broken(), 4, True, threading.Event())
+    queue = FrameQueue(broken(), 4, True, threading.Event())
     with pytest.raises(FoundryError, match="antenna"):
-        list(inbox)
+        list(queue)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otfs_pipeline import linklevel, study
-from otfs_pipeline.bootstrap import interval, snr_at
-from otfs_pipeline.channel import Taps
-from otfs_pipeline.profile import VEHICULAR_A
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.study import command, linklevel
+from otfs_pipeline.study.bootstrap import interval, snr_at
 
-STORED = Path(study.__file__).parent.parent / "benchmarks" / "results" / "otfs_study.json"
+STORED = Path(__file__).parents[2] / "benchmarks" / "results" / "otfs_study.json"
 
 
 def test_truncation_keeps_the_strongest_taps_of_a_share() -> None:
@@ -61,7 +61,7 @@ def test_a_small_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["--link", "31x37@30e3", "--pilot-link", "64x32", "--frames", "3", "--snr", "18",
                  "23", "--pilot-frames", "2", "--pilot-snr", "20", "--iterations", "8",
                  "--truncation", "0.99", "--output", str(output), "--plot", str(plot)]  # fmt: skip
-    assert study.main(arguments) == 0
+    assert command.main(arguments) == 0
     result = json.loads(output.read_text())
     known, pilot = result["perfect_csi"][0], result["embedded_pilot"][0]
     assert list(known["ber"]) == ["lmmse", "cg8", "cg28", "taps 99.00%"]
@@ -85,13 +85,13 @@ def test_a_small_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
     ],
 )
 def test_what_cannot_be_studied(arguments, reason, capsys) -> None:
-    assert study.main(["--frames", "1", *arguments]) == 2
+    assert command.main(["--frames", "1", *arguments]) == 2
     assert reason in capsys.readouterr().err
 
 
 def test_a_seed_below_0_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        study.main(["--seed", "-1"])
+        command.main(["--seed", "-1"])
     assert "--seed: -1: use 0 or more" in capsys.readouterr().err
 
 
@@ -109,6 +109,6 @@ def test_missing_matplotlib_is_said_before_the_study(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setattr(study, "study", lambda options: pytest.fail("has begun"))
-    assert study.main(["--plot", "study.svg"]) == 1
+    monkeypatch.setattr(command, "study", lambda options: pytest.fail("has begun"))
+    assert command.main(["--plot", "study.svg"]) == 1
     assert "pip install 'foundry-graphs[otfs]'" in capsys.readouterr().err

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.batch import answer_all
-from parse_runtime.jobs import Job, Refused
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.commands.jobs import Job, Refused
+from parse_runtime.commands.many import answer_all
+from parse_runtime.engine.batch import Batch
+from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import Fake, mixing, request
 
 
@@ -40,10 +41,10 @@ class Device(Fake):
 
     unlucky: Callable[[], None]
 
-    def decode(self, slots, tokens, positions, samplings):  # type: ignore[no-untyped-def]
-        if 13 in {sampling.seed for sampling in samplings}:
+    def decode(self, batch: Batch) -> list[int]:
+        if 13 in {sampling.seed for sampling in batch.samplings}:
             self.unlucky()
-        return super().decode(slots, tokens, positions, samplings)
+        return super().decode(batch)
 
 
 BAD = Refused(UsageError("lines line 2: no JSON"))

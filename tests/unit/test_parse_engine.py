@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from foundryrt.errors import UsageError
-from parse_runtime.request import Statistics
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.request import Statistics
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import PROMPT, Fake, Heard, accepting, request, scripted
 
 DRAFT = [11, 12, 13, 14, 15, 16, 17, 18]
@@ -97,7 +97,7 @@ def test_answer_ends_at_the_limit(limit: int, several: int) -> None:
 
 
 @pytest.mark.parametrize("several", [2, 3, 7])
-def test_several_tokens_an_advance_are_the_same_answer(several: int) -> None:
+def test_several_tokens_a_pass_are_the_same_answer(several: int) -> None:
     for rules in ({}, {"max_rounds": 3, "resume_tokens": 2}):
         tokens, statistics = generate(target([3], several), drafting(), **rules)
         assert tokens == DRAFT[:3] + OWN[3:]

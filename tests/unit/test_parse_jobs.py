@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from foundryrt.errors import UsageError
-from parse_runtime import jobs
-from parse_runtime.jobs import Defaults, Job, Refused, read
-from parse_runtime.roles import Sampling
-from parse_runtime.rules import Rules
+from parse_runtime.commands import jobs
+from parse_runtime.commands.jobs import Defaults, Job, Refused, read
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.rules import Rules
 
 PROMPTS: Any = SimpleNamespace(
     request=lambda prompt, most, sampling, rules: SimpleNamespace(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parse_runtime.judge import first_failure, longest_accepted, sentence_cuts, stride_cuts
-from parse_runtime.layout import verification
+from parse_runtime.engine.judge import first_failure, longest_accepted, sentence_cuts, stride_cuts
+from parse_runtime.signature.plan import verification_plan
 
 judged = st.lists(st.floats(0, 1), max_size=12).flatmap(
     lambda verdicts: st.tuples(
@@ -47,9 +47,9 @@ def test_stride_cuts_rise_to_the_whole_draft(length: int, stride: int) -> None:
 
 
 def test_sentence_cuts_are_apart_and_end_with_the_draft() -> None:
-    pieces = ["One", ".", " Two", "!", "\n", "x", " y", " z"]
-    assert sentence_cuts(pieces, 1) == [2, 4, 5, 8]
-    assert sentence_cuts(pieces, 3) == [4, 8]
+    texts = ["One", ".", " Two", "!", "\n", "x", " y", " z"]
+    assert sentence_cuts(texts, 1) == [2, 4, 5, 8]
+    assert sentence_cuts(texts, 3) == [4, 8]
     assert sentence_cuts([], 1) == []
 
 
@@ -57,19 +57,19 @@ def test_sentence_cuts_are_apart_and_end_with_the_draft() -> None:
 def test_rows_of_a_verification_read_what_a_separate_prefill_would(data: st.DataObject) -> None:
     max_len = 40
     start = data.draw(st.integers(0, 10))
-    trunk = data.draw(st.lists(st.integers(0, 9), max_size=20))
+    prefix = data.draw(st.lists(st.integers(0, 9), max_size=20))
     suffix = data.draw(st.lists(st.integers(10, 19), min_size=1, max_size=4))
-    total = start + len(trunk)
+    total = start + len(prefix)
     cuts = sorted(data.draw(st.sets(st.integers(0, total), max_size=4)))
-    length = len(trunk) + len(suffix) * len(cuts) + data.draw(st.integers(0, 5))
-    plan, ends = verification(trunk, start, suffix, cuts, length, max_len)
+    length = len(prefix) + len(suffix) * len(cuts) + data.draw(st.integers(0, 5))
+    plan, ends = verification_plan(prefix, start, suffix, cuts, length, max_len)
     tokens, positions, rows, low, own = plan
     position_of = {row: row for row in range(start)} | dict(zip(rows, positions, strict=True))
 
     def reads(i: int) -> list[int]:
         return [k for k in range(max_len + 1 + length) if k < low[i] or own[i] <= k <= rows[i]]
 
-    real = len(trunk) + len(suffix) * len(cuts)
+    real = len(prefix) + len(suffix) * len(cuts)
     assert len(set(rows[:real].tolist())) == real
     for i in range(real):
         assert sorted(position_of[k] for k in reads(i)) == list(range(positions[i] + 1))
@@ -84,8 +84,8 @@ def test_rows_of_a_verification_read_what_a_separate_prefill_would(data: st.Data
 
 
 def test_padding_is_never_read_by_others() -> None:
-    plan, _ = verification([1, 2], 3, [7], [4, 5], 8, 16)
+    plan, _ = verification_plan([1, 2], 3, [7], [4, 5], 8, 16)
     _, _, rows, cuts, starts = plan[:, :4]
     assert not np.any((cuts > 16) | ((starts <= 16) & (rows >= 16)))
     with pytest.raises(ValueError):
-        verification([1, 2, 3], 0, [7], [1], 2, 16)
+        verification_plan([1, 2, 3], 0, [7], [1], 2, 16)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.engine import Engine, Overloaded
-from parse_runtime.request import Request
-from parse_runtime.roles import Sampling
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.engine import Engine, Overloaded
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request
 
 
@@ -88,10 +88,10 @@ def test_answers_share_passes_and_start_in_their_order() -> None:
 
 
 class Failing(Fake):
-    def decode(self, slots, tokens, positions, samplings):  # type: ignore[no-untyped-def]
-        if 666 in {s.seed for s in samplings}:
+    def decode(self, batch: Batch) -> list[int]:
+        if 666 in {s.seed for s in batch.samplings}:
             raise FoundryError("this one fails")
-        return super().decode(slots, tokens, positions, samplings)
+        return super().decode(batch)
 
 
 @pytest.mark.parametrize("role", ["target", "draft"])

@@ -12,13 +12,14 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine import FAILING, Engine
-from parse_runtime.pair import Alike
-from parse_runtime.prompts import Prompts, Voice
-from parse_runtime.rules import Rules
-from parse_runtime.scheduler import Scheduler
+from parse_runtime.engine.batch import Batch
+from parse_runtime.engine.engine import FAILING, Engine
+from parse_runtime.engine.prompts import Prompts, TextFormat
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.text.translation import SameTokens
 from tests.unit.parse_fakes import Fake, mixing
 
 testclient = pytest.importorskip(
@@ -37,12 +38,12 @@ class Device(Fake):
     fault: tuple[type[Exception], str] | None = None
     gate = threading.Event()
 
-    def advance(self, slots, tokens, positions, samplings):  # type: ignore[no-untyped-def]
+    def extend(self, batch: Batch) -> list[list[int]]:
         if self.fault:
             kind, message = self.fault
             raise kind(message)
         assert self.gate.wait(20)
-        return super().advance(slots, tokens, positions, samplings)
+        return super().extend(batch)
 
 
 class Serving:
@@ -53,14 +54,14 @@ class Serving:
         inner = Inner(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = decoders.ByteLevel()
-        voice = Voice(Tokenizer(inner), Chat(TEMPLATE, "", "", (0,)))
+        text = TextFormat(Tokenizer(inner), Chat(TEMPLATE, "", "", (0,)))
         self.device = Device(mixing(1, 997), slots=2)
         self.device.gate.set()
         self.engine = Engine(Scheduler(self.device, Fake(mixing(2), slots=2)))
         session = SimpleNamespace(graphs=["one"], ready=lambda: 1)
         service = Service(
-            "fake", self.engine, Prompts(voice, voice, Alike(frozenset({0}))), Rules(max_rounds=0),
-            session, Metrics(self.engine),
+            "fake", self.engine, Prompts(text, text, SameTokens(frozenset({0}))),
+            Rules(max_rounds=0), session, Metrics(self.engine),
         )  # fmt: skip
         self.client = testclient.TestClient(service.app(), raise_server_exceptions=False)
 

@@ -42,3 +42,22 @@ def test_the_driver_waits_for_no_imports() -> None:
     )
     assert "ctypes" in modules
     assert not modules & {"msgspec", "zstandard", "hashlib", "inspect", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ("a.fdy --frames 5", 0),
+        ("bundle --prompt x.fdy", 0),
+        ("--frames 5 a.fdy", 2),
+        ("--json a.fdy", 1),
+        ("--prompt x.fdy a.fdy", 2),
+        ("--prompt=x.fdy a.fdy", 1),
+        ("--snr -5 bundle", 2),
+        ("--snr 5 bundle --json", 2),
+        ("--snr 5", -1),
+        ("", -1),
+    ],
+)
+def test_the_bundle_among_the_options(words: str, place: int) -> None:
+    assert start.bundle_word(words.split()) == place

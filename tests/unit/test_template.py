@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,25 +17,30 @@ from foundryrt.bundle.tables import (
     unpack,
 )
 
-BASE = GraphTable(
-    name="g",
-    key={},
-    kinds=[0, 0, 0],
-    functions=[0, 1, 0],
-    skeletons=[b"a", b"", b"bc"],
-    parameters=[np.array([1, 2], np.uint64), np.array([], np.uint64), np.array([3], np.uint64)],
-    edges=[(0, 1, 0, 0, 0), (1, 2, 0, 0, 0)],
-)
+NODES = {
+    "kinds": [0, 0, 0],
+    "functions": [0, 1, 0],
+    "skeletons": [b"a", b"", b"bc"],
+    "parameters": [np.array(words, np.uint64) for words in ([1, 2], [], [3])],
+    "edges": [(0, 1, 0, 0, 0), (1, 2, 0, 0, 0)],
+}
+
+
+def graph(**changes: object) -> GraphTable:
+    return GraphTable.of_nodes("g", {}, **(NODES | changes))  # type: ignore[arg-type]
+
+
+BASE = graph()
 
 
 def with_words(*words: int) -> GraphTable:
     values = np.array(words, np.uint64)
-    return replace(BASE, parameters=[values[:2], values[2:2], values[2:]])
+    return graph(parameters=[values[:2], values[2:2], values[2:]])
 
 
 def restored(template: GraphTable, columns: object) -> list[int]:
     tables = []
-    for own, kinds in ((template.columns(), TEMPLATE_COLUMNS), (columns, MEMBER_COLUMNS)):
+    for own, kinds in ((template.columns, TEMPLATE_COLUMNS), (columns, MEMBER_COLUMNS)):
         described, data = pack(own, kinds)  # type: ignore[arg-type]
         tables.append(unpack(described, kinds, memoryview(data)))
     checked = TemplateTable(**tables[0])
@@ -61,11 +64,11 @@ def test_only_differing_words_are_kept() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(BASE, kinds=[0, 0, 4]),
-        replace(BASE, functions=[0, 1, 1]),
-        replace(BASE, skeletons=[b"a", b"b", b"c"]),
-        replace(BASE, parameters=[*BASE.parameters[:2], np.zeros(2, np.uint64)]),
-        replace(BASE, edges=[(0, 1, 0, 0, 1), (1, 2, 0, 0, 0)]),
+        graph(kinds=[0, 0, 4]),
+        graph(functions=[0, 1, 1]),
+        graph(skeletons=[b"a", b"b", b"c"]),
+        graph(parameters=[*NODES["parameters"][:2], np.zeros(2, np.uint64)]),
+        graph(edges=[(0, 1, 0, 0, 1), (1, 2, 0, 0, 0)]),
     ],
 )
 def test_any_difference_but_words_is_another_topology(other: GraphTable) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from foundryc.weights import (
-    Piece,
     TensorFile,
+    WeightSlice,
     build_weights,
     distinct_names,
     materialize,
@@ -88,8 +88,10 @@ def test_interleaved_rows(heads: int, half: int, seed: int) -> None:
     target = np.zeros_like(source)
     for head in range(heads):
         for part in range(2):
-            piece = Piece(None, half, 3, head * half * 2 + part, 2, row=(2 * head + part) * half)
-            copy_rows(piece.copy(0), source, target)
+            rows = WeightSlice(
+                None, half, 3, head * half * 2 + part, 2, row=(2 * head + part) * half
+            )
+            copy_rows(rows.copy(0), source, target)
     expected = source.reshape(heads, half, 2, 3).swapaxes(1, 2).reshape(-1, 3)
     np.testing.assert_array_equal(target, expected)
 
@@ -178,8 +180,8 @@ def test_two_files_of_one_name_keep_their_folders(stored: Path, tmp_path: Path) 
     (tmp_path / "other").mkdir()
     second = tmp_path / "other" / stored.name
     second.write_bytes(stored.read_bytes())
-    pieces = [whole(TensorFile(path).tensors["a"]) for path in (stored, second)]
-    weights = build_weights([(0, pieces[0]), (1, pieces[1])])
+    slices = [whole(TensorFile(path).tensors["a"]) for path in (stored, second)]
+    weights = build_weights([(0, slices[0]), (1, slices[1])])
     assert [file.name for file in weights.files] == [
         f"{tmp_path.name}/{stored.name}",
         f"other/{stored.name}",

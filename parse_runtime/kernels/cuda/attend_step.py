@@ -54,9 +54,8 @@ def launch(
     slots, cuts, starts, ancestors = side_by_side(slots, cuts, starts, ancestors)
     if q.stride(2) != 1:
         q = q.contiguous()
-    like = {"dtype": torch.float32, "device": q.device}
-    sums = torch.empty(count, heads, spans, head_dim, **like)
-    totals = torch.empty(2, count, heads, spans, **like)
+    sums = torch.empty(count, heads, spans, head_dim, dtype=torch.float32, device=q.device)
+    totals = torch.empty(2, count, heads, spans, dtype=torch.float32, device=q.device)
     out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
     width = max(16, triton.next_power_of_2(head_dim))
     bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}

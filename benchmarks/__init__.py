@@ -1,0 +1,1 @@
+"""Benchmarks and their targets: `python -m benchmarks list` (benchmarks/README.md)."""

@@ -1,0 +1,89 @@
+"""The benchmarks by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A module of this package with a function `run`, whose parameters are the options."""
+
+    name: str
+    module: str
+    about: str
+    """What it measures, in one line."""
+    writes: str = ""
+    """The results file, unless --output names another one."""
+    gpu: bool = False
+    """Whether it needs an NVIDIA GPU."""
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "cold-start", "start.cold",
+            "first launch and all graphs from a bundle, beside torch capturing them",
+            "cold_start.json", gpu=True,
+        ),
+        Benchmark(
+            "instantiate", "start.instantiate", "ways to make executable graphs, by driver calls",
+            "instantiate.json", gpu=True,
+        ),
+        Benchmark("timeline", "start.timeline", "draws docs/materialize.svg of cold_start.json"),
+        Benchmark(
+            "cache", "cache.bundles", "cache hits against cp, keys a second, single flight",
+            "cache.json",
+        ),
+        Benchmark(
+            "otfs", "receiver.frames",
+            "the receiver at frame pace and flat out, stages, roofline, baselines",
+            "otfs.json", gpu=True,
+        ),
+        Benchmark(
+            "otfs-sweep", "receiver.sweep", "divisions of the equalizer among blocks and threads",
+            "otfs_sweep.json", gpu=True,
+        ),
+        Benchmark(
+            "otfs-triton", "receiver.triton_products", "the equalizer's iterations in Triton",
+            "otfs_triton.json", gpu=True,
+        ),
+        Benchmark(
+            "otfs-loss", "receiver.loss", "SNR that the equalizer loses against exact LMMSE",
+            "otfs_loss.json",
+        ),
+        Benchmark(
+            "otfs-reference", "receiver.reference", "bit error rates of the numpy receiver",
+            "otfs_reference.json",
+        ),
+        Benchmark(
+            "otfs-precondition", "receiver.precondition",
+            "iterations that preconditioned conjugate gradients need",
+            "otfs_precondition.json",
+        ),
+        Benchmark(
+            "parse-geometry", "parse.geometry",
+            "decoding, verification and gains at real geometry, beside transformers",
+            "parse_geometry.json",
+        ),
+        Benchmark(
+            "parse-linear", "parse.linear", "matrix products and experts against the bandwidth",
+            "parse_linear.json", gpu=True,
+        ),
+        Benchmark(
+            "parse-attention", "parse.attention", "attention and sampling against torch's own",
+            "parse_kernels.json", gpu=True,
+        ),
+        Benchmark(
+            "parse-merge", "parse.merge", "merges the figures of PARSE, without measuring",
+            "parse.json",
+        ),
+        Benchmark(
+            "arith", "arith.evaluate", "accuracy and throughput of the arithmetic pair",
+            "parse_arith.json",
+        ),
+        Benchmark("arith-train", "arith.train", "trains the arithmetic pair"),
+        Benchmark("arith-plot", "arith.plot", "draws docs/parse-arith.svg of parse_arith.json"),
+    )
+}  # fmt: skip

@@ -1,1 +1,0 @@
-"""Parts of the Zak-OTFS benchmark (../otfs.py)."""

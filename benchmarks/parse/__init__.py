@@ -1,0 +1,1 @@
+"""PARSE: models of real geometry, kernels, and the merged figures."""

@@ -1,0 +1,1 @@
+"""The Zak-OTFS receiver: latency, stages, baselines, bit error rates."""

@@ -1,0 +1,1 @@
+"""Cold start: a process without torch that materializes a bundle, beside torch capturing."""

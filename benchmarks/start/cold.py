@@ -1,0 +1,157 @@
+"""Cold start of a decoder's graphs: torch against a bundle; every figure from fresh processes.
+
+Results have a part for each mode, eager and compiled. The weights are in a file in the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from benchmarks.device import gpu
+from benchmarks.report import RESULTS, Output, chosen, today, write_results
+
+STEPS = Path(__file__).parent / "steps"
+ROOT = Path(__file__).parents[2]
+MODES = ("eager", "compile")
+
+
+class Model(StrEnum):
+    """Decoders that can be measured."""
+
+    SMALL = "qwen3-0.6b"
+    LARGE = "qwen3-14b"
+
+
+def process(*command: object) -> tuple[dict[str, Any], float]:
+    """The JSON on a process's last line, and its whole time in milliseconds."""
+    # The site's folder by name, for processes without `site` (see `step`).
+    path = f"{os.environ.get('PYTHONPATH', '')}:{ROOT}:{sysconfig.get_path('purelib')}"
+    start = time.time()
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd="/",
+        env=os.environ | {"SPAWNED": repr(start), "PYTHONPATH": path},
+    )  # fmt: skip
+    spent = (time.time() - start) * 1e3
+    if done.returncode:
+        said = f"{done.stdout[-1000:]}{done.stderr[-4000:]}"
+        raise SystemExit(f"{command}: exit status {done.returncode}\n{said}")
+    lines = done.stdout.strip().splitlines()
+    return (json.loads(lines[-1]) if lines else {}), spent
+
+
+def step(script: str, *arguments: object) -> dict[str, Any]:
+    """A script of the folder `steps` in a process of its own."""
+    # A start does not pay for what other packages' .pth files import.
+    options = ["-S"] if script == "replay.py" else []
+    report, spent = process(sys.executable, *options, STEPS / script, *arguments)
+    print(f"{script} {' '.join(map(str, arguments[:2]))}: {spent / 1e3:.1f} s", file=sys.stderr)
+    return report
+
+
+def floor(folder: Path, repeats: int) -> dict[str, float]:
+    """A bare process: cuInit, context, one launch; and the speed of a pinned copy."""
+    program = folder / "floor"
+    subprocess.run(["g++", "-O2", STEPS / "floor.cpp", "-o", program, "-ldl"], check=True)
+    times = [process(program)[1] for _ in range(repeats + 1)][1:]
+    return {"floor_ms": statistics.median(times), **process(program, "copy")[0]}
+
+
+def measure(model: str, mode: str, folder: Path, repeats: int, torchs: int) -> dict[str, Any]:
+    """All figures of one mode but the replays'."""
+    captured = folder / f"{model}.{mode}.captured.json"
+    if not captured.exists():
+        step("capture.py", model, mode, folder)
+    result = json.loads(captured.read_text())
+    verified = step("replay.py", model, mode, folder, "verify")
+    torch_side = [step("torch_side.py", model, mode) for _ in range(torchs)]
+    runs = [step("replay.py", model, mode, folder) for _ in range(repeats)]
+
+    def median(*keys: str) -> float:
+        values = []
+        for run in runs:
+            for key in keys:
+                run = run[key]
+            values.append(run)
+        return statistics.median(values)
+
+    fixed = ("nodes", "graphs", "templates", "kernels", "bundle_bytes", "kernel_bytes")
+    result |= {key: verified[key] for key in fixed}
+    all_ready = median("marks_ms", "all_ready")
+    context = median("timeline_ms", "context")
+    result |= {
+        # The capture has filled Inductor's cache, as an earlier start would have.
+        "torch_total_ms": statistics.median(one["torch_total_ms"] for one in torch_side),
+        "first_launch_ms": median("marks_ms", "first_launch"),
+        "all_ready_ms": all_ready,
+        "context_ms": context,
+        # Everything between the context and the last graph, reading and cubins included.
+        "us_per_node": (all_ready - context) * 1e3 / verified["nodes"],
+        "peak_rss_mb": median("peak_rss_mb"),
+        "weights_gbps": median("weights_gbps"),
+        "weights_unchecked_gbps": median("weights_unchecked_gbps"),
+        "identical": verified["identical"],
+        "different": verified["different"],
+        "torch_imported": any(run["torch_imported"] for run in [verified, *runs]),
+        "example": runs[len(runs) // 2],
+    }
+    return result
+
+
+def run(
+    model: Annotated[Model, Option(help="Geometry of the decoder.")] = Model.SMALL,
+    modes: Annotated[str, Option(help="Of eager and compile.")] = ",".join(MODES),
+    repeats: Annotated[int, Option(help="Processes of ours, of which medians are taken.")] = 5,
+    torch_repeats: Annotated[int, Option(help="Processes of torch.")] = 2,
+    captured: Annotated[
+        Path | None, Option(help="Folder that benchmarks.start.steps.capture has filled.")
+    ] = None,
+    output: Output = RESULTS / "cold_start.json",
+) -> None:
+    """Measure the cold start of a decoder's graphs from a bundle, beside torch capturing them.
+
+    Results are written after each mode.
+    """
+    wanted = chosen(modes, MODES, "--modes")
+    # Memory, not a disk: the weights are to be in the page cache.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    folder = captured.resolve() if captured else Path(tempfile.mkdtemp(dir=memory))
+    try:
+        import torch
+
+        report: dict[str, Any] = {
+            "date": today(),
+            "model": model.value,
+            "device": gpu(),
+            "driver": gpu("driver_version"),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            **floor(folder, repeats),
+        }
+        for mode in wanted:
+            found = measure(model.value, mode, folder, repeats, torch_repeats)
+            found["first_launch_ratio"] = found["first_launch_ms"] / report["floor_ms"]
+            found["all_ready_ratio"] = found["all_ready_ms"] / found["torch_total_ms"]
+            found["weights_ratio"] = found["weights_gbps"] / report["pinned_copy_gbps"]
+            report[mode] = found
+            write_results(output, report)
+            found |= step("compare.py", model.value, mode, folder)
+            write_results(output, report)
+            short = {k: v for k, v in found.items() if not isinstance(v, (dict, list))}
+            print(json.dumps(short, indent=1))
+        print({k: v for k, v in report.items() if not isinstance(v, dict)})
+    finally:
+        if not captured:
+            shutil.rmtree(folder)

@@ -1,0 +1,1 @@
+"""Steps of the cold start, each a process of its own."""

@@ -1,0 +1,294 @@
+"""What is to be reached: a table of targets by area.
+
+A table is a list of rows; a row has a target for each figure that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Area = Literal[
+    "start", "relocation", "tensor-parallel", "parse", "serving", "receiver", "cache"
+]  # fmt: skip
+REPORTED = "reported"
+"""In place of a bound: any measurement will do."""
+OPERATING_POINT = "16384x32"
+LOSS_GRIDS = ("31x37", "64x32")
+# With fewer, one answer more or less is over a point of accuracy.
+PROBLEMS = 100
+POINT = 0.01
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that must reach `must` and had better reach `aim`.
+
+    At most each, or at least where `higher` is better. A `must` of True is a property that must
+    hold; of REPORTED, a figure that must be measured.
+    """
+
+    area: Area
+    name: str
+    file: str
+    path: str
+    """Where the figure is in the file: keys, and in lists the grid, joined by slashes."""
+    must: float | str
+    aim: float | None = None
+    unit: str = ""
+    higher: bool = False
+    cpu: bool = False
+    """Whether a measurement on a CPU counts."""
+    device: str = ""
+    """In place of the file's, where the figure is of another one."""
+    figure: Callable[[Any, Any], float | bool | None] | None = None
+    """Of what is at the path and of the whole file, where the path does not lead to the figure;
+    None: not measured."""
+
+
+def accuracy_lost(part: Any, _: Any) -> float | None:
+    """Share of right answers that a method has less than the target alone."""
+    ours, alone = part["accuracy"], part["accuracy_target"]
+    return round(alone["share"] - ours["share"], 6) if ours["count"] >= PROBLEMS else None
+
+
+def snr_loss(point: Any, report: Any) -> float:
+    """In dB at BER 1e-2, of the worse small grid, at the operating point's iterations."""
+    losses = {one["grid"]: one["snr_loss_db"] for one in report["snr_loss"]}
+    return max(float(losses[grid][f"cg{point['cg_iterations']}"]) for grid in LOSS_GRIDS)
+
+
+def equalizer(point: Any, _: Any) -> float:
+    """Time of the equalizer over its roofline."""
+    return float(point["stage_us"]["equalize"] / point["roofline_us"]["equalize"])
+
+
+def over_eagle3(part: Any, _: Any) -> float:
+    """Gain of PARSE, with or without the head, over that of the EAGLE-3 head alone."""
+    methods = part["methods"]
+    best = max(methods["parse"]["gain"], methods["parse+eagle3"]["gain"])
+    return float(best / methods["target+eagle3"]["gain"])
+
+
+def gains_without_loss(part: Any, _: Any) -> bool:
+    """Whether both gains are reached, within a point of the target's accuracy."""
+    methods = part["methods"]
+    least = methods["target"]["accuracy"]["share"] - POINT
+    return all(
+        methods[name]["gain"] >= gain and methods[name]["accuracy"]["share"] >= least
+        for name, gain in (("parse", 4.3), ("parse+eagle3", 4.5))
+    )
+
+
+def given_acceptance(rows: Any, _: Any) -> float | None:
+    """Gain at an acceptance of 0.75 and batch 32, without drafted tokens."""
+    wanted = {"batch": 32, "eagle3_profile": "none", "scheme": "parse", "acceptance": 0.75}
+    found = [row["gain"] for row in rows if wanted.items() <= row.items()]
+    return float(found[0]) if found else None
+
+
+def start(mode: str) -> list[list[Target]]:
+    """Of the cold start in a mode."""
+
+    def of(name: str, key: str, must: float, aim: float | None = None, **more: Any) -> list[Target]:
+        target = Target(
+            "start", f"{name}, {mode}", "cold_start.json", f"{mode}/{key}", must, aim, **more
+        )
+        return [target]
+
+    return [
+        of("identical outputs", "identical", True),
+        of("first launch / floor", "first_launch_ratio", 2.0, 1.3),
+        of("all ready / torch's total", "all_ready_ratio", 0.10, 0.03),
+        of("time a node", "us_per_node", 8, 3, unit="us"),
+        of("replay / torch's replay", "replay_ratio", 1.02, 1.00),
+        of("weights / pinned copy", "weights_ratio", 0.6, 0.9, higher=True),
+    ]
+
+
+def parse(name: str, path: str, must: float | str, aim: float | None = None,
+          file: str = "parse.json", **more: Any) -> Target:  # fmt: skip
+    return Target("parse", name, file, path, must, aim, **more)
+
+
+def otfs(name: str, path: str, must: float, aim: float | None = None,
+         file: str = "otfs.json", **more: Any) -> Target:  # fmt: skip
+    return Target("receiver", name, file, path, must, aim, **more)
+
+
+def point(key: str) -> str:
+    """The path of a figure at the receiver's operating point."""
+    return f"grids/{OPERATING_POINT}/{key}"
+
+
+def relocation(name: str, path: str, must: float, aim: float | None = None,
+               file: str = "relocate.json", **more: Any) -> Target:  # fmt: skip
+    return Target("relocation", name, file, path, must, aim, **more)
+
+
+def parallel(name: str, path: str, must: float | str, aim: float | None = None,
+             file: str = "tp.json", **more: Any) -> Target:  # fmt: skip
+    return Target("tensor-parallel", name, file, path, must, aim, **more)
+
+
+def serving(name: str, path: str, must: float, aim: float | None = None,
+            file: str = "serve.json", **more: Any) -> Target:  # fmt: skip
+    return Target("serving", name, file, path, must, aim, **more)
+
+
+ARITH, JUDGE, LINK = "parse_arith.json", "parse_judge.json", "otfs_link.json"
+LARGE, EIGHT, CPU = "tp235b.json", "tp8.json", "otfs_cpu.json"
+
+TABLES: dict[str, list[list[Target]]] = {
+    "cold start": [*start("eager"), *start("compile")],
+    "cache": [
+        [Target("cache", "warm hit of 1 GB / cp", "cache.json", "warm_hit/ratio", 1.5, cpu=True)],
+        [Target("cache", "captures by 32 processes at once", "cache.json",
+                "single_flight/captures", 1, cpu=True)],
+    ],
+    "PARSE": [
+        [parse("one pass over 8 cuts / prefill", "one_pass_over_prefill/value", 1.25)],
+        [parse("one pass over 8 cuts / 8 prefills with reuse",
+               "one_pass_over_sequential/value", 0.5)],
+        [parse("trained pair: gain", "throughput_gain/value", 1.25, 4.3, higher=True),
+         parse("trained pair: gain, accuracy lost", "throughput_gain", POINT,
+               figure=accuracy_lost)],
+        [parse("trained pair: gain with EAGLE-3", "throughput_gain_eagle3/value", 1.6, 4.5,
+               higher=True),
+         parse("trained pair: gain with EAGLE-3, accuracy lost", "throughput_gain_eagle3", POINT,
+               figure=accuracy_lost)],
+        [parse("14B decoding / copy bandwidth", "decode_over_bandwidth/value", 0.7, 0.85,
+               higher=True)],
+    ],
+    "receiver in real time": [
+        [otfs("p99.9 latency / deadline", point("p99_9_over_deadline"), 1.0, 0.25)],
+        [otfs("on time", point("on_time"), 0.999, 1.0, higher=True)],
+        [otfs("frames at frame pace", point("frames"), 10_000, higher=True)],
+        [otfs("payload flat out", point("flat_out_payload_mbps"), 906, 4000, unit="Mbps",
+              higher=True)],
+        [otfs("SNR loss against LMMSE", f"grids/{OPERATING_POINT}", 0.2, 0.05, unit="dB", cpu=True,
+              device="CPU, float64", figure=snr_loss)],
+        [otfs("compute time / roofline", point("compute_over_roofline"), 4, 1.5)],
+    ],
+    "placement": [
+        [relocation("foreign programs, of those that torch captures and repeats, bit-identical"
+                    " at another base", "share_identical", 1.0, file="foreign.json", higher=True),
+         relocation("foreign programs tried", "programs", 30, file="foreign.json", higher=True)],
+        [relocation("two captures, same bytes", "same_bytes", True)],
+        [relocation("relocating a node", "us_per_node", 0.5, 0.1, unit="us")],
+        [relocation("first launch at another base / at the recorded one", "first_launch_ratio",
+                    1.1, 1.02)],
+        [relocation("capture with proof / plain capture", "capture_ratio", 4, 3)],
+        [relocation("switch of 35 graphs", "switch/ms", 100, 30, unit="ms"),
+         relocation("switch: longest gap that a client sees", "switch/gap_ms", 20, 5, unit="ms"),
+         relocation("switch: no memory but the graphs'", "switch/graphs_only", True)],
+        [relocation("first launch through standby", "standby_first_launch_ms", 100, 40,
+                    unit="ms")],
+        [relocation("cold start: first launch / that of the release before",
+                    "eager/first_launch_over_previous", 1.0, file="cold_start.json"),
+         relocation("cold start: time a node, exec memory grown beforehand",
+                    "eager/us_per_node_grown", REPORTED, 4, file="cold_start.json", unit="us")],
+    ],
+    "tensor parallelism": [
+        [parallel("all-reduce / NCCL, 8 to 256 KiB, the worst", "allreduce/small_over_nccl",
+                  0.6, 0.4),
+         parallel("all-reduce / NCCL, to 64 MiB, the worst", "allreduce/large_over_nccl",
+                  1.2, 1.0)],
+        [parallel(f"{size} decoding at batch 1, TP 4 / TP 1", f"decode/{size}/tp4_over_tp1", 2.2, 3,
+                  higher=True) for size in ("14B", "32B")],
+        [parallel("decoding over vLLM, TP 2 and 4, batch 1, 16, 64, the least",
+                  "decode_over_vllm", 1.0, 1.2, higher=True)],
+        [parallel("all ranks' first launch / bare processes", "first_launch_ratio", 1.3, 1.1)],
+        [parallel("all ranks' graphs / torch and NCCL capturing", "all_ready_ratio", 0.1, 0.05)],
+        [parallel("switch TP 2 to TP 4, until the first token", "switch_s", 3, 1, unit="s")],
+        [parallel("235B, one rank of 8: all graphs", "all_ready_s", 3.9, 1, LARGE, unit="s")],
+        [parallel("235B, one rank of 8: first launch / bare start", "first_launch_ratio", 2.0, 1.3,
+                  LARGE),
+         parallel("235B, one rank of 8: bundle", "bundle_mb", 20, 10, LARGE, unit="MB"),
+         parallel("235B, one rank of 8: capture on one GPU", "capture_minutes", 15, 5, LARGE,
+                  unit="min")],
+    ],
+    "eight GPUs": [
+        [parallel("8 GPUs, 235B: first token of all ranks / bare processes", "first_token_ratio",
+                  REPORTED, file=EIGHT)],
+        [parallel(f"8 GPUs, 235B in {kind}: decoding at batch {batch}",
+                  f"decode/{kind}/batch_{batch}", REPORTED, file=EIGHT, unit="tokens/s",
+                  higher=True) for kind in ("bf16", "fp8") for batch in (1, 8, 64)],
+        [parallel("8 GPUs, 235B: gain of PARSE, acceptance 0.75", "parse_gain", REPORTED,
+                  file=EIGHT, higher=True)],
+        [parallel("8 GPUs: all-reduce / NCCL, 8 KiB to 64 MiB, the worst", "allreduce_over_nccl",
+                  REPORTED, file=EIGHT)],
+        [parallel("8 GPUs: 32B decoding over vLLM", "decode_over_vllm", REPORTED, file=EIGHT,
+                  higher=True)],
+        [parallel("8 GPUs: all ended after a rank was killed", "killed_s", 10, file=EIGHT,
+                  unit="s")],
+    ],
+    "judging": [
+        [parse("real pair: AUC of verdicts on whole drafts", "auc/drafts", 0.88, 0.95, JUDGE,
+               higher=True, cpu=True),
+         parse("real pair: AUC of verdicts on prefixes", "auc/prefixes", 0.80, 0.90, JUDGE,
+               higher=True, cpu=True)],
+        [parse("real pair: accuracy lost", "accuracy_lost_points", 2, 0, JUDGE, unit="points",
+               cpu=True)],
+        [parse("real pair: right drafts kept whole at 5 % of wrong ones", "kept_at_5_percent",
+               0.6, 0.85, JUDGE, higher=True, cpu=True)],
+        [parse("real pair: gain on a CPU, one at a time", "gain", REPORTED, 1.2, JUDGE,
+               higher=True, cpu=True)],
+        [parse(f"real pair: gain predicted for {pair}", f"predicted_gain/{size}", REPORTED,
+               file=JUDGE, higher=True, cpu=True)
+         for size, pair in (("14B", "14B with 0.6B"), ("235B", "235B with 8B"))],
+        [parse("real pair: questions that calibration needs", "calibration_questions", 100, 40,
+               JUDGE, cpu=True)],
+        [parse("verification with evidence / without", "evidence_cost", 1.02, 1.00, JUDGE,
+               cpu=True)],
+        [parse("trained pair: serving's gains within a point of accuracy", "batch_1", True,
+               file=ARITH, figure=gains_without_loss)],
+    ],
+    "serving": [
+        [serving(f"{size}: tokens/s over vLLM's, 1 to 256 at a time, the least",
+                 f"throughput/{size}/over_vllm", 1.0, 1.2, higher=True)
+         for size in ("0.6B", "14B")],
+        [serving(f"70 % load: {share} {what} / vLLM's", f"poisson/{key}_{share}_over_vllm",
+                 1.0, 0.8)
+         for key, what in (("first_token", "to the first token"),
+                           ("between_tokens", "between tokens"))
+         for share in ("p50", "p99")],
+        [serving("start to first token / vLLM's warm start", "start_over_vllm", 1 / 20, 1 / 40)],
+        [serving("0.6B decode step at batch 1, device", "decode/step_ms", 0.8, 0.65, unit="ms"),
+         serving("0.6B: host time beyond the graph at 1", "decode/host_share_1", 0.10, 0.05),
+         serving("0.6B: host time beyond the graph at 64", "decode/host_share_64", 0.10, 0.05)],
+        [serving("trained pair, one at a time: PARSE", "batch_1/methods/parse/gain", 4.3, 6, ARITH,
+                 higher=True),
+         serving("trained pair, one at a time: PARSE with EAGLE-3",
+                 "batch_1/methods/parse+eagle3/gain", 4.5, 6.5, ARITH, higher=True)],
+        [serving("trained pair, 16 at a time: best of ours / EAGLE-3 alone", "batch_16", 1.1, 1.4,
+                 ARITH, higher=True, figure=over_eagle3)],
+        [serving("14B, acceptance 0.75, batch 32: gain", "gain/gain_by_acceptance", 1.6, 2.0,
+                 "parse_geometry.json", higher=True, figure=given_acceptance)],
+        [serving("packages of the serving process, installed", "installed_mb", 200, 120,
+                 unit="MB", cpu=True)],
+        [serving("replica through Ray Serve / the process's own start", "ray_start_ratio",
+                 1.5, 1.2, cpu=True)],
+        [serving("requests lost or wrong in 20 minutes above capacity", "requests_lost", 0,
+                 cpu=True)],
+    ],
+    "receiver of a radio": [
+        [otfs("raw waveform in: SNR lost at 15, 20, 25 dB, the worst", "raw_loss_db", 1.0, 0.3,
+              LINK, unit="dB", cpu=True)],
+        [otfs("frames lost after a gap of 500 samples", "frames_lost_after_gap", 2, 1, LINK,
+              cpu=True)],
+        [otfs("with front end and LDPC: p99.9 / deadline", "coded/p99_9_over_deadline", 0.6, 0.35),
+         otfs("with front end and LDPC: on time", "coded/on_time", 0.999, 1.0, higher=True)],
+        [otfs("equalizer alone / roofline", f"grids/{OPERATING_POINT}", 2.5, 1.5,
+              figure=equalizer)],
+        [otfs("CPU, 1024x32: frame / deadline", "frame_over_deadline", 1.0, 0.5, CPU, cpu=True),
+         otfs("CPU, 1024x32: frame / before native operators", "frame_over_before", 1 / 30, 1 / 80,
+              CPU, cpu=True)],
+        [otfs("kernels without clusters / with", "no_cluster_ratio", 1.5, 1.1)],
+        [otfs("coded: SNR lost against a reference decoder", "decoder_loss_db", 0.2, 0.05, LINK,
+              unit="dB", cpu=True)],
+    ],
+}  # fmt: skip
+
+TARGETS = [target for table in TABLES.values() for row in table for target in row]

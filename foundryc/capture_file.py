@@ -1,0 +1,240 @@
+"""A capture in a file, so that another process can read it, compare it and write its bundle.
+
+    0    magic, offset and length of the index, BLAKE3 digest of the index as it is stored
+    56   blobs one after another: columns of graphs, kernel binaries, the regions' first bytes
+    ...  the index: MessagePack, zstd
+
+It is no bundle and promises no later version anything: weight slices name files by their path.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+import zstandard
+from blake3 import blake3
+
+from foundryc.capture import Capture, RegionImage
+from foundryc.template import GraphTable
+from foundryc.weights import WeightSlice
+from foundryrt.atomic import AtomicFile
+from foundryrt.bundle.schema import Column, Function, Requirements, Tensor, Variable
+from foundryrt.bundle.tables import TEMPLATE_COLUMNS, pack, unpack
+from foundryrt.bundle.writer import Buffer
+from foundryrt.errors import FoundryError
+
+MAGIC = b"FDYCAP\x01\n"
+_HEADER = struct.Struct("<8sQQ32s")
+_LEVEL = 3
+_STEP = 16 << 20
+"""Bytes that are decompressed at a time."""
+
+
+class _Blob(msgspec.Struct, frozen=True):
+    """Bytes of the file; `digest` is BLAKE3, of what is stored."""
+
+    offset: int
+    stored: int
+    compressed: bool
+    digest: bytes
+
+
+class _Graph(msgspec.Struct):
+    name: str
+    key: dict[str, int | str]
+    columns: dict[str, Column]
+    data: _Blob
+
+
+class _Region(msgspec.Struct):
+    name: str
+    base: int
+    size: int
+    compress: bool
+    initial: _Blob | None
+
+
+class _Index(msgspec.Struct):
+    """A Capture with blobs in place of bytes."""
+
+    target: str
+    requirements: Requirements
+    producer: dict[str, str]
+    provenance: dict[str, str]
+    regions: list[_Region]
+    tensors: list[Tensor]
+    functions: list[Function]
+    variables: list[Variable]
+    graphs: list[_Graph]
+    kernels: list[_Blob]
+    slices: dict[int, list[WeightSlice]]
+    digest_kernel: int
+
+
+def save(capture: Capture, path: str | os.PathLike[str]) -> None:
+    """Store `capture` at `path` at once; FoundryError where the file cannot be written."""
+    try:
+        with AtomicFile(Path(path)) as target:
+            target.file.write(bytes(_HEADER.size))
+            index = _stored(capture, target.file)
+            data = zstandard.compress(msgspec.msgpack.encode(index, enc_hook=_plain), _LEVEL)
+            offset = target.file.tell()
+            target.file.write(data)
+            target.file.seek(0)
+            digest = blake3(data).digest()
+            target.file.write(_HEADER.pack(MAGIC, offset, len(data), digest))
+            target.commit()
+    except OSError as error:
+        raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def load(path: str | os.PathLike[str]) -> Capture:
+    """The capture stored at `path`; what its regions begin with stays in the file until it is read.
+
+    FoundryError where there is no such file, or it is damaged; a region's bytes are checked when
+    they are read.
+    """
+    file = _File.open(Path(path))
+    index = file.index()
+    return Capture(
+        target=index.target,
+        requirements=index.requirements,
+        producer=index.producer,
+        provenance=index.provenance,
+        regions=tuple(_image(file, region) for region in index.regions),
+        tensors=tuple(index.tensors),
+        functions=tuple(index.functions),
+        variables=tuple(index.variables),
+        graphs=tuple(_table(file, graph) for graph in index.graphs),
+        kernels=tuple(file.bytes(blob) for blob in index.kernels),
+        slices=index.slices,
+        digest_kernel=index.digest_kernel,
+    )
+
+
+def _stored(capture: Capture, file: BinaryIO) -> _Index:
+    graphs = []
+    for table in capture.graphs:
+        columns, data = pack(table.columns, TEMPLATE_COLUMNS)
+        graphs.append(_Graph(table.name, table.key, columns, _append(file, [data], True)))
+    return _Index(
+        target=capture.target,
+        requirements=capture.requirements,
+        producer=capture.producer,
+        provenance=capture.provenance,
+        regions=[
+            _Region(
+                image.name,
+                image.base,
+                image.size,
+                image.compress,
+                image.initial and _append(file, image.initial(), image.compress),
+            )
+            for image in capture.regions
+        ],
+        tensors=list(capture.tensors),
+        functions=list(capture.functions),
+        variables=list(capture.variables),
+        graphs=graphs,
+        kernels=[_append(file, [data], True) for data in capture.kernels],
+        slices={index: list(slices) for index, slices in capture.slices.items()},
+        digest_kernel=capture.digest_kernel,
+    )
+
+
+def _append(file: BinaryIO, parts: Iterable[Buffer], compress: bool) -> _Blob:
+    """Write `parts` one after another, never more of them in memory than one."""
+    offset, digest = file.tell(), blake3()
+
+    def write(data: Buffer) -> None:
+        file.write(data)
+        digest.update(data)
+
+    packer = zstandard.ZstdCompressor(level=_LEVEL).compressobj() if compress else None
+    for part in parts:
+        write(packer.compress(part) if packer else part)
+    if packer:
+        write(packer.flush())
+    return _Blob(offset, file.tell() - offset, compress, digest.digest())
+
+
+@dataclass(frozen=True)
+class _File:
+    """A stored capture, mapped."""
+
+    path: Path
+    data: memoryview
+
+    @classmethod
+    def open(cls, path: Path) -> _File:
+        if not path.is_file():
+            raise FoundryError(f"{path}: no such file, or it is none that holds a capture")
+        try:
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < _HEADER.size:
+                    raise FoundryError(f"{path}: is no stored capture, or was cut off")
+                return cls(path, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        except OSError as error:
+            raise FoundryError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def index(self) -> _Index:
+        magic, offset, length, digest = _HEADER.unpack_from(self.data)
+        if magic != MAGIC:
+            raise FoundryError(f"{self.path}: is no capture stored by this version of foundryc")
+        stored = self.data[offset : offset + length]
+        if len(stored) != length or blake3(stored).digest() != digest:
+            raise self._damaged("in its index")
+        try:
+            return msgspec.msgpack.decode(
+                zstandard.decompress(stored), type=_Index, dec_hook=_restored
+            )
+        except (msgspec.DecodeError, zstandard.ZstdError) as error:
+            raise self._damaged(f"in its index ({error})") from error
+
+    def parts(self, blob: _Blob) -> Iterable[Buffer]:
+        """A blob's bytes, never all of them in memory; FoundryError where they are damaged."""
+        stored = self.data[blob.offset : blob.offset + blob.stored]
+        if blake3(stored).digest() != blob.digest:
+            raise self._damaged(f"at byte {blob.offset}")
+        if not blob.compressed:
+            return (stored,)
+        return zstandard.ZstdDecompressor().read_to_iter(stored, write_size=_STEP)
+
+    def bytes(self, blob: _Blob) -> bytes:
+        return b"".join(self.parts(blob))
+
+    def _damaged(self, where: str) -> FoundryError:
+        return FoundryError(f"{self.path}: this stored capture is damaged {where}; capture again")
+
+
+def _table(file: _File, graph: _Graph) -> GraphTable:
+    views = unpack(graph.columns, TEMPLATE_COLUMNS, memoryview(file.bytes(graph.data)))
+    return GraphTable(graph.name, graph.key, {name: np.asarray(v) for name, v in views.items()})
+
+
+def _image(file: _File, region: _Region) -> RegionImage:
+    blob = region.initial
+    return RegionImage(
+        region.name,
+        region.base,
+        region.size,
+        None if blob is None else lambda: file.parts(blob),
+        region.compress,
+    )
+
+
+def _plain(path: Path) -> str:
+    """What MessagePack has no form for: only weight slices' paths."""
+    return os.fspath(path)
+
+
+def _restored(kind: type[Path], text: str) -> Path:
+    return kind(text)

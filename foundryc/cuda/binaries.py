@@ -1,0 +1,65 @@
+"""Functions, kernel binaries and module variables of a recording, each once."""
+
+from __future__ import annotations
+
+from foundryc.cuda.extract import CapturedFunction
+from foundryc.cuda.harvest import Harvest
+from foundryc.cuda.prune_check import pruned
+from foundryc.cuda.variables import values_to_keep
+from foundryrt.bundle.schema import Function, Variable
+from foundryrt.errors import FoundryError
+
+
+class Binaries:
+    """What graphs call, by content, in order of first use."""
+
+    def __init__(self, harvest: Harvest) -> None:
+        self._harvest = harvest
+        self._values: dict[int, dict[str, bytes]] = {}
+        self._used: dict[bytes, set[str]] = {}
+        self._index: dict[Function, int] = {}
+        self._variables: dict[tuple[int, str], bytes] = {}
+
+    def index(self, captured: CapturedFunction) -> int:
+        """The number of a function; FoundryError where its binary or variables cannot be kept."""
+        cubin = self._harvest.binary_of(captured.name, captured.module)
+        if captured.module not in self._values:
+            self._values[captured.module] = values_to_keep(captured, cubin)
+        self._used.setdefault(cubin, set()).add(captured.name)
+        kernel = list(self._used).index(cubin)
+        for name, data in self._values[captured.module].items():
+            if self._variables.setdefault((kernel, name), data) != data:
+                raise FoundryError(
+                    f"two modules of one binary hold different values in their variable {name};"
+                    " a bundle loads a binary once"
+                )
+        function = Function(
+            name=captured.name,
+            kernel=kernel,
+            max_dynamic_shared=captured.max_dynamic_shared,
+            shared_carveout=captured.carveout,
+            cluster_nonportable=captured.nonportable,
+        )
+        return self._index.setdefault(function, len(self._index))
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """All functions that were asked for, by number."""
+        return tuple(self._index)
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """What module variables must hold in another process."""
+        return tuple(
+            Variable(kernel=kernel, name=name, data=data)
+            for (kernel, name), data in self._variables.items()
+        )
+
+    def kernels(self) -> list[bytes]:
+        """The binaries with the kernels that were asked for alone, once all are known."""
+        kernels: list[bytes] = []
+        for binary, names in self._used.items():
+            data = pruned(binary, names)
+            # Two binaries may be pruned to the same bytes, but each has its own variables.
+            kernels.append(binary if data in kernels else data)
+        return kernels

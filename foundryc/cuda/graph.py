@@ -1,0 +1,49 @@
+"""A captured graph of a cuda recording, and the tensors that have names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from foundryc.cuda.extract import CapturedGraph
+from foundryc.weights import WeightSlice
+from foundryrt.errors import UsageError
+
+
+@dataclass(frozen=True)
+class NamedTensor:
+    """A tensor of the arena under a name; `graph` is -1 where all graphs share it.
+
+    `slices` say which parts of the user's weight files it is made of; empty where unknown.
+    """
+
+    name: str
+    role: str
+    tensor: torch.Tensor
+    graph: int = -1
+    slices: tuple[WeightSlice, ...] = ()
+
+
+@dataclass
+class RecordedGraph:
+    """One graph, while and after it is recorded; `torch_graph` is None for an adopted one."""
+
+    name: str
+    key: dict[str, int | str]
+    index: int
+    outputs: list[NamedTensor] = field(default_factory=list)
+    torch_graph: torch.cuda.CUDAGraph | None = None
+    captured: CapturedGraph | None = None
+
+    def output(self, name: str, tensor: torch.Tensor) -> None:
+        """Name a result of this graph."""
+        if any(output.name == name for output in self.outputs):
+            raise UsageError(f"graph {self.name}: two outputs are named {name!r}")
+        self.outputs.append(NamedTensor(name, "output", tensor, self.index))
+
+    def replay(self) -> None:
+        """Launch torch's own exec of the graph, in the capturing process."""
+        if self.torch_graph is None:
+            raise UsageError(f"graph {self.name} was not captured by torch here: launch your own")
+        self.torch_graph.replay()

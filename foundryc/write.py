@@ -1,0 +1,114 @@
+"""A capture as a bundle: its sections and the manifest that lists them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from foundryc.capture import Capture, RegionImage
+from foundryc.template import GraphTable, Member, share
+from foundryc.weights import build_weights
+from foundryrt.bundle.schema import (
+    FORMAT_VERSION,
+    Graph,
+    Kernel,
+    Manifest,
+    Region,
+    SectionKind,
+    Template,
+    Weights,
+    Workload,
+)
+from foundryrt.bundle.tables import MEMBER_COLUMNS, TEMPLATE_COLUMNS, pack
+from foundryrt.bundle.writer import BundleWriter
+
+Setting = None | bool | int | float | str
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    capture: Capture,
+    workload: str,
+    settings: Mapping[str, Setting],
+    files: Mapping[str, bytes],
+) -> None:
+    """Write `capture` to `path` at once; FoundryError where the disk or a weight file fails."""
+    with BundleWriter(path) as writer:
+        templates, graphs = _graphs(writer, capture.graphs)
+        kernels = tuple(_kernel(writer, data) for data in capture.kernels)
+        weights = _weights(capture)
+        regions = tuple(_region(writer, image) for image in capture.regions)
+        for name, data in files.items():
+            writer.add(SectionKind.FILE, name, data)
+        writer.finish(
+            Manifest(
+                format_version=FORMAT_VERSION,
+                target=capture.target,
+                workload=Workload(name=workload, settings=dict(settings)),
+                requirements=capture.requirements,
+                producer=capture.producer,
+                provenance=capture.provenance,
+                regions=regions,
+                tensors=tuple(capture.tensors),
+                kernels=kernels,
+                functions=tuple(capture.functions),
+                variables=tuple(capture.variables),
+                templates=templates,
+                graphs=graphs,
+                weights=weights,
+            )
+        )
+
+
+def _graphs(
+    writer: BundleWriter, tables: Sequence[GraphTable]
+) -> tuple[tuple[Template, ...], tuple[Graph, ...]]:
+    """Each template lies before its first member, so that one graph is read in one go."""
+    shared, members = share(tables)
+    templates: list[Template] = []
+    graphs = []
+    for index, member in enumerate(members):
+        if member.template == len(templates):
+            templates.append(_template(writer, member.template, shared[member.template]))
+        graphs.append(_graph(writer, index, member))
+    return tuple(templates), tuple(graphs)
+
+
+def _template(writer: BundleWriter, index: int, table: GraphTable) -> Template:
+    columns, data = pack(table.columns, TEMPLATE_COLUMNS)
+    section = writer.add(SectionKind.TEMPLATE, f"template {index}", data)
+    return Template(section=section, nodes=table.nodes, edges=table.edges, columns=columns)
+
+
+def _graph(writer: BundleWriter, index: int, member: Member) -> Graph:
+    columns, data = pack(member.columns, MEMBER_COLUMNS)
+    section = writer.add(SectionKind.MEMBER, f"graph {index}", data)
+    return Graph(
+        name=member.graph.name,
+        key=member.graph.key,
+        template=member.template,
+        section=section,
+        columns=columns,
+    )
+
+
+def _kernel(writer: BundleWriter, data: bytes) -> Kernel:
+    digest = hashlib.sha256(data).digest()
+    # As it is: a start would wait for a binary to be decompressed.
+    section = writer.add(SectionKind.KERNEL, f"kernel {digest.hex()[:16]}", data, compress=False)
+    return Kernel(sha256=digest, section=section)
+
+
+def _region(writer: BundleWriter, image: RegionImage) -> Region:
+    section = -1
+    if image.initial is not None:
+        section = writer.add(SectionKind.REGION, image.name, image.initial(), image.compress)
+    return Region(name=image.name, base=image.base, size=image.size, section=section)
+
+
+def _weights(capture: Capture) -> Weights:
+    recipes = build_weights(sorted(capture.slices.items()))
+    return msgspec.structs.replace(recipes, digest_kernel=capture.digest_kernel)

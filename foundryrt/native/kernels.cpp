@@ -1,0 +1,79 @@
+#include "kernels.hpp"
+
+#include "driver.hpp"
+
+namespace foundry {
+
+Kernels::Kernels(uint32_t binaries, uint32_t functions, Timings& timings)
+    : timings_(timings), binaries_(binaries), functions_(functions), handles_(functions) {}
+
+void Kernels::set_binary(uint32_t binary, const void* data) {
+    Binary& target = binaries_.at(binary);
+    std::lock_guard lock(target.mutex);
+    target.data = data;
+}
+
+void Kernels::set_function(uint32_t function, const char* name, uint32_t binary, int shared, int carveout,
+                           bool nonportable) {
+    if (binary >= binaries_.size()) refuse(std::string("function ") + name + " names no kernel binary");
+    functions_.at(function) = {name, binary, shared, carveout, nonportable};
+}
+
+void Kernels::set_variable(uint32_t binary, const char* name, const void* data, uint64_t size) {
+    Binary& target = binaries_.at(binary);
+    std::lock_guard lock(target.mutex);
+    target.variables.push_back({name, data, size});
+}
+
+void Kernels::load(Binary& binary, const std::string& where) {
+    if (binary.data == nullptr) refuse(where + ": its kernel binary has not been read yet");
+    const ScopedTimer timer(timings_.load);
+    OwnedLibrary library;
+    check(driver().cuLibraryLoadData(library.out(), binary.data, nullptr, nullptr, 0, nullptr, nullptr, 0),
+          "cuLibraryLoadData", where);
+    for (const Variable& variable : binary.variables) {
+        CUdeviceptr address = 0;
+        size_t size = 0;
+        check(driver().cuLibraryGetGlobal(&address, &size, library.get(), variable.name.c_str()),
+              "cuLibraryGetGlobal", variable.name);
+        if (size != variable.size) refuse("variable " + variable.name + " has another size than at capture");
+        check(driver().cuMemcpyHtoD(address, variable.data, size), "cuMemcpyHtoD", variable.name);
+    }
+    binary.library = std::move(library);
+}
+
+CUfunction Kernels::find(const Binary& binary, const Function& function) {
+    const ScopedTimer timer(timings_.resolve);
+    CUkernel kernel = nullptr;
+    CUfunction handle = nullptr;
+    check(driver().cuLibraryGetKernel(&kernel, binary.library.get(), function.name.c_str()),
+          "cuLibraryGetKernel", function.name);
+    check(driver().cuKernelGetFunction(&handle, kernel), "cuKernelGetFunction", function.name);
+    const auto set = [&](CUfunction_attribute attribute, int value) {
+        check(driver().cuKernelSetAttribute(attribute, value, kernel, 0), "cuKernelSetAttribute",
+              function.name);
+        check(driver().cuFuncSetAttribute(handle, attribute, value), "cuFuncSetAttribute", function.name);
+    };
+    if (function.shared > 0) set(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, function.shared);
+    if (function.carveout >= 0) set(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, function.carveout);
+    if (function.nonportable) set(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
+    return handle;
+}
+
+void Kernels::resolve(uint32_t index) {
+    if (handles_[index].load(std::memory_order_acquire) != nullptr) return;
+    const Function& function = functions_[index];
+    if (function.name.empty()) refuse("a graph calls a function that has not been read yet");
+    Binary& binary = binaries_[function.binary];
+    std::lock_guard lock(binary.mutex);
+    if (handles_[index].load(std::memory_order_relaxed) != nullptr) return;
+    if (!binary.library) load(binary, function.name);
+    handles_[index].store(find(binary, function), std::memory_order_release);
+}
+
+void Kernels::resolve(const foundry_template& table) {
+    for (uint32_t node = 0; node < table.nodes; ++node)
+        if (table.kind[node] == KIND_KERNEL) resolve(table.function[node]);
+}
+
+}  // namespace foundry

@@ -1,0 +1,123 @@
+"""The frames of a run by its options: simulated, recorded or received, paced or flat out."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from foundryrt.progress import progress_bar
+from otfs_pipeline.frames import recording, shared, source, zeromq
+from otfs_pipeline.frames.pace import Paced
+from otfs_pipeline.frames.queue import FrameQueue
+from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.frames.wire import Counts
+from otfs_pipeline.link import profile
+from otfs_pipeline.options import Options
+from otfs_pipeline.settings import Settings
+
+
+@dataclass
+class Feed:
+    """Frames, how many at most (0: unknown), and what was lost before the receiver."""
+
+    name: str
+    frames: Iterable[Frame | None]
+    total: int
+    counts: Counts
+    queue: FrameQueue | None = None
+    paced: Paced | None = None
+
+    def report(self) -> dict[str, int]:
+        """Counts of frames.
+
+        dropped: overruns, arrived but dropped because the receiver was busy; lost and malformed: in
+        transport; late_source: ready only after their time, because the source was late itself.
+        """
+        return {
+            "dropped": (self.queue.dropped if self.queue else 0)
+            + (self.paced.dropped if self.paced else 0),
+            "lost": self.counts.lost,
+            "malformed": self.counts.malformed,
+            "late_source": self.paced.late if self.paced else 0,
+        }
+
+    def close(self) -> None:
+        if self.queue:
+            self.queue.close()
+
+
+def open_feed(
+    settings: Settings,
+    options: Options,
+    stop: threading.Event,
+    staging: Callable[[], np.ndarray],
+) -> Feed:
+    """The source of `options`; `staging` gives arrays that the device copies from directly."""
+    counts = Counts()
+    if not options.iq and not options.live:
+        paths = profile.find(options.channel)
+        name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
+        frames: Iterable[Frame | None] = _simulated(settings, options, paths, staging, stop)
+        feed = Feed(name, frames, options.frames, counts)
+    elif options.iq:
+        opened = recording.open_recording(options.iq, options.metadata, options.datatype, settings)
+        whole = opened.count(settings)
+        total = min(whole, options.max_frames or whole)
+        read: Iterable[Frame] = itertools.islice(opened.frames(settings), total)
+        if options.pace:
+            read = _timed(read)
+        queue = FrameQueue(read, options.queue, False, stop)
+        feed = Feed(options.iq, queue, total, counts, queue)
+    else:
+        receive = zeromq.receive if options.zmq else shared.receive
+        place = options.zmq or options.shm
+        sent = receive(place, settings, counts, options.idle_timeout, stop)
+        queue = FrameQueue(sent, options.queue, not options.lossless, stop)
+        frames = _first(queue, options.max_frames) if options.max_frames else queue
+        feed = Feed(place, frames, options.max_frames, counts, queue)
+    if options.pace:
+        feed.paced = Paced(feed.frames, settings.frame_seconds, options.queue)
+        feed.frames = feed.paced
+    return feed
+
+
+def _timed(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames that are ready as soon as they are read."""
+    for frame in frames:
+        yield replace(frame, ready=time.perf_counter())
+
+
+def _first(frames: Iterable[Frame | None], count: int) -> Iterator[Frame | None]:
+    for frame in frames:
+        count -= frame is not None
+        yield frame
+        if not count:
+            return
+
+
+def _simulated(
+    settings: Settings,
+    options: Options,
+    paths: profile.Profile,
+    staging: Callable[[], np.ndarray],
+    stop: threading.Event,
+) -> Iterator[Frame]:
+    paths.check(settings)
+    size = min(options.pool or source.pool_size(settings, options.frames), options.frames)
+
+    def make(index: int) -> Frame:
+        return source.simulate(settings, options.snr, options.seed, index, paths)
+
+    frames = []
+    with progress_bar(size, "simulating") as update:
+        for item in source.pool(make, size):
+            if stop.is_set():
+                break
+            frames.append(source.placed(item, staging()))
+            update(len(frames))
+    return source.repeat(frames, options.frames)

@@ -1,0 +1,85 @@
+"""The sink of results: files of bits and LLRs, counted bit errors, symbols to plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from foundryrt.atomic import AtomicFile
+from foundryrt.errors import FoundryError
+from otfs_pipeline.frames.source import Frame
+
+PLOTTED_SYMBOLS = 20_000
+
+
+class Results:
+    """Takes the outputs of each frame; the files appear at `commit`, or not at all.
+
+    bits file: each frame's payload, eight bits a byte, first bit highest, padded with zeros to a
+    whole byte. llr file: each frame's LLRs, float32, little-endian, positive for 0.
+    """
+
+    def __init__(self, bits_out: str, llr_out: str, plotted: bool) -> None:
+        self.frames = 0
+        self.bits = 0
+        self.wrong_bits = 0
+        self.symbols = np.empty(0, np.complex64)
+        self._plotted = plotted
+        self._files: dict[str, AtomicFile] = {}
+        with ExitStack() as undo:
+            for name, path in (("bits", bits_out), ("llr", llr_out)):
+                if path:
+                    self._files[name] = undo.enter_context(_open(path))
+            self._undo = undo.pop_all()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The receiver's outputs that are needed, with the one that `stream.receive` checks."""
+        extra = [("llr", "llr" in self._files), ("symbols", self._plotted)]
+        return ("bits", "variance", *(name for name, wanted in extra if wanted))
+
+    def take(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
+        """Results of one frame; FoundryError where a file cannot be written."""
+        bits = outputs["bits"].reshape(-1)
+        if frame.bits.size:
+            self.frames += 1
+            self.bits += bits.size
+            self.wrong_bits += int(np.count_nonzero(bits != frame.bits))
+        if "bits" in self._files:
+            self._append("bits", np.packbits(bits))
+        if "llr" in self._files:
+            self._append("llr", outputs["llr"].astype("<f4", copy=False))
+        if self._plotted and self.symbols.size < PLOTTED_SYMBOLS:
+            both = np.concatenate([self.symbols, outputs["symbols"]])
+            self.symbols = both[:PLOTTED_SYMBOLS]
+
+    def _append(self, name: str, values: np.ndarray) -> None:
+        out = self._files[name]
+        try:
+            out.file.write(np.ascontiguousarray(values).data)
+        except OSError as error:
+            raise FoundryError(f"{out.path}: {error.strerror}") from error
+
+    def commit(self) -> None:
+        """Put the files in their places."""
+        for out in self._files.values():
+            try:
+                out.commit()
+            except OSError as error:
+                raise FoundryError(f"{out.path}: {error.strerror}") from error
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+
+def _open(path: str) -> AtomicFile:
+    try:
+        return AtomicFile(Path(path))
+    except OSError as error:
+        raise FoundryError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,168 @@
+"""Frames through shared memory: a ring in a file that both sides map, best below /dev/shm.
+
+The file begins with a page: `OTFSRING`, then uint64 words: slots, bytes of a slot's samples,
+frames written, frames read, flags (1: a reader is attached, 2: the stream has ended). Each slot has
+uint64 `stamp`, the header of `wire.py` and the samples. A stamp is 2i+1 while frame i is written
+and 2i+2 once it is complete, so that a reader can tell whether a frame changed while it read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from foundryrt.errors import FoundryError, UsageError
+from otfs_pipeline.frames import wire
+from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.settings import Settings
+
+_MAGIC = b"OTFSRING"
+_PAGE, _PREFIX = 4096, 64
+SLOTS, BYTES, WRITTEN, READ, FLAGS = range(1, 6)
+_READER, _ENDED = 1, 2
+_POLL = 1e-4  # seconds
+
+
+def _stride(size: int) -> int:
+    """Bytes of a slot whose samples take `size`."""
+    return -(-(_PREFIX + size) // _PREFIX) * _PREFIX
+
+
+class Ring:
+    """The mapped file; `word` are the words of its first page."""
+
+    def __init__(self, path: Path) -> None:
+        if platform.machine().lower() not in ("x86_64", "amd64"):
+            raise FoundryError(
+                "shared memory relies on x86-64's order of stores; use ZeroMQ (ipc://FILE) here"
+            )
+        no_ring = FoundryError(f"{path} is no ring of frames; let the sender make it")
+        try:
+            with path.open("r+b") as file:
+                if os.fstat(file.fileno()).st_size < _PAGE:
+                    raise no_ring
+                self._map = mmap.mmap(file.fileno(), 0)
+        except OSError as error:
+            raise FoundryError(f"shared memory {path}: {error.strerror}") from error
+        self.word = np.frombuffer(self._map, np.uint64, _PAGE // 8)
+        self.slots, self.size = int(self.word[SLOTS]), int(self.word[BYTES])
+        self._stride = _stride(self.size)
+        whole = _PAGE + self.slots * self._stride
+        if self._map[:8] != _MAGIC or not self.slots or len(self._map) != whole:
+            raise no_ring
+
+    def slot(self, index: int) -> tuple[np.ndarray, memoryview, memoryview]:
+        """Stamp [1] uint64, header and samples of frame `index`'s slot."""
+        start = _PAGE + index % self.slots * self._stride
+        view = memoryview(self._map)[start : start + _PREFIX + self.size]
+        return np.frombuffer(view[:8], np.uint64), view[8 : 8 + wire.SIZE], view[_PREFIX:]
+
+
+class Sender:
+    """Makes the ring. With `wait` no frame is overwritten before the reader has it."""
+
+    def __init__(self, path: str, size: int, slots: int, wait: bool, patience: float) -> None:
+        """`size` is the largest frame in bytes. FoundryError if no reader comes in time."""
+        self._path, self._wait, self._written = Path(path), wait, 0
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(_MAGIC + np.array([slots, size], "<u8").tobytes())
+                file.truncate(_PAGE + slots * _stride(size))
+            temporary.replace(self._path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UsageError(f"shared memory {path}: {error.strerror}") from error
+        self._ring = Ring(self._path)
+        until = time.monotonic() + patience
+        while not int(self._ring.word[FLAGS]) & _READER:
+            if time.monotonic() > until:
+                self._path.unlink(missing_ok=True)
+                raise FoundryError(f"shared memory {path}: no receiver in {patience:g} s")
+            time.sleep(0.01)
+
+    def send(self, header: wire.Header, data: bytes) -> None:
+        """UsageError for a frame larger than the ring was made for."""
+        if len(data) > self._ring.size:
+            raise UsageError(f"a frame of {len(data)} bytes in slots of {self._ring.size}")
+        words = self._ring.word
+        while self._wait and self._written - int(words[READ]) >= self._ring.slots:
+            time.sleep(_POLL)
+        stamp, head, samples = self._ring.slot(self._written)
+        stamp[0] = 2 * self._written + 1
+        head[:] = header.pack()
+        np.frombuffer(samples, np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+        stamp[0] = 2 * self._written + 2
+        self._written += 1
+        words[WRITTEN] = self._written
+
+    def finish(self, sequence: int) -> None:
+        """Say that the stream has ended; a reader that has the ring open can finish it."""
+        self._ring.word[FLAGS] |= np.uint64(_ENDED)
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def receive(
+    path: str, settings: Settings, counts: wire.Counts, idle: float, stop: threading.Event
+) -> Iterator[Frame]:
+    """Frames until the sender ends the stream, nothing comes for `idle` seconds, or `stop`.
+
+    What the sender overwrote before it was read counts as lost.
+    """
+    ring = _attach(Path(path), idle, stop)
+    read, quiet = 0, time.monotonic()
+    while ring is not None and not stop.is_set():
+        flags, written = int(ring.word[FLAGS]), int(ring.word[WRITTEN])
+        if read >= written:
+            if flags & _ENDED or (idle and time.monotonic() - quiet > idle):
+                return
+            time.sleep(_POLL)
+            continue
+        ready, quiet = time.perf_counter(), time.monotonic()
+        read = max(read, written - ring.slots)
+        frame = _take(ring, read, settings, counts, ready)
+        read += 1
+        ring.word[READ] = read
+        if frame is not None:
+            yield frame
+
+
+def _attach(path: Path, idle: float, stop: threading.Event) -> Ring | None:
+    until = time.monotonic() + idle
+    while not path.exists():
+        if stop.is_set():
+            return None
+        if idle and time.monotonic() > until:
+            raise FoundryError(
+                f"shared memory {path}: no sender made it in {idle:g} s; start "
+                "python -m otfs_pipeline.send with --shm, or give a longer --idle-timeout"
+            )
+        time.sleep(0.01)
+    ring = Ring(path)
+    ring.word[FLAGS] |= np.uint64(_READER)
+    return ring
+
+
+def _take(
+    ring: Ring, index: int, settings: Settings, counts: wire.Counts, ready: float
+) -> Frame | None:
+    stamp, head, samples = ring.slot(index)
+    header = wire.unpack(bytes(head))
+    length = min(header.bytes, ring.size) if header else 0
+    data = np.frombuffer(samples, np.uint8)[:length].copy()
+    if int(stamp[0]) != 2 * index + 2:
+        return None  # overwritten while it was read: the gap in the sequence counts it
+    if header is None or not header.datatype or header.bytes != length:
+        counts.malformed += 1
+        return None
+    counts.arrived(header.sequence)
+    return wire.frame(header, data.data, settings, ready)

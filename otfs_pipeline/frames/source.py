@@ -1,0 +1,87 @@
+"""Frames of a simulated link, one by one or as a pool that is repeated."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from otfs_pipeline.link import banded, frame, transmit
+from otfs_pipeline.link.profile import VEHICULAR_A, Profile
+from otfs_pipeline.settings import Settings
+
+UNKNOWN = np.empty(0, np.uint8)
+# Bytes of samples and payload that a pool may hold where its size is not given.
+POOL_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Samples as received, complex64, and the payload bits where they are known (else empty).
+
+    `ready` is when the last sample arrived (time.perf_counter); 0: when the frame is submitted.
+    """
+
+    samples: np.ndarray
+    bits: np.ndarray
+    ready: float = 0.0
+
+
+@lru_cache(maxsize=64)
+def known_payload(seed: int, index: int, settings: Settings) -> np.ndarray:
+    """`transmit.payload`, cached: senders and recordings repeat it. uint8 [bits], read-only."""
+    bits = transmit.payload(seed, index, settings)
+    bits.flags.writeable = False
+    return bits
+
+
+def simulate(
+    settings: Settings, snr_db: float, seed: int, index: int, profile: Profile = VEHICULAR_A
+) -> Frame:
+    """Frame `index` of a run, through a channel of its own; noise 1/SNR at unit symbol energy."""
+    rng = np.random.default_rng([seed, index, 1])
+    taps = profile.taps(rng, settings)
+    bits = transmit.payload(seed, index, settings)
+    sent = transmit.transmit(bits, settings)
+    clean = banded.apply_samples(sent, banded.bands(taps, settings.q))
+    noise = rng.standard_normal(settings.q) + 1j * rng.standard_normal(settings.q)
+    received = clean + np.sqrt(10 ** (-snr_db / 10) / 2) * noise
+    return Frame(received.astype(np.complex64), bits)
+
+
+def synthetic(
+    settings: Settings, snr_db: float, seed: int, frames: int, profile: Profile = VEHICULAR_A
+) -> Iterator[Frame]:
+    """`frames` simulated frames, each through a channel of its own."""
+    return (simulate(settings, snr_db, seed, index, profile) for index in range(frames))
+
+
+def pool_size(settings: Settings, frames: int) -> int:
+    """How many frames of a run fit in POOL_BYTES, at most all of them."""
+    each = 8 * settings.q + frame.payload_bits(settings)
+    return max(1, min(frames, POOL_BYTES // each))
+
+
+def pool(make: Callable[[int], Frame], size: int) -> Iterator[Frame]:
+    """Frames 0 to size-1, made in parallel threads; closing the iterator cancels the rest."""
+    workers = ThreadPoolExecutor(min(size, os.cpu_count() or 1))
+    try:
+        yield from workers.map(make, range(size))
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def repeat(frames: list[Frame], count: int) -> Iterator[Frame]:
+    """The pool's frames in a cycle, `count` in all."""
+    return itertools.islice(itertools.cycle(frames), count)
+
+
+def placed(item: Frame, samples: np.ndarray) -> Frame:
+    """The frame with its samples copied to `samples`, such as pinned memory."""
+    samples[...] = item.samples
+    return replace(item, samples=samples)

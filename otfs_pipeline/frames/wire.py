@@ -1,0 +1,95 @@
+"""The header of a frame from a sender, over ZeroMQ or shared memory; little-endian.
+
+| bytes | field |
+|---|---|
+| 4 | `OTFS` |
+| 1 | version, 1 |
+| 1 | format: 0 cf32_le, 1 ci16_le, 255 end of the stream |
+| 2 | zero |
+| 8 | sequence number, from 0: a gap is a loss in transport |
+| 8 | number of complex samples that follow |
+| 8 | seed of the payload (`transmit.payload`), -1 where it is unknown |
+| 8 | index of the payload |
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+from otfs_pipeline.frames.samples import DATATYPES, decode, width
+from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
+from otfs_pipeline.settings import Settings
+
+_LAYOUT = struct.Struct("<4sBB2xQQqq")
+SIZE = _LAYOUT.size
+_MAGIC, _VERSION, _END = b"OTFS", 1, 255
+_FORMATS = tuple(DATATYPES)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A sender's description of a frame; `datatype` is empty at the end of the stream."""
+
+    sequence: int
+    datatype: str
+    samples: int = 0
+    seed: int = -1
+    index: int = 0
+
+    def pack(self) -> bytes:
+        code = _FORMATS.index(self.datatype) if self.datatype else _END
+        return _LAYOUT.pack(
+            _MAGIC, _VERSION, code, self.sequence, self.samples, self.seed, self.index
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Length of the samples that follow."""
+        return self.samples * width(self.datatype) if self.datatype else 0
+
+
+def unpack(data: bytes | memoryview) -> Header | None:
+    """The header in `data`, or None where it is no header of this version."""
+    if len(data) != SIZE:
+        return None
+    magic, version, code, sequence, samples, seed, index = _LAYOUT.unpack(data)
+    if magic != _MAGIC or version != _VERSION or not (code < len(_FORMATS) or code == _END):
+        return None
+    return Header(sequence, "" if code == _END else _FORMATS[code], samples, seed, index)
+
+
+def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
+    """The frame whose samples are `data`, with its payload where the header names one."""
+    known = header.seed >= 0 and header.index >= 0
+    bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
+    return Frame(decode(data, header.datatype), bits, ready)
+
+
+class Sender(Protocol):
+    """The sending side of a transport."""
+
+    def send(self, header: Header, data: bytes) -> None:
+        """Send one frame; waits while the receiver cannot take more."""
+
+    def finish(self, sequence: int) -> None:
+        """Say that the stream has ended, after `sequence` frames."""
+
+    def close(self) -> None:
+        """Free what the transport holds."""
+
+
+@dataclass
+class Counts:
+    """Frames that were damaged or lost between sender and receiver."""
+
+    malformed: int = 0
+    lost: int = 0
+    _next: int = 0
+
+    def arrived(self, sequence: int) -> None:
+        """Count the gap before this frame; a sender that restarts leaves none."""
+        if sequence > self._next:
+            self.lost += sequence - self._next
+        self._next = sequence + 1

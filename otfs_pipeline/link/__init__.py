@@ -1,0 +1,1 @@
+"""The link: waveform, channel, estimation, equalization, and the receiver in float64."""

@@ -1,0 +1,58 @@
+"""Channel and noise estimate from the embedded pilot of one frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.zak import quasi_periodic
+from otfs_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Taps of the whole window (zero where nothing stands out of the noise) and σ²."""
+
+    taps: Taps
+    noise_variance: float
+
+
+def read_pilot(grid: np.ndarray, settings: Settings, pilot: tuple[int, int]) -> np.ndarray:
+    """ĥ[a,b] = y[kp+a, lp+b] e^{-j2πb kp/Q} / A, [delay taps, N]; y continued quasi-periodically.
+
+    Columns are b = -D ... N-D-1: the first 2D+1 belong to the channel, the rest hold only noise.
+    """
+    kp, lp = pilot
+    a = settings.first_tap + np.arange(settings.window_delays)[:, None]
+    b = np.arange(settings.n)[None, :] - settings.doppler_range
+    phase = np.exp(-2j * np.pi * b * kp / settings.q)
+    window: np.ndarray = quasi_periodic(grid, kp + a, lp + b) * phase / settings.pilot_amplitude
+    return window
+
+
+def estimate(
+    grid: np.ndarray,
+    settings: Settings,
+    noise_variance: float | None = None,
+    pilot: tuple[int, int] | None = None,
+) -> Estimate:
+    """Taps over `tap_sigmas`·σ, the `max_taps` strongest at most, from a received grid [M, N].
+
+    σ² is the mean energy of the window's bins beyond the Doppler range unless it is given.
+    """
+    window = read_pilot(grid, settings, pilot or settings.pilot)
+    energy = np.abs(window) ** 2
+    channel_columns = 2 * settings.doppler_range + 1
+    amplitude_squared = settings.pilot_amplitude**2
+    if noise_variance is None:
+        noise_variance = float(energy[:, channel_columns:].mean() * amplitude_squared)
+    energy = energy[:, :channel_columns]
+    strongest = np.sort(energy, axis=None)[-settings.max_taps]
+    floor = max(strongest, settings.tap_sigmas**2 * noise_variance / amplitude_squared)
+    value = np.where(energy >= floor, window[:, :channel_columns], 0)
+    a = settings.first_tap + np.arange(settings.window_delays)
+    b = np.arange(channel_columns) - settings.doppler_range
+    aa, bb = np.meshgrid(a, b, indexing="ij")
+    return Estimate(Taps(value.ravel(), aa.ravel(), bb.ravel()), noise_variance)

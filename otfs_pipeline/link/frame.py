@@ -1,0 +1,52 @@
+"""A frame in the delay-Doppler domain: a point pilot amid its guard strip, data around it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from otfs_pipeline.settings import Settings
+
+
+def guard_rows(settings: Settings) -> slice:
+    """Delay bins of the guard strip, which spans all Dopplers."""
+    first = settings.pilot[0] - settings.guard_bins // 2
+    return slice(first, first + settings.guard_bins)
+
+
+def data_mask(settings: Settings) -> np.ndarray:
+    """True where a bin carries data, bool [M, N]."""
+    mask = np.ones((settings.m, settings.n), dtype=bool)
+    mask[guard_rows(settings)] = False
+    return mask
+
+
+def data_symbols(settings: Settings) -> int:
+    """Data symbols of a frame."""
+    return (settings.m - settings.guard_bins) * settings.n
+
+
+def payload_bits(settings: Settings) -> int:
+    """Payload of a frame in bits."""
+    return data_symbols(settings) * settings.bits_per_symbol
+
+
+def pilot_grid(settings: Settings) -> np.ndarray:
+    """The pilot alone, complex128 [M, N]."""
+    grid = np.zeros((settings.m, settings.n), dtype=np.complex128)
+    grid[settings.pilot] = settings.pilot_amplitude
+    return grid
+
+
+def assemble(symbols: np.ndarray, settings: Settings) -> np.ndarray:
+    """Data symbols [D], delay-major, to a grid [M, N] with pilot; ValueError on a wrong length."""
+    if symbols.shape != (data_symbols(settings),):
+        raise ValueError(f"assemble: {symbols.shape} symbols, need ({data_symbols(settings)},)")
+    grid = pilot_grid(settings)
+    grid[data_mask(settings)] = symbols
+    return grid
+
+
+def extract(grid: np.ndarray, settings: Settings) -> np.ndarray:
+    """The data bins of a grid [M, N] in the order of `assemble`, [D]."""
+    symbols: np.ndarray = grid[data_mask(settings)]
+    return symbols

@@ -1,0 +1,152 @@
+// LMMSE equalization by conjugate gradients in the time domain: one cluster a Doppler period.
+//
+// In time the channel is y[n] = sum_a c_a[n] x[n-a] with c_a[n] = sum_b h[a,b] e^{j2πb(n-a)/Q}: all
+// Doppler taps of a delay are one slowly turning coefficient. The guard strip, silent in every
+// period of M samples and longer than the channel, keeps the periods apart: (P HᴴH P + σ²I) x = P Hᴴ y
+// is N systems that know nothing of each other, so nothing of the frame's size is ever waited for.
+//
+// A cluster's blocks own SPAN samples of a period each, and hold x, p in registers and r, y = Hp in
+// shared memory. What the taps reach beyond a block is sent into its neighbours' shared memory.
+// An index j counts from the first sample that data reaches, FIRST_SAMPLE after the pilot.
+//
+// Hp is Hr plus β times the one before, so β is not needed until Hr is done, nor α until Hᴴy is:
+// sums and edges travel through the cluster while all warps but those at a block's edges multiply.
+
+// This thread's part of two sums over the frequencies, of λc and (λ+σ²)λc² (equalize.bias), where λ
+// is |H(t,f)|² in the middle of the period's data and c the filter that the steps are.
+__device__ Sample bias(const Shared& s, int groups, int rank, float sigma2) {
+    Sample moments = {0, 0};
+#pragma unroll
+    for (int i = 0; i < BINS; i++) {
+        int bin = (i * CLUSTER + rank) * THREADS + threadIdx.x;
+        if (bin >= EIGENVALUES) break;
+        Sample response = {0, 0}, step = root(-bin, EIGENVALUES);
+        for (int g = 0; g < groups; g++) {
+            Sample turn = root(-(long long)bin * s.group[g].start, EIGENVALUES);
+            for (int slot = s.group[g].slot; slot < s.group[g + 1].slot; slot++) {
+                add_product(response, s.centre[slot], turn);
+                Sample next = {0, 0};
+                add_product(next, turn, step);
+                turn = next;
+            }
+        }
+        float eigenvalue = energy(response), damped = eigenvalue + sigma2, left = 1, steepest = 1;
+        for (int k = 0; k < ITERATIONS; k++) {
+            steepest = left + s.beta[k] * steepest;
+            left -= s.alpha[k] * damped * steepest;
+        }
+        // Out of bounds means beyond the spectrum (see equalize.bias); a NaN is out of bounds too.
+        if (!(fabsf(left) <= 1)) left = 0;
+        float c = (1 - left) / damped;
+        moments.re += eigenvalue * c;
+        moments.im += damped * eigenvalue * c * c;
+    }
+    return moments;
+}
+
+// `moments` [N]: the two sums of `bias`.
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, RESIDENT)
+equalize(const Sample* samples, const Sample* taps, const int* selected, const float* noise_variance,
+         Sample* equalized, Sample* moments) {
+    Shared& s = *reinterpret_cast<Shared*>(dynamic_shared());
+    const int rank = blockIdx.x % CLUSTER, period = blockIdx.x / CLUSTER;
+    const int first = threadIdx.x * EACH;
+    const bool forward_waits = reaches_out(rank, BEHIND, AHEAD);
+    const bool adjoint_waits = reaches_out(rank, AHEAD, BEHIND);
+    const float sigma2 = *noise_variance;
+
+    constexpr int PARTS = CLUSTER * WARPS * sizeof(float);
+    const int r_bytes = PARTS + sizeof(Sample) * (rank > 0 ? BEHIND : 0)
+                        + sizeof(Sample) * (rank + 1 < CLUSTER ? AHEAD : 0);
+    const int y_bytes = PARTS + sizeof(Sample) * (rank > 0 ? AHEAD : 0)
+                        + sizeof(Sample) * (rank + 1 < CLUSTER ? BEHIND : 0);
+
+    if (threadIdx.x == 0) init_signal(&s.r_here), init_signal(&s.y_here);
+    for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.r[i] = {0, 0};
+    const int groups = prepare(s, taps, selected, rank, period);
+    load(s, samples, groups, rank, period);
+    // From here on the neighbours send into this block.
+    cluster_barrier();
+
+    unsigned silent = 0;
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        int j = rank * SPAN + first + e;
+        silent |= unsigned(j < DATA_FIRST || DATA_LAST <= j) << e;
+    }
+
+    Sample x[EACH], p[EACH], sum[EACH];
+    Sample* const r = s.r + BEHIND + first;
+    Sample* const y = s.y + AHEAD + first;
+    adjoint(s, groups, first, sum);
+    if (silent) mask(sum, silent);
+    float part = 0, residual = 0;
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        x[e] = p[e] = {0, 0};
+        r[e] = sum[e];
+        part += energy(sum[e]);
+    }
+    for (int step = 0;; step++) {
+        // `sum` is r here.
+        send_edges(s.r, s.r + BEHIND + SPAN, BEHIND, AHEAD, rank, first, sum, &s.r_here);
+        send_part(part, s.energy, rank, &s.r_here);
+        arrive(&s.r_here, r_bytes);
+        __syncthreads();
+        if (forward_waits) await(&s.r_here, step);
+        forward(s, groups, first, sum);
+        if (!forward_waits) await(&s.r_here, step);
+        const float next = total(s.energy);
+        const float beta = step ? next / fmaxf(residual, TINY) : 0;
+        residual = next;
+        part = 0;
+#pragma unroll
+        for (int e = 0; e < EACH; e++) {
+            p[e] = r[e] + beta * p[e];
+            sum[e] = sum[e] + beta * y[e];
+            y[e] = sum[e];
+            part += energy(sum[e]) + sigma2 * energy(p[e]);
+        }
+        send_edges(s.y, s.y + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum, &s.y_here);
+        send_part(part, s.curvature, rank, &s.y_here);
+        arrive(&s.y_here, y_bytes);
+        __syncthreads();
+        const bool last = step + 1 == ITERATIONS;
+        if (adjoint_waits || last) await(&s.y_here, step);
+        if (!last) adjoint(s, groups, first, sum);
+        if (!adjoint_waits && !last) await(&s.y_here, step);
+        const float alpha = residual / fmaxf(total(s.curvature), TINY);
+        if (threadIdx.x == 0) s.alpha[step] = alpha, s.beta[step] = beta;
+#pragma unroll
+        for (int e = 0; e < EACH; e++) x[e] = x[e] + alpha * p[e];
+        if (last) break;
+        if (silent) mask(sum, silent);
+        part = 0;
+#pragma unroll
+        for (int e = 0; e < EACH; e++) {
+            sum[e] = r[e] - alpha * (sum[e] + sigma2 * p[e]);
+            r[e] = sum[e];
+            part += energy(sum[e]);
+        }
+    }
+
+    // Through shared memory, so that a warp writes neighbouring samples.
+#pragma unroll
+    for (int e = 0; e < EACH; e++) r[e] = x[e];
+    __syncthreads();
+    for (int i = threadIdx.x; i < SPAN; i += THREADS) {
+        int j = rank * SPAN + i;
+        if (j < DATA_FIRST || j >= DATA_LAST) continue;
+        equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[BEHIND + i];
+    }
+    Sample moment = bias(s, groups, rank, sigma2);
+    // One after the other: `energy` was read before the last exchange, `curvature` after it.
+    send_part(moment.re, s.energy, rank, &s.r_here);
+    arrive(&s.r_here, PARTS);
+    await(&s.r_here, ITERATIONS);
+    send_part(moment.im, s.curvature, rank, &s.y_here);
+    arrive(&s.y_here, PARTS);
+    await(&s.y_here, ITERATIONS);
+    moment = {total(s.energy), total(s.curvature)};
+    if (rank == 0 && threadIdx.x == 0) moments[period] = moment;
+}

@@ -1,0 +1,157 @@
+"""How the kernels divide a frame among blocks and threads; the macros they are compiled with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from foundryrt.errors import UsageError
+from otfs_pipeline.link.reference import eigenvalue_bins
+from otfs_pipeline.settings import Settings
+
+# Dynamic shared memory that a block of compute capability 9.0 can have, in bytes.
+SHARED_LIMIT = 232_448
+# Doppler bins whose tile of 32 delays fits into static shared memory.
+MOST_DOPPLERS = 128
+# Samples a thread computes with one coefficient. Odd: a warp's stride then has no bank conflict.
+EACH_CHOICES = (3, 5, 9, 11)
+# Threads a block of a cluster of seven at most: with more, an H100 holds 32 such clusters or fewer
+# at once, and periods wait for a whole round.
+MOST_OF_SEVEN = 192
+# Neighbouring delays that share loads, at most.
+GROUP = 4
+# Radians that the channel at nu_max may turn within half of them.
+HELD_TURN = 1e-3
+# Relative error of linear interpolation between two nodes of a coefficient, at nu_max. In Hᴴ a
+# group's later delays lie up to GROUP - 2 samples beyond the next node: at short steps theirs is
+# several times this.
+NODE_ERROR = 4e-6
+
+
+def held_samples(settings: Settings) -> int:
+    """Samples that one coefficient may serve."""
+    turn = 2 * math.pi * settings.nu_max * settings.frame_seconds / settings.q
+    # One sample is no interval: its coefficient is exact.
+    return max(1, int(2 * HELD_TURN / turn)) if turn else settings.m
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes for `settings`; UsageError where a grid is beyond the kernels.
+
+    `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
+    blocks a Doppler period.
+    """
+
+    settings: Settings
+    each: int
+    group: int
+    cluster: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Geometry:
+        """The choice for a grid, by benchmarks/results/otfs_sweep.json."""
+        if settings.n > MOST_DOPPLERS:
+            raise UsageError(
+                f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "
+                "most; use a smaller grid or --target host"
+            )
+        held = held_samples(settings)
+        choices = [each for each in EACH_CHOICES if each <= held] or [1]
+        # Of seven blocks, as many warps as fit; of fewer, as few coefficients as can be.
+        divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
+        for each, cluster in divisions:
+            geometry = cls(settings, each, GROUP, cluster)
+            if cluster == 7 and (geometry.threads > MOST_OF_SEVEN or geometry.resident < 2):
+                continue
+            # A block's neighbours must hold all that its taps reach.
+            reached = cluster == 1 or geometry.span >= geometry.halo
+            if geometry.threads <= 1024 and reached and geometry.shared_bytes <= SHARED_LIMIT:
+                return geometry
+        raise UsageError(
+            f"grid {settings.grid} with {settings.window_delays} delay taps does not fit into a "
+            "cluster's shared memory; use fewer delay bins, max-taps or a smaller guard"
+        )
+
+    @property
+    def length(self) -> int:
+        """Samples of a Doppler period that data reaches."""
+        s = self.settings
+        return s.m - (s.guard_bins // 2 + 1 + s.first_tap)
+
+    @property
+    def threads(self) -> int:
+        """Threads a block."""
+        return 32 * -(-self.length // (self.cluster * self.each * 32))
+
+    @property
+    def span(self) -> int:
+        """Samples a block."""
+        return self.threads * self.each
+
+    @property
+    def halo(self) -> int:
+        """Samples beyond a block that its taps reach, on both sides together."""
+        return self.settings.window_delays - 1
+
+    @property
+    def delays(self) -> int:
+        """Delays with a tap at most, and groups of them."""
+        return min(self.settings.max_taps, self.settings.window_delays)
+
+    @property
+    def node_step(self) -> int:
+        """Samples between two nodes of a coefficient, a power of two."""
+        s = self.settings
+        turn = 2 * math.pi * max(s.nu_max * s.frame_seconds, 1.0) / s.q
+        return 1 << max(0, int(math.log2(max(1.0, math.sqrt(8 * NODE_ERROR) / turn))))
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of `struct Shared` in equalize.cu."""
+        delays, reached = self.delays, self.span + self.halo
+        nodes = (reached // self.node_step + 2) * (delays | 1)
+        sums = self.cluster * self.threads // 32 + self.settings.iterations
+        return -(-(16 * nodes + 16 * reached + 20 * delays + 32 + 8 * sums) // 16) * 16
+
+    @property
+    def resident(self) -> int:
+        """Blocks that a multiprocessor holds at once: two where their registers and memory fit."""
+        return 2 if self.threads <= 256 and self.shared_bytes <= SHARED_LIMIT // 2 - 1024 else 1
+
+    @property
+    def window_blocks(self) -> int:
+        """Blocks of `read_window`."""
+        return -(-self.settings.window_delays // 32)
+
+    @property
+    def data_blocks(self) -> int:
+        """Blocks of `demap`."""
+        return -(-(self.settings.m - self.settings.guard_bins) // 32)
+
+    @property
+    def window_rows(self) -> int:
+        """Warps of a block of `read_window`."""
+        return min(self.settings.n, 32)
+
+    def macros(self) -> dict[str, str]:
+        """Names and values for the compiler."""
+        s = self.settings
+        kp, lp = s.pilot
+        levels = s.modulation.bit_length() // 2
+        whole = {
+            "M": s.m, "N": s.n, "Q": s.q, "GUARD": s.guard_bins, "FIRST_TAP": s.first_tap,
+            "LAST_TAP": s.guard_bins // 2, "WINDOW": s.window_delays, "REACH": s.doppler_range,
+            "DOPPLERS": 2 * s.doppler_range + 1, "PILOT_DELAY": kp, "PILOT_DOPPLER": lp,
+            "MAX_TAPS": s.max_taps, "ITERATIONS": s.iterations, "AXIS_BITS": levels,
+            "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
+            "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
+            "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
+            "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
+        }  # fmt: skip
+        real = {
+            "PILOT_AMPLITUDE": s.pilot_amplitude,
+            "TAP_SIGMAS": s.tap_sigmas,
+            "LEVEL_SCALE": 1 / math.sqrt(2 * (s.modulation - 1) / 3),
+        }
+        return {k: f"({v})" for k, v in whole.items()} | {k: f"({v:.9e}f)" for k, v in real.items()}

@@ -1,0 +1,132 @@
+"""The receiver's kernels: their sources, buffers and launches; compiled where it is captured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from foundryc.cuda.kernels import Kernel, compile_source
+from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.signature import Tensor, signature
+
+
+class Source(NamedTuple):
+    """The files that a kernel is made of, and its buffers in the order of its parameters."""
+
+    files: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+class Launch(NamedTuple):
+    """Blocks, threads a block, and bytes of dynamic shared memory a block."""
+
+    blocks: int
+    threads: int
+    shared: int
+
+
+KERNELS = {
+    "read_window": Source(
+        ("common.cuh", "window.cu"),
+        ("samples", "taps_table", "tap_energy", "noise"),
+    ),
+    "select_taps": Source(
+        ("common.cuh", "select.cu"),
+        ("taps_table", "tap_energy", "noise", "groups", "noise_variance", "taps"),
+    ),
+    "equalize": Source(
+        (
+            "common.cuh",
+            "cluster.cuh",
+            "layout.cuh",
+            "exchange.cuh",
+            "products.cuh",
+            "setup.cuh",
+            "equalize.cu",
+        ),
+        ("samples", "taps_table", "groups", "noise_variance", "equalized", "moments"),
+    ),
+    "demap": Source(
+        ("common.cuh", "demap.cu"),
+        ("equalized", "moments", "symbols", "llr", "bits", "mu", "variance"),
+    ),
+}
+"""In the order in which they run."""
+
+
+def buffers(geometry: Geometry) -> dict[str, Tensor]:
+    """All that the kernels write: scratch, then the receiver's outputs.
+
+    taps_table [2D+1, window] taps h[b, a], 0 where dropped; tap_energy their |h|²; noise one sum a
+    block; groups the number of delay groups, then each one's first delay and how many delays are
+    before it, the latter once more at the end; equalized [MN] x̂ in time, data samples only; moments
+    [N] two sums a period.
+    """
+    s = geometry.settings
+    table = (2 * s.doppler_range + 1, s.window_delays)
+    scratch = {
+        "taps_table": Tensor(table, "complex64"),
+        "tap_energy": Tensor(table, "float32"),
+        "noise": Tensor((geometry.window_blocks,), "float32"),
+        "groups": Tensor((1 + 2 * (geometry.delays + 1),), "int32"),
+        "equalized": Tensor((s.q,), "complex64"),
+        "moments": Tensor((s.n,), "complex64"),
+    }
+    return scratch | signature(s).outputs
+
+
+def launches(geometry: Geometry) -> dict[str, Launch]:
+    """How each kernel is launched."""
+    s = geometry.settings
+    return {
+        "read_window": Launch(geometry.window_blocks, 32 * geometry.window_rows, 0),
+        "select_taps": Launch(1, 1024, 0),
+        "equalize": Launch(s.n * geometry.cluster, geometry.threads, geometry.shared_bytes),
+        "demap": Launch(geometry.data_blocks, 256, 0),
+    }
+
+
+def macros(geometry: Geometry) -> str:
+    """The sizes as #define lines."""
+    return "".join(f"#define {k} {v}\n" for k, v in geometry.macros().items())
+
+
+def text(file: str) -> str:
+    """Contents of a source file beside this one."""
+    return (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+
+def images(geometry: Geometry, architecture: str) -> dict[str, bytes]:
+    """Kernel -> cubin for `architecture` (such as sm_90a); no GPU is needed.
+
+    FoundryError with the compiler's log where it fails.
+    """
+    return {
+        name: _compile(macros(geometry) + "".join(map(text, source.files)), architecture)
+        for name, source in KERNELS.items()
+    }
+
+
+@cache
+def _compile(source: str, architecture: str) -> bytes:
+    return compile_source(source, "otfs.cu", architecture)
+
+
+class Program:
+    """The kernels of `images` in the current context."""
+
+    def __init__(self, geometry: Geometry, images: Mapping[str, bytes]) -> None:
+        """FoundryError where the device cannot load them."""
+        self.launches = launches(geometry)
+        self.kernels = {
+            name: Kernel.load(images[name], name, launch.shared)
+            for name, launch in self.launches.items()
+        }
+
+    def launch(self, name: str, addresses: Mapping[str, int], stream: int) -> None:
+        """Queue a kernel on a CUstream; `addresses` are its buffers' on the device, by name."""
+        blocks, threads, shared = self.launches[name]
+        arguments = [addresses[buffer] for buffer in KERNELS[name].parameters]
+        self.kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)

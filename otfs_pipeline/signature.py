@@ -1,0 +1,55 @@
+"""What the receiver takes and gives for one frame: capture, kernels and runtime follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from otfs_pipeline.link import frame
+from otfs_pipeline.settings import Settings
+
+GRAPH = "receive"
+"""The name of the recorded graph."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A shape, and a dtype by the name that numpy and torch have for it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The graph's inputs and outputs by name, in order."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+def signature(settings: Settings) -> Signature:
+    """For frames of Q = MN samples that carry D data symbols.
+
+    samples         [Q]        the frame in time
+    symbols         [D]        unbiased, delay-major
+    llr             [D, bits]  log-likelihood ratios, positive for 0
+    bits            [D, bits]  hard decisions, 0 or 1
+    noise_variance  []         σ², from the bins that no path reaches
+    mu              []         μ, the bias that the symbols were divided by
+    variance        []         of the unbiased symbols; NaN unless every symbol is finite
+    taps            []         how many taps were kept
+    """
+    symbols = frame.data_symbols(settings)
+    by_bit = (symbols, settings.bits_per_symbol)
+    return Signature(
+        inputs={"samples": Tensor((settings.q,), "complex64")},
+        outputs={
+            "symbols": Tensor((symbols,), "complex64"),
+            "llr": Tensor(by_bit, "float32"),
+            "bits": Tensor(by_bit, "uint8"),
+            "noise_variance": Tensor((), "float32"),
+            "mu": Tensor((), "float32"),
+            "variance": Tensor((), "float32"),
+            "taps": Tensor((), "int64"),
+        },
+    )

@@ -1,0 +1,1 @@
+"""Link-level study: bit error rates over SNR."""

@@ -1,0 +1,7 @@
+"""`python -m otfs_pipeline.study`."""
+
+import sys
+
+from otfs_pipeline.study.command import main
+
+sys.exit(main())

@@ -1,0 +1,122 @@
+"""Link-level study: BER over SNR of LMMSE, CG and truncated channels, known and estimated.
+
+    python -m otfs_pipeline.study [--frames 40] [--output FILE.json] [--plot FILE.svg] [--json]
+
+--link GRID@NU_P compares equalizers with the channel known and data in every bin; --pilot-link
+compares a known channel with the pilot's estimate. Within a link every receiver sees the same
+frames. Intervals are 95 % percentile bootstraps over frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foundryrt.atomic import AtomicFile
+from foundryrt.console import print_json
+from foundryrt.errors import UsageError
+from otfs_pipeline import plots
+from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
+from otfs_pipeline.study.measure import study
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the study; the exit code."""
+    options = _parser().parse_args(arguments)
+    return exit_code(lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> None:
+    if options.plot:
+        plots.new_figure(options.plot)  # a missing matplotlib is an error before the study
+    result = study(options)
+    if options.output:
+        _write(options.output, json.dumps(result, indent=1) + "\n")
+    if options.plot:
+        _plot(options.plot, result)
+    if options.json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    for entry in (*result["perfect_csi"], *result["embedded_pilot"]):
+        print(f"{entry['grid']}, {entry['modulation']}-QAM, {entry['frames']} frames")
+        for name, points in entry["ber"].items():
+            row = "  ".join(
+                f"{snr:g} dB {p['mean']:.2e}"
+                for snr, p in zip(entry["snr_db"], points, strict=True)
+            )
+            loss = entry.get("snr_loss_db", {}).get(name, {}).get("mean")
+            print(f"  {name:14} {row}" + (f"  loss {loss:+.3f} dB" if loss is not None else ""))
+
+
+def _plot(path: str, result: dict[str, Any]) -> None:
+    entries = [*result["perfect_csi"], *result["embedded_pilot"]]
+    figure, axes = plots.new_figure(path, len(entries), (5 * len(entries), 4.5))
+    for axis, entry in zip(np.atleast_1d(axes), entries, strict=True):
+        for name, points in entry["ber"].items():
+            mean = np.array([p["mean"] for p in points])
+            bounds = np.array([p["ci95"] or (p["mean"], p["mean"]) for p in points]).T
+            axis.errorbar(entry["snr_db"], mean, np.abs(bounds - mean), label=name, capsize=2)
+        axis.axhline(result["target_ber"], color="gray", linewidth=0.5)
+        axis.set(
+            title=f"{entry['grid']}, {entry['modulation']}-QAM, {entry['frames']} frames",
+            xlabel="SNR in dB", ylabel="bit error rate", yscale="log",
+        )  # fmt: skip
+        axis.legend()
+    plots.save(figure, path)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with AtomicFile(Path(path)) as out:
+            out.file.write(text.encode())
+            out.commit()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m otfs_pipeline.study", description=__doc__)
+    parser.formatter_class = HelpWithDefaults
+    add = parser.add_argument
+    add("--link", nargs="*", default=["31x37@30e3", "64x32@15e3"], help="GRID@NU_P, NU_P in Hz")
+    add("--pilot-link", nargs="*", default=["1024x32@15e3"], help="GRID@NU_P")
+    add("--snr", nargs="+", type=float, default=[21.0, 23.0, 25.0], help="in dB, rising")
+    add(
+        "--pilot-snr", nargs="+", type=float, default=[16.0, 18.0, 20.0, 22.0], help="in dB, rising"
+    )
+    add("--frames", type=positive, default=40, help="for each --link")
+    add("--pilot-frames", type=positive, default=10, help="for each --pilot-link")
+    add("--iterations", nargs="*", type=positive, default=[10, 20, 24], help="K beside the default")
+    add(
+        "--truncation",
+        nargs="*",
+        type=_share,
+        default=[0.99, 0.999, 0.9999],
+        help="shares of the energy",
+    )
+    add("--modulation", type=int, default=16, help="4, 16 or 64")
+    add("--channel", default="vehicular-a", help="see foundryrt options")
+    add("--gain-model", default="fixed", help="fixed or rayleigh")
+    add("--nu-max", type=float, default=815.0, help="in Hz")
+    add("--pulse", default="rrc", help="rrc or sinc")
+    add("--rolloff", type=float, default=0.6, help="of the rrc pulse")
+    add("--seed", type=natural, default=1, help="of payload, channel and noise")
+    add("--output", default="", help="write the results here as JSON")
+    add("--plot", default="", help="write the curves here, .svg or .png")
+    add("--json", action="store_true", help="results as JSON on stdout")
+    return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: use a share of the energy, above 0 to 1")
+    return value

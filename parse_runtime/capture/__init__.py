@@ -1,0 +1,1 @@
+"""What a capture records: settings, files, passes in torch."""

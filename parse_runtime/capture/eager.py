@@ -1,0 +1,62 @@
+"""Passes run directly, behind a session's methods: the reference for bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundryc.weights import WeightSlice
+from parse_runtime.capture.passes import Passes, Run
+
+
+class EagerSession:
+    """Give `register` to the passes, then `add` them; on a GPU with `device` "cuda"."""
+
+    def __init__(self, settings: Mapping[str, Any] | None = None, device: str = "cpu") -> None:
+        self.settings = dict(settings or {})
+        self._device = device
+        self.tensors: dict[str, Tensor] = {}
+        self._passes: dict[tuple[str, tuple[tuple[str, int | str], ...]], EagerGraph] = {}
+
+    def register(
+        self, name: str, tensor: Tensor, role: str, slices: Sequence[WeightSlice] | None = None
+    ) -> Tensor:
+        """As a recorder does, but in torch's own memory."""
+        self.tensors[name] = tensor.to(self._device)
+        return self.tensors[name]
+
+    def add(self, passes: Passes) -> None:
+        """Offer the graphs of one model."""
+        for signature, run in passes.graphs():
+            self._passes[signature.graph, tuple(sorted(signature.key.items()))] = EagerGraph(run)
+
+    @property
+    def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:
+        return [(name, dict(key)) for name, key in self._passes]
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        self.tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+    def graph(self, name: str, **key: int | str) -> EagerGraph:
+        return self._passes[name, tuple(sorted(key.items()))]
+
+
+class EagerGraph:
+    """One pass; outputs are those of its last launch."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._outputs: dict[str, Tensor] = {}
+
+    def launch(self) -> None:
+        with torch.inference_mode():
+            self._outputs = self._run()
+
+    def read(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = self._outputs[name].cpu().numpy().copy()
+        return array

@@ -1,0 +1,191 @@
+"""What the passes of a model compute, over the tensors that their signatures name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from parse_runtime.capture.parameters import Register
+from parse_runtime.kernels.sample import sample
+from parse_runtime.models.acceptance import select
+from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.decoder import Cache, Layer, Rows, decoder_layer, forward, logits
+from parse_runtime.models.eagle3 import Head, tapped_layers
+from parse_runtime.models.speculation import Speculation
+from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
+from parse_runtime.signature.sizes import PassSizes
+
+Run = Callable[[], dict[str, Tensor]]
+"""Computes a pass; its outputs by name."""
+Compile = Callable[[Layer], Layer]
+"""`Recorder.compiled`."""
+
+
+@dataclass
+class Passes:
+    """One model with its own cache and inputs, registered under `name`."""
+
+    name: str
+    config: ModelConfig
+    parameters: Mapping[str, Tensor]
+    sizes: PassSizes
+    register: Register
+    judge_tokens: tuple[int, int] = (0, 0)
+    """Ids of the yes and no tokens; used by `verify` alone."""
+    compiled: Compile = lambda layer: layer
+    head: tuple[ModelConfig, Mapping[str, Tensor]] | None = None
+    """An EAGLE-3 head that drafts for the extend passes."""
+    _inputs: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # One layer is compiled, not the model: all layers of a pass share its code.
+        self._layer = self.compiled(decoder_layer)
+        c, s = self.config, self.sizes
+        self.signature = found = ModelSignature(self.name, s, self.head is not None)
+        self._prefill = [found.prefill(length) for length in s.prefill]
+        self._decode = [found.decode(batch) for batch in s.batches]
+        self._verify = [found.verify(length, cuts) for length, cuts in s.verify]
+        self._extend = [found.extend(batch) for batch in s.batches] if s.tree else []
+        self.cache = self._add_cache("cache", c, s.cache_rows)
+        self._frequencies = self._constant("inverse_frequencies", c.inverse_frequencies())
+        self._slot = self._input(found.slot)
+        for signature in (*self._prefill, *self._decode, *self._verify):
+            self._add_inputs(signature)
+        if s.verify:
+            tokens = torch.tensor(self.judge_tokens, dtype=torch.int64)
+            self._judge = self.register(found.tensor("judge_tokens"), tokens, "constant")
+        self._head = self._add_head() if self.head else None
+        self._tapped = tapped_layers(c.layers) if self.head else ()
+        for signature in self._extend:
+            self._add_inputs(signature)
+        if s.tree:
+            self._speculation = self._add_speculation()
+
+    def _constant(self, name: str, values: list[float]) -> Tensor:
+        tensor = torch.tensor(values, dtype=torch.float32)
+        return self.register(self.signature.tensor(name), tensor, "constant")
+
+    def _add_cache(self, name: str, c: ModelConfig, rows: int) -> Cache:
+        dtype = self.parameters["embed"].dtype
+        shape = (c.layers, 2, c.kv_heads, self.sizes.slots, rows, c.head_dim)
+        empty = torch.zeros(shape, dtype=dtype)
+        return Cache(self.register(self.signature.tensor(name), empty, "state"))
+
+    def _input(self, found: Input) -> Tensor:
+        """Its tensor, which is registered once, whatever passes share it."""
+        if found.name not in self._inputs:
+            initial = torch.tensor(found.initial)
+            self._inputs[found.name] = self.register(found.name, initial, found.role)
+        return self._inputs[found.name]
+
+    def _add_inputs(self, signature: PassSignature) -> None:
+        for found in signature.inputs.values():
+            self._input(found)
+
+    def _read(self, signature: PassSignature, name: str) -> Tensor:
+        return self._inputs[signature.inputs[name].name]
+
+    def _add_head(self) -> Head:
+        assert self.head is not None
+        config, parameters = self.head
+        cache = self._add_cache("eagle.cache", config, self.sizes.max_len + 1)
+        frequencies = self._constant("eagle.frequencies", config.inverse_frequencies())
+        shared = {"embed": self.parameters["embed"]}
+        return Head(config, {**shared, **parameters}, frequencies, cache, self.sizes.max_len)
+
+    def _add_speculation(self) -> Speculation:
+        tree, drafts = self.sizes.tree, self._input(self.signature.drafts)
+        assert tree is not None
+        depths = torch.tensor(tree.depths, dtype=torch.int64)
+        depths = self.register(self.signature.tensor("tree.depths"), depths, "constant")
+        return Speculation(tree, depths, drafts, self._head, self.sizes.max_len)
+
+    def prefill(self, signature: PassSignature) -> dict[str, Tensor]:
+        """A chunk of one slot, and a token sampled after its wanted row."""
+        rows, hidden, features = self._slot_pass(signature, self.sizes.max_len + 1)
+        wanted = self._read(signature, "wanted")
+        scores = logits(self.parameters, hidden.index_select(0, wanted))
+        token = self._sample(signature, scores, rows.positions.index_select(0, wanted))
+        if self._head:
+            after = self._read(signature, "next")
+            following = torch.cat((rows.tokens[1:], token))
+            following = following.index_copy(0, wanted, torch.where(after < 0, token, after))
+            self._speculation.fill_head_cache(features, rows, following)
+        return {"token": token, "logits": scores.float()}
+
+    def decode(self, signature: PassSignature) -> dict[str, Tensor]:
+        """One row of each of any slots, and a token sampled after each.
+
+        Its logits stay in the model's dtype: sampling reads them as they are.
+        """
+        rows = Rows.steps(self._read(signature, "plan"), self._read(signature, "slots"))
+        hidden, _ = self._forward(rows, self.sizes.max_len + 1)
+        scores = logits(self.parameters, hidden)
+        return {"token": self._sample(signature, scores, rows.positions), "logits": scores}
+
+    def extend(self, signature: PassSignature) -> dict[str, Tensor]:
+        """Checks the drafts that wait for each of any slots.
+
+        `accepted` counts drafted tokens that the model would have chosen, `token` has them and
+        the one that follows, then repeats.
+        """
+        speculation, slots = self._speculation, self._read(signature, "slots")
+        token, position = self._read(signature, "roots").unbind(0)
+        drafts, rows = speculation.rows(token, position, slots)
+        hidden, features = self._forward(rows, self.sizes.max_len + 1)
+        scores = logits(self.parameters, hidden)
+        choices = self._sample(signature, scores, rows.positions).view(slots.shape[0], -1)
+        count, path, after = speculation.check(drafts, position, choices)
+        speculation.move(self.cache, position, slots, count, path)
+        if self._head:
+            speculation.draft(features, position, slots, count, path, after)
+        return {"accepted": count, "token": after}
+
+    def verify(self, signature: PassSignature) -> dict[str, Tensor]:
+        """`verdicts`, P(yes) / (P(yes) + P(no)) of each cut, and the number of the `kept` one."""
+        rows, hidden, features = self._slot_pass(signature, self.sizes.cache_rows)
+        if self._head:
+            following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
+            self._speculation.fill_head_cache(features, rows, following)
+        wanted = self._read(signature, "wanted")
+        scores = logits(self.parameters, hidden.index_select(0, wanted)).float()
+        chosen = scores.index_select(1, self._judge)
+        verdicts = chosen.softmax(-1)[:, 0].contiguous()
+        count, rule = torch.split(self._read(signature, "rule"), 1)
+        kept = select(verdicts, count, self._read(signature, "threshold"), rule)
+        return {"verdicts": verdicts, "kept": kept, "logits": scores}
+
+    def _slot_pass(self, signature: PassSignature, keys: int) -> tuple[Rows, Tensor, list[Tensor]]:
+        rows = Rows.of(self._read(signature, "plan"), self._slot)
+        return rows, *self._forward(rows, keys)
+
+    def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
+        return forward(
+            self.parameters, self.config, self._frequencies, rows, self.cache, keys, self._tapped,
+            self._layer,
+        )  # fmt: skip
+
+    def _sample(self, signature: PassSignature, scores: Tensor, positions: Tensor) -> Tensor:
+        """A token of each row; a pass with several rows a slot has one sampling for them all."""
+        temperature, top_p = self._read(signature, "sampling").unbind(0)
+        seeds = self._read(signature, "seeds")
+        repeat = scores.shape[0] // seeds.shape[0]
+        if repeat > 1:
+            temperature, top_p, seeds = (
+                t.repeat_interleave(repeat) for t in (temperature, top_p, seeds)
+            )
+        return sample(scores, temperature, top_p, seeds, positions)
+
+    def graphs(self) -> list[tuple[PassSignature, Run]]:
+        """Every pass, and what computes its outputs."""
+        kinds = (
+            (self._prefill, self.prefill),
+            (self._decode, self.decode),
+            (self._verify, self.verify),
+            (self._extend, self.extend),
+        )
+        return [(found, partial(run, found)) for passes, run in kinds for found in passes]

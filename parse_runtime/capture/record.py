@@ -1,0 +1,127 @@
+"""`foundryc capture --workload parse`: the passes of a target and a draft model as graphs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundryrt.errors import UsageError
+from parse_runtime.capture.files import inputs
+from parse_runtime.capture.settings import Settings
+from parse_runtime.text.chat import Chat
+from parse_runtime.weights.eagle3 import open_head
+from parse_runtime.weights.source import Model, open_model
+
+if TYPE_CHECKING:
+    from foundryc.recorder import Recorder
+    from parse_runtime.capture.parameters import Register
+    from parse_runtime.capture.passes import Compile, Passes
+
+__all__ = ["Settings", "build", "inputs", "record"]
+
+
+def record(recorder: Recorder, settings: Settings) -> None:
+    """Register both models' weights and caches, and record every pass once."""
+    # Imported late: a capture's options and its key do not need torch.
+    import torch
+
+    target, draft = _models(settings)
+    words = _words(target, settings)
+    recorder.attach("tokenizer.json", target.text.tokenizer_json.encode())
+    recorder.attach("chat.json", _json(target.text.chat))
+    if not _same_tokens(target, draft):
+        recorder.attach("draft.tokenizer.json", draft.text.tokenizer_json.encode())
+        recorder.attach("draft.chat.json", _json(draft.text.chat))
+    with torch.inference_mode():
+        models = build(recorder.register, settings, target, draft, words, recorder.compiled)
+        graphs = [graph for passes in models for graph in passes.graphs()]
+        if recorder.target == "cuda":
+            with recorder.warm_up():
+                for _, run in graphs:
+                    run()
+        for signature, run in graphs:
+            with recorder.graph(signature.graph, **signature.key) as graph:
+                found = run()
+                for output in signature.outputs:
+                    graph.output(output, found[output])
+
+
+def _models(settings: Settings) -> tuple[Model, Model]:
+    """Target and draft model, one object where they are the same; UsageError if they don't fit."""
+    target = open_model(settings.model)
+    if settings.chat_template:
+        chat = _chat(target, settings.chat_template)
+        target = replace(target, text=replace(target.text, chat=chat))
+    draft = open_model(settings.draft) if settings.draft else target
+    for model in (target, draft):
+        if settings.max_len > model.config.max_positions:
+            raise UsageError(
+                f"max-len {settings.max_len} exceeds the model's {model.config.max_positions}"
+            )
+    if not _same_tokens(target, draft):
+        if settings.speculate:
+            raise UsageError(
+                f"speculate draft: the tokenizer of {settings.draft} is not that of "
+                f"{settings.model}"
+            )
+    elif target.config.vocab != draft.config.vocab:
+        # Each would read beyond its table at the other's padding, which stands for no token.
+        shared = min(target.config.vocab, draft.config.vocab)
+        target, draft = target.narrowed(shared), draft.narrowed(shared)
+    return target, draft
+
+
+def _same_tokens(target: Model, draft: Model) -> bool:
+    """Whether both models read and write the same ids."""
+    return target.text.tokenizer.fingerprint == draft.text.tokenizer.fingerprint
+
+
+def _words(target: Model, settings: Settings) -> tuple[int, int]:
+    """Ids of the judge's yes and no; UsageError where the judge cannot be asked."""
+    tokenizer = target.text.tokenizer
+    suffix = tokenizer.encode(target.text.chat.judge_suffix("", settings.judge_prompt))
+    if len(suffix) > max(length for length, _ in settings.sizes().verify):
+        raise UsageError(f"verify {settings.verify}: no room for the judge's {len(suffix)} tokens")
+    yes, no = tokenizer.single(settings.yes), tokenizer.single(settings.no)
+    if yes == no:
+        raise UsageError(f"yes {settings.yes!r} and no {settings.no!r} are the same token")
+    return yes, no
+
+
+def build(
+    register: Register,
+    settings: Settings,
+    target: Model,
+    draft: Model,
+    words: tuple[int, int],
+    compiled: Compile = lambda layer: layer,
+) -> list[Passes]:
+    """The target's and the draft's passes; one model's weights are registered once."""
+    from parse_runtime.capture.parameters import load_parameters
+    from parse_runtime.capture.passes import Passes
+
+    sizes = settings.sizes()
+    weights = load_parameters("target", target.parameters, settings.dtype, register)
+    head = None
+    if settings.eagle:
+        config, recipes = open_head(settings.eagle, target.config)
+        head = config, load_parameters("eagle", recipes, settings.dtype, register)
+    passes = Passes("target", target.config, weights, sizes, register, words, compiled, head)
+    if draft is not target:
+        weights = load_parameters("draft", draft.parameters, settings.dtype, register)
+    drafting = replace(sizes, verify=(), tree=None)
+    return [passes, Passes("draft", draft.config, weights, drafting, register, compiled=compiled)]
+
+
+def _json(chat: Chat) -> bytes:
+    return json.dumps(chat.to_dict(), indent=1, sort_keys=True).encode()
+
+
+def _chat(model: Model, template: str) -> Chat:
+    try:
+        text = Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"chat-template {template}: {error}") from error
+    return replace(model.text.chat, template=text)

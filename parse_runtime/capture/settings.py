@@ -1,0 +1,90 @@
+"""Settings of `foundryc capture --workload parse`, and the sizes of passes they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foundryrt.errors import UsageError
+from foundryrt.options import option
+from parse_runtime.engine.rules import Rules
+from parse_runtime.signature.sizes import DTYPES, PassSizes
+from parse_runtime.signature.tree import DraftTree
+
+_TREE_ROWS = 63
+"""Ancestors are bits of one int64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recorded:
+    """What the graphs are made of."""
+
+    model: str = option(..., "folder, .gguf file, or smollm2")
+    draft: str = option("", "as --model; empty: the target drafts itself")
+    max_len: int = option(512, "tokens of prompt and answer")
+    slots: int = option(1, "sequences at a time")
+    decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
+    prefill: str = option("32,128", "lengths of prefill passes")
+    verify: str = option("128x4,384x8", "ROWSxCUTS of verify passes")
+    eagle: str = option("", "folder of an EAGLE-3 head of the target")
+    speculate: str = option("", "draft: the draft model also drafts single tokens")
+    eagle_depth: int = option(4, "tokens drafted ahead, by the head or the draft model")
+    eagle_width: int = option(1, "nodes on each level of a head's drafts")
+    dtype: str = option("float32", "float32 or bfloat16")
+    yes: str = option("Yes", "the judge's word for valid, one token")
+    no: str = option("No", "and for invalid")
+    chat_template: str = option("", "Jinja file to use for the model's own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Rules, _Recorded):
+    """What is captured, and the rules that a run starts from (docs/parse.md)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
+        if self.speculate not in ("", "draft"):
+            raise UsageError(f"speculate {self.speculate!r}: draft, or nothing")
+        if self.speculate and self.eagle:
+            raise UsageError("speculate and eagle: one drafter of tokens is enough")
+        for name in ("max_len", "slots", "eagle_depth", "eagle_width"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
+        sizes = self.sizes()
+        if max(sizes.batches) > self.slots:
+            raise UsageError(f"decode {self.decode!r}: batches up to slots, {self.slots}")
+        if sizes.tree and sizes.tree.rows > _TREE_ROWS:
+            raise UsageError(
+                f"eagle-depth {self.eagle_depth} and eagle-width {self.eagle_width} give "
+                f"{sizes.tree.rows} rows; at most {_TREE_ROWS} are possible"
+            )
+        if not sizes.prefill or max(sizes.prefill) > self.max_len:
+            raise UsageError(f"prefill {self.prefill!r}: lengths up to max-len {self.max_len}")
+
+    def sizes(self) -> PassSizes:
+        """Static sizes of the target's passes; UsageError where a list cannot be read."""
+        try:
+            prefill = sorted({int(part) for part in self.prefill.split(",")})
+            verify = sorted({_rows_and_cuts(part) for part in self.verify.split(",")})
+            decode = sorted({int(part) for part in self.decode.split(",") if part})
+        except ValueError:
+            raise UsageError(
+                f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
+                f"128x4,384x8, and decode {self.decode!r} like 1,4,8 or nothing"
+            ) from None
+        if min(*prefill, *decode, *(number for size in verify for number in size)) < 1:
+            raise UsageError("prefill, verify and decode: sizes must be at least 1")
+        width = self.eagle_width if self.eagle else 1
+        return PassSizes(
+            max_len=self.max_len,
+            slots=self.slots,
+            prefill=tuple(prefill),
+            verify=tuple(verify),
+            decode=tuple(decode),
+            tree=DraftTree(self.eagle_depth, width) if self.eagle or self.speculate else None,
+        )
+
+
+def _rows_and_cuts(text: str) -> tuple[int, int]:
+    rows, cuts = text.split("x")
+    return int(rows), int(cuts)

@@ -1,0 +1,1 @@
+"""`foundryrt run` of a parse bundle: one answer as it comes, or many together."""

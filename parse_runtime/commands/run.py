@@ -1,0 +1,83 @@
+"""`foundryrt run` of a parse bundle: one answer as it comes, or many together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foundryrt.console import write
+from foundryrt.errors import UsageError
+from foundryrt.options import option
+from parse_runtime.commands.jobs import Defaults, Job, Line, read
+from parse_runtime.commands.many import answer_all
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.rules import RuleChanges, Rules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
+from parse_runtime.graphs.session import BundleSession
+from parse_runtime.serve import Serving, serve
+
+__all__ = ["Options", "Serving", "run", "serve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """Prompts, and how their answers are sampled."""
+
+    prompt: str = option("", "the user's question")
+    input: str = option("", "JSON lines of prompts; - for stdin")
+    max_new_tokens: int = option(128, "longest answer in tokens")
+    temperature: float = option(0.0, "0 is greedy")
+    top_p: float = option(1.0, "share of the nucleus that is sampled")
+    seed: int = option(0, "of the sampling")
+    stop: str = option("", "text that ends an answer")
+    unlike_tokenizers: str = option(*UNLIKE_OPTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RuleChanges, _Asked):
+    """Prompts, and what differs from the rules of the capture."""
+
+    def __post_init__(self) -> None:
+        if bool(self.prompt) == bool(self.input):
+            raise UsageError("give either --prompt TEXT or --input FILE")
+        if self.unlike_tokenizers not in UNLIKE:
+            raise UsageError(f"unlike-tokenizers: one of {', '.join(UNLIKE)}")
+        self.sampling()
+        Rules().changed(self.changes())
+
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.seed)
+
+
+def run(session: BundleSession, options: Options, json: bool) -> dict[str, object]:
+    """Answer the prompts; texts, counts and times."""
+    loaded = load(session, options.unlike_tokenizers)
+    scheduler = Scheduler(loaded.target, loaded.draft)
+    defaults = Defaults(
+        options.max_new_tokens,
+        options.sampling(),
+        [options.stop] if options.stop else [],
+        loaded.rules.changed(options.changes()),
+    )
+    if options.prompt:
+        job = defaults.job(loaded.prompts, Line(prompt=options.prompt))
+        return _one(scheduler, loaded.prompts, job, json)
+    jobs = read(options.input, loaded.prompts, defaults, scheduler.max_len)
+    return answer_all(scheduler, loaded.prompts, jobs, json)
+
+
+def _one(scheduler: Scheduler, prompts: Prompts, job: Job, json: bool) -> dict[str, object]:
+    """Text on stdout as it comes, then the counts."""
+    outcome = Outcome(job.request, prompts.text(job.stops))
+    if not json:
+        outcome.show = write
+    scheduler.submit(job.request, outcome)
+    while scheduler.step():
+        pass
+    if outcome.error is not None:
+        raise outcome.error
+    if not json:
+        write(f"\n\n{outcome.summary()}\n")
+    return outcome.report()

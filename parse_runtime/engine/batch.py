@@ -1,0 +1,47 @@
+"""The sequences that one pass serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foundryrt.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one sequence picks tokens: temperature 0 is greedy, `top_p` keeps the nucleus.
+
+    Noise is keyed by (seed, position, token id): a sequence's tokens do not depend on what else
+    is in its batches.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature {self.temperature}: a finite number >= 0 is needed")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top-p {self.top_p}: a number above 0 and up to 1 is needed")
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed {self.seed}: a number from 0 to 2^63 - 1 is needed")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Of each sequence its slot, its last token, that token's position, and its sampling."""
+
+    slots: Sequence[int]
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    samplings: Sequence[Sampling]
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(
+            self.slots[part], self.tokens[part], self.positions[part], self.samplings[part]
+        )

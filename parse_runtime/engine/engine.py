@@ -1,0 +1,130 @@
+"""The scheduler on a thread of its own: other threads submit answers to it and cancel them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from foundryrt.errors import FoundryError, UsageError
+from parse_runtime.engine.request import Listener, Request
+from parse_runtime.engine.scheduler import Scheduler
+
+_LOG = logging.getLogger(__name__)
+
+
+FAILING = 3
+"""So many failed answers in a row are taken for a device that does not work any more."""
+
+
+class Overloaded(FoundryError):
+    """As many answers wait for a slot as may."""
+
+
+class Stopped(FoundryError):
+    """The engine takes no more answers, or ended one that was not done."""
+
+
+class Engine:
+    """Close it when done. Listeners are called in its thread and must not block it."""
+
+    def __init__(self, scheduler: Scheduler, queue: int = 64) -> None:
+        """`queue`: answers that may wait for a slot."""
+        if queue < 0:
+            raise UsageError(f"queue {queue}: at least 0 is needed")
+        self._scheduler, self._queue = scheduler, queue
+        self._changed = threading.Condition()
+        self._commands: list[Callable[[], None]] = []
+        self._coming = 0
+        """Answers that are submitted, but not yet known to the scheduler."""
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="parse-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def max_len(self) -> int:
+        """Tokens of prompt and answer."""
+        return self._scheduler.max_len
+
+    @property
+    def state(self) -> str:
+        """`ok`, `failing` where no answer comes to its end, `stopped` where none is taken."""
+        if self._closing or not self._thread.is_alive():
+            return "stopped"
+        return "failing" if self.failed >= FAILING else "ok"
+
+    @property
+    def failed(self) -> int:
+        """Answers that failed since one was completed, those of unfit requests left out."""
+        return self._scheduler.failed
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Answers that run, and that wait."""
+        return self._scheduler.running, self._scheduler.waiting + self._coming
+
+    def submit(self, request: Request, listener: Listener) -> None:
+        """Have `request` answered; UsageError where it does not fit, Overloaded for too many."""
+        request.check(self.max_len)
+        with self._changed:
+            if self.state == "stopped":
+                raise Stopped("the engine is stopped")
+            if sum(self.load) >= self._scheduler.slots + self._queue:
+                raise Overloaded(f"{self._queue} answers wait already: come again later")
+            self._coming += 1
+            self._commands.append(lambda: self._admit(request, listener))
+            self._changed.notify()
+
+    def cancel(self, listener: Listener) -> None:
+        """End the listener's answer and free its slot; nothing happens where it ended already."""
+        with self._changed:
+            self._commands.append(lambda: self._scheduler.cancel(listener))
+            self._changed.notify()
+
+    def abort(self) -> None:
+        """Take no more; answers that are not done fail with Stopped, after the pass that runs."""
+        with self._changed:
+            self._closing = True
+            self._commands.append(self._abort)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Take no more, finish what was submitted, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _admit(self, request: Request, listener: Listener) -> None:
+        self._scheduler.submit(request, listener)
+        with self._changed:
+            self._coming -= 1
+
+    def _abort(self) -> None:
+        error = Stopped("the server stops, and the answer took longer than it waits")
+        for listener in self._scheduler.listeners:
+            self._guarded(partial(self._scheduler.cancel, listener, error))
+
+    def _work(self) -> None:
+        busy = False
+        while True:
+            with self._changed:
+                while not (busy or self._commands or self._closing):
+                    self._changed.wait()
+                commands, self._commands = self._commands, []
+                if self._closing and not commands and not busy:
+                    return
+            for command in commands:
+                self._guarded(command)
+            # After an error there may be more to do.
+            busy = self._guarded(self._scheduler.step) is not False
+
+    @staticmethod
+    def _guarded(call: Callable[[], object]) -> object:
+        """What the call gives; an error is logged: the thread must go on for the other answers."""
+        try:
+            return call()
+        except Exception:
+            _LOG.exception("a listener failed")
+            return None

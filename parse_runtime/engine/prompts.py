@@ -1,0 +1,110 @@
+"""From texts and messages to requests in tokens, by the tokenizers and templates of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.judge import sentence_cuts, stride_cuts
+from parse_runtime.engine.request import Request, TooLong
+from parse_runtime.engine.rules import Rules
+from parse_runtime.text.chat import Chat, Conversation
+from parse_runtime.text.stopping import StopText
+from parse_runtime.text.tokenizer import TextStream, Tokenizer
+from parse_runtime.text.translation import TokenTranslation
+
+_COMPOSED = 4
+"""Unicode's normal form C makes one character of up to so many."""
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How one model reads and writes text."""
+
+    tokenizer: Tokenizer
+    chat: Chat
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Text, or tokens of the target, to be continued as they are: no chat template."""
+
+    content: str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Makes requests; `draft` is the target's own format where both have the same tokens."""
+
+    target: TextFormat
+    draft: TextFormat
+    translation: TokenTranslation
+
+    def request(
+        self,
+        prompt: Conversation | Raw,
+        max_new_tokens: int,
+        sampling: Sampling,
+        rules: Rules,
+    ) -> Request:
+        """UsageError where the chat template refuses the messages or a token is unknown."""
+        messages: Conversation = "" if isinstance(prompt, Raw) else prompt
+        tokens = self.encode(prompt)
+        suffix = self.target.chat.judge_suffix(messages, rules.judge_prompt)
+        return Request(
+            prompt=tokens,
+            draft_prompt=tokens if self.translation.same else self._draft_prompt(prompt),
+            suffix=self.target.tokenizer.encode(suffix),
+            stops=frozenset(self.target.chat.stops),
+            translation=self.translation,
+            cuts=lambda draft: self._cuts(draft, rules),
+            max_new_tokens=max_new_tokens,
+            rules=rules,
+            sampling=sampling,
+        )
+
+    def refuse_longer(self, prompt: Conversation | Raw, rules: Rules, max_len: int) -> None:
+        """TooLong where a text could not be `max_len` tokens however it is encoded.
+
+        Encoding a megabyte takes a second in which no other thread of Python runs.
+        """
+        content = prompt.content if isinstance(prompt, Raw) else prompt
+        parts = [content] if isinstance(content, str) else content
+        texts = [part["content"] if isinstance(part, dict) else part for part in parts]
+        size = sum(len(text) for text in texts if isinstance(text, str))
+        size = max(size, len(rules.judge_prompt))
+        if size > _COMPOSED * max_len * self.target.tokenizer.longest:
+            raise TooLong(
+                f"a prompt of {size} characters exceeds the {max_len} tokens of the bundle: "
+                "shorten it, or capture with a larger --max-len"
+            )
+
+    def text(self, stops: Sequence[str]) -> StopText:
+        """Turns an answer's tokens into text up to a stop string."""
+        return StopText(TextStream(self.target.tokenizer), stops)
+
+    def encode(self, prompt: Conversation | Raw) -> list[int]:
+        """A prompt in the target's tokens."""
+        if not isinstance(prompt, Raw):
+            return self.target.tokenizer.encode(self.target.chat.prompt(prompt))
+        if isinstance(prompt.content, str):
+            return self.target.tokenizer.encode(prompt.content)
+        size = self.target.tokenizer.size
+        if unknown := [token for token in prompt.content if not 0 <= token < size]:
+            raise UsageError(f"no token {unknown[0]}: ids are from 0 to {size - 1}")
+        return list(prompt.content)
+
+    def _draft_prompt(self, prompt: Conversation | Raw) -> list[int]:
+        if not isinstance(prompt, Raw):
+            return self.draft.tokenizer.encode(self.draft.chat.prompt(prompt))
+        content = prompt.content
+        text = content if isinstance(content, str) else self.target.tokenizer.decode(content)
+        return self.draft.tokenizer.encode(text)
+
+    def _cuts(self, draft: Sequence[int], rules: Rules) -> list[int]:
+        if rules.cut_at == "sentence":
+            texts = [self.target.tokenizer.decode([token]) for token in draft]
+            return sentence_cuts(texts, rules.stride)
+        return stride_cuts(len(draft), rules.stride)

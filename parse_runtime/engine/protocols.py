@@ -1,0 +1,61 @@
+"""What the engine asks of its models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.signature.selection import SelectionRule
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Judge the sequence cut to each length of `cuts`, in one pass where one is large enough.
+
+    `shared_prefix` are the tokens from position `start` on that the slot does not hold yet.
+    """
+
+    shared_prefix: Sequence[int]
+    start: int
+    cuts: Sequence[int]
+    suffix: Sequence[int]
+    """The judge's question."""
+    threshold: float = 0.5
+    rule: SelectionRule = SelectionRule.FIRST_FAILURE
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verification found: the kept cut (0 for none) and each cut's P(yes)."""
+
+    kept: int
+    verdicts: list[float]
+
+
+class Decoder(Protocol):
+    """A model whose cache holds `slots` sequences of up to `max_len` tokens.
+
+    Every pass says at which positions it writes; whatever a slot holds from there on is void.
+    A pass that is repeated gives the same again.
+    """
+
+    max_len: int
+    slots: int
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
+        """Put tokens at `start` and after, behind what the slot holds; the token that follows."""
+
+    def decode(self, batch: Batch) -> list[int]:
+        """Put each token into its slot; the token that follows each."""
+
+
+class Target(Decoder, Protocol):
+    """A decoder that also judges, and may have several tokens of its own in one pass."""
+
+    def extend(self, batch: Batch) -> list[list[int]]:
+        """As `decode`, but one or more tokens that follow each, as plain decoding would give."""
+
+    def verify(self, slot: int, verification: Verification) -> Verdict:
+        """Judge prefixes of a slot's sequence; afterwards the slot holds all of it."""

@@ -1,0 +1,184 @@
+"""Continuous batching: the passes that many answers ask for, together, over slots of the caches."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Batch
+from parse_runtime.engine.protocols import Decoder, Target, Verification
+from parse_runtime.engine.request import Listener, Request
+from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
+
+Pass = Callable[[Batch], Sequence[object]]
+"""Answers each sequence of a batch."""
+
+
+@dataclass(eq=False)
+class _Running:
+    slot: int
+    answer: Answer
+    calls: Calls
+    call: Call | None = None
+
+    @property
+    def request(self) -> Request:
+        return self.answer.request
+
+
+class Scheduler:
+    """Runs answers in steps; of one thread. A slot is the same of target and draft.
+
+    What an answer becomes depends on nothing but its request: only times differ with what else
+    runs. An error ends the one request whose pass it came from. What a listener's `failed` raises
+    comes out of `step` or `cancel`; the other answers can still go on then.
+    """
+
+    def __init__(self, target: Target, draft: Decoder, single_passes: int = 2) -> None:
+        """`single_passes`: prefills and verifications a step, which all others wait for."""
+        if single_passes < 1:
+            raise UsageError(f"single-passes {single_passes}: at least 1 is needed")
+        self._target, self._draft, self._single_passes = target, draft, single_passes
+        self.slots = min(target.slots, draft.slots)
+        self.max_len = target.max_len
+        self._free = list(range(self.slots))
+        self._waiting: deque[Answer] = deque()
+        self._running: dict[Listener, _Running] = {}
+        self._due: deque[_Running] = deque()
+        """Those whose next pass is a prefill or a verification, longest waiting first."""
+        self.failed = 0
+        """Answers that failed since one did not; an unfit request (UsageError) does not count."""
+
+    @property
+    def running(self) -> int:
+        """Answers that have a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for one, in the order of their submission."""
+        return len(self._waiting)
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Of all answers that have not ended."""
+        return [*self._running, *(answer.listener for answer in self._waiting)]
+
+    def submit(self, request: Request, listener: Listener) -> None:
+        """Queue an answer; UsageError where it does not fit the caches."""
+        request.check(self.max_len)
+        self._waiting.append(Answer(request, listener, self._draft.max_len))
+
+    def cancel(self, listener: Listener, error: Exception | None = None) -> None:
+        """End the listener's answer and free its slot; nothing happens where it ended already.
+
+        It ends as cancelled, or as failed with `error`.
+        """
+        if running := self._running.get(listener):
+            running.calls.close()
+            self._release(running)
+            _report(running.answer, "cancelled", error)
+        for answer in [answer for answer in self._waiting if answer.listener is listener]:
+            self._waiting.remove(answer)
+            _report(answer, "cancelled", error)
+
+    def step(self) -> bool:
+        """One batch of drafting, one of resuming, a few prefills and verifications.
+
+        False where nothing is left to do.
+        """
+        while self._free and self._waiting:
+            self._admit(self._waiting.popleft())
+        self._batch(Decode, self._draft.decode)
+        self._batch(Extend, self._target.extend)
+        for _ in range(min(self._single_passes, len(self._due))):
+            running = self._due.popleft()
+            self._guarded(running, partial(self._single, running))
+        return bool(self._running or self._waiting)
+
+    def _admit(self, answer: Answer) -> None:
+        answer.statistics.queue_seconds = time.perf_counter() - answer.begun
+        running = _Running(self._free.pop(0), answer, answer.calls())
+        self._running[answer.listener] = running
+        self._guarded(running, lambda: None)
+
+    def _batch(self, kind: type[Decode] | type[Extend], run: Pass) -> None:
+        """One pass of all that ask for it; one by one where it fails, to find whose error it is."""
+        together = [running for running in self._running.values() if isinstance(running.call, kind)]
+        if not together:
+            return
+        try:
+            results = run(_batch_of(together))
+        except Exception:
+            for running in together:
+                self._guarded(running, partial(_alone, run, running))
+            return
+        for running, result in zip(together, results, strict=True):
+            self._guarded(running, partial(_same, result))
+
+    def _single(self, running: _Running) -> object:
+        call, slot = running.call, running.slot
+        if isinstance(call, Prefill):
+            model = self._target if call.model == "target" else self._draft
+            return model.prefill(slot, call.tokens, call.start, running.request.sampling)
+        return self._target.verify(slot, cast(Verification, call))
+
+    def _guarded(self, running: _Running, result: Callable[[], object]) -> None:
+        """Send an answer the result of its pass; note what it asks for next, or its end."""
+        try:
+            running.call = running.calls.send(result())
+        except StopIteration as end:
+            self._finish(running, end.value)
+        except Exception as error:
+            running.calls.close()
+            self._release(running)
+            self.failed += not isinstance(error, UsageError)
+            running.answer.listener.failed(error)
+        else:
+            if isinstance(running.call, Prefill | Verification):
+                self._due.append(running)
+
+    def _finish(self, running: _Running, reason: str) -> None:
+        self._release(running)
+        self.failed = 0
+        _report(running.answer, reason)
+
+    def _release(self, running: _Running) -> None:
+        del self._running[running.answer.listener]
+        self._free.append(running.slot)
+        if running in self._due:
+            self._due.remove(running)
+
+
+def _batch_of(together: Sequence[_Running]) -> Batch:
+    calls = [cast(Decode | Extend, running.call) for running in together]
+    return Batch(
+        [running.slot for running in together],
+        [call.token for call in calls],
+        [call.position for call in calls],
+        [running.request.sampling for running in together],
+    )
+
+
+def _alone(run: Pass, running: _Running) -> object:
+    return run(_batch_of([running]))[0]
+
+
+def _same(result: object) -> object:
+    return result
+
+
+def _report(answer: Answer, reason: str, error: Exception | None = None) -> None:
+    answer.statistics.seconds = time.perf_counter() - answer.begun
+    if error is not None:
+        answer.listener.failed(error)
+        return
+    try:
+        answer.listener.finished(reason, answer.statistics)
+    except Exception as failure:
+        answer.listener.failed(failure)

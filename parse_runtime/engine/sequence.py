@@ -1,0 +1,193 @@
+"""One answer as a coroutine: draft it whole, judge its prefixes, keep the longest valid, resume.
+
+It yields the passes that it needs and is sent their results; a scheduler runs those of many
+sequences together. It touches no model itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from parse_runtime.engine.protocols import Verdict, Verification
+from parse_runtime.engine.request import Listener, Request, Statistics
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """`model` is target or draft; answered by the token that follows."""
+
+    model: str
+    tokens: Sequence[int]
+    start: int
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The draft model's next token; answered by it."""
+
+    token: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Extend:
+    """The target's next tokens; answered by a list of them."""
+
+    token: int
+    position: int
+
+
+Call = Prefill | Decode | Extend | Verification
+"""A verification is answered by a `Verdict`."""
+Calls = Generator[Call, Any, Any]
+
+
+@dataclass(eq=False)
+class Answer:
+    """The state of one answer; `calls` is its course."""
+
+    request: Request
+    listener: Listener
+    draft_len: int
+    """Tokens that the draft model's cache holds."""
+    statistics: Statistics = field(default_factory=Statistics)
+    begun: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self._sequence = list(self.request.prompt)
+        self._limit = len(self._sequence) + self.request.max_new_tokens
+        self._rows = 0  # Tokens of the sequence whose keys and values the target holds.
+        self._draft_rows: list[int] = []  # Tokens that the draft model holds.
+
+    def calls(self) -> Calls:
+        """Passes of the answer, to its end; returns why it ended, `stop` or `length`."""
+        since = time.perf_counter()
+        following = yield Prefill("target", list(self._sequence), 0)
+        self._rows = len(self._sequence)
+        self.statistics.prefill_seconds += time.perf_counter() - since
+        rules = self.request.rules
+        for number in range(rules.max_rounds):
+            if number:
+                until = min(len(self._sequence) + rules.resume_tokens, self._limit)
+                if (reason := (yield from self._resume(until, following))) is not None:
+                    return reason
+            if (reason := (yield from self._round())) is not None:
+                return reason
+        return (yield from self._resume(self._limit, following))
+
+    def _round(self) -> Generator[Call, Any, str | None]:
+        """Draft, judge, crop; a reason where that completed the answer."""
+        since = time.perf_counter()
+        draft, ended = yield from self._draft()
+        drafted = time.perf_counter()
+        kept = (yield from self._judge(draft)) if draft else 0
+        counts = self.statistics
+        counts.draft_seconds += drafted - since
+        counts.verify_seconds += time.perf_counter() - drafted
+        counts.rounds += 1
+        counts.drafted += len(draft)
+        counts.accepted += kept
+        # The target may use the draft model's rows behind this for drafts of its own.
+        del self._draft_rows[len(self._draft_rows) - len(draft) + kept :]
+        reason = self._append(draft[:kept])
+        if reason is None and ended and 0 < kept == len(draft):
+            return "stop"
+        return reason
+
+    def _draft(self) -> Generator[Call, Any, tuple[list[int], bool]]:
+        """A complete answer of the draft model in the target's tokens; whether it ended it."""
+        request, answer = self.request, self._sequence[len(self.request.prompt) :]
+        translation, room = request.translation, self._limit - len(self._sequence)
+        known = [*request.draft_prompt, *translation.to_draft(answer)]
+        most = min(room, self.draft_len - len(known))
+        if most < 1:
+            return [], False
+        start = min(_common(known, self._draft_rows), len(known) - 1)
+        token = yield Prefill("draft", known[start:], start)
+        complete = self.listener.draft_end() if translation.same else _never
+        draft: list[int] = []
+        ended = token in translation.draft_stops
+        while not ended:
+            draft.append(token)
+            if len(draft) == most or complete(token):
+                break
+            token = yield Decode(token, len(known) + len(draft) - 1)
+            ended = token in translation.draft_stops
+        # The last token was never put into the cache, unless a stop token followed it.
+        self._draft_rows = [*known, *(draft if ended else draft[:-1])]
+        written = translation.to_target(answer, draft)
+        return written[:room], ended and len(written) <= room
+
+    def _judge(self, draft: Sequence[int]) -> Generator[Call, Any, int]:
+        """How much of the draft stays; the target then holds rows for all of it."""
+        base, cuts = len(self._sequence), self.request.cuts(draft)
+        new = [*self._sequence[self._rows :], *draft]
+        lengths = [base + cut for cut in cuts]
+        rules = self.request.rules
+        first = lengths[-1:] if rules.two_stage else lengths
+        wanted = Verification(
+            new, self._rows, first, self.request.suffix, rules.threshold, rules.selection_rule
+        )
+        verdict: Verdict = yield wanted
+        end, verdicts = base + len(draft), verdict.verdicts
+        if len(first) < len(lengths) and not verdict.kept:
+            # The keys and values of the shared prefix are there already.
+            verdict = yield replace(wanted, shared_prefix=[], start=end, cuts=lengths[:-1])
+            verdicts, first = verdict.verdicts + verdicts, lengths
+        kept = max(verdict.kept - base, 0)
+        self._rows = base + kept
+        judged = [length - base for length in first]
+        self.statistics.verdicts.append(list(zip(judged, verdicts, strict=True)))
+        return kept
+
+    def _resume(self, until: int, following: int) -> Generator[Call, Any, str | None]:
+        """The target decodes up to length `until`; a reason where the answer is done.
+
+        Tokens beyond are dropped: where a round begins must not depend on how many come at once.
+        `following` is what the prefill said to come after the prompt.
+        """
+        since = time.perf_counter()
+        reason = None
+        while reason is None and len(self._sequence) < until:
+            length = len(self._sequence)
+            if length == len(self.request.prompt):
+                tokens = [following]
+            else:
+                tokens = yield Extend(self._sequence[-1], length - 1)
+                self._rows = length
+                self.statistics.advances += 1
+            tokens = tokens[: until - length]
+            stop = next((i for i, t in enumerate(tokens) if t in self.request.stops), None)
+            before = self.statistics.tokens
+            reason = self._append(tokens[:stop]) or ("stop" if stop is not None else None)
+            if length > len(self.request.prompt):
+                self.statistics.advanced += self.statistics.tokens - before
+        self.statistics.resume_seconds += time.perf_counter() - since
+        return reason
+
+    def _append(self, tokens: Sequence[int]) -> str | None:
+        """Make tokens final, as far as the limit and the listener take them."""
+        taken = list(tokens[: self._limit - len(self._sequence)])
+        if taken:
+            end = self.listener.tokens(taken)
+            del taken[len(taken) if end is None else end :]
+            if not self.statistics.tokens and taken:
+                self.statistics.first_token_seconds = time.perf_counter() - self.begun
+            self._sequence += taken
+            self.statistics.tokens += len(taken)
+            if end is not None:
+                return "stop"
+        return "length" if len(self._sequence) == self._limit else None
+
+
+def _never(token: int) -> bool:
+    return False
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))

@@ -1,0 +1,1 @@
+"""The passes of an open bundle, as the models that the engine asks for tokens and verdicts."""

@@ -1,0 +1,114 @@
+"""A model whose passes are graphs of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.graphs.session import PassGraph, PassSession
+from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
+from parse_runtime.signature.plan import causal, padded
+
+
+def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Chunks of the largest of the rising `sizes`, the rest with the smallest that holds it."""
+    for begin in range(0, count, sizes[-1]):
+        part = slice(begin, min(begin + sizes[-1], count))
+        yield part, next(size for size in sizes if size >= part.stop - part.start)
+
+
+class GraphDecoder:
+    """One model of a session; a `parse_runtime.engine.protocols.Decoder`."""
+
+    def __init__(self, session: PassSession, signature: ModelSignature) -> None:
+        sizes = signature.sizes
+        self.max_len, self.slots = sizes.max_len, sizes.slots
+        self.row_tokens = np.full((self.slots, self.max_len), -1, np.int64)
+        """The token that each row of each slot was computed from."""
+        self._session, self._signature = session, signature
+        self._slot = signature.slot
+        self._prefill = {length: signature.prefill(length) for length in sizes.prefill}
+        self._decode = {batch: signature.decode(batch) for batch in sizes.batches}
+        self._written: dict[str, NDArray[Any]] = {}
+        self._graphs: dict[PassSignature, PassGraph] = {}
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
+        """In chunks of the longest pass, the rest in the shortest that holds it."""
+        self._check(start + len(tokens), [slot])
+        self.row_tokens[slot, start : start + len(tokens)] = tokens
+        self._write(self._slot, np.asarray([slot], np.int64))
+        for part, length in chunks(len(tokens), list(self._prefill)):
+            chunk, signature = tokens[part], self._prefill[length]
+            inputs = signature.inputs
+            self._write(inputs["plan"], causal(chunk, start + part.start, length, self.max_len))
+            self._write(inputs["wanted"], np.asarray([len(chunk) - 1], np.int64))
+            self._write_sampling(signature, [sampling], 1)
+            if "next" in inputs:
+                following = tokens[part.stop] if part.stop < len(tokens) else -1
+                self._write(inputs["next"], np.asarray([following], np.int64))
+            graph = self._launch(signature)
+        return int(graph.read("token")[0])
+
+    def decode(self, batch: Batch) -> list[int]:
+        """In parts of the largest pass, the rest in the smallest that holds it."""
+        self._note(batch)
+        result: list[int] = []
+        for part, size in chunks(len(batch), list(self._decode)):
+            some, signature = batch[part], self._decode[size]
+            plan, count = padded(size, self.max_len), len(some)
+            here = np.asarray(some.positions, np.int64)
+            plan[:, :count] = some.tokens, here, here, here + 1, here
+            self._write(signature.inputs["plan"], plan)
+            self._write_slots(signature, some, size)
+            result += self._launch(signature).read("token")[:count].tolist()
+        return result
+
+    def _note(self, batch: Batch) -> None:
+        self._check(max(batch.positions) + 1, batch.slots)
+        self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions)] = batch.tokens
+
+    def _write_slots(self, signature: PassSignature, batch: Batch, size: int) -> None:
+        # Padding goes to the padding row of the first slot.
+        filled = np.zeros(size, np.int64)
+        filled[: len(batch)] = batch.slots
+        self._write(signature.inputs["slots"], filled)
+        self._write_sampling(signature, batch.samplings, size)
+
+    def _write_sampling(
+        self, signature: PassSignature, samplings: Sequence[Sampling], size: int
+    ) -> None:
+        values, seeds = np.zeros((2, size), np.float32), np.zeros(size, np.int64)
+        values[1] = 1
+        for i, sampling in enumerate(samplings):
+            values[:, i] = sampling.temperature, sampling.top_p
+            seeds[i] = sampling.seed
+        self._write(signature.inputs["sampling"], values)
+        self._write(signature.inputs["seeds"], seeds)
+
+    def _write(self, tensor: Input, values: NDArray[Any]) -> None:
+        """Graphs don't change inputs, so what is there already is not written again."""
+        before = self._written.get(tensor.name)
+        if before is None or not np.array_equal(before, values):
+            self._session.write(tensor.name, values)
+            self._written[tensor.name] = values
+
+    def _launch(self, signature: PassSignature) -> PassGraph:
+        if signature not in self._graphs:
+            self._graphs[signature] = self._session.graph(signature.graph, **signature.key)
+        graph = self._graphs[signature]
+        graph.launch()
+        return graph
+
+    def _check(self, length: int, slots: Sequence[int]) -> None:
+        if length > self.max_len:
+            raise UsageError(
+                f"a sequence of {length} tokens exceeds the {self.max_len} of the bundle: "
+                "capture with a larger --max-len"
+            )
+        if not 0 <= min(slots) <= max(slots) < self.slots:
+            raise UsageError(f"slots {list(slots)}: the bundle has {self.slots}")

@@ -1,0 +1,108 @@
+"""The models and the text files of an open parse bundle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+
+from foundryrt.errors import FoundryError, UsageError
+from parse_runtime.engine.prompts import Prompts, TextFormat
+from parse_runtime.engine.protocols import Decoder, Target
+from parse_runtime.engine.rules import Rules
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.proposer import DraftProposer
+from parse_runtime.graphs.session import BundleSession, PassSession
+from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.signature.passes import ModelSignature
+from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.tree import DraftTree
+from parse_runtime.text.chat import Chat
+from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.text.translation import Retokenization, SameTokens, TokenTranslation
+
+UNLIKE = ("retokenize", "refuse")
+UNLIKE_OPTION = (UNLIKE[0], "or refuse a pair whose tokenizers differ")
+"""Default and help of the commands' option."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle, ready to answer."""
+
+    target: Target
+    draft: Decoder
+    prompts: Prompts
+    rules: Rules
+    """As the bundle was captured."""
+
+
+def load(session: BundleSession, unlike_tokenizers: str = "retokenize") -> Loaded:
+    """UsageError where the models' tokenizers differ and that is to be refused."""
+    if unlike_tokenizers not in UNLIKE:
+        raise UsageError(f"unlike-tokenizers {unlike_tokenizers!r}: one of {', '.join(UNLIKE)}")
+    target = _text_format(session, "")
+    # A bundle of one tokenizer has it once.
+    several = "draft.tokenizer.json" in session.files
+    draft = _text_format(session, "draft.") if several else target
+    return Loaded(
+        *open_models(session),
+        Prompts(target, draft, translation(target, draft, unlike_tokenizers)),
+        Rules.of(session.settings),
+    )
+
+
+def open_models(session: PassSession) -> tuple[GraphTarget, GraphDecoder]:
+    """Target and draft model of a bundle."""
+    settings = session.settings
+    drafter = GraphDecoder(session, ModelSignature("draft", _sizes(session, "draft")))
+    signature = ModelSignature("target", _sizes(session, "target"), bool(settings["eagle"]))
+    speculates = settings["speculate"] == "draft"
+    proposer = DraftProposer(drafter, settings["eagle_depth"]) if speculates else None
+    return GraphTarget(session, signature, proposer), drafter
+
+
+def _sizes(session: PassSession, model: str) -> PassSizes:
+    """Those that a bundle has passes for."""
+    settings = session.settings
+
+    def sizes(name: str, *keys: str) -> list[tuple[int, ...]]:
+        found = (key for graph, key in session.graphs if graph == f"{model}.{name}")
+        return sorted(tuple(int(key[part]) for part in keys) for key in found)
+
+    width = settings["eagle_width"] if settings["eagle"] else 1
+    return PassSizes(
+        max_len=settings["max_len"],
+        slots=settings["slots"],
+        prefill=tuple(length for (length,) in sizes("prefill", "len")),
+        verify=tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts")),
+        decode=tuple(batch for (batch,) in sizes("decode", "batch")),
+        tree=DraftTree(settings["eagle_depth"], width) if sizes("extend", "len") else None,
+    )
+
+
+def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -> TokenTranslation:
+    """How tokens go between two models; a warning on stderr where text has to be re-tokenized."""
+    stops = frozenset(draft.chat.stops)
+    if target.tokenizer.fingerprint == draft.tokenizer.fingerprint:
+        return SameTokens(stops)
+    if unlike_tokenizers == "refuse":
+        raise UsageError(
+            "the draft model's tokenizer is not the target's: take a draft model of the same "
+            "family, or --unlike-tokenizers retokenize"
+        )
+    print(
+        "warning: the draft model's tokenizer is not the target's: drafts are re-tokenized",
+        file=sys.stderr,
+    )
+    return Retokenization(target.tokenizer, draft.tokenizer, stops)
+
+
+def _text_format(session: BundleSession, prefix: str) -> TextFormat:
+    name = f"{prefix}tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_json(session.file(name).decode())
+        name = f"{prefix}chat.json"
+        return TextFormat(tokenizer, Chat.from_dict(json.loads(session.file(name))))
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise FoundryError(f"the bundle's {name} cannot be read: {error}") from error

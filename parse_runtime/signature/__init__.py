@@ -1,0 +1,1 @@
+"""What capture and run agree on: sizes, rows, inputs and outputs of every pass; without torch."""

@@ -1,0 +1,172 @@
+"""The signature of each pass: its graph, its inputs and its outputs.
+
+A capture registers inputs and names outputs by it, and a session's models write and read by it.
+Tensors are named `<model>.<pass>.<size>.<input>`, as in `target.prefill.128.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parse_runtime.signature.plan import padded
+from parse_runtime.signature.sizes import PassSizes
+
+VOCABULARY = -1
+"""A size of an output: the model's own vocabulary."""
+MODEL_DTYPE = "model"
+"""A dtype of an output: that of the model's weights."""
+
+Contents = NDArray[np.int64] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A tensor that is written before a launch; `initial` is what it holds until then.
+
+    With the initial inputs a pass computes padding alone. A `state` is an input that graphs
+    change, too.
+    """
+
+    name: str
+    initial: Contents
+    role: str = "input"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.initial.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.initial.dtype.name
+
+
+@dataclass(frozen=True)
+class Output:
+    """A result of a launch; a size may be VOCABULARY, the dtype MODEL_DTYPE."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class PassSignature:
+    """One pass of one model; `inputs` go by their last name (`plan`), outputs by their only one."""
+
+    graph: str
+    key: Mapping[str, int]
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, Output]
+
+
+@dataclass(frozen=True)
+class ModelSignature:
+    """All passes of a model. With `head`, an EAGLE-3 head drafts inside its passes."""
+
+    model: str
+    sizes: PassSizes
+    head: bool = False
+
+    def tensor(self, name: str) -> str:
+        """The name in a bundle of a tensor that is no pass's own."""
+        return f"{self.model}.{name}"
+
+    @property
+    def slot(self) -> Input:
+        """[1], the slot that prefill and verify passes are about."""
+        return Input(self.tensor("slot"), np.zeros(1, np.int64))
+
+    @property
+    def drafts(self) -> Input:
+        """[slots + 1, 3, tree rows], the draft trees that extend passes check, by slot.
+
+        They hold tokens, parents and ancestor bits; the last tree is for the padding of batches.
+        A head writes them inside the graphs.
+        """
+        assert self.sizes.tree is not None
+        chains = self.sizes.tree.chains(self.sizes.slots + 1)
+        return Input(self.tensor("tree"), chains, "state")
+
+    def prefill(self, length: int) -> PassSignature:
+        """`plan` of `length` rows, the last token's row as `wanted`; `next`, the token after it.
+
+        `next` is for the head, and -1 where the token is to be the sampled one.
+        """
+        inputs = {"plan": self._plan(length), "wanted": np.zeros(1, np.int64), **_sampling(1)}
+        if self.head:
+            inputs["next"] = np.full(1, -1, np.int64)
+        outputs = {
+            "token": Output((1,), "int64"),
+            "logits": Output((1, VOCABULARY), "float32"),
+        }
+        return self._pass("prefill", f"{length}", {"len": length}, inputs, outputs, slot=True)
+
+    def decode(self, batch: int) -> PassSignature:
+        """A row of each of the `slots`."""
+        inputs = {
+            "plan": self._plan(batch), **_sampling(batch), "slots": np.arange(batch, dtype=np.int64)
+        }  # fmt: skip
+        outputs = {
+            "token": Output((batch,), "int64"),
+            "logits": Output((batch, VOCABULARY), MODEL_DTYPE),
+        }
+        return self._pass("decode", f"{batch}", {"batch": batch}, inputs, outputs)
+
+    def extend(self, batch: int) -> PassSignature:
+        """The draft trees of the `slots`; `roots` [2, batch] are the last tokens and positions.
+
+        `accepted` counts drafted tokens, `token` has them and the one that follows.
+        """
+        tree = self.sizes.tree
+        assert tree is not None
+        roots = np.zeros((2, batch), np.int64)
+        roots[1] = self.sizes.max_len
+        inputs = {"roots": roots, "slots": np.zeros(batch, np.int64), **_sampling(batch)}
+        outputs = {
+            "accepted": Output((batch,), "int64"),
+            "token": Output((batch, tree.depth + 1), "int64"),
+        }
+        key = {"batch": batch, "len": tree.rows}
+        return self._pass("extend", f"{batch}", key, inputs, outputs)
+
+    def verify(self, length: int, cuts: int) -> PassSignature:
+        """`plan` of `length` rows, the last rows of the suffixes as `wanted`.
+
+        `rule` is how many of the cuts are meant, and the number of a `SelectionRule`. `kept` is
+        the number, from 1, of the cut that it selects, 0 for none.
+        """
+        inputs: dict[str, Contents] = {
+            "plan": self._plan(length),
+            "wanted": np.zeros(cuts, np.int64),
+            "rule": np.zeros(2, np.int64),
+            "threshold": np.zeros(1, np.float32),
+        }
+        outputs = {
+            "verdicts": Output((cuts,), "float32"),
+            "kept": Output((1,), "int64"),
+            "logits": Output((cuts, VOCABULARY), "float32"),
+        }
+        key = {"len": length, "cuts": cuts}
+        return self._pass("verify", f"{length}x{cuts}", key, inputs, outputs, slot=True)
+
+    def _plan(self, length: int) -> NDArray[np.int64]:
+        return padded(length, self.sizes.max_len)
+
+    def _pass(
+        self, name: str, size: str, key: Mapping[str, int], inputs: Mapping[str, Contents],
+        outputs: Mapping[str, Output], slot: bool = False,
+    ) -> PassSignature:  # fmt: skip
+        found = {"slot": self.slot} if slot else {}
+        for short, initial in inputs.items():
+            found[short] = Input(self.tensor(f"{name}.{size}.{short}"), initial)
+        return PassSignature(self.tensor(name), key, found, outputs)
+
+
+def _sampling(count: int) -> dict[str, Contents]:
+    """`sampling` [2, count], temperatures and top-p, and `seeds` [count]."""
+    values = np.zeros((2, count), np.float32)
+    values[1] = 1
+    return {"sampling": values, "seeds": np.zeros(count, np.int64)}

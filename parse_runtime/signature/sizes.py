@@ -1,0 +1,41 @@
+"""Static sizes of a model's passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parse_runtime.signature.plan import cache_rows
+from parse_runtime.signature.tree import DraftTree
+
+DTYPES = ("float32", "bfloat16")
+"""What weights, caches and hidden states may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSizes:
+    """For each size there is a pass, so lists of them are what a capture costs."""
+
+    max_len: int
+    """Tokens of a sequence."""
+    slots: int = 1
+    prefill: tuple[int, ...] = ()
+    """Lengths of chunks, rising."""
+    verify: tuple[tuple[int, int], ...] = ()
+    """(rows, cuts), rising."""
+    decode: tuple[int, ...] = ()
+    """Batches of the decode and extend passes; empty for 1, 2, 4, ... and the slots."""
+    tree: DraftTree | None = None
+    """What the extend passes check; None for no such passes."""
+
+    @property
+    def cache_rows(self) -> int:
+        """Rows of a slot's cache."""
+        return cache_rows(self.max_len, max((length for length, _ in self.verify), default=0))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Rising batches, the last of all slots unless `decode` says otherwise."""
+        if self.decode:
+            return self.decode
+        powers = [1 << i for i in range((self.slots - 1).bit_length())]
+        return (*powers, self.slots)

@@ -1,0 +1,32 @@
+"""The benchmarks that need torch: options without a GPU, and a tiny run of what runs on a CPU."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import application
+from benchmarks.catalogue import BENCHMARKS
+from benchmarks.parse import geometry
+
+
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_every_benchmark_says_its_options(name: str) -> None:
+    done = CliRunner().invoke(application([name]), [name, "--help"], env={"TERM": "dumb"})
+    assert done.exit_code == 0, done.output
+    assert "--output" in done.output
+
+
+def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
+    output = tmp_path / "geometry.json"
+    geometry.run(parts="decode", tiny=True, output=output)
+    found = json.loads(output.read_text())["decode"]
+    assert found["device"] and found["by_batch"] and found["decode_over_bandwidth"] > 0
+
+
+def test_toy_models_do_not_touch_the_results() -> None:
+    with pytest.raises(typer.BadParameter, match="mean nothing"):
+        geometry.run(tiny=True)
