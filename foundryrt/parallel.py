@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from itertools import starmap
 from typing import TypeVar
 
-from foundryrt.undo import Undo, waited_for
+from foundryrt.undo import Undo, raise_first, waited_for
 
 T = TypeVar("T")
 WORKERS = min(16, os.cpu_count() or 1)
@@ -82,5 +82,4 @@ def each(function: Callable[[T], object], items: Iterable[T], within: Undo | Non
             except RuntimeError:
                 break  # the system gives no more threads: those that there are do everything
         work()
-    if failures:
-        raise failures[0]
+    raise_first(failures)

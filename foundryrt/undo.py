@@ -19,9 +19,10 @@ from functools import partial
 from itertools import count, starmap
 from operator import call
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import ref
 
+E = TypeVar("E", bound=BaseException)
 Steps = list[Callable[[], object]]
 
 _undos: dict[int, tuple[ref[Undo], Steps, object]] = {}
@@ -89,8 +90,7 @@ class Undo:
         """
         failures: list[Exception] = []
         _unwind(self._steps, failures)
-        if failures:
-            raise failures[0]
+        raise_first(failures)
 
     def rollback(self) -> None:
         """Run all steps without raising their errors: another error is on its way."""
@@ -109,6 +109,21 @@ class Undo:
             self.close()
         else:
             self.rollback()
+
+
+def raise_first(failures: list[E]) -> None:
+    """Raise the first of `failures`, if any, and empty the list.
+
+    The traceback refers to the frame that has the list: what that frame uses would be collected
+    late.
+    """
+    if failures:
+        failure = failures[0]
+        failures.clear()
+        try:
+            raise failure
+        finally:
+            del failure
 
 
 def _unwind(steps: Steps, failures: list[Exception]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
@@ -35,9 +36,9 @@ class CudaBackend:
     the background. `weights` is the folder of the weight files, where they have moved;
     with `load_weights=False` they stay zero until `load_weights` is called.
 
-    `close`, or the end of the last reference, waits for the preparation of weights and for the
-    stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the stream,
-    the arena and the context, in this order.
+    `close`, or the end of the last reference, waits for the preparation of weights, the pipelines
+    and the stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the
+    stream, the arena and the context, in this order.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class CudaBackend:
         self._undo.push(self.graphs.close)  # before its context is released
         # Launches and copies still under way would use what is being freed.
         self._undo.push(partial(_drain, self.device, self.stream))
+        self._pipelines: WeakSet[Undo] = WeakSet()
+        self._undo.push(partial(_close_all, self._pipelines))
         self.graphs.start(self.device.context)
 
     def _fill_regions(self) -> None:
@@ -185,7 +188,9 @@ class CudaBackend:
         launch = partial(self.launch, graph)
         from foundryrt.cuda.pipeline import CudaPipeline  # not in the way of the first graph
 
-        return CudaPipeline(self.device, launch, inputs, outputs, depth, self._undo)
+        undo = Undo(outlived_by=self._undo)
+        self._pipelines.add(undo)
+        return CudaPipeline(self.device, launch, inputs, outputs, depth, undo)
 
     def close(self) -> None:
         """Free everything the backend made; FoundryError where work still queued has failed."""
@@ -193,6 +198,11 @@ class CudaBackend:
 
 
 # Steps and threads of the session refer to none of its objects that hold its Undo.
+
+
+def _close_all(pipelines: WeakSet[Undo]) -> None:
+    for pipeline in list(pipelines):
+        pipeline.close()
 
 
 def _drain(device: Device, stream: int) -> None:

@@ -182,3 +182,4 @@ class Graphs:
             self._changed.notify()
         self._reader.join()
         self._native.close()
+        self._failure = None  # its traceback refers to this object

@@ -50,8 +50,8 @@ class _Slot:
 class CudaPipeline:
     """`depth` slots for launches of a graph; `launch` queues it on a stream. See `Pipeline`.
 
-    `session` holds the memory that the launches use, and lives as long. UsageError for an input
-    with gaps between its elements: a copy would overwrite them.
+    `undo` is this object's own. UsageError for an input with gaps between its elements: a copy
+    would overwrite them.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class CudaPipeline:
         inputs: Mapping[str, DeviceTensor],
         outputs: Mapping[str, DeviceTensor],
         depth: int,
-        session: Undo,
+        undo: Undo,
     ) -> None:
         for name, tensor in inputs.items():
             if tensor.extent != tensor.dtype.itemsize * int(np.prod(tensor.shape)):
@@ -71,8 +71,7 @@ class CudaPipeline:
         self._launch = launch
         self._inputs, self._outputs = dict(inputs), dict(outputs)
         self._staged: dict[int, NDArray[np.uint8]] = {}
-        # The launches use the session's memory.
-        self._undo = Undo(outlived_by=session)
+        self._undo = undo
         device.enter()
         try:
             streams = [
