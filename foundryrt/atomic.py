@@ -19,7 +19,7 @@ class AtomicFile:
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_file():
             # A device would be replaced by a file.
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         self.path = path
         self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
         self.file = open(self.temporary, "xb")  # noqa: SIM115 (closed by __exit__)

@@ -85,7 +85,7 @@ class Graph:
     def pipeline(self, inputs: Iterable[str], outputs: Iterable[str], depth: int = 3) -> Pipeline:
         """Launch after launch with `inputs` from the host and `outputs` back, `depth` in flight.
 
-        Close it before the session. On cuda copies and launches overlap, on streams of its own.
+        The session closes it at the latest. On cuda, copies and launches overlap on own streams.
         """
         if depth < 1:
             raise UsageError(f"a pipeline of depth {depth}: use 1 or more")

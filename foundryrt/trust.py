@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from foundryrt.bundle.signature import Signature, key_id
 from foundryrt.errors import FoundryError, UsageError, install
-from foundryrt.plain import open_plain
+from foundryrt.regular import open_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -117,7 +117,7 @@ def read_public_key(path: Path) -> bytes:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             data = file.read(MAX_PEM)
     except OSError as error:
         raise TrustUnusable(f"{path}: the public key cannot be read: {error.strerror}") from error

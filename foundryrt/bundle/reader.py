@@ -38,7 +38,7 @@ from foundryrt.bundle.layout import (
 )
 from foundryrt.bundle.schema import Manifest, SectionKind
 from foundryrt.errors import FoundryError, UsageError
-from foundryrt.plain import open_plain
+from foundryrt.regular import open_regular
 
 if TYPE_CHECKING:
     from foundryrt.trust import Trust
@@ -133,7 +133,7 @@ class Bundle:
         cls, path: Path, trust: Trust | None, fetch: Callable[[int, Section], None] | None
     ) -> Bundle:
         try:
-            with open_plain(path) as file:
+            with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < HEADER_BYTES:
                     unpack_header(file.read(HEADER_BYTES), size)

@@ -35,7 +35,7 @@ def check_output(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file such as model.fdy")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is no plain file; name one such as model.fdy")
+        raise UsageError(f"{path}: is not a regular file; name one such as model.fdy")
     if not os.access(path.parent, os.W_OK):
         raise FoundryError(f"{path}: the folder {path.parent} cannot be written to")
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foundryrt import native
+from foundryrt import native, parallel
 from foundryrt.bundle.reader import Bundle
 from foundryrt.cuda import graphs
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
+from foundryrt.undo import Undo
 from tests.fakecuda import bundle as counters
 
 FIRST = ("step", {"by": 25})
@@ -249,29 +250,30 @@ def test_a_graph_that_is_asked_for_is_read_next(path, fake, monkeypatch):
     def slowly(self, index):
         read.append(index)
         begun.set()
-        while index == 0 and not self._turn.locked():  # until another one is asked for
+        while index == 0 and not self._wanted:  # until another one is asked for
             time.sleep(0.001)
         reads(self, index)
 
     monkeypatch.setattr(graphs.Graphs, "_read", slowly)
-    reading = graphs.Graphs(Bundle.open(path), None)
+    undo = Undo()
+    reading = graphs.Graphs(Bundle.open(path), None, undo)
     reading.read()
     begun.wait()
     with pytest.raises(FoundryError, match="before the start"):
         reading.require(2)
-    reading.close()
+    undo.close()
     assert read[:2] == [0, 2]
 
 
 def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monkeypatch):
-    start = threading.Thread.start
+    start = parallel.Worker.start
 
-    def refuse(thread):
-        if thread._target.__name__ == "_declare_all":
+    def refuse(worker, work):
+        if work.__name__ == "_declare_all":
             raise RuntimeError("can't start new thread")
-        start(thread)
+        start(worker, work)
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(parallel.Worker, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start"):
         Session.open(path, first=FIRST)
     assert fake.live == ""
