@@ -11,10 +11,10 @@ import typer
 
 from foundryrt import options
 from foundryrt.bundle.reader import Bundle
+from foundryrt.command_line import bundle_word
 from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
-from foundryrt.start import bundle_word
 from foundryrt.trust import resolve
 from foundryrt.workload import RunWorkload, ServingWorkload, find_run
 
