@@ -65,6 +65,11 @@ def test_drivers_import_no_torch(module: str) -> None:
     assert not modules & {"torch", "foundryc"}
 
 
+def test_options_of_a_capture_need_no_torch() -> None:
+    modules, _ = imported("import parse_runtime.capture.record")
+    assert "parse_runtime" in modules and "torch" not in modules
+
+
 @pytest.mark.parametrize(
     ("missing", "command", "message"),
     [
