@@ -13,7 +13,7 @@ from foundryc.weights import Piece, build_weights
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     Function,
-    Graph,
+    GraphEntry,
     Kernel,
     Manifest,
     Region,
@@ -111,10 +111,10 @@ def _graph(
     table: GraphTable,
     template: int,
     member: Mapping[str, npt.ArrayLike],
-) -> Graph:
+) -> GraphEntry:
     columns, data = pack(member, MEMBER_COLUMNS)
     section = writer.add(SectionKind.MEMBER, f"graph {index}", data)
-    return Graph(
+    return GraphEntry(
         name=table.name, key=table.key, template=template, section=section, columns=columns
     )
 

@@ -11,6 +11,7 @@ from foundryrt import options, workload
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
 from foundryrt.errors import UsageError
+from foundryrt.remote.bundle import open_bundle
 from foundryrt.session import Session
 from foundryrt.trust import resolve
 
@@ -51,7 +52,7 @@ def run(
     Its own options follow (see `foundryrt options BUNDLE.fdy`), for example --prompt or --frames.
     """
     with reporting():
-        with Bundle.open(bundle, resolve(trust or None)) as opened:
+        with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = workload.find("foundryrt.workloads", opened.manifest.workload.name)
         chosen = options.parse(driver.Options, context.args)
         with Session.open(bundle, weights=weights, trust=trust or None) as session:
@@ -72,7 +73,7 @@ def serve(
     Its own options follow (see `foundryrt options BUNDLE.fdy --serve`), for example --port.
     """
     with reporting():
-        with Bundle.open(bundle, resolve(trust or None)) as opened:
+        with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = _server(opened)
         chosen = options.parse(driver.Serving, context.args)
         with Session.open(bundle, weights=weights, trust=trust or None) as session:
@@ -88,7 +89,7 @@ def show_options(
 ) -> None:
     """List the options that `run`, or `serve`, takes for BUNDLE's workload."""
     with reporting():
-        with Bundle.open(bundle, resolve(trust or None)) as opened:
+        with open_bundle(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name
             driver = _server(opened) if serve else workload.find("foundryrt.workloads", name)
         chosen = driver.Serving if serve else driver.Options

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
+from foundryrt.remote.bundle import open_bundle
 from otfs_pipeline import profile, recording, shared, source, zeromq
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
 from otfs_pipeline.pace import sleep_until
@@ -83,7 +83,7 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
 def _settings(options: argparse.Namespace) -> Settings:
     if not options.bundle:
         return Settings(grid=options.grid)
-    with Bundle.open(options.bundle) as bundle:
+    with open_bundle(options.bundle) as bundle:
         return Settings(**bundle.manifest.workload.settings)  # type: ignore[arg-type]
 
 

@@ -21,7 +21,7 @@ from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     REGIONS,
     Function,
-    Graph,
+    GraphEntry,
     Kernel,
     Manifest,
     Region,
@@ -168,7 +168,7 @@ def save(
     embed = embed_weights or not all(pieces for _, pieces in weights)
     with BundleWriter(path) as writer:
         functions, templates = _Functions(recording), _Templates(writer)
-        graphs: list[Graph] = []
+        graphs: list[GraphEntry] = []
         for recorded in recording.graphs:
             if recorded.captured is None:
                 raise FoundryError(f"graph {recorded.name} was not captured")
@@ -181,7 +181,7 @@ def save(
             table, data = pack(words, MEMBER_COLUMNS)
             section = writer.add(SectionKind.MEMBER, f"graph {len(graphs)}", data)
             graphs.append(
-                Graph(
+                GraphEntry(
                     name=recorded.name, key=recorded.key, template=template, section=section,
                     columns=table,
                 )

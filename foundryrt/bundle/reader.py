@@ -44,11 +44,6 @@ if TYPE_CHECKING:
     from foundryrt.trust import Trust
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names a bundle on another machine."""
-    return isinstance(path, str) and "://" in path
-
-
 class Bundle:
     """An open bundle. The file is mapped, not read; views are valid until `close`."""
 
@@ -59,7 +54,7 @@ class Bundle:
         trust: Trust | None = None,
         fetch: Callable[[int, Section], None] | None = None,
     ) -> None:
-        """`fetch` brings a section's bytes, checked, into the file before their first use."""
+        """`data` is the file `path`; `fetch` as for `map`."""
         self.path = path
         self._data = memoryview(data)
         self._checked: set[int] = set()
@@ -102,36 +97,29 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
-        """Map `path` and check its structure, its signature if `trust` is given, its manifest.
-
-        `path` may be a URL (foundryrt/remote/copies.py): a section of a bundle that is not here yet
-        is fetched when it is first used, the others in the background.
+        """Map the file `path` and check its structure, its signature if `trust` is given, its
+        manifest.
 
         UsageError where there is no such file, a BundleError (bundle/errors.py) for damage, and
         NotSigned, SignerNotTrusted or SignatureWrong (trust.py).
         """
-        if not is_url(path):
-            try:
-                return cls._map(Path(path), trust, None)
-            except BundleError as error:
-                error.args = (f"{path}: {error}",)
-                raise
-        from foundryrt.remote.copies import copy_of, opening
-
-        with opening:
-            copy = copy_of(str(path))
-            try:
-                bundle = cls._map(copy.path, trust, None if copy.complete else copy.fetch)
-            except BaseException:
-                copy.discard()
-                raise
-        copy.fill(bundle.sections)
-        return bundle
+        try:
+            return cls.map(Path(path), trust)
+        except BundleError as error:
+            error.args = (f"{path}: {error}",)
+            raise
 
     @classmethod
-    def _map(
-        cls, path: Path, trust: Trust | None, fetch: Callable[[int, Section], None] | None
+    def map(
+        cls,
+        path: Path,
+        trust: Trust | None = None,
+        fetch: Callable[[int, Section], None] | None = None,
     ) -> Bundle:
+        """Map a file whose sections `fetch` brings in, checked, before their first use.
+
+        Without `fetch` all are there. The errors are those of `open`.
+        """
         try:
             with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size

@@ -141,7 +141,7 @@ class Template(Record, frozen=True):
     columns: dict[str, Column]
 
 
-class Graph(Record, frozen=True):
+class GraphEntry(Record, frozen=True):
     """A member of a template: the words of its parameters that differ from the template's."""
 
     name: str
@@ -239,5 +239,5 @@ class Manifest(Record, frozen=True):
     functions: tuple[Function, ...] = ()
     variables: tuple[Variable, ...] = ()
     templates: tuple[Template, ...] = ()
-    graphs: tuple[Graph, ...] = ()
+    graphs: tuple[GraphEntry, ...] = ()
     weights: Weights = Weights()

@@ -13,7 +13,7 @@ import numpy as np
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     Function,
-    Graph,
+    GraphEntry,
     Kernel,
     Manifest,
     Region,
@@ -123,7 +123,7 @@ def write(
             table, data = pack({"word": word, "value": np.array(value, np.uint64)}, MEMBER_COLUMNS)
             section = writer.add(SectionKind.MEMBER, f"graph {index}", data)
             graphs.append(
-                Graph(name=name, key=key, template=template, section=section, columns=table)
+                GraphEntry(name=name, key=key, template=template, section=section, columns=table)
             )
         initial = writer.add(SectionKind.REGION, "state", INITIAL.tobytes())
         writer.finish(
