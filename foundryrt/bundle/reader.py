@@ -37,7 +37,7 @@ from foundryrt.bundle.layout import (
     unpack_table,
 )
 from foundryrt.bundle.schema import Manifest, SectionKind
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import DISTRIBUTION, FoundryError, UsageError
 from foundryrt.regular import open_regular
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class Bundle:
-    """An open bundle. The file is mapped, not read; views are valid until `close`."""
+    """An open bundle. The file is mapped, not read, as long as a view of it exists."""
 
     def __init__(
         self,
@@ -73,13 +73,15 @@ class Bundle:
             else ()
         )
         """Claims, until a Trust has checked them."""
-        # Nothing further is read of a bundle that nobody trusted has signed.
+        # Nothing further is read of a bundle that no trusted key has signed.
         if trust is not None:
             trust.check(self.message, self.signatures)
         self._check_padding(header.table_offset)
         for section in self.sections:
             if not section.known and not section.optional:
-                raise UnknownSection(f"{section}: written by a later version; update foundry")
+                raise UnknownSection(
+                    f"{section}: written by a later version; update {DISTRIBUTION}"
+                )
             if section.known and section.codec not in (Codec.NONE, Codec.ZSTD):
                 raise UnknownCodec(f"{section} has codec {section.codec}")
             if section.known and section.codec == Codec.NONE and section.raw != section.stored:
@@ -135,7 +137,7 @@ class Bundle:
         return cls(path, data, trust, fetch)
 
     def close(self) -> None:
-        """Let the map go; it disappears with the last view of it."""
+        """Drop the mapping; it is unmapped with the last view of it."""
         self._data = memoryview(b"")
 
     def __enter__(self) -> Bundle:
