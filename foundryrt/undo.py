@@ -78,8 +78,9 @@ class Undo:
         self._steps.append(step)
 
     def part(self) -> Undo:
-        """An Undo of its own, closed in the place of a step of this one if not before."""
-        part = Undo()
+        """An Undo that is closed in the place of a step of this one, if not before."""
+        part = object.__new__(Undo)  # nothing but this one's steps have it run
+        part._steps = []
         self.push(part.close)
         return part
 
