@@ -13,7 +13,7 @@ from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_
 from functools import cache, partial
 from typing import Any, NoReturn
 
-from foundryrt.cuda.errors import explain
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError
 from foundryrt.undo import Held, Undo
 

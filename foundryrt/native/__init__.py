@@ -12,7 +12,7 @@ from typing import Any
 from foundryrt.addresses import address_of
 from foundryrt.bundle.schema import Function
 from foundryrt.bundle.tables import MemberTable, TemplateTable
-from foundryrt.cuda.errors import explain
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import DISTRIBUTION, FoundryError
 from foundryrt.undo import Held, Undo
 
