@@ -43,7 +43,7 @@ def demo_page(
     problem: str,
     machine: str,
 ) -> str:
-    """Everything by the bundle's name; `draft` is what the draft model wrote for arith's `problem`."""
+    """Everything by the bundle's name; `draft` is what arith's draft model wrote for `problem`."""
     title = "Captured once, started from a file"
     return page(
         f"Foundry: {title}",
