@@ -1,5 +1,5 @@
-// Calls of capture only: the native core wants the symbols, no test calls them. cuda.h is left out on
-// purpose.
+// Calls of capture only: the native cores look for them, and no test makes them. Without cuda.h, whose
+// signatures they do not have.
 #define UNSUPPORTED(name) \
     extern "C" int name() { return 801; }
 

@@ -76,3 +76,16 @@ def test_issue_templates_are_forms() -> None:
             body = load(form)["body"]
             assert {field["type"] for field in body} <= {"markdown", "textarea"}
             assert all(field["attributes"] for field in body)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda p: p.name)
+def test_the_reference_names_what_exists(page: Path) -> None:
+    """`::: package.module` or `::: package.module.Class`."""
+    names = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert names
+    for name in names:
+        module, _, member = name.rpartition(".")
+        file = ROOT / (name.replace(".", "/") + ".py")
+        if not file.is_file():
+            file = ROOT / (module.replace(".", "/") + ".py")
+            assert re.search(rf"^(class|def) {member}\b", file.read_text(), re.MULTILINE), name

@@ -1,0 +1,157 @@
+"""Raises KeyboardInterrupt at many moments of a session's life, and looks for what is left behind.
+
+`interrupts.py FOLDER WAY MOMENTS` prints a JSON list of what was wrong. WAY is `signals`: at random
+times; or `calls`: at random ones of the places where CPython looks for signals.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dis
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from foundryrt.errors import FoundryError
+from foundryrt.session import Session
+from foundryrt.undo import Undo
+from tests.fakecuda import bundle as counters
+from tests.fakecuda import test_weights as weights
+from tests.fakecuda.conftest import FakeDriver
+
+folder, way, moments = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+fake = FakeDriver(ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"], mode=ctypes.RTLD_GLOBAL))
+counting = counters.write(folder / "counters.fdy")
+weighty = weights.write(folder)
+
+
+def launches() -> None:
+    with Session.open(counting, first=("step", {"by": 25})) as session:
+        graph = session.graph("step", by=11)
+        graph.launch()
+        pipeline = graph.pipeline(("state",), ("result",), depth=2)
+        pipeline.submit(0, {"state": pipeline.staging("state")})
+        pipeline.wait(0)
+        pipeline.close()
+        session.graph("last").launch()
+        session.wait()
+        session.read("state")
+
+
+def loads() -> None:
+    with Session.open(weighty, load_weights=False) as session:
+        session.load_weights()
+
+
+def drops() -> None:
+    session = Session.open(counting)
+    pipeline = session.graph("last").pipeline(("state",), ("result",))
+    pipeline.submit(0, {"state": pipeline.staging("state")})
+
+
+def resources() -> tuple[str, int, int]:
+    return fake.live, len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+
+
+def left(before: tuple[str, int, int]) -> tuple[str, int, int] | None:
+    """What there is besides what was there before; a thread may take a moment to be gone."""
+    for _ in range(200):
+        if (now := resources()) == before:
+            return None
+        time.sleep(0.005)
+    return now
+
+
+armed: list[bool] = []
+
+
+def interrupt(*_: object) -> None:
+    if armed:
+        armed.clear()
+        raise KeyboardInterrupt
+
+
+def at_time(use: Callable[[], None], seconds: float) -> None:
+    try:
+        armed.append(True)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        use()
+        armed.clear()
+    except KeyboardInterrupt:
+        pass
+
+
+@cache
+def places(code: CodeType) -> set[int]:
+    """Instructions before which CPython has just looked for signals."""
+    looked = {"RESUME", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
+    found, before = set(), ""
+    for instruction in dis.get_instructions(code):
+        if before in looked:
+            found.add(instruction.offset)
+        before = instruction.opname
+    return found
+
+
+def at_place(use: Callable[[], None], number: int) -> int:
+    """How many places `use` came by, up to the interrupt at the one of that number."""
+    passed = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal passed
+        if frame.f_code.co_filename.startswith("<frozen"):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and frame.f_lasti in places(frame.f_code):
+            passed += 1
+            if passed == number:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        use()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return passed
+
+
+# What an interrupt within a destructor becomes; that it is lost is Python's rule.
+sys.unraisablehook = lambda _: None
+signal.signal(signal.SIGALRM, interrupt)
+random.seed(0)
+wrong = []
+for use, share in ((launches, 0.5), (loads, 0.25), (drops, 0.25)):
+    for _ in range(3):
+        use()
+    time.sleep(0.1)  # for threads that are ending
+    before, start = resources(), time.perf_counter()
+    use()
+    seconds = time.perf_counter() - start
+    total = at_place(use, 0)
+    for _ in range(int(share * moments)):
+        try:
+            if way == "signals":
+                when: float = random.uniform(1e-6, 1.1 * seconds)
+                at_time(use, when)
+            else:
+                when = random.randrange(total) + 1
+                at_place(use, int(when))
+        except FoundryError as error:
+            wrong.append((use.__name__, when, str(error)))
+        if use is drops:
+            Undo()  # the next session would make one
+        if rest := left(before):
+            wrong.append((use.__name__, when, str(rest)))
+            before = resources()
+print(json.dumps(wrong))
