@@ -88,8 +88,8 @@ def timings(captures: Mapping[str, float], starts: Mapping[str, Mapping[str, Any
     columns = ("", "capture over open and first launch", "capture#", "open#", "first launch#",
                "later launch#")  # fmt: skip
     note = (
-        "Measured in this run. A capture is the whole command. A start is a fresh process that"
-        " opens the bundle and launches its first graph; on the CPU that imports torch, which"
+        "Measured in this run. A capture is the whole command. Opening and launching are timed in"
+        " a fresh process, from Session.open on; on the CPU the first launch imports torch, which"
         " replays the operators. On a GPU no torch is imported."
     )
     return card("Seconds", table(columns, rows), element("p", note, of="faint"))
