@@ -87,6 +87,7 @@ def at_time(use: Callable[[], None], seconds: float) -> None:
         armed.clear()
     except KeyboardInterrupt:
         pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @cache
