@@ -42,7 +42,7 @@ class Held:
         self._codes: list[int] = []
 
     def take(self, function: Callable[..., int], *arguments: Any) -> int:
-        """Call, once, a C function that takes something and returns 0, or fails and returns more."""
+        """Call, once, a C function that takes something and returns 0, or another number."""
         # One instruction calls and remembers.
         self._codes.extend(starmap(function, (arguments,)))
         return self._codes[-1]
