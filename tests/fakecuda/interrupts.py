@@ -96,11 +96,19 @@ def at_time(use: Callable[[], None], seconds: float) -> None:
 def places(code: CodeType) -> set[int]:
     """Instructions before which CPython has just looked for signals."""
     looked = {"RESUME", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
-    found, before = set(), ""
-    for instruction in dis.get_instructions(code):
-        if before in looked:
+    bytecode = dis.Bytecode(code)
+
+    def handlers(offset: int) -> list[int]:
+        entries = bytecode.exception_entries  # type: ignore[attr-defined]
+        return [entry.target for entry in entries if entry.start <= offset < entry.end]
+
+    found, before = set(), None
+    for instruction in bytecode:
+        # Python raises at the call itself, so where another handler begins here, this cannot be it.
+        looks = before is not None and before.opname in looked
+        if looks and handlers(before.offset) == handlers(instruction.offset):
             found.add(instruction.offset)
-        before = instruction.opname
+        before = instruction
     return found
 
 
