@@ -31,7 +31,8 @@ MODELS = (
     f"--model {ARITH}/target --draft {ARITH}/draft --judge-prompt ? --cut-at sentence --stride 8"
     " --max-len 208 --prefill 16,64 --verify 96x10,192x12"
 )
-PROBLEM = '--prompt "694 a+724 b*007 c-067 d+317 e*007 f-838" --max-new-tokens 120'
+PROBLEM = "694 a+724 b*007 c-067 d+317 e*007 f-838"
+SOLVE = f'--prompt "{PROBLEM}" --max-new-tokens 120'
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Step:
 STEPS = (
     Step("otfs", "--grid 1024x32", "--frames 30 --snr 20"),
     Step("parse", "--model smollm2", '--prompt "Name three rivers of Europe." --max-new-tokens 48'),
-    Step("arith", MODELS, PROBLEM),
+    Step("arith", MODELS, SOLVE),
 )
 
 
@@ -64,7 +65,7 @@ def main(folder: Path) -> None:
         print(line_about(results[step.name]))
         starts[step.name] = json.loads(child(["start", str(bundle)]))
     # With nothing to fail, the whole draft is kept: that is how to see it.
-    draft = asked(f"run {folder / 'arith.fdy'} {PROBLEM} --threshold 0 --json")
+    draft = asked(f"run {folder / 'arith.fdy'} {SOLVE} --threshold 0 --json")
     with ExitStack() as closing:
         bundles = {
             step.name: closing.enter_context(Bundle.open(folder / f"{step.name}.fdy"))
@@ -76,7 +77,9 @@ def main(folder: Path) -> None:
             for step in STEPS
         }
         machine = f"{platform.machine()}, Python {platform.python_version()}"
-        page = demo_page(bundles, commands, seconds, starts, results, draft["text"], machine)
+        page = demo_page(
+            bundles, commands, seconds, starts, results, draft["text"], PROBLEM, machine
+        )
     (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"\nWhat was captured and how it ran: {folder / 'index.html'}")
 

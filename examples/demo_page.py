@@ -8,7 +8,18 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from foundryc.page.bundle import bundle_part
-from foundryc.page.html import Markup, card, drawing, element, figures, join, page, table, text
+from foundryc.page.html import (
+    Markup,
+    card,
+    drawing,
+    element,
+    figures,
+    join,
+    lines,
+    page,
+    table,
+    text,
+)
 from foundryrt.bundle.reader import Bundle
 
 DOCS = (
@@ -29,9 +40,10 @@ def demo_page(
     starts: Mapping[str, Mapping[str, Any]],
     results: Mapping[str, Mapping[str, Any]],
     draft: str,
+    problem: str,
     machine: str,
 ) -> str:
-    """Everything by the bundle's name; `draft` is the text that the draft model wrote for arith."""
+    """Everything by the bundle's name; `draft` is what arith's draft model wrote for `problem`."""
     title = "Captured once, started from a file"
     return page(
         f"Foundry: {title}",
@@ -43,9 +55,9 @@ def demo_page(
         element("h2", "A Zak-OTFS receiver"),
         receiver(results["otfs"], starts["otfs"]["symbols"]),
         element("h2", "PARSE: the draft model writes, the target judges"),
-        answers(results["parse"], results["arith"], draft, bundles["arith"]),
+        answers(results["parse"], results["arith"], draft, problem, bundles["arith"]),
         *(
-            join([bundle_part(bundle), card("Made and run by", element("pre", commands[name]))])
+            join([bundle_part(bundle), card("Made and run by", lines(commands[name]))])
             for name, bundle in bundles.items()
         ),
         element("h2", "Further"),
@@ -76,8 +88,8 @@ def timings(captures: Mapping[str, float], starts: Mapping[str, Mapping[str, Any
     columns = ("", "capture over open and first launch", "capture#", "open#", "first launch#",
                "later launch#")  # fmt: skip
     note = (
-        "Measured in this run. A capture is the whole command. A start is a fresh process that"
-        " opens the bundle and launches its first graph; on the CPU that imports torch, which"
+        "Measured in this run. A capture is the whole command. Opening and launching are timed in"
+        " a fresh process, from Session.open on; on the CPU the first launch imports torch, which"
         " replays the operators. On a GPU no torch is imported."
     )
     return card("Seconds", table(columns, rows), element("p", note, of="faint"))
@@ -100,7 +112,7 @@ def receiver(result: Mapping[str, Any], symbols: Sequence[Sequence[float]]) -> M
         ("source", result["source"]),
         ("equalizer", f"conjugate gradients, {result['cg_iterations']} iterations"),
         ("bit error rate", f"{result['ber']:.2e} over {result['ber_frames']} frames"),
-        ("a frame, half of them within", f"{latency['p50']:.0f} ms on this CPU"),
+        ("median time of a frame", f"{latency['p50']:.0f} ms on this CPU"),
         ("a frame on the air lasts", f"{result['deadline_ms']:.3f} ms; a GPU keeps up with it"),
     ]
     return element(
@@ -112,7 +124,7 @@ def receiver(result: Mapping[str, Any], symbols: Sequence[Sequence[float]]) -> M
 
 
 def answers(
-    plain: Mapping[str, Any], judged: Mapping[str, Any], draft: str, bundle: Bundle
+    plain: Mapping[str, Any], judged: Mapping[str, Any], draft: str, problem: str, bundle: Bundle
 ) -> Markup:
     """The trained pair's draft with its verdicts; then what SmolLM2 answered."""
     tokenizer = Tokenizer.from_str(bundle.file("tokenizer.json").decode())
@@ -123,16 +135,21 @@ def answers(
             ("prefixes judged in one pass", sum(map(len, judged["verdicts"]))),
             ("target passes after that", judged["advances"]),
         ]),
-        card(
-            "The draft, cut where a line ends. Beside each piece the judge's P(yes) for the"
-            " prefix up to there; what is struck through was not kept",
-            drafted(draft, judged, tokenizer),
+        element(
+            "p", "The problem: ", element("code", problem), ". The draft is cut where a line ends;"
+            " one pass of the target judges every prefix. Struck through: what was not kept.",
         ),
-        card("The answer", element("pre", judged["text"])),
+        element(
+            "div",
+            card("The draft, and P(yes) of the prefix up to there",
+                 drafted(draft, judged, tokenizer)),
+            card("The answer: what was kept, and how the target went on", lines(judged["text"])),
+            of="pair",
+        ),
         card(
             "SmolLM2-135M, which drafts for itself: "
             f"{plain['accepted']} of {plain['drafted']} drafted tokens kept",
-            element("pre", plain["text"]),
+            lines(plain["text"]),
         ),
     ])  # fmt: skip
 

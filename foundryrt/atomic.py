@@ -1,4 +1,4 @@
-"""A file is written beside its place and put there at once, so that nobody meets half of it."""
+"""A file is written under a temporary name, then renamed: no reader sees half of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class AtomicFile:
         os.fsync(self.file.fileno())
 
     def commit(self) -> None:
-        """Put the file in its place, for good."""
+        """Rename the file to its path, for good."""
         self.sync()
         self.file.close()
         os.replace(self.temporary, self.path)

@@ -1,4 +1,4 @@
-"""One graph again and again: the inputs, the run and the results of several launches at once."""
+"""One graph launched repeatedly: inputs, runs and results of several launches overlap."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ _MAX_SECTIONS = 1 << 16
 def _on_device(path: str) -> bool:
     """Whether the bundle at `path` holds kernel binaries, as those of the cuda target do.
 
-    Nothing but an early start of the driver hangs on it, so the three fields of docs/format.md are
-    read as they are: what checks them takes longer to import than the driver should wait.
+    Only an early start of the driver depends on it, so the three fields of docs/format.md are read
+    unchecked: importing the code that checks them would delay the driver.
     """
     if not os.path.isfile(path):
         return False  # a pipe would be waited for

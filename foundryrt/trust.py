@@ -44,7 +44,7 @@ class Trust:
 
     def __post_init__(self) -> None:
         if not self.keys:
-            raise TrustUnusable("trust without a key would trust nobody; give a public key")
+            raise TrustUnusable("trust needs at least one key; give a public key")
 
     @classmethod
     def load(cls, paths: Iterable[KeyPath]) -> Trust:
@@ -63,7 +63,7 @@ class Trust:
         """Return where a trusted key signed `message`.
 
         Else NotSigned, SignerNotTrusted, or SignatureWrong: an entry of a trusted key that is not
-        valid is refused even beside a valid one, since somebody has tampered with it.
+        valid is refused even beside a valid one, since the bundle was tampered with.
         """
         if not signatures:
             raise NotSigned("the bundle is not signed, and only signed bundles are trusted here")

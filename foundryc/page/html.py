@@ -68,6 +68,11 @@ def text(value: object) -> Markup:
     return value if isinstance(value, Markup) else Markup(escape(printable(value)))
 
 
+def lines(value: str) -> Markup:
+    """A text of several lines, as it is."""
+    return element("pre", join(map(text, value.split("\n")), "\n"))
+
+
 def join(parts: Iterable[object], between: str = "") -> Markup:
     """All parts in a row."""
     return Markup(between.join(text(part) for part in parts))

@@ -1,4 +1,4 @@
-"""Writing a bundle: streamed into a temporary file, checked, then put in place at once."""
+"""Writing a bundle: streamed into a temporary file, checked, then renamed to its path."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class BundleWriter:
         return align(end)
 
     def finish(self, manifest: Manifest) -> None:
-        """Write manifest, table and header, check the file by reading it, and put it in place."""
+        """Write manifest, table and header, check the file by reading it, and rename it."""
         self.add(SectionKind.MANIFEST, "manifest", msgspec.msgpack.encode(manifest))
         try:
             table = pack_table(self._sections)

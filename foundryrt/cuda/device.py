@@ -1,4 +1,4 @@
-"""The device a bundle opens on: its context, and what it must offer before anything is touched."""
+"""The device a bundle opens on: its context, and checks before anything is allocated."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import ctypes
 import os
 from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 from functools import cache, partial
-from typing import Any
+from typing import Any, NoReturn
 
-from foundryrt.driver_errors import explain
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError
 from foundryrt.undo import Held, Undo
 
@@ -112,11 +112,9 @@ class Driver:
 
     def __call__(self, name: str, *arguments: Any, about: str = "") -> None:
         """Make a driver call; FoundryError names the call, its error and what to do about it."""
-        self._check(self._calls[name](*arguments), name, about)
-
-    def _check(self, code: int, name: str, about: str) -> None:
+        code = self._calls[name](*arguments)
         if code != 0:
-            raise FoundryError(explain(code, self._describe(name, code, about)))
+            self._fail(name, code, about)
 
     def make(self, undo: Undo, name: str, *arguments: Any, about: str = "") -> int:
         """Make a call whose first argument receives a new handle, and return that.
@@ -144,26 +142,31 @@ class Driver:
 
     def take(self, held: Held, name: str, *arguments: Any, about: str = "") -> None:
         """Make a call that takes what `held` stands for."""
-        self._check(held.take(self._calls[name], *arguments), name, about)
+        code = held.take(self._calls[name], *arguments)
+        if code != 0:
+            self._fail(name, code, about)
 
     def _release(self, held: Held, name: str, arguments: tuple[Any, ...]) -> None:
-        self._check(held.release(self._calls[name], *arguments), name, "")
+        code = held.release(self._calls[name], *arguments)
+        if code != 0:
+            self._fail(name, code)
 
     def query(self, name: str, *arguments: Any) -> bool:
         """Make a call that asks whether queued work is done."""
         code = self._calls[name](*arguments)
-        if code != _NOT_READY:
-            self._check(code, name, "")
+        if code not in (0, _NOT_READY):
+            self._fail(name, code)
         return bool(code == 0)
 
-    def _describe(self, call: str, code: int, about: str) -> str:
+    def _fail(self, call: str, code: int, about: str = "") -> NoReturn:
         words = []
         for ask in ("cuGetErrorName", "cuGetErrorString"):
             text = c_char_p()
             getattr(self._library, ask)(code, ctypes.byref(text))
             words.append((text.value or b"unknown error").decode())
         where = f" ({about})" if about else ""
-        return f"{call.removesuffix('_v2')}{where}: {words[0]} ({code}), {words[1]}"
+        message = f"{call.removesuffix('_v2')}{where}: {words[0]} ({code}), {words[1]}"
+        raise FoundryError(explain(code, message))
 
     def version(self) -> int:
         """The newest CUDA that the driver knows, as 1000 * major + 10 * minor."""

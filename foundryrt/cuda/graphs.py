@@ -1,4 +1,4 @@
-"""Which parts of a bundle a graph needs, read and handed to the native core when it is wanted."""
+"""The parts of a bundle that its graphs need, read and given to the native core in turn."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from foundryrt.parallel import Worker, each
 from foundryrt.undo import Undo
 
 _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
-_PATIENCE = (
-    1.0  # seconds that the reader waits for a caller to begin: an interrupted one never does
-)
+_PATIENCE = 1.0  # seconds that the reader waits for a caller, which may have been interrupted
 
 
 def functions_of(table: TemplateTable) -> list[int]:
@@ -37,7 +35,7 @@ def _nodes(bundle: Bundle) -> int:
 
 
 class Graphs:
-    """The bundle's graphs on their way to the device, `first` before the rest, if it is given.
+    """Makes the bundle's graphs launchable in the background, `first` before the others.
 
     `close`, which is also a step of `undo`, frees them.
     """
@@ -72,7 +70,7 @@ class Graphs:
         return fresh
 
     def _declare(self, index: int) -> None:
-        """Give the native core what graph `index` needs and no other graph has brought yet.
+        """Give the native core what graph `index` needs and does not share with earlier ones.
 
         After a failure or an interrupt everything fails: nothing must be built on half a
         declaration.
@@ -173,7 +171,7 @@ class Graphs:
         seen = -1
         while True:
             try:
-                # Without a callback nobody needs to be woken for each graph.
+                # Without a callback there is no need to wake up for each graph.
                 wanted = total if progress is None else max(seen + 1, 0)
                 ready = self._native.wait(min(wanted, total), _TICK)
             except FoundryError:

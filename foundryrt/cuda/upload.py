@@ -1,4 +1,4 @@
-"""Bytes to the device through pinned buffers: some are filled while others are copied."""
+"""Bytes to the device through staging buffers: some are filled while others are copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foundryrt.addresses import address_of
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
 from foundryrt.cuda.pinned import HUGE_PAGE, pin
-from foundryrt.native import Buffer, Piece, stream
+from foundryrt.native import Buffer, FileRange, stream
 from foundryrt.parallel import WORKERS
 from foundryrt.undo import Undo
 
@@ -65,20 +65,20 @@ class Uploader:
                 self._grow(1 if self._made else _SPARE)
             return self._free.popleft()
 
-    def files(self, pieces: Sequence[Piece]) -> None:
-        """Queue pieces of files, of any length, read by native threads.
+    def files(self, ranges: Sequence[FileRange]) -> None:
+        """Queue ranges of files, of any length, read by native threads.
 
         FoundryError for a driver call that fails and a file that cannot be read or ends early.
         """
         self._device.enter()
         with self._lock:
             self._grow(_EACH * WORKERS - len(self._free))
-            # What a copy through Python queued before is waited for by the buffer's event.
+            # The native threads wait for a buffer's event, so for copies queued from Python too.
             slots = [self._free.popleft() for _ in range(len(self._free))]
         try:
             threads = min(WORKERS, len(slots) // _EACH)
             buffers = [Buffer(slot.address, CHUNK, slot.event) for slot in slots]
-            stream(self._device.context, self._stream, buffers, threads, pieces)
+            stream(self._device.context, self._stream, buffers, threads, ranges)
         finally:
             with self._lock:
                 for slot in slots:
@@ -114,12 +114,12 @@ class Uploader:
     def copy(self, address: int, data: memoryview) -> None:
         """Queue `data` (bytes) for the device address; it may change once this returns."""
         for start in range(0, len(data), CHUNK):
-            piece = data[start : start + CHUNK]
+            part = data[start : start + CHUNK]
 
-            def fill(buffer: memoryview, piece: memoryview = piece) -> None:
-                buffer[:] = piece
+            def fill(buffer: memoryview, part: memoryview = part) -> None:
+                buffer[:] = part
 
-            self.through(len(piece), fill, [(address + start, 0, len(piece))])
+            self.through(len(part), fill, [(address + start, 0, len(part))])
 
     def finish(self) -> None:
         """Wait until everything queued has arrived."""

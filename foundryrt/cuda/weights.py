@@ -1,10 +1,10 @@
 """Weights from the user's files to the device, by the bundle's recipes.
 
-Copies that move whole rows as they are go from the file into a pinned buffer, where their digest is
-taken, and from there to the device; what must be decoded or re-ordered is assembled on the host
-first. Where the bundle brings a kernel for it, the device takes the digests of what arrived, and
-native threads read. The caller must not use the weights before `WeightLoader.load` has returned:
-copies begin before the digests are compared.
+Copies that move whole rows as they are go from the file into a staging buffer, where their digest
+is computed, and from there to the device; tensors that must be decoded or re-ordered are assembled
+on the host first. Where the bundle brings a kernel for it, the device computes the digests of the
+bytes that arrived, and native threads read. The weights must not be used before `WeightLoader.load`
+has returned: copies begin before the digests are compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from foundryrt.cuda.arena import Arena
 from foundryrt.cuda.digest import ALIGNMENT, Digester, Range
 from foundryrt.cuda.upload import CHUNK, Uploader
 from foundryrt.errors import FoundryError
-from foundryrt.native import Piece
+from foundryrt.native import FileRange
 from foundryrt.parallel import each
 from foundryrt.undo import Undo
 from foundryrt.weights import WeightsChanged, check_digest, find_file, hasher
@@ -32,7 +32,7 @@ _Run = tuple[int, int, int]
 
 
 class _File:
-    """A weight file, open for reading at any place from any thread."""
+    """A weight file, open for reading at any offset from any thread."""
 
     def __init__(self, path: Path, undo: Undo) -> None:
         self.path = path
@@ -137,13 +137,15 @@ class WeightLoader:
             with self._undo:
                 files = [_File(path, self._undo) for path in paths]
                 each(lambda job: job(), self._jobs(plan, files, check), self._undo)
-                pieces = self._pieces(plan, files, check)
-                if pieces:
+                ranges = self._ranges(plan, files, check)
+                if ranges:
                     try:
-                        self._uploader.files(pieces)
+                        self._uploader.files(ranges)
                     except FoundryError:
                         for weight_file in weights.files:
-                            find_file(weight_file, folder)  # names one that was cut off meanwhile
+                            find_file(
+                                weight_file, folder
+                            )  # names a file that was truncated meanwhile
                         raise
             if check and self._digester:
                 for index, digest in zip(plan.ranges, self._digester.take(), strict=True):
@@ -170,15 +172,15 @@ class WeightLoader:
                 jobs.append(partial(_stream, source, files[source.file], runs, self._uploader))
         return jobs
 
-    def _pieces(self, plan: _Plan, files: list[_File], check: bool) -> list[Piece]:
-        """What native threads read: all whose digests are not taken here."""
-        pieces = []
+    def _ranges(self, plan: _Plan, files: list[_File], check: bool) -> list[FileRange]:
+        """What native threads read: all sources whose digests are not computed here."""
+        ranges = []
         for index in plan.ranges if check else plan.runs:
             source = self._manifest.weights.sources[index]
             file, offset = files[source.file].descriptor, source.offset
             for address, begin, length in plan.runs[index]:
-                pieces.append(Piece(address, offset + begin, length, file))
-        return pieces
+                ranges.append(FileRange(address, offset + begin, length, file))
+        return ranges
 
 
 def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy) -> bool:

@@ -38,7 +38,7 @@ def extent(sizes: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> i
 
 
 class Arena:
-    """`size` bytes of zeros, page-aligned; pages that nobody writes cost no memory."""
+    """`size` bytes of zeros, page-aligned; pages that are never written cost no memory."""
 
     def __init__(self, size: int) -> None:
         length = max(-(-size // ALIGNMENT) * ALIGNMENT, ALIGNMENT)

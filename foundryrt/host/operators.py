@@ -2,7 +2,7 @@
 
 An operator's name is the one thing in a host bundle that makes code run. So only overloads of
 `aten` that compute on tensors are looked up: nothing that opens files, takes memory from
-elsewhere, or moves a tensor off its place in the arena.
+elsewhere, or moves a tensor within the arena.
 """
 
 from __future__ import annotations

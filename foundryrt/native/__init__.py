@@ -12,7 +12,7 @@ from typing import Any
 from foundryrt.addresses import address_of
 from foundryrt.bundle.schema import Function
 from foundryrt.bundle.tables import MemberTable, TemplateTable
-from foundryrt.driver_errors import explain
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import DISTRIBUTION, FoundryError
 from foundryrt.undo import Held, Undo
 
@@ -34,8 +34,8 @@ class TemplateView(ctypes.Structure):
     )  # fmt: skip
 
 
-class Piece(ctypes.Structure):
-    """`foundry_file_range` of native/upload.hpp: any range of a file, for the device."""
+class FileRange(ctypes.Structure):
+    """`foundry_file_range` of native/upload.hpp: bytes of a file, and where they go."""
 
     _fields_ = (
         ("address", c_uint64), ("offset", c_uint64), ("bytes", c_uint64), ("file", c_int32),
@@ -87,7 +87,7 @@ def _library() -> ctypes.CDLL:
     library.foundry_spent.argtypes = (c_void_p, POINTER(c_uint64))
     library.foundry_spent.restype = None
     library.foundry_stream.argtypes = (
-        c_void_p, c_void_p, POINTER(Buffer), c_uint32, c_uint32, POINTER(Piece), c_uint64,
+        c_void_p, c_void_p, POINTER(Buffer), c_uint32, c_uint32, POINTER(FileRange), c_uint64,
     )  # fmt: skip
     library.foundry_wait.argtypes = (c_void_p, c_uint32, c_uint32, POINTER(c_uint32))
     return library
@@ -99,16 +99,16 @@ def _check(code: int) -> None:
 
 
 def stream(
-    context: int, queue: int, buffers: Sequence[Buffer], threads: int, pieces: Sequence[Piece]
+    context: int, queue: int, buffers: Sequence[Buffer], threads: int, ranges: Sequence[FileRange]
 ) -> None:
-    """Read every piece through the buffers and queue its copies on the stream `queue`.
+    """Read every range through the buffers and queue its copies on the stream `queue`.
 
     FoundryError for a driver call that fails and a file that cannot be read or ends early.
     """
     _check(
         _library().foundry_stream(
             context, queue, (Buffer * len(buffers))(*buffers), len(buffers), threads,
-            (Piece * len(pieces))(*pieces), len(pieces),
+            (FileRange * len(ranges))(*ranges), len(ranges),
         )
     )  # fmt: skip
 
@@ -117,8 +117,7 @@ class Materializer:
     """Libraries, functions, template graphs and execs of one bundle; `close` or `undo` frees them.
 
     `nodes`: how many all graphs have together; native threads take host memory for them while the
-    driver may still be starting. What is given to the setters must hold until `close`; a kernel's
-    bytes must be given before a graph that uses it is asked for.
+    driver may still be starting. A kernel's bytes must be given before a graph that uses it.
     """
 
     def __init__(
@@ -227,4 +226,4 @@ class Materializer:
         self._keep.clear()
 
 
-__all__ = ["VIEW_COLUMNS", "Buffer", "Materializer", "Piece", "TemplateView", "stream"]
+__all__ = ["VIEW_COLUMNS", "Buffer", "FileRange", "Materializer", "TemplateView", "stream"]

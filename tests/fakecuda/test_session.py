@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -328,6 +329,65 @@ def test_an_interrupt_amid_closing_frees_nothing_twice(path, fake, monkeypatch):
         session.close()
     assert fake.live == ""
     session.close()
+
+
+def test_a_session_that_nobody_closed_is_freed_with_its_last_reference(path, fake):
+    gc.disable()  # so that no cycle of references is left for it
+    try:
+        tensor = Session.open(path, first=FIRST).tensor("state")
+        assert (tensor.read() == counters.INITIAL).all()
+        del tensor
+        assert fake.live == ""
+        pipeline = Session.open(path).graph("last").pipeline(("state",), ("result",))
+        for slot in range(2):
+            pipeline.submit(slot, {"state": pipeline.staging("state")})
+        assert (pipeline.wait(0)["result"] == 1000).all()
+        del pipeline
+        assert fake.live == ""
+    finally:
+        gc.enable()
+
+
+def test_a_session_closes_its_pipelines(path, fake):
+    with Session.open(path) as session:
+        pipeline = session.graph("last").pipeline(("state",), ("result",))
+        pipeline.submit(0, {"state": pipeline.staging("state")})
+    assert fake.live == ""
+    pipeline.close()
+
+
+@pytest.mark.parametrize("use", ["pass", "session.wait()", "session.load_weights()", "del session"])
+def test_nothing_hangs_at_exit_where_a_session_was_not_closed(large, fake, use):
+    run(f"""
+from foundryrt.session import Session
+session = Session.open({str(large(0))!r}, first=("last", {{}}))
+graph = session.graph("last")
+graph.launch()
+{use}
+""")
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [("/nowhere/libcuda.so", "install NVIDIA's driver"), ("libc.so.6", "a driver of CUDA 13.0")],
+)
+def test_python_and_native_code_open_one_driver_and_say_the_same(path, fake, driver, words):
+    run(
+        f"""
+from foundryrt import native
+from foundryrt.cuda.driver import driver
+from foundryrt.errors import FoundryError
+said = []
+for use in (driver, lambda: native.stream(0, 0, [native.Buffer()], 1, [])):
+    try:
+        use()
+    except FoundryError as error:
+        said.append(str(error))
+assert len(said) == 2 and all({words!r} in text for text in said), said
+assert said[0] == said[1] or {driver!r} == "libc.so.6", said
+""",
+        FOUNDRY_LIBCUDA=driver,
+    )
 
 
 def test_sessions_keep_no_memory_nor_take_it_ahead_if_limited(large, fake):

@@ -157,7 +157,8 @@ def stream_large(
     address, start = session.tensor("large").address, stored.offset
     with open(stored.path, "rb") as opened:
         pieces = [
-            native.Piece(address + a, start + a, b - a, opened.fileno()) for a, b in pairwise(cuts)
+            native.FileRange(address + a, start + a, b - a, opened.fileno())
+            for a, b in pairwise(cuts)
         ]
         native.stream(backend.device.context, backend.stream, buffers, threads, pieces)
 
