@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundryc.host import overload
 from foundryc.host.buffers import Buffer, Kind, Memory, TensorRef, dtype_name, raw_bytes, reference
-from foundryc.host.encode import Encoded, Node, NotEncodable, encode
+from foundryc.host.encode import Encoded, Node, NotEncodable, encode, references
+from foundryc.host.leaves import Leaves
 from foundryc.host.refuse import check_operator, check_tensor, refusal
+from foundryc.host.space import Space
 from foundryrt.host.operators import operator_name
 from foundryrt.host.replay import flatten
 
@@ -22,29 +23,18 @@ _EMPTY = {
     "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted",
 }  # fmt: skip
 _LITERAL = {"lift_fresh", "lift"}
-_LEAVES = {
-    torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__,
-    torch.Tensor.data_ptr,
-}  # fmt: skip
-
-
-class _NoLeaving(TorchFunctionMode):
-    """Refuses what reads a tensor behind the dispatcher's back."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if func in _LEAVES:
-            raise refusal(
-                f"Tensor.{func.__name__}", "takes a tensor out of the graph", "do it afterwards"
-            )
-        return func(*args, **(kwargs or {}))
 
 
 class Tape(TorchDispatchMode):
-    """Records into `nodes`; `memory` knows the registered storages."""
+    """Records into `nodes`; `memory` knows the registered storages, which lie in `space`."""
 
-    def __init__(self, label: str, memory: Memory, choices: dict[tuple[object, ...], bool]) -> None:
+    def __init__(
+        self,
+        label: str,
+        memory: Memory,
+        space: Space,
+        choices: dict[tuple[object, ...], bool],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.label = label
         self.nodes: list[Node] = []
@@ -52,21 +42,27 @@ class Tape(TorchDispatchMode):
         """Bytes of each outer buffer that the graph writes, as they were before its first write."""
         self._prologue: list[Node] = []
         self._memory = memory
+        self._space = space
         self._choices = choices
+        self._depth = 0
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the body; leaves torch as it was."""
-        with torch.no_grad(), _NoLeaving(), self:
+        leaves = Leaves(lambda: self._depth > 0)
+        with torch.no_grad(), leaves.refused(), self:
             yield
         self.nodes = self._prologue + self.nodes
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        # Calls from C++ arrive with the function mode still on; what follows is not the workload's.
-        with torch._C.DisableTorchFunction():
+        # What follows is not the workload's own doing.
+        self._depth += 1
+        try:
             return self._dispatch(func, args, kwargs or {})
+        finally:
+            self._depth -= 1
 
     def _dispatch(
         self, op: OpOverload[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
@@ -114,7 +110,8 @@ class Tape(TorchDispatchMode):
         )
         node = Node(name, ref_args, ref_kwargs, results if any(fresh) else ())
         encoded = self._encode(node)
-        if not moves_data and self._has_out(op, args, kwargs, returned, results, encoded):
+        given = flatten([args, list(kwargs.values())])
+        if not moves_data and self._has_out(op, node, encoded, given, returned):
             function, new_args, new_kwargs = overload.rewrite(  # type: ignore[misc]
                 op, ref_args, ref_kwargs, results
             )
@@ -125,18 +122,18 @@ class Tape(TorchDispatchMode):
     def _has_out(
         self,
         op: OpOverload[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        returned: Sequence[torch.Tensor],
-        results: Sequence[TensorRef | None],
+        node: Node,
         encoded: Encoded,
+        given: Sequence[torch.Tensor],
+        returned: Sequence[torch.Tensor],
     ) -> bool:
         signature = encoded.signature()
         if signature not in self._choices:
-            plain = all(
-                r is not None and r.offset == 0 and not (r.conj or r.neg) for r in results
-            ) and len({id(r.buffer) for r in results if r}) == len(results)
-            self._choices[signature] = plain and overload.works(op, args, kwargs, returned)
+            used = references([node.args, node.kwargs])
+            live = {ref.buffer: tensor for ref, tensor in zip(used, given, strict=True)}
+            self._choices[signature] = _plain(node.results) and overload.works(
+                op, node.args, node.kwargs, live, returned, self._space
+            )
         return self._choices[signature]
 
     def _encode(self, node: Node) -> Encoded:
@@ -200,6 +197,14 @@ class Tape(TorchDispatchMode):
             TensorRef(b, 0, (buffer.nbytes,), (1,), "uint8") for b in (buffer, constant)
         )
         self._prologue.append(Node("aten::copy_", (target, source), {}))
+
+
+def _plain(results: Sequence[TensorRef | None]) -> bool:
+    """Whether each result is a whole buffer of its own."""
+    buffers = {id(ref.buffer) for ref in results if ref is not None}
+    return len(buffers) == len(results) and all(
+        ref is not None and ref.offset == 0 and not (ref.conj or ref.neg) for ref in results
+    )
 
 
 def _is_composite(op: OpOverload[..., Any]) -> bool:
