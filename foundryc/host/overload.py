@@ -93,9 +93,7 @@ def _untouched(like: torch.Tensor, space: Space) -> torch.Tensor:
     address = space.take(nbytes)
     # What a kernel leaves out must not look right by chance.
     space.bytes(address, nbytes).fill_(0xA5)
-    dtype = dtype_name(like.dtype)
-    assert dtype is not None
-    return space.view(address, tuple(like.shape), like.stride(), dtype)
+    return space.view(address, tuple(like.shape), like.stride(), str(dtype_name(like.dtype)))
 
 
 def _fills(

@@ -102,7 +102,7 @@ class HostRecording:
             raise UsageError(f"graph {label} begins inside another graph")
         _check_numerics()
         graph = RecordedGraph(name, key, f"graph {label}", self._memory)
-        tape = Tape(graph.label, self._memory, self._space, self._choices)
+        tape = Tape(graph.label, self._memory, self._space, self._kept, self._choices)
         self._active = True
         try:
             with tape.recording():

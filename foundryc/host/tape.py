@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundryc.host import overload
 from foundryc.host.buffers import Buffer, Kind, Memory, TensorRef, dtype_name, raw_bytes, reference
+from foundryc.host.decompose import DECOMPOSED
 from foundryc.host.encode import Encoded, Node, NotEncodable, encode, references
 from foundryc.host.leaves import Leaves
-from foundryc.host.refuse import check_operator, check_tensor, refusal
+from foundryc.host.refuse import NotRecordable, check_operator, check_tensor, refusal
 from foundryc.host.space import Space
 from foundryrt.host.operators import operator_name
 from foundryrt.host.replay import flatten
@@ -26,13 +27,19 @@ _LITERAL = {"lift_fresh", "lift"}
 
 
 class Tape(TorchDispatchMode):
-    """Records into `nodes`; `memory` knows the registered storages, which lie in `space`."""
+    """Records into `nodes`; `memory` knows the registered storages, which lie in `space`.
+
+    `lasting` has a tensor of each buffer that lives longer than the graph.
+    """
+
+    supports_higher_order_operators = True
 
     def __init__(
         self,
         label: str,
         memory: Memory,
         space: Space,
+        lasting: Mapping[Buffer, torch.Tensor],
         choices: dict[tuple[object, ...], bool],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -45,13 +52,23 @@ class Tape(TorchDispatchMode):
         self._space = space
         self._choices = choices
         self._depth = 0
+        self._refused: NotRecordable | None = None
+        self._versions = {b: (t, t._version) for b, t in lasting.items() if not t.is_inference()}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the body; leaves torch as it was."""
         leaves = Leaves(lambda: self._depth > 0)
-        with torch.no_grad(), leaves.refused(), self:
-            yield
+        try:
+            with torch.no_grad(), leaves.refused(), self:
+                yield
+        except RuntimeError as error:
+            # An interpreter of torch's own, such as TorchScript's, hides a refusal in its error.
+            if self._refused is not None and type(self._refused).__name__ in str(error):
+                raise self._refused from error
+            raise
+        for buffer in self._versions.keys() - self.before.keys():
+            self._check_unchanged(buffer)
         self.nodes = self._prologue + self.nodes
 
     def __torch_dispatch__(
@@ -60,7 +77,15 @@ class Tape(TorchDispatchMode):
         # What follows is not the workload's own doing.
         self._depth += 1
         try:
+            if not isinstance(func, OpOverload):
+                raise refusal(
+                    func.name(), "runs functions that a tape does not see",
+                    "write a loop out in Python, and a choice with torch.where",
+                )  # fmt: skip
             return self._dispatch(func, args, kwargs or {})
+        except NotRecordable as refused:
+            self._refused = refused
+            raise
         finally:
             self._depth -= 1
 
@@ -71,6 +96,9 @@ class Tape(TorchDispatchMode):
         if _is_composite(op):
             with self:
                 return op._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+        if (calls := DECOMPOSED.get(operator_name(op))) is not None:
+            with self:
+                return calls(*args, **kwargs)
         check_operator(op, args, kwargs)
         base = op._schema.name.split("::")[1]
         if base in _LITERAL and self._memory.find(args[0]) is None:
@@ -86,7 +114,12 @@ class Tape(TorchDispatchMode):
         ref_args = tuple(self._refer(name, value) for value in args)
         ref_kwargs = {key: self._refer(name, value) for key, value in kwargs.items()}
         moves_data = op._schema.is_mutable and torch.Tag.inplace_view not in op.tags
-        written = _written(op, args, kwargs) if moves_data else []
+        written = _written(op, args, kwargs) if op._schema.is_mutable else []
+        if not moves_data:
+            # A tensor's own view of its memory counts as a change of version.
+            for tensor in written:
+                self._versions.pop(self._memory.find(tensor), None)
+            written = []
         for tensor in written:
             self._before_write(name, tensor)
         sizes = [tensor.untyped_storage().nbytes() for tensor in written]
@@ -187,7 +220,17 @@ class Tape(TorchDispatchMode):
             raise refusal(name, f"writes to {buffer.label}", "register it as state")
         if buffer.kind is Kind.OUTPUT and buffer.graph == self.label:
             return
+        self._check_unchanged(buffer)
         self.before[buffer] = raw_bytes(tensor).clone()
+
+    def _check_unchanged(self, buffer: Buffer) -> None:
+        """Refuse changes of a buffer that the tape has not seen, which are another thread's."""
+        tensor, version = self._versions.get(buffer, (None, 0))
+        if tensor is not None and tensor._version != version:
+            raise refusal(
+                buffer.label, "was changed in another thread than the graph's",
+                "change it in the graph, or before it",
+            )  # fmt: skip
 
     def _unfold_literal(self, buffer: Buffer) -> None:
         """Have every launch set the bytes of a literal that the graph writes to."""

@@ -19,7 +19,7 @@ _NAME = re.compile(r"aten::([A-Za-z0-9_]+)(?:\.([A-Za-z0-9_]+))?")
 _DENIED = {
     "from_file", "set_", "set", "resize_", "resize", "resize_as_", "resize_as", "_resize_output_",
     "_resize_output", "record_stream", "pin_memory", "_pin_memory", "_print", "save", "load",
-    "warn", "eval", "format", "_storage_Use_Count", "_foreach_copy_",
+    "warn", "eval", "format", "_storage_Use_Count",
 }  # fmt: skip
 _ALLOWED_TYPES = re.compile(
     r"(Optional\[)?(List\[)?(Optional\[)?"
