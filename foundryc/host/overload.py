@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 
 from foundryc.host.buffers import Buffer, TensorRef, dtype_name, same_bits
 from foundryc.host.space import Space
+from foundryrt.host.admitted import admitted
 from foundryrt.host.operators import operator_name
 
 _OPTIONS = {"dtype", "layout", "device", "pin_memory"}
@@ -71,7 +72,8 @@ def works(
     `args` and `kwargs` hold TensorRefs, `live` a tensor of each buffer. The call is tried in one
     storage, as a replay makes it.
     """
-    if rewrite(op, args, kwargs, returned) is None:
+    planned = rewrite(op, args, kwargs, returned)
+    if planned is None or operator_name(planned[0]) not in admitted():
         return False
     with space.temporary():
         copies: dict[Buffer, int] = {}
@@ -96,9 +98,7 @@ def _untouched(like: torch.Tensor, space: Space) -> torch.Tensor:
     return space.view(address, tuple(like.shape), like.stride(), str(dtype_name(like.dtype)))
 
 
-def _fills(
-    call: Rewritten, outs: Sequence[torch.Tensor], returned: Sequence[torch.Tensor]
-) -> bool:
+def _fills(call: Rewritten, outs: Sequence[torch.Tensor], returned: Sequence[torch.Tensor]) -> bool:
     before = [(t.data_ptr(), t.stride()) for t in outs]
     function, args, kwargs = call
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from foundryrt.errors import FoundryError
 from foundryrt.host.operators import operator_name
 
-_OUTSIDE = tuple(
-    str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
+_OUTSIDE = (
+    *(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])),
+    contextlib.__file__,
 )
 
 _RESIZING = {"resize_", "resize_as_", "set_", "resize", "set", "_resize_output_"}
@@ -81,9 +83,7 @@ def check_operator(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any
         raise refusal(name, "updates running statistics unseen", "call eval()")
 
 
-def _updates_statistics(
-    op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> bool:
+def _updates_statistics(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     running = (argument(op, args, kwargs, f"running_{name}") for name in ("mean", "var"))
     return bool(argument(op, args, kwargs, "training")) and any(t is not None for t in running)
 
@@ -113,7 +113,7 @@ def check_tensor(op: str, tensor: torch.Tensor) -> None:
     """Refuse devices and layouts that the host arena cannot hold; raises NotRecordable."""
     if tensor.device.type != "cpu":
         raise refusal(op, f"uses device {tensor.device}", "move the workload to the CPU")
-    if isinstance(tensor, UninitializedTensorMixin):
+    if is_lazy(tensor):
         raise refusal(
             op, "uses a parameter of a lazy module, which has no shape yet",
             "call the module once before the graph and register its parameters",

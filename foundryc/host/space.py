@@ -46,7 +46,9 @@ class Space:
             )
         return address
 
-    def tensor(self, sizes: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def tensor(
+        self, sizes: Sequence[int], strides: Sequence[int], dtype: torch.dtype
+    ) -> torch.Tensor:
         """Zeros in lasting memory, as a storage of their own; `place` tells where it lies."""
         elements = 1 + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
         nbytes = 0 if 0 in sizes else elements * dtype.itemsize
@@ -75,8 +77,10 @@ class Space:
         self.bytes(address, buffer.nbytes).copy_(contents)
         return address
 
-    def mirror(self, ref: TensorRef, tensor: torch.Tensor, copies: dict[Buffer, int]) -> torch.Tensor:
-        """`tensor`, or where it lies elsewhere an equal one here; `copies` has those made before."""
+    def mirror(
+        self, ref: TensorRef, tensor: torch.Tensor, copies: dict[Buffer, int]
+    ) -> torch.Tensor:
+        """`tensor` in this memory; `copies` has the buffers that were copied into it for that."""
         address = self.address(ref.buffer)
         if address is None:
             if ref.buffer not in copies:

@@ -17,6 +17,7 @@ from foundryc.host.encode import Encoded, Node, NotEncodable, encode, references
 from foundryc.host.leaves import Leaves
 from foundryc.host.refuse import NotRecordable, check_operator, check_tensor, refusal
 from foundryc.host.space import Space
+from foundryrt.host.admitted import admitted
 from foundryrt.host.operators import operator_name
 from foundryrt.host.replay import flatten
 
@@ -64,7 +65,7 @@ class Tape(TorchDispatchMode):
                 yield
         except RuntimeError as error:
             # An interpreter of torch's own, such as TorchScript's, hides a refusal in its error.
-            if self._refused is not None and type(self._refused).__name__ in str(error):
+            if self._refused is not None and "TorchScript" in str(error):
                 raise self._refused from error
             raise
         for buffer in self._versions.keys() - self.before.keys():
@@ -118,7 +119,8 @@ class Tape(TorchDispatchMode):
         if not moves_data:
             # A tensor's own view of its memory counts as a change of version.
             for tensor in written:
-                self._versions.pop(self._memory.find(tensor), None)
+                if (viewed := self._memory.find(tensor)) is not None:
+                    self._versions.pop(viewed, None)
             written = []
         for tensor in written:
             self._before_write(name, tensor)
@@ -149,6 +151,11 @@ class Tape(TorchDispatchMode):
                 op, ref_args, ref_kwargs, results
             )
             node = Node(operator_name(function), new_args, new_kwargs)
+        if node.function not in admitted():
+            raise refusal(
+                node.function, "is none of the operators that a bundle may call",
+                "put it together from others",
+            )  # fmt: skip
         self.nodes.append(node)
         return value
 

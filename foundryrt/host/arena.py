@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.bundle.check import ADDRESS_LIMIT
-from foundryrt.bundle.schema import ALIGNMENT
+from foundryrt.bundle.schema import ALIGNMENT, Manifest
 from foundryrt.errors import FoundryError
 
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -38,6 +38,11 @@ def extent(sizes: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> i
         return 0
     last = sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     return (last + 1) * itemsize
+
+
+def arena_bytes(manifest: Manifest) -> int:
+    """Size of a host bundle's arena."""
+    return max((region.base + region.size for region in manifest.regions), default=0)
 
 
 class Arena:

@@ -43,8 +43,9 @@ GUARD = 1 << 30
 SECONDS = 10
 """A call that takes longer counts as hanging."""
 NUMBERS = (
-    0, 1, 2, 3, 4, 5, 7, 8, 16, 31, 64, 100, 255, 1000, 4096, 65535, -1, -2, -3, -5, -100, -(1 << 31),
-    (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 56, (1 << 62), (1 << 63) - 1, -(1 << 63),
+    0, 1, 2, 3, 4, 5, 7, 8, 16, 31, 64, 100, 255, 1000, 4096, 65535, -1, -2, -3, -5, -100,
+    -(1 << 31), (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 56, 1 << 62, (1 << 63) - 1,
+    -(1 << 63),
 )  # fmt: skip
 REALS = (0.0, -1.0, 0.5, 1e-30, 1e30, float("inf"), float("nan"), 2.0, -3.7, 1e18)
 
@@ -247,7 +248,7 @@ def corpus(paths: Sequence[str]) -> dict[str, list[Entry]]:
 def search(
     entries: Sequence[Entry], count: int, report: Callable[[int, str], None], most: int = 4
 ) -> None:
-    """Hostile calls 0 to `count` of an operator in child processes; `report(seed, how)` each end."""
+    """Hostile calls 0 to `count` in child processes; `report(seed, how)` each that ended one."""
     done = mmap.mmap(-1, PAGE)
     counter = np.frombuffer(done, np.int64)
     counter[0] = 0

@@ -2,7 +2,8 @@
 
 By hand: `PYTHONPATH=. python tests/host/operator_samples.py CORPUS [PART/PARTS]` (needs
 `expecttest`, which torch.testing imports). CORPUS gets MessagePack of `[function, skeleton, words,
-bytes of the arena]`: the input of fuzz_operators.py, and by its names of foundryrt/host/operators.txt.
+bytes of the arena]`: the input of fuzz_operators.py, and by its names of
+foundryrt/host/operators.txt.
 """
 
 from __future__ import annotations
@@ -18,12 +19,21 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from torch.testing._internal import common_methods_invocations
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 from torch.utils._pytree import tree_flatten, tree_map
 
+import foundryc.host.overload
+import foundryc.host.tape
+import foundryrt.host.admitted
 from foundryc.host.buffers import Buffer
+from foundryc.host.encode import Encoded
 from foundryc.host.recording import HostRecording
+from foundryc.host.tape import Tape
+
+_ASKING: Any = (foundryc.host.tape, foundryc.host.overload, foundryrt.host.admitted)
+REFUSED = {"aten::set_", "aten::resize_", "aten::from_file"}
 
 SAMPLES = {
     torch.float32: 40, torch.int64: 8, torch.complex64: 8, torch.bool: 6, torch.bfloat16: 6,
@@ -36,6 +46,16 @@ LARGEST = 1 << 18
 SECONDS = 10
 
 Entry = tuple[str, bytes, list[int], bytes]
+
+
+PLAIN: list[Encoded] = []
+"""Calls of the last recording before an overload with outputs took their place."""
+
+
+class _Tape(Tape):
+    def _has_out(self, op: Any, node: Any, encoded: Encoded, *rest: Any) -> bool:
+        PLAIN.append(encoded)
+        return super()._has_out(op, node, encoded, *rest)
 
 
 class Corpus:
@@ -60,6 +80,7 @@ class Corpus:
             return recording.register(f"x{count}", value.detach(), "state")
 
         signal.alarm(SECONDS)
+        PLAIN.clear()
         try:
             inputs = tree_map(register, values)
             start = {b: bytes(t.numpy()) for b, t in recording._initial.items()}
@@ -73,7 +94,7 @@ class Corpus:
             return
         finally:
             signal.alarm(0)
-        for call in recording._graphs[0].calls:
+        for call in (*recording._graphs[0].calls, *PLAIN):
             self._keep(call, start)
 
     def _keep(self, call: Any, start: dict[Buffer, bytes]) -> None:
@@ -116,6 +137,52 @@ def operators(part: int, parts: int) -> Iterator[tuple[str, Callable[..., Any], 
                         yield f"{info.full_name}_", lambda x, a, k, f=variant: f(x, *a, **k), values
                 if dtype == torch.float32 and info.supports_autograd and i < GRADIENTS:
                     yield f"{info.full_name} gradient", _gradient(info.op), values
+
+
+def others(part: int, parts: int) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+    """What the samples leave out."""
+    encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    encoder.requires_grad_(False)
+    lstm = torch.nn.LSTM(4, 6, 2).eval()
+    lstm.requires_grad_(False)
+    for module, x in ((encoder, torch.randn(2, 4, 8)), (lstm, torch.randn(3, 2, 4))):
+
+        def body(parameters: Any, x: Any, module: Any = module) -> Any:
+            return torch.func.functional_call(module, parameters, x)
+
+        yield type(module).__name__, body, (dict(module.named_parameters()), x)
+    image = torch.randn(1, 2, 9, 7)
+    for mode in ("bilinear", "bicubic"):
+        for size in ((4, 5), (12, 3)):
+            yield (
+                "antialias",
+                lambda x, s=size, m=mode: torch.nn.functional.interpolate(
+                    x, s, mode=m, antialias=True
+                ),
+                (image,),
+            )
+    a, b = (torch.randint(-9, 9, (32, 32), dtype=torch.int8) for _ in "ab")
+    yield "int8", torch._int_mm, (a, b)
+    scales = torch.rand(32).bfloat16()
+    yield "int8", torch._weight_int8pack_mm, (torch.randn(32, 32).bfloat16(), a, scales)
+
+
+def lists(part: int, parts: int) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+    """Operators on lists of tensors, which optimizers call."""
+    names = [name for name in vars(common_methods_invocations) if name.startswith("foreach_")]
+    infos = [i for n in sorted(names) if n.endswith("_db") for i in getattr(
+        common_methods_invocations, n)]  # fmt: skip
+    for info in infos[part::parts]:
+        for dtype in (torch.float32, torch.int64, torch.complex64):
+            try:
+                samples = list(info.sample_inputs("cpu", dtype, noncontiguous=False))[:12]
+            except Exception:
+                continue
+            for s in samples:
+                values = (s.input, s.args, s.kwargs)
+                for variant in (info.method_variant, info.inplace_variant):
+                    if variant is not None:
+                        yield info.name, lambda x, a, k, f=variant: f(x, *a, **k), values
 
 
 def _gradient(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,21 +231,29 @@ def modules(part: int, parts: int) -> Iterator[tuple[str, Callable[..., Any], tu
 
 def main(path: str, share: str = "0/1") -> None:
     """Write the corpus; say what was recorded and what was not."""
-    import foundryrt.host.operators
+    import foundryc.host.recording
 
     warnings.simplefilter("ignore")
     part, parts = map(int, share.split("/"))
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    foundryrt.host.operators.ANY = True
+    for module in _ASKING:
+        module.admitted = _Anything
+    foundryc.host.recording.Tape = _Tape
     signal.signal(signal.SIGALRM, _too_slow)
     corpus = Corpus()
-    for label, body, values in (*modules(part, parts), *operators(part, parts)):
-        corpus.record(label, body, *values)
+    for kind in (modules, others, lists, operators):
+        for label, body, values in kind(part, parts):
+            corpus.record(label, body, *values)
     entries = [entry for calls in corpus.calls.values() for entry in calls.values()]
     Path(path).write_bytes(msgspec.msgpack.encode(entries))
     print(f"{corpus.recorded} of {corpus.tried} samples, {len(corpus.calls)} operators")
     Path(path + ".failures").write_text("\n".join(corpus.failures) + "\n")
+
+
+class _Anything:
+    def __contains__(self, name: object) -> bool:
+        return name not in REFUSED
 
 
 def _too_slow(*_: Any) -> None:
