@@ -1,6 +1,6 @@
 """Hostile calls of every admitted operator: which of them leave their tensors?
 
-By hand, over a corpus of operator_samples.py:
+By hand, over a corpus of operator_samples.py or over bundles, several separated by commas:
 
     cc -O2 -shared -fPIC -o guard.so tests/host/guard_allocator.c
     LD_PRELOAD=./guard.so PYTHONPATH=. python tests/host/fuzz_operators.py CORPUS [COUNT] [NAME ...]
@@ -23,7 +23,7 @@ import struct
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ import msgspec
 import numpy as np
 import torch
 
+from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import DTYPES
 from foundryrt.errors import FoundryError
-from foundryrt.host.arena import Arena
+from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.replay import Tape, arena_view, bind
 
 Entry = tuple[str, bytes, list[int], bytes]
@@ -237,12 +238,39 @@ def call(entry: Entry, seed: int) -> str:
 
 
 def corpus(paths: Sequence[str]) -> dict[str, list[Entry]]:
-    """Recorded calls by operator."""
+    """Recorded calls by operator, of corpus files and of bundles."""
     found: dict[str, list[Entry]] = defaultdict(list)
     for path in paths:
-        for entry in msgspec.msgpack.decode(Path(path).read_bytes(), type=list[Entry]):
+        if path.endswith(".fdy"):
+            entries = list(calls_of(path))
+        else:
+            entries = msgspec.msgpack.decode(Path(path).read_bytes(), type=list[Entry])
+        for entry in entries:
             found[entry[0]].append(entry)
     return found
+
+
+def calls_of(path: str) -> Iterator[Entry]:
+    """Every call of a host bundle, with the arena as it begins."""
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+        arena = bytearray(arena_bytes(manifest))
+        for region in manifest.regions:
+            if region.section != -1:
+                data = bundle.raw(region.section)
+                arena[region.base : region.base + len(data)] = data
+        for index, graph in enumerate(manifest.graphs):
+            template = bundle.template(graph.template)
+            words = bundle.member(index).apply(template).tolist()
+            skeleton = template.skeleton.tobytes()
+            starts, forms = template.parameter_start.tolist(), template.skeleton_start.tolist()
+            for i, function in enumerate(template.function.tolist()):
+                yield (
+                    manifest.functions[function].name,
+                    skeleton[forms[i] : forms[i + 1]],
+                    words[starts[i] : starts[i + 1]],
+                    bytes(arena),
+                )
 
 
 def search(
