@@ -40,6 +40,10 @@ def _as_strided_scatter(
     return out
 
 
+def _copy(x: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    return _clone_preserving(x).copy_(src)
+
+
 def _scatter(view: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def scatter(x: Tensor, src: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out = _clone_preserving(x)
@@ -55,6 +59,7 @@ def _scatter(view: Callable[..., Tensor]) -> Callable[..., Tensor]:
 DECOMPOSED: dict[str, Callable[..., Tensor]] = {
     "aten::as_strided_copy": _as_strided_copy,
     "aten::as_strided_scatter": _as_strided_scatter,
+    "aten::copy": _copy,
     "aten::select_scatter": _scatter(torch.ops.aten.select.int),
     "aten::slice_scatter": _scatter(torch.ops.aten.slice.Tensor),
     "aten::diagonal_scatter": _scatter(torch.ops.aten.diagonal.default),
