@@ -23,7 +23,7 @@ OUTSIDE = torch.ones(3)
 SCRIPT = torch.jit.script(torch.nn.Linear(3, 3).requires_grad_(False))
 LAZY = torch.nn.LazyLinear(3)
 ENCODER = torch.nn.TransformerEncoder(
-    torch.nn.TransformerEncoderLayer(3, 1, 4, batch_first=True).requires_grad_(False), 1
+    torch.nn.TransformerEncoderLayer(4, 2, 4, batch_first=True).requires_grad_(False), 1
 ).eval()
 
 
@@ -191,8 +191,8 @@ def test_a_refusal_leaves_recorder_and_torch_usable(recorder: Recorder) -> None:
 
 def test_padding_that_makes_nested_tensors_is_refused(recorder: Recorder) -> None:
     weights = {n: recorder.register(n, p, role="weight") for n, p in ENCODER.named_parameters()}
-    x = recorder.register("x", torch.ones(1, 3, 3), role="input")
-    refused = pytest.raises(NotRecordable, match="_nested_tensor_from_mask at .*enable_nested")
+    x = recorder.register("x", torch.ones(1, 3, 4), role="input")
+    refused = pytest.raises(NotRecordable, match=r"_nested_tensor_from_mask at .*enable_nested")
     with refused, recorder.graph("g"):
         padded = {"src_key_padding_mask": torch.tensor([[False, False, True]])}
         torch.func.functional_call(ENCODER, weights, x, padded)
