@@ -11,7 +11,7 @@ from foundryc.host.buffers import Buffer, Kind, TensorRef, raw_bytes, same_bits
 from foundryc.host.encode import Encoded
 from foundryc.host.space import Space
 from foundryrt.errors import FoundryError
-from foundryrt.host.replay import Tape, bind
+from foundryrt.host.replay import Call, Tape, bind
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,28 @@ class _Replay:
         """Bytes of the registered buffers that the graph writes, as recording left them."""
 
     def run(self) -> None:
-        proof, space = self._proof, self._space
+        proof = self._proof
         try:
             for buffer in self._live:
                 self._bytes(buffer).copy_(proof.before[buffer])
-            calls = []
-            for call in proof.calls:
-                words = list(call.words)
-                for word, buffer in call.addresses:
-                    words[word] += self._address(buffer)
-                calls.append(bind(call.function, call.skeleton, words, space.view))
+            calls = [self._bind(i, call) for i, call in enumerate(proof.calls)]
             Tape(proof.label, calls, torch.get_num_threads()).launch()
             self._compare()
         finally:
             for buffer, contents in self._live.items():
                 self._bytes(buffer).copy_(contents)
+
+    def _bind(self, index: int, call: Encoded) -> Call:
+        words = list(call.words)
+        for word, buffer in call.addresses:
+            words[word] += self._address(buffer)
+        try:
+            return bind(call.function, call.skeleton, words, self._space.view)
+        except FoundryError as error:
+            raise FoundryError(
+                f"{self._proof.label}: node {index}, {call.function}, is no call that a bundle may"
+                f" make: {error}"
+            ) from error
 
     def _compare(self) -> None:
         proof, space = self._proof, self._space

@@ -1,13 +1,14 @@
-"""What operators take on trust, checked before they are called.
+"""Calls of a bundle's operators, checked before they are made.
 
 Sizes, strides and numbers of a call never change: `check` looks at them once. What an index tensor
-holds does: `contents` gives what to ask before each call. Operators that are on the list without
-an entry here check their arguments themselves, as far as tests/host/fuzz_operators.py can tell.
+holds does: `contents` gives what to ask before each call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -16,312 +17,114 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from foundryrt.errors import FoundryError
-from foundryrt.host.arena import extent
-
-Arguments = Mapping[str, Any]
-Check = Callable[[Arguments], bool]
+from foundryrt.host.overlap import is_disjoint, is_same, overlap
+from foundryrt.host.trusted import CHECKS, CONTENTS, Arguments, Check
 
 
 def check(op: OpOverload[..., Any], a: Arguments, results: tuple[Tensor | None, ...]) -> None:
     """FoundryError unless a call of `op` with arguments `a` stays inside its tensors."""
-    _check_numbers(op, a)
-    _check_written(op, a, results)
-    fits = _CHECKS.get(op._schema.name.removeprefix("aten::"))
-    if fits is not None and not fits(a):
+    schema = _schema(op)
+    for declared in schema.arguments:
+        declared.check(a[declared.name])
+    _check_written(schema, a, results)
+    if schema.fits is not None and not schema.fits(a):
         raise FoundryError("its arguments do not fit each other")
 
 
 def contents(op: OpOverload[..., Any], a: Arguments) -> Callable[[], bool] | None:
     """What must hold of the contents of `a` before each call; None where nothing must."""
-    holds = _CONTENTS.get(op._schema.name.removeprefix("aten::"))
+    holds = _schema(op).holds
     return None if holds is None else lambda: holds(a)
 
 
-def _check_numbers(op: OpOverload[..., Any], a: Arguments) -> None:
-    """Numbers are no tensors, whose values could change, and lists have their schema's length."""
-    for declared in op._schema.arguments:
-        value = a[declared.name]
-        if "Tensor" not in str(declared.type) and _tensors(value):
-            raise FoundryError(f"its {declared.name} is a tensor")
-        # One number may stand for all, as in ATen; a length of 1 says no more than that.
-        length: int | None = declared.N  # type: ignore[attr-defined]
-        if length in (None, 1) or not isinstance(value, list):
-            continue
-        allowed = {length}
-        if "_pad" not in op._schema.name and declared.name != "output_mask":
-            allowed |= {1} | ({0} if declared.name == "stride" else set())
-        if len(value) not in allowed:
-            raise FoundryError(f"its {declared.name} has {len(value)} numbers, not {length}")
+@dataclass(frozen=True)
+class _Argument:
+    """What ATen's own parser lets pass and an operator may rely on."""
+
+    name: str
+    is_tensor: bool
+    is_written: bool
+    kind: type | None
+    default: object
+    lengths: frozenset[int]
+
+    def check(self, value: Any) -> None:
+        """FoundryError for a tensor in a number's place, a code in a dtype's, a wrong length."""
+        # The value of a tensor could change after it was checked.
+        if not self.is_tensor and _tensors(value):
+            raise FoundryError(f"its {self.name} is a tensor")
+        named = value is None or self.kind is None or isinstance(value, self.kind)
+        if not named and not (type(value) is int and value == self.default):
+            raise FoundryError(f"its {self.name} is of a wrong type")
+        if self.lengths and isinstance(value, list) and len(value) not in self.lengths:
+            raise FoundryError(f"its {self.name} has {len(value)} numbers, not {max(self.lengths)}")
 
 
-def _check_written(op: OpOverload[..., Any], a: Arguments, results: tuple[Any, ...]) -> None:
-    """No element is written twice, nor read by the call after it was written."""
-    written: list[Tensor] = []
-    read: list[Tensor] = []
-    for declared in op._schema.arguments:
-        tensors = _tensors(a[declared.name])
-        is_written = declared.alias_info is not None and declared.alias_info.is_write
-        (written if is_written else read).extend(tensors)
-    everything = [*written, *(t for t in results if t is not None)]
-    if not all(_is_disjoint(t) for t in everything):
+@dataclass(frozen=True)
+class _Schema:
+    arguments: tuple[_Argument, ...]
+    is_elementwise: bool
+    fits: Check | None
+    holds: Check | None
+
+
+_KINDS: dict[str, type] = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": torch.device,
+}
+"""What a schema calls an int, or any device, that is more to ATen."""
+
+
+@cache
+def _schema(op: OpOverload[..., Any]) -> _Schema:
+    base = op._schema.name.removeprefix("aten::")
+    elementwise = torch.Tag.pointwise in op.tags or base == "copy_" or base.startswith("_foreach_")
+    return _Schema(
+        tuple(_argument(base, declared) for declared in op._schema.arguments),
+        elementwise,
+        CHECKS.get(base),
+        CONTENTS.get(base),
+    )
+
+
+def _argument(base: str, declared: Any) -> _Argument:
+    real = str(declared.real_type).removeprefix("Optional[").removesuffix("]")
+    lengths: set[int] = set()
+    # A length of 1 says no more than that one number may stand for all.
+    if (declared.N or 1) > 1:
+        lengths = {declared.N}
+        if "_pad" not in base and declared.name != "output_mask":
+            lengths |= {1} | ({0} if declared.name == "stride" else set())
+    return _Argument(
+        declared.name,
+        "Tensor" in str(declared.type),
+        declared.alias_info is not None and declared.alias_info.is_write,
+        _KINDS.get(real),
+        declared.default_value,
+        frozenset(lengths),
+    )
+
+
+def _check_written(schema: _Schema, a: Arguments, results: tuple[Any, ...]) -> None:
+    """No element is written twice, nor are indices read that the call wrote over."""
+    written = [t for x in schema.arguments if x.is_written for t in _tensors(a[x.name])]
+    if not all(is_disjoint(t) for t in (*written, *results) if t is not None):
         raise FoundryError("a tensor that it writes overlaps itself")
-    if torch.Tag.pointwise in op.tags or op._schema.name in _ELEMENTWISE:
+    # What goes element by element reads each where it writes, and of other views ATen takes care.
+    if schema.is_elementwise or not written:
         return
-    if op._schema.name.startswith("aten::_foreach_"):
-        return
-    if any(_overlap(x, y) for x, y in combinations(written, 2)):
+    if any(overlap(x, y) for x, y in combinations(written, 2)):
         raise FoundryError("tensors that it writes overlap")
-    integers = [t for t in read if not (t.is_floating_point() or t.is_complex())]
-    if any(_overlap(x, y) and not _is_same(x, y) for x in written for y in integers):
-        raise FoundryError("it writes over its own indices")
-
-
-_ELEMENTWISE = {"aten::copy_"}
+    for x in schema.arguments:
+        for t in [] if x.is_written else _tensors(a[x.name]):
+            whole = not (t.is_floating_point() or t.is_complex())
+            if whole and any(overlap(t, y) and not is_same(t, y) for y in written):
+                raise FoundryError("it writes over its own indices")
 
 
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [t for t in value if isinstance(t, Tensor)] if isinstance(value, list) else []
-
-
-def _is_disjoint(t: Tensor) -> bool:
-    """Whether each element has memory of its own; False also for some layouts that nobody uses."""
-    if t.numel() < 2:
-        return True
-    end = 0
-    for step, n in sorted((step, n) for n, step in zip(t.shape, t.stride(), strict=True) if n > 1):
-        if step <= end:
-            return False
-        end += (n - 1) * step
-    return True
-
-
-def _overlap(x: Tensor, y: Tensor) -> bool:
-    (a, b), (c, d) = _range(x), _range(y)
-    return a < d and c < b
-
-
-def _range(t: Tensor) -> tuple[int, int]:
-    begin = int(t.storage_offset()) * t.itemsize
-    return begin, begin + extent(tuple(t.shape), t.stride(), t.itemsize)
-
-
-def _is_same(x: Tensor, y: Tensor) -> bool:
-    return _range(x) == _range(y) and x.shape == y.shape and x.stride() == y.stride()
-
-
-def _given(a: Arguments, *names: str) -> list[Tensor]:
-    return [a[name] for name in names if a[name] is not None]
-
-
-def _same_shapes(*names: str) -> Check:
-    return lambda a: len({t.shape for t in _given(a, *names)}) == 1
-
-
-def _is_plain(*names: str) -> Check:
-    """Tensors that do not overlap themselves, for algorithms that move elements."""
-    return lambda a: all(_is_disjoint(t) for t in _given(a, *names))
-
-
-def _batch_norm(a: Arguments) -> bool:
-    x = a["input"]
-    running = [a.get("running_mean"), a.get("running_var")]
-    if x.dim() < 2 or (running[0] is None) != (running[1] is None):
-        return False
-    if not a.get("training", True) and running[0] is None:
-        return False
-    given = [t for t in (a["weight"], a["bias"], *running) if t is not None]
-    outs = [t for n, t in a.items() if n.startswith("save_")]
-    one_type = {t.dtype for t in given} <= {x.dtype, torch.float32}
-    out = a.get("out", x)
-    return (
-        one_type
-        and out.shape == x.shape
-        and out.dtype == x.dtype
-        and all(t.shape == (x.shape[1],) for t in given)
-        and all(t.shape in ((x.shape[1],), (0,)) for t in outs)
-    )
-
-
-def _fourier(a: Arguments) -> bool:
-    x, dims = a["self"], a["dim"]
-    if len(set(dims)) != len(dims) or not all(0 <= dim < x.dim() for dim in dims):
-        return False
-    return all(x.shape[dim] > 0 for dim in dims) and a.get("last_dim_size", 1) > 0
-
-
-def _half_spectrum(a: Arguments) -> bool:
-    if not _fourier(a) or not a["dim"]:
-        return False
-    return bool(a["self"].shape[a["dim"][-1]] == a["last_dim_size"] // 2 + 1)
-
-
-def _bag(a: Arguments) -> bool:
-    weight, indices, offsets, scale = (
-        a[name] for name in ("weight", "indices", "offsets", "per_sample_weights")
-    )
-    whole = {torch.int32, torch.int64}
-    return (
-        weight.dim() == 2
-        and weight.is_floating_point()
-        and indices.dim() == offsets.dim() == 1
-        and indices.dtype == offsets.dtype
-        and indices.dtype in whole
-        and offsets.numel() > 0
-        and all(t.is_contiguous() for t in (indices, offsets))
-        and a["mode"] in (0, 1, 2)
-        and (
-            scale is None
-            or (
-                scale.shape == indices.shape
-                and scale.dtype == weight.dtype
-                and scale.is_contiguous()
-                and a["mode"] == 0
-            )
-        )
-    )
-
-
-def _within(t: Tensor, end: int, also: int | None = None) -> bool:
-    """Whether every number of an index tensor is in [0, end), or is `also`."""
-    fits = (t >= 0) & (t < end)
-    return bool((fits if also is None else fits | (t == also)).all())
-
-
-def _bag_contents(a: Arguments) -> bool:
-    indices, offsets = a["indices"], a["offsets"]
-    if not _within(indices, a["weight"].shape[0]):
-        return False
-    rising = bool((offsets[1:] >= offsets[:-1]).all())
-    return rising and int(offsets[0]) == 0 and int(offsets[-1]) <= indices.numel()
-
-
-def _attention(a: Arguments) -> bool:
-    q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
-    if any(t.dim() != 4 or t.numel() == 0 or t.dtype != q.dtype for t in (q, k, v)):
-        return False
-    (b, h, n, e), m = q.shape, k.shape[2]
-    if k.shape != v.shape or k.shape[0] != b or k.shape[3] != e or h % k.shape[1]:
-        return False
-    if mask is None:
-        return True
-    wanted = (b, h, n, m)[4 - mask.dim() :]
-    return mask.dim() in (2, 4) and all(
-        s in (1, w) for s, w in zip(mask.shape, wanted, strict=True)
-    )
-
-
-def _heads(a: Arguments) -> bool:
-    heads, width = a.get("num_heads", a.get("num_head")), a["embed_dim"]
-    return bool(heads > 0 and width > 0 and width % heads == 0)
-
-
-def _resize(a: Arguments) -> bool:
-    """The scales of an antialiased interpolation, which its output size must be the result of."""
-    x = a["self"]
-    if x.dim() != 4 or len(a["output_size"]) != 2 or x.numel() == 0:
-        return False
-    scales = (a["scales_h"], a["scales_w"])
-    return a["align_corners"] or all(
-        scale is None or (0 < scale < 2**20 and out == int(size * scale))
-        for size, out, scale in zip(x.shape[2:], a["output_size"], scales, strict=True)
-    )
-
-
-def _unpacked(a: Arguments) -> bool:
-    lu, pivots = a["LU_data"], a["LU_pivots"]
-    return lu.dim() >= 2 and tuple(pivots.shape) == (*lu.shape[:-2], min(lu.shape[-2:]))
-
-
-def _lstm(a: Arguments) -> bool:
-    x, hidden = a["input"], a["hidden_size"]
-    weights = [a[f"weight{i}"] for i in range(4)]
-    if x.dim() != 3 or hidden < 1 or x.numel() == 0 or a["mode"] != 2 or a["num_layers"] < 1:
-        return False
-    batch = x.shape[0 if a["batch_first"] else 1]
-    shapes = [(4 * hidden, x.shape[2]), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)]
-    states = (a["hx_"], a["cx_"])
-    used = 4 if a["has_biases"] else 2
-    return (
-        not a["batch_sizes"]
-        and not a["train"]
-        and all(t.dtype == x.dtype for t in (*weights, *states))
-        and [tuple(w.shape) for w in weights][:used] == shapes[:used]
-        and all(tuple(t.shape) in ((batch, hidden), (1, batch, hidden)) for t in states)
-    )
-
-
-def _layer_norm_backward(a: Arguments) -> bool:
-    x, normalized = a["input"], a["normalized_shape"]
-    outer = x.shape[: x.dim() - len(normalized)]
-    means = {tuple(a[name].shape) for name in ("mean", "rstd")}
-    return (
-        len(normalized) <= x.dim()
-        and list(x.shape[len(outer) :]) == normalized
-        and a["grad_out"].shape == x.shape
-        and means == {(*outer, *(1 for _ in normalized))}
-        and all(list(t.shape) == normalized for t in _given(a, "weight", "bias"))
-    )
-
-
-def _embedding_backward(a: Arguments) -> bool:
-    grad, indices = a["grad_output"], a["indices"]
-    return (
-        grad.dim() == indices.dim() + 1
-        and grad.shape[:-1] == indices.shape
-        and grad.numel() > 0
-        and 0 < a["num_weights"] < 2**31
-        and indices.dtype in (torch.int32, torch.int64)
-    )
-
-
-def _nll_backward(a: Arguments) -> bool:
-    x, target, grad = a["self"], a["target"], a["grad_output"]
-    out, weight = a.get("grad_input", x), a["weight"]
-    return (
-        x.dim() in (1, 2)
-        and target.shape == x.shape[:-1]
-        and target.dtype == torch.int64
-        and a["reduction"] in (0, 1, 2)
-        and grad.shape == (target.shape if a["reduction"] == 0 else ())
-        and a["total_weight"].numel() == 1
-        and {t.dtype for t in (grad, a["total_weight"])} == {x.dtype}
-        and (out.shape, out.dtype) == (x.shape, x.dtype)
-        and (weight is None or (weight.shape, weight.dtype) == (x.shape[-1:], x.dtype))
-    )
-
-
-_CHECKS: dict[str, Check] = {
-    "_batch_norm_with_update": _batch_norm,
-    "_native_batch_norm_legit": _batch_norm,
-    "native_batch_norm": _batch_norm,
-    "_fft_c2c": _fourier,
-    "_fft_c2r": _half_spectrum,
-    "_fft_r2c": _fourier,
-    "_embedding_bag": _bag,
-    "_embedding_bag_forward_only": _bag,
-    "_scaled_dot_product_flash_attention_for_cpu": _attention,
-    "_native_multi_head_attention": _heads,
-    "_transformer_encoder_layer_fwd": _heads,
-    "_upsample_bilinear2d_aa": _resize,
-    "_upsample_bicubic2d_aa": _resize,
-    "lu_unpack": _unpacked,
-    "mkldnn_rnn_layer": _lstm,
-    "_pdist_forward": lambda a: a["self"].dim() == 2 and a["self"].is_contiguous(),
-    "median": _is_plain("self"),
-    "nanmedian": _is_plain("self"),
-    "kthvalue": _is_plain("self"),
-    "_softmax_backward_data": _same_shapes("grad_output", "output"),
-    "_log_softmax_backward_data": _same_shapes("grad_output", "output"),
-    "native_layer_norm_backward": _layer_norm_backward,
-    "embedding_dense_backward": _embedding_backward,
-    "nll_loss_backward": _nll_backward,
-}
-
-_CONTENTS: dict[str, Check] = {
-    "_embedding_bag": _bag_contents,
-    "_embedding_bag_forward_only": _bag_contents,
-    "embedding_dense_backward": lambda a: _within(a["indices"], a["num_weights"]),
-    "nll_loss_backward": lambda a: _within(a["target"], a["self"].shape[-1], a["ignore_index"]),
-}

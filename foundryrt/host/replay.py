@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -80,13 +81,11 @@ def bind(name: str, skeleton: bytes, words: Sequence[int], view: View) -> Call:
     """The call of operator `name`, checked against its schema; FoundryError for what is damaged."""
     function = operator(name)
     decoded = decode(skeleton, words, view)
-    declared = function._schema.arguments
-    positional = [a.name for a in declared if not a.kwarg_only]
+    positional, optional, names = _names(function)
     given = dict(zip(positional, decoded.args, strict=False))
-    optional = {a.name: a.default_value for a in declared if a.has_default_value()}
     fits = len(decoded.args) <= len(positional) and not given.keys() & decoded.kwargs.keys()
     arguments = optional | given | decoded.kwargs
-    if not fits or arguments.keys() != {a.name for a in declared}:
+    if not fits or arguments.keys() != names:
         raise FoundryError("damaged bundle: its arguments do not fit its schema")
     try:
         check(function, arguments, decoded.results)
@@ -94,6 +93,19 @@ def bind(name: str, skeleton: bytes, words: Sequence[int], view: View) -> Call:
         raise FoundryError(f"damaged bundle: an argument of a wrong type ({error})") from error
     asked = contents(function, arguments)
     return Call(function, decoded.args, decoded.kwargs, decoded.results, asked)
+
+
+@cache
+def _names(
+    function: OpOverload[..., Any],
+) -> tuple[tuple[str, ...], dict[str, Any], frozenset[str]]:
+    """Of an operator's arguments: positional ones, defaults, all."""
+    declared = function._schema.arguments
+    return (
+        tuple(a.name for a in declared if not a.kwarg_only),
+        {a.name: a.default_value for a in declared if a.has_default_value()},
+        frozenset(a.name for a in declared),
+    )
 
 
 def prepare(bundle: Bundle, index: int, view: View, threads: int) -> Tape:

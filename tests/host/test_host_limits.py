@@ -16,8 +16,8 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import FoundryError
 from foundryrt.host.admitted import OperatorNotAdmitted, admitted, check_name
 from foundryrt.host.arena import Arena
-from foundryrt.host.limits import _is_disjoint
 from foundryrt.host.operators import operator
+from foundryrt.host.overlap import is_disjoint
 from foundryrt.host.replay import Tape, arena_view, bind
 
 HERE = Path(__file__).parent
@@ -200,7 +200,7 @@ def test_any_other_name_is_refused(name: str) -> None:
 def test_disjoint_means_that_no_two_elements_share_memory(dims: list[tuple[int, int]]) -> None:
     sizes, strides = [n for n, _ in dims], [step for _, step in dims]
     view = torch.arange(200).as_strided(sizes, strides)
-    if _is_disjoint(view):
+    if is_disjoint(view):
         assert view.unique().numel() == view.numel()
     if view.is_contiguous() or not dims:
-        assert _is_disjoint(view)
+        assert is_disjoint(view)
