@@ -120,6 +120,18 @@ def _attention(a: Arguments) -> bool:
     )
 
 
+def _weight_norm(a: Arguments) -> bool:
+    v, g, dim = a["v"], a["g"], a["dim"]
+    return (
+        v.dim() > 0
+        and dim in (0, v.dim() - 1)
+        and g.dtype == v.dtype
+        and g.numel() == v.shape[dim]
+        and v.is_contiguous()
+        and g.is_contiguous()
+    )
+
+
 def _heads(a: Arguments) -> bool:
     heads, width = a.get("num_heads", a.get("num_head")), a["embed_dim"]
     return bool(heads > 0 and width > 0 and width % heads == 0)
@@ -203,6 +215,7 @@ def _nll_backward(a: Arguments) -> bool:
 CHECKS: dict[str, Check] = {
     "_batch_norm_with_update": _batch_norm,
     "_native_batch_norm_legit": _batch_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
     "native_batch_norm": _batch_norm,
     "_fft_c2c": _fourier,
     "_fft_c2r": _half_spectrum,
@@ -214,6 +227,7 @@ CHECKS: dict[str, Check] = {
     "_transformer_encoder_layer_fwd": _heads,
     "_upsample_bilinear2d_aa": _resize,
     "_upsample_bicubic2d_aa": _resize,
+    "_weight_norm_interface": _weight_norm,
     "lu_unpack": _unpacked,
     "mkldnn_rnn_layer": _lstm,
     "_pdist_forward": lambda a: a["self"].dim() == 2 and a["self"].is_contiguous(),

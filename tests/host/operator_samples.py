@@ -8,6 +8,7 @@ foundryrt/host/operators.txt.
 
 from __future__ import annotations
 
+import operator
 import signal
 import sys
 import warnings
@@ -161,6 +162,22 @@ def others(part: int, parts: int) -> Iterator[tuple[str, Callable[..., Any], tup
                 ),
                 (image,),
             )
+    x, n = torch.randn(4, 4), torch.randint(0, 9, (4, 3))
+    few: dict[Callable[..., Any], tuple[torch.Tensor, ...]] = {
+        lambda n: (n >> 1, n << 1, n >> n, n << n): (n,),
+        lambda n: operator.ilshift(operator.irshift(n, 1), n): (n,),
+        lambda n: operator.irshift(operator.ilshift(n, 1), n): (n,),
+        torch.linalg.eigvals: (x,),
+        torch._addmm_activation: (x, x, x),
+        torch._weight_norm: (x, x[:, :1]),
+        lambda t: torch.nn.functional.affine_grid(t, [2, 3, 4, 5]): (torch.randn(2, 2, 3),),
+        torch.func.functionalize(lambda x: x + torch.tensor([1.0])): (x,),
+        lambda x: torch.ops.aten._native_batch_norm_legit_no_training(
+            x, None, None, x[0], x[1] ** 2, 0.1, 1e-5
+        ): (x,),
+    }
+    for body, values in few.items():
+        yield "few", body, values
     a, b = (torch.randint(-9, 9, (32, 32), dtype=torch.int8) for _ in "ab")
     yield "int8", torch._int_mm, (a, b)
     scales = torch.rand(32).bfloat16()
