@@ -14,7 +14,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import DTYPES, NodeKind
 from foundryrt.errors import FoundryError
 from foundryrt.host.admitted import check_names
-from foundryrt.host.arena import Arena, arena_bytes
+from foundryrt.host.arena import Arena, arena_bytes, extent
 from foundryrt.host.limits import check, contents
 from foundryrt.host.operators import operator, operator_name
 from foundryrt.host.skeleton import View, decode
@@ -81,7 +81,7 @@ def bind(name: str, skeleton: bytes, words: Sequence[int], view: View) -> Call:
     """The call of operator `name`, checked against its schema; FoundryError for what is damaged."""
     function = operator(name)
     decoded = decode(skeleton, words, view)
-    positional, optional, names = _names(function)
+    positional, optional, names, outs = _names(function)
     given = dict(zip(positional, decoded.args, strict=False))
     fits = len(decoded.args) <= len(positional) and not given.keys() & decoded.kwargs.keys()
     arguments = optional | given | decoded.kwargs
@@ -92,19 +92,37 @@ def bind(name: str, skeleton: bytes, words: Sequence[int], view: View) -> Call:
     except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
         raise FoundryError(f"damaged bundle: an argument of a wrong type ({error})") from error
     asked = contents(function, arguments)
-    return Call(function, decoded.args, decoded.kwargs, decoded.results, asked)
+    kwargs = {key: _fixed(value) if key in outs else value for key, value in decoded.kwargs.items()}
+    return Call(function, decoded.args, kwargs, decoded.results, asked)
+
+
+def _fixed(out: Any) -> Any:
+    """`out` as a storage of its own, which ends where it does.
+
+    An operator gives an output of another size the right one, and may find room in the arena:
+    over its own indices, which were checked before.
+    """
+    if isinstance(out, list):
+        return [_fixed(tensor) for tensor in out]
+    if not isinstance(out, torch.Tensor) or out.is_conj() or out.is_neg():
+        return out
+    begin = int(out.storage_offset()) * out.itemsize
+    end = begin + extent(tuple(out.shape), out.stride(), out.itemsize)
+    storage = out.untyped_storage()[begin:end]
+    return torch.empty(0, dtype=out.dtype).set_(storage, 0, out.shape, out.stride())
 
 
 @cache
 def _names(
     function: OpOverload[..., Any],
-) -> tuple[tuple[str, ...], dict[str, Any], frozenset[str]]:
-    """Of an operator's arguments: positional ones, defaults, all."""
+) -> tuple[tuple[str, ...], dict[str, Any], frozenset[str], frozenset[str]]:
+    """Of an operator's arguments: positional ones, defaults, all, outputs."""
     declared = function._schema.arguments
     return (
         tuple(a.name for a in declared if not a.kwarg_only),
         {a.name: a.default_value for a in declared if a.has_default_value()},
         frozenset(a.name for a in declared),
+        frozenset(a.name for a in declared if a.is_out),
     )
 
 

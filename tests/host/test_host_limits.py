@@ -152,6 +152,13 @@ CASES: dict[str, tuple[Any, str]] = {
         ),
         "writes over its own indices",
     ),
+    "an output that would grow over the indices": (
+        lambda: call(
+            "aten::index_select.out", tensor("int64", REALS, (4,)), 0, whole(4, at=64),
+            out=whole(0, at=56),
+        ),
+        "not resizable",
+    ),
     "a number that is a tensor": (
         lambda: call("aten::cumsum", real(4), whole(), results=[real(4, at=64)]),
         "its dim is a tensor",
