@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard foundryc/native/*.?pp foundryrt/native/*.?pp)
-ARITH := benchmarks/arith/weights
 PACKAGES := foundryc foundryrt parse_runtime otfs_pipeline
 PACKAGED := pyproject.toml CMakeLists.txt README.md LICENSE \
     $(shell find $(PACKAGES) -type f -not -name '*.pyc' -not -name '*.so')
@@ -25,16 +24,7 @@ $(STAMP): pyproject.toml CMakeLists.txt $(NATIVE)
 	touch $@
 
 demo: setup
-	mkdir -p demo
-	$(BIN)/foundryc capture --workload otfs --grid 1024x32 --target host -o demo/otfs.fdy
-	$(BIN)/foundryrt run demo/otfs.fdy --frames 50 --snr 20
-	$(BIN)/foundryc capture --workload parse --model smollm2 --target host -o demo/parse.fdy
-	$(BIN)/foundryrt run demo/parse.fdy --prompt "Name three rivers of Europe." --max-new-tokens 48
-	$(BIN)/foundryc capture --workload parse --model $(ARITH)/target --draft $(ARITH)/draft --target host \
-	    --judge-prompt "?" --cut-at sentence --stride 8 --max-len 208 --prefill 16,64 --verify 96x10,192x12 \
-	    -o demo/arith.fdy
-	$(BIN)/foundryrt run demo/arith.fdy --prompt "037 a+085 b*006 c-311 d+222 e*002 f-100" --max-new-tokens 120
-	$(BIN)/foundryc inspect demo/otfs.fdy
+	$(BIN)/python examples/demo.py demo
 
 test: setup lint
 	$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from foundryc.difference import compare
 from foundryc.naming import file_name
 from foundryrt import options
 from foundryrt import workload as installed
+from foundryrt.atomic import AtomicFile
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
 from foundryrt.console import (
@@ -137,6 +139,33 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
             print_json(report.as_json(opened))
         else:
             report.print_bundle(opened)
+
+
+@app.command("report")
+def write_report(
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE.fdy...", help="One bundle or several.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The page. By default beside the first bundle, as .html.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write an HTML page of what bundles hold: graphs with their topology, memory, weights."""
+    from foundryc.page.bundle import bundle_page
+
+    with reporting(), contextlib.ExitStack() as closing:
+        opened = [closing.enter_context(Bundle.open(path)) for path in bundles]
+        path = output or bundles[0].with_suffix(".html")
+        with AtomicFile(path) as out:
+            out.file.write(bundle_page(opened).encode())
+            out.commit()
+        write(f"{printable(path)}\n")
 
 
 @app.command()

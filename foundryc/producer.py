@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import torch
 
-from foundryrt.errors import DISTRIBUTION
+from foundryrt import __version__
 
 
 def producer(**others: str) -> dict[str, str]:
     """Versions of foundryc and torch, and `others`."""
-    try:
-        version = metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        version = "unknown"
-    return {"foundryc": version, "torch": str(torch.__version__), **others}
+    return {"foundryc": __version__, "torch": str(torch.__version__), **others}

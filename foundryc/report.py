@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from foundryc.difference import Difference, graph_title
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Graph, SectionKind
+from foundryrt.bundle.schema import GraphEntry, SectionKind
 from foundryrt.console import print_table, printable, write
 
 
@@ -145,7 +145,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
     ]
 
 
-def _words(graph: Graph) -> int:
+def _words(graph: GraphEntry) -> int:
     # That a member's columns are complete is checked where it is used.
     return graph.columns["word"].count if "word" in graph.columns else 0
 

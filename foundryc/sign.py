@@ -15,7 +15,7 @@ from foundryrt.bundle.layout import Codec, Section, align, pack_header, pack_tab
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.errors import FoundryError, UsageError, install
-from foundryrt.plain import open_plain
+from foundryrt.regular import open_regular
 from foundryrt.trust import MAX_PEM, Trust, valid
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             key = load_pem_private_key(file.read(MAX_PEM), password=None)
     except OSError as error:
         raise UsageError(f"{path}: the key cannot be read: {error.strerror}") from error

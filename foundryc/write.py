@@ -13,7 +13,7 @@ from foundryc.template import GraphTable, Member, share
 from foundryc.weights import build_weights
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
-    Graph,
+    GraphEntry,
     Kernel,
     Manifest,
     Region,
@@ -65,7 +65,7 @@ def write_bundle(
 
 def _graphs(
     writer: BundleWriter, tables: Sequence[GraphTable]
-) -> tuple[tuple[Template, ...], tuple[Graph, ...]]:
+) -> tuple[tuple[Template, ...], tuple[GraphEntry, ...]]:
     """Each template lies before its first member, so that one graph is read in one go."""
     shared, members = share(tables)
     templates: list[Template] = []
@@ -83,10 +83,10 @@ def _template(writer: BundleWriter, index: int, table: GraphTable) -> Template:
     return Template(section=section, nodes=table.nodes, edges=table.edges, columns=columns)
 
 
-def _graph(writer: BundleWriter, index: int, member: Member) -> Graph:
+def _graph(writer: BundleWriter, index: int, member: Member) -> GraphEntry:
     columns, data = pack(member.columns, MEMBER_COLUMNS)
     section = writer.add(SectionKind.MEMBER, f"graph {index}", data)
-    return Graph(
+    return GraphEntry(
         name=member.graph.name,
         key=member.graph.key,
         template=member.template,

@@ -9,12 +9,12 @@ from foundryrt.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from foundryrt.cuda.tensor import DeviceTensor
+    from foundryrt.protocols import Tensor
 
 
-def check_array(name: str, values: NDArray[Any], place: DeviceTensor | NDArray[Any]) -> None:
-    """UsageError unless `values` are like `place`, the tensor `name` that they are meant for."""
-    if values.shape != place.shape or values.dtype != place.dtype:
+def check_array(name: str, values: NDArray[Any], tensor: Tensor) -> None:
+    """UsageError unless `values` are of the shape and dtype of the tensor `name`."""
+    if values.shape != tensor.shape or values.dtype != tensor.dtype:
         raise UsageError(
-            f"{name} is {place.dtype} {place.shape}, not {values.dtype} {values.shape}"
+            f"{name} is {tensor.dtype} {tensor.shape}, not {values.dtype} {values.shape}"
         )

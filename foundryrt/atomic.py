@@ -1,4 +1,4 @@
-"""A file is written beside its place and put there at once, so that nobody meets half of it."""
+"""A file is written under a temporary name, then renamed: no reader sees half of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AtomicFile:
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_file():
             # A device would be replaced by a file.
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         self.path = path
         self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
         self.file = open(self.temporary, "xb")  # noqa: SIM115 (closed by __exit__)
@@ -44,7 +44,7 @@ class AtomicFile:
         os.fsync(self.file.fileno())
 
     def commit(self) -> None:
-        """Put the file in its place, for good."""
+        """Rename the file to its path, for good."""
         self.sync()
         self.file.close()
         os.replace(self.temporary, self.path)

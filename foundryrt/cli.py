@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from foundryrt import options
+from foundryrt.arguments import bundle_word
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
 from foundryrt.errors import UsageError
+from foundryrt.remote.bundle import open_bundle
 from foundryrt.session import Session
-from foundryrt.start import bundle_word
 from foundryrt.trust import resolve
 from foundryrt.workload import RunWorkload, ServingWorkload, find_run
 
@@ -74,7 +75,7 @@ def run(
     --prompt or --frames.
     """
     with reporting():
-        with Bundle.open(bundle, resolve(trust or None)) as opened:
+        with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = find_run(opened.manifest.workload.name, name)
         chosen = options.parse(driver.Options, context.args)
         with Session.open(bundle, weights=weights, trust=trust or None) as session:
@@ -97,7 +98,7 @@ def serve(
     example --port.
     """
     with reporting():
-        with Bundle.open(bundle, resolve(trust or None)) as opened:
+        with open_bundle(bundle, resolve(trust or None)) as opened:
             known = opened.manifest.workload.name
             driver = _server(known, find_run(known, name))
         chosen = options.parse(driver.Serving, context.args)
@@ -115,7 +116,7 @@ def show_options(
 ) -> None:
     """List the options that `run`, or `serve`, takes for BUNDLE's workload."""
     with reporting():
-        with Bundle.open(bundle, resolve(trust or None)) as opened:
+        with open_bundle(bundle, resolve(trust or None)) as opened:
             name = opened.manifest.workload.name
             driver = find_run(name, workload)
         chosen = _server(name, driver).Serving if serve else driver.Options

@@ -64,8 +64,8 @@ def copy_rows(copy: WeightCopy, source: AnyArray, target: AnyArray) -> None:
     """One copy of a recipe; both arrays are 2-D, their bounds were checked with the manifest."""
     taken = source[copy.source_row :: copy.source_row_step][: copy.rows]
     columns = slice(copy.source_column, copy.source_column + copy.columns)
-    place = target[copy.row :: copy.row_step][: copy.rows]
-    place[:, copy.column : copy.column + copy.columns] = taken[:, columns]
+    rows = target[copy.row :: copy.row_step][: copy.rows]
+    rows[:, copy.column : copy.column + copy.columns] = taken[:, columns]
 
 
 def fill(

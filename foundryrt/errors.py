@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 DISTRIBUTION = "foundry-graphs"
-"""The name on the package index; `foundry` there is somebody else's."""
+"""The name on the package index; `foundry` there is another project."""
 
 
 def install(extra: str) -> str:
@@ -24,4 +24,4 @@ class UsageError(FoundryError):
 
 
 class Unreachable(FoundryError):
-    """A place on another machine does not answer as it should, after all attempts."""
+    """A server or store does not answer as it should, after all attempts."""

@@ -1,48 +1,85 @@
-"""Plain threads over a list of jobs: for hashing and copying, which release the GIL."""
+"""Threads that can be waited for, whatever interrupts, and a list of jobs for several of them."""
 
 from __future__ import annotations
 
 import os
-import threading
+from _thread import LockType, allocate_lock, start_new_thread
+from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import starmap
 from typing import TypeVar
+
+from foundryrt.undo import Undo, raise_first, waited_for
 
 T = TypeVar("T")
 WORKERS = min(16, os.cpu_count() or 1)
 
 
-def each(function: Callable[[T], object], items: Iterable[T]) -> None:
-    """Call `function` with every item, in order of the list as workers come free.
+class Worker:
+    """A background thread; `join` can be an undo step before `start` is called.
 
-    The first exception stops the others at their next item and is raised here.
+    An interrupt within threading.Thread.start may leave a thread that nobody knows to be running,
+    or one that waits forever for a lock.
+    """
+
+    def __init__(self) -> None:
+        self._busy = allocate_lock()
+        self._started: list[int] = []
+
+    def start(self, work: Callable[[], object]) -> None:
+        """Begin `work`, once; RuntimeError where the system gives no thread."""
+        self._busy.acquire()
+        # One instruction starts and remembers.
+        self._started.extend(starmap(start_new_thread, ((_work, (work, self._busy)),)))
+
+    def is_alive(self) -> bool:
+        """Whether the work is not done yet."""
+        return bool(self._started) and self._busy.locked()
+
+    def join(self) -> None:
+        """Wait until the work is done; returns at once where it was never begun."""
+        if self._started:
+            with self._busy:
+                pass
+
+
+def _work(work: Callable[[], object], busy: LockType) -> None:
+    waited_for.here = True
+    try:
+        work()
+    finally:
+        busy.release()
+
+
+def each(function: Callable[[T], object], items: Iterable[T], within: Undo | None = None) -> None:
+    """Call `function` with every item, in order of the list as threads come free.
+
+    The first exception stops the others at their next item and is raised here. `within` waits for
+    threads that an interrupt has left: give the Undo of what the function uses.
     """
     # concurrent.futures would do the same for some 10 ms of imports at start-up.
-    jobs = list(items)
-    todo = iter(jobs)
-    lock = threading.Lock()
+    jobs = deque(items)
     failures: list[BaseException] = []
 
     def work() -> None:
         while not failures:
-            with lock:
-                item = next(todo, None)
-            if item is None:
+            try:
+                item = jobs.popleft()
+            except IndexError:
                 return
             try:
                 function(item)
             except BaseException as error:  # raised again below
                 failures.append(error)
 
-    threads: list[threading.Thread] = []
-    for _ in range(min(WORKERS, len(jobs)) - 1):
-        thread = threading.Thread(target=work, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            break  # the system gives no more threads: those that there are do everything
-        threads.append(thread)
-    work()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    with within.part() if within else Undo() as undo:
+        for _ in range(min(WORKERS, len(jobs)) - 1):
+            worker = Worker()
+            undo.push(worker.join)
+            undo.push(jobs.clear)  # before: nobody waits for jobs that were not begun
+            try:
+                worker.start(work)
+            except RuntimeError:
+                break  # the system gives no more threads: those that there are do everything
+        work()
+    raise_first(failures)

@@ -1,4 +1,4 @@
-"""One graph again and again: the inputs, the run and the results of several launches at once."""
+"""One graph launched repeatedly: inputs, runs and results of several launches overlap."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from foundryrt.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from foundryrt.protocols import Tensor
+
     Arrays = Mapping[str, NDArray[Any]]
 
 
 class Pipeline(Protocol):
-    """Launches in flight stand in slots 0 to depth-1; one thread may submit, another wait."""
+    """Launches in flight, each in one of the slots 0 to depth - 1.
+
+    One thread may submit while another waits.
+    """
 
     depth: int
 
@@ -38,7 +43,7 @@ class Pipeline(Protocol):
         """Finish what is in flight and free the buffers."""
 
 
-def check_inputs(values: Arrays, wanted: Mapping[str, Any]) -> None:
+def check_inputs(values: Arrays, wanted: Mapping[str, Tensor]) -> None:
     """UsageError unless every input is there, with its shape and dtype."""
     if values.keys() != wanted.keys():
         raise UsageError(

@@ -15,5 +15,15 @@ def printable(value: object) -> str:
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
+def size(count: int | None) -> str:
+    """Bytes for people: `5.1 GB`, `unknown` for None."""
+    if count is None:
+        return "unknown"
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
+    while value >= 999.95 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.1f} {units[0]}" if units[0] != "bytes" else f"{count} bytes"
+
+
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")

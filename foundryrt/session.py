@@ -8,18 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Tensor
+from foundryrt.bundle import schema
 from foundryrt.errors import UsageError
+from foundryrt.remote.bundle import open_bundle
 from foundryrt.trust import KeyPath, resolve
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray  # imported by whoever asks for arrays: it takes long
+    from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
 
+    from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
-
-Places = Mapping[str, Any]
-"""What `Backend.tensor` gives, by name."""
+    from foundryrt.protocols import Tensor
 
 
 class Backend(Protocol):
@@ -28,19 +27,21 @@ class Backend(Protocol):
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Run a graph, or queue it on `stream`."""
 
-    def pipeline(self, graph: int, inputs: Places, outputs: Places, depth: int) -> Pipeline:
-        """Launches of a graph, `depth` of them in flight."""
+    def pipeline(
+        self, graph: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any], depth: int
+    ) -> Pipeline:
+        """Launches of a graph, `depth` of them in flight; tensors are those of `tensor`."""
 
     def synchronize(self) -> None:
         """Wait for everything queued on the session's stream."""
 
-    def tensor(self, tensor: Tensor) -> Any:
-        """host: a numpy view; cuda: a DeviceTensor."""
+    def tensor(self, tensor: schema.Tensor) -> Tensor:
+        """A tensor of the manifest in place."""
 
-    def read(self, tensor: Tensor) -> NDArray[Any]:
+    def read(self, tensor: schema.Tensor) -> NDArray[Any]:
         """A copy of a tensor's elements."""
 
-    def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
+    def write(self, tensor: schema.Tensor, values: NDArray[Any]) -> None:
         """Replace a tensor's elements; UsageError unless shape and dtype agree."""
 
     def ready(self, graph: int | None = None) -> int:
@@ -67,7 +68,7 @@ class Graph:
         """Run the graph; on cuda queue it on `stream` (a CUstream), by default the session's."""
         self._session._backend().launch(self._index, stream)
 
-    def tensor(self, name: str) -> Any:
+    def tensor(self, name: str) -> Tensor:
         """An output of this graph, or a shared tensor, in place (see `Session.tensor`)."""
         session = self._session
         return session._backend().tensor(session._schema(name, self._index))
@@ -85,7 +86,8 @@ class Graph:
     def pipeline(self, inputs: Iterable[str], outputs: Iterable[str], depth: int = 3) -> Pipeline:
         """Launch after launch with `inputs` from the host and `outputs` back, `depth` in flight.
 
-        Close it before the session. On cuda copies and launches overlap, on streams of its own.
+        The session closes it at the latest. On cuda it has streams of its own, on which copies and
+        launches overlap.
         """
         if depth < 1:
             raise UsageError(f"a pipeline of depth {depth}: use 1 or more")
@@ -118,7 +120,7 @@ class Session:
         trust: KeyPath | Iterable[KeyPath] | None = None,
         load_weights: bool = True,
     ) -> Session:
-        """Check the bundle at `path`, fill its arena and make it ready.
+        """Check the bundle at `path`, a file or a URL, fill its arena and make it ready.
 
         `weights` is a folder with the weight files, where they are not where they were at capture.
         `device` and `first`, the graph to have ready first, matter on cuda. `trust` names PEM
@@ -127,7 +129,7 @@ class Session:
         files stay zero until the session's `load_weights` is called. A FoundryError says what is
         wrong with the bundle, its signature, the machine or a weight file.
         """
-        bundle = Bundle.open(path, resolve(trust))
+        bundle = open_bundle(path, resolve(trust))
         try:
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
@@ -151,7 +153,8 @@ class Session:
     def close(self) -> None:
         """Free the arena and the graphs; a second call does nothing.
 
-        No other thread may be using the session: what it uses is freed.
+        No other thread may be using the session: what it uses is freed. A session that nobody
+        closes is freed with the last reference to it, its graphs, pipelines and tensors.
         """
         backend, self._opened = self._opened, None
         if backend is not None:
@@ -165,11 +168,8 @@ class Session:
         self._backend()
         return Graph(self, _find(self.graphs, name, key))
 
-    def tensor(self, name: str) -> Any:
-        """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda.
-
-        bfloat16 and float8 are seen as their bits (uint16, uint8).
-        """
+    def tensor(self, name: str) -> Tensor:
+        """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda."""
         return self._backend().tensor(self._schema(name))
 
     def read(self, name: str) -> NDArray[Any]:
@@ -210,7 +210,7 @@ class Session:
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights of a session opened with `load_weights=False`, or fill them again.
 
-        `check=False` compares only the files' sizes, no digest of what they hold.
+        `check=False` compares only the files' sizes, not the digests of their contents.
         """
         self._backend().load_weights(check)
 
@@ -223,7 +223,7 @@ class Session:
             raise UsageError("the session is closed; open the bundle again")
         return self._opened
 
-    def _schema(self, name: str, graph: int = -1) -> Tensor:
+    def _schema(self, name: str, graph: int = -1) -> schema.Tensor:
         found = self._tensors.get((graph, name)) or self._tensors.get((-1, name))
         if found is None:
             known = sorted(n for owner, n in self._tensors if owner in (graph, -1))

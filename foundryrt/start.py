@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from foundryrt.arguments import bundle_word
+
 _ENTRY = 128  # bytes of a section's entry in the table, of which the first two are its kind
 _KERNEL = (4).to_bytes(2, "little")
 _MAX_SECTIONS = 1 << 16
@@ -13,8 +15,8 @@ _MAX_SECTIONS = 1 << 16
 def _on_device(path: str) -> bool:
     """Whether the bundle at `path` holds kernel binaries, as those of the cuda target do.
 
-    Nothing but an early start of the driver hangs on it, so the three fields of docs/format.md are
-    read as they are: what checks them takes longer to import than the driver should wait.
+    Only an early start of the driver depends on it, so the three fields of docs/format.md are read
+    unchecked: importing the code that checks them would delay the driver.
     """
     if not os.path.isfile(path):
         return False  # a pipe would be waited for
@@ -28,24 +30,6 @@ def _on_device(path: str) -> bool:
         return False  # opening the bundle says why
     kinds = {table[start : start + 2] for start in range(0, len(table), _ENTRY)}
     return header.startswith(b"FDY") and _KERNEL in kinds
-
-
-def bundle_word(words: list[str]) -> int:
-    """Where in a command's arguments its bundle is; -1 where none can be it.
-
-    A workload's options may stand before it, and what they take is not known before the bundle is
-    open: so the bundle is the first word where that is no option, else the first `.fdy` that
-    follows no option, else the first `.fdy`, else the first word that follows no option.
-    """
-
-    def option(index: int) -> bool:
-        word = words[index] if index >= 0 else ""
-        return word.startswith("-") and not word[1:2].isdigit() and "=" not in word
-
-    free = [i for i in range(len(words)) if not words[i].startswith("-") and not option(i - 1)]
-    named = [i for i, word in enumerate(words) if word.endswith(".fdy") and word[0] != "-"]
-    first = [0] if words and not words[0].startswith("-") else []
-    return [*first, *(i for i in named if i in free), *named, *free, -1][0]
 
 
 def main() -> None:

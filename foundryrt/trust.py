@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from foundryrt.bundle.signature import Signature, key_id
 from foundryrt.errors import FoundryError, UsageError, install
-from foundryrt.plain import open_plain
+from foundryrt.regular import open_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -44,7 +44,7 @@ class Trust:
 
     def __post_init__(self) -> None:
         if not self.keys:
-            raise TrustUnusable("trust without a key would trust nobody; give a public key")
+            raise TrustUnusable("trust needs at least one key; give a public key")
 
     @classmethod
     def load(cls, paths: Iterable[KeyPath]) -> Trust:
@@ -63,7 +63,7 @@ class Trust:
         """Return where a trusted key signed `message`.
 
         Else NotSigned, SignerNotTrusted, or SignatureWrong: an entry of a trusted key that is not
-        valid is refused even beside a valid one, since somebody has tampered with it.
+        valid is refused even beside a valid one, since the bundle was tampered with.
         """
         if not signatures:
             raise NotSigned("the bundle is not signed, and only signed bundles are trusted here")
@@ -117,7 +117,7 @@ def read_public_key(path: Path) -> bytes:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        with open_plain(path) as file:
+        with open_regular(path) as file:
             data = file.read(MAX_PEM)
     except OSError as error:
         raise TrustUnusable(f"{path}: the public key cannot be read: {error.strerror}") from error

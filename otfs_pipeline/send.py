@@ -17,10 +17,10 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_json
 from foundryrt.errors import FoundryError
 from foundryrt.progress import progress_bar
+from foundryrt.remote.bundle import open_bundle
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
 from otfs_pipeline.frames import recording, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
@@ -82,7 +82,7 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
 def _settings(options: argparse.Namespace) -> Settings:
     if not options.bundle:
         return Settings(grid=options.grid)
-    with Bundle.open(options.bundle) as bundle:
+    with open_bundle(options.bundle) as bundle:
         return Settings.recorded(bundle.manifest.workload.settings)
 
 

@@ -13,8 +13,9 @@ import torch
 from benchmarks.arith import task
 from benchmarks.arith.bundles import MAX_NEW_TOKENS
 from benchmarks.arith.vocabulary import ids, tokenizer
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.outcome import Outcome
-from parse_runtime.engine.protocols import Sampling, Verdict
+from parse_runtime.engine.protocols import Verdict
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import Loaded
 

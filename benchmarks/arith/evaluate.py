@@ -25,8 +25,8 @@ from benchmarks.arith.interval import share
 from benchmarks.arith.task import grade
 from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.outcome import Outcome
-from parse_runtime.engine.protocols import Sampling
 from parse_runtime.graphs.loading import Loaded, load
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -14,9 +14,9 @@ from benchmarks.arith.vocabulary import END, ids
 def generate(
     network: Network, problems: task.Problems, temperature: float, generator: torch.Generator
 ) -> Tensor:
-    """Tokens [B, ANSWER + 1] of answers, with the end token where it came, and zeros behind.
+    """Tokens [B, ANSWER + 1] of answers, with the end token, and zeros after it.
 
-    Prompts are fed token by token, so that prompts of unlike lengths step together.
+    Prompts are fed token by token, so that prompts of different lengths advance together.
     """
     prompts, lengths = task.prompts(problems)
     b, device = prompts.shape[0], prompts.device

@@ -1,6 +1,6 @@
 """Training batches of the target: solutions to write, and prefixes of answers to judge.
 
-A row of a batch is an answer and, behind it, one judge suffix for each of several cuts, under the
+A row of a batch is an answer followed by one judge suffix for each of several cuts, under the
 mask of one-pass verification (docs/parse.md), so that one pass trains on many verdicts.
 """
 
@@ -17,14 +17,15 @@ from benchmarks.arith.vocabulary import ASSISTANT, END, JUDGEMENT, NO, USER, YES
 
 CUTS = 8
 SUFFIX = ids(f"{END}{USER}{JUDGEMENT}{ASSISTANT}")
-TRUNK = -(-(task.PROMPT + task.ANSWER + 1) // 8) * 8
-"""Rows of prompt and answer; attention with a mask is fastest at multiples of eight."""
+SHARED = -(-(task.PROMPT + task.ANSWER + 1) // 8) * 8
+"""Rows of prompt and answer, which all cuts share; attention with a mask is fastest at multiples of
+eight."""
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Batch:
-    """[B, T] each, with T = TRUNK + CUTS * len(SUFFIX)."""
+    """[B, T] each, with T = SHARED + CUTS * len(SUFFIX)."""
 
     tokens: Tensor
     positions: Tensor
@@ -33,7 +34,7 @@ class Batch:
     labels: Tensor
     """The token to predict at each row, or IGNORED."""
     right: Tensor
-    """[B, TRUNK], 1 where the answer so far is right, 0 where it is not, IGNORED elsewhere."""
+    """[B, SHARED], 1 where the answer so far is right, 0 where it is not, IGNORED elsewhere."""
 
 
 def corrupted(problems: task.Problems, generator: torch.Generator) -> Tensor:
@@ -76,13 +77,13 @@ def batch(problems: task.Problems, answers: Tensor, generator: torch.Generator) 
     """Of answers [B, ANSWER + 1], right or wrong."""
     prompts, lengths = task.prompts(problems)
     b, device = prompts.shape[0], prompts.device
-    index = torch.arange(TRUNK, device=device)
+    index = torch.arange(SHARED, device=device)
     answer_index = index - lengths[:, None]
     inside = (answer_index >= 0) & (answer_index <= task.ANSWER)
     clamped = answer_index.clamp(0, task.ANSWER)
-    trunk = torch.zeros(b, TRUNK, dtype=torch.int64, device=device)
-    trunk[:, : task.PROMPT] = prompts
-    trunk = torch.where(inside, answers.gather(1, clamped), trunk)
+    shared = torch.zeros(b, SHARED, dtype=torch.int64, device=device)
+    shared[:, : task.PROMPT] = prompts
+    shared = torch.where(inside, answers.gather(1, clamped), shared)
     solution = task.answers(problems, problems.values())
     wrong = first_wrong(problems, answers)
 
@@ -103,14 +104,14 @@ def batch(problems: task.Problems, answers: Tensor, generator: torch.Generator) 
     verdict = torch.where(cuts <= wrong[:, None], ids(YES)[0], ids(NO)[0])
     verdicts = torch.full((b, CUTS, s), IGNORED, device=device)
     verdicts[:, :, -1] = verdict
-    rows = torch.arange(TRUNK + CUTS * s, device=device)
-    starts = torch.cat((torch.zeros_like(index), TRUNK + torch.arange(CUTS, device=device)
+    rows = torch.arange(SHARED + CUTS * s, device=device)
+    starts = torch.cat((torch.zeros_like(index), SHARED + torch.arange(CUTS, device=device)
                         .repeat_interleave(s) * s))  # fmt: skip
-    below = torch.cat((torch.zeros_like(trunk), ends.expand(b, CUTS, s).flatten(1)), 1)
+    below = torch.cat((torch.zeros_like(shared), ends.expand(b, CUTS, s).flatten(1)), 1)
     seen = (rows < below[:, :, None]) | ((rows >= starts[:, None]) & (rows <= rows[:, None]))
     mask = torch.zeros(seen.shape, device=device).masked_fill(~seen, float("-inf"))
     return Batch(
-        torch.cat((trunk, suffix.repeat(b, CUTS)), 1),
+        torch.cat((shared, suffix.repeat(b, CUTS)), 1),
         torch.cat((index.expand(b, -1), (ends + offsets).flatten(1)), 1),
         mask[:, None],
         torch.cat((label, verdicts.flatten(1)), 1),

@@ -42,10 +42,10 @@ def table(
             "false_accept": share(sum(v >= threshold for v in wrong), len(wrong)),
             "false_reject": share(sum(v < threshold for v in fine), len(fine)),
         }
-        for name, select in SELECTIONS.items():
+        for rule, select in SELECTIONS.items():
             kept = [select([c for c, _ in j], [v for _, v in j], threshold) for j in verdicts]
             spoiled = sum(k > good for k, good in zip(kept, right, strict=True))
-            row[name] = {
+            row[rule.label] = {
                 "kept_wrong": share(spoiled, len(kept)),
                 "mean_kept": round(sum(kept) / max(len(kept), 1), 2),
                 "mean_right": round(sum(right) / max(len(right), 1), 2),

@@ -191,7 +191,7 @@ def _loss(
     """Cross entropy of solutions, of verdicts and, in a layer below the last, of whether the answer
     is right so far at every token. The last is for training alone: verdicts are few, it is dense.
     """
-    n, alone = judged.TRUNK, batch.labels.shape[1] == judged.TRUNK
+    n, alone = judged.SHARED, batch.labels.shape[1] == judged.SHARED
     mask = None if alone else batch.mask.to(dtype(batch.mask.device))
     hidden, tapped = network(batch.tokens, batch.positions, mask, tap, run)
     written = _entropy(network.lm_head(hidden[:, :n]), batch.labels[:, :n])
@@ -213,7 +213,7 @@ def _solutions(count: int, generator: torch.Generator) -> Iterator[judged.Batch]
     while True:
         problems = task.draw(count, generator)
         full = judged.batch(problems, task.answers(problems, problems.values()), generator)
-        n = judged.TRUNK
+        n = judged.SHARED
         yield replace(
             full,
             tokens=full.tokens[:, :n],
@@ -252,7 +252,7 @@ def _examples(count: int, pool: Pool, generator: torch.Generator) -> Iterator[ju
 
 
 def _conversations(count: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens [B, TRUNK] and where the answer is, for the head."""
+    """Tokens [B, SHARED] and where the answer is, for the head."""
     for batch in _solutions(count, generator):
         answers = batch.labels != judged.IGNORED
         yield batch.tokens, answers.roll(1, 1)

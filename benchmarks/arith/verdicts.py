@@ -25,11 +25,11 @@ def measure(network: Network, problems: task.Problems, answers: Tensor) -> dict[
         batch = judged.batch(problems.at(rows), answers[rows], generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden, _ = network(batch.tokens, batch.positions, batch.mask.to(dtype(device)))
-            logits = network.lm_head(hidden[:, judged.TRUNK :]).float()
+            logits = network.lm_head(hidden[:, judged.SHARED :]).float()
         last = logits.unflatten(1, (judged.CUTS, -1))[:, :, -1]
         words = torch.tensor([ids(YES)[0], ids(NO)[0]], device=device)
         scores.append(last[:, :, words].softmax(-1)[:, :, 0].flatten())
-        label = batch.labels[:, judged.TRUNK :].unflatten(1, (judged.CUTS, -1))[:, :, -1]
+        label = batch.labels[:, judged.SHARED :].unflatten(1, (judged.CUTS, -1))[:, :, -1]
         correct.append((label == words[0]).flatten())
     score, truth = torch.cat(scores), torch.cat(correct)
     wrong = first_wrong(problems, answers)

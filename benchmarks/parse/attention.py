@@ -22,7 +22,7 @@ from benchmarks.report import RESULTS, Output, today, write_results
 from parse_runtime.kernels.cuda import attend_rows as rows_kernel
 from parse_runtime.kernels.cuda import attend_step as step_kernel
 from parse_runtime.kernels.sample import sample
-from parse_runtime.signature.plan import Plan, causal, verification
+from parse_runtime.signature.plan import Plan, causal, verification_plan
 
 KV_HEADS, HEAD_DIM, VOCABULARY, MAX_LEN = 8, 128, 151936, 8192
 ROW_TILES = [(128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3)]
@@ -127,13 +127,13 @@ def prefill(group: int, tiles: bool) -> Iterator[dict[str, Any]]:
 def verify(group: int, tiles: bool) -> Iterator[dict[str, Any]]:
     """One pass that verifies prefixes, against a plain prefill of as many tokens."""
     suffix = 16
-    for prefix, trunk, cuts in ((0, 384, 8), (512, 512, 8), (2048, 512, 8), (512, 512, 32)):
-        length = trunk + cuts * suffix
+    for prefix, shared, cuts in ((0, 384, 8), (512, 512, 8), (2048, 512, 8), (512, 512, 32)):
+        length = shared + cuts * suffix
         total = MAX_LEN + 1 + cuts * suffix
         q = random(length, group * KV_HEADS, HEAD_DIM)
         cache = random(2, KV_HEADS, 1, total, HEAD_DIM)
-        where = [prefix + (i + 1) * trunk // cuts for i in range(cuts)]
-        plan, _ = verification([0] * trunk, prefix, [0] * suffix, where, length, MAX_LEN)
+        where = [prefix + (i + 1) * shared // cuts for i in range(cuts)]
+        plan, _ = verification_plan([0] * shared, prefix, [0] * suffix, where, length, MAX_LEN)
         plain = causal([0] * length, prefix, length, MAX_LEN)
         _, _, row, cut, start = torch.from_numpy(plan).cuda()[..., None].unbind(0)
         key = torch.arange(total, device="cuda")
@@ -145,7 +145,7 @@ def verify(group: int, tiles: bool) -> Iterator[dict[str, Any]]:
         one = microseconds([rows_call(q, cache, plan, total)] * 8)
         other = microseconds([rows_call(q, cache, plain, total)] * 8)
         found: dict[str, Any] = {
-            "group": group, "prefix": prefix, "trunk": trunk, "cuts": cuts, "suffix": suffix,
+            "group": group, "prefix": prefix, "trunk": shared, "cuts": cuts, "suffix": suffix,
             "us": one, "plain_prefill_us": other, "over_plain_prefill": round(one / other, 3),
         }  # fmt: skip
         try:

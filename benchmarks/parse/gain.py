@@ -18,15 +18,17 @@ from torch import Tensor
 from benchmarks.parse.measure import CapturedSession, wall_seconds
 from benchmarks.parse.models import random_head
 from parse_runtime.capture.passes import Passes
-from parse_runtime.engine.protocols import Sampling, Verdict, Verification
+from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.signature.sizes import Shapes, Tree
-from parse_runtime.text.translation import Alike
+from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.tree import DraftTree
+from parse_runtime.text.translation import SameTokens
 
 Model = tuple[ModelConfig, dict[str, Tensor]]
 
@@ -54,16 +56,14 @@ class GivenTarget(GraphTarget):
     profile: Profile
     acceptance = 0.0
 
-    def verify(self, slot: int, wanted: Verification) -> Verdict:
-        found = super().verify(slot, wanted)
+    def verify(self, slot: int, verification: Verification) -> Verdict:
+        found = super().verify(slot, verification)
         most = self.profile.prompt + self.acceptance * self.profile.answer
-        return Verdict(max((cut for cut in wanted.cuts if cut <= most), default=0), found.verdicts)
+        kept = max((cut for cut in verification.cuts if cut <= most), default=0)
+        return Verdict(kept, found.verdicts)
 
-    def advance(
-        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int],
-        samplings: Sequence[Sampling],
-    ) -> list[list[int]]:  # fmt: skip
-        found = super().advance(slots, tokens, positions, samplings)
+    def extend(self, batch: Batch) -> list[list[int]]:
+        found = super().extend(batch)
         if not self._extend:
             return found
         return [(some + some[-1:] * self.profile.accepted)[: self.profile.accepted]
@@ -114,17 +114,19 @@ def _open(
     sizes = {"max_len": length, "slots": slots, "prefill": (profile.prompt,)}
     sizes["decode"] = profile.batches
     rows = profile.answer + profile.cuts * profile.suffix
-    tree = Tree(profile.depth) if speculates else None
-    shapes = Shapes(**sizes, verify=((rows, profile.cuts),), tree=tree)
+    tree = DraftTree(profile.depth) if speculates else None
+    target_sizes = PassSizes(**sizes, verify=((rows, profile.cuts),), tree=tree)
     config, parameters = target
     vocab = min(32000, config.vocab)
     head = random_head(config, device, vocab) if speculates else None
     session = CapturedSession(device)
-    session.add(Passes("target", config, parameters, shapes, session.register, head=head))
-    session.add(Passes("draft", *draft, Shapes(**sizes), session.register))
-    given = GivenTarget(session, "target", length, slots)
+    passes = Passes("target", config, parameters, target_sizes, session.register, head=head)
+    drafting = Passes("draft", *draft, PassSizes(**sizes), session.register)
+    session.add(passes)
+    session.add(drafting)
+    given = GivenTarget(session, passes.signature)
     given.profile = profile
-    return given, GraphDecoder(session, "draft", length, slots)
+    return given, GraphDecoder(session, drafting.signature)
 
 
 def _rate(
@@ -143,7 +145,7 @@ def _rate(
             scheduler.submit(
                 Request(
                     prompt=prompt, draft_prompt=prompt, suffix=list(range(profile.suffix)),
-                    stops=frozenset(), pair=Alike(frozenset()),
+                    stops=frozenset(), translation=SameTokens(frozenset()),
                     cuts=lambda drafted: list(range(stride, len(drafted) + 1, stride)),
                     max_new_tokens=new_tokens, rules=rules, sampling=Sampling(),
                 ),

@@ -29,9 +29,9 @@ from benchmarks.parse.models import CONFIGS, decode_bytes, random_parameters
 from benchmarks.parse.verification import Sizes, verification
 from benchmarks.report import RESULTS, Output, Report, chosen, say
 from parse_runtime.capture.passes import Passes
-from parse_runtime.engine.protocols import Sampling
+from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.graphs.decoder import GraphDecoder
-from parse_runtime.signature.sizes import Shapes
+from parse_runtime.signature.sizes import PassSizes
 
 FILE = RESULTS / "parse_geometry.json"
 PARTS = ("decode", "verify", "gain", "peers", "moe", "32b")
@@ -80,15 +80,16 @@ class Benchmark:
         """
         config, parameters = self.model(name)
         start, tokens = 16 if self.tiny else 512, 64
-        shapes = Shapes(
+        sizes = PassSizes(
             max_len=start + 2 * tokens, slots=max(batches), prefill=(start,), decode=batches
         )
         session = CapturedSession(self.device)
-        session.add(Passes("target", config, parameters, shapes, session.register))
-        target = GraphDecoder(session, "target", shapes.max_len, shapes.slots)
-        size = decode_bytes(parameters, config)
-        found: dict[str, Any] = {"weight_bytes": size, "prompt": start, "by_batch": []}
-        for slot in range(shapes.slots):
+        passes = Passes("target", config, parameters, sizes, session.register)
+        session.add(passes)
+        target = GraphDecoder(session, passes.signature)
+        read = decode_bytes(parameters, config)
+        found: dict[str, Any] = {"weight_bytes": read, "prompt": start, "by_batch": []}
+        for slot in range(sizes.slots):
             target.prefill(slot, list(range(slot, slot + start)), 0, Sampling())
         for batch in batches:
             slots, samplings = list(range(batch)), [Sampling()] * batch
@@ -98,7 +99,7 @@ class Benchmark:
                 last, all_tokens = [start + slot for slot in slots], []
                 for i in range(count):
                     positions = [start + i] * len(slots)
-                    last = target.decode(slots, last, positions, samplings)
+                    last = target.decode(Batch(slots, last, positions, samplings))
                     all_tokens.append(last[0])
                 return all_tokens
 
@@ -118,7 +119,7 @@ class Benchmark:
             if batch == batches[0]:
                 # A batch of a mixture model reads more experts than one row does.
                 for kind, time_ in (("", seconds), ("_device", device)):
-                    found[f"decode_over_bandwidth{kind}"] = size / time_ / self.bandwidth
+                    found[f"decode_over_bandwidth{kind}"] = read / time_ / self.bandwidth
                 say(f"{name} over bandwidth {found['decode_over_bandwidth']:.3f}")
             self.save(part, found)
         return found
@@ -158,15 +159,16 @@ def compare(bench: Benchmark) -> None:
     tokens = 8 if bench.tiny else 96
     prompt = list(range(16 if bench.tiny else 256))
     found: dict[str, Any] = {"prompt": len(prompt), "tokens": tokens, "agreement": AGREEMENT}
-    shapes = Shapes(max_len=len(prompt) + tokens, prefill=(len(prompt),))
+    sizes = PassSizes(max_len=len(prompt) + tokens, prefill=(len(prompt),))
     session = CapturedSession(bench.device)
-    session.add(Passes("target", config, parameters, shapes, session.register))
-    ours = GraphDecoder(session, "target", shapes.max_len, 1)
+    passes = Passes("target", config, parameters, sizes, session.register)
+    session.add(passes)
+    ours = GraphDecoder(session, passes.signature)
 
     def generate() -> None:
         token = ours.prefill(0, prompt, 0, Sampling())
         for i in range(tokens - 1):
-            token = ours.decode([0], [token], [len(prompt) + i], [Sampling()])[0]
+            token = ours.decode(Batch([0], [token], [len(prompt) + i], [Sampling()]))[0]
 
     generate()
     rate = tokens / statistics.median(wall_seconds(generate) for _ in range(3))

@@ -28,8 +28,9 @@ class CapturedSession(EagerSession):
     def add(self, passes: Passes) -> None:
         if self._pool is None:
             return super().add(passes)
-        for name, key, run in passes.graphs():
-            self._captured[name, tuple(sorted(key.items()))] = CapturedGraph(run, self._pool)
+        for signature, run in passes.graphs():
+            key = tuple(sorted(signature.key.items()))
+            self._captured[signature.graph, key] = CapturedGraph(run, self._pool)
 
     @property
     def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:

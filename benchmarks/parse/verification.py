@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.parse.measure import CapturedSession, median_seconds
 from parse_runtime.capture.passes import Passes
-from parse_runtime.engine.protocols import Sampling, Verification
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.linear import linear_parts
@@ -20,7 +21,7 @@ from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Pass, Rows, forward, logits, mlp, store
 from parse_runtime.signature.plan import causal
-from parse_runtime.signature.sizes import Shapes
+from parse_runtime.signature.sizes import PassSizes
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,17 @@ def verification(
     s = sizes
     full = [s.prompt + s.draft * i // 8 + s.suffix for i in range(1, 9)]
     rows = {k: s.draft + k * s.suffix for k in s.cuts}
-    pieces = {k: s.draft // k + s.suffix for k in s.cuts}
-    shapes = Shapes(
+    chunks = {k: s.draft // k + s.suffix for k in s.cuts}
+    pass_sizes = PassSizes(
         max_len=s.prompt + max(rows.values()),
-        prefill=tuple(sorted({s.prompt, *full, *rows.values(), *pieces.values()})),
+        prefill=tuple(sorted({s.prompt, *full, *rows.values(), *chunks.values()})),
         verify=tuple((rows[k], k) for k in s.cuts),
     )
     session = CapturedSession(device)
-    session.add(Passes("target", config, parameters, shapes, session.register))
-    target = GraphTarget(session, "target", shapes.max_len, 1)
-    tokens = (np.arange(shapes.max_len) % config.vocab).tolist()
+    passes = Passes("target", config, parameters, pass_sizes, session.register)
+    session.add(passes)
+    target = GraphTarget(session, passes.signature)
+    tokens = (np.arange(pass_sizes.max_len) % config.vocab).tolist()
 
     def prefill(start: int, length: int) -> float:
         target.prefill(0, tokens[start : start + length], start, Sampling())
@@ -63,8 +65,8 @@ def verification(
     target.prefill(0, tokens[: s.prompt], 0, Sampling())
     for k in s.cuts:
         cuts = [s.prompt + s.draft * i // k for i in range(1, k + 1)]
-        trunk = tokens[s.prompt : s.prompt + s.draft]
-        target.verify(0, Verification(trunk, s.prompt, cuts, tokens[: s.suffix]))
+        shared = tokens[s.prompt : s.prompt + s.draft]
+        target.verify(0, Verification(shared, s.prompt, cuts, tokens[: s.suffix]))
         graph = session.graph("target.verify", len=rows[k], cuts=k)
         one_pass = median_seconds(graph.launch, 5)
         lengths = [cut + s.suffix for cut in cuts]
@@ -73,7 +75,7 @@ def verification(
             "tokens": rows[k],
             "one_pass": one_pass,
             "prefill": prefill(s.prompt, rows[k]),
-            "sequential_reuse": sum(prefill(cut - s.draft // k, pieces[k]) for cut in cuts),
+            "sequential_reuse": sum(prefill(cut - s.draft // k, chunks[k]) for cut in cuts),
             "sequential": float(np.interp(lengths, full, alone).sum()),
             "batch": batch_seconds(config, parameters, device, lengths),
         }

@@ -1,4 +1,4 @@
-"""The same receiver in plain torch: banded in frequency, with H as cuSPARSE CSR matrices in time,
+"""The same receiver in torch: banded in frequency, with H as cuSPARSE CSR matrices in time,
 and with shifts of the delay-Doppler grid.
 """
 
@@ -161,7 +161,7 @@ def _solve(
     mask: torch.Tensor,
     iterations: int,
 ) -> torch.Tensor:
-    """Steps of conjugate gradients on (P HᴴH P + σ²I) x = P right, P being the mask."""
+    """Iterations of conjugate gradients on (P HᴴH P + σ²I) x = P right, P being the mask."""
     residual = right * mask
     direction, x = residual, torch.zeros_like(residual)
     energy = torch.linalg.vector_norm(residual).square()

@@ -1,12 +1,13 @@
-"""The equalizer's conjugate gradients in Triton, beside the CUDA kernel on the same frame.
+"""The equalizer's iterations in Triton, beside the CUDA kernel on the same frame.
 
-A Triton program can neither keep a Doppler period nor wait for others, so a step is two launches,
-one for each product, with all that lies between two products fused into them. All launches of a
-frame are one CUDA graph, each begun while the one before it ends (`chain.py`). A program's samples
-are one interval of the coefficients, given by value and slope; a complex number is one int64.
+A Triton program can neither keep a Doppler period nor wait for others, so an iteration is two
+launches, one for each product; everything between two products is fused into them. All launches of
+a frame are one CUDA graph, each begun while the one before it ends (`chain.py`). A program's
+samples are one interval of the coefficients, given by value and slope; a complex number is one
+int64.
 
-Triton's time is that of the steps and their right side only. The CUDA kernel's has more in it: the
-coefficients, the pilot's response, the moments for demap. So `ratio`, Triton's over CUDA's, is a
+Triton's time is that of the iterations and their right side only. The CUDA kernel's includes the
+coefficients, the pilot's response and the moments for demap. So `ratio`, Triton's over CUDA's, is a
 lower bound. The differences are the largest ones of x̂ over its RMS, from the float64 receiver's.
 """
 
@@ -36,7 +37,7 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
 # Samples a program and its warps.
 DIVISIONS = ((128, 1), (128, 2), (256, 2), (256, 4), (512, 4), (512, 8), (1024, 8))
 SNR, REPLAYS, FRAMES = 20.0, 50, 10
-# Ten times what interpolation over 1024 samples leaves after 28 steps.
+# Ten times what interpolation over 1024 samples leaves after 28 iterations.
 TOLERANCE = 1e-3
 
 

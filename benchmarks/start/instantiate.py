@@ -1,7 +1,7 @@
 """What instantiating graphs costs, by ways to do it: short runs of instantiate.cpp.
 
-Each run is a process of its own, for the driver keeps the memory that execs once took. The plain
-way and two threads come twice: how far those differ is how much a difference means.
+Each run is a process of its own, because the driver keeps the memory that executable graphs took.
+The default and two threads are run twice: how far those differ says how much a difference means.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.report import RESULTS, Output, today, write_results
 
 HERE = Path(__file__).parent
 LIMIT, ONE = 60, 10  # seconds for everything, and for one run
-PLAIN = {"graphs": 35, "nodes": 1918, "functions": 100}
+DEFAULT = {"graphs": 35, "nodes": 1918, "functions": 100}
 WAYS: list[dict[str, int | str]] = [
     {},
     {"threads": 2},
@@ -59,7 +59,7 @@ def kernels(folder: Path) -> Path:
     """Empty kernels k0, k1, ... whose one argument has 128 bytes, for the GPU that is here."""
     from foundryc.cuda.kernels import compile_source
 
-    names = [f'extern "C" __global__ void k{i}(A) {{}}\n' for i in range(PLAIN["functions"])]
+    names = [f'extern "C" __global__ void k{i}(A) {{}}\n' for i in range(DEFAULT["functions"])]
     text = "struct A { long words[16]; };\n" + "".join(names)
     capability = gpu("compute_cap").replace(".", "")
     binary = folder / "kernels.cubin"
@@ -81,7 +81,7 @@ def run(
         built = program(folder)
         cubin = binary or kernels(folder)
         for way in WAYS:
-            plan = PLAIN | way
+            plan = DEFAULT | way
             variables = {key: str(plan.pop(key)) for key in list(plan) if key.isupper()}
             row: dict[str, object] = {"way": way}
             rows.append(row)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import os
 import platform
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
 from foundryc.cache.key import Parts
+from foundryc.installed import ABSENT, torch_version, version
 from foundryrt.errors import DISTRIBUTION, FoundryError, UsageError
 
 # Distributions that a CUDA build of torch brings; the names changed with CUDA 13.
@@ -21,7 +19,6 @@ _LIBRARIES = {
     "cublas": ("nvidia-cublas", "nvidia-cublas-cu12"),
     "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
 }
-ABSENT = "not installed"
 _MULTIPROCESSORS = 16
 # What every bundle of format 1 needs; a named device has no driver of its own.
 _LEAST_DRIVER = 13000
@@ -73,13 +70,13 @@ def this_device() -> Device:
 def environment(target: str, device: Device | None = None) -> Parts:
     """Versions and machine; on cuda of `device`, or of this machine's GPU 0 where it is None."""
     torch = torch_version()
-    parts = {"version.foundryc": _version(DISTRIBUTION), "version.torch": torch["__version__"]}
+    parts = {"version.foundryc": version(DISTRIBUTION), "version.torch": torch["__version__"]}
     if target == "host":
         return {**parts, "cpu": cpu(), "threads": str(threads())}
     device = device or this_device()
     parts["version.cuda"] = torch["cuda"]
     for name, candidates in _LIBRARIES.items():
-        found = (_version(candidate) for candidate in candidates)
+        found = (version(candidate) for candidate in candidates)
         parts[f"version.{name}"] = next((v for v in found if v != ABSENT), ABSENT)
     return {
         **parts,
@@ -112,26 +109,3 @@ def _capability() -> str:
     if {"avx512vl", "avx512bw", "avx512dq", "fma"} <= flags:
         return "AVX512"
     return "AVX2" if {"avx2", "fma"} <= flags else "DEFAULT"
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ABSENT
-
-
-@lru_cache(maxsize=1)
-def torch_version() -> dict[str, str]:
-    """`__version__` and `cuda` of torch/version.py: the metadata leaves out the build (+cu130)."""
-    found = {"__version__": ABSENT, "cuda": ABSENT}
-    spec = importlib.util.find_spec("torch")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        tree = ast.parse((Path(folder) / "version.py").read_text("utf-8"))
-        for node in tree.body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else None
-            target = node.target if isinstance(node, ast.AnnAssign) else target
-            value = getattr(node, "value", None)
-            if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
-                found[target.id] = str(value.value or "none")
-    return found

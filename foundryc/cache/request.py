@@ -10,7 +10,7 @@ from typing import Any
 from foundryc import workload
 from foundryc.cache.environment import environment, profile
 from foundryc.cache.key import Parts, gather
-from foundryc.target import usable_target
+from foundryc.cache.target import usable_target
 from foundryc.workload import CaptureWorkload
 from foundryrt import options
 from foundryrt.bundle.schema import TARGETS

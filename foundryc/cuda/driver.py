@@ -11,7 +11,7 @@ import os
 from functools import cache
 from typing import Any
 
-from foundryrt.cuda.errors import explain
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError, install
 
 

@@ -7,7 +7,7 @@ from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_uint32, c_uint6
 from functools import cache
 from pathlib import Path
 
-from foundryrt.cuda.errors import explain
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError
 from foundryrt.native import TemplateView
 

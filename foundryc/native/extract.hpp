@@ -33,8 +33,7 @@ struct Extracted {
     std::vector<ExtractedFunction> functions;
 };
 
-// Throws Error naming the node, its kind and its neighbours where the graph holds something that cannot be
-// kept.
+// Throws Error that names the node's kind and its neighbour where the graph holds what a bundle cannot keep.
 Extracted extract(CUgraph graph);
 
 }  // namespace foundry

@@ -20,8 +20,7 @@ extern "C" struct foundryc_module {
     uint32_t spare;
 };
 
-// Subscribes to CUPTI; must come before the process's first CUDA call. `path` is the libcupti that torch
-// uses.
+// Subscribes to CUPTI, before the process's first CUDA call. `path` is the libcupti that torch uses.
 void start_harvest(const char* path);
 
 // Modules so far; they keep their indices.

@@ -42,7 +42,7 @@ class SectionOverlap(BundleError):
 
 
 class SectionOutOfBounds(BundleError):
-    """A section reaches beyond the place where the section table begins."""
+    """A section reaches beyond the beginning of the section table."""
 
 
 class UncoveredBytes(BundleError):

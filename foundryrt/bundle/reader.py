@@ -37,20 +37,15 @@ from foundryrt.bundle.layout import (
     unpack_table,
 )
 from foundryrt.bundle.schema import Manifest, SectionKind
-from foundryrt.errors import FoundryError, UsageError
-from foundryrt.plain import open_plain
+from foundryrt.errors import DISTRIBUTION, FoundryError, UsageError
+from foundryrt.regular import open_regular
 
 if TYPE_CHECKING:
     from foundryrt.trust import Trust
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names a bundle on another machine."""
-    return isinstance(path, str) and "://" in path
-
-
 class Bundle:
-    """An open bundle. The file is mapped, not read; views are valid until `close`."""
+    """An open bundle. The file is mapped, not read, as long as a view of it exists."""
 
     def __init__(
         self,
@@ -59,7 +54,7 @@ class Bundle:
         trust: Trust | None = None,
         fetch: Callable[[int, Section], None] | None = None,
     ) -> None:
-        """`fetch` brings a section's bytes, checked, into the file before their first use."""
+        """`data` is the file `path`; `fetch` as for `map`."""
         self.path = path
         self._data = memoryview(data)
         self._checked: set[int] = set()
@@ -78,13 +73,15 @@ class Bundle:
             else ()
         )
         """Claims, until a Trust has checked them."""
-        # Nothing further is read of a bundle that nobody trusted has signed.
+        # Nothing further is read of a bundle that no trusted key has signed.
         if trust is not None:
             trust.check(self.message, self.signatures)
         self._check_padding(header.table_offset)
         for section in self.sections:
             if not section.known and not section.optional:
-                raise UnknownSection(f"{section}: from a later version; update foundry-graphs")
+                raise UnknownSection(
+                    f"{section}: written by a later version; update {DISTRIBUTION}"
+                )
             if section.known and section.codec not in (Codec.NONE, Codec.ZSTD):
                 raise UnknownCodec(f"{section} has codec {section.codec}")
             if section.known and section.codec == Codec.NONE and section.raw != section.stored:
@@ -102,38 +99,31 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
-        """Map `path` and check its structure, its signature if `trust` is given, its manifest.
-
-        `path` may be a URL (foundryrt/remote/copies.py): a section of a bundle that is not here yet
-        is fetched when it is first used, the others in the background.
+        """Map the file `path` and check its structure, its signature if `trust` is given, its
+        manifest.
 
         UsageError where there is no such file, a BundleError (bundle/errors.py) for damage, and
         NotSigned, SignerNotTrusted or SignatureWrong (trust.py).
         """
-        if not is_url(path):
-            try:
-                return cls._map(Path(path), trust, None)
-            except BundleError as error:
-                error.args = (f"{path}: {error}",)
-                raise
-        from foundryrt.remote.copies import copy_of, opening
-
-        with opening:
-            copy = copy_of(str(path))
-            try:
-                bundle = cls._map(copy.path, trust, None if copy.complete else copy.fetch)
-            except BaseException:
-                copy.discard()
-                raise
-        copy.fill(bundle.sections)
-        return bundle
+        try:
+            return cls.map(Path(path), trust)
+        except BundleError as error:
+            error.args = (f"{path}: {error}",)
+            raise
 
     @classmethod
-    def _map(
-        cls, path: Path, trust: Trust | None, fetch: Callable[[int, Section], None] | None
+    def map(
+        cls,
+        path: Path,
+        trust: Trust | None = None,
+        fetch: Callable[[int, Section], None] | None = None,
     ) -> Bundle:
+        """Map a file whose sections `fetch` brings in, checked, before their first use.
+
+        Without `fetch` all are there. The errors are those of `open`.
+        """
         try:
-            with open_plain(path) as file:
+            with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < HEADER_BYTES:
                     unpack_header(file.read(HEADER_BYTES), size)
@@ -147,7 +137,7 @@ class Bundle:
         return cls(path, data, trust, fetch)
 
     def close(self) -> None:
-        """Let the map go; it disappears with the last view of it."""
+        """Drop the mapping; it is unmapped with the last view of it."""
         self._data = memoryview(b"")
 
     def __enter__(self) -> Bundle:

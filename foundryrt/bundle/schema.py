@@ -57,7 +57,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Requirements(Record, frozen=True):
-    """What a machine must offer before anything is touched."""
+    """What a machine must offer; compared before anything is allocated."""
 
     memory: int
     """Bytes of arena."""
@@ -116,7 +116,7 @@ class Function(Record, frozen=True):
 
 
 class Variable(Record, frozen=True):
-    """A `__device__` or `__constant__` variable that at capture held something else than the
+    """A `__device__` or `__constant__` variable whose contents at capture were not those of the
     binary's own image; written as soon as the binary is loaded."""
 
     kernel: int
@@ -141,7 +141,7 @@ class Template(Record, frozen=True):
     columns: dict[str, Column]
 
 
-class Graph(Record, frozen=True):
+class GraphEntry(Record, frozen=True):
     """A member of a template: the words of its parameters that differ from the template's."""
 
     name: str
@@ -230,7 +230,8 @@ class Manifest(Record, frozen=True):
     workload: Workload
     requirements: Requirements
     producer: dict[str, str]
-    """Versions of what made the bundle: foundryc, torch, cuda, cublas, ..."""
+    """Versions of the software that made the bundle, by name (foundryc, torch, ...); on host also
+    `threads`, the number of threads it was recorded with."""
     provenance: dict[str, str]
     """Free text for people: never read by the runtime, never a time or a path."""
     regions: tuple[Region, ...]
@@ -239,5 +240,5 @@ class Manifest(Record, frozen=True):
     functions: tuple[Function, ...] = ()
     variables: tuple[Variable, ...] = ()
     templates: tuple[Template, ...] = ()
-    graphs: tuple[Graph, ...] = ()
+    graphs: tuple[GraphEntry, ...] = ()
     weights: Weights = Weights()

@@ -1,4 +1,4 @@
-"""The signature section: who vouches for a bundle, and over which bytes (docs/format.md).
+"""The signature section: who signed a bundle, and over which bytes (docs/format.md).
 
 What is signed is the header that the file would have without its signature section. Such a header
 follows from the other sections alone, and holds the digest of their table entries; so adding,
@@ -49,7 +49,7 @@ def key_id(key: bytes) -> str:
 
 
 def payload(sections: tuple[Section, ...]) -> tuple[Section, ...]:
-    """The sections that a signature covers; SignatureMalformed for a signature out of place."""
+    """The sections that a signature covers; SignatureMalformed where it is not the last one."""
     *others, last = sections
     if last.kind == SectionKind.SIGNATURE:
         whole = last.stored % _ONE == 0 and 0 < last.stored <= MAX_SIGNATURES * _ONE

@@ -1,4 +1,4 @@
-"""Writing a bundle: streamed into a temporary file, checked, then put in place at once."""
+"""Writing a bundle: streamed into a temporary file, checked, then renamed to its path."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_output(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file such as model.fdy")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is no plain file; name one such as model.fdy")
+        raise UsageError(f"{path}: is not a regular file; name one such as model.fdy")
     if not os.access(path.parent, os.W_OK):
         raise FoundryError(f"{path}: the folder {path.parent} cannot be written to")
 
@@ -111,7 +111,7 @@ class BundleWriter:
         return align(end)
 
     def finish(self, manifest: Manifest) -> None:
-        """Write manifest, table and header, check the file by reading it, and put it in place."""
+        """Write manifest, table and header, check the file by reading it, and rename it."""
         self.add(SectionKind.MANIFEST, "manifest", msgspec.msgpack.encode(manifest))
         try:
             table = pack_table(self._sections)

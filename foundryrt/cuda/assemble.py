@@ -1,4 +1,4 @@
-"""A weight that must be decoded or re-ordered is put together on the host before it is copied."""
+"""A weight that must be decoded or re-ordered is assembled on the host before it is copied."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from foundryrt.weights import WeightsChanged, check_source, map_file
 
 
 def assemble(
-    manifest: Manifest, recipe: WeightRecipe, paths: list[Path], uploader: Uploader, check: bool
+    manifest: Manifest,
+    recipe: WeightRecipe,
+    paths: list[Path],
+    address: int,
+    uploader: Uploader,
+    check: bool,
 ) -> None:
-    """Queue a tensor whose bytes are not rows of its sources as they are."""
+    """Queue a tensor, at a device address, whose bytes are not rows of its sources as they are."""
     tensor = manifest.tensors[recipe.tensor]
     columns = tensor.shape[-1] if tensor.shape else 1
     target = np.empty((prod(tensor.shape[:-1]), columns), storage_dtype(tensor.dtype))
@@ -32,5 +37,4 @@ def assemble(
         return found
 
     fill(manifest, recipe, target, data)
-    address = manifest.regions[tensor.region].base + tensor.offset
     uploader.copy(address, target.reshape(-1).view(np.uint8).data)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from ctypes import c_void_p
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
-from foundryrt.cuda.device import open_device
+from foundryrt.cuda.arena import Arena
+from foundryrt.cuda.device import Device, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
 from foundryrt.cuda.graphs import Graphs
-from foundryrt.cuda.memory import map_regions
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import WeightLoader
 from foundryrt.errors import FoundryError
+from foundryrt.parallel import Worker
+from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 
 class CudaBackend:
-    """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier step.
+    """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier phase.
 
     `first` is the index of the graph to make launchable before this returns; the others follow in
     the background. `weights` is the folder of the weight files, where they have moved;
     with `load_weights=False` they stay zero until `load_weights` is called.
+
+    `close`, or the end of the last reference, waits for the preparation of weights, the pipelines
+    and the stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the
+    stream, the arena and the context, in this order.
     """
 
     def __init__(
@@ -49,66 +53,87 @@ class CudaBackend:
         self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
-        with ExitStack() as undo:
-            self.graphs = Graphs(bundle, first)
-            early = undo.enter_context(ExitStack())
-            early.callback(self.graphs.close)
-            self.graphs.read()  # while the driver is starting
-            cuda = driver()
-            self._done("driver")
-            self.device = open_device(cuda, device, bundle.manifest.requirements, undo)
-            self._done("context")
-            map_regions(cuda, self.device.ordinal, bundle.manifest.regions, undo)
-            self._done("arena")
-            self.stream = cuda.ask("cuStreamCreate", NON_BLOCKING, kind=c_void_p)
-            undo.callback(cuda, "cuStreamDestroy_v2", self.stream)
-            self.uploader = Uploader(self.device, self.stream, undo.enter_context(ExitStack()))
-            self._for_digests = undo.enter_context(ExitStack())
-            digester = None if bundle.manifest.weights.digest_kernel == -1 else self._digester
-            self._loader = WeightLoader(bundle.manifest, self.uploader, digester)
-            # Copies still under way would read buffers that are being freed.
-            undo.callback(self._drain)
-            undo.callback(self.graphs.close)
-            early.pop_all()  # closed here, and never after the context
-            self._preparation = threading.Thread(target=self._prepare)
-            undo.callback(self._end_preparation)
-            self.graphs.start(self.device.context)
-            self._initialise()
-            self._done("contents queued")
-            if first is not None:
-                self.graphs.require(first)
-                self._done("first graph")
-            if load_weights:
-                self.load_weights()
-            elif bundle.manifest.weights.recipes:
-                self._preparation.start()
-            self.uploader.finish()
-            self._done("contents")
-            self._undo = undo.pop_all()
-
-    def _prepare(self) -> None:
-        """Prepare the loading of weights, but not while the first graph is on its way."""
+        self._undo = Undo()
         try:
-            self._loader.prepare()
-        except FoundryError:
-            return  # `wait` or `load_weights` says it: the latter does what is left
+            self._begin_reading(first)
+            self._open_device(device)
+            self._make_arena()
+            self._prepare_copies()
+            self._begin_graphs()
+            self._fill_regions()
+            self._require_first(first)
+            self._begin_weights(load_weights)
+        except BaseException:
+            self._undo.rollback()
+            raise
 
-    def _end_preparation(self) -> None:
-        if self._preparation.is_alive():
-            self._preparation.join()
+    def _begin_reading(self, first: int | None) -> None:
+        """Graphs are read while the driver is starting."""
+        self.graphs = Graphs(self._bundle, first, self._undo)
+        self.graphs.read()
 
-    def _digester(self, ranges: Sequence[Range]) -> Digester:
-        kernel = self._bundle.kernel(self._bundle.manifest.weights.digest_kernel)
-        return Digester(self.device, self.stream, bytes(kernel), ranges, self._for_digests)
+    def _open_device(self, ordinal: int) -> None:
+        cuda = driver()
+        self._done("driver")
+        self.device = open_device(cuda, ordinal, self._bundle.manifest.requirements, self._undo)
+        self._done("context")
+
+    def _make_arena(self) -> None:
+        self._arena = Arena(self.device, self._bundle.manifest.regions, self._undo.part())
+        self._done("arena")
+
+    def _prepare_copies(self) -> None:
+        """The stream, and what copies on it; nothing of the device is used yet."""
+        self.stream = self.device.cuda.make(self._undo, "cuStreamCreate", NON_BLOCKING)
+        self.uploader = Uploader(self.device, self.stream, self._undo.part())
+        digester = None
+        if self._bundle.manifest.weights.digest_kernel != -1:
+            digester = partial(_digester, self._bundle, self.device, self.stream, self._undo.part())
+        self._loader = WeightLoader(
+            self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester
+        )
+
+    def _begin_graphs(self) -> None:
+        """From here on work is queued, so that closing begins with waiting for it."""
+        self._undo.push(self.graphs.close)  # before its context is released
+        # Launches and copies still under way would use what is being freed.
+        self._undo.push(partial(_drain, self.device, self.stream))
+        self._pipelines: WeakSet[Undo] = WeakSet()
+        self._undo.push(partial(_close_all, self._pipelines))
+        self.graphs.start(self.device.context)
+
+    def _fill_regions(self) -> None:
+        """Every region as it was at capture: its saved bytes, the rest zero."""
+        for region in self._bundle.manifest.regions:
+            saved, base = 0, self._arena.base(region)
+            if region.section != -1:
+                data = self._bundle.raw(region.section)
+                saved = len(data)
+                self.uploader.copy(base, data)
+            if region.size > saved:
+                self.device.cuda(
+                    "cuMemsetD8Async", base + saved, 0, region.size - saved, self.stream
+                )
+        self._done("contents queued")
+
+    def _require_first(self, first: int | None) -> None:
+        if first is not None:
+            self.graphs.require(first)
+            self._done("first graph")
+
+    def _begin_weights(self, load: bool) -> None:
+        """Load them, or prepare that, but not while the first graph is being made."""
+        self._preparation = Worker()
+        self._undo.push(self._preparation.join)
+        if load:
+            self.load_weights()
+        elif self._bundle.manifest.weights.recipes:
+            self._preparation.start(partial(_prepare, self._loader))
+        self.uploader.finish()
+        self._done("contents")
 
     def _done(self, step: str) -> None:
         self.timeline.append((step, time.perf_counter()))
-
-    def _drain(self) -> None:
-        try:
-            self.synchronize()
-        except FoundryError:
-            return  # what failed before, or the work that was queued, is what the caller hears of
 
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents."""
@@ -126,19 +151,6 @@ class CudaBackend:
         self.graphs.wait(progress)
         self._done("all graphs")
 
-    def _initialise(self) -> None:
-        """Every region as it was at capture: its saved bytes, the rest zero."""
-        for region in self._bundle.manifest.regions:
-            saved = 0
-            if region.section != -1:
-                data = self._bundle.raw(region.section)
-                saved = len(data)
-                self.uploader.copy(region.base, data)
-            if region.size > saved:
-                self.device.cuda(
-                    "cuMemsetD8Async", region.base + saved, 0, region.size - saved, self.stream
-                )
-
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Queue a graph on `stream` (a CUstream; the session's own by default)."""
         executable = self.graphs.require(graph)
@@ -152,8 +164,9 @@ class CudaBackend:
 
     def tensor(self, tensor: Tensor) -> DeviceTensor:
         """A tensor of the manifest on the device."""
-        region = self._bundle.manifest.regions[tensor.region]
-        return DeviceTensor(tensor, region.base + tensor.offset, self.device, self.stream)
+        return DeviceTensor(
+            tensor, self._arena.address(tensor), self.device, self.stream, self._undo
+        )
 
     def read(self, tensor: Tensor) -> NDArray[Any]:
         """A copy of a tensor, after everything queued on the session's stream."""
@@ -175,9 +188,37 @@ class CudaBackend:
         launch = partial(self.launch, graph)
         from foundryrt.cuda.pipeline import CudaPipeline  # not in the way of the first graph
 
-        return CudaPipeline(self.device, launch, inputs, outputs, depth)
+        undo = Undo(outlived_by=self._undo)
+        self._pipelines.add(undo)
+        return CudaPipeline(self.device, launch, inputs, outputs, depth, undo)
 
     def close(self) -> None:
         """Free everything the backend made; FoundryError where work still queued has failed."""
-        with self._undo:
-            self.synchronize()
+        self._undo.close()
+
+
+# Steps and threads of the session refer to none of its objects that hold its Undo.
+
+
+def _close_all(pipelines: WeakSet[Undo]) -> None:
+    for pipeline in list(pipelines):
+        pipeline.close()
+
+
+def _drain(device: Device, stream: int) -> None:
+    device.enter()
+    device.cuda("cuStreamSynchronize", stream)
+
+
+def _prepare(loader: WeightLoader) -> None:
+    try:
+        loader.prepare()
+    except FoundryError:
+        return  # `load_weights` does what is left, and says it
+
+
+def _digester(
+    bundle: Bundle, device: Device, stream: int, undo: Undo, ranges: Sequence[Range]
+) -> Digester:
+    kernel = bundle.kernel(bundle.manifest.weights.digest_kernel)
+    return Digester(device, stream, bytes(kernel), ranges, undo)

@@ -1,16 +1,15 @@
-"""The device a bundle opens on: its context, and what it must offer before anything is touched."""
+"""The device a bundle opens on: its context, and checks before anything is allocated."""
 
 from __future__ import annotations
 
-import ctypes
 import threading
-from contextlib import ExitStack
-from ctypes import c_size_t, c_void_p
+from ctypes import byref, c_size_t, c_void_p
 from dataclasses import dataclass
 
 from foundryrt.bundle.schema import Requirements
 from foundryrt.cuda.driver import CAPABILITY_MAJOR, CAPABILITY_MINOR, Driver
 from foundryrt.errors import FoundryError
+from foundryrt.undo import Undo
 
 _current = threading.local()
 
@@ -27,7 +26,7 @@ class Device:
 
     def enter(self) -> None:
         """Make the context current on the calling thread."""
-        # Compared by the device: a context that was freed and made anew may have the same handle.
+        # Compared by the device: a new context may have the handle of one that was freed.
         if getattr(_current, "device", None) is not self:
             self.cuda("cuCtxSetCurrent", self.context)
             _current.device = self
@@ -35,11 +34,11 @@ class Device:
     def free_memory(self) -> int:
         """Bytes that can still be allocated."""
         free, total = c_size_t(), c_size_t()
-        self.cuda("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        self.cuda("cuMemGetInfo_v2", byref(free), byref(total))
         return free.value
 
 
-def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: ExitStack) -> Device:
+def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: Undo) -> Device:
     """Retain the primary context of device `ordinal` and make it current.
 
     FoundryError where the device does not fit: its architecture and driver are looked at before it
@@ -50,9 +49,12 @@ def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: ExitStack
     minor = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MINOR, device)
     architecture = f"sm_{major}{minor}"
     _check_device(needs, architecture, cuda.version())
-    context = cuda.ask("cuDevicePrimaryCtxRetain", device, kind=c_void_p)
-    undo.callback(cuda, "cuDevicePrimaryCtxRelease_v2", device)
-    opened = Device(cuda, device, context, architecture)
+    context = c_void_p()
+    cuda.hold(
+        undo, "cuDevicePrimaryCtxRetain", (byref(context), device),
+        "cuDevicePrimaryCtxRelease_v2", (device,),
+    )  # fmt: skip
+    opened = Device(cuda, device, context.value or 0, architecture)
     opened.enter()
     _check_memory(needs, opened)
     return opened

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from ctypes import byref, c_uint64, c_void_p
 
 from foundryrt.cuda.device import Device
+from foundryrt.undo import Undo
 
 CHUNKS, TREE = "foundry_blake3_chunks", "foundry_blake3_tree"
 ALIGNMENT = 16
@@ -32,7 +32,7 @@ class Digester:
     """
 
     def __init__(
-        self, device: Device, stream: int, cubin: bytes, ranges: Sequence[Range], undo: ExitStack
+        self, device: Device, stream: int, cubin: bytes, ranges: Sequence[Range], undo: Undo
     ) -> None:
         self._device = device
         self._stream = stream
@@ -48,42 +48,44 @@ class Digester:
             first += count
         host = (c_uint64 * len(table))(*table)
         self._bytes = 32 * len(ranges)
-        with ExitStack() as made:
-            library = cuda.ask(
-                "cuLibraryLoadData", cubin, None, None, 0, None, None, 0, kind=c_void_p
-            )  # fmt: skip
-            made.callback(cuda, "cuLibraryUnload", library)
-
-            def function(name: str) -> int:
-                kernel = cuda.ask("cuLibraryGetKernel", library, name.encode(), kind=c_void_p)
-                # Loads what the driver would load at the first launch.
-                return cuda.ask("cuKernelGetFunction", kernel, kind=c_void_p)
-
-            def allocate(size: int) -> int:
-                address = cuda.ask("cuMemAlloc_v2", size, kind=c_uint64)
-                made.callback(cuda, "cuMemFree_v2", address)
-                return address
-
-            self._chunks, self._tree = function(CHUNKS), function(TREE)
+        made = undo.part()
+        try:
+            self._load(cubin, made)
             largest = max(sum(counts[start:end]) for start, end, _ in self._batches)
-            self._rows, self._out = allocate(ctypes.sizeof(host)), allocate(self._bytes)
-            self._values, self._spare = allocate(32 * largest), allocate(32 * largest)
+            self._rows, self._out, self._values, self._spare = (
+                cuda.make(made, "cuMemAlloc_v2", size)
+                for size in (ctypes.sizeof(host), self._bytes, 32 * largest, 32 * largest)
+            )
             cuda("cuMemcpyHtoDAsync_v2", self._rows, host, ctypes.sizeof(host), stream)
-            undo.push(made.pop_all())
+        except BaseException:
+            made.rollback()
+            raise
+
+    def _load(self, cubin: bytes, undo: Undo) -> None:
+        cuda = self._device.cuda
+        library = cuda.make(undo, "cuLibraryLoadData", cubin, None, None, 0, None, None, 0)
+
+        def function(name: str) -> int:
+            kernel = cuda.ask("cuLibraryGetKernel", library, name.encode(), kind=c_void_p)
+            # Loads what the driver would load at the first launch.
+            return cuda.ask("cuKernelGetFunction", kernel, kind=c_void_p)
+
+        self._chunks, self._tree = function(CHUNKS), function(TREE)
 
     def take(self) -> list[bytes]:
         """The digest of each range once everything queued on the stream has happened."""
         self._device.enter()
         cuda = self._device.cuda
         found = ctypes.create_string_buffer(self._bytes)
-        with ExitStack() as queued:
-            # A copy still under way would write to what Python has freed.
-            queued.callback(cuda, "cuStreamSynchronize", self._stream)
+        try:
             for start, end, width in self._batches:
                 here, there = self._rows + 24 * start, self._out + 32 * start
                 self._launch(self._chunks, (width, end - start), here, self._values)
                 self._launch(self._tree, (end - start, 1), here, self._values, self._spare, there)
             cuda("cuMemcpyDtoHAsync_v2", found, self._out, self._bytes, self._stream)
+        finally:
+            # A copy still under way would write to what Python has freed.
+            cuda("cuStreamSynchronize", self._stream)
         data = found.raw
         return [data[start : start + 32] for start in range(0, self._bytes, 32)]
 

@@ -49,7 +49,7 @@ def _forget(managed: Any) -> None:
 
 
 def _forget_unused(capsule: int) -> None:
-    """A capsule that nobody consumed (a consumer renames it) gives its structure back."""
+    """Free the structure of a capsule that was not consumed (a consumer renames it)."""
     if _is_valid(capsule, _NAME):
         _exported.pop(_pointer(capsule, _NAME), None)
 
@@ -80,6 +80,6 @@ def capsule(
         address, CUDA, ordinal, len(shape), _CODES[kind], bits, 1, shape_array, stride_array, 0
     )
     managed = _Managed(tensor, None, _delete)
-    place = ctypes.addressof(managed)
-    _exported[place] = (managed, shape_array, stride_array, owner)
-    return _new(place, _NAME, _destroy)
+    address_of_managed = ctypes.addressof(managed)
+    _exported[address_of_managed] = (managed, shape_array, stride_array, owner)
+    return _new(address_of_managed, _NAME, _destroy)

@@ -1,15 +1,21 @@
-"""The CUDA driver's calls that happen once, by ctypes; what comes per node is native."""
+"""The CUDA driver's calls that happen once; what comes per node is native.
+
+By ctypes: importing cuda-bindings would add 37 ms to every start. This, the native core
+(native/driver.cpp) and nothing else here opens the driver. Both honour FOUNDRY_LIBCUDA, name a
+failed call, its error and the remedy alike (errors.py), and say the same where there is no driver.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, NoReturn
 
-from foundryrt.cuda.errors import explain
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError
+from foundryrt.undo import Held, Undo
 
 _POINTER = c_void_p
 # The symbols are the versioned ones that cuda.h of CUDA 13.0 names.
@@ -32,10 +38,9 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuMemMap": (c_uint64, c_size_t, c_size_t, c_uint64, c_uint64),
     "cuMemUnmap": (c_uint64, c_size_t),
     "cuMemSetAccess": (c_uint64, c_size_t, _POINTER, c_size_t),
+    "cuMemExportToShareableHandle": (_POINTER, c_uint64, c_int, c_uint64),
     "cuMemAlloc_v2": (_POINTER, c_size_t),
     "cuMemFree_v2": (c_uint64,),
-    "cuMemHostAlloc": (_POINTER, c_size_t, c_uint),
-    "cuMemFreeHost": (c_void_p,),
     "cuMemHostRegister_v2": (c_void_p, c_size_t, c_uint),
     "cuMemHostUnregister": (c_void_p,),
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
@@ -68,6 +73,15 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuLaunchKernel": (c_void_p, *(c_uint,) * 7, c_void_p, _POINTER, _POINTER),
 }
 
+_FREED_BY: dict[str, tuple[str, Any]] = {
+    "cuMemCreate": ("cuMemRelease", c_uint64),
+    "cuMemAlloc_v2": ("cuMemFree_v2", c_uint64),
+    "cuStreamCreate": ("cuStreamDestroy_v2", c_void_p),
+    "cuEventCreate": ("cuEventDestroy_v2", c_void_p),
+    "cuLibraryLoadData": ("cuLibraryUnload", c_void_p),
+}
+"""Calls that make something: the call that frees it, and the type of its handle."""
+
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 NON_BLOCKING = 1
 EVENT_WITHOUT_TIME = 2
@@ -83,8 +97,7 @@ class Driver:
             self._library = ctypes.CDLL(path)
         except OSError as error:
             raise FoundryError(
-                f"no CUDA driver: {error}; install NVIDIA's driver, or use a bundle of the host"
-                " target"
+                f"no CUDA driver: {error}; install NVIDIA's driver, or use the host target"
             ) from error
         self._calls: dict[str, Any] = {}
         for name, arguments in _CALLS.items():
@@ -101,23 +114,59 @@ class Driver:
         """Make a driver call; FoundryError names the call, its error and what to do about it."""
         code = self._calls[name](*arguments)
         if code != 0:
-            raise FoundryError(explain(code, self._describe(name, code, about)))
+            self._fail(name, code, about)
+
+    def make(self, undo: Undo, name: str, *arguments: Any, about: str = "") -> int:
+        """Make a call whose first argument receives a new handle, and return that.
+
+        `undo` frees what was made.
+        """
+        free, kind = _FREED_BY[name]
+        handle = kind()
+        self.hold(undo, name, (ctypes.byref(handle), *arguments), free, (handle,), about)
+        return int(handle.value or 0)
+
+    def hold(
+        self,
+        undo: Undo,
+        name: str,
+        arguments: tuple[Any, ...],
+        free: str,
+        free_arguments: tuple[Any, ...],
+        about: str = "",
+    ) -> None:
+        """Make a call whose effect another one takes back; `undo` makes that."""
+        held = Held()
+        undo.push(partial(self._release, held, free, free_arguments))
+        self.take(held, name, *arguments, about=about)
+
+    def take(self, held: Held, name: str, *arguments: Any, about: str = "") -> None:
+        """Make a call that takes what `held` stands for."""
+        code = held.take(self._calls[name], *arguments)
+        if code != 0:
+            self._fail(name, code, about)
+
+    def _release(self, held: Held, name: str, arguments: tuple[Any, ...]) -> None:
+        code = held.release(self._calls[name], *arguments)
+        if code != 0:
+            self._fail(name, code)
 
     def query(self, name: str, *arguments: Any) -> bool:
         """Make a call that asks whether queued work is done."""
         code = self._calls[name](*arguments)
         if code not in (0, _NOT_READY):
-            raise FoundryError(explain(code, self._describe(name, code, "")))
+            self._fail(name, code)
         return bool(code == 0)
 
-    def _describe(self, call: str, code: int, about: str) -> str:
+    def _fail(self, call: str, code: int, about: str = "") -> NoReturn:
         words = []
         for ask in ("cuGetErrorName", "cuGetErrorString"):
             text = c_char_p()
             getattr(self._library, ask)(code, ctypes.byref(text))
             words.append((text.value or b"unknown error").decode())
         where = f" ({about})" if about else ""
-        return f"{call.removesuffix('_v2')}{where}: {words[0]} ({code}), {words[1]}"
+        message = f"{call.removesuffix('_v2')}{where}: {words[0]} ({code}), {words[1]}"
+        raise FoundryError(explain(code, message))
 
     def version(self) -> int:
         """The newest CUDA that the driver knows, as 1000 * major + 10 * minor."""

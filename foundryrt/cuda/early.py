@@ -6,7 +6,7 @@ import ctypes
 import os
 import threading
 
-# foundryrt.native is not imported: what it needs takes longer than the driver should wait.
+# foundryrt.native is not imported: its own imports would delay the driver.
 _NATIVE = os.path.join(os.path.dirname(__file__), os.pardir, "native", "libfoundryrt.so")
 
 
@@ -15,7 +15,7 @@ def _open(ordinal: int) -> None:
         # One native call: between several the imports would keep the interpreter's lock.
         ctypes.CDLL(_NATIVE).foundry_begin(ordinal)
     except OSError:
-        return  # whoever opens a session gets the error, with its explanation
+        return  # opening a session says what is wrong
 
 
 def begin(ordinal: int = 0) -> None:

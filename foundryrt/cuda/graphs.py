@@ -1,4 +1,4 @@
-"""Which parts of a bundle a graph needs, read and handed to the native core when it is wanted."""
+"""The parts of a bundle that its graphs need, read and given to the native core in turn."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from foundryrt.bundle.schema import NodeKind, SectionKind
 from foundryrt.bundle.tables import TemplateTable
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
-from foundryrt.parallel import each
+from foundryrt.parallel import Worker, each
+from foundryrt.undo import Undo
 
 _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
+_PATIENCE = 1.0  # seconds that the reader waits for a caller, which may have been interrupted
 
 
 def functions_of(table: TemplateTable) -> list[int]:
@@ -33,9 +35,12 @@ def _nodes(bundle: Bundle) -> int:
 
 
 class Graphs:
-    """The bundle's graphs on their way to the device, `first` before the rest, if it is given."""
+    """Makes the bundle's graphs launchable in the background, `first` before the others.
 
-    def __init__(self, bundle: Bundle, first: int | None) -> None:
+    `close`, which is also a step of `undo`, frees them.
+    """
+
+    def __init__(self, bundle: Bundle, first: int | None, undo: Undo) -> None:
         self._bundle = bundle
         self._first = first
         manifest = bundle.manifest
@@ -45,14 +50,19 @@ class Graphs:
             len(manifest.templates),
             len(manifest.graphs),
             _nodes(bundle),
+            undo,
         )
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
-        self._turn = threading.Lock()
-        self._reader: threading.Thread | None = None
+        """Held while a graph is read."""
+        self._changed = threading.Condition(self._lock)
+        self._wanted: list[int] = []
+        """Graphs that callers wait to read, before the reader takes its next one."""
+        self._reader = Worker()
         self._failure: Exception | None = None
         self._stop = False
+        undo.push(self.close)
 
     def _new(self, kind: str, index: int) -> bool:
         fresh = (kind, index) not in self._declared
@@ -60,13 +70,15 @@ class Graphs:
         return fresh
 
     def _declare(self, index: int) -> None:
-        """Give the native core what graph `index` needs and no other graph has brought yet.
+        """Give the native core what graph `index` needs and does not share with earlier ones.
 
-        After a failure or an interrupt everything fails: what was declared half must not be built
-        on.
+        After a failure or an interrupt everything fails: nothing must be built on half a
+        declaration.
         """
         if self._failure is not None:
             raise self._failure
+        if self._stop:
+            raise FoundryError("the session is closed; open the bundle again")
         try:
             self._read(index)
         except BaseException as error:
@@ -104,16 +116,18 @@ class Graphs:
         """The CUgraphExec of graph `index`, launchable when this returns."""
         if index not in self._executables:
             # The lock alone would let the reader take it again and again, to the last graph.
-            with self._turn, self._lock:
+            self._wanted.append(index)
+            with self._lock:
+                if index in self._wanted:
+                    self._wanted.remove(index)
+                self._changed.notify()
                 self._declare(index)
             self._executables[index] = self._native.require(index)
         return self._executables[index]
 
     def read(self) -> None:
         """Read all graphs in the background: the driver may still be starting."""
-        reader = threading.Thread(target=self._declare_all, daemon=True)
-        reader.start()
-        self._reader = reader  # `close` joins only what runs
+        self._reader.start(self._declare_all)
 
     def start(self, context: int) -> None:
         """Make all graphs in a CUcontext, in the background."""
@@ -125,15 +139,14 @@ class Graphs:
             order.remove(self._first)
             order.insert(0, self._first)
         for index in order:
-            with self._turn:
-                pass  # whoever asks for a graph holds it
             with self._lock:
-                if self._stop:
-                    return
+                while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
+                    pass
+                self._wanted.clear()
                 try:
                     self._declare(index)
                 except Exception:
-                    return  # kept, and raised to whoever asks
+                    return  # kept, and raised to every caller
 
     @property
     def ready(self) -> int:
@@ -158,7 +171,7 @@ class Graphs:
         seen = -1
         while True:
             try:
-                # Without a callback nobody needs to be woken for each graph.
+                # Without a callback there is no need to wake up for each graph.
                 wanted = total if progress is None else max(seen + 1, 0)
                 ready = self._native.wait(min(wanted, total), _TICK)
             except FoundryError:
@@ -173,8 +186,10 @@ class Graphs:
 
     def close(self) -> None:
         """Stop the background work and free graphs, functions and libraries."""
-        with self._turn, self._lock:
-            self._stop = True
-        if self._reader is not None:
-            self._reader.join()
+        self._stop = True
+        with self._lock:
+            self._executables.clear()
+            self._changed.notify()
+        self._reader.join()
         self._native.close()
+        self._failure = None  # its traceback refers to this object

@@ -6,11 +6,9 @@ between those and the graph's tensors stay on the device and take microseconds.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from ctypes import c_uint64, c_void_p
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +16,17 @@ from numpy.typing import NDArray
 
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME, NON_BLOCKING
+from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.errors import UsageError
 from foundryrt.pipeline import check_inputs
+from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
     from foundryrt.pipeline import Arrays
+
+
+_ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class _Slot:
 class CudaPipeline:
     """`depth` slots for launches of a graph; `launch` queues it on a stream. See `Pipeline`.
 
-    UsageError for an input with gaps between its elements: a copy would overwrite them.
+    `undo` is this object's own. UsageError for an input with gaps between its elements: a copy
+    would overwrite them.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class CudaPipeline:
         inputs: Mapping[str, DeviceTensor],
         outputs: Mapping[str, DeviceTensor],
         depth: int,
+        undo: Undo,
     ) -> None:
         for name, tensor in inputs.items():
             if tensor.extent != tensor.dtype.itemsize * int(np.prod(tensor.shape)):
@@ -66,47 +71,53 @@ class CudaPipeline:
         self._launch = launch
         self._inputs, self._outputs = dict(inputs), dict(outputs)
         self._staged: dict[int, NDArray[np.uint8]] = {}
+        self._undo = undo
         device.enter()
-        with ExitStack() as undo:
-            self._copy_in, self._compute, self._copy_out = (self._stream(undo) for _ in range(3))
-            self._undo = undo
-            self._slots = [self._slot() for _ in range(depth)]
-            self._undo = undo.pop_all()
+        try:
+            streams = [
+                device.cuda.make(self._undo, "cuStreamCreate", NON_BLOCKING) for _ in range(3)
+            ]
+            self._copy_in, self._compute, self._copy_out = streams
+            self._memory = self._undo.part()
+            # Buffers must outlive the copies, and are freed also where waiting fails.
+            self._undo.push(partial(_drain, device, streams))
+            self._slots = self._make_slots()
+        except BaseException:
+            self._undo.rollback()
+            raise
 
-    def _stream(self, undo: ExitStack) -> int:
-        stream = self._device.cuda.ask("cuStreamCreate", NON_BLOCKING, kind=c_void_p)
-        undo.callback(self._device.cuda, "cuStreamDestroy_v2", stream)
-        return stream
+    def _make_slots(self) -> list[_Slot]:
+        extents = [tensor.extent for tensor in (*self._inputs.values(), *self._outputs.values())]
+        # Each begins as an allocation of its own would.
+        sizes = [-(-extent // _ALIGNMENT) * _ALIGNMENT for extent in extents]
+        free = self._pin(self.depth * sum(sizes))
 
-    def _event(self) -> int:
-        event = self._device.cuda.ask("cuEventCreate", EVENT_WITHOUT_TIME, kind=c_void_p)
-        self._undo.callback(self._device.cuda, "cuEventDestroy_v2", event)
-        return event
+        def buffer(tensor: DeviceTensor) -> _Buffer:
+            nonlocal free
+            host = free[: tensor.extent]
+            free = free[-(-tensor.extent // _ALIGNMENT) * _ALIGNMENT :]
+            device = self._device.cuda.make(self._memory, "cuMemAlloc_v2", max(1, tensor.extent))
+            return _Buffer(host, tensor.view(host), device)
 
-    def _slot(self) -> _Slot:
-        return _Slot(
-            {name: self._buffer(tensor) for name, tensor in self._inputs.items()},
-            {name: self._buffer(tensor) for name, tensor in self._outputs.items()},
-            self._event(), self._event(), self._event(),
-        )  # fmt: skip
+        def event() -> int:
+            return self._device.cuda.make(self._memory, "cuEventCreate", EVENT_WITHOUT_TIME)
 
-    def _buffer(self, tensor: DeviceTensor) -> _Buffer:
-        cuda = self._device.cuda
-        host = self._pinned(tensor.extent)
-        device = cuda.ask("cuMemAlloc_v2", max(1, tensor.extent), kind=c_uint64)
-        self._undo.callback(cuda, "cuMemFree_v2", device)
-        return _Buffer(host, tensor.view(host), device)
+        return [
+            _Slot(
+                {name: buffer(tensor) for name, tensor in self._inputs.items()},
+                {name: buffer(tensor) for name, tensor in self._outputs.items()},
+                event(), event(), event(),
+            )
+            for _ in range(self.depth)
+        ]  # fmt: skip
 
-    def _pinned(self, size: int) -> NDArray[np.uint8]:
-        cuda = self._device.cuda
-        address = cuda.ask("cuMemHostAlloc", max(1, size), 0, kind=c_void_p)
-        self._undo.callback(cuda, "cuMemFreeHost", address)
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+    def _pin(self, size: int) -> NDArray[np.uint8]:
+        return np.frombuffer(pin(self._device, max(1, size), self._memory), np.uint8, size)
 
     def staging(self, name: str) -> NDArray[Any]:
         self._device.enter()
         tensor = self._inputs[name]
-        host = self._pinned(tensor.extent)
+        host = self._pin(tensor.extent)
         self._staged[host.ctypes.data] = host
         return tensor.view(host)
 
@@ -149,12 +160,11 @@ class CudaPipeline:
         self._device.cuda("cuEventSynchronize", self._slots[slot].done)
         return {name: buffer.view for name, buffer in self._slots[slot].outputs.items()}
 
-    def _drain(self) -> None:
-        for stream in (self._copy_in, self._compute, self._copy_out):
-            self._device.cuda("cuStreamSynchronize", stream)
-
     def close(self) -> None:
-        self._device.enter()
-        # Buffers must outlive the copies, and are freed also where waiting fails.
-        with self._undo:
-            self._drain()
+        self._undo.close()
+
+
+def _drain(device: Device, streams: list[int]) -> None:
+    device.enter()
+    for stream in streams:
+        device.cuda("cuStreamSynchronize", stream)

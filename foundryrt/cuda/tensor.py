@@ -1,16 +1,16 @@
 """A named tensor on the device: bytes, numpy copies, DLPack and `__cuda_array_interface__`.
 
-numpy is imported by what gives or takes arrays: the first launch can do without.
+numpy is imported by methods that give or take arrays: the first launch can do without.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from foundryrt.addresses import address_of
 from foundryrt.arrays import check_array
-from foundryrt.buffers import address
 from foundryrt.bundle.schema import DTYPES, Tensor
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.dlpack import CUDA, capsule
@@ -37,6 +37,8 @@ class DeviceTensor:
     address: int
     device: Device
     stream: int
+    owner: object = field(default=None, compare=False, repr=False)
+    """What holds the memory: as long as a tensor refers to it, nothing is freed unasked."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -91,7 +93,7 @@ class DeviceTensor:
         if data:
             self.device.enter()
             self.device.cuda(
-                "cuMemcpyDtoHAsync_v2", address(data), self.address, len(data), self.stream
+                "cuMemcpyDtoHAsync_v2", address_of(data), self.address, len(data), self.stream
             )
             self.device.cuda("cuStreamSynchronize", self.stream)
         return data
@@ -106,7 +108,7 @@ class DeviceTensor:
             return
         self.device.enter()
         self.device.cuda(
-            "cuMemcpyHtoDAsync_v2", self.address, address(view), view.nbytes, self.stream
+            "cuMemcpyHtoDAsync_v2", self.address, address_of(view), view.nbytes, self.stream
         )
         self.device.cuda("cuStreamSynchronize", self.stream)
 

@@ -1,27 +1,23 @@
-"""Bytes to the device through pinned buffers: some are filled while others are copied."""
+"""Bytes to the device through staging buffers: some are filled while others are copied."""
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
-from ctypes import c_void_p
 from dataclasses import dataclass
-from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
+from foundryrt.addresses import address_of
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
-from foundryrt.errors import FoundryError
-from foundryrt.native import Buffer, Piece, stream
+from foundryrt.cuda.pinned import HUGE_PAGE, pin
+from foundryrt.native import Buffer, FileRange, stream
 from foundryrt.parallel import WORKERS
+from foundryrt.undo import Undo
 
-CHUNK = 2 << 20
+CHUNK = HUGE_PAGE
 _SPARE = 2  # buffers being copied while every thread fills one
 _EACH = 2  # buffers of a native thread
-_mapped: dict[int, mmap] = {}
-"""Buffers that the driver knows, by their address."""
 
 
 @dataclass
@@ -35,69 +31,54 @@ class _Slot:
 class Uploader:
     """Copies on `stream`, from any thread; buffers are made when a thread first needs them.
 
-    What was made is freed by `undo`, to which it must belong alone.
+    `undo` frees them, which must be a part of its own: they are made at any time.
     """
 
-    def __init__(self, device: Device, stream: int, undo: ExitStack) -> None:
+    def __init__(self, device: Device, stream: int, undo: Undo) -> None:
         self._device = device
         self._stream = stream
         self._undo = undo
         self._lock = threading.Lock()
         self._free: deque[_Slot] = deque()
-        self._slots = 0
+        self._made = 0
 
     def reserve(self) -> None:
         """Make the buffers that `files` needs: pinning memory takes time."""
         self._device.enter()
         with self._lock:
-            self._grow(_EACH * WORKERS - self._slots)
+            self._grow(_EACH * WORKERS - len(self._free))
 
     def _grow(self, slots: int) -> None:
         if slots <= 0:
             return
         cuda = self._device.cuda
-        # On huge pages: cuMemHostAlloc takes 0.4 ms a MB, and the driver's lock with it; this 0.03.
-        try:
-            memory = mmap(-1, (slots + 1) * CHUNK, MAP_PRIVATE | MAP_ANONYMOUS)
-        except OSError as error:
-            raise FoundryError(f"no memory for pinned buffers: {error}") from error
-        start = ctypes.addressof(ctypes.c_uint8.from_buffer(memory))
-        start = -(-start // CHUNK) * CHUNK
-        _mapped[start] = memory  # as long as it is registered: a session may never be closed
-        self._undo.callback(lambda: _mapped.pop(start).close())
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(MADV_HUGEPAGE)
-        for address in range(start, start + slots * CHUNK, CHUNK):
-            ctypes.memset(address, 0, 1)
-        cuda("cuMemHostRegister_v2", start, slots * CHUNK, 0)
-        self._undo.callback(cuda, "cuMemHostUnregister", start)
-        for address in range(start, start + slots * CHUNK, CHUNK):
-            event = cuda.ask("cuEventCreate", EVENT_WITHOUT_TIME, kind=c_void_p)
-            self._undo.callback(cuda, "cuEventDestroy_v2", event)
-            buffer = memoryview((ctypes.c_uint8 * CHUNK).from_address(address)).cast("B")
-            self._free.append(_Slot(buffer, address, event))
-            self._slots += 1
+        memory = pin(self._device, slots * CHUNK, self._undo)
+        for start in range(0, len(memory), CHUNK):
+            event = cuda.make(self._undo, "cuEventCreate", EVENT_WITHOUT_TIME)
+            buffer = memory[start : start + CHUNK]
+            self._free.append(_Slot(buffer, address_of(buffer), event))
+            self._made += 1
 
     def _take(self) -> _Slot:
         with self._lock:
             if not self._free:
-                self._grow(1 if self._slots else _SPARE)
+                self._grow(1 if self._made else _SPARE)
             return self._free.popleft()
 
-    def files(self, pieces: Sequence[Piece]) -> None:
-        """Queue pieces of files, of any length, read by native threads.
+    def files(self, ranges: Sequence[FileRange]) -> None:
+        """Queue ranges of files, of any length, read by native threads.
 
         FoundryError for a driver call that fails and a file that cannot be read or ends early.
         """
         self._device.enter()
         with self._lock:
-            self._grow(_EACH * WORKERS - self._slots)
-            # What a copy through Python queued before is waited for by the buffer's event.
+            self._grow(_EACH * WORKERS - len(self._free))
+            # The native threads wait for a buffer's event, so for copies queued from Python too.
             slots = [self._free.popleft() for _ in range(len(self._free))]
         try:
             threads = min(WORKERS, len(slots) // _EACH)
             buffers = [Buffer(slot.address, CHUNK, slot.event) for slot in slots]
-            stream(self._device.context, self._stream, buffers, threads, pieces)
+            stream(self._device.context, self._stream, buffers, threads, ranges)
         finally:
             with self._lock:
                 for slot in slots:
@@ -133,12 +114,12 @@ class Uploader:
     def copy(self, address: int, data: memoryview) -> None:
         """Queue `data` (bytes) for the device address; it may change once this returns."""
         for start in range(0, len(data), CHUNK):
-            piece = data[start : start + CHUNK]
+            part = data[start : start + CHUNK]
 
-            def fill(buffer: memoryview, piece: memoryview = piece) -> None:
-                buffer[:] = piece
+            def fill(buffer: memoryview, part: memoryview = part) -> None:
+                buffer[:] = part
 
-            self.through(len(piece), fill, [(address + start, 0, len(piece))])
+            self.through(len(part), fill, [(address + start, 0, len(part))])
 
     def finish(self) -> None:
         """Wait until everything queued has arrived."""

@@ -1,10 +1,10 @@
 """Weights from the user's files to the device, by the bundle's recipes.
 
-Copies that move whole rows as they are go from the file into a pinned buffer, where their digest is
-taken, and from there to the device; what must be decoded or re-ordered is put together on the host
-first. Where the bundle brings a kernel for it, the device takes the digests of what arrived, and
-native threads read. The caller must not use the weights before `WeightLoader.load` has returned:
-copies begin before the digests are compared.
+Copies that move whole rows as they are go from the file into a staging buffer, where their digest
+is computed, and from there to the device; tensors that must be decoded or re-ordered are assembled
+on the host first. Where the bundle brings a kernel for it, the device computes the digests of the
+bytes that arrived, and native threads read. The weights must not be used before `WeightLoader.load`
+has returned: copies begin before the digests are compared.
 """
 
 from __future__ import annotations
@@ -13,38 +13,35 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe, WeightSource
+from foundryrt.cuda.arena import Arena
 from foundryrt.cuda.digest import ALIGNMENT, Digester, Range
 from foundryrt.cuda.upload import CHUNK, Uploader
 from foundryrt.errors import FoundryError
-from foundryrt.native import Piece
+from foundryrt.native import FileRange
 from foundryrt.parallel import each
-from foundryrt.weights import (
-    WeightsChanged,
-    check_digest,
-    find_file,
-    hasher,
-)
+from foundryrt.undo import Undo
+from foundryrt.weights import WeightsChanged, check_digest, find_file, hasher
 
 _Run = tuple[int, int, int]
 """Device address, first byte in the source, bytes."""
 
 
 class _File:
-    """A weight file, open for reading at any place from any thread."""
+    """A weight file, open for reading at any offset from any thread."""
 
-    def __init__(self, path: Path, undo: ExitStack) -> None:
+    def __init__(self, path: Path, undo: Undo) -> None:
         self.path = path
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise FoundryError(f"weights: {path} cannot be read: {error.strerror}") from error
-        undo.callback(os.close, self.descriptor)
+        undo.push(self._file.close)
+        self.descriptor = self._file.fileno()
 
     def read(self, offset: int, into: memoryview) -> None:
         """Fill `into` with the file's bytes from `offset` on."""
@@ -62,22 +59,22 @@ class _File:
 
 @dataclass
 class _Plan:
-    """What goes which way; sources by their index."""
+    """How each source's bytes reach the device; sources by their index."""
 
     assembled: list[WeightRecipe] = field(default_factory=list)
-    """Tensors that are put together on the host."""
+    """Tensors that are assembled on the host."""
     runs: dict[int, list[_Run]] = field(default_factory=lambda: defaultdict(list))
     """Where the bytes of the other tensors' sources go as they are."""
     ranges: dict[int, Range] = field(default_factory=dict)
     """Where those sources arrive whose digests the device takes."""
 
     @classmethod
-    def of(cls, manifest: Manifest, on_device: bool) -> _Plan:
+    def of(cls, manifest: Manifest, arena: Arena, on_device: bool) -> _Plan:
         plan = cls()
         for recipe in manifest.weights.recipes:
             tensor = manifest.tensors[recipe.tensor]
             if all(_whole_rows(manifest, tensor, copy) for copy in recipe.copies):
-                for index, run in _runs(manifest, tensor, recipe):
+                for index, run in _runs(arena.address(tensor), tensor, recipe):
                     plan.runs[index].append(run)
             else:
                 plan.assembled.append(recipe)
@@ -91,33 +88,38 @@ class _Plan:
 class WeightLoader:
     """Fills every tensor of a bundle that has a recipe.
 
-    `digester` makes what takes BLAKE3 digests of device memory; without it, all digests are taken
-    here, and else those of other kinds and of sources that do not arrive as a whole or arrive
-    twice. What needs no weight file is worked out once, by `prepare` or the first load.
+    `digester` makes what takes BLAKE3 digests of device memory. The CPU takes those of other kinds
+    and of sources that do not arrive as a whole or arrive twice; without `digester` it takes all.
+    What needs no weight file is worked out once, by `prepare` or the first load. `undo` ends a
+    load that was interrupted; it must be a part of its own.
     """
 
     def __init__(
         self,
         manifest: Manifest,
+        arena: Arena,
         uploader: Uploader,
+        undo: Undo,
         digester: Callable[[Sequence[Range]], Digester] | None = None,
     ) -> None:
         self._manifest = manifest
+        self._arena = arena
         self._uploader = uploader
+        self._undo = undo
         self._make_digester = digester
         self._digester: Digester | None = None
         self._plan: _Plan | None = None
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Do what a load can find done; FoundryError for a driver error, and a load tries again."""
+        """Do the part of a load that needs no files; after a FoundryError a load tries again."""
         self._uploader.reserve()
         with self._lock:
             self._prepare(check=True)
 
     def _prepare(self, check: bool) -> _Plan:
         if self._plan is None:
-            self._plan = _Plan.of(self._manifest, self._make_digester is not None)
+            self._plan = _Plan.of(self._manifest, self._arena, self._make_digester is not None)
         if check and self._plan.ranges and self._make_digester and self._digester is None:
             self._digester = self._make_digester(list(self._plan.ranges.values()))
         return self._plan
@@ -131,16 +133,19 @@ class WeightLoader:
         paths = [find_file(file, folder) for file in weights.files]
         with self._lock:
             plan = self._prepare(check)
-            with ExitStack() as undo:
-                files = [_File(path, undo) for path in paths]
-                each(lambda job: job(), self._jobs(plan, files, check))
-                pieces = self._pieces(plan, files, check)
-                if pieces:
+            self._undo.close()  # an interrupt may have left something
+            with self._undo:
+                files = [_File(path, self._undo) for path in paths]
+                each(lambda job: job(), self._jobs(plan, files, check), self._undo)
+                ranges = self._ranges(plan, files, check)
+                if ranges:
                     try:
-                        self._uploader.files(pieces)
+                        self._uploader.files(ranges)
                     except FoundryError:
                         for weight_file in weights.files:
-                            find_file(weight_file, folder)  # names one that was cut off meanwhile
+                            find_file(
+                                weight_file, folder
+                            )  # names a file that was truncated meanwhile
                         raise
             if check and self._digester:
                 for index, digest in zip(plan.ranges, self._digester.take(), strict=True):
@@ -148,16 +153,17 @@ class WeightLoader:
                     check_digest(source, digest, paths[source.file])
 
     def _jobs(self, plan: _Plan, files: list[_File], check: bool) -> list[Callable[[], None]]:
-        """What Python threads do: put tensors together, and take digests."""
+        """What Python threads do: assemble tensors, and take digests."""
         jobs: list[Callable[[], None]] = []
         if plan.assembled:
             from foundryrt.cuda.assemble import assemble  # needs numpy
 
             paths = [file.path for file in files]
-            jobs = [
-                partial(assemble, self._manifest, recipe, paths, self._uploader, check)
-                for recipe in plan.assembled
-            ]
+            for recipe in plan.assembled:
+                address = self._arena.address(self._manifest.tensors[recipe.tensor])
+                jobs.append(
+                    partial(assemble, self._manifest, recipe, paths, address, self._uploader, check)
+                )
         if check:
             sources = self._manifest.weights.sources
             # The longest first: a source's digest is taken by one thread.
@@ -166,15 +172,15 @@ class WeightLoader:
                 jobs.append(partial(_stream, source, files[source.file], runs, self._uploader))
         return jobs
 
-    def _pieces(self, plan: _Plan, files: list[_File], check: bool) -> list[Piece]:
-        """What native threads read: all whose digests are not taken here."""
-        pieces = []
+    def _ranges(self, plan: _Plan, files: list[_File], check: bool) -> list[FileRange]:
+        """What native threads read: all sources whose digests are not computed here."""
+        ranges = []
         for index in plan.ranges if check else plan.runs:
             source = self._manifest.weights.sources[index]
             file, offset = files[source.file].descriptor, source.offset
             for address, begin, length in plan.runs[index]:
-                pieces.append(Piece(address, offset + begin, length, file))
-        return pieces
+                ranges.append(FileRange(address, offset + begin, length, file))
+        return ranges
 
 
 def _whole_rows(manifest: Manifest, tensor: Tensor, copy: WeightCopy) -> bool:
@@ -194,8 +200,7 @@ def _whole(source: WeightSource, runs: list[_Run]) -> Range | None:
     return (address, length) if source.blake3 and fits else None
 
 
-def _runs(manifest: Manifest, tensor: Tensor, recipe: WeightRecipe) -> Iterator[tuple[int, _Run]]:
-    address = manifest.regions[tensor.region].base + tensor.offset
+def _runs(address: int, tensor: Tensor, recipe: WeightRecipe) -> Iterator[tuple[int, _Run]]:
     row = (tensor.shape[-1] if tensor.shape else 1) * DTYPES[tensor.dtype]
     for copy in recipe.copies:
         run = (address + copy.row * row, copy.source_row * row, copy.rows * row)

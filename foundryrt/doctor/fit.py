@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Requirements
 from foundryrt.doctor.machine import Machine
-from foundryrt.errors import FoundryError, install
+from foundryrt.errors import DISTRIBUTION, FoundryError, install
 from foundryrt.nvml import Gpu
+from foundryrt.printable import size
 from foundryrt.weights import find_file
 from foundryrt.workload import RUN, find_run, names
 
@@ -46,7 +45,7 @@ def _cuda(needs: Requirements, machine: Machine) -> Iterator[Check]:
         "update NVIDIA's driver" if machine.driver else f"install one: {machine.no_driver}",
     )
     yield _library("libcuda", machine, "install NVIDIA's driver, or give it to the container")
-    yield _library("foundryrt", machine, "install foundry again, for this platform")
+    yield _library("foundryrt", machine, f"install {DISTRIBUTION} again, for this platform")
     first = next((gpu for gpu in machine.gpus if gpu.index in machine.visible[:1]), None)
     if first is None:
         yield Check("GPU", needs.architecture, "none", False, _no_gpu(machine))
@@ -61,8 +60,8 @@ def _cuda(needs: Requirements, machine: Machine) -> Iterator[Check]:
     free = first.memory_free
     yield Check(
         "device memory",
-        f"{decimal(needs.memory)} for the arena",
-        "unknown" if free is None else f"{decimal(free)} free on GPU {first.index}",
+        f"{size(needs.memory)} for the arena",
+        "unknown" if free is None else f"{size(free)} free on GPU {first.index}",
         None if free is None else needs.memory <= free,
         "end what else uses the GPU" + _another(needs, machine, first),
     )
@@ -85,8 +84,8 @@ def _host(needs: Requirements, machine: Machine) -> Iterator[Check]:
     available = machine.memory_available
     yield Check(
         "memory",
-        f"{decimal(needs.memory)} for the arena",
-        "unknown" if available is None else f"{decimal(available)} available",
+        f"{size(needs.memory)} for the arena",
+        "unknown" if available is None else f"{size(available)} available",
         None if available is None else needs.memory <= available,
         "end other programs, or capture with smaller sizes",
     )
@@ -128,7 +127,7 @@ def _weights(bundle: Bundle, folder: Path | None) -> Iterator[Check]:
                 False,
                 str(error).removeprefix("weights: "),
             )
-        yield Check("weights", f"{file.name} ({decimal(file.size)})", found, ok, remedy)
+        yield Check("weights", f"{file.name} ({size(file.size)})", found, ok, remedy)
 
 
 def _no_gpu(machine: Machine) -> str:

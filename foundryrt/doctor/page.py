@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.filesize import decimal
-
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import print_table, printable, write
 from foundryrt.doctor.fit import Check, release
 from foundryrt.doctor.machine import Machine
 from foundryrt.nvml import Gpu
+from foundryrt.printable import size
 
 
 def as_json(machine: Machine, bundle: Bundle | None, found: Sequence[Check]) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def print_machine(machine: Machine) -> None:
             "Processes", ("GPU", "pid", "name", "memory"),
             (
                 (gpu.index, process.pid, process.name or "unknown (not of this container?)",
-                 _size(process.memory))
+                 size(process.memory))
                 for gpu, process in users
             ),
         )  # fmt: skip
@@ -89,7 +88,7 @@ def print_checks(bundle: Bundle, found: Sequence[Check]) -> None:
 def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     place = ", in a container" if machine.container else ""
     yield "machine", f"{machine.system}, {machine.cores} cores{place}, Python {machine.python}"
-    yield "memory", f"{_size(machine.memory_available)} available"
+    yield "memory", f"{size(machine.memory_available)} available"
     yield "torch", machine.torch or "not installed"
     if machine.driver:
         yield "driver", f"{machine.driver}, knows CUDA {release(machine.cuda)}"
@@ -115,7 +114,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
 
 def _memory(gpu: Gpu) -> str:
     load = gpu.load
-    return ", ".join(map(_size, (load.memory_used, gpu.memory_free, load.memory_total)))
+    return ", ".join(map(size, (load.memory_used, gpu.memory_free, load.memory_total)))
 
 
 def _state(gpu: Gpu) -> str:
@@ -128,10 +127,6 @@ def _state(gpu: Gpu) -> str:
     words += [f"MIG, {len(gpu.instances)} devices"] if gpu.mig else []
     words += ["processes not told"] if gpu.processes is None else []
     return ", ".join(words)
-
-
-def _size(value: int | None) -> str:
-    return "unknown" if value is None else decimal(value)
 
 
 def _yes(value: bool | None) -> str:

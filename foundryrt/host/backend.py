@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from math import prod
 from pathlib import Path
@@ -42,6 +44,7 @@ class HostBackend:
         self._threads = _threads(manifest.producer.get("threads", "1"))
         self.arena = Arena(arena_bytes(manifest))
         self._tapes: dict[int, Tape] = {}
+        self._launching = threading.RLock()  # graphs share their scratch memory
         for region in manifest.regions:
             if region.section != -1:
                 data = bundle.raw(region.section)
@@ -52,9 +55,9 @@ class HostBackend:
             self.load_weights()
 
     def load_weights(self, check: bool = True) -> None:
-        """Fill the weights from their files; the host always checks what they hold."""
+        """Fill the weights from their files; `check=False` compares only the files' sizes."""
         if self._bundle.manifest.weights.recipes:
-            load(self._bundle.manifest, self._rows, self._weights)
+            load(self._bundle.manifest, self._rows, self._weights, check)
 
     def ready(self, graph: int | None = None) -> int:
         """Every graph can be launched at once."""
@@ -81,9 +84,9 @@ class HostBackend:
 
     def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
-        place, array = self.tensor(tensor), np.asarray(values)
-        check_array(tensor.name, array, place)
-        place[...] = array
+        view, array = self.tensor(tensor), np.asarray(values)
+        check_array(tensor.name, array, view)
+        view[...] = array
 
     def require(self, graph: int) -> Tape:
         """The calls of graph `graph`, prepared; every word of it is checked first."""
@@ -95,8 +98,12 @@ class HostBackend:
         return self._tapes[graph]
 
     def launch(self, graph: int, stream: int | None = None) -> None:
-        """Run a graph to its end; `stream` is for devices and has no meaning here."""
-        self.require(graph).launch()
+        """Run a graph to its end, after one that another thread has launched.
+
+        `stream` is for devices and has no meaning here.
+        """
+        with self._launching:
+            self.require(graph).launch()
 
     def pipeline(
         self,
@@ -106,13 +113,13 @@ class HostBackend:
         depth: int,
     ) -> HostPipeline:
         """Launches of a graph, one after another."""
-        return HostPipeline(lambda: self.launch(graph), inputs, outputs, depth)
+        return HostPipeline(partial(self.launch, graph), self._launching, inputs, outputs, depth)
 
     def synchronize(self) -> None:
         """Nothing is ever in flight on the host."""
 
     def close(self) -> None:
-        """Let the graphs go; the arena disappears with the last view of it."""
+        """Drop the graphs; the arena is freed with the last view of it."""
         self._tapes.clear()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,22 @@ if TYPE_CHECKING:
 
 
 class HostPipeline:
-    """The same calls where nothing runs at the side: `submit` runs the graph to its end."""
+    """See `Pipeline`; nothing runs in the background: `submit` runs the graph to its end.
+
+    `launching` is held meanwhile, so that no other launch uses the same memory.
+    """
 
     def __init__(
-        self, launch: Callable[[], None], inputs: Arrays, outputs: Arrays, depth: int
+        self,
+        launch: Callable[[], None],
+        launching: AbstractContextManager[object],
+        inputs: Arrays,
+        outputs: Arrays,
+        depth: int,
     ) -> None:
         self.depth = depth
         self._launch = launch
+        self._launching = launching
         self._inputs = inputs
         self._outputs = outputs
         self._results = [
@@ -35,11 +45,12 @@ class HostPipeline:
 
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)
-        for name, view in self._inputs.items():
-            view[...] = values[name]
-        self._launch()
-        for name, view in self._outputs.items():
-            self._results[slot][name][...] = view
+        with self._launching:
+            for name, view in self._inputs.items():
+                view[...] = values[name]
+            self._launch()
+            for name, view in self._outputs.items():
+                self._results[slot][name][...] = view
 
     def done(self, slot: int) -> bool:
         return True

@@ -7,31 +7,37 @@ from pathlib import Path
 
 from foundryrt.bundle.schema import Manifest
 from foundryrt.convert import AnyArray, fill
-from foundryrt.weights import check_source, find_file, map_file
+from foundryrt.weights import WeightsChanged, check_source, find_file, map_file
 
 
 def load(
     manifest: Manifest,
     target: Callable[[int], AnyArray],
     folder: Path | None = None,
+    check: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Fill every tensor that has a recipe.
 
     `target(i)` gives tensor i as a writable [rows, columns] array of its storage dtype. Each
-    source's digest is checked before a byte of it is used; `progress` gets the bytes read.
+    source's digest is compared before a byte of it is used, unless `check` is False; `progress`
+    gets the bytes read. WeightsMissing and WeightsChanged name the file, FoundryError a conversion
+    that is not possible.
     """
     weights = manifest.weights
     paths = [find_file(file, folder) for file in weights.files]
     files = [map_file(path) for path in paths]
-    checked: set[int] = set()
+    taken: set[int] = set()
 
     def data(index: int) -> memoryview:
         source = weights.sources[index]
         found = files[source.file][source.offset : source.offset + source.length]
-        if index not in checked:
-            check_source(source, found, paths[source.file])
-            checked.add(index)
+        if index not in taken:
+            if len(found) != source.length:
+                raise WeightsChanged(f"weights: {paths[source.file]} was cut off")
+            if check:
+                check_source(source, found, paths[source.file])
+            taken.add(index)
             if progress:
                 progress(source.length)
         return found

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from foundryrt.buffers import address
+from foundryrt.addresses import address_of
 from foundryrt.bundle.schema import Function
 from foundryrt.bundle.tables import MemberTable, TemplateTable
-from foundryrt.cuda.errors import explain
-from foundryrt.errors import FoundryError
+from foundryrt.cuda_errors import explain
+from foundryrt.errors import DISTRIBUTION, FoundryError
+from foundryrt.undo import Held, Undo
 
 _PATH = Path(__file__).parent / "libfoundryrt.so"
 _NONE = 0xFFFFFFFF
@@ -33,8 +34,8 @@ class TemplateView(ctypes.Structure):
     )  # fmt: skip
 
 
-class Piece(ctypes.Structure):
-    """`foundry_file_range` of native/upload.hpp: any range of a file, for the device."""
+class FileRange(ctypes.Structure):
+    """`foundry_file_range` of native/upload.hpp: bytes of a file, and where they go."""
 
     _fields_ = (
         ("address", c_uint64), ("offset", c_uint64), ("bytes", c_uint64), ("file", c_int32),
@@ -58,7 +59,7 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL(str(_PATH))
     except OSError as error:
         raise FoundryError(
-            f"the native core {_PATH} cannot be loaded ({error}); install foundry-graphs again, or"
+            f"the native core {_PATH} cannot be loaded ({error}); install {DISTRIBUTION} again, or"
             " run cmake -S . -B build && cmake --build build in a checkout"
         ) from error
     library.foundry_error.restype = c_char_p
@@ -66,6 +67,7 @@ def _library() -> ctypes.CDLL:
         c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),
     )  # fmt: skip
     library.foundry_destroy.argtypes = (c_void_p,)
+    library.foundry_destroy.restype = None
     library.foundry_set_kernel.argtypes = (c_void_p, c_uint32, c_void_p, c_uint64)
     library.foundry_set_function.argtypes = (
         c_void_p, c_uint32, c_char_p, c_uint32, c_int, c_int, c_int,
@@ -85,7 +87,7 @@ def _library() -> ctypes.CDLL:
     library.foundry_spent.argtypes = (c_void_p, POINTER(c_uint64))
     library.foundry_spent.restype = None
     library.foundry_stream.argtypes = (
-        c_void_p, c_void_p, POINTER(Buffer), c_uint32, c_uint32, POINTER(Piece), c_uint64,
+        c_void_p, c_void_p, POINTER(Buffer), c_uint32, c_uint32, POINTER(FileRange), c_uint64,
     )  # fmt: skip
     library.foundry_wait.argtypes = (c_void_p, c_uint32, c_uint32, POINTER(c_uint32))
     return library
@@ -97,46 +99,47 @@ def _check(code: int) -> None:
 
 
 def stream(
-    context: int, queue: int, buffers: Sequence[Buffer], threads: int, pieces: Sequence[Piece]
+    context: int, queue: int, buffers: Sequence[Buffer], threads: int, ranges: Sequence[FileRange]
 ) -> None:
-    """Read every piece through the buffers and queue its copies on the stream `queue`.
+    """Read every range through the buffers and queue its copies on the stream `queue`.
 
     FoundryError for a driver call that fails and a file that cannot be read or ends early.
     """
     _check(
         _library().foundry_stream(
             context, queue, (Buffer * len(buffers))(*buffers), len(buffers), threads,
-            (Piece * len(pieces))(*pieces), len(pieces),
+            (FileRange * len(ranges))(*ranges), len(ranges),
         )
     )  # fmt: skip
 
 
 class Materializer:
-    """Libraries, functions, template graphs and execs of one bundle; `close` frees them all.
+    """Libraries, functions, template graphs and execs of one bundle; `close` or `undo` frees them.
 
     `nodes`: how many all graphs have together; native threads take host memory for them while the
-    driver may still be starting. What is given to the setters must hold until `close`; a kernel's
-    bytes must be given before a graph that uses it is asked for.
+    driver may still be starting. A kernel's bytes must be given before a graph that uses it.
     """
 
     def __init__(
-        self, kernels: int, functions: int, templates: int, graphs: int, nodes: int
+        self, kernels: int, functions: int, templates: int, graphs: int, nodes: int, undo: Undo
     ) -> None:
         self._library = _library()
         self._functions = functions
         self._keep: list[Any] = []
-        handle = c_void_p()
+        self._handle = c_void_p()
+        self._held = Held()
+        undo.push(self.close)
         _check(
-            self._library.foundry_create(
-                kernels, functions, templates, graphs, nodes, byref(handle)
+            self._held.take(
+                self._library.foundry_create,
+                kernels, functions, templates, graphs, nodes, byref(self._handle),
             )
-        )
-        self._handle: c_void_p | None = handle
+        )  # fmt: skip
 
     def set_kernel(self, index: int, data: memoryview) -> None:
         """Give the cubin of kernel `index`."""
         self._keep.append(data)
-        _check(self._library.foundry_set_kernel(self._handle, index, address(data), data.nbytes))
+        _check(self._library.foundry_set_kernel(self._handle, index, address_of(data), data.nbytes))
 
     def set_function(self, index: int, function: Function) -> None:
         """Declare function `index` with its state."""
@@ -152,7 +155,7 @@ class Materializer:
         view = TemplateView(
             len(table.kind), len(table.edge_from), self._functions, len(table.skeleton),
             len(table.parameters),
-            *(address(getattr(table, name)) for name in VIEW_COLUMNS),
+            *(address_of(getattr(table, name)) for name in VIEW_COLUMNS),
         )  # fmt: skip
         self._keep.append(table)
         _check(self._library.foundry_set_template(self._handle, index, byref(view)))
@@ -163,7 +166,7 @@ class Materializer:
         _check(
             self._library.foundry_set_graph(
                 self._handle, index, name.encode(), template, len(member.word),
-                address(member.word), address(member.value),
+                address_of(member.word), address_of(member.value),
             )
         )  # fmt: skip
 
@@ -218,10 +221,9 @@ class Materializer:
 
     def close(self) -> None:
         """Stop the threads and free everything; the context must still exist."""
-        if self._handle is not None:
-            handle, self._handle = self._handle, None  # before: Ctrl-C may come with the return
-            self._library.foundry_destroy(handle)
-            self._keep.clear()
+        self._held.release(self._library.foundry_destroy, self._handle)
+        self._handle = c_void_p()
+        self._keep.clear()
 
 
-__all__ = ["VIEW_COLUMNS", "Buffer", "Materializer", "Piece", "TemplateView", "stream"]
+__all__ = ["VIEW_COLUMNS", "Buffer", "FileRange", "Materializer", "TemplateView", "stream"]

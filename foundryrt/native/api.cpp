@@ -71,8 +71,7 @@ FOUNDRY_EXPORT int foundry_is_ready(Materializer* self, uint32_t graph, uint32_t
     return guarded([&] { *out = self->ready(graph); });
 }
 
-// Nanoseconds spent so far loading binaries, resolving functions, building, instantiating and uploading
-// graphs.
+// Nanoseconds so far: loading binaries, resolving functions, building, instantiating and uploading graphs.
 FOUNDRY_EXPORT void foundry_spent(Materializer* self, uint64_t* out) {
     const foundry::Timings& timings = self->timings();
     out[0] = timings.load, out[1] = timings.resolve, out[2] = timings.build;

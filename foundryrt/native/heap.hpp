@@ -12,8 +12,8 @@
 namespace foundry {
 
 // Prefaults free memory in the calling thread's heap for execs of `nodes` nodes in all: it lies on huge
-// pages, and another thread touches them. On small pages, nearly half the time of instantiating was page
-// faults (benchmarks/results/instantiate.json).
+// pages, and another thread touches them. On small pages, page faults were nearly half the time of
+// instantiating (benchmarks/results/instantiate.json).
 //
 // A hint: nothing fails, and nothing happens for few nodes or where address space is limited (ulimit -v,
 // strict overcommit). It sets options of malloc for the whole process, which then keeps more of the memory

@@ -17,9 +17,8 @@
 namespace foundry {
 
 // Makes graphs in two lanes, one at a time in each: two overlap what the driver does outside its lock, three
-// were no faster (H100, docs/materialize.md). Threads make them as they were declared, once `start` was
-// called; a graph that a caller requires is made by that caller in the next free lane, before any other is
-// begun.
+// were no faster (docs/measurements/start.md). Threads make them as they were declared, once `start` was
+// called; a caller makes a graph that it requires itself, in the next free lane, before any other is begun.
 class Lanes {
   public:
     static constexpr size_t COUNT = 2;

@@ -1,5 +1,4 @@
-// Everything of a bundle that lives in the driver: libraries, functions, template graphs and the members'
-// execs.
+// Everything of a bundle that lives in the driver: libraries, functions, template graphs and execs.
 #pragma once
 
 #include <array>
@@ -39,8 +38,8 @@ class Materializer {
     CUgraphExec require(uint32_t graph);
     uint32_t ready() { return lanes_.ready(); }
     bool ready(uint32_t graph) { return lanes_.ready(graph); }
-    // Blocks until `count` graphs are ready or the time is over, and returns how many are. Throws a thread's
-    // failure.
+    // Blocks until `count` graphs are ready or the time is over, and returns how many are. Throws the first
+    // failure of a thread.
     uint32_t wait(uint32_t count, std::chrono::milliseconds timeout);
     const Timings& timings() const { return timings_; }
 
@@ -63,8 +62,8 @@ class Materializer {
     Timings timings_;
     CUcontext context_ = nullptr;  // since `start`
     std::vector<foundry_template> templates_;
-    // Destroyed from the last to the first: threads end, execs, graphs and libraries are freed, the heap
-    // shrinks.
+    // Destroyed from the last to the first: threads end; execs, graphs and libraries are freed; then the
+    // heap shrinks.
     HeapTrimmer trimmer_;
     Kernels kernels_;
     OwnedStream uploads_;

@@ -12,8 +12,7 @@ enum : uint8_t { KIND_KERNEL = 1, KIND_MEMCPY = 2, KIND_MEMSET = 3, KIND_EMPTY =
 
 constexpr uint32_t NO_FUNCTION = 0xFFFFFFFF;
 
-// Words of a kernel node before its arguments: grid xyz, block xyz, dynamic shared bytes, as uint32; one
-// spare.
+// Words of a kernel node before its arguments, each of two uint32: grid, block, dynamic shared bytes, spare.
 constexpr uint32_t LAUNCH_WORDS = 4;
 struct Launch {
     uint32_t grid[3], block[3], shared, spare;

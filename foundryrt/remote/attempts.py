@@ -31,7 +31,7 @@ def setting(name: str, default: str, kind: Callable[[str], N]) -> N:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a place is given. A range of `chunk` bytes must come within `seconds`."""
+    """How long a server is waited for. A range of `chunk` bytes must come within `seconds`."""
 
     attempts: int = setting("FOUNDRY_CACHE_ATTEMPTS", "5", int)
     backoff: float = setting("FOUNDRY_CACHE_BACKOFF", "0.5", float)

@@ -93,7 +93,7 @@ class Copy:
             _remove_remains(folder())
             # Before anything is fetched: a lying header must not fill the disk.
             if length > shutil.disk_usage(folder()).free:
-                raise FoundryError(f"{folder()}: no room for {length} bytes of {self.url}")
+                raise FoundryError(f"{folder()}: no space for {length} bytes of {self.url}")
             self._file, name = tempfile.mkstemp(".part", dir=folder())
             weakref.finalize(self, os.close, self._file)
             self.path, self.complete = Path(name), False
@@ -127,15 +127,15 @@ class Copy:
     def fill(self, sections: Sequence[Section]) -> None:
         """Fetch all that is missing in the background; then the copy is the complete one.
 
-        The process does not end before that. A failure is logged: whoever needs a section meets
-        it again.
+        The process does not end before that. A failure is logged; a caller that needs
+        a section gets it raised.
         """
         if not self.complete and not self._filling:
             self._filling = True
             threading.Thread(target=self._fill, args=(tuple(sections),)).start()
 
     def discard(self) -> None:
-        """Forget the copy; a file that is not complete goes with whoever has it open."""
+        """Forget the copy; an incomplete file exists until it is closed everywhere."""
         _begun.pop(self.url, None)
         if not self.complete:
             self.path.unlink(missing_ok=True)

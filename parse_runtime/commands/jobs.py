@@ -65,7 +65,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a line does not say."""
+    """Values for what a line leaves out."""
 
     max_new_tokens: int
     sampling: Sampling
@@ -73,7 +73,7 @@ class Defaults:
     rules: Rules
 
     def job(self, prompts: Prompts, line: Line) -> Job:
-        """UsageError for what cannot work."""
+        """UsageError where the line cannot be answered."""
         if bool(line.prompt) == bool(line.messages):
             raise UsageError("give either a prompt or messages")
         conversation: Conversation = line.prompt or [
@@ -141,7 +141,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _line(text: bytes) -> Line:
-    """UsageError for what is no such object."""
+    """UsageError where the text is not such an object."""
     if len(text) > _LONGEST:
         raise UsageError(f"longer than {_LONGEST} bytes")
     try:
@@ -153,7 +153,7 @@ def _line(text: bytes) -> Line:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A name that comes twice would lose what it says first."""
+    """UsageError for a name given twice: the first value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise UsageError(f"a name comes twice in {', '.join(name for name, _ in pairs)}")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from foundryrt.console import print_json, write
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.progress import progress_bar
 from parse_runtime.commands.jobs import Job, Refused
-from parse_runtime.commands.progress import progress_bar
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.request import Statistics

@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 
 
 FAILING = 3
-"""So many failed answers in a row are taken for a device that does not work any more."""
+"""After so many failed answers in a row the device is taken to be broken."""
 
 
 class Overloaded(FoundryError):
@@ -49,14 +49,14 @@ class Engine:
 
     @property
     def state(self) -> str:
-        """`ok`, `failing` where no answer comes to its end, `stopped` where none is taken."""
+        """`ok`, `failing` where no answer is completed, `stopped` where none is taken."""
         if self._closing or not self._thread.is_alive():
             return "stopped"
         return "failing" if self.failed >= FAILING else "ok"
 
     @property
     def failed(self) -> int:
-        """Answers that failed since one was completed, those of unfit requests left out."""
+        """Answers that failed in a row; those of unfit requests do not count."""
         return self._scheduler.failed
 
     @property

@@ -1,4 +1,4 @@
-"""A listener that keeps what became of one request, and shows its text as it comes."""
+"""A listener that keeps the result of one request, and shows its text as it comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One answer to give: what it is made from, who hears of it, and what is counted."""
+"""One answer to give: its request, its listener, and its counts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Listener(Protocol):
         """`stop`, `length` (the token limit) or `cancelled`."""
 
     def failed(self, error: Exception) -> None:
-        """The request came to an error, and to its end."""
+        """The request ended with an error."""
 
 
 @dataclass

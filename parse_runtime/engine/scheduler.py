@@ -15,7 +15,7 @@ from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
 
-Pass = Callable[[Batch], Sequence[object]]
+BatchPass = Callable[[Batch], Sequence[object]]
 """Answers each sequence of a batch."""
 
 
@@ -52,7 +52,7 @@ class Scheduler:
         self._due: deque[_Running] = deque()
         """Those whose next pass is a prefill or a verification, longest waiting first."""
         self.failed = 0
-        """Answers that failed since one did not; an unfit request (UsageError) does not count."""
+        """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
 
     @property
     def running(self) -> int:
@@ -107,7 +107,7 @@ class Scheduler:
         self._running[answer.listener] = running
         self._guarded(running, lambda: None)
 
-    def _batch(self, kind: type[Decode] | type[Extend], run: Pass) -> None:
+    def _batch(self, kind: type[Decode] | type[Extend], run: BatchPass) -> None:
         """One pass of all that ask for it; one by one where it fails, to find whose error it is."""
         together = [running for running in self._running.values() if isinstance(running.call, kind)]
         if not together:
@@ -165,7 +165,7 @@ def _batch_of(together: Sequence[_Running]) -> Batch:
     )
 
 
-def _alone(run: Pass, running: _Running) -> object:
+def _alone(run: BatchPass, running: _Running) -> object:
     return run(_batch_of([running]))[0]
 
 

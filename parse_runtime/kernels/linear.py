@@ -5,13 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-STREAMED_ROWS = 64
-"""Above so many rows a product is bound by arithmetic, and the library's is used."""
-
-
-def streams(x: Tensor) -> bool:
-    """Whether products of these rows run by the weight-streaming kernels."""
-    return x.is_cuda and x.shape[0] <= STREAMED_ROWS
+from parse_runtime.kernels.streamed import streams
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

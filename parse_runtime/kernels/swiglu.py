@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from parse_runtime.kernels.linear import streams
+from parse_runtime.kernels.streamed import streams
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from foundryrt.bundle import tables
 from foundryrt.bundle.layout import Codec, Section, align, pack_header, pack_table
 from foundryrt.bundle.schema import (
     Function,
-    Graph,
+    GraphEntry,
     Kernel,
     Manifest,
     Region,
@@ -125,7 +125,7 @@ def parts() -> Parts:
         functions=(Function(name="gemm", kernel=0, max_dynamic_shared=1024),
                    Function(name="norm", kernel=0)),
         templates=(Template(section=0, nodes=3, edges=2, columns=columns),),
-        graphs=(Graph(name="decode", key={"batch": 8}, template=0, section=1, columns=own),),
+        graphs=(GraphEntry(name="decode", key={"batch": 8}, template=0, section=1, columns=own),),
         weights=Weights(
             files=(WeightFile(name="model.safetensors", size=4096, hint="/models/x"),),
             sources=(source,),

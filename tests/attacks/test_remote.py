@@ -12,9 +12,9 @@ import pytest
 from foundryc.sign import create_key, sign
 from foundryrt.bundle.errors import NotABundle, SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES
-from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import FoundryError, Unreachable, UsageError
 from foundryrt.remote import attempts, copies
+from foundryrt.remote.bundle import open_bundle
 from foundryrt.trust import NotSigned, Trust
 from tests.attacks.samples import parts
 from tests.attacks.servers import (
@@ -74,7 +74,7 @@ def test_sections_are_fetched_when_they_are_used(home: Path, monkeypatch) -> Non
     data = sample(home)
     monkeypatch.setattr(copies.Copy, "fill", lambda self, sections: None)
     seen: list[tuple[int, int]] = []
-    with server(data, recording(seen)) as url, Bundle.open(f"{url}/a.fdy") as bundle:
+    with server(data, recording(seen)) as url, open_bundle(f"{url}/a.fdy") as bundle:
         opened = len(seen)
         used = {s.offset for s in bundle.sections} & {start for start, _ in seen}
         assert len(used) == 1  # The manifest alone.
@@ -88,12 +88,12 @@ def test_sections_are_fetched_when_they_are_used(home: Path, monkeypatch) -> Non
 def test_the_copy_is_the_bundle_and_works_offline(home: Path, caplog) -> None:
     data = sample(home)
     with server(data, honest) as url:
-        with Bundle.open(f"{url}/a.fdy") as bundle:
+        with open_bundle(f"{url}/a.fdy") as bundle:
             bundle.verify()
         finish()
     assert copies.complete_copy(f"{url}/a.fdy").read_bytes() == data
     assert not list(copies.folder().glob("*.part"))
-    with Bundle.open(f"{url}/a.fdy") as bundle:
+    with open_bundle(f"{url}/a.fdy") as bundle:
         bundle.verify()
     assert "copy of an earlier run" in caplog.text
 
@@ -103,16 +103,16 @@ def test_a_second_run_fetches_the_header_alone(home: Path) -> None:
     with server(sample(home), recording(seen)) as url:
         for _ in range(2):
             before = len(seen)
-            with Bundle.open(f"{url}/a.fdy") as bundle:
+            with open_bundle(f"{url}/a.fdy") as bundle:
                 bundle.verify()
             finish()
     assert seen[before:] == [(0, HEADER_BYTES)]
 
 
 def test_one_process_opens_again_what_is_complete(home: Path) -> None:
-    with server(sample(home), honest) as url, Bundle.open(f"{url}/a.fdy") as first:
+    with server(sample(home), honest) as url, open_bundle(f"{url}/a.fdy") as first:
         join()
-        with Bundle.open(f"{url}/a.fdy") as second:
+        with open_bundle(f"{url}/a.fdy") as second:
             second.verify()
         first.verify()
 
@@ -123,7 +123,7 @@ def test_a_bundle_in_use_outlives_a_copy_that_failed(home: Path, caplog) -> None
     def behave(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
         (honest if healthy[0] else tampered)(handler, data, start, end)
 
-    with server(sample(home), behave) as url, Bundle.open(f"{url}/a.fdy") as bundle:
+    with server(sample(home), behave) as url, open_bundle(f"{url}/a.fdy") as bundle:
         join()
         assert "is not kept here" in caplog.text
         with pytest.raises(SectionDigestMismatch):
@@ -146,7 +146,7 @@ def test_a_changed_bundle_is_fetched_again(home: Path) -> None:
     with server(old, behave) as url:
         for want in (old, new):
             current[0] = want
-            Bundle.open(f"{url}/a.fdy").close()
+            open_bundle(f"{url}/a.fdy").close()
             finish()
             assert copies.complete_copy(f"{url}/a.fdy").read_bytes() == want
 
@@ -156,7 +156,7 @@ def test_of_an_untrusted_bundle_nothing_more_is_read(home: Path) -> None:
     create_key(key)
     seen: list[tuple[int, int]] = []
     with server(data, recording(seen)) as url, pytest.raises(NotSigned):
-        Bundle.open(f"{url}/a.fdy", Trust.load([key.with_suffix(".pem")]))
+        open_bundle(f"{url}/a.fdy", Trust.load([key.with_suffix(".pem")]))
     table = int.from_bytes(data[8:16], "little")
     assert seen == [(0, HEADER_BYTES), (table, len(data))]
     assert not list(copies.folder().iterdir())
@@ -177,7 +177,7 @@ def test_bad_servers(
 ) -> None:
     limit(monkeypatch, 0.5 if behave is slow else 60)
     with server(sample(home), behave) as url, pytest.raises(error):
-        bundle = Bundle.open(f"{url}/a.fdy")
+        bundle = open_bundle(f"{url}/a.fdy")
         bundle.verify()
     finish()
     assert not copies.complete_copy(f"{url}/a.fdy").exists()
@@ -188,7 +188,7 @@ def test_remains_of_killed_processes_go(home: Path) -> None:
     copies.folder().mkdir(parents=True)
     (copies.folder() / "dead.part").write_bytes(b"half")
     with server(sample(home), honest) as url:
-        Bundle.open(f"{url}/a.fdy").close()
+        open_bundle(f"{url}/a.fdy").close()
         finish()
     assert [path.suffix for path in copies.folder().iterdir()] == [".fdy"]
 
@@ -200,7 +200,7 @@ def test_remains_of_killed_processes_go(home: Path) -> None:
 )  # fmt: skip
 def test_urls_that_are_refused(url: str) -> None:
     with pytest.raises(UsageError) as refusal:
-        Bundle.open(url)
+        open_bundle(url)
     assert "hunter2" not in str(refusal.value)
 
 
@@ -209,7 +209,7 @@ def test_a_missing_bundle() -> None:
         handler.send_error(404)
 
     with server(b"", missing) as url, pytest.raises(UsageError, match="no such file"):
-        Bundle.open(f"{url}/a.fdy")
+        open_bundle(f"{url}/a.fdy")
 
 
 @pytest.mark.parametrize("value", ["x", "nan", "-1", "inf"])
@@ -223,4 +223,4 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "damaged.fdy"
     path.write_bytes(bytes(8192))
     with pytest.raises(NotABundle, match=r"damaged\.fdy: not a"):
-        Bundle.open(path)
+        open_bundle(path)

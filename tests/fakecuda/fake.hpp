@@ -18,7 +18,7 @@ inline std::atomic<int> fail_code{CUDA_ERROR_OUT_OF_MEMORY};
 inline std::atomic<int> architecture{90}, version{13000};
 inline std::atomic<uint64_t> memory{1ull << 30};
 inline int device_context;
-// The primary context is another one each time that it is retained anew.
+// The primary context is a new one (the next generation) each time that it is retained after its release.
 inline std::atomic<int> retained{0}, generation{0};
 inline thread_local int current = 0;
 

@@ -1,8 +1,11 @@
 // Memory of the stand-in, all of it the host's.
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 #include "fake.hpp"
 #include "streams.hpp"
@@ -12,6 +15,12 @@ using namespace fake;
 namespace {
 
 constexpr size_t GRANULARITY = 2 << 20;
+
+// The files behind memory that can be exported, by handle; other memory has none.
+std::map<CUmemGenericAllocationHandle, int> files;
+CUmemGenericAllocationHandle last_handle = 0;
+
+void* address_of(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
 
 // Counts as something never freed, which every test looks for.
 void give_back(const char* what) {
@@ -62,20 +71,46 @@ CUresult cuMemAddressFree(CUdeviceptr address, size_t size) {
     count("reservation", -1);
     return CUDA_SUCCESS;
 }
-CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*,
+CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t size, const CUmemAllocationProp* properties,
                      unsigned long long) {
     MAY_FAIL;
-    *out = 1;
+    std::lock_guard lock(streams::guard);
+    *out = ++last_handle;
+    if (properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
+        const int file = memfd_create("fakecuda", MFD_CLOEXEC);
+        if (file < 0 || ftruncate(file, static_cast<off_t>(size)) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
+        files[*out] = file;
+    }
     count("memory", 1);
     return CUDA_SUCCESS;
 }
-CUresult cuMemRelease(CUmemGenericAllocationHandle) {
+CUresult cuMemRelease(CUmemGenericAllocationHandle memory) {
+    std::lock_guard lock(streams::guard);
+    if (const auto found = files.find(memory); found != files.end()) {
+        close(found->second);
+        files.erase(found);
+    }
     count("memory", -1);
     return CUDA_SUCCESS;
 }
-CUresult cuMemMap(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+CUresult cuMemMap(CUdeviceptr address, size_t size, size_t, CUmemGenericAllocationHandle memory,
+                  unsigned long long) {
     MAY_FAIL;
+    std::lock_guard lock(streams::guard);
+    if (const auto found = files.find(memory); found != files.end()) {
+        void* got = mmap(address_of(address), size, PROT_NONE, MAP_SHARED | MAP_FIXED, found->second, 0);
+        if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     count("mapping", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle memory,
+                                      CUmemAllocationHandleType, unsigned long long) {
+    MAY_FAIL;
+    std::lock_guard lock(streams::guard);
+    const auto found = files.find(memory);
+    if (found == files.end()) return CUDA_ERROR_INVALID_VALUE;
+    *static_cast<int*>(out) = fcntl(found->second, F_DUPFD_CLOEXEC, 0);
     return CUDA_SUCCESS;
 }
 // As a device may, it hands memory out with somebody's old bytes in it.
@@ -87,7 +122,8 @@ CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc*
     return CUDA_SUCCESS;
 }
 CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
-    mprotect(reinterpret_cast<void*>(address), size, PROT_NONE);
+    mmap(address_of(address), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+         0);
     give_back("mapping");
     return CUDA_SUCCESS;
 }
@@ -100,16 +136,6 @@ CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t size) {
 CUresult cuMemFree_v2(CUdeviceptr address) {
     std::free(reinterpret_cast<void*>(address));
     count("device memory", -1);
-    return CUDA_SUCCESS;
-}
-CUresult cuMemHostAlloc(void** out, size_t size, unsigned) {
-    IN_CONTEXT;
-    *out = std::malloc(size);
-    return pin(*out, size);
-}
-CUresult cuMemFreeHost(void* address) {
-    unpin(address);
-    std::free(address);
     return CUDA_SUCCESS;
 }
 CUresult cuMemHostRegister_v2(void* address, size_t size, unsigned) {

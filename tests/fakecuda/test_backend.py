@@ -12,6 +12,7 @@ from foundryrt.cuda import dlpack, graphs
 from foundryrt.cuda.backend import CudaBackend
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.native import Materializer
+from foundryrt.undo import Undo
 from tests.fakecuda import bundle as counters
 
 
@@ -205,7 +206,8 @@ def test_a_claimed_number_of_nodes_takes_no_more_memory_than_the_bundle_stores(
 
 
 def test_any_number_of_nodes_is_a_hint(fake):
-    Materializer(0, 0, 0, 0, (1 << 64) - 1).close()
+    with Undo() as undo:
+        Materializer(0, 0, 0, 0, (1 << 64) - 1, undo)
 
 
 def test_graphs_are_started_once(bundle, fake):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foundryrt import native
+from foundryrt import native, parallel
 from foundryrt.bundle.reader import Bundle
 from foundryrt.cuda import graphs
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
+from foundryrt.undo import Undo
 from tests.fakecuda import bundle as counters
 
 FIRST = ("step", {"by": 25})
@@ -249,29 +251,30 @@ def test_a_graph_that_is_asked_for_is_read_next(path, fake, monkeypatch):
     def slowly(self, index):
         read.append(index)
         begun.set()
-        while index == 0 and not self._turn.locked():  # until another one is asked for
+        while index == 0 and not self._wanted:  # until another one is asked for
             time.sleep(0.001)
         reads(self, index)
 
     monkeypatch.setattr(graphs.Graphs, "_read", slowly)
-    reading = graphs.Graphs(Bundle.open(path), None)
+    undo = Undo()
+    reading = graphs.Graphs(Bundle.open(path), None, undo)
     reading.read()
     begun.wait()
     with pytest.raises(FoundryError, match="before the start"):
         reading.require(2)
-    reading.close()
+    undo.close()
     assert read[:2] == [0, 2]
 
 
 def test_a_thread_that_the_system_refuses_leaves_nothing_behind(path, fake, monkeypatch):
-    start = threading.Thread.start
+    start = parallel.Worker.start
 
-    def refuse(thread):
-        if thread._target.__name__ == "_declare_all":
+    def refuse(worker, work):
+        if work.__name__ == "_declare_all":
             raise RuntimeError("can't start new thread")
-        start(thread)
+        start(worker, work)
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(parallel.Worker, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start"):
         Session.open(path, first=FIRST)
     assert fake.live == ""
@@ -326,6 +329,65 @@ def test_an_interrupt_amid_closing_frees_nothing_twice(path, fake, monkeypatch):
         session.close()
     assert fake.live == ""
     session.close()
+
+
+def test_a_session_that_nobody_closed_is_freed_with_its_last_reference(path, fake):
+    gc.disable()  # so that no cycle of references is left for it
+    try:
+        tensor = Session.open(path, first=FIRST).tensor("state")
+        assert (tensor.read() == counters.INITIAL).all()
+        del tensor
+        assert fake.live == ""
+        pipeline = Session.open(path).graph("last").pipeline(("state",), ("result",))
+        for slot in range(2):
+            pipeline.submit(slot, {"state": pipeline.staging("state")})
+        assert (pipeline.wait(0)["result"] == 1000).all()
+        del pipeline
+        assert fake.live == ""
+    finally:
+        gc.enable()
+
+
+def test_a_session_closes_its_pipelines(path, fake):
+    with Session.open(path) as session:
+        pipeline = session.graph("last").pipeline(("state",), ("result",))
+        pipeline.submit(0, {"state": pipeline.staging("state")})
+    assert fake.live == ""
+    pipeline.close()
+
+
+@pytest.mark.parametrize("use", ["pass", "session.wait()", "session.load_weights()", "del session"])
+def test_nothing_hangs_at_exit_where_a_session_was_not_closed(large, fake, use):
+    run(f"""
+from foundryrt.session import Session
+session = Session.open({str(large(0))!r}, first=("last", {{}}))
+graph = session.graph("last")
+graph.launch()
+{use}
+""")
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [("/nowhere/libcuda.so", "install NVIDIA's driver"), ("libc.so.6", "a driver of CUDA 13.0")],
+)
+def test_python_and_native_code_open_one_driver_and_say_the_same(path, fake, driver, words):
+    run(
+        f"""
+from foundryrt import native
+from foundryrt.cuda.driver import driver
+from foundryrt.errors import FoundryError
+said = []
+for use in (driver, lambda: native.stream(0, 0, [native.Buffer()], 1, [])):
+    try:
+        use()
+    except FoundryError as error:
+        said.append(str(error))
+assert len(said) == 2 and all({words!r} in text for text in said), said
+assert said[0] == said[1] or {driver!r} == "libc.so.6", said
+""",
+        FOUNDRY_LIBCUDA=driver,
+    )
 
 
 def test_sessions_keep_no_memory_nor_take_it_ahead_if_limited(large, fake):

@@ -19,8 +19,7 @@ from foundryc.weights import StoredTensor, TensorFile, WeightSlice, build_weight
 from foundryc.write import write_bundle
 from foundryrt import native
 from foundryrt.bundle.schema import Requirements, Tensor, Weights
-from foundryrt.cuda import digest
-from foundryrt.cuda.backend import CudaBackend
+from foundryrt.cuda import backend, digest
 from foundryrt.cuda.upload import CHUNK
 from foundryrt.cuda.weights import WeightLoader
 from foundryrt.errors import FoundryError
@@ -158,7 +157,8 @@ def stream_large(
     address, start = session.tensor("large").address, stored.offset
     with open(stored.path, "rb") as opened:
         pieces = [
-            native.Piece(address + a, start + a, b - a, opened.fileno()) for a, b in pairwise(cuts)
+            native.FileRange(address + a, start + a, b - a, opened.fileno())
+            for a, b in pairwise(cuts)
         ]
         native.stream(backend.device.context, backend.stream, buffers, threads, pieces)
 
@@ -200,7 +200,7 @@ def test_what_a_load_needs_besides_the_files_is_made_once_and_in_advance(tmp_pat
 def test_what_could_not_be_prepared_is_asked_for_again(tmp_path, fake, monkeypatch):
     path = write(tmp_path, by_device=True)
     with monkeypatch.context() as patch:
-        patch.setattr(CudaBackend, "_prepare", lambda self: None)
+        patch.setattr(backend, "_prepare", lambda loader: None)
         for call in range(1, 100):
             with Session.open(path, load_weights=False) as session:
                 fake.fail(call)
@@ -267,5 +267,5 @@ def test_a_preparation_that_fails_costs_no_load(tmp_path, fake, monkeypatch):
     monkeypatch.setattr(WeightLoader, "prepare", fail)
     with Session.open(write(tmp_path), load_weights=False) as session:
         session.load_weights()
-        assert not session._opened._preparation.is_alive()
+        session._opened._preparation.join()
     assert fake.live == ""

@@ -66,7 +66,7 @@ def fused() -> dict[str, float]:
 
 def mixture() -> dict[str, float]:
     # As on CUDA, where few rows are streamed.
-    cuda_experts.linear_parts = stream.stream_parts
+    cuda_experts.streams = lambda x: True
     found = {}
     for count, hidden, width, number, top_k in (
         (1, 64, 32, 8, 2), (5, 100, 40, 6, 3), (33, 64, 32, 128, 8), (70, 64, 96, 16, 4),

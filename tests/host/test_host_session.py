@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from foundryc.weights import TensorFile, whole
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
-from foundryrt.weights import WeightsMissing
+from foundryrt.weights import WeightsChanged, WeightsMissing
 
 
 def save(path: Path, embed: bool = False, folder: Path | None = None) -> Path:
@@ -157,3 +161,49 @@ def test_a_view_outlives_its_session(bundle: Path) -> None:
     session.close()
     session.close()
     assert view.tolist() == [1, 2]
+
+
+def test_the_arena_is_freed_with_the_last_reference(bundle: Path) -> None:
+    gc.disable()  # so that no cycle of references is left for it
+    try:
+        session = Session.open(bundle)
+        name, key = session.graphs[0]
+        session.graph(name, **key).launch()
+        arena = weakref.ref(session._opened.arena)
+        view = session.tensor("count")
+        del session
+        assert arena() is None
+        assert view.tolist() == [2, 4]
+    finally:
+        gc.enable()
+
+
+def test_threads_launch_one_after_another(bundle: Path, monkeypatch) -> None:
+    running = []
+
+    def launch(tape) -> None:
+        running.append(tape)
+        time.sleep(0.01)
+        assert running == [tape]
+        running.clear()
+
+    monkeypatch.setattr("foundryrt.host.replay.Tape.launch", launch)
+    with Session.open(bundle) as session, ThreadPoolExecutor(4) as threads:
+        name, key = session.graphs[0]
+        for done in [threads.submit(session.graph(name, **key).launch) for _ in range(8)]:
+            done.result()
+
+
+def test_without_a_check_only_sizes_are_compared(bundle: Path) -> None:
+    file = bundle.parent / "w.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-4:] = np.float32(7).tobytes()
+    file.write_bytes(data)
+    with Session.open(bundle, load_weights=False) as session:
+        with pytest.raises(WeightsChanged):
+            session.load_weights()
+        session.load_weights(check=False)
+        assert session.read("w")[2, 3] == 7
+        file.write_bytes(data + b"0")
+        with pytest.raises(WeightsChanged):
+            session.load_weights(check=False)

@@ -26,5 +26,5 @@ def test_a_machine_without_a_gpu_is_one_line(tmp_path: Path) -> None:
 
 
 def test_compiled_host_code_is_refused(tmp_path: Path) -> None:
-    done = capture("--compile", "-o", str(tmp_path / "x.fdy"))
+    done = capture("--compile", "--target", "host", "-o", str(tmp_path / "x.fdy"))
     assert done.returncode == 2 and "--compile needs --target cuda" in done.stderr

@@ -142,7 +142,7 @@ def test_batches_show_a_suffix_its_own_prefix_alone(seed: int) -> None:
     wrong = first_wrong(problems, answers)
     batch = judged.batch(problems, answers, generator)
     _, lengths = task.prompts(problems)
-    yes, s, n = tokenizer().token_to_id("Yes"), len(judged.SUFFIX), judged.TRUNK
+    yes, s, n = tokenizer().token_to_id("Yes"), len(judged.SUFFIX), judged.SHARED
     for b in range(4):
         for cut in range(judged.CUTS):
             last = n + (cut + 1) * s - 1

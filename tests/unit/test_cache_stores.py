@@ -17,6 +17,7 @@ from foundryc.cache.manage import collect, verify
 from foundryc.cache.stores import open_store
 from foundryc.cache.stores.base import Store
 from foundryrt.bundle.reader import Bundle
+from foundryrt.remote.bundle import open_bundle
 from tests.unit.cache_samples import KEY, sealed
 
 WORKER = Path(__file__).with_name("cache_worker.py")
@@ -121,7 +122,7 @@ def test_a_bundle_runs_from_s3(s3: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     sealed(tmp_path / "a.fdy")
     open_store(s3).put(KEY, tmp_path / "a.fdy")
-    with Bundle.open(f"{s3}/{KEY}.fdy") as bundle:
+    with open_bundle(f"{s3}/{KEY}.fdy") as bundle:
         bundle.verify()
         with Bundle.open(tmp_path / "a.fdy") as stored:
             assert bundle.digest == stored.digest

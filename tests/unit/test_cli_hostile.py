@@ -43,13 +43,13 @@ def pipe(tmp_path: Path) -> Path:
 
 
 def test_a_pipe_is_no_bundle_and_no_key(bundle: Path, pipe: Path) -> None:
-    expected = (2, f"{pipe}: is no plain file")
+    expected = (2, f"{pipe}: is not a regular file")
     assert refused(FOUNDRYC, "inspect", pipe) == expected
     assert refused(FOUNDRYC, "diff", bundle, pipe) == expected
     assert refused(FOUNDRYC, "verify", bundle, "--trust", pipe) == expected
     assert refused(FOUNDRYC, "sign", bundle, "--key", pipe) == expected
     assert refused(FOUNDRYRT, "run", pipe) == expected
-    endless = (2, "/dev/zero: is no plain file")
+    endless = (2, "/dev/zero: is not a regular file")
     assert refused(FOUNDRYC, "sign", bundle, "--key", "/dev/zero") == endless
 
 
@@ -63,8 +63,8 @@ def test_a_full_disk_behind_stdout(bundle: Path, arguments: list[str]) -> None:
 def test_an_output_that_is_no_file_is_refused_before_anything_is_done(pipe: Path) -> None:
     for command in (["capture", "--workload", "otfs"], ["cache", "get", pipe.parent, "0" * 64]):
         code, line = refused(FOUNDRYC, *command, "-o", pipe)
-        assert (code, line) == (2, f"{pipe}: is no plain file; name one such as model.fdy")
-    with pytest.raises(OSError, match="no plain file"):
+        assert (code, line) == (2, f"{pipe}: is not a regular file; name one such as model.fdy")
+    with pytest.raises(OSError, match="not a regular file"):
         AtomicFile(pipe)
     assert pipe.is_fifo()
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import foundryc
+import foundryrt
+
 FORBIDDEN = ("torch", "typer", "rich", "foundryc", "cuda", "cryptography", "fsspec", "numpy")
 
 
@@ -36,10 +39,35 @@ def test_no_heavy_imports(module: str) -> None:
     assert not modules & set(FORBIDDEN)
 
 
+def test_packages_alone_import_nothing() -> None:
+    """`foundryrt.start` begins the driver's start after `import foundryrt`."""
+    nothing, _ = imported("pass")
+    modules, _ = imported("import foundryrt, foundryc, parse_runtime, otfs_pipeline")
+    packages = {"foundryrt", "foundryc", "parse_runtime", "otfs_pipeline"}
+    assert modules - nothing <= packages | {"__future__"}
+
+
+def test_names_that_the_packages_offer() -> None:
+    """Each is the one of its module, imported when it is used."""
+    modules, _ = imported("from foundryrt import FoundryError, Graph, Session, UsageError")
+    assert not modules & set(FORBIDDEN)
+    assert foundryrt.Session is foundryrt.session.Session
+    assert foundryrt.UsageError is foundryrt.errors.UsageError
+    assert {"Session", "Graph"} < set(dir(foundryrt)) and "Recorder" in dir(foundryc)
+    for package in (foundryrt, foundryc):
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = package.nothing
+
+
 @pytest.mark.parametrize("module", ["parse_runtime.commands.run", "otfs_pipeline.run"])
 def test_drivers_import_no_torch(module: str) -> None:
     modules, _ = imported(f"import {module}")
     assert not modules & {"torch", "foundryc"}
+
+
+def test_options_of_a_capture_need_no_torch() -> None:
+    modules, _ = imported("import parse_runtime.capture.record")
+    assert "parse_runtime" in modules and "torch" not in modules
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from foundryrt.console import note, print_json, print_table, reporting
 from foundryrt.errors import FoundryError
-from foundryrt.printable import printable
+from foundryrt.printable import printable, size
 
 HOSTILE = "a\x1b[31m\r\n\x9b2J\u202eb\udcff[/x][bold]:smile:"
 
@@ -49,3 +49,12 @@ def test_an_error_cannot_pass_for_two(capsys: pytest.CaptureFixture[str]) -> Non
     note("what\n\nis")
     expected = "error: no \\x1b[2J\n  error: all is well\nwhat\n  \n  is\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(None, "unknown"), (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"),
+     (999_960, "1.0 MB"), (5_123_000_000, "5.1 GB"), (1 << 64, "18.4 EB")],
+)  # fmt: skip
+def test_sizes(count: int | None, text: str) -> None:
+    assert size(count) == text

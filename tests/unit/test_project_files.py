@@ -76,3 +76,18 @@ def test_issue_templates_are_forms() -> None:
             body = load(form)["body"]
             assert {field["type"] for field in body} <= {"markdown", "textarea"}
             assert all(field["attributes"] for field in body)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda p: p.name)
+def test_the_reference_names_what_exists(page: Path) -> None:
+    """`::: package.module` or `::: package.module.Class`."""
+    names = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert names
+    for name in names:
+        parent, _, member = name.rpartition(".")
+        module, package = (ROOT / parent.replace(".", "/") / end for end in ("", "__init__.py"))
+        source = package if package.is_file() else module.with_suffix(".py")
+        whole = ROOT / (name.replace(".", "/") + ".py")
+        assert whole.is_file() or re.search(rf"\b{member}\b", source.read_text(encoding="utf-8")), (
+            name
+        )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt import start
+from foundryrt.arguments import bundle_word
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.bundle.writer import BundleWriter
 from tests.attacks.samples import parts
@@ -60,4 +61,4 @@ def test_the_driver_waits_for_no_imports() -> None:
     ],
 )
 def test_the_bundle_among_the_options(words: str, place: int) -> None:
-    assert start.bundle_word(words.split()) == place
+    assert bundle_word(words.split()) == place

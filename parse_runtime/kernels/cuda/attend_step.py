@@ -1,6 +1,6 @@
 """Split-key attention of a few rows of each slot: partial sums of fixed spans, then their union.
 
-A span's partial sums are computed the same way whoever computes them, and spans are united in
+Every program computes a span's partial sums in the same way, and spans are united in
 ascending order, so that a row's bits depend on its query and on the keys it sees alone.
 """
 

@@ -6,7 +6,7 @@ off the compiled code):
 2. Each program calls `wait`, on every way through it, before it reads or writes anything that is
    not a weight. `wait` returns when the kernel before has ended and its writes can be seen. That
    kernel could only end after its own `wait`, and so on: all earlier kernels have ended, too. So
-   overwriting what they read, and memory that the allocator hands out anew, need no other care.
+   overwriting what they read, and memory that the allocator hands out again, need no other care.
 3. Weights may be read before `wait`: they are there before a pass is launched.
 A kernel, copy or fill launched without OPTIONS, as torch's are, begins after the one before it has
 ended, and a graph after what its stream did before. Bundles keep ports and types of edges.

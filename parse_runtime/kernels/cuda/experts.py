@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.routing import group, route
-from parse_runtime.kernels.cuda.stream import load_rows, load_weight
-from parse_runtime.kernels.linear import STREAMED_ROWS, linear_parts
+from parse_runtime.kernels.cuda.stream import load_rows, load_weight, stream_parts
+from parse_runtime.kernels.streamed import STREAMED_ROWS, streams
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def experts(
     pairs = count * top_k
     tiles = choose(count)
     x, gate_up, down = x.contiguous(), gate_up.contiguous(), down.contiguous()
-    weights, chosen = route(linear_parts(x, router), x.dtype, top_k, normalize)
+    # As `parse_runtime.kernels.linear.linear_parts`, which is above these kernels.
+    scores = stream_parts(x, router) if streams(x) else F.linear(x, router)[None]
+    weights, chosen = route(scores, x.dtype, top_k, normalize)
     order, blocks = group(chosen, number, tiles.rows)
     gated = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
     common = {"ROWS": tiles.rows, "num_warps": 4, "num_stages": tiles.stages, **OPTIONS}

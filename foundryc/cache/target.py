@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from foundryc.cache.environment import ABSENT, torch_version
+from foundryc.installed import ABSENT, torch_version
 from foundryrt.nvml import NoNvml, Nvml, visible
 
 

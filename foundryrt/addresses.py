@@ -1,4 +1,4 @@
-"""Where a buffer's bytes lie. ctypes itself gives addresses of writable buffers alone."""
+"""Addresses of Python buffers. ctypes itself gives those of writable ones alone."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _get = ctypes.PYFUNCTYPE(c_int, py_object, POINTER(_View), c_int)(
 _release = ctypes.PYFUNCTYPE(None, POINTER(_View))(("PyBuffer_Release", ctypes.pythonapi))
 
 
-def address(data: object) -> int:
-    """Address of a contiguous buffer's first byte; it holds as long as the buffer does."""
+def address_of(data: object) -> int:
+    """Address of a contiguous buffer's first byte; valid as long as the buffer exists."""
     view = _View()
     _get(data, ctypes.byref(view), _SIMPLE)
     try:

@@ -1,0 +1,76 @@
+"""What sessions, graphs and tensors offer, for code that takes one of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import (
+        NDArray,
+    )  # numpy is imported by code that asks for arrays: it takes long
+
+
+class Tensor(Protocol):
+    """A tensor in place: on host a numpy view, on cuda a `foundryrt.cuda.tensor.DeviceTensor`.
+
+    The latter also has `read`, `write` and `__cuda_array_interface__`; code for both targets uses
+    `Session.read` and `write`. Types that numpy lacks are seen as their bits: bfloat16 as uint16,
+    float8 as uint8.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements of each dimension."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """numpy's dtype of the elements."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Kind of device and its number, as DLPack counts them."""
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        """A DLPack capsule over the memory."""
+
+
+class Launchable(Protocol):
+    """A graph that is ready to launch, such as `foundryrt.session.Graph`."""
+
+    def launch(self) -> object:
+        """Run the graph, or queue it."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of an output of this graph or of a shared tensor."""
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
+
+
+class SessionLike(Protocol):
+    """What workloads need of a `foundryrt.session.Session`, so that others can stand in for it."""
+
+    @property
+    def settings(self) -> Mapping[str, bool | int | float | str | None]:
+        """What the workload was captured with."""
+
+    @property
+    def graphs(self) -> Sequence[tuple[str, Mapping[str, int | str]]]:
+        """Name and key of every graph."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Names of the attached files."""
+
+    def graph(self, name: str, **key: int | str) -> Launchable:
+        """The graph of that name and key; UsageError where there is none."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of a shared tensor."""
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replace the contents of a shared tensor; UsageError unless shape and dtype agree."""
+
+    def file(self, name: str) -> bytes:
+        """A file that was attached at capture; UsageError where there is none."""

@@ -1,0 +1,79 @@
+"""The commands as a user types them first: nothing named that follows from the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOUNDRYC = "from foundryc.cli import main; main()"
+FOUNDRYRT = "from foundryrt.start import main; main()"
+SAMPLE = Path(__file__).parents[1] / "unit" / "workload_sample.py"
+
+
+def command(code: str, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", code, *map(str, words)]
+    # Where the tests run may have a GPU.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("FOUNDRY_CACHE", None)
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the bundle of a capture of which nothing but the grid was said."""
+    folder = tmp_path_factory.mktemp("commands")
+    done = command(FOUNDRYC, folder, "capture", "--grid", "64x32")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("otfs-grid64x32.fdy: 1 graphs")
+    assert done.stderr.startswith("target host: ") and done.stderr.count("\n") == 1
+    return folder
+
+
+def test_a_name_that_nobody_gave_overwrites_nothing(folder: Path) -> None:
+    bundle = folder / "otfs-grid64x32.fdy"
+    before = bundle.stat().st_mtime_ns
+    again = command(FOUNDRYC, folder, "capture", "--grid=64x32", "--json")
+    assert again.returncode == 2 and again.stdout == ""
+    assert "otfs-grid64x32.fdy is there already; --force replaces it" in again.stderr
+    assert bundle.stat().st_mtime_ns == before
+    forced = command(FOUNDRYC, folder, "capture", "--grid=64x32", "--force", "--json")
+    assert json.loads(forced.stdout)["bundle"] == "otfs-grid64x32.fdy"
+    assert bundle.stat().st_mtime_ns > before
+
+
+def test_a_workload_s_options_come_anywhere(folder: Path) -> None:
+    bundle = "otfs-grid64x32.fdy"
+    orders = (
+        ("--frames", "2", "--json", bundle),
+        ("--json", bundle, "--frames", "2"),
+        (bundle, "--frames=2", "--json"),
+    )
+    for words in orders:
+        done = command(FOUNDRYRT, folder, "run", *words)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["frames"] == 2
+
+
+def test_a_workload_that_is_a_file(tmp_path: Path) -> None:
+    done = command(FOUNDRYC, tmp_path, "capture", "--width", "5", "--workload", SAMPLE)
+    assert done.returncode == 0, done.stderr
+    bundle = "workload_sample-width5.fdy"
+    run = command(FOUNDRYRT, tmp_path, "run", "--value=3", bundle, "--workload", SAMPLE, "--json")
+    assert json.loads(run.stdout) == {"sum": 30.0}
+    alone = command(FOUNDRYRT, tmp_path, "run", bundle)
+    assert alone.returncode == 2 and "--workload FILE.py" in alone.stderr
+    words = ("--workload", SAMPLE, "--cache", tmp_path / "cache", "-o", "x.fdy")
+    cached = command(FOUNDRYC, tmp_path, "capture", *words)
+    assert cached.returncode == 2 and "has no key" in cached.stderr
+
+
+@pytest.mark.parametrize("words", [["capture"], ["key"]])
+def test_nothing_at_all_shows_the_help(tmp_path: Path, words: list[str]) -> None:
+    done = command(FOUNDRYC, tmp_path, *words)
+    assert "Usage:" in done.stdout + done.stderr and "error:" not in done.stderr
+    assert not list(tmp_path.iterdir())
