@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from foundryrt.errors import FoundryError, UsageError, install
 from otfs_pipeline.frames.samples import decode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame
-from otfs_pipeline.frames.wire import SIZE, Counts, Header, frame, unpack
+from otfs_pipeline.frames.wire import Counts, Header, frame, unpack
 from otfs_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _HIGH_WATER = 4
 # Messages of bare samples are shorter than frames.
 _BARE_HIGH_WATER = 64
 _LEAST_LIMIT = 16 << 20  # bytes
+# The receiver sends nothing but the end, a header, and what ZeroMQ says at the beginning.
+_ANSWER_LIMIT = 1 << 12  # bytes
 BARE = {"pub": "SUB", "push": "PULL", "dealer": "ROUTER"}
 """Kind of a sender's socket -> the receiver's."""
 _BARE_DATATYPE = "cf32_le"
@@ -176,8 +178,7 @@ class Sender:
 
     def __init__(self, endpoint: str, patience: float) -> None:
         self._endpoint, self._patience = endpoint, patience
-        # The receiver sends nothing but the end, a header.
-        self._opened = _socket("DEALER", endpoint, SIZE)
+        self._opened = _socket("DEALER", endpoint, _ANSWER_LIMIT)
         self._socket = self._opened.__enter__()
 
     def send(self, header: Header, data: bytes) -> None:
