@@ -134,7 +134,7 @@ def _recording(
 def _unknown(datatype: str) -> str:
     if not datatype:
         return "'unknown'; give --datatype cf32_le or ci16_le, or the one it has, or metadata"
-    shown = printable(datatype)[:40]
+    shown = datatype[:40]
     if datatype.startswith("r"):
         return f"{shown!r} has real samples, and the receiver needs complex ones"
     if f"{datatype}_le" in DATATYPES:

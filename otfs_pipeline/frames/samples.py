@@ -36,7 +36,7 @@ def decode(data: bytes | memoryview, datatype: str) -> np.ndarray:
         raw = (raw - scale) / scale
     elif component.kind == "i":
         raw = np.multiply(raw, 1 / scale, dtype=np.float32 if scale < 2**24 else np.float64)
-    with np.errstate(over="ignore"):  # a cf64 sample beyond complex64 is infinite, and counted
+    with np.errstate(all="ignore"):  # a cf64 sample beyond complex64 is infinite, and counted
         return raw.astype("<f4", copy=False).view(np.complex64)
 
 

@@ -62,7 +62,9 @@ def parse(text: bytes, label: str) -> Metadata:
     if channels != 1:
         raise whole.refused("core:num_channels", "the receiver takes one channel; split them")
     offset = whole.index("core:offset")
-    rates = [r for scope in (whole, *captures) if (r := scope.number("core:sample_rate"))]
+    rates = [
+        r for scope in (whole, *captures) if (r := scope.number("core:sample_rate")) is not None
+    ]
     if any(rate <= 0 for rate in rates):
         raise whole.refused("core:sample_rate", "a rate is positive")
     return Metadata(
@@ -146,7 +148,7 @@ def _check_extensions(whole: _Scope) -> None:
         if not isinstance(extension, dict) or not isinstance(extension.get("name"), str):
             raise whole.refused("core:extensions", "no SigMF: each is an object with a name")
         if extension.get("optional") is not True and extension["name"] != _NAMESPACE:
-            name = printable(extension["name"])[:80]
+            name = extension["name"][:80]
             raise FoundryError(
                 f"{whole.label}: core:extensions: {name!r} is not optional, and is not known here"
             )
