@@ -163,8 +163,9 @@ def receive(
         read += 1
         ring.word[READ] = read
         if frame is not None:
-            quiet = time.monotonic()
             yield frame
+            # After the frame was taken: a receiver that is busy makes no silence.
+            quiet = time.monotonic()
 
 
 def _attach(path: Path, idle: float, stop: threading.Event) -> Ring | None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from foundryrt.errors import FoundryError, UsageError, install
 from otfs_pipeline.frames.samples import decode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame
@@ -103,8 +105,9 @@ def receive(
                 socket.send_multipart([sender, *parts], copy=False)
                 return
             if counts.arrived(header.sequence):
-                quiet = time.monotonic()
                 yield frame(header, data, settings, ready)
+                # After the frame was taken: a receiver that is busy makes no silence.
+                quiet = time.monotonic()
 
 
 def receive_bare(
@@ -121,7 +124,7 @@ def receive_bare(
     comes for `idle` seconds, or with `stop`; samples that fill no frame are the last, short one.
     """
     whole = settings.q * width(_BARE_DATATYPE)
-    gathered, source = bytearray(), b""
+    frame, filled, source = np.empty(whole, np.uint8), 0, b""
     with _socket(BARE[kind], endpoint, _limit(settings), _BARE_HIGH_WATER) as socket:
         quiet = time.monotonic()
         while not stop.is_set() and not (idle and time.monotonic() - quiet > idle):
@@ -136,20 +139,21 @@ def receive_bare(
             data = parts[0].buffer
             if not data:
                 continue
-            quiet = time.monotonic()
-            if sender != source and gathered:
+            if sender != source and filled:
                 # The rest of this frame was with a sender that has gone.
                 counts.damaged("another sender began within a frame")
-                gathered.clear()
-            source = sender
-            gathered += data
-            taken = len(gathered) // whole * whole
-            for begin in range(0, taken, whole):
-                piece = bytes(gathered[begin : begin + whole])
-                yield Frame(decode(piece, _BARE_DATATYPE), UNKNOWN, ready)
-            del gathered[:taken]
-    if gathered and not stop.is_set():
-        yield Frame(decode(bytes(gathered), _BARE_DATATYPE), UNKNOWN, time.perf_counter())
+                filled = 0
+            source, rest = sender, np.frombuffer(data, np.uint8)
+            while rest.size:
+                piece = rest[: whole - filled]
+                frame[filled : filled + piece.size] = piece
+                filled, rest = filled + piece.size, rest[piece.size :]
+                if filled == whole:
+                    yield Frame(decode(frame.data, _BARE_DATATYPE), UNKNOWN, ready)
+                    frame, filled = np.empty(whole, np.uint8), 0
+            quiet = time.monotonic()
+    if filled and not stop.is_set():
+        yield Frame(decode(frame[:filled].data, _BARE_DATATYPE), UNKNOWN, time.perf_counter())
 
 
 def _no_samples(parts: list[zmq.Frame]) -> str:
