@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from foundryrt.errors import UsageError
 from foundryrt.options import option
@@ -68,16 +68,16 @@ class Options:
 
     def _check_files(self) -> None:
         """Each output is a file of its own, and none that is read."""
-        users: dict[Path, str] = {}
+        users: dict[str, str] = {}
         for name in ("iq", "metadata", "shm", "channel", *_OUTPUTS):
             text = getattr(self, name)
             if not text:
                 continue
-            given, path = f"--{name.replace('_', '-')}", Path(text).resolve()
+            given, path = f"--{name.replace('_', '-')}", os.path.realpath(text)
             if name in _OUTPUTS:
-                if not path.parent.is_dir():
+                if not os.path.isdir(os.path.dirname(path)):
                     raise UsageError(f"{text}: there is no such folder")
-                if path.exists() and not path.is_file():
+                if os.path.exists(path) and not os.path.isfile(path):
                     raise UsageError(f"{given} {text}: it is not a regular file")
                 if path in users:
                     raise UsageError(f"{users[path]} and {given} are one file; give two")
@@ -85,7 +85,7 @@ class Options:
             if name == "iq":
                 # Either of a recording's two files may have been named.
                 for suffix in (".sigmf-meta", ".sigmf-data"):
-                    users[path.with_suffix(suffix)] = given
+                    users[os.path.splitext(path)[0] + suffix] = given
 
     @property
     def live(self) -> bool:

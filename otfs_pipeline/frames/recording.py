@@ -49,12 +49,15 @@ class Recording:
     def pieces(self, settings: Settings) -> Iterator[tuple[tuple[int, int] | None, bytes]]:
         """Seed and index of each frame's payload, where they are known, and its bytes."""
         length = settings.q * width(self.datatype)
-        with self.path.open("rb") as file:
-            for segment in self.segments:
-                file.seek(segment.first_byte)
-                for begin in range(0, segment.bytes, length):
-                    data = file.read(min(length, segment.bytes - begin))
-                    yield self.seeds.get(segment.start + begin // width(self.datatype)), data
+        try:
+            with self.path.open("rb") as file:
+                for segment in self.segments:
+                    file.seek(segment.first_byte)
+                    for begin in range(0, segment.bytes, length):
+                        data = file.read(min(length, segment.bytes - begin))
+                        yield self.seeds.get(segment.start + begin // width(self.datatype)), data
+        except OSError as error:
+            raise FoundryError(f"recording {self.path}: {error.strerror}") from error
 
     def count(self, settings: Settings) -> int:
         """Frames in the file, partial last ones of captures included."""

@@ -17,7 +17,7 @@ from foundryrt.printable import printable
 _NAMESPACE = "otfs"
 _INDEX_LIMIT = 2**63 - 1
 # No separators, so that the dataset lies beside its metadata.
-_FILE_NAME = re.compile(r'[^/\\:*?"<>|\0]+')
+_FILE_NAME = re.compile(r'[^/\\:*?"<>|]+')
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,11 @@ def _check_extensions(whole: _Scope) -> None:
 
 def _dataset(whole: _Scope) -> str:
     name = whole.text("core:dataset")
-    if name and (not _FILE_NAME.fullmatch(name) or name in (".", "..")):
+    if name and (
+        not (_FILE_NAME.fullmatch(name) and name.isprintable())
+        or name in (".", "..")
+        or len(name.encode()) > 255
+    ):
         raise whole.refused("core:dataset", "it is the name of a file beside the metadata")
     return name
 

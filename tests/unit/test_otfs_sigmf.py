@@ -142,6 +142,8 @@ def test_every_capture_begins_a_frame_and_is_reported(tmp_path: Path) -> None:
         ("offset", 1.5, "core:offset"),
         ("offset", 5, "core:sample_start 0: it lies before core:offset 5"),
         ("dataset", "../secret", "core:dataset"),
+        ("dataset", "a\x1b[2J", "core:dataset"),
+        ("dataset", 200 * "\u00e9", "core:dataset"),
         ("dataset", "gone.bin", "gone.bin does not exist"),
         ("datatype", "rf32_le", "real samples"),
         ("datatype", "cf32", "no byte order"),
