@@ -124,7 +124,7 @@ def receive_bare(
     comes for `idle` seconds, or with `stop`; samples that fill no frame are the last, short one.
     """
     whole = settings.q * width(_BARE_DATATYPE)
-    frame, filled, source = np.empty(whole, np.uint8), 0, b""
+    gathered, filled, source = np.empty(whole, np.uint8), 0, b""
     with _socket(BARE[kind], endpoint, _limit(settings), _BARE_HIGH_WATER) as socket:
         quiet = time.monotonic()
         while not stop.is_set() and not (idle and time.monotonic() - quiet > idle):
@@ -146,14 +146,14 @@ def receive_bare(
             source, rest = sender, np.frombuffer(data, np.uint8)
             while rest.size:
                 piece = rest[: whole - filled]
-                frame[filled : filled + piece.size] = piece
+                gathered[filled : filled + piece.size] = piece
                 filled, rest = filled + piece.size, rest[piece.size :]
                 if filled == whole:
-                    yield Frame(decode(frame.data, _BARE_DATATYPE), UNKNOWN, ready)
-                    frame, filled = np.empty(whole, np.uint8), 0
+                    yield Frame(decode(gathered.data, _BARE_DATATYPE), UNKNOWN, ready)
+                    gathered, filled = np.empty(whole, np.uint8), 0
             quiet = time.monotonic()
     if filled and not stop.is_set():
-        yield Frame(decode(frame[:filled].data, _BARE_DATATYPE), UNKNOWN, time.perf_counter())
+        yield Frame(decode(gathered[:filled].data, _BARE_DATATYPE), UNKNOWN, time.perf_counter())
 
 
 def _no_samples(parts: list[zmq.Frame]) -> str:
