@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -140,4 +141,13 @@ def _check_torch(wanted: str) -> None:
 def _threads(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 4 or int(text) < 1:
         raise FoundryError(f"damaged bundle: it was recorded with {text[:20]!r} threads")
-    return int(text)
+    return min(int(text), _available_threads())
+
+
+def _available_threads() -> int:
+    """OMP_NUM_THREADS where it is set, and never more than the processors of this process."""
+    here = len(os.sched_getaffinity(0))
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) > 0:
+        return min(int(wanted[:9]), here)
+    return here
