@@ -18,6 +18,7 @@ settings.register_profile("search", derandomize=False, **SLOW)
 settings.load_profile("steady")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each file's tests on one worker, and all that use the stand-in driver on one."""
     for item in items:
