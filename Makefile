@@ -30,7 +30,7 @@ demo: setup
 test: setup lint
 	cmake -S . -B build/tests >/dev/null
 	cmake --build build/tests --parallel 2 --target foundryrt foundryc fakecuda >/dev/null
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # One wheel for every Python, tagged with the oldest glibc that its native cores run on.
 wheel: dist/.built
