@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_LONGEST = 100
+"""Letters of a name that an error's line shows."""
+
 
 def printable(value: object) -> str:
     """`str(value)` on one line, without a character that a terminal or a reader's eye obeys.
@@ -13,6 +16,15 @@ def printable(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def quoted(name: object) -> str:
+    """A name for an error's line: in quotes, of a very long one the beginning.
+
+    C++ gives kernels names of tens of kilobytes, and a damaged bundle may hold any.
+    """
+    text = str(name)
+    return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
 
 
 def size(count: int | None) -> str:

@@ -17,8 +17,10 @@ from foundryrt.bundle.layout import (
     Codec,
     Section,
     align,
+    check_name,
     pack_header,
     pack_table,
+    too_large,
 )
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Manifest, SectionKind
@@ -77,13 +79,20 @@ class BundleWriter:
         data: Buffer | Iterable[Buffer],
         compress: bool = True,
     ) -> int:
-        """Append a section and return its index; many buffers are stored one after another."""
+        """Append a section and return its index; many buffers are stored one after another.
+
+        What would shrink to less than a reader unpacks is stored as it is. SectionMalformed for a
+        name that the format has no room for.
+        """
+        check_name(name)
         parts = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
         if compress:
             packed = b"".join(parts)
-            raw = len(packed)
-            parts = [zstandard.ZstdCompressor(level=_LEVEL).compress(packed)]
-        return self._append(kind, name, parts, raw if compress else None)
+            small = zstandard.ZstdCompressor(level=_LEVEL).compress(packed)
+            if not too_large(kind, len(small), len(packed)):
+                return self._append(kind, name, [small], len(packed))
+            parts = [packed]
+        return self._append(kind, name, parts, None)
 
     def _append(
         self, kind: int, name: str, parts: Iterable[Buffer], raw: int | None, optional: bool = False
