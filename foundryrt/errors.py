@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from foundryrt.printable import harmless
+
 DISTRIBUTION = "foundry-graphs"
 """The name on the package index; `foundry` there is another project."""
 
@@ -15,6 +17,10 @@ class FoundryError(Exception):
     """Something failed: what, where, and what to do about it. Exit code 1."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message; what a name in it holds cannot steer the terminal of a traceback."""
+        return harmless(super().__str__())
 
 
 class UsageError(FoundryError):

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from foundryrt.trust import Trust
 
 
-_STEP, _WINDOW = 1 << 10, 8 << 20
-"""Stored bytes that are unpacked at a time, and unpacked ones that a frame may look back at."""
+_STEP, _WINDOW = 1 << 18, 8 << 20
+"""Bytes that are unpacked at a time, and those that a frame may look back at meanwhile."""
 
 
 class Bundle:
@@ -191,8 +191,9 @@ class Bundle:
         try:
             _check_frame(section, data)
             unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
-            steps = range(0, len(data), _STEP)
-            length = sum(len(unpacker.decompress(data[at : at + _STEP])) for at in steps)
+            step = max(16, _STEP * len(data) // max(section.raw, 1))
+            steps = range(0, len(data), step)
+            length = sum(len(unpacker.decompress(data[at : at + step])) for at in steps)
         except (zstandard.ZstdError, MemoryError) as error:
             raise SectionUnpackFailed(f"{section}: {error}") from error
         if length != section.raw or not unpacker.eof or unpacker.unused_data:

@@ -120,9 +120,7 @@ def test_a_frame_that_looks_far_back(tmp_path: Path) -> None:
     wide = zstandard.ZstdCompressionParameters(window_log=25, write_content_size=True)
     frame = zstandard.ZstdCompressor(compression_params=wide).compress(noise)
     sample.sections[3] = (SectionKind.REGION, "weights", frame, Codec.NONE)
-    sample.edit_entry = lambda i, e: (
-        replace(e, codec=Codec.ZSTD, raw=32 << 20) if i == 3 else e
-    )
+    sample.edit_entry = lambda i, e: replace(e, codec=Codec.ZSTD, raw=32 << 20) if i == 3 else e
     said, taken = cost(sample.write(tmp_path / "wide.fdy"))
     assert said == "SectionUnpackFailed" and taken < 16
 
