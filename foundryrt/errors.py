@@ -29,5 +29,13 @@ class UsageError(FoundryError):
     exit_code = 2
 
 
+class Unreadable(FoundryError):
+    """A file is there, but its permissions or the disk do not let it be read."""
+
+
 class Unreachable(FoundryError):
     """A server or store does not answer as it should, after all attempts."""
+
+
+class Denied(Unreachable):
+    """A server refuses access with these credentials, or without any."""

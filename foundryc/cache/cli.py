@@ -164,15 +164,19 @@ def put(
 def verify(url: Url, json: Json = False) -> None:
     """Check every byte of every entry and evict what is refused; exit code 1 if any was."""
     with reporting():
-        found = verify_all(open_store(url))
+        unread: dict[str, str] = {}
+        found = verify_all(open_store(url), unread)
     bad = {key: why for key, why in found.items() if why}
     if json:
-        print_json({"ok": not bad, "entries": len(found), "evicted": bad})
+        ok = not bad and not unread
+        total = len(found) + len(unread)
+        print_json({"ok": ok, "entries": total, "evicted": bad, "unreadable": unread})
     else:
-        write(f"{len(found)} entries, {len(bad)} refused and evicted\n")
-    for why in bad.values():
+        more = f", {len(unread)} cannot be read" if unread else ""
+        write(f"{len(found) + len(unread)} entries, {len(bad)} refused and evicted{more}\n")
+    for why in (*bad.values(), *unread.values()):
         note(why)
-    if bad:
+    if bad or unread:
         raise typer.Exit(1)
 
 

@@ -35,7 +35,7 @@ from foundryrt.bundle.layout import (
     unpack_table,
 )
 from foundryrt.bundle.schema import Manifest, SectionKind
-from foundryrt.errors import DISTRIBUTION, FoundryError, UsageError
+from foundryrt.errors import DISTRIBUTION, Unreadable, UsageError
 from foundryrt.printable import quoted
 from foundryrt.regular import open_regular
 
@@ -136,7 +136,7 @@ class Bundle:
         except IsADirectoryError:
             raise UsageError(f"{path}: is a folder; give a .fdy file") from None
         except OSError as error:
-            raise FoundryError(f"{path}: cannot be read: {error.strerror}") from error
+            raise Unreadable(f"{path}: cannot be read: {error.strerror}") from error
         return cls(path, data, trust, fetch)
 
     def close(self) -> None:
