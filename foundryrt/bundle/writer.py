@@ -25,6 +25,7 @@ from foundryrt.bundle.layout import (
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Manifest, SectionKind
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.printable import quoted
 
 Buffer = bytes | bytearray | memoryview
 _LEVEL = 3
@@ -121,7 +122,13 @@ class BundleWriter:
 
     def finish(self, manifest: Manifest) -> None:
         """Write manifest, table and header, check the file by reading it, and rename it."""
-        self.add(SectionKind.MANIFEST, "manifest", msgspec.msgpack.encode(manifest))
+        try:
+            packed = msgspec.msgpack.encode(manifest)
+        except UnicodeEncodeError as error:
+            raise FoundryError(
+                f"{self.path}: {quoted(error.object)} is not UTF-8: rename the file or folder"
+            ) from None
+        self.add(SectionKind.MANIFEST, "manifest", packed)
         try:
             table = pack_table(self._sections)
             table_offset = self._pad()
