@@ -33,7 +33,8 @@ def progress_bar(total: int, what: str) -> Iterator[Update]:
     """A bar named `what` (such as "simulating") while the `with` block runs; gives its `update`.
 
     `total` is what `done` will reach, 0 where nobody knows. Between two drawings an update costs a
-    look at the clock. A new note for the same count is a new phase, and is drawn at once.
+    look at the clock. A new note for the same count is a new phase, and is drawn at once, as is
+    the last count.
     """
     global _shown
     if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
@@ -64,9 +65,10 @@ class _Bar:
 
     def update(self, done: int, note: str = "") -> None:
         phase = done == self._done and note != self._note
+        complete = done == self._total != self._done
         self._done, self._note = done, note
         now = time.monotonic()
-        if phase or now >= self._next:
+        if phase or complete or now >= self._next:
             self._next = now + _EVERY
             self._draw(now)
 

@@ -42,7 +42,7 @@ class Held:
         self._codes: list[int] = []
 
     def take(self, function: Callable[..., int], *arguments: Any) -> int:
-        """Call a C function that takes something and returns 0; anything else means it failed."""
+        """Call, once, a C function that takes something and returns 0, or another number."""
         # One instruction calls and remembers.
         self._codes.extend(starmap(function, (arguments,)))
         return self._codes[-1]
@@ -64,7 +64,7 @@ class Undo:
 
     Steps must not refer to this object, nor to one that does: it would never be collected.
     `outlived_by` lives until the steps have run. At exit all steps run; in a forked child none do
-    but by `close`.
+    unless `close` is called.
     """
 
     def __init__(self, outlived_by: object = None) -> None:

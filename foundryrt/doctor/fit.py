@@ -9,7 +9,7 @@ from pathlib import Path
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Requirements
 from foundryrt.doctor.machine import Machine
-from foundryrt.errors import FoundryError, install
+from foundryrt.errors import DISTRIBUTION, FoundryError, install
 from foundryrt.nvml import Gpu
 from foundryrt.printable import size
 from foundryrt.weights import find_file
@@ -45,7 +45,7 @@ def _cuda(needs: Requirements, machine: Machine) -> Iterator[Check]:
         "update NVIDIA's driver" if machine.driver else f"install one: {machine.no_driver}",
     )
     yield _library("libcuda", machine, "install NVIDIA's driver, or give it to the container")
-    yield _library("foundryrt", machine, "install foundry again, for this platform")
+    yield _library("foundryrt", machine, f"install {DISTRIBUTION} again, for this platform")
     first = next((gpu for gpu in machine.gpus if gpu.index in machine.visible[:1]), None)
     if first is None:
         yield Check("GPU", needs.architecture, "none", False, _no_gpu(machine))

@@ -1,7 +1,7 @@
 """Raises KeyboardInterrupt at many moments of a session's life, and looks for what is left behind.
 
-`interrupts.py FOLDER WAY MOMENTS` prints a JSON list of what was wrong. WAY is `signals`: at random
-times; or `calls`: at random ones of the places where CPython looks for signals.
+`interrupts.py FOLDER signals|places` prints a JSON list of what was wrong: after interrupts at
+1,000 random times, or at every place of the runtime's code where CPython looks for signals.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import foundryrt
 from foundryrt.errors import FoundryError
 from foundryrt.session import Session
 from foundryrt.undo import Undo
@@ -27,7 +28,8 @@ from tests.fakecuda import bundle as counters
 from tests.fakecuda import test_weights as weights
 from tests.fakecuda.conftest import FakeDriver
 
-folder, way, moments = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+RUNTIME = str(Path(foundryrt.__file__).parent)
+folder, way = Path(sys.argv[1]), sys.argv[2]
 fake = FakeDriver(ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"], mode=ctypes.RTLD_GLOBAL))
 counting = counters.write(folder / "counters.fdy")
 weighty = weights.write(folder)
@@ -87,32 +89,40 @@ def at_time(use: Callable[[], None], seconds: float) -> None:
         armed.clear()
     except KeyboardInterrupt:
         pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @cache
 def places(code: CodeType) -> set[int]:
     """Instructions before which CPython has just looked for signals."""
     looked = {"RESUME", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
-    found, before = set(), ""
-    for instruction in dis.get_instructions(code):
-        if before in looked:
+    bytecode = dis.Bytecode(code)
+
+    def handlers(offset: int) -> list[int]:
+        entries = bytecode.exception_entries  # type: ignore[attr-defined]
+        return [entry.target for entry in entries if entry.start <= offset < entry.end]
+
+    found, before = set(), None
+    for instruction in bytecode:
+        # Python raises at the call itself, so where another handler begins here, this cannot be it.
+        looks = before is not None and before.opname in looked
+        if looks and handlers(before.offset) == handlers(instruction.offset):
             found.add(instruction.offset)
-        before = instruction.opname
+        before = instruction
     return found
 
 
-def at_place(use: Callable[[], None], number: int) -> int:
-    """How many places `use` came by, up to the interrupt at the one of that number."""
-    passed = 0
+def at_place(use: Callable[[], None], number: int) -> list[tuple[CodeType, int]]:
+    """The places that `use` came by, up to the interrupt at the one of that number."""
+    passed: list[tuple[CodeType, int]] = []
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal passed
-        if frame.f_code.co_filename.startswith("<frozen"):
+        if RUNTIME not in frame.f_code.co_filename:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and frame.f_lasti in places(frame.f_code):
-            passed += 1
-            if passed == number:
+            passed.append((frame.f_code, frame.f_lasti))
+            if len(passed) == number:
                 raise KeyboardInterrupt
         return trace
 
@@ -131,6 +141,7 @@ sys.unraisablehook = lambda _: None
 signal.signal(signal.SIGALRM, interrupt)
 random.seed(0)
 wrong = []
+tried: set[tuple[CodeType, int]] = set()
 for use, share in ((launches, 0.5), (loads, 0.25), (drops, 0.25)):
     for _ in range(3):
         use()
@@ -138,14 +149,14 @@ for use, share in ((launches, 0.5), (loads, 0.25), (drops, 0.25)):
     before, start = resources(), time.perf_counter()
     use()
     seconds = time.perf_counter() - start
-    total = at_place(use, 0)
-    for _ in range(int(share * moments)):
+    passed = {p: number for number, p in enumerate(at_place(use, 0), 1) if p not in tried}
+    tried.update(passed)
+    moments = [random.uniform(1e-6, 1.1 * seconds) for _ in range(int(1000 * share))]
+    for when in moments if way == "signals" else passed.values():
         try:
             if way == "signals":
-                when: float = random.uniform(1e-6, 1.1 * seconds)
                 at_time(use, when)
             else:
-                when = random.randrange(total) + 1
                 at_place(use, int(when))
         except FoundryError as error:
             wrong.append((use.__name__, when, str(error)))

@@ -267,5 +267,5 @@ def test_a_preparation_that_fails_costs_no_load(tmp_path, fake, monkeypatch):
     monkeypatch.setattr(WeightLoader, "prepare", fail)
     with Session.open(write(tmp_path), load_weights=False) as session:
         session.load_weights()
-        assert not session._opened._preparation.is_alive()
+        session._opened._preparation.join()
     assert fake.live == ""

@@ -6,6 +6,8 @@
 UNSUPPORTED(cuFuncGetModule)
 UNSUPPORTED(cuFuncGetName)
 UNSUPPORTED(cuFuncGetParamInfo)
+// NVRTC asks whichever libcuda.so.1 the process has, and crashes where there is none of this name.
+UNSUPPORTED(cuGetExportTable)
 UNSUPPORTED(cuGraphChildGraphNodeGetGraph)
 UNSUPPORTED(cuGraphGetEdges_v2)
 UNSUPPORTED(cuGraphGetNodes)

@@ -84,8 +84,10 @@ def test_the_reference_names_what_exists(page: Path) -> None:
     names = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert names
     for name in names:
-        module, _, member = name.rpartition(".")
-        file = ROOT / (name.replace(".", "/") + ".py")
-        if not file.is_file():
-            file = ROOT / (module.replace(".", "/") + ".py")
-            assert re.search(rf"^(class|def) {member}\b", file.read_text(), re.MULTILINE), name
+        parent, _, member = name.rpartition(".")
+        module, package = (ROOT / parent.replace(".", "/") / end for end in ("", "__init__.py"))
+        source = package if package.is_file() else module.with_suffix(".py")
+        whole = ROOT / (name.replace(".", "/") + ".py")
+        assert whole.is_file() or re.search(rf"\b{member}\b", source.read_text(encoding="utf-8")), (
+            name
+        )
