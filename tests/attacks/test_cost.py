@@ -15,7 +15,7 @@ import zstandard
 from foundryrt.bundle import tables
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import SectionKind
+from foundryrt.bundle.schema import SectionKind, Variable
 from foundryrt.bundle.writer import BundleWriter
 from tests.attacks.samples import Parts, parts, with_manifest, with_template
 
@@ -123,6 +123,18 @@ def test_a_frame_that_looks_far_back(tmp_path: Path) -> None:
     sample.edit_entry = lambda i, e: replace(e, codec=Codec.ZSTD, raw=32 << 20) if i == 3 else e
     said, taken = cost(sample.write(tmp_path / "wide.fdy"))
     assert said == "SectionUnpackFailed" and taken < 16
+
+
+def test_a_module_variable_is_as_large_as_it_is(tmp_path: Path) -> None:
+    sample, path = parts(), tmp_path / "large.fdy"
+    variable = Variable(kernel=0, name="table", data=bytes(3 << 20))
+    with BundleWriter(path) as writer:
+        for kind, name, data, codec in sample.sections:
+            writer.add(SectionKind(kind), name, data, codec == Codec.ZSTD)
+        writer.finish(msgspec.structs.replace(sample.manifest, variables=(variable,)))
+    with Bundle.open(path) as bundle:
+        bundle.verify()
+        assert bundle.manifest.variables == (variable,)
 
 
 def test_what_shrinks_too_much_is_stored_as_it_is(tmp_path: Path) -> None:

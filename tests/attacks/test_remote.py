@@ -250,6 +250,18 @@ def test_access_that_is_refused(status: int, says: str) -> None:
     assert len(asked) == 1
 
 
+def test_a_store_that_denies_access_is_asked_once() -> None:
+    asked = []
+
+    def call() -> None:
+        asked.append(1)
+        raise PermissionError("Access Denied: key AKIA-hunter2")  # As S3's library says it.
+
+    with pytest.raises(Denied, match="access is denied; check the credentials") as denied:
+        attempts.attempt("s3://bucket", call, (OSError,))
+    assert len(asked) == 1 and "hunter2" not in str(denied.value)
+
+
 @pytest.mark.parametrize("place", ["file", "none"])
 def test_a_home_that_cannot_be_written_to(
     home: Path, place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
