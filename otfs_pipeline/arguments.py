@@ -40,6 +40,17 @@ def positive(text: str) -> int:
     return _at_least(1, text)
 
 
+def seconds(text: str) -> float:
+    """A finite time from 0 on."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}: need a number of seconds") from None
+    if not 0 <= value <= 1e6:
+        raise ArgumentTypeError(f"{text}: use 0 to 1000000 seconds")
+    return value
+
+
 def _at_least(least: int, text: str) -> int:
     try:
         value = int(text)
