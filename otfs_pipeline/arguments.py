@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Action, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 
+from foundryrt.console import note
 from foundryrt.errors import FoundryError
 
 
@@ -14,7 +14,7 @@ def exit_code(command: Callable[[], None]) -> int:
     try:
         command()
     except FoundryError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from foundryrt.console import print_json
+from foundryrt.console import print_json, write
 from foundryrt.errors import FoundryError
 from foundryrt.progress import progress_bar
 from foundryrt.remote.bundle import open_bundle
@@ -44,7 +44,7 @@ def _main(options: argparse.Namespace) -> None:
     if options.json:
         print_json(report)
     else:
-        print(f"{report['frames']} frames sent in {report['seconds']:.2f} s")
+        write(f"{report['frames']} frames sent in {report['seconds']:.2f} s\n")
 
 
 def send(options: argparse.Namespace) -> dict[str, Any]:
