@@ -19,10 +19,18 @@ _ARCHITECTURES = {
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
+def read_text(path: Path) -> str:
+    """A file's text; UsageError for a pointer that Git LFS has left in its place."""
+    text = path.read_text(encoding="utf-8")
+    if text.startswith("version https://git-lfs."):
+        raise UsageError(f"{path}: a pointer of Git LFS, not the file itself: git lfs pull")
+    return text
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; UsageError names the file when it is missing or is no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):

@@ -92,7 +92,7 @@ TEMPLATE = (
 
 
 def test_judge_suffix_continues_the_answer() -> None:
-    chat = Chat(TEMPLATE, "", "</>", (2,))
+    chat = Chat(TEMPLATE, {"eos_token": "</>"}, (2,))
     assert chat.prompt("2+2?") == "<user>2+2?</><assistant>"
     assert chat.judge_suffix("2+2?", "OK?") == "</><user>OK?</><assistant>"
     assert Chat.from_dict(chat.to_dict()) == chat
@@ -101,13 +101,13 @@ def test_judge_suffix_continues_the_answer() -> None:
 def test_template_that_rewrites_history_is_refused() -> None:
     rewriting = "{{ messages | length }}" + TEMPLATE
     with pytest.raises(UsageError, match="unchanged"):
-        Chat(rewriting, "", "", ()).judge_suffix("2+2?", "OK?")
+        Chat(rewriting, {}, ()).judge_suffix("2+2?", "OK?")
     with pytest.raises(UsageError, match="--chat-template"):
-        Chat("", "", "", ()).prompt("x")
+        Chat("", {}, ()).prompt("x")
     with pytest.raises(UsageError, match="roles"):
-        Chat("{{ raise_exception('roles') }}", "", "", ()).prompt("x")
+        Chat("{{ raise_exception('roles') }}", {}, ()).prompt("x")
     with pytest.raises(UsageError, match="fails"):
-        Chat("{{ ''.__class__.__mro__ }}", "", "", ()).prompt("x")
+        Chat("{{ ''.__class__.__mro__ }}", {}, ()).prompt("x")
 
 
 def metadata(pre: str) -> dict[str, object]:
