@@ -46,7 +46,8 @@ _CLASSES = {
 """Special tokens that a `tokenizer_class` has unless tokenizer_config.json says otherwise."""
 _ENDS = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>",
-    "<end_of_turn>", "<end_of_utterance>", "<EOT>", "<|return|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<end_of_turn>", "<end_of_utterance>", "<EOT>", "<|return|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
 )  # fmt: skip
 """Texts by which llama.cpp knows the tokens that end an answer, whatever a GGUF file's ids say."""
 _CONTROL, _USER_DEFINED = 3, 4
@@ -70,10 +71,10 @@ def _from_hf(folder: Path) -> TextAssets:
     if "added_tokens_decoder" not in config:
         config = {**config, **_optional(folder / "special_tokens_map.json")}
     special = _special(config)
-    if config.get("add_bos_token") is True and "bos_token" in special:
-        # transformers takes the word of tokenizer.json where that adds tokens itself.
-        if not tokenizer.encode("", special=True):
-            tokenizer = tokenizer.adding(special["bos_token"], "")
+    # transformers takes the word of tokenizer.json where that adds tokens itself.
+    silent = not tokenizer.encode("", special=True)
+    if config.get("add_bos_token") is True and "bos_token" in special and silent:
+        tokenizer = tokenizer.adding(special["bos_token"], "")
     stops: set[int] = set()
     for source in (_optional(folder / "generation_config.json"), _optional(folder / "config.json")):
         ids = source.get("eos_token_id")

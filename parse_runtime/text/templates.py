@@ -9,7 +9,7 @@ import functools
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from foundryrt.errors import UsageError
 
@@ -38,7 +38,7 @@ def _compiled(template: str) -> Any:
     class Generation(Extension):
         """`{% generation %}` marks answers for training; its text is that of its contents."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
