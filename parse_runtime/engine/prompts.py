@@ -72,7 +72,7 @@ class Prompts:
         """
         content = prompt.content if isinstance(prompt, Raw) else prompt
         parts = [content] if isinstance(content, str) else content
-        texts = [part["content"] if isinstance(part, dict) else part for part in parts]
+        texts = [part.get("content") if isinstance(part, dict) else part for part in parts]
         size = sum(len(text) for text in texts if isinstance(text, str))
         size = max(size, len(rules.judge_prompt))
         if size > _COMPOSED * max_len * self.target.tokenizer.longest:
