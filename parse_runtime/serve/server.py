@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
 from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 
+from foundryrt.console import note, printable
 from foundryrt.errors import UsageError
 from parse_runtime.engine.engine import Engine
 from parse_runtime.engine.scheduler import Scheduler
@@ -63,7 +63,7 @@ def run(session: BundleSession, options: Serving) -> None:
     service = Service(name, engine, loaded.prompts, loaded.rules, session, Metrics(engine))
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if family == socket.AF_INET6 else host
-    print(f"{name}: listening on http://{shown}:{port}/v1", file=sys.stderr, flush=True)
+    note(f"{printable(name)}: listening on http://{shown}:{port}/v1")
     # The server stops at these by itself, and raises them again when it is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
