@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
-from foundryc.weights.gguf_metadata import Metadata
+from foundryc.weights.gguf_metadata import Metadata, stored_type
 from foundryrt.bundle.schema import DTYPES
 from foundryrt.errors import UsageError
 from foundryrt.weights import map_file
@@ -24,6 +25,7 @@ _GGUF_DTYPES = {
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
 }  # fmt: skip
+_POINTER = b"version https://git-lfs."
 _MAX_HEADER = 100 << 20
 _Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 60)]
 
@@ -75,9 +77,13 @@ class TensorFile:
         if not self.path.is_file():
             raise UsageError(f"{path}: no such weight file")
         with open(self.path, "rb") as file:
-            magic = file.read(4)
+            magic = file.read(len(_POINTER))
+        if magic == _POINTER:
+            raise UsageError(f"{path}: a pointer of Git LFS, not the file itself: git lfs pull")
+        self.metadata: Mapping[str, Any] = {}
+        """Keys of a GGUF file; of what a safetensors file says beside its tensors, nothing."""
         try:
-            self.tensors = self._read_gguf() if magic == b"GGUF" else self._read_safetensors()
+            self.tensors = self._read_gguf() if magic[:4] == b"GGUF" else self._read_safetensors()
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise UsageError(
                 f"{path}: neither a safetensors nor a GGUF file that can be read ({error})"
@@ -107,19 +113,14 @@ class TensorFile:
         return tensors
 
     def _read_gguf(self) -> dict[str, StoredTensor]:
-        import gguf
-
-        Metadata(map_file(self.path)).check()
-        reader = gguf.GGUFReader(self.path)
-        return {
-            tensor.name: StoredTensor(
-                self.path,
-                tensor.name,
-                _GGUF_DTYPES.get(tensor.tensor_type.name, tensor.tensor_type.name),
-                # GGUF writes the fastest dimension first.
-                tuple(int(size) for size in reversed(tensor.shape)),
-                int(tensor.data_offset),
-                int(tensor.n_bytes),
-            )
-            for tensor in reader.tensors
-        }
+        self.metadata = metadata = Metadata(map_file(self.path))
+        tensors: dict[str, StoredTensor] = {}
+        for entry in metadata.tensors:
+            if entry.name in tensors:
+                raise ValueError(f"tensor {entry.name!r} is there twice")
+            kind, length = stored_type(entry)
+            tensors[entry.name] = StoredTensor(
+                self.path, entry.name, _GGUF_DTYPES.get(kind, kind), entry.shape,
+                entry.offset, length,
+            )  # fmt: skip
+        return tensors

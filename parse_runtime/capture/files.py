@@ -9,7 +9,8 @@ from parse_runtime.weights.source import locate, weight_files
 
 _TEXT = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "chat_template.jinja",
+    "special_tokens_map.json", "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +30,11 @@ def record(recorder: Recorder, settings: Settings) -> None:
 
     target, draft = _models(settings)
     words = _words(target, settings)
-    recorder.attach("tokenizer.json", target.text.tokenizer_json.encode())
+    _warn_of_no_end(settings, target, draft)
+    recorder.attach("tokenizer.json", target.text.tokenizer.to_json().encode())
     recorder.attach("chat.json", _json(target.text.chat))
     if not _same_tokens(target, draft):
-        recorder.attach("draft.tokenizer.json", draft.text.tokenizer_json.encode())
+        recorder.attach("draft.tokenizer.json", draft.text.tokenizer.to_json().encode())
         recorder.attach("draft.chat.json", _json(draft.text.chat))
     with torch.inference_mode():
         models = build(recorder.register, settings, target, draft, words, recorder.compiled)
@@ -71,6 +73,17 @@ def _models(settings: Settings) -> tuple[Model, Model]:
         shared = min(target.config.vocab, draft.config.vocab)
         target, draft = target.narrowed(shared), draft.narrowed(shared)
     return target, draft
+
+
+def _warn_of_no_end(settings: Settings, target: Model, draft: Model) -> None:
+    """A warning on stderr for each model whose answers no token ends."""
+    for name, model in {settings.model: target, settings.draft or settings.model: draft}.items():
+        if not model.text.chat.stops:
+            print(
+                f"warning: {name}: no token ends an answer (no eos_token is known), so answers "
+                "go on to --max-new-tokens",
+                file=sys.stderr,
+            )
 
 
 def _same_tokens(target: Model, draft: Model) -> bool:
@@ -124,4 +137,4 @@ def _chat(model: Model, template: str) -> Chat:
         text = Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"chat-template {template}: {error}") from error
-    return replace(model.text.chat, template=text)
+    return replace(model.text.chat, template=text, tool_template="")

@@ -18,7 +18,7 @@ _TREE_ROWS = 63
 class _Recorded:
     """What the graphs are made of."""
 
-    model: str = option(..., "folder, .gguf file, or smollm2")
+    model: str = option(..., "folder, .gguf file, org/name in the hub cache, or smollm2")
     draft: str = option("", "as --model; empty: the target drafts itself")
     max_len: int = option(512, "tokens of prompt and answer")
     slots: int = option(1, "sequences at a time")

@@ -72,7 +72,7 @@ class Prompts:
         """
         content = prompt.content if isinstance(prompt, Raw) else prompt
         parts = [content] if isinstance(content, str) else content
-        texts = [part["content"] if isinstance(part, dict) else part for part in parts]
+        texts = [part.get("content") if isinstance(part, dict) else part for part in parts]
         size = sum(len(text) for text in texts if isinstance(text, str))
         size = max(size, len(rules.judge_prompt))
         if size > _COMPOSED * max_len * self.target.tokenizer.longest:
@@ -90,7 +90,7 @@ class Prompts:
         if not isinstance(prompt, Raw):
             return self.target.tokenizer.encode(self.target.chat.prompt(prompt))
         if isinstance(prompt.content, str):
-            return self.target.tokenizer.encode(prompt.content)
+            return self.target.tokenizer.encode(prompt.content, special=True)
         size = self.target.tokenizer.size
         if unknown := [token for token in prompt.content if not 0 <= token < size]:
             raise UsageError(f"no token {unknown[0]}: ids are from 0 to {size - 1}")
@@ -101,7 +101,7 @@ class Prompts:
             return self.draft.tokenizer.encode(self.draft.chat.prompt(prompt))
         content = prompt.content
         text = content if isinstance(content, str) else self.target.tokenizer.decode(content)
-        return self.draft.tokenizer.encode(text)
+        return self.draft.tokenizer.encode(text, special=True)
 
     def _cuts(self, draft: Sequence[int], rules: Rules) -> list[int]:
         if rules.cut_at == "sentence":

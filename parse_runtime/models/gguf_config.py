@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ARCHITECTURES, ModelConfig
+
+_KNOWN = {
+    "block_count", "embedding_length", "feed_forward_length", "context_length", "vocab_size",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.value_length", "attention.layer_norm_rms_epsilon", "attention.causal",
+    "rope.dimension_count", "rope.freq_base",
+    "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor",
+    # Of no effect: what the model was trained for, and what the layout of Llama's rows is called.
+    "rope.scaling.original_context_length", "rope.scaling.finetuned", "tensor_data_layout",
+    "attention.layer_norm_epsilon", "pooling_type",
+}  # fmt: skip
+"""Keys of an architecture; any other would be ignored, so it is refused."""
 
 
 def config_from_gguf(
@@ -55,9 +67,13 @@ def _config(
         raise UsageError(f"{where}: mixtures of experts are read from safetensors only")
     if get("attention.sliding_window"):
         raise UsageError(f"{where}: sliding window attention is active; it is not supported")
-    scaling = get("rope.scaling.type", "none")
-    if scaling != "none":
-        raise UsageError(f"{where}: rope scaling {scaling!r} is not supported")
+    if get("attention.causal", True) is not True:
+        raise UsageError(f"{where}: {architecture}.attention.causal is false; it is not supported")
+    for key, value in metadata.items():
+        name = key.removeprefix(f"{architecture}.")
+        # What is zero, false or empty changes nothing.
+        if name != key and name not in _KNOWN and value:
+            raise UsageError(f"{where}: {key} is {str(value)[:40]}; it is not supported")
     hidden, heads = int(need("embedding_length")), int(need("attention.head_count"))
     head_dim = int(get("attention.key_length", hidden // heads))
     for name in ("attention.value_length", "rope.dimension_count"):
@@ -76,9 +92,27 @@ def _config(
         max_positions=int(need("context_length")),
         rms_eps=float(need("attention.layer_norm_rms_epsilon")),
         rope_theta=float(get("rope.freq_base", 10000.0)),
-        rope_divisors=rope_divisors,
+        rope_divisors=_divisors(get, rope_divisors, head_dim, f"{where}: {architecture}"),
         tied_embeddings="output.weight" not in tensors,
         qkv_bias=architecture == "qwen2",
         qk_norm=architecture == "qwen3",
         dtype="float32",
     )
+
+
+def _divisors(
+    get: Callable[..., Any], stored: tuple[float, ...], head_dim: int, where: str
+) -> tuple[float, ...]:
+    """Of the rotary frequencies: the file's own, times a linear scaling's factor.
+
+    As in llama.cpp, a scaling without a type is linear, and an older name of its factor counts.
+    """
+    kind = get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear"):
+        raise UsageError(f"{where}.rope.scaling.type {kind!r} is not supported")
+    if get("rope.scaling.attn_factor", 1.0) != 1:
+        raise UsageError(f"{where}.rope.scaling.attn_factor is not supported")
+    factor = float(get("rope.scaling.factor", get("rope.scale_linear", 0.0)) or 1.0)
+    if kind == "none" or factor == 1:
+        return stored
+    return tuple(divisor * factor for divisor in stored or (1.0,) * (head_dim // 2))

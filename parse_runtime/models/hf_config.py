@@ -16,13 +16,24 @@ _ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3_moe",
 }
+# transformers' own, where a config.json does not have them.
+_HEAD_DIM = {"qwen3": 128}
+_KV_HEADS = {"qwen2": 32, "qwen3": 32, "qwen3_moe": 4}
 _DTYPES = ("float32", "bfloat16", "float16")
+
+
+def read_text(path: Path) -> str:
+    """A file's text; UsageError for a pointer that Git LFS has left in its place."""
+    text = path.read_text(encoding="utf-8")
+    if text.startswith("version https://git-lfs."):
+        raise UsageError(f"{path}: a pointer of Git LFS, not the file itself: git lfs pull")
+    return text
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; UsageError names the file when it is missing or is no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
@@ -54,7 +65,7 @@ def _config(values: Mapping[str, Any], where: str) -> ModelConfig:
     _refuse_unsupported(values, architecture, where)
     layers, heads = size("num_hidden_layers"), size("num_attention_heads")
     hidden = size("hidden_size")
-    head_dim = size("head_dim", hidden // heads)
+    head_dim = size("head_dim", _HEAD_DIM.get(architecture, hidden // heads))
     theta, divisors = _rope(values, head_dim, where)
     dtype = str(values.get("dtype") or values.get("torch_dtype") or "float32")
     if dtype not in _DTYPES:
@@ -66,7 +77,7 @@ def _config(values: Mapping[str, Any], where: str) -> ModelConfig:
         hidden=hidden,
         intermediate=size("intermediate_size"),
         heads=heads,
-        kv_heads=size("num_key_value_heads", heads),
+        kv_heads=_kv_heads(values, architecture, heads),
         head_dim=head_dim,
         vocab=size("vocab_size"),
         max_positions=size("max_position_embeddings"),
@@ -79,6 +90,13 @@ def _config(values: Mapping[str, Any], where: str) -> ModelConfig:
         dtype=dtype,
         **(_mixture(values, layers, where) if mixture else {}),
     )
+
+
+def _kv_heads(values: Mapping[str, Any], architecture: str, heads: int) -> int:
+    """What is null is as many as there are heads; what is missing, the architecture's default."""
+    if "num_key_value_heads" in values:
+        return int(values["num_key_value_heads"] or heads)
+    return _KV_HEADS.get(architecture, heads)
 
 
 def _mixture(values: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
@@ -140,27 +158,32 @@ def _refuse_unsupported(values: Mapping[str, Any], architecture: str, where: str
 
 
 def _rope(values: Mapping[str, Any], head_dim: int, where: str) -> tuple[float, tuple[float, ...]]:
-    """transformers 5 keeps theta inside `rope_parameters`, 4 beside `rope_scaling`."""
-    rope = dict(values.get("rope_scaling") or {})
-    rope.update(values.get("rope_parameters") or {})
+    """transformers 5 keeps theta inside `rope_parameters`, 4 beside `rope_scaling`.
+
+    Where a config.json has both, `rope_scaling` counts, as in transformers 5.
+    """
+    name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
+    rope = dict(values.get(name) or {})
     theta = float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise UsageError(f"{where}: partial_rotary_factor is not supported")
+        raise UsageError(f"{where}: {name}: partial_rotary_factor is not supported")
+
+    def need(key: str, default: Any = None) -> float:
+        value = rope.get(key, default)
+        if value is None:
+            raise UsageError(f"{where}: {name}: rope scaling {kind!r} lacks {key!r}")
+        return float(value)
+
     if kind == "default":
         return theta, ()
+    if kind == "linear":
+        return theta, (need("factor"),) * (head_dim // 2)
     if kind != "llama3":
-        raise UsageError(f"{where}: rope scaling {kind!r} is not supported; only 'llama3' is")
-    try:
-        factor, low, high, original = (
-            float(rope[name])
-            for name in (
-                "factor",
-                "low_freq_factor",
-                "high_freq_factor",
-                "original_max_position_embeddings",
-            )
+        raise UsageError(
+            f"{where}: {name}: rope scaling {kind!r} is not supported; only 'linear' and "
+            "'llama3' are"
         )
-    except KeyError as error:
-        raise UsageError(f"{where}: rope scaling 'llama3' lacks {error}") from error
-    return theta, llama3_divisors(head_dim, theta, factor, low, high, int(original))
+    original = need("original_max_position_embeddings", values.get("max_position_embeddings"))
+    low, high = need("low_freq_factor"), need("high_freq_factor")
+    return theta, llama3_divisors(head_dim, theta, need("factor"), low, high, int(original))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from datetime import datetime
+from typing import Any
 
 from foundryrt.errors import UsageError
+from parse_runtime.text.templates import render
 
 _MARK = "MARKOFTHEDRAFT"
-Message = dict[str, str]
-"""`role` and `content`."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+Message = dict[str, Any]
+"""`role`, `content`, and what else the model's template reads (`tool_calls`, ...)."""
 Conversation = str | Sequence[Message]
 """Messages, or the text of a single one of the user's."""
 
@@ -21,33 +23,39 @@ class Chat:
     """A chat template (Jinja), its special tokens, and the ids that end an answer."""
 
     template: str
-    bos: str
-    eos: str
+    special: Mapping[str, str]
+    """By the names that templates use, such as `bos_token`; only those that the model has."""
     stops: tuple[int, ...]
+    tool_template: str = ""
+    """In place of `template` for conversations with tools, where a model has one for them."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it back."""
         return {
             "template": self.template,
-            "bos": self.bos,
-            "eos": self.eos,
+            "special": dict(self.special),
             "stops": list(self.stops),
+            "tool_template": self.tool_template,
         }
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Chat:
         return Chat(
             str(values["template"]),
-            str(values["bos"]),
-            str(values["eos"]),
+            {str(name): str(text) for name, text in dict(values["special"]).items()},
             tuple(int(stop) for stop in values["stops"]),
+            str(values["tool_template"]),
         )
 
-    def prompt(self, conversation: Conversation) -> str:
-        """The conversation up to where the assistant's answer begins."""
-        return self._render(_messages(conversation))
+    def prompt(self, conversation: Conversation, **settings: object) -> str:
+        """The conversation up to where the assistant's answer begins.
 
-    def judge_suffix(self, conversation: Conversation, judgement: str) -> str:
+        `settings` are further variables of the template: `tools`, `documents`, `enable_thinking`.
+        UsageError where there is no template, or it refuses the conversation.
+        """
+        return self._render(_messages(conversation), datetime.now(), settings)
+
+    def judge_suffix(self, conversation: Conversation, judgement: str, **settings: object) -> str:
         """What follows an answer when a new user turn asks for a verdict on it.
 
         UsageError where the template rewrites what came before (then the KV entries of the
@@ -58,9 +66,10 @@ class Chat:
             {"role": "assistant", "content": _MARK},
             {"role": "user", "content": judgement},
         ]
+        now = datetime.now()
         # Templates of reasoning models leave the verdict's place for a thought unless told so.
-        judged = self._render(messages, enable_thinking=False)
-        before = self.prompt(conversation) + _MARK
+        judged = self._render(messages, now, {**settings, "enable_thinking": False})
+        before = self._render(_messages(conversation), now, settings) + _MARK
         if not judged.startswith(before) or _MARK in judged[len(before) :]:
             raise UsageError(
                 "the chat template does not keep the beginning of a conversation unchanged when "
@@ -68,20 +77,24 @@ class Chat:
             )
         return judged[len(before) :]
 
-    def _render(self, messages: list[dict[str, str]], **settings: object) -> str:
-        if not self.template:
+    def _render(
+        self, messages: list[Message], now: datetime, settings: Mapping[str, object]
+    ) -> str:
+        template = self.template
+        if self.tool_template and settings.get("tools") is not None:
+            template = self.tool_template
+        if not template:
             raise UsageError("the model has no chat template; give one with --chat-template FILE")
-        try:
-            text: str = _compiled(self.template).render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self.bos,
-                eos_token=self.eos,
-                **settings,
-            )
-            return text
-        except Exception as error:  # A template is a program, and fails in a program's ways.
-            raise UsageError(f"the chat template fails: {error}") from error
+        values = {
+            # Templates ask `is none` of these, which what is undefined is not.
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **self.special,
+            **settings,
+            "messages": [_message(message) for message in messages],
+        }
+        return render(template, now, values)
 
 
 def _messages(conversation: Conversation) -> list[Message]:
@@ -90,19 +103,10 @@ def _messages(conversation: Conversation) -> list[Message]:
     return list(conversation)
 
 
-@functools.lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    return environment.from_string(template)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    """Templates call this to refuse a conversation."""
-    import jinja2
-
-    raise jinja2.TemplateError(message)
+def _message(message: Message) -> Message:
+    """As transformers hands it to a template: without nulls, reasoning by the usual names."""
+    found = {name: value for name, value in message.items() if value is not None}
+    for name in _REASONING:
+        if name in found:
+            return {"thinking": found[name], **found, "reasoning_content": found[name]}
+    return found

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import tokenizers
+from tokenizers.processors import TemplateProcessing
 
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import UsageError
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
@@ -26,7 +27,7 @@ def package_reads(failure: str) -> Iterator[None]:
 
 
 class Tokenizer:
-    """A thin face of `tokenizers.Tokenizer`; never adds special tokens of its own."""
+    """A thin face of `tokenizers.Tokenizer`."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
@@ -43,15 +44,35 @@ class Tokenizer:
     def from_json(text: str) -> Tokenizer:
         """From the contents of a tokenizer.json; UsageError where they are damaged."""
         with package_reads("tokenizer.json cannot be read"):
-            return Tokenizer(tokenizers.Tokenizer.from_str(text))
+            inner = tokenizers.Tokenizer.from_str(text)
+            # They were for training; a prompt is all of its text.
+            inner.no_truncation()
+            inner.no_padding()
+            return Tokenizer(inner)
 
-    def encode(self, text: str) -> list[int]:
+    def to_json(self) -> str:
+        """In the package's own format, which `from_json` reads."""
+        return str(self._inner.to_str())
+
+    def adding(self, begin: str, end: str) -> Tokenizer:
+        """One that puts these special tokens around a text; "" for none. UsageError if unknown."""
+        special = [(token, self.token_id(token)) for token in {begin, end} if token]
+        form = [f"{begin}:0"] * bool(begin) + ["$A:0"] + [f"{end}:0"] * bool(end)
+        changed = Tokenizer.from_json(self.to_json())
+        with package_reads(f"special tokens {begin!r} and {end!r} cannot be added to a prompt"):
+            changed._inner.post_processor = TemplateProcessing(single=form, special_tokens=special)
+        return changed
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids; special tokens written out in the text are recognised.
+
+        With `special`, those come too that the tokenizer puts around a text, such as BOS. A chat
+        template writes its own.
 
         UsageError for lone surrogates, as of command-line arguments that are not UTF-8.
         """
         try:
-            return list(self._inner.encode(text, add_special_tokens=False).ids)
+            return list(self._inner.encode(text, add_special_tokens=special).ids)
         except TypeError as error:
             raise UsageError("a text is not valid Unicode") from error
         except Exception as error:  # The package raises Exception itself.
@@ -91,14 +112,22 @@ class TextStream:
         Text is decoded from the last text returned on, since decoders may treat the first token
         of a text specially (a leading space).
         """
-        self._tokens += tokens
+        return "".join([self._push(token) for token in tokens])
+
+    def _push(self, token: int) -> str:
+        self._tokens.append(token)
         before = self._tokenizer.decode(self._tokens[self._start : self._read])
         after = self._tokenizer.decode(self._tokens[self._start :])
-        if after.endswith(INCOMPLETE) or not self._tokens[self._read :]:
-            return ""
         if not after.startswith(before):
-            raise FoundryError("the tokenizer's text of a token depends on what follows it")
-        self._start, self._read = self._read, len(self._tokens)
+            # A byte that was text by itself is none in a run of bytes that is no UTF-8.
+            self._start, before = self._read, ""
+            after = self._tokenizer.decode(self._tokens[self._start :])
+        if after.endswith(INCOMPLETE):
+            return ""
+        # Skipped special tokens have no text that could come before the next.
+        if self._tokenizer.decode(self._tokens[self._read :]):
+            self._start = self._read
+        self._read = len(self._tokens)
         return after[len(before) :]
 
     def fork(self) -> TextStream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +13,15 @@ from foundryc.weights import StoredTensor, WeightSlice, materialize, whole
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.hf_config import config_from_hf, read_json
-from parse_runtime.weights.parameters import SAFETENSORS, Parameter, finder, mlp
+from parse_runtime.weights.parameters import SAFETENSORS, Parameter, finder, mlp, refuse_unused
 from parse_runtime.weights.source import stored_tensors
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
+_VARIANTS = {
+    "num_hidden_layers": 1, "norm_before_residual": False, "norm_before_fc": False,
+    "fc_norm": False, "use_aux_hidden_state": True, "parallel_drafting": False,
+}  # fmt: skip
+"""Fields of other heads, with the value that this one has."""
 _PREFIXES = ("model.", "layers.0.", "midlayer.")
 
 
@@ -32,6 +38,7 @@ def open_head(folder: str, target: ModelConfig) -> tuple[ModelConfig, list[Param
     names = values.get("architectures")
     if not isinstance(names, list) or ARCHITECTURE not in names:
         raise UsageError(f"{where}: {ARCHITECTURE} is expected in 'architectures'")
+    _refuse_variants(values, target, where)
     drafts = values.get("draft_vocab_size") or values.get("vocab_size")
     if not isinstance(drafts, int):
         raise UsageError(f"{where}: 'draft_vocab_size' is {str(drafts)[:40]!r}, not a number")
@@ -46,8 +53,32 @@ def open_head(folder: str, target: ModelConfig) -> tuple[ModelConfig, list[Param
             f"{path}: *.bin files are pickles, which can run code when read; convert them to "
             "safetensors"
         )
-    stored = {_plain(name): tensor for name, tensor in stored_tensors(path).items()}
+    stored: dict[str, StoredTensor] = {}
+    for name, tensor in stored_tensors(path).items():
+        if (plain := _plain(name)) in stored:
+            raise UsageError(f"{path}: {stored[plain].name!r} and {name!r} are one tensor, twice")
+        stored[plain] = tensor
     return config, _parameters(config, target, stored, str(path))
+
+
+def _refuse_variants(values: Mapping[str, Any], target: ModelConfig, where: str) -> None:
+    """UsageError names a field that asks for another head than `models/eagle3.py` computes."""
+    # Imported late: a capture's options and its key do not need torch.
+    from parse_runtime.models.eagle3 import tapped_layers
+
+    nested = values.get("eagle_config")
+    fields = {**(nested if isinstance(nested, dict) else {}), **values}
+    layers = fields.get("eagle_aux_hidden_state_layer_ids")
+    if layers and layers != list(tapped_layers(target.layers)):
+        raise UsageError(
+            f"{where}: eagle_aux_hidden_state_layer_ids {str(layers)[:40]} is not supported; only "
+            f"{list(tapped_layers(target.layers))} is"
+        )
+    for name, usual in _VARIANTS.items():
+        if fields.get(name, usual) not in (usual, None):
+            raise UsageError(f"{where}: {name} {str(fields[name])[:40]} is not supported")
+    if fields.get("target_hidden_size") not in (None, target.hidden):
+        raise UsageError(f"{where}: target_hidden_size is not the target's {target.hidden}")
 
 
 def _plain(name: str) -> str:
@@ -83,6 +114,7 @@ def _parameters(
         one("norm", "norm.weight", h),
         one("head", "lm_head.weight", c.vocab, h),
     ]
+    derived = ("t2d", "rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq")
     if "embed_tokens.weight" in stored:
         result.append(one("embed", "embed_tokens.weight", target.vocab, h))
     if "d2t" in stored:
@@ -93,6 +125,8 @@ def _parameters(
             f"{where}: d2t is missing, and the draft vocabulary of {c.vocab} is not the target's "
             f"{target.vocab}"
         )
+    unneeded = [tensor.name for name, tensor in stored.items() if name in derived]
+    refuse_unused(result, stored, unneeded, f"{where}: the head's files")
     return result
 
 

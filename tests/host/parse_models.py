@@ -155,7 +155,7 @@ def opened(settings: Settings, words: tuple[int, int], device: str = "cpu") -> S
     """As the session of a bundle of one tokenizer, with passes that torch runs directly."""
     session, _, _, model = eager(settings, words, device)
     files = {
-        "tokenizer.json": model.text.tokenizer_json.encode(),
+        "tokenizer.json": model.text.tokenizer.to_json().encode(),
         "chat.json": json.dumps(model.text.chat.to_dict()).encode(),
     }
     return SimpleNamespace(

