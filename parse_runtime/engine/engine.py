@@ -26,6 +26,11 @@ class Stopped(FoundryError):
     """The engine takes no more answers, or ended one that was not done."""
 
 
+def aborted() -> Stopped:
+    """The error of answers that `Engine.abort` ends."""
+    return Stopped("the server stops, and the answer took longer than it waits")
+
+
 class Engine:
     """Close it when done. Listeners are called in its thread and must not block it."""
 
@@ -83,18 +88,22 @@ class Engine:
             self._changed.notify()
 
     def abort(self) -> None:
-        """Take no more; answers that are not done fail with Stopped, after the pass that runs."""
+        """Take no more; answers that are not done fail with `aborted()`, after the pass."""
         with self._changed:
             self._closing = True
             self._commands.append(self._abort)
             self._changed.notify()
 
-    def close(self) -> None:
-        """Take no more, finish what was submitted, and end the thread."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Take no more, finish what was submitted, and end the thread.
+
+        False where that takes longer than `seconds`: a pass that runs cannot be interrupted.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _admit(self, request: Request, listener: Listener) -> None:
         self._scheduler.submit(request, listener)
@@ -102,9 +111,8 @@ class Engine:
             self._coming -= 1
 
     def _abort(self) -> None:
-        error = Stopped("the server stops, and the answer took longer than it waits")
         for listener in self._scheduler.listeners:
-            self._guarded(partial(self._scheduler.cancel, listener, error))
+            self._guarded(partial(self._scheduler.cancel, listener, aborted()))
 
     def _work(self) -> None:
         busy = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.engine import Engine, aborted
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import Rules
 from parse_runtime.graphs.session import BundleSession
@@ -29,6 +29,7 @@ from parse_runtime.serve.streamed import StreamedOutcome
 
 _MOST_BYTES = 8 << 20
 _LEFT = 499
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,11 @@ class Service:
     rules: Rules
     session: BundleSession
     metrics: Metrics
+    _streams: set[StreamedOutcome] = field(default_factory=set)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def app(self) -> Starlette:
-        """The ASGI application; its shutdown closes the engine."""
-
-        @contextlib.asynccontextmanager
-        async def lifespan(app: Starlette) -> AsyncIterator[None]:
-            yield
-            await run_in_threadpool(self.engine.close)
-
+        """The ASGI application."""
         return Starlette(
             routes=[
                 Route("/v1/models", self.models),
@@ -60,8 +57,17 @@ class Service:
                 Route("/metrics", self.page),
             ],
             exception_handlers={HTTPException: _http_error, ApiError: _api_error},  # type: ignore[dict-item]
-            lifespan=lifespan,
         )
+
+    def abort(self) -> None:
+        """Take no more, and end what is not done with an error at once; of the event loop.
+
+        The engine itself ends it after the pass that runs, which may be long.
+        """
+        self.engine.abort()
+        self._stopping.set()
+        for stream in self._streams:
+            stream.abandon(aborted())
 
     async def models(self, request: Request) -> Response:
         return reply({"object": "list", "data": [self._card()]})
@@ -94,7 +100,7 @@ class Service:
 
     async def _complete(self, request: Request, kind: type[Body], endpoint: str) -> Response:
         try:
-            response = await self._answer(request, kind)
+            response = await self._until_stopped(self._answer(request, kind))
         except ClientDisconnect:
             response = Response(status_code=_LEFT)
         except Exception as error:
@@ -114,6 +120,7 @@ class Service:
         asked = await run_in_threadpool(body.request, self.prompts, self.rules, self.engine.max_len)
         stream = StreamedOutcome(asked, self.prompts.text(body.stops()), count=self.metrics.ended)
         self.engine.submit(asked, stream)
+        self._streams.add(stream)
         completion = CompletionFormat(kind is ChatBody, self.name)
         if body.stream:
             wanted = body.stream_options is not None and body.stream_options.include_usage
@@ -122,6 +129,19 @@ class Service:
             return await self._whole(request, stream, completion)
         finally:
             self.close(stream)
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """What `work` gives; an error where the server aborts before."""
+        task = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise aborted()
+            return task.result()
+        finally:
+            task.cancel()
+            stopping.cancel()
 
     async def _whole(
         self, request: Request, stream: StreamedOutcome, completion: CompletionFormat
@@ -146,6 +166,7 @@ class Service:
 
     def close(self, stream: StreamedOutcome) -> None:
         """Cancel what still runs."""
+        self._streams.discard(stream)
         if not stream.done:
             self.engine.cancel(stream)
 

@@ -18,7 +18,7 @@ class StreamedOutcome(Outcome):
     count: Callable[[Outcome], None] = lambda outcome: None
     """Called in the engine's thread once the answer has ended, in whatever way."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    texts: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+    texts: asyncio.Queue[str | Exception | None] = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
         self.show = self._put
@@ -33,17 +33,22 @@ class StreamedOutcome(Outcome):
         self.count(self)
         self._put(None)
 
+    def abandon(self, error: Exception) -> None:
+        """End the iteration with `error`, without waiting for the engine; of the event loop."""
+        self.texts.put_nowait(error)
+
     async def __aiter__(self) -> AsyncIterator[str]:
-        ended = False
-        while not ended:
+        end: list[Exception | None] = []
+        while not end:
             texts = [await self.texts.get()]
             while not self.texts.empty():
                 texts.append(self.texts.get_nowait())
-            ended = texts[-1] is None
-            if joined := "".join(text for text in texts if text):
+            end = [text for text in texts if not isinstance(text, str)]
+            if joined := "".join(text for text in texts if isinstance(text, str)):
                 yield joined
-        if self.error is not None:
-            raise self.error
+        error = end[0] or self.error
+        if error is not None:
+            raise error
 
     def _put(self, text: str | None) -> None:
         # A server that is stopped twice does not wait for its answers.

@@ -1,69 +1,34 @@
-"""The server over models of a script: what it says of a device that fails, and when it stops."""
+"""The server over models of a script; what it says of a device that fails, and when it stops."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
-from tokenizers import Tokenizer as Inner
-from tokenizers import decoders, models, pre_tokenizers
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.batch import Batch
-from parse_runtime.engine.engine import FAILING, Engine
-from parse_runtime.engine.prompts import Prompts, TextFormat
-from parse_runtime.engine.rules import Rules
-from parse_runtime.engine.scheduler import Scheduler
-from parse_runtime.text.chat import Chat
+from parse_runtime.engine.engine import FAILING
 from parse_runtime.text.tokenizer import Tokenizer
-from parse_runtime.text.translation import SameTokens
-from tests.unit.parse_fakes import Fake, mixing
+from tests.unit.parse_fakes import mixing
 
 testclient = pytest.importorskip(
     "starlette.testclient", reason="pip install 'foundry-graphs[serve]'"
 )
-from parse_runtime.serve.app import Service  # noqa: E402
-from parse_runtime.serve.metrics import Metrics  # noqa: E402
+from tests.unit.parse_service import Device, service  # noqa: E402
 
-TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 GONE = RuntimeError, "the device is gone"
-
-
-class Device(Fake):
-    """Fails while `fault` is set, and waits while `gate` is closed."""
-
-    fault: tuple[type[Exception], str] | None = None
-    gate = threading.Event()
-
-    def extend(self, batch: Batch) -> list[list[int]]:
-        if self.fault:
-            kind, message = self.fault
-            raise kind(message)
-        assert self.gate.wait(20)
-        return super().extend(batch)
 
 
 class Serving:
     """A service in this process, and its client."""
 
     def __init__(self) -> None:
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:60]
-        inner = Inner(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
-        text = TextFormat(Tokenizer(inner), Chat(TEMPLATE, "", "", (0,)))
         self.device = Device(mixing(1, 997), slots=2)
-        self.device.gate.set()
-        self.engine = Engine(Scheduler(self.device, Fake(mixing(2), slots=2)))
-        session = SimpleNamespace(graphs=["one"], ready=lambda: 1)
-        service = Service(
-            "fake", self.engine, Prompts(text, text, SameTokens(frozenset({0}))),
-            Rules(max_rounds=0), session, Metrics(self.engine),
-        )  # fmt: skip
-        self.client = testclient.TestClient(service.app(), raise_server_exceptions=False)
+        made = service(self.device)
+        self.engine = made.engine
+        self.client = testclient.TestClient(made.app(), raise_server_exceptions=False)
 
     def ask(self, **options: object):  # type: ignore[no-untyped-def]
         values = {"prompt": "(", "max_tokens": 9, **options}
@@ -86,6 +51,7 @@ def serving() -> Iterator[Serving]:
     with made.client:
         yield made
         made.device.gate.set()
+        assert made.engine.close(20)
 
 
 def test_health_follows_a_device_that_fails_and_recovers(serving: Serving) -> None:
