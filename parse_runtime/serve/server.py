@@ -19,6 +19,7 @@ from parse_runtime.graphs.loading import load
 from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
+from parse_runtime.serve.connection import BACKLOG, Limits, connection_type, connections_allowed
 from parse_runtime.serve.metrics import Metrics
 
 _LAST_WORDS = 5
@@ -31,8 +32,18 @@ class Server(uvicorn.Server):
     A second signal ends the grace.
     """
 
-    def __init__(self, service: Service, grace: int) -> None:
-        super().__init__(uvicorn.Config(service.app(), log_level="warning", lifespan="off"))
+    def __init__(self, service: Service, grace: int, limits: Limits) -> None:
+        super().__init__(
+            uvicorn.Config(
+                service.app(),
+                http=connection_type(limits),
+                ws="none",
+                lifespan="off",
+                # Below it are clients' faults, a line for each.
+                log_level="error",
+                backlog=BACKLOG,
+            )
+        )
         self._service, self._grace = service, grace
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hurried = self._aborted = False
@@ -98,7 +109,13 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
     # The server stops at these by itself, and raises them again when it is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server = Server(service, options.grace)
+    connections = connections_allowed(options.connections)
+    if connections < options.connections:
+        print(
+            f"at most {connections} connections at a time: the process may not open more files",
+            file=sys.stderr,
+        )
+    server = Server(service, options.grace, Limits(connections, options.client_timeout))
     try:
         server.run(sockets=[listening])
     finally:

@@ -67,7 +67,7 @@ def main() -> None:
     server._LAST_WORDS = 1
     device = Device(mixing(1, 997), slots=2)
     device.pass_seconds = float(seconds)
-    given = dict(setting.lstrip("-").split("=") for setting in settings)
+    given = dict(setting[2:].replace("-", "_").split("=") for setting in settings)
     options = Serving(port=0, **{name: int(value) for name, value in given.items()})
     server.answer(service(device), server.listen(options), options)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -38,17 +40,24 @@ class Server:
         response = connection.getresponse()
         return response.status, response.read().decode()
 
-    def health(self) -> dict[str, int]:
+    def get(self, path: str) -> tuple[int, str]:
         connection = self.connection()
-        connection.request("GET", "/health")
-        return dict(json.loads(connection.getresponse().read()))
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+    def health(self) -> dict[str, int]:
+        return dict(json.loads(self.get("/health")[1]))
 
 
 @contextmanager
-def served(pass_seconds: float, *options: str) -> Iterator[Server]:
+def served(pass_seconds: float, *options: str, files: int = 1024) -> Iterator[Server]:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.unit.parse_service", str(pass_seconds), *options],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, preexec_fn=limit,
     )  # fmt: skip
     try:
         yield Server(process)
@@ -95,3 +104,65 @@ def test_every_client_hears_of_the_end_while_a_pass_is_long(grace: int, signals:
         answer = unfinished.getresponse()
         assert answer.status == 503 and json.loads(answer.read())["error"]["code"] == "stopped"
         assert server.process.stderr is not None and server.process.stderr.read() == ""
+
+
+def test_idle_connections_make_room_for_others() -> None:
+    with served(0, files=256) as server, ExitStack() as stack:
+        address = "127.0.0.1", server.port
+        idle = [stack.enter_context(socket.create_connection(address)) for _ in range(256)]
+        assert server.health()["failed_in_a_row"] == 0
+        for _ in range(3):
+            assert server.post()[0] == 200
+        # Those that came last are there still.
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle[-1].recv(100).startswith(b"HTTP/1.1 200")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        assert server.process.stderr is not None
+        line = server.process.stderr.read()
+        assert line.count("\n") == 1 and "connections at a time" in line
+
+
+def test_connections_that_are_all_in_use_are_a_clear_refusal() -> None:
+    with served(60, "--connections=2") as server, ExitStack() as stack:
+        for count in (1, 2):
+            connection = server.connection()
+            stack.callback(connection.close)
+            connection.request("POST", "/v1/completions", json.dumps({"prompt": "("}))
+            if count == 1:
+                while not sum(server.health()[kind] for kind in ("running", "waiting")):
+                    time.sleep(0.02)
+        deadline = time.monotonic() + 5
+        while (refused := server.get("/health"))[0] != 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        error = json.loads(refused[1])["error"]
+        assert error["code"] == "overloaded" and error["type"] == "server_error"
+
+
+def test_requests_that_do_not_come_in_are_given_up() -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+    sent = {
+        b"": b"",
+        head: b"HTTP/1.1 408 ",
+        head + b"Content-Length: 100\r\n\r\n{": b"HTTP/1.1 408 ",
+        b"nonsense\r\n\r\n": b"HTTP/1.1 400 ",
+    }
+    with served(0, "--client-timeout=1") as server, ExitStack() as stack:
+        begun = time.monotonic()
+        clients = {
+            text: stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            for text in sent
+        }
+        for text, client in clients.items():
+            client.sendall(text)
+        for text, client in clients.items():
+            with client.makefile("rb") as answer:
+                got = answer.read()
+            assert got.startswith(sent[text])
+            if got:
+                body = json.loads(got.partition(b"\r\n\r\n")[2])
+                assert body["error"]["type"] == "invalid_request_error"
+        assert time.monotonic() - begun < 4
+        # An answer may take longer than a request.
+        assert server.post()[0] == 200
