@@ -55,9 +55,14 @@ class Engine:
     @property
     def state(self) -> str:
         """`ok`, `failing` where no answer is completed, `stopped` where none is taken."""
-        if self._closing or not self._thread.is_alive():
+        if self._closing or not self.working:
             return "stopped"
         return "failing" if self.failed >= FAILING else "ok"
+
+    @property
+    def working(self) -> bool:
+        """The thread has not ended."""
+        return self._thread.is_alive()
 
     @property
     def failed(self) -> int:
@@ -94,16 +99,15 @@ class Engine:
             self._commands.append(self._abort)
             self._changed.notify()
 
-    def close(self, seconds: float | None = None) -> bool:
+    def close(self, seconds: float | None = None) -> None:
         """Take no more, finish what was submitted, and end the thread.
 
-        False where that takes longer than `seconds`: a pass that runs cannot be interrupted.
+        It still works where that takes longer than `seconds`: a pass cannot be interrupted.
         """
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(seconds)
-        return not self._thread.is_alive()
 
     def _admit(self, request: Request, listener: Listener) -> None:
         self._scheduler.submit(request, listener)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from parse_runtime.engine.engine import Engine, aborted
+from parse_runtime.engine.engine import Engine, Stopped, aborted
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import Rules
 from parse_runtime.graphs.session import BundleSession
@@ -27,6 +29,7 @@ from parse_runtime.serve.events import Events
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.streamed import StreamedOutcome
 
+_LOG = logging.getLogger(__name__)
 _MOST_BYTES = 8 << 20
 _LEFT = 499
 Result = TypeVar("Result")
@@ -44,10 +47,11 @@ class Service:
     metrics: Metrics
     _streams: set[StreamedOutcome] = field(default_factory=set)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _broken: threading.Event = field(default_factory=threading.Event)
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route("/v1/models", self.models),
                 Route("/v1/models/{name:path}", self.model),
@@ -56,8 +60,29 @@ class Service:
                 Route("/health", self.health),
                 Route("/metrics", self.page),
             ],
-            exception_handlers={HTTPException: _http_error, ApiError: _api_error},  # type: ignore[dict-item]
+            exception_handlers=dict.fromkeys((HTTPException, ApiError, Exception), _failed),
         )
+        # A redirection is no answer of the API.
+        app.router.redirect_slashes = False
+        return app
+
+    def prepare(self) -> None:
+        """Make every graph ready, until the engine stops; of a thread of its own.
+
+        Answers need not wait for all.
+        """
+
+        def go_on(ready: int, total: int) -> None:
+            if self.engine.state == "stopped":
+                raise aborted()
+
+        try:
+            self.session.wait(go_on)
+        except Stopped:
+            pass
+        except Exception:
+            _LOG.exception("a graph cannot be prepared")
+            self._broken.set()
 
     def abort(self) -> None:
         """Take no more, and end what is not done with an error at once; of the event loop.
@@ -82,7 +107,7 @@ class Service:
         running, waiting = self.engine.load
         state = self.engine.state
         if state == "ok" and ready < graphs:
-            state = "starting"
+            state = "failing" if self._broken.is_set() else "starting"
         report = {
             "status": state, "graphs": graphs, "ready": ready, "running": running,
             "waiting": waiting, "failed_in_a_row": self.engine.failed,
@@ -196,10 +221,10 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _api_error(request: Request, error: ApiError) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = ApiError(error.status_code, error.detail, headers=dict(error.headers or {}))
+    if not isinstance(error, ApiError):
+        # What was raised is logged by the server.
+        error = ApiError(500, f"the server failed: {type(error).__name__}")
     return error.response()
-
-
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
-    return ApiError(error.status_code, error.detail, headers=headers).response()

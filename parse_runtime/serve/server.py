@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from types import FrameType
 
@@ -115,13 +116,16 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
             f"at most {connections} connections at a time: the process may not open more files",
             file=sys.stderr,
         )
+    preparing = threading.Thread(target=service.prepare, name="parse-prepare", daemon=True)
+    preparing.start()
     server = Server(service, options.grace, Limits(connections, options.client_timeout))
     try:
         server.run(sockets=[listening])
     finally:
         service.engine.abort()
-        ended = service.engine.close(max(1, server.seconds_left))
-    if not ended:
-        # A pass cannot be stopped, and what it reads and writes must not be freed below it.
+        service.engine.close(max(1, server.seconds_left))
+        preparing.join(max(1, server.seconds_left))
+    if service.engine.working or preparing.is_alive():
+        # Neither can be stopped, and what they read and write must not be freed below them.
         sys.stderr.flush()
         os._exit(0)

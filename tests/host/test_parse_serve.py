@@ -43,11 +43,19 @@ class Server:
         assert "listening on http" in line, line + self.process.stderr.read()
         self.url = line.split()[-1]
         self.client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0)
+        until(self.healthy)
 
     def get(self, path: str) -> str:
         address = self.url.removesuffix("/v1") + path
         with urllib.request.urlopen(address, timeout=60) as response:
             return str(response.read().decode())
+
+    def healthy(self) -> bool:
+        try:
+            return bool(self.get("/health"))
+        except urllib.error.HTTPError as error:
+            assert json.loads(error.read())["status"] == "starting"
+            return False
 
     def metric(self, name: str) -> float:
         lines = [line for line in self.get("/metrics").splitlines() if line.startswith(name)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from tokenizers import Tokenizer as Inner
@@ -45,7 +46,22 @@ class Device(Fake):
         return super().extend(batch)
 
 
-def service(device: Device, template: str = TEMPLATE) -> Service:
+class Session(SimpleNamespace):
+    """Graphs, the first `prepared` of which are ready; the others become so by `wait`."""
+
+    def __init__(self, prepared: int, error: Exception | None = None) -> None:
+        super().__init__(graphs=["one"], prepared=prepared, error=error)
+
+    def ready(self) -> int:
+        return int(self.prepared)
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        if self.error is not None:
+            raise self.error
+        self.prepared = len(self.graphs)
+
+
+def service(device: Device, template: str = TEMPLATE, session: Session | None = None) -> Service:
     """Of a byte tokenizer; answers are of the target alone."""
     device.gate.set()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:60]
@@ -56,7 +72,7 @@ def service(device: Device, template: str = TEMPLATE) -> Service:
     engine = Engine(Scheduler(device, Fake(mixing(2), slots=device.slots)))
     return Service(
         "fake", engine, Prompts(text, text, SameTokens(frozenset({0}))),
-        Rules(max_rounds=0), SimpleNamespace(graphs=["one"], ready=lambda: 1), Metrics(engine),
+        Rules(max_rounds=0), session or Session(1), Metrics(engine),
     )  # fmt: skip
 
 
