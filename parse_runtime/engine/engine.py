@@ -53,6 +53,11 @@ class Engine:
         return self._scheduler.max_len
 
     @property
+    def capacity(self) -> int:
+        """Answers that may run and wait."""
+        return self._scheduler.slots + self._queue
+
+    @property
     def state(self) -> str:
         """`ok`, `failing` where no answer is completed, `stopped` where none is taken."""
         if self._closing or not self.working:
@@ -80,7 +85,7 @@ class Engine:
         with self._changed:
             if self.state == "stopped":
                 raise Stopped("the engine is stopped")
-            if sum(self.load) >= self._scheduler.slots + self._queue:
+            if sum(self.load) >= self.capacity:
                 raise Overloaded(f"{self._queue} answers wait already: come again later")
             self._coming += 1
             self._commands.append(lambda: self._admit(request, listener))

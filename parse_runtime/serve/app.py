@@ -27,7 +27,8 @@ from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.events import Events
 from parse_runtime.serve.metrics import Metrics
-from parse_runtime.serve.streamed import StreamedOutcome
+from parse_runtime.serve.openapi import openapi
+from parse_runtime.serve.streamed import Answers
 
 _LOG = logging.getLogger(__name__)
 _MOST_BYTES = 8 << 20
@@ -45,7 +46,7 @@ class Service:
     rules: Rules
     session: BundleSession
     metrics: Metrics
-    _streams: set[StreamedOutcome] = field(default_factory=set)
+    _open: set[Answers] = field(default_factory=set)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _broken: threading.Event = field(default_factory=threading.Event)
 
@@ -59,6 +60,7 @@ class Service:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/health", self.health),
                 Route("/metrics", self.page),
+                Route("/openapi.json", self.description),
             ],
             exception_handlers=dict.fromkeys((HTTPException, ApiError, Exception), _failed),
         )
@@ -91,8 +93,8 @@ class Service:
         """
         self.engine.abort()
         self._stopping.set()
-        for stream in self._streams:
-            stream.abandon(aborted())
+        for answers in self._open:
+            answers.abandon(aborted())
 
     async def models(self, request: Request) -> Response:
         return reply({"object": "list", "data": [self._card()]})
@@ -116,6 +118,9 @@ class Service:
 
     async def page(self, request: Request) -> Response:
         return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    async def description(self, request: Request) -> Response:
+        return reply(openapi())
 
     async def text(self, request: Request) -> Response:
         return await self._complete(request, TextBody, "completions")
@@ -142,18 +147,29 @@ class Service:
         if body.model is not None:
             self._known(body.model)
         # Templates and tokenizers may take their time over a long prompt.
-        asked = await run_in_threadpool(body.request, self.prompts, self.rules, self.engine.max_len)
-        stream = StreamedOutcome(asked, self.prompts.text(body.stops()), count=self.metrics.ended)
-        self.engine.submit(asked, stream)
-        self._streams.add(stream)
-        completion = CompletionFormat(kind is ChatBody, self.name)
-        if body.stream:
-            wanted = body.stream_options is not None and body.stream_options.include_usage
-            return Events(stream, completion, wanted, self.close)
+        asked = await run_in_threadpool(
+            body.requests, self.prompts, self.rules, self.engine.max_len
+        )
+        if len(asked) > self.engine.capacity:
+            message = f"n={len(asked)}: there is room for {self.engine.capacity} answers"
+            raise ApiError(400, message, "n")
+        answers = Answers(asked, lambda: self.prompts.text(body.stops()), self.metrics.ended)
+        completion = CompletionFormat(kind is ChatBody, self.name, body.counted())
         try:
-            return await self._whole(request, stream, completion)
-        finally:
-            self.close(stream)
+            self._submit(answers)
+            if body.stream:
+                return Events(answers, completion, self.close)
+            response = await self._whole(request, answers, completion)
+        except BaseException:
+            self.close(answers)
+            raise
+        self.close(answers)
+        return response
+
+    def _submit(self, answers: Answers) -> None:
+        self._open.add(answers)
+        for outcome in answers.outcomes:
+            self.engine.submit(outcome.request, outcome)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:
         """What `work` gives; an error where the server aborts before."""
@@ -169,12 +185,12 @@ class Service:
             stopping.cancel()
 
     async def _whole(
-        self, request: Request, stream: StreamedOutcome, completion: CompletionFormat
+        self, request: Request, answers: Answers, completion: CompletionFormat
     ) -> Response:
-        """The answer, or a status that nobody sees where the client leaves before it."""
+        """The answers, or a status that nobody sees where the client leaves before it."""
 
         async def collect() -> None:
-            async for _ in stream:
+            async for _ in answers:
                 pass
 
         answer = asyncio.create_task(collect())
@@ -184,16 +200,17 @@ class Service:
             if not answer.done():
                 return Response(status_code=_LEFT)
             answer.result()
-            return reply(completion.whole(stream))
+            return reply(completion.whole(answers.outcomes))
         finally:
             answer.cancel()
             left.cancel()
 
-    def close(self, stream: StreamedOutcome) -> None:
+    def close(self, answers: Answers) -> None:
         """Cancel what still runs."""
-        self._streams.discard(stream)
-        if not stream.done:
-            self.engine.cancel(stream)
+        self._open.discard(answers)
+        for outcome in answers.outcomes:
+            if not outcome.done:
+                self.engine.cancel(outcome)
 
     def _known(self, name: str) -> None:
         if name != self.name:

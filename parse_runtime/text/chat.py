@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from foundryrt.errors import UsageError
 
 _MARK = "MARKOFTHEDRAFT"
-Message = dict[str, str]
-"""`role` and `content`."""
+Message = dict[str, Any]
+"""`role`, `content`, and what else the model's template reads (`tool_calls`, ...)."""
 Conversation = str | Sequence[Message]
 """Messages, or the text of a single one of the user's."""
 
@@ -43,41 +43,54 @@ class Chat:
             tuple(int(stop) for stop in values["stops"]),
         )
 
-    def prompt(self, conversation: Conversation) -> str:
-        """The conversation up to where the assistant's answer begins."""
-        return self._render(_messages(conversation))
+    def prompt(self, conversation: Conversation, **settings: object) -> str:
+        """The conversation up to where the assistant's answer begins.
 
-    def judge_suffix(self, conversation: Conversation, judgement: str) -> str:
+        `settings` are further variables of the template: `tools`, `documents`, `enable_thinking`.
+        """
+        return self._render(_messages(conversation), **settings)
+
+    def judge_suffix(self, conversation: Conversation, judgement: str, **settings: object) -> str:
         """What follows an answer when a new user turn asks for a verdict on it.
 
         UsageError where the template rewrites what came before (then the KV entries of the
         judged answer would not be those of the answer itself).
         """
+        earlier = _messages(conversation)
         messages = [
-            *_messages(conversation),
+            *earlier,
             {"role": "assistant", "content": _MARK},
             {"role": "user", "content": judgement},
         ]
         # Templates of reasoning models leave the verdict's place for a thought unless told so.
-        judged = self._render(messages, enable_thinking=False)
-        before = self.prompt(conversation) + _MARK
-        if not judged.startswith(before) or _MARK in judged[len(before) :]:
+        judged = self._render(messages, **{**settings, "enable_thinking": False})
+        before, mark, after = judged.rpartition(_MARK)
+        opening = self.prompt(conversation, **settings)
+        kept = mark and before == opening
+        if mark and not kept and opening.startswith(before):
+            # An answer may open with more than a finished turn shows, such as an empty thought.
+            kept = before.startswith(
+                self._render(earlier, **{**settings, "add_generation_prompt": False})
+            )
+        if not kept:
             raise UsageError(
                 "the chat template does not keep the beginning of a conversation unchanged when "
                 "a turn is added, so a judge's question cannot be appended to an answer"
             )
-        return judged[len(before) :]
+        return after
 
-    def _render(self, messages: list[dict[str, str]], **settings: object) -> str:
+    def _render(self, messages: list[Message], **settings: object) -> str:
         if not self.template:
             raise UsageError("the model has no chat template; give one with --chat-template FILE")
         try:
             text: str = _compiled(self.template).render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self.bos,
-                eos_token=self.eos,
-                **settings,
+                {
+                    "add_generation_prompt": True,
+                    "bos_token": self.bos,
+                    "eos_token": self.eos,
+                    **settings,
+                    "messages": messages,
+                }
             )
             return text
         except Exception as error:  # A template is a program, and fails in a program's ways.

@@ -149,14 +149,14 @@ def test_a_stop_string_ends_the_text(server: Server) -> None:
 @pytest.mark.parametrize(
     ("options", "param", "message"),
     [
-        ({"n": 2}, "n", "n=2"),
+        ({"n": 0}, "n", ">= 1"),
         ({"temperature": -1.0}, "temperature", ">= 0"),
         ({"top_p": 0.0}, "top_p", "> 0"),
         ({"max_tokens": 0}, None, "at least 1"),
         ({"max_tokens": "many"}, "max_tokens", "Expected `int"),
         ({"seed": -4}, "seed", ">= 0"),
         ({"logprobs": True}, "logprobs", "not supported"),
-        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools", "`function`"),
         ({"extra_body": {"nonsense": 1}}, "nonsense", "unknown field"),
         ({"extra_body": {"parse": {"threshold": 2}}}, None, "probability"),
         ({"extra_body": {"parse": {"thresholds": 0}}}, None, "there are threshold"),
