@@ -48,6 +48,7 @@ class Connection(H11Protocol):
         super().__init__(**uvicorn)
         self._limits = limits
         self._heard = self.loop.time()
+        self._refused = False
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
 
@@ -64,6 +65,9 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        if self._refused:
+            self._refuse(ApiError(503, "too many connections: come again later", code="overloaded"))
+            return
         super().data_received(data)
         if self.transport.is_closing() or not (self.idle or self.cycle.more_body):
             self._reading = _cancelled(self._reading)
@@ -103,12 +107,16 @@ class Connection(H11Protocol):
             and other is not self
             and not other.transport.is_closing()
         ]
-        if len(others) < self._limits.connections:
+        refused = [other for other in others if other._refused]
+        if len(others) - len(refused) < self._limits.connections:
             return
-        if idle := [other for other in others if other.idle]:
+        idle = [other for other in others if other.idle and not other._refused]
+        if not idle:
+            # It hears so when it has asked: an answer that is sent before may be lost.
+            self._refused = True
+            idle = refused if len(refused) >= BACKLOG else []
+        if idle:
             min(idle, key=lambda other: other._heard).transport.abort()
-        else:
-            self._refuse(ApiError(503, "too many connections: come again later", code="overloaded"))
 
     def _refuse(self, error: ApiError) -> None:
         """Say so, unless an answer has begun already, and close."""
