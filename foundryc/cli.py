@@ -222,6 +222,10 @@ def verify(
                 update(-(-seen // 10**6), "MB")
 
             opened.verify(report_bytes)
+        if opened.manifest.target == "host":
+            from foundryrt.host.replay import check_graphs
+
+            check_graphs(opened)
         if json:
             print_json(
                 {

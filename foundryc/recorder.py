@@ -13,6 +13,7 @@ import torch
 from foundryc.capture import Capture
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
+from foundryrt.bundle.layout import check_name
 from foundryrt.bundle.schema import ROLES, TARGETS
 from foundryrt.errors import UsageError
 
@@ -167,6 +168,7 @@ class Recorder:
 
     def attach(self, name: str, data: bytes) -> None:
         """Put a file into the bundle; online it is `session.file(name)`."""
+        check_name(name)
         if name in self._files:
             raise UsageError(f"two files are attached as {name!r}")
         self._files[name] = bytes(data)

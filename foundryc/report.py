@@ -104,11 +104,11 @@ def print_bundle(bundle: Bundle) -> None:
             ),
         )  # fmt: skip
     if manifest.weights.files:
+        used = Counter(source.file for source in manifest.weights.sources)
         print_table(
             "Weights", ("file", "size", "tensors used"),
             (
-                (file.name, decimal(file.size),
-                 sum(source.file == index for source in manifest.weights.sources))
+                (file.name, decimal(file.size), used[index])
                 for index, file in enumerate(manifest.weights.files)
             ),
         )  # fmt: skip

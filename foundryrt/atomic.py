@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
+import shutil
+import time
 from pathlib import Path
 from types import TracebackType
+
+_AGE = 3600.0
+"""Seconds after which a temporary file that no process holds is what a killed one left."""
 
 
 class AtomicFile:
     """Write to `file`, then `commit`. Left without a commit, nothing remains.
 
-    The OSErrors of opening and committing are the caller's to explain.
+    What killed writers of the same file left is removed. The OSErrors of opening and committing
+    are the caller's to explain.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,8 +29,10 @@ class AtomicFile:
             # A device would be replaced by a file.
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         self.path = path
-        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        remove_remains(path)
+        self.temporary = temporary_name(path)
         self.file = open(self.temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+        hold(self.file.fileno())
 
     def __enter__(self) -> AtomicFile:
         return self
@@ -53,3 +63,39 @@ class AtomicFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside `path` that `remove_remains` knows."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def hold(file: int) -> None:
+    """Show that an open file or folder has a living process, as long as it is open."""
+    # A file system without locks leaves the age alone to tell.
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_remains(path: Path) -> None:
+    """Remove the temporary files and folders for `path` that are old and that nobody holds."""
+    form = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as items:
+        for item in items:
+            if form.fullmatch(item.name):
+                with contextlib.suppress(OSError):
+                    _remove_if_dead(Path(item.path))
+
+
+def _remove_if_dead(path: Path) -> None:
+    if time.time() - path.lstat().st_mtime < _AGE:
+        return
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(file)

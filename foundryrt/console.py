@@ -1,13 +1,14 @@
 """What both commands share: one line for an error, the right exit code, JSON on stdout.
 
-Whatever comes from outside (names in a bundle, paths, messages of libraries) goes to the terminal
-through `printable`, `print_table` or `print_json`, which let no control character through.
+Nothing else here or in a workload writes to the terminal: `write`, `note`, `print_table` and
+`print_json` let no control character of what comes from outside through (foundryrt/printable.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -19,11 +20,11 @@ import typer
 
 from foundryrt import __version__, options
 from foundryrt.errors import DISTRIBUTION, FoundryError
-from foundryrt.printable import printable
+from foundryrt.printable import harmless, printable
 from foundryrt.progress import clear_bar, progress_bar
 
 __all__ = [
-    "Json", "Version", "note", "print_json", "print_options", "print_table", "printable",
+    "Json", "Version", "as_json", "note", "print_json", "print_options", "print_table", "printable",
     "progress_bar", "reporting", "run_app", "write",
 ]  # fmt: skip
 
@@ -68,6 +69,9 @@ def run_app(app: Callable[[], None]) -> None:
 
     Where stdout or a file fails in a way that the command does not know, one line says so.
     """
+    if logging.lastResort is not None:
+        # Libraries and servers log what a client or a file said.
+        logging.lastResort.setFormatter(_HarmlessLines())
     with contextlib.suppress(AttributeError):
         # Names of files need not be UTF-8.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -88,18 +92,23 @@ def run_app(app: Callable[[], None]) -> None:
         sys.exit(1)
 
 
+class _HarmlessLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
+
+
 def _forget_output() -> None:
     # What is left in the buffer would fail again at exit.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def write(text: str) -> None:
-    """Put `text` on stdout at once; FoundryError where it does not get there."""
+    """Put lines of text on stdout at once, harmless; FoundryError where they do not get there."""
     if sys.stdout is None:
         raise FoundryError("stdout is closed")
     clear_bar()
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(harmless(text))
         sys.stdout.flush()
     except BrokenPipeError:
         raise  # Nobody reads any more, and nobody wants to hear of it.
@@ -109,12 +118,17 @@ def write(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Results for programs: one JSON document on stdout.
+    """Results for programs: one JSON document on stdout."""
+    write(as_json(value))
+
+
+def as_json(value: object) -> str:
+    """`value` as a JSON document of harmless lines.
 
     JSON has no NaN and no infinity: they become null.
     """
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write("\n".join(map(_json_line, text.split("\n"))) + "\n")
+    return "\n".join(map(_json_line, text.split("\n"))) + "\n"
 
 
 def _finite(value: object) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from foundryrt.printable import harmless
+
 DISTRIBUTION = "foundry-graphs"
 """The name on the package index; `foundry` there is another project."""
 
@@ -16,6 +18,10 @@ class FoundryError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message; what a name in it holds cannot steer the terminal of a traceback."""
+        return harmless(super().__str__())
+
 
 class UsageError(FoundryError):
     """A command or call was given something that it cannot work with. Exit code 2."""
@@ -23,5 +29,13 @@ class UsageError(FoundryError):
     exit_code = 2
 
 
+class Unreadable(FoundryError):
+    """A file is there, but its permissions or the disk do not let it be read."""
+
+
 class Unreachable(FoundryError):
     """A server or store does not answer as it should, after all attempts."""
+
+
+class Denied(Unreachable):
+    """A server refuses access with these credentials, or without any."""

@@ -1,6 +1,11 @@
-"""Text from outside, such as names in a bundle, made harmless for a terminal."""
+"""Text from outside, such as names in a bundle, made harmless on its only way to a terminal."""
 
 from __future__ import annotations
+
+_JOINERS = "\t\u200c\u200d\u00ad"
+"""Tabs, and what emoji and some scripts join or part letters with."""
+_LONGEST = 100
+"""Letters of a name that an error's line shows."""
 
 
 def printable(value: object) -> str:
@@ -15,6 +20,20 @@ def printable(value: object) -> str:
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
 
 
+def harmless(text: str) -> str:
+    """`text` with its lines and its spaces of any kind, and nothing else that a terminal obeys."""
+    return "\n".join(map(_harmless_line, text.split("\n")))
+
+
+def quoted(name: object) -> str:
+    """A name for an error's line: in quotes, of a very long one the beginning.
+
+    C++ gives kernels names of tens of kilobytes, and a damaged bundle may hold any.
+    """
+    text = str(name)
+    return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
+
+
 def size(count: int | None) -> str:
     """Bytes for people: `5.1 GB`, `unknown` for None."""
     if count is None:
@@ -23,6 +42,18 @@ def size(count: int | None) -> str:
     while value >= 999.95 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.1f} {units[0]}" if units[0] != "bytes" else f"{count} bytes"
+
+
+def _harmless_line(line: str) -> str:
+    if line.isprintable():
+        return line
+    from unicodedata import category  # Most text needs none of it.
+
+    return "".join(
+        letter if letter.isprintable() or letter in _JOINERS or category(letter) == "Zs"
+        else _escaped(letter)
+        for letter in line
+    )  # fmt: skip
 
 
 def _escaped(letter: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Action, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 
+from foundryrt.console import note
 from foundryrt.errors import FoundryError
 
 
@@ -14,7 +14,7 @@ def exit_code(command: Callable[[], None]) -> int:
     try:
         command()
     except FoundryError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -38,6 +38,17 @@ def natural(text: str) -> int:
 def positive(text: str) -> int:
     """An integer from 1 on."""
     return _at_least(1, text)
+
+
+def seconds(text: str) -> float:
+    """A finite time from 0 on."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}: need a number of seconds") from None
+    if not 0 <= value <= 1e6:
+        raise ArgumentTypeError(f"{text}: use 0 to 1000000 seconds")
+    return value
 
 
 def _at_least(least: int, text: str) -> int:

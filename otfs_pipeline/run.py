@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foundryrt.console import printable, write
 from foundryrt.errors import FoundryError
 from foundryrt.progress import progress_bar
 from otfs_pipeline import plots
@@ -62,7 +63,7 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
             raise FoundryError(
                 f"no frame could be received: {tally.wrong_length} of wrong length, "
                 f"{tally.not_finite} without finite results, {lost['dropped']} dropped, "
-                f"{lost['malformed']} malformed; a frame has {settings.q} samples"
+                f"{lost['malformed']} malformed{_because(feed)}; a frame has {settings.q} samples"
             )
         results.commit()
     report = _report(settings, options, feed, tally, results)
@@ -71,6 +72,11 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     if not json:
         _print(report)
     return report
+
+
+def _because(feed: Feed) -> str:
+    """Why the first malformed frame was, in brackets."""
+    return f" ({feed.counts.reason})" if feed.counts.reason else ""
 
 
 def _receive(
@@ -127,6 +133,8 @@ def _report(
         "frames": tally.frames,
         "skipped": {"wrong_length": tally.wrong_length, "not_finite": tally.not_finite},
         **lost,
+        "malformed_reason": feed.counts.reason or None,
+        "captures": feed.captures,
         "ber": results.wrong_bits / results.bits if results.bits else None,
         "ber_frames": results.frames,
         "latency_ms": latency_percentiles(milliseconds) if tally.frames else None,
@@ -151,23 +159,25 @@ def _plot(
 
 def _print(report: dict[str, Any]) -> None:
     skipped, latency = report["skipped"], report["latency_ms"]
+    why = report["malformed_reason"]
+    reason = f" ({printable(why)})" if why else ""
     ber = "unknown payload" if report["ber"] is None else f"{report['ber']:.3e}"
-    print(
+    write(
         f"{report['grid']}, {report['modulation']}-QAM, CG {report['cg_iterations']}, "
-        f"{report['source']}{', interrupted' if report['interrupted'] else ''}\n"
+        f"{printable(report['source'])}{', interrupted' if report['interrupted'] else ''}\n"
         f"frames      {report['frames']} received, {skipped['wrong_length']} of wrong length and "
         f"{skipped['not_finite']} not finite skipped\n"
         f"lost        {report['dropped']} dropped, {report['lost']} lost on the way, "
-        f"{report['malformed']} malformed\n"
-        f"BER         {ber} over {report['ber_frames']} frames"
+        f"{report['malformed']} malformed{reason}\n"
+        f"BER         {ber} over {report['ber_frames']} frames\n"
     )
     if latency:
-        print(
+        write(
             f"latency     p50 {latency['p50']:.3f}  p99 {latency['p99']:.3f}  p99.9 "
             f"{latency['p99_9']:.3f}  max {latency['max']:.3f} ms; deadline "
             f"{report['deadline_ms']:.3f} ms, {report['deadline_misses']} missed, "
             f"{report['on_time']:.2%} in time\n"
             f"throughput  {report['payload_mbps']:.2f} Mbps payload"
             f"{' at frame rate' if report['paced'] else ''} (on air "
-            f"{report['air_payload_mbps']:.2f})"
+            f"{report['air_payload_mbps']:.2f})\n"
         )

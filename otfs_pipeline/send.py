@@ -17,15 +17,15 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from foundryrt.console import print_json
+from foundryrt.console import print_json, write
 from foundryrt.errors import FoundryError
 from foundryrt.progress import progress_bar
 from foundryrt.remote.bundle import open_bundle
-from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
+from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive, seconds
 from otfs_pipeline.frames import recording, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
-from otfs_pipeline.frames.samples import DATATYPES, encode, width
-from otfs_pipeline.frames.wire import Header, Sender
+from otfs_pipeline.frames.samples import decode, encode, width
+from otfs_pipeline.frames.wire import FORMATS, Header, Sender
 from otfs_pipeline.link import profile
 from otfs_pipeline.settings import Settings
 
@@ -44,7 +44,7 @@ def _main(options: argparse.Namespace) -> None:
     if options.json:
         print_json(report)
     else:
-        print(f"{report['frames']} frames sent in {report['seconds']:.2f} s")
+        write(f"{report['frames']} frames sent in {report['seconds']:.2f} s\n")
 
 
 def send(options: argparse.Namespace) -> dict[str, Any]:
@@ -88,14 +88,14 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _recorded(path: str, settings: Settings) -> Iterator[tuple[Header, bytes]]:
     played = recording.open_recording(path, "", "", settings)
-    data = played.path.read_bytes()
-    length = settings.q * width(played.datatype)
-    for i in range(played.count(settings)):
-        piece = data[i * length : (i + 1) * length]
-        seed, index = played.seeds.get(i * settings.q, (-1, 0))
+    datatype = played.datatype if played.datatype in FORMATS else "cf32_le"
+    for known, piece in played.pieces(settings):
+        seed, index = known or (-1, 0)
         samples = len(piece) // width(played.datatype)
-        whole = piece[: samples * width(played.datatype)]
-        yield Header(0, played.datatype, samples, seed, index), whole
+        data = piece[: samples * width(played.datatype)]
+        if datatype != played.datatype:
+            data = encode(decode(data, played.datatype), datatype)
+        yield Header(0, datatype, samples, seed, index), data
 
 
 def _simulated(
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--zmq", default="", help="endpoint of a receiver, such as ipc:///tmp/otfs")
     place.add_argument("--shm", default="", help="file of the ring, such as /dev/shm/otfs")
-    parser.add_argument("--iq", default="", help="SigMF or raw recording, repeated")
+    parser.add_argument("--iq", default="", help="SigMF recording or archive, repeated")
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
     parser.add_argument("--frames", type=natural, default=0, help="0: the recording once, or 100")
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
     parser.add_argument("--pool", type=positive, default=16, help="simulated frames, repeated")
     parser.add_argument(
-        "--datatype", choices=DATATYPES, default="cf32_le", help="of simulated frames"
+        "--datatype", choices=FORMATS, default="cf32_le", help="of simulated frames"
     )
     parser.add_argument(
         "--pace",
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--slots", type=positive, default=16, help="frames that the ring holds")
     parser.add_argument(
-        "--patience", type=float, default=30.0, help="seconds to wait for a receiver"
+        "--patience", type=seconds, default=30.0, help="seconds to wait for a receiver"
     )
     parser.add_argument("--json", action="store_true", help="results as JSON on stdout")
     return parser

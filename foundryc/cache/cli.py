@@ -19,7 +19,7 @@ from foundryc.cache.stores import open_store
 from foundryc.cache.stores.base import check_key
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
-from foundryrt.console import Json, note, print_json, print_table, reporting
+from foundryrt.console import Json, note, print_json, print_table, reporting, write
 from foundryrt.errors import FoundryError
 
 app = typer.Typer(no_args_is_help=True, help="Bundles by key: list, fetch, push, check, evict.")
@@ -87,7 +87,7 @@ def key(
     if json:
         print_json({**found, "parts": parts, "differences": wrong})
     else:
-        print(found["key"])
+        write(f"{found['key']}\n")
         if explain:
             print_table("", ("part", "value"), sorted(parts.items()))
         if against and wrong:
@@ -112,7 +112,7 @@ def list_entries(url: Url, json: Json = False) -> None:
         print_json([{"key": e.key, "bytes": e.size, "used": e.used} for e in entries])
     else:
         for entry in entries:
-            print(f"{entry.key}  {decimal(entry.size)}")
+            write(f"{entry.key}  {decimal(entry.size)}\n")
 
 
 @app.command()
@@ -157,22 +157,26 @@ def put(
     if json:
         print_json({"key": key, "bytes": bundle.stat().st_size})
     else:
-        print(key)
+        write(f"{key}\n")
 
 
 @app.command()
 def verify(url: Url, json: Json = False) -> None:
     """Check every byte of every entry and evict what is refused; exit code 1 if any was."""
     with reporting():
-        found = verify_all(open_store(url))
+        unread: dict[str, str] = {}
+        found = verify_all(open_store(url), unread)
     bad = {key: why for key, why in found.items() if why}
     if json:
-        print_json({"ok": not bad, "entries": len(found), "evicted": bad})
+        ok = not bad and not unread
+        total = len(found) + len(unread)
+        print_json({"ok": ok, "entries": total, "evicted": bad, "unreadable": unread})
     else:
-        print(f"{len(found)} entries, {len(bad)} refused and evicted")
-    for why in bad.values():
+        more = f", {len(unread)} cannot be read" if unread else ""
+        write(f"{len(found) + len(unread)} entries, {len(bad)} refused and evicted{more}\n")
+    for why in (*bad.values(), *unread.values()):
         note(why)
-    if bad:
+    if bad or unread:
         raise typer.Exit(1)
 
 
@@ -189,4 +193,4 @@ def gc(
     if json:
         print_json({"evicted": [entry.key for entry in evicted], "bytes": total})
     else:
-        print(f"{len(evicted)} entries evicted, {decimal(total)}")
+        write(f"{len(evicted)} entries evicted, {decimal(total)}\n")

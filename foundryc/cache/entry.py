@@ -29,7 +29,7 @@ from foundryrt.bundle.layout import (
 )
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import ALIGNMENT, SectionKind
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, Unreadable, UsageError
 from foundryrt.remote.local import write_at
 
 RECORD = "cache.json"
@@ -89,7 +89,8 @@ def read_record(bundle: Bundle) -> Record:
 def admit(path: Path, key: str, copy_to: int | None = None) -> None:
     """Check every byte of the entry at `path` against `key`, copying to a file as it is checked.
 
-    Poisoned where it is not the bundle of that key. With `copy_to`, an empty file's descriptor, the
+    Poisoned where it is not the bundle of that key, Unreadable where nobody can tell,
+    FileNotFoundError where it is gone. With `copy_to`, an empty file's descriptor, the
     bytes that were checked are the bytes written; the copy still needs `admit` of its own ends,
     which `admitted_copy` does.
     """
@@ -110,7 +111,11 @@ def admit(path: Path, key: str, copy_to: int | None = None) -> None:
                 bundle.kernel(kernel)
             if copy_to is not None:
                 _copy_ends(path, bundle.sections[index].offset, copy_to)
+    except Unreadable:
+        raise
     except FoundryError as error:
+        if not path.exists():
+            raise FileNotFoundError(path) from None
         raise Poisoned(f"cache entry {key[:16]}… is refused: {error}") from error
 
 

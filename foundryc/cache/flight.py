@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from foundryc.cache.errors import NotWritable, Poisoned, Unreachable
 from foundryc.cache.stores.base import Store
+from foundryrt.atomic import hold, remove_remains, temporary_name
+from foundryrt.errors import Unreadable
 
 Say = Callable[[str], None]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -36,10 +38,16 @@ def obtain(store: Store, key: str, output: Path, build: Callable[[Path], None], 
         try:
             if _fetch(store, key, output, report):
                 return "hit"
+        except Unreadable as error:
+            report(error)
+        except Unreachable as error:
+            report(error)
+            break
+        try:
             claim = store.claim(key)
         except Unreachable as error:
             report(error)
-            claim = contextlib.nullcontext()
+            break
         if claim is not None:
             with claim:
                 return _make(store, key, output, build, report)
@@ -49,6 +57,7 @@ def obtain(store: Store, key: str, output: Path, build: Callable[[Path], None], 
             told = max(waited, 1e-9)
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+    return _make(store, key, output, build, report)
 
 
 def _fetch(store: Store, key: str, output: Path, report: Callable[[Exception], None]) -> bool:
@@ -70,7 +79,7 @@ def _make(
     report: Callable[[Exception], None],
 ) -> str:
     # Whoever had the claim before may have finished in the meantime.
-    with contextlib.suppress(Unreachable):
+    with contextlib.suppress(Unreachable, Unreadable, NotWritable):
         if _fetch(store, key, output, report):
             return "hit"
         # Nothing, or something that was just refused.
@@ -89,9 +98,17 @@ def _make(
 
 @contextmanager
 def temporary(output: Path) -> Iterator[Path]:
-    """A name beside `output` for a file that is moved there when it is whole."""
-    path = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
+    """A name beside `output` for a file that is moved there when it is whole.
+
+    It lies in a folder that is locked while its process lives; what the dead left goes.
+    """
+    remove_remains(output)
+    folder = temporary_name(output)
+    folder.mkdir()
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield path
+        hold(lock)
+        yield folder / output.name
     finally:
-        path.unlink(missing_ok=True)
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -10,19 +10,26 @@ from foundryc.cache.errors import Poisoned
 from foundryc.cache.key import key_of
 from foundryc.cache.stores.base import Cleanable, Entry, Store
 from foundryrt.bundle.reader import Bundle
-from foundryrt.errors import UsageError
+from foundryrt.errors import Unreadable, UsageError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def verify(store: Store) -> dict[str, str]:
-    """Check every entry; what is refused is evicted. By key, why (empty: good)."""
+def verify(store: Store, unread: dict[str, str] | None = None) -> dict[str, str]:
+    """Check every entry; what is refused is evicted. By key, why (empty: good).
+
+    Entries that cannot be read stay, and go into `unread` with why; without it, Unreadable.
+    """
     found = {}
     for entry in store.entries():
         try:
             with tempfile.TemporaryDirectory() as folder:
                 store.fetch(entry.key, Path(folder) / "entry")
             found[entry.key] = ""
+        except Unreadable as error:
+            if unread is None:
+                raise
+            unread[entry.key] = str(error)
         except Poisoned as error:
             found[entry.key] = str(error)
             store.evict(entry.key)

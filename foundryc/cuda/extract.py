@@ -14,6 +14,7 @@ from foundryc.template import Columns
 from foundryrt.bundle.tables import NO_FUNCTION, TEMPLATE_COLUMNS
 from foundryrt.errors import FoundryError
 from foundryrt.native import TemplateView
+from foundryrt.printable import quoted
 
 _MEMORY = {1: "pinned host", 2: "device", 3: "array", 4: "managed"}
 _SHOWN, _MOST = 8, 4096
@@ -113,9 +114,9 @@ def _describe(graph: CapturedGraph, pointer: ForeignPointer) -> str:
     starts = graph.columns["parameter_start"]
     node = int(np.searchsorted(starts, pointer.word, side="right")) - 1
     function = int(graph.columns["function"][node])
-    name = "a copy" if function == NO_FUNCTION else graph.functions[function].name
+    name = "a copy" if function == NO_FUNCTION else quoted(graph.functions[function].name)
     return (
-        f"node {node} ({name[:200]}), word {pointer.word - int(starts[node])}:"
+        f"node {node} ({name}), word {pointer.word - int(starts[node])}:"
         f" {pointer.address:#x}, {_MEMORY.get(pointer.memory, 'other')} memory of"
         f" {pointer.bytes} bytes at {pointer.start:#x}"
     )

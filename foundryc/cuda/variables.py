@@ -7,9 +7,9 @@ import numpy as np
 from foundryc.cuda import driver, elf
 from foundryc.cuda.extract import CapturedFunction, foreign_pointers
 from foundryrt.errors import FoundryError
+from foundryrt.printable import quoted
 
 _NOT_FOUND = 500
-_LARGEST = 1 << 20
 
 
 def changed(module: int, cubin: bytes) -> dict[str, bytes]:
@@ -43,10 +43,10 @@ def values_to_keep(function: CapturedFunction, cubin: bytes) -> dict[str, bytes]
     found = changed(function.module, cubin)
     for name, data in found.items():
         pointers = foreign_pointers(np.frombuffer(data[: len(data) // 8 * 8], np.uint64))
-        if pointers or len(data) > _LARGEST:
-            what = f"the address {pointers[0].address:#x}" if pointers else f"{len(data)} bytes"
+        if pointers:
             raise FoundryError(
-                f"kernel {function.name[:200]}: the variable {name} of its module holds {what},"
-                " which a bundle does not restore; use another operator here"
+                f"kernel {quoted(function.name)}: the variable {quoted(name)} of its module holds"
+                f" the address {pointers[0].address:#x}, which a bundle does not restore; use"
+                " another operator here"
             )
     return found

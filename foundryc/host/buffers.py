@@ -61,9 +61,11 @@ def dtype_name(dtype: torch.dtype) -> str | None:
 
 def reference(tensor: torch.Tensor, buffer: Buffer) -> TensorRef:
     """`tensor`, whose storage is `buffer`, as a reference that outlives it."""
+    # An empty view may begin beyond its storage, where a bundle has no memory.
+    begins = int(tensor.storage_offset()) if tensor.numel() else 0
     return TensorRef(
         buffer,
-        int(tensor.storage_offset()) * tensor.element_size(),
+        begins * tensor.element_size(),
         tuple(tensor.shape),
         tuple(tensor.stride()),
         _DTYPE_NAMES[tensor.dtype],
@@ -80,19 +82,14 @@ def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """The elements' bytes in logical order as a 1-D uint8 tensor (a copy unless contiguous)."""
-    plain = tensor.resolve_conj().resolve_neg()
-    return plain.contiguous().reshape(-1).view(torch.uint8)
+    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    # One element counts as contiguous with any stride, which a view of another dtype does not.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equality of every bit: NaN equals itself and 0.0 differs from -0.0."""
     return torch.equal(bits(a), bits(b))
-
-
-def dense(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of `tensor` in its own memory; strides stay unless elements overlap or leave gaps."""
-    source = tensor.detach().resolve_conj().resolve_neg()
-    return torch.empty_like(source).copy_(source)
 
 
 class Memory:

@@ -56,6 +56,9 @@ def arrange(
     size = align(scratch, ALIGNMENT)
     if size:
         images.append(RegionImage("scratch", base, size))
+    if not images:
+        # Tensors without elements lie somewhere too.
+        images.append(RegionImage("io", 0, ALIGNMENT))
     return Layout(tuple(images), addresses, base)
 
 

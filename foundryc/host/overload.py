@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from foundryc.host.buffers import same_bits
+from foundryc.host.buffers import Buffer, TensorRef, dtype_name, same_bits
+from foundryc.host.space import Space
+from foundryrt.host.admitted import admitted
 from foundryrt.host.operators import operator_name
 
 _OPTIONS = {"dtype", "layout", "device", "pin_memory"}
@@ -61,21 +63,46 @@ def works(
     op: OpOverload[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    live: Mapping[Buffer, torch.Tensor],
     returned: Sequence[torch.Tensor],
+    space: Space,
 ) -> bool:
-    """Whether the rewritten call fills other memory of the same strides with the same bits."""
-    outs = [torch.empty_strided(r.shape, r.stride(), dtype=r.dtype) for r in returned]
-    for tensor in outs:
-        whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-        # What a kernel leaves out must not look right by chance.
-        whole.fill_(0xA5)
-    rewritten = rewrite(op, args, kwargs, outs)
-    if rewritten is None:
+    """Whether the rewritten call fills planned memory of the same strides with the same bits.
+
+    `args` and `kwargs` hold TensorRefs, `live` a tensor of each buffer. The call is tried in one
+    storage, as a replay makes it.
+    """
+    planned = rewrite(op, args, kwargs, returned)
+    if planned is None or operator_name(planned[0]) not in admitted():
         return False
+    with space.temporary():
+        copies: dict[Buffer, int] = {}
+
+        def mirrored(value: Any) -> Any:
+            if isinstance(value, TensorRef):
+                return space.mirror(value, live[value.buffer], copies)
+            return [mirrored(item) for item in value] if isinstance(value, list) else value
+
+        outs = [_untouched(tensor, space) for tensor in returned]
+        rewritten = rewrite(
+            op, mirrored(list(args)), {k: mirrored(v) for k, v in kwargs.items()}, outs
+        )
+        return rewritten is not None and _fills(rewritten, outs, returned)
+
+
+def _untouched(like: torch.Tensor, space: Space) -> torch.Tensor:
+    nbytes = like.untyped_storage().nbytes()
+    address = space.take(nbytes)
+    # What a kernel leaves out must not look right by chance.
+    space.bytes(address, nbytes).fill_(0xA5)
+    return space.view(address, tuple(like.shape), like.stride(), str(dtype_name(like.dtype)))
+
+
+def _fills(call: Rewritten, outs: Sequence[torch.Tensor], returned: Sequence[torch.Tensor]) -> bool:
     before = [(t.data_ptr(), t.stride()) for t in outs]
-    function, new_args, new_kwargs = rewritten
+    function, args, kwargs = call
     try:
-        function(*new_args, **new_kwargs)
+        function(*args, **kwargs)
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         return False
     if before != [(t.data_ptr(), t.stride()) for t in outs]:

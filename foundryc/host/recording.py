@@ -16,7 +16,6 @@ from foundryc.host.buffers import (
     Kind,
     Memory,
     TensorRef,
-    dense,
     dtype_name,
     raw_bytes,
     reference,
@@ -25,6 +24,7 @@ from foundryc.host.encode import encode
 from foundryc.host.graph import RecordedGraph, buffers_of, lifetimes_of, without_unused
 from foundryc.host.layout import Layout, arrange
 from foundryc.host.plan import Plan, plan
+from foundryc.host.space import Space
 from foundryc.host.tape import Tape
 from foundryc.host.verify import Proof, prove
 from foundryc.producer import producer
@@ -47,6 +47,7 @@ class HostRecording:
 
     def __init__(self) -> None:
         self._memory = Memory()
+        self._space = Space()
         self._tensors: list[_Registered] = []
         self._graphs: list[RecordedGraph] = []
         self._kept: dict[Buffer, torch.Tensor] = {}
@@ -68,11 +69,11 @@ class HostRecording:
             raise UsageError(f"{name}: a bundle cannot hold {tensor.dtype}")
         buffer = self._memory.find(tensor)
         if buffer is None or buffer.kind is not Kind.REGISTERED:
-            with torch.no_grad():
-                tensor = dense(tensor.contiguous() if slices else tensor)
+            tensor = self._dense(tensor.contiguous() if slices else tensor)
             nbytes = tensor.untyped_storage().nbytes()
             buffer = Buffer(nbytes, f"the {role} {name!r}", Kind.REGISTERED, role=role)
             self._memory.add(tensor, buffer)
+            self._space.place(buffer, tensor)
             self._kept[buffer] = tensor
             if role not in ("weight", "constant"):
                 contents = raw_bytes(tensor)
@@ -82,6 +83,14 @@ class HostRecording:
             raise UsageError(f"{name}: its memory is registered already, as {buffer.label}")
         self._tensors.append(_Registered(name, role, reference(tensor, buffer), slices))
         return tensor
+
+    def _dense(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in the recording's memory; strides stay unless elements overlap or leave gaps."""
+        # Under the caller's inference mode a tensor would have no version to tell changes by.
+        with torch.inference_mode(False), torch.no_grad():
+            source = tensor.detach().resolve_conj().resolve_neg()
+            strides = torch.empty_like(source, device="meta").stride()
+            return self._space.tensor(source.shape, strides, source.dtype).copy_(source)
 
     @contextmanager
     def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
@@ -93,7 +102,7 @@ class HostRecording:
             raise UsageError(f"graph {label} begins inside another graph")
         _check_numerics()
         graph = RecordedGraph(name, key, f"graph {label}", self._memory)
-        tape = Tape(graph.label, self._memory, self._choices)
+        tape = Tape(graph.label, self._memory, self._space, self._kept, self._choices)
         self._active = True
         try:
             with tape.recording():
@@ -121,7 +130,8 @@ class HostRecording:
             Proof(
                 graph.label, graph.calls, self._kept, tape.before, graph.offsets, graph.scratch,
                 graph.outputs,
-            )
+            ),
+            self._space,
         )  # fmt: skip
         self._graphs.append(graph)
 

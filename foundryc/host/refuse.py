@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch.nn.parameter import is_lazy
 
 from foundryrt.errors import FoundryError
 from foundryrt.host.operators import operator_name
 
-_OUTSIDE = tuple(
-    str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
+_OUTSIDE = (
+    *(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])),
+    contextlib.__file__,
 )
 
 _RESIZING = {"resize_", "resize_as_", "set_", "resize", "set", "_resize_output_"}
@@ -76,8 +79,13 @@ def check_operator(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any
             "gives a shape that depends on the data",
             "use a fixed shape, for instance torch.where or topk",
         )
-    if base == "native_batch_norm" and argument(op, args, kwargs, "training"):
+    if base == "native_batch_norm" and _updates_statistics(op, args, kwargs):
         raise refusal(name, "updates running statistics unseen", "call eval()")
+
+
+def _updates_statistics(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    running = (argument(op, args, kwargs, f"running_{name}") for name in ("mean", "var"))
+    return bool(argument(op, args, kwargs, "training")) and any(t is not None for t in running)
 
 
 def _draws_nothing(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -105,5 +113,15 @@ def check_tensor(op: str, tensor: torch.Tensor) -> None:
     """Refuse devices and layouts that the host arena cannot hold; raises NotRecordable."""
     if tensor.device.type != "cpu":
         raise refusal(op, f"uses device {tensor.device}", "move the workload to the CPU")
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+    if is_lazy(tensor):
+        raise refusal(
+            op, "uses a parameter of a lazy module, which has no shape yet",
+            "call the module once before the graph and register its parameters",
+        )  # fmt: skip
+    if tensor.is_nested:
+        raise refusal(
+            op, "makes a nested tensor",
+            "use dense tensors; of torch.nn.TransformerEncoder, enable_nested_tensor=False",
+        )  # fmt: skip
+    if tensor.layout != torch.strided or tensor.is_quantized:
         raise refusal(op, f"uses layout {tensor.layout}", "use dense tensors")

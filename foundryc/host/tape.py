@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundryc.host import overload
 from foundryc.host.buffers import Buffer, Kind, Memory, TensorRef, dtype_name, raw_bytes, reference
-from foundryc.host.encode import Encoded, Node, NotEncodable, encode
-from foundryc.host.refuse import check_operator, check_tensor, refusal
+from foundryc.host.decompose import DECOMPOSED
+from foundryc.host.encode import Encoded, Node, NotEncodable, encode, references
+from foundryc.host.leaves import Leaves
+from foundryc.host.refuse import NotRecordable, check_operator, check_tensor, refusal
+from foundryc.host.space import Space
+from foundryrt.host.admitted import admitted
 from foundryrt.host.operators import operator_name
 from foundryrt.host.replay import flatten
 
@@ -22,29 +25,24 @@ _EMPTY = {
     "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted",
 }  # fmt: skip
 _LITERAL = {"lift_fresh", "lift"}
-_LEAVES = {
-    torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__,
-    torch.Tensor.data_ptr,
-}  # fmt: skip
-
-
-class _NoLeaving(TorchFunctionMode):
-    """Refuses what reads a tensor behind the dispatcher's back."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if func in _LEAVES:
-            raise refusal(
-                f"Tensor.{func.__name__}", "takes a tensor out of the graph", "do it afterwards"
-            )
-        return func(*args, **(kwargs or {}))
 
 
 class Tape(TorchDispatchMode):
-    """Records into `nodes`; `memory` knows the registered storages."""
+    """Records into `nodes`; `memory` knows the registered storages, which lie in `space`.
 
-    def __init__(self, label: str, memory: Memory, choices: dict[tuple[object, ...], bool]) -> None:
+    `lasting` has a tensor of each buffer that lives longer than the graph.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self,
+        label: str,
+        memory: Memory,
+        space: Space,
+        lasting: Mapping[Buffer, torch.Tensor],
+        choices: dict[tuple[object, ...], bool],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.label = label
         self.nodes: list[Node] = []
@@ -52,21 +50,45 @@ class Tape(TorchDispatchMode):
         """Bytes of each outer buffer that the graph writes, as they were before its first write."""
         self._prologue: list[Node] = []
         self._memory = memory
+        self._space = space
         self._choices = choices
+        self._depth = 0
+        self._refused: NotRecordable | None = None
+        self._versions = {b: (t, t._version) for b, t in lasting.items() if not t.is_inference()}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the body; leaves torch as it was."""
-        with torch.no_grad(), _NoLeaving(), self:
-            yield
+        leaves = Leaves(lambda: self._depth > 0)
+        try:
+            with torch.no_grad(), leaves.refused(), self:
+                yield
+        except RuntimeError as error:
+            # An interpreter of torch's own, such as TorchScript's, hides a refusal in its error.
+            if self._refused is not None and "TorchScript" in str(error):
+                raise self._refused from error
+            raise
+        for buffer in self._versions.keys() - self.before.keys():
+            self._check_unchanged(buffer)
         self.nodes = self._prologue + self.nodes
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        # Calls from C++ arrive with the function mode still on; what follows is not the workload's.
-        with torch._C.DisableTorchFunction():
+        # What follows is not the workload's own doing.
+        self._depth += 1
+        try:
+            if not isinstance(func, OpOverload):
+                raise refusal(
+                    func.name(), "runs functions that a tape does not see",
+                    "write a loop out in Python, and a choice with torch.where",
+                )  # fmt: skip
             return self._dispatch(func, args, kwargs or {})
+        except NotRecordable as refused:
+            self._refused = refused
+            raise
+        finally:
+            self._depth -= 1
 
     def _dispatch(
         self, op: OpOverload[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
@@ -75,6 +97,9 @@ class Tape(TorchDispatchMode):
         if _is_composite(op):
             with self:
                 return op._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+        if (calls := DECOMPOSED.get(operator_name(op))) is not None:
+            with self:
+                return calls(*args, **kwargs)
         check_operator(op, args, kwargs)
         base = op._schema.name.split("::")[1]
         if base in _LITERAL and self._memory.find(args[0]) is None:
@@ -90,7 +115,13 @@ class Tape(TorchDispatchMode):
         ref_args = tuple(self._refer(name, value) for value in args)
         ref_kwargs = {key: self._refer(name, value) for key, value in kwargs.items()}
         moves_data = op._schema.is_mutable and torch.Tag.inplace_view not in op.tags
-        written = _written(op, args, kwargs) if moves_data else []
+        written = _written(op, args, kwargs) if op._schema.is_mutable else []
+        if not moves_data:
+            # A tensor's own view of its memory counts as a change of version.
+            for tensor in written:
+                if (viewed := self._memory.find(tensor)) is not None:
+                    self._versions.pop(viewed, None)
+            written = []
         for tensor in written:
             self._before_write(name, tensor)
         sizes = [tensor.untyped_storage().nbytes() for tensor in written]
@@ -114,29 +145,35 @@ class Tape(TorchDispatchMode):
         )
         node = Node(name, ref_args, ref_kwargs, results if any(fresh) else ())
         encoded = self._encode(node)
-        if not moves_data and self._has_out(op, args, kwargs, returned, results, encoded):
+        given = flatten([args, list(kwargs.values())])
+        if not moves_data and self._has_out(op, node, encoded, given, returned):
             function, new_args, new_kwargs = overload.rewrite(  # type: ignore[misc]
                 op, ref_args, ref_kwargs, results
             )
             node = Node(operator_name(function), new_args, new_kwargs)
+        if node.function not in admitted():
+            raise refusal(
+                node.function, "is none of the operators that a bundle may call",
+                "put it together from others",
+            )  # fmt: skip
         self.nodes.append(node)
         return value
 
     def _has_out(
         self,
         op: OpOverload[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        returned: Sequence[torch.Tensor],
-        results: Sequence[TensorRef | None],
+        node: Node,
         encoded: Encoded,
+        given: Sequence[torch.Tensor],
+        returned: Sequence[torch.Tensor],
     ) -> bool:
         signature = encoded.signature()
         if signature not in self._choices:
-            plain = all(
-                r is not None and r.offset == 0 and not (r.conj or r.neg) for r in results
-            ) and len({id(r.buffer) for r in results if r}) == len(results)
-            self._choices[signature] = plain and overload.works(op, args, kwargs, returned)
+            used = references([node.args, node.kwargs])
+            live = {ref.buffer: tensor for ref, tensor in zip(used, given, strict=True)}
+            self._choices[signature] = _plain(node.results) and overload.works(
+                op, node.args, node.kwargs, live, returned, self._space
+            )
         return self._choices[signature]
 
     def _encode(self, node: Node) -> Encoded:
@@ -190,7 +227,17 @@ class Tape(TorchDispatchMode):
             raise refusal(name, f"writes to {buffer.label}", "register it as state")
         if buffer.kind is Kind.OUTPUT and buffer.graph == self.label:
             return
+        self._check_unchanged(buffer)
         self.before[buffer] = raw_bytes(tensor).clone()
+
+    def _check_unchanged(self, buffer: Buffer) -> None:
+        """Refuse changes of a buffer that the tape has not seen, which are another thread's."""
+        tensor, version = self._versions.get(buffer, (None, 0))
+        if tensor is not None and tensor._version != version:
+            raise refusal(
+                buffer.label, "was changed in another thread than the graph's",
+                "change it in the graph, or before it",
+            )  # fmt: skip
 
     def _unfold_literal(self, buffer: Buffer) -> None:
         """Have every launch set the bytes of a literal that the graph writes to."""
@@ -200,6 +247,14 @@ class Tape(TorchDispatchMode):
             TensorRef(b, 0, (buffer.nbytes,), (1,), "uint8") for b in (buffer, constant)
         )
         self._prologue.append(Node("aten::copy_", (target, source), {}))
+
+
+def _plain(results: Sequence[TensorRef | None]) -> bool:
+    """Whether each result is a whole buffer of its own."""
+    buffers = {id(ref.buffer) for ref in results if ref is not None}
+    return len(buffers) == len(results) and all(
+        ref is not None and ref.offset == 0 and not (ref.conj or ref.neg) for ref in results
+    )
 
 
 def _is_composite(op: OpOverload[..., Any]) -> bool:

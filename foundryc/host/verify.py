@@ -1,4 +1,4 @@
-"""The proof of a recording: replayed over other memory, it must give the same bits."""
+"""The proof of a recording: replayed as a session replays it, it must give the same bits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import torch
 
 from foundryc.host.buffers import Buffer, Kind, TensorRef, raw_bytes, same_bits
 from foundryc.host.encode import Encoded
-from foundryrt.bundle.schema import DTYPES
+from foundryc.host.space import Space
 from foundryrt.errors import FoundryError
-from foundryrt.host.replay import Tape, bind
-
-_SHIFT = 44
-"""Addresses of the proof: buffer number above this bit, offset below."""
+from foundryrt.host.replay import Call, Tape, bind
 
 
 @dataclass(frozen=True)
@@ -34,68 +31,91 @@ class Proof:
     outputs: Sequence[tuple[str, TensorRef, torch.Tensor]]
 
 
-def prove(proof: Proof) -> None:
-    """Replay and compare every output and every written buffer; FoundryError names the first."""
-    space = _Space(proof)
-    calls = []
-    for call in proof.calls:
+def prove(proof: Proof, space: Space) -> None:
+    """Replay and compare every output and every written buffer; FoundryError names the first.
+
+    All tensors lie in one storage, those of the graph at the offsets that the bundle gives them.
+    Registered tensors are replayed in place and hold afterwards what they held before.
+    """
+    with space.temporary():
+        _Replay(proof, space).run()
+
+
+class _Replay:
+    def __init__(self, proof: Proof, space: Space) -> None:
+        self._proof = proof
+        self._space = space
+        self._scratch = space.take(proof.scratch)
+        self._places: dict[Buffer, int] = {}
+        self._live = {
+            buffer: raw_bytes(proof.kept[buffer]).clone()
+            for buffer in proof.before
+            if space.address(buffer) is not None
+        }
+        """Bytes of the registered buffers that the graph writes, as recording left them."""
+
+    def run(self) -> None:
+        proof = self._proof
+        try:
+            for buffer in self._live:
+                self._bytes(buffer).copy_(proof.before[buffer])
+            calls = [self._bind(i, call) for i, call in enumerate(proof.calls)]
+            Tape(proof.label, calls, torch.get_num_threads()).launch()
+            self._compare()
+        finally:
+            for buffer, contents in self._live.items():
+                self._bytes(buffer).copy_(contents)
+
+    def _bind(self, index: int, call: Encoded) -> Call:
         words = list(call.words)
         for word, buffer in call.addresses:
-            words[word] += space.address(buffer)
-        calls.append(bind(call.function, call.skeleton, words, space.view))
-    Tape(proof.label, calls, torch.get_num_threads()).launch()
-    for name, ref, live in proof.outputs:
-        copy = space.view(space.address(ref.buffer) + ref.offset, ref.sizes, ref.strides, ref.dtype)
-        _compare(proof.label, f"output {name!r}", copy, live)
-    for buffer in proof.before:
-        _compare(proof.label, buffer.label, space.bytes(buffer), raw_bytes(proof.kept[buffer]))
+            words[word] += self._address(buffer)
+        try:
+            return bind(call.function, call.skeleton, words, self._space.view)
+        except FoundryError as error:
+            raise FoundryError(
+                f"{self._proof.label}: node {index}, {call.function}, is no call that a bundle may"
+                f" make: {error}"
+            ) from error
+
+    def _compare(self) -> None:
+        proof, space = self._proof, self._space
+        for name, ref, live in proof.outputs:
+            # A registered tensor is its own replay; what the graph wrote of it comes below.
+            if space.address(ref.buffer) is None:
+                address = self._address(ref.buffer) + ref.offset
+                copy = space.view(address, ref.sizes, ref.strides, ref.dtype)
+                _equal(proof.label, f"output {name!r}", copy, live)
+        for buffer in proof.before:
+            live = self._live[buffer] if buffer in self._live else raw_bytes(proof.kept[buffer])
+            _equal(proof.label, buffer.label, self._bytes(buffer), live)
+
+    def _bytes(self, buffer: Buffer) -> torch.Tensor:
+        return self._space.bytes(self._address(buffer), buffer.nbytes)
+
+    def _address(self, buffer: Buffer) -> int:
+        registered = self._space.address(buffer)
+        if registered is not None:
+            return registered
+        if buffer not in self._places:
+            self._places[buffer] = self._place(buffer)
+        return self._places[buffer]
+
+    def _place(self, buffer: Buffer) -> int:
+        proof, space = self._proof, self._space
+        if buffer in proof.offsets:
+            return self._scratch + proof.offsets[buffer]
+        if buffer.kind is Kind.OUTPUT and buffer.graph == proof.label:
+            return space.take(buffer.nbytes)
+        if buffer.kind is Kind.CONSTANT:
+            return space.copy(buffer, torch.frombuffer(bytearray(buffer.data), dtype=torch.uint8))
+        before = proof.before.get(buffer)
+        return space.copy(buffer, raw_bytes(proof.kept[buffer]) if before is None else before)
 
 
-def _compare(label: str, what: str, copy: torch.Tensor, live: torch.Tensor) -> None:
+def _equal(label: str, what: str, copy: torch.Tensor, live: torch.Tensor) -> None:
     if not same_bits(copy, live):
         raise FoundryError(
             f"{label}: a replay gives other bits in {what} than the recorded run; an operator"
             " depends on something outside its arguments, or memory is read before it is written"
         )
-
-
-class _Space:
-    """Buffers of the recording mapped to memory: copies of what is written, else the original."""
-
-    def __init__(self, proof: Proof) -> None:
-        self._proof = proof
-        self._scratch = torch.zeros(proof.scratch, dtype=torch.uint8)
-        self._numbers: dict[Buffer, int] = {}
-        self._bytes: list[torch.Tensor] = []
-
-    def address(self, buffer: Buffer) -> int:
-        if buffer not in self._numbers:
-            self._numbers[buffer] = len(self._bytes)
-            self._bytes.append(self._memory(buffer))
-        return self._numbers[buffer] << _SHIFT
-
-    def bytes(self, buffer: Buffer) -> torch.Tensor:
-        return self._bytes[self.address(buffer) >> _SHIFT]
-
-    def _memory(self, buffer: Buffer) -> torch.Tensor:
-        proof = self._proof
-        if buffer in proof.offsets:
-            start = proof.offsets[buffer]
-            return self._scratch[start : start + buffer.nbytes]
-        if buffer.kind is Kind.CONSTANT:
-            copy = torch.empty(buffer.nbytes, dtype=torch.uint8)
-            if buffer.nbytes:
-                copy.copy_(torch.frombuffer(bytearray(buffer.data), dtype=torch.uint8))
-            return copy
-        if buffer.kind is Kind.OUTPUT and buffer.graph == proof.label:
-            return torch.zeros(buffer.nbytes, dtype=torch.uint8)
-        return proof.before[buffer] if buffer in proof.before else raw_bytes(proof.kept[buffer])
-
-    def view(
-        self, address: int, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: str
-    ) -> torch.Tensor:
-        whole, offset = self._bytes[address >> _SHIFT], address & ((1 << _SHIFT) - 1)
-        itemsize = DTYPES[dtype]
-        typed = whole[: whole.numel() // itemsize * itemsize].view(getattr(torch, dtype))
-        start = typed.storage_offset() + offset // itemsize
-        return torch.as_strided(typed, sizes, strides, start)

@@ -26,6 +26,7 @@ from foundryrt.bundle.schema import (
     Tensor,
     WeightCopy,
 )
+from foundryrt.printable import quoted
 
 ADDRESS_LIMIT = 1 << 57
 """Virtual addresses of the widest machine in use; also keeps every sum far from 64 bits."""
@@ -36,7 +37,7 @@ _SELF_CONTAINED = (SectionKind.FILE, SectionKind.MANIFEST, SectionKind.SIGNATURE
 def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     """Raise a BundleError that names the first rule the manifest breaks."""
     _require(manifest.format_version == FORMAT_VERSION, "format_version is not the file's")
-    _require(manifest.target in TARGETS, f"target {manifest.target!r}, need one of {TARGETS}")
+    _require(manifest.target in TARGETS, f"target {quoted(manifest.target)}, need one of {TARGETS}")
     _check_text(manifest)
     _check_sections(manifest, sections)
     _check_regions(manifest, sections)
@@ -48,12 +49,12 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         if function.kernel != -1 or manifest.target == "cuda":
             _refer("function", function.kernel, manifest.kernels)
     for graph in manifest.graphs:
-        _refer(f"graph {graph.name}", graph.template, manifest.templates)
+        _refer(f"graph {quoted(graph.name)}", graph.template, manifest.templates)
     for template in manifest.templates:
         _require(template.nodes >= 0 and template.edges >= 0, "a template's counts are negative")
     for variable in manifest.variables:
         _refer("variable", variable.kernel, manifest.kernels)
-        _require(0 < len(variable.data) <= 1 << 20, "a variable is empty or larger than 1 MiB")
+        _require(len(variable.data) > 0, "a variable is empty")
     _unique("variable", ((variable.kernel, variable.name) for variable in manifest.variables))
     for kernel in manifest.kernels:
         _require(len(kernel.sha256) == 32, "a kernel's digest has not 32 bytes")
@@ -75,7 +76,7 @@ def _unique(what: str, names: Iterable[object]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise DuplicateName(f"manifest: two {what}s are named {name!r}")
+            raise DuplicateName(f"manifest: two {what}s are named {quoted(name)}")
         seen.add(name)
 
 
@@ -89,10 +90,10 @@ def _check_text(manifest: Manifest) -> None:
         names += [text for pair in graph.key.items() for text in pair if isinstance(text, str)]
     names += [thing.name for thing in manifest.weights.files + manifest.weights.sources]
     for name in names:
-        _require(printable(name), f"name {name[:80]!r} is empty, too long or not printable")
+        _require(printable(name), f"name {quoted(name)} is empty or not printable")
     requirements = manifest.requirements
     for text in (requirements.architecture, requirements.torch):
-        _require(not text or printable(text), f"requirement {text[:80]!r} is not printable")
+        _require(not text or printable(text), f"requirement {quoted(text)} is not printable")
     _require(requirements.driver >= 0, "the driver version is negative")
 
 
@@ -117,7 +118,7 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     _unique("region", (region.name for region in manifest.regions))
     end, before = 0, ""
     for region in sorted(manifest.regions, key=lambda region: region.base):
-        where = f"region {region.name[:80]!r}"
+        where = f"region {quoted(region.name)}"
         _require(region.name in REGIONS, f"{where} is none of {', '.join(REGIONS)}")
         _require(
             region.base >= 0 and region.base % ALIGNMENT == 0 and region.size >= 0,
@@ -129,7 +130,7 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
             f"{where} has peer stride {region.peer_stride}",
         )
         if region.base < end:
-            raise RegionOverlap(f"manifest: {where} begins inside {before!r}")
+            raise RegionOverlap(f"manifest: {where} begins inside {quoted(before)}")
         end, before = region.base + region.size, region.name
         if region.section != -1 and sections[region.section].raw > region.size:
             raise InvalidValue(f"manifest: the initial bytes of {where} are more than the region")
@@ -138,14 +139,14 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
 
 
 def _check_tensor(tensor: Tensor, manifest: Manifest) -> None:
-    where = f"tensor {tensor.name!r}"
+    where = f"tensor {quoted(tensor.name)}"
     _refer(where, tensor.region, manifest.regions)
     if tensor.graph != -1:
         _refer(where, tensor.graph, manifest.graphs)
-    _require(tensor.dtype in DTYPES, f"{where} has dtype {tensor.dtype[:80]!r}")
-    _require(tensor.role in ROLES, f"{where} has role {tensor.role[:80]!r}")
+    _require(tensor.dtype in DTYPES, f"{where} has dtype {quoted(tensor.dtype)}")
+    _require(tensor.role in ROLES, f"{where} has role {quoted(tensor.role)}")
     dims = (*tensor.shape, *tensor.strides)
-    _require(len(tensor.shape) == len(tensor.strides) <= 64, f"{where}: shape and strides")
+    _require(len(tensor.shape) == len(tensor.strides), f"{where}: shape and strides")
     _require(all(0 <= dim < ADDRESS_LIMIT for dim in dims), f"{where}: shape or strides")
     if tensor.offset < 0 or tensor.offset % DTYPES[tensor.dtype]:
         raise InvalidValue(f"manifest: {where} begins at offset {tensor.offset}")
@@ -169,12 +170,12 @@ def _check_weights(manifest: Manifest) -> None:
     for file in weights.files:
         inside = all(part not in ("", ".", "..") for part in file.name.split("/"))
         _require(
-            inside and "\\" not in file.name, f"weight file {file.name[:80]!r} is no such name"
+            inside and "\\" not in file.name, f"weight file {quoted(file.name)} is no such name"
         )
-        _require(file.size >= 0, f"weight file {file.name[:80]!r} has {file.size} bytes")
+        _require(file.size >= 0, f"weight file {quoted(file.name)} has {file.size} bytes")
     _unique("weight file", (file.name for file in weights.files))
     for source in weights.sources:
-        where = f"weight source {source.name!r}"
+        where = f"weight source {quoted(source.name)}"
         _refer(where, source.file, weights.files)
         digests = sorted((len(source.sha256), len(source.blake3)))
         _require(digests == [0, 32], f"{where}: its digest has not 32 bytes")
@@ -197,7 +198,7 @@ def _check_weights(manifest: Manifest) -> None:
 
 
 def _check_recipe(manifest: Manifest, tensor: Tensor, copies: tuple[WeightCopy, ...]) -> None:
-    where = f"weight {tensor.name!r}"
+    where = f"weight {quoted(tensor.name)}"
     columns = tensor.shape[-1] if tensor.shape else 1
     rows = prod(tensor.shape[:-1])
     dense = tuple(prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape)))
@@ -212,7 +213,7 @@ def _check_recipe(manifest: Manifest, tensor: Tensor, copies: tuple[WeightCopy, 
             copy.source_row + (copy.rows - 1) * copy.source_row_step >= source.rows
             or copy.source_column + copy.columns > source.columns
         ):
-            raise WeightOutOfBounds(f"manifest: {where} reads beyond {source.name!r}")
+            raise WeightOutOfBounds(f"manifest: {where} reads beyond {quoted(source.name)}")
         if (
             copy.row + (copy.rows - 1) * copy.row_step >= rows
             or copy.column + copy.columns > columns

@@ -21,6 +21,7 @@ from foundryrt.bundle.errors import (
     UnsupportedVersion,
 )
 from foundryrt.bundle.schema import ALIGNMENT, FORMAT_VERSION, MAGIC, SectionKind
+from foundryrt.printable import quoted
 
 # magic, sections, table offset, file length, reserved, SHA-256 of the table
 _HEADER = struct.Struct("<4sIQQQ32s")
@@ -31,17 +32,11 @@ ENTRY_BYTES = _ENTRY.size
 NAME_BYTES = 64
 MAX_SECTIONS = 1 << 20
 
-MIB = 1 << 20
-# What a reader unpacks at most, by kind: a compressed section may claim any length.
-MAX_RAW = {
-    SectionKind.MANIFEST: 64 * MIB,
-    SectionKind.TEMPLATE: 1024 * MIB,
-    SectionKind.MEMBER: 1024 * MIB,
-    SectionKind.KERNEL: 512 * MIB,
-    SectionKind.REGION: 16 * 1024 * MIB,
-    SectionKind.FILE: 256 * MIB,
-    SectionKind.SIGNATURE: MIB,
-}
+# What a section unpacks to at most, as a multiple of the pages of 4 KiB that it fills: so a file's
+# size bounds what reading it takes. The manifest grows once more when it is parsed. A region's
+# bytes are as a rule zero, and are unpacked into the arena, whose size the manifest states.
+MAX_RATIO = {SectionKind.MANIFEST: 32, SectionKind.REGION: 4096}
+_USUAL_RATIO = 64
 
 
 class Codec(IntEnum):
@@ -79,24 +74,34 @@ def align(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
+def too_large(kind: int, stored: int, raw: int) -> bool:
+    """Whether a section of `stored` bytes may not unpack to `raw` bytes."""
+    return raw > MAX_RATIO.get(SectionKind(kind), _USUAL_RATIO) * align(stored)
+
+
 def printable(name: str) -> bool:
-    """Whether a name is safe to print: not empty, at most 1,024 characters, no controls."""
-    return 0 < len(name) <= 1024 and name.isprintable()
+    """Whether a name is safe to print: not empty, no controls; its length is the file's affair."""
+    return bool(name) and name.isprintable()
+
+
+def check_name(name: str) -> bytes:
+    """A section's name as it is stored; SectionMalformed where it does not fit."""
+    stored = name.encode(errors="surrogatepass")
+    if not printable(name) or len(stored) > NAME_BYTES:
+        raise SectionMalformed(
+            f"section name {quoted(name)}: use 1 to {NAME_BYTES} bytes of printable text"
+        )
+    return stored
 
 
 def pack_table(sections: list[Section]) -> bytes:
     """The section table's bytes; SectionMalformed for a name that does not fit."""
     entries = []
     for section in sections:
-        name = section.name.encode()
-        if not printable(section.name) or len(name) > NAME_BYTES:
-            raise SectionMalformed(
-                f"section name {section.name!r}: use 1 to {NAME_BYTES} bytes of printable text"
-            )
         entries.append(
             _ENTRY.pack(
                 section.kind, section.codec, int(section.optional), 0, section.offset,
-                section.stored, section.raw, section.sha256, name,
+                section.stored, section.raw, section.sha256, check_name(section.name),
             )
         )  # fmt: skip
     return b"".join(entries)
@@ -181,9 +186,7 @@ def unpack_table(table: bytes, header: Header) -> tuple[Section, ...]:
         end = offset + stored
         if end > table_offset:
             raise SectionOutOfBounds(f"{section} ends at {end}, the table begins at {table_offset}")
-        # A stored manifest is parsed as a whole; other stored sections are only mapped.
-        unpacked = codec != Codec.NONE or kind == SectionKind.MANIFEST
-        if section.known and unpacked and raw > MAX_RAW[SectionKind(kind)]:
+        if section.known and too_large(kind, stored, raw):
             raise SectionTooLarge(f"{section} would unpack to {raw} bytes")
         sections.append(section)
     if align(end) != table_offset:

@@ -22,7 +22,6 @@ from foundryrt.bundle.errors import (
     ManifestMalformed,
     ManifestMissing,
     SectionDigestMismatch,
-    SectionTooLarge,
     SectionUnpackFailed,
     UncoveredBytes,
     UnknownCodec,
@@ -30,18 +29,22 @@ from foundryrt.bundle.errors import (
 )
 from foundryrt.bundle.layout import (
     HEADER_BYTES,
-    MAX_RAW,
     Codec,
     Section,
     unpack_header,
     unpack_table,
 )
 from foundryrt.bundle.schema import Manifest, SectionKind
-from foundryrt.errors import DISTRIBUTION, FoundryError, UsageError
+from foundryrt.errors import DISTRIBUTION, Unreadable, UsageError
+from foundryrt.printable import quoted
 from foundryrt.regular import open_regular
 
 if TYPE_CHECKING:
     from foundryrt.trust import Trust
+
+
+_STEP, _WINDOW = 1 << 18, 8 << 20
+"""Bytes that are unpacked at a time, and those that a frame may look back at meanwhile."""
 
 
 class Bundle:
@@ -133,7 +136,7 @@ class Bundle:
         except IsADirectoryError:
             raise UsageError(f"{path}: is a folder; give a .fdy file") from None
         except OSError as error:
-            raise FoundryError(f"{path}: cannot be read: {error.strerror}") from error
+            raise Unreadable(f"{path}: cannot be read: {error.strerror}") from error
         return cls(path, data, trust, fetch)
 
     def close(self) -> None:
@@ -169,12 +172,8 @@ class Bundle:
         data = self.stored(index)
         if section.codec == Codec.NONE:
             return data
-        if section.raw > MAX_RAW[SectionKind(section.kind)]:
-            raise SectionTooLarge(f"{section} would unpack to {section.raw} bytes")
         try:
-            # Before any memory is taken, the frame itself must agree with the table.
-            if zstandard.get_frame_parameters(data).content_size != section.raw:
-                raise SectionUnpackFailed(f"{section}: its frame is not of {section.raw} bytes")
+            _check_frame(section, data)
             unpacked = zstandard.ZstdDecompressor().decompress(
                 data, max_output_size=section.raw, allow_extra_data=False
             )
@@ -183,6 +182,22 @@ class Bundle:
         if len(unpacked) != section.raw:
             raise SectionUnpackFailed(f"{section}: {len(unpacked)} bytes, not {section.raw}")
         return memoryview(unpacked)
+
+    def _check_unpacks(self, index: int) -> None:
+        """Unpack a section in steps, none of which is kept."""
+        section, data = self.sections[index], self.stored(index)
+        if section.codec == Codec.NONE:
+            return
+        try:
+            _check_frame(section, data)
+            unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
+            step = max(16, _STEP * len(data) // max(section.raw, 1))
+            steps = range(0, len(data), step)
+            length = sum(len(unpacker.decompress(data[at : at + step])) for at in steps)
+        except (zstandard.ZstdError, MemoryError) as error:
+            raise SectionUnpackFailed(f"{section}: {error}") from error
+        if length != section.raw or not unpacker.eof or unpacker.unused_data:
+            raise SectionUnpackFailed(f"{section}: {length} bytes, not {section.raw}")
 
     def template(self, index: int) -> tables.TemplateTable:
         """The checked columns of template `index`."""
@@ -226,23 +241,23 @@ class Bundle:
     def file(self, name: str) -> bytes:
         """An attached file; InvalidReference where there is none of that name."""
         if name not in self._files:
-            raise InvalidReference(f"no attached file {name!r}; there are {', '.join(self._files)}")
+            there = quoted(", ".join(self._files))
+            raise InvalidReference(f"no attached file {quoted(name)}; there are {there}")
         return bytes(self.raw(self._files[name]))
 
     def check_tables(self) -> None:
         """Check every graph table and every member against its template."""
-        templates: dict[int, tables.TemplateTable] = {}
+        # One at a time, and no member is applied: many small ones may share a large template.
+        words = [len(self.template(i).parameters) for i in range(len(self.manifest.templates))]
         for index, graph in enumerate(self.manifest.graphs):
-            if graph.template not in templates:
-                templates[graph.template] = self.template(graph.template)
-            self.member(index).apply(templates[graph.template])
+            self.member(index).check_fits(words[graph.template])
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Check everything: each section's digest and contents. `progress` gets stored bytes."""
         for index, section in enumerate(self.sections):
             self.stored(index)
             if section.known:
-                self.raw(index)
+                self._check_unpacks(index)
             if progress:
                 progress(section.stored)
         for index in range(len(self.manifest.kernels)):
@@ -263,4 +278,11 @@ class Bundle:
         try:
             return msgspec.msgpack.decode(self.raw(found[0]), type=Manifest)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ManifestMalformed(f"manifest: {error}") from error
+            # What is wrong may be a name of any length.
+            raise ManifestMalformed(f"manifest: {str(error)[:400]}") from error
+
+
+def _check_frame(section: Section, data: memoryview) -> None:
+    """Before any memory is taken, the frame itself must agree with the table."""
+    if zstandard.get_frame_parameters(data).content_size != section.raw:
+        raise SectionUnpackFailed(f"{section}: its frame is not of {section.raw} bytes")

@@ -7,6 +7,7 @@ of the arena, on `cuda` it is the virtual address that was reserved at capture.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
 
@@ -28,6 +29,10 @@ DTYPES = {
     "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
     "complex64": 8, "complex128": 16, "float8_e4m3fn": 1, "float8_e5m2": 1,
 }  # fmt: skip
+
+
+# As many dimensions as torch has; checked before a list of numbers takes memory.
+Dimensions = Annotated[tuple[int, ...], msgspec.Meta(max_length=64)]
 
 
 class SectionKind(IntEnum):
@@ -88,8 +93,8 @@ class Tensor(Record, frozen=True):
     region: int
     offset: int
     dtype: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    shape: Dimensions
+    strides: Dimensions
     """In elements, never negative."""
     role: str
     graph: int = -1

@@ -14,11 +14,14 @@ import msgspec
 
 from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.schema import Column, NodeKind
+from foundryrt.printable import quoted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 NO_FUNCTION = 0xFFFFFFFF
+_STEP = 1 << 16
+"""Nodes that are checked at a time: a set of all could take far more memory than their columns."""
 _CALLS = (NodeKind.OPERATOR, NodeKind.KERNEL)
 # By the names that the format has for them. Machines with CUDA are little-endian, as the file is.
 _CODES: dict[str, Literal["B", "I", "Q"]] = {"u1": "B", "u4": "I", "u8": "Q"}
@@ -64,12 +67,14 @@ class TemplateTable(msgspec.Struct, frozen=True):
             _expect(len(getattr(self, name)) == nodes, f"{name} has not {nodes} entries")
         for name in ("edge_from", "edge_to", "edge_from_port", "edge_to_port", "edge_type"):
             _expect(len(getattr(self, name)) == edges, f"{name} has not {edges} entries")
-        for kind, function in self.calls():
-            _expect(kind in NodeKind._value2member_map_, "a node is of unknown kind")
-            if kind in _CALLS:
-                _expect(function < functions, "a node calls an unknown function")
-            else:
-                _expect(function == NO_FUNCTION, "a copy names a function")
+        for start in range(0, nodes, _STEP):
+            part = slice(start, start + _STEP)
+            for kind, function in set(zip(self.kind[part], self.function[part], strict=True)):
+                _expect(kind in NodeKind._value2member_map_, "a node is of unknown kind")
+                if kind in _CALLS:
+                    _expect(function < functions, "a node calls an unknown function")
+                else:
+                    _expect(function == NO_FUNCTION, "a copy names a function")
         # Nodes are stored in topological order, so a graph cannot hold a cycle.
         _expect(all(map(lt, self.edge_from, self.edge_to)), "an edge goes backwards")
         _expect(max(self.edge_to, default=-1) < nodes, "an edge ends at an unknown node")
@@ -98,12 +103,16 @@ class MemberTable(msgspec.Struct, frozen=True):
         """TableMalformed where a word has no value: native code counts the words alone."""
         _expect(len(self.word) == len(self.value), "word and value differ in length")
 
-    def apply(self, template: TemplateTable) -> array[int]:
-        """All parameter words of the graph, of code Q; TableMalformed if they don't fit."""
+    def check_fits(self, words: int) -> None:
+        """TableMalformed unless all are among a template's `words` parameter words."""
         # Stored in rising order, so that no word is given twice.
         _expect(all(map(lt, self.word, self.word[1:])), "words are not in rising order")
+        _expect(not len(self.word) or self.word[-1] < words, "a word is out of range")
+
+    def apply(self, template: TemplateTable) -> array[int]:
+        """All parameter words of the graph, of code Q; TableMalformed if they don't fit."""
+        self.check_fits(len(template.parameters))
         words = array("Q", template.parameters.tobytes())
-        _expect(not len(self.word) or self.word[-1] < len(words), "a word is out of range")
         for word, value in zip(self.word, self.value, strict=True):
             words[word] = value
         return words
@@ -141,12 +150,13 @@ def unpack(
     columns: Mapping[str, Column], kinds: Mapping[str, str], data: memoryview
 ) -> dict[str, memoryview]:
     """Columns as views of `data`; TableMalformed for missing, foreign or overlong ones."""
-    _expect(set(columns) == set(kinds), f"columns {sorted(columns)}, need {sorted(kinds)}")
+    given = quoted(", ".join(sorted(columns)))
+    _expect(set(columns) == set(kinds), f"columns {given}, need {sorted(kinds)}")
     views: dict[str, memoryview] = {}
     for name, kind in kinds.items():
         column = columns[name]
         code = _CODES[kind]
-        _expect(column.dtype == kind, f"{name} has dtype {column.dtype}, need {kind}")
+        _expect(column.dtype == kind, f"{name} has dtype {quoted(column.dtype)}, need {kind}")
         _expect(
             column.offset >= 0 and column.offset % 8 == 0 and column.count >= 0,
             f"{name} begins at {column.offset}",

@@ -17,12 +17,15 @@ from foundryrt.bundle.layout import (
     Codec,
     Section,
     align,
+    check_name,
     pack_header,
     pack_table,
+    too_large,
 )
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Manifest, SectionKind
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.printable import quoted
 
 Buffer = bytes | bytearray | memoryview
 _LEVEL = 3
@@ -77,13 +80,20 @@ class BundleWriter:
         data: Buffer | Iterable[Buffer],
         compress: bool = True,
     ) -> int:
-        """Append a section and return its index; many buffers are stored one after another."""
+        """Append a section and return its index; many buffers are stored one after another.
+
+        What would shrink to less than a reader unpacks is stored as it is. SectionMalformed for a
+        name that the format has no room for.
+        """
+        check_name(name)
         parts = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
         if compress:
             packed = b"".join(parts)
-            raw = len(packed)
-            parts = [zstandard.ZstdCompressor(level=_LEVEL).compress(packed)]
-        return self._append(kind, name, parts, raw if compress else None)
+            small = zstandard.ZstdCompressor(level=_LEVEL).compress(packed)
+            if not too_large(kind, len(small), len(packed)):
+                return self._append(kind, name, [small], len(packed))
+            parts = [packed]
+        return self._append(kind, name, parts, None)
 
     def _append(
         self, kind: int, name: str, parts: Iterable[Buffer], raw: int | None, optional: bool = False
@@ -112,7 +122,13 @@ class BundleWriter:
 
     def finish(self, manifest: Manifest) -> None:
         """Write manifest, table and header, check the file by reading it, and rename it."""
-        self.add(SectionKind.MANIFEST, "manifest", msgspec.msgpack.encode(manifest))
+        try:
+            packed = msgspec.msgpack.encode(manifest)
+        except UnicodeEncodeError as error:
+            raise FoundryError(
+                f"{self.path}: {quoted(error.object)} is not UTF-8: rename the file or folder"
+            ) from None
+        self.add(SectionKind.MANIFEST, "manifest", packed)
         try:
             table = pack_table(self._sections)
             table_offset = self._pad()

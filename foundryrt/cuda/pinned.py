@@ -30,8 +30,10 @@ def pin(device: Device, size: int, undo: Undo) -> memoryview:
     if alignment == HUGE_PAGE:
         with suppress(OSError):  # a kernel without them
             memory.madvise(MADV_HUGEPAGE)
+        # By C: the system zeroes 2 MB at a first touch, and other threads want the GIL meanwhile.
+        first = ctypes.addressof(block)
         for start in range(0, length, HUGE_PAGE):
-            block[start] = 0
+            ctypes.memset(first + start, 0, 1)
     device.cuda.hold(
         undo, "cuMemHostRegister_v2", (block, length, 0), "cuMemHostUnregister", (block,)
     )

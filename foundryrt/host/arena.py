@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.bundle.check import ADDRESS_LIMIT
-from foundryrt.bundle.schema import ALIGNMENT
+from foundryrt.bundle.schema import ALIGNMENT, Manifest
 from foundryrt.errors import FoundryError
 
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -28,6 +28,9 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 MAX_ELEMENTS = 1 << 40
 """A tensor of stride 0 can claim any number of elements without being larger than the arena."""
 
+_NO_RESERVE = 0x4000
+"""MAP_NORESERVE of Linux, which Python's mmap names from 3.13."""
+
 
 def extent(sizes: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
     """Bytes from the first element's start to the last one's end; 0 without elements."""
@@ -37,13 +40,22 @@ def extent(sizes: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> i
     return (last + 1) * itemsize
 
 
-class Arena:
-    """`size` bytes of zeros, page-aligned; pages that are never written cost no memory."""
+def arena_bytes(manifest: Manifest) -> int:
+    """Size of a host bundle's arena."""
+    return max((region.base + region.size for region in manifest.regions), default=0)
 
-    def __init__(self, size: int) -> None:
+
+class Arena:
+    """`size` bytes of zeros, page-aligned; pages that nobody writes cost no memory.
+
+    With `reserve` the size may be more than the machine's memory.
+    """
+
+    def __init__(self, size: int, reserve: bool = False) -> None:
         length = max(-(-size // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (_NO_RESERVE if reserve else 0)
         try:
-            self._map = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._map = mmap.mmap(-1, length, flags)
         except (OSError, OverflowError, ValueError) as error:
             raise FoundryError(
                 f"the bundle needs {size} bytes of arena, which this machine does not give"
@@ -51,6 +63,10 @@ class Arena:
             ) from error
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         """The whole arena."""
+
+    def forget(self, start: int, length: int) -> None:
+        """Give whole pages back; they are zeros afterwards."""
+        self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
     def check(
         self, address: int, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from foundryrt.arrays import check_array
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import NodeKind, Tensor
+from foundryrt.bundle.schema import Tensor
 from foundryrt.convert import AnyArray
 from foundryrt.errors import FoundryError, install
-from foundryrt.host.arena import Arena
+from foundryrt.host.admitted import check_names
+from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.weights import load
 
@@ -38,10 +40,10 @@ class HostBackend:
         self._bundle = bundle
         self._weights = weights
         manifest = bundle.manifest
+        check_names(manifest)
         _check_torch(manifest.requirements.torch)
         self._threads = _threads(manifest.producer.get("threads", "1"))
-        ends = [region.base + region.size for region in manifest.regions]
-        self.arena = Arena(max(ends, default=0))
+        self.arena = Arena(arena_bytes(manifest))
         self._tapes: dict[int, Tape] = {}
         self._launching = threading.RLock()  # graphs share their scratch memory
         for region in manifest.regions:
@@ -94,32 +96,11 @@ class HostBackend:
     def require(self, graph: int) -> Tape:
         """The calls of graph `graph`, prepared; every word of it is checked first."""
         if graph not in self._tapes:
-            self._tapes[graph] = self._prepare(graph)
+            from foundryrt.host.replay import arena_view, prepare
+
+            view = arena_view(self.arena)
+            self._tapes[graph] = prepare(self._bundle, graph, view, self._threads)
         return self._tapes[graph]
-
-    def _prepare(self, index: int) -> Tape:
-        from foundryrt.host.replay import Tape, arena_view, bind
-
-        manifest = self._bundle.manifest
-        graph = manifest.graphs[index]
-        label = f"graph {graph.name} {graph.key or ''}".rstrip()
-        template = self._bundle.template(graph.template)
-        words = self._bundle.member(index).apply(template).tolist()
-        if any(kind != NodeKind.OPERATOR for kind in template.kind) or len(template.edge_from):
-            raise FoundryError(f"damaged bundle: {label} is no list of operator calls")
-        view = arena_view(self.arena)
-        skeleton = template.skeleton.tobytes()
-        starts, forms = template.parameter_start.tolist(), template.skeleton_start.tolist()
-        calls = [
-            bind(
-                manifest.functions[function].name,
-                skeleton[forms[i] : forms[i + 1]],
-                words[starts[i] : starts[i + 1]],
-                view,
-            )
-            for i, function in enumerate(template.function.tolist())
-        ]
-        return Tape(label, calls, self._threads)
 
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Run a graph to its end, after one that another thread has launched.
@@ -164,4 +145,13 @@ def _check_torch(wanted: str) -> None:
 def _threads(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 4 or int(text) < 1:
         raise FoundryError(f"damaged bundle: it was recorded with {text[:20]!r} threads")
-    return int(text)
+    return min(int(text), _available_threads())
+
+
+def _available_threads() -> int:
+    """OMP_NUM_THREADS where it is set, and never more than the processors of this process."""
+    here = len(os.sched_getaffinity(0))
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) > 0:
+        return min(int(wanted[:9]), here)
+    return here

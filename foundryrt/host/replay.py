@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
 
-from foundryrt.bundle.schema import DTYPES
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import DTYPES, NodeKind
 from foundryrt.errors import FoundryError
-from foundryrt.host.arena import Arena
+from foundryrt.host.admitted import check_names
+from foundryrt.host.arena import Arena, arena_bytes, extent
+from foundryrt.host.limits import check, contents
 from foundryrt.host.operators import operator, operator_name
 from foundryrt.host.skeleton import View, decode
 
@@ -38,9 +42,13 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: tuple[torch.Tensor | None, ...]
+    contents: Callable[[], bool] | None
+    """What the operator takes on trust of its tensors' contents."""
 
     def run(self) -> None:
         """Call the operator and keep its results."""
+        if self.contents is not None and not self.contents():
+            raise FoundryError(f"{operator_name(self.function)}: an index is out of range")
         value = self.function(*self.args, **self.kwargs)
         if self.results:
             self._keep(value)
@@ -73,14 +81,79 @@ def bind(name: str, skeleton: bytes, words: Sequence[int], view: View) -> Call:
     """The call of operator `name`, checked against its schema; FoundryError for what is damaged."""
     function = operator(name)
     decoded = decode(skeleton, words, view)
+    positional, optional, names, outs = _names(function)
+    given = dict(zip(positional, decoded.args, strict=False))
+    fits = len(decoded.args) <= len(positional) and not given.keys() & decoded.kwargs.keys()
+    arguments = optional | given | decoded.kwargs
+    if not fits or arguments.keys() != names:
+        raise FoundryError("damaged bundle: its arguments do not fit its schema")
+    try:
+        check(function, arguments, decoded.results)
+    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise FoundryError(f"damaged bundle: an argument of a wrong type ({error})") from error
+    asked = contents(function, arguments)
+    kwargs = {key: _fixed(value) if key in outs else value for key, value in decoded.kwargs.items()}
+    return Call(function, decoded.args, kwargs, decoded.results, asked)
+
+
+def _fixed(out: Any) -> Any:
+    """`out` as a storage of its own, which ends where it does.
+
+    An operator gives an output of another size the right one, and may find room in the arena:
+    over its own indices, which were checked before.
+    """
+    if isinstance(out, list):
+        return [_fixed(tensor) for tensor in out]
+    if not isinstance(out, torch.Tensor) or out.is_conj() or out.is_neg():
+        return out
+    begin = int(out.storage_offset()) * out.itemsize
+    end = begin + extent(tuple(out.shape), out.stride(), out.itemsize)
+    storage = out.untyped_storage()[begin:end]
+    return torch.empty(0, dtype=out.dtype).set_(storage, 0, out.shape, out.stride())
+
+
+@cache
+def _names(
+    function: OpOverload[..., Any],
+) -> tuple[tuple[str, ...], dict[str, Any], frozenset[str], frozenset[str]]:
+    """Of an operator's arguments: positional ones, defaults, all, outputs."""
     declared = function._schema.arguments
-    positional = [a.name for a in declared if not a.kwarg_only]
-    given = set(positional[: len(decoded.args)])
-    unknown = set(decoded.kwargs) - ({a.name for a in declared} - given)
-    missing = {a.name for a in declared if not a.has_default_value()} - given - set(decoded.kwargs)
-    if len(decoded.args) > len(positional) or unknown or missing:
-        raise FoundryError(f"damaged bundle: the arguments of {name} do not fit its schema")
-    return Call(function, decoded.args, decoded.kwargs, decoded.results)
+    return (
+        tuple(a.name for a in declared if not a.kwarg_only),
+        {a.name: a.default_value for a in declared if a.has_default_value()},
+        frozenset(a.name for a in declared),
+        frozenset(a.name for a in declared if a.is_out),
+    )
+
+
+def prepare(bundle: Bundle, index: int, view: View, threads: int) -> Tape:
+    """The calls of graph `index`; FoundryError unless each may be made as it is."""
+    manifest = bundle.manifest
+    graph = manifest.graphs[index]
+    label = f"graph {graph.name} {graph.key or ''}".rstrip()
+    template = bundle.template(graph.template)
+    words = bundle.member(index).apply(template).tolist()
+    if any(kind != NodeKind.OPERATOR for kind in template.kind) or len(template.edge_from):
+        raise FoundryError(f"damaged bundle: {label} is no list of operator calls")
+    skeleton = template.skeleton.tobytes()
+    starts, forms = template.parameter_start.tolist(), template.skeleton_start.tolist()
+    calls = []
+    for i, function in enumerate(template.function.tolist()):
+        name = manifest.functions[function].name
+        form = skeleton[forms[i] : forms[i + 1]]
+        try:
+            calls.append(bind(name, form, words[starts[i] : starts[i + 1]], view))
+        except FoundryError as error:
+            raise FoundryError(f"{label}: node {i}, {name}: {error}") from error
+    return Tape(label, calls, threads)
+
+
+def check_graphs(bundle: Bundle) -> None:
+    """Prepare every graph of a host bundle and run none."""
+    check_names(bundle.manifest)
+    view = arena_view(Arena(arena_bytes(bundle.manifest), reserve=True))
+    for index in range(len(bundle.manifest.graphs)):
+        prepare(bundle, index, view, 1)
 
 
 class Tape:

@@ -98,11 +98,14 @@ class _Words:
     def _tensor(self, dtype: str, rank: int, flags: int) -> torch.Tensor:
         address, *rest = self.take(1 + 2 * rank)
         tensor = self._view(address, tuple(rest[:rank]), tuple(rest[rank:]), dtype)
-        if flags & CONJUGATE:
-            tensor = torch._conj(tensor)
-        if flags & NEGATIVE:
-            tensor = torch._neg_view(tensor)
-        return tensor
+        return flagged(tensor, bool(flags & CONJUGATE), bool(flags & NEGATIVE))
+
+
+def flagged(tensor: torch.Tensor, conj: bool, neg: bool) -> torch.Tensor:
+    """A view of `tensor` that stands for its conjugate, its negative, or both."""
+    if conj:
+        tensor = torch._conj(tensor)
+    return torch._neg_view(tensor) if neg else tensor
 
 
 def _allowed_flags(dtype: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from foundryrt.errors import Unreachable, UsageError
+from foundryrt.errors import Denied, Unreachable, UsageError
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -43,12 +43,18 @@ LIMITS = Limits()
 
 
 def attempt(what: str, call: Callable[[], T], failures: tuple[type[BaseException], ...]) -> T:
-    """`call`, again after growing pauses; Unreachable after the last attempt."""
+    """`call`, again after growing pauses; Unreachable after the last attempt.
+
+    PermissionError, from `call`, is Denied at once: its text says what the server answered.
+    """
     for count in range(LIMITS.attempts):
         try:
             return call()
         except FileNotFoundError:
             raise  # No failure: the file is not there.
+        except PermissionError as error:
+            said = error.strerror or "access is denied"
+            raise Denied(f"{what}: {said}; check the credentials (docs/ci.md)") from None
         except failures as error:
             if count + 1 == LIMITS.attempts:
                 # The kind alone: a library's text may hold headers or signed addresses.

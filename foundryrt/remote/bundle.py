@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from foundryrt.bundle.reader import Bundle
+from foundryrt.remote.local import file_path
 
 if TYPE_CHECKING:
     from foundryrt.trust import Trust
@@ -25,6 +26,8 @@ def open_bundle(path: str | os.PathLike[str], trust: Trust | None = None) -> Bun
     """
     if not is_url(path):
         return Bundle.open(path, trust)
+    if (local := file_path(str(path))) is not None:
+        return Bundle.open(local, trust)
     from foundryrt.remote.copies import copy_of, opening
 
     with opening:

@@ -18,14 +18,15 @@ from urllib.parse import urlsplit
 
 from foundryrt.bundle.errors import SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES, unpack_header, unpack_table
-from foundryrt.errors import FoundryError, Unreachable, UsageError, install
+from foundryrt.errors import Denied, FoundryError, Unreachable, UsageError, install
 from foundryrt.remote import attempts
 from foundryrt.remote.attempts import Read, attempt
-from foundryrt.remote.local import user_folder, write_at
+from foundryrt.remote.local import user_folder, without_query, write_at
 
 if TYPE_CHECKING:
     from foundryrt.bundle.layout import Section
 
+_PREFIX, _PART = "foundry-", ".part"
 _LOG = logging.getLogger("foundry")
 
 
@@ -35,8 +36,8 @@ def folder() -> Path:
 
 
 def complete_copy(url: str) -> Path:
-    """Where the complete copy of `url` is or would be."""
-    return folder() / (hashlib.sha256(url.encode()).hexdigest()[:32] + ".fdy")
+    """Where the complete copy of `url` is or would be; a signed URL has another query each time."""
+    return folder() / (hashlib.sha256(without_query(url).encode()).hexdigest()[:32] + ".fdy")
 
 
 _begun: dict[str, Copy] = {}
@@ -55,11 +56,14 @@ class Copy:
     """A copy that is complete, or one that holds what `fetch` has brought.
 
     It asks the server for the header first: a complete copy with the same header, which covers the
-    whole bundle by digests, is used as it is, and also where the server cannot be reached.
+    whole bundle by digests, is used as it is, and also where the server cannot be reached. That
+    does not hold for a URL with a query, which may name one of many files. Where the user's folder
+    cannot be written to, the copy is a temporary file of this process.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._name = without_query(url)
         self._read, self._failures = _reader(url)
         self._file = -1
         """The file that is written to, as long as anybody may fetch into it."""
@@ -69,17 +73,20 @@ class Copy:
         self._locks: dict[int, threading.Lock] = {}
         self._state = threading.Condition()
         self._urgent = 0
+        self._kept = True
         self._filling = False
-        done = complete_copy(url)
+        done = _readable_copy(url)
         try:
             header = self._range(0, HEADER_BYTES)
+        except Denied:
+            raise
         except Unreachable as error:
-            if not done.exists():
+            if done is None or "?" in url:
                 raise
             _LOG.warning("%s; using the copy of an earlier run", error)
             self.path = done
             return
-        if done.exists() and _head(done) == header:
+        if done is not None and _head(done) == header:
             self.path = done
             return
         self._begin(header)
@@ -88,18 +95,7 @@ class Copy:
         """A sparse file of the bundle's length with its header and table."""
         length = int.from_bytes(header[16:24], "little")
         table = unpack_header(header, length)
-        try:
-            folder().mkdir(parents=True, exist_ok=True)
-            _remove_remains(folder())
-            # Before anything is fetched: a lying header must not fill the disk.
-            if length > shutil.disk_usage(folder()).free:
-                raise FoundryError(f"{folder()}: no space for {length} bytes of {self.url}")
-            self._file, name = tempfile.mkstemp(".part", dir=folder())
-            weakref.finalize(self, os.close, self._file)
-            self.path, self.complete = Path(name), False
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FoundryError(f"{folder()}: cannot be written: {error.strerror}") from error
+        self._open(length)
         try:
             data = self._range(table.table_offset, length)
             unpack_table(data, table)
@@ -109,6 +105,37 @@ class Copy:
         except BaseException:
             self.discard()
             raise
+
+    def _open(self, length: int) -> None:
+        """An empty file that is locked, so that nobody takes it for a dead process's."""
+        try:
+            where = folder()
+            where.mkdir(parents=True, exist_ok=True)
+            self._file, name = tempfile.mkstemp(_PART, _PREFIX, where)
+        except (OSError, FoundryError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            _LOG.warning("the copy of %s is not kept: %s", self._name, why)
+            where, self._kept = Path(tempfile.gettempdir()), False
+            try:
+                self._file, name = tempfile.mkstemp(_PART, _PREFIX, where)
+            except OSError as error:
+                raise FoundryError(f"{where}: cannot be written: {error.strerror}") from error
+        weakref.finalize(self, os.close, self._file)
+        self.path, self.complete = Path(name), False
+        if not self._kept:
+            weakref.finalize(self, self.path.unlink, missing_ok=True)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # In a folder for all, files of other programs may end alike.
+            _remove_remains(where, "*" + _PART if self._kept else f"{_PREFIX}*{_PART}")
+            free = shutil.disk_usage(where).free
+        except OSError as error:
+            self.discard()
+            raise FoundryError(f"{where}: cannot be written: {error.strerror}") from error
+        # Before anything is fetched: a lying header must not fill the disk.
+        if length > free:
+            self.discard()
+            raise FoundryError(f"{where}: no space for {length} bytes of {self._name}")
 
     def fetch(self, index: int, section: Section) -> None:
         """Bring a section in, checked, unless it is there; ahead of the background's work.
@@ -147,11 +174,14 @@ class Copy:
                     self._state.wait_for(lambda: self._urgent == 0)
                 self._fetch(index, section)
             os.fsync(self._file)
+            if not self._kept:
+                self.complete = True
+                return
             with opening:
                 os.replace(self.path, complete_copy(self.url))
                 self.path, self.complete = complete_copy(self.url), True
         except (FoundryError, OSError) as error:
-            _LOG.warning("%s is not kept here: %s", self.url, error)
+            _LOG.warning("%s is not kept here: %s", self._name, error)
             with opening:
                 self.discard()
 
@@ -166,33 +196,44 @@ class Copy:
             for start in range(section.offset, end, attempts.LIMITS.chunk):
                 data += self._range(start, min(start + attempts.LIMITS.chunk, end))
             if hashlib.sha256(data).digest() != section.sha256:
-                raise SectionDigestMismatch(f"{self.url}: {section} does not match its SHA-256")
+                raise SectionDigestMismatch(f"{self._name}: {section} does not match its SHA-256")
             self._write(data, section.offset)
             self._there.add(index)
 
     def _range(self, start: int, end: int) -> bytes:
         try:
-            data = attempt(self.url, lambda: self._read(start, end), self._failures)
+            data = attempt(self._name, lambda: self._read(start, end), self._failures)
         except FileNotFoundError:
-            raise UsageError(f"{self.url}: no such file") from None
+            raise UsageError(f"{self._name}: no such file") from None
         if len(data) != end - start:
-            raise FoundryError(f"{self.url}: {len(data)} bytes where {end - start} were asked for")
+            raise FoundryError(
+                f"{self._name}: {len(data)} bytes where {end - start} were asked for"
+            )
         return data
 
     def _write(self, data: bytes | bytearray, at: int) -> None:
         try:
             write_at(self._file, data, at)
         except OSError as error:
-            raise FoundryError(f"{folder()}: cannot be written: {error.strerror}") from error
+            raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+
+def _readable_copy(url: str) -> Path | None:
+    with contextlib.suppress(FoundryError, OSError):
+        path = complete_copy(url)
+        if os.access(path, os.R_OK):
+            return path
+    return None
 
 
 def _reader(url: str) -> tuple[Read, tuple[type[BaseException], ...]]:
     parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    web = parts.scheme in ("http", "https")
+    if "@" in parts.netloc or parts.fragment or (parts.query and not web):
         # Without the URL itself: what it holds may be a secret.
-        raise UsageError(f"a {parts.scheme} URL may hold no user, password, query or fragment")
+        raise UsageError(f"a {parts.scheme} URL may hold no user, password or fragment")
     try:
-        if parts.scheme in ("http", "https"):
+        if web:
             from foundryrt.remote import http
 
             ranges = http.HttpRanges()
@@ -203,10 +244,10 @@ def _reader(url: str) -> tuple[Read, tuple[type[BaseException], ...]]:
             bucket, name = s3.S3Bucket(parts.netloc), parts.path.lstrip("/")
             return lambda start, end: bucket.read(name, start, end), s3.FAILURES
     except ModuleNotFoundError as error:
-        raise UsageError(f"{url}: needs {error.name}; {install('cache')}") from error
+        raise UsageError(f"{without_query(url)}: needs {error.name}; {install('cache')}") from error
     raise UsageError(
-        f"{url}: run a bundle from http(s)://… or s3://bucket/name; fetch others with"
-        " `foundryc cache get`"
+        f"{without_query(url)}: run a bundle from http(s)://…, file:///… or s3://bucket/name; fetch"
+        " others with `foundryc cache get`"
     )
 
 
@@ -215,9 +256,9 @@ def _head(path: Path) -> bytes:
         return file.read(HEADER_BYTES)
 
 
-def _remove_remains(where: Path) -> None:
+def _remove_remains(where: Path, form: str) -> None:
     """Remove what killed processes left; a living one holds a lock on its file."""
-    for path in where.glob("*.part"):
+    for path in where.glob(form):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()

@@ -7,13 +7,20 @@ from typing import Any
 import aiohttp
 from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
+from yarl import URL
 
 from foundryrt.errors import Unreachable
 from foundryrt.remote import attempts
+from foundryrt.remote.local import without_query
 
 FAILURES = (aiohttp.ClientError, OSError)
 # Too early, too often, or the server's own trouble: worth another attempt.
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
+DENIED = {
+    401: "answers 401, it wants credentials that it did not get",
+    403: "answers 403, access is denied",
+    407: "answers 407, the proxy wants credentials",
+}
 
 
 class HttpRanges:
@@ -35,15 +42,19 @@ class HttpRanges:
     async def _range(self, url: str, start: int, end: int) -> bytes:
         session = await self._fs.set_session()
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        async with session.get(url, headers=headers) as answer:
+        # A signed URL is signed letter by letter.
+        address = URL(url, encoded="?" in url)
+        async with session.get(address, headers=headers) as answer:
             if answer.status == 404:
-                raise FileNotFoundError(url)
+                raise FileNotFoundError
+            if answer.status in DENIED:
+                raise PermissionError(answer.status, DENIED[answer.status])
             if answer.status in _AGAIN:
                 answer.raise_for_status()
             if answer.status != 206:
                 raise Unreachable(
-                    f"{url}: answers {answer.status}, not with a range of bytes; use a server that"
-                    " takes Range requests, or fetch the file and run that"
+                    f"{without_query(url)}: answers {answer.status}, not with a range of bytes; use"
+                    " a server that takes Range requests, or fetch the file and run that"
                 )
             # However much it sends, no more than one byte too many is kept.
             data = bytearray()

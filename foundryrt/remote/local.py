@@ -1,15 +1,39 @@
-"""This machine's side of a transfer: the user's folder, and writing into a file in place."""
+"""This machine's side of a transfer: the user's folder, `file://`, and writing in place."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from foundryrt.errors import FoundryError, UsageError
 
 
 def user_folder(name: str) -> Path:
-    """`foundry/<name>` in the user's cache folder, which XDG_CACHE_HOME may move."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "foundry" / name
+    """`foundry/<name>` in the user's cache folder, which XDG_CACHE_HOME may move.
+
+    FoundryError where the user has no home.
+    """
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(home) if home else Path.home() / ".cache") / "foundry" / name
+    except RuntimeError:
+        raise FoundryError("there is no home folder; set XDG_CACHE_HOME") from None
+
+
+def file_path(url: str) -> Path | None:
+    """The path that a `file://` URL names; None for another URL, UsageError for another host."""
+    parts = urlsplit(url)
+    if parts.scheme.lower() != "file" or "://" not in url:
+        return None
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise UsageError(f"{url}: write file:///folder/name, with %3F for ? and %23 for #")
+    return Path(unquote(parts.path))
+
+
+def without_query(url: str) -> str:
+    """A URL as it may be shown and stored: its query may be a secret, such as a signature."""
+    return url.partition("?")[0]
 
 
 def write_at(file: int, data: bytes | bytearray | memoryview, at: int) -> None:

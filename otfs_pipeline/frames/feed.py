@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,10 @@ from otfs_pipeline.settings import Settings
 
 @dataclass
 class Feed:
-    """Frames, how many at most (0: unknown), and what was lost before the receiver."""
+    """Frames, how many at most (0: unknown), and what was lost before the receiver.
+
+    `captures` are those of a recording, for the report.
+    """
 
     name: str
     frames: Iterable[Frame | None]
@@ -31,6 +35,7 @@ class Feed:
     counts: Counts
     queue: FrameQueue | None = None
     paced: Paced | None = None
+    captures: list[dict[str, Any]] | None = None
 
     def report(self) -> dict[str, int]:
         """Counts of frames.
@@ -72,11 +77,10 @@ def open_feed(
         if options.pace:
             read = _timed(read)
         queue = FrameQueue(read, options.queue, False, stop)
-        feed = Feed(options.iq, queue, total, counts, queue)
+        feed = Feed(options.iq, queue, total, counts, queue, captures=opened.captures())
     else:
-        receive = zeromq.receive if options.zmq else shared.receive
         place = options.zmq or options.shm
-        sent = receive(place, settings, counts, options.idle_timeout, stop)
+        sent = _received(settings, options, counts, stop)
         queue = FrameQueue(sent, options.queue, not options.lossless, stop)
         frames = _first(queue, options.max_frames) if options.max_frames else queue
         feed = Feed(place, frames, options.max_frames, counts, queue)
@@ -84,6 +88,17 @@ def open_feed(
         feed.paced = Paced(feed.frames, settings.frame_seconds, options.queue)
         feed.frames = feed.paced
     return feed
+
+
+def _received(
+    settings: Settings, options: Options, counts: Counts, stop: threading.Event
+) -> Iterator[Frame]:
+    idle = options.idle_timeout
+    if options.shm:
+        return shared.receive(options.shm, settings, counts, idle, stop)
+    if options.bare:
+        return zeromq.receive_bare(options.zmq, options.bare, settings, counts, idle, stop)
+    return zeromq.receive(options.zmq, settings, counts, idle, stop)
 
 
 def _timed(frames: Iterable[Frame]) -> Iterator[Frame]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +13,193 @@ import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.printable import printable
+from otfs_pipeline.frames.archive import is_archive, read_archive
 from otfs_pipeline.frames.samples import DATATYPES, decode, encode, width
+from otfs_pipeline.frames.sigmf import Capture, Metadata, parse
 from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
 from otfs_pipeline.settings import Settings
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Samples of one capture: where they are in the file, and the index of the first."""
+
+    start: int
+    first_byte: int
+    bytes: int
+    frequency: float | None = None
+
+
+@dataclass(frozen=True)
 class Recording:
-    """A file of interleaved samples; `seeds` gives the known payload of a frame by its start."""
+    """Interleaved samples in a file; `seeds` gives the known payload of a frame by its start."""
 
     path: Path
     datatype: str
-    seeds: dict[int, tuple[int, int]]
+    segments: tuple[Segment, ...]
+    seeds: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def frames(self, settings: Settings) -> Iterator[Frame]:
-        """Frames back to back from the start; the last is short where the file ends inside it."""
-        with self.path.open("rb") as file:
-            start = 0
-            while data := file.read(settings.q * width(self.datatype)):
-                known = self.seeds.get(start)
-                bits = known_payload(*known, settings) if known else UNKNOWN
-                yield Frame(decode(data, self.datatype), bits)
-                start += settings.q
+        """Frames back to back from the start of each capture; its last one may be short."""
+        for known, data in self.pieces(settings):
+            bits = known_payload(*known, settings) if known else UNKNOWN
+            yield Frame(decode(data, self.datatype), bits)
+
+    def pieces(self, settings: Settings) -> Iterator[tuple[tuple[int, int] | None, bytes]]:
+        """Seed and index of each frame's payload, where they are known, and its bytes."""
+        length = settings.q * width(self.datatype)
+        try:
+            with self.path.open("rb") as file:
+                for segment in self.segments:
+                    file.seek(segment.first_byte)
+                    for begin in range(0, segment.bytes, length):
+                        data = file.read(min(length, segment.bytes - begin))
+                        yield self.seeds.get(segment.start + begin // width(self.datatype)), data
+        except OSError as error:
+            raise FoundryError(f"recording {self.path}: {error.strerror}") from error
 
     def count(self, settings: Settings) -> int:
-        """Frames in the file, a partial last one included."""
-        return -(-self.path.stat().st_size // (settings.q * width(self.datatype)))
+        """Frames in the file, partial last ones of captures included."""
+        length = settings.q * width(self.datatype)
+        return sum(-(-segment.bytes // length) for segment in self.segments)
+
+    def captures(self) -> list[dict[str, Any]]:
+        """For the report: start in samples, samples and frequency in Hz of each capture."""
+        return [
+            {
+                "sample_start": segment.start,
+                "samples": segment.bytes // width(self.datatype),
+                "frequency_hz": segment.frequency,
+            }
+            for segment in self.segments
+        ]
 
 
 def open_recording(path: str, metadata: str, datatype: str, settings: Settings) -> Recording:
-    """A recording by its data file or .sigmf-meta; `datatype` overrides or replaces metadata.
+    """A recording by its data file, .sigmf-meta or .sigmf archive.
 
-    UsageError or FoundryError where a file is missing or fits neither SigMF nor `settings`.
+    `datatype` overrides or replaces that of the metadata. UsageError or FoundryError where a file
+    is missing or fits neither SigMF nor `settings`.
     """
     data = Path(path)
+    if is_archive(data):
+        return _open_archive(data, metadata, datatype, settings)
     if data.suffix == ".sigmf-meta":
-        data, metadata = data.with_suffix(".sigmf-data"), metadata or path
+        metadata = metadata or path
+        data = data.with_suffix(".sigmf-data")
     beside = data.with_suffix(".sigmf-meta")
-    meta_path = Path(metadata) if metadata else beside
-    if not data.is_file():
-        raise UsageError(f"recording {data} does not exist; give a file of raw samples")
-    meta: dict[str, Any] = {}
+    meta = None
     if metadata or beside.is_file():
-        meta = _read_metadata(meta_path, settings)
-        datatype = datatype or str(meta["global"].get("core:datatype", ""))
+        meta_path = Path(metadata) if metadata else beside
+        meta = _read_metadata(meta_path)
+        if Path(path).suffix == ".sigmf-meta" and meta.dataset:
+            data = meta_path.with_name(meta.dataset)
+        elif meta.dataset and meta.dataset != data.name:
+            raise UsageError(
+                f"metadata {meta_path}: core:dataset is {printable(meta.dataset)}, not {data.name}"
+            )
+    if not data.is_file():
+        if meta and meta.metadata_only:
+            raise UsageError(f"metadata {meta.label}: core:metadata_only: there are no samples")
+        what = "is no regular file" if data.exists() else "does not exist"
+        raise UsageError(f"recording {data} {what}; give a file of raw samples")
+    return _recording(data, (0, data.stat().st_size), meta, datatype, settings)
+
+
+def _open_archive(path: Path, metadata: str, datatype: str, settings: Settings) -> Recording:
+    if metadata:
+        raise UsageError("--metadata: an archive has its own; extract it first")
+    if not path.is_file():
+        raise UsageError(f"recording {path} does not exist or is no regular file")
+    archive = read_archive(path)
+    meta = parse(archive.metadata, f"{path}:{printable(archive.meta_name)}")
+    return _recording(path, archive.dataset(meta.dataset), meta, datatype, settings)
+
+
+def _recording(
+    path: Path, place: tuple[int, int], meta: Metadata | None, datatype: str, settings: Settings
+) -> Recording:
+    datatype = datatype or (meta.datatype if meta else "")
     if datatype not in DATATYPES:
-        known = " or ".join(DATATYPES)
-        raise UsageError(
-            f"recording {data}: datatype {datatype or 'unknown'!r}; give --datatype {known}, or "
-            f"metadata in {beside.name}"
+        raise UsageError(f"recording {path}: datatype {_unknown(datatype)}")
+    if meta is None:
+        return Recording(path, datatype, (Segment(0, *place),))
+    _check_settings(meta, settings)
+    if meta.sha512 and _sha512(path, place) != meta.sha512:
+        raise FoundryError(
+            f"recording {path}: core:sha512 of metadata {meta.label} is of other data; "
+            "get the file again"
         )
-    return Recording(data, datatype, _known_payloads(meta, meta_path))
+    return Recording(path, datatype, _segments(meta, place, width(datatype)), meta.seeds)
+
+
+def _unknown(datatype: str) -> str:
+    if not datatype:
+        return "'unknown'; give --datatype cf32_le or ci16_le, or the one it has, or metadata"
+    shown = datatype[:40]
+    if datatype.startswith("r"):
+        return f"{shown!r} has real samples, and the receiver needs complex ones"
+    if f"{datatype}_le" in DATATYPES:
+        return f"{shown!r} names no byte order; give --datatype {shown}_le or {shown}_be"
+    return f"{shown!r}; use one of {', '.join(DATATYPES)}"
+
+
+def _segments(meta: Metadata, place: tuple[int, int], sample: int) -> tuple[Segment, ...]:
+    """Where each capture's samples are; FoundryError where the file is too short for them."""
+    at, end = place[0], place[0] + place[1] - meta.trailing_bytes
+    index, segments = meta.offset, []
+    ends: list[Capture | None] = [*meta.captures[1:], None]
+    for capture, after in zip(meta.captures, ends, strict=True):
+        at += (capture.start - index) * sample + capture.header_bytes
+        index = capture.start
+        last = end if after is None else at + (after.start - capture.start) * sample
+        if at > end or last > end:
+            raise FoundryError(
+                f"metadata {meta.label}: capture at core:sample_start {capture.start}, with "
+                "core:header_bytes and core:trailing_bytes, ends after the dataset"
+            )
+        segments.append(Segment(capture.start, at, last - at, capture.frequency))
+    return tuple(segments)
+
+
+def _sha512(path: Path, place: tuple[int, int]) -> str:
+    digest, rest = hashlib.sha512(), place[1]
+    try:
+        with path.open("rb") as file:
+            file.seek(place[0])
+            while rest and (data := file.read(min(rest, 1 << 20))):
+                digest.update(data)
+                rest -= len(data)
+    except OSError as error:
+        raise FoundryError(f"recording {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _read_metadata(path: Path) -> Metadata:
+    try:
+        return parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UsageError(f"metadata {path}: {error.strerror}; give --metadata FILE") from error
+
+
+def _check_settings(meta: Metadata, settings: Settings) -> None:
+    """FoundryError unless the recording is of the bundle's bandwidth and waveform."""
+    for rate in meta.rates:
+        if abs(rate / settings.bandwidth - 1) > 1e-6:
+            raise FoundryError(
+                f"metadata {meta.label}: core:sample_rate: {rate:g} samples a second, and the "
+                f"bundle receives {settings.bandwidth:g}; capture a bundle of that bandwidth"
+            )
+    waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse",
+                "rolloff")  # fmt: skip
+    for name in waveform:
+        if name in meta.settings and meta.settings[name] != getattr(settings, name):
+            sent = printable(meta.settings[name])[:80]
+            raise FoundryError(
+                f"metadata {meta.label}: sent with {name} {sent}, and the bundle was captured "
+                f"with {getattr(settings, name)}; capture one with the recording's settings"
+            )
 
 
 def write_recording(
@@ -109,51 +246,3 @@ def _write(path: Path, data: bytes) -> None:
             out.commit()
     except OSError as error:
         raise FoundryError(f"recording {path}: {error.strerror}") from error
-
-
-def _read_metadata(path: Path, settings: Settings) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        rate = meta["global"].get("core:sample_rate", settings.bandwidth)
-        off = abs(float(rate) / settings.bandwidth - 1) > 1e-6
-    except OSError as error:
-        raise UsageError(f"metadata {path}: {error.strerror}; give --metadata FILE") from error
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise FoundryError(f"metadata {path} is no SigMF: {error!r}") from error
-    if off:
-        raise FoundryError(
-            f"metadata {path}: {rate} samples a second, and the bundle receives "
-            f"{settings.bandwidth:g}; capture a bundle of that bandwidth"
-        )
-    waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse")
-    sent = meta["global"].get("otfs:settings", {})
-    for name in waveform if isinstance(sent, dict) else ():
-        if name in sent and sent[name] != getattr(settings, name):
-            raise FoundryError(
-                f"metadata {path}: sent with {name} {sent[name]}, and the bundle was captured "
-                f"with {getattr(settings, name)}; capture one with the recording's settings"
-            )
-    return dict(meta)
-
-
-def _known_payloads(meta: dict[str, Any], path: Path) -> dict[int, tuple[int, int]]:
-    known = {}
-    try:
-        for note in meta.get("annotations", []):
-            if "otfs:seed" in note:
-                seed, index = int(note["otfs:seed"]), int(note["otfs:frame"])
-                if seed < 0 or index < 0:
-                    raise ValueError(f"seed {seed}, frame {index}")
-                known[int(note["core:sample_start"])] = seed, index
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FoundryError(
-            f"metadata {path}: an annotation names no payload ({error!r}); remove its otfs:seed"
-        ) from error
-    return known

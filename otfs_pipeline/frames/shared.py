@@ -14,6 +14,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ _PAGE, _PREFIX = 4096, 64
 SLOTS, BYTES, WRITTEN, READ, FLAGS = range(1, 6)
 _READER, _ENDED = 1, 2
 _POLL = 1e-4  # seconds
+_LOOK = 0.05  # seconds between two looks at the path
 
 
 def _stride(size: int) -> int:
@@ -46,17 +48,36 @@ class Ring:
         no_ring = FoundryError(f"{path} is no ring of frames; let the sender make it")
         try:
             with path.open("r+b") as file:
-                if os.fstat(file.fileno()).st_size < _PAGE:
+                status = os.fstat(file.fileno())
+                if status.st_size < _PAGE:
                     raise no_ring
                 self._map = mmap.mmap(file.fileno(), 0)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise FoundryError(f"shared memory {path}: {error.strerror}") from error
+        self.path, self._file = path, (status.st_dev, status.st_ino)
         self.word = np.frombuffer(self._map, np.uint64, _PAGE // 8)
         self.slots, self.size = int(self.word[SLOTS]), int(self.word[BYTES])
         self._stride = _stride(self.size)
         whole = _PAGE + self.slots * self._stride
         if self._map[:8] != _MAGIC or not self.slots or len(self._map) != whole:
             raise no_ring
+
+    def replaced(self) -> bool:
+        """Whether another ring has taken this one's name."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) != self._file
+
+    def written(self) -> int:
+        """Frames written; FoundryError for a number that no sender can reach."""
+        count = int(self.word[WRITTEN])
+        if count >> 62:
+            raise FoundryError(f"shared memory {self.path}: {count} frames written; it is damaged")
+        return count
 
     def slot(self, index: int) -> tuple[np.ndarray, memoryview, memoryview]:
         """Stamp [1] uint64, header and samples of frame `index`'s slot."""
@@ -114,31 +135,45 @@ class Sender:
 def receive(
     path: str, settings: Settings, counts: wire.Counts, idle: float, stop: threading.Event
 ) -> Iterator[Frame]:
-    """Frames until the sender ends the stream, nothing comes for `idle` seconds, or `stop`.
+    """Frames until the sender ends the stream, no frame comes for `idle` seconds, or `stop`.
 
-    What the sender overwrote before it was read counts as lost.
+    What the sender overwrote before it was read counts as lost. A new sender's ring at the same
+    path is read after what the old one holds.
     """
     ring = _attach(Path(path), idle, stop)
     read, quiet = 0, time.monotonic()
+    looked = quiet
     while ring is not None and not stop.is_set():
-        flags, written = int(ring.word[FLAGS]), int(ring.word[WRITTEN])
+        flags, written = int(ring.word[FLAGS]), ring.written()
+        now = time.monotonic()
+        if idle and now - quiet > idle:
+            return
         if read >= written:
-            if flags & _ENDED or (idle and time.monotonic() - quiet > idle):
+            if flags & _ENDED:
                 return
+            if now - looked > _LOOK and ring.written() == written:
+                looked = now
+                if ring.replaced():
+                    ring, read = _attach(Path(path), idle, stop), 0
             time.sleep(_POLL)
             continue
-        ready, quiet = time.perf_counter(), time.monotonic()
+        ready = time.perf_counter()
         read = max(read, written - ring.slots)
         frame = _take(ring, read, settings, counts, ready)
         read += 1
         ring.word[READ] = read
         if frame is not None:
             yield frame
+            # After the frame was taken: a receiver that is busy makes no silence.
+            quiet = time.monotonic()
 
 
 def _attach(path: Path, idle: float, stop: threading.Event) -> Ring | None:
     until = time.monotonic() + idle
-    while not path.exists():
+    while True:
+        with suppress(FileNotFoundError):
+            ring = Ring(path)
+            break
         if stop.is_set():
             return None
         if idle and time.monotonic() > until:
@@ -147,7 +182,6 @@ def _attach(path: Path, idle: float, stop: threading.Event) -> Ring | None:
                 "python -m otfs_pipeline.send with --shm, or give a longer --idle-timeout"
             )
         time.sleep(0.01)
-    ring = Ring(path)
     ring.word[FLAGS] |= np.uint64(_READER)
     return ring
 
@@ -162,7 +196,8 @@ def _take(
     if int(stamp[0]) != 2 * index + 2:
         return None  # overwritten while it was read: the gap in the sequence counts it
     if header is None or not header.datatype or header.bytes != length:
-        counts.malformed += 1
+        counts.damaged("a slot's header is not that of a frame which fits it")
         return None
-    counts.arrived(header.sequence)
+    if not counts.arrived(header.sequence):
+        return None
     return wire.frame(header, data.data, settings, ready)

@@ -18,14 +18,17 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from otfs_pipeline.frames.samples import DATATYPES, decode, width
+from otfs_pipeline.frames.samples import decode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
 from otfs_pipeline.settings import Settings
 
 _LAYOUT = struct.Struct("<4sBB2xQQqq")
 SIZE = _LAYOUT.size
 _MAGIC, _VERSION, _END = b"OTFS", 1, 255
-_FORMATS = tuple(DATATYPES)
+FORMATS = ("cf32_le", "ci16_le")
+"""The formats of samples that a header can name, by their codes."""
+# A gap of more frames, which at 500 a second take 50 days, is damage and no loss.
+_MAXIMUM_GAP = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Header:
     index: int = 0
 
     def pack(self) -> bytes:
-        code = _FORMATS.index(self.datatype) if self.datatype else _END
+        code = FORMATS.index(self.datatype) if self.datatype else _END
         return _LAYOUT.pack(
             _MAGIC, _VERSION, code, self.sequence, self.samples, self.seed, self.index
         )
@@ -55,9 +58,9 @@ def unpack(data: bytes | memoryview) -> Header | None:
     if len(data) != SIZE:
         return None
     magic, version, code, sequence, samples, seed, index = _LAYOUT.unpack(data)
-    if magic != _MAGIC or version != _VERSION or not (code < len(_FORMATS) or code == _END):
+    if magic != _MAGIC or version != _VERSION or not (code < len(FORMATS) or code == _END):
         return None
-    return Header(sequence, "" if code == _END else _FORMATS[code], samples, seed, index)
+    return Header(sequence, "" if code == _END else FORMATS[code], samples, seed, index)
 
 
 def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
@@ -82,14 +85,30 @@ class Sender(Protocol):
 
 @dataclass
 class Counts:
-    """Frames that were damaged or lost between sender and receiver."""
+    """Frames that were damaged or lost between sender and receiver.
+
+    `reason` says why the first of the malformed was.
+    """
 
     malformed: int = 0
     lost: int = 0
+    reason: str = ""
     _next: int = 0
 
-    def arrived(self, sequence: int) -> None:
-        """Count the gap before this frame; a sender that restarts leaves none."""
-        if sequence > self._next:
-            self.lost += sequence - self._next
+    def damaged(self, reason: str) -> None:
+        """Count a malformed frame or message."""
+        self.malformed += 1
+        self.reason = self.reason or reason
+
+    def arrived(self, sequence: int) -> bool:
+        """Count the gap before this frame; a sender that restarts leaves none.
+
+        False where the number cannot be right: the frame is malformed.
+        """
+        gap = sequence - self._next
+        if gap > _MAXIMUM_GAP:
+            self.damaged(f"sequence number {sequence} after {self._next} frames")
+            return False
+        self.lost += max(gap, 0)
         self._next = sequence + 1
+        return True

@@ -10,14 +10,13 @@ frames. Intervals are 95 % percentile bootstraps over frames.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foundryrt.atomic import AtomicFile
-from foundryrt.console import print_json
+from foundryrt.console import as_json, print_json, write
 from foundryrt.errors import UsageError
 from otfs_pipeline import plots
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
@@ -35,7 +34,7 @@ def _main(options: argparse.Namespace) -> None:
         plots.new_figure(options.plot)  # a missing matplotlib is an error before the study
     result = study(options)
     if options.output:
-        _write(options.output, json.dumps(result, indent=1) + "\n")
+        _write(options.output, as_json(result))
     if options.plot:
         _plot(options.plot, result)
     if options.json:
@@ -46,14 +45,15 @@ def _main(options: argparse.Namespace) -> None:
 
 def _print(result: dict[str, Any]) -> None:
     for entry in (*result["perfect_csi"], *result["embedded_pilot"]):
-        print(f"{entry['grid']}, {entry['modulation']}-QAM, {entry['frames']} frames")
+        write(f"{entry['grid']}, {entry['modulation']}-QAM, {entry['frames']} frames\n")
         for name, points in entry["ber"].items():
             row = "  ".join(
                 f"{snr:g} dB {p['mean']:.2e}"
                 for snr, p in zip(entry["snr_db"], points, strict=True)
             )
             loss = entry.get("snr_loss_db", {}).get(name, {}).get("mean")
-            print(f"  {name:14} {row}" + (f"  loss {loss:+.3f} dB" if loss is not None else ""))
+            lost = f"  loss {loss:+.3f} dB" if loss is not None else ""
+            write(f"  {name:14} {row}{lost}\n")
 
 
 def _plot(path: str, result: dict[str, Any]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 
+from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.prompts import Prompts, TextFormat
 from parse_runtime.engine.protocols import Decoder, Target
@@ -91,10 +91,7 @@ def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -
             "the draft model's tokenizer is not the target's: take a draft model of the same "
             "family, or --unlike-tokenizers retokenize"
         )
-    print(
-        "warning: the draft model's tokenizer is not the target's: drafts are re-tokenized",
-        file=sys.stderr,
-    )
+    note("warning: the draft model's tokenizer is not the target's: drafts are re-tokenized")
     return Retokenization(target.tokenizer, draft.tokenizer, stops)
 
 

@@ -6,13 +6,13 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from types import FrameType
 
 import uvicorn
 
+from foundryrt.console import note, printable
 from foundryrt.errors import UsageError
 from parse_runtime.engine.engine import Engine
 from parse_runtime.engine.scheduler import Scheduler
@@ -106,16 +106,13 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
     """Answer until SIGTERM or SIGINT; the service's engine is closed at the end."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if listening.family == socket.AF_INET6 else host
-    print(f"{service.name}: listening on http://{shown}:{port}/v1", file=sys.stderr, flush=True)
+    note(f"{printable(service.name)}: listening on http://{shown}:{port}/v1")
     # The server stops at these by itself, and raises them again when it is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     connections = connections_allowed(options.connections)
     if connections < options.connections:
-        print(
-            f"at most {connections} connections at a time: the process may not open more files",
-            file=sys.stderr,
-        )
+        note(f"at most {connections} connections at a time: the process may not open more files")
     preparing = threading.Thread(target=service.prepare, name="parse-prepare", daemon=True)
     preparing.start()
     server = Server(service, options.grace, Limits(connections, options.client_timeout))
@@ -127,5 +124,4 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
         preparing.join(max(1, server.seconds_left))
     if service.engine.working or preparing.is_alive():
         # Neither can be stopped, and what they read and write must not be freed below them.
-        sys.stderr.flush()
         os._exit(0)

@@ -7,7 +7,6 @@ that enter layers 2, L // 2 and L - 3. The data should be answers of the target 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foundryrt.console import note, print_json
 from foundryrt.errors import FoundryError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.eagle3 import tapped_layers
@@ -125,9 +125,9 @@ def main() -> None:
             resume=a.resume,
         )
         batches = examples.batches(rows, a.batch, a.seed, device)
-        print(json.dumps(train(a.target, batches, a.out, settings, device)))
+        print_json(train(a.target, batches, a.out, settings, device))
     except FoundryError as error:
-        print(error, file=sys.stderr)
+        note(error)
         sys.exit(getattr(error, "exit_code", 1))
 
 

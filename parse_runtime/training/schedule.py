@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from foundryrt.console import note
 
 _WARM_UP = 30
 """Steps."""
@@ -51,7 +52,7 @@ class Clock:
             value, now = loss.item(), time.perf_counter()
             if now - self._shown > 10:
                 self._shown = now
-                print(f"step {self.steps}, {self._part():.0%}, loss {value:.4f}", file=sys.stderr)
+                note(f"step {self.steps}, {self._part():.0%}, loss {value:.4f}")
 
     def _part(self) -> float:
         return (time.perf_counter() - self._begin) / self._seconds

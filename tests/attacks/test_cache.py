@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -9,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+import foundryc.cache.entry
 from foundryc.cache.entry import admit
 from foundryc.cache.errors import Poisoned, Unreachable
 from foundryc.cache.flight import obtain
@@ -22,8 +25,12 @@ from foundryc.cache.manage import collect, verify
 from foundryc.cache.stores import open_store
 from foundryc.cache.stores.base import check_key, key_in
 from foundryc.cache.stores.local import LocalStore
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.atomic import AtomicFile, hold
+from foundryrt.bundle.reader import Bundle
+from foundryrt.errors import FoundryError, Unreadable, UsageError
 from foundryrt.remote import attempts
+from foundryrt.remote.bundle import open_bundle
+from tests.attacks.samples import parts as sample
 from tests.attacks.servers import (
     Behaviour,
     cut_off,
@@ -43,6 +50,7 @@ WORKER = Path(__file__).parents[1] / "unit" / "cache_worker.py"
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
+    (tmp_path / "cache").mkdir()
     return LocalStore(tmp_path / "cache")
 
 
@@ -150,7 +158,7 @@ def test_full_disk(store: LocalStore, tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and "cannot be written" in done.stderr
-    assert LocalStore(tmp_path / "other").entries() == []
+    assert not list((tmp_path / "other").glob("**/*.fdy"))
     assert resource.getrlimit(resource.RLIMIT_FSIZE) is not None
 
 
@@ -197,6 +205,151 @@ def test_killed_at_random_points(store: LocalStore, tmp_path: Path) -> None:
     assert obtain(store, KEY, out, lambda p: void(sealed(p)), void) in ("hit", "captured")
     collect(store, 0)
     assert store.entries() == [] and not list((store.folder / ".new").iterdir())
+
+
+def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", "from foundryc.cli import main; main()", "cache"]
+    return subprocess.run([*line, *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("name", [".new", ".locks"])
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "folder"])
+def test_links_in_a_shared_folder_are_not_followed(
+    store: LocalStore, tmp_path: Path, name: str, whole: bool
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / KEY).write_text("mine")
+    if whole:
+        (store.folder / name).symlink_to(victim)
+    else:
+        (store.folder / name).mkdir()
+        (store.folder / name / KEY).symlink_to(victim / KEY)
+    sealed(tmp_path / "a.fdy")
+    with contextlib.suppress(Unreachable):
+        claim = store.claim(KEY)
+        assert claim is not None
+        with claim:
+            store.put(KEY, tmp_path / "a.fdy")
+    with contextlib.suppress(Unreachable):
+        store.clean()
+    assert (victim / KEY).read_text() == "mine" and len(list(victim.iterdir())) == 1
+    entry = store.folder / f"{KEY}.fdy"
+    assert not entry.is_symlink()
+
+
+def test_an_entry_that_cannot_be_read_is_not_poisoned(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = filled(store)
+    good = entry.read_bytes()
+
+    def refuse(path: Path, *rest: object) -> object:
+        if path == entry:
+            raise Unreadable(f"{path}: cannot be read: Permission denied")
+        return Bundle.map(path)
+
+    monkeypatch.setattr(foundryc.cache.entry.Bundle, "open", refuse)
+    with pytest.raises(Unreadable):
+        verify(store)
+    unread: dict[str, str] = {}
+    assert verify(store, unread) == {} and "Permission denied" in unread[KEY]
+    assert entry.read_bytes() == good
+    said: list[str] = []
+    out = tmp_path / "out.fdy"
+    assert obtain(store, KEY, out, lambda p: void(sealed(p)), said.append) == "captured"
+    assert len(said) == 1 and "cannot be read" in said[0] and out.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="plays another user")
+def test_another_user_and_a_read_only_folder(tmp_path: Path) -> None:
+    """What root keeps is used by somebody who may only read it, or not even that."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "cache"
+        folder.mkdir()
+        shutil.copy(filled(LocalStore(folder)), Path(name) / "copy.fdy")
+        for inner in (".new", ".locks"):  # An upload of artifacts drops them.
+            shutil.rmtree(folder / inner, ignore_errors=True)
+        os.chmod(name, 0o755)
+        (Path(name) / "home").mkdir()
+        os.chmod(Path(name) / "home", 0o777)
+        home = Path(name) / "home"
+        code = (
+            "import os, sys; sys.path[:0] = sys.argv[2].split(':')\n"
+            "from pathlib import Path\n"
+            "from foundryc.cache.stores import open_store\n"
+            "from foundryc.cache.flight import obtain\n"
+            "from foundryc.cache.manage import verify\n"
+            "from tests.unit.cache_samples import KEY, sealed\n"
+            "os.setgid(65534); os.setuid(65534)\n"
+            "store, out, said = open_store(sys.argv[1]), Path('home/out.fdy'), []\n"
+            "build = lambda path: sealed(path) and None\n"
+            "made = obtain(store, KEY, out, build, said.append)\n"
+            "unread = {}; found = verify(store, unread)\n"
+            "print(made, store.writable, len(said), len(found), len(unread))\n"
+        )
+        line = [sys.executable, "-c", code, str(folder), ":".join(filter(None, sys.path))]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(home), "TMPDIR": str(home)}
+
+        def other_user() -> str:
+            done = subprocess.run(line, capture_output=True, text=True, cwd=name, env=environment)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        (entry,) = folder.iterdir()
+        os.chmod(entry, 0o644)
+        os.chmod(folder, 0o555)
+        assert other_user() == "hit False 0 1 0"
+        os.chmod(entry, 0o600)
+        assert other_user() == "captured False 1 0 1"
+        assert entry.read_bytes() == (Path(name) / "copy.fdy").read_bytes()
+
+
+def test_remains_of_killed_writers_beside_an_output(store: LocalStore, tmp_path: Path) -> None:
+    filled(store)
+    out, old = tmp_path / "out.fdy", 1_000_000
+    names = [f".out.fdy.{digit * 12}.tmp" for digit in "0123"]
+    dead, new, held, folder = (tmp_path / name for name in names)
+    other = tmp_path / ".other.fdy.000000000000.tmp"
+    for path in (dead, new, held, other):
+        path.write_bytes(b"half")
+    folder.mkdir()
+    (folder / "out.fdy").write_bytes(b"half")
+    for path in (dead, held, other, folder):
+        os.utime(path, (old, old))
+    with open(held, "rb") as file:
+        hold(file.fileno())
+        assert obtain(store, KEY, out, never, print) == "hit"
+        assert not dead.exists() and not folder.exists()
+        assert new.exists() and held.exists() and other.exists()
+    with AtomicFile(out):
+        assert not held.exists() and new.exists()
+    assert len(list(tmp_path.glob(".out*"))) == 1
+
+
+def test_looking_makes_no_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    for arguments in (("ls", folder), ("verify", folder), ("gc", folder, "--max-size", "1")):
+        done = command(*arguments)
+        assert (done.returncode, done.stderr) == (2, f"error: cache {folder}: no such folder\n")
+    assert not folder.exists()
+    done = command("get", folder, KEY, "-o", tmp_path / "a.fdy")
+    assert done.returncode == 1 and "no entry" in done.stderr
+    assert not (tmp_path / "a.fdy").exists()
+
+
+def test_a_file_url_is_unquoted(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/a%20folder%25")
+    assert isinstance(store, LocalStore) and store.folder == tmp_path / "a folder%"
+    path = tmp_path / "a b.fdy"
+    sample().write(path)
+    with open_bundle(f"file://{tmp_path}/a%20b.fdy") as bundle:
+        assert bundle.path == path
+    for url in ("file://elsewhere/x", "file:///x?y", "file:///x#y"):
+        with pytest.raises(UsageError):
+            open_store(url)
+        with pytest.raises(UsageError):
+            open_bundle(url)
 
 
 def test_two_writers(store: LocalStore, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -12,7 +13,7 @@ import pytest
 from foundryc.sign import create_key, sign
 from foundryrt.bundle.errors import NotABundle, SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES
-from foundryrt.errors import FoundryError, Unreachable, UsageError
+from foundryrt.errors import Denied, FoundryError, Unreachable, UsageError
 from foundryrt.remote import attempts, copies
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.trust import NotSigned, Trust
@@ -195,13 +196,101 @@ def test_remains_of_killed_processes_go(home: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://user:hunter2@127.0.0.1/a.fdy", "https://127.0.0.1/a.fdy?token=hunter2",
+    ["http://user:hunter2@127.0.0.1/a.fdy", "s3://bucket/a.fdy?token=hunter2",
+     "https://127.0.0.1/a.fdy#hunter2", "ftp://127.0.0.1/a.fdy?hunter2",
      "ftp://127.0.0.1/a.fdy", "s3://bucket", "oci://127.0.0.1/team/a"],
 )  # fmt: skip
 def test_urls_that_are_refused(url: str) -> None:
     with pytest.raises(UsageError) as refusal:
         open_bundle(url)
     assert "hunter2" not in str(refusal.value)
+
+
+def test_a_signed_url(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its query reaches the server as it is, and nothing else; the next one finds the copy."""
+    data, paths = sample(home), []
+
+    def behave(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+        paths.append(handler.path)
+        if "expired" in handler.path:
+            handler.send_error(403)
+        else:
+            honest(handler, data, start, end)
+
+    query = "X-Amz-Signature=hunter2%2Fa+b%20c&sig=%7E"
+    with server(data, behave) as url:
+        with open_bundle(f"{url}/a%20b.fdy?{query}") as bundle:
+            bundle.verify()
+        finish()
+        assert set(paths) == {f"/a%20b.fdy?{query}"}
+        paths.clear()
+        with open_bundle(f"{url}/a%20b.fdy?other=hunter2") as bundle:
+            assert bundle.path == copies.complete_copy(f"{url}/a%20b.fdy")
+        finish()
+        assert len(paths) == 1
+        with pytest.raises(Denied, match="answers 403, access is denied") as denied:
+            open_bundle(f"{url}/a%20b.fdy?expired=hunter2")
+    # Without the server nobody can tell which of many files a query names.
+    with pytest.raises(Unreachable) as gone:
+        open_bundle(f"{url}/a%20b.fdy?third=hunter2")
+    assert not any("hunter2" in text for text in (str(denied.value), str(gone.value), caplog.text))
+    assert all(b"hunter2" not in path.read_bytes() for path in copies.folder().iterdir())
+
+
+@pytest.mark.parametrize(("status", "says"), [(401, "wants credentials"), (403, "denied")])
+def test_access_that_is_refused(status: int, says: str) -> None:
+    asked = []
+
+    def behave(handler: BaseHTTPRequestHandler, data: bytes, start: int, end: int) -> None:
+        asked.append(start)
+        handler.send_error(status)
+
+    with server(b"", behave) as url, pytest.raises(Denied, match=f"answers {status}.*{says}"):
+        open_bundle(f"{url}/a.fdy")
+    assert len(asked) == 1
+
+
+def test_a_store_that_denies_access_is_asked_once() -> None:
+    asked = []
+
+    def call() -> None:
+        asked.append(1)
+        raise PermissionError("Access Denied: key AKIA-hunter2")  # As S3's library says it.
+
+    with pytest.raises(Denied, match="access is denied; check the credentials") as denied:
+        attempts.attempt("s3://bucket", call, (OSError,))
+    assert len(asked) == 1 and "hunter2" not in str(denied.value)
+
+
+@pytest.mark.parametrize("place", ["file", "none"])
+def test_a_home_that_cannot_be_written_to(
+    home: Path, place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    temporary = home / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(copies.tempfile, "tempdir", str(temporary))
+    if place == "file":
+        (home / "home").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "home"))
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", classmethod(no_home))
+    with server(sample(home), honest) as url:
+        for _ in range(2):
+            with open_bundle(f"{url}/a.fdy") as bundle:
+                bundle.verify()
+                join()
+            (copy,) = temporary.iterdir()
+            assert bundle.path == copy
+        assert "is not kept" in caplog.text
+        del bundle
+        copies._begun.clear()
+        gc.collect()
+        assert not list(temporary.iterdir())
+
+
+def no_home(cls: type[Path]) -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_a_missing_bundle() -> None:

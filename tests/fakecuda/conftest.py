@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import subprocess
@@ -45,23 +46,28 @@ class FakeDriver:
         return text.value.decode()
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+@pytest.fixture(scope="package")
+def library() -> Iterator[ctypes.CDLL]:
     if shutil.which("cmake") is None:
         pytest.skip("cmake is needed to build the stand-in driver")
-    build = tmp_path_factory.mktemp("native")
+    # Nothing is written where nothing changed: other tests use the native cores meanwhile.
+    build = ROOT / "build" / "tests"
+    build.mkdir(parents=True, exist_ok=True)
     targets = ("foundryrt", "foundryc", "fakecuda")
-    for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(build)],
-        ["cmake", "--build", str(build), "-j", "2", "--target", *targets],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode and "CUDA_INCLUDE" in done.stderr:
-            pytest.skip("the headers cuda.h and cupti.h are not installed")
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with open(build / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (
+            ["cmake", "-S", str(ROOT), "-B", str(build)],
+            ["cmake", "--build", str(build), "-j", "2", "--target", *targets],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode and "CUDA_INCLUDE" in done.stderr:
+                pytest.skip("the headers cuda.h and cupti.h are not installed")
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # Both the driver module and the native core open it on their first call.
-    os.environ["FOUNDRY_LIBCUDA"] = str(HERE / "libfakecuda.so")
-    return ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"], mode=ctypes.RTLD_GLOBAL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOUNDRY_LIBCUDA", str(HERE / "libfakecuda.so"))
+        yield ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"], mode=ctypes.RTLD_GLOBAL)
 
 
 @pytest.fixture

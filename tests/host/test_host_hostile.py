@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from foundryc.capture import Capture, RegionImage
+from foundryc.cli import app
 from foundryc.template import GraphTable
 from foundryc.write import write_bundle
 from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
 from foundryrt.errors import FoundryError
+from foundryrt.host.admitted import OperatorNotAdmitted
 from foundryrt.host.operators import operator
 from foundryrt.session import Session
 
@@ -147,11 +150,11 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: write(p, "aten::from_file", form([["s", "/etc/passwd"]]), []),
         "may not do",
     ),
-    "another namespace": (function("prims::add"), "no operator of the aten namespace"),
-    "a Python attribute": (function("aten::__class__"), "no operator aten::__class__"),
-    "a path into torch": (function("aten::add.out.__globals__"), "no operator of the aten"),
-    "an unknown overload": (function("aten::add.nothing"), "no operator aten::add.nothing"),
-    "an unknown operator": (function("aten::nothing"), "no operator aten::nothing"),
+    "another namespace": (function("prims::add"), "calls 'prims::add', which a bundle may not do"),
+    "a Python attribute": (function("aten::__class__"), "calls 'aten::__class__', which"),
+    "a path into torch": (function("aten::add.out.__globals__"), "__globals__', which"),
+    "an unknown overload": (function("aten::add.nothing"), "calls 'aten::add.nothing', which"),
+    "an unknown operator": (function("aten::nothing"), "calls 'aten::nothing', which"),
     "another node kind": (lambda p: write(p, kind=NodeKind.KERNEL), "no list of operator calls"),
     "a silly number of threads": (
         lambda p: write(p, producer={"threads": "1e9"}),
@@ -185,12 +188,62 @@ def test_refused(case: str, tmp_path: Path) -> None:
         "aten::from_file", "aten::set_.source_Storage", "aten::set_.source_Tensor",
         "aten::resize_as_", "aten::normal.float_float_generator_does_not_exist", "aten::save",
         "aten::load", "torch::add", "aten::", "aten::add.out\n", "quantized::add", "profiler::x",
-        "aten::record_stream", "aten::_print", "aten::warn",
+        "aten::record_stream", "aten::_print", "aten::warn", "aten::as_strided",
+        "aten::_reshape_alias", "aten::_convert_indices_from_csr_to_coo",
+        "aten::_convert_indices_from_csr_to_coo.out", "aten::segment_reduce", "aten::set_",
     ],
 )  # fmt: skip
 def test_operators_that_no_bundle_may_name(name: str) -> None:
     with pytest.raises(FoundryError):
         operator(name)
+
+
+OUTSIDE: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "a view of any memory": (
+        lambda p: write(
+            p,
+            "aten::_reshape_alias",
+            form([VECTOR, ["l", "i"], ["l", "i"]], [], [["t", "float32", 1, 0]]),
+            [*tensor(0), 4, 1 << 40, *tensor(64)],
+        ),
+        "'aten::_reshape_alias', which a bundle may not do",
+    ),
+    "indices that nobody checks": (
+        lambda p: write(
+            p,
+            "aten::_convert_indices_from_csr_to_coo",
+            form([["t", "int64", 1, 0], ["t", "int64", 1, 0]]),
+            [*tensor(0), *tensor(64)],
+        ),
+        "'aten::_convert_indices_from_csr_to_coo', which a bundle may not do",
+    ),
+    "an output that overlaps itself": (
+        lambda p: write(p, words=[*tensor(0), *tensor(64), 1, *tensor(128, stride=0)]),
+        "node 0, aten::add.out: a tensor that it writes overlaps itself",
+    ),
+    "a tensor beyond the arena": (words(0, SIZE), "does not fit the arena"),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_what_would_leave_its_tensors_is_refused_by_verify_too(case: str, tmp_path: Path) -> None:
+    make, message = OUTSIDE[case]
+    bundle = make(tmp_path / "a.fdy")
+    with pytest.raises(FoundryError, match=message):
+        run(bundle)
+    verified = CliRunner().invoke(app, ["verify", str(bundle)], env={"COLUMNS": "300"})
+    assert verified.exit_code == 1
+    assert message in " ".join(verified.output.split())
+
+
+def test_an_operator_off_the_list_is_refused_at_open(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "a.fdy", "aten::as_strided")
+    with pytest.raises(OperatorNotAdmitted, match="aten::as_strided"):
+        Session.open(bundle)
+
+
+def test_verify_takes_what_runs(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["verify", str(write(tmp_path / "a.fdy"))]).exit_code == 0
 
 
 @settings(max_examples=150)

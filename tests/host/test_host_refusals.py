@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import inspect
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import _higher_order_ops
 
 from foundryc.host.refuse import NotRecordable
 from foundryc.recorder import Recorder
 from foundryrt.errors import FoundryError, UsageError
 
 OUTSIDE = torch.ones(3)
+SCRIPT = torch.jit.script(torch.nn.Linear(3, 3).requires_grad_(False))
+LAZY = torch.nn.LazyLinear(3)
+ENCODER = torch.nn.TransformerEncoder(
+    torch.nn.TransformerEncoderLayer(4, 2, 4, batch_first=True).requires_grad_(False), 1
+).eval()
 
 
 def drop(x: Any) -> Any:
@@ -87,7 +95,47 @@ def inside_torch(x: Any) -> Any:
     return torch.nn.Dropout(0.5).train()(x)
 
 
+def cond(x: Any) -> Any:
+    return torch.cond(x.sum() > 0, torch.neg, torch.abs, (x,))
+
+
+def while_loop(x: Any) -> Any:
+    return _higher_order_ops.while_loop(lambda a: a.sum() < 9, lambda a: (a + 1,), (x,))
+
+
+def scan(x: Any) -> Any:
+    return _higher_order_ops.scan(lambda c, a: (c + a, c * 1), x[0], x)[1]
+
+
+def over(x: Any) -> Any:
+    return _higher_order_ops.map(torch.neg, x)
+
+
+def script(x: Any) -> Any:
+    return SCRIPT(x)
+
+
+def lazy(x: Any) -> Any:
+    return LAZY(x)
+
+
+def statistics(x: Any) -> Any:
+    return F.batch_norm(x.expand(2, 3), torch.zeros(3), torch.ones(3), training=True)
+
+
+def unlisted(x: Any) -> Any:
+    return torch.lcm(x.int(), x.int())
+
+
 CASES = [
+    (cond, r"cond", "functions that a tape does not see"),
+    (while_loop, r"while_loop", "functions that a tape does not see"),
+    (scan, r"scan", "functions that a tape does not see"),
+    (over, r"map", "functions that a tape does not see"),
+    (script, r"aten::", "unrecorded memory"),
+    (lazy, r"aten::", "lazy module"),
+    (statistics, r"aten::", "running statistics"),
+    (unlisted, r"aten::lcm", "none of the operators that a bundle may call"),
     (drop, r"aten::(bernoulli_|native_dropout)", "draws random numbers"),
     (draw, r"aten::rand\b", "draws random numbers"),
     (pick, r"aten::multinomial", "draws random numbers"),
@@ -141,6 +189,90 @@ def test_a_refusal_leaves_recorder_and_torch_usable(recorder: Recorder) -> None:
     assert g.outputs[0][0] == "y"
 
 
+def test_padding_that_makes_nested_tensors_is_refused(recorder: Recorder) -> None:
+    weights = {n: recorder.register(n, p, role="weight") for n, p in ENCODER.named_parameters()}
+    x = recorder.register("x", torch.ones(1, 3, 4), role="input")
+    refused = pytest.raises(NotRecordable, match=r"_nested_tensor_from_mask at .*enable_nested")
+    with refused, recorder.graph("g"):
+        padded = {"src_key_padding_mask": torch.tensor([[False, False, True]])}
+        torch.func.functional_call(ENCODER, weights, x, padded)
+
+
+def in_a_thread(call: Callable[[], Any]) -> None:
+    """Run `call` to its end in another thread, whatever becomes of it."""
+
+    def run() -> None:
+        with contextlib.suppress(FoundryError):
+            call()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("call", "method"),
+    [
+        (lambda x: float(x.sum()), "__float__"),
+        (lambda x: x[0].item(), "item"),
+        (lambda x: bool(x[0] > 0), "__bool__"),
+        (lambda x: x.numpy(), "numpy"),
+        (lambda x: x.tolist(), "tolist"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_thread_reads_while_a_graph_is_recorded(
+    recorder: Recorder, call: Callable[[Any], Any], method: str
+) -> None:
+    x = recorder.register("x", torch.ones(3), role="input")
+    refused = pytest.raises(NotRecordable, match=f"Tensor.{method} at .*{__file__}:.* thread")
+    with refused, recorder.graph("g") as g:
+        in_a_thread(lambda: call(x))
+        g.output("y", x + 1)
+    assert x.tolist() == [1, 1, 1]
+    with recorder.graph("g") as g:
+        g.output("y", x + 1)
+
+
+@pytest.mark.parametrize("then", [lambda x: x + 1, lambda x: x.mul_(2)], ids=["read", "written"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_another_thread_changes_a_tensor_while_a_graph_is_recorded(
+    recorder: Recorder, then: Callable[[Any], Any], inference: bool
+) -> None:
+    x = recorder.register("x", torch.ones(3), role="state")
+
+    def change() -> None:
+        with torch.inference_mode(inference):
+            x.add_(1)
+
+    refused = pytest.raises(NotRecordable, match=f"the state 'x' at {__file__}:.* another thread")
+    with refused, recorder.graph("g"):
+        in_a_thread(change)
+        then(x)
+
+
+def test_a_tensor_viewed_in_place_is_no_change(recorder: Recorder) -> None:
+    x = recorder.register("x", torch.ones(3, 2), role="state")
+    with recorder.graph("g") as g:
+        g.output("y", x.t_() * 2)
+
+
+def test_one_thread_records_at_a_time(recorder: Recorder) -> None:
+    refused: list[BaseException] = []
+
+    def record() -> None:
+        with Recorder(target="host", workload="test", settings={}) as other:
+            try:
+                with other.graph("g"):
+                    pass
+            except UsageError as error:
+                refused.append(error)
+
+    with recorder.graph("g"):
+        in_a_thread(record)
+    assert "one after another" in str(refused[0])
+
+
 def test_weights_are_read_only(recorder: Recorder) -> None:
     w = recorder.register("w", torch.ones(3), role="weight")
     with pytest.raises(NotRecordable, match="writes to the weight 'w'"), recorder.graph("g"):
@@ -180,10 +312,7 @@ def test_what_depends_on_hidden_state_is_found_by_the_proof(recorder: Recorder) 
     with pytest.raises(FoundryError, match="other bits in output 'y'"), recorder.graph("g") as g:
         y = x + 1
         # Written past the dispatcher, so that no node can repeat it.
-
-        with torch._C.DisableTorchFunction():
-            address = y.data_ptr()
-        ctypes.memset(address, 0, 4)
+        ctypes.memset(torch._C.TensorBase.data_ptr(y), 0, 4)
         g.output("y", y)
 
 

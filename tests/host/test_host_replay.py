@@ -61,6 +61,12 @@ def test_replay_writes_into_planned_memory(captured: Path) -> None:
     assert "aten::gelu.out" in names
 
 
+def test_hostile_changes_of_recorded_calls_stay_in_the_arena(captured: Path) -> None:
+    """A fixed few of those that fuzz_operators.py can make; it prints each that ends a process."""
+    bundles = ",".join(str(captured / f"{program}.fdy") for program in PROGRAMS)
+    assert run("fuzz_operators.py", bundles, "12") == ""
+
+
 def test_views_are_no_nodes(captured: Path) -> None:
     with Bundle.open(captured / "aliases.fdy") as bundle:
         assert {function.name for function in bundle.manifest.functions} == {"aten::mul.out"}

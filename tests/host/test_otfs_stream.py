@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sigmf
+import zmq
 
 from otfs_pipeline.frames import recording, source
 from otfs_pipeline.link import frame, reference
@@ -100,6 +102,28 @@ def test_a_lossless_live_source(bundle: Path, tmp_path: Path, kind: str) -> None
     assert 0 < report["ber"] < 2e-2
 
 
+def test_bare_samples_and_an_archive_give_what_a_recording_gives(
+    bundle: Path, tmp_path: Path
+) -> None:
+    frames = list(source.synthetic(LINK, 25.0, 7, 4))
+    recording.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+    sigmf.fromfile(str(tmp_path / "link.sigmf-meta")).archive(str(tmp_path / "link.sigmf"))
+    endpoint, bare = f"ipc://{tmp_path}/link", tmp_path / "bare"
+    receiver = start(bundle, "--zmq", endpoint, "--bare", "push", "--lossless",
+                     "--max-frames", 4, "--bits-out", bare)  # fmt: skip
+    samples = (tmp_path / "link.sigmf-data").read_bytes()
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.bind(endpoint)
+        for begin in range(0, len(samples), 5001):
+            socket.send(samples[begin : begin + 5001])
+        report = finish(receiver)
+    assert (report["frames"], report["malformed"], report["captures"]) == (4, 0, None)
+    archived = run(bundle, "--iq", tmp_path / "link.sigmf", "--bits-out", tmp_path / "archived")
+    assert (archived["frames"], archived["ber_frames"]) == (4, 4)
+    assert [c["samples"] for c in archived["captures"]] == [4 * LINK.q]
+    assert bare.read_bytes() == (tmp_path / "archived").read_bytes()
+
+
 def test_a_source_that_overruns_loses_frames_and_goes_on(bundle: Path) -> None:
     report = run(bundle, "--frames", 300, "--pool", 2, "--pace", "--queue", 2)
     assert report["paced"] is True
@@ -147,6 +171,8 @@ def test_options_that_do_not_go_together(bundle: Path) -> None:
         (("--max-frames", "3"), "--frames counts"),
         (("--bits-out", "/no/such/folder/bits"), "no such folder"),
         (("--channel", "tdl-a"), "vehicular-a, eva"),
+        (("--bits-out", "x", "--llr-out", "x"), "are one file"),
+        (("--bare", "push"), "--bare needs"),
         (("--depth", "0"), "--depth 0"),
     ):
         assert reason in run(bundle, *options, code=2)["error"]

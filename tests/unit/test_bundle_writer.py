@@ -15,9 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundryrt.bundle import tables
-from foundryrt.bundle.errors import SectionMalformed, TensorOutOfBounds
+from foundryrt.bundle.errors import InvalidValue, SectionMalformed, TensorOutOfBounds
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Manifest, Region, Requirements, SectionKind, Tensor, Workload
+from foundryrt.bundle.schema import (
+    Function,
+    Manifest,
+    Region,
+    Requirements,
+    SectionKind,
+    Tensor,
+    Workload,
+)
 from foundryrt.bundle.writer import BundleWriter
 from foundryrt.errors import FoundryError, UsageError
 
@@ -47,6 +55,38 @@ def test_sections_round_trip(tmp_path_factory: pytest.TempPathFactory, contents:
         bundle.verify()
         assert [bundle.file(name) for name in bundle.files] == [data for data, _ in contents]
         assert all(section.offset % 4096 == 0 for section in bundle.sections)
+
+
+def test_names_are_as_long_as_cplusplus_makes_them(tmp_path: Path) -> None:
+    """CUTLASS' mangled names have thousands of letters, and nothing bounds them."""
+    path, name = tmp_path / "a.fdy", "_ZN7cutlass" * 4000
+    functions = (Function(name=name), Function(name="x" * 5000))
+    with BundleWriter(path) as writer:
+        writer.finish(manifest(functions=functions))
+    with Bundle.open(path) as bundle:
+        bundle.verify()
+        assert bundle.manifest.functions == functions
+    with BundleWriter(path) as writer, pytest.raises(InvalidValue) as raised:
+        writer.finish(manifest(functions=(Function(name=name + "\x1b"),)))
+    assert len(str(raised.value)) < 400
+
+
+def test_what_is_not_utf8_is_named(tmp_path: Path) -> None:
+    workload = Workload(name="test", settings={"model": "/models/\udcff"})
+    with (
+        BundleWriter(tmp_path / "a.fdy") as writer,
+        pytest.raises(FoundryError, match=r"'/models/\\udcff' is not UTF-8"),
+    ):
+        writer.finish(manifest(workload=workload))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_without_room_is_refused_at_once(tmp_path: Path) -> None:
+    with (
+        BundleWriter(tmp_path / "a.fdy") as writer,
+        pytest.raises(SectionMalformed, match="1 to 64 bytes"),
+    ):
+        writer.add(SectionKind.FILE, "é" * 33, b"")
 
 
 @settings(max_examples=50)

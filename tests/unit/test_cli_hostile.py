@@ -14,7 +14,7 @@ import pytest
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.console import run_app
-from tests.attacks.samples import parts, with_manifest
+from tests.attacks.samples import Parts, parts, with_manifest
 
 FOUNDRYC = [sys.executable, "-c", "from foundryc.cli import main; main()"]
 FOUNDRYRT = [sys.executable, "-c", "from foundryrt.start import main; main()"]
@@ -111,6 +111,34 @@ def test_a_name_that_is_not_utf8(bundle: Path) -> None:
 
 def test_a_cache_without_a_name() -> None:
     assert refused(FOUNDRYC, "cache", "ls", "")[0] == 2
+
+
+ESCAPE = "\x1b[2J\u202e[/x]"
+
+
+def hostile_manifest(place: str) -> Parts:
+    """Text of the manifest that nothing but an error's line shows."""
+    manifest = msgspec.to_builtins(parts().manifest, builtin_types=(bytes,))
+    if place == "field":
+        manifest[ESCAPE] = 1
+    elif place == "column":
+        manifest["graphs"][0]["columns"]["word"]["dtype"] = ESCAPE
+    elif place == "columns":
+        manifest["graphs"][0]["columns"][ESCAPE] = {"dtype": "u8", "offset": 0, "count": 0}
+    elif place == "long":
+        manifest["x" * 100_000 + ESCAPE] = 1
+    else:
+        manifest["weights"]["files"][0]["name"] = f"../{ESCAPE}"
+    sample = parts()
+    sample.encoded = msgspec.msgpack.encode(manifest)
+    return sample
+
+
+@pytest.mark.parametrize("place", ["field", "column", "columns", "long", "weight"])
+def test_errors_show_no_text_that_steers(tmp_path: Path, place: str) -> None:
+    path = hostile_manifest(place).write(tmp_path / "a.fdy")
+    code, line = refused(FOUNDRYC, "verify", path)
+    assert code == 1 and line.isprintable() and len(line) < 1000
 
 
 def test_names_that_steer_terminals_and_markup(tmp_path: Path) -> None:

@@ -73,9 +73,6 @@ def test_options_of_a_capture_need_no_torch() -> None:
 @pytest.mark.parametrize(
     ("missing", "command", "message"),
     [
-        ("filelock", "inspect BUNDLE", ""),
-        ("filelock", "cache ls FOLDER", "needs filelock; pip install 'foundry-graphs[cache]'"),
-        ("filelock", "cache gc FOLDER --max-size 1", "pip install 'foundry-graphs[cache]'"),
         ("botocore", "cache ls s3://bucket", "pip install 'foundry-graphs[cache]'"),
         (
             "torch",

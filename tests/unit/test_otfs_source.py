@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class ReferenceSession:
     def pipeline(self, inputs: tuple[str], outputs: tuple[str, ...], depth: int) -> HostPipeline:
         assert inputs == ("samples",)
         wanted = {name: self.results[name] for name in outputs}
-        return HostPipeline(self.launch, {"samples": self.samples}, wanted, depth)
+        return HostPipeline(self.launch, nullcontext(), {"samples": self.samples}, wanted, depth)
 
     def launch(self) -> None:
         if not self.samples.any() or not np.isfinite(self.samples).all():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ class Doubler:
         self.variance = np.zeros((), np.float32)
         self.seconds = seconds
         outputs = {"bits": self.bits, "variance": self.variance}
-        self.pipeline = HostPipeline(self.launch, {"samples": self.samples}, outputs, depth)
+        self.pipeline = HostPipeline(
+            self.launch, nullcontext(), {"samples": self.samples}, outputs, depth
+        )
 
     def launch(self) -> None:
         time.sleep(self.seconds)

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from foundryc.cache.stores.base import Store
 from foundryrt.errors import UsageError, install
+from foundryrt.remote.local import file_path
 
 
 def open_store(url: str) -> Store:
@@ -21,8 +22,9 @@ def open_store(url: str) -> Store:
     if scheme != "file" and ("@" in parts.netloc or parts.query or parts.fragment):
         # Without the URL itself: what it holds may be a secret.
         raise UsageError(f"a {scheme} cache URL may hold no user, password, query or fragment")
+    path = file_path(url)
     try:
-        return _open(scheme, parts.path if scheme == "file" and "://" in url else url)
+        return _open(scheme, url if path is None else str(path))
     except ModuleNotFoundError as error:
         raise UsageError(f"cache {url}: needs {error.name}; {install('cache')}") from error
 

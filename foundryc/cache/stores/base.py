@@ -27,12 +27,16 @@ class Store(Protocol):
     """Keeps entries by key. Every method raises Unreachable where the store fails."""
 
     url: str
-    writable: bool
+
+    @property
+    def writable(self) -> bool:
+        """Whether entries can be put and evicted here."""
 
     def fetch(self, key: str, path: Path) -> bool:
         """Put the verified entry into the new file `path`; False where there is none.
 
-        Poisoned where there is one that is not the bundle of `key`; `path` may then hold rubbish.
+        Poisoned where there is one that is not the bundle of `key`, Unreadable where nobody can
+        tell; `path` may then hold rubbish.
         """
 
     def put(self, key: str, path: Path) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import AbstractContextManager
 
-from filelock import FileLock, Timeout
-
 from foundryc.cache.errors import Unreachable
+from foundryc.cache.stores.lock import open_folder, try_lock
 from foundryrt.remote.local import user_folder
 
 
 def claim_here(url: str, key: str) -> AbstractContextManager[object] | None:
     """A lock in the user's cache folder, free again when its process ends."""
-    folder = user_folder("claims")
+    path = user_folder("claims")
     name = hashlib.sha256(f"{url} {key}".encode()).hexdigest()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / name).acquire(blocking=False)
-    except Timeout:
-        return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = open_folder(path)
+        try:
+            return try_lock(folder, name)
+        finally:
+            os.close(folder)
     except OSError as error:
-        raise Unreachable(f"{folder}: {error.strerror}") from error
+        raise Unreachable(f"{path}: {error.strerror}") from error

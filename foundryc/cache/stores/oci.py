@@ -8,10 +8,13 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
+import oras.auth.token
 import oras.client
 import oras.container
 import oras.oci
+import oras.utils
 import requests
 from oras.provider import temporary_empty_config
 from requests.adapters import HTTPAdapter
@@ -23,6 +26,7 @@ from foundryc.cache.stores.machine import claim_here
 from foundryc.cache.transfer import download
 from foundryrt.errors import UsageError
 from foundryrt.remote.attempts import LIMITS, attempt
+from foundryrt.remote.http import DENIED
 
 MEDIA_TYPE = "application/vnd.foundry.bundle.v1"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -44,9 +48,13 @@ class OciStore:
         if not re.fullmatch(r"[a-z0-9]+([._/-]+[a-z0-9]+)*", name):
             raise UsageError(f"cache {self.url}: name a registry and a repository")
         insecure = bool(_LOOPBACK.fullmatch(host))
-        self._client: Any = oras.client.OrasClient(hostname=host, insecure=insecure)
+        self._client: Any = _Client(hostname=host, insecure=insecure)
         for scheme in ("http://", "https://"):
             self._client.session.mount(scheme, _WithTimeout())
+        self._client.auth = _Auth()
+        self._client.auth.session = self._client.session
+        self._client.auth.prefix = self._client.prefix
+        self._client.auth._tls_verify = True
 
     def _container(self, key: str) -> Any:
         container = oras.container.Container(f"{self._repository}:{check_key(key)}")
@@ -114,14 +122,24 @@ class OciStore:
 
         def upload() -> None:
             with temporary_empty_config() as empty:
-                for answer in (
-                    self._client.upload_blob(str(path), container, layer),
-                    self._client.upload_blob(empty, container, manifest["config"]),
-                    self._client.upload_manifest(manifest, container),
-                ):
-                    answer.raise_for_status()
+                self._upload(path, container, layer)
+                self._upload(Path(empty), container, manifest["config"])
+            self._client.upload_manifest(manifest, container).raise_for_status()
 
         attempt(f"cache {self.url}", upload, (*_FAILURES, *_ODD))
+
+    def _upload(self, path: Path, container: Any, layer: dict[str, Any]) -> None:
+        """A blob, sent as it is read, unless the registry has it."""
+        if self._client.blob_exists(layer, container):
+            return
+        url = f"{self._client.prefix}://{container.upload_blob_url()}"
+        answer = self._client.do_request(url, "POST")
+        answer.raise_for_status()
+        place = urljoin(url, answer.headers["Location"])
+        headers = {"Content-Type": "application/octet-stream"}
+        with open(path, "rb") as file:
+            target = oras.utils.append_url_params(place, {"digest": layer["digest"]})
+            self._client.do_request(target, "PUT", file, headers).raise_for_status()
 
     def claim(self, key: str) -> AbstractContextManager[object] | None:
         """As in Store, among the processes of this machine: a registry has no conditional write."""
@@ -153,6 +171,63 @@ class OciStore:
             self._client.delete_tag(container, key)
 
         attempt(f"cache {self.url}", delete, (*_FAILURES, *_ODD))
+
+
+class _Client(oras.client.OrasClient):  # type: ignore[misc]
+    """Requests with the credentials that the registry asks for; PermissionError without them.
+
+    oras itself knows tokens alone, tries for minutes, and gives a token for reading to a write.
+    """
+
+    def do_request(
+        self,
+        url: str,
+        method: str = "GET",
+        data: Any = None,
+        headers: dict[str, str] | None = None,
+        json: Any = None,
+        stream: bool = False,
+    ) -> Any:
+        # Another host, such as one that stores blobs, is given nothing.
+        ours = url.startswith(f"{self.prefix}://{self.hostname}/")
+        sent = self.auth.known if ours else {}
+        for last in (False, True):
+            if hasattr(data, "seek"):
+                data.seek(0)
+            answer = self.session.request(
+                method, url, data=data, json=json, headers={**(headers or {}), **sent},
+                stream=stream, verify=self._tls_verify,
+            )  # fmt: skip
+            if answer.status_code not in DENIED:
+                return answer
+            answer.close()
+            sent = {} if last or not ours else self.auth.answer(answer)
+            if not sent:
+                break
+        raise PermissionError(answer.status_code, DENIED[answer.status_code])
+
+
+class _Auth(oras.auth.token.TokenAuth):  # type: ignore[misc]
+    """Basic or Bearer, as a registry's challenge says; what answered it is sent from then on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, str] = {}
+        """The header for further requests."""
+
+    def answer(self, refusal: Any) -> dict[str, str]:
+        """The header that answers a challenge; empty where there is nothing to answer with."""
+        challenge = refusal.headers.get("Www-Authenticate", "")
+        scheme = challenge.partition(" ")[0].lower()
+        basic = getattr(self, "_basic_auth", None)
+        if scheme == "basic" and basic:
+            self.known = {"Authorization": f"Basic {basic}"}
+            return self.known
+        if scheme == "bearer":
+            headers, changed = self.authenticate_request(refusal, {}, refresh=True)
+            self.known = headers if changed else {}
+            return self.known
+        return {}
 
 
 class _WithTimeout(HTTPAdapter):
