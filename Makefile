@@ -26,11 +26,11 @@ $(STAMP): pyproject.toml CMakeLists.txt $(NATIVE)
 demo: setup
 	$(BIN)/python examples/demo.py demo
 
-# The native cores are built before two workers use them.
+# The native cores are built before two workers use them; a thread each, for two cores.
 test: setup lint
 	cmake -S . -B build/tests >/dev/null
 	cmake --build build/tests --parallel 2 --target foundryrt foundryc fakecuda >/dev/null
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # One wheel for every Python, tagged with the oldest glibc that its native cores run on.
 wheel: dist/.built
