@@ -61,13 +61,17 @@ class HostBackend:
             load(self._bundle.manifest, self._rows, self._weights, check)
 
     def ready(self, graph: int | None = None) -> int:
-        """Every graph can be launched at once."""
-        return len(self._bundle.manifest.graphs) if graph is None else 1
+        """How many graphs are prepared; of one graph, 1 where it is."""
+        return len(self._tapes) if graph is None else int(graph in self._tapes)
 
     def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Nothing to wait for."""
-        if progress is not None:
-            progress(self.ready(), self.ready())
+        """Prepare every graph, which imports torch; `progress` gets (ready, all)."""
+        total = len(self._bundle.manifest.graphs)
+        for graph in range(total):
+            with self._launching:
+                self.require(graph)
+            if progress is not None:
+                progress(self.ready(), total)
 
     def _rows(self, index: int) -> AnyArray:
         tensor = self._bundle.manifest.tensors[index]

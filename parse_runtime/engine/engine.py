@@ -26,6 +26,11 @@ class Stopped(FoundryError):
     """The engine takes no more answers, or ended one that was not done."""
 
 
+def aborted() -> Stopped:
+    """The error of answers that `Engine.abort` ends."""
+    return Stopped("the server stops, and the answer took longer than it waits")
+
+
 class Engine:
     """Close it when done. Listeners are called in its thread and must not block it."""
 
@@ -48,11 +53,21 @@ class Engine:
         return self._scheduler.max_len
 
     @property
+    def capacity(self) -> int:
+        """Answers that may run and wait."""
+        return self._scheduler.slots + self._queue
+
+    @property
     def state(self) -> str:
         """`ok`, `failing` where no answer is completed, `stopped` where none is taken."""
-        if self._closing or not self._thread.is_alive():
+        if self._closing or not self.working:
             return "stopped"
         return "failing" if self.failed >= FAILING else "ok"
+
+    @property
+    def working(self) -> bool:
+        """The thread has not ended."""
+        return self._thread.is_alive()
 
     @property
     def failed(self) -> int:
@@ -70,7 +85,7 @@ class Engine:
         with self._changed:
             if self.state == "stopped":
                 raise Stopped("the engine is stopped")
-            if sum(self.load) >= self._scheduler.slots + self._queue:
+            if sum(self.load) >= self.capacity:
                 raise Overloaded(f"{self._queue} answers wait already: come again later")
             self._coming += 1
             self._commands.append(lambda: self._admit(request, listener))
@@ -83,18 +98,21 @@ class Engine:
             self._changed.notify()
 
     def abort(self) -> None:
-        """Take no more; answers that are not done fail with Stopped, after the pass that runs."""
+        """Take no more; answers that are not done fail with `aborted()`, after the pass."""
         with self._changed:
             self._closing = True
             self._commands.append(self._abort)
             self._changed.notify()
 
-    def close(self) -> None:
-        """Take no more, finish what was submitted, and end the thread."""
+    def close(self, seconds: float | None = None) -> None:
+        """Take no more, finish what was submitted, and end the thread.
+
+        It still works where that takes longer than `seconds`: a pass cannot be interrupted.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _admit(self, request: Request, listener: Listener) -> None:
         self._scheduler.submit(request, listener)
@@ -102,9 +120,8 @@ class Engine:
             self._coming -= 1
 
     def _abort(self) -> None:
-        error = Stopped("the server stops, and the answer took longer than it waits")
         for listener in self._scheduler.listeners:
-            self._guarded(partial(self._scheduler.cancel, listener, error))
+            self._guarded(partial(self._scheduler.cancel, listener, aborted()))
 
     def _work(self) -> None:
         busy = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Sampling
@@ -35,6 +36,14 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """What else than the models' stop tokens ends an answer, and whether these do."""
+
+    stop_tokens: Sequence[int] = ()
+    ignore_stops: bool = False
+
+
+@dataclass(frozen=True)
 class Prompts:
     """Makes requests; `draft` is the target's own format where both have the same tokens."""
 
@@ -48,16 +57,24 @@ class Prompts:
         max_new_tokens: int,
         sampling: Sampling,
         rules: Rules,
+        ending: Ending | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> Request:
-        """UsageError where the chat template refuses the messages or a token is unknown."""
+        """`settings`: further variables of the chat template.
+
+        UsageError where the chat template refuses the messages or a token is unknown.
+        """
         messages: Conversation = "" if isinstance(prompt, Raw) else prompt
-        tokens = self.encode(prompt)
-        suffix = self.target.chat.judge_suffix(messages, rules.judge_prompt)
+        settings, ending = settings or {}, ending or Ending()
+        tokens = self.encode(prompt, settings)
+        suffix = self.target.chat.judge_suffix(messages, rules.judge_prompt, **settings)
         return Request(
             prompt=tokens,
-            draft_prompt=tokens if self.translation.same else self._draft_prompt(prompt),
+            draft_prompt=tokens if self.translation.same else self._draft_prompt(prompt, settings),
             suffix=self.target.tokenizer.encode(suffix),
-            stops=frozenset(self.target.chat.stops),
+            stops=frozenset(ending.stop_tokens)
+            | frozenset(() if ending.ignore_stops else self.target.chat.stops),
+            ends=not ending.ignore_stops,
             translation=self.translation,
             cuts=lambda draft: self._cuts(draft, rules),
             max_new_tokens=max_new_tokens,
@@ -65,15 +82,20 @@ class Prompts:
             sampling=sampling,
         )
 
-    def refuse_longer(self, prompt: Conversation | Raw, rules: Rules, max_len: int) -> None:
+    def refuse_longer(
+        self,
+        prompt: Conversation | Raw,
+        rules: Rules,
+        max_len: int,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         """TooLong where a text could not be `max_len` tokens however it is encoded.
 
         Encoding a megabyte takes a second in which no other thread of Python runs.
         """
-        content = prompt.content if isinstance(prompt, Raw) else prompt
-        parts = [content] if isinstance(content, str) else content
-        texts = [part.get("content") if isinstance(part, dict) else part for part in parts]
-        size = sum(len(text) for text in texts if isinstance(text, str))
+        if not isinstance(prompt, Raw):
+            prompt = Raw(self.target.chat.prompt(prompt, **(settings or {})))
+        size = len(prompt.content) if isinstance(prompt.content, str) else 0
         size = max(size, len(rules.judge_prompt))
         if size > _COMPOSED * max_len * self.target.tokenizer.longest:
             raise TooLong(
@@ -85,20 +107,24 @@ class Prompts:
         """Turns an answer's tokens into text up to a stop string."""
         return StopText(TextStream(self.target.tokenizer), stops)
 
-    def encode(self, prompt: Conversation | Raw) -> list[int]:
+    def encode(self, prompt: Conversation | Raw, settings: Mapping[str, Any]) -> list[int]:
         """A prompt in the target's tokens."""
         if not isinstance(prompt, Raw):
-            return self.target.tokenizer.encode(self.target.chat.prompt(prompt))
+            return self.target.tokenizer.encode(self.target.chat.prompt(prompt, **settings))
         if isinstance(prompt.content, str):
             return self.target.tokenizer.encode(prompt.content, special=True)
-        size = self.target.tokenizer.size
-        if unknown := [token for token in prompt.content if not 0 <= token < size]:
-            raise UsageError(f"no token {unknown[0]}: ids are from 0 to {size - 1}")
+        self.refuse_unknown(prompt.content)
         return list(prompt.content)
 
-    def _draft_prompt(self, prompt: Conversation | Raw) -> list[int]:
+    def refuse_unknown(self, tokens: Sequence[int]) -> None:
+        """UsageError where the target has no such token."""
+        size = self.target.tokenizer.size
+        if unknown := [token for token in tokens if not 0 <= token < size]:
+            raise UsageError(f"no token {unknown[0]}: ids are from 0 to {size - 1}")
+
+    def _draft_prompt(self, prompt: Conversation | Raw, settings: Mapping[str, Any]) -> list[int]:
         if not isinstance(prompt, Raw):
-            return self.draft.tokenizer.encode(self.draft.chat.prompt(prompt))
+            return self.draft.tokenizer.encode(self.draft.chat.prompt(prompt, **settings))
         content = prompt.content
         text = content if isinstance(content, str) else self.target.tokenizer.decode(content)
         return self.draft.tokenizer.encode(text, special=True)

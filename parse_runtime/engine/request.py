@@ -33,6 +33,8 @@ class Request:
     max_new_tokens: int
     rules: Rules
     sampling: Sampling
+    ends: bool = True
+    """False: the models' own stop tokens are tokens like others."""
 
     def check(self, max_len: int) -> None:
         """UsageError where nothing is asked, TooLong where it does not fit `max_len` tokens."""

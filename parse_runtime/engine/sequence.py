@@ -108,17 +108,27 @@ class Answer:
         start = min(_common(known, self._draft_rows), len(known) - 1)
         token = yield Prefill("draft", known[start:], start)
         complete = self.listener.draft_end() if translation.same else _never
+        stops = translation.draft_stops if request.ends or not translation.same else frozenset()
+        if translation.same:
+            stops |= request.stops
         draft: list[int] = []
-        ended = token in translation.draft_stops
+        ended = token in stops
         while not ended:
             draft.append(token)
             if len(draft) == most or complete(token):
                 break
             token = yield Decode(token, len(known) + len(draft) - 1)
-            ended = token in translation.draft_stops
+            ended = token in stops
         # The last token was never put into the cache, unless a stop token followed it.
         self._draft_rows = [*known, *(draft if ended else draft[:-1])]
         written = translation.to_target(answer, draft)
+        if translation.same:
+            return written[:room], ended and len(written) <= room
+        stop = next((i for i, token in enumerate(written) if token in request.stops), None)
+        if stop is not None:
+            written, ended = written[:stop], True
+        elif not request.ends:
+            ended = False
         return written[:room], ended and len(written) <= room
 
     def _judge(self, draft: Sequence[int]) -> Generator[Call, Any, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -42,3 +42,9 @@ class BundleSession(PassSession, Protocol):
 
     def ready(self) -> int:
         """How many graphs can be launched without waiting."""
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Block until every graph can be; `progress` gets (ready, all).
+
+        FoundryError where one cannot.
+        """

@@ -19,6 +19,8 @@ class Serving:
     name: str = option("", "the model's name; by default its own folder's")
     queue: int = option(64, "requests that may wait for a slot, then 429")
     single_passes: int = option(2, "prefills and verifications between two decode batches")
+    connections: int = option(512, "open at a time; fewer where the process may open few files")
+    client_timeout: int = option(30, "seconds for a request to come in, or a client to read on")
     grace: int = option(30, "seconds to finish requests after SIGTERM")
     unlike_tokenizers: str = option(*UNLIKE_OPTION)
 
@@ -28,7 +30,13 @@ class Serving:
             raise UsageError("host: an address is needed; 0.0.0.0 for all of this machine")
         if not 0 <= self.port < 1 << 16:
             raise UsageError(f"port {self.port}: 0 to 65535")
-        for name, least in (("queue", 0), ("single_passes", 1), ("grace", 0)):
+        for name, least in (
+            ("queue", 0),
+            ("single_passes", 1),
+            ("connections", 1),
+            ("client_timeout", 1),
+            ("grace", 0),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name.replace('_', '-')}: at least {least} is needed")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import logging
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.engine import Engine, Stopped, aborted
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import Rules
 from parse_runtime.graphs.session import BundleSession
@@ -25,10 +27,13 @@ from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.events import Events
 from parse_runtime.serve.metrics import Metrics
-from parse_runtime.serve.streamed import StreamedOutcome
+from parse_runtime.serve.openapi import openapi
+from parse_runtime.serve.streamed import Answers
 
+_LOG = logging.getLogger(__name__)
 _MOST_BYTES = 8 << 20
 _LEFT = 499
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,13 @@ class Service:
     rules: Rules
     session: BundleSession
     metrics: Metrics
+    _open: set[Answers] = field(default_factory=set)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _broken: threading.Event = field(default_factory=threading.Event)
 
     def app(self) -> Starlette:
-        """The ASGI application; its shutdown closes the engine."""
-
-        @contextlib.asynccontextmanager
-        async def lifespan(app: Starlette) -> AsyncIterator[None]:
-            yield
-            await run_in_threadpool(self.engine.close)
-
-        return Starlette(
+        """The ASGI application."""
+        app = Starlette(
             routes=[
                 Route("/v1/models", self.models),
                 Route("/v1/models/{name:path}", self.model),
@@ -58,10 +60,41 @@ class Service:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/health", self.health),
                 Route("/metrics", self.page),
+                Route("/openapi.json", self.description),
             ],
-            exception_handlers={HTTPException: _http_error, ApiError: _api_error},  # type: ignore[dict-item]
-            lifespan=lifespan,
+            exception_handlers=dict.fromkeys((HTTPException, ApiError, Exception), _failed),
         )
+        # A redirection is no answer of the API.
+        app.router.redirect_slashes = False
+        return app
+
+    def prepare(self) -> None:
+        """Make every graph ready, until the engine stops; of a thread of its own.
+
+        Answers need not wait for all.
+        """
+
+        def go_on(ready: int, total: int) -> None:
+            if self.engine.state == "stopped":
+                raise aborted()
+
+        try:
+            self.session.wait(go_on)
+        except Stopped:
+            pass
+        except Exception:
+            _LOG.exception("a graph cannot be prepared")
+            self._broken.set()
+
+    def abort(self) -> None:
+        """Take no more, and end what is not done with an error at once; of the event loop.
+
+        The engine itself ends it after the pass that runs, which may be long.
+        """
+        self.engine.abort()
+        self._stopping.set()
+        for answers in self._open:
+            answers.abandon(aborted())
 
     async def models(self, request: Request) -> Response:
         return reply({"object": "list", "data": [self._card()]})
@@ -76,7 +109,7 @@ class Service:
         running, waiting = self.engine.load
         state = self.engine.state
         if state == "ok" and ready < graphs:
-            state = "starting"
+            state = "failing" if self._broken.is_set() else "starting"
         report = {
             "status": state, "graphs": graphs, "ready": ready, "running": running,
             "waiting": waiting, "failed_in_a_row": self.engine.failed,
@@ -86,6 +119,9 @@ class Service:
     async def page(self, request: Request) -> Response:
         return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
+    async def description(self, request: Request) -> Response:
+        return reply(openapi())
+
     async def text(self, request: Request) -> Response:
         return await self._complete(request, TextBody, "completions")
 
@@ -94,7 +130,7 @@ class Service:
 
     async def _complete(self, request: Request, kind: type[Body], endpoint: str) -> Response:
         try:
-            response = await self._answer(request, kind)
+            response = await self._until_stopped(self._answer(request, kind))
         except ClientDisconnect:
             response = Response(status_code=_LEFT)
         except Exception as error:
@@ -111,25 +147,50 @@ class Service:
         if body.model is not None:
             self._known(body.model)
         # Templates and tokenizers may take their time over a long prompt.
-        asked = await run_in_threadpool(body.request, self.prompts, self.rules, self.engine.max_len)
-        stream = StreamedOutcome(asked, self.prompts.text(body.stops()), count=self.metrics.ended)
-        self.engine.submit(asked, stream)
-        completion = CompletionFormat(kind is ChatBody, self.name)
-        if body.stream:
-            wanted = body.stream_options is not None and body.stream_options.include_usage
-            return Events(stream, completion, wanted, self.close)
+        asked = await run_in_threadpool(
+            body.requests, self.prompts, self.rules, self.engine.max_len
+        )
+        if len(asked) > self.engine.capacity:
+            message = f"n={len(asked)}: there is room for {self.engine.capacity} answers"
+            raise ApiError(400, message, "n")
+        answers = Answers(asked, lambda: self.prompts.text(body.stops()), self.metrics.ended)
+        completion = CompletionFormat(kind is ChatBody, self.name, body.counted())
         try:
-            return await self._whole(request, stream, completion)
+            self._submit(answers)
+            if body.stream:
+                return Events(answers, completion, self.close)
+            response = await self._whole(request, answers, completion)
+        except BaseException:
+            self.close(answers)
+            raise
+        self.close(answers)
+        return response
+
+    def _submit(self, answers: Answers) -> None:
+        self._open.add(answers)
+        for outcome in answers.outcomes:
+            self.engine.submit(outcome.request, outcome)
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """What `work` gives; an error where the server aborts before."""
+        task = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise aborted()
+            return task.result()
         finally:
-            self.close(stream)
+            task.cancel()
+            stopping.cancel()
 
     async def _whole(
-        self, request: Request, stream: StreamedOutcome, completion: CompletionFormat
+        self, request: Request, answers: Answers, completion: CompletionFormat
     ) -> Response:
-        """The answer, or a status that nobody sees where the client leaves before it."""
+        """The answers, or a status that nobody sees where the client leaves before it."""
 
         async def collect() -> None:
-            async for _ in stream:
+            async for _ in answers:
                 pass
 
         answer = asyncio.create_task(collect())
@@ -139,15 +200,17 @@ class Service:
             if not answer.done():
                 return Response(status_code=_LEFT)
             answer.result()
-            return reply(completion.whole(stream))
+            return reply(completion.whole(answers.outcomes))
         finally:
             answer.cancel()
             left.cancel()
 
-    def close(self, stream: StreamedOutcome) -> None:
+    def close(self, answers: Answers) -> None:
         """Cancel what still runs."""
-        if not stream.done:
-            self.engine.cancel(stream)
+        self._open.discard(answers)
+        for outcome in answers.outcomes:
+            if not outcome.done:
+                self.engine.cancel(outcome)
 
     def _known(self, name: str) -> None:
         if name != self.name:
@@ -175,10 +238,10 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _api_error(request: Request, error: ApiError) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = ApiError(error.status_code, error.detail, headers=dict(error.headers or {}))
+    if not isinstance(error, ApiError):
+        # What was raised is logged by the server.
+        error = ApiError(500, f"the server failed: {type(error).__name__}")
     return error.response()
-
-
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
-    return ApiError(error.status_code, error.detail, headers=headers).response()

@@ -1,4 +1,4 @@
-"""An answer as server-sent events."""
+"""Answers as server-sent events."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from starlette.types import Receive, Scope, Send
 
 from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import translated
-from parse_runtime.serve.streamed import StreamedOutcome
+from parse_runtime.serve.streamed import Answers
 
 
 class Events(StreamingResponse):
-    """`close` is called with the stream at the end, also where the client leaves before."""
+    """`close` is called with the answers at the end, also where the client leaves before."""
 
     def __init__(
         self,
-        stream: StreamedOutcome,
+        answers: Answers,
         completion: CompletionFormat,
-        usage: bool,
-        close: Callable[[StreamedOutcome], None],
+        close: Callable[[Answers], None],
     ) -> None:
-        super().__init__(_events(stream, completion, usage), media_type="text/event-stream")
-        self._stream, self._close = stream, close
+        super().__init__(_events(answers, completion), media_type="text/event-stream")
+        self._answers, self._close = answers, close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._close(self._stream)
+            self._close(self._answers)
 
 
-async def _events(
-    stream: StreamedOutcome, completion: CompletionFormat, usage: bool
-) -> AsyncIterator[bytes]:
+async def _events(answers: Answers, completion: CompletionFormat) -> AsyncIterator[bytes]:
     try:
-        if (first := completion.first()) is not None:
-            yield _event(first)
-        async for text in stream:
-            yield _event(completion.chunk(text))
-        yield _event(completion.last(stream))
-        if usage:
-            yield _event(completion.usage(stream))
+        for outcome in answers.outcomes:
+            if (first := completion.first(outcome.index)) is not None:
+                yield _event(first)
+        async for outcome, text in answers:
+            if text:
+                yield _event(completion.chunk(outcome.index, text))
+            else:
+                yield _event(completion.last(outcome.index, outcome))
+        if completion.counted:
+            yield _event(completion.usage(answers.outcomes))
     except Exception as error:
         yield _event(translated(error).body())
     yield b"data: [DONE]\n\n"

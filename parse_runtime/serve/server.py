@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import threading
+import time
 from types import FrameType
 
 import uvicorn
-from starlette.applications import Starlette
 
 from foundryrt.console import note, printable
 from foundryrt.errors import UsageError
@@ -18,6 +20,7 @@ from parse_runtime.graphs.loading import load
 from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
+from parse_runtime.serve.connection import BACKLOG, Limits, connection_type, connections_allowed
 from parse_runtime.serve.metrics import Metrics
 
 _LAST_WORDS = 5
@@ -30,45 +33,95 @@ class Server(uvicorn.Server):
     A second signal ends the grace.
     """
 
-    def __init__(self, app: Starlette, engine: Engine, grace: int) -> None:
-        timeout = grace + _LAST_WORDS
+    def __init__(self, service: Service, grace: int, limits: Limits) -> None:
         super().__init__(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=timeout)
+            uvicorn.Config(
+                service.app(),
+                http=connection_type(limits),
+                ws="none",
+                lifespan="off",
+                # Below it are clients' faults, a line for each.
+                log_level="error",
+                backlog=BACKLOG,
+            )
         )
-        self._engine, self._grace = engine, grace
-        self._hurried = False
+        self._service, self._grace = service, grace
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hurried = self._aborted = False
+        self._end = 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the process is to have ended."""
+        return max(0.0, self._end - time.monotonic())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and not self._hurried:
             self._hurried = True
-            self._engine.abort()
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._abort)
         else:
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().call_later(self._grace, self._engine.abort)
+        self._loop = asyncio.get_running_loop()
+        grace = 0 if self._hurried else self._grace
+        self._end = time.monotonic() + grace + _LAST_WORDS
+        self._loop.call_later(grace, self._abort)
         await super().shutdown(sockets)
+
+    def _abort(self) -> None:
+        if not self._aborted:
+            self._aborted = True
+            self._end = time.monotonic() + _LAST_WORDS
+            self._service.abort()
+            asyncio.get_running_loop().call_later(_LAST_WORDS, self._cut)
+
+    def _cut(self) -> None:
+        """Close the connections of clients that do not read."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def run(session: BundleSession, options: Serving) -> None:
     """Listen and answer; UsageError where the address cannot be had."""
     loaded = load(session, options.unlike_tokenizers)
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    try:
-        listening = socket.create_server((options.host, options.port), family=family)
-    except OSError as error:
-        raise UsageError(f"{options.host} port {options.port}: {error.strerror}") from None
+    listening = listen(options)
     engine = Engine(Scheduler(loaded.target, loaded.draft, options.single_passes), options.queue)
     name = options.name or str(session.settings["model"]).rstrip("/").rpartition("/")[2]
     service = Service(name, engine, loaded.prompts, loaded.rules, session, Metrics(engine))
+    answer(service, listening, options)
+
+
+def listen(options: Serving) -> socket.socket:
+    """UsageError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family)
+    except OSError as error:
+        raise UsageError(f"{options.host} port {options.port}: {error.strerror}") from None
+
+
+def answer(service: Service, listening: socket.socket, options: Serving) -> None:
+    """Answer until SIGTERM or SIGINT; the service's engine is closed at the end."""
     host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if family == socket.AF_INET6 else host
-    note(f"{printable(name)}: listening on http://{shown}:{port}/v1")
+    shown = f"[{host}]" if listening.family == socket.AF_INET6 else host
+    note(f"{printable(service.name)}: listening on http://{shown}:{port}/v1")
     # The server stops at these by itself, and raises them again when it is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    connections = connections_allowed(options.connections)
+    if connections < options.connections:
+        note(f"at most {connections} connections at a time: the process may not open more files")
+    preparing = threading.Thread(target=service.prepare, name="parse-prepare", daemon=True)
+    preparing.start()
+    server = Server(service, options.grace, Limits(connections, options.client_timeout))
     try:
-        Server(service.app(), engine, options.grace).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
-        engine.abort()
-        engine.close()
+        service.engine.abort()
+        service.engine.close(max(1, server.seconds_left))
+        preparing.join(max(1, server.seconds_left))
+    if service.engine.working or preparing.is_alive():
+        # Neither can be stopped, and what they read and write must not be freed below them.
+        os._exit(0)

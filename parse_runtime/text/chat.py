@@ -61,21 +61,29 @@ class Chat:
         UsageError where the template rewrites what came before (then the KV entries of the
         judged answer would not be those of the answer itself).
         """
+        earlier = _messages(conversation)
         messages = [
-            *_messages(conversation),
+            *earlier,
             {"role": "assistant", "content": _MARK},
             {"role": "user", "content": judgement},
         ]
         now = datetime.now()
         # Templates of reasoning models leave the verdict's place for a thought unless told so.
         judged = self._render(messages, now, {**settings, "enable_thinking": False})
-        before = self._render(_messages(conversation), now, settings) + _MARK
-        if not judged.startswith(before) or _MARK in judged[len(before) :]:
+        before, mark, after = judged.rpartition(_MARK)
+        opening = self._render(earlier, now, settings)
+        kept = mark and before == opening
+        if mark and not kept and opening.startswith(before):
+            # An answer may open with more than a finished turn shows, such as an empty thought.
+            kept = before.startswith(
+                self._render(earlier, now, {**settings, "add_generation_prompt": False})
+            )
+        if not kept:
             raise UsageError(
                 "the chat template does not keep the beginning of a conversation unchanged when "
                 "a turn is added, so a judge's question cannot be appended to an answer"
             )
-        return judged[len(before) :]
+        return after
 
     def _render(
         self, messages: list[Message], now: datetime, settings: Mapping[str, object]

@@ -33,7 +33,7 @@ class StopText:
 
     def rest(self) -> str:
         """What was held back, for an answer that ended otherwise."""
-        return "" if self.ended else self._held
+        return "" if self.ended else self._held + self._stream.rest()
 
     def fork(self) -> StopText:
         """Goes on from here by itself."""

@@ -130,6 +130,11 @@ class TextStream:
         self._read = len(self._tokens)
         return after[len(before) :]
 
+    def rest(self) -> str:
+        """The text of an end inside a character: replacement characters for its bytes."""
+        before = self._tokenizer.decode(self._tokens[self._start : self._read])
+        return self._tokenizer.decode(self._tokens[self._start :])[len(before) :]
+
     def fork(self) -> TextStream:
         """A stream that goes on from here by itself."""
         other = TextStream(self._tokenizer)

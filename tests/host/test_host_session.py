@@ -48,6 +48,16 @@ def bundle(tmp_path: Path) -> Path:
     return save(tmp_path / "demo.fdy")
 
 
+def test_graphs_are_ready_once_they_are_prepared(bundle: Path) -> None:
+    with Session.open(bundle) as session:
+        assert session.ready() == 0
+        session.graph("step", batch=2, kind="plain").launch()
+        assert session.ready() == session.ready("step", batch=2, kind="plain") == 1
+        seen: list[tuple[int, int]] = []
+        session.wait(lambda ready, total: seen.append((ready, total)))
+        assert seen[-1] == (3, 3) and session.ready() == 3
+
+
 def test_the_whole_interface(bundle: Path) -> None:
     with Session.open(bundle) as session:
         assert (session.workload, session.settings) == ("demo", {"width": 3, "name": None})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 import pytest
 
 from foundryrt.errors import UsageError
@@ -9,7 +12,8 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.request import Statistics
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
-from tests.unit.parse_fakes import PROMPT, Fake, Heard, accepting, request, scripted
+from parse_runtime.text.translation import SameTokens
+from tests.unit.parse_fakes import PROMPT, STOP, Fake, Heard, accepting, request, scripted
 
 DRAFT = [11, 12, 13, 14, 15, 16, 17, 18]
 OWN = [31, 32, 33, 34, 35, 36, 37, 38, 39]
@@ -24,10 +28,15 @@ def drafting(answer: list[int] = DRAFT) -> Fake:
 
 
 def generate(
-    target: Fake, draft: Fake, limit: int = 20, stop: int | None = None, **rules: object
+    target: Fake,
+    draft: Fake,
+    limit: int = 20,
+    stop: int | None = None,
+    changes: Mapping[str, object] | None = None,
+    **rules: object,
 ) -> tuple[list[int], Statistics]:
     scheduler, heard = Scheduler(target, draft), Heard(stop)
-    scheduler.submit(request(limit, **rules), heard)
+    scheduler.submit(replace(request(limit, **rules), **(changes or {})), heard)
     while scheduler.step():
         pass
     assert heard.error is None and heard.statistics.tokens == len(heard.said)
@@ -161,3 +170,33 @@ def test_refusals_say_what_to_do() -> None:
     for values in ({"temperature": -1}, {"top_p": 0}, {"seed": -1}, {"temperature": float("nan")}):
         with pytest.raises(UsageError, match="is needed"):
             Sampling(**values)
+
+
+@dataclass(frozen=True)
+class Unlike(SameTokens):
+    """As of two tokenizers, whose ids happen to be the same."""
+
+    same: bool = False
+
+
+@pytest.mark.parametrize("kind", [SameTokens, Unlike])
+def test_a_requests_own_stop_token_ends_draft_and_answer(kind: type[SameTokens]) -> None:
+    def stopping(token: int) -> dict[str, object]:
+        return {"stops": frozenset({STOP, token}), "translation": kind(frozenset({STOP}))}
+
+    tokens, statistics = generate(target([3, 4]), drafting(), changes=stopping(15))
+    assert tokens == DRAFT[:4] and statistics.accepted == statistics.drafted == 4
+    tokens, _ = generate(target(), drafting(), changes=stopping(34))
+    assert tokens == OWN[:3]
+    # A draft that is not kept whole ends nothing.
+    tokens, _ = generate(target([3]), drafting(), changes=stopping(15))
+    assert tokens == DRAFT[:3] + OWN[3:]
+
+
+@pytest.mark.parametrize("kind", [SameTokens, Unlike])
+def test_stop_tokens_that_are_ignored_are_tokens_like_others(kind: type[SameTokens]) -> None:
+    ignoring = {"stops": frozenset[int](), "ends": False, "translation": kind(frozenset({STOP}))}
+    tokens, _ = generate(target(), drafting(), limit=12, changes=ignoring)
+    assert tokens == [*OWN, STOP, STOP, STOP]
+    tokens, _ = generate(target([3, 6, 8, 9, 12]), drafting(), limit=12, changes=ignoring)
+    assert tokens[:8] == DRAFT and len(tokens) == 12

@@ -1,69 +1,35 @@
-"""The server over models of a script: what it says of a device that fails, and when it stops."""
+"""The server over models of a script; what it says of a device that fails, and when it stops."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
-from tokenizers import Tokenizer as Inner
-from tokenizers import decoders, models, pre_tokenizers
 
-from foundryrt.errors import UsageError
-from parse_runtime.engine.batch import Batch
-from parse_runtime.engine.engine import FAILING, Engine
-from parse_runtime.engine.prompts import Prompts, TextFormat
-from parse_runtime.engine.rules import Rules
-from parse_runtime.engine.scheduler import Scheduler
-from parse_runtime.text.chat import Chat
+from foundryrt.errors import FoundryError, UsageError
+from parse_runtime.engine.engine import FAILING
 from parse_runtime.text.tokenizer import Tokenizer
-from parse_runtime.text.translation import SameTokens
-from tests.unit.parse_fakes import Fake, mixing
+from tests.unit.parse_fakes import mixing
 
 testclient = pytest.importorskip(
     "starlette.testclient", reason="pip install 'foundry-graphs[serve]'"
 )
-from parse_runtime.serve.app import Service  # noqa: E402
 from parse_runtime.serve.metrics import Metrics  # noqa: E402
+from tests.unit.parse_service import Device, Session, service  # noqa: E402
 
-TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 GONE = RuntimeError, "the device is gone"
-
-
-class Device(Fake):
-    """Fails while `fault` is set, and waits while `gate` is closed."""
-
-    fault: tuple[type[Exception], str] | None = None
-    gate = threading.Event()
-
-    def extend(self, batch: Batch) -> list[list[int]]:
-        if self.fault:
-            kind, message = self.fault
-            raise kind(message)
-        assert self.gate.wait(20)
-        return super().extend(batch)
 
 
 class Serving:
     """A service in this process, and its client."""
 
     def __init__(self) -> None:
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:60]
-        inner = Inner(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
-        text = TextFormat(Tokenizer(inner), Chat(TEMPLATE, {}, (0,)))
         self.device = Device(mixing(1, 997), slots=2)
-        self.device.gate.set()
-        self.engine = Engine(Scheduler(self.device, Fake(mixing(2), slots=2)))
-        session = SimpleNamespace(graphs=["one"], ready=lambda: 1)
-        service = Service(
-            "fake", self.engine, Prompts(text, text, SameTokens(frozenset({0}))),
-            Rules(max_rounds=0), session, Metrics(self.engine),
-        )  # fmt: skip
-        self.client = testclient.TestClient(service.app(), raise_server_exceptions=False)
+        made = service(self.device)
+        self.engine = made.engine
+        self.client = testclient.TestClient(made.app(), raise_server_exceptions=False)
 
     def ask(self, **options: object):  # type: ignore[no-untyped-def]
         values = {"prompt": "(", "max_tokens": 9, **options}
@@ -86,6 +52,8 @@ def serving() -> Iterator[Serving]:
     with made.client:
         yield made
         made.device.gate.set()
+        made.engine.close(20)
+        assert not made.engine.working
 
 
 def test_health_follows_a_device_that_fails_and_recovers(serving: Serving) -> None:
@@ -115,6 +83,28 @@ def test_a_stream_that_fails_ends_with_an_error_event(serving: Serving) -> None:
     serving.device.fault = GONE
     events = serving.ask(stream=True).text.strip().split("\n\n")
     assert '"message":"the device is gone"' in events[-2] and events[-1] == "data: [DONE]"
+
+
+def test_health_is_ok_once_every_graph_is_prepared() -> None:
+    made = service(Device(mixing(1, 997)), session=Session(0))
+    client = testclient.TestClient(made.app())
+
+    def health() -> tuple[int, str]:
+        response = client.get("/health")
+        return response.status_code, response.json()["status"]
+
+    assert health() == (503, "starting")
+    made.prepare()
+    assert health() == (200, "ok")
+    made.engine.close()
+
+
+def test_health_fails_where_a_graph_cannot_be_prepared() -> None:
+    made = service(Device(mixing(1, 997)), session=Session(0, FoundryError("damaged bundle")))
+    made.prepare()
+    health = testclient.TestClient(made.app()).get("/health")
+    assert health.status_code == 503 and health.json()["status"] == "failing"
+    made.engine.close()
 
 
 @pytest.mark.parametrize(
@@ -159,3 +149,33 @@ def test_aborted_answers_end_with_an_error(serving: Serving, stream: bool) -> No
     refused = serving.ask()
     assert refused.status_code == 503 and refused.json()["error"]["code"] == "stopped"
     assert serving.metric('parse_failures_total{kind="Stopped"}') == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1/models/other", 404),
+        ("GET", "/v1/models/", 404),
+        ("POST", "/v1/completions/", 404),
+        ("POST", "/v1/embeddings", 404),
+        ("GET", "/v1/completions", 405),
+        ("DELETE", "/v1/models", 405),
+        ("POST", "/v1/completions", 413),
+        ("GET", "/metrics", 500),
+    ],
+)
+def test_errors_of_http_have_the_shape_of_the_api(
+    serving: Serving, method: str, path: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(metrics: Metrics) -> bytes:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Metrics, "page", fails)
+    content = b"x" * (9 << 20) if status == 413 else b""
+    answer = serving.client.request(method, path, content=content, follow_redirects=False)
+    assert answer.status_code == status and answer.headers["content-type"] == "application/json"
+    error = answer.json()["error"]
+    assert error["type"] == ("server_error" if status == 500 else "invalid_request_error")
+    assert error["message"] and set(error) == {"message", "type", "param", "code"}
+    assert ("Allow" in answer.headers) == (status == 405) and "secret" not in answer.text

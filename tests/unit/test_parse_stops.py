@@ -61,3 +61,12 @@ def test_a_fork_goes_on_by_itself(tokens: list[int], ahead: list[int], stops: li
 def test_no_stop_strings_hold_nothing_back() -> None:
     stopping = StopText(TextStream(TOKENIZER), [""])
     assert stopping.push(6) == "abc" and stopping.rest() == ""
+
+
+def test_an_end_inside_a_character_is_not_lost() -> None:
+    inner = Inner(models.BPE(vocab={c: i for i, c in enumerate("aâĤ¬")}, merges=[]))
+    inner.decoder = decoders.ByteLevel()
+    for tokens, text in (([0, 1, 2, 3], "a\u20ac"), ([0, 1, 2], "a\ufffd"), ([0], "a")):
+        stopping = StopText(TextStream(Tokenizer(inner)), ["never"])
+        shown = "".join(stopping.push(token) for token in tokens)
+        assert shown + stopping.rest() == text

@@ -159,6 +159,24 @@ def test_judge_suffix_continues_the_answer() -> None:
     assert Chat.from_dict(chat.to_dict()) == chat
 
 
+def test_an_answer_may_open_with_an_empty_thought() -> None:
+    thinking = TEMPLATE.replace(
+        "<assistant>{%", "<assistant>{% if not enable_thinking %}<think></think>{% endif %}{%"
+    )
+    chat = Chat(thinking, {"eos_token": "</>"}, (2,))
+    assert chat.prompt("2+2?", enable_thinking=False).endswith("<assistant><think></think>")
+    assert chat.prompt("2+2?", enable_thinking=True).endswith("<assistant>")
+    for wanted in (False, True):
+        suffix = chat.judge_suffix("2+2?", "OK?", enable_thinking=wanted)
+        assert suffix == "</><user>OK?</><assistant><think></think>"
+
+
+def test_an_answers_opening_must_not_hide_what_came_before() -> None:
+    last = "{% for m in messages[-2:] %}{{ m.content }}{% endfor %}"
+    with pytest.raises(UsageError, match="unchanged"):
+        Chat(last, {}, ()).judge_suffix("2+2?", "OK?")
+
+
 def test_template_that_rewrites_history_is_refused() -> None:
     rewriting = "{{ messages | length }}" + TEMPLATE
     with pytest.raises(UsageError, match="unchanged"):
