@@ -46,8 +46,8 @@ class FakeDriver:
         return text.value.decode()
 
 
-@pytest.fixture(scope="package")
-def library() -> Iterator[ctypes.CDLL]:
+@pytest.fixture(scope="session")
+def built() -> None:
     if shutil.which("cmake") is None:
         pytest.skip("cmake is needed to build the stand-in driver")
     # Nothing is written where nothing changed: other tests use the native cores meanwhile.
@@ -65,6 +65,11 @@ def library() -> Iterator[ctypes.CDLL]:
                 pytest.skip("the headers cuda.h and cupti.h are not installed")
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # Both the driver module and the native core open it on their first call.
+
+
+@pytest.fixture(scope="module")
+def library(built: None) -> Iterator[ctypes.CDLL]:
+    # No longer than a module: tests of other folders start processes of their own.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOUNDRY_LIBCUDA", str(HERE / "libfakecuda.so"))
         yield ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"], mode=ctypes.RTLD_GLOBAL)

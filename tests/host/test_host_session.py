@@ -128,7 +128,10 @@ def test_zero_regions_cost_nothing(tmp_path: Path) -> None:
         assert session.tensor("cache")[[0, -1]].tolist() == [1, 1]
 
 
-def test_threads_of_the_capture_are_used_and_given_back(tmp_path: Path) -> None:
+def test_threads_of_the_capture_are_used_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

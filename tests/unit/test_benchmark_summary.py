@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -142,7 +143,8 @@ def test_damaged_files_are_named(table, command, tmp_path) -> None:
     (tmp_path / "otfs.json").write_text("{")
     status, out, error = command("--results", str(tmp_path))
     assert (status, out) == (2, "")
-    assert "otfs.json" in error
+    # The box around an error breaks long paths.
+    assert "otfs.json" in re.sub(r"[│\s]", "", error)
 
 
 def test_every_row_of_the_tables_is_there() -> None:
