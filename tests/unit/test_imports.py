@@ -11,13 +11,14 @@ import pytest
 import foundryc
 import foundryrt
 
+ROOT = Path(__file__).parents[2]
 FORBIDDEN = ("torch", "typer", "rich", "foundryc", "cuda", "cryptography", "fsspec", "numpy")
 
 
-def imported(statement: str) -> tuple[set[str], float]:
+def imported(statement: str, *options: str) -> tuple[set[str], float]:
     """Top-level modules that the statement imports, and the seconds it took by importtime."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", statement],
+        [sys.executable, *options, "-X", "importtime", "-c", statement],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     modules, total = set(), 0
@@ -41,8 +42,12 @@ def test_no_heavy_imports(module: str) -> None:
 
 def test_packages_alone_import_nothing() -> None:
     """`foundryrt.start` begins the driver's start after `import foundryrt`."""
-    nothing, _ = imported("pass")
-    modules, _ = imported("import foundryrt, foundryc, parse_runtime, otfs_pipeline")
+    # Without site: an editable installation finds packages by modules of its own.
+    begin = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    nothing, _ = imported(begin, "-S")
+    modules, _ = imported(
+        f"{begin}; import foundryrt, foundryc, parse_runtime, otfs_pipeline", "-S"
+    )
     packages = {"foundryrt", "foundryc", "parse_runtime", "otfs_pipeline"}
     assert modules - nothing <= packages | {"__future__"}
 
