@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundryrt.console import note
 from foundryrt.errors import UsageError
 from parse_runtime.capture.files import inputs
 from parse_runtime.capture.settings import Settings
@@ -79,10 +79,9 @@ def _warn_of_no_end(settings: Settings, target: Model, draft: Model) -> None:
     """A warning on stderr for each model whose answers no token ends."""
     for name, model in {settings.model: target, settings.draft or settings.model: draft}.items():
         if not model.text.chat.stops:
-            print(
+            note(
                 f"warning: {name}: no token ends an answer (no eos_token is known), so answers "
-                "go on to --max-new-tokens",
-                file=sys.stderr,
+                "go on to --max-new-tokens"
             )
 
 

@@ -107,10 +107,12 @@ class Prompts:
         """Turns an answer's tokens into text up to a stop string."""
         return StopText(TextStream(self.target.tokenizer), stops)
 
-    def encode(self, prompt: Conversation | Raw, settings: Mapping[str, Any]) -> list[int]:
+    def encode(
+        self, prompt: Conversation | Raw, settings: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """A prompt in the target's tokens."""
         if not isinstance(prompt, Raw):
-            return self.target.tokenizer.encode(self.target.chat.prompt(prompt, **settings))
+            return self.target.tokenizer.encode(self.target.chat.prompt(prompt, **(settings or {})))
         if isinstance(prompt.content, str):
             return self.target.tokenizer.encode(prompt.content, special=True)
         self.refuse_unknown(prompt.content)
