@@ -132,7 +132,7 @@ def test_connections_that_are_all_in_use_are_a_clear_refusal() -> None:
             connection = server.connection()
             stack.callback(connection.close)
             connection.request("POST", "/v1/completions", json.dumps({"prompt": "("}))
-            # Whoever has not been heard yet may have to make room.
+            # A connection that has sent nothing yet may have to make room.
             time.sleep(0.05)
             with suppress(ConnectionError):
                 refused = server.get("/health")

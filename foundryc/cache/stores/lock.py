@@ -1,4 +1,4 @@
-"""Locks by file that end with their process; the file stays, for whoever is next."""
+"""Locks by file that end with their process; the file stays, for the next process."""
 
 from __future__ import annotations
 
