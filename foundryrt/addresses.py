@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_int, c_ssize_t, c_void_p, py_object
+from ctypes import POINTER, byref, c_int, c_ssize_t, c_void_p, py_object
+from functools import partial
+from operator import call
 
 
 class _View(ctypes.Structure):
@@ -26,8 +28,6 @@ _release = ctypes.PYFUNCTYPE(None, POINTER(_View))(("PyBuffer_Release", ctypes.p
 def address_of(data: object) -> int:
     """Address of a contiguous buffer's first byte; valid as long as the buffer exists."""
     view = _View()
-    _get(data, ctypes.byref(view), _SIMPLE)
-    try:
-        return view.memory or 0
-    finally:
-        _release(ctypes.byref(view))
+    # One instruction takes the view and gives it back: an interrupt between would keep it forever.
+    [*map(call, (partial(_get, data, byref(view), _SIMPLE), partial(_release, byref(view))))]
+    return view.memory or 0
