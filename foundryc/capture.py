@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Function, Requirements, Tensor, Variable
+from foundryrt.bundle.schema import Function, Relocation, Requirements, Tensor, Variable
 from foundryrt.bundle.writer import Buffer
 
 
 @dataclass(frozen=True)
 class RegionImage:
-    """A region and the bytes it begins with; `compress` is off for bytes that would not shrink."""
+    """A region and the bytes it begins with; `compress` is off for bytes that would not shrink.
+
+    `owner` and `relocations` are the manifest's (foundryrt/bundle/schema.py, `Region`).
+    """
 
     name: str
     base: int
@@ -21,6 +24,8 @@ class RegionImage:
     initial: Callable[[], Iterable[Buffer]] | None = None
     """Reads the first bytes, in order, as often as it is called; None where all are zero."""
     compress: bool = True
+    owner: str = ""
+    relocations: tuple[Relocation, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +34,7 @@ class Capture:
 
     `functions` and `variables` index `kernels`, the binaries as they are stored; `digest_kernel` is
     the one that takes digests of weights, -1 for none. `slices` fill tensors, by tensor index, from
-    the user's weight files. `producer` and `provenance` are the manifest's.
+    the user's weight files. `producer`, `provenance` and `relocatable` are the manifest's.
     """
 
     target: str
@@ -44,3 +49,4 @@ class Capture:
     slices: Mapping[int, Sequence[WeightSlice]] = field(default_factory=dict)
     digest_kernel: int = -1
     provenance: dict[str, str] = field(default_factory=dict)
+    relocatable: bool = False

@@ -26,12 +26,12 @@ from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
 from foundryrt.atomic import AtomicFile
-from foundryrt.bundle.schema import Column, Function, Requirements, Tensor, Variable
+from foundryrt.bundle.schema import Column, Function, Relocation, Requirements, Tensor, Variable
 from foundryrt.bundle.tables import TEMPLATE_COLUMNS, pack, unpack
 from foundryrt.bundle.writer import Buffer
 from foundryrt.errors import FoundryError
 
-MAGIC = b"FDYCAP\x01\n"
+MAGIC = b"FDYCAP\x02\n"
 _HEADER = struct.Struct("<8sQQ32s")
 _LEVEL = 3
 _STEP = 16 << 20
@@ -60,6 +60,8 @@ class _Region(msgspec.Struct):
     size: int
     compress: bool
     initial: _Blob | None
+    owner: str
+    relocations: tuple[Relocation, ...]
 
 
 class _Index(msgspec.Struct):
@@ -77,6 +79,7 @@ class _Index(msgspec.Struct):
     kernels: list[_Blob]
     slices: dict[int, list[WeightSlice]]
     digest_kernel: int
+    relocatable: bool
 
 
 def save(capture: Capture, path: str | os.PathLike[str]) -> None:
@@ -117,6 +120,7 @@ def load(path: str | os.PathLike[str]) -> Capture:
         kernels=tuple(file.bytes(blob) for blob in index.kernels),
         slices=index.slices,
         digest_kernel=index.digest_kernel,
+        relocatable=index.relocatable,
     )
 
 
@@ -137,6 +141,8 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
                 image.size,
                 image.compress,
                 image.initial and _append(file, image.initial(), image.compress),
+                image.owner,
+                image.relocations,
             )
             for image in capture.regions
         ],
@@ -147,6 +153,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
         kernels=[_append(file, [data], True) for data in capture.kernels],
         slices={index: list(slices) for index, slices in capture.slices.items()},
         digest_kernel=capture.digest_kernel,
+        relocatable=capture.relocatable,
     )
 
 
@@ -228,6 +235,8 @@ def _image(file: _File, region: _Region) -> RegionImage:
         region.size,
         None if blob is None else lambda: file.parts(blob),
         region.compress,
+        region.owner,
+        region.relocations,
     )
 
 

@@ -59,6 +59,7 @@ def write_bundle(
                 templates=templates,
                 graphs=graphs,
                 weights=weights,
+                relocatable=capture.relocatable,
             )
         )
 
@@ -106,7 +107,14 @@ def _region(writer: BundleWriter, image: RegionImage) -> Region:
     section = -1
     if image.initial is not None:
         section = writer.add(SectionKind.REGION, image.name, image.initial(), image.compress)
-    return Region(name=image.name, base=image.base, size=image.size, section=section)
+    return Region(
+        name=image.name,
+        base=image.base,
+        size=image.size,
+        section=section,
+        owner=image.owner,
+        relocations=image.relocations,
+    )
 
 
 def _weights(capture: Capture) -> Weights:

@@ -18,10 +18,12 @@ from foundryrt.bundle.schema import (
     ALIGNMENT,
     DTYPES,
     FORMAT_VERSION,
+    MAX_REGIONS,
     REGIONS,
     ROLES,
     TARGETS,
     Manifest,
+    Relocation,
     SectionKind,
     Tensor,
     WeightCopy,
@@ -30,6 +32,9 @@ from foundryrt.printable import quoted
 
 ADDRESS_LIMIT = 1 << 57
 """Virtual addresses of the widest machine in use; also keeps every sum far from 64 bits."""
+
+_FOREIGN_ALIGNMENT = 16
+"""Bytes; what the driver gives out begins at multiples of 256, variables of modules may not."""
 
 _SELF_CONTAINED = (SectionKind.FILE, SectionKind.MANIFEST, SectionKind.SIGNATURE)
 
@@ -55,6 +60,8 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     for variable in manifest.variables:
         _refer("variable", variable.kernel, manifest.kernels)
         _require(len(variable.data) > 0, "a variable is empty")
+        where = f"variable {quoted(variable.name)}"
+        _check_relocations(where, variable.relocations, len(variable.data), manifest)
     _unique("variable", ((variable.kernel, variable.name) for variable in manifest.variables))
     for kernel in manifest.kernels:
         _require(len(kernel.sha256) == 32, "a kernel's digest has not 32 bytes")
@@ -86,6 +93,7 @@ def _check_text(manifest: Manifest) -> None:
     names += [text for pair in manifest.producer.items() for text in pair if text]
     names += [thing.name for thing in manifest.tensors + manifest.functions + manifest.graphs]
     names += [variable.name for variable in manifest.variables]
+    names += [text for r in manifest.regions for text in (r.name, r.owner) if text]
     for graph in manifest.graphs:
         names += [text for pair in graph.key.items() for text in pair if isinstance(text, str)]
     names += [thing.name for thing in manifest.weights.files + manifest.weights.sources]
@@ -116,12 +124,22 @@ def _check_sections(manifest: Manifest, sections: tuple[Section, ...]) -> None:
 
 def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     _unique("region", (region.name for region in manifest.regions))
+    _require(len(manifest.regions) <= MAX_REGIONS, f"more than {MAX_REGIONS} regions")
+    _require(
+        not manifest.relocatable or manifest.target == "cuda", "a host bundle relocates nothing"
+    )
     end, before = 0, ""
     for region in sorted(manifest.regions, key=lambda region: region.base):
         where = f"region {quoted(region.name)}"
-        _require(region.name in REGIONS, f"{where} is none of {', '.join(REGIONS)}")
         _require(
-            region.base >= 0 and region.base % ALIGNMENT == 0 and region.size >= 0,
+            (region.name in REGIONS) != bool(region.owner),
+            f"{where} is none of {', '.join(REGIONS)}, and nobody's"
+            if not region.owner
+            else f"{where} of {quoted(region.owner)} has the name of a part of the arena",
+        )
+        alignment = _FOREIGN_ALIGNMENT if region.owner else ALIGNMENT
+        _require(
+            region.base >= 0 and region.base % alignment == 0 and region.size >= 0,
             f"{where} has base {region.base}, size {region.size}",
         )
         _require(region.base + region.size <= ADDRESS_LIMIT, f"{where} ends beyond 2^57")
@@ -134,8 +152,24 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         end, before = region.base + region.size, region.name
         if region.section != -1 and sections[region.section].raw > region.size:
             raise InvalidValue(f"manifest: the initial bytes of {where} are more than the region")
+        saved = 0 if region.section == -1 else sections[region.section].raw
+        _check_relocations(where, region.relocations, saved, manifest)
     total = sum(region.size for region in manifest.regions)
     _require(manifest.requirements.memory >= total, "memory is less than the regions need")
+
+
+def _check_relocations(
+    where: str, relocations: tuple[Relocation, ...], size: int, manifest: Manifest
+) -> None:
+    """Addresses among `size` bytes."""
+    end = 0
+    for relocation in relocations:
+        _refer(f"{where}: a relocation", relocation.region, manifest.regions)
+        at = relocation.offset
+        _require(
+            end <= at <= size - 8 and at % 8 == 0, f"{where}: a relocation at byte {at} of {size}"
+        )
+        end = at + 8
 
 
 def _check_tensor(tensor: Tensor, manifest: Manifest) -> None:

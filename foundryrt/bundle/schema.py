@@ -15,6 +15,8 @@ import msgspec
 #    2026-11-24, kind 7 (signature) added; optional, so earlier readers of version 1 skip it.
 #    2026-11-25, WeightSource.blake3 and Weights.digest_kernel added; earlier readers refuse
 #    bundles that have them.
+#    2026-11-29, Manifest.relocatable, Region.owner and the relocations of regions and variables
+#    added, and relocation columns filled; earlier readers refuse bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -22,6 +24,8 @@ ALIGNMENT = 4096
 TARGETS = ("host", "cuda")
 ROLES = ("weight", "state", "input", "output", "constant")
 REGIONS = ("weights", "state", "io", "scratch", "symmetric")
+"""Regions of the arena. A foreign region, which has an owner, has a name of its own."""
+MAX_REGIONS = 255
 
 # Bytes an element; the names are torch's.
 DTYPES = {
@@ -74,8 +78,15 @@ class Requirements(Record, frozen=True):
     """The torch release whose operators a host bundle was recorded with; empty for cuda."""
 
 
+class Relocation(Record, frozen=True):
+    """An 8-byte word that is an address in `region`, `offset` bytes into what it belongs to."""
+
+    offset: int
+    region: int
+
+
 class Region(Record, frozen=True):
-    """A range of the arena."""
+    """A range of device memory: a part of the arena, or foreign, if it has an owner."""
 
     name: str
     base: int
@@ -84,6 +95,10 @@ class Region(Record, frozen=True):
     """Section with the region's initial bytes (a prefix; the rest is zero); -1 for none."""
     peer_stride: int = 0
     """Bytes between the ranks' copies in the `symmetric` region; 0 elsewhere."""
+    owner: str = ""
+    """Who made a foreign region, as far as it is known: text for people. Empty in the arena."""
+    relocations: tuple[Relocation, ...] = ()
+    """The addresses among the initial bytes, by rising offset."""
 
 
 class Tensor(Record, frozen=True):
@@ -127,6 +142,8 @@ class Variable(Record, frozen=True):
     kernel: int
     name: str
     data: bytes
+    relocations: tuple[Relocation, ...] = ()
+    """The addresses in `data`, by rising offset."""
 
 
 class Column(Record, frozen=True):
@@ -247,3 +264,5 @@ class Manifest(Record, frozen=True):
     templates: tuple[Template, ...] = ()
     graphs: tuple[GraphEntry, ...] = ()
     weights: Weights = Weights()
+    relocatable: bool = False
+    """Whether every address in it has a relocation: its regions may then lie anywhere."""

@@ -83,6 +83,8 @@ class TemplateTable(msgspec.Struct, frozen=True):
         _expect(
             len(self.relocation_word) == len(self.relocation_region), "relocations do not match"
         )
+        rising = all(map(lt, self.relocation_word, self.relocation_word[1:]))
+        _expect(rising, "relocations are not in rising order")
         last = max(self.relocation_word, default=-1)
         _expect(last < len(self.parameters), "a relocation is outside the parameters")
         last = max(self.relocation_region, default=-1)
