@@ -119,6 +119,7 @@ class Session:
         first: tuple[str, dict[str, int | str]] | None = None,
         trust: KeyPath | Iterable[KeyPath] | None = None,
         load_weights: bool = True,
+        base: int | None = None,
     ) -> Session:
         """Check the bundle at `path`, a file or a URL, fill its arena and make it ready.
 
@@ -126,7 +127,9 @@ class Session:
         `device` and `first`, the graph to have ready first, matter on cuda. `trust` names PEM
         files, or folders of them, with the public keys whose signature is required; without it
         FOUNDRY_TRUST does (foundryrt/trust.py). With `load_weights=False` weights that come from
-        files stay zero until the session's `load_weights` is called. A FoundryError says what is
+        files stay zero until the session's `load_weights` is called. On cuda, memory lies where it
+        was at capture if these addresses are free, else anywhere if the bundle can be moved; with
+        `base` it begins there. A FoundryError says what is
         wrong with the bundle, its signature, the machine or a weight file.
         """
         bundle = open_bundle(path, resolve(trust))
@@ -134,7 +137,7 @@ class Session:
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
             folder = None if weights is None else Path(weights)
-            return cls(bundle, _open_backend(bundle, folder, device, index, load_weights))
+            return cls(bundle, _open_backend(bundle, folder, device, index, load_weights, base))
         except BaseException:
             bundle.close()
             raise
@@ -234,15 +237,22 @@ class Session:
 
 
 def _open_backend(
-    bundle: Bundle, weights: Path | None, device: int, first: int | None, load_weights: bool
+    bundle: Bundle,
+    weights: Path | None,
+    device: int,
+    first: int | None,
+    load_weights: bool,
+    base: int | None,
 ) -> Backend:
     if bundle.manifest.target == "host":
+        if base is not None:
+            raise UsageError("a host bundle lies at no address: leave the base away")
         from foundryrt.host.backend import HostBackend
 
         return HostBackend(bundle, weights, load_weights)
     from foundryrt.cuda.backend import CudaBackend
 
-    return CudaBackend(bundle, device, first, weights, load_weights)
+    return CudaBackend(bundle, device, first, weights, load_weights, base)
 
 
 def _find(

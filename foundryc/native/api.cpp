@@ -75,7 +75,8 @@ FOUNDRY_EXPORT void foundryc_columns(const Extracted* self, foundry::foundry_tem
             self->edge_to_port.data(),
             self->edge_type.data(),
             self->skeleton.data(),
-            self->skeleton_start.data()};
+            self->skeleton_start.data(),
+            {}};
 }
 
 struct foundryc_function {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_int, c_ubyte, c_uint, c_uint64, c_ushort, c_void_p
+from dataclasses import dataclass
 from functools import partial
 
 from foundryrt.bundle.schema import Region, Tensor
@@ -42,20 +43,39 @@ class _Access(ctypes.Structure):
     _fields_ = (("location", _Location), ("flags", c_int))
 
 
+@dataclass(frozen=True)
+class Placing:
+    """Where the arena may lie: where it was alone, or, if `movable`, where addresses are free.
+
+    `base` is the address that its first region must have; None for the recorded one if it is free.
+    """
+
+    movable: bool = False
+    base: int | None = None
+
+
 class Arena:
     """A bundle's regions on a device, placed and mapped; `undo` frees them.
 
-    With `exportable`, other processes can be given their memory. FoundryError where the addresses
-    are taken in this process or memory does not suffice.
+    The parts of the arena keep their distances; each foreign region lies by itself, anywhere. With
+    `exportable`, other processes can be given their memory. UsageError where regions cannot be
+    moved to the base asked for; FoundryError where addresses are taken in this process or memory
+    does not suffice.
     """
 
     def __init__(
-        self, device: Device, regions: tuple[Region, ...], undo: Undo, exportable: bool = False
+        self,
+        device: Device,
+        regions: tuple[Region, ...],
+        undo: Undo,
+        exportable: bool = False,
+        placing: Placing = Placing(),
     ) -> None:
         self._cuda = device.cuda
         self._regions = regions
         self._undo = undo
         self._exportable = exportable
+        self._bases = {region.name: region.base for region in regions}
         self._memory: dict[str, int] = {}
         self._exported: dict[str, int] = {}
         location = _Location(_DEVICE, device.ordinal)
@@ -68,10 +88,10 @@ class Arena:
         self._granularity = self._cuda.ask(
             "cuMemGetAllocationGranularity", byref(self._properties), c_uint(0), kind=c_uint64
         )
-        base = min(region.base for region in mapped)
-        end = max(region.base + self._rounded(region.size) for region in mapped)
-        self._reserve(base, end - base)
+        self._place([r for r in mapped if not r.owner], placing.movable, placing.base)
         for region in mapped:
+            if region.owner:
+                self._place([region], movable=True)
             self._map(region)
 
     def address(self, tensor: Tensor) -> int:
@@ -79,8 +99,22 @@ class Arena:
         return self.base(self._regions[tensor.region]) + tensor.offset
 
     def base(self, region: Region) -> int:
-        """Where a region was placed: where it was at capture."""
-        return region.base
+        """Where a region was placed."""
+        return self._bases[region.name]
+
+    @property
+    def deltas(self) -> list[int]:
+        """How far every region lies from where it was at capture, modulo 2^64."""
+        return [(self.base(region) - region.base) % (1 << 64) for region in self._regions]
+
+    def at(self, address: int, region: int) -> int:
+        """Where what `address` was at capture is now; FoundryError unless it is in the region."""
+        place = self._regions[region]
+        if not 0 <= address - place.base <= place.size:
+            raise FoundryError(
+                f"region {place.name}: {address:#x} should be an address in it, and is none"
+            )
+        return address - place.base + self.base(place)
 
     def export(self, name: str) -> int:
         """A file descriptor with which another process can map the memory of region `name`.
@@ -105,21 +139,44 @@ class Arena:
     def _rounded(self, size: int) -> int:
         return -(-size // self._granularity) * self._granularity
 
-    def _reserve(self, base: int, length: int) -> None:
+    def _place(self, regions: list[Region], movable: bool, wanted: int | None = None) -> None:
+        """Reserve one range for `regions`, as far from each other as they were."""
+        if not regions:
+            return
+        first = min(region.base for region in regions)
+        # Pages begin at multiples of the granularity; what foreign regions are aligned to, stays.
+        start = first - first % self._granularity
+        end = max(region.base + region.size for region in regions)
+        base = start if wanted is None else wanted
+        if base != start and not movable:
+            raise UsageError(
+                f"the bundle lies at {start:#x} and cannot be moved to {base:#x}: it was captured"
+                " to stay there"
+            )
+        if base % self._granularity:
+            raise UsageError(f"base {base:#x} is no multiple of {self._granularity:#x} bytes")
+        got = self._reserve(base, self._rounded(end - start))
+        if got != base and (wanted is not None or not movable):
+            raise FoundryError(
+                f"the addresses {base:#x} to {base + end - start:#x} are taken in this process"
+                f" (the driver offered {got:#x}); open the bundle before other users of the"
+                " GPU, or at another base"
+            )
+        for region in regions:
+            self._bases[region.name] = region.base - start + got
+
+    def _reserve(self, base: int, length: int) -> int:
         got = c_uint64()
         self._cuda.hold(
             self._undo, "cuMemAddressReserve", (byref(got), length, 0, base, 0),
             "cuMemAddressFree", (got, length),
         )  # fmt: skip
-        if got.value != base:
-            raise FoundryError(
-                f"the addresses {base:#x} to {base + length:#x} are taken in this process"
-                f" (the driver offered {got.value:#x}); open the bundle before other users of the"
-                " GPU, or capture it at another base"
-            )
+        return got.value
 
     def _map(self, region: Region) -> None:
-        base, size, about = self.base(region), self._rounded(region.size), f"region {region.name}"
+        about = f"region {region.name}"
+        base = self.base(region) - self.base(region) % self._granularity
+        size = self._rounded(self.base(region) - base + region.size)
         memory = self._cuda.make(
             self._undo, "cuMemCreate", size, byref(self._properties), 0,
             about=f"{size} bytes for {about}",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Tensor
-from foundryrt.cuda.arena import Arena
+from foundryrt.bundle.schema import Relocation, Tensor
+from foundryrt.cuda.arena import Arena, Placing
 from foundryrt.cuda.device import Device, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
@@ -34,7 +34,8 @@ class CudaBackend:
 
     `first` is the index of the graph to make launchable before this returns; the others follow in
     the background. `weights` is the folder of the weight files, where they have moved;
-    with `load_weights=False` they stay zero until `load_weights` is called.
+    with `load_weights=False` they stay zero until `load_weights` is called. `base` is where the
+    arena must lie.
 
     `close`, or the end of the last reference, waits for the preparation of weights, the pipelines
     and the stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the
@@ -48,6 +49,7 @@ class CudaBackend:
         first: int | None = None,
         weights: Path | None = None,
         load_weights: bool = True,
+        base: int | None = None,
     ) -> None:
         self._bundle = bundle
         self._weights = weights
@@ -57,7 +59,7 @@ class CudaBackend:
         try:
             self._begin_reading(first)
             self._open_device(device)
-            self._make_arena()
+            self._make_arena(base)
             self._prepare_copies()
             self._begin_graphs()
             self._fill_regions()
@@ -78,8 +80,10 @@ class CudaBackend:
         self.device = open_device(cuda, ordinal, self._bundle.manifest.requirements, self._undo)
         self._done("context")
 
-    def _make_arena(self) -> None:
-        self._arena = Arena(self.device, self._bundle.manifest.regions, self._undo.part())
+    def _make_arena(self, base: int | None) -> None:
+        manifest = self._bundle.manifest
+        placing = Placing(manifest.relocatable, base)
+        self._arena = Arena(self.device, manifest.regions, self._undo.part(), placing=placing)
         self._done("arena")
 
     def _prepare_copies(self) -> None:
@@ -100,14 +104,14 @@ class CudaBackend:
         self._undo.push(partial(_drain, self.device, self.stream))
         self._pipelines: WeakSet[Undo] = WeakSet()
         self._undo.push(partial(_close_all, self._pipelines))
-        self.graphs.start(self.device.context)
+        self.graphs.start(self.device.context, self._arena.deltas)
 
     def _fill_regions(self) -> None:
         """Every region as it was at capture: its saved bytes, the rest zero."""
         for region in self._bundle.manifest.regions:
             saved, base = 0, self._arena.base(region)
             if region.section != -1:
-                data = self._bundle.raw(region.section)
+                data = self._relocated(self._bundle.raw(region.section), region.relocations)
                 saved = len(data)
                 self.uploader.copy(base, data)
             if region.size > saved:
@@ -115,6 +119,17 @@ class CudaBackend:
                     "cuMemsetD8Async", base + saved, 0, region.size - saved, self.stream
                 )
         self._done("contents queued")
+
+    def _relocated(self, data: memoryview, relocations: Sequence[Relocation]) -> memoryview:
+        """`data` with its addresses as they are now; a copy where there are any."""
+        if not relocations or not any(self._arena.deltas):
+            return data
+        moved = memoryview(bytearray(data))
+        words = moved[: len(moved) // 8 * 8].cast("Q")
+        for relocation in relocations:
+            at = relocation.offset // 8
+            words[at] = self._arena.at(words[at], relocation.region)
+        return moved
 
     def _require_first(self, first: int | None) -> None:
         if first is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, SectionKind
@@ -110,7 +110,7 @@ class Graphs:
             self._native.set_kernel(kernel, self._bundle.kernel(kernel))
         for variable in self._bundle.manifest.variables:
             if variable.kernel in fresh:
-                self._native.set_variable(variable.kernel, variable.name, variable.data)
+                self._native.set_variable(variable)
 
     def require(self, index: int) -> int:
         """The CUgraphExec of graph `index`, launchable when this returns."""
@@ -129,9 +129,9 @@ class Graphs:
         """Read all graphs in the background: the driver may still be starting."""
         self._reader.start(self._declare_all)
 
-    def start(self, context: int) -> None:
-        """Make all graphs in a CUcontext, in the background."""
-        self._native.start(context, self._first)
+    def start(self, context: int, deltas: Sequence[int]) -> None:
+        """Make all graphs in a CUcontext, in the background; `deltas` as for Materializer.start."""
+        self._native.start(context, self._first, self._bundle.manifest.regions, deltas)
 
     def _declare_all(self) -> None:
         order = list(range(len(self._bundle.manifest.graphs)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foundryrt.addresses import address_of
-from foundryrt.bundle.schema import Function
+from foundryrt.bundle.schema import Function, Region, Variable
 from foundryrt.bundle.tables import MemberTable, TemplateTable
 from foundryrt.cuda_errors import explain
 from foundryrt.errors import DISTRIBUTION, FoundryError
@@ -19,6 +20,18 @@ from foundryrt.undo import Held, Undo
 _PATH = Path(__file__).parent / "libfoundryrt.so"
 _NONE = 0xFFFFFFFF
 _SPENT = ("load", "resolve", "build", "instantiate", "upload")
+
+
+class Relocations(ctypes.Structure):
+    """`foundry_relocations` of native/placement.hpp: which words are addresses, in which region."""
+
+    _fields_ = (("count", c_uint64), ("word", c_void_p), ("region", c_void_p))
+
+
+class Place(ctypes.Structure):
+    """`foundry_place` of native/placement.hpp: a region of the capture, and how far it moved."""
+
+    _fields_ = (("base", c_uint64), ("size", c_uint64), ("delta", c_uint64))
 
 
 class TemplateView(ctypes.Structure):
@@ -30,7 +43,7 @@ class TemplateView(ctypes.Structure):
         ("kind", c_void_p), ("function", c_void_p), ("parameter_start", c_void_p),
         ("parameters", c_void_p), ("edge_from", c_void_p), ("edge_to", c_void_p),
         ("edge_from_port", c_void_p), ("edge_to_port", c_void_p), ("edge_type", c_void_p),
-        ("skeleton", c_void_p), ("skeleton_start", c_void_p),
+        ("skeleton", c_void_p), ("skeleton_start", c_void_p), ("relocations", Relocations),
     )  # fmt: skip
 
 
@@ -77,8 +90,10 @@ def _library() -> ctypes.CDLL:
         c_void_p, c_uint32, c_char_p, c_uint32, c_uint64, c_void_p, c_void_p,
     )  # fmt: skip
     library.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
-    library.foundry_set_variable.argtypes = (c_void_p, c_uint32, c_char_p, c_void_p, c_uint64)
-    library.foundry_start.argtypes = (c_void_p, c_void_p, c_uint32)
+    library.foundry_set_variable.argtypes = (
+        c_void_p, c_uint32, c_char_p, c_void_p, c_uint64, POINTER(Relocations),
+    )  # fmt: skip
+    library.foundry_start.argtypes = (c_void_p, c_void_p, c_uint32, POINTER(Place), c_uint32)
     library.foundry_abandon.argtypes = (c_void_p, c_char_p)
     library.foundry_abandon.restype = None
     library.foundry_ready.argtypes = (c_void_p,)
@@ -111,6 +126,10 @@ def stream(
             (FileRange * len(ranges))(*ranges), len(ranges),
         )
     )  # fmt: skip
+
+
+def _relocations(words: memoryview | array[int], regions: memoryview | array[int]) -> Relocations:
+    return Relocations(len(words), address_of(words), address_of(regions))
 
 
 class Materializer:
@@ -156,6 +175,7 @@ class Materializer:
             len(table.kind), len(table.edge_from), self._functions, len(table.skeleton),
             len(table.parameters),
             *(address_of(getattr(table, name)) for name in VIEW_COLUMNS),
+            _relocations(table.relocation_word, table.relocation_region),
         )  # fmt: skip
         self._keep.append(table)
         _check(self._library.foundry_set_template(self._handle, index, byref(view)))
@@ -176,17 +196,30 @@ class Materializer:
         _check(self._library.foundry_require(self._handle, graph, byref(executable)))
         return executable.value or 0
 
-    def set_variable(self, kernel: int, name: str, data: bytes) -> None:
-        """Bytes that variable `name` of a kernel binary gets as soon as the binary is loaded."""
-        self._keep.append(data)
+    def set_variable(self, variable: Variable) -> None:
+        """What a variable of a kernel binary gets as soon as the binary is loaded."""
+        words = array("I", [relocation.offset // 8 for relocation in variable.relocations])
+        regions = array("B", [relocation.region for relocation in variable.relocations])
+        self._keep.append((variable, words, regions))
         _check(
-            self._library.foundry_set_variable(self._handle, kernel, name.encode(), data, len(data))
-        )
+            self._library.foundry_set_variable(
+                self._handle, variable.kernel, variable.name.encode(), variable.data,
+                len(variable.data), byref(_relocations(words, regions)),
+            )
+        )  # fmt: skip
 
-    def start(self, context: int, first: int | None = None) -> None:
-        """Make all graphs in a CUcontext, `first` before the others, each once it is set."""
+    def start(
+        self, context: int, first: int | None, regions: Sequence[Region], deltas: Sequence[int]
+    ) -> None:
+        """Make all graphs in a CUcontext, `first` before the others, each once it is set.
+
+        `deltas`: how many bytes, modulo 2^64, every region lies from where it was at capture.
+        """
         number = _NONE if first is None else first
-        _check(self._library.foundry_start(self._handle, context, number))
+        places = (Place * len(regions))(
+            *(Place(r.base, r.size, d) for r, d in zip(regions, deltas, strict=True))
+        )
+        _check(self._library.foundry_start(self._handle, context, number, places, len(places)))
 
     def abandon(self, message: str) -> None:
         """No more graphs will be set: `wait` raises this message."""

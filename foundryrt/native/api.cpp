@@ -55,12 +55,14 @@ FOUNDRY_EXPORT int foundry_require(Materializer* self, uint32_t graph, CUgraphEx
 }
 
 FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, const char* name,
-                                        const void* data, uint64_t size) {
-    return guarded([&] { self->kernels().set_variable(kernel, name, data, size); });
+                                        const void* data, uint64_t size,
+                                        const foundry_relocations* addresses) {
+    return guarded([&] { self->kernels().set_variable(kernel, name, data, size, *addresses); });
 }
 
-FOUNDRY_EXPORT int foundry_start(Materializer* self, CUcontext context, uint32_t first) {
-    return guarded([&] { self->start(context, first); });
+FOUNDRY_EXPORT int foundry_start(Materializer* self, CUcontext context, uint32_t first,
+                                 const foundry_place* places, uint32_t regions) {
+    return guarded([&] { self->start(context, first, places, regions); });
 }
 
 FOUNDRY_EXPORT void foundry_abandon(Materializer* self, const char* message) { self->abandon(message); }

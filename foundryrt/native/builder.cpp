@@ -10,16 +10,17 @@
 
 namespace foundry {
 
-Builder::Builder(const foundry_template& table, const Kernels& kernels, CUcontext context, Timings& timings,
-                 std::string name)
+Builder::Builder(const foundry_template& table, const Kernels& kernels, const Placement& placement,
+                 CUcontext context, Timings& timings, std::string name)
     : table_(&table),
       kernels_(kernels),
+      placement_(placement),
       context_(context),
       timings_(timings),
       name_(std::move(name)),
-      nodes_(table.nodes),
-      words_(table.parameters, table.parameters + table.words) {
+      nodes_(table.nodes) {
     const ScopedTimer timer(timings_.build);
+    load_words();
     check(driver().cuGraphCreate(graph_.out(), 0), "cuGraphCreate", name_);
     for (uint32_t node = 0; node < table.nodes; ++node) add_node(node);
     add_edges(std::vector<bool>(table.nodes, true));
@@ -27,6 +28,23 @@ Builder::Builder(const foundry_template& table, const Kernels& kernels, CUcontex
 
 void Builder::check_node(CUresult result, const char* call, uint32_t node) const {
     if (result != CUDA_SUCCESS) check(result, call, name_ + ", node " + std::to_string(node));
+}
+
+void Builder::load_words() {
+    words_.assign(table_->parameters, table_->parameters + table_->words);
+    if (!placement_.moved()) return;
+    const foundry_relocations& relocations = table_->relocations;
+    regions_.assign(words_.size(), NO_REGION);
+    for (uint64_t i = 0; i < relocations.count; ++i) {
+        const uint32_t word = relocations.word[i];
+        regions_[word] = relocations.region[i];
+        words_[word] = placed(word, words_[word]);
+    }
+}
+
+uint64_t Builder::placed(uint32_t word, uint64_t value) const {
+    if (regions_.empty() || regions_[word] == NO_REGION) return value;
+    return placement_(value, regions_[word], name_);
 }
 
 const Skeleton& Builder::skeleton(uint32_t node) const {
@@ -203,8 +221,8 @@ void Builder::switch_to(const foundry_template& table, const std::string& name) 
     std::vector<bool> replaced(table.nodes);
     for (uint32_t node = 0; node < table.nodes; ++node) replaced[node] = !same_node(table, node);
     const foundry_template& before = *std::exchange(table_, &table);
-    const std::vector<uint64_t> old =
-        std::exchange(words_, {table.parameters, table.parameters + table.words});
+    const std::vector<uint64_t> old = std::exchange(words_, {});
+    load_words();
     changed_.clear();
     for (uint32_t node = 0; node < table.nodes; ++node) {
         if (replaced[node]) {
@@ -223,8 +241,9 @@ void Builder::switch_to(const foundry_template& table, const std::string& name) 
 void Builder::set_words(const Member& member) {
     // A word that neither this member nor the one before changes already stands in the graph.
     std::vector<uint32_t> touched = std::exchange(changed_, {member.word, member.word + member.count});
-    for (const uint32_t word : touched) words_[word] = table_->parameters[word];
-    for (uint64_t i = 0; i < member.count; ++i) words_[member.word[i]] = member.value[i];
+    for (const uint32_t word : touched) words_[word] = placed(word, table_->parameters[word]);
+    for (uint64_t i = 0; i < member.count; ++i)
+        words_[member.word[i]] = placed(member.word[i], member.value[i]);
     touched.insert(touched.end(), changed_.begin(), changed_.end());
     std::sort(touched.begin(), touched.end());
 

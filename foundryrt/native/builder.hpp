@@ -8,6 +8,7 @@
 
 #include "kernels.hpp"
 #include "owned.hpp"
+#include "placement.hpp"
 #include "tables.hpp"
 #include "timings.hpp"
 
@@ -17,8 +18,8 @@ namespace foundry {
 class Builder {
   public:
     // The template's functions must have been resolved; its table must outlive the builder.
-    Builder(const foundry_template& table, const Kernels& kernels, CUcontext context, Timings& timings,
-            std::string name);
+    Builder(const foundry_template& table, const Kernels& kernels, const Placement& placement,
+            CUcontext context, Timings& timings, std::string name);
 
     // Whether a template has the kinds of nodes and the edges of this graph.
     bool same_topology(const foundry_template& table) const;
@@ -34,6 +35,10 @@ class Builder {
     // Adds the edges that touch a node marked in `added`.
     void add_edges(const std::vector<bool>& added);
     bool same_node(const foundry_template& other, uint32_t node) const;
+    // Takes the template's words, its addresses as they are now.
+    void load_words();
+    // What a word of the template or a member is here: moved if it is an address.
+    uint64_t placed(uint32_t word, uint64_t value) const;
     void set_words(const Member& member);
     void set_parameters(uint32_t node);
     const Skeleton& skeleton(uint32_t node) const;
@@ -45,12 +50,14 @@ class Builder {
 
     const foundry_template* table_;
     const Kernels& kernels_;
+    const Placement& placement_;
     const CUcontext context_;
     Timings& timings_;
     std::string name_;
     OwnedGraph graph_;
     std::vector<CUgraphNode> nodes_;
     std::vector<uint64_t> words_;    // the parameters as they stand in the graph
+    std::vector<uint8_t> regions_;   // of each word that is an address; empty where nothing has moved
     std::vector<uint32_t> changed_;  // words of the last member
     // What the result of kernel_parameters points to.
     std::vector<void*> arguments_;

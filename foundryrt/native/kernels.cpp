@@ -1,11 +1,17 @@
 #include "kernels.hpp"
 
+#include <cstring>
+
 #include "driver.hpp"
 
 namespace foundry {
 
-Kernels::Kernels(uint32_t binaries, uint32_t functions, Timings& timings)
-    : timings_(timings), binaries_(binaries), functions_(functions), handles_(functions) {}
+Kernels::Kernels(uint32_t binaries, uint32_t functions, const Placement& placement, Timings& timings)
+    : placement_(placement),
+      timings_(timings),
+      binaries_(binaries),
+      functions_(functions),
+      handles_(functions) {}
 
 void Kernels::set_binary(uint32_t binary, const void* data) {
     Binary& target = binaries_.at(binary);
@@ -19,10 +25,14 @@ void Kernels::set_function(uint32_t function, const char* name, uint32_t binary,
     functions_.at(function) = {name, binary, shared, carveout, nonportable};
 }
 
-void Kernels::set_variable(uint32_t binary, const char* name, const void* data, uint64_t size) {
+void Kernels::set_variable(uint32_t binary, const char* name, const void* data, uint64_t size,
+                           const foundry_relocations& addresses) {
+    for (uint64_t i = 0; i < addresses.count; ++i)
+        if (addresses.word[i] >= size / 8)
+            refuse(std::string("variable ") + name + ": an address behind its end");
     Binary& target = binaries_.at(binary);
     std::lock_guard lock(target.mutex);
-    target.variables.push_back({name, data, size});
+    target.variables.push_back({name, data, size, addresses});
 }
 
 void Kernels::load(Binary& binary, const std::string& where) {
@@ -31,15 +41,26 @@ void Kernels::load(Binary& binary, const std::string& where) {
     OwnedLibrary library;
     check(driver().cuLibraryLoadData(library.out(), binary.data, nullptr, nullptr, 0, nullptr, nullptr, 0),
           "cuLibraryLoadData", where);
-    for (const Variable& variable : binary.variables) {
-        CUdeviceptr address = 0;
-        size_t size = 0;
-        check(driver().cuLibraryGetGlobal(&address, &size, library.get(), variable.name.c_str()),
-              "cuLibraryGetGlobal", variable.name);
-        if (size != variable.size) refuse("variable " + variable.name + " has another size than at capture");
-        check(driver().cuMemcpyHtoD(address, variable.data, size), "cuMemcpyHtoD", variable.name);
-    }
+    for (const Variable& variable : binary.variables) write(variable, library.get());
     binary.library = std::move(library);
+}
+
+void Kernels::write(const Variable& variable, CUlibrary library) const {
+    CUdeviceptr address = 0;
+    size_t size = 0;
+    check(driver().cuLibraryGetGlobal(&address, &size, library, variable.name.c_str()), "cuLibraryGetGlobal",
+          variable.name);
+    if (size != variable.size) refuse("variable " + variable.name + " has another size than at capture");
+    const auto* from = static_cast<const uint8_t*>(variable.data);
+    std::vector<uint8_t> bytes(from, from + size);
+    for (uint64_t i = 0; placement_.moved() && i < variable.addresses.count; ++i) {
+        uint64_t word;
+        uint8_t* const at = bytes.data() + 8ull * variable.addresses.word[i];
+        std::memcpy(&word, at, sizeof(word));
+        word = placement_(word, variable.addresses.region[i], "variable " + variable.name);
+        std::memcpy(at, &word, sizeof(word));
+    }
+    check(driver().cuMemcpyHtoD(address, bytes.data(), size), "cuMemcpyHtoD", variable.name);
 }
 
 CUfunction Kernels::find(const Binary& binary, const Function& function) {

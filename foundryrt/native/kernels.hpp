@@ -17,15 +17,16 @@ namespace foundry {
 
 class Kernels {
   public:
-    Kernels(uint32_t binaries, uint32_t functions, Timings& timings);
+    Kernels(uint32_t binaries, uint32_t functions, const Placement& placement, Timings& timings);
 
     // What a binary and its functions need must be set before a graph that uses them is declared. The bytes
     // stay the caller's and must outlive this object.
     void set_binary(uint32_t binary, const void* data);
     void set_function(uint32_t function, const char* name, uint32_t binary, int shared, int carveout,
                       bool nonportable);
-    // Bytes that a module variable must hold before anything of its binary runs.
-    void set_variable(uint32_t binary, const char* name, const void* data, uint64_t size);
+    // Bytes that a module variable must hold before anything of its binary runs, and the addresses in them.
+    void set_variable(uint32_t binary, const char* name, const void* data, uint64_t size,
+                      const foundry_relocations& addresses);
 
     size_t functions() const { return functions_.size(); }
     // Loads the functions that a template's nodes call, unless an earlier graph has. From any thread, with
@@ -39,6 +40,7 @@ class Kernels {
         std::string name;
         const void* data;
         uint64_t size;
+        foundry_relocations addresses;
     };
     struct Binary {
         std::mutex mutex;  // for everything here, and for resolving its functions
@@ -56,8 +58,10 @@ class Kernels {
     void resolve(uint32_t index);
     // Both with the binary's mutex held.
     void load(Binary& binary, const std::string& where);
+    void write(const Variable& variable, CUlibrary library) const;
     CUfunction find(const Binary& binary, const Function& function);
 
+    const Placement& placement_;
     Timings& timings_;
     std::vector<Binary> binaries_;
     std::vector<Function> functions_;

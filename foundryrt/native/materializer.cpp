@@ -10,7 +10,7 @@ namespace foundry {
 Materializer::Materializer(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,
                            uint64_t nodes)
     : templates_(templates),
-      kernels_(kernels, functions, timings_),
+      kernels_(kernels, functions, placement_, timings_),
       graphs_(graphs),
       lanes_(graphs, nodes, [this](uint32_t graph, size_t lane) { make(graph, lane); }) {}
 
@@ -40,7 +40,8 @@ std::unique_ptr<Builder> Materializer::take(Builders& builders, const foundry_te
                                             const std::string& name) {
     const auto known = std::find_if(builders.begin(), builders.end(),
                                     [&](const auto& builder) { return builder->same_topology(table); });
-    if (known == builders.end()) return std::make_unique<Builder>(table, kernels_, context_, timings_, name);
+    if (known == builders.end())
+        return std::make_unique<Builder>(table, kernels_, placement_, context_, timings_, name);
     std::unique_ptr<Builder> builder = std::move(*known);
     builders.erase(known);
     builder->switch_to(table, name);
@@ -63,11 +64,12 @@ void Materializer::finish_uploads(const std::string& where) {
     check(driver().cuStreamSynchronize(uploads_.get()), "cuStreamSynchronize", where);
 }
 
-void Materializer::start(CUcontext context, uint32_t first) {
+void Materializer::start(CUcontext context, uint32_t first, const foundry_place* places, uint32_t regions) {
     if (context_ != nullptr) refuse("the graphs have been started already");
     check(driver().cuCtxSetCurrent(context), "cuCtxSetCurrent");
     check(driver().cuStreamCreate(uploads_.out(), CU_STREAM_NON_BLOCKING), "cuStreamCreate");
     context_ = context;
+    placement_.set(places, regions);
     lanes_.start(first);
 }
 

@@ -32,7 +32,8 @@ class Materializer {
     void set_graph(uint32_t graph, const char* name, uint32_t index, const Member& member);
 
     // Makes all graphs on threads, each once it has been declared, `first` before the others and alone. Once.
-    void start(CUcontext context, uint32_t first);
+    // The places are the regions', in the bundle's order.
+    void start(CUcontext context, uint32_t first, const foundry_place* places, uint32_t regions);
     void abandon(const char* message) { lanes_.abandon(message); }
     // Returns once the graph can be launched: ahead of the others. Only after `start`.
     CUgraphExec require(uint32_t graph);
@@ -60,6 +61,7 @@ class Materializer {
     void finish_uploads(const std::string& where);
 
     Timings timings_;
+    Placement placement_;          // likewise
     CUcontext context_ = nullptr;  // since `start`
     std::vector<foundry_template> templates_;
     // Destroyed from the last to the first: threads end; execs, graphs and libraries are freed; then the

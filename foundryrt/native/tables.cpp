@@ -1,5 +1,7 @@
 #include "tables.hpp"
 
+#include <utility>
+
 #include "driver.hpp"
 
 namespace foundry {
@@ -63,6 +65,36 @@ class NodeCheck {
     const uint32_t node_;
 };
 
+// How many words of a node cannot be addresses, and how many after them can.
+std::pair<uint64_t, uint64_t> addressing(const foundry_template& table, uint32_t node) {
+    const uint64_t words = table.parameter_start[node + 1] - table.parameter_start[node];
+    switch (table.kind[node]) {
+        case KIND_KERNEL:
+            return {LAUNCH_WORDS, words - LAUNCH_WORDS};
+        case KIND_MEMCPY:
+            return {0, 2};
+        case KIND_MEMSET:
+            return {0, 1};
+        default:
+            return {0, 0};
+    }
+}
+
+// Of a template whose nodes have been checked.
+void check_relocations(const foundry_template& table, const std::string& name) {
+    uint32_t node = 0;
+    for (uint64_t i = 0; i < table.relocations.count; ++i) {
+        const uint32_t word = table.relocations.word[i];
+        if (word >= table.words || (i > 0 && word <= table.relocations.word[i - 1]))
+            refuse(name + ": its relocations are out of order or outside the parameters");
+        while (table.parameter_start[node + 1] <= word) ++node;
+        const auto [before, addresses] = addressing(table, node);
+        const uint64_t at = word - table.parameter_start[node];
+        if (at < before || at - before >= addresses)
+            refuse(name + ", node " + std::to_string(node) + ": a relocation is of no address");
+    }
+}
+
 }  // namespace
 
 void validate(const foundry_template& table, const std::string& name) {
@@ -72,6 +104,7 @@ void validate(const foundry_template& table, const std::string& name) {
     for (uint32_t edge = 0; edge < table.edges; ++edge)
         if (table.edge_from[edge] >= table.nodes || table.edge_to[edge] >= table.nodes)
             refuse(name + ": edge " + std::to_string(edge) + " leads to no node");
+    check_relocations(table, name);
 }
 
 void validate(const Member& member, const foundry_template& table, const std::string& name) {

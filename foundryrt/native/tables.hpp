@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "placement.hpp"
+
 namespace foundry {
 
 // NodeKind of foundryrt/bundle/schema.py.
@@ -61,6 +63,7 @@ extern "C" struct foundry_template {
     const uint8_t* edge_type;
     const uint8_t* skeleton;
     const uint32_t* skeleton_start;
+    foundry_relocations relocations;  // of the parameters
 };
 
 // The parameter words in which a graph differs from its template, in rising order.

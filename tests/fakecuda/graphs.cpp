@@ -16,11 +16,19 @@ using namespace fake;
 
 namespace {
 
+// Those of every library. Its kernels add `offset`, and what `table` points to, to what they add.
+struct Variables {
+    uint32_t offset = 0;
+    const uint32_t* table = nullptr;
+
+    uint32_t sum() const { return offset + (table != nullptr ? *table : 0); }
+};
+
 struct Graph;
 struct Node {
     CUgraphNodeType type;
     Graph* graph = nullptr;
-    const uint32_t* offset = nullptr;
+    const Variables* variables = nullptr;
     uint8_t arguments[16] = {};  // uint64 address, uint32 count, uint32 increment
     CUDA_MEMCPY3D copy{};
     CUDA_MEMSET_NODE_PARAMS set{};
@@ -48,15 +56,15 @@ struct Graph {
 struct Kernel {
     std::string name;
     std::map<int, int> state;
-    const uint32_t* offset;
+    const Variables* variables;
 };
 struct Library {
     std::map<std::string, std::unique_ptr<Kernel>> kernels;
-    uint32_t offset = 0;  // the one variable of every library: added to what its kernels add
+    Variables variables;
 };
 
 void parse(Node& node, const CUDA_KERNEL_NODE_PARAMS& from) {
-    node.offset = reinterpret_cast<Kernel*>(from.func)->offset;
+    node.variables = reinterpret_cast<Kernel*>(from.func)->variables;
     constexpr size_t offsets[] = {0, 8, 12}, sizes[] = {8, 4, 4};
     if (from.extra != nullptr) {
         std::memcpy(node.arguments, from.extra[1], sizeof(node.arguments));
@@ -73,7 +81,7 @@ void run(const Node& node) {
         std::memcpy(&length, node.arguments + 8, 4);
         std::memcpy(&increment, node.arguments + 12, 4);
         for (uint32_t i = 0; i < length; ++i)
-            reinterpret_cast<uint32_t*>(address)[i] += increment + *node.offset;
+            reinterpret_cast<uint32_t*>(address)[i] += increment + node.variables->sum();
     } else if (node.type == CU_GRAPH_NODE_TYPE_MEMCPY) {
         std::memcpy(reinterpret_cast<void*>(node.copy.dstDevice),
                     reinterpret_cast<void*>(node.copy.srcDevice), node.copy.WidthInBytes);
@@ -106,7 +114,7 @@ CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void
     if (word != "FAKE") return CUDA_ERROR_NO_BINARY_FOR_GPU;
     auto* library = new Library;
     while (words >> word)
-        library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}, &library->offset});
+        library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}, &library->variables});
     *out = handle<CUlibrary>(library);
     count("library", 1);
     return CUDA_SUCCESS;
@@ -126,9 +134,12 @@ CUresult cuLibraryGetKernel(CUkernel* out, CUlibrary library, const char* name) 
 }
 CUresult cuLibraryGetGlobal(CUdeviceptr* out, size_t* size, CUlibrary library, const char* name) {
     IN_CONTEXT;
-    if (std::strcmp(name, "offset") != 0) return CUDA_ERROR_NOT_FOUND;
-    *out = reinterpret_cast<CUdeviceptr>(&reinterpret_cast<Library*>(library)->offset);
-    *size = sizeof(uint32_t);
+    Variables& variables = reinterpret_cast<Library*>(library)->variables;
+    const bool table = std::strcmp(name, "table") == 0;
+    if (!table && std::strcmp(name, "offset") != 0) return CUDA_ERROR_NOT_FOUND;
+    *out = table ? reinterpret_cast<CUdeviceptr>(&variables.table)
+                 : reinterpret_cast<CUdeviceptr>(&variables.offset);
+    *size = table ? sizeof(variables.table) : sizeof(variables.offset);
     return CUDA_SUCCESS;
 }
 CUresult cuKernelGetFunction(CUfunction* out, CUkernel kernel) {

@@ -22,6 +22,10 @@ CUmemGenericAllocationHandle last_handle = 0;
 
 void* address_of(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
 
+void* reserve(void* hint, size_t size) {
+    return mmap(hint, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
 // Counts as something never freed, which every test looks for.
 void give_back(const char* what) {
     count(what, -1);
@@ -59,10 +63,18 @@ CUresult cuMemGetAllocationGranularity(size_t* out, const CUmemAllocationProp*,
 }
 CUresult cuMemAddressReserve(CUdeviceptr* out, size_t size, size_t, CUdeviceptr address, unsigned long long) {
     MAY_FAIL;
-    void* got = mmap(reinterpret_cast<void*>(address), size, PROT_NONE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* got = reserve(address_of(address), size);
     if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
     *out = reinterpret_cast<CUdeviceptr>(got);
+    if (*out % GRANULARITY != 0) {  // once more, cut to where a page of the device begins
+        munmap(got, size);
+        got = reserve(address_of(address), size + GRANULARITY);
+        if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+        const CUdeviceptr start = reinterpret_cast<CUdeviceptr>(got);
+        *out = (start + GRANULARITY - 1) / GRANULARITY * GRANULARITY;
+        if (*out > start) munmap(got, *out - start);
+        if (*out < start + GRANULARITY) munmap(address_of(*out + size), start + GRANULARITY - *out);
+    }
     count("reservation", 1);
     return CUDA_SUCCESS;
 }

@@ -213,7 +213,7 @@ def test_any_number_of_nodes_is_a_hint(fake):
 def test_graphs_are_started_once(bundle, fake):
     backend = CudaBackend(bundle)
     with pytest.raises(FoundryError, match="started already"):
-        backend.graphs.start(backend.device.context)
+        backend.graphs.start(backend.device.context, [0, 0])
     backend.graphs.wait()
     backend.close()
     assert fake.live == ""
