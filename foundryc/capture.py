@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Function, Relocation, Requirements, Tensor, Variable
+from foundryrt.bundle.schema import Function, Random, Relocation, Requirements, Tensor, Variable
 from foundryrt.bundle.writer import Buffer
 
 
@@ -34,7 +34,8 @@ class Capture:
 
     `functions` and `variables` index `kernels`, the binaries as they are stored; `digest_kernel` is
     the one that takes digests of weights, -1 for none. `slices` fill tensors, by tensor index, from
-    the user's weight files. `producer`, `provenance` and `relocatable` are the manifest's.
+    the user's weight files. `producer`, `provenance`, `relocatable` and `random` are the
+    manifest's.
     """
 
     target: str
@@ -50,3 +51,4 @@ class Capture:
     digest_kernel: int = -1
     provenance: dict[str, str] = field(default_factory=dict)
     relocatable: bool = False
+    random: Random | None = None

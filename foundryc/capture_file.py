@@ -26,7 +26,15 @@ from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
 from foundryrt.atomic import AtomicFile
-from foundryrt.bundle.schema import Column, Function, Relocation, Requirements, Tensor, Variable
+from foundryrt.bundle.schema import (
+    Column,
+    Function,
+    Random,
+    Relocation,
+    Requirements,
+    Tensor,
+    Variable,
+)
 from foundryrt.bundle.tables import TEMPLATE_COLUMNS, pack, unpack
 from foundryrt.bundle.writer import Buffer
 from foundryrt.errors import FoundryError
@@ -52,6 +60,7 @@ class _Graph(msgspec.Struct):
     key: dict[str, int | str]
     columns: dict[str, Column]
     data: _Blob
+    random: int
 
 
 class _Region(msgspec.Struct):
@@ -80,6 +89,7 @@ class _Index(msgspec.Struct):
     slices: dict[int, list[WeightSlice]]
     digest_kernel: int
     relocatable: bool
+    random: Random | None
 
 
 def save(capture: Capture, path: str | os.PathLike[str]) -> None:
@@ -121,6 +131,7 @@ def load(path: str | os.PathLike[str]) -> Capture:
         slices=index.slices,
         digest_kernel=index.digest_kernel,
         relocatable=index.relocatable,
+        random=index.random,
     )
 
 
@@ -128,7 +139,9 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
     graphs = []
     for table in capture.graphs:
         columns, data = pack(table.columns, TEMPLATE_COLUMNS)
-        graphs.append(_Graph(table.name, table.key, columns, _append(file, [data], True)))
+        graphs.append(
+            _Graph(table.name, table.key, columns, _append(file, [data], True), table.random)
+        )
     return _Index(
         target=capture.target,
         requirements=capture.requirements,
@@ -154,6 +167,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
         slices={index: list(slices) for index, slices in capture.slices.items()},
         digest_kernel=capture.digest_kernel,
         relocatable=capture.relocatable,
+        random=capture.random,
     )
 
 
@@ -224,7 +238,8 @@ class _File:
 
 def _table(file: _File, graph: _Graph) -> GraphTable:
     views = unpack(graph.columns, TEMPLATE_COLUMNS, memoryview(file.bytes(graph.data)))
-    return GraphTable(graph.name, graph.key, {name: np.asarray(v) for name, v in views.items()})
+    columns = {name: np.asarray(view) for name, view in views.items()}
+    return GraphTable(graph.name, graph.key, columns, graph.random)
 
 
 def _image(file: _File, region: _Region) -> RegionImage:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from foundryrt.bundle.schema import NodeKind, Relocation
 from foundryrt.bundle.tables import TEMPLATE_COLUMNS
 from foundryrt.errors import FoundryError
 
@@ -17,7 +18,46 @@ Words = npt.NDArray[np.uint64]
 Columns = dict[str, npt.NDArray[Any]]
 """Columns of docs/format.md, "Graph tables", by name."""
 
+NONE = -1
+"""In place of a region's number: an address of no region."""
+_DIMENSIONS = 4
+"""Words of a kernel node before its arguments (LAUNCH_WORDS of foundryrt/native/tables.hpp)."""
+_ADDRESSES = {NodeKind.MEMCPY: 2, NodeKind.MEMSET: 1}
+"""How many of a node's words, from the first, are addresses."""
+
 EDGE_COLUMNS = ("edge_from", "edge_to", "edge_from_port", "edge_to_port", "edge_type")
+
+
+class Spans:
+    """Where regions lie, to tell which one an address is of."""
+
+    def __init__(self, regions: Iterable[tuple[int, int]]) -> None:
+        """`regions`: base and size of each, which do not overlap."""
+        spans = np.array([*regions], np.uint64).reshape(-1, 2)
+        self._order = np.argsort(spans[:, 0], kind="stable")
+        self._bases, self._sizes = spans[self._order].T
+
+    def find(self, words: Words) -> npt.NDArray[np.int64]:
+        """For each word, uint64 [n], the number of the region that it is in or at the end of.
+
+        NONE for the others. Where one region begins at another's end, it is the one that begins.
+        """
+        if not self._bases.size:
+            return np.full(words.shape, NONE, np.int64)
+        last = np.searchsorted(self._bases, words, side="right") - 1
+        inside = (last >= 0) & (words - self._bases[last] <= self._sizes[last])
+        return np.where(inside, self._order[last], NONE)
+
+
+def address_words(columns: Columns) -> npt.NDArray[np.bool_]:
+    """Which of a cuda graph's parameter words can be addresses: arguments, and ends of copies."""
+    start = columns["parameter_start"].astype(np.int64)
+    node = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    kind, at = columns["kind"][node], np.arange(start[-1]) - start[node]
+    can: npt.NDArray[np.bool_] = (kind == NodeKind.KERNEL) & (at >= _DIMENSIONS)
+    for other, count in _ADDRESSES.items():
+        can |= (kind == other) & (at < count)
+    return can
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +70,8 @@ class GraphTable:
     name: str
     key: dict[str, int | str]
     columns: Columns
+    random: int = 0
+    """By how much a launch advances the offset of the random numbers."""
 
     @classmethod
     def of_nodes(
@@ -84,6 +126,16 @@ class GraphTable:
         """The parameter words of all nodes, one after another."""
         return self.columns["parameters"]
 
+    def relocated(self, spans: Spans) -> GraphTable:
+        """With a relocation for every word that is an address in one of the regions."""
+        region = spans.find(self.words)
+        region[~address_words(self.columns)] = NONE
+        word = np.flatnonzero(region != NONE)
+        found = {"relocation_word": word, "relocation_region": region[word]}
+        dtypes = {name: np.dtype(f"<{TEMPLATE_COLUMNS[name]}") for name in found}
+        columns = {name: own.astype(dtypes[name]) for name, own in found.items()}
+        return replace(self, columns=self.columns | columns)
+
     def topology(self) -> bytes:
         """A digest of all but the words; equal topologies share a template."""
         digest = hashlib.sha256()
@@ -101,6 +153,16 @@ class Member:
     graph: GraphTable
     template: int
     columns: Columns
+
+
+def relocations(data: npt.NDArray[np.uint8], spans: Spans) -> tuple[Relocation, ...]:
+    """The 8-byte words of `data`, uint8 [n], that are addresses in one of the regions."""
+    region = spans.find(data[: data.size // 8 * 8].view(np.uint64))
+    at = np.flatnonzero(region != NONE)
+    return tuple(
+        Relocation(offset=8 * int(word), region=int(number))
+        for word, number in zip(at, region[at], strict=True)
+    )
 
 
 def starts(lengths: Sequence[int]) -> npt.NDArray[np.uint32]:

@@ -59,6 +59,7 @@ def write_bundle(
                 templates=templates,
                 graphs=graphs,
                 weights=weights,
+                random=capture.random,
                 relocatable=capture.relocatable,
             )
         )
@@ -93,6 +94,7 @@ def _graph(writer: BundleWriter, index: int, member: Member) -> GraphEntry:
         template=member.template,
         section=section,
         columns=columns,
+        random=member.graph.random,
     )
 
 

@@ -32,6 +32,9 @@ class Backend(Protocol):
     ) -> Pipeline:
         """Launches of a graph, `depth` of them in flight; tensors are those of `tensor`."""
 
+    def seed(self, seed: int) -> None:
+        """Begin the random numbers anew."""
+
     def synchronize(self) -> None:
         """Wait for everything queued on the session's stream."""
 
@@ -209,6 +212,13 @@ class Session:
         FoundryError says what stopped the background work.
         """
         self._backend().wait(progress)
+
+    def seed(self, seed: int) -> None:
+        """Begin the random numbers that graphs draw anew, as torch.manual_seed does.
+
+        Until then a session has the seed of its capture. UsageError where no graph draws any.
+        """
+        self._backend().seed(seed)
 
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights of a session opened with `load_weights=False`, or fill them again.

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from foundryc.cuda.extract import CapturedFunction
+from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.harvest import Harvest
 from foundryc.cuda.prune_check import pruned
-from foundryc.cuda.variables import values_to_keep
+from foundryc.cuda.variables import changed, pointed_to
+from foundryc.template import Spans, relocations
 from foundryrt.bundle.schema import Function, Variable
 from foundryrt.errors import FoundryError
 
 
 class Binaries:
-    """What graphs call, by content, in order of first use."""
+    """What graphs call, by content, in order of first use.
 
-    def __init__(self, harvest: Harvest) -> None:
+    `foreign` takes in the memory that module variables point to.
+    """
+
+    def __init__(self, harvest: Harvest, foreign: ForeignMemory) -> None:
         self._harvest = harvest
+        self._foreign = foreign
         self._values: dict[int, dict[str, bytes]] = {}
         self._used: dict[bytes, set[str]] = {}
         self._index: dict[Function, int] = {}
@@ -24,7 +32,9 @@ class Binaries:
         """The number of a function; FoundryError where its binary or variables cannot be kept."""
         cubin = self._harvest.binary_of(captured.name, captured.module)
         if captured.module not in self._values:
-            self._values[captured.module] = values_to_keep(captured, cubin)
+            self._values[captured.module] = changed(captured.module, cubin)
+            for name, data in self._values[captured.module].items():
+                self._foreign.follow(pointed_to(captured, name, data))
         self._used.setdefault(cubin, set()).add(captured.name)
         kernel = list(self._used).index(cubin)
         for name, data in self._values[captured.module].items():
@@ -47,11 +57,15 @@ class Binaries:
         """All functions that were asked for, by number."""
         return tuple(self._index)
 
-    @property
-    def variables(self) -> tuple[Variable, ...]:
-        """What module variables must hold in another process."""
+    def variables(self, spans: Spans) -> tuple[Variable, ...]:
+        """What module variables must hold in another process, with the addresses among it."""
         return tuple(
-            Variable(kernel=kernel, name=name, data=data)
+            Variable(
+                kernel=kernel,
+                name=name,
+                data=data,
+                relocations=relocations(np.frombuffer(data, np.uint8), spans),
+            )
             for (kernel, name), data in self._variables.items()
         )
 

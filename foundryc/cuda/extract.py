@@ -1,4 +1,4 @@
-"""A captured graph as template columns; its functions; foreign pointers among its words."""
+"""A captured graph as template columns; its functions; pointers among its words."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from foundryc.native import ForeignPointer, FunctionView, check, library
-from foundryc.template import Columns
+from foundryc.template import Columns, address_words
 from foundryrt.bundle.tables import NO_FUNCTION, TEMPLATE_COLUMNS
 from foundryrt.errors import FoundryError
 from foundryrt.native import TemplateView
 from foundryrt.printable import quoted
 
-_MEMORY = {1: "pinned host", 2: "device", 3: "array", 4: "managed"}
-_SHOWN, _MOST = 8, 4096
+MEMORY = {1: "pinned host", 2: "device", 3: "array", 4: "managed"}
+"""Kinds of memory, by CUmemorytype."""
+_SHOWN, _DEVICE = 8, 2
 
 
 @dataclass(frozen=True)
@@ -82,32 +83,45 @@ def _function(graph: c_void_p, index: int) -> CapturedFunction:
 def foreign_pointers(
     words: npt.NDArray[np.uint64], base: int = 0, end: int = 0
 ) -> list[ForeignPointer]:
-    """The words that are addresses of device or pinned memory outside [base, end); the first 4096.
+    """The words that are addresses of device or host memory the driver knows, but for [base, end).
 
-    `words` is uint64 [n].
+    `words` is uint64 [n]; `word` of a result counts within it.
     """
     words = np.ascontiguousarray(words)
-    found = (ForeignPointer * _MOST)()
     count = c_uint64()
-    check(
-        library().foundryc_audit(
-            words.ctypes.data, words.size, base, end, found, len(found), byref(count)
+    most = 1024
+    while True:
+        found = (ForeignPointer * most)()
+        check(
+            library().foundryc_audit(
+                words.ctypes.data, words.size, base, end, found, most, byref(count)
+            )
         )
-    )
-    return found[: min(count.value, len(found))]
+        if count.value <= most:
+            return found[: count.value]
+        most = count.value
 
 
-def refuse_foreign_pointers(graph: CapturedGraph, base: int, end: int) -> None:
-    """FoundryError naming kernels and argument words that point outside the arena."""
-    pointers = foreign_pointers(graph.columns["parameters"], base, end)
-    if pointers:
-        more = f" and {len(pointers) - _SHOWN} more" if len(pointers) > _SHOWN else ""
+def foreign_addresses(graph: CapturedGraph, base: int, end: int) -> list[int]:
+    """Addresses of device memory outside [base, end) that nodes are given, in the nodes' order.
+
+    FoundryError naming kernels and argument words that point to memory of another kind.
+    """
+    columns = graph.columns
+    at = np.flatnonzero(address_words(columns))
+    pointers = foreign_pointers(columns["parameters"][at], base, end)
+    for pointer in pointers:
+        pointer.word = int(at[pointer.word])
+    others = [pointer for pointer in pointers if pointer.memory != _DEVICE]
+    if others:
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         raise FoundryError(
             "the graph points to memory that a bundle does not restore: "
-            + "; ".join(_describe(graph, pointer) for pointer in pointers[:_SHOWN])
+            + "; ".join(_describe(graph, pointer) for pointer in others[:_SHOWN])
             + more
-            + "; register the tensors it uses, and warm up inside the recorder"
+            + "; copy what it needs to device memory before the graph"
         )
+    return [pointer.address for pointer in pointers]
 
 
 def _describe(graph: CapturedGraph, pointer: ForeignPointer) -> str:
@@ -117,6 +131,6 @@ def _describe(graph: CapturedGraph, pointer: ForeignPointer) -> str:
     name = "a copy" if function == NO_FUNCTION else quoted(graph.functions[function].name)
     return (
         f"node {node} ({name}), word {pointer.word - int(starts[node])}:"
-        f" {pointer.address:#x}, {_MEMORY.get(pointer.memory, 'other')} memory of"
+        f" {pointer.address:#x}, {MEMORY.get(pointer.memory, 'other')} memory of"
         f" {pointer.bytes} bytes at {pointer.start:#x}"
     )

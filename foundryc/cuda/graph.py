@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from foundryc.cuda.extract import CapturedGraph
+from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
 from foundryrt.errors import UsageError
 
@@ -34,7 +34,8 @@ class RecordedGraph:
     index: int
     outputs: list[NamedTensor] = field(default_factory=list)
     torch_graph: torch.cuda.CUDAGraph | None = None
-    captured: CapturedGraph | None = None
+    table: GraphTable | None = None
+    """Once it was captured, with functions numbered as in the capture."""
 
     def output(self, name: str, tensor: torch.Tensor) -> None:
         """Name a result of this graph."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from foundryc.capture import Capture, RegionImage
 from foundryc.cuda import driver, harvest
 from foundryc.cuda.arena import BASE, Arena, Region
 from foundryc.cuda.binaries import Binaries
-from foundryc.cuda.extract import extract, refuse_foreign_pointers
+from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
+from foundryc.cuda.foreign import ForeignMemory, ForeignRegion
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.kernels import compile_source
+from foundryc.cuda.randomness import Generator, consumed, find_generator
 from foundryc.producer import producer
-from foundryc.template import GraphTable
+from foundryc.template import GraphTable, Spans, relocations
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Requirements, Tensor
+from foundryrt.bundle.schema import Random, Relocation, Requirements, Tensor
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
@@ -58,7 +61,11 @@ class CudaRecording:
         torch.cuda.synchronize()
         self.harvest = harvest.Harvest()
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # A report of foreign memory then names the line that asked for it.
+        torch.cuda.memory._record_memory_history("state", stacks="python")
         self.arena = Arena(device, base)
+        self.foreign = ForeignMemory(self.arena.base, self.arena.end)
+        self.binaries = Binaries(self.harvest, self.foreign)
         self.tensors: list[NamedTensor] = []
         self.graphs: list[RecordedGraph] = []
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
@@ -125,22 +132,22 @@ class CudaRecording:
             self._remember(address, size)
 
     def _keep(self, recorded: RecordedGraph, raw_graph: int) -> None:
-        recorded.captured = extract(raw_graph)
-        refuse_foreign_pointers(recorded.captured, self.arena.base, self.arena.end)
+        captured = extract(raw_graph)
+        self.foreign.follow(foreign_addresses(captured, self.arena.base, self.arena.end))
+        recorded.table = self._table(recorded, captured)
         for output in recorded.outputs:
-            if self.arena.locate(output.tensor) is None:
+            if self._locate(output.tensor) is None:
                 raise FoundryError(
-                    f"graph {recorded.name}: output {output.name!r} is not in the arena; it must"
-                    " be made by the graph or be a registered tensor"
+                    f"graph {recorded.name}: output {output.name!r} lies in memory that the graph"
+                    " does not use; it must be made by the graph or be a registered tensor"
                 )
         self.graphs.append(recorded)
 
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded; embedded weights are read from the device when they are written."""
         torch.cuda.synchronize()
-        binaries = Binaries(self.harvest)
-        graphs = [_table(graph, binaries) for graph in self.graphs]
-        kernels = binaries.kernels()
+        kernels = self.binaries.kernels()
+        generator = self._generator()
         named = self.tensors + [output for graph in self.graphs for output in graph.outputs]
         embedded = _embedded(named, embed_weights)
         slices = {i: t.slices for i, t in enumerate(named) if t.slices and i not in embedded}
@@ -149,7 +156,14 @@ class CudaRecording:
         if slices:
             digest_kernel = len(kernels)
             kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, architecture))
-        regions = [self._image(region, bool(embedded)) for region in self.arena.regions.values()]
+        own = [self._image(region, bool(embedded)) for region in self.arena.regions.values()]
+        spans = Spans(
+            (span.base, span.size) for regions in (own, self.foreign.regions) for span in regions
+        )
+        regions = [
+            *(replace(image, relocations=self._pointers(image, spans)) for image in own),
+            *(_foreign(number, r, spans) for number, r in enumerate(self.foreign.regions)),
+        ]
         return Capture(
             target="cuda",
             requirements=Requirements(
@@ -160,17 +174,83 @@ class CudaRecording:
             producer=producer(cuda=torch.version.cuda or ""),
             provenance={"device": torch.cuda.get_device_name(self.arena.device)},
             regions=regions,
-            tensors=[self._tensor(tensor) for tensor in named],
-            functions=binaries.functions,
-            variables=binaries.variables,
-            graphs=graphs,
+            tensors=[*map(self._tensor, named), *self._random_tensors(generator)],
+            functions=self.binaries.functions,
+            variables=self.binaries.variables(spans),
+            graphs=[table.relocated(spans) for table in self._tables(generator)],
+            random=_random(generator, len(named)),
             kernels=kernels,
             slices=slices,
             digest_kernel=digest_kernel,
         )
 
+    def _locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
+        """Number of the region that holds the tensor, and how far in."""
+        if (place := self.arena.locate(tensor)) is not None:
+            return place
+        found = self.foreign.locate(tensor.data_ptr())
+        return None if found is None else (len(self.arena.regions) + found[0], found[1])
+
+    def _table(self, recorded: RecordedGraph, captured: CapturedGraph) -> GraphTable:
+        """The graph's columns, its functions numbered as in the bundle."""
+        local = [self.binaries.index(function) for function in captured.functions]
+        lookup = np.array([*local, NO_FUNCTION], np.uint32)
+        old = captured.columns["function"]
+        columns = captured.columns | {"function": lookup[np.minimum(old, len(local))]}
+        return GraphTable(recorded.name, recorded.key, columns)
+
+    def _generator(self) -> Generator | None:
+        """Torch's generator, if it can be one of what graphs use outside the arena."""
+        if not any(region.owner.startswith("torch") for region in self.foreign.regions):
+            return None
+        found = find_generator(self.arena.device, self.stream)
+        return None if self.foreign.locate(found.seed) is None else found
+
+    def _tables(self, generator: Generator | None) -> list[GraphTable]:
+        """The graphs, with what each consumes of the random numbers."""
+        tables = []
+        for graph in self.graphs:
+            if graph.table is None:
+                raise FoundryError(f"graph {graph.name} was not captured")
+            table, random = graph.table, 0
+            if generator is not None and generator.offset in table.words:
+                if graph.torch_graph is None:
+                    raise FoundryError(
+                        f"graph {graph.name} draws random numbers, and was captured by other code:"
+                        " how many is not known; capture it in the recorder's `graph`"
+                    )
+                random = consumed(graph.torch_graph, self.arena.device)
+            tables.append(replace(table, random=random))
+        return tables
+
+    def _random_tensors(self, generator: Generator | None) -> list[Tensor]:
+        if generator is None:
+            return []
+        places = {"random.seed": generator.seed, "random.offset": generator.offset}
+        found = {name: self.foreign.locate(address) for name, address in places.items()}
+        return [
+            Tensor(
+                name=name,
+                region=len(self.arena.regions) + place[0],
+                offset=place[1],
+                dtype="int64",
+                shape=(1,),
+                strides=(1,),
+                role="state",
+            )
+            for name, place in found.items()
+            if place is not None
+        ]
+
+    def _pointers(self, image: RegionImage, spans: Spans) -> tuple[Relocation, ...]:
+        """The addresses among what a region of the arena begins with; weights hold none."""
+        if image.initial is None or image.name == "weights":
+            return ()
+        (data,) = image.initial()
+        return relocations(np.asarray(data), spans)
+
     def _tensor(self, named: NamedTensor) -> Tensor:
-        place = self.arena.locate(named.tensor)
+        place = self._locate(named.tensor)
         if place is None:
             raise FoundryError(f"tensor {named.name!r} is not in the arena")
         return Tensor(
@@ -194,15 +274,22 @@ class CudaRecording:
         return RegionImage(region.name, base, size, partial(_filled, saved) if saved else None)
 
 
-def _table(graph: RecordedGraph, binaries: Binaries) -> GraphTable:
-    """The graph's columns, its functions numbered as in the bundle."""
-    if graph.captured is None:
-        raise FoundryError(f"graph {graph.name} was not captured")
-    local = [binaries.index(function) for function in graph.captured.functions]
-    lookup = np.array([*local, NO_FUNCTION], np.uint32)
-    old = graph.captured.columns["function"]
-    columns = graph.captured.columns | {"function": lookup[np.minimum(old, len(local))]}
-    return GraphTable(graph.name, graph.key, columns)
+def _random(generator: Generator | None, first: int) -> Random | None:
+    """With the tensors of `_random_tensors`, which are numbered from `first`."""
+    if generator is None:
+        return None
+    return Random(seed=first, offset=first + 1, initial_seed=generator.initial_seed)
+
+
+def _foreign(number: int, region: ForeignRegion, spans: Spans) -> RegionImage:
+    return RegionImage(
+        f"foreign {number}",
+        region.base,
+        region.size,
+        (lambda: [region.data.data]) if region.data.size else None,
+        owner=region.owner,
+        relocations=relocations(region.data, spans),
+    )
 
 
 def _embedded(named: list[NamedTensor], embed: bool) -> set[int]:

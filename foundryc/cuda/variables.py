@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from foundryc.cuda import driver, elf
-from foundryc.cuda.extract import CapturedFunction, foreign_pointers
+from foundryc.cuda.extract import MEMORY, CapturedFunction, foreign_pointers
 from foundryrt.errors import FoundryError
 from foundryrt.printable import quoted
 
-_NOT_FOUND = 500
+_NOT_FOUND, _DEVICE = 500, 2
 
 
 def changed(module: int, cubin: bytes) -> dict[str, bytes]:
@@ -35,18 +35,17 @@ def changed(module: int, cubin: bytes) -> dict[str, bytes]:
     return found
 
 
-def values_to_keep(function: CapturedFunction, cubin: bytes) -> dict[str, bytes]:
-    """What the variables of the function's module must hold in another process, by name.
+def pointed_to(function: CapturedFunction, name: str, data: bytes) -> list[int]:
+    """The addresses of device memory in a variable of the function's module.
 
-    FoundryError where a value is an address, even of the arena: what it points to is not known.
+    FoundryError where it holds the address of other memory.
     """
-    found = changed(function.module, cubin)
-    for name, data in found.items():
-        pointers = foreign_pointers(np.frombuffer(data[: len(data) // 8 * 8], np.uint64))
-        if pointers:
+    found = foreign_pointers(np.frombuffer(data[: len(data) // 8 * 8], np.uint64))
+    for pointer in found:
+        if pointer.memory != _DEVICE:
             raise FoundryError(
                 f"kernel {quoted(function.name)}: the variable {quoted(name)} of its module holds"
-                f" the address {pointers[0].address:#x}, which a bundle does not restore; use"
-                " another operator here"
+                f" the address {pointer.address:#x} of {MEMORY.get(pointer.memory, 'other')}"
+                " memory, which a bundle does not restore; use another operator here"
             )
-    return found
+    return [pointer.address for pointer in found]

@@ -53,6 +53,7 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     for function in manifest.functions:
         if function.kernel != -1 or manifest.target == "cuda":
             _refer("function", function.kernel, manifest.kernels)
+    _check_random(manifest)
     for graph in manifest.graphs:
         _refer(f"graph {quoted(graph.name)}", graph.template, manifest.templates)
     for template in manifest.templates:
@@ -170,6 +171,21 @@ def _check_relocations(
             end <= at <= size - 8 and at % 8 == 0, f"{where}: a relocation at byte {at} of {size}"
         )
         end = at + 8
+
+
+def _check_random(manifest: Manifest) -> None:
+    steps = [graph.random for graph in manifest.graphs]
+    _require(all(0 <= step < 1 << 63 for step in steps), "a graph's random step is out of range")
+    random = manifest.random
+    if random is None:
+        _require(not any(steps), "graphs draw random numbers, and no generator is there")
+        return
+    for what, index in (("seed", random.seed), ("offset", random.offset)):
+        _refer(f"the random {what}", index, manifest.tensors)
+        tensor = manifest.tensors[index]
+        where = f"the random {what}, tensor {quoted(tensor.name)},"
+        _require((tensor.dtype, tensor.shape) == ("int64", (1,)), f"{where} is no int64 [1]")
+    _require(0 <= random.initial_seed < 1 << 64, "the random seed is out of range")
 
 
 def _check_tensor(tensor: Tensor, manifest: Manifest) -> None:

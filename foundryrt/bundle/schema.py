@@ -16,7 +16,8 @@ import msgspec
 #    2026-11-25, WeightSource.blake3 and Weights.digest_kernel added; earlier readers refuse
 #    bundles that have them.
 #    2026-11-29, Manifest.relocatable, Region.owner and the relocations of regions and variables
-#    added, and relocation columns filled; earlier readers refuse bundles that have them.
+#    added, relocation columns filled, and Manifest.random with GraphEntry.random; earlier readers
+#    refuse bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -171,6 +172,18 @@ class GraphEntry(Record, frozen=True):
     template: int
     section: int
     columns: dict[str, Column]
+    random: int = 0
+    """By how much a launch advances the offset of the random numbers."""
+
+
+class Random(Record, frozen=True):
+    """Where graphs read the state of torch's generator: Philox seed and offset, int64 tensors."""
+
+    seed: int
+    offset: int
+    """Tensors of the manifest."""
+    initial_seed: int
+    """What a session begins with, unless it is seeded; the offset begins at 0."""
 
 
 class WeightFile(Record, frozen=True):
@@ -264,5 +277,7 @@ class Manifest(Record, frozen=True):
     templates: tuple[Template, ...] = ()
     graphs: tuple[GraphEntry, ...] = ()
     weights: Weights = Weights()
+    random: Random | None = None
+    """Of bundles whose graphs draw random numbers."""
     relocatable: bool = False
     """Whether every address in it has a relocation: its regions may then lie anywhere."""

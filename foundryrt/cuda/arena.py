@@ -14,6 +14,8 @@ from foundryrt.undo import Held, Undo
 
 _PINNED, _DEVICE, _READ_WRITE = 1, 1, 3
 _FILE_DESCRIPTOR = 1  # CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+_FOREIGN_ALIGNMENT = 4096
+"""Bytes; a foreign region begins where it did modulo this, which is more than code relies on."""
 _libc = ctypes.CDLL(None)
 
 
@@ -57,10 +59,10 @@ class Placing:
 class Arena:
     """A bundle's regions on a device, placed and mapped; `undo` frees them.
 
-    The parts of the arena keep their distances; each foreign region lies by itself, anywhere. With
-    `exportable`, other processes can be given their memory. UsageError where regions cannot be
-    moved to the base asked for; FoundryError where addresses are taken in this process or memory
-    does not suffice.
+    The parts of the arena keep their distances. Foreign regions lie together, anywhere. With
+    `exportable`, other processes can be given the memory of the arena's parts. UsageError where
+    the arena cannot be moved to the base asked for; FoundryError where addresses are taken in this
+    process or memory does not suffice.
     """
 
     def __init__(
@@ -88,11 +90,8 @@ class Arena:
         self._granularity = self._cuda.ask(
             "cuMemGetAllocationGranularity", byref(self._properties), c_uint(0), kind=c_uint64
         )
-        self._place([r for r in mapped if not r.owner], placing.movable, placing.base)
-        for region in mapped:
-            if region.owner:
-                self._place([region], movable=True)
-            self._map(region)
+        self._place_arena([region for region in mapped if not region.owner], placing)
+        self._place_foreign([region for region in mapped if region.owner])
 
     def address(self, tensor: Tensor) -> int:
         """Where a tensor of the bundle begins."""
@@ -139,15 +138,14 @@ class Arena:
     def _rounded(self, size: int) -> int:
         return -(-size // self._granularity) * self._granularity
 
-    def _place(self, regions: list[Region], movable: bool, wanted: int | None = None) -> None:
-        """Reserve one range for `regions`, as far from each other as they were."""
+    def _place_arena(self, regions: list[Region], placing: Placing) -> None:
+        """One range of addresses for the parts of the arena, with memory behind each."""
         if not regions:
             return
-        first = min(region.base for region in regions)
-        # Pages begin at multiples of the granularity; what foreign regions are aligned to, stays.
-        start = first - first % self._granularity
+        start = min(region.base for region in regions)
         end = max(region.base + region.size for region in regions)
-        base = start if wanted is None else wanted
+        base = start if placing.base is None else placing.base
+        movable = placing.movable
         if base != start and not movable:
             raise UsageError(
                 f"the bundle lies at {start:#x} and cannot be moved to {base:#x}: it was captured"
@@ -156,7 +154,7 @@ class Arena:
         if base % self._granularity:
             raise UsageError(f"base {base:#x} is no multiple of {self._granularity:#x} bytes")
         got = self._reserve(base, self._rounded(end - start))
-        if got != base and (wanted is not None or not movable):
+        if got != base and (placing.base is not None or not movable):
             raise FoundryError(
                 f"the addresses {base:#x} to {base + end - start:#x} are taken in this process"
                 f" (the driver offered {got:#x}); open the bundle before other users of the"
@@ -164,6 +162,20 @@ class Arena:
             )
         for region in regions:
             self._bases[region.name] = region.base - start + got
+            self._map(region.name, self.base(region), region.size)
+
+    def _place_foreign(self, regions: list[Region]) -> None:
+        """One range with memory: most are small, and a page of the device is large."""
+        end = 0
+        places: dict[str, int] = {}
+        for region in regions:
+            places[region.name] = end + (region.base - end) % _FOREIGN_ALIGNMENT
+            end = places[region.name] + region.size
+        if not regions:
+            return
+        base = self._reserve(0, self._rounded(end))
+        self._map("foreign", base, end)
+        self._bases |= {name: base + offset for name, offset in places.items()}
 
     def _reserve(self, base: int, length: int) -> int:
         got = c_uint64()
@@ -173,10 +185,8 @@ class Arena:
         )  # fmt: skip
         return got.value
 
-    def _map(self, region: Region) -> None:
-        about = f"region {region.name}"
-        base = self.base(region) - self.base(region) % self._granularity
-        size = self._rounded(self.base(region) - base + region.size)
+    def _map(self, name: str, base: int, size: int) -> None:
+        about, size = f"region {name}", self._rounded(size)
         memory = self._cuda.make(
             self._undo, "cuMemCreate", size, byref(self._properties), 0,
             about=f"{size} bytes for {about}",
@@ -185,4 +195,4 @@ class Arena:
             self._undo, "cuMemMap", (base, size, 0, memory, 0), "cuMemUnmap", (base, size), about
         )
         self._cuda("cuMemSetAccess", base, size, byref(self._access), 1, about=about)
-        self._memory[region.name] = memory
+        self._memory[name] = memory

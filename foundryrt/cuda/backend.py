@@ -16,10 +16,11 @@ from foundryrt.cuda.device import Device, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
 from foundryrt.cuda.graphs import Graphs
+from foundryrt.cuda.randomness import RandomState
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import WeightLoader
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 from foundryrt.parallel import Worker
 from foundryrt.undo import Undo
 
@@ -55,6 +56,7 @@ class CudaBackend:
         self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
+        self._random: RandomState | None = None
         self._undo = Undo()
         try:
             self._begin_reading(first)
@@ -118,6 +120,8 @@ class CudaBackend:
                 self.device.cuda(
                     "cuMemsetD8Async", base + saved, 0, region.size - saved, self.stream
                 )
+        if self._bundle.manifest.random is not None:
+            self._random = RandomState(self._bundle.manifest, self._arena, self.device.cuda)
         self._done("contents queued")
 
     def _relocated(self, data: memoryview, relocations: Sequence[Relocation]) -> memoryview:
@@ -170,7 +174,15 @@ class CudaBackend:
         """Queue a graph on `stream` (a CUstream; the session's own by default)."""
         executable = self.graphs.require(graph)
         self.device.enter()
+        if self._random is not None:
+            self._random.advance(graph, stream or self.stream)
         self.device.cuda("cuGraphLaunch", executable, stream or self.stream)
+
+    def seed(self, seed: int) -> None:
+        """Begin the random numbers anew; UsageError where no graph draws any."""
+        if self._random is None:
+            raise UsageError("no graph of this bundle draws random numbers: nothing to seed")
+        self._random.seed(seed)
 
     def synchronize(self) -> None:
         """Wait for the session's stream."""

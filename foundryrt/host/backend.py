@@ -18,7 +18,7 @@ from foundryrt.arrays import check_array
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.convert import AnyArray
-from foundryrt.errors import FoundryError, install
+from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.host.admitted import check_names
 from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
@@ -119,6 +119,10 @@ class HostBackend:
     ) -> HostPipeline:
         """Launches of a graph, one after another."""
         return HostPipeline(partial(self.launch, graph), self._launching, inputs, outputs, depth)
+
+    def seed(self, seed: int) -> None:
+        """UsageError: a host bundle draws no random numbers."""
+        raise UsageError(f"seed {seed}: the graphs of a host bundle draw no random numbers")
 
     def synchronize(self) -> None:
         """Nothing is ever in flight on the host."""

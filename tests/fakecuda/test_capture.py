@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foundryc.capture_file import load, save
-from foundryc.cuda import arena, binaries, recording
+from foundryc.cuda import arena, binaries, foreign, recording
 from foundryc.cuda.extract import CapturedFunction, CapturedGraph
 from foundryc.template import Columns
 from foundryc.weights import TensorFile, whole
@@ -74,12 +74,15 @@ def recorded(monkeypatch, fake):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "fake")
     monkeypatch.setattr(arena.Region, "used", property(lambda self: USED.get(self.name, 0)))
-    monkeypatch.setattr(binaries, "values_to_keep", lambda function, cubin: {})
+    monkeypatch.setattr(binaries, "changed", lambda module, cubin: {})
+    monkeypatch.setattr(recording, "foreign_addresses", lambda *_: [])
     monkeypatch.setattr(recording, "compile_source", lambda *_: b"FAKE digest\0")
     monkeypatch.setattr(recording.CudaRecording, "_end_warm_up", lambda self: None)
     made = object.__new__(recording.CudaRecording)
     made.harvest = SimpleNamespace(binary_of=lambda name, module: CUBINS[module])
     made.arena, made.tensors, made.graphs = Arena(), [], []
+    made.foreign = foreign.ForeignMemory(made.arena.base, made.arena.end)
+    made.binaries = binaries.Binaries(made.harvest, made.foreign)
     made.initial = {counters.STATE: counters.INITIAL.view(np.uint8)}
     made.tensors.append(recording.NamedTensor("state", "state", placed("state", counters.STATE)))
     graphs = {1: (counters.capture().graphs[0].columns, (1, 2)),
@@ -123,7 +126,9 @@ def test_adopted_graphs_are_captured_and_run(tmp_path, fake, recorded):
 
 
 def test_what_points_out_of_the_arena_is_refused(recorded):
-    with pytest.raises(FoundryError, match="output 'far' is not in the arena"):
+    with pytest.raises(
+        FoundryError, match="output 'far' lies in memory that the graph does not use"
+    ):
         recorded.adopt(1, {"far": placed("far", 0x1000)}, "far")
     assert len(recorded.graphs) == 3
     with pytest.raises(UsageError, match="launch your own"):

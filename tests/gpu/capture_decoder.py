@@ -105,7 +105,7 @@ def main() -> None:
     path = folder / "smoke.fdy"
     write_bundle(path, r.capture(False), "smoke", {}, {})
     modules = r.harvest.modules()
-    names = [f.name for g in r.graphs for f in g.captured.functions]
+    names = [f.name for f in r.binaries.functions]
     globals_ = collections.Counter(
         symbol.name for m in modules for symbol in elf.symbols(m.cubin) if symbol.kind == elf.OBJECT
     )
@@ -116,12 +116,12 @@ def main() -> None:
         "bundle_bytes": path.stat().st_size,
         "modules": len(modules),
         "loaded_by": collections.Counter(m.call or "none seen" for m in modules),
-        "nodes": [len(g.captured.columns["kind"]) for g in r.graphs],
+        "nodes": [len(g.table.columns["kind"]) for g in r.graphs],
         "kinds": dict(
-            collections.Counter(int(k) for g in r.graphs for k in g.captured.columns["kind"])
+            collections.Counter(int(k) for g in r.graphs for k in g.table.columns["kind"])
         ),
         "edge_types": dict(
-            collections.Counter(int(k) for g in r.graphs for k in g.captured.columns["edge_type"])
+            collections.Counter(int(k) for g in r.graphs for k in g.table.columns["edge_type"])
         ),
         "longest_name": max(map(len, names)),
         "initial": {hex(a): d.size for a, d in r.initial.items()},

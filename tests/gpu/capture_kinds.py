@@ -6,7 +6,6 @@ import collections
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from foundryc.cuda.recording import CudaRecording
-from foundryc.cuda.variables import changed
 from foundryc.write import write_bundle
 
 
@@ -89,7 +87,7 @@ def main() -> None:
     image = r.register("image", random(4, 64, 32, 32), "input")
     weight = r.register("weight", random(1024, 512), "weight")
     filters = r.register("filters", random(64, 64, 3, 3), "weight")
-    errors, seconds, variables = {}, {}, {}
+    errors, seconds = {}, {}
     expected: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         functions = kinds(x, image, weight, filters, torch.cuda.Stream())
@@ -118,36 +116,24 @@ def main() -> None:
         if not all((other == repeats[0]).all() for other in repeats):
             errors[graph.name] += "torch's own replay differs from run to run"
     np.savez(folder / "expected_kinds.npz", **expected)
-    for graph in r.graphs:
-        for function in graph.captured.functions:
-            try:
-                cubin = r.harvest.binary_of(function.name, function.module)
-                found = changed(function.module, cubin)
-                if found:
-                    variables.setdefault(graph.name, []).extend(list(found)[:4])
-            except Exception as error:
-                errors[graph.name] += f" {type(error).__name__}: {error}"[:400]
-    r.graphs = [graph for graph in r.graphs if graph.name not in variables]
-    for index, graph in enumerate(r.graphs):
-        graph.index = index
-        graph.outputs = [replace(output, graph=index) for output in graph.outputs]
     try:
-        write_bundle(folder / "kinds.fdy", r.capture(False), "kinds", {}, {})
+        capture = r.capture(False)
+        write_bundle(folder / "kinds.fdy", capture, "kinds", {}, {})
     except Exception as error:
         errors["save"] = f"{type(error).__name__}: {error}"[:600]
     modules = r.harvest.modules()
     report = {
         "errors": {k: v for k, v in errors.items() if v},
         "seconds": seconds,
-        "changed_variables": variables,
+        "variables": [variable.name for variable in capture.variables],
         "modules": len(modules),
         "loaded_by": collections.Counter(m.call or "none seen" for m in modules),
         "node_kinds": {
-            g.name: dict(collections.Counter(int(k) for k in g.captured.columns["kind"]))
+            g.name: dict(collections.Counter(int(k) for k in g.table.columns["kind"]))
             for g in r.graphs
         },
         "edge_types": {
-            g.name: dict(collections.Counter(int(k) for k in g.captured.columns["edge_type"]))
+            g.name: dict(collections.Counter(int(k) for k in g.table.columns["edge_type"]))
             for g in r.graphs
         },
         "initial": {hex(a): d.size for a, d in r.initial.items()},

@@ -51,7 +51,17 @@ def attempt(name, body, warm=True):
         messages[name] = str(error)
 
 
+class PinnedMemory:
+    """Host memory as a library might hand it to a kernel."""
+
+    def __init__(self) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (64,), "typestr": "<f4", "data": (pinned.data_ptr(), False), "version": 3,
+        }  # fmt: skip
+
+
 attempt("outside", lambda: x + outside)
+attempt("pinned", lambda: x + torch.as_tensor(PinnedMemory(), device="cuda"))
 attempt("host_copy", lambda: x.copy_(pinned, non_blocking=True))
 attempt("host_function", host_function, warm=False)
 attempt("allocation", allocation, warm=False)

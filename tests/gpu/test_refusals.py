@@ -10,9 +10,13 @@ def messages(run):
     return run("refusals.py")
 
 
-def test_memory_outside_the_arena_is_named_with_its_kernel(messages):
-    assert "elementwise_kernel" in messages["outside"]
-    assert "device memory of" in messages["outside"]
+def test_pinned_memory_is_named_with_its_kernel(messages):
+    assert "elementwise_kernel" in messages["pinned"]
+    assert "pinned host memory of" in messages["pinned"]
+
+
+def test_device_memory_outside_the_arena_is_taken_in(messages):
+    assert messages["outside"] == ""
 
 
 def test_a_copy_from_the_host_is_refused(messages):

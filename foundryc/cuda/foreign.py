@@ -1,0 +1,132 @@
+"""Memory outside the arena that graphs use: whose it is, what it held, and what it points to.
+
+Libraries allocate tables and workspaces of their own, a program may have made tensors before its
+recorder, backward's threads know nothing of the arena's pool. What a graph reads of all that must
+be there in another process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import foundryc
+from foundryc.cuda import driver
+from foundryc.cuda.extract import MEMORY, foreign_pointers
+from foundryrt.bundle.schema import MAX_REGIONS, REGIONS
+from foundryrt.errors import FoundryError
+
+DEVICE = 2
+"""CU_MEMORYTYPE_DEVICE"""
+_NOT_THE_USER_S = [Path(module.__file__ or "").parent for module in (torch, contextlib, foundryc)]
+"""Folders of code that allocates for somebody else: torch, the standard library, this package."""
+_STEP = 64 << 20
+"""Bytes that are copied from the device at a time."""
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignRegion:
+    """An allocation that is not the arena's, with what it held when a graph was found to use it."""
+
+    base: int
+    size: int
+    owner: str
+    data: Bytes = field(repr=False)
+    """Up to the last byte that is not zero."""
+
+
+class ForeignMemory:
+    """The allocations outside [base, end), in the order in which graphs led to them."""
+
+    def __init__(self, base: int, end: int) -> None:
+        self._base, self._end = base, end
+        self.regions: list[ForeignRegion] = []
+
+    def locate(self, address: int) -> tuple[int, int] | None:
+        """Number of the region that holds `address`, and how far in; None for no known one."""
+        for index, region in enumerate(self.regions):
+            if region.base <= address < region.base + region.size:
+                return index, address - region.base
+        return None
+
+    def follow(self, addresses: Iterable[int]) -> None:
+        """Take in the allocations of these addresses of device memory, and all they point to.
+
+        FoundryError where there are more than a bundle can hold.
+        """
+        pending = deque(addresses)
+        blocks: list[tuple[int, int, str]] | None = None
+        while pending:
+            address = pending.popleft()
+            if self._base <= address < self._end or self.locate(address) is not None:
+                continue
+            blocks = torch_blocks() if blocks is None else blocks
+            region = _saved(address, blocks)
+            self.regions.append(region)
+            if len(self.regions) > MAX_REGIONS - len(REGIONS):
+                raise FoundryError(
+                    f"graphs use more than {len(self.regions) - 1} allocations that were made"
+                    " outside the recorder; make the program's memory inside `warm_up`, or register"
+                    " its tensors"
+                )
+            words = region.data[: region.data.size // 8 * 8].view(np.uint64)
+            found = foreign_pointers(words, self._base, self._end)
+            pending += [pointer.address for pointer in found if pointer.memory == DEVICE]
+
+
+def _saved(address: int, blocks: list[tuple[int, int, str]]) -> ForeignRegion:
+    """The allocation around an address: a block of torch's, else what the driver gave out."""
+    index = bisect_right(blocks, (address, 1 << 64, "")) - 1
+    if index >= 0 and address < blocks[index][0] + blocks[index][1]:
+        base, size, owner = blocks[index]
+    else:
+        (pointer,) = foreign_pointers(np.array([address], np.uint64))
+        base, size, owner = pointer.start, pointer.bytes, "a library"
+        if pointer.memory != DEVICE:
+            raise FoundryError(f"{address:#x} is {MEMORY.get(pointer.memory, 'other')} memory")
+    return ForeignRegion(base, size, owner, _read(base, size))
+
+
+def _read(base: int, size: int) -> Bytes:
+    """Device memory up to the last byte that is not zero."""
+    data = np.empty(size, np.uint8)
+    for start in range(0, size, _STEP):
+        part = data[start : start + _STEP]
+        driver.call(
+            "cuMemcpyDtoH", part.ctypes.data, base + start, part.size, about="foreign memory"
+        )
+    used = np.flatnonzero(data[: size // 8 * 8].view(np.uint64))
+    end = int(used[-1] + 1) * 8 if used.size else 0
+    tail = data[size // 8 * 8 :]
+    return data if tail.any() else data[:end]
+
+
+def torch_blocks() -> list[tuple[int, int, str]]:
+    """Address, size and owner of every block that torch's allocator has given out, by address."""
+    found = []
+    for segment in torch.cuda.memory_snapshot():  # type: ignore[no-untyped-call]
+        for block in segment["blocks"]:
+            if block["state"].startswith("active"):
+                found.append((int(block["address"]), int(block["size"]), _owner(block)))
+    return sorted(found)
+
+
+def _owner(block: dict[str, Any]) -> str:
+    """`torch`, and the line of the user's program that asked for the memory, if torch knows it."""
+    for frame in block.get("frames", ()):
+        path = Path(str(frame["filename"]))
+        if path.suffix == ".py" and not any(map(path.is_relative_to, _NOT_THE_USER_S)):
+            # Without its folder: a bundle names nothing of the machine that made it.
+            return f"torch, for {path.name}:{frame['line']}, {frame['name']}"
+    return "torch"
