@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from foundryc.template import GraphTable
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import GraphEntry
 from foundryrt.bundle.tables import NO_FUNCTION
@@ -30,7 +31,7 @@ def compare(a: Bundle, b: Bundle) -> list[Difference]:
     return found
 
 
-def graph_title(graph: GraphEntry) -> str:
+def graph_title(graph: GraphEntry | GraphTable) -> str:
     """`decode[batch=8]`."""
     key = ", ".join(f"{name}={value}" for name, value in graph.key.items())
     return f"{graph.name}[{key}]" if key else graph.name

@@ -1,0 +1,81 @@
+"""Captures of one workload in fresh processes, compared: what is an address, a value, noise.
+
+The first two have their memory at one base, in the third every region was moved by an amount of its
+own. A word that moved with a region is an address in it. A byte that differs between the first two
+is noise, such as what the host's stack held where a kernel's arguments have gaps. The rest are
+values, which must be equal in all three.
+
+What no comparison can see: a foreign region lies where each process got it, so a part of an address
+in it may look like noise, and be zeroed, if the region lies elsewhere in the second capture. Whole
+addresses that the audit missed are found, unaligned and shifted ones too. A bundle is therefore
+proved by running it at a further place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from foundryc.capture import Capture
+from foundryc.compare.alike import check_alike
+from foundryc.compare.contents import settle_region, settle_variable
+from foundryc.compare.places import GraphPlace
+from foundryc.compare.regions import Audit, Regions
+from foundryc.compare.words import settle
+from foundryc.template import GraphTable
+from foundryrt.errors import FoundryError
+from foundryrt.printable import quoted
+
+__all__ = ["compare"]
+
+
+def compare(a: Capture, again: Capture, moved: Capture) -> Capture:
+    """`a` with its addresses confirmed as relocations and its noise zeroed, for any placement.
+
+    `again` was made at the same base in another process, `moved` with every region elsewhere. The
+    relocations of all three are what their audit found. Foreign regions get addresses that depend
+    on no process. FoundryError names the first thing in which the captures or the audit disagree.
+    """
+    check_alike(a, again, "at the same base")
+    check_alike(a, moved, "with its memory moved")
+    captures = (a, again, moved)
+    for first, second in zip(a.regions, again.regions, strict=True):
+        if not first.owner and first.base != second.base:
+            raise FoundryError(
+                f"region {quoted(first.name)} lies at {first.base:#x} and {second.base:#x}: the"
+                " first two captures need one base, to tell addresses from noise"
+            )
+    regions = Regions.of([capture.regions for capture in captures])
+    return replace(
+        a,
+        graphs=tuple(_settle_graph(captures, regions, i) for i in range(len(a.graphs))),
+        regions=tuple(settle_region(captures, regions, i) for i in range(len(a.regions))),
+        variables=tuple(settle_variable(captures, regions, i) for i in range(len(a.variables))),
+        relocatable=True,
+    )
+
+
+def _settle_graph(captures: Sequence[Capture], regions: Regions, index: int) -> GraphTable:
+    tables = [capture.graphs[index] for capture in captures]
+    first = tables[0]
+    settled = settle(
+        np.stack([table.words for table in tables]),
+        np.stack([_audited(table) for table in tables]),
+        regions,
+        GraphPlace(first, captures[0].functions),
+    )
+    columns = first.columns | {
+        "parameters": settled.words,
+        "relocation_word": settled.relocated.astype("<u4"),
+        "relocation_region": settled.region.astype("<u1"),
+    }
+    return GraphTable(first.name, first.key, columns)
+
+
+def _audited(table: GraphTable) -> Audit:
+    """The region that each parameter word points into, -1 for none."""
+    found = np.full(table.words.size, -1, np.int16)
+    found[table.columns["relocation_word"]] = table.columns["relocation_region"]
+    return found

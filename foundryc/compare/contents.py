@@ -1,0 +1,136 @@
+"""What regions and variables begin with, compared in steps: weights may be gigabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+import numpy.typing as npt
+
+from foundryc.capture import Capture, RegionImage
+from foundryc.compare.places import RegionPlace, VariablePlace
+from foundryc.compare.regions import Audit, Regions
+from foundryc.compare.words import Settled, settle
+from foundryc.template import Words
+from foundryrt.bundle.schema import Relocation, Variable
+
+Bytes = npt.NDArray[np.uint8]
+
+_STEP = 4 << 20
+"""Bytes of each capture that are compared at a time, a multiple of 8."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The first `length` bytes of a region as the bundle has them, read when asked for."""
+
+    captures: Sequence[Capture]
+    regions: Regions
+    region: int
+    length: int
+
+    def __call__(self) -> Iterator[memoryview]:
+        """The bytes in steps."""
+        for start, settled in _steps(self.captures, self.regions, self.region):
+            data = settled.words.view(np.uint8)[: max(self.length - 8 * start, 0)]
+            if data.size:
+                yield data.data
+
+
+def settle_region(captures: Sequence[Capture], regions: Regions, region: int) -> RegionImage:
+    """The region of the bundle; FoundryError as settle has it.
+
+    Zeros at the end, which are there by themselves, are left out.
+    """
+    image = captures[0].regions[region]
+    relocations: list[Relocation] = []
+    length = 0
+    for start, settled in _steps(captures, regions, region):
+        relocations += _relocations(settled, start)
+        for last in np.flatnonzero(settled.words)[-1:]:
+            length = min(8 * (start + int(last) + 1), image.size)
+    return RegionImage(
+        image.name,
+        int(regions.placed[region]),
+        image.size,
+        Contents(captures, regions, region, length) if length else None,
+        image.compress,
+        image.owner,
+        tuple(relocations),
+    )
+
+
+def settle_variable(captures: Sequence[Capture], regions: Regions, index: int) -> Variable:
+    """The variable of the bundle; FoundryError as settle has it."""
+    variables = [capture.variables[index] for capture in captures]
+    first, size = variables[0], len(variables[0].data)
+    words = _side_by_side([np.frombuffer(v.data, np.uint8) for v in variables])
+    audited = np.stack([_audited(v.relocations, 0, words.shape[1]) for v in variables])
+    settled = settle(words, audited, regions, VariablePlace(first.name, first.kernel))
+    return Variable(
+        kernel=first.kernel,
+        name=first.name,
+        data=settled.words.tobytes()[:size],
+        relocations=tuple(_relocations(settled, 0)),
+    )
+
+
+def _steps(
+    captures: Sequence[Capture], regions: Regions, region: int
+) -> Iterator[tuple[int, Settled]]:
+    """The region in steps, each with the word where it begins."""
+    images = [capture.regions[region] for capture in captures]
+    start = 0
+    for parts in zip_longest(*map(_parts, images), fillvalue=np.empty(0, np.uint8)):
+        words = _side_by_side(parts)
+        audited = np.stack([_audited(i.relocations, start, words.shape[1]) for i in images])
+        yield start, settle(words, audited, regions, RegionPlace(captures[0], region, start))
+        start += words.shape[1]
+
+
+def _parts(image: RegionImage) -> Iterator[Bytes]:
+    """What the region begins with, in parts of _STEP bytes and one of the rest."""
+    part, filled = np.empty(_STEP, np.uint8), 0
+    for buffer in image.initial() if image.initial else ():
+        data = np.frombuffer(memoryview(buffer).cast("B"), np.uint8) if len(buffer) else part[:0]
+        while data.size:
+            if not filled and data.size >= _STEP:  # Most of a large region comes in large buffers.
+                yield data[:_STEP]
+                data = data[_STEP:]
+                continue
+            taken = min(data.size, _STEP - filled)
+            part[filled : filled + taken] = data[:taken]
+            data, filled = data[taken:], filled + taken
+            if filled == _STEP:
+                yield part
+                part, filled = np.empty(_STEP, np.uint8), 0
+    if filled:
+        yield part[:filled]
+
+
+def _side_by_side(parts: Sequence[Bytes]) -> Words:
+    """Bytes of each capture as words, uint64 [captures, n]; the shorter ones end in zeros."""
+    longest = max(part.size for part in parts)
+    rows = np.zeros((len(parts), -(-longest // 8) * 8), np.uint8)
+    for row, part in zip(rows, parts, strict=True):
+        row[: part.size] = part
+    return rows.view(np.uint64)
+
+
+def _audited(relocations: Sequence[Relocation], start: int, count: int) -> Audit:
+    """The region that each of `count` words from word `start` on points into, -1 for none."""
+    found = np.full(count, -1, np.int16)
+    for relocation in relocations:
+        word = relocation.offset // 8 - start
+        if 0 <= word < count:
+            found[word] = relocation.region
+    return found
+
+
+def _relocations(settled: Settled, start: int) -> list[Relocation]:
+    return [
+        Relocation(offset=8 * (start + word), region=region)
+        for word, region in zip(settled.relocated.tolist(), settled.region.tolist(), strict=True)
+    ]

@@ -1,0 +1,188 @@
+"""The same words of three captures: which are addresses, which are noise, and what remains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from foundryc.compare.regions import Audit, Index, Regions
+from foundryc.template import Words
+from foundryrt.errors import FoundryError
+from foundryrt.printable import quoted
+
+Mask = npt.NDArray[np.bool_]
+
+REMEDY = "--no-relocate makes one capture, which is bound to its addresses"
+_NONE = -1
+_SHIFTS = range(1, 17)
+"""Bits by which a word may hold a shifted address: descriptors leave out what alignment fixes."""
+
+
+class Place(Protocol):
+    """Where words are: a graph, a region or a variable."""
+
+    def name(self, word: int, byte: int) -> str:
+        """Byte `byte` of word `word`, for a message."""
+
+    def is_fixed(self, words: Index) -> Mask:
+        """Which of the words, uint64 [n], must be equal in every capture unless they move."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """`words` of the bundle, uint64 [n]; `relocated` rises, `region` has one for each of them."""
+
+    words: Words
+    relocated: Index
+    region: Index
+
+
+def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Settled:
+    """Compare uint64 [3, n]: of a capture, of another at the same base, of one that was moved.
+
+    `audited`, int16 [3, n], has the region that each capture's audit found a word to point into, -1
+    for none. FoundryError names the first word that is none of: the same in all, an address that
+    moved with its region and that the audit found, noise.
+    """
+    first = words[0]
+    known = audited[0] != _NONE
+    suspects = np.flatnonzero((words[1] != first) | (words[2] != first) | known)
+    if not suspects.size:  # As in most of a large region.
+        return Settled(first, suspects, suspects)
+    values, known = words[:, suspects], known[suspects]
+    region, offset = regions.find(values, audited[0, suspects])
+    found = region != _NONE
+
+    for at in suspects[found & ~known][:1]:
+        _hidden(words, regions, place, int(at), 0, 0)
+    constant = (values == values[0]).all(axis=0)
+    _check_moved(suspects, audited[0, suspects], ~found & known & constant, regions, place)
+    rest = suspects[~found & ~constant]
+    _check_offsets(words, audited, rest, regions, place)
+    _check_hidden(words, rest, regions, place)
+
+    result = first.copy()
+    result[suspects[found]] = regions.placed[region[found]] + offset[found]
+    result[rest] &= ~_noise(words, rest, regions, place)
+    return Settled(result, suspects[found], region[found])
+
+
+def _check_moved(
+    suspects: Index, audited: Audit, unclear: Mask, regions: Regions, place: Place
+) -> None:
+    """FoundryError where a word stayed as its region did: address and value look alike."""
+    unclear = unclear & ~regions.moved[audited]
+    for index in np.flatnonzero(unclear)[:1]:
+        raise FoundryError(
+            f"{place.name(int(suspects[index]), 0)} may be an address in region"
+            f" {quoted(regions.names[audited[index]])}, which lay at one address in all captures,"
+            f" so nothing tells it from a value; capture again, or {REMEDY}"
+        )
+
+
+def _check_offsets(
+    words: Words, audited: Audit, rest: Index, regions: Regions, place: Place
+) -> None:
+    """FoundryError where every capture has an address in a word, but not of the same thing."""
+    wandering = rest[(audited[:, rest] != _NONE).all(axis=0)]
+    for word in wandering[:1]:
+        owners = audited[:, word]
+        within = words[:, word] - regions.bases[range(3), owners]
+        ends = [
+            f"{quoted(regions.names[o])}+{int(w):#x}" for o, w in zip(owners, within, strict=True)
+        ]
+        raise FoundryError(
+            f"{place.name(int(word), 0)} points to {ends[0]} in one capture, to {ends[1]} in one"
+            f" at the same base and to {ends[2]} in one that was moved; memory must be taken in"
+            f" one order: capture again, or {REMEDY}"
+        )
+
+
+def _check_hidden(words: Words, rest: Index, regions: Regions, place: Place) -> None:
+    """FoundryError where an unaligned or a shifted word follows a region."""
+    starts = np.union1d(rest - 1, rest)
+    starts = starts[(starts >= 0) & (starts < words.shape[1] - 1)]
+    for byte in range(1, 8):
+        low, high = np.uint64(8 * byte), np.uint64(64 - 8 * byte)
+        window = words[:, starts] >> low | words[:, starts + 1] << high
+        for at in _following(window, regions, starts):
+            _hidden(words, regions, place, at, byte, 0)
+    for shift in _SHIFTS:
+        for at in _following(words[:, rest] << np.uint64(shift), regions, rest):
+            _hidden(words, regions, place, at, 0, shift)
+
+
+def _following(values: Words, regions: Regions, words: Index) -> list[int]:
+    """The first of `words` whose value follows a region, if there is one."""
+    region, _ = regions.find(values, np.full(len(words), _NONE, np.int16))
+    return [int(word) for word in words[region != _NONE][:1]]
+
+
+def _hidden(
+    words: Words, regions: Regions, place: Place, word: int, byte: int, shift: int
+) -> NoReturn:
+    """Refuse an address that the audit does not know of."""
+    value = words[:, word]
+    if byte:
+        value = value >> np.uint64(8 * byte) | words[:, word + 1] << np.uint64(64 - 8 * byte)
+    value = value << np.uint64(shift)
+    region, offset = regions.find(value[:, None], np.full(1, _NONE, np.int16))
+    form = f", shifted right by {shift} bits," if shift else ""
+    raise FoundryError(
+        f"{place.name(word, byte)} holds an address in region"
+        f" {quoted(regions.names[int(region[0])])}{form} that the audit did not find"
+        f" (+{int(offset[0]):#x}), so it cannot be moved; {REMEDY}"
+    )
+
+
+def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> Words:
+    """The bytes of the words `rest` that are noise, as masks of ones, uint64 [len(rest)].
+
+    Those that differ between two captures at one base. FoundryError names the first other byte that
+    differs.
+    """
+    first, again, moved = words[:, rest]
+    noisy = _bytes(first ^ again) != 0
+    changed = _bytes(first ^ moved) != 0
+    noisy |= changed & _by_chance(words[:, rest], noisy, regions)
+    for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
+        where = place.name(int(rest[index]), int(noisy[index].argmax()))
+        raise FoundryError(
+            f"{where} is not the same in two captures at one base ({int(first[index]):#x} and"
+            f" {int(again[index]):#x}); make the capture repeatable, such as by seeding torch"
+        )
+    for index in np.flatnonzero((changed & ~noisy).any(axis=1))[:1]:
+        byte = int((changed & ~noisy)[index].argmax())
+        raise FoundryError(
+            f"{place.name(int(rest[index]), byte)} differs where memory lies elsewhere, but is no"
+            f" address ({int(first[index]):#x}, moved {int(moved[index]):#x}): it may be a part of"
+            f" one, or made of one; {REMEDY}"
+        )
+    return np.where(noisy, np.uint8(255), np.uint8(0)).view(np.uint64).reshape(len(rest))
+
+
+def _by_chance(values: Words, noisy: Mask, regions: Regions) -> Mask:
+    """Which bytes of noise two captures may have in common by chance, bool [n, 8].
+
+    Those beside noise in their half of a word, for values have 4 bytes or 8. And the upper half of
+    an address on the host, whose lower half is noise: its random part reaches into 2 bits of it.
+    """
+    lower, upper = noisy[:, :4].any(axis=1), noisy[:, 4:].any(axis=1)
+    halves = values >> np.uint64(32)
+    on_host = (halves >= _HOST_LOWEST) & (halves < _HOST_END)
+    for capture in range(3):
+        on_host[capture] &= ~regions.holding(capture, halves[capture])
+    upper |= lower & on_host.all(axis=0)
+    return np.repeat(np.stack([lower, upper], axis=1), 4, axis=1)
+
+
+_HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
+"""Upper halves of the addresses where Linux puts programs, their heaps, libraries and stacks."""
+
+
+def _bytes(words: Words) -> npt.NDArray[np.uint8]:
+    """uint8 [n, 8], the lowest first."""
+    return np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(len(words), 8)
