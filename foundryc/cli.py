@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from foundryc import report, workload
+from foundryc import elsewhere, report, workload
 from foundryc.cache import cli as cache_cli
 from foundryc.cache.capture import capture_now, through_cache
 from foundryc.cache.request import Request
@@ -72,6 +72,7 @@ def capture(
     embed_weights: cache_cli.EmbedWeights = False,
     compile: cache_cli.Compile = False,
     base: cache_cli.Base = None,
+    relocate: cache_cli.Relocate = None,
     cache: Annotated[
         str | None,
         typer.Option(envvar="FOUNDRY_CACHE", help="Fetch it from this cache, or push it there."),
@@ -81,11 +82,10 @@ def capture(
     """Run a workload once and write its bundle.
 
     The workload's own options go anywhere between these (see `foundryc workloads NAME`):
-    `foundryc capture --model smollm2`, `foundryc capture --grid 1024x32`. Bundles that one process
-    opens at the same time need bases 2 TiB apart.
+    `foundryc capture --model smollm2`, `foundryc capture --grid 1024x32`.
     """
     with reporting():
-        request = Request.read(name, target, embed_weights, context.args, compile, base)
+        request = Request.read(name, target, embed_weights, context.args, compile, base, relocate)
         output = output or _unused_name(request, target, force)
         check_output(output)
         cache_cli.say_target(request)
@@ -94,6 +94,8 @@ def capture(
             outcome = through_cache(cache, request, output, capture_now)
         else:
             capture_now(request, output)
+        if elsewhere.store() is not None:
+            return  # another process compares it
         with Bundle.open(output) as bundle:
             summary = {"bundle": str(output), **report.summary(bundle), **outcome}
         if json:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar, cast
 
 import torch
 
+from foundryc import capture_file
 from foundryc.capture import Capture
+from foundryc.compare import compare
+from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
@@ -47,6 +51,9 @@ class Recording(Protocol):
     def capture(self, embed_weights: bool) -> Capture:
         """Everything that has been recorded."""
 
+    def prove(self, path: Path, capture: Capture) -> None:
+        """Run the bundle made of `capture` elsewhere; FoundryError where it gives other results."""
+
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -56,9 +63,10 @@ def _open_recording(target: str, base: int | None) -> Recording:
         from foundryc.host.recording import HostRecording
 
         return HostRecording()
+    from foundryc.cuda.arena import BASE
     from foundryc.cuda.recording import CudaRecording
 
-    return CudaRecording() if base is None else CudaRecording(base=base)
+    return CudaRecording(base=BASE if base is None else base, moved=moved())
 
 
 class Recorder:
@@ -73,6 +81,7 @@ class Recorder:
 
     `settings` is flat: what the workload's driver must know about the capture. `progress` is told
     what comes next. `base` is the first address of the memory on cuda, the same for all by default.
+    A bundle is bound to it, unless `elsewhere` offers captures of the same program to compare with.
     """
 
     def __init__(
@@ -83,6 +92,7 @@ class Recorder:
         compile: bool = False,
         progress: Callable[[str], None] | None = None,
         base: int | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         if target not in TARGETS:
             raise UsageError(f"target {target!r}: use one of {', '.join(TARGETS)}")
@@ -100,6 +110,7 @@ class Recorder:
         self._workload = workload
         self._settings = dict(settings)
         self._files: dict[str, bytes] = {}
+        self._elsewhere = elsewhere
         self._recording = _open_recording(target, base)
 
     def __enter__(self) -> Recorder:
@@ -179,7 +190,25 @@ class Recorder:
             raise UsageError(f"workload {self._workload!r} does not support --compile")
         self._progress(f"writing {path}")
         capture = self._recording.capture(embed_weights)
+        if (stored := store()) is not None:
+            capture_file.save(capture, stored)
+        elif self._elsewhere is None:
+            self._write(path, capture)
+        else:
+            self._prove(Path(path), capture, self._elsewhere)
+
+    def _write(self, path: str | os.PathLike[str], capture: Capture) -> None:
         write_bundle(path, capture, self._workload, self._settings, self._files)
+
+    def _prove(self, path: Path, capture: Capture, elsewhere: Elsewhere) -> None:
+        """Write what the three captures agree on, once it has run elsewhere with equal results."""
+        self._progress("comparing with other captures")
+        compared = compare(capture, elsewhere.again(), elsewhere.moved())
+        unproved = elsewhere.folder / path.name
+        self._write(unproved, compared)
+        self._progress("running it at another place")
+        self._recording.prove(unproved, capture)
+        os.replace(unproved, path)
 
 
 def _variant(key: Mapping[str, int | str]) -> str:

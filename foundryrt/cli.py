@@ -52,6 +52,16 @@ WorkloadName = Annotated[
     ),
 ]
 
+BaseAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="Where its memory is to begin (cuda): an address such as 0x640000000000. By default"
+        " where it was at capture, or anywhere if these addresses are taken.",
+        show_default=False,
+    ),
+]
+
 WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -66,6 +76,7 @@ def run(
     bundle: BundlePath,
     weights: WeightsFolder = None,
     trust: TrustPaths = None,
+    base: BaseAddress = None,
     name: WorkloadName = None,
     json: Json = False,
 ) -> None:
@@ -78,7 +89,9 @@ def run(
         with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = find_run(opened.manifest.workload.name, name)
         chosen = options.parse(driver.Options, context.args)
-        with Session.open(bundle, weights=weights, trust=trust or None) as session:
+        with Session.open(
+            bundle, weights=weights, trust=trust or None, base=_address(base)
+        ) as session:
             result = driver.run(session, chosen, json)
         if json:
             print_json(result)
@@ -90,6 +103,7 @@ def serve(
     bundle: BundlePath,
     weights: WeightsFolder = None,
     trust: TrustPaths = None,
+    base: BaseAddress = None,
     name: WorkloadName = None,
 ) -> None:
     """Serve the workload of BUNDLE over HTTP until SIGTERM, where it has a server.
@@ -102,7 +116,9 @@ def serve(
             known = opened.manifest.workload.name
             driver = _server(known, find_run(known, name))
         chosen = options.parse(driver.Serving, context.args)
-        with Session.open(bundle, weights=weights, trust=trust or None) as session:
+        with Session.open(
+            bundle, weights=weights, trust=trust or None, base=_address(base)
+        ) as session:
             driver.serve(session, chosen)
 
 
@@ -155,6 +171,13 @@ def doctor(
                 page.print_checks(opened, found)
     if not page.fits(found):
         raise typer.Exit(1)
+
+
+def _address(text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text, 0)
+    except ValueError:
+        raise UsageError(f"--base {text}: no address; give one such as 0x640000000000") from None
 
 
 def _server(name: str, driver: RunWorkload) -> ServingWorkload:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from foundryc.cache.entry import seal
@@ -19,6 +21,7 @@ from foundryrt.console import note
 from foundryrt.errors import FoundryError, install
 from foundryrt.progress import progress_bar
 
+_COMMAND = (sys.executable, "-c", "from foundryc.cli import main; main()", "capture")
 Capture = Callable[[Request, Path], None]
 _MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 _WANTED = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)")
@@ -43,21 +46,30 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
 def capture_now(request: Request, path: Path) -> None:
     """Run the workload and write its bundle to `path`; FoundryError where it needs more memory."""
     _torch()
+    from foundryc.elsewhere import Elsewhere, store
     from foundryc.recorder import Recorder
 
     settings = dataclasses.asdict(request.settings)
-    with (
-        _enough_memory(),
-        progress_bar(0, "capturing:") as update,
-        Recorder(
+    with ExitStack() as closing:
+        closing.enter_context(_enough_memory())
+        update = closing.enter_context(progress_bar(0, "capturing:"))
+        elsewhere = None
+        if request.relocate and store() is None:
+            folder = closing.enter_context(TemporaryDirectory(prefix=".capture-", dir=path.parent))
+            command = (*_COMMAND, *request.command, "-o", str(path))
+            elsewhere = closing.enter_context(Elsewhere(command, Path(folder)))
+            update(0, "in another process, to compare")
+            elsewhere.begin()
+        recorder = Recorder(
             target=request.target,
             workload=request.workload,
             settings=settings,
             compile=request.compile,
             progress=lambda phase: update(0, phase),
             base=request.base,
-        ) as recorder,
-    ):
+            elsewhere=elsewhere,
+        )
+        closing.enter_context(recorder)
         update(0, "loading")
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)

@@ -51,6 +51,17 @@ Base = Annotated[
 ]
 
 
+Relocate = Annotated[
+    bool | None,
+    typer.Option(
+        "--relocate/--no-relocate",
+        help="Whether its memory may lie anywhere (cuda, the default): three captures are compared"
+        " and the bundle is run elsewhere to prove it. Without, it is bound to its base.",
+        show_default=False,
+    ),
+]
+
+
 def key(
     context: typer.Context,
     name: Name = None,
@@ -58,6 +69,7 @@ def key(
     embed_weights: EmbedWeights = False,
     compile: Compile = False,
     base: Base = None,
+    relocate: Relocate = None,
     device_profile: Annotated[
         str | None, typer.Option(help="A named GPU such as h100-sxm, for want of one here.")
     ] = None,
@@ -76,7 +88,7 @@ def key(
     """
     with reporting():
         target = target or ("cuda" if device_profile else None)
-        request = Request.read(name, target, embed_weights, context.args, compile, base)
+        request = Request.read(name, target, embed_weights, context.args, compile, base, relocate)
         say_target(request)
         parts = request.parts(device_profile, part or ())
         found = {"key": key_of(parts)}

@@ -32,6 +32,10 @@ class Request:
     settings: Any
     compile: bool = False
     base: int | None = None
+    relocate: bool = False
+    """Whether the bundle may lie anywhere, proved by comparing captures (cuda)."""
+    command: tuple[str, ...] = ()
+    """What `foundryc capture` takes to ask for the same, but for the output."""
     why: str = ""
     """Why this target, where nobody asked for one."""
 
@@ -44,6 +48,7 @@ class Request:
         arguments: Sequence[str],
         compile: bool = False,
         base: str | None = None,
+        relocate: bool | None = None,
     ) -> Request:
         """A workload that is not named is the one whose options `arguments` are; a target that is
         not named is the one that this machine can capture for.
@@ -59,7 +64,25 @@ class Request:
         address = None if base is None else _address(base, chosen)
         # A folder of this machine is no name to find a workload by.
         known = Path(asked).stem if is_file(asked) else asked
-        return cls(known, chosen, embed_weights, module, settings, compile, address, why)
+        if relocate is not None and chosen != "cuda":
+            raise UsageError(
+                "--relocate, --no-relocate: only for --target cuda; host has no places"
+            )
+        command = ["--workload", asked, "--target", chosen]
+        command += ["--embed-weights"] * embed_weights + ["--compile"] * compile
+        command += [] if base is None else ["--base", base]
+        return cls(
+            known,
+            chosen,
+            embed_weights,
+            module,
+            settings,
+            compile,
+            address,
+            chosen == "cuda" and relocate is not False,
+            (*command, *arguments),
+            why,
+        )
 
     def parts(self, device_profile: str | None = None, given: Sequence[str] = ()) -> Parts:
         """The parts of its key, on this machine or the named device; `given` are NAME=VALUE."""
@@ -70,6 +93,8 @@ class Request:
         )  # fmt: skip
         if self.compile:
             parts["compile"] = "true"
+        if self.relocate:
+            parts["relocate"] = "true"
         if self.base is not None:
             parts["base"] = hex(self.base)
         for text in given:

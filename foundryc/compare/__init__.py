@@ -71,7 +71,7 @@ def _settle_graph(captures: Sequence[Capture], regions: Regions, index: int) -> 
         "relocation_word": settled.relocated.astype("<u4"),
         "relocation_region": settled.region.astype("<u1"),
     }
-    return GraphTable(first.name, first.key, columns)
+    return replace(first, columns=columns)
 
 
 def _audited(table: GraphTable) -> Audit:

@@ -16,6 +16,9 @@ from foundryrt.bundle.schema import REGIONS
 BASE = 0x600000000000
 CAPACITY = 256 << 30
 """Addresses a region may take: more than any device has memory."""
+SPAN = 2 << 40
+"""Bases of arenas that are to exist together are this far apart."""
+_MOVED_BY = 4 << 30
 ALIGNMENT = 256
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""
@@ -54,16 +57,18 @@ class Arena:
     """The regions at `base + index * CAPACITY`; torch's own allocations come from `pool`.
 
     A process has one at most: the native core keeps it, since torch calls its functions.
-    FoundryError where the range is taken in this process.
+    With `moved`, every region lies elsewhere, each by an amount of its own. FoundryError where the
+    range is taken in this process.
     """
 
-    def __init__(self, device: int = 0, base: int = BASE) -> None:
-        self.base = base
+    def __init__(self, device: int = 0, base: int = BASE, moved: bool = False) -> None:
+        self.capacity = CAPACITY + _MOVED_BY if moved else CAPACITY
+        self.base = base = base + SPAN if moved else base
         self.device = torch.device("cuda", device)
         self.regions = {
-            name: Region(i, name, base + i * CAPACITY) for i, name in enumerate(REGIONS)
+            name: Region(i, name, base + i * self.capacity) for i, name in enumerate(REGIONS)
         }
-        check(library().foundryc_open_arena(base, CAPACITY, device))
+        check(library().foundryc_open_arena(base, self.capacity, device))
         try:
             # torch keeps only raw pointers to both: they live as long as the process's tensors.
             self._allocator = torch.cuda.memory.CUDAPluggableAllocator(
@@ -81,7 +86,7 @@ class Arena:
     @property
     def end(self) -> int:
         """The first address behind the arena."""
-        return self.base + len(REGIONS) * CAPACITY
+        return self.base + len(REGIONS) * self.capacity
 
     def bytes_at(self, address: int, size: int) -> torch.Tensor:
         """A uint8 view of arena memory."""
@@ -106,7 +111,7 @@ class Arena:
         address = tensor.data_ptr()
         if not self.base <= address < self.end:
             return None
-        return divmod(address - self.base, CAPACITY)
+        return divmod(address - self.base, self.capacity)
 
     def live_blocks(self) -> list[tuple[int, int]]:
         """Address and size of the pool's allocations that are in use, by address."""

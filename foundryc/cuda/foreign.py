@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import foundryc
 from foundryc.cuda import driver
 from foundryc.cuda.extract import MEMORY, foreign_pointers
 from foundryrt.bundle.schema import MAX_REGIONS, REGIONS
@@ -27,7 +26,9 @@ from foundryrt.errors import FoundryError
 
 DEVICE = 2
 """CU_MEMORYTYPE_DEVICE"""
-_NOT_THE_USER_S = [Path(module.__file__ or "").parent for module in (torch, contextlib, foundryc)]
+_NOT_THE_USER_S = [
+    Path(torch.__file__).parent, Path(contextlib.__file__).parent, Path(__file__).parents[1]
+]  # fmt: skip
 """Folders of code that allocates for somebody else: torch, the standard library, this package."""
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""
@@ -65,7 +66,7 @@ class ForeignMemory:
 
         FoundryError where there are more than a bundle can hold.
         """
-        pending = deque(addresses)
+        pending = deque(dict.fromkeys(addresses))
         blocks: list[tuple[int, int, str]] | None = None
         while pending:
             address = pending.popleft()

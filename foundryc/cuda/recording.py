@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from foundryc.capture import Capture, RegionImage
-from foundryc.cuda import driver, harvest
+from foundryc.cuda import driver, harvest, proof
 from foundryc.cuda.arena import BASE, Arena, Region
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
@@ -36,13 +36,18 @@ REGION_OF_ROLE = {
 }  # fmt: skip
 _DRIVER = 13000
 """The oldest that foundryrt works with, as cuDriverGetVersion gives it."""
+_SPACER = 70 << 20
+"""Bytes; more than what one allocation of torch or a library has been seen to round up to."""
 _DIGEST = Path(__file__).with_name("digest.cu")
 
 
 class CudaRecording:
-    """Must be made before the process's first CUDA call; the device is torch's `cuda:device`."""
+    """Must be made before the process's first CUDA call; the device is torch's `cuda:device`.
 
-    def __init__(self, device: int = 0, base: int = BASE) -> None:
+    With `moved`, all memory lies elsewhere than without, that of others too.
+    """
+
+    def __init__(self, device: int = 0, base: int = BASE, moved: bool = False) -> None:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise UsageError(
                 "CUDA is in use already: make the recorder before the first CUDA call, so that it"
@@ -63,7 +68,9 @@ class CudaRecording:
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         # A report of foreign memory then names the line that asked for it.
         torch.cuda.memory._record_memory_history("state", stacks="python")
-        self.arena = Arena(device, base)
+        self.arena = Arena(device, base, moved)
+        if moved:
+            driver.call("cuMemAlloc", _SPACER)  # never freed: what others ask for lies behind it
         self.foreign = ForeignMemory(self.arena.base, self.arena.end)
         self.binaries = Binaries(self.harvest, self.foreign)
         self.tensors: list[NamedTensor] = []
@@ -183,6 +190,14 @@ class CudaRecording:
             slices=slices,
             digest_kernel=digest_kernel,
         )
+
+    def prove(self, path: Path, capture: Capture) -> None:
+        """Run the bundle at `path`, made of `capture`, elsewhere; FoundryError where it differs.
+
+        Afterwards this process's memory is as the last graph left it.
+        """
+        names = [graph.name for graph in self.graphs]
+        proof.prove(path, proof.expected(self.graphs, capture.regions, capture.random), names)
 
     def _locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """Number of the region that holds the tensor, and how far in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,9 @@ class CudaBackend:
             self._make_arena(base)
             self._prepare_copies()
             self._begin_graphs()
-            self._fill_regions()
+            self.fill_regions()
+            self._begin_random()
+            self._done("contents queued")
             self._require_first(first)
             self._begin_weights(load_weights)
         except BaseException:
@@ -108,9 +110,14 @@ class CudaBackend:
         self._undo.push(partial(_close_all, self._pipelines))
         self.graphs.start(self.device.context, self._arena.deltas)
 
-    def _fill_regions(self) -> None:
-        """Every region as it was at capture: its saved bytes, the rest zero."""
+    def fill_regions(self, but: Collection[str] = ()) -> None:
+        """Queue for every region what it held at capture: its saved bytes, the rest zero.
+
+        `but` names regions that stay as they are.
+        """
         for region in self._bundle.manifest.regions:
+            if region.name in but:
+                continue
             saved, base = 0, self._arena.base(region)
             if region.section != -1:
                 data = self._relocated(self._bundle.raw(region.section), region.relocations)
@@ -120,9 +127,10 @@ class CudaBackend:
                 self.device.cuda(
                     "cuMemsetD8Async", base + saved, 0, region.size - saved, self.stream
                 )
+
+    def _begin_random(self) -> None:
         if self._bundle.manifest.random is not None:
             self._random = RandomState(self._bundle.manifest, self._arena, self.device.cuda)
-        self._done("contents queued")
 
     def _relocated(self, data: memoryview, relocations: Sequence[Relocation]) -> memoryview:
         """`data` with its addresses as they are now; a copy where there are any."""

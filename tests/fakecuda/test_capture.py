@@ -56,6 +56,7 @@ class Arena(arena.Arena):
 
     def __init__(self) -> None:
         self.base, self.device = arena.BASE, torch.device("cpu")
+        self.capacity = arena.CAPACITY
         self.regions = {
             name: arena.Region(index, name, arena.BASE + index * arena.CAPACITY)
             for index, name in enumerate(arena.REGIONS)

@@ -55,23 +55,40 @@ def capture(workload: str, path: Path, *options: object) -> subprocess.Popen[str
     )
 
 
-def test_otfs_receives(tmp_path):
-    path = tmp_path / "otfs.fdy"
-    finish(capture("otfs", path, "--grid", "1024x32"))
+@pytest.fixture(scope="module")
+def receivers(tmp_path_factory):
+    """Two captures of a receiver, proved, side by side."""
+    folder = tmp_path_factory.mktemp("receivers")
+    paths = folder / "a.fdy", folder / "b.fdy"
+    for process in [capture("otfs", path, "--grid", "1024x32") for path in paths]:
+        finish(process)
+    return paths
+
+
+def test_two_captures_are_the_same_bytes(receivers, bundles):
+    first, second = receivers
+    assert first.read_bytes() == second.read_bytes()
+    assert bundles["eager"].read_bytes() == bundles["again"].read_bytes()
+
+
+def test_otfs_receives(receivers):
+    path = receivers[0]
     clean, noisy = (run(path, "--frames", "20", "--snr", snr) for snr in ("30", "20"))
     assert clean["frames"] == 20
     assert clean["ber"] < noisy["ber"] < 0.03
 
 
-def test_bundles_of_unlike_bases_open_together(tmp_path):
-    paths = tmp_path / "a.fdy", tmp_path / "b.fdy"
-    base = "--base", "0x640000000000"
-    captures = [capture("otfs", path, "--grid", "1024x32", *more)
-                for path, more in zip(paths, ((), base), strict=True)]  # fmt: skip
-    for process in captures:
-        finish(process)
-    first, second = map(int, finish(start("-c", BOTH, *paths)).split())
-    assert second - first == 4 << 40
+def test_bundles_of_one_base_open_together(receivers):
+    first, second = map(int, finish(start("-c", BOTH, *receivers)).split())
+    assert first != second
+
+
+def test_a_bundle_bound_to_its_base_says_so(tmp_path):
+    path = tmp_path / "bound.fdy"
+    finish(capture("otfs", path, "--grid", "256x32", "--no-relocate"))
+    elsewhere = start("-c", RUN, "run", path, "--base", "0x640000000000", "--frames", "2")
+    with pytest.raises(AssertionError, match=r"(?s)exit status 2.*cannot be moved"):
+        finish(elsewhere)
 
 
 @pytest.fixture(scope="module")

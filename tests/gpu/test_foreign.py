@@ -23,9 +23,14 @@ NOISY = {"sparse_times_dense"}
 """Programs whose own replays differ from run to run."""
 
 
-def run(step: str, name: str, folder: Path) -> dict[str, object]:
+PROVED = {"fft_prime", "lstm", "training_step", "dropout", "qwen3_sdpa", "mixtral", "cupy_kernel",
+          "several_streams"}  # fmt: skip
+"""Programs that are captured three times, as `foundryc capture` does; FOUNDRY_PROVE=all for all."""
+
+
+def run(step: str, name: str, folder: Path, *more: str) -> dict[str, object]:
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.gpu.foreign.{step}", name, str(folder)],
+        [sys.executable, "-m", f"tests.gpu.foreign.{step}", name, str(folder), *more],
         capture_output=True, text=True, cwd=ROOT,
         env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
     )  # fmt: skip
@@ -36,7 +41,8 @@ def run(step: str, name: str, folder: Path) -> dict[str, object]:
 
 
 def both(name: str, folder: Path) -> dict[str, object]:
-    captured = run("capture", name, folder)
+    prove = name in PROVED or os.environ.get("FOUNDRY_PROVE") == "all"
+    captured = run("capture", name, folder, *["prove"] * prove)
     return captured if "error" in captured else captured | run("replay", name, folder)
 
 

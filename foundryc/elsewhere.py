@@ -1,0 +1,111 @@
+"""The same capture made again by other processes, to tell addresses from values and from noise.
+
+A program is run again as it is, with these variables in its environment. Its `Recorder` then stores
+what it captured, in place of writing a bundle:
+
+    FOUNDRY_STORE=again.capture python program.py
+    FOUNDRY_STORE=moved.capture FOUNDRY_MOVED=1 python program.py
+
+`foundryc capture` does that by itself, and compares the three (foundryc/compare).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import IO
+
+from foundryc.capture import Capture
+from foundryc.capture_file import load
+from foundryrt.errors import FoundryError
+from foundryrt.undo import Undo
+
+STORE, MOVED = "FOUNDRY_STORE", "FOUNDRY_MOVED"
+_SHOWN = 2000
+
+
+def store() -> Path | None:
+    """Where this process is to store its captures, if it runs for another one."""
+    path = os.environ.get(STORE)
+    return Path(path) if path else None
+
+
+def moved() -> bool:
+    """Whether this process is to have its memory elsewhere than by default."""
+    return os.environ.get(MOVED, "") not in ("", "0")
+
+
+class Elsewhere:
+    """Two more processes that run `command`, one after the other; what they store is in `folder`.
+
+    Leaving the `with` block ends what still runs.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self._command = list(command)
+        self.folder = folder
+        self._undo = Undo()
+        self._running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
+
+    def __enter__(self) -> Elsewhere:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._undo.close()
+
+    def begin(self) -> None:
+        """Run the first, at the same base, to its end, and begin the second.
+
+        The latter goes on beside this process: together they need twice the memory, as the proof
+        does. FoundryError where the first one failed.
+        """
+        self._start("again", {})
+        self._end("again")
+        self._start("moved", {MOVED: "1"})
+
+    def again(self) -> Capture:
+        """What the first stored."""
+        return load(self.folder / "again")
+
+    def moved(self) -> Capture:
+        """What the second stored, once it has ended; FoundryError where it failed."""
+        self._end("moved")
+        return load(self.folder / "moved")
+
+    def _start(self, name: str, environment: dict[str, str]) -> None:
+        said = TemporaryFile()  # noqa: SIM115 (closed by the undo)
+        self._undo.push(said.close)
+        process = subprocess.Popen(
+            self._command,
+            env=os.environ | {STORE: str(self.folder / name), "FOUNDRY_CACHE": ""} | environment,
+            stdout=said,
+            stderr=said,
+        )
+        self._undo.push(partial(_kill, process))
+        self._running[name] = process, said
+
+    def _end(self, name: str) -> None:
+        process, said = self._running[name]
+        code = process.wait()
+        if code:
+            said.seek(0)
+            text = said.read().decode(errors="replace").strip()
+            raise FoundryError(
+                f"the capture was made {name}, to compare the two, and failed there (exit status"
+                f" {code}): {text[-_SHOWN:]}"
+            )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
