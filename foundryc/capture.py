@@ -15,7 +15,7 @@ from foundryrt.bundle.writer import Buffer
 class RegionImage:
     """A region and the bytes it begins with; `compress` is off for bytes that would not shrink.
 
-    `owner` and `relocations` are the manifest's (foundryrt/bundle/schema.py, `Region`).
+    `owner`, `written` and `relocations` are the manifest's (foundryrt/bundle/schema.py, `Region`).
     """
 
     name: str
@@ -25,6 +25,7 @@ class RegionImage:
     """Reads the first bytes, in order, as often as it is called; None where all are zero."""
     compress: bool = True
     owner: str = ""
+    written: bool = False
     relocations: tuple[Relocation, ...] = ()
 
 

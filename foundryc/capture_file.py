@@ -70,6 +70,7 @@ class _Region(msgspec.Struct):
     compress: bool
     initial: _Blob | None
     owner: str
+    written: bool
     relocations: tuple[Relocation, ...]
 
 
@@ -155,6 +156,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
                 image.compress,
                 image.initial and _append(file, image.initial(), image.compress),
                 image.owner,
+                image.written,
                 image.relocations,
             )
             for image in capture.regions
@@ -251,6 +253,7 @@ def _image(file: _File, region: _Region) -> RegionImage:
         None if blob is None else lambda: file.parts(blob),
         region.compress,
         region.owner,
+        region.written,
         region.relocations,
     )
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
 
 from foundryc import capture_file
 from foundryc.capture import Capture
-from foundryc.compare import compare
+from foundryc.compare import compare, unclear
 from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
 from foundryrt.bundle.schema import ROLES, TARGETS
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
+
+if TYPE_CHECKING:
+    from foundryc.cuda.recording import CudaRecording
 
 
 class GraphRecording(Protocol):
@@ -50,9 +54,6 @@ class Recording(Protocol):
 
     def capture(self, embed_weights: bool) -> Capture:
         """Everything that has been recorded."""
-
-    def prove(self, path: Path, capture: Capture) -> None:
-        """Run the bundle made of `capture` elsewhere; FoundryError where it gives other results."""
 
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -100,6 +101,8 @@ class Recorder:
             raise UsageError("--compile needs --target cuda: compiled CPU code is no ATen operator")
         self._compile = compile
         self._compiled = False
+        if elsewhere is not None and target != "cuda":
+            raise UsageError("captures elsewhere are compared for --target cuda alone")
         for key, value in settings.items():
             if not (value is None or isinstance(value, (bool, int, float, str))):
                 raise UsageError(
@@ -202,12 +205,21 @@ class Recorder:
 
     def _prove(self, path: Path, capture: Capture, elsewhere: Elsewhere) -> None:
         """Write what the three captures agree on, once it has run elsewhere with equal results."""
+        recording = cast("CudaRecording", self._recording)
         self._progress("comparing with other captures")
         compared = compare(capture, elsewhere.again(), elsewhere.moved())
+        rehearsal = recording.rehearse(capture)
+        regions = [replace(r, written=r.name in rehearsal.written) for r in compared.regions]
         unproved = elsewhere.folder / path.name
-        self._write(unproved, compared)
+        self._write(unproved, replace(compared, regions=regions))
         self._progress("running it at another place")
-        self._recording.prove(unproved, capture)
+        try:
+            recording.prove(unproved, rehearsal)
+        except FoundryError as error:
+            doubts = unclear(capture, elsewhere.again(), elsewhere.moved())
+            if doubts:
+                error.args = (f"{error}; taken for noise was, of {len(doubts)}: {doubts[0]}",)
+            raise
         os.replace(unproved, path)
 
 

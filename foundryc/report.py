@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.filesize import decimal
 from foundryc.difference import Difference, graph_title
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import GraphEntry, SectionKind
+from foundryrt.bundle.schema import GraphEntry, Manifest, Region, SectionKind
 from foundryrt.console import print_table, printable, write
 
 
@@ -27,6 +28,9 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "nodes": sum(manifest.templates[graph.template].nodes for graph in manifest.graphs),
         "kernels": len(manifest.kernels),
         "arena_bytes": manifest.requirements.memory,
+        "foreign_regions": sum(bool(region.owner) for region in manifest.regions),
+        "foreign_bytes": sum(region.size for region in manifest.regions if region.owner),
+        "relocatable": manifest.relocatable,
         "weight_bytes": sum(source.length for source in manifest.weights.sources),
         "bundle_bytes": bundle.path.stat().st_size,
         "digest": bundle.digest.hex(),
@@ -42,6 +46,12 @@ def print_summary(path: Path, figures: dict[str, Any]) -> None:
         f"(arena {decimal(figures['arena_bytes'])}), target {figures['target']}"
         f"{came.get(figures.get('cache', ''), '')}\n"
     )
+    if figures["foreign_regions"]:
+        write(
+            f"It holds {figures['foreign_regions']} allocations"
+            f" ({decimal(figures['foreign_bytes'])}) that were made outside the recorder:"
+            f" foundryc inspect {printable(path)}\n"
+        )
 
 
 def as_json(bundle: Bundle) -> dict[str, Any]:
@@ -90,9 +100,19 @@ def print_bundle(bundle: Bundle) -> None:
             (region.name, f"{region.base:#x}", decimal(region.size),
              "zero" if region.section == -1 else decimal(bundle.sections[region.section].raw),
              sum(tensor.region == index for tensor in manifest.tensors))
-            for index, region in enumerate(manifest.regions)
+            for index, region in enumerate(manifest.regions) if not region.owner
         ),
     )  # fmt: skip
+    if any(region.owner for region in manifest.regions):
+        print_table(
+            "Memory of others", ("made by", "regions", "size", "addresses in it", "written"),
+            (
+                (owner, len(regions), decimal(sum(region.size for region in regions)),
+                 sum(len(region.relocations) for region in regions),
+                 "by graphs" if any(region.written for region in regions) else "never seen")
+                for owner, regions in _by_owner(manifest.regions).items()
+            ),
+        )  # fmt: skip
     if manifest.kernels:
         callers = Counter(function.kernel for function in manifest.functions)
         print_table(
@@ -136,6 +156,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
         *(("", f"{name} = {value!r}") for name, value in settings),
         ("target", manifest.target),
         ("needs", ", ".join(needs)),
+        *([("lies", _place(manifest))] if manifest.target == "cuda" else []),
         ("made by", ", ".join(f"{name} {value}" for name, value in manifest.producer.items())),
         ("digest", bundle.digest.hex()),
         *(
@@ -143,6 +164,22 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
             for entry in bundle.signatures
         ),
     ]
+
+
+def _place(manifest: Manifest) -> str:
+    base = min((region.base for region in manifest.regions if not region.owner), default=0)
+    if manifest.relocatable:
+        return f"anywhere; at {base:#x} where that is free"
+    return f"at {base:#x} and nowhere else"
+
+
+def _by_owner(regions: Iterable[Region]) -> dict[str, list[Region]]:
+    """Foreign regions by who made them, the largest first."""
+    found: dict[str, list[Region]] = {}
+    for region in regions:
+        if region.owner:
+            found.setdefault(region.owner, []).append(region)
+    return dict(sorted(found.items(), key=lambda item: -sum(r.size for r in item[1])))
 
 
 def _words(graph: GraphEntry) -> int:

@@ -115,6 +115,7 @@ def _region(writer: BundleWriter, image: RegionImage) -> Region:
         size=image.size,
         section=section,
         owner=image.owner,
+        written=image.written,
         relocations=image.relocations,
     )
 

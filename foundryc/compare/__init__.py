@@ -2,8 +2,9 @@
 
 The first two have their memory at one base, in the third every region was moved by an amount of its
 own. A word that moved with a region is an address in it. A byte that differs between the first two
-is noise, such as what the host's stack held where a kernel's arguments have gaps. The rest are
-values, which must be equal in all three.
+is noise, such as what the host's stack held where a kernel's arguments have gaps. So is one that
+differs with the place and follows no region: two captures share bytes of residue, by chance or
+because they ran the same code. The rest are values, which are equal in all three.
 
 What no comparison can see: a foreign region lies where each process got it, so a part of an address
 in it may look like noise, and be zeroed, if the region lies elsewhere in the second capture. Whole
@@ -23,12 +24,12 @@ from foundryc.compare.alike import check_alike
 from foundryc.compare.contents import settle_region, settle_variable
 from foundryc.compare.places import GraphPlace
 from foundryc.compare.regions import Audit, Regions
-from foundryc.compare.words import settle
+from foundryc.compare.words import Settled, settle
 from foundryc.template import GraphTable
 from foundryrt.errors import FoundryError
 from foundryrt.printable import quoted
 
-__all__ = ["compare"]
+__all__ = ["compare", "unclear"]
 
 
 def compare(a: Capture, again: Capture, moved: Capture) -> Capture:
@@ -57,15 +58,34 @@ def compare(a: Capture, again: Capture, moved: Capture) -> Capture:
     )
 
 
-def _settle_graph(captures: Sequence[Capture], regions: Regions, index: int) -> GraphTable:
+def unclear(a: Capture, again: Capture, moved: Capture) -> list[str]:
+    """The arguments whose bytes differ with the place alone and follow no region, by name.
+
+    `compare` takes such bytes for noise. Where a bundle fails its proof, one of them may be why.
+    """
+    captures = (a, again, moved)
+    regions = Regions.of([capture.regions for capture in captures])
+    found = []
+    for index, table in enumerate(a.graphs):
+        place = GraphPlace(table, a.functions)
+        words = _settled(captures, regions, index).unclear
+        found += [place.name(int(word), 0) for word in words]
+    return found
+
+
+def _settled(captures: Sequence[Capture], regions: Regions, index: int) -> Settled:
     tables = [capture.graphs[index] for capture in captures]
-    first = tables[0]
-    settled = settle(
+    return settle(
         np.stack([table.words for table in tables]),
         np.stack([_audited(table) for table in tables]),
         regions,
-        GraphPlace(first, captures[0].functions),
+        GraphPlace(tables[0], captures[0].functions),
     )
+
+
+def _settle_graph(captures: Sequence[Capture], regions: Regions, index: int) -> GraphTable:
+    first = captures[0].graphs[index]
+    settled = _settled(captures, regions, index)
     columns = first.columns | {
         "parameters": settled.words,
         "relocation_word": settled.relocated.astype("<u4"),

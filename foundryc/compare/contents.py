@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -51,14 +51,11 @@ def settle_region(captures: Sequence[Capture], regions: Regions, region: int) ->
         relocations += _relocations(settled, start)
         for last in np.flatnonzero(settled.words)[-1:]:
             length = min(8 * (start + int(last) + 1), image.size)
-    return RegionImage(
-        image.name,
-        int(regions.placed[region]),
-        image.size,
-        Contents(captures, regions, region, length) if length else None,
-        image.compress,
-        image.owner,
-        tuple(relocations),
+    return replace(
+        image,
+        base=int(regions.placed[region]),
+        initial=Contents(captures, regions, region, length) if length else None,
+        relocations=tuple(relocations),
     )
 
 

@@ -56,6 +56,10 @@ class GraphPlace:
         is_kernel: Mask = self.table.columns["kind"][nodes] == NodeKind.KERNEL
         return ~is_kernel | (own < _LAUNCH_WORDS)
 
+    def is_argument(self, words: Index) -> Mask:
+        """What is not fixed."""
+        return ~self.is_fixed(words)
+
     def _nodes(self, words: Index) -> Index:
         return np.searchsorted(self.table.columns["parameter_start"], words, side="right") - 1
 
@@ -96,6 +100,10 @@ class RegionPlace:
             fixed |= (at + 8 > begin) & (at < end)
         return fixed
 
+    def is_argument(self, words: Index) -> Mask:
+        """None."""
+        return np.zeros(len(words), bool)
+
     def _tensors(self, roles: Sequence[str]) -> list[tuple[int, int, str]]:
         """First byte, end and name of the region's tensors of these roles; of all for none."""
         return [
@@ -118,4 +126,8 @@ class VariablePlace:
 
     def is_fixed(self, words: Index) -> Mask:
         """None: a variable may hold what no kernel of the bundle reads."""
+        return np.zeros(len(words), bool)
+
+    def is_argument(self, words: Index) -> Mask:
+        """None."""
         return np.zeros(len(words), bool)

@@ -30,14 +30,21 @@ class Place(Protocol):
     def is_fixed(self, words: Index) -> Mask:
         """Which of the words, uint64 [n], must be equal in every capture unless they move."""
 
+    def is_argument(self, words: Index) -> Mask:
+        """Which of them are arguments of kernels: compilers align every pointer there."""
+
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """`words` of the bundle, uint64 [n]; `relocated` rises, `region` has one for each of them."""
+    """`words` of the bundle, uint64 [n]; `relocated` rises, `region` has one for each of them.
+
+    `unclear` are words that had bytes which differ with the place alone, and follow no region.
+    """
 
     words: Words
     relocated: Index
     region: Index
+    unclear: Index
 
 
 def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Settled:
@@ -51,7 +58,7 @@ def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Sett
     known = audited[0] != _NONE
     suspects = np.flatnonzero((words[1] != first) | (words[2] != first) | known)
     if not suspects.size:  # As in most of a large region.
-        return Settled(first, suspects, suspects)
+        return Settled(first, suspects, suspects, suspects)
     values, known = words[:, suspects], known[suspects]
     region, offset = regions.find(values, audited[0, suspects])
     found = region != _NONE
@@ -66,8 +73,9 @@ def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Sett
 
     result = first.copy()
     result[suspects[found]] = regions.placed[region[found]] + offset[found]
-    result[rest] &= ~_noise(words, rest, regions, place)
-    return Settled(result, suspects[found], region[found])
+    noise, unclear = _noise(words, rest, regions, place)
+    result[rest] &= ~noise
+    return Settled(result, suspects[found], region[found], rest[unclear])
 
 
 def _check_moved(
@@ -106,9 +114,11 @@ def _check_hidden(words: Words, rest: Index, regions: Regions, place: Place) -> 
     starts = np.union1d(rest - 1, rest)
     starts = starts[(starts >= 0) & (starts < words.shape[1] - 1)]
     for byte in range(1, 8):
+        # Compilers align pointers to 8 bytes; residue of other structs is aligned to 4.
+        begins = starts[~place.is_argument(starts)] if byte == 4 else starts
         low, high = np.uint64(8 * byte), np.uint64(64 - 8 * byte)
-        window = words[:, starts] >> low | words[:, starts + 1] << high
-        for at in _following(window, regions, starts):
+        window = words[:, begins] >> low | words[:, begins + 1] << high
+        for at in _following(window, regions, begins):
             _hidden(words, regions, place, at, byte, 0)
     for shift in _SHIFTS:
         for at in _following(words[:, rest] << np.uint64(shift), regions, rest):
@@ -138,11 +148,13 @@ def _hidden(
     )
 
 
-def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> Words:
+def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[Words, Mask]:
     """The bytes of the words `rest` that are noise, as masks of ones, uint64 [len(rest)].
 
-    Those that differ between two captures at one base. FoundryError names the first other byte that
-    differs.
+    Those that differ between two captures at one base, and what follows no region: two captures
+    have bytes of residue in common by chance, or because they ran the same code. And which words
+    have bytes of the second kind. FoundryError names the first byte that is a part of an address,
+    or that must not differ.
     """
     first, again, moved = words[:, rest]
     noisy = _bytes(first ^ again) != 0
@@ -154,14 +166,57 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> Words:
             f"{where} is not the same in two captures at one base ({int(first[index]):#x} and"
             f" {int(again[index]):#x}); make the capture repeatable, such as by seeding torch"
         )
-    for index in np.flatnonzero((changed & ~noisy).any(axis=1))[:1]:
-        byte = int((changed & ~noisy)[index].argmax())
+    unclear = changed & ~noisy
+    halves = _halves(words[:, rest], rest, regions, place.is_argument(rest))
+    refused = unclear & (np.repeat(halves, 4, axis=1) | place.is_fixed(rest)[:, None])
+    for index in np.flatnonzero(refused.any(axis=1))[:1]:
+        byte = int(refused[index].argmax())
         raise FoundryError(
             f"{place.name(int(rest[index]), byte)} differs where memory lies elsewhere, but is no"
             f" address ({int(first[index]):#x}, moved {int(moved[index]):#x}): it may be a part of"
             f" one, or made of one; {REMEDY}"
         )
-    return np.where(noisy, np.uint8(255), np.uint8(0)).view(np.uint64).reshape(len(rest))
+    masks = np.where(noisy | unclear, np.uint8(255), np.uint8(0))
+    return masks.view(np.uint64).reshape(len(rest)), unclear.any(axis=1)
+
+
+def _halves(values: Words, at: Index, regions: Regions, argument: Mask) -> Mask:
+    """Which lower and upper halves of the words `at` follow those of an address, bool [n, 2].
+
+    Of two that are an unaligned address together, in arguments, neither: see _check_hidden.
+    """
+    low, high = values & _HALF, values >> np.uint64(32)
+    found = np.zeros((values.shape[1], 2), bool)
+    for index in np.flatnonzero(regions.moved):
+        bases, size = regions.bases[:, index], regions.sizes[index]
+        for column, half in enumerate((low, high)):
+            found[:, column] |= _follows_low(half, bases, size) | _follows_high(half, bases, size)
+    unaligned = np.zeros_like(found)
+    window = high[:, :-1] | low[:, 1:] << np.uint64(32)
+    region, _ = regions.find(window, np.full(window.shape[1], _NONE, np.int16))
+    pairs = (region != _NONE) & argument[:-1] & argument[1:] & (np.diff(at) == 1)
+    unaligned[:-1, 1] |= pairs
+    unaligned[1:, 0] |= pairs
+    return found & ~unaligned
+
+
+def _follows_low(half: Words, bases: Words, size: np.uint64) -> Mask:
+    """Whether uint64 [3, n] are lower halves of one place in a region whose move shows there."""
+    within = half - bases[:, None] & _HALF
+    shows: Mask = ((bases ^ bases[0]) & _HALF != 0).any()
+    same: Mask = shows & (within == within[0]).all(axis=0) & (within[0] <= size)
+    return same
+
+
+def _follows_high(half: Words, bases: Words, size: np.uint64) -> Mask:
+    """Whether uint64 [3, n] can be upper halves of one place in a region whose move shows there."""
+    lowest, highest = bases >> np.uint64(32), bases + size >> np.uint64(32)
+    shows: Mask = (lowest != lowest[0]).any()
+    same: Mask = shows & ((half >= lowest[:, None]) & (half <= highest[:, None])).all(axis=0)
+    return same
+
+
+_HALF = np.uint64(0xFFFFFFFF)
 
 
 def _by_chance(values: Words, noisy: Mask, regions: Regions) -> Mask:

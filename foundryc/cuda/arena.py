@@ -18,7 +18,8 @@ CAPACITY = 256 << 30
 """Addresses a region may take: more than any device has memory."""
 SPAN = 2 << 40
 """Bases of arenas that are to exist together are this far apart."""
-_MOVED_BY = 4 << 30
+_MOVED_BY, _MOVED_FIRST = (4 << 30) + (6 << 20), 10 << 20
+"""Bytes; a move shows in both halves of an address."""
 ALIGNMENT = 256
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""
@@ -63,7 +64,7 @@ class Arena:
 
     def __init__(self, device: int = 0, base: int = BASE, moved: bool = False) -> None:
         self.capacity = CAPACITY + _MOVED_BY if moved else CAPACITY
-        self.base = base = base + SPAN if moved else base
+        self.base = base = base + SPAN + _MOVED_FIRST if moved else base
         self.device = torch.device("cuda", device)
         self.regions = {
             name: Region(i, name, base + i * self.capacity) for i, name in enumerate(REGIONS)

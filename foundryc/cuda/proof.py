@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,16 +29,26 @@ Digests = list[dict[str, str]]
 """Of each graph, the SHA-256 of its outputs by name."""
 
 
-def expected(
-    graphs: Sequence[RecordedGraph], regions: Iterable[RegionImage], random: Random | None
-) -> Digests:
-    """What torch's own execs give in this process, whose memory is as it was at first again.
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the graphs give in the process that captured them.
 
-    An output that differs from one run to the next is left out: it cannot be compared. Nor can
-    those of graphs that other code captured: who has made them launches them.
+    Outputs that differ from one run to the next are left out: they cannot be compared. Nor can
+    those of graphs that other code captured: who has made them launches them. `written` names the
+    foreign regions that graphs wrote to.
     """
+
+    digests: Digests
+    written: frozenset[str]
+
+
+def rehearse(
+    graphs: Sequence[RecordedGraph], regions: Iterable[RegionImage], random: Random | None
+) -> Rehearsal:
+    """Replay every graph twice, each time with all memory as it was at first."""
     images = [(image, _first_bytes(image)) for image in regions if image.name != "weights"]
     runs: list[Digests] = [[], []]
+    written: set[str] = set()
     for graph in graphs:
         for digests in runs:
             if graph.torch_graph is None:
@@ -50,10 +61,12 @@ def expected(
             graph.replay()
             torch.cuda.synchronize()
             digests.append({output.name: _digest(output.tensor) for output in graph.outputs})
-    return [
+        written |= {image.name for image, data in images if image.owner and _changed(image, data)}
+    repeated = [
         {name: digest for name, digest in one.items() if other[name] == digest}
         for one, other in zip(*runs, strict=True)
     ]
+    return Rehearsal(repeated, frozenset(written))
 
 
 def prove(path: Path, wanted: Digests, names: Sequence[str]) -> None:
@@ -91,6 +104,12 @@ def _restore(image: RegionImage, data: bytes) -> None:
     if image.size > len(data):
         end = image.base + len(data)
         driver.call("cuMemsetD8", end, 0, image.size - len(data), about=image.name)
+
+
+def _changed(image: RegionImage, data: bytes) -> bool:
+    now = bytearray(image.size)
+    driver.call("cuMemcpyDtoH", now, image.base, image.size, about=image.name)
+    return now != data.ljust(image.size, b"\0")
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -191,13 +191,16 @@ class CudaRecording:
             digest_kernel=digest_kernel,
         )
 
-    def prove(self, path: Path, capture: Capture) -> None:
-        """Run the bundle at `path`, made of `capture`, elsewhere; FoundryError where it differs.
+    def rehearse(self, capture: Capture) -> proof.Rehearsal:
+        """What the graphs give here, each with the memory that `capture` begins with.
 
         Afterwards this process's memory is as the last graph left it.
         """
-        names = [graph.name for graph in self.graphs]
-        proof.prove(path, proof.expected(self.graphs, capture.regions, capture.random), names)
+        return proof.rehearse(self.graphs, capture.regions, capture.random)
+
+    def prove(self, path: Path, rehearsal: proof.Rehearsal) -> None:
+        """Run the bundle at `path` elsewhere; FoundryError where it gives something else."""
+        proof.prove(path, rehearsal.digests, [graph.name for graph in self.graphs])
 
     def _locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """Number of the region that holds the tensor, and how far in."""

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -141,9 +140,6 @@ class HostRecording:
     ) -> None:
         """UsageError: a CPU has no CUDA graphs."""
         raise UsageError(f"graph {name}: only --target cuda can adopt a CUDA graph")
-
-    def prove(self, path: Path, capture: Capture) -> None:
-        """Nothing to do: `capture` has replayed every graph, and a host bundle has no place."""
 
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded, laid out in the arena."""

@@ -17,7 +17,9 @@ _MOST = 3000
 def arena(bundle: Bundle) -> Markup:
     """Each region from its first to its last byte, whatever its size; grey is what has no name."""
     manifest = bundle.manifest
-    regions = [(n, region) for n, region in enumerate(manifest.regions) if region.size]
+    regions = [
+        (n, region) for n, region in enumerate(manifest.regions) if region.size and not region.owner
+    ]
     total = sum(region.size for _, region in regions)
     parts: list[Markup] = []
     for row, (number, region) in enumerate(regions):

@@ -98,6 +98,8 @@ class Region(Record, frozen=True):
     """Bytes between the ranks' copies in the `symmetric` region; 0 elsewhere."""
     owner: str = ""
     """Who made a foreign region, as far as it is known: text for people. Empty in the arena."""
+    written: bool = False
+    """Whether a graph was seen to write to a foreign region."""
     relocations: tuple[Relocation, ...] = ()
     """The addresses among the initial bytes, by rising offset."""
 
