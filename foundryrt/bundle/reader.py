@@ -14,6 +14,7 @@ import msgspec
 import zstandard
 
 from foundryrt.bundle import signature, tables
+from foundryrt.bundle.addresses import Addresses, check_bytes
 from foundryrt.bundle.check import check_manifest
 from foundryrt.bundle.errors import (
     BundleError,
@@ -246,11 +247,26 @@ class Bundle:
         return bytes(self.raw(self._files[name]))
 
     def check_tables(self) -> None:
-        """Check every graph table and every member against its template."""
+        """Check every graph table, every member against its template, and all addresses."""
+        manifest = self.manifest
+        members: dict[int, list[int]] = {}
+        for index, graph in enumerate(manifest.graphs):
+            members.setdefault(graph.template, []).append(index)
         # One at a time, and no member is applied: many small ones may share a large template.
-        words = [len(self.template(i).parameters) for i in range(len(self.manifest.templates))]
-        for index, graph in enumerate(self.manifest.graphs):
-            self.member(index).check_fits(words[graph.template])
+        for number in range(len(manifest.templates)):
+            template = self.template(number)
+            addresses = Addresses(template, manifest.regions)
+            for index in members.get(number, ()):
+                member = self.member(index)
+                member.check_fits(len(template.parameters))
+                addresses.check(manifest.graphs[index].name, member)
+        for region in manifest.regions:
+            if region.relocations:
+                where, data = f"region {quoted(region.name)}", self.raw(region.section)
+                check_bytes(where, data, region.relocations, manifest.regions)
+        for variable in manifest.variables:
+            where, data = f"variable {quoted(variable.name)}", memoryview(variable.data)
+            check_bytes(where, data, variable.relocations, manifest.regions)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Check everything: each section's digest and contents. `progress` gets stored bytes."""

@@ -68,8 +68,7 @@ def with_zeros(kind: SectionKind, size: int, count: int = 1) -> Parts:
     """Sections that unpack to `size` zeros each."""
     if kind == SectionKind.REGION:
         first, *others = parts().manifest.regions
-        first = msgspec.structs.replace(first, size=size)
-        others = [msgspec.structs.replace(r, base=r.base + (1 << 40)) for r in others]
+        first = msgspec.structs.replace(first, base=first.base - (1 << 40), size=size)
         memory = msgspec.structs.replace(parts().manifest.requirements, memory=1 << 40)
         sample = with_manifest(regions=(first, *others), requirements=memory)
         sample.sections[3] = (kind, "weights", bytes(size), Codec.ZSTD)

@@ -13,7 +13,16 @@ import zstandard
 from foundryrt.bundle import errors
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Column, Function, Kernel, SectionKind
+from foundryrt.bundle.schema import (
+    Column,
+    Function,
+    Kernel,
+    Random,
+    Region,
+    Relocation,
+    SectionKind,
+    Variable,
+)
 from foundryrt.errors import UsageError
 from tests.attacks import samples
 from tests.attacks.samples import (
@@ -75,6 +84,19 @@ def column(name: str, **changes: object) -> Parts:
     columns = dict(parts().manifest.templates[0].columns)
     columns[name] = msgspec.structs.replace(columns[name], **changes)
     return template(columns=columns)
+
+
+def relocations(*offsets: int) -> Parts:
+    """Among the first bytes of the weights, which are 2048."""
+    return regions(0, relocations=tuple(Relocation(offset=at, region=0) for at in offsets))
+
+
+def variable(**changes: object) -> Parts:
+    return with_manifest(variables=(Variable(kernel=0, name="table", data=bytes(8), **changes),))
+
+
+def random(seed: int = 0) -> Parts:
+    return with_manifest(random=Random(seed=seed, offset=1, initial_seed=0))
 
 
 def extra_section(kind: int, name: str, codec: int = Codec.NONE, optional: bool = False) -> Parts:
@@ -288,8 +310,80 @@ ATTACKS = {
     "parameters not spanned": (with_template(parameter_start=[0, 5, 8, 9]), errors.TableMalformed),
     "skeleton beyond": (with_template(skeleton_start=[0, 2, 2, 5]), errors.TableMalformed),
     "relocation beyond": (with_template(relocation_word=[10]), errors.TableMalformed),
+    "relocation of a number": (with_template(relocation_word=[4]), errors.InvalidValue),
+    "relocation of another region's address": (
+        with_template(relocation_region=[0]),
+        errors.InvalidValue,
+    ),
+    "relocation of a member's number": (with_member(word=[0, 3]), errors.InvalidValue),
+    "relocation of a number in memory": (relocations(8), errors.InvalidValue),
+    "relocation of a number in a variable": (
+        variable(relocations=(Relocation(offset=0, region=0),)),
+        errors.InvalidValue,
+    ),
     "relocation of no region": (with_template(relocation_region=[3]), errors.TableMalformed),
     "relocations differ": (with_template(relocation_word=[]), errors.TableMalformed),
+    "relocations out of order": (
+        with_template(relocation_word=[4, 3], relocation_region=[0, 1]),
+        errors.TableMalformed,
+    ),
+    "relocation twice": (
+        with_template(relocation_word=[4, 4], relocation_region=[0, 1]),
+        errors.TableMalformed,
+    ),
+    "relocation in memory behind its end": (relocations(2044), errors.InvalidValue),
+    "relocation in memory unaligned": (relocations(4), errors.InvalidValue),
+    "relocation in memory at a negative offset": (relocations(-8), errors.InvalidValue),
+    "relocations in memory overlap": (relocations(8, 8), errors.InvalidValue),
+    "relocation in memory to no region": (
+        regions(0, relocations=(Relocation(offset=8, region=3),)),
+        errors.InvalidReference,
+    ),
+    "relocation in zeros": (
+        regions(1, relocations=(Relocation(offset=0, region=1),)),
+        errors.InvalidValue,
+    ),
+    "relocation in a variable behind its end": (
+        variable(relocations=(Relocation(offset=8, region=0),)),
+        errors.InvalidValue,
+    ),
+    "relocation in a variable to no region": (
+        variable(relocations=(Relocation(offset=0, region=-1),)),
+        errors.InvalidReference,
+    ),
+    "foreign region with a name of the arena": (
+        regions(1, owner="a library"),
+        errors.InvalidValue,
+    ),
+    "region of nobody": (regions(1, name="mine"), errors.InvalidValue),
+    "foreign region out of line": (
+        regions(1, name="foreign 0", owner="a library", base=0x700000000008),
+        errors.InvalidValue,
+    ),
+    "owner with an escape": (
+        regions(1, name="foreign 0", owner="\x1b[2J"),
+        errors.InvalidValue,
+    ),
+    "too many regions": (
+        with_manifest(
+            regions=(
+                *parts().manifest.regions,
+                *(
+                    Region(name=f"foreign {i}", base=4096 * i, size=8, owner="a library")
+                    for i in range(253)
+                ),
+            )
+        ),
+        errors.InvalidValue,
+    ),
+    "random numbers without a generator": (graph(random=4), errors.InvalidValue),
+    "random numbers that go back": (graph(random=-4), errors.InvalidValue),
+    "random state in no tensor": (random(seed=5), errors.InvalidReference),
+    "random state in a matrix": (random(), errors.InvalidValue),
+    "relocatable host bundle": (
+        with_manifest(target="host", relocatable=True),
+        errors.InvalidValue,
+    ),
     "word beyond": (with_member(word=[0, 10]), errors.TableMalformed),
     "words twice": (with_member(word=[7, 7]), errors.TableMalformed),
     "word without value": (with_member(value=[1]), errors.TableMalformed),
@@ -319,7 +413,7 @@ def test_valid_sample_is_accepted(tmp_path: Path) -> None:
         assert bundle.file("tokenizer.json") == b"{}"
         assert bytes(bundle.kernel(0)) == samples.KERNEL
         words = bundle.member(0).apply(bundle.template(0))
-        assert words.tolist() == [100, 1, 2, 3, 4, 5, 6, 2**64 - 1, 8, 9]
+        assert words.tolist() == [100, 1, 2, 0x600000002010, 4, 5, 6, 2**64 - 1, 8, 9]
 
 
 def test_digest_of_each_section(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Two more processes make the same capture: their order, their results, their failures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from foundryc.capture_file import load
+from foundryc.elsewhere import Elsewhere
+from foundryrt.errors import FoundryError
+
+CHILD = """
+import sys, time
+from foundryc.capture_file import save
+from foundryc.elsewhere import moved, store
+from tests.fakecuda import bundle as counters
+if moved():
+    counters.STATE += 1 << 41
+    {moved}
+else:
+    {again}
+save(counters.capture(), store())
+print("said", sys.argv[1:])
+"""
+
+
+def elsewhere(folder: Path, again: str = "pass", moved: str = "pass") -> Elsewhere:
+    script = folder / "child.py"
+    script.write_text(CHILD.format(again=again, moved=moved))
+    return Elsewhere([sys.executable, str(script), "an argument"], folder)
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def test_each_stores_its_capture(tmp_path, capfd):
+    with elsewhere(tmp_path) as others:
+        others.begin()
+        again, moved = others.again(), others.moved()
+    assert moved.regions[0].base - again.regions[0].base == 1 << 41
+    assert capfd.readouterr() == ("", "")
+    assert load(tmp_path / "again").graphs[0].nodes == 5
+
+
+@pytest.mark.parametrize("which", ["again", "moved"])
+def test_what_a_failing_one_said_is_passed_on(tmp_path, which):
+    fails = {which: "sys.exit('error: no memory is left')"}
+    with (
+        elsewhere(tmp_path, **fails) as others,
+        pytest.raises(FoundryError, match=rf"made {which}.*\(exit status 1\).*no memory is left"),
+    ):
+        others.begin()
+        others.moved()
+
+
+def test_one_that_still_runs_is_ended(tmp_path):
+    with elsewhere(tmp_path, moved="time.sleep(600)") as others:
+        others.begin()
+        process, _ = others._running["moved"]
+        assert process.poll() is None
+    assert process.returncode == -9
