@@ -123,6 +123,7 @@ class Session:
         trust: KeyPath | Iterable[KeyPath] | None = None,
         load_weights: bool = True,
         base: int | None = None,
+        place: Mapping[str, object] | None = None,
     ) -> Session:
         """Check the bundle at `path`, a file or a URL, fill its arena and make it ready.
 
@@ -132,7 +133,12 @@ class Session:
         FOUNDRY_TRUST does (foundryrt/trust.py). With `load_weights=False` weights that come from
         files stay zero until the session's `load_weights` is called. On cuda, memory lies where it
         was at capture if these addresses are free, else anywhere if the bundle can be moved; with
-        `base` it begins there. A FoundryError says what is
+        `base` it begins there.
+
+        `place` gives memory for regions, by name: another session, whose region of that name has
+        the same contents and is shared, or a contiguous tensor on the GPU (DLPack or CUDA array
+        interface) that is large enough. What is given is not filled: the contents are yours, and
+        stay when the session is closed. A FoundryError says what is
         wrong with the bundle, its signature, the machine or a weight file.
         """
         bundle = open_bundle(path, resolve(trust))
@@ -140,7 +146,9 @@ class Session:
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
             folder = None if weights is None else Path(weights)
-            return cls(bundle, _open_backend(bundle, folder, device, index, load_weights, base))
+            return cls(
+                bundle, _open_backend(bundle, folder, device, index, load_weights, base, place)
+            )
         except BaseException:
             bundle.close()
             raise
@@ -253,16 +261,17 @@ def _open_backend(
     first: int | None,
     load_weights: bool,
     base: int | None,
+    place: Mapping[str, object] | None,
 ) -> Backend:
     if bundle.manifest.target == "host":
-        if base is not None:
-            raise UsageError("a host bundle lies at no address: leave the base away")
+        if base is not None or place:
+            raise UsageError("a host bundle lies at no address: give neither base nor place")
         from foundryrt.host.backend import HostBackend
 
         return HostBackend(bundle, weights, load_weights)
     from foundryrt.cuda.backend import CudaBackend
 
-    return CudaBackend(bundle, device, first, weights, load_weights, base)
+    return CudaBackend(bundle, device, first, weights, load_weights, base, place)
 
 
 def _find(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_int, c_ubyte, c_uint, c_uint64, c_ushort, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from foundryrt.bundle.schema import Region, Tensor
 from foundryrt.cuda.device import Device
+from foundryrt.cuda.given import Given, Memory, Shared, check_memory
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.printable import quoted
 from foundryrt.undo import Held, Undo
 
 _PINNED, _DEVICE, _READ_WRITE = 1, 1, 3
@@ -50,10 +52,12 @@ class Placing:
     """Where the arena may lie: where it was alone, or, if `movable`, where addresses are free.
 
     `base` is the address that its first region must have; None for the recorded one if it is free.
+    `given` has, by region, memory that is somebody else's.
     """
 
     movable: bool = False
     base: int | None = None
+    given: Given = field(default_factory=dict)
 
 
 class Arena:
@@ -90,8 +94,10 @@ class Arena:
         self._granularity = self._cuda.ask(
             "cuMemGetAllocationGranularity", byref(self._properties), c_uint(0), kind=c_uint64
         )
-        self._place_arena([region for region in mapped if not region.owner], placing)
-        self._place_foreign([region for region in mapped if region.owner])
+        self._given = placing.given
+        rest = [region for region in mapped if not self._take_given(region, placing.movable)]
+        self._place_arena([region for region in rest if not region.owner], placing)
+        self._place_foreign([region for region in rest if region.owner])
 
     def address(self, tensor: Tensor) -> int:
         """Where a tensor of the bundle begins."""
@@ -100,6 +106,12 @@ class Arena:
     def base(self, region: Region) -> int:
         """Where a region was placed."""
         return self._bases[region.name]
+
+    def mapped(self, name: str) -> int:
+        """Where memory of this arena's own is mapped for region `name`; UsageError for none."""
+        if name not in self._memory:
+            raise UsageError(f"no region {name!r} has memory here; there is {list(self._memory)}")
+        return self._bases[name]
 
     @property
     def deltas(self) -> list[int]:
@@ -137,6 +149,20 @@ class Arena:
 
     def _rounded(self, size: int) -> int:
         return -(-size // self._granularity) * self._granularity
+
+    def _take_given(self, region: Region, movable: bool) -> bool:
+        """Whether the region lies in memory that was given: then it lies there."""
+        memory = self._given.get(region.name)
+        if not isinstance(memory, Memory):
+            return False
+        if memory.address != region.base and not movable:
+            raise UsageError(
+                f"region {quoted(region.name)} lies at {region.base:#x} and cannot be moved to"
+                f" {memory.address:#x}, where memory was given: the bundle was captured to stay"
+            )
+        check_memory(region, memory)
+        self._bases[region.name] = memory.address
+        return True
 
     def _place_arena(self, regions: list[Region], placing: Placing) -> None:
         """One range of addresses for the parts of the arena, with memory behind each."""
@@ -187,10 +213,16 @@ class Arena:
 
     def _map(self, name: str, base: int, size: int) -> None:
         about, size = f"region {name}", self._rounded(size)
-        memory = self._cuda.make(
-            self._undo, "cuMemCreate", size, byref(self._properties), 0,
-            about=f"{size} bytes for {about}",
-        )  # fmt: skip
+        shared = self._given.get(name)
+        if isinstance(shared, Shared):
+            memory = self._cuda.make(
+                self._undo, "cuMemRetainAllocationHandle", shared.address, about=about
+            )
+        else:
+            memory = self._cuda.make(
+                self._undo, "cuMemCreate", size, byref(self._properties), 0,
+                about=f"{size} bytes for {about}",
+            )  # fmt: skip
         self._cuda.hold(
             self._undo, "cuMemMap", (base, size, 0, memory, 0), "cuMemUnmap", (base, size), about
         )

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from msgspec.structs import replace
+
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Relocation, Tensor
 from foundryrt.cuda.arena import Arena, Placing
 from foundryrt.cuda.device import Device, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
+from foundryrt.cuda.given import Memory, Shared, check_alike, memory_of
 from foundryrt.cuda.graphs import Graphs
 from foundryrt.cuda.randomness import RandomState
 from foundryrt.cuda.tensor import DeviceTensor
@@ -22,6 +25,7 @@ from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import WeightLoader
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.parallel import Worker
+from foundryrt.printable import quoted
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ class CudaBackend:
     `first` is the index of the graph to make launchable before this returns; the others follow in
     the background. `weights` is the folder of the weight files, where they have moved;
     with `load_weights=False` they stay zero until `load_weights` is called. `base` is where the
-    arena must lie.
+    arena must lie, `place` as for `Session.open`.
 
     `close`, or the end of the last reference, waits for the preparation of weights, the pipelines
     and the stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the
@@ -51,6 +55,7 @@ class CudaBackend:
         weights: Path | None = None,
         load_weights: bool = True,
         base: int | None = None,
+        place: Mapping[str, object] | None = None,
     ) -> None:
         self._bundle = bundle
         self._weights = weights
@@ -60,8 +65,8 @@ class CudaBackend:
         self._undo = Undo()
         try:
             self._begin_reading(first)
-            self._open_device(device)
-            self._make_arena(base)
+            self._open_device(device, sum(self._size(name) for name in place or {}))
+            self._make_arena(base, place or {})
             self._prepare_copies()
             self._begin_graphs()
             self.fill_regions()
@@ -78,17 +83,37 @@ class CudaBackend:
         self.graphs = Graphs(self._bundle, first, self._undo)
         self.graphs.read()
 
-    def _open_device(self, ordinal: int) -> None:
+    def _size(self, region: str) -> int:
+        for own in self._bundle.manifest.regions:
+            if own.name == region:
+                return own.size
+        names = ", ".join(own.name for own in self._bundle.manifest.regions if not own.owner)
+        raise UsageError(f"no region {region!r} to give memory for; there is {names}")
+
+    def _open_device(self, ordinal: int, given: int) -> None:
         cuda = driver()
         self._done("driver")
-        self.device = open_device(cuda, ordinal, self._bundle.manifest.requirements, self._undo)
+        needs = self._bundle.manifest.requirements
+        needs = replace(needs, memory=needs.memory - given)
+        self.device = open_device(cuda, ordinal, needs, self._undo)
         self._done("context")
 
-    def _make_arena(self, base: int | None) -> None:
+    def _make_arena(self, base: int | None, place: Mapping[str, object]) -> None:
         manifest = self._bundle.manifest
-        placing = Placing(manifest.relocatable, base)
+        self._given = {name: self._memory_of(name, value) for name, value in place.items()}
+        placing = Placing(manifest.relocatable, base, self._given)
         self._arena = Arena(self.device, manifest.regions, self._undo.part(), placing=placing)
         self._done("arena")
+
+    def _memory_of(self, name: str, value: object) -> Memory | Shared:
+        """What is given for a region: another session's, or a tensor's memory."""
+        other = getattr(value, "_opened", value)
+        if not isinstance(other, CudaBackend):
+            return memory_of(value, self.device.ordinal, f"region {quoted(name)}")
+        if other.device.ordinal != self.device.ordinal:
+            raise UsageError(f"region {quoted(name)}: the other session is on another GPU")
+        check_alike(name, self._bundle.manifest, other._bundle.manifest)
+        return Shared(other._arena.mapped(name))
 
     def _prepare_copies(self) -> None:
         """The stream, and what copies on it; nothing of the device is used yet."""
@@ -116,7 +141,7 @@ class CudaBackend:
         `but` names regions that stay as they are.
         """
         for region in self._bundle.manifest.regions:
-            if region.name in but:
+            if region.name in but or region.name in self._given:
                 continue
             saved, base = 0, self._arena.base(region)
             if region.section != -1:
@@ -154,7 +179,7 @@ class CudaBackend:
         self._undo.push(self._preparation.join)
         if load:
             self.load_weights()
-        elif self._bundle.manifest.weights.recipes:
+        elif self._bundle.manifest.weights.recipes and "weights" not in self._given:
             self._preparation.start(partial(_prepare, self._loader))
         self.uploader.finish()
         self._done("contents")
@@ -164,7 +189,7 @@ class CudaBackend:
 
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents."""
-        if self._bundle.manifest.weights.recipes:
+        if self._bundle.manifest.weights.recipes and "weights" not in self._given:
             self._loader.load(self._weights, check)
             self.uploader.finish()
         self._done("weights")

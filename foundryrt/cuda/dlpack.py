@@ -1,4 +1,4 @@
-"""Device memory as a DLPack capsule, for torch.from_dlpack and the like.
+"""Device memory as a DLPack capsule, for torch.from_dlpack and the like, and from one.
 
 The structures are those of dlpack.h, version 0.8 (the unversioned `DLManagedTensor`).
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint64, c_void_p
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 CUDA = 2
@@ -52,6 +54,34 @@ def _forget_unused(capsule: int) -> None:
     """Free the structure of a capsule that was not consumed (a consumer renames it)."""
     if _is_valid(capsule, _NAME):
         _exported.pop(_pointer(capsule, _NAME), None)
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """What a capsule says of its memory; it stays the capsule's."""
+
+    address: int
+    size: int
+    device: int
+    dense: bool
+    capsule: object
+
+
+def borrowed(tensor: Any) -> Borrowed | None:
+    """The memory of an object with `__dlpack__`; None where it is not a CUDA device's."""
+    if tensor.__dlpack_device__()[0] != CUDA:
+        return None
+    made = tensor.__dlpack__()
+    seen = _Managed.from_address(_pointer(id(made), _NAME)).tensor
+    shape = seen.shape[: seen.ndim]
+    dense = [prod(shape[i + 1 :]) for i in range(seen.ndim)]
+    return Borrowed(
+        (seen.data or 0) + seen.byte_offset,
+        prod(shape) * seen.bits * seen.lanes // 8,
+        seen.device_id,
+        not seen.strides or 0 in shape or seen.strides[: seen.ndim] == dense,
+        made,
+    )
 
 
 _delete = _Deleter(_forget)

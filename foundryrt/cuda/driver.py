@@ -35,6 +35,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuMemAddressFree": (c_uint64, c_size_t),
     "cuMemCreate": (_POINTER, c_size_t, _POINTER, c_uint64),
     "cuMemRelease": (c_uint64,),
+    "cuMemRetainAllocationHandle": (_POINTER, c_uint64),
     "cuMemMap": (c_uint64, c_size_t, c_size_t, c_uint64, c_uint64),
     "cuMemUnmap": (c_uint64, c_size_t),
     "cuMemSetAccess": (c_uint64, c_size_t, _POINTER, c_size_t),
@@ -75,6 +76,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
 
 _FREED_BY: dict[str, tuple[str, Any]] = {
     "cuMemCreate": ("cuMemRelease", c_uint64),
+    "cuMemRetainAllocationHandle": ("cuMemRelease", c_uint64),
     "cuMemAlloc_v2": ("cuMemFree_v2", c_uint64),
     "cuStreamCreate": ("cuStreamDestroy_v2", c_void_p),
     "cuEventCreate": ("cuEventDestroy_v2", c_void_p),

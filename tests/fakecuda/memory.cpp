@@ -16,8 +16,15 @@ namespace {
 
 constexpr size_t GRANULARITY = 2 << 20;
 
-// The files behind memory that can be exported, by handle; other memory has none.
-std::map<CUmemGenericAllocationHandle, int> files;
+// Memory is a file, so that it can be mapped twice and exported. As a device may, it is handed out with
+// somebody's old bytes in it.
+struct Memory {
+    int file;
+    bool exportable;
+    int references = 1;
+};
+std::map<CUmemGenericAllocationHandle, Memory> memories;
+std::map<CUdeviceptr, CUmemGenericAllocationHandle> mappings;
 CUmemGenericAllocationHandle last_handle = 0;
 
 void* address_of(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
@@ -87,20 +94,34 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t size, const CUmem
                      unsigned long long) {
     MAY_FAIL;
     std::lock_guard lock(streams::guard);
+    const int file = memfd_create("fakecuda", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, static_cast<off_t>(size)) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
+    void* const bytes = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (bytes == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    std::memset(bytes, 0xA5, size);
+    munmap(bytes, size);
     *out = ++last_handle;
-    if (properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
-        const int file = memfd_create("fakecuda", MFD_CLOEXEC);
-        if (file < 0 || ftruncate(file, static_cast<off_t>(size)) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
-        files[*out] = file;
-    }
+    const auto kind = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    memories[*out] = {file, properties->requestedHandleTypes == kind};
+    count("memory", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* out, void* address) {
+    MAY_FAIL;
+    std::lock_guard lock(streams::guard);
+    const auto found = mappings.find(reinterpret_cast<CUdeviceptr>(address));
+    if (found == mappings.end()) return CUDA_ERROR_INVALID_VALUE;
+    ++memories.at(*out = found->second).references;
     count("memory", 1);
     return CUDA_SUCCESS;
 }
 CUresult cuMemRelease(CUmemGenericAllocationHandle memory) {
     std::lock_guard lock(streams::guard);
-    if (const auto found = files.find(memory); found != files.end()) {
-        close(found->second);
-        files.erase(found);
+    const auto found = memories.find(memory);
+    if (found == memories.end()) return CUDA_ERROR_INVALID_VALUE;
+    if (--found->second.references == 0) {
+        close(found->second.file);
+        memories.erase(found);
     }
     count("memory", -1);
     return CUDA_SUCCESS;
@@ -109,10 +130,10 @@ CUresult cuMemMap(CUdeviceptr address, size_t size, size_t, CUmemGenericAllocati
                   unsigned long long) {
     MAY_FAIL;
     std::lock_guard lock(streams::guard);
-    if (const auto found = files.find(memory); found != files.end()) {
-        void* got = mmap(address_of(address), size, PROT_NONE, MAP_SHARED | MAP_FIXED, found->second, 0);
-        if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
-    }
+    const int file = memories.at(memory).file;
+    void* got = mmap(address_of(address), size, PROT_NONE, MAP_SHARED | MAP_FIXED, file, 0);
+    if (got == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    mappings[address] = memory;
     count("mapping", 1);
     return CUDA_SUCCESS;
 }
@@ -120,22 +141,24 @@ CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle me
                                       CUmemAllocationHandleType, unsigned long long) {
     MAY_FAIL;
     std::lock_guard lock(streams::guard);
-    const auto found = files.find(memory);
-    if (found == files.end()) return CUDA_ERROR_INVALID_VALUE;
-    *static_cast<int*>(out) = fcntl(found->second, F_DUPFD_CLOEXEC, 0);
+    const auto found = memories.find(memory);
+    if (found == memories.end() || !found->second.exportable) return CUDA_ERROR_INVALID_VALUE;
+    *static_cast<int*>(out) = fcntl(found->second.file, F_DUPFD_CLOEXEC, 0);
     return CUDA_SUCCESS;
 }
-// As a device may, it hands memory out with somebody's old bytes in it.
 CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc*, size_t) {
     MAY_FAIL;
     if (mprotect(reinterpret_cast<void*>(address), size, PROT_READ | PROT_WRITE) != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    std::memset(reinterpret_cast<void*>(address), 0xA5, size);
     return CUDA_SUCCESS;
 }
 CUresult cuMemUnmap(CUdeviceptr address, size_t size) {
     mmap(address_of(address), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
          0);
+    {
+        std::lock_guard lock(streams::guard);
+        mappings.erase(address);
+    }
     give_back("mapping");
     return CUDA_SUCCESS;
 }

@@ -32,15 +32,21 @@ LARGE = 3 * CHUNK // (4 * COLUMNS) + 5  # rows of a tensor of three buffers and 
 SHAPES = {"large": (LARGE, COLUMNS), "swapped": (6, 8), "vector": (7,)}
 
 
-def values(name: str) -> np.ndarray:
+def values(name: str, seed: int = 0) -> np.ndarray:
     shape = SHAPES[name]
-    return np.random.default_rng(len(name)).integers(0, 1 << 30, shape).astype(np.float32)
+    return np.random.default_rng(len(name) + seed).integers(0, 1 << 30, shape).astype(np.float32)
 
 
-def write(folder: Path, old_digests: bool = False, by_device: bool = False) -> Path:
+def write(
+    folder: Path,
+    old_digests: bool = False,
+    by_device: bool = False,
+    relocatable: bool = False,
+    seed: int = 0,
+) -> Path:
     """A bundle of three tensors: one in blocks, one with its rows in another order, one vector."""
     file = folder / "w.safetensors"
-    save_file({name: values(name) for name in SHAPES}, file)
+    save_file({name: values(name, seed) for name in SHAPES}, file)
     stored = TensorFile(file).tensors
     slices = {
         "large": whole(stored["large"]),
@@ -70,6 +76,7 @@ def write(folder: Path, old_digests: bool = False, by_device: bool = False) -> P
         kernels=kernels,
         slices={i: slices[name] for i, name in enumerate(SHAPES)},
         digest_kernel=len(kernels) - 1,
+        relocatable=relocatable,
     )
     path = folder / "weights.fdy"
     with patch("foundryc.write.build_weights", by_sha256 if old_digests else build_weights):
