@@ -12,7 +12,7 @@ import typer
 from foundryrt import options
 from foundryrt.arguments import bundle_word
 from foundryrt.bundle.reader import Bundle
-from foundryrt.console import Json, Version, print_json, print_options, reporting, run_app
+from foundryrt.console import Json, Version, note, print_json, print_options, reporting, run_app
 from foundryrt.errors import UsageError
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.session import Session
@@ -78,6 +78,12 @@ def run(
     trust: TrustPaths = None,
     base: BaseAddress = None,
     name: WorkloadName = None,
+    standby: Annotated[
+        bool,
+        typer.Option(
+            "--standby", help="Have the process run it that `foundryrt standby` has started."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run the workload that BUNDLE was captured from.
@@ -86,6 +92,8 @@ def run(
     --prompt or --frames.
     """
     with reporting():
+        if standby:  # `foundryrt` itself takes it, before anything is imported (start.py)
+            raise UsageError("--standby must be given to the command foundryrt")
         with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = find_run(opened.manifest.workload.name, name)
         chosen = options.parse(driver.Options, context.args)
@@ -120,6 +128,34 @@ def serve(
             bundle, weights=weights, trust=trust or None, base=_address(base)
         ) as session:
             driver.serve(session, chosen)
+
+
+@app.command()
+def standby(
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to listen. By default FOUNDRY_STANDBY, or a file of this user's own.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[int, typer.Option(help="The GPU to make ready.")] = 0,
+    host: Annotated[
+        bool, typer.Option("--host", help="Import torch too; a GPU is then not needed.")
+    ] = False,
+) -> None:
+    """Start everything but a bundle, and run `foundryrt run --standby` for this user, at once.
+
+    One command at a time; the process goes on until a signal ends it.
+    """
+    from foundryrt.standby import server, warm, wire
+
+    with reporting():
+        path = socket or Path(wire.path())
+        with server.Standby(path, lambda: run_app(lambda: app(_bundle_first(sys.argv[1:])))) as own:
+            ready = warm.warm_up(device, host)
+            note(f"standing by at {path}: {', '.join(ready)}")
+            own.serve()
 
 
 @app.command("options")

@@ -35,6 +35,11 @@ def _on_device(path: str) -> bool:
 def main() -> None:
     """Run the command; a cuda bundle's device starts meanwhile."""
     words = sys.argv[2:]
+    if sys.argv[1:2] == ["run"] and "--standby" in words:
+        from foundryrt.standby import client, wire
+
+        words.remove("--standby")
+        sys.exit(client.hand_over(wire.path(), ["run", *words]))
     place = bundle_word(words)
     bundle = "" if place < 0 else words[place]
     if "://" in bundle:

@@ -67,50 +67,51 @@ VIEW_COLUMNS = [name for name, kind in TemplateView._fields_ if kind is c_void_p
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The loaded core; FoundryError where it was not built."""
     try:
-        library = ctypes.CDLL(str(_PATH))
+        loaded = ctypes.CDLL(str(_PATH))
     except OSError as error:
         raise FoundryError(
             f"the native core {_PATH} cannot be loaded ({error}); install {DISTRIBUTION} again, or"
             " run cmake -S . -B build && cmake --build build in a checkout"
         ) from error
-    library.foundry_error.restype = c_char_p
-    library.foundry_create.argtypes = (
+    loaded.foundry_error.restype = c_char_p
+    loaded.foundry_create.argtypes = (
         c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),
     )  # fmt: skip
-    library.foundry_destroy.argtypes = (c_void_p,)
-    library.foundry_destroy.restype = None
-    library.foundry_set_kernel.argtypes = (c_void_p, c_uint32, c_void_p, c_uint64)
-    library.foundry_set_function.argtypes = (
+    loaded.foundry_destroy.argtypes = (c_void_p,)
+    loaded.foundry_destroy.restype = None
+    loaded.foundry_set_kernel.argtypes = (c_void_p, c_uint32, c_void_p, c_uint64)
+    loaded.foundry_set_function.argtypes = (
         c_void_p, c_uint32, c_char_p, c_uint32, c_int, c_int, c_int,
     )  # fmt: skip
-    library.foundry_set_template.argtypes = (c_void_p, c_uint32, POINTER(TemplateView))
-    library.foundry_set_graph.argtypes = (
+    loaded.foundry_set_template.argtypes = (c_void_p, c_uint32, POINTER(TemplateView))
+    loaded.foundry_set_graph.argtypes = (
         c_void_p, c_uint32, c_char_p, c_uint32, c_uint64, c_void_p, c_void_p,
     )  # fmt: skip
-    library.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
-    library.foundry_set_variable.argtypes = (
+    loaded.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
+    loaded.foundry_set_variable.argtypes = (
         c_void_p, c_uint32, c_char_p, c_void_p, c_uint64, POINTER(Relocations),
     )  # fmt: skip
-    library.foundry_start.argtypes = (c_void_p, c_void_p, c_uint32, POINTER(Place), c_uint32)
-    library.foundry_abandon.argtypes = (c_void_p, c_char_p)
-    library.foundry_abandon.restype = None
-    library.foundry_ready.argtypes = (c_void_p,)
-    library.foundry_ready.restype = c_uint32
-    library.foundry_is_ready.argtypes = (c_void_p, c_uint32, POINTER(c_uint32))
-    library.foundry_spent.argtypes = (c_void_p, POINTER(c_uint64))
-    library.foundry_spent.restype = None
-    library.foundry_stream.argtypes = (
+    loaded.foundry_start.argtypes = (c_void_p, c_void_p, c_uint32, POINTER(Place), c_uint32)
+    loaded.foundry_abandon.argtypes = (c_void_p, c_char_p)
+    loaded.foundry_abandon.restype = None
+    loaded.foundry_ready.argtypes = (c_void_p,)
+    loaded.foundry_ready.restype = c_uint32
+    loaded.foundry_is_ready.argtypes = (c_void_p, c_uint32, POINTER(c_uint32))
+    loaded.foundry_spent.argtypes = (c_void_p, POINTER(c_uint64))
+    loaded.foundry_spent.restype = None
+    loaded.foundry_stream.argtypes = (
         c_void_p, c_void_p, POINTER(Buffer), c_uint32, c_uint32, POINTER(FileRange), c_uint64,
     )  # fmt: skip
-    library.foundry_wait.argtypes = (c_void_p, c_uint32, c_uint32, POINTER(c_uint32))
-    return library
+    loaded.foundry_wait.argtypes = (c_void_p, c_uint32, c_uint32, POINTER(c_uint32))
+    return loaded
 
 
 def _check(code: int) -> None:
     if code != 0:
-        raise FoundryError(explain(code, _library().foundry_error().decode(errors="replace")))
+        raise FoundryError(explain(code, library().foundry_error().decode(errors="replace")))
 
 
 def stream(
@@ -121,7 +122,7 @@ def stream(
     FoundryError for a driver call that fails and a file that cannot be read or ends early.
     """
     _check(
-        _library().foundry_stream(
+        library().foundry_stream(
             context, queue, (Buffer * len(buffers))(*buffers), len(buffers), threads,
             (FileRange * len(ranges))(*ranges), len(ranges),
         )
@@ -142,7 +143,7 @@ class Materializer:
     def __init__(
         self, kernels: int, functions: int, templates: int, graphs: int, nodes: int, undo: Undo
     ) -> None:
-        self._library = _library()
+        self._library = library()
         self._functions = functions
         self._keep: list[Any] = []
         self._handle = c_void_p()
@@ -259,4 +260,6 @@ class Materializer:
         self._keep.clear()
 
 
-__all__ = ["VIEW_COLUMNS", "Buffer", "FileRange", "Materializer", "TemplateView", "stream"]
+__all__ = [
+    "VIEW_COLUMNS", "Buffer", "FileRange", "Materializer", "TemplateView", "library", "stream",
+]  # fmt: skip

@@ -1,0 +1,245 @@
+"""The process that stands by: it runs one command at a time, for its own user alone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import queue
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from foundryrt.errors import FoundryError
+from foundryrt.standby import wire
+
+_FIXED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "FOUNDRY_LIBCUDA")
+"""Settings that were read when this process started."""
+_CREDENTIALS = struct.Struct("<3i")  # struct ucred: process, user, group
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A command: its connection, and the files that are its input and outputs."""
+
+    connection: socket.socket
+    files: list[int]
+    arguments: list[str]
+    folder: str
+    environment: dict[str, str]
+
+
+class Standby:
+    """Listens at `path`; `run` runs a command with the arguments in sys.argv.
+
+    FoundryError where another process stands by there, or the socket cannot be made.
+    """
+
+    def __init__(self, path: Path, run: Callable[[], None]) -> None:
+        self._run = run
+        self._jobs: queue.Queue[_Job] = queue.Queue()
+        self._free = threading.Lock()
+        self._path = path
+        self._listener = _listen(path)
+
+    def __enter__(self) -> Standby:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def serve(self) -> None:
+        """Run what is handed over, until a signal ends this process."""
+        threading.Thread(target=self._accept, daemon=True).start()
+        while True:
+            job = self._jobs.get()
+            code = _execute(job, self._run)
+            for file in job.files:
+                os.close(file)
+            gc.collect()  # what the command left in cycles holds device memory
+            self._free.release()
+            with contextlib.suppress(OSError):  # nobody waits for it any more
+                wire.send(job.connection, {"exit": code})
+            job.connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # it is closed
+            try:
+                self._admit(connection)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                connection.close()  # whoever it was is gone, or is no command of ours
+
+    def _admit(self, connection: socket.socket) -> None:
+        connection.settimeout(10)
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if _CREDENTIALS.unpack(peer)[1] != os.getuid():
+            connection.close()
+            return
+        message, files = wire.receive(connection, 3)
+        connection.settimeout(None)
+        if message is None or len(files) != 3:
+            raise ValueError("no command")
+        job = _Job(
+            connection,
+            files,
+            [str(word) for word in message["arguments"]],
+            str(message["folder"]),
+            {str(name): str(value) for name, value in message["environment"].items()},
+        )
+        if problem := self._refusal(job):
+            wire.send(connection, {"refused": problem})
+            connection.close()
+            for file in files:
+                os.close(file)
+            return
+        self._jobs.put(job)
+
+    def _refusal(self, job: _Job) -> str:
+        for name in _FIXED:
+            own, wanted = os.environ.get(name), job.environment.get(name)
+            if own != wanted:
+                return (
+                    f"{name} is {wanted or 'not set'} here and {own or 'not set'} in the process"
+                    " that stands by; start one with the same setting"
+                )
+        if not self._free.acquire(blocking=False):
+            return "the process that stands by is busy with another command; start a second one"
+        return ""
+
+
+def _listen(path: Path) -> socket.socket:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent.stat().st_uid != os.getuid():
+            raise FoundryError(f"{path.parent} belongs to somebody else; give a --socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise FoundryError(f"a process stands by at {path} already; give another --socket")
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen()
+    except OSError as error:
+        raise FoundryError(f"{path}: no socket can be made there: {error}") from error
+    return listener
+
+
+def _execute(job: _Job, run: Callable[[], None]) -> int:
+    """Run a command in this process as if it were the client's own."""
+    with _as_client(job), _Watch(job.connection):
+        try:
+            run()
+        except SystemExit as end:
+            return _code(end.code)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        return 0
+
+
+def _code(value: object) -> int:
+    if value is None or isinstance(value, int):
+        return value or 0
+    print(value, file=sys.stderr)
+    return 1
+
+
+class _Watch:
+    """Passes on the client's signals to this thread; a client that has gone is an interrupt."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._over = False
+        self._command = threading.get_ident()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True  # no signal comes any more
+        with contextlib.suppress(OSError):  # it is gone
+            self._connection.shutdown(socket.SHUT_RD)
+        self._thread.join()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message, _ = wire.receive(self._connection)
+            except (OSError, ValueError):
+                message = None
+            number = signal.SIGINT if message is None else message.get("signal")
+            with self._lock:
+                if not self._over and number in _SIGNALS:
+                    signal.pthread_kill(self._command, number)
+            if message is None:
+                return
+
+
+@contextlib.contextmanager
+def _as_client(job: _Job) -> Iterator[None]:
+    """The client's files, folder, environment and arguments, and an end that is only its own."""
+    kept = [os.dup(file) for file in range(3)]
+    streams = sys.stdin, sys.stdout, sys.stderr
+    folder, environment, arguments = os.getcwd(), dict(os.environ), sys.argv
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for file, own in zip(job.files, range(3), strict=True):
+            os.dup2(file, own)
+        sys.stdin, sys.stdout, sys.stderr = _open(0, "r"), _open(1, "w"), _open(2, "w")
+        os.chdir(job.folder)
+        _replace_environment(job.environment)
+        sys.argv = ["foundryrt", *job.arguments]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _terminated)
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        sys.stdin, sys.stdout, sys.stderr = streams
+        for own, copy in enumerate(kept):
+            os.dup2(copy, own)
+            os.close(copy)
+        os.chdir(folder)
+        _replace_environment(environment)
+        sys.argv = arguments
+
+
+def _open(file: int, mode: str) -> TextIO:
+    stream = open(file, mode, closefd=False, errors="backslashreplace")  # noqa: SIM115
+    stream.reconfigure(line_buffering=stream.isatty() or file == 2)  # type: ignore[attr-defined]
+    return stream  # type: ignore[return-value]
+
+
+def _replace_environment(values: dict[str, str]) -> None:
+    for name in set(os.environ) - set(values):
+        del os.environ[name]
+    os.environ.update(values)
+
+
+def _terminated(number: int, _: Any) -> NoReturn:
+    raise SystemExit(128 + number)

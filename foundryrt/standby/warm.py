@@ -1,0 +1,55 @@
+"""What a standby process does ahead: imports, the driver, a context, torch for host bundles."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from importlib import import_module
+
+from foundryrt.errors import FoundryError, install
+from foundryrt.workload import RUN, installed, names
+
+_CUDA = ("foundryrt.cuda.backend", "foundryrt.cuda.pipeline", "numpy")
+
+
+def warm_up(device: int, host: bool) -> list[str]:
+    """Import what commands need and make the context of `device`, which stays; what is ready.
+
+    With `host` torch is imported too, and a machine without a GPU will do. FoundryError where
+    there is no GPU, or no torch.
+    """
+    ready = []
+    for name in names(RUN):
+        try:
+            installed(RUN, name)
+        except FoundryError:
+            continue  # what it needs is not installed: who runs it is told
+        ready.append(f"workload {name}")
+    if host:
+        if importlib.util.find_spec("torch") is None:
+            raise FoundryError(f"--host needs torch, which is not installed: {install('host')}")
+        import_module("foundryrt.host.replay")
+        ready.append("torch")
+    try:
+        _make_context(device)
+    except FoundryError:
+        if host:
+            return ready
+        raise
+    return [*ready, f"a context on device {device}"]
+
+
+def _make_context(ordinal: int) -> None:
+    from foundryrt.cuda.driver import driver
+    from foundryrt.native import library
+
+    cuda = driver()
+    for module in _CUDA:
+        import_module(module)
+    library()
+    # For as long as this process lives: sessions come and go.
+    cuda(
+        "cuDevicePrimaryCtxRetain",
+        ctypes.byref(ctypes.c_void_p()),
+        cuda.ask("cuDeviceGet", ordinal),
+    )

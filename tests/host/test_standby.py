@@ -1,0 +1,140 @@
+"""A process that stands by: commands run in it as they would by themselves, one at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-c", "from foundryrt.start import main; main()")
+BUNDLE = ROOT / "artifacts" / "v1-host-steps.fdy"
+WORKLOAD = """
+import os, sys, time
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Options:
+    wait: float = 0
+    fail: bool = False
+
+def run(session, options, json):
+    print("ready in", os.getcwd(), os.environ.get("COLOUR"), os.getpid(), flush=True)
+    if options.wait:
+        time.sleep(options.wait)
+    if options.fail:
+        raise RuntimeError("this workload fails")
+    print("read:", sys.stdin.read(), file=sys.stderr)
+    return {"graphs": len(session.graphs)}
+"""
+
+
+@pytest.fixture(scope="module")
+def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """Where a process stands by, and its number."""
+    path = tmp_path_factory.mktemp("standby") / "s.sock"
+    process = subprocess.Popen(
+        [*COMMAND, "standby", "--host", "--socket", str(path)],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert f"standing by at {path}: " in said and "torch" in said
+    yield path, process.pid
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    assert not path.exists()
+
+
+@pytest.fixture
+def start(socket, tmp_path):
+    """Starts a command that is handed over, in a folder of its own."""
+    workload = tmp_path / "work.py"
+    workload.write_text(WORKLOAD)
+
+    def call(*options: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, "run", str(BUNDLE), "--standby", "--workload", str(workload), *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path,
+            env=os.environ
+            | {"FOUNDRY_STANDBY": str(socket[0]), "PYTHONPATH": str(ROOT)} | environment,
+        )  # fmt: skip
+
+    return call
+
+
+def test_a_command_has_its_own_folder_environment_and_files(start, socket, tmp_path):
+    for colour in ("red", "blue"):
+        process = start("--json", COLOUR=colour)
+        out, err = process.communicate(f"{colour} text", timeout=60)
+        assert process.returncode == 0, err
+        assert out.startswith(f"ready in {tmp_path} {colour} {socket[1]}\n")
+        assert '"graphs": ' in out
+        assert f"read: {colour} text" in err
+
+
+def test_failures_and_wrong_usage_have_their_exit_codes(start):
+    process = start("--fail")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "this workload fails" in err
+    process = start("--colour", "red")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "colour" in err
+
+
+def test_one_command_at_a_time(start):
+    first = start("--wait", "600")
+    assert first.stdout.readline().startswith("ready")
+    second = start()
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 1 and "is busy with another command" in err
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == 130
+    third = start()
+    third.communicate("", timeout=60)
+    assert third.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_ends_with_its_client(start, number):
+    process = start("--wait", "600")
+    assert process.stdout.readline().startswith("ready")
+    process.send_signal(number)
+    assert process.wait(20) == (143 if number == signal.SIGTERM else -9)
+    for _ in range(100):
+        process = start()
+        _, err = process.communicate("", timeout=60)
+        if process.returncode == 0:
+            return
+        assert "is busy" in err
+        time.sleep(0.1)
+    raise AssertionError("it did not end")
+
+
+def test_settings_that_cannot_be_changed_any_more_are_named(start):
+    process = start(CUDA_VISIBLE_DEVICES="7")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "CUDA_VISIBLE_DEVICES is 7 here and not set in the process that stands by" in err
+
+
+def test_nobody_stands_by(start, tmp_path):
+    process = start(FOUNDRY_STANDBY=str(tmp_path / "none"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "start one with foundryrt standby" in err
+
+
+def test_two_do_not_share_a_socket(socket):
+    done = subprocess.run(
+        [*COMMAND, "standby", "--host", "--socket", str(socket[0])],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1 and "a process stands by at" in done.stderr
