@@ -28,6 +28,11 @@ BENCHMARKS = {
             "cold_start.json", gpu=True,
         ),
         Benchmark(
+            "relocate", "start.relocate",
+            "a bundle's graphs at another base, captures with proof, starts through standby",
+            "relocate.json", gpu=True,
+        ),
+        Benchmark(
             "instantiate", "start.instantiate", "ways to make executable graphs, by driver calls",
             "instantiate.json", gpu=True,
         ),

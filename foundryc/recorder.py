@@ -173,9 +173,9 @@ class Recorder:
         """Keep a CUDA graph that other code captured as graph `name`, with its results by name.
 
         `raw_graph` is the handle of a CUgraph, which is copied here; the modules of its kernels
-        must stay loaded until `save`. All memory it uses, and `outputs`, must be in the arena:
-        registered tensors, or tensors made inside `warm_up`. FoundryError where it uses other
-        memory; UsageError on host, which has no CUDA graphs.
+        must stay loaded until `save`. The memory it uses is kept as it is now; `outputs` must lie
+        in it. FoundryError where it uses memory of the host or random numbers; UsageError on host,
+        which has no CUDA graphs.
         """
         self._progress(f"adopting graph {name}({_variant(key)})")
         self._recording.adopt(raw_graph, outputs, name, **key)

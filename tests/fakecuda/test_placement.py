@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -53,6 +54,20 @@ def _relocated(graph: GraphTable, regions: Sequence[RegionImage]) -> GraphTable:
         "relocation_region": np.array(found, np.uint8),
     }
     return replace(graph, columns=graph.columns | columns)
+
+
+def capture(moved: int = 0):
+    """With `result` as an output of every graph, and all memory `moved` bytes further."""
+    counters.STATE += moved
+    counters.IO += moved
+    try:
+        made = relocated(counters.capture())
+    finally:
+        counters.STATE -= moved
+        counters.IO -= moved
+    state, result = made.tensors
+    results = [msgspec.structs.replace(result, graph=number) for number in range(3)]
+    return replace(made, tensors=[state, *results])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Capture through the Recorder; digests of torch's own results. Arguments: model, mode, folder.
 
+`prove` compares captures of two more processes, as `foundryc capture` does.
 MODEL.MODE.captured.json, written last, is the report.
 """
 
@@ -9,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -21,13 +23,15 @@ from benchmarks.start.steps.model import (
     random_weights,
     write_weights,
 )
+from foundryc.elsewhere import Elsewhere, store
 from foundryc.recorder import Recorder
 from foundryc.weights import TensorFile, whole
 
 
-def main(name: str, mode: str, folder: Path) -> None:
+def main(name: str, mode: str, folder: Path, elsewhere: Elsewhere | None = None) -> None:
     began = time.time()
-    recorder = Recorder("cuda", "cold", {"model": name}, compile=mode == "compile")
+    settings = {"model": name}
+    recorder = Recorder("cuda", "cold", settings, mode == "compile", elsewhere=elsewhere)
     file = folder / f"{name}.safetensors"
     if not file.exists():
         write_weights(GEOMETRY[name], file)
@@ -57,7 +61,7 @@ def main(name: str, mode: str, folder: Path) -> None:
             graphs[batch] = graph
         captured = time.time()
         runs = []
-        for _ in range(2):
+        for _ in range(0 if store() else 2):
             digests = {}
             cache.zero_()
             for batch, graph in graphs.items():
@@ -71,6 +75,8 @@ def main(name: str, mode: str, folder: Path) -> None:
     path = folder / f"{name}.{mode}.fdy"
     checked = time.time()
     recorder.save(path)
+    if store():
+        return
     (folder / f"{name}.{mode}.json").write_text(json.dumps(runs[0]))
     report = {
         "torch_repeats_itself": runs[0] == runs[1],
@@ -84,4 +90,13 @@ def main(name: str, mode: str, folder: Path) -> None:
     (folder / f"{name}.{mode}.captured.json").write_text(json.dumps(report))
 
 
-main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+arguments = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+if "prove" in sys.argv and not store():
+    with (
+        TemporaryDirectory(dir=arguments[2]) as others,
+        Elsewhere([sys.executable, *sys.argv], Path(others)) as elsewhere,
+    ):
+        elsewhere.begin()
+        main(*arguments, elsewhere)
+else:
+    main(*arguments)

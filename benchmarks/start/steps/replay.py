@@ -1,4 +1,7 @@
-"""A fresh process without torch. Arguments: model, mode, folder; `verify` compares every graph."""
+"""A fresh process without torch. Arguments: model, mode, folder.
+
+`verify` compares every graph; an address is where its memory must lie.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,12 @@ from benchmarks.start.steps.model import STEPS, batches, digest, plan  # noqa: E
 from foundryrt.session import Session  # noqa: E402
 
 
-def main(name: str, mode: str, folder: Path, verify: bool) -> None:
+def main(name: str, mode: str, folder: Path, verify: bool, base: int | None) -> None:
     marks = {"imports": time.time()}
     path = folder / f"{name}.{mode}.fdy"
     clock = time.time() - time.perf_counter()
-    session = Session.open(path, first=("decode", {"batch": 1}), load_weights=False)
+    first = ("decode", {"batch": 1})
+    session = Session.open(path, first=first, load_weights=False, base=base)
     marks["open"] = time.time()
     session.tensor("plan.1").write_bytes(plan(1, 0))
     graph = session.graph("decode", batch=1)
@@ -77,4 +81,5 @@ def main(name: str, mode: str, folder: Path, verify: bool) -> None:
     print(json.dumps(report))
 
 
-main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), "verify" in sys.argv)
+bases = [int(word, 16) for word in sys.argv[4:] if word.startswith("0x")]
+main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), "verify" in sys.argv, *(bases or [None]))

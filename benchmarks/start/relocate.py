@@ -1,0 +1,142 @@
+"""What it costs that a bundle may lie anywhere: at capture, at a start; and a start by standby.
+
+A decoder's graphs, every figure from fresh processes; its weights are in a file in the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from benchmarks.device import gpu
+from benchmarks.report import RESULTS, Output, today, write_results
+from benchmarks.start.cold import MODES, ROOT, Model, step
+
+ELSEWHERE = "0x640000000000"
+COMMAND = (sys.executable, "-c", "from foundryrt.start import main; main()")
+WORKLOAD = """
+import time
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Options:
+    spawned: float = 0.0
+
+def run(session, options, json):
+    graph = session.graph("decode", batch=1)
+    graph.launch()
+    graph.tensor("logits").read_bytes()
+    return {"first_launch_ms": (time.time() - options.spawned) * 1e3}
+"""
+
+
+def run(
+    model: Annotated[Model, Option(help="Geometry of the decoder.")] = Model.SMALL,
+    mode: Annotated[str, Option(help="eager or compile.")] = MODES[0],
+    repeats: Annotated[
+        int, Option(help="Processes at each place, of which medians are taken.")
+    ] = 5,
+    output: Output = RESULTS / "relocate.json",
+) -> None:
+    """Measure relocating, captures with proof, and starts through standby.
+
+    Results are written after each part.
+    """
+    import torch
+
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    report: dict[str, Any] = {
+        "date": today(),
+        "model": model.value,
+        "mode": mode,
+        "device": gpu(),
+        "driver": gpu("driver_version"),
+        "torch": torch.__version__,
+    }
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        folder = Path(name)
+        for part in (_capture, _places, _standby):
+            report |= part(model.value, mode, folder, repeats)
+            write_results(output, report)
+
+
+def _capture(model: str, mode: str, folder: Path, _: int) -> dict[str, Any]:
+    """The whole time of a process that captures, and of one that proves what it captured."""
+    seconds, bundles = {}, []
+    # The first fills caches of compilers, and is not counted.
+    for way in ("first", "plain", "proved", "proved again"):
+        start = time.time()
+        step("capture.py", model, mode, folder, *["prove"] * way.startswith("proved"))
+        seconds[way] = time.time() - start
+        bundles.append((folder / f"{model}.{mode}.fdy").read_bytes())
+    return {
+        "capture_seconds": seconds,
+        "capture_ratio": seconds["proved"] / seconds["plain"],
+        "same_bytes": bundles[2] == bundles[3],
+    }
+
+
+def _places(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any]:
+    """Processes by turns with the memory where it was and elsewhere."""
+    verified = [step("replay.py", model, mode, folder, "verify", *at) for at in ((), (ELSEWHERE,))]
+    runs: list[list[dict[str, Any]]] = [[], []]
+    for _ in range(repeats):
+        runs[0].append(step("replay.py", model, mode, folder))
+        runs[1].append(step("replay.py", model, mode, folder, ELSEWHERE))
+
+    def medians(*keys: str) -> list[float]:
+        values = []
+        for place in runs:
+            values.append(statistics.median(one[keys[0]][keys[1]] for one in place))
+        return values
+
+    there, elsewhere = medians("marks_ms", "first_launch")
+    built = medians("spent_ms", "build")
+    nodes = verified[0]["nodes"]
+    return {
+        "nodes": nodes,
+        "graphs": verified[0]["graphs"],
+        "identical": [one["identical"] for one in verified],
+        "first_launch_ms": [there, elsewhere],
+        "first_launch_ratio": elsewhere / there,
+        "all_ready_ms": medians("marks_ms", "all_ready"),
+        "build_ms": built,
+        "us_per_node": (built[1] - built[0]) * 1e3 / nodes,
+    }
+
+
+def _standby(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any]:
+    """From the start of `foundryrt run --standby` to the first logits, weights loaded."""
+    workload, path = folder / "launch.py", folder / "standby.sock"
+    workload.write_text(WORKLOAD)
+    environment = os.environ | {"FOUNDRY_STANDBY": str(path)}
+    standby = subprocess.Popen(
+        [*COMMAND, "standby"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert standby.stderr is not None
+        if "standing by" not in (said := standby.stderr.readline()):
+            raise SystemExit(f"standby: {said}{standby.stderr.read()}")
+        bundle = folder / f"{model}.{mode}.fdy"
+        times = []
+        for _ in range(repeats + 1):
+            done = subprocess.run(
+                [*COMMAND, "run", bundle, "--standby", "--json", "--workload", workload,
+                 "--spawned", repr(time.time())],
+                env=environment, cwd=ROOT, check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            times.append(json.loads(done.stdout)["first_launch_ms"])
+    finally:
+        standby.send_signal(signal.SIGINT)
+        standby.wait(30)
+    return {"standby_ms": times[1:], "standby_first_launch_ms": statistics.median(times[1:])}

@@ -1,0 +1,132 @@
+"""A bundle is kept once it gives, elsewhere, what its graphs gave: on the stand-in driver."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundryc import recorder
+from foundryc.capture_file import save as store_capture
+from foundryc.cuda import proof
+from foundryc.elsewhere import Elsewhere
+from foundryrt.cuda.outputs import outputs
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.session import Session
+from tests.fakecuda import bundle as counters
+from tests.fakecuda.test_placement import capture, save
+
+NAMES = ["step", "step", "last"]
+
+
+@pytest.fixture
+def path(tmp_path, fake):
+    return save(tmp_path / "a.fdy", capture())
+
+
+def test_each_graph_begins_with_the_memory_of_the_capture(path, fake):
+    here, there = (outputs(path, base) for base in (counters.STATE, proof.PLACE))
+    assert here == there
+    assert here[0] != here[1]  # 11 and 25 more than at first, not 11 and 36
+    proof.prove(path, here, NAMES)
+    assert fake.live == ""
+
+
+def test_another_result_is_named(path):
+    wanted = outputs(path, counters.STATE)
+    wanted[1]["result"] = "0" * 64
+    with pytest.raises(FoundryError, match="graph step: at another place its output 'result' is"):
+        proof.prove(path, wanted, NAMES)
+    wanted[1].clear()  # it does not repeat itself: not compared
+    proof.prove(path, wanted, NAMES)
+
+
+def test_an_address_that_was_missed_fails(tmp_path, fake):
+    made = capture()
+    graph = made.graphs[0]
+    columns = graph.columns | {
+        name: graph.columns[name][:-1] for name in ("relocation_word", "relocation_region")
+    }
+    graphs = [replace(graph, columns=columns)]
+    path = save(tmp_path / "a.fdy", replace(made, graphs=graphs, tensors=made.tensors[:2]))
+    with Session.open(path) as session:
+        session.graph("step", by=11).launch()
+        wanted = [{"result": "not looked at"}]
+    with pytest.raises(FoundryError, match=r"failed there|is not what it is here"):
+        proof.prove(path, wanted, NAMES[:1])
+
+
+CHILD = """
+from foundryc.capture_file import save
+from foundryc.elsewhere import moved, store
+from tests.fakecuda.test_placement import capture
+save(capture((1 << 41) + (10 << 20) if moved() else 0), store())
+"""
+
+
+class Recording:
+    """As a recording on a GPU: what it captured, and what its graphs give here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.own, self.folder = capture(), folder
+
+    def capture(self, embed_weights):
+        return self.own
+
+    def rehearse(self, made):
+        path = save(self.folder / "own.fdy", made)
+        return proof.Rehearsal(outputs(path, counters.STATE), frozenset())
+
+    def prove(self, path, rehearsal):
+        proof.prove(path, rehearsal.digests, NAMES)
+
+
+@pytest.fixture
+def made(tmp_path, fake, monkeypatch):
+    """A recorder whose recording is made up, with real processes elsewhere."""
+    monkeypatch.setattr(recorder, "_open_recording", lambda *_: Recording(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    (tmp_path / "others").mkdir()
+    with Elsewhere([sys.executable, "-c", CHILD], tmp_path / "others") as others:
+        others.begin()
+        yield recorder.Recorder("cuda", "counters", {}, elsewhere=others)
+
+
+def test_a_recorder_keeps_what_was_proved(made, tmp_path, fake):
+    made.save(tmp_path / "kept.fdy")
+    with Session.open(tmp_path / "kept.fdy", base=0x630000000000) as session:
+        session.graph("step", by=25).launch()
+        assert (session.graph("step", by=25).read("result") == counters.INITIAL + 25).all()
+    assert set(os.listdir(tmp_path / "others")) == {"again", "moved"}
+
+
+def test_what_fails_its_proof_is_not_kept(made, tmp_path):
+    made._recording.prove = lambda path, rehearsal: proof.prove(
+        path, [{"result": "0" * 64}] * 3, NAMES
+    )
+    with pytest.raises(FoundryError, match="is not what it is here"):
+        made.save(tmp_path / "kept.fdy")
+    assert not (tmp_path / "kept.fdy").exists()
+
+
+def test_captures_that_disagree_are_not_kept(made, tmp_path):
+    words = made._recording.own.graphs[2].words
+    words[3] += np.uint64(1)
+    with pytest.raises(FoundryError, match=r"graph last.* (differs|not the same)"):
+        made.save(tmp_path / "kept.fdy")
+    assert not (tmp_path / "kept.fdy").exists()
+
+
+def test_a_process_for_another_stores_its_capture(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(recorder, "_open_recording", lambda *_: Recording(tmp_path))
+    monkeypatch.setenv("FOUNDRY_STORE", str(tmp_path / "stored"))
+    recorder.Recorder("cuda", "counters", {}).save(tmp_path / "kept.fdy")
+    store_capture(capture(), tmp_path / "same")
+    assert (tmp_path / "stored").read_bytes() == (tmp_path / "same").read_bytes()
+    assert not (tmp_path / "kept.fdy").exists()
+    with pytest.raises(UsageError, match="for --target cuda alone"):
+        recorder.Recorder("host", "x", {}, elsewhere=Elsewhere([], tmp_path))
