@@ -33,6 +33,11 @@ BENCHMARKS = {
             "relocate.json", gpu=True,
         ),
         Benchmark(
+            "foreign", "start.foreign",
+            "programs with memory of their own, captured and run at another base",
+            "foreign.json", gpu=True,
+        ),
+        Benchmark(
             "instantiate", "start.instantiate", "ways to make executable graphs, by driver calls",
             "instantiate.json", gpu=True,
         ),

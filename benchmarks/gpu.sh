@@ -14,6 +14,8 @@ choose() {
         cold) limit=330 options=(cold-start) ;;
         cold14b) limit=400 options=(cold-start --model qwen3-14b --modes eager --repeats 1 --torch-repeats 1
             --output $results/cold_start_14b.json) ;;
+        relocate) limit=300 options=(relocate) ;;
+        foreign) limit=300 options=(foreign) ;;
         instantiate) limit=75 options=(instantiate) ;;
         otfs) limit=300 options=(otfs) ;;
         sweep) limit=200 options=(otfs-sweep) ;;

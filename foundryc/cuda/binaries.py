@@ -8,10 +8,11 @@ from foundryc.cuda.extract import CapturedFunction
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.harvest import Harvest
 from foundryc.cuda.prune_check import pruned
-from foundryc.cuda.variables import changed, pointed_to
+from foundryc.cuda.variables import changed, module_variables, pointed_to
 from foundryc.template import Spans, relocations
 from foundryrt.bundle.schema import Function, Variable
 from foundryrt.errors import FoundryError
+from foundryrt.printable import quoted
 
 
 class Binaries:
@@ -24,6 +25,8 @@ class Binaries:
         self._harvest = harvest
         self._foreign = foreign
         self._values: dict[int, dict[str, bytes]] = {}
+        self._places: list[tuple[int, int, str, str]] = []
+        """Address and size of module variables, with their names and those of kernels."""
         self._used: dict[bytes, set[str]] = {}
         self._index: dict[Function, int] = {}
         self._variables: dict[tuple[int, str], bytes] = {}
@@ -32,7 +35,9 @@ class Binaries:
         """The number of a function; FoundryError where its binary or variables cannot be kept."""
         cubin = self._harvest.binary_of(captured.name, captured.module)
         if captured.module not in self._values:
-            self._values[captured.module] = changed(captured.module, cubin)
+            own = module_variables(captured.module, cubin)
+            self._places += [(v.address, v.size, v.name, captured.name) for v in own]
+            self._values[captured.module] = changed(own)
             for name, data in self._values[captured.module].items():
                 self._foreign.follow(pointed_to(captured, name, data))
         self._used.setdefault(cubin, set()).add(captured.name)
@@ -51,6 +56,20 @@ class Binaries:
             cluster_nonportable=captured.nonportable,
         )
         return self._index.setdefault(function, len(self._index))
+
+    def refuse_addresses(self) -> None:
+        """FoundryError where a graph is given the address of a module variable.
+
+        Its module's kernels use the variable itself: a copy elsewhere would not be what they see.
+        """
+        for address, size, name, kernel in self._places:
+            for region in self._foreign.regions:
+                if region.base < address + size and address < region.base + region.size:
+                    raise FoundryError(
+                        f"a graph is given the address of the variable {quoted(name)} of kernel"
+                        f" {quoted(kernel)}'s module, which a bundle does not restore; use another"
+                        " operator here"
+                    )
 
     @property
     def functions(self) -> tuple[Function, ...]:

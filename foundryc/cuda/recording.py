@@ -153,6 +153,7 @@ class CudaRecording:
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded; embedded weights are read from the device when they are written."""
         torch.cuda.synchronize()
+        self.binaries.refuse_addresses()
         kernels = self.binaries.kernels()
         generator = self._generator()
         named = self.tensors + [output for graph in self.graphs for output in graph.outputs]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 
 from foundryc.cuda import driver, elf
@@ -12,12 +15,19 @@ from foundryrt.printable import quoted
 _NOT_FOUND, _DEVICE = 500, 2
 
 
-def changed(module: int, cubin: bytes) -> dict[str, bytes]:
-    """The CUmodule's variables that were written since it was loaded, and their bytes.
+@dataclass(frozen=True)
+class ModuleVariable:
+    """A variable of a loaded module: where it is, and what its binary begins it with."""
 
-    A kernel that relies on such a value would find the initial one in another process.
-    """
-    found = {}
+    name: str
+    address: int
+    size: int
+    initial: bytes
+
+
+def module_variables(module: int, cubin: bytes) -> list[ModuleVariable]:
+    """The CUmodule's variables; without those that the driver does not know by name."""
+    found = []
     for symbol in elf.symbols(cubin):
         # Unnamed ones are string literals of assertions and printf.
         if symbol.kind != elf.OBJECT or not symbol.size or symbol.name.startswith("__unnamed"):
@@ -27,11 +37,23 @@ def changed(module: int, cubin: bytes) -> dict[str, bytes]:
         if code == _NOT_FOUND:
             continue
         driver.check("cuModuleGetGlobal", code, about)
-        address, size = place
-        data = bytearray(size)
-        driver.call("cuMemcpyDtoH", data, address, size, about=about)
-        if data != symbol.initial[:size].ljust(size, b"\0"):
-            found[symbol.name] = bytes(data)
+        address, size = int(place[0]), int(place[1])
+        found.append(ModuleVariable(symbol.name, address, size, symbol.initial[:size]))
+    return found
+
+
+def changed(own: Iterable[ModuleVariable]) -> dict[str, bytes]:
+    """The variables that were written since their module was loaded, and their bytes.
+
+    A kernel that relies on such a value would find the initial one in another process.
+    """
+    found = {}
+    for variable in own:
+        data = bytearray(variable.size)
+        about = f"variable {variable.name}"
+        driver.call("cuMemcpyDtoH", data, variable.address, variable.size, about=about)
+        if data != variable.initial.ljust(variable.size, b"\0"):
+            found[variable.name] = bytes(data)
     return found
 
 

@@ -75,7 +75,7 @@ def recorded(monkeypatch, fake):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "fake")
     monkeypatch.setattr(arena.Region, "used", property(lambda self: USED.get(self.name, 0)))
-    monkeypatch.setattr(binaries, "changed", lambda module, cubin: {})
+    monkeypatch.setattr(binaries, "module_variables", lambda module, cubin: [])
     monkeypatch.setattr(recording, "foreign_addresses", lambda *_: [])
     monkeypatch.setattr(recording, "compile_source", lambda *_: b"FAKE digest\0")
     monkeypatch.setattr(recording.CudaRecording, "_end_warm_up", lambda self: None)

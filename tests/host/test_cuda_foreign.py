@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from foundryc.cuda import foreign
+from foundryc.cuda import binaries, foreign
+from foundryc.cuda.extract import CapturedFunction
+from foundryc.cuda.variables import ModuleVariable
 from foundryc.template import GraphTable, Spans, address_words, relocations
 from foundryrt.bundle.schema import NodeKind, Relocation
 from foundryrt.bundle.tables import NO_FUNCTION
@@ -125,3 +127,22 @@ def test_only_arguments_and_ends_of_copies_can_be_addresses():
     moved = table.relocated(Spans([(ARENA - 64, 64), (ARENA, 8)])).columns
     assert moved["relocation_word"].tolist() == expected
     assert moved["relocation_region"].tolist() == [1] * 6  # it begins there, the other ends
+
+
+def test_the_address_of_a_module_variable_is_refused(device, monkeypatch):
+    device.memory = {0x7F0000000000: bytes([1]) * 4096}
+    memory = foreign.ForeignMemory(ARENA, END)
+    memory.follow([0x7F0000000000 + 64])
+    places = [ModuleVariable("table", 0x7F0000000000 + 4096, 8, b"")]
+    monkeypatch.setattr(binaries, "module_variables", lambda module, cubin: places)
+    monkeypatch.setattr(binaries, "changed", lambda own: {})
+    harvest = SimpleNamespace(binary_of=lambda name, module: b"a cubin")
+    found = binaries.Binaries(harvest, memory)
+    function = CapturedFunction("kernel", 1, 0, -1, False)
+    found.index(function)
+    found.refuse_addresses()
+    places[:] = [ModuleVariable("table", 0x7F0000000000 + 4088, 8, b"")]
+    found = binaries.Binaries(harvest, memory)
+    found.index(function)
+    with pytest.raises(FoundryError, match="address of the variable 'table' of kernel 'kernel'"):
+        found.refuse_addresses()
