@@ -2,30 +2,28 @@
 
 What a kernel's arguments hold besides values, such as addresses of the host's stack, is noise where
 two captures differ (foundryc/compare). A byte that is random but happens to be equal in both would
-be kept: of the stack's addresses one byte in four captures. So the second process is started again
-until no random byte is as in the first.
+be kept: of an address of the stack, one byte in four pairs of captures. So a process is started
+until none of its random bytes is as in this one; the others end before they have done anything.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import subprocess
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-_TRIES = "FOUNDRYC_SLIDE_TRIES"
-_MOST = 200
-"""Starts, of which some one in eight does; without random addresses none does."""
+_MOST = 300
+"""Starts, of which some one in ten does; without random addresses none does."""
 _PAGE, _LARGE_PAGE, _THREAD_HEAP = 12, 21, 26
 """Low bits that are 0 where Linux and the C library put memory."""
-_TOP = (0x55, 0x7F)
-"""The highest byte of an address: Linux puts some programs at 0x56, which is then no noise."""
+_TOP = 40
+"""Bits below the highest byte of an address."""
 
 
-class Slides(msgspec.Struct, frozen=True):
-    """An address of each thing that has a random place of its own; 0 where there is none."""
+@dataclass(frozen=True)
+class Slides:
+    """An address of each thing that has a random place of its own; 0 where it is not known."""
 
     stack: int
     program: int
@@ -33,38 +31,50 @@ class Slides(msgspec.Struct, frozen=True):
     libraries: int
 
     @classmethod
-    def here(cls) -> Slides:
-        """This process's."""
-        program, heap, libraries = 0, 0, 0
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        for number, line in enumerate(lines):
-            start, name = int(line.split("-")[0], 16), line[73:]
-            program = start if number == 0 and start >= 1 << 32 else program
-            heap = start if name == "[heap]" else heap
-            # The loader is there first; later libraries may be put at a multiple of large pages.
-            libraries = libraries or (start if "/ld-" in name else 0)
-        # The 28th field, counted behind the command, which may hold any letter.
-        stack = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[25]
-        return cls(int(stack), program, heap, libraries)
-
-    def usual(self) -> bool:
-        """Whether all are where such things mostly are."""
-        return all(place >> 40 in _TOP for place in self._places() if place)
+    def of(cls, process: int | str = "self") -> Slides:
+        """Those of a process of this user, as soon as it runs its program."""
+        folder = Path("/proc") / str(process)
+        # Behind the command, which may hold any letter, comes the third field of proc(5).
+        fields = ["", "", "", *(folder / "stat").read_text().rpartition(")")[2].split()]
+        program, stack, heap = (int(fields[number]) for number in (26, 28, 47))
+        lines = (folder / "maps").read_text().splitlines()
+        # The loader is there first; later libraries may be put at a multiple of large pages.
+        loaders = [int(line.split("-")[0], 16) for line in lines if "/ld-" in line]
+        if not program >> 32:  # It is where it was linked for, and its heap behind it.
+            program = heap = 0
+        return cls(stack, program, heap, min(loaders, default=0))
 
     def apart(self, other: Slides) -> bool:
-        """Whether addresses of equal things differ in all bytes that are random."""
-        pairs = zip(self._places(), other._places(), strict=True)
-        if not all(_differs(a - b, _PAGE) for a, b in pairs if a or b):
+        """Whether addresses of equal things differ in all random bytes; true if unknown."""
+        if not (self.stack and other.stack):
+            return True
+        pairs = list(zip(astuple(self), astuple(other), strict=True))
+        if not all(_differ(a - b, _PAGE) for a, b in pairs if a and b):
+            return False
+        # Programs and their heaps have either of two highest bytes, the others always the same.
+        if any(a >> _TOP == b >> _TOP for a, b in pairs[1:3] if a and b):
             return False
         mapped = self.libraries - other.libraries
-        large = _differs(mapped, _LARGE_PAGE) and _differs(mapped, _THREAD_HEAP)
+        large = _differ(mapped, _LARGE_PAGE) and _differ(mapped, _THREAD_HEAP)
         return large and (self.stack - other.stack) % 256 != 0
 
-    def _places(self) -> tuple[int, ...]:
-        return msgspec.structs.astuple(self)
+
+def start_apart(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """A process of `start` that lies apart from this one.
+
+    Where Linux gives no random addresses, it is the last of many.
+    """
+    here = Slides.of()
+    for _ in range(_MOST):
+        process = start()
+        if process.poll() is not None or Slides.of(process.pid).apart(here):
+            return process
+        process.kill()
+        process.wait()
+    return start()
 
 
-def _differs(distance: int, bits: int) -> bool:
+def _differ(distance: int, bits: int) -> bool:
     """Whether any address and the one `distance` bytes away, both rounded to `bits` low bits of 0,
     differ in all bytes that are random.
 
@@ -76,20 +86,3 @@ def _differs(distance: int, bits: int) -> bool:
         for rounded in (down, up)
         for byte in range(bits // 8, 5)
     )
-
-
-def keep_apart(first: Slides | None) -> Slides:
-    """Replace this process by a new one of the same command until it lies apart from `first`, a
-    capture's to compare with; None is the first itself. Returns its own slides.
-
-    Call it before anything else is done: it does not come back to the same process. Where Linux
-    gives no random addresses, it returns after some tries.
-    """
-    slides = Slides.here()
-    tries = int(os.environ.pop(_TRIES, "0"))
-    if (slides.usual() and (first is None or slides.apart(first))) or tries >= _MOST:
-        return slides
-    sys.stdout.flush()
-    sys.stderr.flush()
-    arguments: list[Any] = sys.orig_argv
-    os.execve(sys.executable, arguments, os.environ | {_TRIES: str(tries + 1)})

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
 from foundryc.capture import Capture, RegionImage
-from foundryc.slides import Slides
 from foundryc.template import GraphTable
 from foundryrt.bundle.schema import Function, Relocation, Requirements, Tensor, Variable
 from foundryrt.bundle.tables import NO_FUNCTION
@@ -232,13 +230,4 @@ def relocations(plan: Sequence[Word], capture: int) -> tuple[Relocation, ...]:
         Relocation(offset=8 * i, region=word.audited(capture))
         for i, word in enumerate(plan)
         if word.audited(capture) >= 0
-    )
-
-
-def chosen(random: Random) -> Slides:
-    """Where a process lies, as Linux chooses it."""
-    pages = [4096 * random.getrandbits(28) for _ in range(3)]
-    stack = 0x7FFC00000000 + 16 * random.getrandbits(30)
-    return Slides(
-        stack, 0x550000000000 + pages[0], 0x550000000000 + pages[1], 0x7F << 40 | pages[2]
     )
