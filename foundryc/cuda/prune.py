@@ -1,5 +1,6 @@
 """A cubin with some of its kernels alone: library modules hold hundreds, a bundle needs one or two.
 
+What debuggers read goes too: Triton's compiler puts the paths of the user's source files there.
 Sections and symbols keep their numbers, so nothing that refers to one has to be rewritten: what
 belongs to a dropped kernel becomes an empty section or symbol. Names and contents move together.
 """
@@ -81,13 +82,15 @@ def _pruned(cubin: bytes, keep: set[str]) -> bytes:
         for name, symbol in zip(names, symbols, strict=True)
         if symbol[1] & 15 == FUNCTION and symbol[2] & _ENTRY
     }
-    if not keep <= kernels or keep == kernels:
+    if not keep <= kernels:
         return cubin
     drop = kernels - keep
     for index, part in enumerate(parts):
         owned = _OWNED.fullmatch(part.name)
         if (owned and owned[1] in drop) or _DEBUG.match(part.name):
             parts[index] = _DROPPED
+    if not any(part is _DROPPED for part in parts):
+        return cubin
     dropped = {i for i, s in enumerate(symbols) if s[3] < count and parts[s[3]] is _DROPPED}
     if _called(parts, dropped):
         return cubin

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from foundryc.leaks import leaks
+
 FOUNDRYC = "from foundryc.cli import main; main()"
 FOUNDRYRT = "from foundryrt.start import main; main()"
 SAMPLE = Path(__file__).parents[1] / "unit" / "workload_sample.py"
@@ -36,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_name_that_nobody_gave_overwrites_nothing(folder: Path) -> None:
     bundle = folder / "otfs-grid64x32.fdy"
-    before = bundle.stat().st_mtime_ns
+    before, contents = bundle.stat().st_mtime_ns, bundle.read_bytes()
     again = command(FOUNDRYC, folder, "capture", "--grid=64x32", "--json")
     assert again.returncode == 2 and again.stdout == ""
     assert "otfs-grid64x32.fdy is there already; --force replaces it" in again.stderr
@@ -44,6 +46,12 @@ def test_a_name_that_nobody_gave_overwrites_nothing(folder: Path) -> None:
     forced = command(FOUNDRYC, folder, "capture", "--grid=64x32", "--force", "--json")
     assert json.loads(forced.stdout)["bundle"] == "otfs-grid64x32.fdy"
     assert bundle.stat().st_mtime_ns > before
+    assert bundle.read_bytes() == contents
+
+
+def test_a_bundle_says_nothing_of_where_it_was_made(folder: Path) -> None:
+    texts = [str(folder), str(Path(__file__).parents[2]), sys.prefix]
+    assert leaks(folder / "otfs-grid64x32.fdy", [], texts) == []
 
 
 def test_a_workload_s_options_come_anywhere(folder: Path) -> None:

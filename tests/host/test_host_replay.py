@@ -18,8 +18,9 @@ PROGRAMS = (
 )  # fmt: skip
 
 
-def run(script: str, *arguments: str) -> str:
+def run(script: str, *arguments: str, **variables: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    environment |= variables
     done = subprocess.run(
         [sys.executable, str(HERE / script), *arguments],
         env=environment, capture_output=True, text=True,
@@ -31,7 +32,7 @@ def run(script: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captured")
-    run("host_programs.py", str(folder), *PROGRAMS)
+    run("host_programs.py", str(folder), *PROGRAMS, PYTHONHASHSEED="1")
     return folder
 
 
@@ -48,7 +49,7 @@ def test_replay_in_a_fresh_process_is_bit_identical(program: str, differing: lis
 
 
 def test_two_captures_are_the_same_file(captured: Path, tmp_path: Path) -> None:
-    run("host_programs.py", str(tmp_path), *PROGRAMS)
+    run("host_programs.py", str(tmp_path), *PROGRAMS, PYTHONHASHSEED="2", HOME=str(tmp_path))
     for program in PROGRAMS:
         first, second = (f / f"{program}.fdy" for f in (captured, tmp_path))
         assert first.read_bytes() == second.read_bytes(), program

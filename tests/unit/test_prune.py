@@ -63,9 +63,19 @@ def test_cutting_twice_is_cutting_once():
     assert prune(prune(CUBIN, {"first", "second"}), {"first"}) == prune(CUBIN, {"first"})
 
 
-@pytest.mark.parametrize("keep", [ALL, {"first", "no such kernel"}])
-def test_nothing_to_cut_leaves_the_binary(keep):
-    assert prune(CUBIN, keep) is CUBIN
+def test_nothing_to_cut_leaves_the_binary():
+    assert prune(CUBIN, {"first", "no such kernel"}) is CUBIN
+    whole = prune(CUBIN, ALL)
+    assert prune(whole, ALL) is whole
+
+
+def test_a_binary_of_which_all_is_used_loses_what_debuggers_read():
+    assert section(CUBIN, ".debug_frame")
+    whole = prune(CUBIN, ALL)
+    assert kernels(whole) == ALL and variables(whole) == variables(CUBIN)
+    assert b"debug_" not in whole
+    for name in ALL:
+        assert section(whole, f".text.{name}") == section(CUBIN, f".text.{name}")
 
 
 @pytest.mark.parametrize("length", [0, 3, 64, 500, len(CUBIN) - 1])

@@ -1,0 +1,88 @@
+"""Where Linux put a process at random: captures that are compared must lie apart in every byte.
+
+What a kernel's arguments hold besides values, such as addresses of the host's stack, is noise where
+two captures differ (foundryc/compare). A byte that is random but happens to be equal in both would
+be kept: of an address of the stack, one byte in four pairs of captures. So a process is started
+until none of its random bytes is as in this one; the others end before they have done anything.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+_MOST = 300
+"""Starts, of which some one in ten does; without random addresses none does."""
+_PAGE, _LARGE_PAGE, _THREAD_HEAP = 12, 21, 26
+"""Low bits that are 0 where Linux and the C library put memory."""
+_TOP = 40
+"""Bits below the highest byte of an address."""
+
+
+@dataclass(frozen=True)
+class Slides:
+    """An address of each thing that has a random place of its own; 0 where it is not known."""
+
+    stack: int
+    program: int
+    heap: int
+    libraries: int
+
+    @classmethod
+    def of(cls, process: int | str = "self") -> Slides:
+        """Those of a process of this user, as soon as it runs its program."""
+        folder = Path("/proc") / str(process)
+        # Behind the command, which may hold any letter, comes the third field of proc(5).
+        fields = ["", "", "", *(folder / "stat").read_text().rpartition(")")[2].split()]
+        program, stack, heap = (int(fields[number]) for number in (26, 28, 47))
+        lines = (folder / "maps").read_text().splitlines()
+        # The loader is there first; later libraries may be put at a multiple of large pages.
+        loaders = [int(line.split("-")[0], 16) for line in lines if "/ld-" in line]
+        if not program >> 32:  # It is where it was linked for, and its heap behind it.
+            program = heap = 0
+        return cls(stack, program, heap, min(loaders, default=0))
+
+    def apart(self, other: Slides) -> bool:
+        """Whether addresses of equal things differ in all random bytes; true if unknown."""
+        if not (self.stack and other.stack):
+            return True
+        pairs = list(zip(astuple(self), astuple(other), strict=True))
+        if not all(_differ(a - b, _PAGE) for a, b in pairs if a and b):
+            return False
+        # Programs and their heaps have either of two highest bytes, the others always the same.
+        if any(a >> _TOP == b >> _TOP for a, b in pairs[1:3] if a and b):
+            return False
+        mapped = self.libraries - other.libraries
+        large = _differ(mapped, _LARGE_PAGE) and _differ(mapped, _THREAD_HEAP)
+        return large and (self.stack - other.stack) % 256 != 0
+
+
+def start_apart(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """A process of `start` that lies apart from this one.
+
+    Where Linux gives no random addresses, it is the last of many.
+    """
+    here = Slides.of()
+    for _ in range(_MOST):
+        process = start()
+        if process.poll() is not None or Slides.of(process.pid).apart(here):
+            return process
+        process.kill()
+        process.wait()
+    return start()
+
+
+def _differ(distance: int, bits: int) -> bool:
+    """Whether any address and the one `distance` bytes away, both rounded to `bits` low bits of 0,
+    differ in all bytes that are random.
+
+    A byte of an address stays where the distance has a 0 there, or 255 and a carry from below.
+    """
+    down, up = distance >> bits << bits, -(-distance >> bits) << bits
+    return not any(
+        (rounded >> 8 * byte) & 255 in (0, 255)
+        for rounded in (down, up)
+        for byte in range(bits // 8, 5)
+    )
