@@ -99,7 +99,7 @@ def _for_equalize(a: Mapping[str, Any]) -> Link | None:
         and _is_plain(a["noise_variance"], torch.float32)
         and 1 <= a["iterations"] <= _MOST_ITERATIONS
         and _is_plain(a["equalized"], torch.complex64, samples)
-        and _is_plain(a["moments"], torch.float32, link.doppler_bins, 2)
+        and _is_plain(a["bias"], torch.float32, link.doppler_bins)
     )
     return link if fits else None
 
@@ -112,7 +112,7 @@ def _for_demap(a: Mapping[str, Any]) -> Link | None:
     bits = 2 * a["axis_bits"]
     fits = (
         _is_plain(a["equalized"], torch.complex64, link.delay_bins * link.doppler_bins)
-        and _is_plain(a["moments"], torch.float32, link.doppler_bins, 2)
+        and _is_plain(a["bias"], torch.float32, link.doppler_bins)
         and _is_plain(a["symbols"], torch.complex64, symbols)
         and _is_plain(a["llr"], torch.float32, symbols, bits)
         and _is_plain(a["bits"], torch.uint8, symbols, bits)
@@ -133,13 +133,13 @@ def _equalize(a: Mapping[str, Any], link: Link) -> None:
     zak_core.equalize(
         link, torch.get_num_threads(), a["samples"].data_ptr(), a["taps"].data_ptr(),
         a["noise_variance"].data_ptr(), a["iterations"], a["equalized"].data_ptr(),
-        a["moments"].data_ptr(),
+        a["bias"].data_ptr(),
     )  # fmt: skip
 
 
 def _demap(a: Mapping[str, Any], link: Link) -> None:
     zak_core.demap(
-        link, torch.get_num_threads(), a["equalized"].data_ptr(), a["moments"].data_ptr(),
+        link, torch.get_num_threads(), a["equalized"].data_ptr(), a["bias"].data_ptr(),
         a["axis_bits"], a["symbols"].data_ptr(), a["llr"].data_ptr(), a["bits"].data_ptr(),
         a["mu"].data_ptr(), a["variance"].data_ptr(),
     )  # fmt: skip
@@ -185,11 +185,11 @@ _OPERATORS = (
     ),
     _Operator(
         f"zak_equalize(Tensor samples, Tensor taps, Tensor noise_variance, {_LINK},"
-        " int iterations, *, Tensor(a!) equalized, Tensor(b!) moments) -> ()",
+        " int iterations, *, Tensor(a!) equalized, Tensor(b!) bias) -> ()",
         _for_equalize, _equalize,
     ),
     _Operator(
-        f"zak_demap(Tensor equalized, Tensor moments, {_LINK}, int axis_bits, *,"
+        f"zak_demap(Tensor equalized, Tensor bias, {_LINK}, int axis_bits, *,"
         " Tensor(a!) symbols, Tensor(b!) llr, Tensor(c!) bits, Tensor(d!) mu,"
         " Tensor(e!) variance) -> ()",
         _for_demap, _demap,

@@ -109,17 +109,17 @@ def equalize(
     noise_variance: int,
     iterations: int,
     equalized: int,
-    moments: int,
+    bias: int,
     lanes: int = 0,
 ) -> None:
-    """LMMSE by conjugate gradients, each Doppler period on its own; tensors by address.
+    """LMMSE by preconditioned conjugate gradients, each Doppler period on its own.
 
-    `equalized` complex64 [MN] time samples, of which the guard strip's are left as they are, and
-    `moments` float32 [N, 2], by period the means of λc and (λ+σ²)λc² that `demap` scales by, out.
+    Tensors by address. `equalized` complex64 [MN] time samples, of which the guard strip's are
+    left as they are, and `bias` float32 [N], by period LMMSE's E[λ/(λ+σ²)], out.
     """
     code = _library().foundry_zak_equalize(
         byref(_Link(*astuple(link))), lanes, threads, samples, taps, noise_variance, iterations,
-        equalized, moments,
+        equalized, bias,
     )  # fmt: skip
     _check("zak_equalize", code)
 
@@ -128,7 +128,7 @@ def demap(
     link: Link,
     threads: int,
     equalized: int,
-    moments: int,
+    bias: int,
     axis_bits: int,
     symbols: int,
     llr: int,
@@ -143,7 +143,7 @@ def demap(
     [D, 2 axis_bits]; `mu` and `variance` float32 [], the latter NaN unless all are finite; out.
     """
     code = _library().foundry_zak_demap(
-        byref(_Link(*astuple(link))), lanes, threads, equalized, moments, axis_bits, symbols, llr,
+        byref(_Link(*astuple(link))), lanes, threads, equalized, bias, axis_bits, symbols, llr,
         bits, mu, variance,
     )  # fmt: skip
     _check("zak_demap", code)

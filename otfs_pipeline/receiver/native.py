@@ -1,7 +1,7 @@
 """The receiver of the host target: three native operators (foundryrt/native/zak), samples to LLRs.
 
-Each Doppler period has conjugate-gradient iterations of its own, as on the GPU: the oracle is
-`reference.receive(..., periods=True)`.
+Each Doppler period has iterations of its own, as on the GPU, and they are preconditioned: the oracle
+is `reference.receive(..., preconditioned=True)`.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class NativeReceiver:
             noise_variance=out["noise_variance"], kept=out["taps"],
         )  # fmt: skip
         equalized = samples.new_empty(s.q)
-        moments = out["mu"].new_empty((s.n, 2))
+        bias = out["mu"].new_empty(s.n)
         ops.zak_equalize(
-            samples, taps, out["noise_variance"], **link, iterations=s.iterations,
-            equalized=equalized, moments=moments,
+            samples, taps, out["noise_variance"], **link, iterations=s.preconditioned_iterations,
+            equalized=equalized, bias=bias,
         )  # fmt: skip
         ops.zak_demap(
-            equalized, moments, **link, axis_bits=s.bits_per_symbol // 2,
+            equalized, bias, **link, axis_bits=s.bits_per_symbol // 2,
             **{name: out[name] for name in ("symbols", "llr", "bits", "mu", "variance")},
         )  # fmt: skip
         return out

@@ -120,8 +120,6 @@ int equalize(Equalize& job, const Kernels& kernels, int threads) {
     job.delays = delays.data();
     job.delay_count = int(delays.size());
     job.roots = roots.data();
-    job.bins = 16;
-    while (job.bins < 2 * link.window_delays) job.bins *= 2;
     Memory shared;
     struct Context {
         const Equalize& job;
@@ -137,17 +135,12 @@ int equalize(Equalize& job, const Kernels& kernels, int threads) {
     return OK;
 }
 
-int demap(Demap& job, const Kernels& kernels, int threads, const float* moments, float* mu, float* variance) {
+int demap(Demap& job, const Kernels& kernels, int threads, const float* bias, float* mu, float* variance) {
     const int n = job.link.doppler_bins;
-    double mean = 0, power = 0;
-    for (int period = 0; period < n; period++) {
-        mean += moments[2 * period];
-        power += moments[2 * period + 1];
-    }
-    mean /= n;
-    power /= n;
+    double mean = 0;
+    for (int period = 0; period < n; period++) mean += bias[period] / double(n);
     job.mu = float(mean);
-    job.variance = float(power / (mean * mean) - 1);
+    job.variance = float(1 / mean - 1);
     const std::vector<float> roots = roots_of(n), levels = levels_of(job.axis_bits);
     job.roots = roots.data();
     job.levels = levels.data();
@@ -193,7 +186,7 @@ FOUNDRY_EXPORT int foundry_zak_estimate(const foundry_zak_link* link, int lanes,
 
 FOUNDRY_EXPORT int foundry_zak_equalize(const foundry_zak_link* link, int lanes, int threads,
                                         const float* samples, const float* taps, const float* noise_variance,
-                                        int iterations, float* equalized, float* moments) {
+                                        int iterations, float* equalized, float* bias) {
     const Kernels* kernels = find(lanes);
     if (!kernels || !is_valid(*link) || iterations < 1) return INVALID;
     Equalize job{};
@@ -203,13 +196,13 @@ FOUNDRY_EXPORT int foundry_zak_equalize(const foundry_zak_link* link, int lanes,
     job.noise_variance = *noise_variance;
     job.iterations = iterations;
     job.equalized = equalized;
-    job.moments = moments;
+    job.bias = bias;
     return guarded([&] { return equalize(job, *kernels, threads); });
 }
 
 FOUNDRY_EXPORT int foundry_zak_demap(const foundry_zak_link* link, int lanes, int threads,
-                                     const float* equalized, const float* moments, int axis_bits,
-                                     float* symbols, float* llr, uint8_t* bits, float* mu, float* variance) {
+                                     const float* equalized, const float* bias, int axis_bits, float* symbols,
+                                     float* llr, uint8_t* bits, float* mu, float* variance) {
     const Kernels* kernels = find(lanes);
     if (!kernels || !is_valid(*link) || axis_bits < 1 || axis_bits > 3) return INVALID;
     Demap job{};
@@ -219,5 +212,5 @@ FOUNDRY_EXPORT int foundry_zak_demap(const foundry_zak_link* link, int lanes, in
     job.symbols = symbols;
     job.llr = llr;
     job.bits = bits;
-    return guarded([&] { return demap(job, *kernels, threads, moments, mu, variance); });
+    return guarded([&] { return demap(job, *kernels, threads, bias, mu, variance); });
 }

@@ -1,14 +1,18 @@
-// LMMSE equalization by conjugate gradients in the time domain, one Doppler period at a time.
+// LMMSE equalization by preconditioned conjugate gradients in time, one Doppler period at a time.
 //
 // In time the channel is y[n] = Σ_a c_a[n] x[n-a] with c_a[n] = Σ_b h[a,b] e^{j2πb(n-a)/Q}: all Doppler
 // taps of a delay are one slowly turning coefficient, which is interpolated between nodes. The guard
 // strip is silent in every period and longer than the channel, so (P HᴴH P + σ²I) x = P Hᴴ y is N
 // systems that know nothing of each other, and a period's vectors and nodes stay in a core's cache.
 //
+// Within a period the channel hardly turns: the preconditioner is the circulant matrix of |H(t,f)|² + σ²
+// in the period's middle. What few iterations leave of the residual is small, so that x̂ counts as
+// LMMSE's, of bias E[λ/(λ+σ²)] over λ = |H(t,f)|².
+//
 // An index j counts from the first sample that data reaches, `first_sample` after the pilot.
 #pragma once
 
-#include "zak/fourier.hpp"
+#include "zak/circulant.hpp"
 #include "zak/strip.hpp"
 
 namespace foundry::zak::FOUNDRY_LANES_NAMESPACE {
@@ -19,11 +23,14 @@ constexpr float TINY = 1e-30f;
 constexpr int TILE = LANES == 16 ? 8 : 4;
 // Where neighbouring nodes would be too far apart, each row has coefficients of its own.
 constexpr int FINE_TILE = 2;
-// How far the fastest Doppler tap may turn between nodes, in radians: an error of at most 2e-4.
-constexpr double NODE_TURN = 0.04;
+// How far the fastest Doppler tap may turn between nodes, in radians: an error of at most 5e-5.
+constexpr double NODE_TURN = 0.02;
+
+// The circulant matrix's order is a power of two from this on: a tile's rows in every lane.
+constexpr int LEAST_CIRCULANT = 128;
 
 struct Geometry {
-    int q, behind, ahead, first_sample, length, data_first, data_last, rows, tile, step, nodes;
+    int q, behind, ahead, first_sample, length, data_first, data_last, circulant, rows, tile, step, nodes;
 
     explicit Geometry(const Equalize& job) {
         const Link& link = job.link;
@@ -39,8 +46,11 @@ struct Geometry {
         const double turn = TURN * (link.doppler_reach ? link.doppler_reach : 1) / q;
         const double wide = NODE_TURN / turn;
         tile = wide >= TILE ? TILE : FINE_TILE;
-        rows = (length + LANES * tile - 1) / (LANES * tile) * tile;
-        step = wide >= TILE ? int(wide < rows ? wide : rows) / TILE * TILE : FINE_TILE;
+        // Of the link alone, so that all instruction sets and taps have the same.
+        circulant = LEAST_CIRCULANT;
+        while (circulant < data_delays(link) + link.window_delays - 1) circulant *= 2;
+        rows = circulant / LANES;
+        step = tile == TILE ? int(wide < rows ? wide : rows) / TILE * TILE : FINE_TILE;
         nodes = (rows + step - 1) / step + 1;
     }
 };
@@ -49,19 +59,16 @@ struct Geometry {
 struct Shared {
     Complex* turn;      // [2D+1, nodes]: e^{j2πbn/Q} at the nodes of period 0
     Scalar* advance;    // [delays, 2D+1]: e^{-j2πba/Q}
-    Complex* wave;      // [delays]: e^{-j2πaf/F} at the first frequencies
-    Scalar* wave_on;    // [delays]: the factor from these to the next
     Scalar* at_pilot;   // [2D+1]: e^{j2πb kp/Q}
     Scalar* to_middle;  // [2D+1]: e^{j2πb M/2Q}
     Vector* mask;       // [rows]: 1 on data, else 0
     int *back, *forth;  // [delays]: shifts of H and of Hᴴ
+    Turns turns;
 
-    Shared(Parts& parts, const Equalize& job, const Geometry& g) {
+    Shared(Parts& parts, const Equalize& job, const Geometry& g) : turns(parts, g.rows) {
         const size_t delays = job.delay_count, b = dopplers(job.link);
         turn = parts.take<Complex>(b * g.nodes);
         advance = parts.take<Scalar>(delays * b);
-        wave = parts.take<Complex>(delays);
-        wave_on = parts.take<Scalar>(delays);
         at_pilot = parts.take<Scalar>(b);
         to_middle = parts.take<Scalar>(b);
         mask = parts.take<Vector>(g.rows);
@@ -73,23 +80,21 @@ struct Shared {
 // What one period needs.
 struct Period {
     Strip p, y;
-    Complex *x, *r;
+    Complex *x, *r, *z;
+    Vector* divisor;    // [rows]: L (|H(t,f)|² + σ²), in the order of `forward`
     Node *h, *adjoint;  // [nodes, delays]
     Scalar* centre;     // [delays]: coefficients in the period's middle
-    Complex* wave;      // [delays]: Shared.wave at the frequencies that `bias` is at
-    float *alpha, *beta;
 
     Period(Parts& parts, const Equalize& job, const Geometry& g)
         : p(parts, g.rows, g.behind, g.ahead), y(parts, g.rows, g.ahead, g.behind) {
         const size_t delays = job.delay_count;
         x = parts.take<Complex>(g.rows);
         r = parts.take<Complex>(g.rows);
+        z = parts.take<Complex>(g.rows);
+        divisor = parts.take<Vector>(g.rows);
         h = parts.take<Node>(g.nodes * delays);
         adjoint = parts.take<Node>(g.nodes * delays);
         centre = parts.take<Scalar>(delays);
-        wave = parts.take<Complex>(delays);
-        alpha = parts.take<float>(job.iterations);
-        beta = parts.take<float>(job.iterations);
     }
 };
 
@@ -112,6 +117,7 @@ inline void equalize_prepare(const Equalize& job, float* memory) {
     const Link& link = job.link;
     const int reach = link.doppler_reach, b = dopplers(link);
     const int64_t origin = link.pilot_delay + g.first_sample;
+    s.turns.fill();
     for (int i = 0; i < b; i++) {
         s.at_pilot[i] = root(int64_t(i - reach) * link.pilot_delay, g.q);
         s.to_middle[i] = root(int64_t(i - reach) * (link.delay_bins / 2), g.q);
@@ -136,12 +142,6 @@ inline void equalize_prepare(const Equalize& job, float* memory) {
     for (int d = 0; d < job.delay_count; d++) {
         const int a = job.delays[d];
         for (int i = 0; i < b; i++) s.advance[d * b + i] = root(-int64_t(i - reach) * a, g.q);
-        for (int lane = 0; lane < LANES; lane++) {
-            const Scalar wave = root(-int64_t(a) * lane, job.bins);
-            s.wave[d].re[lane] = wave.re;
-            s.wave[d].im[lane] = wave.im;
-        }
-        s.wave_on[d] = root(-int64_t(a) * LANES, job.bins);
         s.back[d] = -a;
         s.forth[d] = a;
     }
@@ -233,32 +233,39 @@ inline void write_period(const Equalize& job, const Geometry& g, const Period& v
         }
 }
 
-// The means over the frequencies of λc and (λ+σ²)λc² (equalize.bias in otfs_pipeline): λ is |H(t,f)|²
-// in the middle of the period's data and c the filter that the iterations are.
-inline void bias(const Equalize& job, const Shared& s, const Period& v, float* moments) {
-    Vector mean{}, power{};
-    for (int d = 0; d < job.delay_count; d++) v.wave[d] = s.wave[d];
-    for (int f = 0; f < job.bins; f += LANES) {
-        Complex response = zero();
-        for (int d = 0; d < job.delay_count; d++) {
-            response = response + v.centre[d] * v.wave[d];
-            v.wave[d] = s.wave_on[d] * v.wave[d];
-        }
-        const Vector eigenvalue = energy(response), damped = eigenvalue + job.noise_variance;
-        Vector left = all(1), steepest{};
-        for (int k = 0; k < job.iterations; k++) {
-            steepest = left + v.beta[k] * steepest;
-            left -= v.alpha[k] * (damped * steepest);
-        }
-        // Out of bounds means beyond the spectrum (see equalize.bias); a NaN is out of bounds too.
-        left = where((left <= 1) & (left >= -1), left);
-        const Vector c = (1 - left) / damped;
-        mean += eigenvalue * c;
-        power += damped * eigenvalue * c * c;
+// Sets v.divisor; the mean over the frequencies of λ/(λ+σ²).
+inline float set_preconditioner(const Equalize& job, const Geometry& g, const Shared& s, const Period& v) {
+    for (int i = 0; i < g.rows; i++) v.r[i] = zero();
+    for (int d = 0; d < job.delay_count; d++) {
+        const int a = job.delays[d] < 0 ? job.delays[d] + g.circulant : job.delays[d];
+        v.r[a % g.rows].re[a / g.rows] = v.centre[d].re;
+        v.r[a % g.rows].im[a / g.rows] = v.centre[d].im;
     }
-    moments[0] = sum(mean) / job.bins;
-    moments[1] = sum(power) / job.bins;
+    forward(v.r, v.z, s.turns);
+    Vector bias{};
+    for (int i = 0; i < g.rows; i++) {
+        const Vector eigenvalue = energy(v.z[i]), damped = eigenvalue + job.noise_variance;
+        v.divisor[i] = damped * float(g.circulant);
+        bias += eigenvalue / damped;
+    }
+    return sum(bias) / float(g.circulant);
 }
+
+// z = P C⁻¹ r; the inner product of r and z.
+inline float precondition(const Geometry& g, const Shared& s, const Period& v) {
+    forward(v.r, v.z, s.turns);
+    for (int i = 0; i < g.rows; i++) v.z[i] = (1 / v.divisor[i]) * v.z[i];
+    inverse(v.z, s.turns);
+    Vector product{};
+    for (int i = 0; i < g.rows; i++) {
+        v.z[i] = s.mask[i] * v.z[i];
+        product += v.r[i].re * v.z[i].re + v.r[i].im * v.z[i].im;
+    }
+    return sum(product);
+}
+
+// x / y, and x / TINY for a y below that; a NaN stays one.
+inline float quotient(float x, float y) { return x / (y < TINY ? TINY : y); }
 
 template <int ROWS>
 inline void solve(const Equalize& job, const Geometry& g, const Shared& s, const Period& v) {
@@ -267,56 +274,45 @@ inline void solve(const Equalize& job, const Geometry& g, const Shared& s, const
     const float sigma2 = job.noise_variance;
     Complex out[ROWS];
     v.y.fill_halo();
-    Vector part{};
     for (int i = 0; i < g.rows; i += ROWS) {
         product<ROWS, true>(adjoint, v.y, i, out);
         for (int t = 0; t < ROWS; t++) {
-            v.x[i + t] = zero();
-            v.p.row[i + t] = v.r[i + t] = s.mask[i + t] * out[t];
-            part += energy(v.r[i + t]);
+            v.x[i + t] = v.p.row[i + t] = zero();
+            v.r[i + t] = s.mask[i + t] * out[t];
         }
     }
-    float residual = sum(part), direction = residual;
+    float beta = 0, before = 0;
     for (int step = 0;; step++) {
+        const float residual = precondition(g, s, v);
+        if (step > 0) beta = quotient(residual, before);
+        before = residual;
+        Vector part{};
+        for (int i = 0; i < g.rows; i++) {
+            v.p.row[i] = v.z[i] + beta * v.p.row[i];
+            part += energy(v.p.row[i]);
+        }
         v.p.fill_halo();
-        part = Vector{};
+        // pᴴ(HᴴH+σ²)p without a product of its own.
+        part *= sigma2;
         for (int i = 0; i < g.rows; i += ROWS) {
             product<ROWS, false>(h, v.p, i, v.y.row + i);
             for (int t = 0; t < ROWS; t++) part += energy(v.y.row[i + t]);
         }
-        // pᴴ(HᴴH+σ²)p without a product of its own.
-        const float curvature = sum(part) + sigma2 * direction;
-        const float alpha = residual / (curvature > TINY         ? curvature
-                                        : curvature == curvature ? TINY
-                                                                 : curvature);
-        v.alpha[step] = alpha;
-        if (step == 0) v.beta[0] = 0;
+        const float alpha = quotient(residual, sum(part));
         if (step + 1 == job.iterations) {
             // What is left needs no Hᴴ.
             for (int i = 0; i < g.rows; i++) v.x[i] = v.x[i] + alpha * v.p.row[i];
             return;
         }
         v.y.fill_halo();
-        part = Vector{};
         for (int i = 0; i < g.rows; i += ROWS) {
             product<ROWS, true>(adjoint, v.y, i, out);
             for (int t = 0; t < ROWS; t++) {
                 const Complex p = v.p.row[i + t];
                 v.x[i + t] = v.x[i + t] + alpha * p;
                 v.r[i + t] = v.r[i + t] - alpha * (s.mask[i + t] * out[t] + sigma2 * p);
-                part += energy(v.r[i + t]);
             }
         }
-        const float next = sum(part);
-        const float beta = next / (residual > TINY ? residual : residual == residual ? TINY : residual);
-        v.beta[step + 1] = beta;
-        residual = next;
-        part = Vector{};
-        for (int i = 0; i < g.rows; i++) {
-            v.p.row[i] = v.r[i] + beta * v.p.row[i];
-            part += energy(v.p.row[i]);
-        }
-        direction = sum(part);
     }
 }
 
@@ -327,10 +323,10 @@ inline void equalize_period(const Equalize& job, const float* shared, float* scr
     const Period v(parts, job, g);
     read_period(job, g, v, period);
     set_channel(job, g, s, v, period);
+    job.bias[period] = set_preconditioner(job, g, s, v);
     if (g.tile == TILE) solve<TILE>(job, g, s, v);
     else solve<FINE_TILE>(job, g, s, v);
     write_period(job, g, v, period);
-    bias(job, s, v, job.moments + 2 * period);
 }
 
 }  // namespace foundry::zak::FOUNDRY_LANES_NAMESPACE

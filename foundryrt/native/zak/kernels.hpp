@@ -24,10 +24,9 @@ struct Equalize {
     int delay_count;
     float noise_variance;
     int iterations;
-    int bins;            // frequencies at which the bias is averaged, a multiple of 16
     const float* roots;  // complex [N], e^{-j2πi/N}
     float* equalized;    // complex [N, M]; the guard strip is not written
-    float* moments;      // [N, 2]
+    float* bias;         // [N]
 };
 
 struct Demap {

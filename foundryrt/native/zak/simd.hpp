@@ -9,10 +9,13 @@
 
 #if FOUNDRY_LANES == 16
 #define FOUNDRY_LANES_NAMESPACE lanes16
+#define FOUNDRY_LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 #elif FOUNDRY_LANES == 8
 #define FOUNDRY_LANES_NAMESPACE lanes8
+#define FOUNDRY_LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7}
 #else
 #define FOUNDRY_LANES_NAMESPACE lanes4
+#define FOUNDRY_LANE_NUMBERS {0, 1, 2, 3}
 #endif
 
 namespace foundry::zak::FOUNDRY_LANES_NAMESPACE {
@@ -71,11 +74,7 @@ inline Scalar root(int64_t turns, int64_t of) {
 }
 
 // The integers from 0 on, one a lane.
-inline Integers lane_numbers() {
-    Integers numbers{};
-    for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
-    return numbers;
-}
+inline Integers lane_numbers() { return Integers FOUNDRY_LANE_NUMBERS; }
 
 // `a` where `chosen` is all ones, 0 where it is 0.
 inline Vector where(Integers chosen, Vector a) { return (Vector)((Integers)a & chosen); }
