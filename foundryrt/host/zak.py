@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -24,16 +25,24 @@ _COUNTS = (
     "delay_bins", "doppler_bins", "pilot_delay", "pilot_doppler", "guard_bins", "first_tap",
     "window_delays", "doppler_reach",
 )  # fmt: skip
+_FIELDS = (*_COUNTS, "pilot_amplitude")
 _LINK = ", ".join(f"int {name}" for name in _COUNTS) + ", float pilot_amplitude"
 _MOST_SAMPLES = 1 << 30
 _MOST_ITERATIONS = 1000
 
 
 def _link(a: Mapping[str, Any]) -> Link | None:
-    """The link of a call; None unless it is one that the core takes (native/zak/link.hpp)."""
-    if not all(type(a[name]) is int for name in _COUNTS):
+    """The link of a call; None unless it is one that the core takes."""
+    values = tuple(a[name] for name in _FIELDS)
+    if {type(count) for count in values[:-1]} != {int} or not _is_number(values[-1]):
         return None
-    link = Link(**{name: a[name] for name in (*_COUNTS, "pilot_amplitude")})
+    return _checked(*values)
+
+
+@lru_cache
+def _checked(*values: Any) -> Link | None:
+    """As `is_valid` of native/zak/link.hpp; a call's link is looked at once."""
+    link = Link(*values)
     half = link.guard_bins // 2
     fits = (
         link.delay_bins > 1
@@ -47,7 +56,6 @@ def _link(a: Mapping[str, Any]) -> Link | None:
         and 0 < link.window_delays <= half - link.first_tap + 1
         and link.doppler_reach >= 0
         and 2 * link.doppler_reach + 1 < link.doppler_bins
-        and _is_number(link.pilot_amplitude)
         and link.pilot_amplitude > 0
     )
     return link if fits else None

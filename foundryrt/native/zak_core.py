@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, byref, c_float, c_int, c_int32, c_void_p
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from foundryrt.errors import DISTRIBUTION, FoundryError
@@ -41,6 +41,12 @@ class Link:
     window_delays: int
     doppler_reach: int
     pilot_amplitude: float
+
+
+@lru_cache
+def _structure(link: Link) -> _Link:
+    """Made once: a frame's time is that of some hundred Python calls."""
+    return _Link(*astuple(link))
 
 
 @cache
@@ -95,7 +101,7 @@ def estimate(
     `kept` int64 [], how many taps are not 0, out. FoundryError for a link that contradicts itself.
     """
     code = _library().foundry_zak_estimate(
-        byref(_Link(*astuple(link))), lanes, samples, tap_sigmas, max_taps, taps, noise_variance,
+        byref(_structure(link)), lanes, samples, tap_sigmas, max_taps, taps, noise_variance,
         kept,
     )  # fmt: skip
     _check("zak_estimate", code)
@@ -118,7 +124,7 @@ def equalize(
     left as they are, and `bias` float32 [N], by period LMMSE's E[λ/(λ+σ²)], out.
     """
     code = _library().foundry_zak_equalize(
-        byref(_Link(*astuple(link))), lanes, threads, samples, taps, noise_variance, iterations,
+        byref(_structure(link)), lanes, threads, samples, taps, noise_variance, iterations,
         equalized, bias,
     )  # fmt: skip
     _check("zak_equalize", code)
@@ -143,7 +149,7 @@ def demap(
     [D, 2 axis_bits]; `mu` and `variance` float32 [], the latter NaN unless all are finite; out.
     """
     code = _library().foundry_zak_demap(
-        byref(_Link(*astuple(link))), lanes, threads, equalized, bias, axis_bits, symbols, llr,
+        byref(_structure(link)), lanes, threads, equalized, bias, axis_bits, symbols, llr,
         bits, mu, variance,
     )  # fmt: skip
     _check("zak_demap", code)

@@ -1,7 +1,7 @@
 """The receiver of the host target: three native operators (foundryrt/native/zak), samples to LLRs.
 
-Each Doppler period has iterations of its own, as on the GPU, and they are preconditioned: the oracle
-is `reference.receive(..., preconditioned=True)`.
+Each Doppler period has iterations of its own, as on the GPU, and they are preconditioned: the
+oracle is `reference.receive(..., preconditioned=True)`.
 """
 
 from __future__ import annotations

@@ -20,21 +20,6 @@ inline Vector exchange(Vector x) {
 #endif
 }
 
-// Inverse DFT along the rows, from the order that `forward_in_place` leaves.
-inline void inverse_in_place(Complex* x, int n, const Scalar* roots) {
-    for (int half = 1; half < n; half *= 2) {
-        const int step = n / (2 * half);
-        for (int j = 0; j < half; j++) {
-            const Scalar w = {roots[j * step].re, -roots[j * step].im};
-            for (int i = j; i < n; i += 2 * half) {
-                const Complex a = x[i], b = w * x[i + half];
-                x[i] = a + b;
-                x[i + half] = a - b;
-            }
-        }
-    }
-}
-
 // What a length's DFTs share: `rows` · LANES samples.
 struct Turns {
     Complex* row;   // [rows]: e^{-j2πik/L}, k the frequency that a lane has after the stages between lanes
@@ -77,8 +62,6 @@ inline Complex butterfly(Complex x) {
     const Vector sign = where((lane_numbers() & WIDTH) == 0, all(2)) - 1;
     return {exchange<WIDTH>(x.re) + sign * x.re, exchange<WIDTH>(x.im) + sign * x.im};
 }
-
-inline Complex conjugate(Complex z) { return {z.re, -z.im}; }
 
 inline Complex forward_lanes(Complex x, const Complex* turn) {
     if constexpr (LANES >= 16) x = turn[0] * butterfly<8>(x);

@@ -53,8 +53,22 @@ inline void axis_llrs(const float* axes, int count, const float* levels, float s
     }
 }
 
+// The symbols of one delay, in memory.axes, to LLRs and bits.
+template <int BITS>
+inline void decide(const Demap& job, const DemapMemory& memory, int64_t delay) {
+    const int n = job.link.doppler_bins, stride = 2 * n + LANES;
+    axis_llrs<BITS>(memory.axes, 2 * n, job.levels, 1 / job.variance, memory.llr, stride);
+    float* llr = job.llr + 2 * BITS * delay * n;
+    uint8_t* bits = job.bits + 2 * BITS * delay * n;
+    // A symbol's two axes take turns.
+    for (int l = 0; l < n; l++)
+        for (int bit = 0; bit < BITS; bit++)
+            __builtin_memcpy(llr + 2 * (BITS * l + bit), memory.llr + bit * stride + 2 * l, 8);
+    for (int i = 0; i < 2 * BITS * n; i++) bits[i] = llr[i] < 0;
+}
+
 inline void demap_group(const Demap& job, float* scratch, int group) {
-    const int n = job.link.doppler_bins, bits = job.axis_bits;
+    const int n = job.link.doppler_bins;
     Parts parts(scratch);
     const DemapMemory memory(parts, n);
     const int before = job.link.pilot_delay - half_guard(job.link), split = groups_before(job);
@@ -65,27 +79,15 @@ inline void demap_group(const Demap& job, float* scratch, int group) {
     const int lanes = end - at < LANES ? end - at : LANES;
     const int delay = is_before ? at : at + job.link.guard_bins;
     read_columns(job.equalized, job.link.delay_bins, n, delay, lanes, memory.columns.in);
-    const Spectrum spectrum = transform(memory.columns, n, reinterpret_cast<const Scalar*>(job.roots));
-    const float scale = 1 / (sqrtf(float(n)) * job.mu), inverse = 1 / job.variance;
-    const int stride = 2 * n + LANES;
+    const Complex* spectrum = transform(memory.columns, n, reinterpret_cast<const Scalar*>(job.roots));
+    const float scale = 1 / (sqrtf(float(n)) * job.mu);
     for (int lane = 0; lane < lanes; lane++) {
-        float* symbols = job.symbols + 2 * int64_t(at + lane) * n;
-        for (int l = 0; l < n; l++) {
-            const float* row =
-                reinterpret_cast<const float*>(&spectrum.rows[spectrum.is_reversed ? reversed(l, n) : l]);
-            memory.axes[2 * l] = row[lane] * scale;
-            memory.axes[2 * l + 1] = row[LANES + lane] * scale;
-        }
-        __builtin_memcpy(symbols, memory.axes, sizeof(float) * 2 * n);
-        if (bits == 1) axis_llrs<1>(memory.axes, 2 * n, job.levels, inverse, memory.llr, stride);
-        if (bits == 2) axis_llrs<2>(memory.axes, 2 * n, job.levels, inverse, memory.llr, stride);
-        if (bits == 3) axis_llrs<3>(memory.axes, 2 * n, job.levels, inverse, memory.llr, stride);
-        float* llr = job.llr + 2 * bits * int64_t(at + lane) * n;
-        uint8_t* decided = job.bits + 2 * bits * int64_t(at + lane) * n;
-        for (int l = 0; l < n; l++)
-            for (int bit = 0; bit < bits; bit++)
-                __builtin_memcpy(llr + 2 * (bits * l + bit), memory.llr + bit * stride + 2 * l, 8);
-        for (int i = 0; i < 2 * bits * n; i++) decided[i] = llr[i] < 0;
+        const float* from = reinterpret_cast<const float*>(spectrum) + lane;
+        for (int i = 0; i < 2 * n; i++) memory.axes[i] = from[i * LANES] * scale;
+        __builtin_memcpy(job.symbols + 2 * int64_t(at + lane) * n, memory.axes, sizeof(float) * 2 * n);
+        if (job.axis_bits == 1) decide<1>(job, memory, at + lane);
+        if (job.axis_bits == 2) decide<2>(job, memory, at + lane);
+        if (job.axis_bits == 3) decide<3>(job, memory, at + lane);
     }
 }
 

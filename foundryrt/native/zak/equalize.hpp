@@ -81,7 +81,7 @@ struct Shared {
 struct Period {
     Strip p, y;
     Complex *x, *r, *z;
-    Vector* divisor;    // [rows]: L (|H(t,f)|² + σ²), in the order of `forward`
+    Vector* factor;     // [rows]: 1 / L (|H(t,f)|² + σ²), in the order of `forward`
     Node *h, *adjoint;  // [nodes, delays]
     Scalar* centre;     // [delays]: coefficients in the period's middle
 
@@ -91,7 +91,7 @@ struct Period {
         x = parts.take<Complex>(g.rows);
         r = parts.take<Complex>(g.rows);
         z = parts.take<Complex>(g.rows);
-        divisor = parts.take<Vector>(g.rows);
+        factor = parts.take<Vector>(g.rows);
         h = parts.take<Node>(g.nodes * delays);
         adjoint = parts.take<Node>(g.nodes * delays);
         centre = parts.take<Scalar>(delays);
@@ -212,28 +212,28 @@ inline int64_t frame_sample(const Equalize& job, const Geometry& g, int period, 
 
 // The received samples of a period to v.y.
 inline void read_period(const Equalize& job, const Geometry& g, const Period& v, int period) {
-    for (int i = 0; i < g.rows; i++) {
-        Complex& row = v.y.row[i];
-        row = zero();
-        for (int lane = 0, j = i; lane < LANES && j < g.length; lane++, j += g.rows) {
+    for (int i = 0; i < g.rows; i++) v.y.row[i] = zero();
+    float* lane = reinterpret_cast<float*>(v.y.row);
+    for (int j = 0; j < g.length; lane++)
+        for (int i = 0; i < g.rows && j < g.length; i++, j++) {
             const float* from = job.samples + 2 * frame_sample(job, g, period, j);
-            row.re[lane] = from[0];
-            row.im[lane] = from[1];
+            lane[2 * LANES * i] = from[0];
+            lane[2 * LANES * i + LANES] = from[1];
         }
-    }
 }
 
 inline void write_period(const Equalize& job, const Geometry& g, const Period& v, int period) {
-    for (int i = 0; i < g.rows; i++)
-        for (int lane = 0, j = i; lane < LANES && j < g.data_last; lane++, j += g.rows) {
+    const float* lane = reinterpret_cast<const float*>(v.x);
+    for (int j = 0; j < g.data_last; lane++)
+        for (int i = 0; i < g.rows && j < g.data_last; i++, j++) {
             if (j < g.data_first) continue;
             float* to = job.equalized + 2 * frame_sample(job, g, period, j);
-            to[0] = v.x[i].re[lane];
-            to[1] = v.x[i].im[lane];
+            to[0] = lane[2 * LANES * i];
+            to[1] = lane[2 * LANES * i + LANES];
         }
 }
 
-// Sets v.divisor; the mean over the frequencies of λ/(λ+σ²).
+// Sets v.factor; the mean over the frequencies of λ/(λ+σ²).
 inline float set_preconditioner(const Equalize& job, const Geometry& g, const Shared& s, const Period& v) {
     for (int i = 0; i < g.rows; i++) v.r[i] = zero();
     for (int d = 0; d < job.delay_count; d++) {
@@ -245,7 +245,7 @@ inline float set_preconditioner(const Equalize& job, const Geometry& g, const Sh
     Vector bias{};
     for (int i = 0; i < g.rows; i++) {
         const Vector eigenvalue = energy(v.z[i]), damped = eigenvalue + job.noise_variance;
-        v.divisor[i] = damped * float(g.circulant);
+        v.factor[i] = 1 / (damped * float(g.circulant));
         bias += eigenvalue / damped;
     }
     return sum(bias) / float(g.circulant);
@@ -254,7 +254,7 @@ inline float set_preconditioner(const Equalize& job, const Geometry& g, const Sh
 // z = P C⁻¹ r; the inner product of r and z.
 inline float precondition(const Geometry& g, const Shared& s, const Period& v) {
     forward(v.r, v.z, s.turns);
-    for (int i = 0; i < g.rows; i++) v.z[i] = (1 / v.divisor[i]) * v.z[i];
+    for (int i = 0; i < g.rows; i++) v.z[i] = v.factor[i] * v.z[i];
     inverse(v.z, s.turns);
     Vector product{};
     for (int i = 0; i < g.rows; i++) {

@@ -14,17 +14,59 @@ inline int reversed(int i, int n) {
     return result;
 }
 
-// Radix 2, decimation in frequency: natural order to bit-reversed. n is a power of two, and `roots`
-// are e^{-j2πi/n}.
+inline Complex conjugate(Complex z) { return {z.re, -z.im}; }
+inline Scalar conjugate(Scalar z) { return {z.re, -z.im}; }
+// j z
+inline Complex turned(Complex z) { return {-z.im, z.re}; }
+
+// The narrowest stage: sums and differences of neighbours.
+inline void pairs(Complex* x, int n) {
+    for (int i = 0; i < n; i += 2) {
+        const Complex a = x[i], b = x[i + 1];
+        x[i] = a + b;
+        x[i + 1] = a - b;
+    }
+}
+
+// Decimation in frequency, two stages of radix 2 at a time: natural order to bit-reversed. n is a
+// power of two, and `roots` are e^{-j2πi/n}.
 inline void forward_in_place(Complex* x, int n, const Scalar* roots) {
-    for (int half = n / 2; half >= 1; half /= 2) {
-        const int step = n / (2 * half);
-        for (int j = 0; j < half; j++) {
-            const Scalar w = roots[j * step];
-            for (int i = j; i < n; i += 2 * half) {
-                const Complex a = x[i], b = x[i + half];
-                x[i] = a + b;
-                x[i + half] = w * (a - b);
+    int width = n;
+    for (; width >= 4; width /= 4) {
+        const int quarter = width / 4, step = n / width;
+        for (int j = 0; j < quarter; j++) {
+            const Scalar w = roots[j * step], w2 = roots[2 * j * step], w3 = roots[3 * j * step];
+            for (Complex* at = x + j; at < x + n; at += width) {
+                const Complex a = at[0], b = at[quarter], c = at[2 * quarter], d = at[3 * quarter];
+                const Complex even = a + c, odd = b + d, left = a - c, right = turned(b - d);
+                at[0] = even + odd;
+                at[quarter] = w2 * (even - odd);
+                at[2 * quarter] = w * (left - right);
+                at[3 * quarter] = w3 * (left + right);
+            }
+        }
+    }
+    if (width == 2) pairs(x, n);
+}
+
+// The inverse, n times as large: bit-reversed order to natural.
+inline void inverse_in_place(Complex* x, int n, const Scalar* roots) {
+    // Where the number of stages is odd, the narrowest is one of its own.
+    const bool is_odd = (__builtin_ctz(n) & 1) == 1;
+    if (is_odd) pairs(x, n);
+    for (int width = is_odd ? 8 : 4; width <= n; width *= 4) {
+        const int quarter = width / 4, step = n / width;
+        for (int j = 0; j < quarter; j++) {
+            const Scalar w = conjugate(roots[j * step]), w2 = conjugate(roots[2 * j * step]);
+            const Scalar w3 = conjugate(roots[3 * j * step]);
+            for (Complex* at = x + j; at < x + n; at += width) {
+                const Complex a = at[0], b = w2 * at[quarter];
+                const Complex c = w * at[2 * quarter], d = w3 * at[3 * quarter];
+                const Complex even = a + b, odd = a - b, sum = c + d, difference = turned(c - d);
+                at[0] = even + sum;
+                at[quarter] = odd + difference;
+                at[2 * quarter] = even - sum;
+                at[3 * quarter] = odd - difference;
             }
         }
     }
@@ -63,21 +105,15 @@ inline void read_columns(const float* samples, int delay_bins, int doppler_bins,
     }
 }
 
-// The DFT of memory.in, not normalized; row of Doppler l in what it returns: row(l).
-struct Spectrum {
-    const Complex* rows;
-    int n;
-    bool is_reversed;
-    Complex row(int l) const { return rows[is_reversed ? reversed(l, n) : l]; }
-};
-
-inline Spectrum transform(const ColumnsMemory& memory, int n, const Scalar* roots) {
-    if (is_power_of_two(n)) {
-        forward_in_place(memory.in, n, roots);
-        return {memory.in, n, true};
+// The DFT of memory.in, not normalized, in natural order.
+inline const Complex* transform(const ColumnsMemory& memory, int n, const Scalar* roots) {
+    if (!is_power_of_two(n)) {
+        direct(memory.in, n, roots, memory.out);
+        return memory.out;
     }
-    direct(memory.in, n, roots, memory.out);
-    return {memory.out, n, false};
+    forward_in_place(memory.in, n, roots);
+    for (int l = 0; l < n; l++) memory.out[l] = memory.in[reversed(l, n)];
+    return memory.out;
 }
 
 inline size_t columns_scratch(int doppler_bins) {
@@ -95,9 +131,9 @@ inline void columns(const Columns& job, float* scratch, float* out) {
     for (int at = 0; at < job.count; at += LANES) {
         const int lanes = job.count - at < LANES ? job.count - at : LANES;
         read_columns(job.samples, job.delay_bins, n, job.first + at, lanes, memory.in);
-        const Spectrum spectrum = transform(memory, n, roots);
+        const Complex* spectrum = transform(memory, n, roots);
         for (int l = 0; l < n; l++) {
-            const Complex row = scale * spectrum.row(l);
+            const Complex row = scale * spectrum[l];
             float* to = out + 2 * (int64_t(l) * job.count + at);
             for (int lane = 0; lane < lanes; lane++) {
                 to[2 * lane] = row.re[lane];

@@ -29,15 +29,14 @@ struct Strip {
     }
 
   private:
-    // Lane l of the result is lane l + by of `from`, or 0 where there is none.
+    // Lane l of the result is lane l + by of `from`, or 0 where there is none: of the halo's row beside
+    // `from`, which is read with it.
     static Complex shifted(const Complex& from, int by) {
         if (by >= LANES || by <= -LANES) return zero();
         const Integers source = lane_numbers() + by;
         const Integers there = (source >= 0) & (source < LANES);
-        float lanes[2][3 * LANES];
-        store(lanes[0] + LANES, from.re);
-        store(lanes[1] + LANES, from.im);
-        return {where(there, load(lanes[0] + LANES + by)), where(there, load(lanes[1] + LANES + by))};
+        const float* lanes = reinterpret_cast<const float*>(&from) + by;
+        return {where(there, load(lanes)), where(there, load(lanes + LANES))};
     }
 };
 
