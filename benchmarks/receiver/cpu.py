@@ -163,7 +163,13 @@ def run(
             param_hint="--threads",
         )
     torch.set_num_threads(threads)
-    about = {"device": cpu(), "date": today(), "threads": threads, "lanes": zak_core.lanes()}
+    about = {
+        "device": cpu(),
+        "date": today(),
+        "threads": threads,
+        "lanes": zak_core.lanes(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+    }
     with tempfile.TemporaryDirectory() as folder:
         head = measured(Settings(grid=GRID), Path(folder), list(RECORDS), rounds, frames)
         others = {}

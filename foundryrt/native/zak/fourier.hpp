@@ -28,48 +28,64 @@ inline void pairs(Complex* x, int n) {
     }
 }
 
-// Decimation in frequency, two stages of radix 2 at a time: natural order to bit-reversed. n is a
-// power of two, and `roots` are e^{-j2πi/n}.
-inline void forward_in_place(Complex* x, int n, const Scalar* roots) {
-    int width = n;
-    for (; width >= 4; width /= 4) {
-        const int quarter = width / 4, step = n / width;
-        for (int j = 0; j < quarter; j++) {
-            const Scalar w = roots[j * step], w2 = roots[2 * j * step], w3 = roots[3 * j * step];
-            for (Complex* at = x + j; at < x + n; at += width) {
-                const Complex a = at[0], b = at[quarter], c = at[2 * quarter], d = at[3 * quarter];
-                const Complex even = a + c, odd = b + d, left = a - c, right = turned(b - d);
-                at[0] = even + odd;
-                at[quarter] = w2 * (even - odd);
-                at[2 * quarter] = w * (left - right);
-                at[3 * quarter] = w3 * (left + right);
-            }
-        }
+// Up to so many rows a transform goes stage by stage; a longer one ends each part of itself first, for
+// rows that are a power of two apart share few lines of a cache.
+constexpr int LONG = 64;
+
+// Two stages of radix 2 of a block that `width` rows have, with every `step`th root.
+inline void forward_stage(Complex* x, int width, int from, int blocks, const Scalar* roots, int step) {
+    const int quarter = width / 4;
+    const Scalar w = roots[from * step], w2 = roots[2 * from * step], w3 = roots[3 * from * step];
+    for (Complex* at = x + from; at < x + blocks * width; at += width) {
+        const Complex a = at[0], b = at[quarter], c = at[2 * quarter], d = at[3 * quarter];
+        const Complex even = a + c, odd = b + d, left = a - c, right = turned(b - d);
+        at[0] = even + odd;
+        at[quarter] = w2 * (even - odd);
+        at[2 * quarter] = w * (left - right);
+        at[3 * quarter] = w3 * (left + right);
     }
+}
+
+inline void inverse_stage(Complex* x, int width, int from, int blocks, const Scalar* roots, int step) {
+    const int quarter = width / 4;
+    const Scalar w = conjugate(roots[from * step]), w2 = conjugate(roots[2 * from * step]);
+    const Scalar w3 = conjugate(roots[3 * from * step]);
+    for (Complex* at = x + from; at < x + blocks * width; at += width) {
+        const Complex a = at[0], b = w2 * at[quarter], c = w * at[2 * quarter], d = w3 * at[3 * quarter];
+        const Complex even = a + b, odd = a - b, sum = c + d, difference = turned(c - d);
+        at[0] = even + sum;
+        at[quarter] = odd + difference;
+        at[2 * quarter] = even - sum;
+        at[3 * quarter] = odd - difference;
+    }
+}
+
+// Decimation in frequency: natural order to bit-reversed. n is a power of two; every `step`th of `roots`
+// is e^{-j2πi/n}.
+inline void forward_in_place(Complex* x, int n, const Scalar* roots, int step = 1) {
+    if (n > LONG) {
+        for (int j = 0; j < n / 4; j++) forward_stage(x, n, j, 1, roots, step);
+        for (int part = 0; part < 4; part++) forward_in_place(x + part * (n / 4), n / 4, roots, 4 * step);
+        return;
+    }
+    int width = n;
+    for (; width >= 4; width /= 4)
+        for (int j = 0; j < width / 4; j++) forward_stage(x, width, j, n / width, roots, step * (n / width));
     if (width == 2) pairs(x, n);
 }
 
 // The inverse, n times as large: bit-reversed order to natural.
-inline void inverse_in_place(Complex* x, int n, const Scalar* roots) {
+inline void inverse_in_place(Complex* x, int n, const Scalar* roots, int step = 1) {
+    if (n > LONG) {
+        for (int part = 0; part < 4; part++) inverse_in_place(x + part * (n / 4), n / 4, roots, 4 * step);
+        for (int j = 0; j < n / 4; j++) inverse_stage(x, n, j, 1, roots, step);
+        return;
+    }
     // Where the number of stages is odd, the narrowest is one of its own.
     const bool is_odd = (__builtin_ctz(n) & 1) == 1;
     if (is_odd) pairs(x, n);
-    for (int width = is_odd ? 8 : 4; width <= n; width *= 4) {
-        const int quarter = width / 4, step = n / width;
-        for (int j = 0; j < quarter; j++) {
-            const Scalar w = conjugate(roots[j * step]), w2 = conjugate(roots[2 * j * step]);
-            const Scalar w3 = conjugate(roots[3 * j * step]);
-            for (Complex* at = x + j; at < x + n; at += width) {
-                const Complex a = at[0], b = w2 * at[quarter];
-                const Complex c = w * at[2 * quarter], d = w3 * at[3 * quarter];
-                const Complex even = a + b, odd = a - b, sum = c + d, difference = turned(c - d);
-                at[0] = even + sum;
-                at[quarter] = odd + difference;
-                at[2 * quarter] = even - sum;
-                at[3 * quarter] = odd - difference;
-            }
-        }
-    }
+    for (int width = is_odd ? 8 : 4; width <= n; width *= 4)
+        for (int j = 0; j < width / 4; j++) inverse_stage(x, width, j, n / width, roots, step * (n / width));
 }
 
 // out[l] = Σ_i x[i] e^{-j2πil/n}, for any n.
