@@ -53,7 +53,7 @@ def _checked(*values: Any) -> Link | None:
         and half <= link.pilot_delay < link.delay_bins - half
         and 0 <= link.pilot_doppler < link.doppler_bins
         and -half <= link.first_tap <= 0
-        and 0 < link.window_delays <= half - link.first_tap + 1
+        and -link.first_tap < link.window_delays <= half - link.first_tap + 1
         and link.doppler_reach >= 0
         and 2 * link.doppler_reach + 1 < link.doppler_bins
         and link.pilot_amplitude > 0

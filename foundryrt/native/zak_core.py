@@ -28,8 +28,8 @@ class _Link(ctypes.Structure):
 class Link:
     """Grid, pilot and channel window of the frames; counts in bins.
 
-    The window has delay taps from `first_tap` on and Doppler taps -`doppler_reach` to
-    `doppler_reach`; the guard strip around the pilot is odd.
+    The window has delay taps from `first_tap` on, 0 among them and none beyond the guard strip, and
+    Doppler taps -`doppler_reach` to `doppler_reach`; the strip around the pilot is odd.
     """
 
     delay_bins: int

@@ -72,7 +72,7 @@ WRONG: list[tuple[str, str, Any]] = [
         ("doppler_bins", 31), ("doppler_bins", 0), ("doppler_bins", 1 << 40),
         ("pilot_delay", 5), ("pilot_delay", 63), ("pilot_delay", -1), ("pilot_delay", 1 << 32),
         ("pilot_doppler", 32), ("pilot_doppler", -1), ("guard_bins", 22), ("guard_bins", -23),
-        ("guard_bins", 65), ("first_tap", 1), ("first_tap", -40), ("window_delays", 0),
+        ("guard_bins", 65), ("first_tap", 1), ("first_tap", -40), ("window_delays", 0), ("window_delays", 8),
         ("window_delays", 1 << 33), ("doppler_reach", 16), ("doppler_reach", -1),
         ("pilot_amplitude", 0.0), ("pilot_amplitude", float("nan")), ("pilot_amplitude", 1e300),
         ("delay_bins", 64.0), ("delay_bins", True), ("pilot_amplitude", None),
@@ -137,7 +137,7 @@ def test_the_core_refuses_such_links_itself() -> None:
 @st.composite
 def links(draw: st.DrawFn) -> Link:
     """Any link that is no contradiction, of few samples."""
-    m, n = draw(st.integers(2, 90)), draw(st.integers(2, 20))
+    m, n = draw(st.integers(2, 300)), draw(st.integers(2, 12))
     half = draw(st.integers(0, (m - 2) // 2))
     first = draw(st.integers(-half, 0))
     return Link(
@@ -147,7 +147,7 @@ def links(draw: st.DrawFn) -> Link:
         pilot_doppler=draw(st.integers(0, n - 1)),
         guard_bins=2 * half + 1,
         first_tap=first,
-        window_delays=draw(st.integers(1, half - first + 1)),
+        window_delays=draw(st.integers(1 - first, half - first + 1)),
         doppler_reach=draw(st.integers(0, (n - 2) // 2)),
         pilot_amplitude=3.0,
     )

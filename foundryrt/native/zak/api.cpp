@@ -1,10 +1,10 @@
 // The C interface: checks what it is given, chooses the instruction set, shares work among threads.
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <new>
 #include <vector>
 
+#include "zak/estimate.hpp"
 #include "zak/kernels.hpp"
 #include "zak/memory.hpp"
 #include "zak/pool.hpp"
@@ -26,16 +26,6 @@ const Kernels* find(int lanes) {
     return lanes == 0 || lanes == 4 ? &KERNELS_4 : nullptr;
 }
 
-std::vector<float> roots_of(int n) {
-    std::vector<float> roots(2 * size_t(n));
-    for (int i = 0; i < n; i++) {
-        const double angle = -2 * 3.141592653589793 * i / n;
-        roots[2 * i] = float(std::cos(angle));
-        roots[2 * i + 1] = float(std::sin(angle));
-    }
-    return roots;
-}
-
 // Amplitudes of one axis at unit symbol energy, by their bits, the first highest (38.211, 5.1).
 std::vector<float> levels_of(int axis_bits) {
     std::vector<float> levels(size_t(1) << axis_bits);
@@ -55,55 +45,6 @@ int guarded(const Body& body) {
     } catch (const std::bad_alloc&) {
         return OUT_OF_MEMORY;
     }
-}
-
-int estimate(const Link& link, const Kernels& kernels, const float* samples, float tap_sigmas, int max_taps,
-             float* taps, float* noise_variance, int64_t* kept) {
-    const int n = link.doppler_bins, width = link.window_delays, channel = dopplers(link);
-    const std::vector<float> roots = roots_of(n);
-    const Columns job{samples, link.delay_bins, n, link.pilot_delay + link.first_tap, width, roots.data()};
-    Memory memory;
-    std::vector<float> window(2 * size_t(n) * width);
-    kernels.columns(job, memory.grow(kernels.columns_scratch(n)), window.data());
-    double noise = 0;
-    std::vector<float> energies(size_t(channel) * width);
-    for (int row = 0; row < n; row++) {
-        // Row b + D of the window is Doppler bin lp + b; from 2D+1 on it holds noise alone.
-        const float* from =
-            window.data() + 2 * size_t(width) * ((row + link.pilot_doppler + n - link.doppler_reach) % n);
-        if (row >= channel) {
-            for (int i = 0; i < 2 * width; i++) noise += double(from[i]) * from[i];
-            continue;
-        }
-        const int64_t q = foundry::zak::samples(link);
-        const double angle = -2 * 3.141592653589793 *
-                             double(int64_t(row - link.doppler_reach) * link.pilot_delay % q) / double(q);
-        const float re = float(std::cos(angle) / link.pilot_amplitude),
-                    im = float(std::sin(angle) / link.pilot_amplitude);
-        float* to = taps + 2 * size_t(width) * row;
-        for (int i = 0; i < width; i++) {
-            to[2 * i] = from[2 * i] * re - from[2 * i + 1] * im;
-            to[2 * i + 1] = from[2 * i] * im + from[2 * i + 1] * re;
-            energies[size_t(row) * width + i] = to[2 * i] * to[2 * i] + to[2 * i + 1] * to[2 * i + 1];
-        }
-    }
-    const float variance = float(noise / (double(n - channel) * width));
-    std::vector<float> ranked(energies);
-    // A NaN has no rank, and spoils the order of the others.
-    for (float& one : ranked)
-        if (std::isnan(one)) one = 0;
-    std::nth_element(ranked.begin(), ranked.begin() + (max_taps - 1), ranked.end(), std::greater<float>());
-    const float threshold =
-        variance * (tap_sigmas * tap_sigmas / (link.pilot_amplitude * link.pilot_amplitude));
-    const float floor = std::isnan(threshold) ? threshold : std::max(ranked[max_taps - 1], threshold);
-    int64_t count = 0;
-    for (size_t i = 0; i < energies.size(); i++) {
-        if (!(energies[i] >= floor)) taps[2 * i] = taps[2 * i + 1] = 0;
-        count += energies[i] >= floor && energies[i] > 0;
-    }
-    *noise_variance = variance;
-    *kept = count;
-    return OK;
 }
 
 int equalize(Equalize& job, const Kernels& kernels, int threads) {
@@ -180,8 +121,10 @@ FOUNDRY_EXPORT int foundry_zak_estimate(const foundry_zak_link* link, int lanes,
     const Kernels* kernels = find(lanes);
     if (!kernels || !is_valid(*link)) return INVALID;
     if (max_taps < 1 || max_taps > int64_t(dopplers(*link)) * link->window_delays) return INVALID;
-    return guarded(
-        [&] { return estimate(*link, *kernels, samples, tap_sigmas, max_taps, taps, noise_variance, kept); });
+    return guarded([&] {
+        estimate(*link, *kernels, samples, tap_sigmas, max_taps, taps, noise_variance, kept);
+        return OK;
+    });
 }
 
 FOUNDRY_EXPORT int foundry_zak_equalize(const foundry_zak_link* link, int lanes, int threads,

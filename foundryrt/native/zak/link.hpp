@@ -33,7 +33,9 @@ inline bool is_valid(const Link& link) {
     if (link.pilot_delay < half || link.pilot_delay >= link.delay_bins - half) return false;
     if (link.pilot_doppler < 0 || link.pilot_doppler >= link.doppler_bins) return false;
     if (link.first_tap < -half || link.first_tap > 0) return false;
-    if (link.window_delays < 1 || link.window_delays > half - link.first_tap + 1) return false;
+    // The window has the delay 0, and none beyond the strip.
+    if (link.window_delays < 1 - link.first_tap || link.window_delays > half - link.first_tap + 1)
+        return false;
     if (link.doppler_reach < 0 || link.doppler_reach >= link.doppler_bins) return false;
     return dopplers(link) < link.doppler_bins && link.pilot_amplitude > 0;
 }
