@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-NATIVE := $(wildcard foundryc/native/*.?pp foundryrt/native/*.?pp)
+NATIVE := $(wildcard foundryc/native/*.?pp foundryrt/native/*.?pp foundryrt/native/*/*.?pp)
 PACKAGES := foundryc foundryrt parse_runtime otfs_pipeline
 PACKAGED := pyproject.toml CMakeLists.txt README.md LICENSE \
     $(shell find $(PACKAGES) -type f -not -name '*.pyc' -not -name '*.so')
@@ -29,7 +29,7 @@ demo: setup
 # The native cores are built before two workers use them; a thread each, for two cores.
 test: setup lint
 	cmake -S . -B build/tests >/dev/null
-	cmake --build build/tests --parallel 2 --target foundryrt foundryc fakecuda >/dev/null
+	cmake --build build/tests --parallel 2 --target foundryrt foundryc foundryhost fakecuda >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # One wheel for every Python, tagged with the oldest glibc that its native cores run on.

@@ -60,6 +60,11 @@ BENCHMARKS = {
             "otfs_triton.json", gpu=True,
         ),
         Benchmark(
+            "otfs-cpu", "receiver.cpu",
+            "the receiver on the CPU: native operators beside the torch operators before them",
+            "otfs_cpu.json",
+        ),
+        Benchmark(
             "otfs-loss", "receiver.loss", "SNR that the equalizer loses against exact LMMSE",
             "otfs_loss.json",
         ),

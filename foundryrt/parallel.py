@@ -1,4 +1,4 @@
-"""Threads that can be waited for, whatever interrupts, and a list of jobs for several of them."""
+"""How many threads to use; some that can be waited for, whatever interrupts; jobs for several."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from foundryrt.undo import Undo, raise_first, waited_for
 
 T = TypeVar("T")
 WORKERS = min(16, os.cpu_count() or 1)
+
+
+def available_threads() -> int:
+    """OMP_NUM_THREADS where it is set, and never more than the processors of this process."""
+    here = len(os.sched_getaffinity(0))
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) > 0:
+        return min(int(wanted[:9]), here)
+    return here
 
 
 class Worker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from otfs_pipeline.receiver.tables import tables
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import GRAPH, signature
 
@@ -34,7 +33,7 @@ def record(recorder: Recorder, settings: Settings) -> None:
         )
         for name, given in frame.inputs.items()
     ]
-    receive = _kernels(settings) if device == "cuda" else _eager(recorder, settings)
+    receive = _kernels(settings) if device == "cuda" else _native(settings)
     with torch.no_grad():
         if device == "cuda":
             with recorder.warm_up():
@@ -52,13 +51,7 @@ def _kernels(settings: Settings) -> Receive:
     return KernelReceiver(Geometry.of(settings))
 
 
-def _eager(recorder: Recorder, settings: Settings) -> Receive:
-    import torch
+def _native(settings: Settings) -> Receive:
+    from otfs_pipeline.receiver.native import NativeReceiver
 
-    from otfs_pipeline.receiver.eager import Receiver
-
-    constants = {
-        name: recorder.register(name, torch.from_numpy(value), role="constant")
-        for name, value in tables(settings).items()
-    }
-    return Receiver(settings, constants)
+    return NativeReceiver(settings)

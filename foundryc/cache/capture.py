@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from foundryc.cache.entry import seal
-from foundryc.cache.environment import threads
 from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
 from foundryc.cache.request import Request
 from foundryc.cache.stores import open_store
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, install
+from foundryrt.parallel import available_threads
 from foundryrt.progress import progress_bar
 
 _COMMAND = (sys.executable, "-c", "from foundryc.cli import main; main()", "capture")
@@ -35,7 +35,7 @@ def through_cache(url: str, request: Request, output: Path, capture: Capture) ->
     def build(path: Path) -> None:
         if request.target == "host":
             # The key says so; torch's own choice would depend on the machine.
-            _torch().set_num_threads(threads())
+            _torch().set_num_threads(available_threads())
         capture(request, path)
         seal(path, parts)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from foundryc.cache.key import Parts
 from foundryc.installed import ABSENT, torch_version, version
 from foundryrt.errors import DISTRIBUTION, FoundryError, UsageError
+from foundryrt.parallel import available_threads
 
 # Distributions that a CUDA build of torch brings; the names changed with CUDA 13.
 _LIBRARIES = {
@@ -72,7 +73,7 @@ def environment(target: str, device: Device | None = None) -> Parts:
     torch = torch_version()
     parts = {"version.foundryc": version(DISTRIBUTION), "version.torch": torch["__version__"]}
     if target == "host":
-        return {**parts, "cpu": cpu(), "threads": str(threads())}
+        return {**parts, "cpu": cpu(), "threads": str(available_threads())}
     device = device or this_device()
     parts["version.cuda"] = torch["cuda"]
     for name, candidates in _LIBRARIES.items():
@@ -84,12 +85,6 @@ def environment(target: str, device: Device | None = None) -> Parts:
         "device.architecture": device.architecture,
         "device.multiprocessors": str(device.multiprocessors),
     }
-
-
-def threads() -> int:
-    """Threads that a capture for the cache computes with; results depend on their number."""
-    text = os.environ.get("OMP_NUM_THREADS", "")
-    return int(text) if text.isdigit() and int(text) > 0 else len(os.sched_getaffinity(0))
 
 
 def cpu() -> str:

@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 
 from foundryrt.errors import FoundryError
+from foundryrt.host.admitted import NATIVE
 from foundryrt.host.operators import operator_name
 
 _OUTSIDE = (
@@ -59,7 +60,7 @@ def argument(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], nam
 def check_operator(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Refuse `op` where a replay would differ from this call; raises NotRecordable."""
     name, base = operator_name(op), op._schema.name.split("::")[1]
-    if op.namespace != "aten":
+    if op.namespace != "aten" and name not in NATIVE:
         raise refusal(name, "is no operator of `aten`", "use PyTorch's own operators")
     if base in _RESIZING:
         raise refusal(name, "changes a tensor's memory", "give the tensor its size at creation")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,6 +22,7 @@ from foundryrt.host.admitted import check_names
 from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.weights import load
+from foundryrt.parallel import available_threads
 
 if TYPE_CHECKING:
     from foundryrt.host.replay import Tape
@@ -149,13 +149,4 @@ def _check_torch(wanted: str) -> None:
 def _threads(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 4 or int(text) < 1:
         raise FoundryError(f"damaged bundle: it was recorded with {text[:20]!r} threads")
-    return min(int(text), _available_threads())
-
-
-def _available_threads() -> int:
-    """OMP_NUM_THREADS where it is set, and never more than the processors of this process."""
-    here = len(os.sched_getaffinity(0))
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) > 0:
-        return min(int(wanted[:9]), here)
-    return here
+    return min(int(text), available_threads())

@@ -8,6 +8,7 @@ import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 from foundryrt.errors import FoundryError
+from foundryrt.host import zak  # noqa: F401  makes its operators known to torch
 from foundryrt.host.admitted import check_name
 
 
@@ -20,9 +21,10 @@ def operator_name(op: OpOverload[..., Any]) -> str:
 def operator(name: str) -> OpOverload[..., Any]:
     """The overload called `name`, such as `aten::add.out`; raises FoundryError if not allowed."""
     check_name(name)
-    base, _, overload = name.removeprefix("aten::").partition(".")
+    namespace, _, rest = name.partition("::")
+    base, _, overload = rest.partition(".")
     overload = overload or "default"
-    packet = getattr(torch.ops.aten, base, None)
+    packet = getattr(getattr(torch.ops, namespace), base, None)
     if not isinstance(packet, OpOverloadPacket) or overload not in packet.overloads():  # type: ignore[no-untyped-call]
         raise FoundryError(
             f"this torch {torch.__version__} has no operator {name}; "

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundryrt.host import zak
 from foundryrt.host.overlap import is_disjoint
 
 Arguments = Mapping[str, Any]
@@ -239,6 +240,7 @@ CHECKS: dict[str, Check] = {
     "native_layer_norm_backward": _layer_norm_backward,
     "embedding_dense_backward": _embedding_backward,
     "nll_loss_backward": _nll_backward,
+    **zak.CHECKS,
 }
 
 CONTENTS: dict[str, Check] = {

@@ -34,23 +34,27 @@ def solve(
     right: np.ndarray,
     iterations: int,
     inner: Callable[[np.ndarray, np.ndarray], np.ndarray] = _inner,
+    inverse: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Solution:
     """`iterations` iterations of conjugate gradients on normal(x) = right ≠ 0, from zero.
 
     `inner` is the inner product: of the whole, or of each of several systems solved together.
+    `inverse` multiplies with the preconditioner's inverse, hermitian and positive.
     """
     x = np.zeros_like(right)
-    residual = direction = right
-    energy = inner(residual, residual)
+    residual = right
+    direction = inverse(residual)
+    energy = inner(residual, direction)
     alphas, betas = [], []
     for _ in range(iterations):
         q = normal(direction)
         alpha = energy / inner(direction, q)
         x = x + alpha * direction
         residual = residual - alpha * q
-        next_energy = inner(residual, residual)
+        steepest = inverse(residual)
+        next_energy = inner(residual, steepest)
         beta = next_energy / energy
-        direction = residual + beta * direction
+        direction = steepest + beta * direction
         energy = next_energy
         alphas.append(alpha)
         betas.append(beta)
@@ -79,6 +83,7 @@ def frequency_cg(
     iterations: int,
     mask: np.ndarray | float = 1.0,
     periods: tuple[int, int] | None = None,
+    inverse: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Solution:
     """The same system on time samples [Q], with H banded in frequency.
 
@@ -86,6 +91,7 @@ def frequency_cg(
     and DFT are unitary, so the iterates are those of `delay_doppler_cg`. With `periods` = (N, the
     first sample of one) every Doppler period has its own iterations: a strip longer than the
     channel makes the system block diagonal, and N small Krylov spaces hold more than their sum.
+    `inverse` is then a preconditioner's, on the periods' rows [N, M].
     """
 
     def normal(p: np.ndarray) -> np.ndarray:
@@ -103,7 +109,7 @@ def frequency_cg(
     def flat(p: np.ndarray) -> np.ndarray:
         return np.roll(p.reshape(-1), first)
 
-    found = solve(lambda p: rows(normal(flat(p))), rows(right), iterations, _rows_inner)
+    found = solve(lambda p: rows(normal(flat(p))), rows(right), iterations, _rows_inner, inverse)
     return Solution(flat(found.x), found.alpha, found.beta)
 
 
@@ -126,6 +132,22 @@ def period_eigenvalues(taps: Taps, q: int, times: np.ndarray, frequencies: int) 
     value = taps.value * np.exp(2j * np.pi * turn / q)
     np.add.at(plane.T, taps.delay % frequencies, value.T)
     return np.abs(np.fft.fft(plane, axis=1)) ** 2
+
+
+def circulant_inverse(damped: np.ndarray, columns: slice) -> Callable[[np.ndarray], np.ndarray]:
+    """Products of rows [N, M] with the inverses of N circulant matrices, within `columns`.
+
+    `damped` [N, order] has their eigenvalues. Rows are 0 outside the columns, and stay so.
+    """
+
+    def inverse(rows: np.ndarray) -> np.ndarray:
+        part = rows[:, columns]
+        out = np.zeros_like(rows)
+        spectrum = np.fft.fft(part, damped.shape[1], axis=1) / damped
+        out[:, columns] = np.fft.ifft(spectrum, axis=1)[:, : part.shape[1]]
+        return out
+
+    return inverse
 
 
 def bias(solution: Solution, eigenvalue: np.ndarray, noise_variance: float) -> tuple[float, float]:

@@ -53,7 +53,7 @@ def built() -> None:
     # Nothing is written where nothing changed: other tests use the native cores meanwhile.
     build = ROOT / "build" / "tests"
     build.mkdir(parents=True, exist_ok=True)
-    targets = ("foundryrt", "foundryc", "fakecuda")
+    targets = ("foundryrt", "foundryc", "foundryhost", "fakecuda")
     with open(build / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for command in (

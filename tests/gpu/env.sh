@@ -17,7 +17,7 @@ if ls .whl/*.whl >/dev/null 2>&1; then
     into_site --no-build-isolation . || exit
     # pytest and python -m import the checkout, not the site.
     for side in foundryc foundryrt; do
-        cp --remove-destination "$FOUNDRY_SITE/$side/native/lib$side.so" "$side/native/" || exit
+        cp --remove-destination "$FOUNDRY_SITE/$side/native/"lib*.so "$side/native/" || exit
     done
 else
     make setup || exit

@@ -89,6 +89,16 @@ def function(name: str) -> Callable[[Path], Path]:
     return lambda path: write(path, function=name)
 
 
+DEMAP = (
+    form(
+        [VECTOR, VECTOR, *["i"] * 8, "f", "i"],
+        [[name, VECTOR] for name in ("bits", "llr", "mu", "symbols", "variance")],
+    ),
+    [*tensor(0), *tensor(64), 64, 32, 32, 16, 23, 2**64 - 8, 20, 6, 0x3FF0000000000000, 2,
+     *(word for address in range(128, 448, 64) for word in tensor(address))],
+)  # fmt: skip
+"""A call of the receiver's demapper for a grid of 64x32, on vectors of 4 numbers."""
+
 CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "address beyond the arena": (words(0, SIZE), "does not fit the arena"),
     "address near 2^64": (words(0, 2**64 - 4), "does not fit the arena"),
@@ -155,6 +165,14 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a path into torch": (function("aten::add.out.__globals__"), "__globals__', which"),
     "an unknown overload": (function("aten::add.nothing"), "calls 'aten::add.nothing', which"),
     "an unknown operator": (function("aten::nothing"), "calls 'aten::nothing', which"),
+    "an unknown operator of this package": (
+        function("foundry::nothing"),
+        "foundry::nothing', which",
+    ),
+    "an operator of this package on tensors that do not fit it": (
+        lambda p: write(p, "foundry::zak_demap", *DEMAP),
+        "node 0, foundry::zak_demap: its arguments do not fit each other",
+    ),
     "another node kind": (lambda p: write(p, kind=NodeKind.KERNEL), "no list of operator calls"),
     "a silly number of threads": (
         lambda p: write(p, producer={"threads": "1e9"}),

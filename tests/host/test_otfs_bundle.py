@@ -1,4 +1,4 @@
-"""The captured receiver in a fresh process: the LLRs of eager torch, bit for bit."""
+"""The captured receiver in a fresh process: the LLRs of the receiver itself, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from otfs_pipeline.frames import recording, source
-from otfs_pipeline.receiver.eager import Receiver
-from otfs_pipeline.receiver.tables import tables
+from otfs_pipeline.receiver.native import NativeReceiver
 from tests.host.otfs_link import LINK, save_bundle
 
 REPLAY = """
@@ -28,7 +27,7 @@ with Session.open(bundle) as session:
         graph.launch()
         llr.append(graph.read("llr"))
 np.save(out, np.stack(llr))
-loaded = {"foundryc", "otfs_pipeline.receiver.eager", "otfs_pipeline.capture"} & set(sys.modules)
+loaded = {"foundryc", "otfs_pipeline.receiver.native", "otfs_pipeline.capture"} & set(sys.modules)
 sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
@@ -38,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy")
 
 
-def test_llrs_are_those_of_eager_torch(bundle: Path, tmp_path: Path) -> None:
+def test_llrs_are_those_of_the_receiver(bundle: Path, tmp_path: Path) -> None:
     frames = np.stack([f.samples for f in source.synthetic(LINK, 20.0, 2, 3)])
     np.save(tmp_path / "samples.npy", frames)
     subprocess.run(
@@ -47,7 +46,7 @@ def test_llrs_are_those_of_eager_torch(bundle: Path, tmp_path: Path) -> None:
         timeout=120,
     )
     got = np.load(tmp_path / "llr.npy")
-    receiver = Receiver(LINK, {k: torch.from_numpy(v) for k, v in tables(LINK).items()})
+    receiver = NativeReceiver(LINK)
     for frame, llr in zip(frames, got, strict=True):
         np.testing.assert_array_equal(llr, receiver(torch.from_numpy(frame))["llr"].numpy())
 

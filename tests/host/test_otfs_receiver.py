@@ -1,7 +1,8 @@
-"""The torch receiver against the float64 numpy receiver."""
+"""The receivers of the host, native and in torch, against the float64 numpy receiver."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,27 @@ import torch
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.eager import Receiver
+from otfs_pipeline.receiver.native import NativeReceiver
 from otfs_pipeline.receiver.tables import tables
 from otfs_pipeline.settings import Settings
 
+Receive = Callable[[Settings, np.ndarray], dict[str, np.ndarray]]
 
-def receive(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:
+
+def in_torch(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:
     constants = {name: torch.from_numpy(value) for name, value in tables(link).items()}
     got = Receiver(link, constants)(torch.from_numpy(samples))
     return {name: tensor.numpy() for name, tensor in got.items()}
+
+
+def native(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:
+    got = NativeReceiver(link)(torch.from_numpy(samples))
+    return {name: tensor.numpy() for name, tensor in got.items()}
+
+
+@pytest.fixture(params=[in_torch, native])
+def receive(request: pytest.FixtureRequest) -> Receive:
+    return request.param
 
 
 @pytest.mark.parametrize(
@@ -26,17 +40,19 @@ def receive(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:
     [
         ({"grid": "64x32", "modulation": 4}, 10.0),
         ({"grid": "256x32", "modulation": 16}, 20.0),
-        ({"grid": "256x32", "modulation": 64, "iterations": 40}, 30.0),
+        ({"grid": "256x32", "modulation": 64, "iterations": 80}, 30.0),
         ({"grid": "256x32", "max_taps": 8}, 20.0),
         ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0),
         ({"grid": "1024x32", "guard": 97, "iterations": 10}, 20.0),
+        ({"grid": "31x37", "nu_p": 30e3, "guard": 9, "max_taps": 64}, 20.0),
     ],
 )
-def test_agrees_with_numpy(changes: dict[str, Any], snr_db: float) -> None:
+def test_agrees_with_numpy(receive: Receive, changes: dict[str, Any], snr_db: float) -> None:
     link = Settings(**changes)
     frame = source.simulate(link, snr_db, 3, 0)
     got = receive(link, frame.samples)
-    exact = reference.receive(frame.samples.astype(np.complex128), link)
+    samples = frame.samples.astype(np.complex128)
+    exact = reference.receive(samples, link, preconditioned=receive is native)
     assert got["taps"] == np.count_nonzero(exact.estimate.taps.value)
     assert got["noise_variance"] == pytest.approx(exact.estimate.noise_variance, rel=1e-4)
     assert got["mu"] == pytest.approx(exact.mu, rel=1e-4)
@@ -48,7 +64,7 @@ def test_agrees_with_numpy(changes: dict[str, Any], snr_db: float) -> None:
     assert np.mean(got["bits"].ravel() != frame.bits) < 0.2
 
 
-def test_a_frame_of_zeros_gives_no_surprise() -> None:
+def test_a_frame_of_zeros_gives_no_surprise(receive: Receive) -> None:
     link = Settings(grid="64x32")
     got = receive(link, np.zeros(link.q, np.complex64))
     assert got["llr"].shape == (link.m * link.n - link.guard_bins * link.n, 4)
@@ -58,7 +74,9 @@ def test_a_frame_of_zeros_gives_no_surprise() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1j * np.inf])
 @pytest.mark.parametrize("position", [0, 17, 64 * 16 + 31, 64 * 32 - 1])
-def test_a_sample_that_is_not_finite_shows_in_the_variance(position: int, value: complex) -> None:
+def test_a_sample_that_is_not_finite_shows_in_the_variance(
+    receive: Receive, position: int, value: complex
+) -> None:
     link = Settings(grid="64x32")
     samples = source.simulate(link, 20.0, 3, 0).samples.copy()
     samples[position] = value

@@ -125,9 +125,10 @@ def test_packages_are_typed_and_say_their_version(bare: Bare) -> None:
         assert package.parent == bare.site and (package / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("name", ["foundryc", "foundryrt"])
+@pytest.mark.parametrize("name", ["foundryc", "foundryrt", "foundryhost"])
 def test_the_native_cores_load_and_link_no_cuda(bare: Bare, name: str) -> None:
-    core = bare.site / name / "native" / f"lib{name}.so"
+    package = "foundryc" if name == "foundryc" else "foundryrt"
+    core = bare.site / package / "native" / f"lib{name}.so"
     bare.out("python", "-c", f"import ctypes; ctypes.CDLL({str(core)!r})")
     needed = subprocess.run(["ldd", core], capture_output=True, text=True, check=True).stdout
     assert "not found" not in needed

@@ -1,0 +1,63 @@
+// What one instruction set's kernels offer. Shared and scratch memory are floats, aligned to 64 bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "zak/link.hpp"
+
+namespace foundry::zak {
+
+// DFT over the periods of some delays: X[k, l] of docs/otfs.md.
+struct Columns {
+    const float* samples;  // complex [N, M]
+    int delay_bins, doppler_bins;
+    int first, count;    // the delays
+    const float* roots;  // complex [N], e^{-j2πi/N}
+};
+
+struct Equalize {
+    Link link;
+    const float* samples;   // complex [N, M]
+    const float* taps;      // complex [2D+1, window]
+    const int32_t* delays;  // those that have a tap, rising
+    int delay_count;
+    float noise_variance;
+    int iterations;
+    const float* roots;  // complex [N], e^{-j2πi/N}
+    float* equalized;    // complex [N, M]; the guard strip is not written
+    float* bias;         // [N]
+};
+
+struct Demap {
+    Link link;
+    const float* equalized;  // complex [N, M]
+    int axis_bits;           // bits of one axis of the constellation
+    const float* levels;     // [2^axis_bits]
+    const float* roots;      // complex [N], e^{-j2πi/N}
+    float mu, variance;
+    float* symbols;  // complex [D]
+    float* llr;      // [D, 2 axis_bits]
+    uint8_t* bits;
+};
+
+struct Kernels {
+    int lanes;
+    size_t (*columns_scratch)(int doppler_bins);
+    // X[k, l] at out[(l · count + k - first)], complex.
+    void (*columns)(const Columns&, float* scratch, float* out);
+    size_t (*equalize_shared)(const Equalize&);
+    size_t (*equalize_scratch)(const Equalize&);
+    void (*equalize_prepare)(const Equalize&, float* shared);
+    void (*equalize_period)(const Equalize&, const float* shared, float* scratch, int period);
+    int (*demap_groups)(const Demap&);
+    size_t (*demap_scratch)(const Demap&);
+    void (*demap_group)(const Demap&, float* scratch, int group);
+};
+
+extern const Kernels KERNELS_4;
+#ifdef __x86_64__
+extern const Kernels KERNELS_8, KERNELS_16;
+#endif
+
+}  // namespace foundry::zak

@@ -1,0 +1,65 @@
+"""The receiver of the host target: three native operators (foundryrt/native/zak), samples to LLRs.
+
+Each Doppler period has iterations of its own, as on the GPU, and they are preconditioned: the
+oracle is `reference.receive(..., preconditioned=True)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+
+from foundryrt.host import zak  # noqa: F401  makes the operators known to torch
+from foundryrt.native.zak_core import Link
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.signature import signature
+
+
+def link(settings: Settings) -> Link:
+    """What the core has to know of the frames."""
+    kp, lp = settings.pilot
+    return Link(
+        delay_bins=settings.m,
+        doppler_bins=settings.n,
+        pilot_delay=kp,
+        pilot_doppler=lp,
+        guard_bins=settings.guard_bins,
+        first_tap=settings.first_tap,
+        window_delays=settings.window_delays,
+        doppler_reach=settings.doppler_range,
+        pilot_amplitude=settings.pilot_amplitude,
+    )
+
+
+class NativeReceiver:
+    """As `eager.Receiver`, of CPU tensors."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link = asdict(link(settings))
+        self._outputs = signature(settings).outputs
+
+    def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Samples [MN] complex64 of one frame to the outputs of `signature.signature`."""
+        s, link, ops = self._settings, self._link, torch.ops.foundry
+        out = {
+            name: samples.new_empty(like.shape, dtype=getattr(torch, like.dtype))
+            for name, like in self._outputs.items()
+        }
+        taps = samples.new_empty((2 * s.doppler_range + 1, s.window_delays))
+        ops.zak_estimate(
+            samples, **link, tap_sigmas=s.tap_sigmas, max_taps=s.max_taps, taps=taps,
+            noise_variance=out["noise_variance"], kept=out["taps"],
+        )  # fmt: skip
+        equalized = samples.new_empty(s.q)
+        bias = out["mu"].new_empty(s.n)
+        ops.zak_equalize(
+            samples, taps, out["noise_variance"], **link, iterations=s.preconditioned_iterations,
+            equalized=equalized, bias=bias,
+        )  # fmt: skip
+        ops.zak_demap(
+            equalized, bias, **link, axis_bits=s.bits_per_symbol // 2,
+            **{name: out[name] for name in ("symbols", "llr", "bits", "mu", "variance")},
+        )  # fmt: skip
+        return out
