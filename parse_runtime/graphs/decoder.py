@@ -39,6 +39,11 @@ class GraphDecoder:
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """In chunks of the longest pass, the rest in the shortest that holds it."""
+        return int(self._prefilled(slot, tokens, start, sampling).read("token")[0])
+
+    def _prefilled(
+        self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling
+    ) -> PassGraph:
         self._check(start + len(tokens), [slot])
         self.row_tokens[slot, start : start + len(tokens)] = tokens
         self._write(self._slot, np.asarray([slot], np.int64))
@@ -52,12 +57,18 @@ class GraphDecoder:
                 following = tokens[part.stop] if part.stop < len(tokens) else -1
                 self._write(inputs["next"], np.asarray([following], np.int64))
             graph = self._launch(signature)
-        return int(graph.read("token")[0])
+        return graph
 
     def decode(self, batch: Batch) -> list[int]:
         """In parts of the largest pass, the rest in the smallest that holds it."""
-        self._note(batch)
         result: list[int] = []
+        for some, graph in self._decoded(batch):
+            result += graph.read("token")[: len(some)].tolist()
+        return result
+
+    def _decoded(self, batch: Batch) -> Iterator[tuple[Batch, PassGraph]]:
+        """Parts of the batch, each with the pass that was launched for it."""
+        self._note(batch)
         for part, size in chunks(len(batch), list(self._decode)):
             some, signature = batch[part], self._decode[size]
             plan, count = padded(size, self.max_len), len(some)
@@ -65,8 +76,7 @@ class GraphDecoder:
             plan[:, :count] = some.tokens, here, here, here + 1, here
             self._write(signature.inputs["plan"], plan)
             self._write_slots(signature, some, size)
-            result += self._launch(signature).read("token")[:count].tolist()
-        return result
+            yield some, self._launch(signature)
 
     def _note(self, batch: Batch) -> None:
         self._check(max(batch.positions) + 1, batch.slots)

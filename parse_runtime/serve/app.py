@@ -29,6 +29,7 @@ from parse_runtime.serve.events import Events
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.openapi import openapi
 from parse_runtime.serve.streamed import Answers
+from parse_runtime.text.spelling import Spelling
 
 _LOG = logging.getLogger(__name__)
 _MOST_BYTES = 8 << 20
@@ -154,7 +155,9 @@ class Service:
             message = f"n={len(asked)}: there is room for {self.engine.capacity} answers"
             raise ApiError(400, message, "n")
         answers = Answers(asked, lambda: self.prompts.text(body.stops()), self.metrics.ended)
-        completion = CompletionFormat(kind is ChatBody, self.name, body.counted())
+        completion = CompletionFormat(
+            kind is ChatBody, self.name, body.counted(), self._spelling(body)
+        )
         try:
             self._submit(answers)
             if body.stream:
@@ -165,6 +168,10 @@ class Service:
             raise
         self.close(answers)
         return response
+
+    def _spelling(self, body: Body) -> Spelling | None:
+        """How tokens are written where the answer lists them."""
+        return None if body.listed() is None else self.prompts.spelling
 
     def _submit(self, answers: Answers) -> None:
         self._open.add(answers)
