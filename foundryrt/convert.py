@@ -7,7 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from foundryrt.bundle.schema import DTYPES, Manifest, WeightCopy, WeightRecipe, WeightSource
+from foundryrt.bundle.schema import (
+    DTYPES,
+    SEEN_AS,
+    Manifest,
+    WeightCopy,
+    WeightRecipe,
+    WeightSource,
+)
 from foundryrt.errors import FoundryError
 
 AnyArray = npt.NDArray[np.generic]
@@ -15,8 +22,7 @@ AnyArray = npt.NDArray[np.generic]
 
 def storage_dtype(dtype: str) -> np.dtype[np.generic]:
     """The numpy dtype that holds `dtype`; types unknown to numpy are held as their bits."""
-    bits = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-    return np.dtype(bits.get(dtype, dtype))
+    return np.dtype(SEEN_AS.get(dtype, dtype))
 
 
 def decode(data: memoryview, source_dtype: str, rows: int, columns: int, dtype: str) -> AnyArray:

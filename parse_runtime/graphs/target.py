@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
+from foundryrt.protocols import GraphsLike
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.graphs.decoder import GraphDecoder, chunks
 from parse_runtime.graphs.proposer import DraftProposer
-from parse_runtime.graphs.session import PassSession
 from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.signature.plan import verification_plan
 
@@ -28,7 +28,7 @@ class GraphTarget(GraphDecoder):
 
     def __init__(
         self,
-        session: PassSession,
+        session: GraphsLike,
         signature: ModelSignature,
         proposer: DraftProposer | None = None,
     ) -> None:

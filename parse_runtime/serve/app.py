@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from foundryrt.protocols import SessionLike
 from parse_runtime.engine.engine import Engine, Stopped, aborted
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import Rules
-from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
@@ -45,7 +45,7 @@ class Service:
     engine: Engine
     prompts: Prompts
     rules: Rules
-    session: BundleSession
+    session: SessionLike
     metrics: Metrics
     _open: set[Answers] = field(default_factory=set)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
