@@ -41,6 +41,10 @@ BENCHMARKS = {
             "instantiate", "start.instantiate", "ways to make executable graphs, by driver calls",
             "instantiate.json", gpu=True,
         ),
+        Benchmark(
+            "dequantized", "start.dequantized", "filling weights from a GGUF file, with and without"
+            " what an earlier start dequantized", "dequantized.json",
+        ),
         Benchmark("timeline", "start.timeline", "draws docs/materialize.svg of cold_start.json"),
         Benchmark(
             "cache", "cache.bundles", "cache hits against cp, keys a second, single flight",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,7 @@ from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
 from foundryrt.atomic import AtomicFile
+from foundryrt.bundle.layout import align
 from foundryrt.bundle.schema import (
     Column,
     Function,
@@ -44,6 +45,9 @@ _HEADER = struct.Struct("<8sQQ32s")
 _LEVEL = 3
 _STEP = 16 << 20
 """Bytes that are decompressed at a time."""
+_RATIO = 1024
+"""What unpacks to more than so many times the pages that it fills is damaged; a region, to more
+than its size."""
 
 
 class _Blob(msgspec.Struct, frozen=True):
@@ -216,23 +220,33 @@ class _File:
         if len(stored) != length or blake3(stored).digest() != digest:
             raise self._damaged("in its index")
         try:
-            return msgspec.msgpack.decode(
-                zstandard.decompress(stored), type=_Index, dec_hook=_restored
-            )
+            data = b"".join(self._unpacked(stored, _RATIO * align(length), "in its index"))
+            return msgspec.msgpack.decode(data, type=_Index, dec_hook=_restored)
         except (msgspec.DecodeError, zstandard.ZstdError) as error:
             raise self._damaged(f"in its index ({error})") from error
 
-    def parts(self, blob: _Blob) -> Iterable[Buffer]:
-        """A blob's bytes, never all of them in memory; FoundryError where they are damaged."""
+    def parts(self, blob: _Blob, most: int) -> Iterable[Buffer]:
+        """A blob's bytes, never all of them in memory.
+
+        FoundryError where they are damaged, or unpack to more than `most`.
+        """
         stored = self.data[blob.offset : blob.offset + blob.stored]
         if blake3(stored).digest() != blob.digest:
             raise self._damaged(f"at byte {blob.offset}")
         if not blob.compressed:
             return (stored,)
-        return zstandard.ZstdDecompressor().read_to_iter(stored, write_size=_STEP)
+        return self._unpacked(stored, most, f"at byte {blob.offset}")
 
     def bytes(self, blob: _Blob) -> bytes:
-        return b"".join(self.parts(blob))
+        return b"".join(self.parts(blob, _RATIO * align(blob.stored)))
+
+    def _unpacked(self, stored: memoryview, most: int, where: str) -> Iterator[Buffer]:
+        unpacker = zstandard.ZstdDecompressor(max_window_size=_STEP)
+        for part in unpacker.read_to_iter(stored, write_size=_STEP):
+            most -= len(part)
+            if most < 0:
+                raise self._damaged(f"{where} (it unpacks to too much)")
+            yield part
 
     def _damaged(self, where: str) -> FoundryError:
         return FoundryError(f"{self.path}: this stored capture is damaged {where}; capture again")
@@ -250,7 +264,7 @@ def _image(file: _File, region: _Region) -> RegionImage:
         region.name,
         region.base,
         region.size,
-        None if blob is None else lambda: file.parts(blob),
+        None if blob is None else lambda: file.parts(blob, region.size),
         region.compress,
         region.owner,
         region.written,

@@ -34,6 +34,7 @@ from foundryrt.console import (
 )
 from foundryrt.errors import UsageError
 from foundryrt.host.admitted import check_names
+from foundryrt.regular import refuse_input
 from foundryrt.trust import resolve
 
 app = typer.Typer(
@@ -88,6 +89,7 @@ def capture(
         request = Request.read(name, target, embed_weights, context.args, compile, base, relocate)
         output = output or _unused_name(request, target, force)
         check_output(output)
+        refuse_input("the output", output, request.inputs())
         cache_cli.say_target(request)
         outcome = {}
         if cache:
@@ -167,6 +169,7 @@ def write_report(
     with reporting(), contextlib.ExitStack() as closing:
         opened = [closing.enter_context(Bundle.open(path)) for path in bundles]
         path = output or bundles[0].with_suffix(".html")
+        refuse_input("the page", path, bundles)
         with AtomicFile(path) as out:
             out.file.write(bundle_page(opened).encode())
             out.commit()

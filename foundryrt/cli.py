@@ -14,9 +14,11 @@ from foundryrt.arguments import bundle_word
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import Json, Version, note, print_json, print_options, reporting, run_app
 from foundryrt.errors import UsageError
+from foundryrt.regular import refuse_input
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.session import Session
 from foundryrt.trust import resolve
+from foundryrt.weights import weight_paths
 from foundryrt.workload import RunWorkload, ServingWorkload, find_run
 
 app = typer.Typer(
@@ -96,7 +98,10 @@ def run(
             raise UsageError("--standby must be given to the command foundryrt")
         with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = find_run(opened.manifest.workload.name, name)
-        chosen = options.parse(driver.Options, context.args)
+            chosen = options.parse(driver.Options, context.args)
+            inputs = [opened.path, *weight_paths(opened.manifest, weights)]
+        for field, path in options.written(chosen).items():
+            refuse_input(options.flag(field), path, inputs)
         with Session.open(
             bundle, weights=weights, trust=trust or None, base=_address(base)
         ) as session:

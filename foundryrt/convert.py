@@ -7,7 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from foundryrt.bundle.schema import DTYPES, Manifest, WeightCopy, WeightRecipe
+from foundryrt.bundle.schema import (
+    DTYPES,
+    SEEN_AS,
+    Manifest,
+    WeightCopy,
+    WeightRecipe,
+    WeightSource,
+)
 from foundryrt.errors import FoundryError
 
 AnyArray = npt.NDArray[np.generic]
@@ -15,8 +22,7 @@ AnyArray = npt.NDArray[np.generic]
 
 def storage_dtype(dtype: str) -> np.dtype[np.generic]:
     """The numpy dtype that holds `dtype`; types unknown to numpy are held as their bits."""
-    bits = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-    return np.dtype(bits.get(dtype, dtype))
+    return np.dtype(SEEN_AS.get(dtype, dtype))
 
 
 def decode(data: memoryview, source_dtype: str, rows: int, columns: int, dtype: str) -> AnyArray:
@@ -68,19 +74,26 @@ def copy_rows(copy: WeightCopy, source: AnyArray, target: AnyArray) -> None:
     rows[:, copy.column : copy.column + copy.columns] = taken[:, columns]
 
 
+def decode_source(source: WeightSource, data: memoryview, dtype: str) -> AnyArray:
+    """`decode` of a source's bytes."""
+    return decode(data, source.dtype, source.rows, source.columns, dtype)
+
+
 def fill(
-    manifest: Manifest, recipe: WeightRecipe, target: AnyArray, data: Callable[[int], memoryview]
+    manifest: Manifest,
+    recipe: WeightRecipe,
+    target: AnyArray,
+    data: Callable[[int], memoryview],
+    decoder: Callable[[WeightSource, memoryview, str], AnyArray] = decode_source,
 ) -> None:
     """A whole tensor, `target` as [rows, columns], by its recipe; `data(i)` is source i, once each.
 
-    Errors are those of `decode`.
+    `decoder` is given a source, its bytes and the tensor's dtype. Errors are those of `decode`.
     """
     dtype = manifest.tensors[recipe.tensor].dtype
     decoded: dict[int, AnyArray] = {}
     for copy in recipe.copies:
         if copy.source not in decoded:
             source = manifest.weights.sources[copy.source]
-            decoded[copy.source] = decode(
-                data(copy.source), source.dtype, source.rows, source.columns, dtype
-            )
+            decoded[copy.source] = decoder(source, data(copy.source), dtype)
         copy_rows(copy, decoded[copy.source], target)

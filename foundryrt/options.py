@@ -15,11 +15,25 @@ COLUMNS = ("option", "default", "meaning")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field whose command-line option has this help; `...` makes it required."""
+def option(default: Any, help: str, writes: bool = False) -> Any:
+    """A dataclass field whose command-line option has this help; `...` makes it required.
+
+    `writes`: the option names a file that is written.
+    """
+    metadata = {"help": help, "writes": writes}
     if default is ...:
-        return dataclasses.field(metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def written(options: Any) -> dict[str, str]:
+    """The files that options name to be written, by the field of each."""
+    found = {
+        name: getattr(options, name)
+        for name, (field, _) in _fields(type(options)).items()
+        if field.metadata.get("writes")
+    }
+    return {name: path for name, path in found.items() if path}
 
 
 def parse(options: type[T], arguments: Sequence[str]) -> T:

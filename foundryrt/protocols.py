@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ class Tensor(Protocol):
 
     The latter also has `read`, `write` and `__cuda_array_interface__`; code for both targets uses
     `Session.read` and `write`. Types that numpy lacks are seen as their bits: bfloat16 as uint16,
-    float8 as uint8.
+    complex32 as uint32, float8 as uint8.
     """
 
     @property
@@ -44,33 +44,40 @@ class Launchable(Protocol):
     def read(self, name: str) -> NDArray[Any]:
         """A copy of an output of this graph or of a shared tensor."""
 
-    def write(self, name: str, values: NDArray[Any]) -> None:
-        """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
 
-
-class SessionLike(Protocol):
-    """What workloads need of a `foundryrt.session.Session`, so that others can stand in for it."""
+class GraphsLike(Protocol):
+    """Graphs and their inputs: of an open bundle, or of code that is run directly."""
 
     @property
-    def settings(self) -> Mapping[str, bool | int | float | str | None]:
+    def settings(self) -> Mapping[str, Any]:
         """What the workload was captured with."""
 
     @property
     def graphs(self) -> Sequence[tuple[str, Mapping[str, int | str]]]:
         """Name and key of every graph."""
 
-    @property
-    def files(self) -> Sequence[str]:
-        """Names of the attached files."""
-
     def graph(self, name: str, **key: int | str) -> Launchable:
         """The graph of that name and key; UsageError where there is none."""
-
-    def read(self, name: str) -> NDArray[Any]:
-        """A copy of a shared tensor."""
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replace the contents of a shared tensor; UsageError unless shape and dtype agree."""
 
+
+class SessionLike(GraphsLike, Protocol):
+    """What workloads need of a `foundryrt.session.Session`, so that others can stand in for it."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Names of the attached files."""
+
     def file(self, name: str) -> bytes:
         """A file that was attached at capture; UsageError where there is none."""
+
+    def ready(self) -> int:
+        """How many graphs can be launched without waiting."""
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Block until every graph can be; `progress` gets (ready, all).
+
+        FoundryError where one cannot.
+        """

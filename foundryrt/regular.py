@@ -1,17 +1,19 @@
-"""Opening a file that must be a regular one: reading a pipe or a device may never end."""
+"""Files that must be regular ones, and outputs that must be none of the inputs."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Iterable
+from pathlib import Path
 from typing import BinaryIO
 
 from foundryrt.errors import UsageError
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A file open for reading.
+    """A file open for reading: reading a pipe or a device may never end.
 
     OSError where it cannot be opened, UsageError where it is not a regular file.
     """
@@ -21,3 +23,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path}: is not a regular file")
     return open(path, "rb")
+
+
+def refuse_input(what: str, path: str | os.PathLike[str], inputs: Iterable[Path]) -> None:
+    """UsageError where the output `path`, named by `what`, is one of the files that are read."""
+    output = Path(path)
+    for read in inputs:
+        if output.exists() and read.exists() and output.samefile(read):
+            raise UsageError(f"{what} {output}: is read, and would be replaced; name another file")

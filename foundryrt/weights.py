@@ -7,7 +7,7 @@ import mmap
 from pathlib import Path
 from typing import Protocol
 
-from foundryrt.bundle.schema import WeightFile, WeightSource
+from foundryrt.bundle.schema import Manifest, WeightFile, WeightSource
 from foundryrt.errors import FoundryError
 
 
@@ -19,9 +19,18 @@ class WeightsChanged(FoundryError):
     """A weight file is not the one that the bundle was captured with."""
 
 
+def weight_paths(manifest: Manifest, folder: Path | None) -> list[Path]:
+    """Where each weight file should be: in `folder` when given, else where it was at capture."""
+    return [_place(file, folder) for file in manifest.weights.files]
+
+
+def _place(file: WeightFile, folder: Path | None) -> Path:
+    return folder / file.name if folder else Path(file.hint)
+
+
 def find_file(file: WeightFile, folder: Path | None) -> Path:
-    """Where a weight file is: in `folder` when given, else where it was at capture."""
-    path = folder / file.name if folder else Path(file.hint)
+    """Where a weight file is; WeightsMissing or WeightsChanged where it is not as at capture."""
+    path = _place(file, folder)
     if not path.is_file():
         raise WeightsMissing(
             f"weights: {path} is not there; give the folder that holds {file.name} with --weights"

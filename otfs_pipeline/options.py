@@ -36,10 +36,10 @@ class Options:
     queue: int = option(8, "frames that may wait; on overrun the oldest is dropped")
     lossless: bool = option(False, "with --zmq or --shm, a full queue makes the sender wait")
     depth: int = option(3, "frames in flight between copy-in and copy-out")
-    bits_out: str = option("", "write the payload bits to this file, packed")
-    llr_out: str = option("", "write the LLRs to this file, float32")
-    constellation: str = option("", "write the constellation to this PNG")
-    latency_plot: str = option("", "write the latency histogram to this PNG")
+    bits_out: str = option("", "write the payload bits to this file, packed", writes=True)
+    llr_out: str = option("", "write the LLRs to this file, float32", writes=True)
+    constellation: str = option("", "write the constellation to this PNG", writes=True)
+    latency_plot: str = option("", "write the latency histogram to this PNG", writes=True)
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("queue", 1), ("depth", 1), ("pool", 0),

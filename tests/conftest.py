@@ -6,7 +6,12 @@ are looked for with `pytest --hypothesis-profile=search`.
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
+
+# Tests keep nothing in the user's folders.
+os.environ.setdefault("FOUNDRY_DEQUANTIZED_GB", "0")
 
 # A loaded machine is slow, which says nothing about the code; pytest's own timeout ends what hangs.
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -71,7 +71,7 @@ class GivenTarget(GraphTarget):
 
 
 class _Listener:
-    def tokens(self, tokens: Sequence[int]) -> None:
+    def tokens(self, tokens: Sequence[int], logprobs: Sequence[object] = ()) -> None:
         return None
 
     def draft_end(self) -> Callable[[int], bool]:

@@ -84,6 +84,12 @@ class Request:
             why,
         )
 
+    def inputs(self) -> list[Path]:
+        """Files that the settings name; UsageError where one is missing."""
+        if not isinstance(self.module, workload.WithInputs):
+            return []
+        return [path for paths in self.module.inputs(self.settings).values() for path in paths]
+
     def parts(self, device_profile: str | None = None, given: Sequence[str] = ()) -> Parts:
         """The parts of its key, on this machine or the named device; `given` are NAME=VALUE."""
         device = profile(device_profile) if device_profile else None

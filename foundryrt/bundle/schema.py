@@ -16,8 +16,8 @@ import msgspec
 #    2026-11-25, WeightSource.blake3 and Weights.digest_kernel added; earlier readers refuse
 #    bundles that have them.
 #    2026-11-29, Manifest.relocatable, Region.owner and the relocations of regions and variables
-#    added, relocation columns filled, and Manifest.random with GraphEntry.random; earlier readers
-#    refuse bundles that have them.
+#    added, relocation columns filled, and Manifest.random with GraphEntry.random; dtypes uint16 to
+#    uint64, complex32 and three more of float8; earlier readers refuse bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -33,6 +33,13 @@ DTYPES = {
     "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
     "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
     "complex64": 8, "complex128": 16, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "uint16": 2, "uint32": 4, "uint64": 8, "complex32": 4,
+    "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+}  # fmt: skip
+# What numpy lacks is seen as its bits: unsigned integers.
+SEEN_AS = {
+    "bfloat16": "uint16", "complex32": "uint32", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8",
+    "float8_e4m3fnuz": "uint8", "float8_e5m2fnuz": "uint8", "float8_e8m0fnu": "uint8",
 }  # fmt: skip
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from foundryrt.bundle.schema import Manifest, WeightRecipe
-from foundryrt.convert import fill, storage_dtype
+from foundryrt.convert import decode_source, fill, storage_dtype
 from foundryrt.cuda.upload import Uploader
+from foundryrt.dequantized import decode_kept
 from foundryrt.weights import WeightsChanged, check_source, map_file
 
 
@@ -36,5 +37,6 @@ def assemble(
             check_source(source, found, path)
         return found
 
-    fill(manifest, recipe, target, data)
+    # What is kept goes by digests, which tell nothing of bytes that were not compared.
+    fill(manifest, recipe, target, data, decode_kept if check else decode_source)
     uploader.copy(address, target.reshape(-1).view(np.uint8).data)

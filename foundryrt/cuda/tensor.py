@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundryrt.addresses import address_of
 from foundryrt.arrays import check_array
-from foundryrt.bundle.schema import DTYPES, Tensor
+from foundryrt.bundle.schema import DTYPES, SEEN_AS, Tensor
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.dlpack import CUDA, capsule
 from foundryrt.errors import UsageError
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Buffer
 
-# numpy's type strings; types that numpy lacks are seen as their bits.
 _TYPES = {
-    "bool": "|b1", "uint8": "|u1", "int8": "|i1", "int16": "<i2", "int32": "<i4", "int64": "<i8",
-    "float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8", "complex64": "<c8",
-    "complex128": "<c16", "float8_e4m3fn": "|u1", "float8_e5m2": "|u1",
-}  # fmt: skip
+    name: f"{'|' if size == 1 else '<'}{SEEN_AS.get(name, name)[0]}{size}"
+    for name, size in DTYPES.items()
+}
+"""numpy's type strings: byte order, the first letter of the kind, bytes."""
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.bundle.check import ADDRESS_LIMIT
-from foundryrt.bundle.schema import ALIGNMENT, Manifest
+from foundryrt.bundle.schema import ALIGNMENT, DTYPES, Manifest
+from foundryrt.convert import storage_dtype
 from foundryrt.errors import FoundryError
 
-NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
-    name: np.dtype(name)
-    for name in (
-        "bool", "uint8", "int8", "int16", "int32", "int64",
-        "float16", "float32", "float64", "complex64", "complex128",
-    )
-} | {
-    "bfloat16": np.dtype("uint16"), "float8_e4m3fn": np.dtype("uint8"),
-    "float8_e5m2": np.dtype("uint8"),
-}  # fmt: skip
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {name: storage_dtype(name) for name in DTYPES}
 """numpy's dtype for each of a bundle's; types that numpy lacks are seen as their bits."""
 
 MAX_ELEMENTS = 1 << 40

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foundryrt.bundle.schema import Manifest
-from foundryrt.convert import AnyArray, fill
+from foundryrt.convert import AnyArray, decode_source, fill
+from foundryrt.dequantized import decode_kept
 from foundryrt.weights import WeightsChanged, check_source, find_file, map_file
 
 
@@ -42,5 +43,7 @@ def load(
                 progress(source.length)
         return found
 
+    # What is kept goes by digests, which tell nothing of bytes that were not compared.
+    decoder = decode_kept if check else decode_source
     for recipe in weights.recipes:
-        fill(manifest, recipe, target(recipe.tensor), data)
+        fill(manifest, recipe, target(recipe.tensor), data, decoder)

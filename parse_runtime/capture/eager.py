@@ -58,5 +58,8 @@ class EagerGraph:
             self._outputs = self._run()
 
     def read(self, name: str) -> NDArray[Any]:
-        array: NDArray[Any] = self._outputs[name].cpu().numpy().copy()
+        output = self._outputs[name]
+        if output.dtype == torch.bfloat16:
+            output = output.view(torch.uint16)  # as a session gives what numpy lacks
+        array: NDArray[Any] = output.cpu().numpy().copy()
         return array

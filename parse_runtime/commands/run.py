@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from foundryrt.console import write
 from foundryrt.errors import UsageError
 from foundryrt.options import option
+from foundryrt.protocols import SessionLike
 from parse_runtime.commands.jobs import Defaults, Job, Line, read
 from parse_runtime.commands.many import answer_all
 from parse_runtime.engine.batch import Sampling
@@ -15,7 +16,6 @@ from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import RuleChanges, Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
-from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve import Serving, serve
 
 __all__ = ["Options", "Serving", "run", "serve"]
@@ -51,7 +51,7 @@ class Options(RuleChanges, _Asked):
         return Sampling(self.temperature, self.top_p, self.seed)
 
 
-def run(session: BundleSession, options: Options, json: bool) -> dict[str, object]:
+def run(session: SessionLike, options: Options, json: bool) -> dict[str, object]:
     """Answer the prompts; texts, counts and times."""
     loaded = load(session, options.unlike_tokenizers)
     scheduler = Scheduler(loaded.target, loaded.draft)

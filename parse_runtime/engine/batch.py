@@ -37,11 +37,21 @@ class Batch:
     tokens: Sequence[int]
     positions: Sequence[int]
     samplings: Sequence[Sampling]
+    scored: frozenset[int] = frozenset()
+    """Slots of the sequences whose logits are wanted, in place of tokens."""
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def __getitem__(self, part: slice) -> Batch:
+        return self.only(range(*part.indices(len(self))))
+
+    def only(self, places: Sequence[int]) -> Batch:
+        """The sequences at these places."""
         return Batch(
-            self.slots[part], self.tokens[part], self.positions[part], self.samplings[part]
+            [self.slots[i] for i in places],
+            [self.tokens[i] for i in places],
+            [self.positions[i] for i in places],
+            [self.samplings[i] for i in places],
+            self.scored,
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parse_runtime.engine.request import Request, Statistics
+from parse_runtime.sampling.sampler import TokenLogprobs
 from parse_runtime.text.stopping import StopText
 
 
@@ -21,14 +22,18 @@ class Outcome:
     reason: str = ""
     error: Exception | None = None
     statistics: Statistics = field(default_factory=Statistics)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of each token, where the request asks for them."""
 
     @property
     def done(self) -> bool:
         return bool(self.reason or self.error)
 
-    def tokens(self, tokens: Sequence[int]) -> int | None:
+    def tokens(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> int | None:
         text, taken = "", None
         for count, token in enumerate(tokens, start=1):
+            for entry in logprobs[count - 1 : count]:
+                self.logprobs.append(replace(entry, offset=self.stopping.length))
             text += self.stopping.push(token)
             if self.stopping.ended:
                 taken = count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from foundryrt.errors import UsageError
@@ -11,7 +12,10 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.judge import sentence_cuts, stride_cuts
 from parse_runtime.engine.request import Request, TooLong
 from parse_runtime.engine.rules import Rules
+from parse_runtime.sampling.processing import Processing
 from parse_runtime.text.chat import Chat, Conversation
+from parse_runtime.text.grammar import Grammars
+from parse_runtime.text.spelling import Spelling
 from parse_runtime.text.stopping import StopText
 from parse_runtime.text.tokenizer import TextStream, Tokenizer
 from parse_runtime.text.translation import TokenTranslation
@@ -59,6 +63,7 @@ class Prompts:
         rules: Rules,
         ending: Ending | None = None,
         settings: Mapping[str, Any] | None = None,
+        processing: Processing | None = None,
     ) -> Request:
         """`settings`: further variables of the chat template.
 
@@ -80,6 +85,7 @@ class Prompts:
             max_new_tokens=max_new_tokens,
             rules=rules,
             sampling=sampling,
+            processing=processing or Processing(),
         )
 
     def refuse_longer(
@@ -102,6 +108,16 @@ class Prompts:
                 f"a prompt of {size} characters exceeds the {max_len} tokens of the bundle: "
                 "shorten it, or capture with a larger --max-len"
             )
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Of the target's tokens."""
+        return Grammars(self.target.tokenizer, self.target.chat.stops)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """Of the target's tokens."""
+        return Spelling(self.target.tokenizer)
 
     def text(self, stops: Sequence[str]) -> StopText:
         """Turns an answer's tokens into text up to a stop string."""

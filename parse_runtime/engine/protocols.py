@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.signature.selection import SelectionRule
+
+Logits = NDArray[np.float32]
+"""[vocabulary], of one row."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,14 @@ class Decoder(Protocol):
 class Target(Decoder, Protocol):
     """A decoder that also judges, and may have several tokens of its own in one pass."""
 
-    def extend(self, batch: Batch) -> list[list[int]]:
-        """As `decode`, but one or more tokens that follow each, as plain decoding would give."""
+    def extend(self, batch: Batch) -> list[list[int] | Logits]:
+        """As `decode`, but one or more tokens that follow each, as plain decoding would give.
+
+        For the batch's `scored` sequences, the logits after the token.
+        """
+
+    def prefill_logits(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
+        """As `prefill`, but the logits after the last token."""
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
         """Judge prefixes of a slot's sequence; afterwards the slot holds all of it."""

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.rules import Rules
+from parse_runtime.sampling.processing import Processing
+from parse_runtime.sampling.sampler import Sampler, TokenLogprobs
 from parse_runtime.text.translation import TokenTranslation
 
 
@@ -35,6 +37,15 @@ class Request:
     sampling: Sampling
     ends: bool = True
     """False: the models' own stop tokens are tokens like others."""
+    processing: Processing = field(default_factory=Processing)
+    """Where it is needed, the target alone answers, and tokens are chosen on the host."""
+
+    def sampler(self) -> Sampler:
+        """At the beginning of the answer."""
+        how = self.sampling
+        return Sampler(
+            self.processing, how.temperature, how.top_p, how.seed, self.prompt, self.stops
+        )
 
     def check(self, max_len: int) -> None:
         """UsageError where nothing is asked, TooLong where it does not fit `max_len` tokens."""
@@ -52,8 +63,11 @@ class Request:
 class Listener(Protocol):
     """Hears of one answer, in the engine's thread. What it raises ends its own request."""
 
-    def tokens(self, tokens: Sequence[int]) -> int | None:
-        """Final tokens, never the stop token; a number: the answer ends after so many of them."""
+    def tokens(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> int | None:
+        """Final tokens, never the stop token; a number: the answer ends after so many of them.
+
+        `logprobs` has an entry of each where the request asks for them.
+        """
 
     def draft_end(self) -> Callable[[int], bool]:
         """A function to call with each token of a draft: true where the answer would end."""

@@ -124,6 +124,8 @@ class Scheduler:
     def _single(self, running: _Running) -> object:
         call, slot = running.call, running.slot
         if isinstance(call, Prefill):
+            if call.scored:
+                return self._target.prefill_logits(slot, call.tokens, call.start)
             model = self._target if call.model == "target" else self._draft
             return model.prefill(slot, call.tokens, call.start, running.request.sampling)
         return self._target.verify(slot, cast(Verification, call))
@@ -157,11 +159,17 @@ class Scheduler:
 
 def _batch_of(together: Sequence[_Running]) -> Batch:
     calls = [cast(Decode | Extend, running.call) for running in together]
+    scored = frozenset(
+        running.slot
+        for running, call in zip(together, calls, strict=True)
+        if isinstance(call, Extend) and call.scored
+    )
     return Batch(
         [running.slot for running in together],
         [call.token for call in calls],
         [call.position for call in calls],
         [running.request.sampling for running in together],
+        scored,
     )
 
 

@@ -13,15 +13,17 @@ from typing import Any
 
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Listener, Request, Statistics
+from parse_runtime.sampling.sampler import TokenLogprobs
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """`model` is target or draft; answered by the token that follows."""
+    """`model` is target or draft; answered by the token that follows, or `scored` by its logits."""
 
     model: str
     tokens: Sequence[int]
     start: int
+    scored: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class Decode:
 
 @dataclass(frozen=True)
 class Extend:
-    """The target's next tokens; answered by a list of them."""
+    """The target's next tokens; answered by a list of them, or `scored` by the next's logits."""
 
     token: int
     position: int
+    scored: bool = False
 
 
 Call = Prefill | Decode | Extend | Verification
@@ -64,6 +67,8 @@ class Answer:
 
     def calls(self) -> Calls:
         """Passes of the answer, to its end; returns why it ended, `stop` or `length`."""
+        if self.request.processing.needed:
+            return (yield from self._chosen())
         since = time.perf_counter()
         following = yield Prefill("target", list(self._sequence), 0)
         self._rows = len(self._sequence)
@@ -77,6 +82,30 @@ class Answer:
             if (reason := (yield from self._round())) is not None:
                 return reason
         return (yield from self._resume(self._limit, following))
+
+    def _chosen(self) -> Calls:
+        """The target alone, each token chosen from the logits of its pass; why it ended."""
+        counts, sampler = self.statistics, self.request.sampler()
+        since = time.perf_counter()
+        logits = yield Prefill("target", list(self._sequence), 0, scored=True)
+        counts.prefill_seconds += time.perf_counter() - since
+        since = time.perf_counter()
+        reason = None
+        while reason is None:
+            token = sampler.choose(logits, len(self._sequence) - 1)
+            if token in self.request.stops:
+                reason = "stop"
+                break
+            sampler.advance(token)
+            reason = self._append([token], sampler.logprobs(logits, token))
+            if sampler.ended:
+                reason = reason or "stop"
+            if reason is None:
+                logits = yield Extend(token, len(self._sequence) - 1, scored=True)
+                counts.advances += 1
+        counts.advanced = max(0, counts.tokens - 1)
+        counts.resume_seconds += time.perf_counter() - since
+        return reason
 
     def _round(self) -> Generator[Call, Any, str | None]:
         """Draft, judge, crop; a reason where that completed the answer."""
@@ -178,11 +207,11 @@ class Answer:
         self.statistics.resume_seconds += time.perf_counter() - since
         return reason
 
-    def _append(self, tokens: Sequence[int]) -> str | None:
+    def _append(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> str | None:
         """Make tokens final, as far as the limit and the listener take them."""
         taken = list(tokens[: self._limit - len(self._sequence)])
         if taken:
-            end = self.listener.tokens(taken)
+            end = self.listener.tokens(taken, logprobs)
             del taken[len(taken) if end is None else end :]
             if not self.statistics.tokens and taken:
                 self.statistics.first_token_seconds = time.perf_counter() - self.begun

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
+from foundryrt.protocols import GraphsLike, Launchable
 from parse_runtime.engine.batch import Batch, Sampling
-from parse_runtime.graphs.session import PassGraph, PassSession
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import causal, padded
 
@@ -25,7 +25,7 @@ def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
 class GraphDecoder:
     """One model of a session; a `parse_runtime.engine.protocols.Decoder`."""
 
-    def __init__(self, session: PassSession, signature: ModelSignature) -> None:
+    def __init__(self, session: GraphsLike, signature: ModelSignature) -> None:
         sizes = signature.sizes
         self.max_len, self.slots = sizes.max_len, sizes.slots
         self.row_tokens = np.full((self.slots, self.max_len), -1, np.int64)
@@ -35,10 +35,15 @@ class GraphDecoder:
         self._prefill = {length: signature.prefill(length) for length in sizes.prefill}
         self._decode = {batch: signature.decode(batch) for batch in sizes.batches}
         self._written: dict[str, NDArray[Any]] = {}
-        self._graphs: dict[PassSignature, PassGraph] = {}
+        self._graphs: dict[PassSignature, Launchable] = {}
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """In chunks of the longest pass, the rest in the shortest that holds it."""
+        return int(self._prefilled(slot, tokens, start, sampling).read("token")[0])
+
+    def _prefilled(
+        self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling
+    ) -> Launchable:
         self._check(start + len(tokens), [slot])
         self.row_tokens[slot, start : start + len(tokens)] = tokens
         self._write(self._slot, np.asarray([slot], np.int64))
@@ -52,12 +57,18 @@ class GraphDecoder:
                 following = tokens[part.stop] if part.stop < len(tokens) else -1
                 self._write(inputs["next"], np.asarray([following], np.int64))
             graph = self._launch(signature)
-        return int(graph.read("token")[0])
+        return graph
 
     def decode(self, batch: Batch) -> list[int]:
         """In parts of the largest pass, the rest in the smallest that holds it."""
-        self._note(batch)
         result: list[int] = []
+        for some, graph in self._decoded(batch):
+            result += graph.read("token")[: len(some)].tolist()
+        return result
+
+    def _decoded(self, batch: Batch) -> Iterator[tuple[Batch, Launchable]]:
+        """Parts of the batch, each with the pass that was launched for it."""
+        self._note(batch)
         for part, size in chunks(len(batch), list(self._decode)):
             some, signature = batch[part], self._decode[size]
             plan, count = padded(size, self.max_len), len(some)
@@ -65,8 +76,7 @@ class GraphDecoder:
             plan[:, :count] = some.tokens, here, here, here + 1, here
             self._write(signature.inputs["plan"], plan)
             self._write_slots(signature, some, size)
-            result += self._launch(signature).read("token")[:count].tolist()
-        return result
+            yield some, self._launch(signature)
 
     def _note(self, batch: Batch) -> None:
         self._check(max(batch.positions) + 1, batch.slots)
@@ -97,7 +107,7 @@ class GraphDecoder:
             self._session.write(tensor.name, values)
             self._written[tensor.name] = values
 
-    def _launch(self, signature: PassSignature) -> PassGraph:
+    def _launch(self, signature: PassSignature) -> Launchable:
         if signature not in self._graphs:
             self._graphs[signature] = self._session.graph(signature.graph, **signature.key)
         graph = self._graphs[signature]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.protocols import GraphsLike, SessionLike
 from parse_runtime.engine.prompts import Prompts, TextFormat
 from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.engine.rules import Rules
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.proposer import DraftProposer
-from parse_runtime.graphs.session import BundleSession, PassSession
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.signature.sizes import PassSizes
@@ -37,7 +37,7 @@ class Loaded:
     """As the bundle was captured."""
 
 
-def load(session: BundleSession, unlike_tokenizers: str = "retokenize") -> Loaded:
+def load(session: SessionLike, unlike_tokenizers: str = "retokenize") -> Loaded:
     """UsageError where the models' tokenizers differ and that is to be refused."""
     if unlike_tokenizers not in UNLIKE:
         raise UsageError(f"unlike-tokenizers {unlike_tokenizers!r}: one of {', '.join(UNLIKE)}")
@@ -52,7 +52,7 @@ def load(session: BundleSession, unlike_tokenizers: str = "retokenize") -> Loade
     )
 
 
-def open_models(session: PassSession) -> tuple[GraphTarget, GraphDecoder]:
+def open_models(session: GraphsLike) -> tuple[GraphTarget, GraphDecoder]:
     """Target and draft model of a bundle."""
     settings = session.settings
     drafter = GraphDecoder(session, ModelSignature("draft", _sizes(session, "draft")))
@@ -62,7 +62,7 @@ def open_models(session: PassSession) -> tuple[GraphTarget, GraphDecoder]:
     return GraphTarget(session, signature, proposer), drafter
 
 
-def _sizes(session: PassSession, model: str) -> PassSizes:
+def _sizes(session: GraphsLike, model: str) -> PassSizes:
     """Those that a bundle has passes for."""
     settings = session.settings
 
@@ -95,7 +95,7 @@ def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -
     return Retokenization(target.tokenizer, draft.tokenizer, stops)
 
 
-def _text_format(session: BundleSession, prefix: str) -> TextFormat:
+def _text_format(session: SessionLike, prefix: str) -> TextFormat:
     name = f"{prefix}tokenizer.json"
     try:
         tokenizer = Tokenizer.from_json(session.file(name).decode())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
+from foundryrt.protocols import GraphsLike
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.judge import SELECTIONS
-from parse_runtime.engine.protocols import Verdict, Verification
+from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.graphs.decoder import GraphDecoder, chunks
 from parse_runtime.graphs.proposer import DraftProposer
-from parse_runtime.graphs.session import PassSession
 from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.signature.plan import verification_plan
 
@@ -25,7 +28,7 @@ class GraphTarget(GraphDecoder):
 
     def __init__(
         self,
-        session: PassSession,
+        session: GraphsLike,
         signature: ModelSignature,
         proposer: DraftProposer | None = None,
     ) -> None:
@@ -36,10 +39,40 @@ class GraphTarget(GraphDecoder):
         batches = sizes.batches if sizes.tree else ()
         self._extend = {batch: signature.extend(batch) for batch in batches}
 
-    def extend(self, batch: Batch) -> list[list[int]]:
-        """The drafted tokens that decoding would have given, and the one after them."""
+    def prefill_logits(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
+        """As `prefill`, but the logits after the last token, float32 [vocabulary]."""
+        return _floats(self._prefilled(slot, tokens, start, Sampling()).read("logits")[0])
+
+    def extend(self, batch: Batch) -> list[list[int] | Logits]:
+        """The drafted tokens that decoding would have given, and the one after them.
+
+        Decode passes give the logits of those that are to be scored.
+        """
         if not self._extend:
-            return [[token] for token in self.decode(batch)]
+            return self._plain(batch)
+        places = range(len(batch))
+        scored = [i for i in places if batch.slots[i] in batch.scored]
+        others = [i for i in places if batch.slots[i] not in batch.scored]
+        found: dict[int, list[int] | Logits] = {}
+        if scored:
+            found.update(zip(scored, self._plain(batch.only(scored)), strict=True))
+        if others:
+            found.update(zip(others, self._speculated(batch.only(others)), strict=True))
+        return [found[i] for i in places]
+
+    def _plain(self, batch: Batch) -> list[list[int] | Logits]:
+        """One token a sequence, or its logits, by decode passes."""
+        result: list[list[int] | Logits] = []
+        for some, graph in self._decoded(batch):
+            tokens = graph.read("token")
+            # Large, and read only where somebody asks for them.
+            wanted = some.scored.intersection(some.slots)
+            logits = graph.read("logits") if wanted else tokens
+            for i, slot in enumerate(some.slots):
+                result.append(_floats(logits[i]) if slot in wanted else [int(tokens[i])])
+        return result
+
+    def _speculated(self, batch: Batch) -> list[list[int]]:
         self._note(batch)
         if self._proposer:
             drafts = self._proposer.propose(self.row_tokens, batch)
@@ -113,3 +146,10 @@ class GraphTarget(GraphDecoder):
         kept = int(graph.read("kept")[0])
         verdicts = [float(verdict) for verdict in graph.read("verdicts")[: len(cuts)]]
         return Verdict(cuts[kept - 1] if kept else 0, verdicts)
+
+
+def _floats(row: NDArray[Any]) -> Logits:
+    """Float32 of logits in the model's dtype; bfloat16 is read as its bits."""
+    if row.dtype == np.uint16:
+        return (row.astype(np.uint32) << 16).view(np.float32)
+    return row.astype(np.float32)

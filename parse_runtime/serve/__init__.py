@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.options import option
+from foundryrt.protocols import SessionLike
 from parse_runtime.graphs.loading import UNLIKE_OPTION
-from parse_runtime.graphs.session import BundleSession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Serving:
                 raise UsageError(f"{name.replace('_', '-')}: at least {least} is needed")
 
 
-def serve(session: BundleSession, options: Serving) -> None:
+def serve(session: SessionLike, options: Serving) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
     try:
         from parse_runtime.serve.server import run

@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from foundryrt.protocols import SessionLike
 from parse_runtime.engine.engine import Engine, Stopped, aborted
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import Rules
-from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
@@ -29,6 +29,7 @@ from parse_runtime.serve.events import Events
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.openapi import openapi
 from parse_runtime.serve.streamed import Answers
+from parse_runtime.text.spelling import Spelling
 
 _LOG = logging.getLogger(__name__)
 _MOST_BYTES = 8 << 20
@@ -44,7 +45,7 @@ class Service:
     engine: Engine
     prompts: Prompts
     rules: Rules
-    session: BundleSession
+    session: SessionLike
     metrics: Metrics
     _open: set[Answers] = field(default_factory=set)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -154,7 +155,9 @@ class Service:
             message = f"n={len(asked)}: there is room for {self.engine.capacity} answers"
             raise ApiError(400, message, "n")
         answers = Answers(asked, lambda: self.prompts.text(body.stops()), self.metrics.ended)
-        completion = CompletionFormat(kind is ChatBody, self.name, body.counted())
+        completion = CompletionFormat(
+            kind is ChatBody, self.name, body.counted(), self._spelling(body)
+        )
         try:
             self._submit(answers)
             if body.stream:
@@ -165,6 +168,10 @@ class Service:
             raise
         self.close(answers)
         return response
+
+    def _spelling(self, body: Body) -> Spelling | None:
+        """How tokens are written where the answer lists them."""
+        return None if body.listed() is None else self.prompts.spelling
 
     def _submit(self, answers: Answers) -> None:
         self._open.add(answers)

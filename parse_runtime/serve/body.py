@@ -14,25 +14,18 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.prompts import Ending, Prompts, Raw
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.rules import Rules
+from parse_runtime.sampling.processing import Processing
 from parse_runtime.serve.errors import ApiError
+from parse_runtime.serve.formats import ResponseFormat
 from parse_runtime.serve.messages import Said, Tool
 from parse_runtime.text.chat import Conversation, Message
+from parse_runtime.text.grammar import Grammar
 
 HARMLESS: dict[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "repetition_penalty": (1, 1.0),
-    "top_k": (-1, 0),
-    "min_p": (0, 0.0),
-    "min_tokens": (0,),
     "skip_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
@@ -75,15 +68,15 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
     safety_identifier: Any = None
+    # What needs logits outside the graphs: see `processing`.
+    logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
     # What would change the answer: see HARMLESS.
-    logprobs: Any = None
-    logit_bias: Any = None
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    repetition_penalty: Any = None
-    top_k: Any = None
-    min_p: Any = None
-    min_tokens: Any = None
     skip_special_tokens: Any = None
     include_stop_str_in_output: Any = None
 
@@ -99,6 +92,33 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """Variables of the chat template."""
         return {}
 
+    def listed(self) -> int | None:
+        """How many of the likeliest tokens are to be listed beside each; None for no list."""
+        raise NotImplementedError
+
+    def grammar(self, prompts: Prompts) -> Grammar | None:
+        """What the answer's text has to follow."""
+        return None
+
+    def processing(self, prompts: Prompts) -> Processing:
+        """What is to be done to logits; ApiError where it cannot be."""
+        bias = self.logit_bias or {}
+        try:
+            prompts.refuse_unknown(list(bias))
+        except UsageError as error:
+            raise ApiError(400, f"logit_bias: {error}", "logit_bias") from None
+        return Processing(
+            top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            logit_bias=bias,
+            min_tokens=self.min_tokens or 0,
+            logprobs=self.listed(),
+            grammar=self.grammar(prompts),
+        )
+
     def stops(self) -> list[str]:
         """Strings that end the answer."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -111,7 +131,6 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """ApiError where a field asks for what this server cannot do."""
         for name, harmless in HARMLESS.items():
             value = getattr(self, name, None)
-            # For completions logprobs=0 asks for something, and is no False.
             same = any(value == known and type(value) is type(known) for known in harmless)
             if value is not None and not same:
                 raise ApiError(400, f"{name}={value!r} is not supported here", name, "unsupported")
@@ -137,10 +156,19 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             drawn if self.seed is None else self.seed,
         )
         limit, rules = self.tokens_limit(), rules.changed(self.parse or {})
+        processing = self.processing(prompts)
+        if processing.needed and self.parse and rules.max_rounds:
+            # Of what a draft has, the target's logits are known nowhere but at its cuts.
+            message = (
+                "parse: fields that change or list logits are answered by the target alone, "
+                "without drafts: leave parse out, or set max_rounds to 0"
+            )
+            raise ApiError(400, message, "parse", "unsupported")
         least = 1 if limit is None else limit
         question, settings = self.question(), self.settings()
         prompts.refuse_longer(question, rules, max_len, settings)
-        request = prompts.request(question, least, sampling, rules, self._ending(prompts), settings)
+        ending = self._ending(prompts)
+        request = prompts.request(question, least, sampling, rules, ending, settings, processing)
         request.check(max_len)
         if limit is None:
             room = max_len - len(request.prompt)
@@ -159,6 +187,7 @@ class TextBody(Body, kw_only=True):
     """POST /v1/completions."""
 
     prompt: str | list[int | str]
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: Any = None
     suffix: Any = None
     best_of: int | None = None
@@ -168,6 +197,9 @@ class TextBody(Body, kw_only=True):
         if self.best_of not in (None, self.n or 1):
             message = f"best_of={self.best_of} is not supported here unless it is n"
             raise ApiError(400, message, "best_of", "unsupported")
+
+    def listed(self) -> int | None:
+        return self.logprobs
 
     def tokens_limit(self) -> int | None:
         return 16 if self.max_tokens is None else self.max_tokens
@@ -194,9 +226,10 @@ class ChatBody(Body, kw_only=True):
     # Of no use here: calls are not told from text, and drafts come from a model.
     parallel_tool_calls: Any = None
     prediction: Any = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
     # See HARMLESS.
-    top_logprobs: Any = None
-    response_format: Any = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None
@@ -204,6 +237,23 @@ class ChatBody(Body, kw_only=True):
     reasoning_effort: Any = None
     verbosity: Any = None
     web_search_options: Any = None
+
+    def refuse(self) -> None:
+        super().refuse()
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
+
+    def listed(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def grammar(self, prompts: Prompts) -> Grammar | None:
+        schema = None if self.response_format is None else self.response_format.schema()
+        if schema is None:
+            return None
+        try:
+            return prompts.grammars.json(schema)
+        except UsageError as error:
+            raise ApiError(400, f"response_format: {error}", "response_format") from None
 
     def tokens_limit(self) -> int | None:
         given = self.max_completion_tokens

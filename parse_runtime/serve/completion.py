@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parse_runtime.engine.outcome import Outcome
+from parse_runtime.sampling.sampler import TokenLogprobs
+from parse_runtime.serve.likelihoods import chat_logprobs, text_logprobs
+from parse_runtime.serve.streamed import Part
+from parse_runtime.text.spelling import Spelling
 
 Json = dict[str, Any]
 
@@ -21,6 +25,8 @@ class CompletionFormat:
     model: str
     counted: bool = False
     """The stream ends with a chunk of the usage, and the others say that they have none."""
+    spelling: Spelling | None = None
+    """How tokens are written, where their log probabilities are wanted."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -30,7 +36,9 @@ class CompletionFormat:
         for index, outcome in enumerate(outcomes):
             text = {"text": outcome.text}
             message = {"message": {"role": "assistant", "content": outcome.text}}
-            choices.append(_choice(index, message if self.chat else text, outcome.reason))
+            logprobs = self._logprobs(outcome.logprobs)
+            content = message if self.chat else text
+            choices.append(_choice(index, content, logprobs, outcome.reason))
         reports = [outcome.statistics.report() for outcome in outcomes]
         return {
             **self._head("chat.completion" if self.chat else "text_completion", choices),
@@ -42,22 +50,43 @@ class CompletionFormat:
         """What the stream of an answer begins with."""
         return self._chunk(index, {"role": "assistant", "content": ""}) if self.chat else None
 
-    def chunk(self, index: int, text: str) -> Json:
+    def chunk(self, part: Part) -> Json:
         """A chunk of text."""
-        return self._chunk(index, {"content": text} if self.chat else text)
+        content = {"content": part.text} if self.chat else part.text
+        return self._chunk(part.outcome.index, content, self._logprobs(part.logprobs))
 
-    def last(self, index: int, outcome: Outcome) -> Json:
-        """The chunk that says why an answer ended, with the counts of PARSE."""
-        end = self._chunk(index, {} if self.chat else "", outcome.reason)
+    def last(self, part: Part) -> Json:
+        """The chunk that says why an answer ended, with the counts of PARSE.
+
+        It has the log probabilities of tokens that came without text.
+        """
+        outcome = part.outcome
+        logprobs = self._logprobs(part.logprobs) if part.logprobs else None
+        end = self._chunk(outcome.index, {} if self.chat else "", logprobs, outcome.reason)
         return {**end, "parse": outcome.statistics.report()}
 
     def usage(self, outcomes: Sequence[Outcome]) -> Json:
         """The chunk after the last, for clients that ask for it."""
         return {**self._head(self._chunk_kind(), []), "usage": usage(outcomes)}
 
-    def _chunk(self, index: int, content: Json | str, reason: str | None = None) -> Json:
+    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> Json | None:
+        if self.spelling is None:
+            return None
+        return (
+            chat_logprobs(entries, self.spelling)
+            if self.chat
+            else text_logprobs(entries, self.spelling)
+        )
+
+    def _chunk(
+        self,
+        index: int,
+        content: Json | str,
+        logprobs: Json | None = None,
+        reason: str | None = None,
+    ) -> Json:
         named = {"delta": content} if self.chat else {"text": content}
-        chunk = self._head(self._chunk_kind(), [_choice(index, named, reason)])
+        chunk = self._head(self._chunk_kind(), [_choice(index, named, logprobs, reason)])
         return {**chunk, "usage": None} if self.counted else chunk
 
     def _chunk_kind(self) -> str:
@@ -81,5 +110,5 @@ def usage(outcomes: Sequence[Outcome]) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
-def _choice(index: int, content: Json, reason: str | None) -> Json:
-    return {"index": index, **content, "logprobs": None, "finish_reason": reason}
+def _choice(index: int, content: Json, logprobs: Json | None, reason: str | None) -> Json:
+    return {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}

@@ -61,7 +61,7 @@ def translated(error: Exception, retry_seconds: int = 1) -> ApiError:
     if isinstance(error, Stopped):
         return ApiError(503, str(error), None, "stopped")
     if isinstance(error, msgspec.ValidationError):
-        place = re.search(r"at `\$\.([\w.]+)", str(error)) or re.search("field `(.*?)`", str(error))
+        place = re.search(r"`\$\.([\w.]+)", str(error)) or re.search("field `(.*?)`", str(error))
         return ApiError(400, str(error), place[1] if place else None)
     if isinstance(error, UsageError | msgspec.DecodeError):
         code = "context_length_exceeded" if isinstance(error, TooLong) else None

@@ -37,11 +37,8 @@ async def _events(answers: Answers, completion: CompletionFormat) -> AsyncIterat
         for outcome in answers.outcomes:
             if (first := completion.first(outcome.index)) is not None:
                 yield _event(first)
-        async for outcome, text in answers:
-            if text:
-                yield _event(completion.chunk(outcome.index, text))
-            else:
-                yield _event(completion.last(outcome.index, outcome))
+        async for part in answers:
+            yield _event(completion.last(part) if part.last else completion.chunk(part))
         if completion.counted:
             yield _event(completion.usage(answers.outcomes))
     except Exception as error:

@@ -14,10 +14,10 @@ import uvicorn
 
 from foundryrt.console import note, printable
 from foundryrt.errors import UsageError
+from foundryrt.protocols import SessionLike
 from parse_runtime.engine.engine import Engine
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import load
-from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.connection import BACKLOG, Limits, connection_type, connections_allowed
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def run(session: BundleSession, options: Serving) -> None:
+def run(session: SessionLike, options: Serving) -> None:
     """Listen and answer; UsageError where the address cannot be had."""
     loaded = load(session, options.unlike_tokenizers)
     listening = listen(options)

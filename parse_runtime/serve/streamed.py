@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.engine.request import Request, Statistics
+from parse_runtime.sampling.sampler import TokenLogprobs
 from parse_runtime.text.stopping import StopText
 
 
@@ -19,6 +20,13 @@ class StreamedOutcome(Outcome):
     index: int
     ended: Callable[[StreamedOutcome], None]
     """Called in the engine's thread once the answer has ended, in whatever way."""
+    listed: int = 0
+    """Entries of `logprobs` that were handed on."""
+
+    def fresh(self) -> list[TokenLogprobs]:
+        """Log probabilities of the tokens since the last call; in the engine's thread."""
+        begin, self.listed = self.listed, len(self.logprobs)
+        return self.logprobs[begin:]
 
     def finished(self, reason: str, statistics: Statistics) -> None:
         super().finished(reason, statistics)
@@ -27,6 +35,21 @@ class StreamedOutcome(Outcome):
     def failed(self, error: Exception) -> None:
         super().failed(error)
         self.ended(self)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Text that came at once, and the log probabilities of the tokens since the part before."""
+
+    outcome: StreamedOutcome
+    text: str = ""
+    logprobs: Sequence[TokenLogprobs] = ()
+    last: bool = False
+    """The answer has come to its end."""
+
+    def __add__(self, other: Part) -> Part:
+        logprobs = [*self.logprobs, *other.logprobs]
+        return Part(self.outcome, self.text + other.text, logprobs)
 
 
 class Answers:
@@ -40,7 +63,7 @@ class Answers:
     ) -> None:
         """`count` is called in the engine's thread with each answer that has ended."""
         self._loop = asyncio.get_running_loop()
-        self._said: asyncio.Queue[tuple[StreamedOutcome, str | None] | Exception] = asyncio.Queue()
+        self._said: asyncio.Queue[Part | Exception] = asyncio.Queue()
         self._count = count
         self.outcomes = [
             self._outcome(index, request, text()) for index, request in enumerate(requests)
@@ -50,8 +73,8 @@ class Answers:
         """End the iteration with `error`, without waiting for the engine; of the event loop."""
         self._said.put_nowait(error)
 
-    async def __aiter__(self) -> AsyncIterator[tuple[StreamedOutcome, str]]:
-        """Parts of the texts; "" where an answer has come to its end.
+    async def __aiter__(self) -> AsyncIterator[Part]:
+        """Parts of the texts; the last of each answer has none.
 
         Raises what ended an answer that failed.
         """
@@ -60,37 +83,36 @@ class Answers:
             said = [await self._said.get()]
             while not self._said.empty():
                 said.append(self._said.get_nowait())
-            parts: dict[StreamedOutcome, str] = {}
-            ends: list[StreamedOutcome] = []
+            parts: dict[StreamedOutcome, Part] = {}
+            ends: list[Part] = []
             error: Exception | None = None
-            for event in said:
-                if isinstance(event, Exception):
-                    error = event
-                    continue
-                outcome, text = event
-                if text is None:
-                    ends.append(outcome)
-                    error = error or outcome.error
+            for part in said:
+                if isinstance(part, Exception):
+                    error = part
+                elif part.last:
+                    ends.append(part)
+                    error = error or part.outcome.error
                 else:
-                    parts[outcome] = parts.get(outcome, "") + text
-            for outcome, text in parts.items():
-                yield outcome, text
+                    before = parts.get(part.outcome)
+                    parts[part.outcome] = before + part if before else part
+            for part in parts.values():
+                yield part
             if error is not None:
                 raise error
-            for outcome in ends:
-                yield outcome, ""
+            for part in ends:
+                yield part
             left -= len(ends)
 
     def _outcome(self, index: int, request: Request, text: StopText) -> StreamedOutcome:
         outcome = StreamedOutcome(request, text, index=index, ended=self._ended)
-        outcome.show = lambda part: self._put((outcome, part))
+        outcome.show = lambda new: self._put(Part(outcome, new, outcome.fresh()))
         return outcome
 
     def _ended(self, outcome: StreamedOutcome) -> None:
         self._count(outcome)
-        self._put((outcome, None))
+        self._put(Part(outcome, logprobs=outcome.fresh(), last=True))
 
-    def _put(self, event: tuple[StreamedOutcome, str | None]) -> None:
+    def _put(self, part: Part) -> None:
         # A server that is stopped twice does not wait for its answers.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._said.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._said.put_nowait, part)

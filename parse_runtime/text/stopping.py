@@ -16,12 +16,16 @@ class StopText:
     def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
         self._stream, self._stops = stream, [stop for stop in stops if stop]
         self._held = ""
+        self.length = 0
+        """Characters of all that was pushed."""
         self.ended = False
         """A stop string has come; nothing may be pushed any more."""
 
     def push(self, token: int) -> str:
         """The text that is certain to be part of the answer now."""
-        self._held += self._stream.push([token])
+        new = self._stream.push([token])
+        self.length += len(new)
+        self._held += new
         found = [(at + len(s), at) for s in self._stops if (at := self._held.find(s)) >= 0]
         if found:
             self.ended = True

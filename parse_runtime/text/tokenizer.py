@@ -87,6 +87,11 @@ class Tokenizer:
         index = self._inner.token_to_id(token)
         return None if index is None else int(index)
 
+    def piece(self, token: int) -> str | None:
+        """A token as the vocabulary writes it; None for an id that is not in use."""
+        found = self._inner.id_to_token(token)
+        return None if found is None else str(found)
+
     def single(self, text: str) -> int:
         """The id of a text that is one token; UsageError where it is several."""
         tokens = self.encode(text)

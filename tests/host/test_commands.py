@@ -85,3 +85,23 @@ def test_nothing_at_all_shows_the_help(tmp_path: Path, words: list[str]) -> None
     done = command(FOUNDRYC, tmp_path, *words)
     assert "Usage:" in done.stdout + done.stderr and "error:" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_an_input_replaces_nothing(folder: Path, tmp_path: Path) -> None:
+    bundle = folder / "otfs-grid64x32.fdy"
+    before = bundle.read_bytes()
+    (tmp_path / "link").symlink_to(bundle)
+    (tmp_path / "hard").hardlink_to(bundle)
+    for option, path in (
+        ("--bits-out", bundle), ("--llr-out", tmp_path / "link"), ("--latency-plot", "hard"),
+    ):  # fmt: skip
+        refused = command(FOUNDRYRT, tmp_path, "run", bundle, "--frames", 1, option, path)
+        assert refused.returncode == 2 and "is read, and would be replaced" in refused.stderr
+        assert option in refused.stderr and refused.stderr.count("\n") == 1
+    page = command(FOUNDRYC, tmp_path, "report", bundle, "-o", tmp_path / "hard")
+    assert page.returncode == 2 and "the page" in page.stderr
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"somebody's model")
+    capture = command(FOUNDRYC, tmp_path, "capture", "--model", model, "-o", "model.gguf")
+    assert capture.returncode == 2 and "the output model.gguf: is read" in capture.stderr
+    assert bundle.read_bytes() == before and model.read_bytes() == b"somebody's model"

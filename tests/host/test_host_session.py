@@ -15,6 +15,9 @@ import torch
 from foundryc.recorder import Recorder
 from foundryc.weights import TensorFile, whole
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import DTYPES, SEEN_AS
+from foundryrt.convert import storage_dtype
+from foundryrt.cuda.tensor import _TYPES
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
 from foundryrt.weights import WeightsChanged, WeightsMissing
@@ -220,3 +223,37 @@ def test_without_a_check_only_sizes_are_compared(bundle: Path) -> None:
         file.write_bytes(data + b"0")
         with pytest.raises(WeightsChanged):
             session.load_weights(check=False)
+
+
+def test_a_bundle_holds_every_dtype(tmp_path: Path) -> None:
+    """Registered with random bits, taken apart and put back."""
+    random = torch.Generator().manual_seed(3)
+    bits = {n: torch.randint(0, 256, (4 * size,), generator=random) for n, size in DTYPES.items()}
+    tensors = {
+        name: (data % 2 if name == "bool" else data).to(torch.uint8).view(getattr(torch, name))
+        for name, data in bits.items()
+    }
+    with Recorder("host", workload="demo", settings={}) as r:
+        held = {n: r.register(n, tensor, role="input") for n, tensor in tensors.items()}
+        with r.graph("swap") as g:
+            for name, tensor in held.items():
+                g.output(f"{name} swapped", torch.cat((tensor[2:], tensor[:2])))
+        r.save(tmp_path / "dtypes.fdy")
+    with Session.open(tmp_path / "dtypes.fdy") as session:
+        graph = session.graph("swap")
+        graph.launch()
+        for name, tensor in tensors.items():
+            found, swapped = session.read(name), graph.read(f"{name} swapped")
+            assert found.dtype == swapped.dtype == storage_dtype(name)
+            assert str(found.dtype) == SEEN_AS.get(name, name)
+            assert found.tobytes() == bytes(tensor.view(torch.uint8).numpy())
+            assert swapped.tobytes() == np.concatenate((found[2:], found[:2])).tobytes()
+            session.write(name, found)
+
+
+def test_dtypes_are_torchs_and_have_numpys_type_strings() -> None:
+    for name, size in DTYPES.items():
+        assert getattr(torch, name).itemsize == size
+        assert (
+            np.dtype(_TYPES[name]) == storage_dtype(name) and storage_dtype(name).itemsize == size
+        )

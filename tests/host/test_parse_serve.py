@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -133,6 +134,63 @@ def test_settings_of_a_request(server: Server) -> None:
     assert nothing["advances"] > 0
 
 
+def test_log_probabilities_in_the_clients_own_types(server: Server) -> None:
+    options = {"logprobs": True, "top_logprobs": 3, "temperature": 0.8, "seed": 4}
+    whole = server.chat("how likely?", **options).choices[0]
+    assert whole.logprobs is not None and len(whole.logprobs.content) == 12
+    data = b"".join(bytes(entry.bytes) for entry in whole.logprobs.content)
+    assert data.decode(errors="replace") == whole.message.content
+    for entry in whole.logprobs.content:
+        assert entry.logprob < 0 and len(entry.top_logprobs) == 3
+        assert entry.top_logprobs[0].logprob >= entry.logprob
+    chunks = server.chat("how likely?", stream=True, **options)
+    choices = [chunk.choices[0] for chunk in chunks]
+    streamed = [entry for c in choices if c.logprobs for entry in c.logprobs.content]
+    assert streamed == whole.logprobs.content
+    create = server.client.completions.create
+    plain = create(model="tiny", prompt="ab", max_tokens=6, logprobs=2).choices[0].logprobs
+    assert len(plain.tokens) == len(plain.token_logprobs) == len(plain.text_offset) == 6
+    assert all(len(top) == 2 for top in plain.top_logprobs)
+
+
+def test_fields_that_need_logits_leave_the_other_answers_as_they_are(server: Server) -> None:
+    fields: list[dict[str, object]] = [
+        {},
+        {"logprobs": True, "extra_body": {"parse": {"max_rounds": 0}}},
+        {"presence_penalty": 1.5, "frequency_penalty": 0.5, "logit_bias": {"70": -100}},
+        {"extra_body": {"top_k": 3, "min_p": 0.05, "repetition_penalty": 1.3}},
+        {"extra_body": {"parse": {"max_rounds": 0}}},
+        {"extra_body": {"min_tokens": 12}},
+    ]
+
+    def ask(i: int) -> str:
+        choice = server.chat("mixed", max_tokens=20, temperature=2.0, seed=8, **fields[i])
+        return str(choice.choices[0].message.content)
+
+    alone = [ask(i) for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, range(6))) == alone
+    # Nothing but listing was asked for: the target alone would have said the same.
+    assert alone[1] == alone[4] and len(set(alone)) >= 3
+    counts = server.chat("mixed", presence_penalty=1).model_extra["parse"]
+    assert counts["drafted"] == 0 and counts["advances"] == 11
+
+
+def test_an_answer_follows_a_schema_that_the_client_made(server: Server) -> None:
+    pytest.importorskip("llguidance", reason="pip install 'foundry-graphs[grammar]'")
+    pydantic = pytest.importorskip("pydantic")
+    # Numbers have no longest form, so a model of random weights would not come to their end.
+    kind = pydantic.create_model("Kind", sure=(bool, ...), colour=(Literal["red", "blue"], ...))
+    messages = [{"role": "user", "content": "colour?"}]
+    for seed in range(3):
+        parsed = server.client.chat.completions.parse(
+            model="tiny", messages=messages, response_format=kind, temperature=1.0, seed=seed,
+            max_tokens=140,
+        )  # fmt: skip
+        assert parsed.choices[0].message.parsed.colour in ("red", "blue")
+        assert parsed.choices[0].finish_reason == "stop"
+
+
 def test_a_stop_string_ends_the_text(server: Server) -> None:
     whole = server.chat("stop", max_tokens=60).choices[0].message.content
     stop = whole[3:5]
@@ -155,7 +213,8 @@ def test_a_stop_string_ends_the_text(server: Server) -> None:
         ({"max_tokens": 0}, None, "at least 1"),
         ({"max_tokens": "many"}, "max_tokens", "Expected `int"),
         ({"seed": -4}, "seed", ">= 0"),
-        ({"logprobs": True}, "logprobs", "not supported"),
+        ({"tool_choice": "required"}, "tool_choice", "not supported"),
+        ({"logprobs": True, "top_logprobs": 30}, "top_logprobs", "<= 20"),
         ({"tools": [{"type": "function"}]}, "tools", "`function`"),
         ({"extra_body": {"nonsense": 1}}, "nonsense", "unknown field"),
         ({"extra_body": {"parse": {"threshold": 2}}}, None, "probability"),
@@ -181,8 +240,8 @@ def test_over_long_prompts_and_unknown_models(server: Server) -> None:
         server.chat("x", max_completion_tokens=LIMIT, max_tokens=None)
     with pytest.raises(openai.NotFoundError, match="there is 'tiny'"):
         server.chat("x", model="other")
-    with pytest.raises(openai.BadRequestError, match="logprobs=0 is not supported"):
-        server.client.completions.create(model="tiny", prompt="x", logprobs=0)
+    with pytest.raises(openai.BadRequestError, match="<= 5"):
+        server.client.completions.create(model="tiny", prompt="x", logprobs=6)
     assert server.chat("x", n=1, presence_penalty=0.0, frequency_penalty=0, logprobs=False).usage
     with pytest.raises(openai.BadRequestError, match="no token 9999"):
         server.client.completions.create(model="tiny", prompt=[9999])

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.judge import SELECTIONS, stride_cuts
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
+from parse_runtime.sampling.processing import Processing
+from parse_runtime.sampling.sampler import TokenLogprobs
 from parse_runtime.text.translation import SameTokens
 
+VOCABULARY = 100
 STOP, PROMPT, SUFFIX = 0, [90, 91, 92], [70, 71]
+Following = list[int] | NDArray[np.float32]
 Answer = Callable[[list[int], Sampling], int]
 
 
@@ -69,12 +76,28 @@ class Fake:
             )
         ]
 
-    def extend(self, batch: Batch) -> list[list[int]]:
+    def logits(self, slot: int) -> NDArray[np.float32]:
+        """What `say` says is likeliest after what the slot holds."""
+        held = self.rows[slot]
+        found = np.random.default_rng(abs(hash(tuple(held)))).normal(size=VOCABULARY)
+        found[self.say(held, Sampling())] += 9
+        return found.astype(np.float32)
+
+    def prefill_logits(self, slot: int, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+        self._put(slot, tokens, start)
+        return self.logits(slot)
+
+    def extend(self, batch: Batch) -> list[Following]:
         found = [[token] for token in self.decode(batch)]
         for slot, new, sampling in zip(batch.slots, found, batch.samplings, strict=True):
+            if slot in batch.scored:
+                continue
             while len(new) < self.several and len(self.rows[slot]) < self.max_len:
                 new.append(self.say(self._put(slot, new[-1:], len(self.rows[slot])), sampling))
-        return found
+        return [
+            self.logits(slot) if slot in batch.scored else new
+            for slot, new in zip(batch.slots, found, strict=True)
+        ]
 
     def verify(self, slot: int, wanted: Verification) -> Verdict:
         assert list(wanted.suffix) == SUFFIX
@@ -101,7 +124,7 @@ class Heard:
     error: Exception | None = None
     statistics: Statistics = field(default_factory=Statistics)
 
-    def tokens(self, tokens: Sequence[int]) -> int | None:
+    def tokens(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> int | None:
         end = tokens.index(self.stop) if self.stop in tokens else None
         self.said += tokens[:end]
         return end
@@ -122,11 +145,18 @@ class Heard:
         return bool(self.reason or self.error)
 
 
-def request(limit: int = 20, prompt: Sequence[int] = PROMPT, seed: int = 0, **rules) -> Request:
+def request(
+    limit: int = 20,
+    prompt: Sequence[int] = PROMPT,
+    seed: int = 0,
+    processing: Processing | None = None,
+    **rules,
+) -> Request:
     chosen = Rules(**{"stride": 3, **rules})
     return Request(
         prompt=prompt, draft_prompt=prompt, suffix=SUFFIX, stops=frozenset({STOP}),
         translation=SameTokens(frozenset({STOP})),
         cuts=lambda draft: stride_cuts(len(draft), chosen.stride),
         max_new_tokens=limit, rules=chosen, sampling=Sampling(seed=seed),
+        processing=processing or Processing(),
     )  # fmt: skip

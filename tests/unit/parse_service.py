@@ -25,7 +25,7 @@ from parse_runtime.serve.metrics import Metrics
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import SameTokens
-from tests.unit.parse_fakes import Fake, mixing
+from tests.unit.parse_fakes import VOCABULARY, Fake, Following, mixing
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
@@ -37,7 +37,7 @@ class Device(Fake):
     gate = threading.Event()
     pass_seconds = 0.0
 
-    def extend(self, batch: Batch) -> list[list[int]]:
+    def extend(self, batch: Batch) -> list[Following]:
         if self.fault:
             kind, message = self.fault
             raise kind(message)
@@ -64,7 +64,7 @@ class Session(SimpleNamespace):
 def service(device: Device, template: str = TEMPLATE, session: Session | None = None) -> Service:
     """Of a byte tokenizer; answers are of the target alone."""
     device.gate.set()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:60]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:VOCABULARY]
     inner = Inner(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()

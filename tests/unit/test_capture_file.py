@@ -201,3 +201,23 @@ def test_a_large_region_is_never_whole_in_memory(tmp_path, compress):
         assert tracemalloc.get_traced_memory()[1] < 50 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_memory(tmp_path):
+    large = bytes(64 << 20)
+    bombs = {
+        "a region": small(large, compress=True),
+        "a kernel": replace(small(), kernels=[large]),
+        "the index": replace(small(), producer={"a": "b" * (64 << 20)}),
+    }
+    for name, capture in bombs.items():
+        path = tmp_path / "bomb.capture"
+        save(capture, path)
+        assert path.stat().st_size < 1 << 16, name
+        tracemalloc.start()
+        try:
+            with pytest.raises(FoundryError, match=r"bomb\.capture.*unpacks to too much"):
+                read(path)
+            assert tracemalloc.get_traced_memory()[1] < 40 << 20, name
+        finally:
+            tracemalloc.stop()

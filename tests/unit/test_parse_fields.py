@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 
 import msgspec
@@ -74,12 +75,9 @@ def test_null_is_no_value(client) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("logprobs", True), ("top_logprobs", 3), ("logit_bias", {"5": 1}), ("top_k", 40),
-        ("min_p", 0.1), ("frequency_penalty", 0.5), ("presence_penalty", -1),
-        ("repetition_penalty", 1.1), ("response_format", {"type": "json_object"}),
         ("tool_choice", "required"), ("reasoning_effort", "low"), ("audio", {}),
-        ("functions", [{"name": "f"}]), ("min_tokens", 3), ("skip_special_tokens", False),
-        ("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 0),
+        ("functions", [{"name": "f"}]), ("skip_special_tokens", False),
+        ("best_of", 2), ("echo", True), ("suffix", "x"),
     ],
 )  # fmt: skip
 def test_what_is_not_supported_is_refused_by_name(
@@ -87,7 +85,7 @@ def test_what_is_not_supported_is_refused_by_name(
     name: str,
     value: object,
 ) -> None:
-    ask = text if name in ("best_of", "echo", "suffix") or value == 0 else chat
+    ask = text if name in ("best_of", "echo", "suffix") else chat
     refused = ask(client, **{name: value})
     assert refused.status_code == 400
     error = refused.json()["error"]
@@ -111,6 +109,20 @@ def test_what_is_not_supported_is_refused_by_name(
         ({"messages": [{"role": "user"}]}, "messages"),
         ({"messages": [{**USER, "colour": 1}]}, "messages"),
         ({"stream_options": {"exclude": True}}, "stream_options"),
+        ({"logprobs": 2}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"9999": 1}}, "logit_bias"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"top_k": 5, "parse": {"max_rounds": 2}}, "parse"),
+        ({"logprobs": True, "parse": {"threshold": 0.7, "max_rounds": 1}}, "parse"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [
                 {"type": "function", "function": {"name": "f", "arguments": "[1"}}]}]},
@@ -191,12 +203,89 @@ def test_stop_tokens_of_a_request_end_its_answer(client) -> None:  # type: ignor
     assert stopped["choices"][0]["finish_reason"] == "stop"
 
 
+def test_log_probabilities_of_a_chat(client) -> None:  # type: ignore[no-untyped-def]
+    asked = {"logprobs": True, "top_logprobs": 2, "max_tokens": 5}
+    choice = chat(client, **asked).json()["choices"][0]
+    entries = choice["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in entries) == choice["message"]["content"]
+    for entry in entries:
+        assert bytes(entry["bytes"]).decode() == entry["token"]
+        first, second = entry["top_logprobs"]
+        # The likeliest is what was said.
+        assert first == {name: entry[name] for name in ("token", "bytes", "logprob")}
+        assert second["logprob"] < first["logprob"] < 0
+    plain = chat(client, max_tokens=5).json()["choices"][0]
+    assert plain["logprobs"] is None
+    bare = chat(client, max_tokens=5, logprobs=True).json()["choices"][0]["logprobs"]["content"]
+    assert bare == [{**entry, "top_logprobs": []} for entry in entries]
+
+
+def test_log_probabilities_of_a_completion(client) -> None:  # type: ignore[no-untyped-def]
+    choice = text(client, logprobs=1, logit_bias={"40": 100}, max_tokens=3).json()["choices"][0]
+    found = choice["logprobs"]
+    assert found["tokens"] == ["I"] * 3 and choice["text"] == "III"
+    assert found["text_offset"] == [0, 1, 2]
+    for token, logprob, top in zip(*map(found.get, list(found)[:3]), strict=True):
+        # The token itself is listed, though it is none of the likeliest.
+        assert len(top) == 2 and top[token] == logprob == min(top.values())
+    assert text(client, logprobs=0).json()["choices"][0]["logprobs"]["tokens"]
+
+
+def test_streams_list_what_whole_answers_list(client) -> None:  # type: ignore[no-untyped-def]
+    fields = {"n": 2, "seed": 3, "temperature": 2, "top_k": 90, "stop": ["never"]}
+    for ask, logprobs in ((chat, {"logprobs": True, "top_logprobs": 1}), (text, {"logprobs": 2})):
+        whole = ask(client, **fields, **logprobs, max_tokens=9).json()["choices"]
+        found: list[dict] = [{}, {}]  # type: ignore[type-arg]
+        for event in events(ask(client, **fields, **logprobs, max_tokens=9, stream=True)):
+            choice = event["choices"][0]
+            for name, values in (choice["logprobs"] or {}).items():
+                if values is not None:
+                    found[choice["index"]].setdefault(name, []).extend(values)
+        for choice, streamed in zip(whole, found, strict=True):
+            expected = {k: v for k, v in choice["logprobs"].items() if v is not None}
+            assert streamed == expected
+        assert whole[0]["logprobs"] != whole[1]["logprobs"]
+
+
+def test_a_schema_is_followed(client) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("llguidance", reason="pip install 'foundry-graphs[grammar]'")
+    schema = {
+        "type": "object", "additionalProperties": False, "required": ["A", "B"],
+        "properties": {"A": {"enum": [1, 22]}, "B": {"type": "boolean"}},
+    }  # fmt: skip
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    for fields in ({}, {"temperature": 1.5, "seed": 2}, {"ignore_eos": True}):
+        answer = chat(client, response_format=named, max_tokens=61, **fields).json()["choices"][0]
+        said = json.loads(answer["message"]["content"])
+        assert answer["finish_reason"] == "stop" and said.keys() == {"A", "B"}
+        assert said["A"] in (1, 22) and isinstance(said["B"], bool)
+    free = {"type": "json_object"}
+    begun = chat(client, response_format=free, max_tokens=9).json()["choices"][0]
+    assert begun["message"]["content"].startswith("{")
+    if begun["finish_reason"] == "stop":
+        assert isinstance(json.loads(begun["message"]["content"]), dict)
+    assert chat(client, response_format={"type": "text"}).status_code == 200
+    for schema in ({"type": "nonsense"}, {"type": "string", "pattern": "(?=x)"}):
+        named["json_schema"]["schema"] = schema
+        refused = chat(client, response_format=named).json()["error"]
+        assert refused["param"] == "response_format" and "cannot be followed" in refused["message"]
+        assert "\n" not in refused["message"]
+
+
+def test_what_a_schema_needs_is_named_where_it_is_missing(client, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    refused = chat(client, response_format={"type": "json_object"})
+    assert refused.status_code == 400
+    assert "pip install 'foundry-graphs[grammar]'" in refused.json()["error"]["message"]
+
+
 def test_the_api_describes_itself(client) -> None:  # type: ignore[no-untyped-def]
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     fields = document["components"]["schemas"]["ChatBody"]["properties"]
     assert fields.keys() == {field.name for field in msgspec.structs.fields(ChatBody)}
-    assert fields["top_k"] == {"enum": [None, -1, 0]}
+    assert fields["tool_choice"] == {"enum": [None, "none", "auto"]}
+    assert fields["top_k"]["anyOf"][0] == {"type": "integer", "minimum": -1}
     for path in document["paths"]:
         assert client.options(path.replace("{name}", "fake")).status_code == 405
     text_of = json.dumps(document)

@@ -119,7 +119,7 @@ def test_an_error_ends_its_own_request(role: str) -> None:
 
 def test_a_listener_that_raises_ends_its_own_request() -> None:
     class Broken(Heard):
-        def tokens(self, tokens):  # type: ignore[no-untyped-def]
+        def tokens(self, tokens, logprobs=()):  # type: ignore[no-untyped-def]
             raise ValueError("broken")
 
     scheduler, heard = Scheduler(*models(2)), [Broken(), Heard()]
@@ -152,7 +152,7 @@ class Waiting(Heard):
         super().__init__()
         self.event, self.gate = threading.Event(), gate
 
-    def tokens(self, tokens):  # type: ignore[no-untyped-def]
+    def tokens(self, tokens, logprobs=()):  # type: ignore[no-untyped-def]
         if self.gate:
             assert self.gate.wait(10)
         return super().tokens(tokens)

@@ -91,3 +91,16 @@ def test_the_reference_names_what_exists(page: Path) -> None:
         assert whole.is_file() or re.search(rf"\b{member}\b", source.read_text(encoding="utf-8")), (
             name
         )
+
+
+NAMED_FILE = re.compile(r"`((?:tests/)?(?:\w+/)+test_\w+\.py)(?:::(\w+))?`")
+
+
+@pytest.mark.parametrize("page", ["docs/compared.md", "tests/README.md"])
+def test_tests_that_a_page_names_exist(page: str) -> None:
+    named = NAMED_FILE.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert len(named) > 30
+    for file, test in named:
+        path = ROOT / file if file.startswith("tests/") else ROOT / "tests" / file
+        assert path.is_file(), file
+        assert not test or f"\ndef {test}(" in path.read_text(encoding="utf-8"), f"{file}::{test}"
