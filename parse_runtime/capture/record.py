@@ -62,6 +62,12 @@ def _models(settings: Settings) -> tuple[Model, Model]:
             raise UsageError(
                 f"max-len {settings.max_len} exceeds the model's {model.config.max_positions}"
             )
+    tree = settings.sizes().tree
+    if tree and 0 < target.config.window <= tree.depth:
+        raise UsageError(
+            f"eagle-depth {tree.depth}: the model's sliding window of {target.config.window} "
+            "tokens must be longer"
+        )
     if not _same_tokens(target, draft):
         if settings.speculate:
             raise UsageError(
