@@ -72,6 +72,7 @@ def capture(
     embed_weights: cache_cli.EmbedWeights = False,
     compile: cache_cli.Compile = False,
     base: cache_cli.Base = None,
+    fit: cache_cli.Fit = False,
     cache: Annotated[
         str | None,
         typer.Option(envvar="FOUNDRY_CACHE", help="Fetch it from this cache, or push it there."),
@@ -85,7 +86,7 @@ def capture(
     opens at the same time need bases 2 TiB apart.
     """
     with reporting():
-        request = Request.read(name, target, embed_weights, context.args, compile, base)
+        request = Request.read(name, target, embed_weights, context.args, compile, base, fit)
         output = output or _unused_name(request, target, force)
         check_output(output)
         cache_cli.say_target(request)

@@ -45,6 +45,10 @@ EmbedWeights = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="Capture the workload under torch.compile (cuda).")
 ]
+Fit = Annotated[
+    bool,
+    typer.Option("--fit", help="Sizes that are not given: as files, target and machine suggest."),
+]
 Base = Annotated[
     str | None,
     typer.Option(help="Where its memory begins (cuda): an address such as 0x640000000000."),
@@ -58,6 +62,7 @@ def key(
     embed_weights: EmbedWeights = False,
     compile: Compile = False,
     base: Base = None,
+    fit: Fit = False,
     device_profile: Annotated[
         str | None, typer.Option(help="A named GPU such as h100-sxm, for want of one here.")
     ] = None,
@@ -76,7 +81,7 @@ def key(
     """
     with reporting():
         target = target or ("cuda" if device_profile else None)
-        request = Request.read(name, target, embed_weights, context.args, compile, base)
+        request = Request.read(name, target, embed_weights, context.args, compile, base, fit)
         say_target(request)
         parts = request.parts(device_profile, part or ())
         found = {"key": key_of(parts)}

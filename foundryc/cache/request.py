@@ -11,7 +11,7 @@ from foundryc import workload
 from foundryc.cache.environment import environment, profile
 from foundryc.cache.key import Parts, gather
 from foundryc.cache.target import usable_target
-from foundryc.workload import CaptureWorkload
+from foundryc.workload import CaptureWorkload, WithFit
 from foundryrt import options
 from foundryrt.bundle.schema import TARGETS
 from foundryrt.errors import UsageError
@@ -44,9 +44,11 @@ class Request:
         arguments: Sequence[str],
         compile: bool = False,
         base: str | None = None,
+        fit: bool = False,
     ) -> Request:
         """A workload that is not named is the one whose options `arguments` are; a target that is
-        not named is the one that this machine can capture for.
+        not named is the one that this machine can capture for. With `fit` the workload chooses the
+        settings that are not given.
 
         UsageError for an unknown target, workload or option of it, or a base that cannot be.
         """
@@ -54,8 +56,13 @@ class Request:
             raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
         asked = name or workload.chosen_by(arguments)
         module = workload.find(asked)
-        settings = options.parse(module.Settings, arguments)
+        given = options.given(module.Settings, arguments)
         chosen, why = (target, "") if target else usable_target()
+        if fit:
+            if not isinstance(module, WithFit):
+                raise UsageError(f"--fit: workload {asked!r} cannot choose its sizes")
+            given = {**module.fitted(given, chosen), **given}
+        settings = module.Settings(**given)
         address = None if base is None else _address(base, chosen)
         # A folder of this machine is no name to find a workload by.
         known = Path(asked).stem if is_file(asked) else asked

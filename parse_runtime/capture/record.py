@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from foundryrt.console import note
 from foundryrt.errors import UsageError
 from parse_runtime.capture.files import inputs
+from parse_runtime.capture.fit import fitted
 from parse_runtime.capture.settings import Settings
 from parse_runtime.text.chat import Chat
 from parse_runtime.weights.eagle3 import open_head
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from parse_runtime.capture.parameters import Register
     from parse_runtime.capture.passes import Compile, Passes
 
-__all__ = ["Settings", "build", "inputs", "record"]
+__all__ = ["Settings", "build", "fitted", "inputs", "record"]
 
 
 def record(recorder: Recorder, settings: Settings) -> None:
