@@ -37,6 +37,10 @@ BENCHMARKS = {
             "cache.json",
         ),
         Benchmark(
+            "serve-size", "serving.size", "what the serving process's packages take on disk",
+            "serve_size.json",
+        ),
+        Benchmark(
             "otfs", "receiver.frames",
             "the receiver at frame pace and flat out, stages, roofline, baselines",
             "otfs.json", gpu=True,

@@ -267,7 +267,7 @@ TABLES: dict[str, list[list[Target]]] = {
         [serving("14B, acceptance 0.75, batch 32: gain", "gain/gain_by_acceptance", 1.6, 2.0,
                  "parse_geometry.json", higher=True, figure=given_acceptance)],
         [serving("packages of the serving process, installed", "installed_mb", 200, 120,
-                 unit="MB", cpu=True)],
+                 "serve_size.json", unit="MB", cpu=True)],
         [serving("replica through Ray Serve / the process's own start", "ray_start_ratio",
                  1.5, 1.2, cpu=True)],
         [serving("requests lost or wrong in 20 minutes above capacity", "requests_lost", 0,
