@@ -68,8 +68,9 @@ def _driver(chosen: Sequence[str]) -> tuple[str, WithCapture]:
 def obtained(name: str, arguments: Sequence[str]) -> Path:
     """The bundle that `foundryc capture` makes of these arguments of workload `name`.
 
-    It lies in the user's cache folder, one file for each list of arguments and working folder. Where torch is missing,
-    nothing can be captured and no key be compared: the file that is there is taken, with a word.
+    It lies in the user's cache folder, one file for each list of arguments and working folder.
+    Where torch is missing, nothing can be captured and no key be compared: the file that is there
+    is taken, with a word.
     """
     folder = user_folder("models")
     # A model may be named by a path from here.
