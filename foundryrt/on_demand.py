@@ -26,7 +26,7 @@ from foundryrt.workload import RUN, RunWorkload, ServingWorkload, WithCapture, f
 
 _HERE = ("weights", "trust", "json")
 """Options of `run` and `serve` themselves."""
-_CAPTURE = ("target", "cache", "compile", "base")
+_CAPTURE = ("target", "cache", "compile")
 """Options of `foundryc capture` itself."""
 
 

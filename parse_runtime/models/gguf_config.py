@@ -153,18 +153,20 @@ def _gemma(
     get: Callable[..., Any], architecture: str, layers: int, hidden: int, heads: int
 ) -> dict[str, Any]:
     """What llama.cpp knows of Gemma; the converter has put the 1 into the norms' weights."""
-    if architecture not in ("gemma2", "gemma3"):
+    if architecture not in _GEMMA_27B:
         return {}
     found: dict[str, Any] = {
         "gelu": True,
         "output_norms": True,
         "embedding_scale": hidden**0.5,
-        "logit_cap": float(get("final_logit_softcapping") or 0.0),
     }
+    # Where a key is missing, llama.cpp's own.
     if architecture == "gemma3":
-        found["windowed_rope_theta"] = float(get("rope.freq_base_swa") or 10000.0)
+        found["windowed_rope_theta"] = float(get("rope.freq_base_swa", 10000.0))
+        found["logit_cap"] = float(get("final_logit_softcapping", 0.0))
     else:
-        found["score_cap"] = float(get("attn_logit_softcapping") or 0.0)
+        found["score_cap"] = float(get("attn_logit_softcapping", 50.0))
+        found["logit_cap"] = float(get("final_logit_softcapping", 30.0))
     if layers == _GEMMA_27B[architecture]:
         found["score_scale"] = (hidden / heads) ** -0.5
     return found
