@@ -115,8 +115,8 @@ def memory(target: str) -> int:
                 if gpu.load.memory_total:
                     return gpu.load.memory_total
         raise UsageError("--fit: no GPU here says how much memory it has; give the sizes")
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):
         # A container's own limit; "max" where it has none.
-        pages = min(pages, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return pages
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
