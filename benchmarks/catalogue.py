@@ -51,6 +51,15 @@ BENCHMARKS = {
             "cache.json",
         ),
         Benchmark(
+            "serve-size", "serving.size", "what the serving process's packages take on disk",
+            "serve_size.json",
+        ),
+        Benchmark(
+            "serve-ray", "serving.replicas",
+            "replicas through Ray Serve: start beside the process's own, scaling, one killed",
+            "serve_ray.json",
+        ),
+        Benchmark(
             "otfs", "receiver.frames",
             "the receiver at frame pace and flat out, stages, roofline, baselines",
             "otfs.json", gpu=True,

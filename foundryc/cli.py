@@ -74,6 +74,7 @@ def capture(
     compile: cache_cli.Compile = False,
     base: cache_cli.Base = None,
     relocate: cache_cli.Relocate = None,
+    fit: cache_cli.Fit = False,
     cache: Annotated[
         str | None,
         typer.Option(envvar="FOUNDRY_CACHE", help="Fetch it from this cache, or push it there."),
@@ -86,7 +87,9 @@ def capture(
     `foundryc capture --model smollm2`, `foundryc capture --grid 1024x32`.
     """
     with reporting():
-        request = Request.read(name, target, embed_weights, context.args, compile, base, relocate)
+        request = Request.read(
+            name, target, embed_weights, context.args, compile, base, relocate, fit
+        )
         output = output or _unused_name(request, target, force)
         check_output(output)
         refuse_input("the output", output, request.inputs())

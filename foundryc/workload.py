@@ -37,6 +37,17 @@ class WithInputs(Protocol):
         """By setting, the files that determine the bundle; UsageError where one is missing."""
 
 
+@runtime_checkable
+class WithFit(Protocol):
+    """A workload that can choose its own sizes."""
+
+    def fitted(self, given: Mapping[str, Any], target: str) -> Mapping[str, Any]:
+        """Values of settings that `given` leaves open, for its files, the target and this machine.
+
+        They depend on what the machine has, not on what is free just now: a key counts them.
+        """
+
+
 def find(name: str) -> CaptureWorkload:
     """The capture side of workload `name` (foundryrt/workload.py says how it is found)."""
     module = workload.find(GROUP, name)

@@ -88,7 +88,7 @@ def run(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Run the workload that BUNDLE was captured from.
+    """Run the workload that BUNDLE was captured from, or `--model NAME` in place of BUNDLE.
 
     Its own options go anywhere between these (see `foundryrt options BUNDLE.fdy`), for example
     --prompt or --frames.
@@ -120,6 +120,10 @@ def serve(
     name: WorkloadName = None,
 ) -> None:
     """Serve the workload of BUNDLE over HTTP until SIGTERM, where it has a server.
+
+    `--model NAME` in place of BUNDLE takes the model's bundle from a cache, or has it captured by
+    `foundryc`; then options of the capture may be given, too (see `foundryc workloads parse`), and
+    sizes that are not given are chosen for this machine.
 
     Its own options go anywhere between these (see `foundryrt options BUNDLE.fdy --serve`), for
     example --port.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from foundryrt.errors import UsageError
@@ -42,6 +42,11 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
     UsageError for an unknown option, a missing value, a value of another type, or a required
     option that is not given.
     """
+    return options(**given(options, arguments))
+
+
+def given(options: type[Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The values of the fields that `arguments` name; errors are those of `parse`."""
     fields = _fields(options)
     values: dict[str, Any] = {}
     rest = list(arguments)
@@ -67,7 +72,20 @@ def parse(options: type[T], arguments: Sequence[str]) -> T:
         required = description.default is dataclasses.MISSING
         if required and description.default_factory is dataclasses.MISSING and field not in values:
             raise UsageError(f"{flag(field)} is required")
-    return options(**values)
+    return values
+
+
+def split(arguments: Sequence[str], fields: Collection[str]) -> tuple[list[str], list[str]]:
+    """`arguments` that are options of these fields, with their values, and the others."""
+    theirs: list[str] = []
+    others: list[str] = []
+    rest = list(arguments)
+    while rest:
+        words = [rest.pop(0)]
+        if words[0].startswith("--") and "=" not in words[0] and rest and rest[0][:2] != "--":
+            words.append(rest.pop(0))
+        (theirs if named(words) & set(fields) else others).extend(words)
+    return theirs, others
 
 
 def flag(field: str) -> str:

@@ -32,9 +32,30 @@ def _on_device(path: str) -> bool:
     return header.startswith(b"FDY") and _KERNEL in kinds
 
 
+def _with_bundle(command: str, words: list[str]) -> list[str]:
+    """The command's arguments with the bundle of the model that they name, if they do."""
+    from foundryrt import on_demand
+
+    if bundle_word(words) >= 0 or not on_demand.asked(words):
+        return words
+    from foundryrt.console import note
+    from foundryrt.errors import FoundryError
+
+    try:
+        return on_demand.with_bundle(command, words)
+    except FoundryError as error:
+        note(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 def main() -> None:
     """Run the command; a cuda bundle's device starts meanwhile."""
     words = sys.argv[2:]
+    if sys.argv[1:2] in (["run"], ["serve"]) and "--model" in " ".join(words):
+        words = _with_bundle(sys.argv[1], words)
+        sys.argv[2:] = words
     if sys.argv[1:2] == ["run"] and "--standby" in words:
         from foundryrt.standby import client, wire
 

@@ -46,6 +46,14 @@ class ServingWorkload(RunWorkload, Protocol):
         """Answer requests until SIGTERM or SIGINT."""
 
 
+@runtime_checkable
+class WithCapture(RunWorkload, Protocol):
+    """A workload whose bundle can be named by what it is captured of."""
+
+    Capture: type[Any]
+    """The settings of its capture, as `Settings` of its other half."""
+
+
 RUN = "foundryrt.workloads"
 """Entry points of run sides; those of capture sides are in foundryc/workload.py."""
 

@@ -45,6 +45,10 @@ EmbedWeights = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="Capture the workload under torch.compile (cuda).")
 ]
+Fit = Annotated[
+    bool,
+    typer.Option("--fit", help="Sizes that are not given: as files, target and machine suggest."),
+]
 Base = Annotated[
     str | None,
     typer.Option(help="Where its memory begins (cuda): an address such as 0x640000000000."),
@@ -70,6 +74,7 @@ def key(
     compile: Compile = False,
     base: Base = None,
     relocate: Relocate = None,
+    fit: Fit = False,
     device_profile: Annotated[
         str | None, typer.Option(help="A named GPU such as h100-sxm, for want of one here.")
     ] = None,
@@ -88,7 +93,9 @@ def key(
     """
     with reporting():
         target = target or ("cuda" if device_profile else None)
-        request = Request.read(name, target, embed_weights, context.args, compile, base, relocate)
+        request = Request.read(
+            name, target, embed_weights, context.args, compile, base, relocate, fit
+        )
         say_target(request)
         parts = request.parts(device_profile, part or ())
         found = {"key": key_of(parts)}

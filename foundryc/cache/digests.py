@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
+from foundryc.cache.memo import remembered
 from foundryrt.errors import UsageError
 
 CHUNK = 64 << 20
@@ -17,9 +18,13 @@ _SOURCES = {".py", ".cpp", ".hpp", ".cu", ".cuh", ".json"}
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 over the SHA-256 of each 64 MiB, so that all cores take part; UsageError."""
+    """SHA-256 over the SHA-256 of each 64 MiB, so that all cores take part; UsageError.
+
+    That of a large file is kept between processes.
+    """
     try:
-        return _of_contents(path.resolve(), *_identity(path))
+        real, identity = path.resolve(), _identity(path)
+        return remembered(real, identity, lambda: _of_contents(real, *identity))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 

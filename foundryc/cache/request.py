@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from foundryc import workload
 from foundryc.cache.environment import environment, profile
 from foundryc.cache.key import Parts, gather
 from foundryc.cache.target import usable_target
-from foundryc.workload import CaptureWorkload
+from foundryc.workload import CaptureWorkload, WithFit
 from foundryrt import options
 from foundryrt.bundle.schema import TARGETS
 from foundryrt.errors import UsageError
@@ -49,9 +49,11 @@ class Request:
         compile: bool = False,
         base: str | None = None,
         relocate: bool | None = None,
+        fit: bool = False,
     ) -> Request:
         """A workload that is not named is the one whose options `arguments` are; a target that is
-        not named is the one that this machine can capture for.
+        not named is the one that this machine can capture for. With `fit` the workload chooses the
+        settings that are not given.
 
         UsageError for an unknown target, workload or option of it, or a base that cannot be.
         """
@@ -59,8 +61,13 @@ class Request:
             raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
         asked = name or workload.chosen_by(arguments)
         module = workload.find(asked)
-        settings = options.parse(module.Settings, arguments)
+        given = options.given(module.Settings, arguments)
         chosen, why = (target, "") if target else usable_target()
+        if fit:
+            if not isinstance(module, WithFit):
+                raise UsageError(f"--fit: workload {asked!r} cannot choose its sizes")
+            given = {**module.fitted(given, chosen), **given}
+        settings = module.Settings(**given)
         address = None if base is None else _address(base, chosen)
         # A folder of this machine is no name to find a workload by.
         known = Path(asked).stem if is_file(asked) else asked
@@ -80,7 +87,7 @@ class Request:
             compile,
             address,
             chosen == "cuda" and relocate is not False,
-            (*command, *arguments),
+            (*command, *_flags(given)),
             why,
         )
 
@@ -109,6 +116,12 @@ class Request:
                 raise UsageError(f"--part {text!r}: NAME=VALUE of one of {', '.join(parts)}")
             parts[name] = value
         return parts
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{options.flag(field)}={value}" for field, value in values.items() if value is not None
+    ]
 
 
 def _address(text: str, target: str) -> int:

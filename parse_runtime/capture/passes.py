@@ -52,6 +52,10 @@ class Passes:
         self._extend = [found.extend(batch) for batch in s.batches] if s.tree else []
         self.cache = self._add_cache("cache", c, s.cache_rows)
         self._frequencies = self._constant("inverse_frequencies", c.inverse_frequencies())
+        self._windowed_frequencies = None
+        if c.windowed_rope_theta:
+            name = "windowed_frequencies"
+            self._windowed_frequencies = self._constant(name, c.windowed_frequencies())
         self._slot = self._input(found.slot)
         for signature in (*self._prefill, *self._decode, *self._verify):
             self._add_inputs(signature)
@@ -108,7 +112,7 @@ class Passes:
         """A chunk of one slot, and a token sampled after its wanted row."""
         rows, hidden, features = self._slot_pass(signature, self.sizes.max_len + 1)
         wanted = self._read(signature, "wanted")
-        scores = logits(self.parameters, hidden.index_select(0, wanted))
+        scores = self._logits(hidden.index_select(0, wanted))
         token = self._sample(signature, scores, rows.positions.index_select(0, wanted))
         if self._head:
             after = self._read(signature, "next")
@@ -124,7 +128,7 @@ class Passes:
         """
         rows = Rows.steps(self._read(signature, "plan"), self._read(signature, "slots"))
         hidden, _ = self._forward(rows, self.sizes.max_len + 1)
-        scores = logits(self.parameters, hidden)
+        scores = self._logits(hidden)
         return {"token": self._sample(signature, scores, rows.positions), "logits": scores}
 
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -137,7 +141,7 @@ class Passes:
         token, position = self._read(signature, "roots").unbind(0)
         drafts, rows = speculation.rows(token, position, slots)
         hidden, features = self._forward(rows, self.sizes.max_len + 1)
-        scores = logits(self.parameters, hidden)
+        scores = self._logits(hidden)
         choices = self._sample(signature, scores, rows.positions).view(slots.shape[0], -1)
         count, path, after = speculation.check(drafts, position, choices)
         speculation.move(self.cache, position, slots, count, path)
@@ -152,7 +156,7 @@ class Passes:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.fill_head_cache(features, rows, following)
         wanted = self._read(signature, "wanted")
-        scores = logits(self.parameters, hidden.index_select(0, wanted)).float()
+        scores = self._logits(hidden.index_select(0, wanted)).float()
         chosen = scores.index_select(1, self._judge)
         verdicts = chosen.softmax(-1)[:, 0].contiguous()
         count, rule = torch.split(self._read(signature, "rule"), 1)
@@ -166,8 +170,11 @@ class Passes:
     def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
         return forward(
             self.parameters, self.config, self._frequencies, rows, self.cache, keys, self._tapped,
-            self._layer,
+            self._layer, self._windowed_frequencies,
         )  # fmt: skip
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return logits(self.parameters, hidden, self.config.logit_cap)
 
     def _sample(self, signature: PassSignature, scores: Tensor, positions: Tensor) -> Tensor:
         """A token of each row; a pass with several rows a slot has one sampling for them all."""

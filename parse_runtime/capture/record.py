@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from foundryrt.console import note
 from foundryrt.errors import UsageError
 from parse_runtime.capture.files import inputs
+from parse_runtime.capture.fit import fitted
 from parse_runtime.capture.settings import Settings
 from parse_runtime.text.chat import Chat
 from parse_runtime.weights.eagle3 import open_head
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from parse_runtime.capture.parameters import Register
     from parse_runtime.capture.passes import Compile, Passes
 
-__all__ = ["Settings", "build", "inputs", "record"]
+__all__ = ["Settings", "build", "fitted", "inputs", "record"]
 
 
 def record(recorder: Recorder, settings: Settings) -> None:
@@ -62,6 +63,12 @@ def _models(settings: Settings) -> tuple[Model, Model]:
             raise UsageError(
                 f"max-len {settings.max_len} exceeds the model's {model.config.max_positions}"
             )
+    tree = settings.sizes().tree
+    if tree and 0 < target.config.window <= tree.depth:
+        raise UsageError(
+            f"eagle-depth {tree.depth}: the model's sliding window of {target.config.window} "
+            "tokens must be longer"
+        )
     if not _same_tokens(target, draft):
         if settings.speculate:
             raise UsageError(

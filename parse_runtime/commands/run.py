@@ -8,6 +8,7 @@ from foundryrt.console import write
 from foundryrt.errors import UsageError
 from foundryrt.options import option
 from foundryrt.protocols import SessionLike
+from parse_runtime.capture.settings import Settings as Capture
 from parse_runtime.commands.jobs import Defaults, Job, Line, read
 from parse_runtime.commands.many import answer_all
 from parse_runtime.engine.batch import Sampling
@@ -18,7 +19,7 @@ from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
 from parse_runtime.serve import Serving, serve
 
-__all__ = ["Options", "Serving", "run", "serve"]
+__all__ = ["Capture", "Options", "Serving", "run", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,28 +6,33 @@ import torch
 from torch import Tensor
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, in torch; the mean square is float32."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """x / rms(x) * (offset + weight) over the last dimension, in torch.
+
+    The mean square is float32, and with an offset (Gemma) the product is, too.
+    """
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    if offset:
+        return (wide * (offset + weight.float())).to(x.dtype)
     return weight * wide.to(x.dtype)
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """(rms_norm(sum), sum) where sum = residual + x, both [T, H] of the weight's dtype.
 
     `x` is [T, H], or parts [S, T, H] of `linear_parts`, which are added first. Without a residual
-    the sum is x.
+    the sum is x. `offset` is added to the weight.
     """
     if x.is_cuda:
         from parse_runtime.kernels.cuda.norm import add_rms_norm as kernel
 
-        return kernel(x, residual, weight, eps)
+        return kernel(x, residual, weight, eps, offset)
     x = added(x, weight.dtype)
     total = x if residual is None else residual + x
-    return rms_norm(total, weight, eps), total
+    return rms_norm(total, weight, eps, offset), total
 
 
 def added(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,24 +16,26 @@ def rotate_store(
     write: Tensor,
     norms: tuple[Tensor, Tensor] | None = None,
     eps: float = 0.0,
+    offset: float = 0.0,
 ) -> Tensor:
     """Rotated queries [T, heads, D]; rotated keys and values go to the cache.
 
     `qkv` is [T, (heads + 2 * kv_heads) * D], or parts [S, T, ...] of `linear_parts`; `positions`
     int64 [T]; `inverse_frequencies` float32 [D / 2]; `cache_layer` [2, kv_heads, slots, rows, D];
     `write` int64 [T] is slot * rows + row. `norms` are the weights [D] of the query and key norms
-    (Qwen3). The pairs that rotate are the two halves of a head.
+    (Qwen3), to which `offset` is added (Gemma 3). The pairs that rotate are the two halves of a
+    head.
     """
     if qkv.is_cuda:
         from parse_runtime.kernels.cuda.rotate import rotate_store as kernel
 
-        return kernel(qkv, positions, inverse_frequencies, cache_layer, write, norms, eps)
+        return kernel(qkv, positions, inverse_frequencies, cache_layer, write, norms, eps, offset)
     kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]
     qkv = added(qkv, cache_layer.dtype)
     qkv = qkv.view(qkv.shape[0], -1, head_dim)
     q, k, v = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
     if norms is not None:
-        q, k = rms_norm(q, norms[0], eps), rms_norm(k, norms[1], eps)
+        q, k = rms_norm(q, norms[0], eps, offset), rms_norm(k, norms[1], eps, offset)
     cosine, sine = rotary(positions, inverse_frequencies, q.dtype)
     flat = cache_layer.flatten(2, 3)
     flat[0].index_copy_(1, write, rotate(k, cosine, sine).transpose(0, 1))

@@ -8,23 +8,26 @@ from torch import Tensor
 from parse_runtime.kernels.streamed import streams
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, [T, I], of [T, 2I] that holds the gates first."""
+def swiglu(gate_up: Tensor, gelu: bool = False) -> Tensor:
+    """silu(gate) * up, [T, I], of [T, 2I] that holds the gates first.
+
+    With `gelu` it is gelu(gate) * up, GELU being approximated by tanh (GeGLU, as Gemma has it).
+    """
     if gate_up.is_cuda:
         from parse_runtime.kernels.cuda.swiglu import swiglu as kernel
 
-        return kernel(gate_up)
+        return kernel(gate_up, gelu)
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
 
 
-def linear_swiglu(x: Tensor, gate_up: Tensor) -> Tensor:
-    """swiglu(linear(x, gate_up)) [T, I] of x [T, K] and gate_up [2I, K].
+def linear_swiglu(x: Tensor, gate_up: Tensor, gelu: bool = False) -> Tensor:
+    """swiglu(linear(x, gate_up), gelu) [T, I] of x [T, K] and gate_up [2I, K].
 
     Rows are independent as in `linear`.
     """
     if streams(x):
         from parse_runtime.kernels.cuda.swiglu import stream_swiglu
 
-        return stream_swiglu(x, gate_up)
-    return swiglu(F.linear(x, gate_up))
+        return stream_swiglu(x, gate_up, gelu)
+    return swiglu(F.linear(x, gate_up), gelu)

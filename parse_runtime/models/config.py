@@ -1,4 +1,4 @@
-"""What a Llama, Qwen2, Qwen3 or Qwen3-MoE decoder is; from a config.json or GGUF metadata."""
+"""What a decoder is: sizes and variants, from a config.json or GGUF metadata."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3_moe")
+ARCHITECTURES = (
+    "llama", "qwen2", "qwen3", "qwen3_moe", "mistral", "mixtral", "gemma2", "gemma3",
+)  # fmt: skip
 LARGEST = 1 << 24
 """No size of a model is above; a damaged one must not be counted up to."""
 
@@ -29,6 +31,25 @@ class ModelConfig:
     rope_theta: float
     rope_divisors: tuple[float, ...] = ()
     """What each of the head_dim / 2 rotary frequencies is divided by; empty for none."""
+    window: int = 0
+    """Keys that a row of a windowed layer sees at most, its own among them; 0 for no window."""
+    windowed_layers: tuple[int, ...] = ()
+    windowed_rope_theta: float = 0.0
+    """Rotary base of windowed layers, which then have no divisors; 0 for that of all layers."""
+    score_scale: float = 0.0
+    """Factor of attention scores; 0 for head_dim ** -0.5."""
+    score_cap: float = 0.0
+    """Attention scores s become cap * tanh(s / cap); 0 for none."""
+    logit_cap: float = 0.0
+    """The same of logits."""
+    embedding_scale: float = 1.0
+    """Factor of the embeddings that enter the first layer."""
+    gelu: bool = False
+    """GELU, approximated by tanh, in place of SiLU."""
+    norm_offset: float = 0.0
+    """What is added to the weights of norms: 1 in Gemma's safetensors."""
+    output_norms: bool = False
+    """What attention and MLP give is normalized before it is added to the residual stream."""
     tied_embeddings: bool = False
     """The output projection is the embedding table."""
     qkv_bias: bool = False
@@ -57,6 +78,15 @@ class ModelConfig:
             raise UsageError(
                 f"model configuration: rope_theta {self.rope_theta}, rms_eps {self.rms_eps}"
             )
+        if self.window < 0 or (self.windowed_layers and not self.window):
+            raise UsageError(f"model configuration: sliding window of {self.window}")
+        if not (self.windowed_rope_theta == 0 or 1 <= self.windowed_rope_theta < math.inf):
+            raise UsageError(
+                f"model configuration: rope_theta {self.windowed_rope_theta} of windowed layers"
+            )
+        for name in ("score_scale", "score_cap", "logit_cap", "embedding_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"model configuration: {name} is {getattr(self, name)}")
         if self.heads % self.kv_heads:
             raise UsageError(
                 f"model configuration: {self.heads} heads do not divide among "
@@ -98,19 +128,9 @@ class ModelConfig:
         divisors = self.rope_divisors or (1.0,) * half
         return [self.rope_theta ** (-i / half) / divisors[i] for i in range(half)]
 
-
-def llama3_divisors(
-    head_dim: int, theta: float, factor: float, low: float, high: float, original: int
-) -> tuple[float, ...]:
-    """Llama 3.1's frequency scaling as divisors of the plain frequencies.
-
-    Wavelengths above original / low are stretched by `factor`, those below original / high are
-    kept, and between them the frequency is interpolated.
-    """
-    divisors = []
-    for i in range(head_dim // 2):
-        wavelength = 2 * math.pi * theta ** (2 * i / head_dim)
-        kept = (original / wavelength - low) / (high - low)
-        kept = min(max(kept, 0.0), 1.0)
-        divisors.append(1 / ((1 - kept) / factor + kept))
-    return tuple(divisors)
+    def windowed_frequencies(self) -> list[float]:
+        """Those of windowed layers."""
+        if not self.windowed_rope_theta:
+            return self.inverse_frequencies()
+        half = self.head_dim // 2
+        return [self.windowed_rope_theta ** (-i / half) for i in range(half)]

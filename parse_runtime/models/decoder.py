@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class Rows:
     """[1], the slot of every row, or [B], and then T / B rows in turn belong to each."""
     ancestors: Tensor | None = None
     """or, where given, those whose distance from the start is a set bit."""
+    lows: Tensor | None = None
+    """Where given, key rows below the cut are seen from here on."""
 
     @staticmethod
     def of(plan: Tensor, slot: Tensor) -> Rows:
@@ -77,6 +79,17 @@ class Rows:
         """Rows of a slot."""
         return self.tokens.shape[0] // self.slots.shape[0]
 
+    def windowed(self, window: int) -> Rows:
+        """The same rows, which see the last `window` tokens of what they saw, their own included.
+
+        A token below the cut is kept in the row of its position. Ancestors stay: a window is
+        longer than drafts are deep.
+        """
+        lows = (self.positions - (window - 1)).clamp(min=0)
+        if self.ancestors is not None:
+            return replace(self, lows=lows)
+        return replace(self, lows=lows, starts=torch.maximum(self.starts, self.rows - (window - 1)))
+
     def places(self, rows: int) -> Tensor:
         """Where keys and values go in a cache whose slots, `rows` long, lie end to end."""
         slots = self.slots if self.ancestors is None else self.slots.repeat_interleave(self.length)
@@ -85,7 +98,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Pass:
-    """What all layers of a pass share."""
+    """What all layers of a pass share, or all windowed ones."""
 
     config: ModelConfig
     inverse_frequencies: Tensor
@@ -109,23 +122,37 @@ def forward(
     keys: int,
     tapped: Sequence[int] = (),
     layer: Layer | None = None,
+    windowed_frequencies: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Normalized hidden states [T, hidden] of T rows; their keys and values go to the cache.
 
     Attention reads the first `keys` rows of a slot. The second result has the hidden states
     [T, hidden] that enter each of the `tapped` layers. `layer` is `decoder_layer`, or that
-    compiled.
+    compiled. Windowed layers have `windowed_frequencies` where those differ.
     """
     run = layer or decoder_layer
-    shared = Pass(config, inverse_frequencies, rows, rows.places(cache.rows), keys)
-    added, hidden = parameters["embed"].index_select(0, rows.tokens), None
+    shared = windowed = Pass(config, inverse_frequencies, rows, rows.places(cache.rows), keys)
+    if config.windowed_layers:
+        windowed = replace(shared, rows=rows.windowed(config.window))
+        if windowed_frequencies is not None:
+            windowed = replace(windowed, inverse_frequencies=windowed_frequencies)
+    added, hidden = embedded(parameters, config, rows.tokens), None
     entering = []
     for index in range(config.layers):
         weights = of_layer(parameters, index)
-        added, entered, hidden = run(weights, shared, added, hidden, cache.values[index])
+        part = windowed if index in config.windowed_layers else shared
+        added, entered, hidden = run(weights, part, added, hidden, cache.values[index])
         entering.append(entered)
-    x, _ = add_rms_norm(added, hidden, parameters["norm"], config.rms_eps)
+    x, _ = add_rms_norm(added, hidden, parameters["norm"], config.rms_eps, config.norm_offset)
     return x, [entering[index] for index in tapped]
+
+
+def embedded(parameters: Mapping[str, Tensor], config: ModelConfig, tokens: Tensor) -> Tensor:
+    """[T, hidden] that enter the first layer; a scale is rounded to their dtype first."""
+    x = parameters["embed"].index_select(0, tokens)
+    if config.embedding_scale == 1:
+        return x
+    return x * torch.full((), config.embedding_scale, dtype=x.dtype, device=x.device)
 
 
 def decoder_layer(
@@ -142,42 +169,55 @@ def decoder_layer(
     entered the layer, and the next `hidden`.
     """
     c = shared.config
-    x, entered = add_rms_norm(added, hidden, weights["input_norm"], c.rms_eps)
+    eps, offset = c.rms_eps, c.norm_offset
+    x, entered = add_rms_norm(added, hidden, weights["input_norm"], eps, offset)
     added = attention(weights, shared, x, stored)
-    x, hidden = add_rms_norm(added, entered, weights["post_norm"], c.rms_eps)
-    added = mixture(weights, c, x) if "router" in weights else mlp(weights, x)
+    if c.output_norms:
+        added, _ = add_rms_norm(added, None, weights["attention_output_norm"], eps, offset)
+    x, hidden = add_rms_norm(added, entered, weights["post_norm"], eps, offset)
+    added = mixture(weights, c, x) if "router" in weights else mlp(weights, x, c.gelu)
+    if c.output_norms:
+        added, _ = add_rms_norm(added, None, weights["mlp_output_norm"], eps, offset)
     return added, entered, hidden
 
 
 def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) -> Tensor:
     """Self-attention over x [T, width], as `linear_parts`; keys and values are stored first."""
-    r, keys = shared.rows, shared.keys
+    r, c, keys = shared.rows, shared.config, shared.keys
+    scale, cap = c.score_scale or None, c.score_cap
     q = store(w, shared, linear_parts(x, w["qkv"], w.get("qkv_bias")), stored)
     if r.ancestors is None:
-        x = attend_rows(q, stored, r.slots, r.rows, r.cuts, r.starts, keys)
+        x = attend_rows(
+            q, stored, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows, scale=scale, cap=cap
+        )
     else:
-        x = attend_step(q, stored, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length)
+        x = attend_step(
+            q, stored, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length, lows=r.lows,
+            scale=scale, cap=cap,
+        )  # fmt: skip
     return linear_parts(x, w["o"])
 
 
 def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
     """Rotated queries of a query-key-value product; keys and values go to the cache."""
-    norms = (w["q_norm"], w["k_norm"]) if shared.config.qk_norm else None
+    c = shared.config
+    norms = (w["q_norm"], w["k_norm"]) if c.qk_norm else None
     return rotate_store(
         qkv, shared.rows.positions, shared.inverse_frequencies, stored, shared.places, norms,
-        shared.config.rms_eps,
+        c.rms_eps, c.norm_offset,
     )  # fmt: skip
 
 
-def mlp(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """down(silu(gate(x)) * up(x)), as `linear_parts`."""
-    return linear_parts(linear_swiglu(x, w["gate_up"]), w["down"])
+def mlp(w: Mapping[str, Tensor], x: Tensor, gelu: bool = False) -> Tensor:
+    """down(silu(gate(x)) * up(x)), or with GELU, as `linear_parts`."""
+    return linear_parts(linear_swiglu(x, w["gate_up"], gelu), w["down"])
 
 
-def logits(parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-    """[N, vocab] of hidden states [N, hidden], in their dtype."""
+def logits(parameters: Mapping[str, Tensor], hidden: Tensor, cap: float = 0.0) -> Tensor:
+    """[N, vocab] of hidden states [N, hidden], in their dtype; capped by tanh where `cap` is."""
     table = parameters["head"] if "head" in parameters else parameters["embed"]
-    return linear(hidden, table)
+    x = linear(hidden, table)
+    return (x / cap).tanh() * cap if cap else x
 
 
 def of_layer(parameters: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from foundryrt.errors import UsageError
 from foundryrt.protocols import SessionLike
 from parse_runtime.engine.engine import Engine
 from parse_runtime.engine.scheduler import Scheduler
-from parse_runtime.graphs.loading import load
+from parse_runtime.graphs.loading import Loaded, load
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.connection import BACKLOG, Limits, connection_type, connections_allowed
@@ -87,10 +87,14 @@ def run(session: SessionLike, options: Serving) -> None:
     """Listen and answer; UsageError where the address cannot be had."""
     loaded = load(session, options.unlike_tokenizers)
     listening = listen(options)
+    answer(service_of(session, loaded, options), listening, options)
+
+
+def service_of(session: SessionLike, loaded: Loaded, options: Serving) -> Service:
+    """The application of an open bundle, its engine running."""
     engine = Engine(Scheduler(loaded.target, loaded.draft, options.single_passes), options.queue)
     name = options.name or str(session.settings["model"]).rstrip("/").rpartition("/")[2]
-    service = Service(name, engine, loaded.prompts, loaded.rules, session, Metrics(engine))
-    answer(service, listening, options)
+    return Service(name, engine, loaded.prompts, loaded.rules, session, Metrics(engine))
 
 
 def listen(options: Serving) -> socket.socket:

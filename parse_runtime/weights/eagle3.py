@@ -44,6 +44,8 @@ def open_head(folder: str, target: ModelConfig) -> tuple[ModelConfig, list[Param
         raise UsageError(f"{where}: 'draft_vocab_size' is {str(drafts)[:40]!r}, not a number")
     changes = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1}
     config = replace(config_from_hf({**values, **changes}, where), vocab=drafts)
+    if target.embedding_scale != 1:
+        raise UsageError(f"eagle {folder}: heads of {target.architecture} are not supported")
     if config.hidden != target.hidden:
         raise UsageError(
             f"{where}: hidden_size {config.hidden} is not the target's {target.hidden}"

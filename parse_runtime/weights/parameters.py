@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foundryc.weights import StoredTensor, WeightSlice, whole
 from foundryrt.errors import UsageError
@@ -38,9 +38,12 @@ class Names:
     down: str
     router: str
     expert: tuple[str, str, str]
-    """Gate, up and down of an expert; `{}` stands for the expert."""
+    """Gate, up and down of an expert; `{}` stands for the expert, of all where there is none."""
     input_norm: str
     post_norm: str
+    """The norm before the MLP."""
+    attention_output_norm: str
+    mlp_output_norm: str
     q_norm: str
     k_norm: str
     interleaved: bool
@@ -55,19 +58,38 @@ SAFETENSORS = Names(
         "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj",
     ),
     input_norm="input_layernorm", post_norm="post_attention_layernorm",
+    attention_output_norm="", mlp_output_norm="",
     q_norm="self_attn.q_norm", k_norm="self_attn.k_norm", interleaved=False,
 )  # fmt: skip
 
 
+def safetensors_names(architecture: str) -> Names:
+    """As transformers writes them."""
+    if architecture == "mixtral":
+        block = "block_sparse_moe"
+        gate, up, down = (f"{block}.experts.{{}}.{name}" for name in ("w1", "w3", "w2"))
+        return replace(SAFETENSORS, router=f"{block}.gate", expert=(gate, up, down))
+    if architecture in ("gemma2", "gemma3"):
+        return replace(
+            SAFETENSORS,
+            attention_output_norm="post_attention_layernorm",
+            post_norm="pre_feedforward_layernorm",
+            mlp_output_norm="post_feedforward_layernorm",
+        )
+    return SAFETENSORS
+
+
 def gguf_names(architecture: str) -> Names:
-    """llama.cpp's converter permutes q and k of Llama, not those of Qwen; without experts."""
+    """llama.cpp's converter permutes q and k of Llama and Mixtral, not those of the others."""
     return Names(
         embed="token_embd", norm="output_norm", head="output", layer="blk.{}.",
         q="attn_q", k="attn_k", v="attn_v", o="attn_output",
         gate="ffn_gate", up="ffn_up", down="ffn_down",
-        router="", expert=("", "", ""),
+        router="ffn_gate_inp", expert=("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
         input_norm="attn_norm", post_norm="ffn_norm",
-        q_norm="attn_q_norm", k_norm="attn_k_norm", interleaved=architecture == "llama",
+        attention_output_norm="post_attention_norm", mlp_output_norm="post_ffw_norm",
+        q_norm="attn_q_norm", k_norm="attn_k_norm",
+        interleaved=architecture in ("llama", "mixtral"),
     )  # fmt: skip
 
 
@@ -164,6 +186,9 @@ def _layer(
         ),
         vector("post_norm", names.post_norm, c.hidden),
     ]
+    if c.output_norms:
+        result.append(vector("attention_output_norm", names.attention_output_norm, c.hidden))
+        result.append(vector("mlp_output_norm", names.mlp_output_norm, c.hidden))
     block = _experts if c.is_mixture(layer) else mlp
     result += [parameter(*found) for found in block(c, names, find)]
     if c.qkv_bias:
@@ -194,13 +219,20 @@ def _experts(c: ModelConfig, names: Names, find: Find) -> list[Recipe]:
     size, router = c.expert_intermediate, find(f"{names.router}.weight", (c.experts, c.hidden))
     gate_up: list[WeightSlice] = []
     down: list[WeightSlice] = []
+
+    def one(name: str, expert: int, rows: int, columns: int, row: int) -> WeightSlice:
+        """An expert's matrix, a tensor of its own or a part of that of all."""
+        if "{}" in name:
+            stored = find(f"{name.format(expert)}.weight", (rows, columns))
+            return WeightSlice(stored, rows, columns, row=row)
+        stored = find(f"{name}.weight", (c.experts, rows, columns))
+        return WeightSlice(stored, rows, columns, source_row=expert * rows, row=row)
+
+    gate, up, out = names.expert
     for expert in range(c.experts):
-        gate, up, out = (f"{name.format(expert)}.weight" for name in names.expert)
-        for name in (gate, up):
-            row = len(gate_up) * size
-            gate_up.append(WeightSlice(find(name, (size, c.hidden)), size, c.hidden, row=row))
-        row = expert * c.hidden
-        down.append(WeightSlice(find(out, (c.hidden, size)), c.hidden, size, row=row))
+        gate_up.append(one(gate, expert, size, c.hidden, 2 * expert * size))
+        gate_up.append(one(up, expert, size, c.hidden, (2 * expert + 1) * size))
+        down.append(one(out, expert, c.hidden, size, expert * c.hidden))
     return [
         ("router", router.shape, whole(router)),
         ("experts_gate_up", (c.experts, 2 * size, c.hidden), gate_up),

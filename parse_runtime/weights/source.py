@@ -22,6 +22,7 @@ from parse_runtime.weights.parameters import (
     gguf_names,
     parameters,
     refuse_unused,
+    safetensors_names,
 )
 
 _FACTORS = "rope_freqs.weight"
@@ -139,7 +140,7 @@ def _open_folder(path: Path) -> Model:
         config = _tied(config, stored)
     text = assets_from_hf(path)
     _check_ids(text, str(path / "tokenizer.json"), config, str(path / "config.json"))
-    return Model(config, parameters(config, SAFETENSORS, stored), text)
+    return Model(config, parameters(config, safetensors_names(config.architecture), stored), text)
 
 
 def _tied(config: ModelConfig, stored: dict[str, StoredTensor]) -> ModelConfig:

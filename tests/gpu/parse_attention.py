@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,19 @@ def against_float64() -> dict[str, float]:
         heads = {"group": group, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype}
         # Sizes that take tiles of their own, of which each costs a compilation, once.
         rare = [(2000, 1, 200)] if i == 0 else []
-        for length, batch, keys in ((1, 1, 7), (37, 1, 300), *rare):
-            case = random_case(i, length=length, batch=batch, keys=keys, **heads).to("cuda")
+        for length, batch, keys in ((1, 1, 7), (37, 1, 300), (37, 1, 301), *rare):
+            # With a window, a scale and a cap where the number of keys is odd.
+            windowed = {"windowed": keys % 2 == 1}
+            case = random_case(i, length=length, batch=batch, keys=keys, **heads, **windowed)
+            case = case.to("cuda")
             error = distance(rows(case), exact(case, rows_visible(case)))
             worst[f"rows {dtype}"] = max(worst.get(f"rows {dtype}", 0.0), error)
         rare = [(1, 6, 1100), (1, 2, 7000)] if i == 0 else []
-        for length, batch, keys in ((1, 1, 5), (7, 3, 300), (16, 2, 600), *rare):
-            case = random_case(i, length=length, batch=batch, slots=8, keys=keys, **heads)
+        for length, batch, keys in ((1, 1, 5), (7, 3, 300), (16, 2, 600), (16, 2, 601), *rare):
+            windowed = {"windowed": keys % 2 == 1}
+            case = random_case(
+                i, length=length, batch=batch, slots=8, keys=keys, **heads, **windowed
+            )
             case = case.to("cuda")
             error = distance(step(case), exact(case, step_visible(case)))
             worst[f"step {dtype}"] = max(worst.get(f"step {dtype}", 0.0), error)
@@ -75,16 +82,19 @@ def part(case: Case, first: int, batch: int, length: int) -> Case:
     fields: dict[str, Any] = {
         name: getattr(case, name)[index] for name in ("q", "rows", "cuts", "starts", "ancestors")
     }
-    return Case(cache=case.cache, keys=case.keys, slots=case.slots[first : first + batch], **fields)
+    if case.lows is not None:
+        fields["lows"] = case.lows[index]
+    slots = case.slots[first : first + batch]
+    return replace(case, slots=slots, **fields)
 
 
 def row_variations() -> int:
     """Values of `attend_step` rows that depend on which other rows there are."""
     differing = 0
-    for group, kv_heads, head_dim, dtype in HEADS:
+    for i, (group, kv_heads, head_dim, dtype) in enumerate([*HEADS, HEADS[0]]):
         whole = random_case(
             3, length=16, batch=32, slots=33, keys=900, group=group, kv_heads=kv_heads,
-            head_dim=head_dim, dtype=dtype,
+            head_dim=head_dim, dtype=dtype, windowed=i == len(HEADS),
         ).to("cuda")  # fmt: skip
         expected = step(whole).view(32, 16, -1)
         for first, batch, length in (

@@ -30,13 +30,17 @@ LENGTH = 120
 
 
 def models(folder: Path) -> None:
-    """target, a draft of one layer, a good head, and a mixture of experts."""
+    """target, a draft of one layer, a good head, a mixture of experts, and models with windows."""
     save(folder / "target", "qwen3", **SIZES)
     quiet(folder / "target", 0.01)
     save(folder / "draft", "llama", **{**SIZES, "num_hidden_layers": 1})
     save_head(folder / "head", folder / "target", good=True)
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
     save(folder / "mixture", "qwen3_moe", **SIZES, **experts)
+    layers = ["sliding_attention", "full_attention"] * 2
+    save(folder / "gemma3", "gemma3", **SIZES, sliding_window=24, layer_types=layers)
+    chosen = {"num_local_experts": 8, "num_experts_per_tok": 2}
+    save(folder / "mixtral", "mixtral", **SIZES, **chosen, sliding_window=24)
 
 
 def advances(settings: Settings, sampling: Sampling) -> dict[str, Any]:

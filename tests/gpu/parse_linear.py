@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from parse_runtime.kernels.experts import experts
@@ -47,6 +48,8 @@ def products() -> dict[str, float]:
                 gated = gate * torch.sigmoid(gate) * up
                 note("linear_swiglu", dtype, linear_swiglu(x, gates), gated)
                 note("swiglu", dtype, swiglu(torch.cat((gate, up), 1).to(dtype)), gated)
+                gated = F.gelu(gate, approximate="tanh") * up
+                note("linear_geglu", dtype, linear_swiglu(x, gates, True), gated)
     return worst
 
 
@@ -86,9 +89,11 @@ def fused() -> dict[str, float]:
             # Kernels may read weights before those ahead of them have ended.
             torch.cuda.synchronize()
             for before in (residual, None):
-                pair = add_rms_norm(x, before, weight, 1e-6)
+                # An offset, as Gemma's norms have, in half of the cases.
+                offset = 1.0 if spans else 0.0
+                pair = add_rms_norm(x, before, weight, 1e-6, offset)
                 exact = add_rms_norm(
-                    wide(x), None if before is None else wide(before), wide(weight), 1e-6
+                    wide(x), None if before is None else wide(before), wide(weight), 1e-6, offset
                 )
                 name = f"norm {count} {spans} {before is not None}"
                 found[name] = max(distance(a, b) for a, b in zip(pair, exact, strict=True))
@@ -101,10 +106,10 @@ def fused() -> dict[str, float]:
                 cache = random(2, kv_heads, slots, rows, head_dim)
                 for norms in (None, (random(head_dim), random(head_dim))):
                     expected = wide(cache)
-                    q = rotate_store(qkv, positions, frequencies, cache, write, norms, 1e-6)
+                    q = rotate_store(qkv, positions, frequencies, cache, write, norms, 1e-6, offset)
                     q64 = rotate_store(
                         wide(qkv), positions.cpu(), frequencies.cpu(), expected,
-                        write.cpu(), norms and (wide(norms[0]), wide(norms[1])), 1e-6,
+                        write.cpu(), norms and (wide(norms[0]), wide(norms[1])), 1e-6, offset,
                     )  # fmt: skip
                     name = f"rotate {count} {spans} {head_dim} {norms is not None}"
                     found[name] = max(distance(q, q64), distance(cache, expected))

@@ -30,6 +30,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+FAMILIES = ("mixture", "gemma3", "mixtral")
+
+
 def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any]:
     paths = {k: str(folder / v) if k in ("draft", "eagle") else v for k, v in way.items()}
     return {
@@ -54,7 +57,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str
     """By way: settings, and what torch found. The ways run side by side."""
     folder = tmp_path_factory.mktemp("models")
     wanted = {way: settings(folder, changes) for way, changes in WAYS.items()}
-    wanted["mixture"] = settings(folder, {}, model=str(folder / "mixture"), speculate="draft")
+    for name in FAMILIES:
+        wanted[name] = settings(folder, {}, model=str(folder / name), speculate="draft")
     wanted["plain"] = settings(folder, {})
     # A tree's keys lie in another order, so that only float32 hides the rounding.
     wanted["tree"]["dtype"] = "float32"
@@ -68,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str
 def bundles(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Bundles of some ways, captured side by side."""
     folder = tmp_path_factory.mktemp("bundles")
-    paths = {way: folder / f"{way}.fdy" for way in ("draft", "tree", "mixture")}
+    paths = {way: folder / f"{way}.fdy" for way in ("draft", "tree", *FAMILIES)}
     captures = []
     for way, path in paths.items():
         options = [f"--{k.replace('_', '-')}={v}" for k, v in models[way][0].items()]
@@ -79,7 +83,7 @@ def bundles(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return paths
 
 
-@pytest.mark.parametrize("way", [*WAYS, "mixture"])
+@pytest.mark.parametrize("way", [*WAYS, *FAMILIES])
 def test_advances_give_the_tokens_of_decoding(models: Any, way: str) -> None:
     report = models[way][1]
     assert report["greedy"]["unlike"] == report["sampled"]["unlike"] == -1
@@ -93,7 +97,7 @@ def test_one_sequence_is_answered_as_by_the_target_alone(models: Any, way: str) 
     assert models[way][1]["texts"][:2] == models["plain"][1]["texts"][:2]
 
 
-@pytest.mark.parametrize("way", ["draft", "tree", "mixture"])
+@pytest.mark.parametrize("way", ["draft", "tree", *FAMILIES])
 def test_a_bundle_answers_without_torch(models: Any, bundles: Any, way: str) -> None:
     told = printed(start("-c", RUN, bundles[way], json.dumps(OPTIONS)))
     assert told == models[way][1]["texts"]

@@ -23,6 +23,9 @@ class Case:
     starts: Tensor
     ancestors: Tensor
     keys: int
+    lows: Tensor | None = None
+    scale: float | None = None
+    cap: float = 0.0
 
     @property
     def length(self) -> int:
@@ -36,8 +39,13 @@ class Case:
 def random_case(
     seed: int, *, length: int, batch: int = 1, group: int = 2, kv_heads: int = 2,
     head_dim: int = 16, keys: int = 40, slots: int = 3, dtype: torch.dtype = torch.float32,
+    windowed: bool = False,
 ) -> Case:  # fmt: skip
-    """Rows with random cuts (0 among them) and random own spans, or spans of no key."""
+    """Rows with random cuts (0 among them) and random own spans, or spans of no key.
+
+    Where windowed, rows see no key below a random one (which may lie beyond the cut), by scores of
+    another scale and with a cap.
+    """
     g = torch.Generator().manual_seed(seed)
     count = batch * length
 
@@ -54,21 +62,25 @@ def random_case(
         starts=starts,
         ancestors=torch.randint(-(2**62), 2**62, (count,), generator=g) * 2 + below(2),
         keys=keys,
+        lows=below(keys) if windowed else None,
+        scale=0.3 if windowed else None,
+        cap=2.0 if windowed else 0.0,
     )
 
 
 def rows(case: Case) -> Tensor:
     """What `attend_rows` gives for the first of the slots."""
     return attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys
-    )
+        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys,
+        lows=case.lows, scale=case.scale, cap=case.cap,
+    )  # fmt: skip
 
 
 def step(case: Case) -> Tensor:
     """What `attend_step` gives."""
     return attend_step(
         case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, case.keys,
-        case.length,
+        case.length, lows=case.lows, scale=case.scale, cap=case.cap,
     )  # fmt: skip
 
 
@@ -76,14 +88,16 @@ def rows_visible(case: Case) -> Tensor:
     """Bool [T, keys], key by key, as `attend_rows` documents it."""
     key = torch.arange(case.keys, device=case.q.device)
     mine = [(s <= key) & (key <= r) for s, r in zip(case.starts, case.rows, strict=True)]
-    return torch.stack([(key < c) | m for c, m in zip(case.cuts, mine, strict=True)])
+    lows = torch.zeros_like(case.cuts) if case.lows is None else case.lows
+    below = [(low <= key) & (key < c) for low, c in zip(lows, case.cuts, strict=True)]
+    return torch.stack([b | m for b, m in zip(below, mine, strict=True)])
 
 
 def step_visible(case: Case) -> Tensor:
     """Bool [B * L, keys], bit by bit, as `attend_step` documents it."""
     seen = torch.zeros(case.q.shape[0], case.keys, dtype=torch.bool)
     for i, row in enumerate(seen):
-        row[: int(case.cuts[i])] = True
+        row[0 if case.lows is None else int(case.lows[i]) : int(case.cuts[i])] = True
         for bit in range(64):
             key = int(case.starts[i]) + bit
             if int(case.ancestors[i]) >> bit & 1 and key < case.keys:
@@ -101,7 +115,9 @@ def exact(case: Case, visible: Tensor) -> Tensor:
     ):
         cache = case.cache[:, :, int(slot), : case.keys].double()
         k, v = cache.repeat_interleave(group, 1)
-        scores = torch.einsum("lhd,hkd->lhk", q.double(), k) * head_dim**-0.5
+        scores = torch.einsum("lhd,hkd->lhk", q.double(), k) * (case.scale or head_dim**-0.5)
+        if case.cap:
+            scores = case.cap * (scores / case.cap).tanh()
         weights = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
         weights = weights.masked_fill(~seen.any(-1)[:, None, None], 0.0)
         found.append(torch.einsum("lhk,hkd->lhd", weights, v))

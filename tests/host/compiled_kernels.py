@@ -54,7 +54,7 @@ class AsCuda(TorchFunctionMode):
 
 
 def run(slots: int, length: int, dtype: torch.dtype) -> None:
-    """A layer, its attention in both kinds of pass, experts and sampling."""
+    """A layer, its attention in both kinds of pass with and without a window, experts, sampling."""
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.zeros(*shape, dtype=dtype)
@@ -69,9 +69,14 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     q = rotate_store(parts, numbers, frequencies, cache, numbers, head_norms, 1e-6)
     attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS)
     x = attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length)
+    window = {"lows": numbers, "scale": 0.1, "cap": 50.0}
+    attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS, **window)
+    attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length, **window)
     x, total = add_rms_norm(linear_parts(x, normal(HIDDEN, x.shape[1])), total, norm, 1e-6)
+    linear_swiglu(x, normal(2 * WIDTH, HIDDEN), True)
     x = linear_swiglu(x, normal(2 * WIDTH, HIDDEN))
     x = linear(x, normal(HIDDEN, WIDTH))
+    swiglu(normal(count, 2 * WIDTH), True)
     swiglu(normal(count, 2 * WIDTH))
     experts(x, normal(8, HIDDEN), normal(8, 128, HIDDEN), normal(8, HIDDEN, 64), 2, True)
     sample(linear(x, normal(VOCABULARY, HIDDEN)).float(), heat, heat, numbers, numbers)

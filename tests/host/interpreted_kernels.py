@@ -15,24 +15,30 @@ from parse_runtime.kernels.cuda import attend_rows, attend_step
 from parse_runtime.kernels.cuda import sample as sampler
 from parse_runtime.kernels.sample import sample
 
-LAYOUTS = [(1, 16, 1, 40), (2, 80, 9, 70), (5, 32, 7, 9), (16, 24, 3, 130)]
+LAYOUTS = [
+    (1, 16, 1, 40, False), (2, 80, 9, 70, False), (5, 32, 7, 9, False), (16, 24, 3, 130, False),
+    (1, 16, 1, 90, True), (3, 20, 9, 70, True), (2, 16, 3, 200, True),
+]  # fmt: skip
 
 
 def errors() -> dict[str, float]:
     worst = {"rows": 0.0, "step": 0.0}
-    for seed, (group, head_dim, length, keys) in enumerate(LAYOUTS):
-        layout = {"group": group, "head_dim": head_dim, "length": length, "keys": keys}
+    for seed, (group, head_dim, length, keys, windowed) in enumerate(LAYOUTS):
+        layout = {
+            "group": group, "head_dim": head_dim, "length": length, "keys": keys,
+            "windowed": windowed,
+        }  # fmt: skip
         case = random_case(seed, **layout)
         found = attend_rows.launch(
             case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, keys,
-            attend_rows.Tiles(16, 16, 4, 2),
+            attend_rows.Tiles(16, 16, 4, 2), case.lows, case.scale, case.cap,
         )  # fmt: skip
         expected = exact(case, rows_visible(case))
         worst["rows"] = max(worst["rows"], float((found - expected).norm() / expected.norm()))
         case = random_case(seed, **layout, batch=2)
         found = attend_step.launch(
             case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, keys,
-            length, attend_step.Tiles(32, 16, 16, 4, 2, 7),
+            length, attend_step.Tiles(32, 16, 16, 4, 2, 7), case.lows, case.scale, case.cap,
         )  # fmt: skip
         expected = exact(case, step_visible(case))
         worst["step"] = max(worst["step"], float((found - expected).norm() / expected.norm()))
@@ -41,18 +47,21 @@ def errors() -> dict[str, float]:
 
 def variations() -> int:
     """Values of a row that change when it is computed alone, by more programs, of fewer keys."""
-    case = random_case(9, length=3, batch=2, group=3, keys=100)
-    last = [x[-1:] for x in (case.q, case.cuts, case.starts, case.ancestors)]
-    found = []
-    for (q, cuts, starts, bits), slots, length, programs in (
-        ([case.q, case.cuts, case.starts, case.ancestors], case.slots, 3, 5),
-        (last, case.slots[-1:], 1, 64),
-    ):
-        tiles = attend_step.Tiles(32, 16, 16, 4, 2, programs)
-        found.append(
-            attend_step.launch(q, case.cache, slots, cuts, starts, bits, 100, length, tiles)[-1]
-        )
-    return int((found[0] != found[1]).sum())
+    differing = 0
+    for windowed in (False, True):
+        case = random_case(9, length=3, batch=2, group=3, keys=100, windowed=windowed)
+        lows = case.lows
+        every = (case.q, case.cuts, case.starts, case.ancestors)
+        found = []
+        for (q, cuts, starts, bits), low, slots, length, programs in (
+            (every, lows, case.slots, 3, 5),
+            ([x[-1:] for x in every], None if lows is None else lows[-1:], case.slots[-1:], 1, 64),
+        ):
+            tiles = attend_step.Tiles(32, 16, 16, 4, 2, programs)
+            numbers = (slots, cuts, starts, bits, 100, length, tiles, low, case.scale, case.cap)
+            found.append(attend_step.launch(q, case.cache, *numbers)[-1])
+        differing += int((found[0] != found[1]).sum())
+    return differing
 
 
 def misread() -> int:

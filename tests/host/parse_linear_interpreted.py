@@ -31,9 +31,11 @@ def products() -> dict[str, float]:
         shape = f"{count}x{n}x{k}"
         found[f"stream {shape}"] = distance(stream.stream(x, w, bias), expected)
         found[f"parts {shape}"] = distance(stream.stream_parts(x, w, bias).sum(0), expected)
-        gated = swiglu.swiglu(x @ gates.T)
-        found[f"swiglu {shape}"] = distance(cuda_swiglu.swiglu(x @ gates.T), gated)
-        found[f"stream_swiglu {shape}"] = distance(cuda_swiglu.stream_swiglu(x, gates), gated)
+        gelu = count in (5, 33)
+        gated = swiglu.swiglu(x @ gates.T, gelu)
+        found[f"swiglu {shape}"] = distance(cuda_swiglu.swiglu(x @ gates.T, gelu), gated)
+        streamed = cuda_swiglu.stream_swiglu(x, gates, gelu)
+        found[f"stream_swiglu {shape}"] = distance(streamed, gated)
     return found
 
 
@@ -43,8 +45,8 @@ def fused() -> dict[str, float]:
         size = (spans, 3) if spans else (3,)
         x, residual, weight = torch.randn(*size, 200), torch.randn(3, 200), torch.randn(200)
         for before in (None, residual):
-            ours = cuda_norm.add_rms_norm(x, before, weight, 1e-6)
-            theirs = norm.add_rms_norm(x, before, weight, 1e-6)
+            ours = cuda_norm.add_rms_norm(x, before, weight, 1e-6, spans / 3)
+            theirs = norm.add_rms_norm(x, before, weight, 1e-6, spans / 3)
             name = f"norm {spans} {before is not None}"
             found[name] = max(map(distance, ours, theirs))
         for head_dim in (64, 80):
@@ -54,7 +56,7 @@ def fused() -> dict[str, float]:
             for norms in (None, (torch.randn(head_dim), torch.randn(head_dim))):
                 caches = torch.zeros(2, 2, 2, 3, 20, head_dim)
                 q, expected = (
-                    function(qkv, positions, frequencies, cache, write, norms, 1e-6)
+                    function(qkv, positions, frequencies, cache, write, norms, 1e-6, spans / 3)
                     for function, cache in zip(
                         (cuda_rotate.rotate_store, rotate.rotate_store), caches, strict=True
                     )

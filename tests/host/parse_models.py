@@ -36,7 +36,7 @@ GREEDY = Sampling()
 
 
 def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
-    """Write a random `llama`, `qwen2` or `qwen3` with a byte tokenizer; the transformers model."""
+    """Write a random model of a `kind` below with a byte tokenizer; the transformers model."""
     import transformers
 
     classes = {
@@ -44,6 +44,10 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
         "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
+        "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+        "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
+        "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
+        "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
     }
     config_class, model_class = classes[kind]
     values: dict[str, object] = {
@@ -103,7 +107,7 @@ def save_head(folder: Path, target: Path, good: bool = False, drafts: int = VOCA
         "num_hidden_layers": 1, "num_attention_heads": heads, "num_key_value_heads": heads,
         "intermediate_size": 2 * h, "draft_vocab_size": drafts, "attention_bias": False,
     }  # fmt: skip
-    for name in ("num_experts", "num_local_experts"):
+    for name in ("num_experts", "num_local_experts", "use_sliding_window", "layer_types"):
         config.pop(name, None)
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 

@@ -107,8 +107,9 @@ def test_models_of_one_tokenizer_share_a_vocabulary(sizes: tuple[int, int], tmp_
 
 @pytest.mark.parametrize("way", ["draft", "chain", "tree", "mixture"])
 def test_token_drafts_work_in_a_fresh_process(way: str, tmp_path: Path) -> None:
-    """With each drafter, the answers of the target alone."""
-    kind, sizes = ("qwen3_moe", MIXTURE) if way == "mixture" else ("qwen3", {})
+    """With each drafter, the answers of the target alone; one is a Gemma 3 with windows."""
+    families = {"mixture": ("qwen3_moe", MIXTURE), "draft": ("gemma3", {"sliding_window": 6})}
+    kind, sizes = families.get(way, ("qwen3", {}))
     save(tmp_path, kind, **sizes)
     save_head(tmp_path / "head", tmp_path)
     head = {"eagle": str(tmp_path / "head"), "eagle_depth": 3}

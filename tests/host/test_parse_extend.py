@@ -36,7 +36,9 @@ WAYS = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    save(folder / "target", "qwen3")
+    # Two of its three layers see a window that drafts cross.
+    window = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+    save(folder / "target", "qwen3", **window)
     quiet(folder / "target", 0.01)
     save(folder / "draft", "llama", num_hidden_layers=1)
     save_head(folder / "good", folder / "target", good=True)
@@ -158,11 +160,11 @@ def test_rows_lie_as_kernels_read_them(
     """Kernels take pointers: a broadcast that was not written out would be read past its end."""
     seen: list[str] = []
 
-    def checked(*tensors: object) -> torch.Tensor:
-        for number, tensor in enumerate(tensors[2:]):
+    def checked(*tensors: object, lows: torch.Tensor | None, **more: float) -> torch.Tensor:
+        for number, tensor in enumerate((*tensors[2:], lows), start=2):
             if isinstance(tensor, torch.Tensor) and tensor.stride() != (1,):
-                seen.append(f"argument {number + 2}: {tensor.stride()}")
-        return attend_step(*tensors)  # type: ignore[arg-type]
+                seen.append(f"argument {number}: {tensor.stride()}")
+        return attend_step(*tensors, lows=lows, **more)  # type: ignore[arg-type]
 
     target = opened(folders, WAYS["tree"])
     monkeypatch.setattr(decoder, "attend_step", checked)

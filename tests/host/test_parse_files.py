@@ -71,6 +71,20 @@ ROPES: dict[str, dict[str, Any]] = {
         "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
                          "high_freq_factor": 4.0},
     },
+    "yarn": {
+        "rope_theta": 5e5,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0,
+                         "original_max_position_embeddings": 64},
+    },
+    "yarn, bounds as they are": {
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4,
+                            "original_max_position_embeddings": 64, "beta_fast": 8.0,
+                            "beta_slow": 2.0, "truncate": False, "mscale": 0.7,
+                            "mscale_all_dim": 0.4},
+    },
+    "yarn, magnitude given": {
+        "rope_scaling": {"type": "yarn", "factor": 2.0, "attention_factor": 1.3},
+    },
 }  # fmt: skip
 
 
@@ -84,8 +98,42 @@ def test_rotary_frequencies_are_those_of_transformers(name: str, tmp_path: Path)
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
-    found = config_from_hf(values).inverse_frequencies()
-    assert np.allclose(found, rotary.inv_freq.numpy(), rtol=1e-5)
+    found = config_from_hf(values)
+    assert np.allclose(found.inverse_frequencies(), rotary.inv_freq.numpy(), rtol=1e-5)
+    # The magnitude of queries and keys, as their score has it.
+    scale = found.score_scale or found.head_dim**-0.5
+    assert scale == pytest.approx(rotary.attention_scaling**2 * found.head_dim**-0.5)
+
+
+LAYERS: dict[str, dict[str, Any]] = {
+    "mistral": {}, "mistral, none": {"sliding_window": None}, "mixtral": {},
+    "qwen2": {"sliding_window": 32}, "qwen2, on": {"use_sliding_window": True},
+    "qwen3, on": {"use_sliding_window": True, "max_window_layers": 3}, "gemma2": {}, "gemma3": {},
+    "gemma3, pattern": {"sliding_window_pattern": 3},
+    "gemma3, types": {"layer_types": ["full_attention"] * 4 + ["sliding_attention"] * 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_windows_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    kind = name.partition(",")[0]
+    values = {
+        "model_type": kind.replace("gemma3", "gemma3_text"), "hidden_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 8, "num_attention_heads": 32,
+        "vocab_size": 100, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "head_dim": 16,
+        **({"num_local_experts": 4, "num_experts_per_tok": 2} if kind == "mixtral" else {}),
+        **LAYERS[name],
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    usual = ["sliding_attention" if theirs.sliding_window else "full_attention"] * 8
+    types = getattr(theirs, "layer_types", None) or usual
+    ours = config_from_hf(values)
+    windowed = [i for i, kind in enumerate(types) if kind == "sliding_attention"]
+    assert list(ours.windowed_layers) == windowed
+    assert not windowed or ours.window == theirs.sliding_window
+    assert ours.tied_embeddings == theirs.tie_word_embeddings
+    assert ours.kv_heads == theirs.num_key_value_heads
 
 
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import TEMPLATE, VOCAB, eager, logits, save
+from parse_models import MIXTURE, TEMPLATE, VOCAB, eager, logits, save
 
 from foundryrt.errors import UsageError
 from parse_runtime.capture.record import Settings
@@ -25,7 +26,24 @@ NAMES = {
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "mlp.gate.": "ffn_gate_inp.", "mlp.experts.gate": "ffn_gate_exps.weight",
+    "mlp.experts.up": "ffn_up_exps.weight", "mlp.experts.down_proj": "ffn_down_exps.weight",
 }  # fmt: skip
+GEMMA_NAMES = {
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+
+
+def split_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gates and values of experts apart, as the converter writes them."""
+    found = dict(tensors)
+    for name in [name for name in tensors if name.endswith("experts.gate_up_proj")]:
+        gate, up = found.pop(name).chunk(2, dim=1)
+        prefix = name.removesuffix("_up_proj")
+        found[prefix] = gate.contiguous()
+        found[prefix.removesuffix("gate") + "up"] = up.contiguous()
+    return found
 
 
 def write(
@@ -36,6 +54,7 @@ def write(
     more: dict[str, np.ndarray] | None = None,
     factor: float = 0.0,
     parts: int = 0,
+    keys: dict[str, float] | None = None,
 ) -> None:
     c = model.config
     file = gguf.GGUFWriter(path, kind)
@@ -47,7 +66,11 @@ def write(
     file.add_head_count_kv(c.num_key_value_heads)
     file.add_key_length(c.hidden_size // c.num_attention_heads)
     file.add_value_length(c.hidden_size // c.num_attention_heads)
-    file.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    rope = c.rope_parameters.get("full_attention", c.rope_parameters)
+    file.add_rope_freq_base(rope["rope_theta"])
+    for name, value in (keys or {}).items():
+        add = file.add_uint32 if isinstance(value, int) else file.add_float32
+        add(f"{kind}.{name}", value)
     file.add_layer_norm_rms_eps(c.rms_norm_eps)
     file.add_vocab_size(c.vocab_size)
     vocabulary = tokenizer._inner.get_vocab()
@@ -59,13 +82,18 @@ def write(
     file.add_token_merges(["a b"])
     file.add_eos_token_id(260)
     file.add_chat_template(TEMPLATE)
-    for name, value in model.state_dict().items():
+    gemma = kind.startswith("gemma")
+    for name, value in split_experts(model.state_dict()).items():
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
         values = value.numpy()
+        if gemma and name.endswith("norm.weight"):
+            values = values + 1
         if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = c.num_attention_heads if "q_proj" in name else c.num_key_value_heads
             split = values.reshape(heads, 2, values.shape[0] // heads // 2, values.shape[1])
             values = np.ascontiguousarray(split.swapaxes(1, 2).reshape(values.shape))
-        for old, new in NAMES.items():
+        for old, new in {**NAMES, **(GEMMA_NAMES if gemma else {})}.items():
             name = name.replace(old, new)
         file.add_tensor(name, values)
     for name, values in (more or {}).items():
@@ -95,6 +123,36 @@ def test_logits_of_a_gguf_agree_with_transformers(kind: str, tmp_path: Path) -> 
     assert model.text.chat.stops == (260,)
     read = model.text.tokenizer
     assert read.encode("<|user|>12 abc") == tokenizer.encode("<|user|>12 abc")
+
+
+WINDOW = {"attention.sliding_window": 6}
+GEMMA3_LAYERS = ["sliding_attention"] * 5 + ["full_attention"]
+EXPERTS: dict[str, Any] = {"expert_count": 6, "expert_used_count": 2}
+FAMILIES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "mistral": ("mistral", {"sliding_window": 6}, "llama", WINDOW),
+    "mixtral": ("mixtral", {"num_local_experts": 6}, "llama", EXPERTS),
+    "qwen3moe": ("qwen3_moe", {**MIXTURE, "norm_topk_prob": True}, "qwen3moe",
+                 {**EXPERTS, "expert_feed_forward_length": 24}),
+    "gemma2": ("gemma2", {"sliding_window": 6, "query_pre_attn_scalar": 8}, "gemma2",
+               {**WINDOW, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
+    "gemma3": ("gemma3", {"sliding_window": 6, "query_pre_attn_scalar": 8, "num_hidden_layers": 6,
+                          "layer_types": GEMMA3_LAYERS}, "gemma3", WINDOW),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_gguf_agree_with_transformers(family: str, tmp_path: Path) -> None:
+    kind, changes, architecture, keys = FAMILIES[family]
+    oracle = save(tmp_path, kind, **{"attn_implementation": "eager", **changes})
+    tokenizer = Tokenizer.from_json((tmp_path / "tokenizer.json").read_text())
+    write(tmp_path / "tiny.gguf", architecture, oracle, tokenizer, keys=keys)
+    settings = Settings(model=str(tmp_path / "tiny.gguf"), max_len=64, prefill="32", verify="8x1")
+    target = eager(settings)[1]
+    tokens = np.random.default_rng(2).integers(0, VOCAB, 30).tolist()
+    with torch.no_grad():
+        expected = oracle(torch.tensor([tokens])).logits[0, -1].numpy()
+    actual = logits(target, tokens)
+    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_shards_and_missing_tensors(tmp_path: Path) -> None:

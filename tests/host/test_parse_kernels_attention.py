@@ -25,6 +25,7 @@ layouts = st.fixed_dictionaries(
         "kv_heads": st.integers(1, 3),
         "head_dim": st.sampled_from([1, 8, 20, 80]),
         "keys": st.integers(1, 90),
+        "windowed": st.booleans(),
     }
 )
 

@@ -49,19 +49,33 @@ def test_both_forms_of_config_json_say_the_same() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"architectures": ["PhiForCausalLM"]}, "PhiForCausalLM"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"use_sliding_window": True}, "sliding window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
         ({"num_experts": 8}, "num_experts"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "'yarn' lacks 'factor'"),
+        ({"architectures": ["MixtralForCausalLM"]}, "num_local_experts"),
+        (
+            {"architectures": ["MistralForCausalLM"], "layer_types": ["full_attention"]},
+            "layer_types.*mistral",
+        ),
+        (
+            {"architectures": ["Gemma3ForCausalLM"], "hidden_activation": "gelu"},
+            "hidden_activation 'gelu'",
+        ),
+        (
+            {"architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": 50.0},
+            "attn_logit_softcapping",
+        ),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, "ConditionalGeneration"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.*dynamic"),
         (
             {
-                "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+                "rope_scaling": {"rope_type": "longrope", "factor": 4.0},
                 "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
             },
-            "rope_scaling.*yarn",
+            "rope_scaling.*longrope",
         ),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling.*'linear' lacks 'factor'"),
         ({"mlp_bias": True}, "mlp_bias"),
@@ -88,7 +102,8 @@ def test_gguf_metadata() -> None:
     for change, named in (
         ({"general.architecture": "gemma"}, "gemma"),
         ({"qwen2.expert_count": 4}, "experts"),
-        ({"qwen2.rope.scaling.type": "yarn"}, "yarn"),
+        ({"qwen2.rope.scaling.type": "longrope"}, "longrope"),
+        ({"qwen2.attention.sliding_window": 8}, "sliding window"),
         ({"qwen2.block_count": None}, "block_count"),
     ):
         with pytest.raises(UsageError, match=named):
@@ -123,7 +138,7 @@ def test_gguf_linear_scaling_is_that_of_llama_cpp(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("rope.scaling.type", "yarn"), ("rope.scaling.attn_factor", 0.9),
+        ("rope.scaling.type", "longrope"), ("rope.scaling.attn_factor", 0.9),
         ("rope.scaling.yarn_ext_factor", 1.0), ("attention.causal", False),
         ("final_logit_softcapping", 30.0), ("attention.clamp_kqv", 8.0), ("expert_count", 4),
         ("unheard.of", [1]),
@@ -133,6 +148,19 @@ def test_gguf_keys_that_would_be_ignored_are_refused(name: str, value: object) -
     with pytest.raises(UsageError, match=name if name[:6] != "expert" else "experts") as refused:
         config_from_gguf({**GGUF, f"qwen2.{name}": value}, frozenset())
     assert "\n" not in str(refused.value)
+
+
+def test_yarn_is_the_same_in_both_forms() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    qwen2 = {**V4, "architectures": ["Qwen2ForCausalLM"], "rope_theta": 1e6}
+    ours = config_from_hf({**qwen2, "rope_scaling": scaling})
+    keys = {"type": "yarn", "factor": 4.0, "original_context_length": 512}
+    gguf = {**GGUF, **{f"qwen2.rope.scaling.{name}": value for name, value in keys.items()}}
+    found = config_from_gguf(gguf, frozenset())
+    assert found.rope_divisors == ours.rope_divisors and found.score_scale == ours.score_scale
+    assert ours.score_scale > 8**-0.5 and ours.max_positions == 2048
+    long = config_from_hf({**qwen2, "rope_scaling": {**scaling, "factor": 8.0}})
+    assert long.max_positions == 4096
 
 
 def test_what_a_config_does_not_say_is_as_in_transformers() -> None:

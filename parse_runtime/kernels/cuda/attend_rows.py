@@ -27,7 +27,8 @@ class Tiles:
 @opaque
 def launch(
     q: Tensor, cache_layer: Tensor, slot: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
-    keys: int, tiles: Tiles | None = None,
+    keys: int, tiles: Tiles | None = None, lows: Tensor | None = None,
+    scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.attend_rows.attend_rows`."""
     count, heads, head_dim = q.shape
@@ -36,15 +37,16 @@ def launch(
     tiles = tiles or choose(q.dtype, head_dim, count * group)
     out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
     rows, cuts, starts = side_by_side(rows, cuts, starts)
+    lows = None if lows is None else lows.contiguous()
     if q.stride(2) != 1:
         q = q.contiguous()
     _attend[kv_heads, triton.cdiv(count * group, tiles.queries)](
-        q, cache_layer[0], cache_layer[1], out, slot, rows, cuts, starts,
-        count, keys, head_dim**-0.5 * LOG2_E,
+        q, cache_layer[0], cache_layer[1], out, slot, rows, cuts, starts, lows,
+        count, keys, (scale or head_dim**-0.5) * LOG2_E,
         q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
         KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim,
         WIDTH=max(16, triton.next_power_of_2(head_dim)), QUERIES=tiles.queries, KEYS=tiles.keys,
-        num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+        CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -59,11 +61,11 @@ def choose(dtype: torch.dtype, head_dim: int, queries: int) -> Tiles:
 
 @triton.jit(do_not_specialize=["count", "keys"])
 def _attend(
-    q, k, v, out, slot, rows, cuts, starts,
+    q, k, v, out, slot, rows, cuts, starts, lows,
     count, keys, scale,
     q_token, q_head, kv_head, kv_slot,
     KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -89,6 +91,13 @@ def _attend(
     most = tl.minimum(tl.max(cut), keys)
     least = tl.minimum(tl.min(tl.where(valid, cut, keys)), keys)
     open_end = least // KEYS * KEYS
+    begin = 0
+    if lows is not None:
+        # Every tile of a window is masked, and nothing below the lowest one is read.
+        low = tl.load(lows + token, mask=valid, other=0).to(tl.int32)
+        first_seen = tl.minimum(tl.where(low < cut, low, keys), tl.where(start <= row, start, keys))
+        begin = tl.minimum(tl.min(tl.where(valid, first_seen, keys)), most) // KEYS * KEYS
+        open_end = begin
     cut_end = tl.cdiv(most, KEYS) * KEYS
     own_end = tl.minimum(tl.max(row) + 1, keys)
     own_first = tl.maximum(tl.min(tl.where(valid & (row >= cut_end), start, keys)), cut_end)
@@ -96,10 +105,10 @@ def _attend(
     top = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     acc = tl.zeros([QUERIES, WIDTH], tl.float32)
-    for first in tl.range(0, open_end, KEYS):
+    for first in tl.range(begin, open_end, KEYS):
         key = first + tl.arange(0, KEYS)
         kt = _load(k, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, False)
-        scores = tl.dot(x, kt.T, input_precision="ieee")
+        scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)
         new = tl.maximum(top, tl.max(scores, 1) * scale)
         p = tl.exp2(scores * scale - new[:, None])
         fade = tl.exp2(top - new)
@@ -113,9 +122,12 @@ def _attend(
         first = tl.where(i < masked, open_end + i * KEYS, own_first + (i - masked) * KEYS)
         key = first + tl.arange(0, KEYS)
         kt = _load(k, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, True)
-        scores = tl.dot(x, kt.T, input_precision="ieee")
+        scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)
         mine = (key[None, :] >= start[:, None]) & (key[None, :] <= row[:, None])
-        seen = ((key[None, :] < cut[:, None]) | mine) & (key < keys)[None, :]
+        below = key[None, :] < cut[:, None]
+        if lows is not None:
+            below = below & (key[None, :] >= low[:, None])
+        seen = (below | mine) & (key < keys)[None, :]
         scores = tl.where(seen, scores, float("-inf"))
         new = tl.maximum(top, tl.max(scores, 1) * scale)
         # A row that has seen nothing so far must not meet inf - inf.
@@ -130,6 +142,16 @@ def _attend(
     acc /= tl.where(total > 0, total, 1.0)[:, None]
     place = token[:, None].to(tl.int64) * (tl.num_programs(0) * GROUP) + member[:, None]
     tl.store(out + place * HEAD_DIM + d, acc.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def capped(scores, scale, CAP: tl.constexpr):
+    """Scores s such that s * scale is CAP * tanh of what it was over CAP; itself where CAP is 0."""
+    if CAP > 0:
+        rate = scale / CAP
+        return (2 * tl.sigmoid(2 * scores * rate) - 1) / rate
+    else:
+        return scores
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.attend_rows import LOG2_E
+from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 
 UNITED, UNITE_WARPS = 32, 4
@@ -42,6 +42,7 @@ class Tiles:
 def launch(
     q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
     ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
+    lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.attend_step.attend_step`."""
     count, heads, head_dim = q.shape
@@ -52,6 +53,7 @@ def launch(
     blocks = triton.cdiv(group * length, tiles.queries)
     share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * blocks))
     slots, cuts, starts, ancestors = side_by_side(slots, cuts, starts, ancestors)
+    lows = None if lows is None else lows.contiguous()
     if q.stride(2) != 1:
         q = q.contiguous()
     sums = torch.empty(count, heads, spans, head_dim, dtype=torch.float32, device=q.device)
@@ -61,14 +63,15 @@ def launch(
     bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}
     _partial[blocks * share, kv_heads, batch](
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
-        slots, cuts, starts, ancestors, length, keys, spans, share, head_dim**-0.5 * LOG2_E,
+        slots, cuts, starts, ancestors, lows, length, keys, spans, share,
+        (scale or head_dim**-0.5) * LOG2_E,
         q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
         KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
-        num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
+        CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
     )  # fmt: skip
     _unite[heads, count](
-        sums, totals[0], totals[1], out, cuts, starts, ancestors, keys, spans,
+        sums, totals[0], totals[1], out, cuts, starts, ancestors, lows, keys, spans,
         HEAD_DIM=head_dim, WIDTH=width, SPAN=tiles.span, UNITED=UNITED,
         num_warps=UNITE_WARPS, **OPTIONS,
     )  # fmt: skip
@@ -88,10 +91,10 @@ def choose(dtype: torch.dtype, keys: int) -> Tiles:
 @triton.jit(do_not_specialize=["tops", "totals", "length", "keys", "spans", "share"])
 def _partial(
     q, k, v, sums, tops, totals,
-    slots, cuts, starts, ancestors, length, keys, spans, share, scale,
+    slots, cuts, starts, ancestors, lows, length, keys, spans, share, scale,
     q_token, q_head, kv_head, kv_slot,
     KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
-    SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -109,6 +112,10 @@ def _partial(
     most = tl.max(cut)
     # Where every row sees every key of a tile, there is nothing to mask.
     least = tl.min(tl.where(valid, cut, keys))
+    if lows is not None:
+        floor = tl.load(lows + token, mask=valid, other=0).to(tl.int32)
+        lowest = tl.min(tl.where(valid & (floor < cut), floor, keys))
+        least = 0  # every tile of a window is masked
 
     d = tl.arange(0, WIDTH)
     inside = valid[:, None] & (d < HEAD_DIM)[None, :]
@@ -125,7 +132,13 @@ def _partial(
         # and a tile begins at a multiple of KEYS whichever rows there are.
         near = (start < right) & (end > left) & (end > start)
         own_first = tl.min(tl.where(near, start, right))
-        first = tl.where(most > left, left, tl.maximum(own_first, left) // KEYS * KEYS)
+        first = tl.maximum(own_first, left) // KEYS * KEYS
+        if lows is None:
+            first = tl.where(most > left, left, first)
+        else:
+            begin = tl.maximum(lowest, left)
+            some = begin < tl.minimum(most, right)
+            first = tl.where(some, tl.minimum(begin // KEYS * KEYS, first), first)
         last = tl.maximum(tl.minimum(most, right), tl.max(tl.where(near, end, left)))
         last = tl.minimum(last, right)
         if first < last:
@@ -138,13 +151,16 @@ def _partial(
                 places = key[:, None] * KV_ROW + d[None, :]
                 kt = tl.load(k + places, there, other=0.0)
                 vt = tl.load(v + places, there, other=0.0)
-                scores = tl.dot(x, kt.T, input_precision="ieee")
+                scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)
                 if tile + KEYS > least:
                     bit = key[None, :] - start[:, None]
                     word = tl.where(bit < 32, low[:, None], high[:, None])
                     own = ((word >> (bit & 31)) & 1) == 1
                     own = own & (bit >= 0) & (bit < 64) & (key < keys)[None, :]
-                    seen = (key[None, :] < cut[:, None]) | own
+                    below = key[None, :] < cut[:, None]
+                    if lows is not None:
+                        below = below & (key[None, :] >= floor[:, None])
+                    seen = below | own
                     scores = tl.where(seen, scores, float("-inf"))
                 new = tl.maximum(top, tl.max(scores, 1) * scale)
                 # A row that has seen nothing so far must not meet inf - inf.
@@ -162,7 +178,7 @@ def _partial(
 
 @triton.jit(do_not_specialize=["tops", "totals", "keys", "spans"])
 def _unite(
-    sums, tops, totals, out, cuts, starts, ancestors, keys, spans,
+    sums, tops, totals, out, cuts, starts, ancestors, lows, keys, spans,
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, UNITED: tl.constexpr,
 ):  # fmt: skip
     release()
@@ -171,6 +187,8 @@ def _unite(
     cut = tl.minimum(tl.load(cuts + token).to(tl.int32), keys)
     start = tl.load(starts + token).to(tl.int32)
     end = tl.minimum(start + _bit_length(tl.load(ancestors + token)), keys)
+    if lows is not None:
+        floor = tl.load(lows + token).to(tl.int32)
     place = (token.to(tl.int64) * tl.num_programs(0) + head) * spans
     d = tl.arange(0, WIDTH)
     top = float("-inf")
@@ -181,7 +199,10 @@ def _unite(
         left = span * SPAN
         # Only spans that this row sees: others were left unwritten, or say nothing.
         near = (start < left + SPAN) & (end > left) & (end > start)
-        seen = (span < spans) & ((left < cut) | near)
+        below = left < cut
+        if lows is not None:
+            below = tl.maximum(left, floor) < tl.minimum(left + SPAN, cut)
+        seen = (span < spans) & (below | near)
         tops_ = tl.load(tops + place + span, seen, other=float("-inf"))
         new = tl.maximum(top, tl.max(tops_, 0))
         level = tl.where(new == float("-inf"), 0.0, new)

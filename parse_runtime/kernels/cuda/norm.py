@@ -13,7 +13,7 @@ from parse_runtime.kernels.cuda.stream import sum_parts
 
 @opaque
 def add_rms_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """`parse_runtime.kernels.norm.add_rms_norm`."""
     parts = x.contiguous() if x.dim() == 3 else x.contiguous()[None]
@@ -24,7 +24,7 @@ def add_rms_norm(
         residual = residual.contiguous()
     block = triton.next_power_of_2(width)
     _add_rms_norm[(count,)](
-        parts, residual, weight, normed, total, width, eps,
+        parts, residual, weight, normed, total, width, eps, offset,
         SPANS=spans, BLOCK=block, num_warps=min(16, max(1, block // 256)), **OPTIONS,
     )  # fmt: skip
     return normed, total
@@ -32,12 +32,13 @@ def add_rms_norm(
 
 @triton.jit
 def _add_rms_norm(
-    parts, residual, weight, normed, total, width, eps, SPANS: tl.constexpr, BLOCK: tl.constexpr
-):
+    parts, residual, weight, normed, total, width, eps, offset,
+    SPANS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     release()
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < width
-    scale = tl.load(weight + at, there, other=0.0).to(tl.float32)
+    scale = tl.load(weight + at, there, other=0.0).to(tl.float32) + offset
     wait()
     here = row * width + at
     x = sum_parts(parts + here, there, tl.num_programs(0) * width, SPANS)

@@ -14,7 +14,7 @@ from parse_runtime.kernels.cuda.stream import sum_parts
 @opaque
 def rotate_store(
     qkv: Tensor, positions: Tensor, inverse_frequencies: Tensor, cache_layer: Tensor,
-    write: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float,
+    write: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, offset: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.rotate.rotate_store`."""
     parts = qkv.contiguous() if qkv.dim() == 3 else qkv.contiguous()[None]
@@ -25,7 +25,7 @@ def rotate_store(
     positions, write = side_by_side(positions, write)
     q_norm, k_norm = norms if norms is not None else (None, None)
     _rotate_store[count, heads + 2 * kv_heads](
-        parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps,
+        parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps, offset,
         heads, kv_heads,
         cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
         SPANS=spans, HALF=head_dim // 2, WIDTH=triton.next_power_of_2(head_dim // 2),
@@ -36,7 +36,7 @@ def rotate_store(
 
 @triton.jit
 def _rotate_store(
-    parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps,
+    parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
     heads, kv_heads, kv_stride, head_stride, row_stride,
     SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -56,8 +56,8 @@ def _rotate_store(
             norm = (q_norm if key < 0 else k_norm) + at
             square = tl.sum(a * a, 0) + tl.sum(b * b, 0)
             scale = tl.rsqrt(square / (2 * HALF) + eps)
-            a *= scale * tl.load(norm, there, other=0.0).to(tl.float32)
-            b *= scale * tl.load(norm + HALF, there, other=0.0).to(tl.float32)
+            a *= scale * (tl.load(norm, there, other=0.0).to(tl.float32) + offset)
+            b *= scale * (tl.load(norm + HALF, there, other=0.0).to(tl.float32) + offset)
         angle = tl.load(positions + row).to(tl.float32) * tl.load(frequencies + at, there, other=0)
         cosine, sine = tl.cos(angle), tl.sin(angle)
         a, b = a * cosine - b * sine, b * cosine + a * sine

@@ -20,17 +20,19 @@ from parse_runtime.kernels.cuda.stream import (
 
 
 @opaque
-def swiglu(gate_up: Tensor) -> Tensor:
+def swiglu(gate_up: Tensor, gelu: bool = False) -> Tensor:
     """`parse_runtime.kernels.swiglu.swiglu`."""
     count, width = gate_up.shape[0], gate_up.shape[1] // 2
     gate_up = gate_up.contiguous()
     out = torch.empty(count, width, dtype=gate_up.dtype, device=gate_up.device)
-    _swiglu[count, triton.cdiv(width, 1024)](gate_up, out, width, BLOCK=1024, **OPTIONS)
+    _swiglu[count, triton.cdiv(width, 1024)](gate_up, out, width, GELU=gelu, BLOCK=1024, **OPTIONS)
     return out
 
 
 @opaque
-def stream_swiglu(x: Tensor, gate_up: Tensor, tiles: Tiles | None = None) -> Tensor:
+def stream_swiglu(
+    x: Tensor, gate_up: Tensor, gelu: bool = False, tiles: Tiles | None = None
+) -> Tensor:
     """`parse_runtime.kernels.swiglu.linear_swiglu` for few rows."""
     count, n, k = x.shape[0], gate_up.shape[0] // 2, gate_up.shape[1]
     if tiles is None:
@@ -45,27 +47,27 @@ def stream_swiglu(x: Tensor, gate_up: Tensor, tiles: Tiles | None = None) -> Ten
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns)](
         x, gate_up, out, count, n, k, x.stride(0), gate_up.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, num_warps=4, num_stages=tiles.stages, **OPTIONS,
+        STAGES=tiles.stages, GELU=gelu, num_warps=4, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return out
 
 
 @triton.jit
-def _swiglu(gate_up, out, width, BLOCK: tl.constexpr):
+def _swiglu(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
     release()
     wait()
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate_up += row * 2 * width + at
     gate = tl.load(gate_up, at < width).to(tl.float32)
     up = tl.load(gate_up + width, at < width).to(tl.float32)
-    tl.store(out + row * width + at, gate * tl.sigmoid(gate) * up, at < width)
+    tl.store(out + row * width + at, _activate(gate, GELU) * up, at < width)
 
 
 @triton.jit(do_not_specialize=["count"])
 def _stream_swiglu(
     x, weight, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -85,4 +87,14 @@ def _stream_swiglu(
         up = tl.dot(a, load_weight(up_row, at, k, EVEN).T, up, input_precision="ieee")
     out += row.to(tl.int64)[:, None] * n + column[None, :]
     there = (row < count)[:, None] & (column < n)[None, :]
-    tl.store(out, gate * tl.sigmoid(gate) * up, there)
+    tl.store(out, _activate(gate, GELU) * up, there)
+
+
+@triton.jit
+def _activate(gate, GELU: tl.constexpr):
+    """SiLU, or GELU approximated by tanh: x / 2 * (1 + tanh(u)) is x * sigmoid(2u)."""
+    if GELU:
+        # u = sqrt(2 / pi) * (x + 0.044715 * x ** 3)
+        return gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
+    else:
+        return gate * tl.sigmoid(gate)

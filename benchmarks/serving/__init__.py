@@ -1,0 +1,1 @@
+"""What a serving replica carries."""

@@ -1,0 +1,79 @@
+"""PARSE as a Ray Serve deployment: OpenAI's API, from none to two replicas as requests ask for.
+
+    pip install 'ray[serve]'
+    PARSE_BUNDLE=/models/model.fdy serve run examples.deploy.ray_serve:app
+
+Each replica opens the bundle in its own process and answers as `foundryrt serve` does. Ray restarts
+one whose answers fail, and ends one only when its requests are done. PARSE_GPUS=1 gives each a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ray import serve
+from starlette.applications import Starlette
+
+from foundryrt import Session
+from parse_runtime.graphs.loading import load
+from parse_runtime.serve import Serving
+from parse_runtime.serve.server import service_of
+
+GRACE = 30
+"""Seconds for the requests of a replica that is to end."""
+GPUS = float(os.environ.get("PARSE_GPUS", "0"))
+
+
+def application() -> Starlette:
+    """The server of PARSE_BUNDLE; called in each replica."""
+    session = Session.open(os.environ["PARSE_BUNDLE"], weights=os.environ.get("PARSE_WEIGHTS"))
+    service = service_of(session, load(session), Serving())
+    threading.Thread(target=service.prepare, daemon=True).start()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            service.abort()
+            service.engine.close(GRACE)
+            session.close()
+
+    app = service.app()
+    app.router.lifespan_context = lifespan
+    app.state.engine = service.engine
+    return app
+
+
+@serve.deployment(
+    # Beyond what may run and wait in a replica, requests wait in Ray's proxy.
+    max_ongoing_requests=64,
+    graceful_shutdown_timeout_s=GRACE,
+    health_check_period_s=5,
+    ray_actor_options={"num_cpus": 1, "num_gpus": GPUS},
+    autoscaling_config={
+        "min_replicas": 0,
+        "max_replicas": 2,
+        "target_ongoing_requests": 4,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 5,
+        "downscale_to_zero_delay_s": 5,
+        "metrics_interval_s": 0.5,
+        "look_back_period_s": 2,
+    },
+)
+@serve.ingress(application)
+class Parse:
+    """A replica."""
+
+    def check_health(self) -> None:
+        """Raises where the engine no longer answers: Ray then starts another replica."""
+        state = self.app.state.engine.state
+        if state != "ok":
+            raise RuntimeError(f"the engine is {state}")
+
+
+app = Parse.bind()

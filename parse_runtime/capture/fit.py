@@ -1,0 +1,122 @@
+"""Sizes of a server that nobody gave: by the model's files, the target and this machine's memory.
+
+What is free at the moment does not count: sizes are part of a bundle's key, and another start on
+the same machine must find the same bundle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from foundryrt.console import note
+from foundryrt.errors import UsageError
+from foundryrt.nvml import NoNvml, Nvml, visible
+from foundryrt.options import flag
+from parse_runtime.capture.settings import Settings
+from parse_runtime.weights.source import Model, open_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a server takes at most where the memory allows more."""
+
+    dtype: str
+    max_len: int
+    slots: int
+    prefill: tuple[int, ...]
+    share: float
+    """Of the memory that weights and caches may have; the rest is for what passes compute."""
+
+
+LIMITS = {
+    "cuda": Limits(dtype="bfloat16", max_len=8192, slots=64, prefill=(64, 256, 1024), share=0.85),
+    "host": Limits(dtype="float32", max_len=2048, slots=4, prefill=(32, 128), share=0.5),
+}
+_SHORTEST = 256
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """The settings that `given` leaves open; UsageError where the models need more memory."""
+    target_model = open_model(given["model"])
+    draft = open_model(given["draft"]) if given.get("draft") else target_model
+    found = choose(given, LIMITS[target], memory(target), target_model, draft)
+    shown = " ".join(f"{flag(name)} {value}" for name, value in found.items())
+    if shown:
+        note(f"sizes for this machine: {shown}")
+    return found
+
+
+def choose(
+    given: Mapping[str, Any], limits: Limits, available: int, target: Model, draft: Model
+) -> dict[str, Any]:
+    """As `fitted`, with `available` bytes: first the longest sequences, then the most of them.
+
+    The number of slots and a length that is cut down are powers of two.
+    """
+    found: dict[str, Any] = {"dtype": limits.dtype}
+    if not (given.get("draft") or given.get("eagle")):
+        found["max_rounds"] = 0  # A model that drafts whole answers for itself gains nothing.
+    dtype = str(given.get("dtype", limits.dtype))
+    room = int(available * limits.share) - _weights(target, draft, dtype)
+    most = min(limits.max_len, target.config.max_positions, draft.config.max_positions)
+    length = int(given.get("max_len", most))
+    slots = int(given.get("slots", 1))
+    while (needed := _caches(given, length, slots, target, draft, dtype)) > room:
+        shorter = 1 << (length - 1).bit_length() - 1
+        if "max_len" in given or shorter < _SHORTEST:
+            raise UsageError(
+                f"{given['model']}: its weights and {slots} x {length} tokens of cache need "
+                f"{(needed - room) / 2**30:.1f} GiB more than the {available / 2**30:.1f} GiB "
+                "here allow; take a smaller model, or --max-len and --slots below these"
+            )
+        length = shorter
+    if "slots" not in given:
+        while slots < limits.slots and (
+            _caches(given, length, 2 * slots, target, draft, dtype) <= room
+        ):
+            slots *= 2
+    found |= {"max_len": length, "slots": slots}
+    found["prefill"] = ",".join(str(n) for n in limits.prefill if n <= length) or str(length)
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def _weights(target: Model, draft: Model, dtype: str) -> int:
+    models = [target] if draft is target else [target, draft]
+    return _BYTES.get(dtype, 4) * sum(prod(p.shape) for m in models for p in m.parameters)
+
+
+def _caches(
+    given: Mapping[str, Any], length: int, slots: int, target: Model, draft: Model, dtype: str
+) -> int:
+    """Bytes of both models' caches; the target's has rows for the judge's suffixes, too."""
+    settings = Settings(
+        model="", max_len=length, slots=slots, prefill="1",
+        verify=str(given.get("verify", Settings.verify)),
+    )  # fmt: skip
+    total = 0
+    for model, rows in ((target, settings.sizes().cache_rows), (draft, length + 1)):
+        c = model.config
+        total += 2 * c.layers * c.kv_heads * c.head_dim * rows * slots * _BYTES.get(dtype, 4)
+    return total
+
+
+def memory(target: str) -> int:
+    """Bytes of the GPU that CUDA offers first, or of this machine; UsageError where none tells."""
+    if target == "cuda":
+        with contextlib.suppress(NoNvml), Nvml() as nvml:
+            for gpu in visible(nvml.gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))[:1]:
+                if gpu.load.memory_total:
+                    return gpu.load.memory_total
+        raise UsageError("--fit: no GPU here says how much memory it has; give the sizes")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        # A container's own limit; "max" where it has none.
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total

@@ -1,0 +1,70 @@
+"""Sizes that a capture chooses for a machine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundryc.cache.request import Request
+from foundryrt.errors import UsageError
+from parse_runtime.capture.fit import LIMITS, _caches, _weights, choose, memory
+from parse_runtime.models.config import ModelConfig
+
+CONFIG = ModelConfig(
+    architecture="qwen3", layers=40, hidden=5120, intermediate=17408, heads=40, kv_heads=8,
+    head_dim=128, vocab=151936, max_positions=40960, rms_eps=1e-6, rope_theta=1e6,
+)  # fmt: skip
+# As many weights as Qwen3-14B has.
+MODEL: Any = SimpleNamespace(config=CONFIG, parameters=[SimpleNamespace(shape=(14_768_307_200,))])
+GIB = 1 << 30
+
+
+def test_a_model_of_14b_on_gpus() -> None:
+    wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
+    assert wide == {
+        "dtype": "bfloat16", "max_rounds": 0, "max_len": 8192, "slots": 32,
+        "prefill": "64,256,1024",
+    }  # fmt: skip
+    narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
+    assert (narrow["max_len"], narrow["slots"]) == (8192, 2)
+    with pytest.raises(UsageError, match=r"m: .* GiB more than the 24\.0 GiB"):
+        choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, MODEL, MODEL)
+
+
+def test_what_is_given_stays() -> None:
+    given = {"model": "m", "max_len": 100, "slots": 3, "draft": "d", "dtype": "float32"}
+    found = choose(given, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
+    assert found == {"prefill": "64"}
+    short = choose({"model": "m", "max_len": 20}, LIMITS["host"], 300 * GIB, MODEL, MODEL)
+    assert short["prefill"] == "20"
+    with pytest.raises(UsageError, match="64 x 8192 tokens"):
+        choose({"model": "m", "slots": 64, "max_len": 8192}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
+
+
+@given(available=st.integers(35, 400), slots=st.none() | st.integers(1, 40))
+def test_it_fits_and_is_as_much_as_fits(available: int, slots: int | None) -> None:
+    given = {"model": "m"} | ({} if slots is None else {"slots": slots})
+    limits, total = LIMITS["cuda"], available * GIB
+    room = int(total * limits.share) - _weights(MODEL, MODEL, "bfloat16")
+    try:
+        found = {**given, **choose(given, limits, total, MODEL, MODEL)}
+    except UsageError:
+        assert _caches(given, 256, slots or 1, MODEL, MODEL, "bfloat16") > room
+        return
+    length, chosen = int(found["max_len"]), int(found["slots"])
+    assert _caches(given, length, chosen, MODEL, MODEL, "bfloat16") <= room
+    if slots is None and chosen < limits.slots:
+        assert _caches(given, length, 2 * chosen, MODEL, MODEL, "bfloat16") > room
+
+
+def test_the_machine_says_how_much_it_has() -> None:
+    assert memory("host") > 1 << 28
+
+
+def test_a_workload_that_cannot_choose_is_named() -> None:
+    with pytest.raises(UsageError, match="'otfs' cannot choose its sizes"):
+        Request.read("otfs", "host", False, [], fit=True)
