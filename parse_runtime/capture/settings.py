@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from foundryrt.errors import UsageError
 from foundryrt.options import option
 from parse_runtime.engine.rules import Rules
+from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.sizes import DTYPES, PassSizes
 from parse_runtime.signature.tree import DraftTree
 
@@ -25,6 +26,10 @@ class _Recorded:
     decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
     prefill: str = option("32,128", "lengths of prefill passes")
     verify: str = option("128x4,384x8", "ROWSxCUTS of verify passes")
+    evidence: str = option(
+        "", "drafted tokens that verify passes take evidence of, as 64,128; empty: up to cuts x "
+        "stride; 0: none"
+    )  # fmt: skip
     eagle: str = option("", "folder of an EAGLE-3 head of the target")
     speculate: str = option("", "draft: the draft model also drafts single tokens")
     eagle_depth: int = option(4, "tokens drafted ahead, by the head or the draft model")
@@ -67,10 +72,12 @@ class Settings(Rules, _Recorded):
             prefill = sorted({int(part) for part in self.prefill.split(",")})
             verify = sorted({_rows_and_cuts(part) for part in self.verify.split(",")})
             decode = sorted({int(part) for part in self.decode.split(",") if part})
+            scored = scored_tokens(verify, self.stride, self.evidence)
         except ValueError:
             raise UsageError(
                 f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
-                f"128x4,384x8, and decode {self.decode!r} like 1,4,8 or nothing"
+                f"128x4,384x8, and decode {self.decode!r} like 1,4,8 or nothing; evidence "
+                f"{self.evidence!r}: a number for each of verify, or nothing"
             ) from None
         if min(*prefill, *decode, *(number for size in verify for number in size)) < 1:
             raise UsageError("prefill, verify and decode: sizes must be at least 1")
@@ -80,6 +87,7 @@ class Settings(Rules, _Recorded):
             slots=self.slots,
             prefill=tuple(prefill),
             verify=tuple(verify),
+            scored=scored,
             decode=tuple(decode),
             tree=DraftTree(self.eagle_depth, width) if self.eagle or self.speculate else None,
         )

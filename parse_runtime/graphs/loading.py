@@ -14,6 +14,7 @@ from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.proposer import DraftProposer
 from parse_runtime.graphs.session import BundleSession, PassSession
 from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.signature.sizes import PassSizes
 from parse_runtime.signature.tree import DraftTree
@@ -71,11 +72,16 @@ def _sizes(session: PassSession, model: str) -> PassSizes:
         return sorted(tuple(int(key[part]) for part in keys) for key in found)
 
     width = settings["eagle_width"] if settings["eagle"] else 1
+    verify = tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts"))
+    # Bundles of before 2026-11-29 have no such setting, and no evidence.
+    asked = settings.get("evidence", "0")
+    scored = scored_tokens(verify, settings["stride"], asked) if verify else ()
     return PassSizes(
         max_len=settings["max_len"],
         slots=settings["slots"],
         prefill=tuple(length for (length,) in sizes("prefill", "len")),
-        verify=tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts")),
+        verify=verify,
+        scored=scored,
         decode=tuple(batch for (batch,) in sizes("decode", "batch")),
         tree=DraftTree(settings["eagle_depth"], width) if sizes("extend", "len") else None,
     )
