@@ -46,6 +46,19 @@ class ServingWorkload(RunWorkload, Protocol):
         """Answer requests until SIGTERM or SIGINT."""
 
 
+@runtime_checkable
+class CalibratedWorkload(RunWorkload, Protocol):
+    """A workload whose bundles `foundryc calibrate` can fit to their models."""
+
+    Calibrating: type[Any]
+    """As `Options`, for `calibrate`."""
+
+    def calibrate(
+        self, session: Session, options: Any, json: bool
+    ) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """The files to put into the bundle, and what `--json` shows; without it, print that."""
+
+
 RUN = "foundryrt.workloads"
 """Entry points of run sides; those of capture sides are in foundryc/workload.py."""
 

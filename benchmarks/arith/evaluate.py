@@ -21,10 +21,10 @@ import numpy as np
 from typer import Option
 
 from benchmarks.arith import bundles, drive, judging
-from benchmarks.arith.interval import share
 from benchmarks.arith.task import grade
 from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
+from parse_runtime.calibration.interval import share
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.graphs.loading import Loaded, load

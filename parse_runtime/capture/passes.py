@@ -16,6 +16,7 @@ from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Layer, Rows, decoder_layer, forward, logits
 from parse_runtime.models.eagle3 import Head, tapped_layers
 from parse_runtime.models.evidence import by_cut, log_likelihood, statistics, verdicts
+from parse_runtime.models.loose import LooseRule
 from parse_runtime.models.speculation import Speculation
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.sizes import PassSizes
@@ -40,6 +41,8 @@ class Passes:
     compiled: Compile = lambda layer: layer
     head: tuple[ModelConfig, Mapping[str, Tensor]] | None = None
     """An EAGLE-3 head that drafts for the extend passes."""
+    loose: LooseRule | None = None
+    """Which other drafted tokens than the model's own choices extend passes accept."""
     likelihood: Tensor | None = None
     """Of a draft model: where it keeps `ModelSignature.likelihood`,"""
     draft_likelihood: Tensor | None = None
@@ -138,8 +141,8 @@ class Passes:
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
         """Checks the drafts that wait for each of any slots.
 
-        `accepted` counts drafted tokens that the model would have chosen, `token` has them and
-        the one that follows, then repeats.
+        `accepted` counts drafted tokens that the model would have chosen, or that its loose rule
+        lets stay; `token` has them and the one that follows, then repeats.
         """
         speculation, slots = self._speculation, self._read(signature, "slots")
         token, position = self._read(signature, "roots").unbind(0)
@@ -147,6 +150,8 @@ class Passes:
         hidden, features = self._forward(rows, self.sizes.max_len + 1)
         scores = logits(self.parameters, hidden)
         choices = self._sample(signature, scores, rows.positions).view(slots.shape[0], -1)
+        if self.loose:
+            choices = self.loose.choices(drafts[:, 0], choices, scores)
         count, path, after = speculation.check(drafts, position, choices)
         speculation.move(self.cache, position, slots, count, path)
         if self._head:

@@ -129,7 +129,7 @@ def build(
         likelihood = register(found.name, torch.tensor(found.initial), found.role)
     passes = Passes(
         "target", target.config, weights, sizes, register, words, compiled, head,
-        draft_likelihood=likelihood,
+        loose=settings.loose_rule(), draft_likelihood=likelihood,
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from foundryrt.errors import UsageError
 from foundryrt.options import option
@@ -10,6 +11,9 @@ from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.sizes import DTYPES, PassSizes
 from parse_runtime.signature.tree import DraftTree
+
+if TYPE_CHECKING:
+    from parse_runtime.models.loose import LooseRule
 
 _TREE_ROWS = 63
 """Ancestors are bits of one int64."""
@@ -34,6 +38,8 @@ class _Recorded:
     speculate: str = option("", "draft: the draft model also drafts single tokens")
     eagle_depth: int = option(4, "tokens drafted ahead, by the head or the draft model")
     eagle_width: int = option(1, "nodes on each level of a head's drafts")
+    fly_window: int = option(0, "drafted tokens that must agree behind another; 0: exact")
+    fly_entropy: float = option(0.3, "share of the largest entropy from which another may stay")
     dtype: str = option("float32", "float32 or bfloat16")
     yes: str = option("Yes", "the judge's word for valid, one token")
     no: str = option("No", "and for invalid")
@@ -55,6 +61,9 @@ class Settings(Rules, _Recorded):
         for name in ("max_len", "slots", "eagle_depth", "eagle_width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
+        if not self.judge_prompt:
+            raise UsageError("judge-prompt: the judge needs a question")
+        self._check_loose()
         sizes = self.sizes()
         if max(sizes.batches) > self.slots:
             raise UsageError(f"decode {self.decode!r}: batches up to slots, {self.slots}")
@@ -65,6 +74,26 @@ class Settings(Rules, _Recorded):
             )
         if not sizes.prefill or max(sizes.prefill) > self.max_len:
             raise UsageError(f"prefill {self.prefill!r}: lengths up to max-len {self.max_len}")
+
+    def _check_loose(self) -> None:
+        if self.fly_window < 0 or not 0 <= self.fly_entropy <= 1:
+            raise UsageError("fly-window and fly-entropy: a number of tokens, and a share")
+        if not self.fly_window:
+            return
+        if self.eagle_width > 1 or not (self.eagle or self.speculate):
+            raise UsageError("fly-window: needs --speculate draft, or --eagle with --eagle-width 1")
+        if self.fly_window >= self.eagle_depth:
+            raise UsageError(
+                f"fly-window {self.fly_window}: needs an eagle-depth above it, not "
+                f"{self.eagle_depth}"
+            )
+
+    def loose_rule(self) -> LooseRule | None:
+        """Of the extend passes."""
+        # Imported late: a capture's options and its key do not need torch.
+        from parse_runtime.models.loose import LooseRule
+
+        return LooseRule(self.fly_window, self.fly_entropy) if self.fly_window else None
 
     def sizes(self) -> PassSizes:
         """Static sizes of the target's passes; UsageError where a list cannot be read."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from foundryrt.console import write
 from foundryrt.errors import UsageError
 from foundryrt.options import option
+from parse_runtime.commands.calibrate import Calibrating, calibrate
 from parse_runtime.commands.jobs import Defaults, Job, Line, read
 from parse_runtime.commands.many import answer_all
 from parse_runtime.engine.batch import Sampling
@@ -18,7 +19,7 @@ from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
 from parse_runtime.graphs.session import BundleSession
 from parse_runtime.serve import Serving, serve
 
-__all__ = ["Options", "Serving", "run", "serve"]
+__all__ = ["Calibrating", "Options", "Serving", "calibrate", "run", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,10 @@ class BundleSession(PassSession, Protocol):
     @property
     def files(self) -> Sequence[str]: ...
 
+    @property
+    def weights_digest(self) -> str:
+        """Of the contents of all weights."""
+
     def file(self, name: str) -> bytes: ...
 
     def ready(self) -> int:
