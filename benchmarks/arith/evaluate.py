@@ -86,7 +86,7 @@ def run(
     wanted = chosen(parts, tuple(PARTS), "--parts")
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": _device(target),
+        "device": device(target),
         "dtype": dtype,
         "threshold": threshold,
         "eagle": {"depth": eagle_depth, "width": eagle_width},
@@ -255,7 +255,8 @@ class _Separate:
         return float(1 / (1 + np.exp(no - yes)))
 
 
-def _device(target: str) -> str:
+def device(target: str) -> str:
+    """What the engine runs on."""
     if target == "host":
         return "CPU"
     import torch

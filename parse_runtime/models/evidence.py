@@ -41,7 +41,8 @@ def by_cut(each: Tensor, segments: Tensor, carried: Tensor, cuts: int) -> Tensor
     number = torch.arange(cuts, dtype=torch.int64, device=each.device)
     inside = segments[None] == number[:, None]
     first = (number == 0)[:, None]
-    sums = inside.float() @ each[:, :_SUMS]
+    # No matrix product: on CUDA its library would pick a kernel, and an order, by the size.
+    sums = torch.where(inside[:, :, None], each[None, :, :_SUMS], 0.0).sum(1)
     least = torch.where(inside, each[None, :, _SUMS], 0.0).amin(1, keepdim=True)
     before = number[None] <= number[:, None]
     draft_least = torch.where(before, least[None, :, 0], 0.0).amin(1, keepdim=True)
