@@ -10,15 +10,7 @@ from pathlib import Path
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.bundle import signature
-from foundryrt.bundle.layout import (
-    HEADER_BYTES,
-    Codec,
-    Section,
-    align,
-    check_name,
-    pack_header,
-    pack_table,
-)
+from foundryrt.bundle.layout import HEADER_BYTES, Codec, Section, align, write_ends
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.errors import FoundryError
@@ -68,15 +60,9 @@ def _write(
                 file.write(part)
                 rest -= len(part)
     for name, data in left.items():
-        check_name(name)
         file.seek(align(file.tell()))
         sections.append(_put(target, name, data))
-    table_offset = align(file.tell())
-    table = pack_table(sections)
-    file.seek(table_offset)
-    file.write(table)
-    file.seek(0)
-    file.write(pack_header(table, table_offset, table_offset + len(table)))
+    write_ends(file, sections)
 
 
 def _put(target: AtomicFile, name: str, data: bytes) -> Section:

@@ -76,7 +76,9 @@ class GraphTarget(GraphDecoder):
                 "rows: capture with a larger --verify"
             )
         if verification.score and not self._signature.sizes.scored:
-            raise UsageError("the bundle's passes have no evidence: capture it without --evidence")
+            raise UsageError(
+                "the bundle's passes have no evidence: capture it again, without --evidence 0"
+            )
         found, carried = [], np.zeros((2, len(STATISTICS)), np.float32)
         for part in self._parts(verification):
             found.append(self._pass(slot, part, carried))
