@@ -27,7 +27,7 @@ from benchmarks.report import RESULTS, chosen, say, write_results
 from foundryrt.progress import progress_bar
 from parse_runtime.calibration import questions as shipped
 from parse_runtime.calibration.answers import Question
-from parse_runtime.calibration.calibrate import Fitted, calibrated
+from parse_runtime.calibration.calibrate import calibrated
 from parse_runtime.calibration.collect import Samples, collect
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.loading import Loaded
@@ -42,6 +42,8 @@ PROMPTS = {
 }
 """Questions to the judge that are compared."""
 _LAUNCHES = 15
+_COLLECTED = 4
+"""Answers at a time, at least, while drafts are collected and labelled."""
 
 
 def run(
@@ -67,7 +69,7 @@ def run(
     at_a_time = [int(part) for part in concurrent.split(",")]
     pair = real(model, draft, eagle, dtype, length) if model else CONTROL
     length = length if model else MAX_NEW_TOKENS
-    slots = max(at_a_time)
+    slots = max(*at_a_time, _COLLECTED)
     found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device(target),
         "dtype": dtype, "target": Path(pair.model).name, "draft": Path(pair.draft).name,
@@ -126,11 +128,8 @@ def _prompts(loaded: Loaded, questions: list[Question], length: int) -> dict[str
         samples = _samples(loaded, questions, length, prompt)
         text = loaded.rules.judge_prompt if prompt is None else prompt
         suffix = text and loaded.prompts.target.chat.judge_suffix("", text)
-        row = {"tokens": len(loaded.prompts.target.tokenizer.encode(suffix)) if suffix else 0}
-        kinds = verdicts.KINDS if text else {"all": verdicts.KINDS["without the judge"]}
-        rows[name] = {
-            **row, **{kind: Fitted.of(samples, **kinds[kind]).areas() for kind in kinds}
-        }  # fmt: skip
+        tokens = len(loaded.prompts.target.tokenizer.encode(suffix)) if suffix else 0
+        rows[name] = {"tokens": tokens, **verdicts.by_evidence(samples, judge=bool(text))}
     return rows
 
 

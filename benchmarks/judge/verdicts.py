@@ -6,26 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from parse_runtime.calibration.calibrate import JUDGE, Fitted, least_threshold
+from parse_runtime.calibration.calibrate import JUDGE, Fitted, areas, least_threshold
 from parse_runtime.calibration.collect import Samples
 from parse_runtime.calibration.fit import auc, fit
 from parse_runtime.calibration.interval import share
+from parse_runtime.signature.evidence import EVIDENCE
 from parse_runtime.signature.selection import SelectionRule
 
-KINDS: dict[str, dict[str, Any]] = {
-    "judge alone": {"only": JUDGE},
-    "without the judge": {"without": JUDGE},
-    "disagreements alone": {"only": {"draft_disagreements"}},
-    "all": {},
-}
 WRONG_KEPT = 0.05
 _REPEATS = 40
 _CLOSE = 0.02
 
 
-def areas(samples: Samples) -> dict[str, Any]:
-    """By kind of evidence, the cross-validated areas of whole drafts and of prefixes."""
-    return {name: Fitted.of(samples, **chosen).areas() for name, chosen in KINDS.items()}
+def by_evidence(samples: Samples, judge: bool = True) -> dict[str, Any]:
+    """By kind of evidence, the areas of whole drafts and of prefixes; cross-validated if fitted.
+
+    `judge`: whether one was asked.
+    """
+    evidence = samples.evidence
+    found = {
+        "disagreements alone": -evidence[:, EVIDENCE.index("draft_disagreements")],
+        "without the judge": Fitted.of(samples, JUDGE).verdicts,
+    }
+    if judge:
+        found |= {"judge alone": evidence[:, 0], "all": Fitted.of(samples).verdicts}
+    return {name: areas(samples, verdicts) for name, verdicts in found.items()}
 
 
 def kept(fitted: Fitted) -> dict[str, Any]:
@@ -73,12 +78,12 @@ def histograms(fitted: Fitted) -> dict[str, list[int]]:
 def report(samples: Samples) -> dict[str, Any]:
     """All of it, JSON-able."""
     fitted = Fitted.of(samples)
-    by_evidence, whole, learning = areas(samples), kept(fitted), curve(samples, fitted.penalty)
+    tells, whole, learning = by_evidence(samples), kept(fitted), curve(samples, fitted.penalty)
     return {
         "drafts": share(int(samples.right[samples.whole].sum()), len(samples.drafts)),
         "target_right": share(sum(d.target_right for d in samples.drafts), len(samples.drafts)),
-        "auc": {name: found["value"] for name, found in by_evidence["all"].items()},
-        "auc_by_evidence": by_evidence,
+        "auc": {name: found["value"] for name, found in tells["all"].items()},
+        "auc_by_evidence": tells,
         "kept_at_5_percent": whole["first-failure"].get("share"),
         "kept_by_rule": whole,
         "calibration_questions": needed(learning),

@@ -41,27 +41,14 @@ class Fitted:
     verdicts: Numbers
 
     @staticmethod
-    def of(samples: Samples, without: Collection[str] = (), only: Collection[str] = ()) -> Fitted:
-        """By all of the evidence but `without`, or by `only` some."""
-        columns = tuple(
-            i
-            for i, name in enumerate(EVIDENCE)
-            if name not in without and (not only or name in only)
-        )
+    def of(samples: Samples, without: Collection[str] = ()) -> Fitted:
+        """By all of the evidence but `without`."""
+        columns = tuple(i for i, name in enumerate(EVIDENCE) if name not in without)
         x, right, groups = samples.evidence[:, columns], samples.right, samples.groups
         penalty = best_penalty(x, right, groups)
         return Fitted(
             samples, columns, penalty, logistic(cross_validated(x, right, groups, penalty))
         )
-
-    def areas(self) -> dict[str, Any]:
-        """AUC of whole drafts and of prefixes, with intervals; of what has right and wrong ones."""
-        whole, right, groups = self.samples.whole, self.samples.right, self.samples.groups
-        return {
-            name: auc_interval(self.verdicts[which], right[which], groups[which])
-            for name, which in (("drafts", whole), ("prefixes", ~whole))
-            if right[which].any() and not right[which].all()
-        }
 
     def draft_verdicts(self, rule: SelectionRule) -> tuple[Numbers, Flags]:
         """Of each draft: the highest threshold that keeps it whole, and whether it is right.
@@ -85,6 +72,16 @@ class Fitted:
         return dict(named), whole.offset
 
 
+def areas(samples: Samples, verdicts: Numbers) -> dict[str, Any]:
+    """AUC of whole drafts and of prefixes, with intervals; of what has right and wrong ones."""
+    whole, right, groups = samples.whole, samples.right, samples.groups
+    return {
+        name: auc_interval(verdicts[which], right[which], groups[which])
+        for name, which in (("drafts", whole), ("prefixes", ~whole))
+        if right[which].any() and not right[which].all()
+    }
+
+
 def calibrated(samples: Samples, rules: Rules, models: str, false_accepts: float) -> Calibration:
     """The fit, its threshold and its report. UsageError where there is too little to go by.
 
@@ -100,7 +97,6 @@ def calibrated(samples: Samples, rules: Rules, models: str, false_accepts: float
     fitted = Fitted.of(samples, without)
     kept, drafts_right = fitted.draft_verdicts(rules.selection_rule)
     threshold = least_threshold(kept, drafts_right, false_accepts)
-    areas = fitted.areas()
     accepts = fitted.verdicts >= threshold
     labels = samples.right
     report: dict[str, Any] = {
@@ -108,7 +104,7 @@ def calibrated(samples: Samples, rules: Rules, models: str, false_accepts: float
         "prefixes": int((~samples.whole).sum()),
         "target_right": share(sum(d.target_right for d in samples.drafts), len(samples.drafts)),
         "draft_right": share(int(right.sum()), len(right)),
-        "auc": areas,
+        "auc": areas(samples, fitted.verdicts),
         "false_accept": share(int((accepts & ~labels).sum()), int((~labels).sum())),
         "false_reject": share(int((~accepts & labels).sum()), int(labels.sum())),
         "wrong_kept_whole": _kept(kept[~drafts_right], threshold),
@@ -116,8 +112,8 @@ def calibrated(samples: Samples, rules: Rules, models: str, false_accepts: float
         "penalty": fitted.penalty,
     }
     if rules.judge_prompt:
-        report["auc_of_the_judge_alone"] = Fitted.of(samples, only=JUDGE).areas()
-        report["auc_without_the_judge"] = Fitted.of(samples, without=JUDGE).areas()
+        report["auc_of_the_judge_alone"] = areas(samples, samples.evidence[:, 0])
+        report["auc_without_the_judge"] = areas(samples, Fitted.of(samples, JUDGE).verdicts)
     weights, offset = fitted.weights()
     return Calibration(
         weights=weights, offset=offset, judge_prompt=rules.judge_prompt, threshold=threshold,
