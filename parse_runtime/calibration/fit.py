@@ -98,7 +98,7 @@ def best_penalty(x: Numbers, right: Flags, groups: Groups) -> float:
 
 
 def auc_interval(
-    scores: Numbers, right: Flags, groups: Groups, repeats: int = 500
+    scores: Numbers, right: Flags, groups: Groups, repeats: int = 300
 ) -> dict[str, float | int]:
     """The area with its 95 % interval by resampling groups (bootstrap)."""
     chooser, names = np.random.default_rng(0), np.unique(groups)

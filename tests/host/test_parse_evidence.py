@@ -79,7 +79,7 @@ def expected(
     return np.array([columns(0, c) + columns(b, c) for b, c in zip(before, cuts, strict=True)])
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
 @given(
     draft=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40),
     suffix=st.lists(st.integers(0, VOCAB - 1), max_size=7),

@@ -34,7 +34,7 @@ def by_words(
     return found
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(data=st.data(), rows=st.integers(3, 9), batch=st.integers(1, 3))
 def test_a_token_stays_where_the_model_is_unsure_and_goes_on_agreeing(
     data: st.DataObject, rows: int, batch: int

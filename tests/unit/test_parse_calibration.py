@@ -108,8 +108,13 @@ def sample(seed: int, drafts: int, informative: bool) -> Samples:
     return Samples(found)
 
 
-def test_a_calibration_says_whether_verdicts_separate_and_is_read_back() -> None:
-    good, bad = (calibrated(sample(1, 60, useful), Rules(), "m", 0.05) for useful in (True, False))
+@pytest.fixture(scope="module")
+def good() -> Calibration:
+    return calibrated(sample(1, 60, True), Rules(), "m", 0.05)
+
+
+def test_a_calibration_says_whether_verdicts_separate_and_is_read_back(good: Calibration) -> None:
+    bad = calibrated(sample(1, 60, False), Rules(), "m", 0.05)
     assert good.separates and good.auc > 0.95 and "max_rounds" not in good.rules
     assert not bad.separates and bad.rules["max_rounds"] == 0
     assert good.report["wrong_kept_whole"]["hits"] <= 1
@@ -132,8 +137,7 @@ def test_without_a_question_the_judge_does_not_count() -> None:
 @pytest.mark.parametrize(
     "change", [{"weights": {"luck": 1.0}}, {"threshold": "x"}, {"more": 1}, {"auc": None}]
 )
-def test_a_damaged_calibration_is_refused(change: dict[str, object]) -> None:
-    good = calibrated(sample(1, 30, True), Rules(), "m", 0.05)
+def test_a_damaged_calibration_is_refused(good: Calibration, change: dict[str, object]) -> None:
     damaged = json.dumps({**json.loads(good.packed()), **change}).encode()
     for data in (damaged, b"\xff", b"[" * 100_000):
         with pytest.raises(FoundryError, match="cannot be read"):
