@@ -111,6 +111,12 @@ BENCHMARKS = {
             "arith", "arith.evaluate", "accuracy and throughput of the arithmetic pair",
             "parse_arith.json",
         ),
+        Benchmark(
+            "parse-judge", "judge.evaluate",
+            "verdicts of a pair of models, and PARSE by them beside its rivals",
+            "parse_judge.json",
+        ),
+        Benchmark("judge-plot", "judge.plot", "draws docs/parse-judge.svg of parse_judge.json"),
         Benchmark("arith-train", "arith.train", "trains the arithmetic pair"),
         Benchmark("arith-plot", "arith.plot", "draws docs/parse-arith.svg of parse_arith.json"),
     )

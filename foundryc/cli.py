@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from foundryc import elsewhere, report, workload
+from foundryc.attach import attach
 from foundryc.cache import cli as cache_cli
 from foundryc.cache.capture import capture_now, through_cache
 from foundryc.cache.request import Request
@@ -35,6 +36,7 @@ from foundryrt.console import (
 from foundryrt.errors import UsageError
 from foundryrt.host.admitted import check_names
 from foundryrt.regular import refuse_input
+from foundryrt.session import Session
 from foundryrt.trust import resolve
 
 app = typer.Typer(
@@ -177,6 +179,37 @@ def write_report(
             out.file.write(bundle_page(opened).encode())
             out.commit()
         write(f"{printable(path)}\n")
+
+
+@app.command(context_settings=WORKLOAD_OPTIONS, no_args_is_help=True)
+def calibrate(
+    context: typer.Context,
+    bundle: BundlePath,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with the weight files, if they moved.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fit what BUNDLE's workload decides by to its models, and put the fit into BUNDLE.
+
+    The workload's own options go behind BUNDLE: `foundryc calibrate parse.fdy --questions 200`. The
+    bundle is another one then: signatures are void, and caches and copies have the one without.
+    """
+    with reporting():
+        with Bundle.open(bundle) as opened:
+            name = opened.manifest.workload.name
+            driver = installed.find_run(name)
+        if not isinstance(driver, installed.CalibratedWorkload):
+            raise UsageError(f"workload {name!r} has nothing to calibrate")
+        chosen = options.parse(driver.Calibrating, context.args)
+        with Session.open(bundle, weights=weights) as session:
+            files, found = driver.calibrate(session, chosen, json)
+        if attach(bundle, files):
+            note(f"{bundle}: its signatures no longer hold: sign it again")
+        if json:
+            print_json({"bundle": str(bundle), "files": sorted(files), **found})
+        else:
+            write(f"{printable(bundle)}: has {', '.join(sorted(files))} now\n")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.bundle import signature
-from foundryrt.bundle.layout import Codec, Section, align, pack_header, pack_table
+from foundryrt.bundle.layout import Codec, Section, align, write_ends
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.errors import FoundryError, UsageError, install
@@ -72,12 +72,7 @@ def _write(bundle: Bundle, target: AtomicFile, signatures: bytes) -> None:
     )  # fmt: skip
     file.seek(end)
     file.write(signatures)
-    table_offset = align(file.tell())
-    table = pack_table(sections)
-    file.seek(table_offset)
-    file.write(table)
-    file.seek(0)
-    file.write(pack_header(table, table_offset, table_offset + len(table)))
+    write_ends(file, sections)
 
 
 def create_key(path: Path) -> Path:

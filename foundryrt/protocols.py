@@ -70,6 +70,10 @@ class SessionLike(GraphsLike, Protocol):
     def files(self) -> Sequence[str]:
         """Names of the attached files."""
 
+    @property
+    def weights_digest(self) -> str:
+        """Of the contents of all weights."""
+
     def file(self, name: str) -> bytes:
         """A file that was attached at capture; UsageError where there is none."""
 

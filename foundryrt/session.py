@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -205,6 +206,17 @@ class Session:
     def files(self) -> list[str]:
         """Names of the attached files."""
         return list(self._bundle.files)
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 over the digests of all weights, as hexadecimal: equal for equal models."""
+        manifest, found = self._bundle.manifest, hashlib.sha256()
+        for source in manifest.weights.sources:
+            found.update(source.digest)
+        for section in self._bundle.sections:
+            if section.kind == schema.SectionKind.REGION and section.name == "weights":
+                found.update(section.sha256)
+        return found.hexdigest()
 
     def ready(self, name: str | None = None, **key: int | str) -> int:
         """How many graphs can be launched without waiting; given a graph, 1 if it can, else 0.

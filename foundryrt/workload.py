@@ -54,6 +54,19 @@ class WithCapture(RunWorkload, Protocol):
     """The settings of its capture, as `Settings` of its other half."""
 
 
+@runtime_checkable
+class CalibratedWorkload(RunWorkload, Protocol):
+    """A workload whose bundles `foundryc calibrate` can fit to their models."""
+
+    Calibrating: type[Any]
+    """As `Options`, for `calibrate`."""
+
+    def calibrate(
+        self, session: Session, options: Any, json: bool
+    ) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """The files to put into the bundle, and what `--json` shows; without it, print that."""
+
+
 RUN = "foundryrt.workloads"
 """Entry points of run sides; those of capture sides are in foundryc/workload.py."""
 

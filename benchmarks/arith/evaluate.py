@@ -21,10 +21,10 @@ import numpy as np
 from typer import Option
 
 from benchmarks.arith import bundles, drive, judging
-from benchmarks.arith.interval import share
 from benchmarks.arith.task import grade
 from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
+from parse_runtime.calibration.interval import share
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.graphs.loading import Loaded, load
@@ -86,7 +86,7 @@ def run(
     wanted = chosen(parts, tuple(PARTS), "--parts")
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": _device(target),
+        "device": device(target),
         "dtype": dtype,
         "threshold": threshold,
         "eagle": {"depth": eagle_depth, "width": eagle_width},
@@ -255,7 +255,8 @@ class _Separate:
         return float(1 / (1 + np.exp(no - yes)))
 
 
-def _device(target: str) -> str:
+def device(target: str) -> str:
+    """What the engine runs on."""
     if target == "host":
         return "CPU"
     import torch

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.arith.drive import Problem
-from benchmarks.arith.interval import share
+from parse_runtime.calibration.interval import share
 from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.engine.protocols import Verification
 

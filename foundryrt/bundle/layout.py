@@ -6,6 +6,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import BinaryIO
 
 from foundryrt.bundle.errors import (
     HeaderDamaged,
@@ -112,6 +113,16 @@ def pack_header(table: bytes, table_offset: int, file_length: int) -> bytes:
     digest = hashlib.sha256(table).digest()
     count = len(table) // _ENTRY.size
     return _HEADER.pack(MAGIC, count, table_offset, file_length, 0, digest)
+
+
+def write_ends(file: BinaryIO, sections: list[Section]) -> None:
+    """Write the section table behind the last section, where `file` is, and the header."""
+    table_offset = align(file.tell())
+    table = pack_table(sections)
+    file.seek(table_offset)
+    file.write(table)
+    file.seek(0)
+    file.write(pack_header(table, table_offset, table_offset + len(table)))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from parse_runtime.models.acceptance import select
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Layer, Rows, decoder_layer, forward, logits
 from parse_runtime.models.eagle3 import Head, tapped_layers
+from parse_runtime.models.evidence import by_cut, log_likelihood, statistics, verdicts
+from parse_runtime.models.loose import LooseRule
 from parse_runtime.models.speculation import Speculation
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.sizes import PassSizes
@@ -39,6 +41,12 @@ class Passes:
     compiled: Compile = lambda layer: layer
     head: tuple[ModelConfig, Mapping[str, Tensor]] | None = None
     """An EAGLE-3 head that drafts for the extend passes."""
+    loose: LooseRule | None = None
+    """Which other drafted tokens than the model's own choices extend passes accept."""
+    likelihood: Tensor | None = None
+    """Of a draft model: where it keeps `ModelSignature.likelihood`,"""
+    draft_likelihood: Tensor | None = None
+    """of a target: where its draft model does. None: drafted tokens count as certain to it."""
     _inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,6 +122,7 @@ class Passes:
         wanted = self._read(signature, "wanted")
         scores = self._logits(hidden.index_select(0, wanted))
         token = self._sample(signature, scores, rows.positions.index_select(0, wanted))
+        self._keep_likelihood(scores, token, rows.places(self.cache.rows).index_select(0, wanted))
         if self._head:
             after = self._read(signature, "next")
             following = torch.cat((rows.tokens[1:], token))
@@ -129,13 +138,15 @@ class Passes:
         rows = Rows.steps(self._read(signature, "plan"), self._read(signature, "slots"))
         hidden, _ = self._forward(rows, self.sizes.max_len + 1)
         scores = self._logits(hidden)
-        return {"token": self._sample(signature, scores, rows.positions), "logits": scores}
+        token = self._sample(signature, scores, rows.positions)
+        self._keep_likelihood(scores, token, rows.places(self.cache.rows))
+        return {"token": token, "logits": scores}
 
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
         """Checks the drafts that wait for each of any slots.
 
-        `accepted` counts drafted tokens that the model would have chosen, `token` has them and
-        the one that follows, then repeats.
+        `accepted` counts drafted tokens that the model would have chosen, or that its loose rule
+        lets stay; `token` has them and the one that follows, then repeats.
         """
         speculation, slots = self._speculation, self._read(signature, "slots")
         token, position = self._read(signature, "roots").unbind(0)
@@ -143,6 +154,8 @@ class Passes:
         hidden, features = self._forward(rows, self.sizes.max_len + 1)
         scores = self._logits(hidden)
         choices = self._sample(signature, scores, rows.positions).view(slots.shape[0], -1)
+        if self.loose:
+            choices = self.loose.choices(drafts[:, 0], choices, scores)
         count, path, after = speculation.check(drafts, position, choices)
         speculation.move(self.cache, position, slots, count, path)
         if self._head:
@@ -150,7 +163,11 @@ class Passes:
         return {"accepted": count, "token": after}
 
     def verify(self, signature: PassSignature) -> dict[str, Tensor]:
-        """`verdicts`, P(yes) / (P(yes) + P(no)) of each cut, and the number of the `kept` one."""
+        """`verdicts` of each cut, and the number of the `kept` one.
+
+        A verdict is the logistic score of the cut's `evidence`; in a pass without evidence it is
+        P(yes) / (P(yes) + P(no)).
+        """
         rows, hidden, features = self._slot_pass(signature, self.sizes.cache_rows)
         if self._head:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
@@ -158,10 +175,33 @@ class Passes:
         wanted = self._read(signature, "wanted")
         scores = self._logits(hidden.index_select(0, wanted)).float()
         chosen = scores.index_select(1, self._judge)
-        verdicts = chosen.softmax(-1)[:, 0].contiguous()
+        found = {"logits": scores}
+        if "score" in signature.inputs:
+            found["evidence"] = self._evidence(signature, hidden, chosen)
+            judged = verdicts(found["evidence"], self._read(signature, "score"))
+        else:
+            judged = chosen.softmax(-1)[:, 0].contiguous()
         count, rule = torch.split(self._read(signature, "rule"), 1)
-        kept = select(verdicts, count, self._read(signature, "threshold"), rule)
-        return {"verdicts": verdicts, "kept": kept, "logits": scores}
+        kept = select(judged, count, self._read(signature, "threshold"), rule)
+        return {"verdicts": judged, "kept": kept, **found}
+
+    def _evidence(self, signature: PassSignature, hidden: Tensor, chosen: Tensor) -> Tensor:
+        """[cuts, EVIDENCE] from all rows' hidden states and the logits [cuts, 2] of yes and no."""
+        rows, tokens, segments, places = self._read(signature, "scored").unbind(0)
+        if self.draft_likelihood is None:
+            draft = torch.zeros_like(rows, dtype=torch.float32)
+        else:
+            own = self.draft_likelihood.index_select(0, self._slot)
+            draft = own[0].index_select(0, places)
+        scores = self._logits(hidden.index_select(0, rows))
+        each = statistics(scores, tokens, draft)
+        counted = by_cut(each, segments, self._read(signature, "carried"), chosen.shape[0])
+        return torch.cat((chosen[:, :1] - chosen[:, 1:], counted), 1)
+
+    def _keep_likelihood(self, scores: Tensor, token: Tensor, places: Tensor) -> None:
+        """A draft model's log-probability of each sampled token, at the row before it."""
+        if self.likelihood is not None:
+            self.likelihood.view(-1).index_copy_(0, places, log_likelihood(scores, token))
 
     def _slot_pass(self, signature: PassSignature, keys: int) -> tuple[Rows, Tensor, list[Tensor]]:
         rows = Rows.of(self._read(signature, "plan"), self._slot)

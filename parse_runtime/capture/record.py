@@ -12,6 +12,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.capture.files import inputs
 from parse_runtime.capture.fit import fitted
 from parse_runtime.capture.settings import Settings
+from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.text.chat import Chat
 from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import Model, open_model
@@ -118,6 +119,8 @@ def build(
     compiled: Compile = lambda layer: layer,
 ) -> list[Passes]:
     """The target's and the draft's passes; one model's weights are registered once."""
+    import torch
+
     from parse_runtime.capture.parameters import load_parameters
     from parse_runtime.capture.passes import Passes
 
@@ -127,11 +130,22 @@ def build(
     if settings.eagle:
         config, recipes = open_head(settings.eagle, target.config)
         head = config, load_parameters("eagle", recipes, settings.dtype, register)
-    passes = Passes("target", target.config, weights, sizes, register, words, compiled, head)
+    likelihood = None
+    if sizes.scored and _same_tokens(target, draft):
+        found = ModelSignature("draft", sizes).likelihood
+        likelihood = register(found.name, torch.tensor(found.initial), found.role)
+    passes = Passes(
+        "target", target.config, weights, sizes, register, words, compiled, head,
+        loose=settings.loose_rule(), draft_likelihood=likelihood,
+    )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
-    drafting = replace(sizes, verify=(), tree=None)
-    return [passes, Passes("draft", draft.config, weights, drafting, register, compiled=compiled)]
+    drafting = replace(sizes, verify=(), scored=(), tree=None)
+    drafts = Passes(
+        "draft", draft.config, weights, drafting, register, compiled=compiled,
+        likelihood=likelihood,
+    )  # fmt: skip
+    return [passes, drafts]
 
 
 def _json(chat: Chat) -> bytes:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from foundryrt.errors import UsageError
 from foundryrt.options import option
 from parse_runtime.engine.rules import Rules
+from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.sizes import DTYPES, PassSizes
 from parse_runtime.signature.tree import DraftTree
+
+if TYPE_CHECKING:
+    from parse_runtime.models.loose import LooseRule
 
 _TREE_ROWS = 63
 """Ancestors are bits of one int64."""
@@ -25,10 +30,16 @@ class _Recorded:
     decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
     prefill: str = option("32,128", "lengths of prefill passes")
     verify: str = option("128x4,384x8", "ROWSxCUTS of verify passes")
+    evidence: str = option(
+        "", "drafted tokens that verify passes take evidence of, as 64,128; empty: up to cuts x "
+        "stride; 0: none"
+    )  # fmt: skip
     eagle: str = option("", "folder of an EAGLE-3 head of the target")
     speculate: str = option("", "draft: the draft model also drafts single tokens")
     eagle_depth: int = option(4, "tokens drafted ahead, by the head or the draft model")
     eagle_width: int = option(1, "nodes on each level of a head's drafts")
+    fly_window: int = option(0, "drafted tokens that must agree behind another; 0: exact")
+    fly_entropy: float = option(0.3, "share of the largest entropy from which another may stay")
     dtype: str = option("float32", "float32 or bfloat16")
     yes: str = option("Yes", "the judge's word for valid, one token")
     no: str = option("No", "and for invalid")
@@ -50,6 +61,9 @@ class Settings(Rules, _Recorded):
         for name in ("max_len", "slots", "eagle_depth", "eagle_width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
+        if not self.judge_prompt:
+            raise UsageError("judge-prompt: the judge needs a question")
+        self._check_loose()
         sizes = self.sizes()
         if max(sizes.batches) > self.slots:
             raise UsageError(f"decode {self.decode!r}: batches up to slots, {self.slots}")
@@ -61,16 +75,38 @@ class Settings(Rules, _Recorded):
         if not sizes.prefill or max(sizes.prefill) > self.max_len:
             raise UsageError(f"prefill {self.prefill!r}: lengths up to max-len {self.max_len}")
 
+    def _check_loose(self) -> None:
+        if self.fly_window < 0 or not 0 <= self.fly_entropy <= 1:
+            raise UsageError("fly-window and fly-entropy: a number of tokens, and a share")
+        if not self.fly_window:
+            return
+        if self.eagle_width > 1 or not (self.eagle or self.speculate):
+            raise UsageError("fly-window: needs --speculate draft, or --eagle with --eagle-width 1")
+        if self.fly_window >= self.eagle_depth:
+            raise UsageError(
+                f"fly-window {self.fly_window}: needs an eagle-depth above it, not "
+                f"{self.eagle_depth}"
+            )
+
+    def loose_rule(self) -> LooseRule | None:
+        """Of the extend passes."""
+        # Imported late: a capture's options and its key do not need torch.
+        from parse_runtime.models.loose import LooseRule
+
+        return LooseRule(self.fly_window, self.fly_entropy) if self.fly_window else None
+
     def sizes(self) -> PassSizes:
         """Static sizes of the target's passes; UsageError where a list cannot be read."""
         try:
             prefill = sorted({int(part) for part in self.prefill.split(",")})
             verify = sorted({_rows_and_cuts(part) for part in self.verify.split(",")})
             decode = sorted({int(part) for part in self.decode.split(",") if part})
+            scored = scored_tokens(verify, self.stride, self.evidence)
         except ValueError:
             raise UsageError(
                 f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
-                f"128x4,384x8, and decode {self.decode!r} like 1,4,8 or nothing"
+                f"128x4,384x8, and decode {self.decode!r} like 1,4,8 or nothing; evidence "
+                f"{self.evidence!r}: a number for each of verify, or nothing"
             ) from None
         if min(*prefill, *decode, *(number for size in verify for number in size)) < 1:
             raise UsageError("prefill, verify and decode: sizes must be at least 1")
@@ -80,6 +116,7 @@ class Settings(Rules, _Recorded):
             slots=self.slots,
             prefill=tuple(prefill),
             verify=tuple(verify),
+            scored=scored,
             decode=tuple(decode),
             tree=DraftTree(self.eagle_depth, width) if self.eagle or self.speculate else None,
         )

@@ -9,6 +9,7 @@ from foundryrt.errors import UsageError
 from foundryrt.options import option
 from foundryrt.protocols import SessionLike
 from parse_runtime.capture.settings import Settings as Capture
+from parse_runtime.commands.calibrate import Calibrating, calibrate
 from parse_runtime.commands.jobs import Defaults, Job, Line, read
 from parse_runtime.commands.many import answer_all
 from parse_runtime.engine.batch import Sampling
@@ -19,7 +20,7 @@ from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
 from parse_runtime.serve import Serving, serve
 
-__all__ = ["Capture", "Options", "Serving", "run", "serve"]
+__all__ = ["Calibrating", "Capture", "Options", "Serving", "calibrate", "run", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.calibration import Calibration
 from parse_runtime.engine.judge import sentence_cuts, stride_cuts
 from parse_runtime.engine.request import Request, TooLong
 from parse_runtime.engine.rules import Rules
@@ -54,6 +55,8 @@ class Prompts:
     target: TextFormat
     draft: TextFormat
     translation: TokenTranslation
+    calibration: Calibration | None = None
+    """Of the pair, for verdicts under the question that it was fitted with."""
 
     def request(
         self,
@@ -72,7 +75,17 @@ class Prompts:
         messages: Conversation = "" if isinstance(prompt, Raw) else prompt
         settings, ending = settings or {}, ending or Ending()
         tokens = self.encode(prompt, settings)
-        suffix = self.target.chat.judge_suffix(messages, rules.judge_prompt, **settings)
+        fitted = self.calibration if rules.calibrated else None
+        if fitted and fitted.judge_prompt != rules.judge_prompt:
+            fitted = None
+        if not (rules.judge_prompt or fitted or rules.max_rounds == 0):
+            raise UsageError(
+                "judge-prompt: without a question there are verdicts only by a calibration that "
+                "had none (foundryc calibrate --judge-prompt '')"
+            )
+        suffix = rules.judge_prompt and self.target.chat.judge_suffix(
+            messages, rules.judge_prompt, **settings
+        )
         return Request(
             prompt=tokens,
             draft_prompt=tokens if self.translation.same else self._draft_prompt(prompt, settings),
@@ -86,6 +99,7 @@ class Prompts:
             rules=rules,
             sampling=sampling,
             processing=processing or Processing(),
+            score=fitted.score if fitted else None,
         )
 
     def refuse_longer(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
 
 Logits = NDArray[np.float32]
@@ -30,14 +31,21 @@ class Verification:
     """The judge's question."""
     threshold: float = 0.5
     rule: SelectionRule = SelectionRule.FIRST_FAILURE
+    score: Score | None = None
+    """What makes verdicts of the cuts' evidence; None: the judge's answer, without evidence."""
+    drafted: int = 0
+    """Position of the draft's first token. There is evidence of the tokens from here on that have
+    a token of `shared_prefix` before them."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification found: the kept cut (0 for none) and each cut's P(yes)."""
+    """What a verification found: the kept cut (0 for none) and each cut's verdict."""
 
     kept: int
     verdicts: list[float]
+    evidence: Evidence | None = None
+    """Of each cut, where there was a score."""
 
 
 class Decoder(Protocol):

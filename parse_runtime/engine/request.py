@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from foundryrt.errors import UsageError
@@ -11,6 +11,7 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.rules import Rules
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import Sampler, TokenLogprobs
+from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.text.translation import TokenTranslation
 
 
@@ -35,6 +36,8 @@ class Request:
     max_new_tokens: int
     rules: Rules
     sampling: Sampling
+    score: Score | None = None
+    """What verdicts are made of (`signature/evidence.py`); None: the judge's answer alone."""
     ends: bool = True
     """False: the models' own stop tokens are tokens like others."""
     processing: Processing = field(default_factory=Processing)
@@ -94,6 +97,8 @@ class Statistics:
     """Tokens that these gave."""
     verdicts: list[list[tuple[int, float]]] = field(default_factory=list)
     """Of each round: (prefix length, verdict)."""
+    evidence: list[Evidence] = field(default_factory=list)
+    """Of each verification that had a score, what it knew of its cuts."""
     queue_seconds: float = 0.0
     first_token_seconds: float = 0.0
     """From the submission."""
@@ -105,9 +110,11 @@ class Statistics:
     """From the submission to the end."""
 
     def report(self) -> dict[str, Any]:
-        """JSON-able, with the ratios of the counts."""
+        """JSON-able, with the ratios of the counts, without the evidence."""
+        counts = asdict(replace(self, evidence=[]))
+        del counts["evidence"]
         return {
-            **asdict(self),
+            **counts,
             "acceptance_length": _ratio(self.accepted, self.rounds),
             "tokens_per_advance": _ratio(self.advanced, self.advances),
             "tokens_per_second": _ratio(self.tokens, self.seconds),

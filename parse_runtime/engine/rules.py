@@ -28,6 +28,7 @@ class Rules:
     max_rounds: int = option(1, "drafts an answer; 0: the target alone")
     resume_tokens: int = option(16, "target tokens between rounds")
     judge_prompt: str = option(PROMPT, "the question to the judge")
+    calibrated: bool = option(True, "verdicts by the bundle's calibration, where it has one")
 
     def __post_init__(self) -> None:
         SelectionRule.named(self.selection)
@@ -39,8 +40,6 @@ class Rules:
             if getattr(self, name) < least:
                 shown = name.replace("_", "-")
                 raise UsageError(f"{shown} {getattr(self, name)}: at least {least} is needed")
-        if not self.judge_prompt:
-            raise UsageError("judge-prompt: the judge needs a question")
 
     @property
     def selection_rule(self) -> SelectionRule:

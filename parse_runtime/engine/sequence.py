@@ -163,13 +163,17 @@ class Answer:
     def _judge(self, draft: Sequence[int]) -> Generator[Call, Any, int]:
         """How much of the draft stays; the target then holds rows for all of it."""
         base, cuts = len(self._sequence), self.request.cuts(draft)
-        new = [*self._sequence[self._rows :], *draft]
+        rules, score = self.request.rules, self.request.score
+        # Evidence of the first drafted token is in the row before it.
+        start = min(self._rows, base - 1) if score else self._rows
+        new = [*self._sequence[start:], *draft]
         lengths = [base + cut for cut in cuts]
-        rules = self.request.rules
-        first = lengths[-1:] if rules.two_stage else lengths
+        # With a score all cuts are judged at once: the whole draft's evidence depends on them.
+        first = lengths[-1:] if rules.two_stage and not score else lengths
         wanted = Verification(
-            new, self._rows, first, self.request.suffix, rules.threshold, rules.selection_rule
-        )
+            new, start, first, self.request.suffix, rules.threshold, rules.selection_rule,
+            score, base,
+        )  # fmt: skip
         verdict: Verdict = yield wanted
         end, verdicts = base + len(draft), verdict.verdicts
         if len(first) < len(lengths) and not verdict.kept:
@@ -180,6 +184,8 @@ class Answer:
         self._rows = base + kept
         judged = [length - base for length in first]
         self.statistics.verdicts.append(list(zip(judged, verdicts, strict=True)))
+        if verdict.evidence is not None:
+            self.statistics.evidence.append(verdict.evidence)
         return kept
 
     def _resume(self, until: int, following: int) -> Generator[Call, Any, str | None]:

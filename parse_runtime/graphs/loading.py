@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.protocols import GraphsLike, SessionLike
+from parse_runtime.engine.calibration import FILE, NOT_SEPARATED, Calibration
 from parse_runtime.engine.prompts import Prompts, TextFormat
 from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.engine.rules import Rules
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.proposer import DraftProposer
 from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.signature.sizes import PassSizes
 from parse_runtime.signature.tree import DraftTree
@@ -34,22 +36,43 @@ class Loaded:
     draft: Decoder
     prompts: Prompts
     rules: Rules
-    """As the bundle was captured."""
+    """As the bundle was captured and calibrated."""
 
 
-def load(session: SessionLike, unlike_tokenizers: str = "retokenize") -> Loaded:
-    """UsageError where the models' tokenizers differ and that is to be refused."""
+def load(
+    session: SessionLike, unlike_tokenizers: str = "retokenize", calibrated: bool = True
+) -> Loaded:
+    """UsageError where the models' tokenizers differ and that is to be refused.
+
+    `calibrated`: go by the bundle's calibration, where it has one.
+    """
     if unlike_tokenizers not in UNLIKE:
         raise UsageError(f"unlike-tokenizers {unlike_tokenizers!r}: one of {', '.join(UNLIKE)}")
     target = _text_format(session, "")
     # A bundle of one tokenizer has it once.
     several = "draft.tokenizer.json" in session.files
     draft = _text_format(session, "draft.") if several else target
+    rules, calibration = Rules.of(session.settings), None
+    if calibrated and FILE in session.files:
+        calibration = Calibration.read(session.file(FILE), session.weights_digest)
+        rules = rules.changed(calibration.rules)
+        if not calibration.separates:
+            _say_how_it_serves(session)
     return Loaded(
         *open_models(session),
-        Prompts(target, draft, translation(target, draft, unlike_tokenizers)),
-        Rules.of(session.settings),
+        Prompts(target, draft, translation(target, draft, unlike_tokenizers), calibration),
+        rules,
     )
+
+
+def _say_how_it_serves(session: GraphsLike) -> None:
+    """A warning that the pair's verdicts are not gone by."""
+    settings = session.settings
+    if settings["eagle"] or settings["speculate"]:
+        how = "the target answers, with exact speculation"
+    else:
+        how = "the target answers alone; capture with --speculate draft for exact speculation"
+    note(f"warning: {NOT_SEPARATED}; {how}")
 
 
 def open_models(session: GraphsLike) -> tuple[GraphTarget, GraphDecoder]:
@@ -71,11 +94,16 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         return sorted(tuple(int(key[part]) for part in keys) for key in found)
 
     width = settings["eagle_width"] if settings["eagle"] else 1
+    verify = tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts"))
+    # Bundles of before 2026-11-29 have no such setting, and no evidence.
+    asked = settings.get("evidence", "0")
+    scored = scored_tokens(verify, settings["stride"], asked) if verify else ()
     return PassSizes(
         max_len=settings["max_len"],
         slots=settings["slots"],
         prefill=tuple(length for (length,) in sizes("prefill", "len")),
-        verify=tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts")),
+        verify=verify,
+        scored=scored,
         decode=tuple(batch for (batch,) in sizes("decode", "batch")),
         tree=DraftTree(settings["eagle_depth"], width) if sizes("extend", "len") else None,
     )

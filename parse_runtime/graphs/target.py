@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.graphs.decoder import GraphDecoder, chunks
 from parse_runtime.graphs.proposer import DraftProposer
+from parse_runtime.signature.evidence import LOG_ODDS, STATISTICS, Evidence, carry
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.plan import verification_plan
+from parse_runtime.signature.plan import padded_scored, scored_tokens, verification_plan
 
 
 class GraphTarget(GraphDecoder):
@@ -97,55 +98,101 @@ class GraphTarget(GraphDecoder):
         return [after[i, : accepted[i] + 1].tolist() for i in range(count)]
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
-        """One pass where a captured one is large enough; otherwise the shared prefix is brought
-        in before, and the cuts are spread over several passes.
-        """
-        prefix, suffix, cuts = verification.shared_prefix, verification.suffix, verification.cuts
-        end = verification.start + len(prefix)
-        self._check(end, [slot])
-        largest = list(self._verify)[-1]
-        longest, most = largest
-        if len(suffix) > longest:
+        """One pass where a captured one is large enough, else several, each with its share."""
+        self._check(verification.start + len(verification.shared_prefix), [slot])
+        longest, suffix = list(self._verify)[-1][0], len(verification.suffix)
+        if suffix > longest:
             raise UsageError(
-                f"the judge's question has {len(suffix)} tokens, the largest verify pass "
-                f"{longest} rows: capture with a larger --verify"
+                f"the judge's question has {suffix} tokens, the largest verify pass {longest} "
+                "rows: capture with a larger --verify"
             )
-        rows = len(prefix) + len(suffix) * len(cuts)
-        fitting = next((v for v in self._verify if v[0] >= rows and v[1] >= len(cuts)), None)
-        if fitting:
-            return self._one_pass(fitting, slot, verification)
-        if prefix:
-            self.prefill(slot, prefix, verification.start, Sampling())
-        share = min(most, longest // len(suffix))
-        verdicts: list[float] = []
-        for begin in range(0, len(cuts), share):
-            some = cuts[begin : begin + share]
-            part = replace(verification, shared_prefix=[], start=end, cuts=some)
-            verdicts += self._one_pass(largest, slot, part).verdicts
+        if verification.score and not self._signature.sizes.scored:
+            raise UsageError(
+                "the bundle's passes have no evidence: capture it again, without --evidence 0"
+            )
+        found, carried = [], np.zeros((2, len(STATISTICS)), np.float32)
+        for part in self._parts(verification):
+            found.append(self._pass(slot, part, carried))
+            if (evidence := found[-1].evidence) is not None:
+                carried = carry(evidence, len(part.cuts))
+        if len(found) == 1:
+            return replace(found[0], evidence=_of_cuts(found))
+        verdicts = [verdict for one in found for verdict in one.verdicts]
         # As the graphs compare.
         threshold = float(np.float32(verification.threshold))
-        return Verdict(SELECTIONS[verification.rule](cuts, verdicts, threshold), verdicts)
+        kept = SELECTIONS[verification.rule](verification.cuts, verdicts, threshold)
+        return Verdict(kept, verdicts, _of_cuts(found))
 
-    def _one_pass(self, size: tuple[int, int], slot: int, verification: Verification) -> Verdict:
+    def _parts(self, whole: Verification) -> Iterator[Verification]:
+        """The verification in parts that fit a pass each, every one going on from the one before.
+
+        The last token before a part is given again: the row before a drafted token must be there.
+        """
+        done, left = whole.start, list(whole.cuts)
+        end = done + len(whole.shared_prefix)
+        while left or done < end:
+            start = done - 1 if whole.start < done < end else done
+            ends = [done, *(max(done, cut) for cut in left)]
+            count = len(left)
+            while count and not self._fitting(whole, start, ends[count], count):
+                count -= 1
+            until = ends[count]
+            if count == len(left) and self._fitting(whole, start, end, count):
+                until = end
+            elif not count:
+                rows, _ = largest = list(self._verify)[-1]
+                scored = self._signature.sizes.scored_by(*largest) if whole.score else rows
+                until = min(start + rows, max(whole.drafted, start + 1) + scored, *ends[1:2], end)
+            tokens = whole.shared_prefix[start - whole.start : until - whole.start]
+            yield replace(whole, shared_prefix=tokens, start=start, cuts=left[:count])
+            done, left = until, left[count:]
+
+    def _fitting(
+        self, whole: Verification, start: int, until: int, cuts: int
+    ) -> tuple[int, int] | None:
+        """The smallest pass for so many cuts and the tokens from `start` to `until`."""
+        rows = until - start + cuts * len(whole.suffix)
+        scored = until - max(whole.drafted, start + 1) if whole.score else 0
+        by = self._signature.sizes.scored_by
+        return next(
+            (v for v in self._verify if v[0] >= rows and v[1] >= cuts and by(*v) >= scored), None
+        )
+
+    def _pass(self, slot: int, part: Verification, carried: NDArray[np.float32]) -> Verdict:
+        """One pass; its evidence has a row for each cut that the pass could have."""
+        prefix, start, cuts = part.shared_prefix, part.start, part.cuts
+        size = self._fitting(part, start, start + len(prefix), len(cuts))
+        assert size is not None
         length, most = size
         signature = self._verify[size]
         inputs = signature.inputs
-        prefix, start, cuts = verification.shared_prefix, verification.start, verification.cuts
-        plan, ends = verification_plan(
-            prefix, start, verification.suffix, cuts, length, self.max_len
-        )
+        plan, ends = verification_plan(prefix, start, part.suffix, cuts, length, self.max_len)
         last_rows = np.zeros(most, np.int64)
         last_rows[: len(ends)] = ends
         self.row_tokens[slot, start : start + len(prefix)] = prefix
         self._write(self._slot, np.asarray([slot], np.int64))
         self._write(inputs["plan"], plan)
         self._write(inputs["wanted"], last_rows)
-        self._write(inputs["threshold"], np.asarray([verification.threshold], np.float32))
-        self._write(inputs["rule"], np.asarray([len(cuts), verification.rule], np.int64))
+        self._write(inputs["threshold"], np.asarray([part.threshold], np.float32))
+        self._write(inputs["rule"], np.asarray([len(cuts), part.rule], np.int64))
+        if "score" in inputs:
+            self._write(inputs["score"], (part.score or LOG_ODDS).packed)
+        if part.score:
+            padding = padded_scored(self._signature.sizes.scored_by(*size), most, self.max_len)
+            scored = scored_tokens(prefix, start, part.drafted, cuts, padding)
+            self._write(inputs["scored"], scored)
+            self._write(inputs["carried"], carried)
         graph = self._launch(signature)
         kept = int(graph.read("kept")[0])
         verdicts = [float(verdict) for verdict in graph.read("verdicts")[: len(cuts)]]
-        return Verdict(cuts[kept - 1] if kept else 0, verdicts)
+        evidence = graph.read("evidence") if part.score else None
+        return Verdict(cuts[kept - 1] if kept else 0, verdicts, evidence)
+
+
+def _of_cuts(found: Sequence[Verdict]) -> Evidence | None:
+    """The rows that belong to cuts."""
+    rows = [one.evidence[: len(one.verdicts)] for one in found if one.evidence is not None]
+    return np.concatenate(rows) if rows else None
 
 
 def _floats(row: NDArray[Any]) -> Logits:

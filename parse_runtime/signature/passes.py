@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.signature.plan import padded
+from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, STATISTICS
+from parse_runtime.signature.plan import padded, padded_scored
 from parse_runtime.signature.sizes import PassSizes
 
 VOCABULARY = -1
@@ -90,6 +91,15 @@ class ModelSignature:
         chains = self.sizes.tree.chains(self.sizes.slots + 1)
         return Input(self.tensor("tree"), chains, "state")
 
+    @property
+    def likelihood(self) -> Input:
+        """[slots, max_len + 1]: of each row, the log-probability of the token sampled after it.
+
+        A draft model's passes write it, the target's verify passes read it.
+        """
+        shape = (self.sizes.slots, self.sizes.max_len + 1)
+        return Input(self.tensor("likelihood"), np.zeros(shape, np.float32), "state")
+
     def prefill(self, length: int) -> PassSignature:
         """`plan` of `length` rows, the last token's row as `wanted`; `next`, the token after it.
 
@@ -137,6 +147,12 @@ class ModelSignature:
 
         `rule` is how many of the cuts are meant, and the number of a `SelectionRule`. `kept` is
         the number, from 1, of the cut that it selects, 0 for none.
+
+        Where the size has drafted tokens to score: `score` are the weights and offset of verdicts
+        (`signature/evidence.py`), `scored` [4, tokens] the row before each drafted token, the
+        token, the number from 0 of the cut that ends its segment, and the draft model's row before
+        it; `carried` [2, statistics] is what an earlier pass found of the draft and of the first
+        segment.
         """
         inputs: dict[str, Contents] = {
             "plan": self._plan(length),
@@ -149,6 +165,11 @@ class ModelSignature:
             "kept": Output((1,), "int64"),
             "logits": Output((cuts, VOCABULARY), "float32"),
         }
+        if scored := self.sizes.scored_by(length, cuts):
+            inputs["score"] = LOG_ODDS.packed
+            inputs["scored"] = padded_scored(scored, cuts, self.sizes.max_len)
+            inputs["carried"] = np.zeros((2, len(STATISTICS)), np.float32)
+            outputs["evidence"] = Output((cuts, len(EVIDENCE)), "float32")
         key = {"len": length, "cuts": cuts}
         return self._pass("verify", f"{length}x{cuts}", key, inputs, outputs, slot=True)
 

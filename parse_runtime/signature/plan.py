@@ -40,6 +40,34 @@ def causal(tokens: Sequence[int], start: int, length: int, max_len: int) -> Plan
     return plan
 
 
+def padded_scored(count: int, cuts: int, max_len: int) -> NDArray[np.int64]:
+    """The `scored` of a verify pass of `cuts` cuts: `count` tokens that belong to none of them."""
+    scored = np.zeros((4, count), np.int64)
+    scored[2], scored[3] = cuts, max_len
+    return scored
+
+
+def scored_tokens(
+    tokens: Sequence[int], start: int, drafted: int, cuts: Sequence[int], padding: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The `scored` of a pass whose rows begin with `tokens` at position `start`.
+
+    Tokens from position `drafted` on count, as far as the row before them is in the pass. Those
+    behind the last of `cuts` belong to no cut; where there are no cuts, all belong to the first.
+    """
+    scored = padding.copy()
+    first = max(drafted - start, 1)
+    count = max(len(tokens) - first, 0)
+    rows = np.arange(first, first + count)
+    scored[0, :count] = rows - 1
+    scored[1, :count] = tokens[first:]
+    # The token at position c - 1 is the last one of the cut at length c.
+    ends = np.searchsorted(np.asarray(cuts, np.int64), start + rows + 1)
+    scored[2, :count] = np.where(ends < max(len(cuts), 1), ends, padding[2, 0])
+    scored[3, :count] = start + rows - 1
+    return scored
+
+
 def verification_plan(
     shared_prefix: Sequence[int],
     start: int,
@@ -52,7 +80,8 @@ def verification_plan(
 
     `shared_prefix` continues a sequence of `start` tokens. Each cut is a sequence length, at most
     `start + len(shared_prefix)`; its suffix takes the positions after it, reads the sequence below
-    it and itself. Returns the plan and the index of each suffix's last row.
+    it and itself. Returns the plan and the index of each suffix's last row; of an empty suffix,
+    that of some row.
     """
     plan = causal(shared_prefix, start, length, max_len)
     size, row = len(suffix), len(shared_prefix)
@@ -66,5 +95,5 @@ def verification_plan(
         plan[3, here] = cut
         plan[4, here] = own
         row += size
-        ends.append(row - 1)
+        ends.append(max(row - 1, 0))
     return plan, np.asarray(ends, np.int64)

@@ -22,6 +22,8 @@ class PassSizes:
     """Lengths of chunks, rising."""
     verify: tuple[tuple[int, int], ...] = ()
     """(rows, cuts), rising."""
+    scored: tuple[int, ...] = ()
+    """Of each of `verify`, the drafted tokens that it has evidence of; empty for none."""
     decode: tuple[int, ...] = ()
     """Batches of the decode and extend passes; empty for 1, 2, 4, ... and the slots."""
     tree: DraftTree | None = None
@@ -31,6 +33,10 @@ class PassSizes:
     def cache_rows(self) -> int:
         """Rows of a slot's cache."""
         return cache_rows(self.max_len, max((length for length, _ in self.verify), default=0))
+
+    def scored_by(self, rows: int, cuts: int) -> int:
+        """Drafted tokens that the verify pass of that size has evidence of."""
+        return dict(zip(self.verify, self.scored, strict=False)).get((rows, cuts), 0)
 
     @property
     def batches(self) -> tuple[int, ...]:

@@ -17,10 +17,10 @@ from parse_models import eager, logits, opened
 
 from benchmarks.arith import bundles, drive, judged, task
 from benchmarks.arith.generation import first_wrong
-from benchmarks.arith.interval import share
 from benchmarks.arith.network import Network, Size
 from benchmarks.arith.vocabulary import JUDGEMENT, tokenizer
 from benchmarks.report import Report
+from parse_runtime.calibration.interval import share
 from parse_runtime.capture.record import Settings
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.loading import Loaded, load

@@ -111,6 +111,7 @@ def test_inputs_keep_their_names(folder: Path) -> None:
             if model == "target":
                 expected |= {f"target.extend.{batch}.{n}" for n in ("roots", "slots", *sampled)}
     for size in ("12x2", "20x3"):
-        expected |= {f"target.verify.{size}.{n}" for n in ("plan", "wanted", "rule", "threshold")}
+        own = ("plan", "wanted", "rule", "threshold", "score", "scored", "carried")
+        expected |= {f"target.verify.{size}.{n}" for n in own}
     assert names == expected
     assert session.tensors["target.tree"].shape == (4, 3, 7)

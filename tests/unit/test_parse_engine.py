@@ -12,6 +12,7 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.request import Statistics
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.signature.evidence import LOG_ODDS
 from parse_runtime.text.translation import SameTokens
 from tests.unit.parse_fakes import PROMPT, STOP, Fake, Heard, accepting, request, scripted
 
@@ -80,6 +81,21 @@ def test_two_stages_judge_prefixes_only_of_a_rejected_whole() -> None:
     tokens, statistics = generate(model, drafting(), two_stage=True)
     assert model.passes == [[8], [3, 6]] and tokens == DRAFT[:6] + OWN[6:]
     assert statistics.verdicts == [[(3, 0.9), (6, 0.9), (8, 0.1)]]
+
+
+def test_a_score_gets_the_row_before_the_draft_and_all_cuts_at_once() -> None:
+    model, asked = target([3, 6]), []
+    model.verify = lambda slot, wanted: asked.append(wanted) or Fake.verify(model, slot, wanted)
+    changes = {"score": LOG_ODDS}
+    tokens, _ = generate(
+        model, drafting(), two_stage=True, max_rounds=2, resume_tokens=1, changes=changes
+    )
+    assert tokens == DRAFT[:6] + OWN[6:]
+    base = len(PROMPT)
+    assert (asked[0].start, asked[0].drafted) == (base - 1, base)
+    assert asked[0].shared_prefix == [PROMPT[-1], *DRAFT] and len(asked[0].cuts) == 3
+    # The last token of the target is not in its cache yet: it is given as it is.
+    assert asked[1].drafted - asked[1].start == 1
 
 
 def test_later_rounds_draft_on_from_the_target() -> None:

@@ -1,0 +1,92 @@
+"""How well verdicts tell right drafts and prefixes from wrong ones, and what they need for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from parse_runtime.calibration.calibrate import JUDGE, Fitted, areas, least_threshold
+from parse_runtime.calibration.collect import Samples
+from parse_runtime.calibration.fit import auc, fit
+from parse_runtime.calibration.interval import share
+from parse_runtime.signature.evidence import EVIDENCE
+from parse_runtime.signature.selection import SelectionRule
+
+WRONG_KEPT = 0.05
+_REPEATS = 40
+_CLOSE = 0.02
+
+
+def by_evidence(samples: Samples, judge: bool = True) -> dict[str, Any]:
+    """By kind of evidence, the areas of whole drafts and of prefixes; cross-validated if fitted.
+
+    `judge`: whether one was asked.
+    """
+    evidence = samples.evidence
+    found = {
+        "disagreements alone": -evidence[:, EVIDENCE.index("draft_disagreements")],
+        "without the judge": Fitted.of(samples, JUDGE).verdicts,
+    }
+    if judge:
+        found |= {"judge alone": evidence[:, 0], "all": Fitted.of(samples).verdicts}
+    return {name: areas(samples, verdicts) for name, verdicts in found.items()}
+
+
+def kept(fitted: Fitted) -> dict[str, Any]:
+    """Of right drafts, how many are kept whole where 5 % of the wrong ones are; by rule."""
+    found = {}
+    for rule in SelectionRule:
+        verdicts, right = fitted.draft_verdicts(rule)
+        threshold = least_threshold(verdicts, right, WRONG_KEPT)
+        found[rule.label] = share(int((verdicts[right] >= threshold).sum()), int(right.sum()))
+    return found
+
+
+def curve(samples: Samples, penalty: float) -> list[dict[str, Any]]:
+    """The area of drafts that a fit on some questions has on the others, by their number."""
+    count, rows = len(samples.drafts), []
+    for asked in (20, 30, 40, 60, 80, 100, 150):
+        if asked > count * 3 // 4:
+            break
+        found = []
+        for seed in range(_REPEATS):
+            order = np.random.default_rng(seed).permutation(count)
+            train, test = samples.some(order[:asked]), samples.some(order[asked:])
+            if train.right.any() and not train.right.all():
+                scores = fit(train.evidence, train.right, penalty).scores(test.evidence)
+                found.append(auc(scores[test.whole], test.right[test.whole]))
+        rows.append({"questions": asked, "auc": round(float(np.nanmean(found)), 4)})
+    return rows
+
+
+def needed(rows: list[dict[str, Any]]) -> int | None:
+    """The fewest questions that come within 0.02 of the most; None where few were tried."""
+    close = [row["questions"] for row in rows if row["auc"] >= rows[-1]["auc"] - _CLOSE]
+    return close[0] if len(rows) > 1 else None
+
+
+def histograms(fitted: Fitted) -> dict[str, list[int]]:
+    """Numbers of whole drafts by verdict, in ten bins from 0 to 1: right ones and wrong ones."""
+    whole, right = fitted.samples.whole, fitted.samples.right
+    return {
+        name: np.histogram(fitted.verdicts[whole & which], 10, (0, 1))[0].tolist()
+        for name, which in (("right", right), ("wrong", ~right))
+    }
+
+
+def report(samples: Samples) -> dict[str, Any]:
+    """All of it, JSON-able."""
+    fitted = Fitted.of(samples)
+    tells, whole, learning = by_evidence(samples), kept(fitted), curve(samples, fitted.penalty)
+    return {
+        "drafts": share(int(samples.right[samples.whole].sum()), len(samples.drafts)),
+        "target_right": share(sum(d.target_right for d in samples.drafts), len(samples.drafts)),
+        "auc": {name: found["value"] for name, found in tells["all"].items()},
+        "auc_by_evidence": tells,
+        "kept_at_5_percent": whole["first-failure"].get("share"),
+        "kept_by_rule": whole,
+        "calibration_questions": needed(learning),
+        "auc_by_questions": learning,
+        "histograms": histograms(fitted),
+    }

@@ -1,0 +1,75 @@
+"""What the target's distributions say about drafted tokens, summed up by cut."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from parse_runtime.signature.evidence import FLOOR, STATISTICS, UNLIKELY
+
+_SUMS = len(STATISTICS) - 1
+
+
+def log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Float32 [N]: log-probability of a token after each row of logits [N, V], at least FLOOR."""
+    likelihood = logits.log_softmax(-1, dtype=torch.float32)
+    return likelihood.gather(1, tokens[:, None])[:, 0].clamp(min=FLOOR)
+
+
+def statistics(logits: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
+    """Float32 [N, STATISTICS] of each drafted token alone.
+
+    `logits` [N, V] are the target's before each token, `draft` [N] the token's log-probability
+    under the draft model.
+    """
+    likelihood = logits.log_softmax(-1, dtype=torch.float32)
+    own = likelihood.gather(1, tokens[:, None])[:, 0].clamp(min=FLOOR)
+    entropy = -(likelihood.exp() * likelihood.clamp(min=FLOOR)).sum(-1)
+    unlike = logits.argmax(-1) != tokens
+    unlikely = own.exp() < UNLIKELY
+    columns = (torch.ones_like(own), unlike.float(), unlikely.float(), own, entropy, draft, own)
+    return torch.stack(columns, 1)
+
+
+def by_cut(each: Tensor, segments: Tensor, carried: Tensor, cuts: int) -> Tensor:
+    """Float32 [cuts, columns]: statistics of the draft up to each cut, and of its segment.
+
+    `each` [N, STATISTICS] are those of single tokens, `segments` int64 [N] the number of the cut
+    that ends a token's segment; a token of segment `cuts` counts nowhere. `carried` [2,
+    STATISTICS] are those of the draft and of the first segment before these tokens.
+    """
+    number = torch.arange(cuts, dtype=torch.int64, device=each.device)
+    inside = segments[None] == number[:, None]
+    first = (number == 0)[:, None]
+    # No matrix product: on CUDA its library would pick a kernel, and an order, by the size.
+    sums = torch.where(inside[:, :, None], each[None, :, :_SUMS], 0.0).sum(1)
+    least = torch.where(inside, each[None, :, _SUMS], 0.0).amin(1, keepdim=True)
+    before = number[None] <= number[:, None]
+    draft_least = torch.where(before, least[None, :, 0], 0.0).amin(1, keepdim=True)
+    own = torch.where(first, carried[1:], 0.0)
+    return torch.cat(
+        (
+            *_row(
+                sums.cumsum(0) + carried[:1, :_SUMS],
+                torch.minimum(draft_least, carried[:1, _SUMS:]),
+            ),
+            *_row(sums + own[:, :_SUMS], torch.minimum(least, own[:, _SUMS:])),
+        ),
+        1,
+    )
+
+
+def _row(sums: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Statistics as the columns of a scope: with the mean log-likelihood behind them."""
+    mean = sums[:, 3:4] / sums[:, :1].clamp(min=1.0)
+    return sums, least, mean
+
+
+def verdicts(evidence: Tensor, score: Tensor) -> Tensor:
+    """Float32 [cuts]: the logistic function of the score of each row of `evidence`.
+
+    `score` has the weights and the offset. By two logits of which one is 0: so the log-odds alone
+    give the very bits of the softmax that they are of.
+    """
+    total = (evidence * score[:-1]).sum(1) + score[-1]
+    return torch.stack((total, torch.zeros_like(total)), 1).softmax(-1)[:, 0].contiguous()

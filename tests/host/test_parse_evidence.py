@@ -1,0 +1,170 @@
+"""Evidence of verify passes against distributions of separate prefills, and verdicts of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_models import GREEDY, VOCAB, eager, logits, save
+
+from foundryrt.errors import UsageError
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.record import Settings
+from parse_runtime.engine.batch import Batch
+from parse_runtime.engine.judge import SELECTIONS
+from parse_runtime.engine.protocols import Verification
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, Score
+from parse_runtime.signature.selection import SelectionRule
+
+Loaded = tuple[EagerSession, GraphTarget, GraphDecoder]
+WORDS = 5, 9
+PROMPT = [3, 1, 4, 1, 5]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = tmp_path_factory.mktemp("pair")
+    save(folder / "target", "qwen3")
+    save(folder / "draft", "qwen3", num_hidden_layers=1)
+    s = Settings(
+        model=str(folder / "target"), draft=str(folder / "draft"), max_len=64, slots=2,
+        prefill="16,64", verify="24x2,60x4", evidence="9,30",
+    )  # fmt: skip
+    return eager(s, WORDS)[:3]
+
+
+def write_draft(draft: GraphDecoder, slot: int, count: int) -> list[int]:
+    """Greedy tokens of the draft model."""
+    tokens = [draft.prefill(slot, PROMPT, 0, GREEDY)]
+    while len(tokens) < count:
+        position = len(PROMPT) + len(tokens) - 1
+        tokens += draft.decode(Batch([slot], [tokens[-1]], [position], [GREEDY]))
+    return tokens
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    scores = scores.astype(np.float64) - scores.max()
+    return scores - np.log(np.exp(scores).sum())
+
+
+def expected(
+    target: list[np.ndarray], own: list[float], draft: list[int], cuts: list[int]
+) -> np.ndarray:
+    """[cuts, EVIDENCE] but the log-odds, of the target's logits before each drafted token."""
+
+    def columns(begin: int, end: int) -> list[float]:
+        rows = [log_softmax(scores) for scores in target[begin:end]]
+        tokens = draft[begin:end]
+        found = [row[token] for row, token in zip(rows, tokens, strict=True)]
+        return [
+            len(tokens),
+            sum(row.argmax() != token for row, token in zip(rows, tokens, strict=True)),
+            sum(np.exp(value) < 0.3 for value in found),
+            sum(found),
+            sum(-(np.exp(row) * row).sum() for row in rows),
+            sum(own[begin:end]),
+            min(found),
+            sum(found) / len(found),
+        ]
+
+    before = [0, *cuts[:-1]]
+    return np.array([columns(0, c) + columns(b, c) for b, c in zip(before, cuts, strict=True)])
+
+
+@settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
+@given(
+    draft=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40),
+    suffix=st.lists(st.integers(0, VOCAB - 1), max_size=7),
+    start=st.integers(0, len(PROMPT) - 1),
+    data=st.data(),
+)
+def test_evidence_is_that_of_separate_prefills(
+    pair: Loaded, draft: list[int], suffix: list[int], start: int, data: st.DataObject
+) -> None:
+    """Also where a draft takes several passes; without a suffix only the tokens count."""
+    session, target, _ = pair
+    some = data.draw(st.sets(st.integers(1, len(draft)), max_size=5))
+    cuts = sorted(some | {len(draft)})
+    target.prefill(1, PROMPT[:start] or PROMPT[:1], 0, GREEDY)
+    session.tensors["draft.likelihood"].zero_()
+    base = len(PROMPT)
+    weights = np.linspace(-0.2, 0.2, len(EVIDENCE))
+    weights[0] = 1.0 if suffix else 0.0
+    score = Score(tuple(weights), 0.25)
+    wanted = Verification(
+        (PROMPT + draft)[start:], start, [base + cut for cut in cuts], suffix, 0.4,
+        SelectionRule.LONGEST_ACCEPTED, score, base,
+    )  # fmt: skip
+    found = target.verify(1, wanted)
+    assert found.evidence is not None and found.evidence.shape == (len(cuts), len(EVIDENCE))
+    rows = [logits(target, PROMPT + draft[:i], slot=0) for i in range(len(draft))]
+    should = expected(rows, [0.0] * len(draft), draft, cuts)
+    assert found.evidence[:, 1:] == pytest.approx(should, rel=2e-3, abs=2e-3)
+    if suffix:
+        for cut, odds in zip(cuts, found.evidence[:, 0], strict=True):
+            scores = logits(target, PROMPT + draft[:cut] + suffix, slot=0)
+            assert odds == pytest.approx(scores[WORDS[0]] - scores[WORDS[1]], abs=2e-3)
+    totals = found.evidence.astype(np.float64) @ weights + 0.25
+    assert found.verdicts == pytest.approx(1 / (1 + np.exp(-totals)), abs=1e-4)
+    assert found.kept == SELECTIONS[wanted.rule](
+        wanted.cuts, found.verdicts, float(np.float32(0.4))
+    )
+
+
+def test_the_drafts_own_log_probabilities_are_those_of_its_drafting(pair: Loaded) -> None:
+    _, target, other = pair
+    for slot in (0, 1):
+        draft = write_draft(other, slot, 12)
+        rows = [logits(other, PROMPT + draft[:i], slot=1 - slot) for i in range(12)]
+        own = [log_softmax(row)[token] for row, token in zip(rows, draft, strict=True)]
+        write_draft(other, slot, 12)
+        target.prefill(slot, PROMPT, 0, GREEDY)
+        base = len(PROMPT)
+        found = target.verify(
+            slot,
+            Verification(
+                [PROMPT[-1], *draft], base - 1, [base + 5, base + 12], [60, 61], score=LOG_ODDS,
+                drafted=base,
+            ),
+        )  # fmt: skip
+        assert found.evidence is not None
+        column = EVIDENCE.index("draft_draft_log_likelihood")
+        assert found.evidence[:, column] == pytest.approx([sum(own[:5]), sum(own)], abs=1e-3)
+        column = EVIDENCE.index("segment_draft_log_likelihood")
+        assert found.evidence[1, column] == pytest.approx(sum(own[5:]), abs=1e-3)
+
+
+def test_without_a_score_verdicts_are_the_bits_of_the_judges_answer(pair: Loaded) -> None:
+    session, target, _ = pair
+    target.prefill(0, PROMPT, 0, GREEDY)
+    for score in (None, LOG_ODDS):
+        wanted = Verification(list(range(20, 36)), 5, [9, 13, 17, 21], [60, 61], score=score)
+        found = target.verify(0, wanted)
+        chosen = session.graph("target.verify", len=60, cuts=4)._outputs["logits"][:, list(WORDS)]
+        assert found.verdicts == chosen.softmax(-1)[:, 0].tolist()
+        assert (found.evidence is None) == (score is None)
+
+
+def test_passes_without_evidence_refuse_a_score(tmp_path: Path) -> None:
+    save(tmp_path, "llama")
+    s = Settings(model=str(tmp_path), max_len=64, prefill="16", verify="24x2", evidence="0")
+    session, target, _, _ = eager(s, WORDS)
+    assert "draft.likelihood" not in session.tensors
+    target.prefill(0, PROMPT, 0, GREEDY)
+    assert len(target.verify(0, Verification([7, 8], 5, [7], [60])).verdicts) == 1
+    with pytest.raises(UsageError, match="no evidence"):
+        target.verify(0, Verification([7, 8], 5, [7], [60], score=LOG_ODDS, drafted=5))
+
+
+@pytest.mark.parametrize("evidence", ["x", "0,8", "8", "8,9,10", "-1"])
+def test_an_unfit_list_of_evidence_is_refused(evidence: str) -> None:
+    with pytest.raises(UsageError, match="evidence"):
+        Settings(model="none", verify="24x2,60x4", evidence=evidence)

@@ -1,0 +1,62 @@
+"""The benchmark parse-judge: its report of labelled drafts, and what is drawn of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.judge import plot, verdicts
+from benchmarks.judge.bundles import CONTROL, Pair
+from benchmarks.judge.methods import METHODS
+from parse_runtime.calibration.collect import Draft, Samples
+from parse_runtime.signature.evidence import EVIDENCE
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    """Disagreements tell right drafts from wrong ones, the judge does not."""
+    g = np.random.default_rng(2)
+    drafts = []
+    for number in range(80):
+        right = number % 2 == 0
+        evidence = g.normal(size=(2, len(EVIDENCE))).astype(np.float32)
+        evidence[:, EVIDENCE.index("draft_disagreements")] += 0 if right else 3
+        drafts.append(Draft([8, 14], evidence, {8: right, 14: right}, True))
+    return Samples(drafts)
+
+
+def test_the_report_says_which_evidence_tells(samples: Samples, tmp_path: Path) -> None:
+    found = verdicts.report(samples)
+    by = {name: areas["drafts"]["value"] for name, areas in found["auc_by_evidence"].items()}
+    assert by["disagreements alone"] > 0.95 and by["judge alone"] < 0.7
+    assert found["auc"]["drafts"] == by["all"] > 0.9
+    assert found["drafts"]["share"] == 0.5 and found["target_right"]["share"] == 1.0
+    assert found["kept_at_5_percent"] > 0.6
+    assert [row["questions"] for row in found["auc_by_questions"]] == [20, 30, 40, 60]
+    assert found["calibration_questions"] in (20, 30, 40, 60)
+    counts = found["histograms"]
+    assert sum(counts["right"]) == sum(counts["wrong"]) == 40
+    assert sum(counts["wrong"][:5]) > 30 < sum(counts["right"][5:])
+    about = {"target": "a", "draft": "b", "device": "CPU", "date": "2026-11-29"}
+    row = {"gain": 1.5, "accuracy": {"share": 0.5, "low": 0.4, "high": 0.6}}
+    methods = {"batch_1": {name: row for name in METHODS}}
+    file = tmp_path / "judge.json"
+    file.write_text(
+        json.dumps({**about, **found, "control": {**about, **found, "methods": methods}})
+    )
+    plot.run(file, tmp_path / "judge.svg")
+    drawn = (tmp_path / "judge.svg").read_text()
+    assert drawn.startswith("<?xml") and drawn.count("<!-- a with b") == 2
+
+
+def test_each_method_has_a_bundle_of_the_pair() -> None:
+    unlike = Pair("t", "d", "", {}, same_tokens=False)
+    assert {v for v, _, _ in METHODS.values() if unlike.has(v)} == {"plain", "draft"}
+    for variant in {v for v, _, _ in METHODS.values()}:
+        assert CONTROL.has(variant) and CONTROL.variant(variant)["model"]
+    fly = CONTROL.variant("fly")
+    assert fly["speculate"] == "draft" and fly["fly-window"] == 6 and fly["eagle-depth"] > 6
+    assert CONTROL.variant("draft")["model"] == CONTROL.draft
