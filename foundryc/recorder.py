@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, TypeVar, cast
@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar, cast
 import torch
 
 from foundryc.capture import Capture
+from foundryc.module import WeightPath, members
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
@@ -125,13 +126,34 @@ class Recorder:
         `role`: weight and constant are only read by graphs; state is kept and updated in place by
         them; input is written before a launch; output is memory that graphs write results into.
         Every role begins, online, with the contents it has now. `slices` say where in the user's
-        files a weight's contents come from: it is then stored as that recipe.
+        files a weight's contents come from: it is then stored as that recipe. On cuda, register
+        weights without slices before those with: the bundle holds all up to the last without.
         """
         if role not in ROLES:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
         if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
         return self._recording.register(name, tensor, role, slices or ())
+
+    def module(
+        self, module: torch.nn.Module, prefix: str = "", files: Iterable[WeightPath] | None = None
+    ) -> None:
+        """Register the parameters and buffers of `module`, each once, as `prefix` and their names.
+
+        They lie in the arena afterwards, and `module` uses them there. What `files` hold comes
+        from them online: safetensors files or folders of them, by default the local folder that a
+        model of transformers was loaded from. A tensor is found in them by its name and shape or,
+        where modules fuse or rename what is stored, by its contents, and always compared byte by
+        byte. Tensors that no file holds are stored in the bundle. Parameters are weights, which
+        graphs only read; buffers that no file holds are state.
+        UsageError where a tensor is not dense or is on the meta device, or a file is damaged.
+        """
+        for member in members(module, files):
+            placed = self.register(
+                prefix + member.name, member.tensors[0].detach(), member.role, member.slices
+            )
+            for tensor in member.tensors:
+                tensor.data = placed
 
     def compiled(self, function: F) -> F:
         """`function` under torch.compile where the capture asks for it (`--compile`)."""

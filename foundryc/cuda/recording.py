@@ -149,7 +149,8 @@ class CudaRecording:
         if slices:
             digest_kernel = len(kernels)
             kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, architecture))
-        regions = [self._image(region, bool(embedded)) for region in self.arena.regions.values()]
+        stored = [named[i].tensor for i in sorted(embedded)]
+        regions = [self._image(region, stored) for region in self.arena.regions.values()]
         return Capture(
             target="cuda",
             requirements=Requirements(
@@ -184,14 +185,24 @@ class CudaRecording:
             graph=named.graph,
         )
 
-    def _image(self, region: Region, embedded: bool) -> RegionImage:
-        """The region, with what it begins with: on request the weights, else what was saved."""
+    def _image(self, region: Region, stored: list[torch.Tensor]) -> RegionImage:
+        """The region, with what it begins with: of the weights those `stored`, else what was
+        saved."""
         base, size = region.base, region.used
         if region.name == "weights":
-            initial = partial(self.arena.read, base, size) if embedded and size else None
+            spans = [(t.data_ptr(), t.numel() * t.element_size()) for t in stored if t.numel()]
+            initial = partial(self._spans, base, sorted(spans)) if spans else None
             return RegionImage(region.name, base, size, initial, compress=False)
         saved = {a - base: d for a, d in self.initial.items() if base <= a < base + size}
         return RegionImage(region.name, base, size, partial(_filled, saved) if saved else None)
+
+    def _spans(self, base: int, spans: list[tuple[int, int]]) -> Iterator[bytes | memoryview]:
+        """Bytes of the device from `base` to the end of the last span, zeros between spans."""
+        end = base
+        for address, size in spans:
+            yield bytes(address - end)
+            yield from self.arena.read(address, size)
+            end = address + size
 
 
 def _table(graph: RecordedGraph, binaries: Binaries) -> GraphTable:
@@ -206,11 +217,8 @@ def _table(graph: RecordedGraph, binaries: Binaries) -> GraphTable:
 
 
 def _embedded(named: list[NamedTensor], embed: bool) -> set[int]:
-    """The weights whose bytes the bundle holds: all, where any one is in no file."""
-    weights = {i: tensor for i, tensor in enumerate(named) if tensor.role == "weight"}
-    if embed or not all(tensor.slices for tensor in weights.values()):
-        return set(weights)
-    return set()
+    """The weights whose bytes the bundle holds: those that are in no file, or all."""
+    return {i for i, t in enumerate(named) if t.role == "weight" and (embed or not t.slices)}
 
 
 def _filled(saved: Mapping[int, npt.NDArray[np.uint8]]) -> list[memoryview]:
