@@ -22,6 +22,10 @@ from foundryrt.errors import UsageError
 class GraphRecording(Protocol):
     """A graph being recorded."""
 
+    def input(self, name: str, tensor: torch.Tensor) -> None:
+        """Name memory from before this graph, to be written before its launches; only inside the
+        graph's `with` block."""
+
     def output(self, name: str, tensor: torch.Tensor) -> None:
         """Name a result of this graph; only inside the graph's `with` block."""
 
@@ -36,6 +40,12 @@ class Recording(Protocol):
 
     def warm_up(self) -> AbstractContextManager[None]:
         """The body runs with its memory in the arena, before anything is recorded."""
+
+    def program(self) -> AbstractContextManager[None]:
+        """Graphs recorded in the body may use all memory that the body makes."""
+
+    def keep(self, name: str, tensor: torch.Tensor) -> None:
+        """A name for memory of the program."""
 
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Records the body of the `with` block."""
@@ -169,6 +179,21 @@ class Recorder:
         """Run the workload once in this block before its graphs: on cuda, libraries and caches
         come up inside the arena. On host it does nothing."""
         return self._recording.warm_up()
+
+    def program(self) -> AbstractContextManager[None]:
+        """Run a program around its graphs in this block: what it makes need not be registered.
+
+        A graph may use any tensor that the block made before it. The bundle holds such memory with
+        what it held before the first graph that used it; where it is kept by name, and on cuda
+        always, before the first graph after that or after it was made. Graphs name what is written
+        before a launch with `input`; `keep` names memory for all graphs. On cuda, run a graph's
+        code once before it is recorded.
+        """
+        return self._recording.program()
+
+    def keep(self, name: str, tensor: torch.Tensor) -> None:
+        """Name a tensor of the program, where it lies, as state that all graphs share."""
+        self._recording.keep(name, tensor)
 
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""

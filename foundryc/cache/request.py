@@ -11,6 +11,8 @@ from foundryc import workload
 from foundryc.cache.environment import environment, profile
 from foundryc.cache.key import Parts, gather
 from foundryc.cache.target import usable_target
+from foundryc.script import WORKLOAD as SCRIPT
+from foundryc.script import Script
 from foundryc.workload import CaptureWorkload
 from foundryrt import options
 from foundryrt.bundle.schema import TARGETS
@@ -46,15 +48,24 @@ class Request:
         base: str | None = None,
     ) -> Request:
         """A workload that is not named is the one whose options `arguments` are; a target that is
-        not named is the one that this machine can capture for.
+        not named is the one that this machine can capture for. Where `arguments` begin with no
+        option, they are a script and its own arguments.
 
         UsageError for an unknown target, workload or option of it, or a base that cannot be.
         """
         if target is not None and target not in TARGETS:
             raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
-        asked = name or workload.chosen_by(arguments)
-        module = workload.find(asked)
-        settings = options.parse(module.Settings, arguments)
+        module: CaptureWorkload
+        settings: Any
+        if (script := Script.named_by(arguments)) is not None:
+            asked, module, settings = SCRIPT, script, script.settings
+            if name or compile:
+                other = "--workload" if name else "--compile"
+                raise UsageError(f"{arguments[0]}: a script is captured without {other}")
+        else:
+            asked = name or workload.chosen_by(arguments)
+            module = workload.find(asked)
+            settings = options.parse(module.Settings, arguments)
         chosen, why = (target, "") if target else usable_target()
         address = None if base is None else _address(base, chosen)
         # A folder of this machine is no name to find a workload by.

@@ -19,6 +19,7 @@ from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.extract import extract, refuse_foreign_pointers
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.kernels import compile_source
+from foundryc.cuda.program import Program
 from foundryc.producer import producer
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
@@ -63,6 +64,9 @@ class CudaRecording:
         self.graphs: list[RecordedGraph] = []
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
         """Arena address -> the bytes that must be there before the first launch."""
+        self._program: Program | None = None
+        self._seen: set[int] = set()
+        """Addresses of the program's blocks whose contents were looked at."""
 
     def register(
         self, name: str, tensor: torch.Tensor, role: str, slices: Iterable[WeightSlice] = ()
@@ -92,8 +96,39 @@ class CudaRecording:
         torch.cuda.current_stream().wait_stream(self.stream)
 
     @contextmanager
+    def program(self) -> Iterator[None]:
+        """See Recorder.program."""
+        self._program = Program(self.arena, self.stream)
+        self._program.begin()
+        try:
+            yield
+        finally:
+            self._program.end()
+
+    def keep(self, name: str, tensor: torch.Tensor) -> None:
+        """See Recorder.keep."""
+        if any(known.name == name for known in self.tensors):
+            raise UsageError(f"two tensors are registered as {name!r}")
+        if self.arena.locate(tensor) is None:
+            raise UsageError(
+                f"{name}: is not in the arena; keep tensors that the program made on the GPU, in"
+                " the thread that records its graphs"
+            )
+        self.tensors.append(NamedTensor(name, "state", tensor))
+
+    @contextmanager
     def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
-        """Capture the body as one graph."""
+        """Capture the body as one graph; in a program it runs, too, as the program expects."""
+        if self._program is None:
+            with self._captured(name, key) as recorded:
+                yield recorded
+            return
+        with self._program.interrupted(), self._captured(name, key) as recorded:
+            yield recorded
+        recorded.replay()
+
+    @contextmanager
+    def _captured(self, name: str, key: dict[str, int | str]) -> Iterator[RecordedGraph]:
         self._end_warm_up()
         recorded = RecordedGraph(name, key, len(self.graphs))
         graph = torch.cuda.CUDAGraph(keep_graph=True)
@@ -114,24 +149,27 @@ class CudaRecording:
         self._keep(recorded, raw_graph)
 
     def _end_warm_up(self) -> None:
-        """Before the first graph: what memory holds now, it must hold in another process."""
-        if self.graphs:
+        """What memory holds before the graphs, it must hold in another process."""
+        if self.graphs and self._program is None:
             return
         torch.cuda.synchronize()
         # No call of cuBLAS relies on what its workspace held, so that of the warm-up is freed:
         # a graph makes its own, and no bundle has to hold 32 MiB of residue.
         torch._C._cuda_clearCublasWorkspaces()
-        for address, size in self.arena.live_blocks():
-            self._remember(address, size)
+        for pool in [self.arena.pool] if self._program is None else self._program.pools:
+            for address, size in self.arena.live_blocks(pool):
+                if address not in self._seen:
+                    self._seen.add(address)
+                    self._remember(address, size)
 
     def _keep(self, recorded: RecordedGraph, raw_graph: int) -> None:
         recorded.captured = extract(raw_graph)
         refuse_foreign_pointers(recorded.captured, self.arena.base, self.arena.end)
-        for output in recorded.outputs:
-            if self.arena.locate(output.tensor) is None:
+        for named in recorded.named:
+            if self.arena.locate(named.tensor) is None:
                 raise FoundryError(
-                    f"graph {recorded.name}: output {output.name!r} is not in the arena; it must"
-                    " be made by the graph or be a registered tensor"
+                    f"graph {recorded.name}: {named.role} {named.name!r} is not in the arena; it"
+                    " must be made by the graph, be a registered tensor or be made in a program"
                 )
         self.graphs.append(recorded)
 
@@ -141,7 +179,7 @@ class CudaRecording:
         binaries = Binaries(self.harvest)
         graphs = [_table(graph, binaries) for graph in self.graphs]
         kernels = binaries.kernels()
-        named = self.tensors + [output for graph in self.graphs for output in graph.outputs]
+        named = self.tensors + [tensor for graph in self.graphs for tensor in graph.named]
         embedded = _embedded(named, embed_weights)
         slices = {i: t.slices for i, t in enumerate(named) if t.slices and i not in embedded}
         major, minor = torch.cuda.get_device_capability(self.arena.device)
