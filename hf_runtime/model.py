@@ -13,6 +13,7 @@ from foundryrt.errors import FoundryError, UsageError, install
 
 ATTENTION = "foundry_sdpa"
 _LAYERS = {"full_attention", "sliding_attention"}
+_GROWING = {"dynamic", "longrope"}
 
 
 def load(folder: Path, dtype: str) -> Any:
@@ -23,19 +24,34 @@ def load(folder: Path, dtype: str) -> Any:
     transformers = _transformers()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True
+            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
         ).eval()
+        if model._supports_sdpa:
+            model.set_attn_implementation(ATTENTION)
     except (OSError, ValueError, KeyError, ImportError) as error:
         text = " ".join(str(error).split())
         raise UsageError(f"{folder}: transformers cannot load it: {text[:300]}") from error
-    kinds = set(getattr(_text_config(model), "layer_types", None) or ())
-    if other := sorted(kinds - _LAYERS):
+    config = _text_config(model)
+    if other := sorted({*(getattr(config, "layer_types", None) or ())} - _LAYERS):
         raise UsageError(f"{folder}: has layers of type {other[0]}; only attention is supported")
+    if growing := _rope_types(config) & _GROWING:
+        raise UsageError(
+            f"{folder}: its rotary embedding ({growing.pop()}) changes with the length of the text,"
+            " which a graph cannot"
+        )
     return model
+
+
+def _rope_types(config: Any) -> set[str]:
+    """Of all layers, or of each type of them."""
+    given = getattr(config, "rope_parameters", None) or {}
+    parts = [part for part in given.values() if isinstance(part, dict)] or [given]
+    return {str(part.get("rope_type")) for part in parts}
 
 
 def _transformers() -> Any:
     """transformers, told of an attention whose masks do not depend on what the cache holds."""
+    transformers: Any
     try:
         import transformers
         from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -65,6 +65,8 @@ class CudaRecording:
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
         """Arena address -> the bytes that must be there before the first launch."""
         self._program: Program | None = None
+        self._pools: list[torch.cuda.MemPool] = []
+        """Of programs that have ended: the bundle holds what is in them."""
         self._seen: set[int] = set()
         """Addresses of the program's blocks whose contents were looked at."""
 
@@ -98,12 +100,14 @@ class CudaRecording:
     @contextmanager
     def program(self) -> Iterator[None]:
         """See Recorder.program."""
-        self._program = Program(self.arena, self.stream)
-        self._program.begin()
+        self._program = program = Program(self.arena, self.stream)
+        program.begin()
         try:
             yield
         finally:
-            self._program.end()
+            program.end()
+            self._program = None
+            self._pools += program.pools
 
     def keep(self, name: str, tensor: torch.Tensor) -> None:
         """See Recorder.keep."""

@@ -133,6 +133,10 @@ def test_models_that_it_cannot_capture(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max-len 200 exceeds the model's 128"):
         capture(tmp_path, max_len=200)
     config = json.loads((tmp_path / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"rotary embedding \(dynamic\) changes"):
+        capture(tmp_path)
     config["layer_types"] = ["linear_attention"] * 3
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="layers of type linear_attention"):

@@ -50,6 +50,12 @@ def test_packages_alone_import_nothing() -> None:
     assert modules - nothing <= packages | {"__future__"}
 
 
+def test_marks_of_a_script_import_nothing() -> None:
+    body = "with foundryc.record('g', batch=8) as graph: graph.input('x', None)"
+    modules, _ = imported(f"import foundryc; foundryc.keep('x', None)\n{body}")
+    assert not modules & {"torch", "numpy", "typing_extensions"}
+
+
 def test_names_that_the_packages_offer() -> None:
     """Each is the one of its module, imported when it is used."""
     modules, _ = imported("from foundryrt import FoundryError, Graph, Session, UsageError")
