@@ -29,8 +29,8 @@ class CaptureWorkload(Protocol):
         """Register the workload's tensors and record its graphs, each once."""
 
 
-class WithDependencies(Protocol):
-    """What a workload may state of itself; each is optional."""
+class Declarations(Protocol):
+    """What a workload's module may say of itself besides; each is optional."""
 
     BY_NAME: bool
     """Its options do not tell that it is meant: it is captured by `--workload` only."""

@@ -62,7 +62,7 @@ def gather(
         "workload": name,
         "embed-weights": json.dumps(embed_weights),
         "code": of_code(("foundryc", "foundryrt", package, *getattr(module, "PACKAGES", ()))),
-        **{f"version.{name}": version(name) for name in getattr(module, "LIBRARIES", ())},
+        **{f"version.{used}": version(used) for used in getattr(module, "LIBRARIES", ())},
         **environment,
     }
     for setting, value in dataclasses.asdict(settings).items():

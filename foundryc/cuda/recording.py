@@ -68,7 +68,7 @@ class CudaRecording:
         self._pools: list[torch.cuda.MemPool] = []
         """Of programs that have ended: the bundle holds what is in them."""
         self._seen: set[int] = set()
-        """Addresses of the program's blocks whose contents were looked at."""
+        """Addresses of blocks whose contents were looked at."""
 
     def register(
         self, name: str, tensor: torch.Tensor, role: str, slices: Iterable[WeightSlice] = ()
@@ -154,13 +154,15 @@ class CudaRecording:
 
     def _end_warm_up(self) -> None:
         """What memory holds before the graphs, it must hold in another process."""
-        if self.graphs and self._program is None:
+        pools = [] if self.graphs else [self.arena.pool]
+        pools += [] if self._program is None else self._program.pools
+        if not pools:
             return
         torch.cuda.synchronize()
         # No call of cuBLAS relies on what its workspace held, so that of the warm-up is freed:
         # a graph makes its own, and no bundle has to hold 32 MiB of residue.
         torch._C._cuda_clearCublasWorkspaces()
-        for pool in [self.arena.pool] if self._program is None else self._program.pools:
+        for pool in pools:
             for address, size in self.arena.live_blocks(pool):
                 if address not in self._seen:
                     self._seen.add(address)
@@ -228,8 +230,7 @@ class CudaRecording:
         )
 
     def _image(self, region: Region, stored: list[torch.Tensor]) -> RegionImage:
-        """The region, with what it begins with: of the weights those `stored`, else what was
-        saved."""
+        """The region and its first bytes: the weights `stored`, elsewhere what was saved."""
         base, size = region.base, region.used
         if region.name == "weights":
             spans = [(t.data_ptr(), t.numel() * t.element_size()) for t in stored if t.numel()]

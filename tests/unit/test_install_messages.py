@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOLDERS = (
-    "foundryc", "foundryrt", "parse_runtime", "otfs_pipeline", "benchmarks", "docs", "examples",
-    "tests", "artifacts", ".github", ".ci",
+    "foundryc", "foundryrt", "parse_runtime", "otfs_pipeline", "hf_runtime", "benchmarks", "docs",
+    "examples", "tests", "artifacts", ".github", ".ci",
 )  # fmt: skip
 KINDS = {".py", ".md", ".toml", ".yml", ".yaml", ".sh", ""}
 COMMAND = re.compile(r"pip3? (?:install|download|wheel) +([^\n`]+)")
