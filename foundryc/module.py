@@ -13,6 +13,7 @@ import torch
 from foundryc.weights import StoredTensor, TensorFile, WeightSlice
 from foundryc.weights.contents import StoredParts
 from foundryc.weights.folders import model_folder, stored_tensors
+from foundryrt.bundle.schema import DTYPES
 from foundryrt.convert import AnyArray, storage_dtype
 from foundryrt.errors import UsageError
 
@@ -80,15 +81,16 @@ def _check_plain(name: str, tensor: torch.Tensor) -> None:
 
 
 def _recipe(parts: StoredParts, name: str, tensor: torch.Tensor) -> Sequence[WeightSlice]:
-    if not tensor.dim() or not tensor.numel():
-        return ()
     dtype = str(tensor.dtype).removeprefix("torch.")
+    if not tensor.dim() or not tensor.numel() or dtype not in DTYPES:
+        return ()
     return parts.recipe(name, tuple(tensor.shape), dtype, _rows(tensor, dtype))
 
 
 def _rows(tensor: torch.Tensor, dtype: str) -> AnyArray:
     """The elements as [rows, columns] of the numpy dtype that holds them."""
-    flat = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous().cpu()
+    flat = plain.reshape(-1).view(torch.uint8).numpy()
     columns = tensor.shape[-1]
     return flat.view(storage_dtype(dtype)).reshape(prod(tensor.shape) // columns, columns)
 

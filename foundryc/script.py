@@ -126,12 +126,14 @@ class _Recording:
         self.graphs.add((name, tuple(sorted(key.items()))))
 
     def keep(self, name: str, value: torch.Tensor | torch.nn.Module) -> None:
-        from torch.nn import Module
+        import torch
 
-        if isinstance(value, Module):
+        if isinstance(value, torch.nn.Module):
             self._recorder.module(value, prefix=f"{name}.")
-        else:
+        elif isinstance(value, torch.Tensor):
             self._recorder.keep(name, value)
+        else:
+            raise UsageError(f"{name}: is a {type(value).__name__}; keep tensors and modules")
 
 
 @contextmanager

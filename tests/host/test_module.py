@@ -113,6 +113,34 @@ def test_a_folder_that_the_model_names(tmp_path: Path, net: Net) -> None:
         assert len(bundle.manifest.weights.recipes) == 2
 
 
+def test_tensors_of_every_kind(tmp_path: Path) -> None:
+    """Conversions, transposed memory, numbers without dimensions, and types that files lack."""
+    net = nn.Module()
+    half = torch.randn(3, 4).half()
+    net.converted = nn.Parameter(half.float())
+    net.transposed = nn.Parameter(torch.randn(4, 3).T)
+    net.number = nn.Parameter(torch.tensor(2.0))
+    net.turned = nn.Parameter(torch.randn(3, dtype=torch.complex64))
+    net.register_buffer("flags", torch.tensor([True, False]))
+    net.register_buffer("none", torch.empty(0))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    save_file({"converted": half, "transposed": net.transposed.detach().contiguous(),
+               "flags": net.flags.clone()}, tmp_path / "net.safetensors")  # fmt: skip
+    with torch.no_grad(), Recorder("host", workload="net", settings={}) as recorder:
+        recorder.module(net, files=[tmp_path])
+        with recorder.graph("g") as graph:
+            graph.output("y", net.converted @ net.transposed.T * net.number)
+        recorder.save(tmp_path / "net.fdy")
+    with Bundle.open(tmp_path / "net.fdy") as bundle:
+        manifest = bundle.manifest
+        filled = {manifest.tensors[r.tensor].name for r in manifest.weights.recipes}
+    assert filled == {"converted", "transposed", "flags"}
+    with Session.open(tmp_path / "net.fdy") as session:
+        session.graph("g").launch()
+        for name, tensor in before.items():
+            assert session.read(name).tobytes() == tensor.contiguous().numpy().tobytes(), name
+
+
 def test_what_cannot_be_registered_is_named(tmp_path: Path, net: Net) -> None:
     with torch.device("meta"):
         net.fused = nn.Parameter(torch.empty(2, 3, 4))

@@ -93,6 +93,11 @@ sys.exit(0)
         ("raise SystemExit(3)", FoundryError, "exited with 3; no bundle is written"),
         ("import sys; sys.exit('no data')", FoundryError, "exited with no data"),
         ("x = {}\nx['key']", FoundryError, "failed with KeyError; no bundle"),
+        (
+            "import foundryc; foundryc.keep('x', 3)",
+            UsageError,
+            "x: is a int; keep tensors and modules",
+        ),
         ("x = (", FoundryError, "failed with SyntaxError; no bundle"),
         (
             "import torch, foundryc\nwith foundryc.record('g'): torch.randn(3)",
