@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard foundryc/native/*.?pp foundryrt/native/*.?pp foundryrt/native/*/*.?pp)
-PACKAGES := foundryc foundryrt parse_runtime otfs_pipeline
+PACKAGES := foundryc foundryrt parse_runtime otfs_pipeline hf_runtime
 PACKAGED := pyproject.toml CMakeLists.txt README.md LICENSE \
     $(shell find $(PACKAGES) -type f -not -name '*.pyc' -not -name '*.so')
-EXTRAS ?= host,capture,cache,parse,serve,otfs,stream,test
+EXTRAS ?= host,capture,cache,parse,serve,hf,otfs,stream,test
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: setup demo test lint wheel docs test-gpu bench-gpu clean

@@ -35,12 +35,8 @@ def capture(path: str, target: str) -> None:
     expected = model.generate(prompt, max_new_tokens=NEW, do_sample=False)[0, PROMPT:]
 
     with Recorder(target=target, workload="example-decoder", settings={}) as recorder:
-        # Registered tensors, on cuda on the device, take the place of the model's own.
-        weights = {
-            name: recorder.register(name, tensor.detach(), role="weight")
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-        }
-        device = next(iter(weights.values())).device
+        recorder.module(model)  # its weights lie in the bundle's memory now, on cuda on the device
+        device = model.device
         shape = (1, config.num_key_value_heads, LENGTH, config.head_dim)
         keys, values = (
             [
@@ -66,8 +62,7 @@ def capture(path: str, target: str) -> None:
             seen = torch.arange(LENGTH, device=device) <= positions[:, None]
             mask = torch.where(seen, 0.0, float("-inf"))[None, None]
             call = (tokens[None], mask, positions[None], Cache(positions))
-            logits = torch.func.functional_call(model, weights, call).logits
-            return logits[0, -1].argmax()
+            return model(*call).logits[0, -1].argmax()
 
         graphs = []
         for name, count in (("prefill", PROMPT), ("decode", 1)):

@@ -35,21 +35,19 @@ def capture(path: str, target: str) -> None:
         expected = network(images)
 
     with torch.no_grad(), Recorder(target, workload="example-vision", settings={}) as recorder:
-        # Registered tensors, on cuda on the device, take the place of the network's own.
-        weights = {
-            name: recorder.register(name, tensor, role="weight")
-            for name, tensor in network.state_dict().items()
-        }
+        recorder.module(
+            network
+        )  # its weights lie in the bundle's memory now, on cuda on the device
         inputs = {
             batch: recorder.register(f"images.{batch}", images[:batch].clone(), role="input")
             for batch in BATCHES
         }
         with recorder.warm_up():  # on cuda, libraries come up with their memory in the arena
             for batch in BATCHES:
-                torch.func.functional_call(network, weights, (inputs[batch],))
+                network(inputs[batch])
         for batch in BATCHES:
             with recorder.graph("classify", batch=batch) as graph:
-                scores = torch.func.functional_call(network, weights, (inputs[batch],))
+                scores = network(inputs[batch])
                 graph.output("scores", scores)
                 graph.output("label", scores.argmax(-1))
         recorder.attach("images", images.numpy().tobytes())

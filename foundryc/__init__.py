@@ -2,16 +2,18 @@
 
     from foundryc import Recorder
 
-`import foundryc` itself does not import torch; using `Recorder` does.
+A script marks what `foundryc capture SCRIPT.py` is to keep by `foundryc.record` and
+`foundryc.keep`. `import foundryc` itself does not import torch; using `Recorder` does.
 """
 
+from foundryc.marks import keep, record
 from foundryrt import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from foundryc.recorder import Recorder
 
-__all__ = ["Recorder", "__version__"]
+__all__ = ["Recorder", "__version__", "keep", "record"]
 
 if not TYPE_CHECKING:
 

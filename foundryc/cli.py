@@ -64,7 +64,8 @@ def capture(
             "--output",
             "-o",
             help="The bundle to write, over any that is there. By default a new file here, named"
-            " after the model or workload and the settings that are not at their defaults.",
+            " after the script, or the model or workload and the settings that are not at their"
+            " defaults.",
             show_default=False,
         ),
     ] = None,
@@ -83,10 +84,13 @@ def capture(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a workload once and write its bundle.
+    """Run a workload or a script once and write its bundle.
 
-    The workload's own options go anywhere between these (see `foundryc workloads NAME`):
+    A workload's own options go anywhere between these (see `foundryc workloads NAME`):
     `foundryc capture --model smollm2`, `foundryc capture --grid 1024x32`.
+
+    `foundryc capture SCRIPT.py ARGUMENTS` runs a script and keeps what it marks by
+    `foundryc.record`; after `--` all words are the script's.
     """
     with reporting():
         request = Request.read(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from foundryc import capture_file
 from foundryc.capture import Capture
 from foundryc.compare import compare, unclear
 from foundryc.elsewhere import Elsewhere, moved, store
+from foundryc.module import WeightPath, members
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 class GraphRecording(Protocol):
     """A graph being recorded."""
+
+    def input(self, name: str, tensor: torch.Tensor) -> None:
+        """Name memory from before this graph, to be written before its launches; only inside the
+        graph's `with` block."""
 
     def output(self, name: str, tensor: torch.Tensor) -> None:
         """Name a result of this graph; only inside the graph's `with` block."""
@@ -43,6 +48,12 @@ class Recording(Protocol):
 
     def warm_up(self) -> AbstractContextManager[None]:
         """The body runs with its memory in the arena, before anything is recorded."""
+
+    def program(self) -> AbstractContextManager[None]:
+        """Graphs recorded in the body may use all memory that the body makes."""
+
+    def keep(self, name: str, tensor: torch.Tensor) -> None:
+        """A name for memory of the program."""
 
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Records the body of the `with` block."""
@@ -139,13 +150,34 @@ class Recorder:
         `role`: weight and constant are only read by graphs; state is kept and updated in place by
         them; input is written before a launch; output is memory that graphs write results into.
         Every role begins, online, with the contents it has now. `slices` say where in the user's
-        files a weight's contents come from: it is then stored as that recipe.
+        files a weight's contents come from: it is then stored as that recipe. On cuda, register
+        weights without slices before those with: the bundle holds all up to the last without.
         """
         if role not in ROLES:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
         if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
         return self._recording.register(name, tensor, role, slices or ())
+
+    def module(
+        self, module: torch.nn.Module, prefix: str = "", files: Iterable[WeightPath] | None = None
+    ) -> None:
+        """Register the parameters and buffers of `module`, each once, as `prefix` and their names.
+
+        They lie in the arena afterwards, and `module` uses them there. What `files` hold comes
+        from them online: safetensors files or folders of them, by default the local folder that a
+        model of transformers was loaded from. A tensor is found in them by its name and shape or,
+        where modules fuse or rename what is stored, by its contents, and always compared byte by
+        byte. Tensors that no file holds are stored in the bundle. Parameters are weights, which
+        graphs only read; buffers that no file holds are state.
+        UsageError where a tensor is not dense or is on the meta device, or a file is damaged.
+        """
+        for member in members(module, files):
+            placed = self.register(
+                prefix + member.name, member.tensors[0].detach(), member.role, member.slices
+            )
+            for tensor in member.tensors:
+                tensor.data = placed
 
     def compiled(self, function: F) -> F:
         """`function` under torch.compile where the capture asks for it (`--compile`)."""
@@ -161,6 +193,21 @@ class Recorder:
         """Run the workload once in this block before its graphs: on cuda, libraries and caches
         come up inside the arena. On host it does nothing."""
         return self._recording.warm_up()
+
+    def program(self) -> AbstractContextManager[None]:
+        """Run a program around its graphs in this block: what it makes need not be registered.
+
+        A graph may use any tensor that the block made before it. The bundle holds such memory with
+        what it held before the first graph that used it; where it is kept by name, and on cuda
+        always, before the first graph after that or after it was made. Graphs name what is written
+        before a launch with `input`; `keep` names memory for all graphs. On cuda, run a graph's
+        code once before it is recorded.
+        """
+        return self._recording.program()
+
+    def keep(self, name: str, tensor: torch.Tensor) -> None:
+        """Name a tensor of the program, where it lies, as state that all graphs share."""
+        self._recording.keep(name, tensor)
 
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""

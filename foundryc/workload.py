@@ -29,6 +29,17 @@ class CaptureWorkload(Protocol):
         """Register the workload's tensors and record its graphs, each once."""
 
 
+class Declarations(Protocol):
+    """What a workload's module may say of itself besides; each is optional."""
+
+    BY_NAME: bool
+    """Its options do not tell that it is meant: it is captured by `--workload` only."""
+    PACKAGES: Sequence[str]
+    """Packages beside its own whose sources a cache key counts."""
+    LIBRARIES: Sequence[str]
+    """Distributions whose versions a cache key counts, beside torch and CUDA's."""
+
+
 @runtime_checkable
 class WithInputs(Protocol):
     """A workload whose settings name files: a cache key counts their contents."""
@@ -69,7 +80,9 @@ def chosen_by(arguments: Sequence[str]) -> str:
     unusable: list[str] = []
     for name in workload.names(GROUP):
         try:
-            takes[name] = options.names(find(name).Settings)
+            module = find(name)
+            if not getattr(module, "BY_NAME", False):
+                takes[name] = options.names(module.Settings)
         except FoundryError as error:
             unusable.append(str(error))
     if unusable and not any(given & fields for fields in takes.values()):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from foundryrt.errors import FoundryError, UsageError
     from foundryrt.session import Graph, Session
 
-__version__ = "0.1.0"  # of all four packages; pyproject.toml reads it here
+__version__ = "0.1.0"  # of all packages; pyproject.toml reads it here
 __all__ = ["FoundryError", "Graph", "Session", "UsageError", "__version__"]
 
 _MODULES = {

@@ -44,6 +44,9 @@ class Launchable(Protocol):
     def read(self, name: str) -> NDArray[Any]:
         """A copy of an output of this graph or of a shared tensor."""
 
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replace the contents of a tensor of this graph, or of a shared one."""
+
 
 class GraphsLike(Protocol):
     """Graphs and their inputs: of an open bundle, or of code that is run directly."""

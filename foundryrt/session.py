@@ -218,6 +218,14 @@ class Session:
                 found.update(section.sha256)
         return found.hexdigest()
 
+    @property
+    def tensors(self) -> list[schema.Tensor]:
+        """Name, dtype, shape and role of every tensor that has a name.
+
+        `graph` is the index in `graphs` of the one that owns it, -1 where all share it.
+        """
+        return list(self._bundle.manifest.tensors)
+
     def ready(self, name: str | None = None, **key: int | str) -> int:
         """How many graphs can be launched without waiting; given a graph, 1 if it can, else 0.
 

@@ -56,7 +56,7 @@ def capture_now(request: Request, path: Path) -> None:
         elsewhere = None
         if request.relocate and store() is None:
             folder = closing.enter_context(TemporaryDirectory(prefix=".capture-", dir=path.parent))
-            command = (*_COMMAND, *request.command, "-o", str(path))
+            command = (*_COMMAND, "-o", str(path), *request.command)
             elsewhere = closing.enter_context(Elsewhere(command, Path(folder)))
             update(0, "in another process, to compare")
             elsewhere.begin()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundryc.cache.digests import of_code, of_file
+from foundryc.installed import version
 from foundryc.workload import CaptureWorkload, WithInputs
 from foundryrt.bundle.schema import FORMAT_VERSION
 from foundryrt.errors import UsageError
@@ -60,7 +61,8 @@ def gather(
         "target": target,
         "workload": name,
         "embed-weights": json.dumps(embed_weights),
-        "code": of_code(("foundryc", "foundryrt", package)),
+        "code": of_code(("foundryc", "foundryrt", package, *getattr(module, "PACKAGES", ()))),
+        **{f"version.{used}": version(used) for used in getattr(module, "LIBRARIES", ())},
         **environment,
     }
     for setting, value in dataclasses.asdict(settings).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from foundryc import workload
 from foundryc.cache.environment import environment, profile
 from foundryc.cache.key import Parts, gather
 from foundryc.cache.target import usable_target
+from foundryc.script import WORKLOAD as SCRIPT
+from foundryc.script import Script
 from foundryc.workload import CaptureWorkload, WithFit
 from foundryrt import options
 from foundryrt.bundle.schema import TARGETS
@@ -53,15 +55,24 @@ class Request:
     ) -> Request:
         """A workload that is not named is the one whose options `arguments` are; a target that is
         not named is the one that this machine can capture for. With `fit` the workload chooses the
-        settings that are not given.
+        settings that are not given. Where `arguments` begin with no option, they are a script and
+        its own arguments.
 
         UsageError for an unknown target, workload or option of it, or a base that cannot be.
         """
         if target is not None and target not in TARGETS:
             raise UsageError(f"--target {target!r}: use one of {', '.join(TARGETS)}")
-        asked = name or workload.chosen_by(arguments)
-        module = workload.find(asked)
-        given = options.given(module.Settings, arguments)
+        module: CaptureWorkload
+        given: dict[str, Any]
+        if (script := Script.named_by(arguments)) is not None:
+            asked, module, given = SCRIPT, script, asdict(script.settings)
+            if name or compile or fit:
+                other = "--workload" if name else "--compile" if compile else "--fit"
+                raise UsageError(f"{arguments[0]}: a script is captured without {other}")
+        else:
+            asked = name or workload.chosen_by(arguments)
+            module = workload.find(asked)
+            given = options.given(module.Settings, arguments)
         chosen, why = (target, "") if target else usable_target()
         if fit:
             if not isinstance(module, WithFit):
@@ -75,9 +86,12 @@ class Request:
             raise UsageError(
                 "--relocate, --no-relocate: only for --target cuda; host has no places"
             )
-        command = ["--workload", asked, "--target", chosen]
-        command += ["--embed-weights"] * embed_weights + ["--compile"] * compile
-        command += [] if base is None else ["--base", base]
+        command = ["--target", chosen] + ["--embed-weights"] * embed_weights
+        command += ["--compile"] * compile + ([] if base is None else ["--base", base])
+        if script is not None:
+            command += ["--", *arguments]
+        else:
+            command += ["--workload", asked, *_flags(given)]
         return cls(
             known,
             chosen,
@@ -87,7 +101,7 @@ class Request:
             compile,
             address,
             chosen == "cuda" and relocate is not False,
-            (*command, *_flags(given)),
+            tuple(command),
             why,
         )
 

@@ -75,10 +75,14 @@ class Arena:
             self._allocator = torch.cuda.memory.CUDAPluggableAllocator(
                 str(PATH), "foundryc_malloc", "foundryc_free"
             )
-            self.pool = torch.cuda.MemPool(self._allocator.allocator())  # type: ignore[no-untyped-call]
+            self.pool = self.new_pool()
         except BaseException:
             self.close()
             raise
+
+    def new_pool(self) -> torch.cuda.MemPool:
+        """A pool of its own for torch's allocations, in the same region as `pool`."""
+        return torch.cuda.MemPool(self._allocator.allocator())  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Give memory and addresses back; no tensor or graph may use them any more."""
@@ -114,9 +118,9 @@ class Arena:
             return None
         return divmod(address - self.base, self.capacity)
 
-    def live_blocks(self) -> list[tuple[int, int]]:
-        """Address and size of the pool's allocations that are in use, by address."""
-        snapshot: list[dict[str, Any]] = self.pool.snapshot()  # type: ignore[no-untyped-call]
+    def live_blocks(self, pool: torch.cuda.MemPool) -> list[tuple[int, int]]:
+        """Address and size of a pool's allocations that are in use, by address."""
+        snapshot: list[dict[str, Any]] = pool.snapshot()  # type: ignore[no-untyped-call]
         blocks = []
         for segment in snapshot:
             for block in segment["blocks"]:

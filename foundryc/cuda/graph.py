@@ -32,16 +32,30 @@ class RecordedGraph:
     name: str
     key: dict[str, int | str]
     index: int
+    inputs: list[NamedTensor] = field(default_factory=list)
     outputs: list[NamedTensor] = field(default_factory=list)
     torch_graph: torch.cuda.CUDAGraph | None = None
     table: GraphTable | None = None
     """Once it was captured, with functions numbered as in the capture."""
 
+    @property
+    def named(self) -> list[NamedTensor]:
+        """Inputs and outputs."""
+        return [*self.inputs, *self.outputs]
+
+    def input(self, name: str, tensor: torch.Tensor) -> None:
+        """Name memory from before this graph, to be written before its launches."""
+        self._check_name(name)
+        self.inputs.append(NamedTensor(name, "input", tensor, self.index))
+
     def output(self, name: str, tensor: torch.Tensor) -> None:
         """Name a result of this graph."""
-        if any(output.name == name for output in self.outputs):
-            raise UsageError(f"graph {self.name}: two outputs are named {name!r}")
+        self._check_name(name)
         self.outputs.append(NamedTensor(name, "output", tensor, self.index))
+
+    def _check_name(self, name: str) -> None:
+        if any(known.name == name for known in self.named):
+            raise UsageError(f"graph {self.name}: two inputs or outputs are named {name!r}")
 
     def replay(self) -> None:
         """Launch torch's own exec of the graph, in the capturing process."""

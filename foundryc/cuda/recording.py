@@ -21,6 +21,7 @@ from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
 from foundryc.cuda.foreign import ForeignMemory, ForeignRegion
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.kernels import compile_source
+from foundryc.cuda.program import Program
 from foundryc.cuda.randomness import Generator, consumed, find_generator
 from foundryc.producer import producer
 from foundryc.template import GraphTable, Spans, relocations
@@ -77,6 +78,11 @@ class CudaRecording:
         self.graphs: list[RecordedGraph] = []
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
         """Arena address -> the bytes that must be there before the first launch."""
+        self._program: Program | None = None
+        self._pools: list[torch.cuda.MemPool] = []
+        """Of programs that have ended: the bundle holds what is in them."""
+        self._seen: set[int] = set()
+        """Addresses of blocks whose contents were looked at."""
 
     def register(
         self, name: str, tensor: torch.Tensor, role: str, slices: Iterable[WeightSlice] = ()
@@ -106,8 +112,41 @@ class CudaRecording:
         torch.cuda.current_stream().wait_stream(self.stream)
 
     @contextmanager
+    def program(self) -> Iterator[None]:
+        """See Recorder.program."""
+        self._program = program = Program(self.arena, self.stream)
+        program.begin()
+        try:
+            yield
+        finally:
+            program.end()
+            self._program = None
+            self._pools += program.pools
+
+    def keep(self, name: str, tensor: torch.Tensor) -> None:
+        """See Recorder.keep."""
+        if any(known.name == name for known in self.tensors):
+            raise UsageError(f"two tensors are registered as {name!r}")
+        if self.arena.locate(tensor) is None:
+            raise UsageError(
+                f"{name}: is not in the arena; keep tensors that the program made on the GPU, in"
+                " the thread that records its graphs"
+            )
+        self.tensors.append(NamedTensor(name, "state", tensor))
+
+    @contextmanager
     def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
-        """Capture the body as one graph."""
+        """Capture the body as one graph; in a program it runs, too, as the program expects."""
+        if self._program is None:
+            with self._captured(name, key) as recorded:
+                yield recorded
+            return
+        with self._program.interrupted(), self._captured(name, key) as recorded:
+            yield recorded
+        recorded.replay()
+
+    @contextmanager
+    def _captured(self, name: str, key: dict[str, int | str]) -> Iterator[RecordedGraph]:
         self._end_warm_up()
         recorded = RecordedGraph(name, key, len(self.graphs))
         graph = torch.cuda.CUDAGraph(keep_graph=True)
@@ -128,25 +167,30 @@ class CudaRecording:
         self._keep(recorded, raw_graph)
 
     def _end_warm_up(self) -> None:
-        """Before the first graph: what memory holds now, it must hold in another process."""
-        if self.graphs:
+        """What memory holds before the graphs, it must hold in another process."""
+        pools = [] if self.graphs else [self.arena.pool]
+        pools += [] if self._program is None else self._program.pools
+        if not pools:
             return
         torch.cuda.synchronize()
         # No call of cuBLAS relies on what its workspace held, so that of the warm-up is freed:
         # a graph makes its own, and no bundle has to hold 32 MiB of residue.
         torch._C._cuda_clearCublasWorkspaces()
-        for address, size in self.arena.live_blocks():
-            self._remember(address, size)
+        for pool in pools:
+            for address, size in self.arena.live_blocks(pool):
+                if address not in self._seen:
+                    self._seen.add(address)
+                    self._remember(address, size)
 
     def _keep(self, recorded: RecordedGraph, raw_graph: int) -> None:
         captured = extract(raw_graph)
         self.foreign.follow(foreign_addresses(captured, self.arena.base, self.arena.end))
         recorded.table = self._table(recorded, captured)
-        for output in recorded.outputs:
-            if self._locate(output.tensor) is None:
+        for named in recorded.named:
+            if self._locate(named.tensor) is None:
                 raise FoundryError(
-                    f"graph {recorded.name}: output {output.name!r} lies in memory that the graph"
-                    " does not use; it must be made by the graph or be a registered tensor"
+                    f"graph {recorded.name}: {named.role} {named.name!r} lies in memory that the"
+                    " graph does not use; it must be made by the graph or be a registered tensor"
                 )
         self.graphs.append(recorded)
 
@@ -156,7 +200,7 @@ class CudaRecording:
         self.binaries.refuse_addresses()
         kernels = self.binaries.kernels()
         generator = self._generator()
-        named = self.tensors + [output for graph in self.graphs for output in graph.outputs]
+        named = self.tensors + [tensor for graph in self.graphs for tensor in graph.named]
         embedded = _embedded(named, embed_weights)
         slices = {i: t.slices for i, t in enumerate(named) if t.slices and i not in embedded}
         major, minor = torch.cuda.get_device_capability(self.arena.device)
@@ -164,7 +208,8 @@ class CudaRecording:
         if slices:
             digest_kernel = len(kernels)
             kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, architecture))
-        own = [self._image(region, bool(embedded)) for region in self.arena.regions.values()]
+        stored = [named[i].tensor for i in sorted(embedded)]
+        own = [self._image(region, stored) for region in self.arena.regions.values()]
         spans = Spans(
             (span.base, span.size) for regions in (own, self.foreign.regions) for span in regions
         )
@@ -283,14 +328,23 @@ class CudaRecording:
             graph=named.graph,
         )
 
-    def _image(self, region: Region, embedded: bool) -> RegionImage:
-        """The region, with what it begins with: on request the weights, else what was saved."""
+    def _image(self, region: Region, stored: list[torch.Tensor]) -> RegionImage:
+        """The region and its first bytes: the weights `stored`, elsewhere what was saved."""
         base, size = region.base, region.used
         if region.name == "weights":
-            initial = partial(self.arena.read, base, size) if embedded and size else None
+            spans = [(t.data_ptr(), t.numel() * t.element_size()) for t in stored if t.numel()]
+            initial = partial(self._spans, base, sorted(spans)) if spans else None
             return RegionImage(region.name, base, size, initial, compress=False)
         saved = {a - base: d for a, d in self.initial.items() if base <= a < base + size}
         return RegionImage(region.name, base, size, partial(_filled, saved) if saved else None)
+
+    def _spans(self, base: int, spans: list[tuple[int, int]]) -> Iterator[bytes | memoryview]:
+        """Bytes of the device from `base` to the end of the last span, zeros between spans."""
+        end = base
+        for address, size in spans:
+            yield bytes(address - end)
+            yield from self.arena.read(address, size)
+            end = address + size
 
 
 def _random(generator: Generator | None, first: int) -> Random | None:
@@ -312,11 +366,8 @@ def _foreign(number: int, region: ForeignRegion, spans: Spans) -> RegionImage:
 
 
 def _embedded(named: list[NamedTensor], embed: bool) -> set[int]:
-    """The weights whose bytes the bundle holds: all, where any one is in no file."""
-    weights = {i: tensor for i, tensor in enumerate(named) if tensor.role == "weight"}
-    if embed or not all(tensor.slices for tensor in weights.values()):
-        return set(weights)
-    return set()
+    """The weights whose bytes the bundle holds: those that are in no file, or all."""
+    return {i for i, t in enumerate(named) if t.role == "weight" and (embed or not t.slices)}
 
 
 def _filled(saved: Mapping[int, npt.NDArray[np.uint8]]) -> list[memoryview]:

@@ -17,6 +17,7 @@ class Kind(Enum):
     """Where a buffer's bytes come from, which decides its region and its lifetime."""
 
     REGISTERED = "registered"
+    """There before the graphs that use it."""
     CONSTANT = "constant"
     """A literal of the program, such as `torch.tensor([1, 2])`; stored in the bundle."""
     OUTPUT = "output"
@@ -29,8 +30,8 @@ class Kind(Enum):
 class Buffer:
     """A storage seen by a recording; equal only to itself.
 
-    `graph` labels the graph that made it; `role` is a registered tensor's, else empty; `data`
-    holds a constant's bytes.
+    `graph` labels the graph that made it; `role` is a registered tensor's, else empty, as of memory
+    that no name was given to; `data` holds a constant's bytes.
     """
 
     nbytes: int

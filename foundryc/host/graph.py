@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,17 +15,39 @@ from foundryrt.errors import UsageError
 
 @dataclass
 class RecordedGraph:
-    """One graph, while and after it is recorded."""
+    """One graph, while and after it is recorded.
+
+    `adopt` takes in memory of the program around it, where the recording does that.
+    """
 
     name: str
     key: dict[str, int | str]
     label: str
     memory: Memory
+    adopt: Callable[[torch.Tensor], Buffer] | None = None
+    inputs: list[tuple[str, TensorRef]] = field(default_factory=list)
     outputs: list[tuple[str, TensorRef, torch.Tensor]] = field(default_factory=list)
     calls: list[Encoded] = field(default_factory=list)
     offsets: dict[Buffer, int] = field(default_factory=dict)
     scratch: int = 0
     open: bool = True
+
+    def input(self, name: str, tensor: torch.Tensor) -> None:
+        """Name memory that was there before this graph, to be written before its launches.
+
+        UsageError outside the graph's `with` block, for a name given twice, or for a tensor that
+        the graph made.
+        """
+        self._check_name("input", name)
+        buffer = self._find(tensor)
+        kinds = (Kind.REGISTERED, Kind.OUTPUT)
+        if buffer is None or buffer.kind not in kinds or buffer.graph == self.label:
+            raise UsageError(f"{self.label}: input {name!r} is no memory from before this graph")
+        if tensor.is_conj() or tensor.is_neg():
+            raise UsageError(f"{self.label}: input {name!r} is a conjugate or negative view")
+        if buffer.kind is Kind.REGISTERED:
+            buffer.role = buffer.role or "input"
+        self.inputs.append((name, reference(tensor, buffer)))
 
     def output(self, name: str, tensor: torch.Tensor) -> None:
         """Name a result of this graph; it keeps its bytes until the graph's next launch.
@@ -33,17 +55,24 @@ class RecordedGraph:
         The tensor is one that the graph made, a registered one, or a view of either.
         UsageError outside the graph's `with` block or for a name given twice.
         """
-        if not self.open:
-            raise UsageError(f"{self.label}: name output {name!r} inside the graph's with block")
-        if any(known == name for known, _, _ in self.outputs):
-            raise UsageError(f"{self.label}: two outputs are named {name!r}")
+        self._check_name("output", name)
         plain = tensor.resolve_conj().resolve_neg()
-        buffer = self.memory.find(plain)
+        buffer = self._find(plain)
         if buffer is None or (buffer.kind is Kind.SCRATCH and buffer.graph != self.label):
             raise UsageError(f"{self.label}: output {name!r} was not made by this graph")
         if buffer.kind is Kind.SCRATCH:
             buffer.kind = Kind.OUTPUT
         self.outputs.append((name, reference(plain, buffer), plain))
+
+    def _check_name(self, what: str, name: str) -> None:
+        if not self.open:
+            raise UsageError(f"{self.label}: name {what} {name!r} inside the graph's with block")
+        if name in [known for known, *_ in (*self.inputs, *self.outputs)]:
+            raise UsageError(f"{self.label}: two inputs or outputs are named {name!r}")
+
+    def _find(self, tensor: torch.Tensor) -> Buffer | None:
+        found = self.memory.find(tensor)
+        return self.adopt(tensor) if found is None and self.adopt is not None else found
 
 
 def buffers_of(graph: RecordedGraph) -> dict[Buffer, None]:

@@ -6,9 +6,11 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from foundryc.capture import Capture
 from foundryc.host.buffers import (
@@ -53,7 +55,11 @@ class HostRecording:
         self._kept: dict[Buffer, torch.Tensor] = {}
         self._initial: dict[Buffer, torch.Tensor] = {}
         self._choices: dict[tuple[object, ...], bool] = {}
+        self._adopted: list[Buffer] = []
+        self._unseen: list[Buffer] = []
+        """Kept memory whose first contents are those before the next graph."""
         self._active = False
+        self._program = False
 
     def register(
         self, name: str, tensor: torch.Tensor, role: str, slices: Sequence[WeightSlice] = ()
@@ -63,10 +69,7 @@ class HostRecording:
             raise UsageError(f"two tensors are registered as {name!r}")
         if self._active:
             raise UsageError(f"{name}: register tensors before the graph, not inside it")
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise UsageError(f"{name}: the host target takes dense CPU tensors")
-        if dtype_name(tensor.dtype) is None:
-            raise UsageError(f"{name}: a bundle cannot hold {tensor.dtype}")
+        _check_dense(name, tensor)
         buffer = self._memory.find(tensor)
         if buffer is None or buffer.kind is not Kind.REGISTERED:
             tensor = self._dense(tensor.contiguous() if slices else tensor)
@@ -76,9 +79,7 @@ class HostRecording:
             self._space.place(buffer, tensor)
             self._kept[buffer] = tensor
             if role not in ("weight", "constant"):
-                contents = raw_bytes(tensor)
-                if bool(contents.any()):
-                    self._initial[buffer] = contents.clone()
+                self._remember(buffer)
         elif buffer.role != role or slices:
             raise UsageError(f"{name}: its memory is registered already, as {buffer.label}")
         self._tensors.append(_Registered(name, role, reference(tensor, buffer), slices))
@@ -93,6 +94,59 @@ class HostRecording:
             return self._space.tensor(source.shape, strides, source.dtype).copy_(source)
 
     @contextmanager
+    def program(self) -> Iterator[None]:
+        """See Recorder.program; memory of the program stays where it is."""
+        self._program = True
+        try:
+            yield
+        finally:
+            self._program = False
+
+    def keep(self, name: str, tensor: torch.Tensor) -> None:
+        """See Recorder.keep."""
+        if any(known.name == name for known in self._tensors):
+            raise UsageError(f"two tensors are registered as {name!r}")
+        if not self._program or self._active:
+            raise UsageError(f"{name}: keep tensors in a program, before or after a graph")
+        _check_dense(name, tensor)
+        buffer = self._memory.find(tensor)
+        if buffer is None:
+            buffer = self._take_in(f"memory that is kept as {name!r}", tensor)
+            self._unseen.append(buffer)
+        if buffer.kind is Kind.SCRATCH:
+            raise UsageError(f"{name}: {buffer.graph} made it; name it there with output()")
+        if buffer.kind is Kind.REGISTERED:
+            buffer.role = buffer.role or "state"
+        role = buffer.role or "state"
+        self._tensors.append(_Registered(name, role, reference(tensor, buffer), ()))
+
+    def _adopt(self, label: str, tensor: torch.Tensor) -> Buffer:
+        """Memory of the program that the graph of this label uses, with what it holds now."""
+        buffer = self._take_in(f"memory that {label} uses", tensor)
+        self._remember(buffer)
+        return buffer
+
+    def _take_in(self, label: str, tensor: torch.Tensor) -> Buffer:
+        buffer = Buffer(tensor.untyped_storage().nbytes(), label, Kind.REGISTERED)
+        self._memory.add(tensor, buffer)
+        self._adopted.append(buffer)
+        self._kept[buffer] = tensor
+        return buffer
+
+    def _remember(self, buffer: Buffer) -> None:
+        """Have `buffer` begin with what it holds now."""
+        # A graph that names an input is on its tape already.
+        with _disable_current_modes():
+            contents = raw_bytes(self._kept[buffer])
+            if bool(contents.any()):
+                self._initial[buffer] = contents.clone()
+
+    def _remember_kept(self) -> None:
+        for buffer in self._unseen:
+            self._remember(buffer)
+        self._unseen.clear()
+
+    @contextmanager
     def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
         """Record the body; nothing is kept of a graph that is left by an exception."""
         label = f"{name}[{', '.join(f'{k}={v}' for k, v in key.items())}]" if key else name
@@ -101,8 +155,10 @@ class HostRecording:
         if self._active:
             raise UsageError(f"graph {label} begins inside another graph")
         _check_numerics()
-        graph = RecordedGraph(name, key, f"graph {label}", self._memory)
-        tape = Tape(graph.label, self._memory, self._space, self._kept, self._choices)
+        self._remember_kept()
+        adopt = partial(self._adopt, f"graph {label}") if self._program else None
+        graph = RecordedGraph(name, key, f"graph {label}", self._memory, adopt)
+        tape = Tape(graph.label, self._memory, self._space, self._kept, self._choices, adopt)
         self._active = True
         try:
             with tape.recording():
@@ -143,11 +199,13 @@ class HostRecording:
 
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded, laid out in the arena."""
+        self._remember_kept()
         layout = self._arrange(embed_weights)
         functions: dict[str, int] = {}
         tables = [self._table(graph, layout, functions) for graph in self._graphs]
         tensors = [self._tensor(layout, r.name, r.role, r.ref, -1) for r in self._tensors]
         for i, graph in enumerate(self._graphs):
+            tensors += [self._tensor(layout, n, "input", ref, i) for n, ref in graph.inputs]
             tensors += [self._tensor(layout, n, "output", ref, i) for n, ref, _ in graph.outputs]
         return Capture(
             target="host",
@@ -170,7 +228,7 @@ class HostRecording:
 
     def _arrange(self, embed_weights: bool) -> Layout:
         in_files = {r.ref.buffer for r in self._tensors if r.slices}
-        registered = dict.fromkeys(r.ref.buffer for r in self._tensors)
+        registered = dict.fromkeys([*(r.ref.buffer for r in self._tensors), *self._adopted])
         fixed = [b for b in registered if b.role in ("weight", "constant")]
         constants = self._constants()
         # What is stored comes first, so that a region's initial bytes are short.
@@ -187,7 +245,7 @@ class HostRecording:
         layout = arrange(
             [
                 ("weights", [*dict.fromkeys(constants.values()), *own, *recipes]),
-                ("state", [b for b in registered if b.role == "state"]),
+                ("state", [b for b in registered if b.role in ("state", "")]),
                 ("io", [b for b in registered if b.role in ("input", "output")] + list(made)),
             ],
             max((graph.scratch for graph in self._graphs), default=0),
@@ -238,6 +296,13 @@ class HostRecording:
     def warm_up(self) -> AbstractContextManager[None]:
         """Nothing on the host comes up late enough to be in a graph's way."""
         return nullcontext()
+
+
+def _check_dense(name: str, tensor: torch.Tensor) -> None:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        raise UsageError(f"{name}: the host target takes dense CPU tensors")
+    if dtype_name(tensor.dtype) is None:
+        raise UsageError(f"{name}: a bundle cannot hold {tensor.dtype}")
 
 
 def _check_numerics() -> None:

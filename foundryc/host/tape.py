@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,8 @@ _LITERAL = {"lift_fresh", "lift"}
 class Tape(TorchDispatchMode):
     """Records into `nodes`; `memory` knows the registered storages, which lie in `space`.
 
-    `lasting` has a tensor of each buffer that lives longer than the graph.
+    `lasting` has a tensor of each buffer that lives longer than the graph. `adopt` takes in memory
+    that is not known; without it such memory is refused.
     """
 
     supports_higher_order_operators = True
@@ -42,6 +43,7 @@ class Tape(TorchDispatchMode):
         space: Space,
         lasting: Mapping[Buffer, torch.Tensor],
         choices: dict[tuple[object, ...], bool],
+        adopt: Callable[[torch.Tensor], Buffer] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.label = label
@@ -52,6 +54,7 @@ class Tape(TorchDispatchMode):
         self._memory = memory
         self._space = space
         self._choices = choices
+        self._adopt = adopt
         self._depth = 0
         self._refused: NotRecordable | None = None
         self._versions = {b: (t, t._version) for b, t in lasting.items() if not t.is_inference()}
@@ -202,6 +205,8 @@ class Tape(TorchDispatchMode):
         check_tensor(name, value)
         buffer = self._memory.find(value)
         what = f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+        if buffer is None and self._adopt is not None:
+            buffer = self._adopt(value)
         if buffer is None:
             raise refusal(
                 name, f"uses unrecorded memory ({what})", "register the tensor with the recorder"

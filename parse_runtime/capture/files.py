@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from parse_runtime.weights.source import locate, weight_files
+from foundryc.weights.folders import weight_files
+from parse_runtime.weights.source import locate
 
 _TEXT = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from foundryc.weights import StoredTensor, WeightSlice, materialize, whole
+from foundryc.weights.folders import stored_tensors
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.hf_config import config_from_hf, read_json
 from parse_runtime.weights.parameters import SAFETENSORS, Parameter, finder, mlp, refuse_unused
-from parse_runtime.weights.source import stored_tensors
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
 _VARIANTS = {

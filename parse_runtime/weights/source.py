@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from foundryc.weights import StoredTensor, TensorFile, materialize, whole
+from foundryc.weights.folders import hub_cache, model_folder, stored_tensors
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.gguf_config import config_from_gguf
@@ -59,78 +58,21 @@ def locate(name: str) -> Path:
             raise UsageError(f"model {name!r} is not installed: {install}")
         return files[0]
     path = Path(name).expanduser()
-    if not path.exists() and (cached := _cached(name)) is not None:
+    if not path.exists() and (cached := model_folder(name)) is not None:
         return cached
     if not path.exists():
         raise UsageError(
             f"{name}: no such model; give a folder with config.json and *.safetensors, a .gguf "
-            f"file, org/name of a model in the Hugging Face cache ({_cache()}; huggingface-cli "
+            f"file, org/name of a model in the Hugging Face cache ({hub_cache()}; huggingface-cli "
             f"download puts it there), or one of: {', '.join(_PACKAGED)}"
         )
     return path
-
-
-def _cache() -> Path:
-    """The folder of huggingface_hub's cache, by the variables that it reads itself."""
-    home = os.environ.get("HF_HOME") or str(
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    )
-    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
-
-
-def _cached(name: str) -> Path | None:
-    """The snapshot of `org/name` that its branch main stands for; the network is never asked."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return None
-    folder = _cache() / f"models--{name.replace('/', '--')}"
-    try:
-        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    # A revision is a commit's digest; a path has no business there.
-    snapshot = folder / "snapshots" / revision
-    return snapshot if re.fullmatch(r"[0-9a-f]+", revision) and snapshot.is_dir() else None
 
 
 def open_model(name: str) -> Model:
     """Read a model's configuration, tokenizer and tensor directory; no weights are read yet."""
     path = locate(name)
     return _open_folder(path) if path.is_dir() else _open_gguf(path)
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a model's folder; UsageError where there is none."""
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise UsageError(f"{index}: 'weight_map' is missing")
-        files = sorted({path / str(file) for file in shards.values()})
-    else:
-        # Some folders hold a second copy of the weights under another name.
-        usual = path / "model.safetensors"
-        files = [usual] if usual.exists() else sorted(path.glob("*.safetensors"))
-    if not files:
-        raise UsageError(f"{path}: no *.safetensors file")
-    return files
-
-
-def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of all safetensors files of a model's folder.
-
-    UsageError where two files have a tensor of one name.
-    """
-    found: dict[str, StoredTensor] = {}
-    for file in weight_files(path):
-        tensors = TensorFile(file).tensors
-        if twice := found.keys() & tensors.keys():
-            name = min(twice)
-            raise UsageError(
-                f"{path}: tensor {name!r} is in {found[name].path.name} and in {file.name}; leave "
-                "one copy of the weights, or an index (model.safetensors.index.json)"
-            )
-        found |= tensors
-    return found
 
 
 def _open_folder(path: Path) -> Model:

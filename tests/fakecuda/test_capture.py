@@ -47,7 +47,7 @@ def placed(name: str, address: int) -> SimpleNamespace:
     """As a CUDA tensor of 16 counters."""
     return SimpleNamespace(
         name=name, dtype=torch.int32, shape=(counters.COUNT,), stride=lambda: (1,),
-        data_ptr=lambda: address,
+        data_ptr=lambda: address, numel=lambda: counters.COUNT, element_size=lambda: 4,
     )  # fmt: skip
 
 
@@ -137,9 +137,9 @@ def test_what_points_out_of_the_arena_is_refused(recorded):
 
 
 @pytest.mark.parametrize("embed", [False, True])
-@pytest.mark.parametrize("all_in_files", [False, True])
-def test_weights_are_embedded_if_asked_or_if_one_is_in_no_file(
-    tmp_path, monkeypatch, recorded, embed, all_in_files
+@pytest.mark.parametrize("in_files", [(0, 1), (0,), (1,), ()])
+def test_weights_are_stored_if_asked_or_where_they_are_in_no_file(
+    tmp_path, monkeypatch, recorded, embed, in_files
 ):
     from safetensors.numpy import save_file
 
@@ -147,18 +147,23 @@ def test_weights_are_embedded_if_asked_or_if_one_is_in_no_file(
     slices = tuple(whole(TensorFile(tmp_path / "w.safetensors").tensors["w"]))
     base = recorded.arena.regions["weights"].base
     monkeypatch.setitem(USED, "weights", 512)
-    for index, own in enumerate((slices, slices if all_in_files else ())):
+    for index in range(2):
         tensor = placed(f"w{index}", base + 256 * index)
+        own = slices if index in in_files else ()
         recorded.tensors.append(recording.NamedTensor(tensor.name, "weight", tensor, slices=own))
     capture = recorded.capture(embed)
     write_bundle(tmp_path / "w.fdy", capture, "counters", {}, {})
+    recipes = () if embed else in_files
     with Bundle.open(tmp_path / "w.fdy") as bundle:
         weights = bundle.manifest.weights
         region = bundle.manifest.regions[0]
-        if embed or not all_in_files:
-            assert not weights.recipes and weights.digest_kernel == -1
-            assert bundle.sections[region.section].raw == 512
-        else:
-            assert [recipe.tensor for recipe in weights.recipes] == [1, 2]
-            assert weights.digest_kernel == 2 and len(bundle.manifest.kernels) == 3
-            assert region.section == -1
+        assert [recipe.tensor for recipe in weights.recipes] == [1 + i for i in recipes]
+        assert weights.digest_kernel == (2 if recipes else -1)
+        assert len(bundle.manifest.kernels) == (3 if recipes else 2)
+        # Stored as far as the last that is in no file, with zeros for what a file fills.
+        stored = [i for i in range(2) if i not in recipes]
+        expected = bytearray(256 * stored[-1] + 64 if stored else 0)
+        for index in stored:
+            expected[256 * index : 256 * index + 64] = bytes([7]) * 64
+        found = b"" if region.section == -1 else bytes(bundle.raw(region.section))
+        assert found == expected

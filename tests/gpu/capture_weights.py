@@ -1,4 +1,4 @@
-"""A layer whose weights stay in a safetensors file. Argument: folder."""
+"""A layer with a weight in a safetensors file and one in no file. Argument: folder."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ slices = [
     WeightSlice(stored["q"], rows=256, columns=256),
     WeightSlice(stored["k"], rows=64, columns=256, row=256),
 ]
+scale = r.register("scale", torch.randn(320, generator=generator).to(torch.bfloat16), "weight")
 weight = r.register("weight", fused, "weight", slices)
 x = r.register("x", torch.randn(8, 256, generator=generator).to(torch.bfloat16), "input")
 with torch.inference_mode():
     with r.warm_up():
-        F.linear(x, weight)
+        F.linear(x, weight) * scale
     with r.graph("layer") as g:
-        out = F.linear(x, weight)
+        out = F.linear(x, weight) * scale
         g.output("out", out)
 r.graphs[0].replay()
 torch.cuda.synchronize()

@@ -62,6 +62,12 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
         if name.endswith(("norm.weight", "bias")):
             torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
     model.save_pretrained(folder)
+    save_text(folder)
+    return model
+
+
+def save_text(folder: Path) -> None:
+    """Write a byte tokenizer of ids below 261, whose last ends an answer, and a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = tokenizers.Tokenizer(
         models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "ab"])}, merges=[("a", "b")])
@@ -72,7 +78,6 @@ def save(folder: Path, kind: str, **changes: object) -> torch.nn.Module:
     tokenizer.add_tokens([AddedToken(name, special=True) for name in names])
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return model
 
 
 def save_head(folder: Path, target: Path, good: bool = False, drafts: int = VOCAB) -> None:

@@ -338,7 +338,7 @@ def test_outputs_are_named_once_and_inside(recorder: Recorder) -> None:
     with recorder.graph("g") as g:
         y = x + 1
         g.output("y", y)
-        with pytest.raises(UsageError, match="two outputs"):
+        with pytest.raises(UsageError, match="two inputs or outputs"):
             g.output("y", y)
         with pytest.raises(UsageError, match="not made by this graph"):
             g.output("z", OUTSIDE)

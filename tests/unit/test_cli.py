@@ -99,9 +99,9 @@ def test_usage_errors(arguments: tuple[str, ...], message: str) -> None:
 
 
 def test_workloads() -> None:
-    assert foundryc("workloads").stdout.split() == ["otfs", "parse"]
+    assert foundryc("workloads").stdout.split() == ["hf", "otfs", "parse"]
     assert "--grid" in foundryc("workloads", "otfs").stdout
-    assert json.loads(foundryc("workloads", "--json").stdout) == ["otfs", "parse"]
+    assert json.loads(foundryc("workloads", "--json").stdout) == ["hf", "otfs", "parse"]
     rows = json.loads(foundryc("workloads", "otfs", "--json").stdout)
     assert rows[0]["option"] == "--grid" and rows[0]["default"] == "1024x32"
 

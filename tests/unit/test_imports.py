@@ -45,11 +45,15 @@ def test_packages_alone_import_nothing() -> None:
     # Without site: an editable installation finds packages by modules of its own.
     begin = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
     nothing, _ = imported(begin, "-S")
-    modules, _ = imported(
-        f"{begin}; import foundryrt, foundryc, parse_runtime, otfs_pipeline", "-S"
-    )
-    packages = {"foundryrt", "foundryc", "parse_runtime", "otfs_pipeline"}
+    packages = {"foundryrt", "foundryc", "parse_runtime", "otfs_pipeline", "hf_runtime"}
+    modules, _ = imported(f"{begin}; import {', '.join(sorted(packages))}", "-S")
     assert modules - nothing <= packages | {"__future__"}
+
+
+def test_marks_of_a_script_import_nothing() -> None:
+    body = "with foundryc.record('g', batch=8) as graph: graph.input('x', None)"
+    modules, _ = imported(f"import foundryc; foundryc.keep('x', None)\n{body}")
+    assert not modules & {"torch", "numpy", "typing_extensions"}
 
 
 def test_names_that_the_packages_offer() -> None:
@@ -64,15 +68,19 @@ def test_names_that_the_packages_offer() -> None:
             _ = package.nothing
 
 
-@pytest.mark.parametrize("module", ["parse_runtime.commands.run", "otfs_pipeline.run"])
+@pytest.mark.parametrize(
+    "module",
+    ["parse_runtime.commands.run", "otfs_pipeline.run", "hf_runtime.run", "foundryrt.script"],
+)
 def test_drivers_import_no_torch(module: str) -> None:
     modules, _ = imported(f"import {module}")
     assert not modules & {"torch", "foundryc"}
 
 
-def test_options_of_a_capture_need_no_torch() -> None:
-    modules, _ = imported("import parse_runtime.capture.record")
-    assert "parse_runtime" in modules and "torch" not in modules
+@pytest.mark.parametrize("module", ["parse_runtime.capture.record", "hf_runtime.capture"])
+def test_options_of_a_capture_need_no_torch(module: str) -> None:
+    modules, _ = imported(f"import {module}")
+    assert module.partition(".")[0] in modules and not modules & {"torch", "transformers"}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOLDERS = (
-    "foundryc", "foundryrt", "parse_runtime", "otfs_pipeline", "benchmarks", "docs", "examples",
-    "tests", "artifacts", ".github", ".ci",
+    "foundryc", "foundryrt", "parse_runtime", "otfs_pipeline", "hf_runtime", "benchmarks", "docs",
+    "examples", "tests", "artifacts", ".github", ".ci",
 )  # fmt: skip
 KINDS = {".py", ".md", ".toml", ".yml", ".yaml", ".sh", ""}
 COMMAND = re.compile(r"pip3? (?:install|download|wheel) +([^\n`]+)")
@@ -95,7 +95,9 @@ def test_nobody_is_sent_to_another_distribution() -> None:
 def test_a_workload_has_the_extra_that_its_errors_name() -> None:
     """`foundryrt.workload.find` names the workload's own extra."""
     for group in ("foundryc.workloads", "foundryrt.workloads"):
-        assert PROJECT["project"]["entry-points"][group].keys() <= EXTRAS.keys()
+        workloads = PROJECT["project"]["entry-points"][group]
+        # What drives a script's bundle is foundryrt's own, and needs no more.
+        assert workloads.keys() - {"script"} <= EXTRAS.keys()
 
 
 def test_what_is_installed_has_that_name() -> None:

@@ -100,7 +100,7 @@ def test_nothing_else_writes_to_the_terminal() -> None:
     root = Path(foundryrt.__file__).parents[1]
     doors = {"foundryrt/console.py", "foundryrt/progress.py"}
     found = set()
-    for package in ("foundryrt", "foundryc", "otfs_pipeline", "parse_runtime"):
+    for package in ("foundryrt", "foundryc", "otfs_pipeline", "parse_runtime", "hf_runtime"):
         for path in (root / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 printing = isinstance(node, ast.Call) and ast.unparse(node.func) in (

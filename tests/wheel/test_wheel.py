@@ -111,7 +111,7 @@ def test_what_it_requires_is_enough_to_look_at_bundles(bare: Bare) -> None:
 
 
 def test_packages_are_typed_and_say_their_version(bare: Bare) -> None:
-    packages = ("foundryc", "foundryrt", "parse_runtime", "otfs_pipeline")
+    packages = ("foundryc", "foundryrt", "parse_runtime", "otfs_pipeline", "hf_runtime")
     program = (
         f"import {', '.join(packages)}, sys\n"
         f"for package in ({', '.join(packages)}):\n"

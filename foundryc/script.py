@@ -1,0 +1,151 @@
+"""`foundryc capture SCRIPT.py`: an ordinary script as a workload, recorded where it has marks."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundryc import marks
+from foundryrt.console import note
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.progress import clear_bar
+from foundryrt.workload import FILE_PREFIX
+
+if TYPE_CHECKING:
+    import torch
+
+    from foundryc.recorder import GraphRecording, Recorder
+
+WORKLOAD = "script"
+
+
+@dataclass(frozen=True)
+class ScriptSettings:
+    """What the bundle of a script states."""
+
+    script: str
+    """Its file name without `.py`."""
+
+
+class Script:
+    """A script and its own arguments, as a workload that `foundryc capture` can record."""
+
+    Settings = ScriptSettings
+
+    def __init__(self, path: Path, arguments: Sequence[str]) -> None:
+        self._path = path
+        self._arguments = arguments
+        self.settings = ScriptSettings(path.stem)
+        self.__name__ = FILE_PREFIX + path.stem
+
+    @classmethod
+    def named_by(cls, words: Sequence[str]) -> Script | None:
+        """The script that a command's words begin with; None where they begin with an option.
+
+        UsageError where the file is not there.
+        """
+        if not words or words[0].startswith("-"):
+            return None
+        if not Path(words[0]).is_file():
+            raise UsageError(
+                f"{words[0]}: no such file; give a script, or options of a workload, which begin"
+                " with --"
+            )
+        return cls(Path(words[0]), words[1:])
+
+    def record(self, recorder: Recorder, settings: ScriptSettings) -> None:
+        """Run the script as `python SCRIPT.py` does, and record what it marks.
+
+        What it prints goes to stderr. FoundryError where it fails or exits with a status other
+        than 0, UsageError where it marks nothing.
+        """
+        clear_bar()
+        recording = _Recording(recorder)
+        with recording.active(), recorder.program(), redirect_stdout(sys.stderr):
+            self._run()
+        if not recording.graphs:
+            raise UsageError(
+                f"{self._path}: recorded nothing; mark what to keep by"
+                " `with foundryc.record(NAME):`"
+            )
+
+    def _run(self) -> None:
+        try:
+            code = compile(self._path.read_bytes(), str(self._path), "exec", dont_inherit=True)
+            with _as_main(self._path, self._arguments) as module:
+                exec(code, module.__dict__)
+        except FoundryError:
+            raise
+        except SystemExit as end:
+            if end.code is not None and end.code != 0:
+                raise FoundryError(
+                    f"{self._path}: exited with {end.code}; no bundle is written"
+                ) from end
+        except Exception as error:
+            # As Python shows it, without the frames of the command.
+            trace = error.__traceback__.tb_next if error.__traceback__ else None
+            note("".join(traceback.format_exception(error.with_traceback(trace))).rstrip())
+            kind = type(error).__name__
+            raise FoundryError(f"{self._path}: failed with {kind}; no bundle is written") from error
+
+
+class _Recording:
+    """The marks of a script that is being captured."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.graphs: set[tuple[str, tuple[tuple[str, int | str], ...]]] = set()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        marks.active = self
+        try:
+            yield
+        finally:
+            marks.active = None
+
+    def record(
+        self, name: str, key: dict[str, int | str]
+    ) -> AbstractContextManager[GraphRecording]:
+        variant = (name, tuple(sorted(key.items())))
+        if variant in self.graphs:
+            return marks.UNRECORDED
+        return self._record(name, key)
+
+    @contextmanager
+    def _record(self, name: str, key: dict[str, int | str]) -> Iterator[GraphRecording]:
+        with self._recorder.graph(name, **key) as graph:
+            clear_bar()
+            yield graph
+        self.graphs.add((name, tuple(sorted(key.items()))))
+
+    def keep(self, name: str, value: torch.Tensor | torch.nn.Module) -> None:
+        import torch
+
+        if isinstance(value, torch.nn.Module):
+            self._recorder.module(value, prefix=f"{name}.")
+        elif isinstance(value, torch.Tensor):
+            self._recorder.keep(name, value)
+        else:
+            raise UsageError(f"{name}: is a {type(value).__name__}; keep tensors and modules")
+
+
+@contextmanager
+def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[types.ModuleType]:
+    """A `__main__` for the script, with `sys.argv` and `sys.path` as it would find them."""
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__file__=str(path), __builtins__=__builtins__)
+    before = sys.modules["__main__"], sys.argv, sys.path[:]
+    sys.modules["__main__"] = module
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        yield module
+    finally:
+        sys.modules["__main__"], sys.argv, sys.path[:] = before

@@ -1,0 +1,140 @@
+"""`foundryc capture SCRIPT.py`: scripts that mark what to keep."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import foundryc
+import foundryrt.script
+from foundryc import Recorder, marks
+from foundryc.cache.request import Request
+from foundryc.script import Script
+from foundryrt import FoundryError, Session, UsageError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from example_runs import EXAMPLES, run
+
+
+def capture(folder: Path, text: str, *arguments: str) -> Path:
+    """The bundle of a script, captured in this process."""
+    path = folder / "demo.py"
+    path.write_text(text)
+    script = Script(path, arguments)
+    with Recorder("host", workload="script", settings={"script": "demo"}) as recorder:
+        script.record(recorder, script.settings)
+        recorder.save(folder / "demo.fdy")
+    return folder / "demo.fdy"
+
+
+def test_the_example(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    runpy.run_path(str(EXAMPLES / "script.py"))
+    alone = capsys.readouterr().out
+    assert alone.startswith("after 50 values: ")
+    bundle = tmp_path / "wave.fdy"
+    words = ["capture", EXAMPLES / "script.py", "-o", bundle, "--target", "host", "--json"]
+    command = [sys.executable, "-c", "from foundryc.cli import main; main()", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=EXAMPLES.parent)
+    # The script ran as it does by itself, beside the results.
+    assert done.returncode == 0 and alone in done.stderr
+    assert json.loads(done.stdout)["workload"] == "script"
+    with Session.open(bundle) as session:
+        assert not session.read("hidden").any()
+        step = session.graph("step", streams=4)
+        for value in np.sin(np.linspace(0, 20, 50, dtype=np.float32)):
+            step.write("value", np.full((4, 1), value))
+            step.launch()
+        assert np.allclose(step.read("next"), -0.1, atol=0.05)
+        found = foundryrt.script.run(session, foundryrt.script.Options(), json=True)
+    (graph,) = found["graphs"]
+    assert graph["key"] == {"streams": 4}
+    assert [(t["name"], t["role"], t["shape"]) for t in graph["tensors"]] == [
+        ("value", "input", [4, 1]),
+        ("next", "output", [4, 1]),
+    ]
+    assert [t["name"] for t in found["shared"]] == ["hidden"]
+    assert "step(streams=4)" in run("foundryrt", "run", bundle)
+
+
+def test_a_script_finds_what_it_finds_by_itself(tmp_path: Path) -> None:
+    """Its arguments, the modules beside it, and itself as `__main__`."""
+    (tmp_path / "beside_it.py").write_text("SIZE = 3\n")
+    before = sys.argv, sys.path[:], sys.modules["__main__"]
+    text = """
+import sys, pickle, torch, foundryc, beside_it
+class Thing: pass
+assert __name__ == "__main__" and sys.argv[1:] == ["--json", "7"] and __file__ == sys.argv[0]
+assert type(pickle.loads(pickle.dumps(Thing()))) is Thing
+x = foundryc.keep("x", torch.full((beside_it.SIZE,), float(sys.argv[2])))
+with foundryc.record("g") as graph:
+    graph.output("y", x * 2)
+sys.exit(0)
+"""
+    with Session.open(capture(tmp_path, text, "--json", "7")) as session:
+        session.graph("g").launch()
+        assert session.graph("g").read("y").tolist() == [14.0] * 3
+        assert session.settings == {"script": "demo"}
+    assert (sys.argv, sys.path, sys.modules["__main__"]) == before and marks.active is None
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("pass", UsageError, "recorded nothing; mark what to keep"),
+        ("raise SystemExit(3)", FoundryError, "exited with 3; no bundle is written"),
+        ("import sys; sys.exit('no data')", FoundryError, "exited with no data"),
+        ("x = {}\nx['key']", FoundryError, "failed with KeyError; no bundle"),
+        (
+            "import foundryc; foundryc.keep('x', 3)",
+            UsageError,
+            "x: is a int; keep tensors and modules",
+        ),
+        ("x = (", FoundryError, "failed with SyntaxError; no bundle"),
+        (
+            "import torch, foundryc\nwith foundryc.record('g'): torch.randn(3)",
+            FoundryError,
+            r"demo\.py:2 cannot be recorded: it draws random numbers",
+        ),
+    ],
+)
+def test_a_script_that_fails(
+    tmp_path: Path, capsys, text: str, error: type[FoundryError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        capture(tmp_path, text)
+    said = capsys.readouterr().err
+    if "KeyError" in message:
+        assert "demo.py" in said and ", line 2" in said and "foundryc" not in said
+    assert marks.active is None and not (tmp_path / "demo.fdy").exists()
+
+
+def test_which_words_are_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.py").touch()
+    request = Request.read(None, "host", False, ["demo.py", "--epochs", "3"])
+    assert (request.workload, request.settings.script) == ("script", "demo")
+    with pytest.raises(UsageError, match="has no key; capture it without a cache"):
+        request.parts()
+    with pytest.raises(UsageError, match=r"other\.py: no such file"):
+        Request.read(None, "host", False, ["other.py"])
+    for name, compiled, option in (("otfs", False, "--workload"), (None, True, "--compile")):
+        with pytest.raises(UsageError, match=f"a script is captured without {option}"):
+            Request.read(name, "host", False, ["demo.py"], compiled)
+
+
+def test_marks_do_nothing_outside_a_capture() -> None:
+    value = object()
+    assert foundryc.keep("x", value) is value  # type: ignore[type-var]
+    with foundryc.record("g", name="v") as graph:
+        graph.input("x", value)
+        graph.output("y", value)
+    assert foundryc.record("g") is foundryc.record("h", batch=8)
