@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import call
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -22,11 +23,14 @@ from typing import IO
 
 from foundryc.capture import Capture
 from foundryc.capture_file import load
+from foundryc.slides import start_apart
 from foundryrt.errors import FoundryError
 from foundryrt.undo import Undo
 
 STORE, MOVED = "FOUNDRY_STORE", "FOUNDRY_MOVED"
 _SHOWN = 2000
+Way = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
+"""How a process is started by the call that starts it."""
 
 
 def store() -> Path | None:
@@ -69,9 +73,9 @@ class Elsewhere:
         The latter goes on beside this process: together they need twice the memory, as the proof
         does. FoundryError where the first one failed.
         """
-        self._start("again", {})
+        self._start("again", start_apart)
         self._end("again")
-        self._start("moved", {MOVED: "1"})
+        self._start("moved", call, {MOVED: "1"})
 
     def again(self) -> Capture:
         """What the first stored."""
@@ -82,14 +86,12 @@ class Elsewhere:
         self._end("moved")
         return load(self.folder / "moved")
 
-    def _start(self, name: str, environment: dict[str, str]) -> None:
+    def _start(self, name: str, way: Way, environment: Mapping[str, str] | None = None) -> None:
         said = TemporaryFile()  # noqa: SIM115 (closed by the undo)
         self._undo.push(said.close)
-        process = subprocess.Popen(
-            self._command,
-            env=os.environ | {STORE: str(self.folder / name), "FOUNDRY_CACHE": ""} | environment,
-            stdout=said,
-            stderr=said,
+        own = {STORE: str(self.folder / name), "FOUNDRY_CACHE": "", **(environment or {})}
+        process = way(
+            partial(subprocess.Popen, self._command, env=os.environ | own, stdout=said, stderr=said)
         )
         self._undo.push(partial(_kill, process))
         self._running[name] = process, said
