@@ -38,8 +38,10 @@ _FLOOR = 1.5
 # A burst is looked at in so many parts; none may have more than this share of the data's power
 # where its strip is silent.
 _PARTS, _SILENT = 4, 0.5
-# Pulses spill over so many symbols that a part of the strip so near to others is not silent.
+# Pulses spill over so many symbols; the strip is not silent so near to pilot and data.
 _NEAR = 2
+# Share of the pilot's energy that may be beside its place.
+_ASTRAY = 0.1
 # Of a pulse's tails, in symbols, where they are summed.
 _TAIL = 64
 
@@ -49,8 +51,8 @@ class Alignment:
     """`delay` in samples of the front end, a multiple of 1/STEPS.
 
     `turn` is the mean phase from a Doppler period to the next, and `frame_turn` from a frame's
-    duration to the next, as complex numbers. `whole` is False where the strip is not silent all
-    through the burst: samples are missing.
+    duration to the next, as complex numbers. `whole` is False where the pilot is not in its place
+    all through the burst: samples are missing.
     """
 
     delay: float
@@ -101,7 +103,7 @@ class Aligner:
         delay = self._timing(energy)
         seen = (pulses * self._turn)[:, energy > 0]
         turns = [complex(np.vdot(seen[:-by], seen[by:])) for by in (1, self._settings.n)]
-        whole = self._silent(power, energy > 0, delay, level)
+        whole = self._is_whole(power, energy, delay, level)
         return Alignment(delay * OVERSAMPLING, turns[0], turns[1], whole)
 
     def _pulses(self, samples: np.ndarray, start: int) -> np.ndarray:
@@ -132,28 +134,32 @@ class Aligner:
         allowed = cost.min() + _REACHES * self._settings.window_delays * energy.sum()
         return float(delay[np.argmax(cost <= allowed)]) / _GRID
 
-    def _silent(
-        self, power: np.ndarray, occupied: np.ndarray, delay: float, level: float
+    def _is_whole(
+        self, power: np.ndarray, energy: np.ndarray, delay: float, level: float
     ) -> bool:
-        """Whether the strip is silent beside the channel's response, in each part of the burst."""
+        """Whether the pilot is in its place, and the strip silent beside it, all through a burst.
+
+        After samples that are missing, pilot and data are elsewhere.
+        """
         s, half = self._settings, self._settings.guard_bins // 2
         symbols = self._delays - delay
-        strip = (symbols >= s.delay_taps - half + _NEAR) & (symbols <= half - _NEAR)
-        near = _NEAR * _DENSE
-        silent = strip & (np.convolve(occupied, np.ones(2 * near + 1), "same") < 0.5)
+        place = (symbols >= -_NEAR) & (symbols <= s.delay_taps + _NEAR)
+        if energy[~place].sum() > _ASTRAY * energy.sum():
+            return False
+        silent = (symbols >= s.delay_taps - half + _NEAR) & (symbols <= half - _NEAR) & ~place
+        width = _NEAR * _DENSE
         core = np.flatnonzero(self._taper > 0.5)
-        if not silent.any():
-            return True
         for part in np.array_split(core, _PARTS):
-            expected = level * np.sum(self._taper[part] ** 4)
-            if power[np.ix_(part, silent)].sum(axis=0).mean() > _SILENT * expected:
+            seen = np.where(silent, power[part].sum(axis=0), 0)
+            most = np.convolve(seen, np.ones(width) / width).max()
+            if most > _SILENT * level * np.sum(self._taper[part] ** 4):
                 return False
         return True
 
 
 def _spill(s: Settings, delay: np.ndarray) -> np.ndarray:
     """Energy of data that reach the pilot's window by a path at `delay` [D] in symbols."""
-    return _over_the_edge(s, delay) + _over_the_edge(s, s.delay_taps - delay)
+    return np.asarray(_over_the_edge(s, delay) + _over_the_edge(s, s.delay_taps - delay))
 
 
 def _over_the_edge(s: Settings, distance: np.ndarray) -> np.ndarray:
@@ -163,4 +169,3 @@ def _over_the_edge(s: Settings, distance: np.ndarray) -> np.ndarray:
     beyond = np.arange(-reach, reach + 1) - whole
     tail = raised_cosine(beyond + distance[:, None], s.rolloffs[0]) ** 2
     return np.asarray((np.clip(beyond, 0, s.window_delays) * tail).sum(axis=1))
-

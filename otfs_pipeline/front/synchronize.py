@@ -174,7 +174,7 @@ class FrontEnd:
             self._next = expected - self._margin
             return
         self.counts.jumps += 1
-        if found - self._step > start + self._margin:
+        if found - self._step > start + self._step // 2:
             # The preamble between was lost, though perhaps not its frame.
             yield from self._frame(found - self._step, True)
 

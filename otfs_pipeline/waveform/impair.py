@@ -1,4 +1,4 @@
-"""What a radio does to a waveform: noise, offsets, DC, an unbalanced mixer, samples that get lost."""
+"""What a radio does to a waveform: noise, offsets, DC, an unbalanced mixer, lost samples."""
 
 from __future__ import annotations
 
@@ -68,3 +68,6 @@ def impaired(
         position += samples.size
         missing = (sent >= given.gap_at) & (sent < given.gap_at + given.gap)
         yield samples[~missing].astype(np.complex64)
+
+
+NONE = Impairments()

@@ -58,7 +58,7 @@ class Modulator:
         return received
 
     def _delayed(self, samples: float) -> np.ndarray:
-        return np.exp(-2j * np.pi * np.fft.fftfreq(self._pulse.size) * samples)
+        return np.asarray(np.exp(-2j * np.pi * np.fft.fftfreq(self._pulse.size) * samples))
 
 
 def overlap_add(waveforms: Iterable[np.ndarray], step: int) -> Iterator[np.ndarray]:

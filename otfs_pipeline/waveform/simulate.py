@@ -10,7 +10,7 @@ import numpy as np
 from otfs_pipeline.link import transmit
 from otfs_pipeline.link.profile import VEHICULAR_A, Profile
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.waveform.impair import Impairments, impaired
+from otfs_pipeline.waveform.impair import NONE, Impairments, impaired
 from otfs_pipeline.waveform.modulate import Modulator, overlap_add
 
 
@@ -21,7 +21,7 @@ class Simulation:
     settings: Settings
     seed: int
     profile: Profile = VEHICULAR_A
-    impairments: Impairments = Impairments()
+    impairments: Impairments = NONE
     oversampling: int = 2
 
     def pieces(self, frames: Iterable[int]) -> Iterator[np.ndarray]:
