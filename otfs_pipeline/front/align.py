@@ -134,9 +134,7 @@ class Aligner:
         allowed = cost.min() + _REACHES * self._settings.window_delays * energy.sum()
         return float(delay[np.argmax(cost <= allowed)]) / _GRID
 
-    def _is_whole(
-        self, power: np.ndarray, energy: np.ndarray, delay: float, level: float
-    ) -> bool:
+    def _is_whole(self, power: np.ndarray, energy: np.ndarray, delay: float, level: float) -> bool:
         """Whether the pilot is in its place, and the strip silent beside it, all through a burst.
 
         After samples that are missing, pilot and data are elsewhere.

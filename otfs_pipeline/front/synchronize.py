@@ -75,9 +75,10 @@ class FrontEnd:
         self._before = size + 2 * self._margin
         self._before += max(0, -self._filter.span[0], -self._aligner.span[0])
         self._buffer = Buffer(self._before + max(self._near, self._far) + 2 * self._step)
-        # A stream may begin within a preamble.
-        self._buffer.append(np.zeros(self._before, np.complex64))
-        self._next = self._before - size // 2
+        # A stream may begin within a preamble, and is looked at from `before` earlier on.
+        self._next = self._before
+        self._origin = self._before + size // 2
+        self._buffer.append(np.zeros(self._origin, np.complex64))
         self._start: int | None = None
         self._limit: int | None = None
         self._carrier = 0j
@@ -100,7 +101,7 @@ class FrontEnd:
 
         Frames that have some of them are `damaged`.
         """
-        self._buffer.lose(begin + self._before, end + self._before)
+        self._buffer.lose(begin + self._origin, end + self._origin)
 
     def finish(self) -> Iterator[Found]:
         """The frames whose bursts are complete at the end of the stream."""
@@ -206,7 +207,7 @@ class FrontEnd:
         self.counts.frames += 1
         received = self._filter.frame(samples, at, self._carrier_of(found))
         # The stream's own first sample comes after what was put before it.
-        yield Found(received, begin + at - self._before)
+        yield Found(received, begin + at - self._origin)
 
     def _carrier_of(self, found: Alignment) -> float:
         """In Hz: whole Doppler bins by the mean of many frames, the fraction by this one."""

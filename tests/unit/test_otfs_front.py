@@ -87,6 +87,14 @@ def test_offsets_cost_nothing(delay: float, carrier: float) -> None:
     assert abs(front.report()["carrier_hz"] - carrier) < LINK.nu_max
 
 
+@pytest.mark.parametrize("missing", [-2000, 0, 30, 34, 60, 90])
+def test_a_stream_may_begin_anywhere_about_a_preamble(missing: int) -> None:
+    samples, starts = simulation(CLEAN)
+    cut = samples[missing:] if missing >= 0 else np.pad(samples, (-missing, 0))
+    found, _ = received(cut)
+    assert list(errors(found, [start - missing for start in starts])) == list(range(FRAMES))
+
+
 @settings(max_examples=15)
 @given(st.integers(STEP // 4, 4 * STEP), st.integers(40, 3000))
 def test_after_a_gap_at_most_two_frames_are_lost(at: int, gap: int) -> None:
