@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
 from foundryrt.options import option
-from otfs_pipeline.frames.samples import DATATYPES
-from otfs_pipeline.frames.udp import PACKETS
 
 _OUTPUTS = ("bits_out", "llr_out", "constellation", "latency_plot")
 
@@ -65,8 +63,6 @@ class Options:
             raise UsageError("--metadata needs --iq FILE")
         if self.datatype and not (self.iq or self.bare or self.udp):
             raise UsageError("--datatype needs --iq FILE, --bare or --udp")
-        if self.datatype and not self.iq and self.datatype not in DATATYPES:
-            raise UsageError(f"--datatype {self.datatype}: use one of {', '.join(DATATYPES)}")
         if self.bare and self.bare not in ("pub", "push", "dealer"):
             raise UsageError(f"--bare {self.bare}: use pub, push or dealer, the sender's socket")
         if self.bare and not self.zmq:
@@ -87,8 +83,8 @@ class Options:
             raise UsageError("--rate is that of a waveform; give --raw, too")
         if self.udp and not self.raw:
             raise UsageError("--udp brings samples, not frames; give --raw, too")
-        if self.packets not in PACKETS:
-            raise UsageError(f"--packets {self.packets}: use {' or '.join(PACKETS)}")
+        if self.packets not in ("sequence", "vita49"):
+            raise UsageError(f"--packets {self.packets}: use sequence or vita49")
 
     def _check_files(self) -> None:
         """Each output is a file of its own, and none that is read."""

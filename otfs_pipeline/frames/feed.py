@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
 from otfs_pipeline.frames import recording, shared, source, udp, zeromq
 from otfs_pipeline.frames.pace import Paced
 from otfs_pipeline.frames.queue import FrameQueue
 from otfs_pipeline.frames.raw import Raw
+from otfs_pipeline.frames.samples import DATATYPES
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.frames.wire import Counts
 from otfs_pipeline.front import OVERSAMPLING
@@ -109,6 +111,8 @@ def _received(
     settings: Settings, options: Options, counts: Counts, stop: threading.Event
 ) -> Iterator[Frame]:
     idle = options.idle_timeout
+    if options.datatype and options.datatype not in DATATYPES:
+        raise UsageError(f"--datatype {options.datatype}: use one of {', '.join(DATATYPES)}")
     if options.shm:
         return shared.receive(options.shm, settings, counts, idle, stop)
     if options.udp:

@@ -154,7 +154,7 @@ def test_dc_and_image_are_measured_and_taken_off() -> None:
     report = front.report()
     assert report["dc_db"] == pytest.approx(-20, abs=3)
     assert report["image_db"] == pytest.approx(-22.8, abs=3)
-    clean, front = received(simulation(CLEAN)[0])
+    _, front = received(simulation(CLEAN)[0])
     assert front.report()["dc_db"] is front.report()["image_db"] is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from dataclasses import replace
@@ -44,7 +45,7 @@ def pieces(samples: np.ndarray, cuts: list[int], starts: list[int]) -> list[Fram
             samples[begin:end],
             source.known_payload(SEED, starts.index(begin), LINK) if begin in starts else UNKNOWN,
         )
-        for begin, end in zip(ends, ends[1:], strict=False)
+        for begin, end in itertools.pairwise(ends)
     ]
 
 
@@ -96,7 +97,7 @@ def test_a_rate_that_is_no_multiple() -> None:
 
 @pytest.mark.parametrize("rate", [1e5, 0.99 * 1.6 * 0.96e6, float("nan")])
 def test_a_rate_below_the_bandwidth_is_refused(rate: float) -> None:
-    with pytest.raises(UsageError, match="occupies 1.536e"):
+    with pytest.raises(UsageError, match=r"occupies 1\.536e"):
         Raw(LINK, rate)
 
 
@@ -219,13 +220,18 @@ def test_a_live_waveform_with_its_payloads(
         ({"udp": "0.0.0.0:9"}, "give --raw, too"),
         ({"iq": "a", "raw": True, "rate": -1.0}, "--rate -1.0"),
         ({"udp": "0.0.0.0:9", "raw": True, "packets": "rtp"}, "sequence or vita49"),
-        ({"udp": "0.0.0.0:9", "raw": True, "datatype": "cf16"}, "use one of"),
         ({"zmq": "ipc://x", "raw": True, "datatype": "ci8"}, "--datatype needs"),
     ],
 )
 def test_options_that_do_not_fit(changes: dict, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         run.Options(**changes)
+
+
+def test_a_datatype_that_is_none() -> None:
+    asked = run.Options(udp="127.0.0.1:9", raw=True, datatype="cf16")
+    with pytest.raises(UsageError, match="use one of cf32_le"):
+        run.run(ReferenceSession(), asked, json=True)
 
 
 @pytest.mark.parametrize(
