@@ -28,7 +28,7 @@ from otfs_pipeline.waveform.simulate import Simulation
 from otfs_pipeline.waveform.slot import slot
 
 SNRS = (15.0, 20.0, 25.0)
-IDEAL_SNRS = tuple(np.arange(12.0, 29.0, 1.0))
+IDEAL_SNRS = (12.0, 14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 25.0, 26.0, 28.0)
 DELAYS, CARRIERS = (-20.0, 20.0), (-2000.0, 2000.0)
 GAPS = (500, 1000)
 SEED = 1

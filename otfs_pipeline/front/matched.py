@@ -7,6 +7,7 @@ by the window W2 over (1+β)T, and add what lies a frame apart.
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.front.align import STEPS
@@ -15,18 +16,23 @@ from otfs_pipeline.waveform.pulse import burst_window, pulse_reach, pulse_spectr
 from otfs_pipeline.waveform.slot import slot
 
 
+# Symbols of a block, or more for long pulses: rows of a DFT that fit a processor's cache.
+_BLOCK = 1024
+
+
 class MatchedFilter:
-    """Filters of a link in frequency, one for each part of a sample."""
+    """Filters of a link in frequency, one for each part of a sample, applied block by block."""
 
     def __init__(self, settings: Settings) -> None:
-        place, reach = slot(settings), pulse_reach(settings)
+        place, self._reach = slot(settings), pulse_reach(settings)
         self._q, self._half = settings.q, place.half
-        self._symbols = smooth(2 * place.half + 1 + 2 * reach)
-        self._first = OVERSAMPLING * (place.centre - place.half - reach)
-        self._reach = reach
-        size = OVERSAMPLING * self._symbols
+        overlap, burst = 2 * self._reach, 2 * place.half + 1
+        self._blocks = -(-burst // (max(_BLOCK, 4 * overlap) - overlap))
+        self._block = smooth(-(-burst // self._blocks) + overlap)
+        self._hop = self._block - overlap
+        self._first = OVERSAMPLING * (place.centre - place.half - self._reach)
         self._bandwidth = settings.bandwidth
-        self._bin = settings.bandwidth * OVERSAMPLING / size
+        size = OVERSAMPLING * self._block
         pulse = pulse_spectrum(settings, size, OVERSAMPLING) / OVERSAMPLING
         turn = 2j * np.pi * np.fft.fftfreq(size) / STEPS
         self._filters = [
@@ -37,24 +43,27 @@ class MatchedFilter:
     @property
     def span(self) -> tuple[int, int]:
         """First sample that is needed and the one after the last, from the preamble on."""
-        return self._first, self._first + OVERSAMPLING * self._symbols + 1
+        symbols = (self._blocks - 1) * self._hop + self._block
+        return self._first, self._first + OVERSAMPLING * symbols + 1
 
     def frame(self, samples: np.ndarray, start: float, carrier: float) -> np.ndarray:
         """One frame [Q] complex64 of `samples`, whose preamble begins at `start`.
 
-        `start` is a multiple of 1/STEPS. A carrier offset in Hz is taken off before the filter to
-        the nearest bin of the DFT, and the rest of it, far below the bandwidth, after it.
+        `start` is a multiple of 1/STEPS. The filter is moved to the `carrier` offset, in Hz, to the
+        nearest bin of a block's DFT; the offset is taken off after it, at a sample a symbol.
         """
         steps = round(start * STEPS)
         first = steps // STEPS + self._first
-        piece = samples[first : first + OVERSAMPLING * self._symbols]
-        bins = round(carrier / self._bin)
-        spectrum = np.roll(np.fft.fft(piece), -bins) * self._filters[steps % STEPS]
+        size = OVERSAMPLING * self._block
+        rows = sliding_window_view(samples[first:], size)[:: OVERSAMPLING * self._hop]
+        bins = round(carrier / self._bandwidth * self._block)
+        spectrum = np.fft.fft(rows[: self._blocks], axis=1)
+        spectrum *= np.roll(self._filters[steps % STEPS], bins)
         # Every second sample in time is the sum of both halves in frequency.
-        folded = spectrum.reshape(OVERSAMPLING, -1).sum(axis=0)
-        inner = np.fft.ifft(folded)[self._reach : self._reach + 2 * self._half + 1]
-        rest = (carrier - bins * self._bin) / self._bandwidth
-        return self._fold(inner * self._window * rotation(-rest, inner.size))
+        folded = spectrum[:, : self._block] + spectrum[:, self._block :]
+        inner = np.fft.ifft(folded, axis=1)[:, self._reach : self._reach + self._hop]
+        burst = inner.reshape(-1)[: 2 * self._half + 1] * self._window
+        return self._fold(burst * rotation(-carrier / self._bandwidth, burst.size))
 
     def _fold(self, burst: np.ndarray) -> np.ndarray:
         """Sample n of the frame is the sum of the burst's at n, n-Q and n+Q, as far as it goes."""

@@ -50,9 +50,8 @@ def error_db(got: np.ndarray, expected: np.ndarray) -> float:
 def matched(link: Settings, stream: np.ndarray, start: int, carrier: float = 0.0) -> np.ndarray:
     """A frame by the front end's filter, with silence around the stream."""
     margin = 4 * link.m
-    return MatchedFilter(link).frame(
-        np.pad(stream, margin).astype(np.complex64), start + margin, carrier
-    )
+    samples = np.pad(stream, (margin, 4 * link.q)).astype(np.complex64)
+    return MatchedFilter(link).frame(samples, start + margin, carrier)
 
 
 @links
