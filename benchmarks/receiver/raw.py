@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
+import soxr
 from typer import Option
 
 from benchmarks.device import cpu
@@ -25,13 +26,20 @@ from otfs_pipeline.settings import Settings
 from otfs_pipeline.study.bootstrap import snr_at
 from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.simulate import Simulation
-from otfs_pipeline.waveform.slot import slot
+from otfs_pipeline.waveform.slot import air_payload_mbps, slot
 
 SNRS = (15.0, 20.0, 25.0)
 IDEAL_SNRS = (12.0, 14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 25.0, 26.0, 28.0)
 DELAYS, CARRIERS = (-20.0, 20.0), (-2000.0, 2000.0)
 GAPS = (500, 1000)
 SEED = 1
+PULSES: tuple[dict[str, Any], ...] = (
+    {},
+    {"rolloff": 0.1, "doppler_rolloff": 0.2},
+    # Longer tails in delay: a wider guard, and more taps.
+    {"rolloff": 0.1, "doppler_rolloff": 0.2, "guard": 101, "doppler_reach": 8, "max_taps": 900},
+    {"pulse": "sinc"},
+)
 # A frame with more wrong bits than this is lost; intact ones have some 1e-3 at the SNR of the gaps.
 LOST = 0.05
 
@@ -55,6 +63,7 @@ def run(
         "raw": losses,
         "gaps": gaps,
         "impairments": impairments(links[1], frames // 4),
+        "pulses": [pulses(more, frames // 8) for more in PULSES],
         "front_end_ms": [tracking(Settings(grid=grid)) for grid in ("64x32", "256x32", "1024x32")],
     }
     write_results(output, result)
@@ -96,15 +105,24 @@ def loss(link: Settings, frames: int) -> dict[str, Any]:
     }
 
 
-def waveform(link: Settings, given: Impairments, frames: Sequence[int]) -> list[float]:
-    """BER of each frame of a waveform, 0.5 for those that the front end did not give."""
+def waveform(
+    link: Settings, given: Impairments, frames: Sequence[int], clock: float = 0.0
+) -> list[float]:
+    """BER of each frame of a waveform, 0.5 for those that the front end did not give.
+
+    The receiver's clock is by this share too fast.
+    """
     made = Simulation(link, SEED, impairments=given)
     front = FrontEnd(link)
     rates = dict.fromkeys(frames, 0.5)
-    starts = np.array(made.starts(len(frames)))
+    starts = np.array(made.starts(len(frames))) * (1 + clock)
+    pieces = made.pieces(frames)
+    if clock:
+        stream = np.concatenate(list(pieces)).view(np.float32).reshape(-1, 2)
+        faster = soxr.resample(stream, 1.0, 1.0 + clock, quality="VHQ")
+        pieces = iter([faster.view(np.complex64).reshape(-1)])
     found = itertools.chain(
-        itertools.chain.from_iterable(front.push(piece) for piece in made.pieces(frames)),
-        front.finish(),
+        itertools.chain.from_iterable(front.push(piece) for piece in pieces), front.finish()
     )
     for one in found:
         near = int(np.argmin(np.abs(starts - one.start)))
@@ -144,8 +162,27 @@ def impairments(link: Settings, frames: int) -> dict[str, Any]:
     rates = {
         name: float(np.mean(waveform(link, given, range(frames)))) for name, given in cases.items()
     }
+    rates["clock 20 ppm"] = float(np.mean(waveform(link, cases["none"], range(frames), 20e-6)))
     say(f"{link.grid}: {rates}")
     return {"grid": link.grid, "frames": frames, "snr_db": 25.0, "ber": rates}
+
+
+def pulses(more: dict[str, Any], frames: int) -> dict[str, Any]:
+    """BER at 25 dB of a link with other pulses, and its slot over a frame's duration."""
+    link = Settings(grid="256x32", **more)
+    ber = np.mean(waveform(link, Impairments(25.0, 3.3, 700.0), range(frames)))
+    ideal = np.mean([_ideal(link, 25.0, index) for index in range(frames)])
+    say(f"{more}: {ber:.3e}, ideal input {ideal:.3e}")
+    return {
+        "grid": link.grid,
+        "settings": more,
+        "frames": frames,
+        "snr_db": 25.0,
+        "ber": float(ber),
+        "ber_ideal": float(ideal),
+        "slot_over_frame": slot(link).seconds / link.frame_seconds,
+        "air_payload_mbps": air_payload_mbps(link),
+    }
 
 
 def tracking(link: Settings, frames: int = 20) -> dict[str, Any]:

@@ -82,7 +82,10 @@ class Aligner:
         self._index = first[:, None] + np.arange(self._size)
         self._skip = _DENSE * around
         self._pulse = pulse_spectrum(s, self._size, OVERSAMPLING).astype(np.float32)
-        self._spill = _spill(s, np.arange(-2 * _GRID * seen, 2 * _GRID * seen + 1) / _GRID)
+        spill = _spill(s, np.arange(-2 * _GRID * seen, 2 * _GRID * seen + 1) / _GRID)
+        self._spill = np.fft.rfft(spill, smooth(spill.size))
+        self._timings = smooth(spill.size)
+        self._line = np.exp(2j * np.pi * self._delays)
 
     @property
     def span(self) -> tuple[int, int]:
@@ -123,13 +126,11 @@ class Aligner:
         """
         fine = np.zeros((energy.size - 1) * _GRID // _DENSE + 1)
         fine[:: _GRID // _DENSE] = energy
-        count = smooth(self._spill.size)
-        table, seen = np.fft.fft(self._spill, count), np.fft.fft(fine, count)
+        seen = np.fft.rfft(fine, self._timings)
         # Entry k is the sum over delays a of energy(a) · spill(a - d) at d = middle - k.
-        cost = np.fft.ifft(table * seen.conj()).real[: fine.size]
+        cost = np.fft.irfft(self._spill * seen.conj(), self._timings)[: fine.size]
         delay = fine.size // 2 - np.arange(fine.size)
-        line = np.sum(energy * np.exp(2j * np.pi * self._delays))
-        phase = round(np.angle(line) / (2 * np.pi) * _GRID)
+        phase = round(np.angle(energy @ self._line) / (2 * np.pi) * _GRID)
         cost[(delay - phase) % _GRID != 0] = np.inf
         allowed = cost.min() + _REACHES * self._settings.window_delays * energy.sum()
         return float(delay[np.argmax(cost <= allowed)]) / _GRID

@@ -23,6 +23,8 @@ from otfs_pipeline.waveform.slot import slot
 _SLACK = 4
 # Frames over which the carrier offset is averaged: a path's Doppler changes, the offset hardly.
 _CARRIER_MEMORY = 16
+# Samples of a frame that DC and IQ imbalance are measured on, at most.
+_MEASURED = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class FrontEnd:
         quarter, count = settings.q // 4, settings.q // 2
         self._core = -OVERSAMPLING * quarter
         delays = (np.arange(count) - quarter) % settings.m
-        self._data = np.repeat(data_mask(settings)[delays, 0], OVERSAMPLING)
+        data = np.flatnonzero(np.repeat(data_mask(settings)[delays, 0], OVERSAMPLING))
+        self._data = data[:: -(-data.size // _MEASURED)]
+        self._middle = OVERSAMPLING * count
 
     def push(self, samples: np.ndarray) -> Iterator[Found]:
         """The frames that these samples complete; [S] complex64."""
@@ -191,7 +195,7 @@ class FrontEnd:
             return
         begin = start - self._before
         samples = self._buffer.view(begin, start + self._near)
-        core = samples[self._before + self._centre + self._core :][: self._data.size]
+        core = samples[self._before + self._centre + self._core :][: self._middle]
         level = OVERSAMPLING * float(np.vdot(core, core).real) / core.size
         if not doubtful:
             self._balance.measure(core[self._data])
