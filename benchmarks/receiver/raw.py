@@ -2,7 +2,8 @@
 
 The ideal input is what `source.simulate` makes: frames already matched-filtered, in time, without
 offset. Both receive the same payloads through the same channels, with the numpy receiver. The loss
-is the SNR of the waveform less the SNR at which the ideal input has the same bit error rate.
+is the SNR of the waveform less the SNR at which the ideal input has the same bit error rate. Beside
+it stands the waveform without offsets, filtered where its preambles are known to begin.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typer import Option
 from benchmarks.device import cpu
 from benchmarks.report import RESULTS, Output, say, today, write_results
 from otfs_pipeline.frames import source
+from otfs_pipeline.front.matched import MatchedFilter
 from otfs_pipeline.front.synchronize import FrontEnd
 from otfs_pipeline.link import reference, transmit
 from otfs_pipeline.settings import Settings
@@ -28,6 +30,7 @@ from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.simulate import Simulation
 from otfs_pipeline.waveform.slot import air_payload_mbps, slot
 
+GRIDS, TRACKED = ("64x32", "256x32"), ("64x32", "256x32", "1024x32")
 SNRS = (15.0, 20.0, 25.0)
 IDEAL_SNRS = (12.0, 14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 25.0, 26.0, 28.0)
 DELAYS, CARRIERS = (-20.0, 20.0), (-2000.0, 2000.0)
@@ -50,7 +53,7 @@ def run(
     output: Output = RESULTS / "otfs_link.json",
 ) -> None:
     """Measure the front end; what else is in the results file is kept."""
-    links = [Settings(grid="64x32"), Settings(grid="256x32")]
+    links = [Settings(grid=grid) for grid in GRIDS]
     losses = [loss(link, frames * 64 // link.m) for link in links]
     gaps = [lost_after_gap(links[0], gap, positions) for gap in GAPS]
     result = json.loads(output.read_text()) if output.exists() else {}
@@ -62,9 +65,9 @@ def run(
         "frames_lost_after_gap": max(one["worst"] for one in gaps),
         "raw": losses,
         "gaps": gaps,
-        "impairments": impairments(links[1], frames // 4),
-        "pulses": [pulses(more, frames // 8) for more in PULSES],
-        "front_end_ms": [tracking(Settings(grid=grid)) for grid in ("64x32", "256x32", "1024x32")],
+        "impairments": impairments(links[-1], max(frames // 4, 1)),
+        "pulses": [pulses(more, max(frames // 8, 1)) for more in PULSES],
+        "front_end_ms": [tracking(Settings(grid=grid)) for grid in TRACKED],
     }
     write_results(output, result)
 
@@ -83,6 +86,7 @@ def loss(link: Settings, frames: int) -> dict[str, Any]:
             for delay, carrier in offsets
         ]
         mean = float(np.mean([np.mean(one) for one in rates]))
+        known = float(np.mean(_known(link, snr, frames)))
         lost = snr - snr_at(mean, np.array(IDEAL_SNRS), np.array(ideal))
         say(f"{link.grid}: waveform, {snr:g} dB: {mean:.3e}, lost {lost:.3f} dB")
         rows.append(
@@ -90,6 +94,7 @@ def loss(link: Settings, frames: int) -> dict[str, Any]:
                 "snr_db": snr,
                 "ber": mean,
                 "ber_ideal": float(ideal[IDEAL_SNRS.index(snr)]),
+                "ber_known_timing": known,
                 "ber_by_offset": [float(np.mean(one)) for one in rates],
                 "loss_db": lost,
             }
@@ -207,6 +212,17 @@ def tracking(link: Settings, frames: int = 20) -> dict[str, Any]:
 
 def _ideal(link: Settings, snr: float, index: int) -> float:
     return _wrong(link, source.simulate(link, snr, SEED, index).samples, index)
+
+
+def _known(link: Settings, snr: float, frames: int) -> list[float]:
+    """BER with the timing known, and no carrier offset."""
+    made = Simulation(link, SEED, impairments=Impairments(snr))
+    stream = np.concatenate(list(made.pieces(range(frames))))
+    # The filter looks beyond the stream's ends.
+    stream, starts = np.pad(stream, (link.q, 2 * link.q)), made.starts(frames)
+    matched = MatchedFilter(link)
+    samples = (matched.frame(stream, link.q + start, 0.0) for start in starts)
+    return [_wrong(link, one, index) for index, one in enumerate(samples)]
 
 
 def _wrong(link: Settings, samples: np.ndarray, index: int) -> float:
