@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sigmf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +158,7 @@ def test_a_recording_that_was_sent_is_received(
 ) -> None:
     path, meta = write(tmp_path, *options)
     capsys.readouterr()
+    sigmf.fromfile(path + ".sigmf-meta").validate()
     whole = meta["global"]
     assert whole["otfs:slot_seconds"] == pytest.approx(slot(LINK).seconds)
     assert whole["otfs:air_payload_mbps"] == pytest.approx(air_payload_mbps(LINK))
