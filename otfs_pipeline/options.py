@@ -85,6 +85,8 @@ class Options:
             raise UsageError("--udp brings samples, not frames; give --raw, too")
         if self.packets not in ("sequence", "vita49"):
             raise UsageError(f"--packets {self.packets}: use sequence or vita49")
+        if self.packets != "sequence" and not self.udp:
+            raise UsageError("--packets needs --udp ADDRESS:PORT")
 
     def _check_files(self) -> None:
         """Each output is a file of its own, and none that is read."""

@@ -33,8 +33,10 @@ Send = Callable[[np.ndarray, int], None]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Those of a waveform: its rate, and what happens to it on the way."""
+    parser.add_argument(
+        "--raw", action="store_true", help="a waveform as it is on the air, in place of frames"
+    )
     add = parser.add_argument_group("of --raw").add_argument
-    add("--raw", action="store_true", help="a waveform as it is on the air, in place of frames")
     add("--oversampling", type=int, default=2, help="samples a symbol, 2 to 16")
     add("--packets", choices=udp.PACKETS, default="sequence", help="datagrams of --udp")
     add("--delay", type=float, default=0.0, help="samples by which it comes late; a fraction too")

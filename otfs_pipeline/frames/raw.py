@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 # Squares of larger samples are no float32.
 _LARGEST = 1e15
+# Rates are at most so many times the front end's.
+_FASTEST = 64
 # Slots that are filled in for samples that were lost: after a longer loss, timing is found anew.
 _FILLED = 3
+# Payloads that wait for their frames, at most: without a lock they wait in vain.
+_KNOWN = 64
 # A resampler looks so many samples ahead and back.
 _BLUR = 64
 
@@ -37,10 +41,10 @@ class Raw:
         own = settings.bandwidth * OVERSAMPLING
         rate = rate or own
         occupied = settings.bandwidth * (1 + settings.rolloffs[0])
-        if not rate >= occupied:
+        if not occupied <= rate <= _FASTEST * own:
             raise UsageError(
                 f"{rate:g} samples a second: the waveform occupies {occupied:g} Hz; give --raw "
-                "samples at a rate from there on"
+                f"samples at a rate from there to {_FASTEST * own:g}"
             )
         self._settings = settings
         self._front = FrontEnd(settings)
@@ -49,7 +53,7 @@ class Raw:
         self._filled = int(_FILLED * self.slot_samples)
         self._resampler = None if abs(self._ratio - 1) < 1e-9 else _resampler(rate, own)
         self._taken = 0
-        self._known: deque[tuple[float, np.ndarray]] = deque()
+        self._known: deque[tuple[float, np.ndarray]] = deque(maxlen=_KNOWN)
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
         """Frames of a stream of samples in pieces of any length.
@@ -97,8 +101,9 @@ class Raw:
             good = np.abs(samples) < _LARGEST
         if good.all():
             return samples
-        bad = np.flatnonzero(~good)
-        self._lose(int(bad[0]), int(bad[-1]) + 1)
+        edges = np.flatnonzero(np.diff(good, prepend=True, append=True))
+        for begin, end in edges.reshape(-1, 2):
+            self._lose(int(begin), int(end))
         return np.where(good, samples, np.complex64(0))
 
     def _received(self, found: Found, ready: float = 0.0) -> Frame:

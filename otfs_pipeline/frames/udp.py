@@ -154,7 +154,10 @@ def _accepted(found: _Datagram, last: _Datagram | None, arrived: float, counts: 
             return False
         return True
     behind = (last.number - found.number) % found.modulus
-    if found.modulus > 2 * _LATE and behind < _LATE:
+    late = found.modulus > 2 * _LATE and behind < _LATE
+    if found.index is not None and last.index is not None:
+        late = 0 <= last.index - found.index < _LATE * max(found.samples.size, 1)
+    if late:
         counts.damaged("a datagram came twice, or after later ones")
         return False
     return True

@@ -92,6 +92,11 @@ class Aligner:
         """First sample that is looked at and the one after the last, from the preamble on."""
         return int(self._index[0, 0]), int(self._index[-1, -1]) + 1
 
+    @property
+    def farthest(self) -> int:
+        """The largest delay, early or late, that may be found, in samples."""
+        return OVERSAMPLING * int(self._delays[-1])
+
     def align(self, samples: np.ndarray, start: int, level: float) -> Alignment | None:
         """Of `samples` complex64 whose preamble begins about `start`; None without a pilot.
 

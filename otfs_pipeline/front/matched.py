@@ -15,7 +15,6 @@ from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.pulse import burst_window, pulse_reach, pulse_spectrum, smooth
 from otfs_pipeline.waveform.slot import slot
 
-
 # Symbols of a block, or more for long pulses: rows of a DFT that fit a processor's cache.
 _BLOCK = 1024
 

@@ -72,11 +72,11 @@ class FrontEnd:
         # What is looked at, from where a preamble begins: until a frame can be given on, and until
         # it is decided what has happened where the next preamble is not in its place.
         last = max(self._filter.span[1], self._aligner.span[1], self._step + size)
-        self._near = last + 2 * self._margin
-        self._far = 2 * self._step + size + 2 * self._margin
-        self._before = size + 2 * self._margin
+        self._near = last + self._margin + self._aligner.farthest
+        self._far = self._step + self._margin + self._near
+        self._before = size + self._margin + self._aligner.farthest
         self._before += max(0, -self._filter.span[0], -self._aligner.span[0])
-        self._buffer = Buffer(self._before + max(self._near, self._far) + 2 * self._step)
+        self._buffer = Buffer(self._before + self._far + 2 * self._step)
         # A stream may begin within a preamble, and is looked at from `before` earlier on.
         self._next = self._before
         self._origin = self._before + size // 2

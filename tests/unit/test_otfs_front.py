@@ -192,9 +192,10 @@ def test_a_preamble_is_found_where_it_is(carrier: float) -> None:
     [
         Settings(grid="31x37", nu_p=30e3, guard=9, max_taps=64),
         Settings(grid="64x32", rolloff=0.1, doppler_rolloff=0.2),
+        Settings(grid="64x32", guard=45),
         Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8, max_taps=192),
     ],
-    ids=["odd", "two roll-offs", "sinc"],
+    ids=["odd", "two roll-offs", "wide guard", "sinc"],
 )
 def test_other_links(link: Settings) -> None:
     made = Simulation(link, 1, impairments=Impairments(snr_db=25.0, delay=7.7, carrier_hz=900.0))

@@ -96,8 +96,8 @@ def test_a_rate_that_is_no_multiple() -> None:
         assert np.linalg.norm(one.samples - two.samples) < 0.1 * np.linalg.norm(two.samples)
 
 
-@pytest.mark.parametrize("rate", [1e5, 0.99 * 1.6 * 0.96e6, float("nan")])
-def test_a_rate_below_the_bandwidth_is_refused(rate: float) -> None:
+@pytest.mark.parametrize("rate", [1e5, 0.99 * 1.6 * 0.96e6, 1e12, float("inf"), float("nan")])
+def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
     with pytest.raises(UsageError, match=r"occupies 1\.536e"):
         Raw(LINK, rate)
 
@@ -114,6 +114,18 @@ def test_samples_that_are_no_numbers_cost_their_frame_alone(bad: float) -> None:
     expected = wrong(list(Raw(LINK, 0.0).frames(pieces(samples, [], starts), Counts())))
     del expected[1]
     np.testing.assert_allclose(wrong(found), expected, atol=2e-3)
+
+
+def test_broken_samples_cost_the_same_frames_in_any_pieces() -> None:
+    samples, starts = stream()
+    broken = samples.copy()
+    # In the last symbols of one burst and the first of another: not what lies between.
+    broken[[starts[1] + 400, starts[2] + 6000]] = np.nan
+    counts = [
+        len(list(Raw(LINK, 0.0).frames(pieces(broken, cuts, starts), Counts())))
+        for cuts in ([], [starts[2] + 100], list(range(50, samples.size, 977)))
+    ]
+    assert counts == [COUNT - 2] * 3
 
 
 @pytest.mark.parametrize("rate", [0.0, 3.0])
@@ -223,6 +235,7 @@ def test_a_live_waveform_with_its_payloads(
         ({"iq": "a", "raw": True, "rate": -1.0}, "--rate -1.0"),
         ({"udp": "0.0.0.0:9", "raw": True, "packets": "rtp"}, "sequence or vita49"),
         ({"zmq": "ipc://x", "raw": True, "datatype": "ci8"}, "--datatype needs"),
+        ({"iq": "a", "raw": True, "packets": "vita49"}, "--packets needs --udp"),
     ],
 )
 def test_options_that_do_not_fit(changes: dict, reason: str) -> None:

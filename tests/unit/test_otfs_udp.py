@@ -120,6 +120,18 @@ def test_a_sender_that_begins_again_leaves_no_gap() -> None:
     assert (counts.lost, counts.malformed) == (0, 0)
 
 
+def test_a_late_vita_packet_is_known_by_its_sample_count() -> None:
+    def put(send: Callable[[bytes], None], _: str) -> None:
+        for number in (0, 2, 1, 3):
+            send(vita49.pack(1, 10 * number, number, samples(number)))
+            time.sleep(0.005)
+
+    pieces, counts = collect("vita49", put)
+    got = np.concatenate([piece.samples for piece in pieces]).real
+    assert got.tolist() == [n for n in (0, 2, 3) for _ in range(10)]
+    assert (counts.lost, counts.missing, counts.malformed) == (1, 10, 1)
+
+
 def test_vita_packets_say_how_much_is_lost() -> None:
     """By packet count alone, by sample count, and by time in picoseconds."""
     payload = np.arange(8, dtype=">i2").tobytes()
