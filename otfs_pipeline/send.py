@@ -64,6 +64,7 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
         return send_raw.send(options, settings)
     if options.udp or options.output:
         raise UsageError("--udp and --output hold a waveform; give --raw, too")
+    send_raw.refuse_options(options)
     if options.iq:
         messages = list(_recorded(options.iq, settings))
         frames = options.frames or len(messages)

@@ -15,7 +15,7 @@ import numpy as np
 
 from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
-from otfs_pipeline.arguments import natural
+from otfs_pipeline.arguments import finite, natural, positive
 from otfs_pipeline.frames import recording, shared, udp, zeromq
 from otfs_pipeline.frames.pace import sleep_until
 from otfs_pipeline.frames.samples import encode, width
@@ -31,21 +31,38 @@ Send = Callable[[np.ndarray, int], None]
 """Sends a slot of samples, which begins with the preamble of frame i of the pool."""
 
 
+_FLOATS = {
+    "delay": "samples by which it comes late; a fraction, too",
+    "carrier": "carrier offset in Hz",
+    "dc": "DC over the rms",
+    "iq_db": "gain of the quadrature branch in dB",
+    "iq_degrees": "angle by which that branch is turned",
+}
+_DEFAULTS = dict.fromkeys(_FLOATS, 0.0) | {
+    "oversampling": 2, "packets": "sequence", "gap": 0, "gap_at": 0
+}  # fmt: skip
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Those of a waveform: its rate, and what happens to it on the way."""
     parser.add_argument(
         "--raw", action="store_true", help="a waveform as it is on the air, in place of frames"
     )
     add = parser.add_argument_group("of --raw").add_argument
-    add("--oversampling", type=int, default=2, help="samples a symbol, 2 to 16")
-    add("--packets", choices=udp.PACKETS, default="sequence", help="datagrams of --udp")
-    add("--delay", type=float, default=0.0, help="samples by which it comes late; a fraction too")
-    add("--carrier", type=float, default=0.0, help="carrier offset in Hz")
-    add("--dc", type=float, default=0.0, help="DC over the rms")
-    add("--iq-db", type=float, default=0.0, help="gain of the quadrature branch in dB")
-    add("--iq-degrees", type=float, default=0.0, help="by which that branch is turned")
-    add("--gap", type=natural, default=0, help="samples that are missing, of --output")
-    add("--gap-at", type=natural, default=0, help="the first of them")
+    add("--oversampling", type=positive, help="samples a symbol, 2 to 16")
+    add("--packets", choices=udp.PACKETS, help="datagrams of --udp")
+    for name, meaning in _FLOATS.items():
+        add(f"--{name.replace('_', '-')}", type=finite, help=meaning)
+    add("--gap", type=natural, help="samples that are missing, of --output")
+    add("--gap-at", type=natural, help="the first of them")
+    parser.set_defaults(**_DEFAULTS)
+
+
+def refuse_options(options: argparse.Namespace) -> None:
+    """UsageError for an option that means nothing without --raw."""
+    for name, default in _DEFAULTS.items():
+        if getattr(options, name) != default:
+            raise UsageError(f"--{name.replace('_', '-')} is of a waveform; give --raw, too")
 
 
 @dataclass(frozen=True)
@@ -108,9 +125,11 @@ def _write(path: str, waveform: Waveform, frames: int) -> None:
     settings, simulation = waveform.settings, waveform.simulation
     rate = settings.bandwidth * simulation.oversampling
     starts = simulation.starts(frames + 1)
+    # Frames of which nothing is left have no annotation.
     notes = [
-        recording.frame_annotation(max(start, 0), max(end - start, 0), simulation.seed, index)
+        recording.frame_annotation(max(start, 0), end - max(start, 0), simulation.seed, index)
         for index, (start, end) in enumerate(itertools.pairwise(starts))
+        if end > max(start, 0)
     ]
     with progress_bar(frames, "writing") as update:
 

@@ -253,7 +253,7 @@ def _rate(meta: Metadata, settings: Settings, raw: bool) -> float:
                 f"bundle receives {settings.bandwidth:g}; capture a bundle of that bandwidth, or "
                 "give --raw for a waveform as it is on the air"
             )
-        if rate != meta.rates[0]:
+        if abs(rate / meta.rates[0] - 1) > 1e-6:
             raise FoundryError(
                 f"metadata {meta.label}: core:sample_rate: captures of {meta.rates[0]:g} and of "
                 f"{rate:g} samples a second; split them"

@@ -161,9 +161,13 @@ def write(folder: Path, *options: str) -> tuple[str, dict]:
     [
         ("--datatype", "ci8", "--carrier", "-1800"),
         ("--oversampling", "3", "--delay", "-21.5", "--datatype", "cu8"),
-        ("--gap", "700", "--gap-at", "20000", "--datatype", "ci16_le"),
+        ("--gap", "700", "--gap-at", "17000", "--datatype", "ci16_le"),
+        (
+            "--delay",
+            "-6000",
+        ),
     ],
-    ids=["8 bits", "other rate", "gap"],
+    ids=["8 bits", "other rate", "gap", "cut"],
 )
 def test_a_recording_that_was_sent_is_received(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
@@ -176,13 +180,13 @@ def test_a_recording_that_was_sent_is_received(
     assert whole["otfs:air_payload_mbps"] == pytest.approx(air_payload_mbps(LINK))
     asked = run.Options(iq=path + ".sigmf-meta", raw=True)
     report = run.run(ReferenceSession(), asked, json=True)
-    lost = "--gap" in options
+    cut, lost = "-6000" in options, "--gap" in options or "-6000" in options
     assert report["frames"] == report["ber_frames"] == COUNT - lost
     assert report["ber"] < 2e-2 and report["air_payload_mbps"] == pytest.approx(
         air_payload_mbps(LINK)
     )
     front = report["front_end"]
-    assert (front["locks"], front["jumps"]) == (1, lost)
+    assert (front["locks"], front["jumps"]) == (1, lost and not cut)
     assert report["deadline_ms"] == pytest.approx(slot(LINK).seconds * 1e3)
 
 
@@ -254,6 +258,7 @@ def test_a_datatype_that_is_none() -> None:
     [
         (["--zmq", "ipc://x", "--raw", "--iq", "a"], "--iq holds frames"),
         (["--output", "a"], "give --raw"),
+        (["--zmq", "ipc://x", "--carrier", "100"], "--carrier is of a waveform"),
         (["--udp", "127.0.0.1:1", "--raw", "--gap", "3"], "--gap needs --output"),
         (["--output", "a", "--raw", "--oversampling", "1"], "2 to 16"),
         (["--udp", "nowhere", "--raw", "--frames", "1", "--grid", "64x32"], "ADDRESS:PORT"),
