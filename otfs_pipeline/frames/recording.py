@@ -172,8 +172,8 @@ def _recording(
         raise UsageError(f"recording {path}: datatype {_unknown(datatype)}")
     if meta is None:
         return Recording(path, datatype, (Segment(0, *place),))
-    _check_settings(meta, settings)
     rate = _rate(meta, settings, raw)
+    _check_settings(meta, settings)
     if meta.sha512 and _sha512(path, place) != meta.sha512:
         raise FoundryError(
             f"recording {path}: core:sha512 of metadata {meta.label} is of other data; "
