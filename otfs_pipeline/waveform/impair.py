@@ -47,7 +47,7 @@ def impaired(
 ) -> Iterator[np.ndarray]:
     """Pieces of a stream after `given`, but for `fraction`; complex64, at `rate` samples a second.
 
-    How the stream is cut into pieces changes its noise, and nothing else.
+    How the stream is cut into pieces changes nothing.
     """
     rng = np.random.default_rng([seed, 2])
     whole = math.floor(given.delay)
