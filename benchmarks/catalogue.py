@@ -91,6 +91,10 @@ BENCHMARKS = {
             "otfs_precondition.json",
         ),
         Benchmark(
+            "otfs-raw", "receiver.raw", "SNR and frames that the front end loses, its time a frame",
+            "otfs_link.json",
+        ),
+        Benchmark(
             "parse-geometry", "parse.geometry",
             "decoding, verification and gains at real geometry, beside transformers",
             "parse_geometry.json",

@@ -29,7 +29,8 @@ from foundryrt.undo import Undo
 
 STORE, MOVED = "FOUNDRY_STORE", "FOUNDRY_MOVED"
 _SHOWN = 2000
-Way = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
+Process = subprocess.Popen[bytes]
+Way = Callable[[Callable[[], Process]], Process]
 """How a process is started by the call that starts it."""
 
 
@@ -90,9 +91,11 @@ class Elsewhere:
         said = TemporaryFile()  # noqa: SIM115 (closed by the undo)
         self._undo.push(said.close)
         own = {STORE: str(self.folder / name), "FOUNDRY_CACHE": "", **(environment or {})}
-        process = way(
-            partial(subprocess.Popen, self._command, env=os.environ | own, stdout=said, stderr=said)
-        )
+
+        def start() -> Process:
+            return Process(self._command, env=os.environ | own, stdout=said, stderr=said)
+
+        process = way(start)
         self._undo.push(partial(_kill, process))
         self._running[name] = process, said
 

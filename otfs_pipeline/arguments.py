@@ -51,6 +51,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def finite(text: str) -> float:
+    """A number of magnitude up to 1e9."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}: need a number") from None
+    if not abs(value) <= 1e9:
+        raise ArgumentTypeError(f"{text}: use -1e9 to 1e9")
+    return value
+
+
 def _at_least(least: int, text: str) -> int:
     try:
         value = int(text)

@@ -24,14 +24,20 @@ class Options:
     pool: int = option(0, "simulated frames made beforehand; 0: as many as fit in 256 MB")
     iq: str = option("", "receive this recording (.sigmf-data, .sigmf-meta, .sigmf or raw)")
     metadata: str = option("", "SigMF metadata of --iq, where it is not beside it")
-    datatype: str = option("", "samples of --iq, such as cf32_le or ci16_le; else from metadata")
-    zmq: str = option("", "receive from senders at this ZeroMQ endpoint, such as ipc:///tmp/otfs")
-    bare: str = option(
-        "", "with --zmq: cf32_le samples without headers, from a pub, push or dealer socket"
+    datatype: str = option(
+        "", "samples of --iq, --bare or --udp, such as cf32_le, ci16_le, ci8 or cu8"
     )
+    zmq: str = option("", "receive from senders at this ZeroMQ endpoint, such as ipc:///tmp/otfs")
+    bare: str = option("", "with --zmq: samples without headers, from a pub, push or dealer socket")
     shm: str = option("", "receive from a sender's ring in shared memory, such as /dev/shm/otfs")
-    idle_timeout: float = option(10.0, "end --zmq or --shm after so many silent seconds; 0: never")
-    max_frames: int = option(0, "stop --iq, --zmq or --shm after so many frames; 0: never")
+    udp: str = option("", "with --raw: receive datagrams at this address, such as 0.0.0.0:4991")
+    packets: str = option("sequence", "datagrams of --udp: sequence, or vita49")
+    raw: bool = option(
+        False, "the source is a waveform as it is on the air: synchronize and filter it"
+    )
+    rate: float = option(0.0, "samples a second of --raw; 0: from metadata, else two a symbol")
+    idle_timeout: float = option(10.0, "end a live source after so many silent seconds; 0: never")
+    max_frames: int = option(0, "stop a recorded or live source after so many frames; 0: never")
     pace: bool = option(False, "frames at the rate of the air interface, not as fast as possible")
     queue: int = option(8, "frames that may wait; on overrun the oldest is dropped")
     lossless: bool = option(False, "with --zmq or --shm, a full queue makes the sender wait")
@@ -43,28 +49,44 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("queue", 1), ("depth", 1), ("pool", 0),
-                            ("max_frames", 0), ("seed", 0), ("idle_timeout", 0)):  # fmt: skip
+                            ("max_frames", 0), ("seed", 0), ("idle_timeout", 0),
+                            ("rate", 0)):  # fmt: skip
             value = getattr(self, name)
             if not value >= least:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: use {least} or more")
         if not -100 <= self.snr <= 200:
             raise UsageError(f"--snr {self.snr}: use -100 to 200 dB")
-        given = [name for name in ("iq", "zmq", "shm") if getattr(self, name)]
+        given = [name for name in ("iq", "zmq", "shm", "udp") if getattr(self, name)]
         if len(given) > 1:
             raise UsageError(f"--{' and --'.join(given)}: one source at a time")
-        if (self.metadata or self.datatype) and not self.iq:
-            raise UsageError("--metadata and --datatype need --iq FILE")
+        if self.metadata and not self.iq:
+            raise UsageError("--metadata needs --iq FILE")
+        if self.datatype and not (self.iq or self.bare or self.udp):
+            raise UsageError("--datatype needs --iq FILE, --bare or --udp")
         if self.bare and self.bare not in ("pub", "push", "dealer"):
             raise UsageError(f"--bare {self.bare}: use pub, push or dealer, the sender's socket")
         if self.bare and not self.zmq:
             raise UsageError("--bare needs --zmq ENDPOINT")
+        self._check_raw(bool(given))
         if self.max_frames and not given:
-            raise UsageError("--max-frames needs --iq, --zmq or --shm; here --frames counts")
+            raise UsageError("--max-frames needs a source; of simulated frames, --frames counts")
         if self.pace and self.live:
             raise UsageError("--pace: a live source has its own rate; pace the sender")
-        if self.lossless and not self.live:
+        if self.lossless and not (self.zmq or self.shm):
             raise UsageError("--lossless needs --zmq or --shm")
         self._check_files()
+
+    def _check_raw(self, sourced: bool) -> None:
+        if self.raw and not sourced:
+            raise UsageError("--raw needs a source: --iq, --zmq, --shm or --udp")
+        if self.rate and not self.raw:
+            raise UsageError("--rate is that of a waveform; give --raw, too")
+        if self.udp and not self.raw:
+            raise UsageError("--udp brings samples, not frames; give --raw, too")
+        if self.packets not in ("sequence", "vita49"):
+            raise UsageError(f"--packets {self.packets}: use sequence or vita49")
+        if self.packets != "sequence" and not self.udp:
+            raise UsageError("--packets needs --udp ADDRESS:PORT")
 
     def _check_files(self) -> None:
         """Each output is a file of its own, and none that is read."""
@@ -90,4 +112,4 @@ class Options:
     @property
     def live(self) -> bool:
         """Whether the source is another process, which sends at its own rate."""
-        return bool(self.zmq or self.shm)
+        return bool(self.zmq or self.shm or self.udp)

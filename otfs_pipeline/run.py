@@ -17,6 +17,7 @@ from foundryrt.progress import progress_bar
 from otfs_pipeline import plots
 from otfs_pipeline.frames import stream
 from otfs_pipeline.frames.feed import Feed, open_feed
+from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.results import Results
 from otfs_pipeline.link import frame
 from otfs_pipeline.metrics import latency_percentiles
@@ -63,12 +64,14 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
             raise FoundryError(
                 f"no frame could be received: {tally.wrong_length} of wrong length, "
                 f"{tally.not_finite} without finite results, {lost['dropped']} dropped, "
-                f"{lost['malformed']} malformed{_because(feed)}; a frame has {settings.q} samples"
+                f"{lost['malformed']} malformed{_because(feed)}; "
+                + (_unlocked(feed.raw) if feed.raw else f"a frame has {settings.q} samples")
             )
         results.commit()
     report = _report(settings, options, feed, tally, results)
     report["interrupted"] = bool(signals)
-    _plot(settings, options, results, tally, f"{settings.grid}, {settings.modulation}-QAM")
+    title = f"{settings.grid}, {settings.modulation}-QAM"
+    _plot(options, results, tally, feed.period * 1e3, title)
     if not json:
         _print(report)
     return report
@@ -79,10 +82,18 @@ def _because(feed: Feed) -> str:
     return f" ({feed.counts.reason})" if feed.counts.reason else ""
 
 
+def _unlocked(raw: Raw) -> str:
+    """Why a front end may have given no frame."""
+    found = raw.report()
+    if found["locks"]:
+        return f"a preamble was found, and {found['damaged']} frames were damaged"
+    return "no preamble of this bundle's link was found in the waveform; is --rate right?"
+
+
 def _receive(
     feed: Feed, pipeline: Pipeline, settings: Settings, results: Results, stop: threading.Event
 ) -> stream.Tally:
-    deadline = settings.frame_seconds * 1e3
+    deadline = feed.period * 1e3
     missed = 0
 
     with closing(feed), progress_bar(feed.total, "receiving") as update:
@@ -118,7 +129,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
 def _report(
     settings: Settings, options: Options, feed: Feed, tally: stream.Tally, results: Results
 ) -> dict[str, Any]:
-    payload, deadline = frame.payload_bits(settings), settings.frame_seconds * 1e3
+    payload, deadline = frame.payload_bits(settings), feed.period * 1e3
     milliseconds = np.array(tally.milliseconds)
     lost = feed.report()
     missed = int(np.count_nonzero(milliseconds > deadline))
@@ -143,17 +154,17 @@ def _report(
         "on_time": (tally.frames - missed) / arrived if arrived else None,
         "payload_bits": payload,
         "payload_mbps": rate,
-        "air_payload_mbps": payload / settings.frame_seconds / 1e6,
+        "air_payload_mbps": payload / feed.period / 1e6,
+        "front_end": feed.raw.report() if feed.raw else None,
     }
 
 
 def _plot(
-    settings: Settings, options: Options, results: Results, tally: stream.Tally, title: str
+    options: Options, results: Results, tally: stream.Tally, deadline: float, title: str
 ) -> None:
     if options.constellation and tally.frames:
         plots.constellation(options.constellation, results.symbols, title)
     if options.latency_plot and tally.frames:
-        deadline = settings.frame_seconds * 1e3
         plots.latency(options.latency_plot, np.array(tally.milliseconds), deadline, title)
 
 
@@ -171,6 +182,8 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['malformed']} malformed{reason}\n"
         f"BER         {ber} over {report['ber_frames']} frames\n"
     )
+    if found := report["front_end"]:
+        write(f"front end   {_front_end(found)}\n")
     if latency:
         write(
             f"latency     p50 {latency['p50']:.3f}  p99 {latency['p99']:.3f}  p99.9 "
@@ -181,3 +194,12 @@ def _print(report: dict[str, Any]) -> None:
             f"{' at frame rate' if report['paced'] else ''} (on air "
             f"{report['air_payload_mbps']:.2f})\n"
         )
+
+
+def _front_end(found: dict[str, Any]) -> str:
+    parts = [f"{found['locks']} locks, {found['jumps']} jumps, {found['damaged']} frames damaged"]
+    for name, unit in (("carrier_hz", "carrier {:+.0f} Hz"), ("dc_db", "DC {:.0f} dB"),
+                       ("image_db", "image {:.0f} dB")):  # fmt: skip
+        if found[name] is not None:
+            parts.append(unit.format(found[name]))
+    return ", ".join(parts)

@@ -1,6 +1,7 @@
-"""Sends frames to a receiver, over ZeroMQ or shared memory.
+"""Sends frames, or with --raw a waveform, to a receiver or into a recording.
 
     python -m otfs_pipeline.send (--zmq ENDPOINT | --shm FILE) [--iq RECORDING] [--pace] ...
+    python -m otfs_pipeline.send --raw (--zmq ... | --shm ... | --udp ADDRESS | --output FILE) ...
 
 Without --pace frames go out as fast as the receiver takes them. The settings of simulated frames
 come from the bundle that receives them (--bundle), or are the defaults of a capture for --grid.
@@ -18,9 +19,10 @@ from dataclasses import replace
 from typing import Any
 
 from foundryrt.console import print_json, write
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 from foundryrt.progress import progress_bar
 from foundryrt.remote.bundle import open_bundle
+from otfs_pipeline import send_raw
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive, seconds
 from otfs_pipeline.frames import recording, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
@@ -45,11 +47,24 @@ def _main(options: argparse.Namespace) -> None:
         print_json(report)
     else:
         write(f"{report['frames']} frames sent in {report['seconds']:.2f} s\n")
+        if options.raw:
+            write(
+                f"{report['sample_rate']:g} samples a second; a frame each "
+                f"{report['slot_seconds'] * 1e3:.4g} ms, {report['air_payload_mbps']:.2f} Mbit/s "
+                "of payload on the air\n"
+            )
 
 
 def send(options: argparse.Namespace) -> dict[str, Any]:
     """Send by `options`; gives the number of frames, the seconds, and how many were sent late."""
     settings = _settings(options)
+    if options.raw:
+        if options.iq:
+            raise UsageError("--iq holds frames, or a finished waveform: --raw simulates its own")
+        return send_raw.send(options, settings)
+    if options.udp or options.output:
+        raise UsageError("--udp and --output hold a waveform; give --raw, too")
+    send_raw.refuse_options(options)
     if options.iq:
         messages = list(_recorded(options.iq, settings))
         frames = options.frames or len(messages)
@@ -121,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--zmq", default="", help="endpoint of a receiver, such as ipc:///tmp/otfs")
     place.add_argument("--shm", default="", help="file of the ring, such as /dev/shm/otfs")
+    place.add_argument("--udp", default="", help="of --raw: address, such as 127.0.0.1:4991")
+    place.add_argument("--output", default="", help="of --raw: name of a SigMF recording")
     parser.add_argument("--iq", default="", help="SigMF recording or archive, repeated")
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
@@ -141,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patience", type=seconds, default=30.0, help="seconds to wait for a receiver"
     )
+    send_raw.add_options(parser)
     parser.add_argument("--json", action="store_true", help="results as JSON on stdout")
     return parser
 

@@ -26,7 +26,8 @@ class Settings:
     nu_max: float = option(815.0, "largest Doppler shift in Hz")
     delay_spread: float = option(2.51e-6, "largest path delay in seconds")
     pulse: str = option("rrc", "pulse in delay and Doppler: rrc or sinc")
-    rolloff: float = option(0.6, "roll-off of the rrc pulse, 0 < rolloff <= 1")
+    rolloff: float = option(0.6, "roll-off of the rrc pulse in delay, 0 < rolloff <= 1")
+    doppler_rolloff: float = option(0.0, "roll-off of the rrc pulse in Doppler; 0: as in delay")
     modulation: int = option(16, "points of the QAM constellation: 4, 16 or 64")
     pilot_db: float = option(
         0.0,
@@ -65,6 +66,8 @@ class Settings:
         _range("nu-max", self.nu_max, 0.0, self.nu_p / 2)
         _range("delay-spread", self.delay_spread, 0.0, 0.5 / self.nu_p)
         _range("rolloff", self.rolloff, 1e-3, 1.0)
+        if self.doppler_rolloff:
+            _range("doppler-rolloff", self.doppler_rolloff, 1e-3, 1.0)
         _range("pilot-db", self.pilot_db, 0.0, 80.0)
         _range("doppler-reach", self.doppler_reach, 0, self.n)
         _range("iterations", self.iterations, 1, 1000)
@@ -120,9 +123,14 @@ class Settings:
         return self.modulation.bit_length() - 1
 
     @property
-    def pulse_rolloff(self) -> float:
-        """Roll-off of the raised cosine that the pulses make together; 0 is sinc."""
-        return self.rolloff if self.pulse == "rrc" else 0.0
+    def rolloffs(self) -> tuple[float, float]:
+        """Roll-offs in delay and Doppler of the raised cosines that the pulses make together.
+
+        0 is sinc.
+        """
+        if self.pulse == "sinc":
+            return 0.0, 0.0
+        return self.rolloff, self.doppler_rolloff or self.rolloff
 
     @property
     def delay_taps(self) -> int:

@@ -32,7 +32,7 @@ def perfect_frame(points: int, snr_db: float, rng: np.random.Generator) -> list[
     """BER of one frame: LMMSE, then CG with each of ITERATIONS."""
     m, n, nu_p, sigma2 = 31, 37, 30e3, 10 ** (-snr_db / 10)
     paths = VEHICULAR_A.draw(rng, 815.0, "fixed")
-    taps = channel.effective_taps(paths, m, n, nu_p, 0.6)
+    taps = channel.effective_taps(paths, m, n, nu_p, (0.6, 0.6))
     bits = rng.integers(0, 2, (m * n, points.bit_length() - 1))
     grid = qam.modulate(bits, points).reshape(m, n)
     h = banded.bands(taps, m * n)

@@ -11,31 +11,39 @@ from typing import Any
 
 import numpy as np
 
+from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
-from otfs_pipeline.frames import recording, shared, source, zeromq
+from otfs_pipeline.frames import recording, shared, source, udp, zeromq
 from otfs_pipeline.frames.pace import Paced
 from otfs_pipeline.frames.queue import FrameQueue
+from otfs_pipeline.frames.raw import Raw
+from otfs_pipeline.frames.samples import DATATYPES
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.frames.wire import Counts
+from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.link import profile
 from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.waveform.slot import slot
 
 
 @dataclass
 class Feed:
     """Frames, how many at most (0: unknown), and what was lost before the receiver.
 
-    `captures` are those of a recording, for the report.
+    `captures` are those of a recording, for the report. `period` is the time from a frame to the
+    next on the air, in seconds; `raw` is the front end, where there is one.
     """
 
     name: str
     frames: Iterable[Frame | None]
     total: int
     counts: Counts
+    period: float
     queue: FrameQueue | None = None
     paced: Paced | None = None
     captures: list[dict[str, Any]] | None = None
+    raw: Raw | None = None
 
     def report(self) -> dict[str, int]:
         """Counts of frames.
@@ -64,28 +72,37 @@ def open_feed(
 ) -> Feed:
     """The source of `options`; `staging` gives arrays that the device copies from directly."""
     counts = Counts()
+    period = slot(settings).seconds if options.raw else settings.frame_seconds
     if not options.iq and not options.live:
         paths = profile.find(options.channel)
         name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
         frames: Iterable[Frame | None] = _simulated(settings, options, paths, staging, stop)
-        feed = Feed(name, frames, options.frames, counts)
+        feed = Feed(name, frames, options.frames, counts, period)
     elif options.iq:
-        opened = recording.open_recording(options.iq, options.metadata, options.datatype, settings)
-        whole = opened.count(settings)
+        opened = recording.open_recording(
+            options.iq, options.metadata, options.datatype, settings, options.raw
+        )
+        raw = Raw(settings, options.rate or opened.rate) if options.raw else None
+        whole = opened.slots(raw.slot_samples) if raw else opened.count(settings)
         total = min(whole, options.max_frames or whole)
-        read: Iterable[Frame] = itertools.islice(opened.frames(settings), total)
+        read = raw.frames(opened.waveform(settings), counts) if raw else opened.frames(settings)
+        if options.max_frames or not raw:
+            read = itertools.islice(read, total)
         if options.pace:
             read = _timed(read)
         queue = FrameQueue(read, options.queue, False, stop)
-        feed = Feed(options.iq, queue, total, counts, queue, captures=opened.captures())
+        captures = opened.captures()
+        feed = Feed(options.iq, queue, total, counts, period, queue, captures=captures, raw=raw)
     else:
-        place = options.zmq or options.shm
+        place = options.zmq or options.shm or options.udp
         sent = _received(settings, options, counts, stop)
-        queue = FrameQueue(sent, options.queue, not options.lossless, stop)
+        raw = Raw(settings, options.rate) if options.raw else None
+        read = raw.frames(sent, counts) if raw else sent
+        queue = FrameQueue(read, options.queue, not options.lossless, stop)
         frames = _first(queue, options.max_frames) if options.max_frames else queue
-        feed = Feed(place, frames, options.max_frames, counts, queue)
+        feed = Feed(place, frames, options.max_frames, counts, period, queue, raw=raw)
     if options.pace:
-        feed.paced = Paced(feed.frames, settings.frame_seconds, options.queue)
+        feed.paced = Paced(feed.frames, period, options.queue)
         feed.frames = feed.paced
     return feed
 
@@ -94,10 +111,19 @@ def _received(
     settings: Settings, options: Options, counts: Counts, stop: threading.Event
 ) -> Iterator[Frame]:
     idle = options.idle_timeout
+    if options.datatype and options.datatype not in DATATYPES:
+        raise UsageError(f"--datatype {options.datatype}: use one of {', '.join(DATATYPES)}")
     if options.shm:
         return shared.receive(options.shm, settings, counts, idle, stop)
+    if options.udp:
+        datatype = udp.datatype_of(options.packets, options.datatype)
+        rate = options.rate or settings.bandwidth * OVERSAMPLING
+        return udp.receive(options.udp, options.packets, datatype, rate, counts, idle, stop)
     if options.bare:
-        return zeromq.receive_bare(options.zmq, options.bare, settings, counts, idle, stop)
+        datatype = options.datatype or zeromq.BARE_DATATYPE
+        return zeromq.receive_bare(
+            options.zmq, options.bare, settings, counts, idle, stop, datatype
+        )
     return zeromq.receive(options.zmq, settings, counts, idle, stop)
 
 

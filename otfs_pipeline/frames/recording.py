@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from otfs_pipeline.frames.samples import DATATYPES, decode, encode, width
 from otfs_pipeline.frames.sigmf import Capture, Metadata, parse
 from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.waveform.slot import air_payload_mbps, slot
+
+# Samples of a waveform that are read at once.
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,23 @@ class Segment:
     bytes: int
     frequency: float | None = None
 
+    def samples(self, datatype: str) -> int:
+        """Whole samples."""
+        return self.bytes // width(datatype)
+
 
 @dataclass(frozen=True)
 class Recording:
-    """Interleaved samples in a file; `seeds` gives the known payload of a frame by its start."""
+    """Interleaved samples in a file; `seeds` gives the known payload of a frame by its start.
+
+    `rate` is in samples a second, 0 where it is unknown.
+    """
 
     path: Path
     datatype: str
     segments: tuple[Segment, ...]
     seeds: dict[int, tuple[int, int]] = field(default_factory=dict)
+    rate: float = 0.0
 
     def frames(self, settings: Settings) -> Iterator[Frame]:
         """Frames back to back from the start of each capture; its last one may be short."""
@@ -49,13 +62,33 @@ class Recording:
     def pieces(self, settings: Settings) -> Iterator[tuple[tuple[int, int] | None, bytes]]:
         """Seed and index of each frame's payload, where they are known, and its bytes."""
         length = settings.q * width(self.datatype)
+        for segment in self.segments:
+            yield from self._read(segment, [*range(0, segment.bytes, length), segment.bytes])
+
+    def waveform(self, settings: Settings) -> Iterator[Frame]:
+        """The samples in pieces; each has the payload of the frame that begins with it, if known.
+
+        A frame begins where its preamble does.
+        """
+        each = width(self.datatype)
+        for segment in self.segments:
+            begun = {(start - segment.start) * each for start in self.seeds}
+            cuts = {*range(0, segment.bytes, _PIECE * each), segment.bytes}
+            cuts |= {cut for cut in begun if 0 <= cut < segment.bytes}
+            for known, data in self._read(segment, sorted(cuts)):
+                bits = known_payload(*known, settings) if known else UNKNOWN
+                yield Frame(decode(data, self.datatype), bits)
+
+    def _read(
+        self, segment: Segment, cuts: list[int]
+    ) -> Iterator[tuple[tuple[int, int] | None, bytes]]:
+        """The pieces of a segment between `cuts`, in bytes, and the payloads that begin there."""
         try:
             with self.path.open("rb") as file:
-                for segment in self.segments:
-                    file.seek(segment.first_byte)
-                    for begin in range(0, segment.bytes, length):
-                        data = file.read(min(length, segment.bytes - begin))
-                        yield self.seeds.get(segment.start + begin // width(self.datatype)), data
+                file.seek(segment.first_byte)
+                for begin, end in itertools.pairwise(cuts):
+                    start = segment.start + begin // width(self.datatype)
+                    yield self.seeds.get(start), file.read(end - begin)
         except OSError as error:
             raise FoundryError(f"recording {self.path}: {error.strerror}") from error
 
@@ -64,27 +97,34 @@ class Recording:
         length = settings.q * width(self.datatype)
         return sum(-(-segment.bytes // length) for segment in self.segments)
 
+    def slots(self, samples: float) -> int:
+        """Whole slots of so many samples in the file."""
+        return sum(int(s.samples(self.datatype) // samples) for s in self.segments)
+
     def captures(self) -> list[dict[str, Any]]:
         """For the report: start in samples, samples and frequency in Hz of each capture."""
         return [
             {
                 "sample_start": segment.start,
-                "samples": segment.bytes // width(self.datatype),
+                "samples": segment.samples(self.datatype),
                 "frequency_hz": segment.frequency,
             }
             for segment in self.segments
         ]
 
 
-def open_recording(path: str, metadata: str, datatype: str, settings: Settings) -> Recording:
+def open_recording(
+    path: str, metadata: str, datatype: str, settings: Settings, raw: bool = False
+) -> Recording:
     """A recording by its data file, .sigmf-meta or .sigmf archive.
 
-    `datatype` overrides or replaces that of the metadata. UsageError or FoundryError where a file
-    is missing or fits neither SigMF nor `settings`.
+    `datatype` overrides or replaces that of the metadata. With `raw` it holds a waveform at any
+    rate, else frames. UsageError or FoundryError where a file is missing or fits neither SigMF nor
+    `settings`.
     """
     data = Path(path)
     if is_archive(data):
-        return _open_archive(data, metadata, datatype, settings)
+        return _open_archive(data, metadata, datatype, settings, raw)
     if data.suffix == ".sigmf-meta":
         metadata = metadata or path
         data = data.with_suffix(".sigmf-data")
@@ -104,34 +144,42 @@ def open_recording(path: str, metadata: str, datatype: str, settings: Settings) 
             raise UsageError(f"metadata {meta.label}: core:metadata_only: there are no samples")
         what = "is no regular file" if data.exists() else "does not exist"
         raise UsageError(f"recording {data} {what}; give a file of raw samples")
-    return _recording(data, (0, data.stat().st_size), meta, datatype, settings)
+    return _recording(data, (0, data.stat().st_size), meta, datatype, settings, raw)
 
 
-def _open_archive(path: Path, metadata: str, datatype: str, settings: Settings) -> Recording:
+def _open_archive(
+    path: Path, metadata: str, datatype: str, settings: Settings, raw: bool
+) -> Recording:
     if metadata:
         raise UsageError("--metadata: an archive has its own; extract it first")
     if not path.is_file():
         raise UsageError(f"recording {path} does not exist or is no regular file")
     archive = read_archive(path)
     meta = parse(archive.metadata, f"{path}:{printable(archive.meta_name)}")
-    return _recording(path, archive.dataset(meta.dataset), meta, datatype, settings)
+    return _recording(path, archive.dataset(meta.dataset), meta, datatype, settings, raw)
 
 
 def _recording(
-    path: Path, place: tuple[int, int], meta: Metadata | None, datatype: str, settings: Settings
+    path: Path,
+    place: tuple[int, int],
+    meta: Metadata | None,
+    datatype: str,
+    settings: Settings,
+    raw: bool,
 ) -> Recording:
     datatype = datatype or (meta.datatype if meta else "")
     if datatype not in DATATYPES:
         raise UsageError(f"recording {path}: datatype {_unknown(datatype)}")
     if meta is None:
         return Recording(path, datatype, (Segment(0, *place),))
+    rate = _rate(meta, settings, raw)
     _check_settings(meta, settings)
     if meta.sha512 and _sha512(path, place) != meta.sha512:
         raise FoundryError(
             f"recording {path}: core:sha512 of metadata {meta.label} is of other data; "
             "get the file again"
         )
-    return Recording(path, datatype, _segments(meta, place, width(datatype)), meta.seeds)
+    return Recording(path, datatype, _segments(meta, place, width(datatype)), meta.seeds, rate)
 
 
 def _unknown(datatype: str) -> str:
@@ -184,15 +232,9 @@ def _read_metadata(path: Path) -> Metadata:
 
 
 def _check_settings(meta: Metadata, settings: Settings) -> None:
-    """FoundryError unless the recording is of the bundle's bandwidth and waveform."""
-    for rate in meta.rates:
-        if abs(rate / settings.bandwidth - 1) > 1e-6:
-            raise FoundryError(
-                f"metadata {meta.label}: core:sample_rate: {rate:g} samples a second, and the "
-                f"bundle receives {settings.bandwidth:g}; capture a bundle of that bandwidth"
-            )
+    """FoundryError unless the recording is of the bundle's waveform."""
     waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse",
-                "rolloff")  # fmt: skip
+                "rolloff", "doppler_rolloff")  # fmt: skip
     for name in waveform:
         if name in meta.settings and meta.settings[name] != getattr(settings, name):
             sent = printable(meta.settings[name])[:80]
@@ -200,6 +242,23 @@ def _check_settings(meta: Metadata, settings: Settings) -> None:
                 f"metadata {meta.label}: sent with {name} {sent}, and the bundle was captured "
                 f"with {getattr(settings, name)}; capture one with the recording's settings"
             )
+
+
+def _rate(meta: Metadata, settings: Settings, raw: bool) -> float:
+    """Samples a second, 0 where that is not said; FoundryError for one that cannot be received."""
+    for rate in meta.rates:
+        if not raw and abs(rate / settings.bandwidth - 1) > 1e-6:
+            raise FoundryError(
+                f"metadata {meta.label}: core:sample_rate: {rate:g} samples a second, and the "
+                f"bundle receives {settings.bandwidth:g}; capture a bundle of that bandwidth, or "
+                "give --raw for a waveform as it is on the air"
+            )
+        if abs(rate / meta.rates[0] - 1) > 1e-6:
+            raise FoundryError(
+                f"metadata {meta.label}: core:sample_rate: captures of {meta.rates[0]:g} and of "
+                f"{rate:g} samples a second; split them"
+            )
+    return meta.rates[0] if meta.rates else 0.0
 
 
 def write_recording(
@@ -211,38 +270,82 @@ def write_recording(
     """
     samples = np.concatenate([frame.samples for frame in frames])
     gain = 0.5 / float(np.abs(samples.view(np.float32)).max()) if datatype == "ci16_le" else 1.0
-    base = Path(path)
-    _write(base.with_name(base.name + ".sigmf-data"), encode(samples, datatype, gain))
+    _write(_file(path, "data"), [encode(samples, datatype, gain)])
     annotations = [
-        {
-            "core:sample_start": index * settings.q,
-            "core:sample_count": settings.q,
-            "core:label": f"frame {index}",
-            "otfs:seed": seed,
-            "otfs:frame": index,
-        }
+        frame_annotation(index * settings.q, settings.q, seed, index)
         for index in range(len(frames))
     ]
+    _write_metadata(path, datatype, settings.bandwidth, settings, annotations, {})
+
+
+def write_waveform(
+    path: str,
+    pieces: Iterable[bytes],
+    datatype: str,
+    rate: float,
+    settings: Settings,
+    frames: list[dict[str, Any]],
+) -> None:
+    """Write a waveform as `path`.sigmf-data and .sigmf-meta.
+
+    `frames` are the annotations of the frames: where their preambles begin, and their payloads.
+    """
+    _write(_file(path, "data"), pieces)
+    place = slot(settings)
+    more = {
+        "core:description": "Zak-OTFS frames as they are on the air: preamble, pulses, roll-off",
+        "otfs:oversampling": rate / settings.bandwidth,
+        "otfs:slot_seconds": place.seconds,
+        "otfs:air_payload_mbps": air_payload_mbps(settings),
+    }
+    _write_metadata(path, datatype, rate, settings, frames, more)
+
+
+def frame_annotation(start: int, samples: int, seed: int, index: int) -> dict[str, Any]:
+    """That of frame `index`, with `transmit.payload(seed, index)`, in `samples` from `start` on."""
+    return {
+        "core:sample_start": start,
+        "core:sample_count": samples,
+        "core:label": f"frame {index}",
+        "otfs:seed": seed,
+        "otfs:frame": index,
+    }
+
+
+def _write_metadata(
+    path: str,
+    datatype: str,
+    rate: float,
+    settings: Settings,
+    annotations: list[dict[str, Any]],
+    more: dict[str, Any],
+) -> None:
     meta = {
         "global": {
             "core:datatype": datatype,
-            "core:sample_rate": settings.bandwidth,
+            "core:sample_rate": rate,
             "core:version": "1.2.0",
             "core:description": "Zak-OTFS frames with an embedded pilot",
             "core:extensions": [{"name": "otfs", "version": "1.0.0", "optional": True}],
             "otfs:settings": asdict(settings),
+            **more,
         },
         "captures": [{"core:sample_start": 0}],
         "annotations": annotations,
     }
-    text = json.dumps(meta, indent=2) + "\n"
-    _write(base.with_name(base.name + ".sigmf-meta"), text.encode())
+    _write(_file(path, "meta"), [(json.dumps(meta, indent=2) + "\n").encode()])
 
 
-def _write(path: Path, data: bytes) -> None:
+def _file(path: str, kind: str) -> Path:
+    base = Path(path)
+    return base.with_name(f"{base.name}.sigmf-{kind}")
+
+
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
     try:
         with AtomicFile(path) as out:
-            out.file.write(data)
+            for data in pieces:
+                out.file.write(data)
             out.commit()
     except OSError as error:
         raise FoundryError(f"recording {path}: {error.strerror}") from error

@@ -4,7 +4,7 @@
 |---|---|
 | 4 | `OTFS` |
 | 1 | version, 1 |
-| 1 | format: 0 cf32_le, 1 ci16_le, 255 end of the stream |
+| 1 | format: 0 cf32_le, 1 ci16_le, 2 ci8, 3 cu8, 255 end of the stream |
 | 2 | zero |
 | 8 | sequence number, from 0: a gap is a loss in transport |
 | 8 | number of complex samples that follow |
@@ -25,7 +25,7 @@ from otfs_pipeline.settings import Settings
 _LAYOUT = struct.Struct("<4sBB2xQQqq")
 SIZE = _LAYOUT.size
 _MAGIC, _VERSION, _END = b"OTFS", 1, 255
-FORMATS = ("cf32_le", "ci16_le")
+FORMATS = ("cf32_le", "ci16_le", "ci8", "cu8")
 """The formats of samples that a header can name, by their codes."""
 # A gap of more frames, which at 500 a second take 50 days, is damage and no loss.
 _MAXIMUM_GAP = 1 << 31
@@ -64,7 +64,7 @@ def unpack(data: bytes | memoryview) -> Header | None:
 
 
 def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
-    """The frame whose samples are `data`, with its payload where the header names one."""
+    """The frame, or piece of a waveform, `data`, with the payload that the header names."""
     known = header.seed >= 0 and header.index >= 0
     bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
     return Frame(decode(data, header.datatype), bits, ready)
@@ -85,14 +85,16 @@ class Sender(Protocol):
 
 @dataclass
 class Counts:
-    """Frames that were damaged or lost between sender and receiver.
+    """Messages, a frame each, that were damaged or lost between sender and receiver.
 
-    `reason` says why the first of the malformed was.
+    `reason` says why the first of the malformed was; `missing` counts lost samples where messages
+    hold samples in any number and say how many.
     """
 
     malformed: int = 0
     lost: int = 0
     reason: str = ""
+    missing: int = 0
     _next: int = 0
 
     def damaged(self, reason: str) -> None:

@@ -36,7 +36,8 @@ _LEAST_LIMIT = 16 << 20  # bytes
 _ANSWER_LIMIT = 1 << 12  # bytes
 BARE = {"pub": "SUB", "push": "PULL", "dealer": "ROUTER"}
 """Kind of a sender's socket -> the receiver's."""
-_BARE_DATATYPE = "cf32_le"
+BARE_DATATYPE = "cf32_le"
+"""Of bare samples where nothing else is said."""
 # What GNU Radio's sinks put before the samples with `pass_tags`: magic, version, offset, tags.
 _TAGS = struct.Struct("<HBQQ")
 _GNU_RADIO = (0x5FF0, 1)
@@ -117,13 +118,14 @@ def receive_bare(
     counts: Counts,
     idle: float,
     stop: threading.Event,
+    datatype: str = BARE_DATATYPE,
 ) -> Iterator[Frame]:
-    """Frames of cf32_le samples from a socket of `kind` (`BARE`) that adds nothing to them.
+    """Frames of bare samples from a socket of `kind` (`BARE`) that adds nothing to them.
 
     The first sample that arrives begins a frame; messages may have any length. Ends when no sample
     comes for `idle` seconds, or with `stop`; samples that fill no frame are the last, short one.
     """
-    whole = settings.q * width(_BARE_DATATYPE)
+    whole = settings.q * width(datatype)
     gathered, filled, source = np.empty(whole, np.uint8), 0, b""
     with _socket(BARE[kind], endpoint, _limit(settings), _BARE_HIGH_WATER) as socket:
         quiet = time.monotonic()
@@ -149,11 +151,11 @@ def receive_bare(
                 gathered[filled : filled + piece.size] = piece
                 filled, rest = filled + piece.size, rest[piece.size :]
                 if filled == whole:
-                    yield Frame(decode(gathered.data, _BARE_DATATYPE), UNKNOWN, ready)
+                    yield Frame(decode(gathered.data, datatype), UNKNOWN, ready)
                     gathered, filled = np.empty(whole, np.uint8), 0
             quiet = time.monotonic()
     if filled and not stop.is_set():
-        yield Frame(decode(gathered[:filled].data, _BARE_DATATYPE), UNKNOWN, time.perf_counter())
+        yield Frame(decode(gathered[:filled].data, datatype), UNKNOWN, time.perf_counter())
 
 
 def _no_samples(parts: list[zmq.Frame]) -> str:
@@ -171,7 +173,7 @@ def _no_samples(parts: list[zmq.Frame]) -> str:
 
 def _limit(settings: Settings) -> int:
     """Bytes of the longest message: frames of other settings are still counted by their length."""
-    return max(_LEAST_LIMIT, 4 * settings.q * width(_BARE_DATATYPE))
+    return max(_LEAST_LIMIT, 4 * settings.q * width(BARE_DATATYPE))
 
 
 class Sender:

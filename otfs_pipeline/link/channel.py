@@ -39,9 +39,9 @@ def raised_cosine(x: np.ndarray, rolloff: float) -> np.ndarray:
 
 
 def effective_taps(
-    paths: Paths, m: int, n: int, nu_p: float, rolloff: float, reach: int = 8
+    paths: Paths, m: int, n: int, nu_p: float, rolloffs: tuple[float, float], reach: int = 8
 ) -> Taps:
-    """Separable effective taps of RRC (or, at rolloff 0, sinc) pulses in delay and Doppler.
+    """Separable effective taps of RRC pulses with these roll-offs in delay and Doppler; 0 is sinc.
 
     They cover `reach` bins beyond the paths' spread, and at most one period of the grid; the
     pulses' tails outside are cut.
@@ -53,8 +53,8 @@ def effective_taps(
     for h, tau, nu in zip(paths.gain, paths.delay, paths.doppler, strict=True):
         phase = np.exp(2j * np.pi * nu * (a / bandwidth - tau))
         value += h * np.outer(
-            phase * raised_cosine(a - bandwidth * tau, rolloff),
-            raised_cosine(b - frame * nu, rolloff),
+            phase * raised_cosine(a - bandwidth * tau, rolloffs[0]),
+            raised_cosine(b - frame * nu, rolloffs[1]),
         )
     aa, bb = np.meshgrid(a, b, indexing="ij")
     return Taps(value.ravel(), aa.ravel(), bb.ravel())

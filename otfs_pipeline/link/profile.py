@@ -49,7 +49,7 @@ class Profile:
             settings.m,
             settings.n,
             settings.nu_p,
-            settings.pulse_rolloff,
+            settings.rolloffs,
             CHANNEL_REACH[settings.pulse],
         )
 

@@ -124,6 +124,23 @@ def test_bare_samples_and_an_archive_give_what_a_recording_gives(
     assert bare.read_bytes() == (tmp_path / "archived").read_bytes()
 
 
+def test_a_waveform_is_received_through_the_commands(bundle: Path, tmp_path: Path) -> None:
+    air = tmp_path / "air"
+    sent = subprocess.run(
+        [*SENDER, "--raw", "--output", air, "--bundle", bundle, "--frames", "6", "--snr", "25",
+         "--carrier", "1500", "--oversampling", "3", "--datatype", "ci16_le", "--json"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    rates = json.loads(sent.stdout)
+    report = run(bundle, "--iq", f"{air}.sigmf-meta", "--raw", "--bits-out", tmp_path / "bits")
+    assert report["frames"] == report["ber_frames"] == 6 and report["ber"] < 1e-2
+    assert report["air_payload_mbps"] == pytest.approx(rates["air_payload_mbps"])
+    assert report["front_end"]["locks"] == 1
+    assert abs(report["front_end"]["carrier_hz"] - 1500) < LINK.nu_max
+    assert (tmp_path / "bits").stat().st_size == 6 * frame.payload_bits(LINK) // 8
+
+
 def test_a_source_that_overruns_loses_frames_and_goes_on(bundle: Path) -> None:
     report = run(bundle, "--frames", 300, "--pool", 2, "--pace", "--queue", 2)
     assert report["paced"] is True

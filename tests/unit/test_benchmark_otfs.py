@@ -7,7 +7,7 @@ import json
 import pytest
 import typer
 
-from benchmarks.receiver import frames
+from benchmarks.receiver import frames, raw
 
 
 @pytest.fixture
@@ -40,3 +40,21 @@ def test_unknown_grids_are_refused(benchmark_otfs, tmp_path) -> None:
     with pytest.raises(typer.BadParameter, match="no '7x32'"):
         benchmark_otfs(grids="16384x32,7x32", output=tmp_path / "otfs.json")
     assert not (tmp_path / "otfs.json").exists()
+
+
+def test_the_front_end_keeps_the_other_figures_of_a_link(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(raw, "IDEAL_SNRS", (15.0, 20.0, 25.0, 45.0))
+    monkeypatch.setattr(raw, "PULSES", ({},))
+    monkeypatch.setattr(raw, "GAPS", (500,))
+    monkeypatch.setattr(raw, "GRIDS", ("64x32",))
+    monkeypatch.setattr(raw, "TRACKED", ("64x32",))
+    output = tmp_path / "otfs_link.json"
+    output.write_text(json.dumps({"decoder_loss_db": 0.1, "raw_loss_db": 9.0}))
+    raw.run(frames=4, positions=2, output=output)
+    got = json.loads(output.read_text())
+    assert got["decoder_loss_db"] == 0.1
+    assert got["frames_lost_after_gap"] in (0, 1, 2) and got["raw_loss_db"] < 1
+    (link,) = got["raw"]
+    for one in link["points"]:
+        assert 0 < one["ber"] < 2 * one["ber_ideal"]
+        assert 0.5 < one["ber_known_timing"] / one["ber"] < 4

@@ -93,7 +93,7 @@ def test_cg_reaches_lmmse_and_its_bias() -> None:
 
 def test_bias_is_measured_on_a_fading_channel() -> None:
     m, n, nu_p, sigma2, rng = 128, 32, 15e3, 0.01, np.random.default_rng(8)
-    h = channel.effective_taps(VEHICULAR_A.draw(rng, 815.0, "fixed"), m, n, nu_p, 0.6)
+    h = channel.effective_taps(VEHICULAR_A.draw(rng, 815.0, "fixed"), m, n, nu_p, (0.6, 0.6))
     sent = np.exp(2j * np.pi * rng.random((m, n)))
     noise = np.sqrt(sigma2 / 2) * draw(9, m * n)
     bands = banded.bands(h, m * n)

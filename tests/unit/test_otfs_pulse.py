@@ -46,7 +46,7 @@ def exact_taps(
 
 
 def separable_error(paths: channel.Paths, m: int, n: int, nu_p: float, rolloff: float) -> float:
-    taps = channel.effective_taps(paths, m, n, nu_p, rolloff)
+    taps = channel.effective_taps(paths, m, n, nu_p, (rolloff, rolloff))
     a, b = np.unique(taps.delay), np.unique(taps.doppler)
     exact = exact_taps(paths, a, b, m, n, nu_p, rolloff)
     error = np.linalg.norm(taps.value.reshape(exact.shape) - exact)
@@ -85,7 +85,7 @@ def test_taps_hold_the_energy_of_the_paths() -> None:
     paths = VEHICULAR_A.draw(np.random.default_rng(2), 815.0, "fixed")
     assert np.sum(np.abs(paths.gain) ** 2) == pytest.approx(1)
     for m in (31, 256):
-        taps = channel.effective_taps(paths, m, 37, 30e3, 0.6)
-        doubled = channel.effective_taps(paths, m, 37, 30e3, 0.6, reach=16)
+        taps = channel.effective_taps(paths, m, 37, 30e3, (0.6, 0.6))
+        doubled = channel.effective_taps(paths, m, 37, 30e3, (0.6, 0.6), reach=16)
         energy = [np.sum(np.abs(t.value) ** 2) for t in (taps, doubled)]
         assert energy[0] == pytest.approx(energy[1], rel=1e-4)

@@ -20,7 +20,7 @@ def through(
 ) -> tuple[np.ndarray, np.ndarray, channel.Taps]:
     rng = np.random.default_rng(seed)
     paths = VEHICULAR_A.draw(rng, link.nu_max, link.gain_model)
-    taps = channel.effective_taps(paths, link.m, link.n, link.nu_p, link.pulse_rolloff)
+    taps = channel.effective_taps(paths, link.m, link.n, link.nu_p, link.rolloffs)
     bits = transmit.payload(seed, 0, link)
     clean = banded.apply_samples(transmit.transmit(bits, link), banded.bands(taps, link.q))
     noise = rng.standard_normal(link.q) + 1j * rng.standard_normal(link.q)

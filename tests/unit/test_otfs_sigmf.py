@@ -293,7 +293,7 @@ def test_a_sender_plays_what_the_metadata_says(tmp_path: Path) -> None:
     path = save(tmp_path, data, "a.bin", [{"core:sample_start": 0, "core:header_bytes": 12}])
     pieces = list(send._recorded(str(path), LINK))
     assert b"".join(piece for _, piece in pieces) == data[12:]
-    bytes_ = np.random.default_rng(1).bytes(2 * LINK.q)
-    played = list(send._recorded(str(save(tmp_path, bytes_, datatype="cu8")), LINK))
+    bytes_ = np.random.default_rng(1).bytes(4 * LINK.q)
+    played = list(send._recorded(str(save(tmp_path, bytes_, datatype="cu16_be")), LINK))
     assert played[0][0].datatype == "cf32_le"
-    np.testing.assert_array_equal(decode(played[0][1], "cf32_le"), decode(bytes_, "cu8"))
+    np.testing.assert_array_equal(decode(played[0][1], "cf32_le"), decode(bytes_, "cu16_be"))

@@ -224,7 +224,7 @@ def test_plots_without_matplotlib_say_what_to_install(monkeypatch: pytest.Monkey
         ({"frames": 0}, "--frames"),
         ({"snr": float("nan")}, "--snr"),
         ({"seed": -1}, "--seed"),
-        ({"datatype": "cf32_le"}, "need --iq"),
+        ({"datatype": "cf32_le"}, "needs --iq"),
         ({"constellation": "/no/such/folder/a.png"}, "no such folder"),
     ],
 )

@@ -1,0 +1,132 @@
+"""Frames from a source of raw samples: resampled, synchronized, matched-filtered."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foundryrt.errors import FoundryError, UsageError, install
+from otfs_pipeline.frames.source import UNKNOWN, Frame
+from otfs_pipeline.frames.wire import Counts
+from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.front.synchronize import Found, FrontEnd
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.waveform.slot import slot
+
+if TYPE_CHECKING:
+    import soxr
+
+# Squares of larger samples are no float32.
+_LARGEST = 1e15
+# Rates are at most so many times the front end's.
+_FASTEST = 64
+# Slots that are filled in for samples that were lost: after a longer loss, timing is found anew.
+_FILLED = 3
+# Payloads that wait for their frames, at most: without a lock they wait in vain.
+_KNOWN = 64
+# A resampler looks so many samples ahead and back.
+_BLUR = 64
+
+
+class Raw:
+    """The front end of one run; samples come at `rate` a second, 0 for the front end's own.
+
+    UsageError for a rate below the waveform's bandwidth.
+    """
+
+    def __init__(self, settings: Settings, rate: float) -> None:
+        own = settings.bandwidth * OVERSAMPLING
+        rate = rate or own
+        occupied = settings.bandwidth * (1 + settings.rolloffs[0])
+        if not occupied <= rate <= _FASTEST * own:
+            raise UsageError(
+                f"{rate:g} samples a second: the waveform occupies {occupied:g} Hz; give --raw "
+                f"samples at a rate from there to {_FASTEST * own:g}"
+            )
+        self._settings = settings
+        self._front = FrontEnd(settings)
+        self._ratio = own / rate
+        self.slot_samples = slot(settings).seconds * rate
+        self._filled = int(_FILLED * self.slot_samples)
+        self._resampler = None if abs(self._ratio - 1) < 1e-9 else _resampler(rate, own)
+        self._taken = 0
+        self._known: deque[tuple[float, np.ndarray]] = deque(maxlen=_KNOWN)
+
+    def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
+        """Frames of a stream of samples in pieces of any length.
+
+        A piece's payload is that of the frame whose preamble begins with it. Pieces that `counts`
+        counts as lost are taken to be as long as the one before.
+        """
+        lost, missing, size = counts.lost, counts.missing, 0
+        for piece in pieces:
+            gone = counts.missing - missing or (counts.lost - lost) * size
+            lost, missing, size = counts.lost, counts.missing, piece.samples.size
+            if gone:
+                zeros = np.zeros(min(gone, self._filled), np.complex64)
+                self._lose(0, zeros.size)
+                yield from self._push(zeros, piece.ready)
+            if piece.bits.size:
+                self._known.append((self._taken * self._ratio, piece.bits))
+            yield from self._push(self._finite(piece.samples), piece.ready)
+        if self._resampler is not None:
+            rest = self._resampler.resample_chunk(np.zeros((0, 2), np.float32), last=True)
+            yield from map(self._received, self._front.push(_complex(rest)))
+        yield from map(self._received, self._front.finish())
+
+    def report(self) -> dict[str, Any]:
+        """What the front end counted and measured."""
+        return self._front.report()
+
+    def _push(self, samples: np.ndarray, ready: float) -> Iterator[Frame]:
+        self._taken += samples.size
+        if self._resampler is not None and samples.size:
+            parts = np.ascontiguousarray(samples).view(np.float32).reshape(-1, 2)
+            samples = _complex(self._resampler.resample_chunk(parts))
+        for found in self._front.push(samples):
+            yield self._received(found, ready)
+
+    def _lose(self, begin: int, end: int) -> None:
+        """Samples begin to end-1 of those that come next stand for lost ones."""
+        blur = _BLUR if self._resampler else 0
+        first, last = ((self._taken + at) * self._ratio for at in (begin, end))
+        self._front.lose(int(first) - blur, int(last) + 1 + blur)
+
+    def _finite(self, samples: np.ndarray) -> np.ndarray:
+        """The samples with zeros for those that are no numbers, which count as lost."""
+        with np.errstate(invalid="ignore"):
+            good = np.abs(samples) < _LARGEST
+        if good.all():
+            return samples
+        edges = np.flatnonzero(np.diff(good, prepend=True, append=True))
+        for begin, end in edges.reshape(-1, 2):
+            self._lose(int(begin), int(end))
+        return np.where(good, samples, np.complex64(0))
+
+    def _received(self, found: Found, ready: float = 0.0) -> Frame:
+        near = OVERSAMPLING * self._settings.m / 2
+        while self._known and self._known[0][0] < found.start - near:
+            self._known.popleft()
+        bits = UNKNOWN
+        if self._known and self._known[0][0] <= found.start + near:
+            bits = self._known.popleft()[1]
+        return Frame(found.samples, bits, ready)
+
+
+def _complex(parts: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(parts).view(np.complex64).reshape(-1)
+
+
+def _resampler(rate: float, own: float) -> soxr.ResampleStream:
+    """Gives the same samples however its input is cut, aligned with its input."""
+    try:
+        import soxr
+    except ImportError as error:
+        raise FoundryError(
+            f"{rate:g} samples a second, and the front end takes {own:g}: resampling needs soxr, "
+            f"which is not installed: {install('stream')}"
+        ) from error
+    return soxr.ResampleStream(rate, own, 2, dtype="float32", quality="HQ")

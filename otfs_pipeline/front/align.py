@@ -1,0 +1,175 @@
+"""Timing and carrier offset of a frame from the pulses of its pilot, one in each Doppler period.
+
+The receiver takes any channel whose delays lie in 0 to `delay_spread` and whose Dopplers lie within
+`nu_max`, so neither need be that of a path. What matters:
+
+- Whole symbols of timing: hardly any of the data beside the strip reaches the pilot's window.
+- The fraction of a symbol: a sample a symbol is fewer than the pulse's bandwidth asks for, and what
+  aliases adds up best at one phase. It is the phase of the line at the symbol rate in the pulses'
+  energy (Oerder and Meyr, 1988).
+- Whole Doppler bins of the carrier: the mean Doppler, from the phase between neighbouring pulses.
+- The fraction of a bin: what lies a frame apart in a burst is added, and must be in phase. It is
+  the phase between pulses a frame apart.
+
+A path's own Doppler cannot be told from a carrier offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.link.channel import raised_cosine
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.waveform.pulse import pulse_reach, pulse_spectrum, root_raised_cosine, smooth
+from otfs_pipeline.waveform.slot import slot
+
+STEPS = 4
+"""Parts of a sample, at two samples a symbol, in which timing is found."""
+_GRID = OVERSAMPLING * STEPS
+# Samples a symbol of the pulses: their energy has twice the pulse's bandwidth.
+_DENSE = 4
+# Of the data's power, what may reach the pilot's window: 10 dB below the noise at 25 dB.
+_REACHES = 3e-4
+# Delays with less than this many times the data's power count as empty.
+_FLOOR = 1.5
+# A burst is looked at in so many parts; none may have more than this share of the data's power
+# where its strip is silent.
+_PARTS, _SILENT = 4, 0.5
+# Pulses spill over so many symbols; the strip is not silent so near to pilot and data.
+_NEAR = 2
+# Share of the pilot's energy that may be beside its place.
+_ASTRAY = 0.1
+# Of a pulse's tails, in symbols, where they are summed.
+_TAIL = 64
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """`delay` in samples of the front end, a multiple of 1/STEPS.
+
+    `turn` is the mean phase from a Doppler period to the next, and `frame_turn` from a frame's
+    duration to the next, as complex numbers. `whole` is False where the pilot is not in its place
+    all through the burst: samples are missing.
+    """
+
+    delay: float
+    turn: complex
+    frame_turn: complex
+    whole: bool
+
+
+class Aligner:
+    """Tables of a link."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = s = settings
+        place, (kp, lp) = slot(s), s.pilot
+        periods = np.arange(-((place.half + kp) // s.m), (place.half - kp) // s.m + 1)
+        chips = kp + periods * s.m
+        self._taper = root_raised_cosine(chips / s.q, s.rolloffs[1])
+        self._scale = (_DENSE / OVERSAMPLING * self._taper[:, None]).astype(np.float32)
+        # The pilot's own Doppler turns it from period to period.
+        self._turn = np.exp(-2j * np.pi * lp * periods / s.n)[:, None]
+        # Delays that are looked at: the strip, and as much as a coarse timing may be wrong.
+        seen = min(s.guard_bins // 2 + s.delay_taps, s.m // 2)
+        self._delays = np.arange(-_DENSE * seen, _DENSE * seen + 1) / _DENSE
+        around = min(pulse_reach(s), s.m // 2)
+        self._size = smooth(OVERSAMPLING * 2 * (seen + around) + 1)
+        first = OVERSAMPLING * (place.centre + chips - seen - around)
+        self._index = first[:, None] + np.arange(self._size)
+        self._skip = _DENSE * around
+        self._pulse = pulse_spectrum(s, self._size, OVERSAMPLING).astype(np.float32)
+        spill = _spill(s, np.arange(-2 * _GRID * seen, 2 * _GRID * seen + 1) / _GRID)
+        self._spill = np.fft.rfft(spill, smooth(spill.size))
+        self._timings = smooth(spill.size)
+        self._line = np.exp(2j * np.pi * self._delays)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First sample that is looked at and the one after the last, from the preamble on."""
+        return int(self._index[0, 0]), int(self._index[-1, -1]) + 1
+
+    @property
+    def farthest(self) -> int:
+        """The largest delay, early or late, that may be found, in samples."""
+        return OVERSAMPLING * int(self._delays[-1])
+
+    def align(self, samples: np.ndarray, start: int, level: float) -> Alignment | None:
+        """Of `samples` complex64 whose preamble begins about `start`; None without a pilot.
+
+        `level` is the power of a symbol.
+        """
+        pulses = self._pulses(samples, start)
+        power = np.abs(pulses) ** 2
+        profile = power.sum(axis=0) / np.sum(self._taper**4)
+        energy = np.maximum(profile - _FLOOR * level, 0)
+        if not energy.any():
+            return None
+        delay = self._timing(energy)
+        seen = (pulses * self._turn)[:, energy > 0]
+        turns = [complex(np.vdot(seen[:-by], seen[by:])) for by in (1, self._settings.n)]
+        whole = self._is_whole(power, energy, delay, level)
+        return Alignment(delay * OVERSAMPLING, turns[0], turns[1], whole)
+
+    def _pulses(self, samples: np.ndarray, start: int) -> np.ndarray:
+        """What a matched filter gives around each pulse, tapered again, [periods, delays]."""
+        pieces = samples[start + self._index]
+        spectrum = np.fft.fft(pieces, axis=1) * self._pulse
+        zeros = np.zeros((len(pieces), (_DENSE // OVERSAMPLING - 1) * self._size), np.complex64)
+        low, high = np.split(spectrum, [-(-self._size // 2)], axis=1)
+        filtered = np.fft.ifft(np.concatenate([low, zeros, high], axis=1), axis=1)
+        inner: np.ndarray = filtered[:, self._skip :][:, : self._delays.size]
+        return inner * self._scale
+
+    def _timing(self, energy: np.ndarray) -> float:
+        """The latest timing at which hardly any data reach the window, in symbols.
+
+        The latest, since late paths are weak: they may lie below what is seen here.
+        """
+        fine = np.zeros((energy.size - 1) * _GRID // _DENSE + 1)
+        fine[:: _GRID // _DENSE] = energy
+        seen = np.fft.rfft(fine, self._timings)
+        # Entry k is the sum over delays a of energy(a) · spill(a - d) at d = middle - k.
+        cost = np.fft.irfft(self._spill * seen.conj(), self._timings)[: fine.size]
+        delay = fine.size // 2 - np.arange(fine.size)
+        phase = round(np.angle(energy @ self._line) / (2 * np.pi) * _GRID)
+        cost[(delay - phase) % _GRID != 0] = np.inf
+        allowed = cost.min() + _REACHES * self._settings.window_delays * energy.sum()
+        return float(delay[np.argmax(cost <= allowed)]) / _GRID
+
+    def _is_whole(self, power: np.ndarray, energy: np.ndarray, delay: float, level: float) -> bool:
+        """Whether the pilot is in its place, and the strip silent beside it, all through a burst.
+
+        After samples that are missing, pilot and data are elsewhere.
+        """
+        s, half = self._settings, self._settings.guard_bins // 2
+        symbols = self._delays - delay
+        place = (symbols >= -_NEAR) & (symbols <= s.delay_taps + _NEAR)
+        if energy[~place].sum() > _ASTRAY * energy.sum():
+            return False
+        silent = (symbols >= s.delay_taps - half + _NEAR) & (symbols <= half - _NEAR) & ~place
+        width = _NEAR * _DENSE
+        core = np.flatnonzero(self._taper > 0.5)
+        for part in np.array_split(core, _PARTS):
+            seen = np.where(silent, power[part].sum(axis=0), 0)
+            most = np.convolve(seen, np.ones(width) / width).max()
+            if most > _SILENT * level * np.sum(self._taper[part] ** 4):
+                return False
+        return True
+
+
+def _spill(s: Settings, delay: np.ndarray) -> np.ndarray:
+    """Energy of data that reach the pilot's window by a path at `delay` [D] in symbols."""
+    return np.asarray(_over_the_edge(s, delay) + _over_the_edge(s, s.delay_taps - delay))
+
+
+def _over_the_edge(s: Settings, distance: np.ndarray) -> np.ndarray:
+    """Σ m g²(m + distance) over m = 1 to the window's length: m pairs of a datum and a row."""
+    reach = min(pulse_reach(s), _TAIL)
+    whole = np.floor(distance)[:, None]
+    beyond = np.arange(-reach, reach + 1) - whole
+    tail = raised_cosine(beyond + distance[:, None], s.rolloffs[0]) ** 2
+    return np.asarray((np.clip(beyond, 0, s.window_delays) * tail).sum(axis=1))

@@ -1,0 +1,1 @@
+"""The waveform on the air: pulses, preamble, frames in their slots, channel and impairments."""
