@@ -35,12 +35,17 @@ def record(recorder: Recorder, settings: Settings) -> None:
         for name, given in frame.inputs.items()
     ]
     receive = _kernels(settings) if device == "cuda" else _eager(recorder, settings)
+    decode = _decoder(recorder, settings)
     with torch.no_grad():
         if device == "cuda":
             with recorder.warm_up():
-                receive(*inputs)
+                results = receive(*inputs)
+                if decode:
+                    decode(results["llr"].reshape(-1))
         with recorder.graph(GRAPH) as graph:
             results = receive(*inputs)
+            if decode:
+                results |= decode(results["llr"].reshape(-1))
             for name in frame.outputs:
                 graph.output(name, results[name])
 
@@ -50,6 +55,21 @@ def _kernels(settings: Settings) -> Receive:
     from otfs_pipeline.receiver.kernels.receiver import KernelReceiver
 
     return KernelReceiver(Geometry.of(settings))
+
+
+def _decoder(recorder: Recorder, settings: Settings) -> Receive | None:
+    import torch
+
+    from otfs_pipeline.receiver.decoder import Decoder, tables
+
+    block = settings.transport_block
+    if block is None:
+        return None
+    constants = {
+        name: recorder.register(name, torch.from_numpy(value), role="constant")
+        for name, value in tables(block).items()
+    }
+    return Decoder(block, settings.decoder_iterations, constants)
 
 
 def _eager(recorder: Recorder, settings: Settings) -> Receive:

@@ -45,7 +45,8 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
         plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
-    with Results(options.bits_out, options.llr_out, bool(options.constellation)) as results:
+    coded = settings.transport_block is not None
+    with Results(options.bits_out, options.llr_out, bool(options.constellation), coded) as results:
         pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth)
         try:
             # The first launch also touches memory and makes plans: it is no frame of the stream.
@@ -123,7 +124,8 @@ def _report(
     lost = feed.report()
     missed = int(np.count_nonzero(milliseconds > deadline))
     arrived = tally.frames + lost["dropped"]
-    rate = payload * tally.frames / tally.seconds / 1e6 if tally.frames else 0.0
+    delivered = tally.frames - (results.coding.frame_errors if results.coding else 0)
+    rate = payload * delivered / tally.seconds / 1e6 if tally.frames else 0.0
     return {
         "source": feed.name,
         "paced": options.pace,
@@ -135,8 +137,9 @@ def _report(
         **lost,
         "malformed_reason": feed.counts.reason or None,
         "captures": feed.captures,
-        "ber": results.wrong_bits / results.bits if results.bits else None,
+        "ber": results.payload.rate,
         "ber_frames": results.frames,
+        "coding": _coding(settings, results),
         "latency_ms": latency_percentiles(milliseconds) if tally.frames else None,
         "deadline_ms": deadline,
         "deadline_misses": missed,
@@ -144,6 +147,26 @@ def _report(
         "payload_bits": payload,
         "payload_mbps": rate,
         "air_payload_mbps": payload / settings.frame_seconds / 1e6,
+    }
+
+
+def _coding(settings: Settings, results: Results) -> dict[str, Any] | None:
+    block, tally = settings.transport_block, results.coding
+    if block is None or tally is None:
+        return None
+    return {
+        "code": f"5G NR LDPC, base graph {block.base_graph}, lifting size {block.graph.lifting}",
+        "target_rate": settings.code_rate,
+        "rate": block.payload_bits / block.coded_bits,
+        "coded_bits": block.coded_bits,
+        "blocks_a_frame": block.blocks,
+        "decoder_iterations": settings.decoder_iterations,
+        "uncoded_ber": tally.uncoded.rate,
+        "blocks": tally.blocks,
+        "block_errors": tally.block_errors,
+        "block_error_rate": tally.block_errors / tally.blocks if tally.blocks else None,
+        "frame_errors": tally.frame_errors,
+        "frame_error_rate": tally.frame_errors / tally.frames if tally.frames else None,
     }
 
 
@@ -171,6 +194,14 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['malformed']} malformed{reason}\n"
         f"BER         {ber} over {report['ber_frames']} frames\n"
     )
+    if coding := report["coding"]:
+        uncoded = (
+            "" if coding["uncoded_ber"] is None else f"; BER before {coding['uncoded_ber']:.3e}"
+        )
+        write(
+            f"decoded     {coding['block_errors']} of {coding['blocks']} blocks and "
+            f"{coding['frame_errors']} frames with errors, rate {coding['rate']:.3f}{uncoded}\n"
+        )
     if latency:
         write(
             f"latency     p50 {latency['p50']:.3f}  p99 {latency['p99']:.3f}  p99.9 "

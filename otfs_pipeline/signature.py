@@ -38,9 +38,21 @@ def signature(settings: Settings) -> Signature:
     mu              []         μ, the bias that the symbols were divided by
     variance        []         of the unbiased symbols; NaN unless every symbol is finite
     taps            []         how many taps were kept
+
+    Where frames are coded, from P payload bits in C code blocks:
+
+    payload         [P]        decoded bits, 0 or 1
+    block_errors    [C]        1 where the CRC of a code block fails, else 0
+    frame_error     []         1 where any CRC fails, the payload's own included
     """
     symbols = frame.data_symbols(settings)
     by_bit = (symbols, settings.bits_per_symbol)
+    block = settings.transport_block
+    decoded = {
+        "payload": Tensor((block.payload_bits,), "uint8"),
+        "block_errors": Tensor((block.blocks,), "uint8"),
+        "frame_error": Tensor((), "uint8"),
+    } if block else {}  # fmt: skip
     return Signature(
         inputs={"samples": Tensor((settings.q,), "complex64")},
         outputs={
@@ -51,5 +63,6 @@ def signature(settings: Settings) -> Signature:
             "mu": Tensor((), "float32"),
             "variance": Tensor((), "float32"),
             "taps": Tensor((), "int64"),
+            **decoded,
         },
     )
