@@ -195,9 +195,8 @@ def _print(report: dict[str, Any]) -> None:
         f"BER         {ber} over {report['ber_frames']} frames\n"
     )
     if coding := report["coding"]:
-        uncoded = (
-            "" if coding["uncoded_ber"] is None else f"; BER before {coding['uncoded_ber']:.3e}"
-        )
+        before = coding["uncoded_ber"]
+        uncoded = "" if before is None else f"; BER before decoding {before:.3e}"
         write(
             f"decoded     {coding['block_errors']} of {coding['blocks']} blocks and "
             f"{coding['frame_errors']} frames with errors, rate {coding['rate']:.3f}{uncoded}\n"

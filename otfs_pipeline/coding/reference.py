@@ -14,15 +14,23 @@ _LARGEST = 30.0
 
 
 def decode(llr: np.ndarray, block: TransportBlock, iterations: int = 50) -> np.ndarray:
-    """LLRs [coded_bits] as received, positive for 0, to code blocks uint8 [blocks, block_bits].
+    """LLRs [coded_bits] as received, positive for 0, to code blocks uint8 [blocks, block_bits]."""
+    return belief_propagation(gather(llr, block), block, iterations)
 
-    A block whose checks are all fulfilled is left as it is.
+
+def belief_propagation(
+    channel: np.ndarray, block: TransportBlock, iterations: int = 50
+) -> np.ndarray:
+    """LLRs of any number of codewords, as of `gather`, to code blocks uint8 [..., block_bits].
+
+    A codeword whose checks are all fulfilled is left as it is.
     """
     graph = _received_part(block)
-    channel = gather(llr, block).reshape(block.blocks, graph.columns, graph.lifting)
+    count = channel.shape[0]
+    channel = channel.reshape(count, graph.columns, graph.lifting)
     posterior = channel.copy()
-    sent = [np.zeros((block.blocks, len(row), graph.lifting)) for row in graph.rows]
-    left = np.arange(block.blocks)
+    sent = [np.zeros((count, len(row), graph.lifting)) for row in graph.rows]
+    left = np.arange(count)
     for _ in range(iterations):
         left = left[parity_checks((posterior[left] < 0).view(np.uint8), graph).any(axis=(1, 2))]
         if not left.size:
@@ -37,7 +45,7 @@ def decode(llr: np.ndarray, block: TransportBlock, iterations: int = 50) -> np.n
                 total[:, e.column] += np.roll(messages[left, index], e.shift, axis=-1)
         posterior[left] = total
     hard = (posterior < 0).astype(np.uint8)
-    return np.asarray(hard.reshape(block.blocks, -1)[:, : block.block_bits])
+    return np.asarray(hard.reshape(count, -1)[:, : block.block_bits])
 
 
 def gather(llr: np.ndarray, block: TransportBlock) -> np.ndarray:

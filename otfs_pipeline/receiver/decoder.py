@@ -43,7 +43,7 @@ def tables(block: TransportBlock) -> dict[str, np.ndarray]:
     known = graph.information_columns * graph.lifting
     filler = np.zeros((graph.information_columns + rows) * graph.lifting, np.float32)
     filler[block.block_bits : known] = FILLER_LLR
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "received": received_positions(block).astype(np.int32),
         "filler": filler,
         "edges": np.concatenate(edges),
@@ -104,10 +104,10 @@ class Decoder:
         return total.view(self.block.blocks, -1) + self.tables["filler"]
 
     def iterate(self, posterior: torch.Tensor) -> None:
-        """Turn channel LLRs [blocks, columns · Z_c] into a posteriori LLRs, in place."""
+        """Turn channel LLRs of codewords [any, columns · Z_c] into a posteriori LLRs, in place."""
         graph = self.block.graph
         rows = graph.rows[: received_rows(self.block)]
-        sent = [posterior.new_zeros(self.block.blocks, len(row), graph.lifting) for row in rows]
+        sent = [posterior.new_zeros(posterior.shape[0], len(row), graph.lifting) for row in rows]
         for _ in range(self.iterations):
             start = 0
             for index, row in enumerate(rows):
