@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from otfs_pipeline.receiver.tables import tables
@@ -10,6 +10,7 @@ from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import GRAPH, signature
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from foundryc.recorder import Recorder
@@ -58,27 +59,30 @@ def _kernels(settings: Settings) -> Receive:
 
 
 def _decoder(recorder: Recorder, settings: Settings) -> Receive | None:
-    import torch
-
-    from otfs_pipeline.receiver.decoder import Decoder, tables
-
     block = settings.transport_block
     if block is None:
         return None
-    constants = {
-        name: recorder.register(name, torch.from_numpy(value), role="constant")
-        for name, value in tables(block).items()
+    if recorder.target == "cuda":
+        from otfs_pipeline.receiver.kernels.decoder import KernelDecoder, Program
+
+        program = Program(block, settings.decoder_iterations)
+        return KernelDecoder(program, _constants(recorder, program.constants()))
+    from otfs_pipeline.receiver.decoder import Decoder, tables
+
+    return Decoder(block, settings.decoder_iterations, _constants(recorder, tables(block)))
+
+
+def _constants(recorder: Recorder, values: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    import torch
+
+    device = "cuda" if recorder.target == "cuda" else "cpu"
+    return {
+        name: recorder.register(name, torch.from_numpy(value).to(device), role="constant")
+        for name, value in values.items()
     }
-    return Decoder(block, settings.decoder_iterations, constants)
 
 
 def _eager(recorder: Recorder, settings: Settings) -> Receive:
-    import torch
-
     from otfs_pipeline.receiver.eager import Receiver
 
-    constants = {
-        name: recorder.register(name, torch.from_numpy(value), role="constant")
-        for name, value in tables(settings).items()
-    }
-    return Receiver(settings, constants)
+    return Receiver(settings, _constants(recorder, tables(settings)))

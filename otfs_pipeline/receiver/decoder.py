@@ -50,14 +50,22 @@ def tables(block: TransportBlock) -> dict[str, np.ndarray]:
         "block_check": crc.remainders(block.block_check, block.block_bits).astype(np.float32),
     }
     if block.blocks > 1:
-        width = crc.length(block.check)
         part = block.block_bits - crc.length("24B")
-        # x^(width-1) ... x^0 times x^(bits that follow), modulo the generator.
-        after = crc.remainders(block.check, (block.blocks - 1) * part + width)
-        places = [after[i * part : i * part + width] for i in range(block.blocks)]
         constants["part_check"] = crc.remainders(block.check, part).astype(np.float32)
-        constants["part_shift"] = np.stack(places).astype(np.float32)
+        constants["part_shift"] = places(block).astype(np.float32)
     return constants
+
+
+def places(block: TransportBlock) -> np.ndarray:
+    """What each bit of the remainder of a block's part is in that of the frame.
+
+    uint8 [blocks, check bits, check bits], the highest power first.
+    """
+    width = block.check_bits
+    part = block.block_bits - crc.length(block.block_check)
+    # x^(width-1) ... x^0 times x^(bits that follow), modulo the generator.
+    after = crc.remainders(block.check, (block.blocks - 1) * part + width)
+    return np.stack([after[i * part : i * part + width] for i in range(block.blocks)])
 
 
 class Decoder:
