@@ -36,7 +36,7 @@ CASES = [
     (TransportBlock.of(9000, 6, 0.45), 0.74),
     (TransportBlock.of(20_000, 4, 0.45), 0.8),
     (TransportBlock(1000, 3000, 2, 0.5, 3), 0.7),
-    (TransportBlock(1000, 3000, 2, 0.5, 1), 0.65),
+    (TransportBlock(1000, 3000, 2, 0.5, 1), 0.5),
 ]
 
 
@@ -63,8 +63,9 @@ def frame(block: TransportBlock, sigma: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
-@pytest.mark.parametrize(("block", "sigma"), CASES)
-@pytest.mark.parametrize("iterations", [1, 20])
+@pytest.mark.parametrize(
+    ("block", "sigma", "iterations"), [(*case, 20) for case in CASES] + [(*CASES[3], 1)]
+)
 def test_the_kernel_decides_as_torch(
     block: TransportBlock, sigma: float, iterations: int, tmp_path: Path
 ) -> None:
@@ -79,8 +80,7 @@ def test_the_kernel_decides_as_torch(
     assert bool(got["frame_error"]) == bool((got["payload"] != payload).any())
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("rate", [0.2, 0.5])
+@pytest.mark.parametrize(("architecture", "rate"), [("sm_80", 0.5), ("sm_90", 0.35)])
 def test_the_kernels_compile(architecture: str, rate: float) -> None:
     program = Program(TransportBlock.of(1_944_000, 4, rate), 32)
     source = text("dynamic.cuh") + program.source()
