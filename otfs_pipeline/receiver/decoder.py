@@ -82,13 +82,16 @@ class Decoder:
         """LLRs [coded bits] as received, positive for 0.
 
         Gives `payload` uint8 [payload bits], `block_errors` uint8 [blocks], 1 where the CRC of a
-        code block fails, and `frame_error` uint8 [], 1 where any CRC fails.
+        code block fails, and `frame_error` uint8 [], 1 where any CRC fails. A block fails too where
+        a bit stays undecided: a word of zeros has the right CRC.
         """
         block = self.block
         posterior = self.gather(llr)
         self.iterate(posterior)
-        hard = (posterior[:, : block.block_bits] < 0).to(torch.float32)
-        failed = self._remainder(hard, "block_check").amax(1)
+        decided = posterior[:, : block.block_bits]
+        hard = (decided < 0).to(torch.float32)
+        undecided = (decided == 0).to(torch.float32).amax(1)
+        failed = torch.maximum(self._remainder(hard, "block_check").amax(1), undecided)
         part = block.block_bits - crc.length(block.block_check)
         payload = hard[:, :part].reshape(-1)
         frame_error = failed.amax()

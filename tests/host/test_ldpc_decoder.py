@@ -127,6 +127,13 @@ def test_the_frames_own_checksum_sees_blocks_in_another_order() -> None:
     assert got["frame_error"] == 1
 
 
+def test_bits_that_nothing_is_known_of_are_errors() -> None:
+    block = TransportBlock.of(600, 4, 0.5)
+    got = decode(np.zeros(600), block, 2)
+    assert not got["payload"].any()  # whose CRC is right
+    assert got["block_errors"].tolist() == [1] and got["frame_error"] == 1
+
+
 def test_noise_alone_fails_every_checksum() -> None:
     block = TransportBlock.of(20_000, 4, 0.5)
     got = decode(np.random.default_rng(4).standard_normal(20_000), block, 4)

@@ -75,7 +75,8 @@ def test_the_kernel_decides_as_torch(
     expected = Decoder(block, iterations, constants)(torch.from_numpy(llr))
     for name in ("payload", "block_errors", "frame_error"):
         np.testing.assert_array_equal(got[name], expected[name].numpy(), err_msg=name)
-    if iterations == 20:
+    # Version 1 alone lacks too many message bits: they stay undecided.
+    if iterations == 20 and block.redundancy_version != 1:
         np.testing.assert_array_equal(got["payload"], payload)
     assert bool(got["frame_error"]) == bool((got["payload"] != payload).any())
 

@@ -116,17 +116,22 @@ decode(const float* llr, const int* rows, const unsigned* edges, const unsigned*
         if (done) break;
         if (k == 0) unfinished = 0;
     }
+    __syncthreads();
+    // A word of zeros has the right CRC, so a bit that stayed undecided counts as an error.
     unsigned own = 0, part = 0;
+    bool undecided = false;
     for (int i = k; i < BLOCK_BITS; i += THREADS) {
         const unsigned bit = posterior[i] < 0;
+        undecided |= posterior[i] == 0;
         const int at = int(blockIdx.x) * PART_BITS + i;
         own ^= bit ? block_check[i] : 0;
         if (i >= PART_BITS) continue;
         if (BLOCKS > 1) part ^= bit ? part_check[i] : 0;
         if (at < PAYLOAD_BITS) payload[at] = (unsigned char)bit;
     }
+    if (undecided) unfinished = 2;
     own = block_xor(own, of_warps), part = block_xor(part, of_warps);
-    if (k == 0) block_errors[blockIdx.x] = own != 0, parts[blockIdx.x] = part;
+    if (k == 0) block_errors[blockIdx.x] = own != 0 || unfinished == 2, parts[blockIdx.x] = part;
 }
 
 // The frame's own CRC of its blocks' parts, by one warp. `places` [BLOCKS][CHECK_BITS]: what each bit of
