@@ -20,7 +20,9 @@ from otfs_pipeline.coding import encode, rate_matching, reference
 from otfs_pipeline.coding.transport import TransportBlock
 from otfs_pipeline.frames import recording, source
 from otfs_pipeline.link import frame, transmit
+from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.receiver.decoder import Decoder, box_plus, messages, tables
+from otfs_pipeline.study import coded
 
 VECTORS = dict(np.load(Path(__file__).parents[1] / "unit" / "data" / "ldpc_vectors.npz"))
 # Few iterations: each is thousands of calls on the tape, and 14 dB needs no more.
@@ -179,6 +181,13 @@ def test_recorded_frames_are_decoded_and_only_good_ones_count(bundle: Path, tmp_
     assert (report["frames"], report["coding"]["frame_errors"]) == (3, 1)
     assert report["coding"]["uncoded_ber"] > 0.1
     assert report["ber"] > 0
+
+
+def test_the_study_counts_errors_before_and_after_the_decoder() -> None:
+    rng = np.random.default_rng(1)
+    found = coded.decoding(LINK, VEHICULAR_A, [-3.0, 16.0], rng)
+    assert found["blocks"] == [1, 0] and found["frames"] == [1, 0]
+    assert found["uncoded"][0] > 0.1 > found["uncoded"][1] > 0
 
 
 def test_the_rate_must_fit_the_frame() -> None:
