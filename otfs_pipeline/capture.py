@@ -36,17 +36,20 @@ def record(recorder: Recorder, settings: Settings) -> None:
         for name, given in frame.inputs.items()
     ]
     receive = _kernels(settings) if device == "cuda" else _eager(recorder, settings)
-    decode = _decoder(recorder, settings)
+    decode, measure = _decoder(recorder, settings), _quality(recorder, settings)
+
+    def whole(samples: torch.Tensor) -> dict[str, torch.Tensor]:
+        results = receive(samples)
+        if decode:
+            results |= decode(results["llr"].reshape(-1))
+        return results | measure(samples, results["symbols"])
+
     with torch.no_grad():
         if device == "cuda":
             with recorder.warm_up():
-                results = receive(*inputs)
-                if decode:
-                    decode(results["llr"].reshape(-1))
+                whole(*inputs)
         with recorder.graph(GRAPH) as graph:
-            results = receive(*inputs)
-            if decode:
-                results |= decode(results["llr"].reshape(-1))
+            results = whole(*inputs)
             for name in frame.outputs:
                 graph.output(name, results[name])
 
@@ -70,6 +73,18 @@ def _decoder(recorder: Recorder, settings: Settings) -> Receive | None:
     from otfs_pipeline.receiver.decoder import Decoder, tables
 
     return Decoder(block, settings.decoder_iterations, _constants(recorder, tables(block)))
+
+
+def _quality(
+    recorder: Recorder, settings: Settings
+) -> Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]:
+    if recorder.target == "cuda":
+        from otfs_pipeline.receiver.kernels.quality import KernelQuality
+
+        return KernelQuality(settings)
+    from otfs_pipeline.receiver.quality import measure
+
+    return lambda samples, symbols: measure(samples, symbols, settings)
 
 
 def _constants(recorder: Recorder, values: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundryrt.console import printable, write
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 from foundryrt.progress import progress_bar
 from otfs_pipeline import plots
 from otfs_pipeline.frames import stream
@@ -26,7 +26,7 @@ from otfs_pipeline.signature import GRAPH, signature
 
 if TYPE_CHECKING:
     from foundryrt.pipeline import Pipeline
-    from foundryrt.session import Session
+    from foundryrt.session import Graph, Session
 
 __all__ = ["Options", "run"]
 
@@ -45,8 +45,9 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
         plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
-    coded = settings.transport_block is not None
-    with Results(options.bits_out, options.llr_out, bool(options.constellation), coded) as results:
+    if options.frame_log:
+        _check_tells(graph)
+    with Results(options, settings) as results:
         pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth)
         try:
             # The first launch also touches memory and makes plans: it is no frame of the stream.
@@ -73,6 +74,16 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     if not json:
         _print(report)
     return report
+
+
+def _check_tells(graph: Graph) -> None:
+    """UsageError unless the receiver says how frames were, which older bundles' do not."""
+    try:
+        graph.tensor("power")
+    except UsageError as error:
+        raise UsageError(
+            "--frame-log: this bundle's receiver does not say how frames were; capture it again"
+        ) from error
 
 
 def _because(feed: Feed) -> str:
@@ -140,6 +151,7 @@ def _report(
         "ber": results.payload.rate,
         "ber_frames": results.frames,
         "coding": _coding(settings, results),
+        "conditions": results.conditions.totals() if results.conditions else None,
         "latency_ms": latency_percentiles(milliseconds) if tally.frames else None,
         "deadline_ms": deadline,
         "deadline_misses": missed,
@@ -201,6 +213,9 @@ def _print(report: dict[str, Any]) -> None:
             f"decoded     {coding['block_errors']} of {coding['blocks']} blocks and "
             f"{coding['frame_errors']} frames with errors, rate {coding['rate']:.3f}{uncoded}\n"
         )
+    if conditions := report["conditions"]:
+        flagged = ", ".join(f"{count} {name}" for name, count in conditions["flags"].items())
+        write(f"condition   {conditions['good']} of {conditions['frames']} good; {flagged}\n")
     if latency:
         write(
             f"latency     p50 {latency['p50']:.3f}  p99 {latency['p99']:.3f}  p99.9 "

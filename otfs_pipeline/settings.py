@@ -131,6 +131,11 @@ class Settings:
         return self.modulation.bit_length() - 1
 
     @property
+    def level_scale(self) -> float:
+        """Amplitude of the lowest level of a QAM axis at unit symbol energy."""
+        return 1 / math.sqrt(2 * (self.modulation - 1) / 3)
+
+    @property
     def transport_block(self) -> TransportBlock | None:
         """How a frame's payload is coded; None where it is not."""
         if not self.code_rate:

@@ -11,7 +11,10 @@ import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError
+from otfs_pipeline.frames.condition import OUTPUTS, Conditions
 from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.options import Options
+from otfs_pipeline.settings import Settings
 
 PLOTTED_SYMBOLS = 20_000
 
@@ -56,20 +59,23 @@ class CodingTally:
 class Results:
     """Takes the outputs of each frame; the files appear at `commit`, or not at all.
 
-    bits file: each frame's payload, decoded where it is `coded`, eight bits a byte, first bit
+    bits file: each frame's payload, decoded where frames are coded, eight bits a byte, first bit
     highest, padded with zeros to a whole byte. llr file: each frame's LLRs, float32, little-endian,
-    positive for 0.
+    positive for 0. frame log: each frame's line of `conditions`.
     """
 
-    def __init__(self, bits_out: str, llr_out: str, plotted: bool, coded: bool = False) -> None:
+    def __init__(self, options: Options, settings: Settings) -> None:
         self.frames = 0
+        self.conditions = Conditions(settings) if options.frame_log else None
         self.payload = BitErrors()
-        self.coding = CodingTally() if coded else None
+        self.coding = CodingTally() if settings.transport_block else None
         self.symbols = np.empty(0, np.complex64)
-        self._plotted = plotted
+        self._plotted = bool(options.constellation)
         self._files: dict[str, AtomicFile] = {}
         with ExitStack() as undo:
-            for name, path in (("bits", bits_out), ("llr", llr_out)):
+            for name, path in (
+                ("bits", options.bits_out), ("llr", options.llr_out), ("log", options.frame_log),
+            ):  # fmt: skip
                 if path:
                     self._files[name] = undo.enter_context(_open(path))
             self._undo = undo.pop_all()
@@ -79,7 +85,9 @@ class Results:
         """The receiver's outputs that are needed, with the one that `stream.receive` checks."""
         extra = [("llr", "llr" in self._files), ("symbols", self._plotted)]
         decoded = ("payload", "block_errors", "frame_error") if self.coding else ()
-        return ("bits", "variance", *decoded, *(name for name, wanted in extra if wanted))
+        wanted = [name for name, needed in extra if needed]
+        told = OUTPUTS if self.conditions else ()
+        return tuple(dict.fromkeys(("bits", "variance", *decoded, *wanted, *told)))
 
     def take(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
         """Results of one frame; FoundryError where a file cannot be written."""
@@ -89,6 +97,9 @@ class Results:
             self.payload.count(frame.bits, bits)
         if self.coding:
             self.coding.take(frame.coded, outputs)
+        if self.conditions:
+            line = self.conditions.take(outputs)
+            self._append("log", np.frombuffer(f"{line}\n".encode(), np.uint8))
         if "bits" in self._files:
             self._append("bits", np.packbits(bits))
         if "llr" in self._files:

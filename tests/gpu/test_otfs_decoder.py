@@ -38,3 +38,15 @@ def test_a_coded_bundle_delivers_its_frames(tmp_path):
     found = json.loads(done.stdout)
     assert (found["frames"], found["ber"], found["coding"]["block_errors"]) == (20, 0, 0)
     assert found["coding"]["uncoded_ber"] > 1e-3
+
+
+@pytest.mark.parametrize("link", ["small", "64qam", "large"])
+def test_the_kernels_say_how_frames_were(quality, link):
+    for name, (kernels, host) in quality[link].items():
+        assert kernels == pytest.approx(host, rel=1e-4), name
+    assert quality[link]["clipped"][1] >= 6
+
+
+@pytest.fixture(scope="module")
+def quality(run):
+    return run("otfs_quality.py")
