@@ -95,6 +95,11 @@ BENCHMARKS = {
             "otfs_link.json",
         ),
         Benchmark(
+            "otfs-coding", "receiver.coding",
+            "block errors of the LDPC decoder beside float belief propagation",
+            "otfs_coding.json",
+        ),
+        Benchmark(
             "parse-geometry", "parse.geometry",
             "decoding, verification and gains at real geometry, beside transformers",
             "parse_geometry.json",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import GRAPH, signature
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from foundryc.recorder import Recorder
@@ -34,12 +35,20 @@ def record(recorder: Recorder, settings: Settings) -> None:
         for name, given in frame.inputs.items()
     ]
     receive = _kernels(settings) if device == "cuda" else _native(settings)
+    decode, measure = _decoder(recorder, settings), _quality(recorder, settings)
+
+    def whole(samples: torch.Tensor) -> dict[str, torch.Tensor]:
+        results = receive(samples)
+        if decode:
+            results |= decode(results["llr"].reshape(-1))
+        return results | measure(samples, results["symbols"])
+
     with torch.no_grad():
         if device == "cuda":
             with recorder.warm_up():
-                receive(*inputs)
+                whole(*inputs)
         with recorder.graph(GRAPH) as graph:
-            results = receive(*inputs)
+            results = whole(*inputs)
             for name in frame.outputs:
                 graph.output(name, results[name])
 
@@ -55,3 +64,39 @@ def _native(settings: Settings) -> Receive:
     from otfs_pipeline.receiver.native import NativeReceiver
 
     return NativeReceiver(settings)
+
+
+def _decoder(recorder: Recorder, settings: Settings) -> Receive | None:
+    block = settings.transport_block
+    if block is None:
+        return None
+    if recorder.target == "cuda":
+        from otfs_pipeline.receiver.kernels.decoder import KernelDecoder, Program
+
+        program = Program(block, settings.decoder_iterations)
+        return KernelDecoder(program, _constants(recorder, program.constants()))
+    from otfs_pipeline.receiver.decoder import Decoder, tables
+
+    return Decoder(block, settings.decoder_iterations, _constants(recorder, tables(block)))
+
+
+def _quality(
+    recorder: Recorder, settings: Settings
+) -> Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]:
+    if recorder.target == "cuda":
+        from otfs_pipeline.receiver.kernels.quality import KernelQuality
+
+        return KernelQuality(settings)
+    from otfs_pipeline.receiver.quality import measure
+
+    return lambda samples, symbols: measure(samples, symbols, settings)
+
+
+def _constants(recorder: Recorder, values: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    import torch
+
+    device = "cuda" if recorder.target == "cuda" else "cpu"
+    return {
+        name: recorder.register(name, torch.from_numpy(value).to(device), role="constant")
+        for name, value in values.items()
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from foundryrt.errors import UsageError
 from foundryrt.options import option
 
-_OUTPUTS = ("bits_out", "llr_out", "constellation", "latency_plot")
+_OUTPUTS = ("bits_out", "llr_out", "frame_log", "constellation", "latency_plot")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Options:
     depth: int = option(3, "frames in flight between copy-in and copy-out")
     bits_out: str = option("", "write the payload bits to this file, packed", writes=True)
     llr_out: str = option("", "write the LLRs to this file, float32", writes=True)
+    frame_log: str = option(
+        "", "write how each frame was to this file, a line of JSON for each", writes=True
+    )
     constellation: str = option("", "write the constellation to this PNG", writes=True)
     latency_plot: str = option("", "write the latency histogram to this PNG", writes=True)
 

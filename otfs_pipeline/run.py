@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundryrt.console import printable, write
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 from foundryrt.progress import progress_bar
 from otfs_pipeline import plots
 from otfs_pipeline.frames import stream
@@ -27,7 +27,7 @@ from otfs_pipeline.signature import GRAPH, signature
 
 if TYPE_CHECKING:
     from foundryrt.pipeline import Pipeline
-    from foundryrt.session import Session
+    from foundryrt.session import Graph, Session
 
 __all__ = ["Options", "run"]
 
@@ -46,7 +46,9 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
         plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
-    with Results(options.bits_out, options.llr_out, bool(options.constellation)) as results:
+    if options.frame_log:
+        _check_tells(graph)
+    with Results(options, settings) as results:
         pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth)
         try:
             # The first launch also touches memory and makes plans: it is no frame of the stream.
@@ -75,6 +77,16 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     if not json:
         _print(report)
     return report
+
+
+def _check_tells(graph: Graph) -> None:
+    """UsageError unless the receiver says how frames were, which older bundles' do not."""
+    try:
+        graph.tensor("power")
+    except UsageError as error:
+        raise UsageError(
+            "--frame-log: this bundle's receiver does not say how frames were; capture it again"
+        ) from error
 
 
 def _because(feed: Feed) -> str:
@@ -134,7 +146,8 @@ def _report(
     lost = feed.report()
     missed = int(np.count_nonzero(milliseconds > deadline))
     arrived = tally.frames + lost["dropped"]
-    rate = payload * tally.frames / tally.seconds / 1e6 if tally.frames else 0.0
+    delivered = tally.frames - (results.coding.frame_errors if results.coding else 0)
+    rate = payload * delivered / tally.seconds / 1e6 if tally.frames else 0.0
     return {
         "source": feed.name,
         "paced": options.pace,
@@ -146,8 +159,10 @@ def _report(
         **lost,
         "malformed_reason": feed.counts.reason or None,
         "captures": feed.captures,
-        "ber": results.wrong_bits / results.bits if results.bits else None,
+        "ber": results.payload.rate,
         "ber_frames": results.frames,
+        "coding": _coding(settings, results),
+        "conditions": results.conditions.totals() if results.conditions else None,
         "latency_ms": latency_percentiles(milliseconds) if tally.frames else None,
         "deadline_ms": deadline,
         "deadline_misses": missed,
@@ -156,6 +171,26 @@ def _report(
         "payload_mbps": rate,
         "air_payload_mbps": payload / feed.period / 1e6,
         "front_end": feed.raw.report() if feed.raw else None,
+    }
+
+
+def _coding(settings: Settings, results: Results) -> dict[str, Any] | None:
+    block, tally = settings.transport_block, results.coding
+    if block is None or tally is None:
+        return None
+    return {
+        "code": f"5G NR LDPC, base graph {block.base_graph}, lifting size {block.graph.lifting}",
+        "target_rate": settings.code_rate,
+        "rate": block.payload_bits / block.coded_bits,
+        "coded_bits": block.coded_bits,
+        "blocks_a_frame": block.blocks,
+        "decoder_iterations": settings.decoder_iterations,
+        "uncoded_ber": tally.uncoded.rate,
+        "blocks": tally.blocks,
+        "block_errors": tally.block_errors,
+        "block_error_rate": tally.block_errors / tally.blocks if tally.blocks else None,
+        "frame_errors": tally.frame_errors,
+        "frame_error_rate": tally.frame_errors / tally.frames if tally.frames else None,
     }
 
 
@@ -184,6 +219,16 @@ def _print(report: dict[str, Any]) -> None:
     )
     if found := report["front_end"]:
         write(f"front end   {_front_end(found)}\n")
+    if coding := report["coding"]:
+        before = coding["uncoded_ber"]
+        uncoded = "" if before is None else f"; BER before decoding {before:.3e}"
+        write(
+            f"decoded     {coding['block_errors']} of {coding['blocks']} blocks and "
+            f"{coding['frame_errors']} frames with errors, rate {coding['rate']:.3f}{uncoded}\n"
+        )
+    if conditions := report["conditions"]:
+        flagged = ", ".join(f"{count} {name}" for name, count in conditions["flags"].items())
+        write(f"condition   {conditions['good']} of {conditions['frames']} good; {flagged}\n")
     if latency:
         write(
             f"latency     p50 {latency['p50']:.3f}  p99 {latency['p99']:.3f}  p99.9 "

@@ -10,11 +10,14 @@ from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.options import option
+from otfs_pipeline.coding.transport import TransportBlock
 
 # Bins beyond the physical spread that the window of the channel estimate covers: (delay, Doppler).
 WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
 # Bins beyond the physical spread at which the simulated channel cuts the pulses' tails.
 CHANNEL_REACH = {"rrc": 8, "sinc": 48}
+# Beyond it the code has too few checks to decode (3GPP TS 38.214, 5.1.3).
+LARGEST_RATE = 0.95
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Settings:
     iterations: int = option(28, "conjugate-gradient iterations")
     tap_sigmas: float = option(3.0, "taps are kept above this many noise standard deviations")
     max_taps: int = option(192, "taps that are kept at most, the strongest")
+    code_rate: float = option(
+        0.0, "target rate of the 5G NR LDPC code, such as 0.5; 0: frames are not coded"
+    )
+    decoder_iterations: int = option(32, "iterations of the LDPC decoder, at most")
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> Settings:
@@ -87,6 +94,15 @@ class Settings:
                 "doppler-reach"
             )
         _range("max-taps", self.max_taps, 1, self.window_delays * (2 * self.doppler_range + 1))
+        _range("decoder-iterations", self.decoder_iterations, 1, 1000)
+        if self.code_rate:
+            _range("code-rate", self.code_rate, 0.1, LARGEST_RATE)
+            block = self.transport_block
+            if block is None or block.effective_rate > LARGEST_RATE:
+                raise UsageError(
+                    f"code-rate {self.code_rate} in grid {self.grid}: the frame is too small for "
+                    "its checksums; use a lower rate or a larger grid"
+                )
 
     @property
     def m(self) -> int:
@@ -131,6 +147,19 @@ class Settings:
         if self.pulse == "sinc":
             return 0.0, 0.0
         return self.rolloff, self.doppler_rolloff or self.rolloff
+
+    @property
+    def level_scale(self) -> float:
+        """Amplitude of the lowest level of a QAM axis at unit symbol energy."""
+        return 1 / math.sqrt(2 * (self.modulation - 1) / 3)
+
+    @property
+    def transport_block(self) -> TransportBlock | None:
+        """How a frame's payload is coded; None where it is not."""
+        if not self.code_rate:
+            return None
+        sent = (self.m - self.guard_bins) * self.n * self.bits_per_symbol
+        return TransportBlock.of(sent, self.bits_per_symbol, self.code_rate)
 
     @property
     def delay_taps(self) -> int:

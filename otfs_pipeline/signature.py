@@ -28,9 +28,16 @@ class Signature:
 
 
 def signature(settings: Settings) -> Signature:
-    """For frames of Q = MN samples that carry D data symbols.
+    """For frames of Q = MN samples: the input `samples` [Q], the frame in time; all outputs."""
+    return Signature(
+        inputs={"samples": Tensor((settings.q,), "complex64")},
+        outputs=received(settings) | decoded(settings) | quality(),
+    )
 
-    samples         [Q]        the frame in time
+
+def received(settings: Settings) -> dict[str, Tensor]:
+    """What the receiver gives for a frame of D data symbols.
+
     symbols         [D]        unbiased, delay-major
     llr             [D, bits]  log-likelihood ratios, positive for 0
     bits            [D, bits]  hard decisions, 0 or 1
@@ -41,15 +48,43 @@ def signature(settings: Settings) -> Signature:
     """
     symbols = frame.data_symbols(settings)
     by_bit = (symbols, settings.bits_per_symbol)
-    return Signature(
-        inputs={"samples": Tensor((settings.q,), "complex64")},
-        outputs={
-            "symbols": Tensor((symbols,), "complex64"),
-            "llr": Tensor(by_bit, "float32"),
-            "bits": Tensor(by_bit, "uint8"),
-            "noise_variance": Tensor((), "float32"),
-            "mu": Tensor((), "float32"),
-            "variance": Tensor((), "float32"),
-            "taps": Tensor((), "int64"),
-        },
-    )
+    return {
+        "symbols": Tensor((symbols,), "complex64"),
+        "llr": Tensor(by_bit, "float32"),
+        "bits": Tensor(by_bit, "uint8"),
+        "noise_variance": Tensor((), "float32"),
+        "mu": Tensor((), "float32"),
+        "variance": Tensor((), "float32"),
+        "taps": Tensor((), "int64"),
+    }
+
+
+def decoded(settings: Settings) -> dict[str, Tensor]:
+    """What the decoder gives for P payload bits in C code blocks; empty where frames are not coded.
+
+    payload         [P]        decoded bits, 0 or 1
+    block_errors    [C]        1 where the CRC of a code block fails or a bit is undecided, else 0
+    frame_error     []         1 where any block has an error or the payload's own CRC fails
+    """
+    block = settings.transport_block
+    if block is None:
+        return {}
+    return {
+        "payload": Tensor((block.payload_bits,), "uint8"),
+        "block_errors": Tensor((block.blocks,), "uint8"),
+        "frame_error": Tensor((), "uint8"),
+    }
+
+
+def quality() -> dict[str, Tensor]:
+    """How the frame was.
+
+    power           []         mean energy of a sample
+    peak            []         largest real or imaginary part, its sign left out
+    clipped         []         samples whose real or imaginary part is as large
+    burst           []         largest energy of 32 samples over the median of the same delays
+    missing         []         samples that are 0, 32 delays at a time
+    evm             []         RMS distance of the unbiased symbols from the nearest points
+    """
+    names = ("power", "peak", "clipped", "burst", "missing", "evm")
+    return {name: Tensor((), "float32") for name in names}

@@ -18,7 +18,7 @@ from foundryrt.printable import printable
 from otfs_pipeline.frames.archive import is_archive, read_archive
 from otfs_pipeline.frames.samples import DATATYPES, decode, encode, width
 from otfs_pipeline.frames.sigmf import Capture, Metadata, parse
-from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
+from otfs_pipeline.frames.source import UNKNOWN, Frame, known_coded, known_payload
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.slot import air_payload_mbps, slot
 
@@ -57,7 +57,8 @@ class Recording:
         """Frames back to back from the start of each capture; its last one may be short."""
         for known, data in self.pieces(settings):
             bits = known_payload(*known, settings) if known else UNKNOWN
-            yield Frame(decode(data, self.datatype), bits)
+            coded = known_coded(*known, settings) if known else UNKNOWN
+            yield Frame(decode(data, self.datatype), bits, coded=coded)
 
     def pieces(self, settings: Settings) -> Iterator[tuple[tuple[int, int] | None, bytes]]:
         """Seed and index of each frame's payload, where they are known, and its bytes."""
@@ -234,7 +235,7 @@ def _read_metadata(path: Path) -> Metadata:
 def _check_settings(meta: Metadata, settings: Settings) -> None:
     """FoundryError unless the recording is of the bundle's waveform."""
     waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse",
-                "rolloff", "doppler_rolloff")  # fmt: skip
+                "rolloff", "doppler_rolloff", "code_rate")  # fmt: skip
     for name in waveform:
         if name in meta.settings and meta.settings[name] != getattr(settings, name):
             sent = printable(meta.settings[name])[:80]

@@ -4,33 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError
+from otfs_pipeline.frames.condition import OUTPUTS, Conditions
 from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.options import Options
+from otfs_pipeline.settings import Settings
 
 PLOTTED_SYMBOLS = 20_000
+
+
+@dataclass
+class BitErrors:
+    """Bits that were compared with those that were sent, and how many differed."""
+
+    bits: int = 0
+    wrong: int = 0
+
+    def count(self, sent: np.ndarray, received: np.ndarray) -> None:
+        self.bits += sent.size
+        self.wrong += int(np.count_nonzero(sent != received))
+
+    @property
+    def rate(self) -> float | None:
+        """None where nothing was compared."""
+        return self.wrong / self.bits if self.bits else None
+
+
+@dataclass
+class CodingTally:
+    """What the decoder's CRCs said, and bit errors before it where the payload is known."""
+
+    frames: int = 0
+    frame_errors: int = 0
+    blocks: int = 0
+    block_errors: int = 0
+    uncoded: BitErrors = field(default_factory=BitErrors)
+
+    def take(self, sent: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
+        """Count a frame; `sent` are its coded bits, empty where they are not known."""
+        self.frames += 1
+        self.frame_errors += int(outputs["frame_error"])
+        self.blocks += outputs["block_errors"].size
+        self.block_errors += int(np.count_nonzero(outputs["block_errors"]))
+        if sent.size:
+            self.uncoded.count(sent, outputs["bits"].reshape(-1))
 
 
 class Results:
     """Takes the outputs of each frame; the files appear at `commit`, or not at all.
 
-    bits file: each frame's payload, eight bits a byte, first bit highest, padded with zeros to a
-    whole byte. llr file: each frame's LLRs, float32, little-endian, positive for 0.
+    bits file: each frame's payload, decoded where frames are coded, eight bits a byte, first bit
+    highest, padded with zeros to a whole byte. llr file: each frame's LLRs, float32, little-endian,
+    positive for 0. frame log: each frame's line of `conditions`.
     """
 
-    def __init__(self, bits_out: str, llr_out: str, plotted: bool) -> None:
+    def __init__(self, options: Options, settings: Settings) -> None:
         self.frames = 0
-        self.bits = 0
-        self.wrong_bits = 0
+        self.conditions = Conditions(settings) if options.frame_log else None
+        self.payload = BitErrors()
+        self.coding = CodingTally() if settings.transport_block else None
         self.symbols = np.empty(0, np.complex64)
-        self._plotted = plotted
+        self._plotted = bool(options.constellation)
         self._files: dict[str, AtomicFile] = {}
         with ExitStack() as undo:
-            for name, path in (("bits", bits_out), ("llr", llr_out)):
+            for name, path in (
+                ("bits", options.bits_out), ("llr", options.llr_out), ("log", options.frame_log),
+            ):  # fmt: skip
                 if path:
                     self._files[name] = undo.enter_context(_open(path))
             self._undo = undo.pop_all()
@@ -39,15 +84,22 @@ class Results:
     def outputs(self) -> tuple[str, ...]:
         """The receiver's outputs that are needed, with the one that `stream.receive` checks."""
         extra = [("llr", "llr" in self._files), ("symbols", self._plotted)]
-        return ("bits", "variance", *(name for name, wanted in extra if wanted))
+        decoded = ("payload", "block_errors", "frame_error") if self.coding else ()
+        wanted = [name for name, needed in extra if needed]
+        told = OUTPUTS if self.conditions else ()
+        return tuple(dict.fromkeys(("bits", "variance", *decoded, *wanted, *told)))
 
     def take(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
         """Results of one frame; FoundryError where a file cannot be written."""
-        bits = outputs["bits"].reshape(-1)
+        bits = outputs["payload" if self.coding else "bits"].reshape(-1)
         if frame.bits.size:
             self.frames += 1
-            self.bits += bits.size
-            self.wrong_bits += int(np.count_nonzero(bits != frame.bits))
+            self.payload.count(frame.bits, bits)
+        if self.coding:
+            self.coding.take(frame.coded, outputs)
+        if self.conditions:
+            line = self.conditions.take(outputs)
+            self._append("log", np.frombuffer(f"{line}\n".encode(), np.uint8))
         if "bits" in self._files:
             self._append("bits", np.packbits(bits))
         if "llr" in self._files:

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,11 +25,13 @@ class Frame:
     """Samples as received, complex64, and the payload bits where they are known (else empty).
 
     `ready` is when the last sample arrived (time.perf_counter); 0: when the frame is submitted.
+    `coded` are the bits that the payload was sent as, where they are known (else empty).
     """
 
     samples: np.ndarray
     bits: np.ndarray
     ready: float = 0.0
+    coded: np.ndarray = field(default_factory=lambda: UNKNOWN)
 
 
 @lru_cache(maxsize=64)
@@ -40,6 +42,14 @@ def known_payload(seed: int, index: int, settings: Settings) -> np.ndarray:
     return bits
 
 
+@lru_cache(maxsize=64)
+def known_coded(seed: int, index: int, settings: Settings) -> np.ndarray:
+    """What `known_payload` is sent as, cached. uint8 [coded bits], read-only."""
+    coded = transmit.coded(known_payload(seed, index, settings), settings)
+    coded.flags.writeable = False
+    return coded
+
+
 def simulate(
     settings: Settings, snr_db: float, seed: int, index: int, profile: Profile = VEHICULAR_A
 ) -> Frame:
@@ -47,11 +57,12 @@ def simulate(
     rng = np.random.default_rng([seed, index, 1])
     taps = profile.taps(rng, settings)
     bits = transmit.payload(seed, index, settings)
-    sent = transmit.transmit(bits, settings)
+    coded = transmit.coded(bits, settings)
+    sent = transmit.modulate(coded, settings)
     clean = banded.apply_samples(sent, banded.bands(taps, settings.q))
     noise = rng.standard_normal(settings.q) + 1j * rng.standard_normal(settings.q)
     received = clean + np.sqrt(10 ** (-snr_db / 10) / 2) * noise
-    return Frame(received.astype(np.complex64), bits)
+    return Frame(received.astype(np.complex64), bits, coded=coded)
 
 
 def synthetic(
@@ -63,7 +74,7 @@ def synthetic(
 
 def pool_size(settings: Settings, frames: int) -> int:
     """How many frames of a run fit in POOL_BYTES, at most all of them."""
-    each = 8 * settings.q + frame.payload_bits(settings)
+    each = 8 * settings.q + frame.payload_bits(settings) + frame.coded_bits(settings)
     return max(1, min(frames, POOL_BYTES // each))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from otfs_pipeline.frames.samples import decode, width
-from otfs_pipeline.frames.source import UNKNOWN, Frame, known_payload
+from otfs_pipeline.frames.source import UNKNOWN, Frame, known_coded, known_payload
 from otfs_pipeline.settings import Settings
 
 _LAYOUT = struct.Struct("<4sBB2xQQqq")
@@ -65,9 +65,11 @@ def unpack(data: bytes | memoryview) -> Header | None:
 
 def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
     """The frame, or piece of a waveform, `data`, with the payload that the header names."""
-    known = header.seed >= 0 and header.index >= 0
-    bits = known_payload(header.seed, header.index, settings) if known else UNKNOWN
-    return Frame(decode(data, header.datatype), bits, ready)
+    bits = coded = UNKNOWN
+    if header.seed >= 0 and header.index >= 0:
+        bits = known_payload(header.seed, header.index, settings)
+        coded = known_coded(header.seed, header.index, settings)
+    return Frame(decode(data, header.datatype), bits, ready, coded)
 
 
 class Sender(Protocol):

@@ -25,9 +25,15 @@ def data_symbols(settings: Settings) -> int:
     return (settings.m - settings.guard_bins) * settings.n
 
 
-def payload_bits(settings: Settings) -> int:
-    """Payload of a frame in bits."""
+def coded_bits(settings: Settings) -> int:
+    """Bits that the data symbols of a frame carry."""
     return data_symbols(settings) * settings.bits_per_symbol
+
+
+def payload_bits(settings: Settings) -> int:
+    """Payload of a frame in bits: all that its symbols carry unless it is coded."""
+    block = settings.transport_block
+    return block.payload_bits if block else coded_bits(settings)
 
 
 def pilot_grid(settings: Settings) -> np.ndarray:

@@ -4,7 +4,9 @@
 
 --link GRID@NU_P compares equalizers with the channel known and data in every bin; --pilot-link
 compares a known channel with the pilot's estimate. Within a link every receiver sees the same
-frames. Intervals are 95 % percentile bootstraps over frames.
+frames. --code-rate adds links whose frames are coded: bit errors before the LDPC decoder, and the
+shares of blocks and frames with errors after it. Intervals are 95 % percentile bootstraps over
+frames.
 """
 
 from __future__ import annotations
@@ -44,9 +46,10 @@ def _main(options: argparse.Namespace) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    for entry in (*result["perfect_csi"], *result["embedded_pilot"]):
-        write(f"{entry['grid']}, {entry['modulation']}-QAM, {entry['frames']} frames\n")
-        for name, points in entry["ber"].items():
+    for entry in _entries(result):
+        rate = f", code rate {entry['code_rate']:g}" if "code_rate" in entry else ""
+        write(f"{entry['grid']}, {entry['modulation']}-QAM{rate}, {entry['frames']} frames\n")
+        for name, points in _curves(entry).items():
             row = "  ".join(
                 f"{snr:g} dB {p['mean']:.2e}"
                 for snr, p in zip(entry["snr_db"], points, strict=True)
@@ -56,18 +59,29 @@ def _print(result: dict[str, Any]) -> None:
             write(f"  {name:14} {row}{lost}\n")
 
 
+def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*result["perfect_csi"], *result["embedded_pilot"], *result["coded"]]
+
+
+def _curves(entry: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Bit error rates by receiver and, of coded links, error rates of blocks and frames."""
+    curves: dict[str, list[dict[str, Any]]] = entry["ber"] | entry.get("error_rate", {})
+    return curves
+
+
 def _plot(path: str, result: dict[str, Any]) -> None:
-    entries = [*result["perfect_csi"], *result["embedded_pilot"]]
+    entries = _entries(result)
     figure, axes = plots.new_figure(path, len(entries), (5 * len(entries), 4.5))
     for axis, entry in zip(np.atleast_1d(axes), entries, strict=True):
-        for name, points in entry["ber"].items():
+        for name, points in _curves(entry).items():
             mean = np.array([p["mean"] for p in points])
             bounds = np.array([p["ci95"] or (p["mean"], p["mean"]) for p in points]).T
             axis.errorbar(entry["snr_db"], mean, np.abs(bounds - mean), label=name, capsize=2)
         axis.axhline(result["target_ber"], color="gray", linewidth=0.5)
         axis.set(
             title=f"{entry['grid']}, {entry['modulation']}-QAM, {entry['frames']} frames",
-            xlabel="SNR in dB", ylabel="bit error rate", yscale="log",
+            xlabel="SNR in dB", ylabel="error rate" if "code_rate" in entry else "bit error rate",
+            yscale="log",
         )  # fmt: skip
         axis.legend()
     plots.save(figure, path)
@@ -102,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[0.99, 0.999, 0.9999],
         help="shares of the energy",
     )
+    add("--code-rate", type=_rate, default=0.0, help="code each --pilot-link too, 0: not")
     add("--modulation", type=int, default=16, help="4, 16 or 64")
     add("--channel", default="vehicular-a", help="see foundryrt options")
     add("--gain-model", default="fixed", help="fixed or rayleigh")
@@ -113,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--plot", default="", help="write the curves here, .svg or .png")
     add("--json", action="store_true", help="results as JSON on stdout")
     return parser
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: use a code rate, such as 0.5")
+    return value
 
 
 def _share(text: str) -> float:

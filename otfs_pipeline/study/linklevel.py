@@ -49,7 +49,7 @@ def equalizers(
 
     whole = known(taps)
     clean = banded.apply_samples(zak.inverse_zak(grid), whole[0])
-    noise = _noise(rng, link.q)
+    noise = unit_noise(rng, link.q)
     runs = [(f"cg{k}", whole, k) for k in iterations]
     runs += [(f"taps {f:.2%}", known(truncated(taps, f)), link.iterations) for f in fractions]
     dense = equalize.dense_time(taps, link.q) if link.q <= LMMSE_BINS else None
@@ -82,7 +82,7 @@ def estimation(
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.transmit(bits, link)
     clean = banded.apply_samples(sent, banded.bands(taps, link.q))
-    noise = _noise(rng, link.q)
+    noise = unit_noise(rng, link.q)
     errors: Errors = {"perfect": [], "estimated": []}
     for snr in snrs:
         sigma2 = 10 ** (-snr / 10)
@@ -93,7 +93,7 @@ def estimation(
     return errors
 
 
-def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
+def unit_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """CN(0, 1), [size]."""
     noise = rng.standard_normal(size) + 1j * rng.standard_normal(size)
     return np.asarray(np.sqrt(0.5) * noise)

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from otfs_pipeline.link.profile import Profile, find
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.study import linklevel
 from otfs_pipeline.study.bootstrap import interval, snr_at
+from otfs_pipeline.study.coded import decoding
 
 TARGET_BER = 1e-2
 
@@ -32,9 +34,12 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     profile = find(options.channel)
     links = [_link(text, options) for text in options.link]
     pilots = [_link(text, options) for text in options.pilot_link]
+    coded = [replace(link, code_rate=options.code_rate) for link in pilots]
     for link in (*links, *pilots):
         profile.check(link)
-    total = options.frames * len(links) + options.pilot_frames * len(pilots)
+    if not options.code_rate:
+        coded = []
+    total = options.frames * len(links) + options.pilot_frames * len([*pilots, *coded])
     with progress_bar(total, "simulating") as update:
         finished = itertools.count(1)
 
@@ -43,6 +48,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
 
         known = [_known(link, profile, options, run) for link in links]
         estimated = [_estimated(link, profile, options, run) for link in pilots]
+        decoded = [_decoded(link, profile, options, run) for link in coded]
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": f"{processor()}, numpy {np.__version__}, float64",
@@ -50,6 +56,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "target_ber": TARGET_BER,
         "perfect_csi": known,
         "embedded_pilot": estimated,
+        "coded": decoded,
     }
 
 
@@ -78,6 +85,20 @@ def _estimated(
         return linklevel.estimation(link, profile, options.pilot_snr, rng)
 
     return _entry(link, profile, options.pilot_snr, run(one, options.pilot_frames))
+
+
+def _decoded(
+    link: Settings, profile: Profile, options: argparse.Namespace, run: Run
+) -> dict[str, Any]:
+    """Errors before the LDPC decoder and after it."""
+
+    def one(rng: np.random.Generator) -> linklevel.Errors:
+        return decoding(link, profile, options.pilot_snr, rng)
+
+    errors = run(one, options.pilot_frames)
+    entry = _entry(link, profile, options.pilot_snr, {"uncoded": errors["uncoded"]})
+    blocks = {"blocks": errors["blocks"], "frames": errors["frames"]}
+    return entry | {"code_rate": link.code_rate, "error_rate": _points(blocks)}
 
 
 def _link(text: str, options: argparse.Namespace) -> Settings:
@@ -123,13 +144,17 @@ def _entry(
         "default_iterations": link.iterations,
         "frames": len(next(iter(errors.values()))),
         "snr_db": snrs,
-        "ber": {
-            name: [
-                {"mean": float(column.mean()), "ci95": interval(column, np.mean)}
-                for column in values.T
-            ]
-            for name, values in errors.items()
-        },
+        "ber": _points(errors),
+    }
+
+
+def _points(errors: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
+    """Means over frames [frames, SNRs] with their intervals, by name."""
+    return {
+        name: [
+            {"mean": float(column.mean()), "ci95": interval(column, np.mean)} for column in values.T
+        ]
+        for name, values in errors.items()
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from otfs_pipeline.receiver.kernels import program
 from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import signature
+from otfs_pipeline.signature import received, signature
 
 GEOMETRY = Geometry.of(Settings(grid="1024x32"))
 
@@ -60,7 +60,7 @@ def test_each_kernel_is_loaded_and_launched_with_its_own(loaded: program.Program
 
 
 def test_the_kernels_read_the_inputs_and_write_every_output() -> None:
-    frame = signature(GEOMETRY.settings)
+    inputs = signature(GEOMETRY.settings).inputs
     used = {name for source in program.KERNELS.values() for name in source.parameters}
-    assert used == frame.inputs.keys() | program.buffers(GEOMETRY).keys()
-    assert frame.outputs.items() <= program.buffers(GEOMETRY).items()
+    assert used == inputs.keys() | program.buffers(GEOMETRY).keys()
+    assert received(GEOMETRY.settings).items() <= program.buffers(GEOMETRY).items()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from foundryc.cuda.kernels import Kernel, compile_source
 from otfs_pipeline.receiver.kernels.geometry import Geometry
-from otfs_pipeline.signature import Tensor, signature
+from otfs_pipeline.signature import Tensor, received
 
 
 class Source(NamedTuple):
@@ -74,7 +74,7 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
         "equalized": Tensor((s.q,), "complex64"),
         "moments": Tensor((s.n,), "complex64"),
     }
-    return scratch | signature(s).outputs
+    return scratch | received(s)
 
 
 def launches(geometry: Geometry) -> dict[str, Launch]:

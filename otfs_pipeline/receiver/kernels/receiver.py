@@ -9,7 +9,7 @@ import torch
 from foundryrt.errors import FoundryError
 from otfs_pipeline.receiver.kernels import program
 from otfs_pipeline.receiver.kernels.geometry import Geometry
-from otfs_pipeline.signature import signature
+from otfs_pipeline.signature import received
 
 
 class KernelReceiver:
@@ -20,7 +20,7 @@ class KernelReceiver:
         # Makes the context that the kernels are loaded into.
         torch.cuda.synchronize()
         self._buffers = program.buffers(geometry)
-        self._outputs = signature(geometry.settings).outputs
+        self._outputs = received(geometry.settings)
         major, minor = torch.cuda.get_device_capability()
         # torch's stubs do not have the property that is read here.
         properties: Any = torch.cuda.get_device_properties()

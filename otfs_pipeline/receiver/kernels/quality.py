@@ -1,0 +1,81 @@
+"""How a received frame was, on the GPU: buffers and launches of the three kernels of quality.cu."""
+
+from __future__ import annotations
+
+import torch
+
+from foundryc.cuda.kernels import Kernel, compile_source
+from otfs_pipeline.link import frame
+from otfs_pipeline.receiver.kernels.program import Launch, text
+from otfs_pipeline.receiver.quality import CELL
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.signature import Tensor, quality
+
+_SYMBOL_BLOCKS = 64
+PARAMETERS = {
+    "measure_samples": ("samples", "of_cells"),
+    "measure_symbols": ("symbols", "of_blocks"),
+    "summarize": ("of_cells", "of_blocks", "power", "peak", "clipped", "burst", "missing", "evm"),
+}
+"""The buffers of each kernel, which run in this order."""
+
+
+def _cells(settings: Settings) -> int:
+    return -(-settings.m // CELL)
+
+
+def launches(settings: Settings) -> dict[str, Launch]:
+    """How each kernel is launched."""
+    return {
+        "measure_samples": Launch(_cells(settings), 32 * min(settings.n, 32), 0),
+        "measure_symbols": Launch(_SYMBOL_BLOCKS, 256, 0),
+        "summarize": Launch(1, 32, 0),
+    }
+
+
+def buffers(settings: Settings) -> dict[str, Tensor]:
+    """All that the kernels write: scratch, then the numbers."""
+    return {
+        "of_cells": Tensor((_cells(settings), 5), "float32"),
+        "of_blocks": Tensor((_SYMBOL_BLOCKS,), "float32"),
+        **quality(),
+    }
+
+
+def source(settings: Settings) -> str:
+    """What is compiled, its sizes as macros."""
+    whole = {
+        "M": settings.m, "N": settings.n, "Q": settings.q, "CELLS": _cells(settings),
+        "AXIS_BITS": settings.bits_per_symbol // 2, "SYMBOLS": frame.data_symbols(settings),
+        "SYMBOL_BLOCKS": _SYMBOL_BLOCKS, "QUALITY_WARPS": min(settings.n, 32),
+    }  # fmt: skip
+    macros = [f"#define {name} ({value})\n" for name, value in whole.items()]
+    macros.append(f"#define LEVEL_SCALE ({settings.level_scale:.9e}f)\n")
+    return "".join([*macros, text("common.cuh"), text("quality.cu")])
+
+
+class KernelQuality:
+    """As `quality.measure`, on the current CUDA device and stream."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Compiles the kernels; FoundryError where the device cannot load them."""
+        # Makes the context that the kernels are loaded into.
+        torch.cuda.synchronize()
+        major, minor = torch.cuda.get_device_capability()
+        image = compile_source(source(settings), "quality.cu", f"sm_{major}{minor}")
+        self._buffers = buffers(settings)
+        self._launches = launches(settings)
+        self._kernels = {name: Kernel.load(image, name) for name in PARAMETERS}
+
+    def __call__(self, samples: torch.Tensor, symbols: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Samples [MN] and symbols [D] to the outputs of `signature.quality`."""
+        tensors = {
+            name: samples.new_empty(buffer.shape, dtype=getattr(torch, buffer.dtype))
+            for name, buffer in self._buffers.items()
+        }
+        known = {"samples": samples, "symbols": symbols, **tensors}
+        stream = torch.cuda.current_stream().cuda_stream
+        for name, (blocks, threads, shared) in self._launches.items():
+            arguments = [known[buffer].data_ptr() for buffer in PARAMETERS[name]]
+            self._kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)
+        return {name: tensors[name] for name in quality()}

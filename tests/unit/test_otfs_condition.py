@@ -1,0 +1,60 @@
+"""Totals and lines of how frames were, by what a receiver said of them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from otfs_pipeline.frames.condition import Conditions
+from otfs_pipeline.link import frame
+from otfs_pipeline.settings import Settings
+
+LINK = Settings(grid="64x32")
+GOOD = {"noise_variance": 0.01, "variance": 0.02, "taps": 5, "power": 1.0, "peak": 3.0,
+        "clipped": 1.0, "burst": 2.0, "missing": 0.0, "evm": 0.1}  # fmt: skip
+
+
+def say(conditions: Conditions, **changes: float) -> dict:
+    outputs = {name: np.array(value) for name, value in (GOOD | changes).items()}
+    return json.loads(conditions.take(outputs))
+
+
+def test_a_frames_snr_is_the_channels_gain_over_the_noise() -> None:
+    energy = LINK.pilot_amplitude**2 + frame.data_symbols(LINK)
+    power = 0.5 * energy / LINK.q + 0.01
+    line = say(Conditions(LINK), power=power)
+    assert line["snr_db"] == pytest.approx(10 * math.log10(0.5 / 0.01), abs=1e-4)
+    assert line["channel_gain_db"] == pytest.approx(10 * math.log10(0.5), abs=1e-4)
+    assert line["equalized_snr_db"] == pytest.approx(10 * math.log10(50), abs=1e-4)
+    assert line["evm_percent"] == pytest.approx(10)
+    assert "crc" not in line
+
+
+def test_flags_and_totals() -> None:
+    conditions = Conditions(LINK)
+    assert say(conditions)["flags"] == []
+    assert say(conditions, clipped=7.0)["flags"] == []
+    assert say(conditions, clipped=8.0)["flags"] == ["clipped"]
+    assert say(conditions, burst=10.1, missing=32.0)["flags"] == ["burst", "missing"]
+    totals = conditions.totals()
+    assert (totals["frames"], totals["good"]) == (4, 2)
+    assert totals["flags"] == {"clipped": 1, "burst": 1, "missing": 1, "crc": 0}
+
+
+def test_crcs_count_where_frames_are_coded() -> None:
+    conditions = Conditions(Settings(grid="64x32", code_rate=0.5))
+    line = say(conditions, frame_error=0, block_errors=[0, 0])  # type: ignore[arg-type]
+    assert (line["crc"], line["block_errors"], line["flags"]) == (True, 0, [])
+    line = say(conditions, frame_error=1, block_errors=[0, 1])  # type: ignore[arg-type]
+    assert (line["crc"], line["block_errors"], line["flags"]) == (False, 1, ["crc"])
+
+
+def test_what_has_no_decibels_is_null() -> None:
+    conditions = Conditions(LINK)
+    line = say(conditions, noise_variance=0.0, power=0.0, variance=0.0, burst=0.0)
+    names = ("snr_db", "channel_gain_db", "equalized_snr_db", "burst_db")
+    assert all(line[name] is None for name in names)
+    assert conditions.totals()["snr_db"] is None
