@@ -54,8 +54,8 @@ DROPPED = {
 }
 """Recorded operators that a bundle may not call, all their overloads, and why.
 
-On 2026-11-29 `fuzz_operators.py` saw SIGFPE for `lcm` and SIGSEGV for the others, where nothing else
-is said.
+On 2026-11-29 `fuzz_operators.py` saw SIGFPE for `lcm` and SIGSEGV for the others, where nothing
+else is said.
 """
 
 
