@@ -99,7 +99,7 @@ class Answer:
             sampler.advance(token)
             reason = self._append([token], sampler.logprobs(logits, token))
             if sampler.ended:
-                reason = reason or "stop"
+                reason = "stop"
             if reason is None:
                 logits = yield Extend(token, len(self._sequence) - 1, scored=True)
                 counts.advances += 1

@@ -2,8 +2,7 @@
 
 By hand: `PYTHONPATH=. python tests/host/operator_samples.py CORPUS [PART/PARTS]` (needs
 `expecttest`, which torch.testing imports). CORPUS gets MessagePack of `[function, skeleton, words,
-bytes of the arena]`: the input of fuzz_operators.py, and by its names of
-foundryrt/host/operators.txt.
+bytes of the arena]`: the input of fuzz_operators.py and, by its names, of operator_list.py.
 """
 
 from __future__ import annotations
