@@ -17,6 +17,7 @@ from foundryc import Recorder, marks
 from foundryc.cache.request import Request
 from foundryc.script import Script
 from foundryrt import FoundryError, Session, UsageError
+from foundryrt.bundle.reader import Bundle
 
 sys.path.insert(0, str(Path(__file__).parent))
 from example_runs import EXAMPLES, run
@@ -84,6 +85,28 @@ sys.exit(0)
         assert session.graph("g").read("y").tolist() == [14.0] * 3
         assert session.settings == {"script": "demo"}
     assert (sys.argv, sys.path, sys.modules["__main__"]) == before and marks.active is None
+
+
+def test_a_module_s_weights_stay_in_the_files_that_a_script_names(tmp_path: Path) -> None:
+    text = """
+import sys, torch, foundryc
+from safetensors.torch import load_file, save_file
+net = torch.nn.Linear(3, 2)
+save_file(net.state_dict(), sys.argv[1])
+foundryc.keep("net", net, files=[sys.argv[1]])
+x = torch.ones(3)
+with torch.no_grad(), foundryc.record("g") as graph:
+    graph.output("y", net(x))
+"""
+    file = tmp_path / "net.safetensors"
+    path = capture(tmp_path, text, str(file))
+    with Bundle.open(path) as bundle:
+        assert len(bundle.manifest.weights.recipes) == 2
+    with Session.open(path) as session:
+        session.graph("g").launch()
+        weight, bias = session.read("net.weight"), session.read("net.bias")
+        assert np.allclose(session.graph("g").read("y"), weight.sum(1) + bias)
+        assert weight.any()
 
 
 @pytest.mark.parametrize(
