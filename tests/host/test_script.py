@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import foundryc
-import foundryrt.script
 from foundryc import Recorder, marks
 from foundryc.cache.request import Request
 from foundryc.script import Script
 from foundryrt import FoundryError, Session, UsageError
 from foundryrt.bundle.reader import Bundle
+from foundryrt.workload import find_run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from example_runs import EXAMPLES, run
+from example_runs import EXAMPLES
 
 
 def capture(folder: Path, text: str, *arguments: str) -> Path:
@@ -55,7 +55,11 @@ def test_the_example(
             step.write("value", np.full((4, 1), value))
             step.launch()
         assert np.allclose(step.read("next"), -0.1, atol=0.05)
-        found = foundryrt.script.run(session, foundryrt.script.Options(), json=True)
+        workload = find_run(session.workload)
+        found = workload.run(session, workload.Options(), json=True)
+        assert capsys.readouterr().out == ""
+        workload.run(session, workload.Options(), json=False)
+        assert "step(streams=4)" in capsys.readouterr().out
     (graph,) = found["graphs"]
     assert graph["key"] == {"streams": 4}
     assert [(t["name"], t["role"], t["shape"]) for t in graph["tensors"]] == [
@@ -63,7 +67,6 @@ def test_the_example(
         ("next", "output", [4, 1]),
     ]
     assert [t["name"] for t in found["shared"]] == ["hidden"]
-    assert "step(streams=4)" in run("foundryrt", "run", bundle)
 
 
 def test_a_script_finds_what_it_finds_by_itself(tmp_path: Path) -> None:
