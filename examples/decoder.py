@@ -35,7 +35,8 @@ def capture(path: str, target: str) -> None:
     expected = model.generate(prompt, max_new_tokens=NEW, do_sample=False)[0, PROMPT:]
 
     with Recorder(target=target, workload="example-decoder", settings={}) as recorder:
-        recorder.module(model)  # its weights lie in the bundle's memory now, on cuda on the device
+        # Its weights lie in the bundle's memory from here on, on cuda on the device.
+        recorder.module(model)
         device = model.device
         shape = (1, config.num_key_value_heads, LENGTH, config.head_dim)
         keys, values = (

@@ -35,9 +35,8 @@ def capture(path: str, target: str) -> None:
         expected = network(images)
 
     with torch.no_grad(), Recorder(target, workload="example-vision", settings={}) as recorder:
-        recorder.module(
-            network
-        )  # its weights lie in the bundle's memory now, on cuda on the device
+        # Its weights lie in the bundle's memory from here on, on cuda on the device.
+        recorder.module(network)
         inputs = {
             batch: recorder.register(f"images.{batch}", images[:batch].clone(), role="input")
             for batch in BATCHES

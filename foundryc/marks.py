@@ -7,11 +7,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
     from typing import Protocol, TypeVar
 
     import torch
 
+    from foundryc.module import WeightPath
     from foundryc.recorder import GraphRecording
 
     T = TypeVar("T", torch.Tensor, torch.nn.Module)
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
         ) -> AbstractContextManager[GraphRecording]:
             """The body of the `with` block becomes a graph."""
 
-        def keep(self, name: str, value: torch.Tensor | torch.nn.Module) -> None:
+        def keep(
+            self,
+            name: str,
+            value: torch.Tensor | torch.nn.Module,
+            files: Iterable[WeightPath] | None,
+        ) -> None:
             """The value is in the bundle under this name."""
 
 
@@ -60,13 +67,13 @@ def record(name: str, /, **key: int | str) -> AbstractContextManager[GraphRecord
     return UNRECORDED if active is None else active.record(name, key)
 
 
-def keep(name: str, value: T) -> T:
+def keep(name: str, value: T, files: Iterable[WeightPath] | None = None) -> T:
     """In a capture, have a tensor or a module in the bundle under `name`; gives `value` back.
 
     A tensor is state that can be read and written online. A module's parameters and buffers are
-    `name.` and their own names; those that its files hold are read from there online
-    (`Recorder.module`). Keep what graphs use before the first of them.
+    `name.` and their own names; those that `files` hold are read from there online, by default
+    the files of a model of transformers (`Recorder.module`). Keep a module before graphs use it.
     """
     if active is not None:
-        active.keep(name, value)
+        active.keep(name, value, files)
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from foundryrt.workload import FILE_PREFIX
 if TYPE_CHECKING:
     import torch
 
+    from foundryc.module import WeightPath
     from foundryc.recorder import GraphRecording, Recorder
 
 WORKLOAD = "script"
@@ -43,6 +44,7 @@ class Script:
         self._arguments = arguments
         self.settings = ScriptSettings(path.stem)
         self.__name__ = FILE_PREFIX + path.stem
+        self._main: types.ModuleType | None = None
 
     @classmethod
     def named_by(cls, words: Sequence[str]) -> Script | None:
@@ -79,6 +81,9 @@ class Script:
         try:
             code = compile(self._path.read_bytes(), str(self._path), "exec", dont_inherit=True)
             with _as_main(self._path, self._arguments) as module:
+                # What its graphs call, such as a compiled kernel's module, is needed until the
+                # bundle is written.
+                self._main = module
                 exec(code, module.__dict__)
         except FoundryError:
             raise
@@ -125,11 +130,16 @@ class _Recording:
             yield graph
         self.graphs.add((name, tuple(sorted(key.items()))))
 
-    def keep(self, name: str, value: torch.Tensor | torch.nn.Module) -> None:
+    def keep(
+        self,
+        name: str,
+        value: torch.Tensor | torch.nn.Module,
+        files: Iterable[WeightPath] | None,
+    ) -> None:
         import torch
 
         if isinstance(value, torch.nn.Module):
-            self._recorder.module(value, prefix=f"{name}.")
+            self._recorder.module(value, f"{name}.", files)
         elif isinstance(value, torch.Tensor):
             self._recorder.keep(name, value)
         else:

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import foundryc
-import foundryrt.script
 from foundryc import Recorder, marks
 from foundryc.cache.request import Request
 from foundryc.script import Script
 from foundryrt import FoundryError, Session, UsageError
+from foundryrt.bundle.reader import Bundle
+from foundryrt.workload import find_run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from example_runs import EXAMPLES, run
+from example_runs import EXAMPLES
 
 
 def capture(folder: Path, text: str, *arguments: str) -> Path:
@@ -54,7 +55,11 @@ def test_the_example(
             step.write("value", np.full((4, 1), value))
             step.launch()
         assert np.allclose(step.read("next"), -0.1, atol=0.05)
-        found = foundryrt.script.run(session, foundryrt.script.Options(), json=True)
+        workload = find_run(session.workload)
+        found = workload.run(session, workload.Options(), json=True)
+        assert capsys.readouterr().out == ""
+        workload.run(session, workload.Options(), json=False)
+        assert "step(streams=4)" in capsys.readouterr().out
     (graph,) = found["graphs"]
     assert graph["key"] == {"streams": 4}
     assert [(t["name"], t["role"], t["shape"]) for t in graph["tensors"]] == [
@@ -62,7 +67,6 @@ def test_the_example(
         ("next", "output", [4, 1]),
     ]
     assert [t["name"] for t in found["shared"]] == ["hidden"]
-    assert "step(streams=4)" in run("foundryrt", "run", bundle)
 
 
 def test_a_script_finds_what_it_finds_by_itself(tmp_path: Path) -> None:
@@ -84,6 +88,28 @@ sys.exit(0)
         assert session.graph("g").read("y").tolist() == [14.0] * 3
         assert session.settings == {"script": "demo"}
     assert (sys.argv, sys.path, sys.modules["__main__"]) == before and marks.active is None
+
+
+def test_a_module_s_weights_stay_in_the_files_that_a_script_names(tmp_path: Path) -> None:
+    text = """
+import sys, torch, foundryc
+from safetensors.torch import load_file, save_file
+net = torch.nn.Linear(3, 2)
+save_file(net.state_dict(), sys.argv[1])
+foundryc.keep("net", net, files=[sys.argv[1]])
+x = torch.ones(3)
+with torch.no_grad(), foundryc.record("g") as graph:
+    graph.output("y", net(x))
+"""
+    file = tmp_path / "net.safetensors"
+    path = capture(tmp_path, text, str(file))
+    with Bundle.open(path) as bundle:
+        assert len(bundle.manifest.weights.recipes) == 2
+    with Session.open(path) as session:
+        session.graph("g").launch()
+        weight, bias = session.read("net.weight"), session.read("net.bias")
+        assert np.allclose(session.graph("g").read("y"), weight.sum(1) + bias)
+        assert weight.any()
 
 
 @pytest.mark.parametrize(
