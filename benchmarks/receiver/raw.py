@@ -30,7 +30,8 @@ from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.simulate import Simulation
 from otfs_pipeline.waveform.slot import air_payload_mbps, slot
 
-GRIDS, TRACKED = ("64x32", "256x32"), ("64x32", "256x32", "1024x32")
+GRIDS = ("64x32", "256x32")
+TRACKED = ("64x32", "256x32", "1024x32", "4096x32", "16384x32")
 SNRS = (15.0, 20.0, 25.0)
 IDEAL_SNRS = (12.0, 14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 25.0, 26.0, 28.0)
 DELAYS, CARRIERS = (-20.0, 20.0), (-2000.0, 2000.0)
@@ -190,8 +191,9 @@ def pulses(more: dict[str, Any], frames: int) -> dict[str, Any]:
     }
 
 
-def tracking(link: Settings, frames: int = 20) -> dict[str, Any]:
+def tracking(link: Settings) -> dict[str, Any]:
     """Processor time of the front end for a frame once it is locked, beside the slot."""
+    frames = min(max(20 * 1024 // link.m, 6), 20)
     made = Simulation(link, SEED, impairments=Impairments(25.0))
     stream = np.concatenate(list(made.pieces(range(frames))))
     front = FrontEnd(link)
