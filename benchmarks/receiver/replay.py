@@ -2,7 +2,8 @@
 
     python -m benchmarks.receiver.replay BUNDLE FRAMES FLAT_FRAMES POOL SNR
 
-Prints one JSON object. Every launch copies the samples in, and LLRs (float32) and bits out.
+Prints one JSON object. Every launch copies the samples in, and LLRs (float32) and bits out; of a
+coded receiver the decoded payload and which blocks have errors.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from otfs_pipeline.settings import Settings  # noqa: E402
 
 
 class _Errors:
-    """Bit errors of the first time that each frame of the pool comes by."""
+    """Bit errors in output `name`, of the first time that each frame of the pool comes by."""
 
-    def __init__(self, pool: int) -> None:
-        self.left = pool
+    def __init__(self, pool: int, name: str) -> None:
+        self.left, self.name = pool, name
         self.bits = self.wrong = 0
 
     def take(self, item: source.Frame, outputs: Mapping[str, np.ndarray]) -> None:
         if self.left:
             self.left -= 1
             self.bits += item.bits.size
-            self.wrong += int(np.count_nonzero(outputs["bits"].reshape(-1) != item.bits))
+            self.wrong += int(np.count_nonzero(outputs[self.name].reshape(-1) != item.bits))
 
 
 def measure(path: str, frames: int, flat_frames: int, pool: int, snr: float) -> dict[str, Any]:
@@ -46,7 +47,10 @@ def measure(path: str, frames: int, flat_frames: int, pool: int, snr: float) -> 
     with Session.open(path) as session:
         settings = Settings(**session.settings)  # type: ignore[arg-type]
         made = source.pool(lambda index: source.simulate(settings, snr, 0, index), pool)
-        pipeline = session.graph("receive").pipeline(("samples",), ("llr", "bits", "variance"))
+        results = ("llr", "bits", "variance")
+        if settings.transport_block:
+            results = ("block_errors", "payload", "variance")
+        pipeline = session.graph("receive").pipeline(("samples",), results)
         try:
             placed = [source.placed(item, pipeline.staging("samples")) for item in made]
 
@@ -54,12 +58,12 @@ def measure(path: str, frames: int, flat_frames: int, pool: int, snr: float) -> 
                 stop = threading.Event()
                 return stream.receive(items, pipeline, settings.q, errors.take, stop)
 
-            errors = _Errors(pool)
+            errors = _Errors(pool, results[1])
             run(source.repeat(placed, 4 * pool), errors)
-            flat = run(source.repeat(placed, flat_frames), _Errors(0))
+            flat = run(source.repeat(placed, flat_frames), _Errors(0, ""))
             deadline = settings.frame_seconds
             paced = Paced(source.repeat(placed, frames), deadline, limit=8)
-            tally = run(paced, _Errors(0))
+            tally = run(paced, _Errors(0, ""))
         finally:
             pipeline.close()
     milliseconds = np.array(tally.milliseconds)

@@ -20,32 +20,36 @@ def length(name: str) -> int:
 
 
 @cache
-def remainders(name: str, count: int) -> np.ndarray:
-    """Row i: x^(count-1-i) mod the generator, highest power first, uint8 [count, check bits].
+def words(name: str, count: int) -> np.ndarray:
+    """x^(count-1-i) mod the generator for each i, highest power first, as words; uint32 [count].
 
-    The remainder of a word of `count` bits is its product with these rows over GF(2).
+    The remainder of a word of `count` bits is the sum over GF(2) of those where it has ones.
     """
     width = length(name)
     low = sum(1 << exponent for exponent in _EXPONENTS[name][1:])
-    values = np.empty(count, np.int64)
+    values = np.empty(count, np.uint32)
     value = 1
     for index in range(count - 1, -1, -1):
         values[index] = value
         value <<= 1
         if value >> width:
             value = (value ^ low) & ((1 << width) - 1)
-    bits = ((values[:, None] >> np.arange(width - 1, -1, -1)) & 1).astype(np.uint8)
-    bits.flags.writeable = False
-    return bits
+    values.flags.writeable = False
+    return values
+
+
+def as_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Remainders as words [...] to bits, highest power first, uint8 [..., check bits]."""
+    shifts = np.arange(length(name) - 1, -1, -1)
+    return ((values[..., None].astype(np.int64) >> shifts) & 1).astype(np.uint8)
 
 
 def check_bits(name: str, bits: np.ndarray) -> np.ndarray:
     """The CRC's parity bits of words [..., count] of 0 or 1, uint8 [..., check bits]."""
-    width = length(name)
-    rows = remainders(name, bits.shape[-1] + width)[: bits.shape[-1]]
-    # Sums of bits are far below 2^24, so that float32 holds them exactly, and BLAS is fast.
-    sums = bits.astype(np.float32) @ rows.astype(np.float32)
-    return (sums.astype(np.int64) & 1).astype(np.uint8)
+    count = bits.shape[-1]
+    each = words(name, count + length(name))[:count]
+    remainder = np.bitwise_xor.reduce(np.where(bits != 0, each, np.uint32(0)), axis=-1)
+    return as_bits(np.asarray(remainder), name)
 
 
 def passes(name: str, word: np.ndarray) -> np.ndarray:

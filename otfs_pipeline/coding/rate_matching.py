@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from otfs_pipeline.coding.graph import CORE_ROWS, PUNCTURED_COLUMNS
 from otfs_pipeline.coding.transport import TransportBlock
 
 
+@lru_cache(maxsize=4)
 def sent_positions(block: TransportBlock) -> np.ndarray:
     """For each coded bit as it is sent, which bit of all codewords it is, int64 [coded_bits].
 
-    A codeword has columns · Z_c bits, those included that are never sent.
+    The array is cached and read-only. A codeword has columns · Z_c bits, those included that are
+    never sent.
     """
     graph = block.graph
     size = graph.columns * graph.lifting
@@ -23,7 +27,9 @@ def sent_positions(block: TransportBlock) -> np.ndarray:
     for index in range(block.blocks):
         selected = np.resize(order, block.sent_bits(index))
         sent.append(index * size + selected.reshape(block.bits_per_symbol, -1).T.reshape(-1))
-    return np.concatenate(sent)
+    positions = np.concatenate(sent)
+    positions.flags.writeable = False
+    return positions
 
 
 def received_rows(block: TransportBlock) -> int:

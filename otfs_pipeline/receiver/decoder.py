@@ -47,25 +47,30 @@ def tables(block: TransportBlock) -> dict[str, np.ndarray]:
         "received": received_positions(block).astype(np.int32),
         "filler": filler,
         "edges": np.concatenate(edges),
-        "block_check": crc.remainders(block.block_check, block.block_bits).astype(np.float32),
+        "block_check": _rows(block.block_check, block.block_bits),
     }
     if block.blocks > 1:
         part = block.block_bits - crc.length("24B")
-        constants["part_check"] = crc.remainders(block.check, part).astype(np.float32)
-        constants["part_shift"] = places(block).astype(np.float32)
+        constants["part_check"] = _rows(block.check, part)
+        constants["part_shift"] = crc.as_bits(places(block), block.check).astype(np.float32)
     return constants
 
 
 def places(block: TransportBlock) -> np.ndarray:
-    """What each bit of the remainder of a block's part is in that of the frame.
+    """What each bit of the remainder of a block's part is in that of the frame, as words.
 
-    uint8 [blocks, check bits, check bits], the highest power first.
+    uint32 [blocks, check bits], the highest power first.
     """
     width = block.check_bits
     part = block.block_bits - crc.length(block.block_check)
     # x^(width-1) ... x^0 times x^(bits that follow), modulo the generator.
-    after = crc.remainders(block.check, (block.blocks - 1) * part + width)
+    after = crc.words(block.check, (block.blocks - 1) * part + width)
     return np.stack([after[i * part : i * part + width] for i in range(block.blocks)])
+
+
+def _rows(check: str, count: int) -> np.ndarray:
+    """Remainders of `count` bits, float32 [count, check bits]."""
+    return crc.as_bits(crc.words(check, count), check).astype(np.float32)
 
 
 class Decoder:

@@ -65,9 +65,9 @@ class Program(NamedTuple):
         return {
             "rows": np.cumsum([0, *map(len, rows)]).astype(np.int32),
             "edges": np.array(edges, np.int32),
-            "block_check": _words(crc.remainders(block.block_check, block.block_bits)),
-            "part_check": _words(crc.remainders(block.check, part)),
-            "places": _words(places(block)),
+            "block_check": crc.words(block.block_check, block.block_bits).astype(np.int32),
+            "part_check": crc.words(block.check, part).astype(np.int32),
+            "places": places(block).astype(np.int32),
         }
 
     def source(self) -> str:
@@ -142,9 +142,3 @@ class KernelDecoder:
             arguments = [known[buffer].data_ptr() for buffer in PARAMETERS[name]]
             self._kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)
         return {name: tensors[name] for name in list(buffers)[1:]}
-
-
-def _words(bits: np.ndarray) -> np.ndarray:
-    """Bits [..., width], highest first, as int32 [...]."""
-    weight = 1 << np.arange(bits.shape[-1] - 1, -1, -1)
-    return np.asarray(bits.astype(np.int64) @ weight).astype(np.int32)
