@@ -55,11 +55,6 @@ BENCHMARKS = {
             "serve_size.json",
         ),
         Benchmark(
-            "serve-ray", "serving.replicas",
-            "replicas through Ray Serve: start beside the process's own, scaling, one killed",
-            "serve_ray.json",
-        ),
-        Benchmark(
             "otfs", "receiver.frames",
             "the receiver at frame pace and flat out, stages, roofline, baselines",
             "otfs.json", gpu=True,

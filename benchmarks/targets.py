@@ -269,7 +269,7 @@ TABLES: dict[str, list[list[Target]]] = {
         [serving("packages of the serving process, installed", "installed_mb", 200, 120,
                  "serve_size.json", unit="MB", cpu=True)],
         [serving("replica through Ray Serve / the process's own start", "ray_start_ratio",
-                 1.5, 1.2, "serve_ray.json", cpu=True)],
+                 1.5, 1.2, cpu=True)],
         [serving("requests lost or wrong in 20 minutes above capacity", "requests_lost", 0,
                  cpu=True)],
     ],
