@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from foundryc.recorder import Recorder
     from parse_runtime.capture.parameters import Register
     from parse_runtime.capture.passes import Compile, Passes
+    from parse_runtime.models.loose import LooseRule
 
 __all__ = ["Settings", "build", "fitted", "inputs", "record"]
 
@@ -136,7 +137,7 @@ def build(
         likelihood = register(found.name, torch.tensor(found.initial), found.role)
     passes = Passes(
         "target", target.config, weights, sizes, register, words, compiled, head,
-        loose=settings.loose_rule(), draft_likelihood=likelihood,
+        loose=_loose_rule(settings), draft_likelihood=likelihood,
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
@@ -158,3 +159,10 @@ def _chat(model: Model, template: str) -> Chat:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"chat-template {template}: {error}") from error
     return replace(model.text.chat, template=text, tool_template="")
+
+
+def _loose_rule(settings: Settings) -> LooseRule | None:
+    """Of the extend passes."""
+    from parse_runtime.models.loose import LooseRule
+
+    return LooseRule(settings.fly_window, settings.fly_entropy) if settings.fly_window else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from foundryrt.errors import UsageError
 from foundryrt.options import option
@@ -11,9 +10,6 @@ from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.sizes import DTYPES, PassSizes
 from parse_runtime.signature.tree import DraftTree
-
-if TYPE_CHECKING:
-    from parse_runtime.models.loose import LooseRule
 
 _TREE_ROWS = 63
 """Ancestors are bits of one int64."""
@@ -87,13 +83,6 @@ class Settings(Rules, _Recorded):
                 f"fly-window {self.fly_window}: needs an eagle-depth above it, not "
                 f"{self.eagle_depth}"
             )
-
-    def loose_rule(self) -> LooseRule | None:
-        """Of the extend passes."""
-        # Imported late: a capture's options and its key do not need torch.
-        from parse_runtime.models.loose import LooseRule
-
-        return LooseRule(self.fly_window, self.fly_entropy) if self.fly_window else None
 
     def sizes(self) -> PassSizes:
         """Static sizes of the target's passes; UsageError where a list cannot be read."""
