@@ -28,7 +28,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPORTS = HERE.parents[1] / "build" / "test-gpu"
 # What takes longest begins first.
-LONGEST = ("test_parse.py", "test_commands.py", "test_kinds.py", "test_decoder.py")
+LONGEST = (
+    "test_foreign.py", "test_commands.py", "test_hf.py", "test_parse.py", "test_kinds.py",
+    "test_decoder.py",
+)  # fmt: skip
 TEST_SECONDS, FILE_SECONDS, GRACE = 240, 330, 10
 
 
