@@ -53,7 +53,7 @@ class Raw:
         self._filled = int(_FILLED * self.slot_samples)
         self._resampler = None if abs(self._ratio - 1) < 1e-9 else _resampler(rate, own)
         self._taken = 0
-        self._known: deque[tuple[float, np.ndarray]] = deque(maxlen=_KNOWN)
+        self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
         """Frames of a stream of samples in pieces of any length.
@@ -70,7 +70,7 @@ class Raw:
                 self._lose(0, zeros.size)
                 yield from self._push(zeros, piece.ready)
             if piece.bits.size:
-                self._known.append((self._taken * self._ratio, piece.bits))
+                self._known.append((self._taken * self._ratio, piece.bits, piece.coded))
             yield from self._push(self._finite(piece.samples), piece.ready)
         if self._resampler is not None:
             rest = self._resampler.resample_chunk(np.zeros((0, 2), np.float32), last=True)
@@ -110,10 +110,10 @@ class Raw:
         near = OVERSAMPLING * self._settings.m / 2
         while self._known and self._known[0][0] < found.start - near:
             self._known.popleft()
-        bits = UNKNOWN
+        bits = coded = UNKNOWN
         if self._known and self._known[0][0] <= found.start + near:
-            bits = self._known.popleft()[1]
-        return Frame(found.samples, bits, ready)
+            _, bits, coded = self._known.popleft()
+        return Frame(found.samples, bits, ready, coded)
 
 
 def _complex(parts: np.ndarray) -> np.ndarray:
