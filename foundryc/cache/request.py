@@ -100,7 +100,7 @@ class Request:
             settings,
             compile,
             address,
-            chosen == "cuda" and relocate is not False,
+            bool(relocate),
             tuple(command),
             why,
         )

@@ -15,7 +15,7 @@ from foundryrt.printable import quoted
 
 Mask = npt.NDArray[np.bool_]
 
-REMEDY = "--no-relocate makes one capture, which is bound to its addresses"
+REMEDY = "without --relocate the bundle is bound to its addresses"
 _NONE = -1
 _SHIFTS = range(1, 17)
 """Bits by which a word may hold a shifted address: descriptors leave out what alignment fixes."""

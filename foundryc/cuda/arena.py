@@ -18,8 +18,9 @@ CAPACITY = 256 << 30
 """Addresses a region may take: more than any device has memory."""
 SPAN = 2 << 40
 """Bases of arenas that are to exist together are this far apart."""
-_MOVED_BY, _MOVED_FIRST = (4 << 30) + (6 << 20), 10 << 20
-"""Bytes; a move shows in both halves of an address."""
+_MOVED_BY, _MOVED_FIRST = (4 << 30) + (6 << 20), 96 << 20
+"""Bytes; a move shows in both halves of an address. Drivers round the start of a large range up to
+a multiple of 32 MiB (580.159, H200)."""
 ALIGNMENT = 256
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""

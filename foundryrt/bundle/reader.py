@@ -249,17 +249,20 @@ class Bundle:
     def check_tables(self) -> None:
         """Check every graph table, every member against its template, and all addresses."""
         manifest = self.manifest
+        # Bundles that stay where they were have had other words there.
+        moves = manifest.relocatable or any(region.owner for region in manifest.regions)
         members: dict[int, list[int]] = {}
         for index, graph in enumerate(manifest.graphs):
             members.setdefault(graph.template, []).append(index)
         # One at a time, and no member is applied: many small ones may share a large template.
         for number in range(len(manifest.templates)):
             template = self.template(number)
-            addresses = Addresses(template, manifest.regions)
+            addresses = Addresses(template, manifest.regions) if moves else None
             for index in members.get(number, ()):
                 member = self.member(index)
                 member.check_fits(len(template.parameters))
-                addresses.check(manifest.graphs[index].name, member)
+                if addresses is not None:
+                    addresses.check(manifest.graphs[index].name, member)
         for region in manifest.regions:
             if region.relocations:
                 where, data = f"region {quoted(region.name)}", self.raw(region.section)

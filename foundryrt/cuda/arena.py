@@ -16,6 +16,8 @@ from foundryrt.undo import Held, Undo
 
 _PINNED, _DEVICE, _READ_WRITE = 1, 1, 3
 _FILE_DESCRIPTOR = 1  # CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+_BASE_ALIGNMENT = 32 << 20
+"""Bytes; what drivers round the start of a large range up to (580.159, H200)."""
 _FOREIGN_ALIGNMENT = 4096
 """Bytes; a foreign region begins where it did modulo this, which is more than code relies on."""
 _libc = ctypes.CDLL(None)
@@ -177,8 +179,8 @@ class Arena:
                 f"the bundle lies at {start:#x} and cannot be moved to {base:#x}: it was captured"
                 " to stay there"
             )
-        if base % self._granularity:
-            raise UsageError(f"base {base:#x} is no multiple of {self._granularity:#x} bytes")
+        if base % _BASE_ALIGNMENT and base != start:
+            raise UsageError(f"base {base:#x} is no multiple of {_BASE_ALIGNMENT:#x}")
         got = self._reserve(base, self._rounded(end - start))
         if got != base and (placing.base is not None or not movable):
             raise FoundryError(

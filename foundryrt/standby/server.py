@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from foundryrt.console import note
 from foundryrt.errors import FoundryError
 from foundryrt.standby import wire
 
@@ -159,7 +160,7 @@ def _execute(job: _Job, run: Callable[[], None]) -> int:
 def _code(value: object) -> int:
     if value is None or isinstance(value, int):
         return value or 0
-    print(value, file=sys.stderr)
+    note(value)
     return 1
 
 

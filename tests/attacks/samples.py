@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import zstandard
 
 from foundryrt.bundle import tables
@@ -39,7 +40,7 @@ def template_columns() -> dict[str, object]:
     return {
         "kind": [1, 2, 1], "function": [0, tables.NO_FUNCTION, 1],
         "parameter_start": [0, 5, 8, 10],
-        "parameters": [0, 1, 2, 0x600000002010, 4, 5, 6, 7, 8, 9],
+        "parameters": np.array([0, 1, 2, 0x600000002010, 4, 5, 6, 7, 8, 9]),
         "skeleton_start": [0, 2, 2, 4], "skeleton": [1, 2, 3, 4],
         "edge_from": [0, 1], "edge_to": [1, 2], "edge_from_port": [0, 0],
         "edge_to_port": [0, 0], "edge_type": [0, 1],
@@ -110,6 +111,7 @@ def parts() -> Parts:
         requirements=Requirements(memory=1 << 20, architecture="sm_90", driver=13000),
         producer={"foundryc": "0.1.0"},
         provenance={"note": "made by hand"},
+        relocatable=True,
         regions=(
             Region(name="weights", base=0x600000000000, size=8192, section=3),
             Region(name="io", base=0x600000002000, size=4096),

@@ -94,10 +94,10 @@ from foundryc.cuda import elf, variables
 module = driver.call("cuModuleLoadData", b"FAKE add\\0")
 symbols = [elf.Symbol(name, elf.OBJECT, 4, b"") for name in ("offset", "removed")]
 with mock.patch.object(elf, "symbols", lambda cubin: symbols):
-    assert variables.changed(int(module), b"") == {}
+    assert variables.changed(variables.module_variables(int(module), b"")) == {}
     address, size = driver.call("cuModuleGetGlobal", module, b"offset")
     driver.call("cuMemcpyHtoD", address, (7).to_bytes(4, "little"), size)
-    assert variables.changed(int(module), b"") == {"offset": (7).to_bytes(4, "little")}
+    assert variables.changed(variables.module_variables(int(module), b"")) == {"offset": (7).to_bytes(4, "little")}
 """
     )
 

@@ -317,7 +317,7 @@ with ThreadPoolExecutor() as pool:
 
 def test_an_interrupt_amid_closing_frees_nothing_twice(path, fake, monkeypatch):
     session = Session.open(path, first=FIRST)
-    library = native._library()
+    library = native.library()
     destroy = library.foundry_destroy
 
     def interrupted(handle):

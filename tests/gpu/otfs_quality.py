@@ -23,7 +23,7 @@ def numbers(link: Settings) -> dict[str, list[float]]:
     """Name to what the kernels and torch say."""
     samples = torch.from_numpy(source.simulate(link, 20.0, 3, 0).samples)
     samples[link.m : 3 * link.m] = 0
-    samples[:5] = samples[samples.real.abs().argmax()]
+    samples[:5] = samples[torch.view_as_real(samples).abs().amax(-1).argmax()]
     generator = torch.Generator().manual_seed(1)
     symbols = torch.randn(frame.data_symbols(link), dtype=torch.complex64, generator=generator)
     kernels = KernelQuality(link)(samples.cuda(), symbols.cuda())

@@ -22,7 +22,7 @@ LINK = Settings(grid="1024x32")
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
-    finish(start("-c", CAPTURE, "capture", "--target", "cuda", "--no-relocate", "--workload",
+    finish(start("-c", CAPTURE, "capture", "--target", "cuda", "--workload",
                  "otfs", "--grid", LINK.grid, "-o", path))  # fmt: skip
     return path
 

