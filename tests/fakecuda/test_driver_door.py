@@ -97,7 +97,8 @@ with mock.patch.object(elf, "symbols", lambda cubin: symbols):
     assert variables.changed(variables.module_variables(int(module), b"")) == {}
     address, size = driver.call("cuModuleGetGlobal", module, b"offset")
     driver.call("cuMemcpyHtoD", address, (7).to_bytes(4, "little"), size)
-    assert variables.changed(variables.module_variables(int(module), b"")) == {"offset": (7).to_bytes(4, "little")}
+    own = variables.module_variables(int(module), b"")
+    assert variables.changed(own) == {"offset": (7).to_bytes(4, "little")}
 """
     )
 
