@@ -66,9 +66,11 @@ def _record(recorder: Recorder, model: CachedModel, sizes: list[int]) -> None:
     }
 
     def forward(count: int) -> Tensor:
-        # One product for all tokens of an expert reads its weights once, but is no ATen call
-        # of the CPU; one of its own for each token reads them as often.
-        grouped = recorder.target == "cuda" and count > 1
+        # One product for all tokens of an expert reads its weights once, but is a kernel in
+        # bfloat16 alone: in other types it reads sizes on the host, and on the CPU it is no ATen
+        # call. One of its own for each token reads them as often.
+        on_gpu = recorder.target == "cuda" and "bfloat16" in str(model.model.dtype)
+        grouped = on_gpu and count > 1
         model.experts("grouped_mm" if grouped else "batched_mm")
         return model.forward(tokens[count])
 
