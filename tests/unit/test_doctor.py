@@ -152,7 +152,8 @@ def test_a_host_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     needs = msgspec.structs.replace(
         parts().manifest.requirements, architecture="", driver=0, torch="1.0.0", memory=1 << 60
     )
-    path = with_manifest(target="host", requirements=needs).write(tmp_path / "host.fdy")
+    sample = with_manifest(target="host", requirements=needs, relocatable=False)
+    path = sample.write(tmp_path / "host.fdy")
     found = checks(doctor(monkeypatch, FakeNvml(), path, "--json"))
     assert found["torch"]["ok"] is False and found["memory"]["ok"] is False
 
