@@ -18,7 +18,6 @@ from functools import partial
 from operator import call
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
 from typing import IO
 
 from foundryc.capture import Capture
@@ -60,12 +59,7 @@ class Elsewhere:
     def __enter__(self) -> Elsewhere:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._undo.close()
 
     def begin(self) -> None:

@@ -20,8 +20,8 @@ Columns = dict[str, npt.NDArray[Any]]
 
 NONE = -1
 """In place of a region's number: an address of no region."""
-_DIMENSIONS = 4
-"""Words of a kernel node before its arguments (LAUNCH_WORDS of foundryrt/native/tables.hpp)."""
+LAUNCH_WORDS = 4
+"""Words of a kernel node before its arguments (foundryrt/native/tables.hpp)."""
 _ADDRESSES = {NodeKind.MEMCPY: 2, NodeKind.MEMSET: 1}
 """How many of a node's words, from the first, are addresses."""
 
@@ -54,7 +54,7 @@ def address_words(columns: Columns) -> npt.NDArray[np.bool_]:
     start = columns["parameter_start"].astype(np.int64)
     node = np.repeat(np.arange(len(start) - 1), np.diff(start))
     kind, at = columns["kind"][node], np.arange(start[-1]) - start[node]
-    can: npt.NDArray[np.bool_] = (kind == NodeKind.KERNEL) & (at >= _DIMENSIONS)
+    can: npt.NDArray[np.bool_] = (kind == NodeKind.KERNEL) & (at >= LAUNCH_WORDS)
     for other, count in _ADDRESSES.items():
         can |= (kind == other) & (at < count)
     return can

@@ -34,7 +34,7 @@ class Backend(Protocol):
         """Launches of a graph, `depth` of them in flight; tensors are those of `tensor`."""
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers anew."""
+        """Seed the random numbers."""
 
     def synchronize(self) -> None:
         """Wait for everything queued on the session's stream."""
@@ -242,7 +242,7 @@ class Session:
         self._backend().wait(progress)
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers that graphs draw anew, as torch.manual_seed does.
+        """Seed the random numbers that graphs draw, as torch.manual_seed does.
 
         Until then a session has the seed of its capture. UsageError where no graph draws any.
         """

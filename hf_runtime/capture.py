@@ -58,6 +58,8 @@ def record(recorder: Recorder, settings: Settings) -> None:
 
 
 def _record(recorder: Recorder, model: CachedModel, sizes: list[int]) -> None:
+    import torch
+
     from hf_runtime.model import zeros
 
     tokens = {
@@ -69,7 +71,7 @@ def _record(recorder: Recorder, model: CachedModel, sizes: list[int]) -> None:
         # One product for all tokens of an expert reads its weights once, but is a kernel in
         # bfloat16 alone: in other types it reads sizes on the host, and on the CPU it is no ATen
         # call. One of its own for each token reads them as often.
-        on_gpu = recorder.target == "cuda" and "bfloat16" in str(model.model.dtype)
+        on_gpu = recorder.target == "cuda" and model.model.dtype == torch.bfloat16
         grouped = on_gpu and count > 1
         model.experts("grouped_mm" if grouped else "batched_mm")
         return model.forward(tokens[count])

@@ -12,14 +12,13 @@ from foundryc.capture import Capture
 from foundryc.compare.regions import Index
 from foundryc.compare.words import Mask
 from foundryc.difference import graph_title
-from foundryc.template import GraphTable
+from foundryc.template import LAUNCH_WORDS, GraphTable
 from foundryrt.bundle.check import extent
 from foundryrt.bundle.schema import DTYPES, Function, NodeKind
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.printable import quoted
 
 # foundryrt/native/tables.hpp.
-_LAUNCH_WORDS = 4
 _HEAD, _ARGUMENT = struct.Struct("<IHBB"), struct.Struct("<II")
 _KINDS = {NodeKind.MEMCPY: "a copy", NodeKind.MEMSET: "a memset"}
 
@@ -45,16 +44,16 @@ class GraphPlace:
         node = self._nodes(np.array([word]))[0]
         own = word - int(self.table.columns["parameter_start"][node])
         where = node_title(self.table, int(node), self.functions)
-        if self.table.columns["kind"][node] != NodeKind.KERNEL or own < _LAUNCH_WORDS:
+        if self.table.columns["kind"][node] != NodeKind.KERNEL or own < LAUNCH_WORDS:
             return f"{where}: word {own} of its parameters"
-        return f"{where}: {self._argument(int(node), 8 * (own - _LAUNCH_WORDS) + byte)}"
+        return f"{where}: {self._argument(int(node), 8 * (own - LAUNCH_WORDS) + byte)}"
 
     def is_fixed(self, words: Index) -> Mask:
         """All but arguments of kernels: the driver fills in the others, and all of them count."""
         nodes = self._nodes(words)
         own = words - self.table.columns["parameter_start"][nodes].astype(np.int64)
         is_kernel: Mask = self.table.columns["kind"][nodes] == NodeKind.KERNEL
-        return ~is_kernel | (own < _LAUNCH_WORDS)
+        return ~is_kernel | (own < LAUNCH_WORDS)
 
     def is_argument(self, words: Index) -> Mask:
         """What is not fixed."""

@@ -16,9 +16,10 @@ from foundryrt.errors import FoundryError
 from foundryrt.native import TemplateView
 from foundryrt.printable import quoted
 
-MEMORY = {1: "pinned host", 2: "device", 3: "array", 4: "managed"}
+DEVICE = 2
+MEMORY = {1: "pinned host", DEVICE: "device", 3: "array", 4: "managed"}
 """Kinds of memory, by CUmemorytype."""
-_SHOWN, _DEVICE = 8, 2
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def foreign_addresses(graph: CapturedGraph, base: int, end: int) -> list[int]:
     pointers = foreign_pointers(columns["parameters"][at], base, end)
     for pointer in pointers:
         pointer.word = int(at[pointer.word])
-    others = [pointer for pointer in pointers if pointer.memory != _DEVICE]
+    others = [pointer for pointer in pointers if pointer.memory != DEVICE]
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         raise FoundryError(

@@ -20,12 +20,10 @@ import numpy.typing as npt
 import torch
 
 from foundryc.cuda import driver
-from foundryc.cuda.extract import MEMORY, foreign_pointers
+from foundryc.cuda.extract import DEVICE, MEMORY, foreign_pointers
 from foundryrt.bundle.schema import MAX_REGIONS, REGIONS
 from foundryrt.errors import FoundryError
 
-DEVICE = 2
-"""CU_MEMORYTYPE_DEVICE"""
 _NOT_THE_USER_S = [
     Path(torch.__file__).parent, Path(contextlib.__file__).parent, Path(__file__).parents[1]
 ]  # fmt: skip

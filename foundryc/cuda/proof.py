@@ -19,7 +19,6 @@ import torch
 from foundryc.capture import RegionImage
 from foundryc.cuda import driver
 from foundryc.cuda.graph import RecordedGraph
-from foundryc.cuda.randomness import begin_at
 from foundryrt.bundle.schema import Random
 from foundryrt.errors import FoundryError
 
@@ -57,7 +56,7 @@ def rehearse(
             for image, data in images:
                 _restore(image, data)
             if random is not None:
-                begin_at(random.initial_seed)
+                torch.cuda.manual_seed(random.initial_seed)
             graph.replay()
             torch.cuda.synchronize()
             digests.append({output.name: _digest(output.tensor) for output in graph.outputs})

@@ -71,11 +71,6 @@ def consumed(graph: torch.cuda.CUDAGraph, device: torch.device) -> int:
             driver.call("cuGraphNodeSetEnabled", executable, node, 1)
 
 
-def begin_at(seed: int) -> None:
-    """Have torch's default generator of the current device begin anew with this seed."""
-    torch.cuda.manual_seed(seed)
-
-
 def _default(device: torch.device) -> torch.Generator:
     generator: torch.Generator = torch.cuda.default_generators[device.index]
     return generator

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from foundryc.cuda import driver, elf
-from foundryc.cuda.extract import MEMORY, CapturedFunction, foreign_pointers
+from foundryc.cuda.extract import DEVICE, MEMORY, CapturedFunction, foreign_pointers
 from foundryrt.errors import FoundryError
 from foundryrt.printable import quoted
 
-_NOT_FOUND, _DEVICE = 500, 2
+_NOT_FOUND = 500
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def pointed_to(function: CapturedFunction, name: str, data: bytes) -> list[int]:
     """
     found = foreign_pointers(np.frombuffer(data[: len(data) // 8 * 8], np.uint64))
     for pointer in found:
-        if pointer.memory != _DEVICE:
+        if pointer.memory != DEVICE:
             raise FoundryError(
                 f"kernel {quoted(function.name)}: the variable {quoted(name)} of its module holds"
                 f" the address {pointer.address:#x} of {MEMORY.get(pointer.memory, 'other')}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError
 from foundryrt.native import TemplateView
+from foundryrt.native.core import load_core
 
 PATH = Path(__file__).parent / "libfoundryc.so"
 
@@ -44,13 +45,7 @@ class ForeignPointer(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL:
     """The loaded core; FoundryError where it was not built."""
-    try:
-        loaded = ctypes.CDLL(str(PATH))
-    except OSError as error:
-        raise FoundryError(
-            f"the native core {PATH} cannot be loaded ({error}); install foundry-graphs again, or"
-            " run cmake -S . -B build && cmake --build build in a checkout"
-        ) from error
+    loaded = load_core(PATH)
     loaded.foundryc_error.restype = c_char_p
     loaded.foundryc_start_harvest.argtypes = (c_char_p,)
     loaded.foundryc_module_count.restype = c_uint64

@@ -212,7 +212,7 @@ class CudaBackend:
         self.device.cuda("cuGraphLaunch", executable, stream or self.stream)
 
     def seed(self, seed: int) -> None:
-        """Begin the random numbers anew; UsageError where no graph draws any."""
+        """Seed the random numbers; UsageError where no graph draws any."""
         if self._random is None:
             raise UsageError("no graph of this bundle draws random numbers: nothing to seed")
         self._random.seed(seed)

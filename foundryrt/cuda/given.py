@@ -1,4 +1,4 @@
-"""Regions whose memory belongs to whoever opens the bundle: another session's, or a tensor's."""
+"""Regions in memory that the caller provides: another session's, or a tensor's."""
 
 from __future__ import annotations
 

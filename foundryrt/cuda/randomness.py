@@ -26,7 +26,7 @@ class RandomState:
         self.seed(manifest.random.initial_seed)
 
     def seed(self, seed: int) -> None:
-        """Begin anew with a seed of 64 bits, as torch.manual_seed does; UsageError for another."""
+        """Set the seed and offset 0, as torch.manual_seed does; UsageError beyond 64 bits."""
         if not -(1 << 63) <= seed < 1 << 64:
             raise UsageError(f"seed {seed}: it must fit in 64 bits")
         self._seed = seed % (1 << 64)

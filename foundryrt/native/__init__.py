@@ -14,7 +14,8 @@ from foundryrt.addresses import address_of
 from foundryrt.bundle.schema import Function, Region, Variable
 from foundryrt.bundle.tables import MemberTable, TemplateTable
 from foundryrt.cuda_errors import explain
-from foundryrt.errors import DISTRIBUTION, FoundryError
+from foundryrt.errors import FoundryError
+from foundryrt.native.core import load_core
 from foundryrt.undo import Held, Undo
 
 _PATH = Path(__file__).parent / "libfoundryrt.so"
@@ -69,13 +70,7 @@ VIEW_COLUMNS = [name for name, kind in TemplateView._fields_ if kind is c_void_p
 @cache
 def library() -> ctypes.CDLL:
     """The loaded core; FoundryError where it was not built."""
-    try:
-        loaded = ctypes.CDLL(str(_PATH))
-    except OSError as error:
-        raise FoundryError(
-            f"the native core {_PATH} cannot be loaded ({error}); install {DISTRIBUTION} again, or"
-            " run cmake -S . -B build && cmake --build build in a checkout"
-        ) from error
+    loaded = load_core(_PATH)
     loaded.foundry_error.restype = c_char_p
     loaded.foundry_create.argtypes = (
         c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),

@@ -8,7 +8,8 @@ from dataclasses import astuple, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from foundryrt.errors import DISTRIBUTION, FoundryError
+from foundryrt.errors import FoundryError
+from foundryrt.native.core import load_core
 
 _PATH = Path(__file__).parent / "libfoundryhost.so"
 _FAILURES = {1: "its arguments contradict each other", 2: "there is not enough memory for it"}
@@ -51,13 +52,7 @@ def _structure(link: Link) -> _Link:
 
 @cache
 def _library() -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL(str(_PATH))
-    except OSError as error:
-        raise FoundryError(
-            f"the native core {_PATH} cannot be loaded ({error}); install {DISTRIBUTION} again, or"
-            " run cmake -S . -B build && cmake --build build in a checkout"
-        ) from error
+    library = load_core(_PATH)
     link = POINTER(_Link)
     library.foundry_zak_lanes.argtypes = (c_int,)
     library.foundry_zak_estimate.argtypes = (
