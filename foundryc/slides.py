@@ -9,12 +9,15 @@ until none of its random bytes is as in this one; the others end before they hav
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 _MOST = 300
 """Starts, of which some one in ten does; without random addresses none does."""
+_READINGS = 100
+"""Of where a process lies, a millisecond apart; a program without a loader takes them all."""
 _PAGE, _LARGE_PAGE, _THREAD_HEAP = 12, 21, 26
 """Low bits that are 0 where Linux and the C library put memory."""
 _TOP = 40
@@ -67,11 +70,24 @@ def start_apart(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Pope
     here = Slides.of()
     for _ in range(_MOST):
         process = start()
-        if process.poll() is not None or Slides.of(process.pid).apart(here):
+        if _loaded(process).apart(here) or process.poll() is not None:
             return process
         process.kill()
         process.wait()
     return start()
+
+
+def _loaded(process: subprocess.Popen[bytes]) -> Slides:
+    """Where `process` lies once its program and loader do; Linux maps them one after another."""
+    seen = Slides(0, 0, 0, 0)
+    for _ in range(_READINGS):
+        if process.poll() is not None:
+            break
+        before, seen = seen, Slides.of(process.pid)
+        if seen == before and seen.libraries:
+            break
+        time.sleep(0.001)
+    return seen
 
 
 def _differ(distance: int, bits: int) -> bool:
