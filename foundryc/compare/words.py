@@ -183,7 +183,9 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
 def _halves(values: Words, at: Index, regions: Regions, argument: Mask) -> Mask:
     """Which lower and upper halves of the words `at` follow those of an address, bool [n, 2].
 
-    Of two that are an unaligned address together, in arguments, neither: see _check_hidden.
+    Of two that are an unaligned address together, in arguments, neither: see _check_hidden. Nor
+    upper halves where the move shows in lower ones: an address has both. What is left of one
+    behind a value of 4 bytes, where compilers leave a gap, is residue.
     """
     low, high = values & _HALF, values >> np.uint64(32)
     found = np.zeros((values.shape[1], 2), bool)
@@ -209,9 +211,10 @@ def _follows_low(half: Words, bases: Words, size: np.uint64) -> Mask:
 
 
 def _follows_high(half: Words, bases: Words, size: np.uint64) -> Mask:
-    """Whether uint64 [3, n] can be upper halves of one place in a region whose move shows there."""
+    """Whether uint64 [3, n] can be upper halves of one place in a region whose move shows there
+    alone."""
     lowest, highest = bases >> np.uint64(32), bases + size >> np.uint64(32)
-    shows: Mask = (lowest != lowest[0]).any()
+    shows: Mask = (lowest != lowest[0]).any() & ((bases ^ bases[0]) & _HALF == 0).all()
     same: Mask = shows & ((half >= lowest[:, None]) & (half <= highest[:, None])).all(axis=0)
     return same
 
