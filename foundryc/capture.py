@@ -15,7 +15,8 @@ from foundryrt.bundle.writer import Buffer
 class RegionImage:
     """A region and the bytes it begins with; `compress` is off for bytes that would not shrink.
 
-    `owner`, `written` and `relocations` are the manifest's (foundryrt/bundle/schema.py, `Region`).
+    `owner`, `written`, `relocations` and `given` are the manifest's (foundryrt/bundle/schema.py,
+    `Region`).
     """
 
     name: str
@@ -27,6 +28,7 @@ class RegionImage:
     owner: str = ""
     written: bool = False
     relocations: tuple[Relocation, ...] = ()
+    given: bool = False
 
 
 @dataclass(frozen=True, eq=False)

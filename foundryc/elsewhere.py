@@ -6,7 +6,7 @@ what it captured, in place of writing a bundle:
     FOUNDRY_STORE=again.capture python program.py
     FOUNDRY_STORE=moved.capture FOUNDRY_MOVED=1 python program.py
 
-`foundryc capture --relocate` does that by itself, and compares the three (foundryc/compare).
+`foundryc capture` does that by itself, and compares the three (foundryc/compare).
 """
 
 from __future__ import annotations

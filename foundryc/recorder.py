@@ -58,6 +58,13 @@ class Recording(Protocol):
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Records the body of the `with` block."""
 
+    @property
+    def pool(self) -> tuple[int, int]:
+        """Torch's pool in the arena."""
+
+    def given(self, name: str, tensor: torch.Tensor) -> None:
+        """Names memory that whoever opens the bundle gives."""
+
     def adopt(
         self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
     ) -> None:
@@ -209,10 +216,33 @@ class Recorder:
         """Name a tensor of the program, where it lies, as state that all graphs share."""
         self._recording.keep(name, tensor)
 
+    def given(self, name: str, tensor: torch.Tensor) -> None:
+        """Name memory, all that `tensor`'s storage has, of which the bundle holds nothing.
+
+        Whoever opens the bundle gives memory of at least that size for it, as `place` of
+        `Session.open`: an engine's cache, weights that another library loads. Call it before the
+        graphs that use it. UsageError on host, where it has a name already, or where the capture
+        is to be proved: another process cannot be given this one's memory.
+        """
+        if self._elsewhere is not None or store() is not None:
+            raise UsageError(
+                f"{name}: a capture with memory that is given cannot be compared with others; make"
+                " it with --no-relocate"
+            )
+        self._recording.given(name, tensor)
+
     def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""
         self._progress(f"recording graph {name}({_variant(key)})")
         return self._recording.graph(name, **key)
+
+    @property
+    def pool(self) -> tuple[int, int]:
+        """The memory pool to capture graphs with (`torch.cuda.graph(pool=...)`) that are adopted.
+
+        The bundle then holds nothing of what they make on their way. UsageError on host.
+        """
+        return self._recording.pool
 
     def adopt(
         self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str

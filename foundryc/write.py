@@ -117,6 +117,7 @@ def _region(writer: BundleWriter, image: RegionImage) -> Region:
         owner=image.owner,
         written=image.written,
         relocations=image.relocations,
+        given=image.given,
     )
 
 

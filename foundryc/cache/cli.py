@@ -59,8 +59,8 @@ Relocate = Annotated[
     bool | None,
     typer.Option(
         "--relocate/--no-relocate",
-        help="Whether its memory may lie anywhere (cuda): three captures are compared, and the"
-        " bundle is run elsewhere to prove it. By default it is bound to its base.",
+        help="Whether its memory may lie anywhere (cuda, by default): three captures are compared,"
+        " and the bundle is run elsewhere to prove it. Else it is bound to its base.",
         show_default=False,
     ),
 ]

@@ -100,7 +100,7 @@ class Request:
             settings,
             compile,
             address,
-            bool(relocate),
+            chosen == "cuda" if relocate is None else relocate,
             tuple(command),
             why,
         )

@@ -15,7 +15,7 @@ from foundryrt.printable import quoted
 
 Mask = npt.NDArray[np.bool_]
 
-REMEDY = "without --relocate the bundle is bound to its addresses"
+REMEDY = "with --no-relocate the bundle is bound to its addresses"
 _NONE = -1
 _SHIFTS = range(1, 17)
 """Bits by which a word may hold a shifted address: descriptors leave out what alignment fixes."""
@@ -160,6 +160,7 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     noisy = _bytes(first ^ again) != 0
     changed = _bytes(first ^ moved) != 0
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
+    noisy |= np.repeat(_host_addresses(words[:, rest], rest, regions), 4, axis=1)
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))
         raise FoundryError(
@@ -229,12 +230,40 @@ def _by_chance(values: Words, noisy: Mask, regions: Regions) -> Mask:
     an address on the host, whose lower half is noise: its random part reaches into 2 bits of it.
     """
     lower, upper = noisy[:, :4].any(axis=1), noisy[:, 4:].any(axis=1)
-    halves = values >> np.uint64(32)
-    on_host = (halves >= _HOST_LOWEST) & (halves < _HOST_END)
-    for capture in range(3):
-        on_host[capture] &= ~regions.holding(capture, halves[capture])
-    upper |= lower & on_host.all(axis=0)
+    upper |= lower & _on_host(values >> np.uint64(32), regions)
     return np.repeat(np.stack([lower, upper], axis=1), 4, axis=1)
+
+
+def _host_addresses(values: Words, at: Index, regions: Regions) -> Mask:
+    """Which halves of the words `at` are of an address on the host in all captures, bool [n, 2].
+
+    Both halves of it differ between the first two, so it is no value, and none of its bytes is one:
+    those that happen to be equal would else make two bundles of one program differ. One that lies 4
+    bytes in has its halves in two words.
+    """
+    low, high = values & _HALF, values >> np.uint64(32)
+
+    def found(lower: Words, upper: Words) -> Mask:
+        differ: Mask = (lower[0] != lower[1]) & (upper[0] != upper[1])
+        top = upper >> np.uint64(8)
+        program = (top == 0x55) | (top == 0x56)
+        usual: Mask = (program | (top >= 0x70)).all(axis=0)
+        return differ & usual & _on_host(upper, regions)
+
+    both = np.repeat(found(low, high)[:, None], 2, axis=1)
+    across = found(high[:, :-1], low[:, 1:]) & (np.diff(at) == 1)
+    both[:-1, 1] |= across
+    both[1:, 0] |= across
+    return both
+
+
+def _on_host(halves: Words, regions: Regions) -> Mask:
+    """Which upper halves, uint64 [3, n], an address on the host can have in all captures."""
+    found = (halves >= _HOST_LOWEST) & (halves < _HOST_END)
+    for capture in range(3):
+        found[capture] &= ~regions.holding(capture, halves[capture])
+    every: Mask = found.all(axis=0)
+    return every
 
 
 _HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)

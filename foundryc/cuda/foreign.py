@@ -22,12 +22,13 @@ import torch
 from foundryc.cuda import driver
 from foundryc.cuda.extract import DEVICE, MEMORY, foreign_pointers
 from foundryrt.bundle.schema import MAX_REGIONS, REGIONS
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 
 _NOT_THE_USER_S = [
     Path(torch.__file__).parent, Path(contextlib.__file__).parent, Path(__file__).parents[1]
 ]  # fmt: skip
 """Folders of code that allocates for somebody else: torch, the standard library, this package."""
+GIVEN = "whoever opens the bundle"
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""
 
@@ -36,13 +37,17 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class ForeignRegion:
-    """An allocation that is not the arena's, with what it held when a graph was found to use it."""
+    """An allocation that is not the arena's, with what it held when a graph was found to use it.
+
+    One with a `name` will be given by whoever opens the bundle: nothing of it is kept.
+    """
 
     base: int
     size: int
     owner: str
     data: Bytes = field(repr=False)
     """Up to the last byte that is not zero."""
+    name: str = ""
 
 
 class ForeignMemory:
@@ -51,6 +56,23 @@ class ForeignMemory:
     def __init__(self, base: int, end: int) -> None:
         self._base, self._end = base, end
         self.regions: list[ForeignRegion] = []
+        self._given: list[ForeignRegion] = []
+        """What may be given, used or not."""
+
+    def give(self, name: str, base: int, size: int) -> None:
+        """Take [base, base + size) for memory that whoever opens the bundle gives by this name.
+
+        UsageError where a part of it has a name already, or the name is that of a part of the
+        arena.
+        """
+        if name in REGIONS:
+            raise UsageError(f"{name}: is a part of the arena; choose another name")
+        for known in [*self._given, *self.regions]:
+            if known.base < base + size and base < known.base + known.size:
+                raise UsageError(f"{name}: the memory is {known.name or 'kept'} already")
+            if known.name == name:
+                raise UsageError(f"two ranges of memory are given as {name!r}")
+        self._given.append(ForeignRegion(base, size, GIVEN, np.empty(0, np.uint8), name))
 
     def locate(self, address: int) -> tuple[int, int] | None:
         """Number of the region that holds `address`, and how far in; None for no known one."""
@@ -70,8 +92,10 @@ class ForeignMemory:
             address = pending.popleft()
             if self._base <= address < self._end or self.locate(address) is not None:
                 continue
-            blocks = torch_blocks() if blocks is None else blocks
-            region = _saved(address, blocks)
+            region = self._named(address)
+            if region is None:
+                blocks = torch_blocks() if blocks is None else blocks
+                region = _saved(address, blocks)
             self.regions.append(region)
             if len(self.regions) > MAX_REGIONS - len(REGIONS):
                 raise FoundryError(
@@ -82,6 +106,12 @@ class ForeignMemory:
             words = region.data[: region.data.size // 8 * 8].view(np.uint64)
             found = foreign_pointers(words, self._base, self._end)
             pending += [pointer.address for pointer in found if pointer.memory == DEVICE]
+
+    def _named(self, address: int) -> ForeignRegion | None:
+        for region in self._given:
+            if region.base <= address < region.base + region.size:
+                return region
+        return None
 
 
 def _saved(address: int, blocks: list[tuple[int, int, str]]) -> ForeignRegion:

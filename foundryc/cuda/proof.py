@@ -81,7 +81,7 @@ def prove(path: Path, wanted: Digests, names: Sequence[str]) -> None:
     if done.returncode:
         raise FoundryError(
             "the bundle was run at another place, to prove it, and failed there:"
-            f" {done.stderr.strip()[-2000:]}; capture it without --relocate, bound to its place"
+            f" {done.stderr.strip()[-2000:]}; capture it with --no-relocate, bound to its place"
         )
     found: Digests = json.loads(done.stdout)
     for graph, own, other in zip(names, wanted, found, strict=True):
@@ -89,7 +89,7 @@ def prove(path: Path, wanted: Digests, names: Sequence[str]) -> None:
             if other[name] != digest:
                 raise FoundryError(
                     f"graph {graph}: at another place its output {name!r} is not what it is here;"
-                    " capture it without --relocate, bound to its place, and report this"
+                    " capture it with --no-relocate, bound to its place, and report this"
                 )
 
 

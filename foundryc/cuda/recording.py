@@ -134,6 +134,19 @@ class CudaRecording:
             )
         self.tensors.append(NamedTensor(name, "state", tensor))
 
+    @property
+    def pool(self) -> tuple[int, int]:
+        """See Recorder.pool."""
+        pool: tuple[int, int] = self.arena.pool.id
+        return pool
+
+    def given(self, name: str, tensor: torch.Tensor) -> None:
+        """See Recorder.given."""
+        storage = tensor.untyped_storage()
+        if not tensor.is_cuda or not storage.nbytes():
+            raise UsageError(f"{name}: only a tensor with memory on the GPU can be given")
+        self.foreign.give(name, storage.data_ptr(), storage.nbytes())
+
     @contextmanager
     def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
         """Capture the body as one graph; in a program it runs, too, as the program expects."""
@@ -220,7 +233,7 @@ class CudaRecording:
         return Capture(
             target="cuda",
             requirements=Requirements(
-                memory=sum(image.size for image in regions),
+                memory=sum(image.size for image in regions if not image.given),
                 architecture=architecture,
                 driver=_DRIVER,
             ),
@@ -356,12 +369,13 @@ def _random(generator: Generator | None, first: int) -> Random | None:
 
 def _foreign(number: int, region: ForeignRegion, spans: Spans) -> RegionImage:
     return RegionImage(
-        f"foreign {number}",
+        region.name or f"foreign {number}",
         region.base,
         region.size,
         (lambda: [region.data.data]) if region.data.size else None,
         owner=region.owner,
         relocations=relocations(region.data, spans),
+        given=bool(region.name),
     )
 
 

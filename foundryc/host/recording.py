@@ -191,6 +191,15 @@ class HostRecording:
         )  # fmt: skip
         self._graphs.append(graph)
 
+    def given(self, name: str, tensor: torch.Tensor) -> None:
+        """UsageError: a host bundle's memory is all its own."""
+        raise UsageError(f"{name}: only --target cuda has memory that is given when it is opened")
+
+    @property
+    def pool(self) -> tuple[int, int]:
+        """UsageError: a CPU has no pools for graphs."""
+        raise UsageError("only --target cuda has a pool for graphs that other code captures")
+
     def adopt(
         self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
     ) -> None:

@@ -153,9 +153,13 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         end, before = region.base + region.size, region.name
         if region.section != -1 and sections[region.section].raw > region.size:
             raise InvalidValue(f"manifest: the initial bytes of {where} are more than the region")
+        _require(
+            not region.given or (bool(region.owner) and region.section == -1),
+            f"{where} is to be given, but is not foreign or has initial bytes",
+        )
         saved = 0 if region.section == -1 else sections[region.section].raw
         _check_relocations(where, region.relocations, saved, manifest)
-    total = sum(region.size for region in manifest.regions)
+    total = sum(region.size for region in manifest.regions if not region.given)
     _require(manifest.requirements.memory >= total, "memory is less than the regions need")
 
 

@@ -17,7 +17,8 @@ import msgspec
 #    bundles that have them.
 #    2026-11-29, Manifest.relocatable, Region.owner and the relocations of regions and variables
 #    added, relocation columns filled, and Manifest.random with GraphEntry.random; dtypes uint16 to
-#    uint64, complex32 and three more of float8; earlier readers refuse bundles that have them.
+#    uint64, complex32 and three more of float8; Region.given; earlier readers refuse bundles
+#    that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -109,6 +110,8 @@ class Region(Record, frozen=True):
     """Whether a graph was seen to write to a foreign region."""
     relocations: tuple[Relocation, ...] = ()
     """The addresses among the initial bytes, by rising offset."""
+    given: bool = False
+    """Whether the opener must give a foreign region's memory: the bundle holds nothing of it."""
 
 
 class Tensor(Record, frozen=True):

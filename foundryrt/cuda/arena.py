@@ -157,7 +157,7 @@ class Arena:
         memory = self._given.get(region.name)
         if not isinstance(memory, Memory):
             return False
-        if memory.address != region.base and not movable:
+        if memory.address != region.base and not (movable or region.owner):
             raise UsageError(
                 f"region {quoted(region.name)} lies at {region.base:#x} and cannot be moved to"
                 f" {memory.address:#x}, where memory was given: the bundle was captured to stay"

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from foundryrt.cuda.pipeline import CudaPipeline
 
 
+_SHOWN = 8
+"""Regions that an error names."""
+
+
 class CudaBackend:
     """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier phase.
 
@@ -65,7 +69,8 @@ class CudaBackend:
         self._undo = Undo()
         try:
             self._begin_reading(first)
-            self._open_device(device, sum(self._size(name) for name in place or {}))
+            self._check_given(place or {})
+            self._open_device(device, place or {})
             self._make_arena(base, place or {})
             self._prepare_copies()
             self._begin_graphs()
@@ -83,18 +88,27 @@ class CudaBackend:
         self.graphs = Graphs(self._bundle, first, self._undo)
         self.graphs.read()
 
-    def _size(self, region: str) -> int:
-        for own in self._bundle.manifest.regions:
-            if own.name == region:
-                return own.size
-        names = ", ".join(own.name for own in self._bundle.manifest.regions if not own.owner)
-        raise UsageError(f"no region {region!r} to give memory for; there is {names}")
+    def _check_given(self, place: Mapping[str, object]) -> None:
+        """UsageError where memory is given for what is no region, or is missing for one."""
+        regions = self._bundle.manifest.regions
+        for name in place:
+            if all(region.name != name for region in regions):
+                names = ", ".join(own.name for own in regions if own.given or not own.owner)
+                raise UsageError(f"no region {name!r} to give memory for; there is {names}")
+        missing = [region for region in regions if region.given and region.name not in place]
+        if missing:
+            sizes = ", ".join(f"{quoted(own.name)} ({own.size} bytes)" for own in missing[:_SHOWN])
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            raise UsageError(
+                f"graphs of the bundle use memory that you have to give: `place` for {sizes}{more}"
+            )
 
-    def _open_device(self, ordinal: int, given: int) -> None:
+    def _open_device(self, ordinal: int, place: Mapping[str, object]) -> None:
         cuda = driver()
         self._done("driver")
-        needs = self._bundle.manifest.requirements
-        needs = replace(needs, memory=needs.memory - given)
+        manifest = self._bundle.manifest
+        given = sum(own.size for own in manifest.regions if own.name in place and not own.given)
+        needs = replace(manifest.requirements, memory=manifest.requirements.memory - given)
         self.device = open_device(cuda, ordinal, needs, self._undo)
         self._done("context")
 

@@ -60,7 +60,7 @@ def receivers(tmp_path_factory):
     """Two captures of a receiver, proved, side by side."""
     folder = tmp_path_factory.mktemp("receivers")
     paths = folder / "a.fdy", folder / "b.fdy"
-    for process in [capture("otfs", path, "--grid", "1024x32", "--relocate") for path in paths]:
+    for process in [capture("otfs", path, "--grid", "1024x32") for path in paths]:
         finish(process)
     return paths
 
@@ -85,7 +85,7 @@ def test_bundles_of_one_base_open_together(receivers):
 
 def test_a_bundle_bound_to_its_base_says_so(tmp_path):
     path = tmp_path / "bound.fdy"
-    finish(capture("otfs", path, "--grid", "256x32"))
+    finish(capture("otfs", path, "--grid", "256x32", "--no-relocate"))
     elsewhere = start("-c", RUN, "run", path, "--base", "0x640000000000", "--frames", "2")
     with pytest.raises(AssertionError, match=r"(?s)exit status 2.*cannot be moved"):
         finish(elsewhere)
@@ -96,9 +96,7 @@ def bundles(tmp_path_factory):
     """A model's bundles, captured side by side: twice eagerly, once compiled."""
     folder = tmp_path_factory.mktemp("bundles")
     finish(start("-c", MODEL, folder / "model"))
-    ways = {
-        "eager": ("--relocate",), "again": ("--relocate",), "compiled": ("--relocate", "--compile")
-    }  # fmt: skip
+    ways: dict[str, tuple[str, ...]] = {"eager": (), "again": (), "compiled": ("--compile",)}
     paths = {way: folder / f"{way}.fdy" for way in ways}
     captures = [
         capture("parse", paths[way], "--model", folder / "model", *PARSE, *options)

@@ -28,7 +28,7 @@ def test_answers_are_those_of_transformers(tmp_path, kind):
     path = tmp_path / "model.fdy"
     words = ["--workload", "hf", "--model", tmp_path, "--max-len", 64, "--prefill", "4,16"]
     # One of them with captures compared and its proof, which take three times as long.
-    words += ["--target", "cuda", *["--relocate"] * (kind == PROVED)]
+    words += ["--target", "cuda", *["--no-relocate"] * (kind != PROVED)]
     finish(start("-c", CAPTURE, "capture", *words, "-o", path))
     words = ["--prompt", PROMPT, "--raw", "--json"]
     answer = json.loads(finish(start("-c", RUN, "run", path, *words)))

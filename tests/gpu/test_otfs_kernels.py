@@ -52,7 +52,8 @@ def test_kernels_agree_with_numpy(report, case):
 def bundle(tmp_path_factory):
     path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
     code = "import sys; from foundryc.cli import main; sys.argv[0] = 'foundryc'; main()"
-    command = ["capture", "--workload", "otfs", "--target", "cuda", "--grid", LINK.grid]
+    command = ["capture", "--workload", "otfs", "--target", "cuda", "--no-relocate"]
+    command += ["--grid", LINK.grid]
     subprocess.run([sys.executable, "-c", code, *command, "-o", str(path)], check=True)
     return path
 

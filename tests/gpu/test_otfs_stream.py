@@ -23,7 +23,7 @@ LINK = Settings(grid="1024x32")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("otfs") / "otfs.fdy"
     finish(start("-c", CAPTURE, "capture", "--target", "cuda", "--workload",
-                 "otfs", "--grid", LINK.grid, "-o", path))  # fmt: skip
+                 "otfs", "--grid", LINK.grid, "--no-relocate", "-o", path))  # fmt: skip
     return path
 
 

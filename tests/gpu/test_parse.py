@@ -77,7 +77,7 @@ def bundles(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     for way, path in paths.items():
         options = [f"--{k.replace('_', '-')}={v}" for k, v in models[way][0].items()]
         captures.append(start("-c", CAPTURE, "capture", "--workload", "parse", "--target", "cuda",
-                              "-o", path, *options))  # fmt: skip
+                              "--no-relocate", "-o", path, *options))  # fmt: skip
     for capture in captures:
         finish(capture)
     return paths

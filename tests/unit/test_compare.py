@@ -252,6 +252,24 @@ def test_residue_that_two_captures_share_is_noise(values) -> None:
     assert not word & _differing(values) and word == values[0] & ~_differing(values)
 
 
+@pytest.mark.parametrize("byte", [0, 4])
+@pytest.mark.parametrize("highest", [(0x7F, 0x7F, 0x7F), (0x55, 0x56, 0x55)])
+def test_nothing_of_an_address_on_the_host_is_kept(byte: int, highest) -> None:
+    """Its lowest and its highest byte are often the same: then two bundles would differ by it."""
+    between = 0x11223344, 0x55667788, 0x99AABBCC
+    found = [top << 40 | middle << 8 | 0xB8 for top, middle in zip(highest, between, strict=True)]
+    parts = [bytes(byte) + struct.pack("<Q", value) + bytes(8 - byte) for value in found]
+    words = compare(*hand([*over_words(parts), (0, 0, 0)])).graphs[0].words[4:6]
+    assert not words.any()
+
+
+def test_a_value_beside_noise_is_no_address_on_the_host() -> None:
+    """A vocabulary of 32,000 behind a flag and its gap: as far as it goes, 0x7D00xxxxxx01."""
+    values = tuple(32000 << 32 | gap << 8 | 1 for gap in (0x112233, 0x445566, 0x778899))
+    word = int(compare(*hand([values, (0, 0, 0)])).graphs[0].words[4])
+    assert word == 32000 << 32 | 1
+
+
 @pytest.mark.parametrize("region", [0, 1, FOREIGN])
 def test_an_upper_half_counts_where_nothing_else_of_an_address_moves(region: int) -> None:
     """Else it is residue beside a value of 4 bytes: an address would show its lower half, too."""

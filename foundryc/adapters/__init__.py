@@ -1,0 +1,1 @@
+"""Engines of others: their graphs captured into bundles, and taken from bundles."""
