@@ -38,6 +38,10 @@ BENCHMARKS = {
             "foreign.json", gpu=True,
         ),
         Benchmark(
+            "engine", "start.engine", "vLLM with its decode graphs from a bundle, beside vLLM alone",
+            "engine.json", gpu=True,
+        ),
+        Benchmark(
             "instantiate", "start.instantiate", "ways to make executable graphs, by driver calls",
             "instantiate.json", gpu=True,
         ),

@@ -16,6 +16,7 @@ choose() {
             --output $results/cold_start_14b.json) ;;
         relocate) limit=300 options=(relocate) ;;
         foreign) limit=300 options=(foreign) ;;
+        engine) limit=400 options=(engine) ;;
         instantiate) limit=75 options=(instantiate) ;;
         otfs) limit=300 options=(otfs) ;;
         sweep) limit=200 options=(otfs-sweep) ;;

@@ -22,8 +22,8 @@ def storage_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return whole
 
 
-def named_memory(root: object, package: str) -> dict[str, torch.Tensor]:
-    """Tensors on a GPU that `root` leads to, one of each storage, by the path that leads there.
+def named_memory(root: object, package: str, device: torch.device) -> dict[str, torch.Tensor]:
+    """Tensors on `device` that `root` leads to, one of each storage, by the path that leads there.
 
     Objects of classes of `package`, lists, tuples and dicts are looked into, the nearest first;
     modules are not (`gather`).
@@ -36,7 +36,7 @@ def named_memory(root: object, package: str) -> dict[str, torch.Tensor]:
         for name, child in _children(parent, package):
             where = f"{path}.{name}" if path else name
             if isinstance(child, torch.Tensor):
-                if child.is_cuda and child.untyped_storage().nbytes():
+                if child.device == device and child.untyped_storage().nbytes():
                     found.setdefault(child.untyped_storage().data_ptr(), (where, child))
             elif depth < _DEPTH and id(child) not in seen:
                 seen.add(id(child))
@@ -73,18 +73,20 @@ class Gathered:
     layout: list[tuple[str, int, str, list[int], list[int]]]
 
 
-def gather(module: torch.nn.Module) -> Gathered:
-    """Move the parameters and buffers of `module` on a GPU into one piece of memory.
+def gather(module: torch.nn.Module, device: torch.device) -> Gathered:
+    """Move the parameters and buffers of `module` on `device` into one piece of memory.
 
     Their storage is free for others afterwards; for a moment there is twice as much of it. Tensors
     that share memory, tied weights, go on doing so where they are views of the same elements.
     """
-    tensors = dict(module.named_parameters(remove_duplicate=False))
-    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    tensors: dict[str, torch.Tensor] = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     places: dict[tuple[object, ...], int] = {}
     layout, owners, end = [], [], 0
     for name, tensor in tensors.items():
-        if not tensor.is_cuda or not tensor.numel() or 0 in tensor.stride():
+        if tensor.device != device or not tensor.numel() or 0 in tensor.stride():
             continue
         key = tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
         if key not in places:
@@ -93,7 +95,6 @@ def gather(module: torch.nn.Module) -> Gathered:
         dtype = str(tensor.dtype).removeprefix("torch.")
         layout.append((name, places[key], dtype, list(tensor.shape), list(tensor.stride())))
         owners.append(tensor)
-    device = owners[0].device if owners else None
     memory = torch.empty(end, dtype=torch.uint8, device=device)
     with torch.no_grad():
         for (_, offset, _, shape, strides), tensor in zip(layout, owners, strict=True):

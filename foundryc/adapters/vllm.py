@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from foundryc.adapters.memory import Gathered, gather, named_memory, storage_bytes
 from foundryc.recorder import Recorder
@@ -31,6 +32,7 @@ from foundryrt.session import Graph, Session
 BUNDLE = "FOUNDRY_VLLM_BUNDLE"
 _FACTS, _MODEL, _HIDDEN = "vllm.json", "model", "hidden_states"
 _INSTALLED = "_foundry_adapter"
+_REMEDY = "remove it, and the next start captures it again"
 _LOG = logging.getLogger("vllm.foundry")  # below vLLM's own, which prints it
 States = dict[Any, Any]
 Capture = Callable[..., States]
@@ -118,7 +120,7 @@ class Adapter:
     def take_weights(self, runner: Any) -> None:
         """Once they are loaded: have them in one piece, which a bundle can be given."""
         if self._recorder is not None or self._facts:
-            self._runner, self._weights = runner, gather(runner.model)
+            self._runner, self._weights = runner, gather(runner.model, runner.device)
 
     def capture(
         self, capture: Capture, manager: Any, create_forward: Any, *more: Any, **named: Any
@@ -145,6 +147,8 @@ class Adapter:
                 return states
             except FoundryError as error:
                 manager.graphs, manager.hidden_states = {}, None
+                if self._session is not None:
+                    self._session.close()
                 _LOG.warning("%s: its graphs are not used: %s", self._path, error)
             return states | others_first(CUDAGraphMode.FULL)
         return states | self._record(manager, full, partial(others_first, CUDAGraphMode.FULL))
@@ -161,16 +165,17 @@ class Adapter:
             _LOG.warning("%s: not written: %s", self._path, error)
             return capture()
         pool, kind = manager.pool, torch.cuda.CUDAGraph
-        manager.pool, torch.cuda.CUDAGraph = recorder.pool, partial(kind, keep_graph=True)  # type: ignore[misc]
+        manager.pool = recorder.pool
+        setattr(torch.cuda, "CUDAGraph", partial(kind, keep_graph=True))  # noqa: B010 (mypy)
         try:
             states = capture()
         finally:
-            manager.pool, torch.cuda.CUDAGraph = pool, kind  # type: ignore[misc]
+            manager.pool = pool
+            setattr(torch.cuda, "CUDAGraph", kind)  # noqa: B010 (mypy)
         try:
             for desc in full:
                 recorder.adopt(manager.graphs[desc].raw_cuda_graph(), {}, "full", **_key(desc))
-            facts = self._described(manager, memory)
-            recorder.attach(_FACTS, json.dumps(facts).encode())
+            recorder.attach(_FACTS, json.dumps(self._described(manager)).encode())
             recorder.save(self._path)
             _LOG.info("%s: holds %d graphs", self._path, len(full))
         except FoundryError as error:
@@ -179,19 +184,20 @@ class Adapter:
 
     def _restore(self, manager: Any, full: Sequence[Any], create_forward: Any) -> None:
         """Fill `manager.graphs` from the bundle; FoundryError where something does not fit."""
-        memory = self._memory()
-        here = json.loads(json.dumps(self._described(manager, memory)))
+        here = json.loads(json.dumps(self._described(manager)))
         for name, value in here.items():
             if self._facts.get(name) != value:
-                raise FoundryError(
-                    f"it was captured with another {name}; remove it to capture anew"
-                )
+                raise FoundryError(f"it was captured with another {name}; {_REMEDY}")
+        memory = self._memory()
         with Bundle.open(self._path) as bundle:
-            wanted = [region.name for region in bundle.manifest.regions if region.given]
+            wanted = {r.name: r.size for r in bundle.manifest.regions if r.given}
+        for name, size in wanted.items():
+            if name not in memory or memory[name].untyped_storage().nbytes() != size:
+                raise FoundryError(f"there is no {name} of {size} bytes here; {_REMEDY}")
         place = {name: storage_bytes(memory[name]) for name in wanted}
         self._session = session = Session.open(self._path, place=place)
         session.wait()
-        manager.hidden_states = torch.from_dlpack(session.tensor(_HIDDEN))
+        manager.hidden_states = from_dlpack(session.tensor(_HIDDEN))
         manager.graphs = {desc: _Replay(session.graph("full", **_key(desc))) for desc in full}
         for desc in {full[0], full[-1]}:
             _check(manager, desc, create_forward)
@@ -201,12 +207,12 @@ class Adapter:
     def _memory(self) -> dict[str, torch.Tensor]:
         """The engine's memory by name."""
         assert self._weights is not None
-        memory = named_memory(self._runner, "vllm")
+        memory = named_memory(self._runner, "vllm", self._runner.device)
         own = self._weights.memory.untyped_storage().data_ptr()
         found = {n: t for n, t in memory.items() if t.untyped_storage().data_ptr() != own}
         return found | {_MODEL: self._weights.memory}
 
-    def _described(self, manager: Any, memory: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def _described(self, manager: Any) -> dict[str, Any]:
         """What must be equal in the process that captures and in one that takes the graphs."""
         assert self._weights is not None
         config = manager.vllm_config
@@ -221,7 +227,6 @@ class Adapter:
             ],
             "blocks": config.cache_config.num_gpu_blocks,
             "weights": self._weights.layout,
-            "memory": {name: tensor.untyped_storage().nbytes() for name, tensor in memory.items()},
             "graphs": [_key(desc) for desc in manager._capture_descs[_full()]],
         }
 

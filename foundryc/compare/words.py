@@ -215,9 +215,8 @@ def _follows_high(half: Words, bases: Words, size: np.uint64) -> Mask:
     """Whether uint64 [3, n] can be upper halves of one place in a region whose move shows there
     alone."""
     lowest, highest = bases >> np.uint64(32), bases + size >> np.uint64(32)
-    shows: Mask = (lowest != lowest[0]).any() & ((bases ^ bases[0]) & _HALF == 0).all()
-    same: Mask = shows & ((half >= lowest[:, None]) & (half <= highest[:, None])).all(axis=0)
-    return same
+    shows: Mask = (lowest != lowest[0]).any() & ~((bases ^ bases[0]) & _HALF).any()
+    return shows & _in_all((half >= lowest[:, None]) & (half <= highest[:, None]))
 
 
 _HALF = np.uint64(0xFFFFFFFF)
@@ -247,8 +246,7 @@ def _host_addresses(values: Words, at: Index, regions: Regions) -> Mask:
         differ: Mask = (lower[0] != lower[1]) & (upper[0] != upper[1])
         top = upper >> np.uint64(8)
         program = (top == 0x55) | (top == 0x56)
-        usual: Mask = (program | (top >= 0x70)).all(axis=0)
-        return differ & usual & _on_host(upper, regions)
+        return differ & _in_all(program | (top >= 0x70)) & _on_host(upper, regions)
 
     both = np.repeat(found(low, high)[:, None], 2, axis=1)
     across = found(high[:, :-1], low[:, 1:]) & (np.diff(at) == 1)
@@ -262,7 +260,12 @@ def _on_host(halves: Words, regions: Regions) -> Mask:
     found = (halves >= _HOST_LOWEST) & (halves < _HOST_END)
     for capture in range(3):
         found[capture] &= ~regions.holding(capture, halves[capture])
-    every: Mask = found.all(axis=0)
+    return _in_all(found)
+
+
+def _in_all(found: Mask) -> Mask:
+    """What is so in every capture: bool [3, n] to bool [n]."""
+    every: Mask = np.logical_and.reduce(found, axis=0)
     return every
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -46,6 +48,40 @@ def test_a_region_lies_in_a_tensor_and_holds_what_it_held(path, fake):
             session.graph("step", by=11).launch()
             assert (session.read("result") == counters.INITIAL + 11 * launches).all()
     assert (array.numbers() == counters.INITIAL + 22).all()
+    assert fake.live == ""
+
+
+def needing(capture):
+    """The bundle holds nothing of the state: it is an engine's, by name."""
+    regions = [
+        replace(r, name="cache", owner="an engine", given=True, initial=None)
+        if r.name == "state" else r
+        for r in capture.regions
+    ]  # fmt: skip
+    memory = sum(region.size for region in regions if not region.given)
+    needs = msgspec.structs.replace(capture.requirements, memory=memory)
+    return replace(capture, regions=regions, relocatable=False, requirements=needs)
+
+
+def test_memory_that_a_bundle_needs_is_taken_wherever_it_lies(tmp_path, fake):
+    """Though the bundle itself cannot be moved: what is given is found by relocations."""
+    path = save(tmp_path / "needing.fdy", needing(relocated(counters.capture())))
+    array = Array()
+    ctypes.memmove(array.address, counters.INITIAL.tobytes(), BYTES)
+    with Session.open(path, place={"cache": array}) as session:
+        session.graph("step", by=11).launch()
+        assert (session.read("result") == counters.INITIAL + 11).all()
+    assert (array.numbers() == counters.INITIAL + 11).all()
+    assert fake.live == ""
+
+
+def test_memory_that_is_missing_is_asked_for_by_name(tmp_path, fake):
+    path = save(tmp_path / "needing.fdy", needing(relocated(counters.capture())))
+    words = rf"memory that you have to give: `place` for 'cache' \({BYTES} bytes\)"
+    with pytest.raises(UsageError, match=words):
+        Session.open(path)
+    with pytest.raises(UsageError, match=r"no region 'state'.*there is .*cache"):
+        Session.open(path, place={"state": Array()})
     assert fake.live == ""
 
 

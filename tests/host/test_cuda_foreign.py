@@ -16,7 +16,7 @@ from foundryc.cuda.variables import ModuleVariable
 from foundryc.template import GraphTable, Spans, address_words, relocations
 from foundryrt.bundle.schema import NodeKind, Relocation
 from foundryrt.bundle.tables import NO_FUNCTION
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 
 ARENA, END = 0x600000000000, 0x610000000000
 
@@ -75,6 +75,21 @@ def test_what_memory_points_to_is_followed_once(device):
         Relocation(offset=8, region=2), Relocation(offset=16, region=0),
         Relocation(offset=24, region=1),
     )  # fmt: skip
+
+
+def test_of_memory_that_will_be_given_nothing_is_kept(device):
+    cache, weights, other = 0x7F0000000000, 0x7F0000100000, 0x7F0000200000
+    device.memory = {cache: struct.pack("<Q", other), weights: bytes(64), other: bytes([1] * 8)}
+    memory = foreign.ForeignMemory(ARENA, END)
+    memory.give("cache", cache, 8)
+    memory.give("weights of mine", weights, 64)
+    memory.follow([cache + 4])
+    (region,) = memory.regions  # what nothing uses is none, and no pointer of it is followed
+    assert (region.base, region.size, region.name) == (cache, 8, "cache")
+    assert region.data.size == 0
+    for name, base, size in (("cache", other, 8), ("b", cache + 4, 8), ("state", other, 8)):
+        with pytest.raises(UsageError, match=name):
+            memory.give(name, base, size)
 
 
 def test_a_block_of_torch_is_taken_in_place_of_its_segment(device):
