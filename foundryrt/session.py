@@ -69,7 +69,10 @@ class Graph:
         self._index = index
 
     def launch(self, stream: int | None = None) -> None:
-        """Run the graph; on cuda queue it on `stream` (a CUstream), by default the session's."""
+        """Run the graph; on cuda queue it on `stream`, by default the session's.
+
+        `stream` is a CUstream: torch's `stream.cuda_stream`, which is 0 for CUDA's default stream.
+        """
         self._session._backend().launch(self._index, stream)
 
     def tensor(self, name: str) -> Tensor:

@@ -218,12 +218,13 @@ class CudaBackend:
         self._done("all graphs")
 
     def launch(self, graph: int, stream: int | None = None) -> None:
-        """Queue a graph on `stream` (a CUstream; the session's own by default)."""
+        """Queue a graph on `stream` (a CUstream, 0 for CUDA's default; else the session's own)."""
         executable = self.graphs.require(graph)
         self.device.enter()
+        queue = self.stream if stream is None else stream
         if self._random is not None:
-            self._random.advance(graph, stream or self.stream)
-        self.device.cuda("cuGraphLaunch", executable, stream or self.stream)
+            self._random.advance(graph, queue)
+        self.device.cuda("cuGraphLaunch", executable, queue)
 
     def seed(self, seed: int) -> None:
         """Seed the random numbers; UsageError where no graph draws any."""

@@ -42,6 +42,17 @@ def test_bundles_of_unlike_bases_are_open_together(path, tmp_path, monkeypatch):
             np.testing.assert_array_equal(session.read("state"), counters.INITIAL + raised)
 
 
+def test_cuda_s_default_stream_is_a_stream(path, monkeypatch):
+    """Its handle is 0: on the session's own, work queued there would not be waited for."""
+    with Session.open(path) as session:
+        queues: list[int] = []
+        calls = session._opened.device.cuda._calls
+        monkeypatch.setitem(calls, "cuGraphLaunch", lambda _, queue: queues.append(queue) or 0)
+        for stream in (None, 0, 7):
+            session.graph("step", by=11).launch(stream)
+        assert queues == [session._opened.stream, 0, 7]
+
+
 def test_the_first_graph_needs_no_other_ones_binary(tmp_path, fake, monkeypatch):
     # `last` alone needs no binary but the second: with the first one broken it can be launched.
     path = counters.write(tmp_path / "c.fdy", cubins=(b"no cubin\0", b"FAKE more\0"))

@@ -28,9 +28,9 @@ def main(folder: Path, answers: int, report: Path) -> None:
     def timed(owner: Any, name: str) -> None:
         function: Callable[..., Any] = getattr(owner, name)
 
-        def wrapped(*arguments: Any) -> Any:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
             began = time.time()
-            result = function(*arguments)
+            result = function(*arguments, **named)
             spent[name] = time.time() - began
             return result
 
