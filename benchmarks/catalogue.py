@@ -38,7 +38,8 @@ BENCHMARKS = {
             "foreign.json", gpu=True,
         ),
         Benchmark(
-            "engine", "start.engine", "vLLM with its decode graphs from a bundle, beside vLLM alone",
+            "engine", "start.engine",
+            "vLLM with its decode graphs from a bundle, beside vLLM that captures them",
             "engine.json", gpu=True,
         ),
         Benchmark(
