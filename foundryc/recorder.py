@@ -252,6 +252,9 @@ class Recorder:
 
     def _prove(self, path: Path, capture: Capture, elsewhere: Elsewhere) -> None:
         """Write what the three captures agree on, once it has run elsewhere with equal results."""
+        from foundryc.cuda.bisect import first_to_differ
+        from foundryc.cuda.proof import REMEDY, Unproved
+
         recording = cast("CudaRecording", self._recording)
         self._progress("comparing with other captures")
         compared = compare(capture, elsewhere.again(), elsewhere.moved())
@@ -262,11 +265,13 @@ class Recorder:
         self._progress("running it at another place")
         try:
             recording.prove(unproved, rehearsal)
-        except FoundryError as error:
+        except Unproved as error:
+            graph = recording.graphs[error.graph]
+            node = first_to_differ(unproved, capture, error.graph, graph, self._progress)
             doubts = unclear(capture, elsewhere.again(), elsewhere.moved())
-            if doubts:
-                error.args = (f"{error}; taken for noise was, of {len(doubts)}: {doubts[0]}",)
-            raise
+            doubts.sort(key=lambda doubt: not doubt.startswith(f"{node.title}: "))
+            noise = f"; taken for noise was, of {len(doubts)}: {doubts[0]}" if doubts else ""
+            raise FoundryError(f"{error}; {node.text}{noise}; {REMEDY}, and report this") from None
         os.replace(unproved, path)
 
 

@@ -68,8 +68,8 @@ def unclear(a: Capture, again: Capture, moved: Capture) -> list[str]:
     found = []
     for index, table in enumerate(a.graphs):
         place = GraphPlace(table, a.functions)
-        words = _settled(captures, regions, index).unclear
-        found += [place.name(int(word), 0) for word in words]
+        at = _settled(captures, regions, index).unclear
+        found += [place.name(*divmod(int(byte), 8)) for byte in at]
     return found
 
 

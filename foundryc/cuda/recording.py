@@ -23,6 +23,7 @@ from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.kernels import compile_source
 from foundryc.cuda.program import Program
 from foundryc.cuda.randomness import Generator, consumed, find_generator
+from foundryc.difference import graph_title
 from foundryc.producer import producer
 from foundryc.template import GraphTable, Spans, relocations
 from foundryc.weights import WeightSlice
@@ -245,8 +246,9 @@ class CudaRecording:
         return proof.rehearse(self.graphs, capture.regions, capture.random)
 
     def prove(self, path: Path, rehearsal: proof.Rehearsal) -> None:
-        """Run the bundle at `path` elsewhere; FoundryError where it gives something else."""
-        proof.prove(path, rehearsal.digests, [graph.name for graph in self.graphs])
+        """Run the bundle at `path` elsewhere; proof.Unproved where it gives something else."""
+        names = [graph_title(graph.table) for graph in self.graphs if graph.table is not None]
+        proof.prove(path, rehearsal.digests, names)
 
     def _locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """Number of the region that holds the tensor, and how far in."""
