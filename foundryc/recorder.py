@@ -14,7 +14,7 @@ import torch
 
 from foundryc import capture_file
 from foundryc.capture import Capture
-from foundryc.compare import compare, unclear
+from foundryc.compare import compare, growths, unclear
 from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.module import WeightPath, members
 from foundryc.weights import WeightSlice
@@ -144,6 +144,7 @@ class Recorder:
         tensor: torch.Tensor,
         role: str,
         slices: Sequence[WeightSlice] | None = None,
+        grows: int | None = None,
     ) -> torch.Tensor:
         """A tensor of the same shape, dtype and contents in the arena, to be used from now on.
 
@@ -152,12 +153,24 @@ class Recorder:
         Every role begins, online, with the contents it has now. `slices` say where in the user's
         files a weight's contents come from: it is then stored as that recipe. On cuda, register
         weights without slices before those with: the bundle holds all up to the last without.
+
+        State with `grows` may have up to so many rows, its first dimension, in a session
+        (`Session.open(grow=...)`). On cuda with `--relocate` the workload is captured once more
+        with that many, and must then not take its sizes from this tensor: where anything but its
+        size is another one, the bundle keeps the reason, and the tensor its rows. On host it stays.
         """
         if role not in ROLES:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
         if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
-        return self._recording.register(name, tensor, role, slices or ())
+        if grows is None or self.target == "host":
+            return self._recording.register(name, tensor, role, slices or ())
+        if role != "state" or not tensor.dim() or not tensor.numel() or grows < tensor.shape[0]:
+            raise UsageError(
+                f"{name}: only state with rows grows, to no fewer than it has; this is a {role} of"
+                f" shape {tuple(tensor.shape)} that is to grow to {grows}"
+            )
+        return cast("CudaRecording", self._recording).register_growing(name, tensor, grows)
 
     def module(
         self, module: torch.nn.Module, prefix: str = "", files: Iterable[WeightPath] | None = None
@@ -257,10 +270,15 @@ class Recorder:
 
         recording = cast("CudaRecording", self._recording)
         self._progress("comparing with other captures")
-        compared = compare(capture, elsewhere.again(), elsewhere.moved())
+        again, moved = elsewhere.again(), elsewhere.moved()
+        compared = compare(capture, again, moved)
         rehearsal = recording.rehearse(capture)
         regions = [replace(r, written=r.name in rehearsal.written) for r in compared.regions]
         unproved = elsewhere.folder / path.name
+        if compared.growing:
+            self._progress("capturing with more rows")
+            growing = growths(capture, again, moved, elsewhere.grown, self._progress)
+            compared = replace(compared, growing=growing)
         self._write(unproved, replace(compared, regions=regions))
         self._progress("running it at another place")
         try:
@@ -268,7 +286,7 @@ class Recorder:
         except Unproved as error:
             graph = recording.graphs[error.graph]
             node = first_to_differ(unproved, capture, error.graph, graph, self._progress)
-            doubts = unclear(capture, elsewhere.again(), elsewhere.moved())
+            doubts = unclear(capture, again, moved)
             doubts.sort(key=lambda doubt: not doubt.startswith(f"{node.title}: "))
             noise = f"; taken for noise was, of {len(doubts)}: {doubts[0]}" if doubts else ""
             raise FoundryError(f"{error}; {node.text}{noise}; {REMEDY}, and report this") from None

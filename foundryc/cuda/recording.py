@@ -24,10 +24,11 @@ from foundryc.cuda.kernels import compile_source
 from foundryc.cuda.program import Program
 from foundryc.cuda.randomness import Generator, consumed, find_generator
 from foundryc.difference import graph_title
+from foundryc.elsewhere import grown
 from foundryc.producer import producer
 from foundryc.template import GraphTable, Spans, relocations
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Random, Relocation, Requirements, Tensor
+from foundryrt.bundle.schema import Growth, Random, Relocation, Requirements, Tensor
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
@@ -40,6 +41,7 @@ _DRIVER = 13000
 """The oldest that foundryrt works with, as cuDriverGetVersion gives it."""
 _SPACER = 70 << 20
 """Bytes; more than what one allocation of torch or a library has been seen to round up to."""
+_UNCOMPARED = "without --relocate nothing shows that no kernel depends on how many there are"
 _DIGEST = Path(__file__).with_name("digest.cu")
 
 
@@ -81,7 +83,9 @@ class CudaRecording:
         """Arena address -> the bytes that must be there before the first launch."""
         self._program: Program | None = None
         self._pools: list[torch.cuda.MemPool] = []
-        """Of programs that have ended: the bundle holds what is in them."""
+        """Of growing tensors, and of programs that have ended: the bundle holds what is in them."""
+        self._growing: dict[int, int] = {}
+        """Tensors by number, and how many rows they may have."""
         self._seen: set[int] = set()
         """Addresses of blocks whose contents were looked at."""
 
@@ -97,6 +101,25 @@ class CudaRecording:
         # Weights don't change and are read when saved; the others hold what they held here.
         if role in ("state", "constant", "input") and bool(placed.count_nonzero()):
             self._remember(placed.data_ptr(), placed.numel() * placed.element_size())
+        return placed
+
+    def register_growing(self, name: str, tensor: torch.Tensor, most: int) -> torch.Tensor:
+        """State in memory of its own, so that a session may have more rows; see Recorder.register.
+
+        In a capture that shows what depends on the rows it has all of them already.
+        """
+        if any(known.name == name for known in self.tensors):
+            raise UsageError(f"two tensors are registered as {name!r}")
+        shape = (most if grown() else tensor.shape[0], *tensor.shape[1:])
+        # A pool of its own: torch gives out nothing else of its memory.
+        pool = torch.cuda.MemPool()
+        with torch.cuda.use_mem_pool(pool):
+            placed = torch.zeros(shape, dtype=tensor.dtype, device=self.arena.device)
+        placed[: tensor.shape[0]].copy_(tensor)
+        self._pools.append(pool)
+        self.foreign.add(placed, name)
+        self._growing[len(self.tensors)] = most
+        self.tensors.append(NamedTensor(name, "state", placed))
         return placed
 
     def _remember(self, address: int, size: int) -> None:
@@ -236,6 +259,10 @@ class CudaRecording:
             kernels=kernels,
             slices=slices,
             digest_kernel=digest_kernel,
+            growing=[
+                Growth(tensor=tensor, most=most, refused=_UNCOMPARED)
+                for tensor, most in self._growing.items()
+            ],
         )
 
     def rehearse(self, capture: Capture) -> proof.Rehearsal:
