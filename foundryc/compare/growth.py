@@ -86,7 +86,7 @@ def _dependent(
 ) -> Iterator[str]:
     """The first of the words, uint64 [4, n], that depends; `found` as for `settle`."""
     within = np.stack([_within(captures[c], words[c], found[c]) for c in (0, 3)])
-    is_address: Mask = (found[0] >= 0) | (found[3] >= 0)
+    is_address: Mask = found[0] >= 0
     elsewhere = is_address & ((found[3] != found[0]) | (within[0] != within[1]))
     bytes_of = np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(4, -1, 8)
     steady: Mask = (bytes_of[1] == bytes_of[0]) & (bytes_of[2] == bytes_of[0])

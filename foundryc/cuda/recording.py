@@ -84,8 +84,6 @@ class CudaRecording:
         self._program: Program | None = None
         self._pools: list[torch.cuda.MemPool] = []
         """Of growing tensors, and of programs that have ended: the bundle holds what is in them."""
-        self._growing: dict[int, int] = {}
-        """Tensors by number, and how many rows they may have."""
         self._seen: set[int] = set()
         """Addresses of blocks whose contents were looked at."""
 
@@ -118,8 +116,7 @@ class CudaRecording:
         placed[: tensor.shape[0]].copy_(tensor)
         self._pools.append(pool)
         self.foreign.add(placed, name)
-        self._growing[len(self.tensors)] = most
-        self.tensors.append(NamedTensor(name, "state", placed))
+        self.tensors.append(NamedTensor(name, "state", placed, most=most))
         return placed
 
     def _remember(self, address: int, size: int) -> None:
@@ -260,8 +257,9 @@ class CudaRecording:
             slices=slices,
             digest_kernel=digest_kernel,
             growing=[
-                Growth(tensor=tensor, most=most, refused=_UNCOMPARED)
-                for tensor, most in self._growing.items()
+                Growth(tensor=index, most=tensor.most, refused=_UNCOMPARED)
+                for index, tensor in enumerate(self.tensors)
+                if tensor.most
             ],
         )
 

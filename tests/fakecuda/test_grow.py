@@ -197,7 +197,7 @@ def test_a_recorder_keeps_whether_a_tensor_grows(tmp_path, fake, monkeypatch, gr
 def test_a_growing_tensor_has_memory_of_its_own(monkeypatch):
     made = object.__new__(recording.CudaRecording)
     made.arena, made.tensors, made.graphs = SimpleNamespace(device="cpu"), [], []
-    made._pools, made._growing = [], {}
+    made._pools = []
     made.foreign = ForeignMemory(0, 0)
     pools: list[object] = []
     monkeypatch.setattr(torch.cuda, "MemPool", object)
@@ -220,7 +220,7 @@ def test_a_growing_tensor_has_memory_of_its_own(monkeypatch):
     assert (first == 7).all() and first.shape == (2, 4)
     assert (second == 0).all() and second.shape == (5, 4)
     assert len(set(map(id, pools))) == 2 and made._pools == pools
-    assert made._growing == {0: 5, 1: 5}
+    assert [tensor.most for tensor in made.tensors] == [5, 5]
     assert [(r.base, r.size, r.owner, r.data.size) for r in made.foreign.regions] == [
         (first.data_ptr(), 512, "tensor a", 512), (second.data_ptr(), 512, "tensor b", 0),
     ]  # fmt: skip
