@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -14,14 +13,14 @@ import torch
 
 from foundryc import capture_file
 from foundryc.capture import Capture
-from foundryc.compare import compare, growths, unclear
 from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.module import WeightPath, members
+from foundryc.relocate import write_proved
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
 from foundryrt.bundle.schema import ROLES, TARGETS
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
     from foundryc.cuda.recording import CudaRecording
@@ -258,39 +257,13 @@ class Recorder:
         elif self._elsewhere is None:
             self._write(path, capture)
         else:
-            self._prove(Path(path), capture, self._elsewhere)
+            recording = cast("CudaRecording", self._recording)
+            write_proved(
+                Path(path), self._write, recording, capture, self._elsewhere, self._progress
+            )
 
     def _write(self, path: str | os.PathLike[str], capture: Capture) -> None:
         write_bundle(path, capture, self._workload, self._settings, self._files)
-
-    def _prove(self, path: Path, capture: Capture, elsewhere: Elsewhere) -> None:
-        """Write what the three captures agree on, once it has run elsewhere with equal results."""
-        from foundryc.cuda.bisect import first_to_differ
-        from foundryc.cuda.proof import REMEDY, Unproved
-
-        recording = cast("CudaRecording", self._recording)
-        self._progress("comparing with other captures")
-        again, moved = elsewhere.again(), elsewhere.moved()
-        compared = compare(capture, again, moved)
-        rehearsal = recording.rehearse(capture)
-        regions = [replace(r, written=r.name in rehearsal.written) for r in compared.regions]
-        unproved = elsewhere.folder / path.name
-        if compared.growing:
-            self._progress("capturing with more rows")
-            growing = growths(capture, again, moved, elsewhere.grown, self._progress)
-            compared = replace(compared, growing=growing)
-        self._write(unproved, replace(compared, regions=regions))
-        self._progress("running it at another place")
-        try:
-            recording.prove(unproved, rehearsal)
-        except Unproved as error:
-            graph = recording.graphs[error.graph]
-            node = first_to_differ(unproved, capture, error.graph, graph, self._progress)
-            doubts = unclear(capture, again, moved)
-            doubts.sort(key=lambda doubt: not doubt.startswith(f"{node.title}: "))
-            noise = f"; taken for noise was, of {len(doubts)}: {doubts[0]}" if doubts else ""
-            raise FoundryError(f"{error}; {node.text}{noise}; {REMEDY}, and report this") from None
-        os.replace(unproved, path)
 
 
 def _variant(key: Mapping[str, int | str]) -> str:

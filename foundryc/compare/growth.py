@@ -59,8 +59,8 @@ def _as_few(a: Capture, grown: Capture) -> Capture:
     same = len(tensors) == len(a.tensors) and len(regions) == len(a.regions)
     for growth in a.growing if same else ():
         own, more = a.tensors[growth.tensor], tensors[growth.tensor]
-        shape = (more.shape[0] + own.shape[0] - growth.most, *more.shape[1:])
-        tensors[growth.tensor] = replace(more, shape=shape)
+        rows = [count + own.shape[0] - growth.most for count in more.shape[:1]]
+        tensors[growth.tensor] = replace(more, shape=(*rows, *more.shape[1:]))
         regions[own.region] = changed(regions[own.region], size=a.regions[own.region].size)
     needs = replace(grown.requirements, memory=a.requirements.memory)
     return changed(grown, tensors=tensors, regions=regions, requirements=needs)

@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from foundryc import recorder
+from foundryc import recorder, relocate
 from foundryc.capture import Capture, RegionImage
 from foundryc.compare import compare
 from foundryc.cuda import driver, proof
@@ -223,7 +223,7 @@ def main(case: str, folder: Path) -> None:
         mock.patch.object(recorder, "_open_recording", lambda *_: Recording(own)),
         mock.patch.object(torch.cuda, "synchronize", lambda: None),
         mock.patch.object(
-            recorder, "compare", lambda *made: _spoiled(case, compare(*made))
+            relocate, "compare", lambda *made: _spoiled(case, compare(*made))
         ),
     ):  # fmt: skip
         others = Others(again, moved, folder / "others")
