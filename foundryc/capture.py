@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Function, Random, Relocation, Requirements, Tensor, Variable
+from foundryrt.bundle.schema import (
+    Function,
+    Growth,
+    Random,
+    Relocation,
+    Requirements,
+    Tensor,
+    Variable,
+)
 from foundryrt.bundle.writer import Buffer
 
 
@@ -37,8 +45,8 @@ class Capture:
 
     `functions` and `variables` index `kernels`, the binaries as they are stored; `digest_kernel` is
     the one that takes digests of weights, -1 for none. `slices` fill tensors, by tensor index, from
-    the user's weight files. `producer`, `provenance`, `relocatable` and `random` are the
-    manifest's.
+    the user's weight files. `producer`, `provenance`, `relocatable`, `random` and
+    `growing` are the manifest's.
     """
 
     target: str
@@ -55,3 +63,4 @@ class Capture:
     provenance: dict[str, str] = field(default_factory=dict)
     relocatable: bool = False
     random: Random | None = None
+    growing: Sequence[Growth] = ()

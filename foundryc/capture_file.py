@@ -30,6 +30,7 @@ from foundryrt.bundle.layout import align
 from foundryrt.bundle.schema import (
     Column,
     Function,
+    Growth,
     Random,
     Relocation,
     Requirements,
@@ -40,7 +41,7 @@ from foundryrt.bundle.tables import TEMPLATE_COLUMNS, pack, unpack
 from foundryrt.bundle.writer import Buffer
 from foundryrt.errors import FoundryError
 
-MAGIC = b"FDYCAP\x02\n"
+MAGIC = b"FDYCAP\x03\n"
 _HEADER = struct.Struct("<8sQQ32s")
 _LEVEL = 3
 _STEP = 16 << 20
@@ -95,6 +96,7 @@ class _Index(msgspec.Struct):
     digest_kernel: int
     relocatable: bool
     random: Random | None
+    growing: list[Growth]
 
 
 def save(capture: Capture, path: str | os.PathLike[str]) -> None:
@@ -137,6 +139,7 @@ def load(path: str | os.PathLike[str]) -> Capture:
         digest_kernel=index.digest_kernel,
         relocatable=index.relocatable,
         random=index.random,
+        growing=index.growing,
     )
 
 
@@ -174,6 +177,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
         digest_kernel=capture.digest_kernel,
         relocatable=capture.relocatable,
         random=capture.random,
+        growing=list(capture.growing),
     )
 
 

@@ -5,8 +5,10 @@ what it captured, in place of writing a bundle:
 
     FOUNDRY_STORE=again.capture python program.py
     FOUNDRY_STORE=moved.capture FOUNDRY_MOVED=1 python program.py
+    FOUNDRY_STORE=grown.capture FOUNDRY_GROWN=1 python program.py
 
-`foundryc capture` does that by itself, and compares the three (foundryc/compare).
+`foundryc capture` does that by itself, and compares them (foundryc/compare); the last
+one only where a tensor was registered to grow.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from foundryc.slides import start_apart
 from foundryrt.errors import FoundryError
 from foundryrt.undo import Undo
 
-STORE, MOVED = "FOUNDRY_STORE", "FOUNDRY_MOVED"
+STORE, MOVED, GROWN = "FOUNDRY_STORE", "FOUNDRY_MOVED", "FOUNDRY_GROWN"
 _SHOWN = 2000
 Process = subprocess.Popen[bytes]
 Way = Callable[[Callable[[], Process]], Process]
@@ -44,8 +46,13 @@ def moved() -> bool:
     return os.environ.get(MOVED, "") not in ("", "0")
 
 
+def grown() -> bool:
+    """Whether this process is to have as many rows of growing tensors as they may have."""
+    return os.environ.get(GROWN, "") not in ("", "0")
+
+
 class Elsewhere:
-    """Two more processes that run `command`, one after the other; what they store is in `folder`.
+    """More processes that run `command`, one after the other; what they store is in `folder`.
 
     Leaving the `with` block ends what still runs.
     """
@@ -80,6 +87,12 @@ class Elsewhere:
         """What the second stored, once it has ended; FoundryError where it failed."""
         self._end("moved")
         return load(self.folder / "moved")
+
+    def grown(self) -> Capture:
+        """What one with more rows stores, which runs now; FoundryError where it fails."""
+        self._start("grown", call, {GROWN: "1"})
+        self._end("grown")
+        return load(self.folder / "grown")
 
     def _start(self, name: str, way: Way, environment: Mapping[str, str] | None = None) -> None:
         said = TemporaryFile()  # noqa: SIM115 (closed by the undo)

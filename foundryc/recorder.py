@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -14,14 +13,14 @@ import torch
 
 from foundryc import capture_file
 from foundryc.capture import Capture
-from foundryc.compare import compare, unclear
 from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.module import WeightPath, members
+from foundryc.relocate import write_proved
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
 from foundryrt.bundle.schema import ROLES, TARGETS
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
     from foundryc.cuda.recording import CudaRecording
@@ -151,6 +150,7 @@ class Recorder:
         tensor: torch.Tensor,
         role: str,
         slices: Sequence[WeightSlice] | None = None,
+        grows: int | None = None,
     ) -> torch.Tensor:
         """A tensor of the same shape, dtype and contents in the arena, to be used from now on.
 
@@ -159,12 +159,24 @@ class Recorder:
         Every role begins, online, with the contents it has now. `slices` say where in the user's
         files a weight's contents come from: it is then stored as that recipe. On cuda, register
         weights without slices before those with: the bundle holds all up to the last without.
+
+        State with `grows` may have up to so many rows, its first dimension, in a session
+        (`Session.open(grow=...)`). On cuda the workload is captured once more with that many, and
+        must then not take its sizes from this tensor: where anything but its size is another one,
+        the bundle keeps the reason, and the tensor its rows. On host it stays.
         """
         if role not in ROLES:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
         if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
-        return self._recording.register(name, tensor, role, slices or ())
+        if grows is None or self.target == "host":
+            return self._recording.register(name, tensor, role, slices or ())
+        if role != "state" or not tensor.dim() or not tensor.numel() or grows < tensor.shape[0]:
+            raise UsageError(
+                f"{name}: only state with rows grows, to no fewer than it has; this is a {role} of"
+                f" shape {tuple(tensor.shape)} that is to grow to {grows}"
+            )
+        return cast("CudaRecording", self._recording).register_growing(name, tensor, grows)
 
     def module(
         self, module: torch.nn.Module, prefix: str = "", files: Iterable[WeightPath] | None = None
@@ -275,29 +287,13 @@ class Recorder:
         elif self._elsewhere is None:
             self._write(path, capture)
         else:
-            self._prove(Path(path), capture, self._elsewhere)
+            recording = cast("CudaRecording", self._recording)
+            write_proved(
+                Path(path), self._write, recording, capture, self._elsewhere, self._progress
+            )
 
     def _write(self, path: str | os.PathLike[str], capture: Capture) -> None:
         write_bundle(path, capture, self._workload, self._settings, self._files)
-
-    def _prove(self, path: Path, capture: Capture, elsewhere: Elsewhere) -> None:
-        """Write what the three captures agree on, once it has run elsewhere with equal results."""
-        recording = cast("CudaRecording", self._recording)
-        self._progress("comparing with other captures")
-        compared = compare(capture, elsewhere.again(), elsewhere.moved())
-        rehearsal = recording.rehearse(capture)
-        regions = [replace(r, written=r.name in rehearsal.written) for r in compared.regions]
-        unproved = elsewhere.folder / path.name
-        self._write(unproved, replace(compared, regions=regions))
-        self._progress("running it at another place")
-        try:
-            recording.prove(unproved, rehearsal)
-        except FoundryError as error:
-            doubts = unclear(capture, elsewhere.again(), elsewhere.moved())
-            if doubts:
-                error.args = (f"{error}; taken for noise was, of {len(doubts)}: {doubts[0]}",)
-            raise
-        os.replace(unproved, path)
 
 
 def _variant(key: Mapping[str, int | str]) -> str:

@@ -158,6 +158,15 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
         ("needs", ", ".join(needs)),
         *([("lies", _place(manifest))] if manifest.target == "cuda" else []),
         ("made by", ", ".join(f"{name} {value}" for name, value in manifest.producer.items())),
+        *(
+            (
+                f"tensor {manifest.tensors[growth.tensor].name}",
+                f"keeps its rows: {growth.refused}"
+                if growth.refused
+                else f"may have up to {growth.most} rows",
+            )
+            for growth in manifest.growing
+        ),
         ("digest", bundle.digest.hex()),
         *(
             ("signed by", f"{entry.key_id[:16]} (checked by verify --trust)")

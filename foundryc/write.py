@@ -61,6 +61,7 @@ def write_bundle(
                 weights=weights,
                 random=capture.random,
                 relocatable=capture.relocatable,
+                growing=tuple(capture.growing),
             )
         )
 

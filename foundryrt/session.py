@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from foundryrt.bundle import schema
 from foundryrt.errors import UsageError
+from foundryrt.grow import grown
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.trust import KeyPath, resolve
 
@@ -128,6 +129,7 @@ class Session:
         load_weights: bool = True,
         base: int | None = None,
         place: Mapping[str, object] | None = None,
+        grow: Mapping[str, int] | None = None,
     ) -> Session:
         """Check the bundle at `path`, a file or a URL, fill its arena and make it ready.
 
@@ -142,11 +144,15 @@ class Session:
         `place` gives memory for regions, by name: another session, whose region of that name has
         the same contents and is shared, or a contiguous tensor on the GPU (DLPack or CUDA array
         interface) that is large enough. What is given is not filled: the contents are yours, and
-        stay when the session is closed. A FoundryError says what is
-        wrong with the bundle, its signature, the machine or a weight file.
+        stay when the session is closed. `grow` gives tensors, by name, more rows, the first
+        dimension, than they had at capture, zero at first; UsageError, with the reason, where that
+        is not known to work. A FoundryError says what is wrong with the bundle, its signature, the
+        machine or a weight file.
         """
         bundle = open_bundle(path, resolve(trust))
         try:
+            if grow:
+                bundle.manifest = grown(bundle.manifest, grow)
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
             folder = None if weights is None else Path(weights)

@@ -22,14 +22,15 @@ import numpy as np
 from foundryc.capture import Capture
 from foundryc.compare.alike import check_alike
 from foundryc.compare.contents import settle_region, settle_variable
+from foundryc.compare.growth import growths
 from foundryc.compare.places import GraphPlace
-from foundryc.compare.regions import Audit, Regions
+from foundryc.compare.regions import Regions, audited
 from foundryc.compare.words import Settled, settle
 from foundryc.template import GraphTable
 from foundryrt.errors import FoundryError
 from foundryrt.printable import quoted
 
-__all__ = ["compare", "unclear"]
+__all__ = ["compare", "growths", "unclear"]
 
 
 def compare(a: Capture, again: Capture, moved: Capture) -> Capture:
@@ -68,8 +69,8 @@ def unclear(a: Capture, again: Capture, moved: Capture) -> list[str]:
     found = []
     for index, table in enumerate(a.graphs):
         place = GraphPlace(table, a.functions)
-        words = _settled(captures, regions, index).unclear
-        found += [place.name(int(word), 0) for word in words]
+        at = _settled(captures, regions, index).unclear
+        found += [place.name(*divmod(int(byte), 8)) for byte in at]
     return found
 
 
@@ -77,7 +78,7 @@ def _settled(captures: Sequence[Capture], regions: Regions, index: int) -> Settl
     tables = [capture.graphs[index] for capture in captures]
     return settle(
         np.stack([table.words for table in tables]),
-        np.stack([_audited(table) for table in tables]),
+        np.stack([audited(table) for table in tables]),
         regions,
         GraphPlace(tables[0], captures[0].functions),
     )
@@ -92,10 +93,3 @@ def _settle_graph(captures: Sequence[Capture], regions: Regions, index: int) -> 
         "relocation_region": settled.region.astype("<u1"),
     }
     return replace(first, columns=columns)
-
-
-def _audited(table: GraphTable) -> Audit:
-    """The region that each parameter word points into, -1 for none."""
-    found = np.full(table.words.size, -1, np.int16)
-    found[table.columns["relocation_word"]] = table.columns["relocation_region"]
-    return found

@@ -21,14 +21,14 @@ _STARTS = {"parameter_start": "parameters", "skeleton_start": "skeleton"}
 
 def check_alike(capture: Capture, other: Capture, which: str) -> None:
     """FoundryError naming the first thing that `other`, made `which`, has otherwise."""
-    for difference in _differences(capture, other):
+    for difference in differences(capture, other):
         raise FoundryError(
             f"two processes do not capture the same, the second {which}: {difference}; make the"
             " workload repeatable, such as by seeding torch"
         )
 
 
-def _differences(a: Capture, b: Capture) -> Iterator[str]:
+def differences(a: Capture, b: Capture) -> Iterator[str]:
     """Each difference in words; what comes later relies on what came before being equal."""
     for name in _FACTS:
         one, two = getattr(a, name), getattr(b, name)

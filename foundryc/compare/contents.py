@@ -61,10 +61,9 @@ def settle_region(captures: Sequence[Capture], regions: Regions, region: int) ->
 
 def settle_variable(captures: Sequence[Capture], regions: Regions, index: int) -> Variable:
     """The variable of the bundle; FoundryError as settle has it."""
-    variables = [capture.variables[index] for capture in captures]
-    first, size = variables[0], len(variables[0].data)
-    words = _side_by_side([np.frombuffer(v.data, np.uint8) for v in variables])
-    audited = np.stack([_audited(v.relocations, 0, words.shape[1]) for v in variables])
+    first = captures[0].variables[index]
+    size = len(first.data)
+    words, audited = variable_words(captures, index)
     settled = settle(words, audited, regions, VariablePlace(first.name, first.kernel))
     return Variable(
         kernel=first.kernel,
@@ -78,13 +77,28 @@ def _steps(
     captures: Sequence[Capture], regions: Regions, region: int
 ) -> Iterator[tuple[int, Settled]]:
     """The region in steps, each with the word where it begins."""
+    for start, words, audited in region_words(captures, region):
+        settled = settle(words, audited, regions, RegionPlace(captures[0], region, start))
+        del words, audited  # before the next ones are read
+        yield start, settled
+
+
+def region_words(captures: Sequence[Capture], region: int) -> Iterator[tuple[int, Words, Audit]]:
+    """What a region begins with in steps: the word where each begins, the words of all captures,
+    uint64 [captures, n], and the region that each of them points into by its audit."""
     images = [capture.regions[region] for capture in captures]
     start = 0
     for parts in zip_longest(*map(_parts, images), fillvalue=np.empty(0, np.uint8)):
         words = _side_by_side(parts)
-        audited = np.stack([_audited(i.relocations, start, words.shape[1]) for i in images])
-        yield start, settle(words, audited, regions, RegionPlace(captures[0], region, start))
+        yield start, words, _audits([i.relocations for i in images], start, words.shape[1])
         start += words.shape[1]
+
+
+def variable_words(captures: Sequence[Capture], index: int) -> tuple[Words, Audit]:
+    """A variable's words of all captures, and the regions that they point into."""
+    variables = [capture.variables[index] for capture in captures]
+    words = _side_by_side([np.frombuffer(v.data, np.uint8) for v in variables])
+    return words, _audits([v.relocations for v in variables], 0, words.shape[1])
 
 
 def _parts(image: RegionImage) -> Iterator[Bytes]:
@@ -114,6 +128,11 @@ def _side_by_side(parts: Sequence[Bytes]) -> Words:
     for row, part in zip(rows, parts, strict=True):
         row[: part.size] = part
     return rows.view(np.uint64)
+
+
+def _audits(every: Sequence[Sequence[Relocation]], start: int, count: int) -> Audit:
+    """The regions that `count` words from word `start` on point into, [captures, count]."""
+    return np.stack([_audited(relocations, start, count) for relocations in every])
 
 
 def _audited(relocations: Sequence[Relocation], start: int, count: int) -> Audit:

@@ -25,11 +25,15 @@ _KINDS = {NodeKind.MEMCPY: "a copy", NodeKind.MEMSET: "a memset"}
 
 def node_title(table: GraphTable, node: int, functions: Sequence[Function]) -> str:
     """`graph decode[batch=8], node 3, kernel 'add'`."""
-    where = f"graph {graph_title(table)}, node {node}"
+    return f"graph {graph_title(table)}, node {node}, {node_work(table, node, functions)}"
+
+
+def node_work(table: GraphTable, node: int, functions: Sequence[Function]) -> str:
+    """`kernel 'add'`, `a copy`."""
     function = int(table.columns["function"][node])
     if function == NO_FUNCTION or function >= len(functions):
-        return f"{where}, {_KINDS.get(table.columns['kind'][node], 'an empty node')}"
-    return f"{where}, kernel {quoted(functions[function].name)}"
+        return _KINDS.get(table.columns["kind"][node], "an empty node")
+    return f"kernel {quoted(functions[function].name)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foundryc.capture import RegionImage
-from foundryc.template import Words
+from foundryc.template import GraphTable, Words
 
 Index = npt.NDArray[np.int64]
 Audit = npt.NDArray[np.int16]
@@ -80,6 +80,13 @@ class Regions:
         for base, size in zip(self.bases[capture], self.sizes, strict=True):
             found |= (upper >= base >> np.uint64(32)) & (upper <= (base + size) >> np.uint64(32))
         return found
+
+
+def audited(table: GraphTable) -> Audit:
+    """The region that each parameter word of a graph points into, -1 for none."""
+    found = np.full(table.words.size, -1, np.int16)
+    found[table.columns["relocation_word"]] = table.columns["relocation_region"]
+    return found
 
 
 def _placed(captures: Sequence[Sequence[RegionImage]]) -> list[int]:

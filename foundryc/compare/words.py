@@ -38,7 +38,8 @@ class Place(Protocol):
 class Settled:
     """`words` of the bundle, uint64 [n]; `relocated` rises, `region` has one for each of them.
 
-    `unclear` are words that had bytes which differ with the place alone, and follow no region.
+    `unclear` are the bytes, 8 a word, that differ with the place alone and follow no region; the
+    first ones of their words.
     """
 
     words: Words
@@ -75,7 +76,9 @@ def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Sett
     result[suspects[found]] = regions.placed[region[found]] + offset[found]
     noise, unclear = _noise(words, rest, regions, place)
     result[rest] &= ~noise
-    return Settled(result, suspects[found], region[found], rest[unclear])
+    some = unclear.any(axis=1)
+    doubts = 8 * rest[some] + unclear[some].argmax(axis=1)
+    return Settled(result, suspects[found], region[found], doubts)
 
 
 def _check_moved(
@@ -152,9 +155,9 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     """The bytes of the words `rest` that are noise, as masks of ones, uint64 [len(rest)].
 
     Those that differ between two captures at one base, and what follows no region: two captures
-    have bytes of residue in common by chance, or because they ran the same code. And which words
-    have bytes of the second kind. FoundryError names the first byte that is a part of an address,
-    or that must not differ.
+    have bytes of residue in common by chance, or because they ran the same code. And which bytes
+    are of the second kind, bool [len(rest), 8]. FoundryError names the first byte that is a part of
+    an address, or that must not differ.
     """
     first, again, moved = words[:, rest]
     noisy = _bytes(first ^ again) != 0
@@ -178,7 +181,7 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
             f" one, or made of one; {REMEDY}"
         )
     masks = np.where(noisy | unclear, np.uint8(255), np.uint8(0))
-    return masks.view(np.uint64).reshape(len(rest)), unclear.any(axis=1)
+    return masks.view(np.uint64).reshape(len(rest)), unclear
 
 
 def _halves(values: Words, at: Index, regions: Regions, argument: Mask) -> Mask:

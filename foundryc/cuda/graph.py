@@ -15,7 +15,8 @@ from foundryrt.errors import UsageError
 class NamedTensor:
     """A tensor of the arena under a name; `graph` is -1 where all graphs share it.
 
-    `slices` say which parts of the user's weight files it is made of; empty where unknown.
+    `slices` say which parts of the user's weight files it is made of; empty where unknown. `most`
+    is how many rows it may have in a session, 0 where it does not grow.
     """
 
     name: str
@@ -23,6 +24,7 @@ class NamedTensor:
     tensor: torch.Tensor
     graph: int = -1
     slices: tuple[WeightSlice, ...] = ()
+    most: int = 0
 
 
 @dataclass

@@ -17,15 +17,24 @@ from pathlib import Path
 import torch
 
 from foundryc.capture import RegionImage
-from foundryc.cuda import driver
 from foundryc.cuda.graph import RecordedGraph
+from foundryc.cuda.rerun import Rerun
 from foundryrt.bundle.schema import Random
 from foundryrt.errors import FoundryError
 
 PLACE = 0x200000000000
 """The base at which bundles are proved: no capture is made there."""
+REMEDY = "capture it with --no-relocate, bound to its place"
 Digests = list[dict[str, str]]
 """Of each graph, the SHA-256 of its outputs by name."""
+
+
+class Unproved(FoundryError):
+    """A graph, by number, fails at another place or gives something else there."""
+
+    def __init__(self, message: str, graph: int) -> None:
+        super().__init__(message)
+        self.graph = graph
 
 
 @dataclass(frozen=True)
@@ -45,70 +54,62 @@ def rehearse(
     graphs: Sequence[RecordedGraph], regions: Iterable[RegionImage], random: Random | None
 ) -> Rehearsal:
     """Replay every graph twice, each time with all memory as it was at first."""
-    images = [(image, _first_bytes(image)) for image in regions if image.name != "weights"]
-    runs: list[Digests] = [[], []]
+    rerun = Rerun(regions, random)
+    repeated: Digests = []
     written: set[str] = set()
     for graph in graphs:
-        for digests in runs:
-            if graph.torch_graph is None:
-                digests.append({})
-                continue
-            for image, data in images:
-                _restore(image, data)
-            if random is not None:
-                torch.cuda.manual_seed(random.initial_seed)
-            graph.replay()
-            torch.cuda.synchronize()
-            digests.append({output.name: _digest(output.tensor) for output in graph.outputs})
-        written |= {image.name for image, data in images if image.owner and _changed(image, data)}
-    repeated = [
-        {name: digest for name, digest in one.items() if other[name] == digest}
-        for one, other in zip(*runs, strict=True)
-    ]
+        if graph.torch_graph is None:
+            repeated.append({})
+            continue
+        one, other = (_outputs(rerun, graph) for _ in range(2))
+        repeated.append({name: digest for name, digest in one.items() if other[name] == digest})
+        written |= rerun.written()
     return Rehearsal(repeated, frozenset(written))
 
 
 def prove(path: Path, wanted: Digests, names: Sequence[str]) -> None:
-    """Run the bundle at another base in a process without torch; FoundryError where it differs.
+    """Run the bundle at another base in a process without torch; Unproved where it differs.
 
-    `names` are the graphs', for the message.
+    `names` are the graphs', for the message. FoundryError where no graph could be run.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "foundryrt.cuda.outputs", str(path), hex(PLACE)],
+    done = run_there("foundryrt.cuda.outputs", path)
+    found: Digests = [json.loads(line) for line in done.stdout.splitlines()]
+    for number, (own, other) in enumerate(zip(wanted, found, strict=False)):
+        for name, digest in own.items():
+            if other[name] != digest:
+                raise Unproved(
+                    f"graph {names[number]}: at another place its output {name!r} is not what it is"
+                    " here",
+                    number,
+                )
+    if done.returncode:
+        if len(found) == len(names):
+            raise FoundryError(f"at another place the bundle {what_failed(done)}; {REMEDY}")
+        raise Unproved(
+            f"graph {names[len(found)]}: before it had run at another place, the bundle"
+            f" {what_failed(done)}",
+            len(found),
+        )
+
+
+def run_there(module: str, path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a module of foundryrt on the bundle at the other base."""
+    return subprocess.run(
+        [sys.executable, "-m", module, str(path), hex(PLACE), *map(str, arguments)],
         capture_output=True,
         text=True,
     )
-    if done.returncode:
-        raise FoundryError(
-            "the bundle was run at another place, to prove it, and failed there:"
-            f" {done.stderr.strip()[-2000:]}; capture it with --no-relocate, bound to its place"
-        )
-    found: Digests = json.loads(done.stdout)
-    for graph, own, other in zip(names, wanted, found, strict=True):
-        for name, digest in own.items():
-            if other[name] != digest:
-                raise FoundryError(
-                    f"graph {graph}: at another place its output {name!r} is not what it is here;"
-                    " capture it with --no-relocate, bound to its place, and report this"
-                )
 
 
-def _first_bytes(image: RegionImage) -> bytes:
-    return b"" if image.initial is None else b"".join(image.initial())
+def what_failed(done: subprocess.CompletedProcess[str]) -> str:
+    """How a process that ran there ended."""
+    said = done.stderr.strip()[-2000:]
+    return f"failed (exit status {done.returncode})" + (f": {said}" if said else "")
 
 
-def _restore(image: RegionImage, data: bytes) -> None:
-    if data:
-        driver.call("cuMemcpyHtoD", image.base, data, len(data), about=image.name)
-    if image.size > len(data):
-        end = image.base + len(data)
-        driver.call("cuMemsetD8", end, 0, image.size - len(data), about=image.name)
-
-
-def _changed(image: RegionImage, data: bytes) -> bool:
-    now = bytearray(image.size)
-    driver.call("cuMemcpyDtoH", now, image.base, image.size, about=image.name)
-    return now != data.ljust(image.size, b"\0")
+def _outputs(rerun: Rerun, graph: RecordedGraph) -> dict[str, str]:
+    rerun.run(graph)
+    return {output.name: _digest(output.tensor) for output in graph.outputs}
 
 
 def _digest(tensor: torch.Tensor) -> str:

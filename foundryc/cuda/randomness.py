@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from foundryc.cuda import driver
 from foundryc.cuda.extract import extract, foreign_addresses
+from foundryc.cuda.rerun import only
 from foundryrt.errors import FoundryError
 
 _SEED, _OFFSET = 0x5EED_0F0F_1234_5679, 0x0FF5_E7C0
@@ -58,17 +58,10 @@ def consumed(graph: torch.cuda.CUDAGraph, device: torch.device) -> int:
     FoundryError where a part of the graph cannot be left out.
     """
     graph.instantiate()
-    executable, work = graph.raw_cuda_graph_exec(), _work(graph.raw_cuda_graph())
-    for node in work:
-        driver.call("cuGraphNodeSetEnabled", executable, node, 0)
-    try:
-        with _state(device, 0, 0) as generator:
-            graph.replay()
-            torch.cuda.synchronize()
-            return _seed_and_offset(generator)[1]
-    finally:
-        for node in work:
-            driver.call("cuGraphNodeSetEnabled", executable, node, 1)
+    with only(graph, 0), _state(device, 0, 0) as generator:
+        graph.replay()
+        torch.cuda.synchronize()
+        return _seed_and_offset(generator)[1]
 
 
 def _default(device: torch.device) -> torch.Generator:
@@ -91,21 +84,6 @@ def _state(device: torch.device, seed: int, offset: int) -> Iterator[torch.Gener
 def _seed_and_offset(generator: torch.Generator) -> tuple[int, int]:
     seed, offset = generator.get_state().view(torch.int64).tolist()
     return seed, offset
-
-
-def _work(graph: int) -> list[Any]:
-    """The nodes of a CUgraph that do something."""
-    _, count = driver.call("cuGraphGetNodes", graph)
-    nodes, _ = driver.call("cuGraphGetNodes", graph, count)
-    kinds = [driver.call("cuGraphNodeGetType", node) for node in nodes[:count]]
-    known = driver.bindings().CUgraphNodeType
-    if known.CU_GRAPH_NODE_TYPE_GRAPH in kinds:
-        raise FoundryError(
-            "random numbers in a graph that holds another graph: how many it takes is not known;"
-            " capture without graphs in graphs"
-        )
-    empty = known.CU_GRAPH_NODE_TYPE_EMPTY
-    return [node for node, kind in zip(nodes, kinds, strict=False) if kind != empty]
 
 
 def _word(address: int) -> int:

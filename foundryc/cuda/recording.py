@@ -23,10 +23,12 @@ from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.kernels import compile_source
 from foundryc.cuda.program import Program
 from foundryc.cuda.randomness import Generator, consumed, find_generator
+from foundryc.difference import graph_title
+from foundryc.elsewhere import grown
 from foundryc.producer import producer
 from foundryc.template import GraphTable, Spans, relocations
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Random, Relocation, Requirements, Tensor
+from foundryrt.bundle.schema import Growth, Random, Relocation, Requirements, Tensor
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
@@ -39,6 +41,7 @@ _DRIVER = 13000
 """The oldest that foundryrt works with, as cuDriverGetVersion gives it."""
 _SPACER = 70 << 20
 """Bytes; more than what one allocation of torch or a library has been seen to round up to."""
+_UNCOMPARED = "with --no-relocate nothing shows that no kernel depends on how many there are"
 _DIGEST = Path(__file__).with_name("digest.cu")
 
 
@@ -80,7 +83,7 @@ class CudaRecording:
         """Arena address -> the bytes that must be there before the first launch."""
         self._program: Program | None = None
         self._pools: list[torch.cuda.MemPool] = []
-        """Of programs that have ended: the bundle holds what is in them."""
+        """Of growing tensors, and of programs that have ended: the bundle holds what is in them."""
         self._seen: set[int] = set()
         """Addresses of blocks whose contents were looked at."""
 
@@ -96,6 +99,24 @@ class CudaRecording:
         # Weights don't change and are read when saved; the others hold what they held here.
         if role in ("state", "constant", "input") and bool(placed.count_nonzero()):
             self._remember(placed.data_ptr(), placed.numel() * placed.element_size())
+        return placed
+
+    def register_growing(self, name: str, tensor: torch.Tensor, most: int) -> torch.Tensor:
+        """State in memory of its own, so that a session may have more rows; see Recorder.register.
+
+        In a capture that shows what depends on the rows it has all of them already.
+        """
+        if any(known.name == name for known in self.tensors):
+            raise UsageError(f"two tensors are registered as {name!r}")
+        shape = (most if grown() else tensor.shape[0], *tensor.shape[1:])
+        # A pool of its own: torch gives out nothing else of its memory.
+        pool = torch.cuda.MemPool()
+        with torch.cuda.use_mem_pool(pool):
+            placed = torch.zeros(shape, dtype=tensor.dtype, device=self.arena.device)
+        placed[: tensor.shape[0]].copy_(tensor)
+        self._pools.append(pool)
+        self.foreign.add(placed, name)
+        self.tensors.append(NamedTensor(name, "state", placed, most=most))
         return placed
 
     def _remember(self, address: int, size: int) -> None:
@@ -248,6 +269,11 @@ class CudaRecording:
             kernels=kernels,
             slices=slices,
             digest_kernel=digest_kernel,
+            growing=[
+                Growth(tensor=index, most=tensor.most, refused=_UNCOMPARED)
+                for index, tensor in enumerate(self.tensors)
+                if tensor.most
+            ],
         )
 
     def rehearse(self, capture: Capture) -> proof.Rehearsal:
@@ -258,8 +284,9 @@ class CudaRecording:
         return proof.rehearse(self.graphs, capture.regions, capture.random)
 
     def prove(self, path: Path, rehearsal: proof.Rehearsal) -> None:
-        """Run the bundle at `path` elsewhere; FoundryError where it gives something else."""
-        proof.prove(path, rehearsal.digests, [graph.name for graph in self.graphs])
+        """Run the bundle at `path` elsewhere; proof.Unproved where it gives something else."""
+        names = [graph_title(graph.table) for graph in self.graphs if graph.table is not None]
+        proof.prove(path, rehearsal.digests, names)
 
     def _locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """Number of the region that holds the tensor, and how far in."""

@@ -48,6 +48,7 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     _check_regions(manifest, sections)
     for tensor in manifest.tensors:
         _check_tensor(tensor, manifest)
+    _check_growth(manifest)
     _unique("tensor", ((tensor.graph, tensor.name) for tensor in manifest.tensors))
     _unique("graph", ((g.name, tuple(sorted(g.key.items()))) for g in manifest.graphs))
     for function in manifest.functions:
@@ -190,6 +191,26 @@ def _check_random(manifest: Manifest) -> None:
         where = f"the random {what}, tensor {quoted(tensor.name)},"
         _require((tensor.dtype, tensor.shape) == ("int64", (1,)), f"{where} is no int64 [1]")
     _require(0 <= random.initial_seed < 1 << 64, "the random seed is out of range")
+
+
+def _check_growth(manifest: Manifest) -> None:
+    _unique("growing tensor", (str(growth.tensor) for growth in manifest.growing))
+    for growth in manifest.growing:
+        _refer("a growing tensor", growth.tensor, manifest.tensors)
+        tensor = manifest.tensors[growth.tensor]
+        where, region = f"tensor {quoted(tensor.name)}", manifest.regions[tensor.region]
+        others = [other for other in manifest.tensors if other.region == tensor.region]
+        _require(
+            bool(region.owner) and tensor.offset == 0 and len(others) == 1 and tensor.graph == -1,
+            f"{where} grows, and is not alone in a region",
+        )
+        row = extent(tensor.shape[1:], tensor.strides[1:])
+        _require(
+            bool(tensor.shape) and tensor.shape[0] > 0 and 0 < row <= tensor.strides[0],
+            f"{where} grows, and has no rows",
+        )
+        most, limit = growth.most, ADDRESS_LIMIT // (tensor.strides[0] * DTYPES[tensor.dtype])
+        _require(tensor.shape[0] <= most <= limit, f"{where} grows to {most} rows")
 
 
 def _check_tensor(tensor: Tensor, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import zstandard
@@ -102,7 +102,7 @@ class Bundle:
         }
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], trust: Trust | None = None) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], trust: Trust | None = None) -> Self:
         """Map the file `path` and check its structure, its signature if `trust` is given, its
         manifest.
 
@@ -121,7 +121,7 @@ class Bundle:
         path: Path,
         trust: Trust | None = None,
         fetch: Callable[[int, Section], None] | None = None,
-    ) -> Bundle:
+    ) -> Self:
         """Map a file whose sections `fetch` brings in, checked, before their first use.
 
         Without `fetch` all are there. The errors are those of `open`.
@@ -144,7 +144,7 @@ class Bundle:
         """Drop the mapping; it is unmapped with the last view of it."""
         self._data = memoryview(b"")
 
-    def __enter__(self) -> Bundle:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -17,8 +17,8 @@ import msgspec
 #    bundles that have them.
 #    2026-11-29, Manifest.relocatable, Region.owner and the relocations of regions and variables
 #    added, relocation columns filled, and Manifest.random with GraphEntry.random; dtypes uint16 to
-#    uint64, complex32 and three more of float8; Region.given; earlier readers refuse bundles
-#    that have them.
+#    uint64, complex32 and three more of float8; Region.given and Manifest.growing; earlier readers
+#    refuse bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -269,6 +269,19 @@ class Workload(Record, frozen=True):
     settings: dict[str, bool | int | float | str | None]
 
 
+class Growth(Record, frozen=True):
+    """A tensor alone in a foreign region, of which a session may have more rows than the capture.
+
+    Rows are its first dimension.
+    """
+
+    tensor: int
+    most: int
+    """Rows of a further capture, which was compared with this one."""
+    refused: str = ""
+    """Why it cannot grow, where something of the capture depends on how many rows there are."""
+
+
 class Manifest(Record, frozen=True):
     """The table of contents: everything but the graph tables and the raw bytes."""
 
@@ -293,3 +306,4 @@ class Manifest(Record, frozen=True):
     """Of bundles whose graphs draw random numbers."""
     relocatable: bool = False
     """Whether every address in it has a relocation: its regions may then lie anywhere."""
+    growing: tuple[Growth, ...] = ()

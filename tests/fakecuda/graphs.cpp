@@ -28,6 +28,8 @@ struct Graph;
 struct Node {
     CUgraphNodeType type;
     Graph* graph = nullptr;
+    const Node* source = nullptr;  // in an exec: the graph's node
+    bool enabled = true;
     const Variables* variables = nullptr;
     uint8_t arguments[16] = {};  // uint64 address, uint32 count, uint32 increment
     CUDA_MEMCPY3D copy{};
@@ -47,6 +49,7 @@ struct Graph {
             if (waits[node.get()] == 0) free.push_back(node.get());
         for (size_t i = 0; i < free.size(); ++i) {
             out.push_back(*free[i]);
+            out.back().source = free[i];
             for (const auto& [from, to] : edges)
                 if (from == free[i] && --waits[to] == 0) free.push_back(to);
         }
@@ -74,6 +77,7 @@ void parse(Node& node, const CUDA_KERNEL_NODE_PARAMS& from) {
 }
 
 void run(const Node& node) {
+    if (!node.enabled) return;
     if (node.type == CU_GRAPH_NODE_TYPE_KERNEL) {
         uint64_t address;
         uint32_t length, increment;
@@ -258,6 +262,26 @@ CUresult cuGraphDestroyNode(CUgraphNode node) {
     graph.edges.erase(std::remove_if(graph.edges.begin(), graph.edges.end(), touches), graph.edges.end());
     const auto is = [gone](const auto& owned) { return owned.get() == gone; };
     graph.nodes.erase(std::remove_if(graph.nodes.begin(), graph.nodes.end(), is), graph.nodes.end());
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphGetNodes(CUgraph graph, CUgraphNode* out, size_t* count) {
+    MAY_FAIL;
+    const auto& nodes = reinterpret_cast<Graph*>(graph)->nodes;
+    for (size_t i = 0; out != nullptr && i < std::min(*count, nodes.size()); ++i)
+        out[i] = handle<CUgraphNode>(nodes[i].get());
+    *count = nodes.size();
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphNodeGetType(CUgraphNode node, CUgraphNodeType* out) {
+    MAY_FAIL;
+    *out = node_of(node)->type;
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphNodeSetEnabled(CUgraphExec exec, CUgraphNode node, unsigned enabled) {
+    MAY_FAIL;
+    if (node_of(node)->type == CU_GRAPH_NODE_TYPE_EMPTY) return CUDA_ERROR_INVALID_VALUE;
+    for (Node& own : *reinterpret_cast<std::vector<Node>*>(exec))
+        if (own.source == node_of(node)) own.enabled = enabled != 0;
     return CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {

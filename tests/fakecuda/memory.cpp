@@ -183,6 +183,11 @@ CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t size) {
     std::memcpy(to, reinterpret_cast<const void*>(from), size);
     return CUDA_SUCCESS;
 }
+CUresult cuMemsetD8_v2(CUdeviceptr to, unsigned char value, size_t size) {
+    IN_CONTEXT;
+    std::memset(reinterpret_cast<void*>(to), value, size);
+    return CUDA_SUCCESS;
+}
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t size) {
     IN_CONTEXT;
     std::memcpy(reinterpret_cast<void*>(to), from, size);

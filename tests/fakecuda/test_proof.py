@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from foundryc import recorder
 from foundryc.capture_file import save as store_capture
 from foundryc.cuda import proof
+from foundryc.cuda.graph import RecordedGraph
 from foundryc.elsewhere import Elsewhere
 from foundryrt.cuda.outputs import outputs
 from foundryrt.errors import FoundryError, UsageError
@@ -20,6 +23,7 @@ from foundryrt.session import Session
 from tests.fakecuda import bundle as counters
 from tests.fakecuda.test_placement import capture, save
 
+ROOT = Path(__file__).parents[2]
 NAMES = ["step", "step", "last"]
 
 
@@ -29,7 +33,7 @@ def path(tmp_path, fake):
 
 
 def test_each_graph_begins_with_the_memory_of_the_capture(path, fake):
-    here, there = (outputs(path, base) for base in (counters.STATE, proof.PLACE))
+    here, there = (list(outputs(path, base)) for base in (counters.STATE, proof.PLACE))
     assert here == there
     assert here[0] != here[1]  # 11 and 25 more than at first, not 11 and 36
     proof.prove(path, here, NAMES)
@@ -37,7 +41,7 @@ def test_each_graph_begins_with_the_memory_of_the_capture(path, fake):
 
 
 def test_another_result_is_named(path):
-    wanted = outputs(path, counters.STATE)
+    wanted = list(outputs(path, counters.STATE))
     wanted[1]["result"] = "0" * 64
     with pytest.raises(FoundryError, match="graph step: at another place its output 'result' is"):
         proof.prove(path, wanted, NAMES)
@@ -56,7 +60,7 @@ def test_an_address_that_was_missed_fails(tmp_path, fake):
     with Session.open(path) as session:
         session.graph("step", by=11).launch()
         wanted = [{"result": "not looked at"}]
-    with pytest.raises(FoundryError, match=r"failed there|is not what it is here"):
+    with pytest.raises(FoundryError, match=r"before it had run .* failed|is not what it is here"):
         proof.prove(path, wanted, NAMES[:1])
 
 
@@ -73,13 +77,14 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self.own, self.folder = capture(), folder
+        self.graphs = [RecordedGraph(name, {}, number) for number, name in enumerate(NAMES)]
 
     def capture(self, embed_weights):
         return self.own
 
     def rehearse(self, made):
         path = save(self.folder / "own.fdy", made)
-        return proof.Rehearsal(outputs(path, counters.STATE), frozenset())
+        return proof.Rehearsal(list(outputs(path, counters.STATE)), frozenset())
 
     def prove(self, path, rehearsal):
         proof.prove(path, rehearsal.digests, NAMES)
@@ -89,7 +94,7 @@ class Recording:
 def made(tmp_path, fake, monkeypatch):
     """A recorder whose recording is made up, with real processes elsewhere."""
     monkeypatch.setattr(recorder, "_open_recording", lambda *_: Recording(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "others").mkdir()
     with Elsewhere([sys.executable, "-c", CHILD], tmp_path / "others") as others:
         others.begin()
@@ -108,9 +113,36 @@ def test_what_fails_its_proof_is_not_kept(made, tmp_path):
     made._recording.prove = lambda path, rehearsal: proof.prove(
         path, [{"result": "0" * 64}] * 3, NAMES
     )
-    with pytest.raises(FoundryError, match="is not what it is here"):
+    with pytest.raises(FoundryError, match=r"is not what it is here; .* other code captured it; c"):
         made.save(tmp_path / "kept.fdy")
     assert not (tmp_path / "kept.fdy").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("equal", "^$"),
+        ("noise", "^" + re.escape(
+            "graph step[by=25]: at another place its output 'result' is not what it is here; of the"
+            " same memory, node 2 of 5, kernel 'more', makes something else: region 'state', byte 0"
+            " (tensor 'state') is 0x1a00000019 here and 0x100000000f there; taken for noise was, of"
+            " 2: graph step[by=25], node 2, kernel 'more': argument 2, byte 0 of 4; capture it"
+        )),
+        ("initial", r"step\[by=11\]: .* node 1 of 5, kernel 'add', .* 0x200000008 here and 0x2"),
+        ("untouched", r"last: .* 'untouched' .*; none of its nodes makes something else"),
+        ("skewed", r"node 0 of 2, a copy, .* 'io', byte 80 .* 0x6010+8 here and 0x20+c there"),
+        ("lost", r"step\[by=25\]: before it had run .* failed .* with node 4 of 5, a copy, and"),
+    ],
+    ids=["equal", "noise", "initial", "untouched", "skewed", "lost"],
+)  # fmt: skip
+def test_the_node_that_differs_is_named(tmp_path, fake, case, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fakecuda.proving", case, str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(said, done.stdout.strip()), done.stdout
+    assert (tmp_path / "kept.fdy").exists() == (case == "equal")
 
 
 def test_captures_that_disagree_are_not_kept(made, tmp_path):

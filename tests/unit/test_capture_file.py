@@ -110,7 +110,7 @@ def facts(capture: Capture) -> dict[str, object]:
         ],
         "slices": {index: list(slices) for index, slices in capture.slices.items()},
         **{name: list(getattr(capture, name)) for name in
-           ("tensors", "functions", "kernels", "variables")},
+           ("tensors", "functions", "kernels", "variables", "growing")},
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Two more processes make the same capture: their order, their results, their failures."""
+"""More processes make the same capture: their order, their results, their failures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from foundryrt.errors import FoundryError
 CHILD = """
 import sys, time
 from foundryc.capture_file import save
-from foundryc.elsewhere import moved, store
+from foundryc.elsewhere import grown, moved, store
 from tests.fakecuda import bundle as counters
 if moved():
     counters.STATE += 1 << 41
     {moved}
+elif grown():
+    counters.STATE += 1 << 30
+    {grown}
 else:
     {again}
 save(counters.capture(), store())
@@ -26,9 +29,11 @@ print("said", sys.argv[1:])
 """
 
 
-def elsewhere(folder: Path, again: str = "pass", moved: str = "pass") -> Elsewhere:
+def elsewhere(
+    folder: Path, again: str = "pass", moved: str = "pass", grown: str = "pass"
+) -> Elsewhere:
     script = folder / "child.py"
-    script.write_text(CHILD.format(again=again, moved=moved))
+    script.write_text(CHILD.format(again=again, moved=moved, grown=grown))
     return Elsewhere([sys.executable, str(script), "an argument"], folder)
 
 
@@ -41,12 +46,14 @@ def test_each_stores_its_capture(tmp_path, capfd):
     with elsewhere(tmp_path) as others:
         others.begin()
         again, moved = others.again(), others.moved()
+        assert not (tmp_path / "grown").exists()  # it runs where something grows
+        assert others.grown().regions[0].base - again.regions[0].base == 1 << 30
     assert moved.regions[0].base - again.regions[0].base == 1 << 41
     assert capfd.readouterr() == ("", "")
     assert load(tmp_path / "again").graphs[0].nodes == 5
 
 
-@pytest.mark.parametrize("which", ["again", "moved"])
+@pytest.mark.parametrize("which", ["again", "moved", "grown"])
 def test_what_a_failing_one_said_is_passed_on(tmp_path, which):
     fails = {which: "sys.exit('error: no memory is left')"}
     with (
@@ -55,6 +62,7 @@ def test_what_a_failing_one_said_is_passed_on(tmp_path, which):
     ):
         others.begin()
         others.moved()
+        others.grown()
 
 
 def test_one_that_still_runs_is_ended(tmp_path):

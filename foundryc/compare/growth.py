@@ -1,0 +1,113 @@
+"""Whether a tensor may have more rows than at capture: what of a capture depends on how many.
+
+A further capture has more rows of every growing tensor. What the first three have in common, and it
+has otherwise, depends on them. Addresses must lie as far into the same region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace as changed
+
+import numpy as np
+from msgspec.structs import replace
+
+from foundryc.capture import Capture
+from foundryc.compare.alike import differences
+from foundryc.compare.contents import region_words, variable_words
+from foundryc.compare.places import GraphPlace, RegionPlace, VariablePlace
+from foundryc.compare.regions import Audit, audited
+from foundryc.compare.words import Mask, Place
+from foundryc.template import Words
+from foundryrt.bundle.schema import Growth
+from foundryrt.errors import FoundryError
+from foundryrt.printable import quoted
+
+
+def growths(
+    a: Capture,
+    again: Capture,
+    moved: Capture,
+    grown: Callable[[], Capture],
+    progress: Callable[[str], None],
+) -> list[Growth]:
+    """The growing tensors of `a` with the reason why not, if there is one; `grown` captures.
+
+    What a capture said that failed is for `progress`: a bundle names nothing of its machine.
+    """
+    try:
+        refused = dependence(a, again, moved, grown())
+    except FoundryError as error:
+        progress(str(error))
+        refused = "the capture with more rows failed"
+    return [replace(growth, refused=refused) for growth in a.growing]
+
+
+def dependence(a: Capture, again: Capture, moved: Capture, grown: Capture) -> str:
+    """The first thing of `a` that depends on how many rows growing tensors have; "" for nothing.
+
+    `again` and `moved` are as `compare` has found them; `grown` was made with more rows.
+    """
+    as_few = _as_few(a, grown)
+    found = (f"with more rows, {difference}" for difference in differences(a, as_few))
+    return next(found, "") or next(_words((a, again, moved, as_few)), "")
+
+
+def _as_few(a: Capture, grown: Capture) -> Capture:
+    """`grown` with so many rows less as it ought to have more, and in regions of that size."""
+    tensors, regions = list(grown.tensors), list(grown.regions)
+    same = len(tensors) == len(a.tensors) and len(regions) == len(a.regions)
+    for growth in a.growing if same else ():
+        own, more = a.tensors[growth.tensor], tensors[growth.tensor]
+        rows = [count + own.shape[0] - growth.most for count in more.shape[:1]]
+        tensors[growth.tensor] = replace(more, shape=(*rows, *more.shape[1:]))
+        regions[own.region] = changed(regions[own.region], size=a.regions[own.region].size)
+    needs = replace(grown.requirements, memory=a.requirements.memory)
+    return changed(grown, tensors=tensors, regions=regions, requirements=needs)
+
+
+def _words(captures: Sequence[Capture]) -> Iterator[str]:
+    """What depends among arguments, first bytes of regions and variables, each that has any."""
+    first = captures[0]
+    for index, table in enumerate(first.graphs):
+        tables = [capture.graphs[index] for capture in captures]
+        words, found = np.stack([t.words for t in tables]), np.stack([audited(t) for t in tables])
+        yield from _dependent(captures, words, found, GraphPlace(table, first.functions))
+    for index in range(len(first.regions)):
+        for start, words, found in region_words(captures, index):
+            yield from _dependent(captures, words, found, RegionPlace(first, index, start))
+    for index, variable in enumerate(first.variables):
+        place = VariablePlace(variable.name, variable.kernel)
+        yield from _dependent(captures, *variable_words(captures, index), place)
+
+
+def _dependent(
+    captures: Sequence[Capture], words: Words, found: Audit, place: Place
+) -> Iterator[str]:
+    """The first of the words, uint64 [4, n], that depends; `found` as for `settle`."""
+    within = np.stack([_within(captures[c], words[c], found[c]) for c in (0, 3)])
+    is_address: Mask = found[0] >= 0
+    elsewhere = is_address & ((found[3] != found[0]) | (within[0] != within[1]))
+    bytes_of = np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(4, -1, 8)
+    steady: Mask = (bytes_of[1] == bytes_of[0]) & (bytes_of[2] == bytes_of[0])
+    other: Mask = steady & (bytes_of[3] != bytes_of[0]) & ~is_address[:, None]
+    for word in np.flatnonzero(elsewhere | other.any(axis=1))[:1].tolist():
+        few, more = (
+            _shown(captures[0], int(found[c, word]), int(value))
+            for c, value in zip((0, 3), within[:, word], strict=True)
+        )
+        yield (
+            f"{place.name(word, int(other[word].argmax()))} depends on how many there are ({few},"
+            f" with more rows {more})"
+        )
+
+
+def _within(capture: Capture, words: Words, found: Audit) -> Words:
+    """The words, those that are addresses as how far into their regions they lie."""
+    bases = np.array([*(image.base for image in capture.regions), 0], np.uint64)
+    return words - bases[found]  # -1, for none, is the last
+
+
+def _shown(capture: Capture, region: int, value: int) -> str:
+    """A value, or how far into its region an address lies."""
+    return f"{quoted(capture.regions[region].name)}+{value:#x}" if region >= 0 else f"{value:#x}"
