@@ -11,13 +11,14 @@ from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from foundryrt.bundle.alike import check_alike, given_regions
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Relocation, Tensor
 from foundryrt.cuda.arena import Arena, Placing
 from foundryrt.cuda.device import Device, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
-from foundryrt.cuda.given import Memory, Shared, check_alike, memory_of
+from foundryrt.cuda.given import Memory, Shared, memory_of
 from foundryrt.cuda.graphs import Graphs
 from foundryrt.cuda.randomness import RandomState
 from foundryrt.cuda.tensor import DeviceTensor
@@ -65,7 +66,8 @@ class CudaBackend:
         self._undo = Undo()
         try:
             self._begin_reading(first)
-            self._open_device(device, sum(self._size(name) for name in place or {}))
+            given = given_regions(place or {}, bundle.manifest)
+            self._open_device(device, sum(region.size for region in given))
             self._make_arena(base, place or {})
             self._prepare_copies()
             self._begin_graphs()
@@ -82,13 +84,6 @@ class CudaBackend:
         """Graphs are read while the driver is starting."""
         self.graphs = Graphs(self._bundle, first, self._undo)
         self.graphs.read()
-
-    def _size(self, region: str) -> int:
-        for own in self._bundle.manifest.regions:
-            if own.name == region:
-                return own.size
-        names = ", ".join(own.name for own in self._bundle.manifest.regions if not own.owner)
-        raise UsageError(f"no region {region!r} to give memory for; there is {names}")
 
     def _open_device(self, ordinal: int, given: int) -> None:
         cuda = driver()
@@ -107,12 +102,15 @@ class CudaBackend:
 
     def _memory_of(self, name: str, value: object) -> Memory | Shared:
         """What is given for a region: another session's, or a tensor's memory."""
-        other = getattr(value, "_opened", value)
+        where = f"region {quoted(name)}"
+        if not hasattr(value, "_opened"):
+            return memory_of(value, self.device.ordinal, where)
+        other = value._opened
         if not isinstance(other, CudaBackend):
-            return memory_of(value, self.device.ordinal, f"region {quoted(name)}")
+            raise UsageError(f"{where}: the other session is closed, or on the host")
         if other.device.ordinal != self.device.ordinal:
-            raise UsageError(f"region {quoted(name)}: the other session is on another GPU")
-        check_alike(name, self._bundle.manifest, other._bundle.manifest)
+            raise UsageError(f"{where}: the other session is on another GPU")
+        check_alike(name, self._bundle, other._bundle)
         return Shared(other._arena.mapped(name))
 
     def _prepare_copies(self) -> None:
@@ -221,6 +219,11 @@ class CudaBackend:
         """Wait for the session's stream."""
         self.device.enter()
         self.device.cuda("cuStreamSynchronize", self.stream)
+
+    def free_memory(self) -> int:
+        """Bytes of the device that can still be allocated, by any process."""
+        self.device.enter()
+        return self.device.free_memory()
 
     def tensor(self, tensor: Tensor) -> DeviceTensor:
         """A tensor of the manifest on the device."""
