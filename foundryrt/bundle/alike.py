@@ -30,13 +30,13 @@ def check_alike(name: str, own: Bundle, other: Bundle) -> None:
 
 
 def first_difference(name: str, own: Bundle, other: Bundle) -> str | None:
-    """What of a region differs: a tensor's name, or its size or first bytes; None for nothing."""
+    """What of a region differs: a tensor's name, or `size` or `stored bytes`; None for nothing."""
     mine, others = (_contents(name, bundle) for bundle in (own, other))
     return next((key for key in sorted(mine | others) if mine.get(key) != others.get(key)), None)
 
 
 def _contents(name: str, bundle: Bundle) -> dict[str, object]:
-    """What a region has where, and where it comes from; by tensor, and the size."""
+    """What a region has where, and where it comes from; by tensor, and of the whole."""
     manifest = bundle.manifest
     index = next((i for i, r in enumerate(manifest.regions) if r.name == name), -1)
     recipes = {recipe.tensor: recipe for recipe in manifest.weights.recipes}
@@ -48,7 +48,7 @@ def _contents(name: str, bundle: Bundle) -> dict[str, object]:
     }  # fmt: skip
     region = manifest.regions[index] if index >= 0 else None
     saved = bundle.sections[region.section].sha256 if region and region.section >= 0 else b""
-    return found | {"its size": region.size if region else 0, "its first bytes": saved}
+    return found | {"size": region.size if region else 0, "stored bytes": saved}
 
 
 def _sources(manifest: Manifest, recipe: WeightRecipe | None) -> tuple[object, ...]:

@@ -6,8 +6,8 @@ from foundryrt.bundle.alike import first_difference
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 
-_MEANING = ("yes", "no", "speculate", "eagle_depth", "eagle_width", "fly_window", "fly_entropy")
-"""Settings that change an answer's tokens, or what it may ask for, and no tensor of the state."""
+_MEANING = ("eagle_depth", "eagle_width", "fly_window", "fly_entropy")
+"""Settings that an answer's tokens may depend on, and no shape of the state need tell."""
 
 
 def shared_regions(own: Bundle, other: Bundle) -> list[str]:
@@ -23,11 +23,11 @@ def shared_regions(own: Bundle, other: Bundle) -> list[str]:
 
 
 def _continues(own: Bundle, other: Bundle) -> bool:
-    """Slots, lengths, dtype, draft trees and the largest verification are in the state's shapes."""
+    """Slots, lengths, dtype and the largest verification are in the state's shapes."""
     mine, others = (bundle.manifest.workload.settings for bundle in (own, other))
-    judges = [settings.get("evidence", "0") == "0" for settings in (mine, others)]
+    scored = [settings.get("evidence", "0") != "0" for settings in (mine, others)]
     return (
-        judges[0] == judges[1]
+        scored[0] == scored[1]
         and all(mine.get(name) == others.get(name) for name in _MEANING)
         and first_difference("state", own, other) is None
     )

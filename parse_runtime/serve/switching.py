@@ -66,11 +66,10 @@ class Switching:
             raise ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
         try:
             body = msgspec.json.decode(await read(request), type=SwitchBody)
-            return reply(await self._service.until_stopped(self._aside(body.bundle)))
+            report = await self._service.until_stopped(self._aside(body.bundle))
         except (Stopped, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise translated(error) from None
-        except FoundryError as error:
-            raise ApiError(422, str(error), "bundle", "not_switched") from None
+        return reply(report)
 
     async def _aside(self, path: str) -> Report:
         """Switch, in a thread of its own: it takes long, and goes on if the client leaves."""
@@ -81,9 +80,10 @@ class Switching:
         def work() -> None:
             try:
                 report = self._switch(path)
-            except BaseException as error:
+            except Exception as error:
                 self._under_way = False
-                done.set_exception(error)
+                # Not the error itself: its traceback would keep what was opened.
+                done.set_exception(_refusal(path, error))
             else:
                 self._under_way = False
                 done.set_result(report)
@@ -134,6 +134,15 @@ class Switching:
         before.engine.close()
         self._service.engines.remove(before.engine)
         return time.perf_counter() - since
+
+
+def _refusal(path: str, error: Exception) -> ApiError:
+    if isinstance(error, Stopped) or not isinstance(error, FoundryError):
+        return translated(error)
+    message = str(error)
+    if path not in message:
+        message = f"{path}: {message}"
+    return ApiError(422, message, "bundle", "not_switched")
 
 
 def _open(session: Session, path: str) -> tuple[Session, list[str]]:
