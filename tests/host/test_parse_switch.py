@@ -21,10 +21,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import COMMAND, capture, foundryrt
-from parse_models import save
+from parse_models import GREEDY, save
 
 from foundryrt.bundle.reader import Bundle
+from foundryrt.session import Session
 from parse_runtime.capture.settings import Settings
+from parse_runtime.engine.batch import Batch
+from parse_runtime.graphs.continuing import shared_regions
+from parse_runtime.graphs.loading import open_models
 
 pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
@@ -175,6 +179,23 @@ def test_answers_go_on_where_the_state_is_shared(server: Server, bundles: dict[s
     body = {"prompt": "x", "max_tokens": 20, "parse": {"threshold": 1}}
     cuts = server.send("/v1/completions", body)[1]["parse"]["verdicts"][0]
     assert cuts[0][0] == 8
+
+
+def test_models_know_what_their_caches_hold(bundles: dict[str, Path]) -> None:
+    """The draft model, which is behind, is brought up to the target before it drafts."""
+    prompt, depth = list(b"Why?"), 2
+    with Session.open(bundles["x"]) as x, x.beside(bundles["y"], shared_regions) as y:
+        (target, draft), (after, drafter) = open_models(x), open_models(y)
+        token = target.prefill(1, prompt, 0, GREEDY)
+        after.take_over(target)
+        drafter.take_over(draft)
+        (tokens,) = after.extend(Batch([1], [token], [len(prompt)], [GREEDY]))
+        # Both models are one: all that was drafted is right.
+        assert len(tokens) == depth + 1
+        expected = [token]
+        for position in range(len(prompt), len(prompt) + depth + 1):
+            expected += target.decode(Batch([1], expected[-1:], [position], [GREEDY]))
+        assert tokens == expected[1:]
 
 
 @pytest.mark.parametrize("name", ["short", "plain"])
