@@ -122,10 +122,7 @@ class Engine:
                 raise Stopped("the engine is stopped")
             self._commands.append(replace)
             self._changed.notify()
-        try:
-            return done.result()
-        finally:
-            del done  # an error's traceback refers to this frame, and would keep the models
+        return done.result()
 
     def abort(self) -> None:
         """Take no more; answers that are not done fail with `aborted()`, after the pass."""
