@@ -108,7 +108,7 @@ class Engine:
         """
         done: Future[float] = Future()
 
-        def replace() -> None:
+        def change() -> None:
             since = time.perf_counter()
             try:
                 self._scheduler.replace(*models())
@@ -120,7 +120,7 @@ class Engine:
         with self._changed:
             if self.state == "stopped":
                 raise Stopped("the engine is stopped")
-            self._commands.append(replace)
+            self._commands.append(change)
             self._changed.notify()
         return done.result()
 

@@ -37,21 +37,6 @@ _STATUSES = {
     "503": "The server stops, or too many connections are open",
 }
 
-_BUNDLE = {
-    "type": "object",
-    "required": ["bundle"],
-    "properties": {"bundle": {"type": "string", "description": "A path here, or a URL"}},
-    "additionalProperties": False,
-}
-_REFUSALS = {
-    "400": "The body is wrong",
-    "401": "The token is missing or wrong",
-    "403": "The server has no token",
-    "409": "Another switch is under way",
-    "422": "The bundle cannot take the other's place: nothing has changed",
-    "503": "The server stops",
-}
-
 
 @functools.cache
 def openapi() -> Json:
@@ -78,33 +63,15 @@ def openapi() -> Json:
                     ],
                 }
             },
-            "/admin/switch": {
-                "post": {
-                    "summary": "Serve another bundle of the same models",
-                    "security": [{"admin": []}],
-                    "requestBody": {
-                        "required": True,
-                        "content": {"application/json": {"schema": _BUNDLE}},
-                    },
-                    "responses": {
-                        "200": {"description": "It is served",
-                                "content": {"application/json": {"schema": {"type": "object"}}}},
-                        **{status: {"description": text, "content": _failure()}
-                           for status, text in _REFUSALS.items()},
-                    },
-                }
-            },
             "/health": {"get": _read("200 where answers come at once, else 503")},
             "/metrics": {"get": _read("Counts and gauges for Prometheus", "text/plain")},
         },
-        "components": {
-            "schemas": {**schemas, "Error": _ERROR},
-            "securitySchemes": {"admin": {"type": "http", "scheme": "bearer"}},
-        },
+        "components": {"schemas": {**schemas, "Error": _ERROR}},
     }  # fmt: skip
 
 
 def _completion(body: str, summary: str) -> Json:
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "summary": summary,
         "requestBody": {
@@ -120,15 +87,11 @@ def _completion(body: str, summary: str) -> Json:
                 },
             },
             **{
-                status: {"description": text, "content": _failure()}
+                status: {"description": text, "content": error}
                 for status, text in _STATUSES.items()
             },
         },
     }
-
-
-def _failure() -> Json:
-    return {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 
 
 def _read(summary: str, media: str = "application/json") -> Json:

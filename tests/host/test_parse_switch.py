@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -43,6 +44,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("switch")
     save(folder / "tiny", "llama")
     save(folder / "other", "llama", num_hidden_layers=1)
+    shutil.copytree(folder / "tiny", folder / "tokens")
+    tokenizer = folder / "tokens" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|system|>", "<|tool|>"))
     settings = Settings(
         model=str(folder / "tiny"), max_len=160, slots=3, prefill="16,64", verify="48x2,120x3",
         judge_prompt="ok?", yes="y", no="n", stride=4, speculate="draft", eagle_depth=2,
@@ -54,6 +58,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "words": replace(settings, yes="a", no="b"),
         "short": replace(settings, max_len=140, slots=2),
         "other": replace(settings, model=str(folder / "other")),
+        "tokens": replace(settings, model=str(folder / "tokens")),
     }
     for name, chosen in variants.items():
         capture(chosen, folder / f"{name}.fdy")
@@ -92,13 +97,15 @@ class Server:
     def health(self) -> dict:
         return self.send("/health")[1]
 
-    def switch(self, bundle: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, "switch", str(bundle), "--url", self.url, "--json"]
+    def switch(
+        self, bundle: Path, *options: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, "switch", str(bundle), "--url", self.url, *options]
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(self.folder), **environment}
         return subprocess.run(command, text=True, timeout=300, capture_output=True, env=environment)
 
     def switched(self, bundle: Path) -> dict:
-        done = self.switch(bundle)
+        done = self.switch(bundle, "--json")
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
@@ -228,6 +235,7 @@ def test_what_cannot_be_switched_to_changes_nothing(
         for bundle, words in (
             (bundles["other"], "region 'weights' cannot be shared"),
             (bundles["words"], "cannot be shared"),
+            (bundles["tokens"], "another tokenizer of the target model"),
             (bundles["damaged"], "damaged.fdy: section"),
             (missing, "no such file"),
             (Path(__file__), "not a .fdy bundle"),
@@ -240,7 +248,9 @@ def test_what_cannot_be_switched_to_changes_nothing(
     assert health["bundle"] == digest(bundles["x"]) and health["switches"] == 0
     maps = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "other.fdy" not in maps and "damaged.fdy" not in maps
-    assert server.switched(bundles["y"])["continued"] and server.ask("steady") == expected
+    done = server.switch(bundles["y"])
+    assert done.returncode == 0 and server.ask("steady") == expected
+    assert f"{bundles['y']} is served: tiny, " in done.stdout and "went on with it" in done.stdout
 
 
 def endless(server: Server) -> http.client.HTTPConnection:
