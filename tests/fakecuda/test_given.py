@@ -192,6 +192,7 @@ def test_a_bundle_that_cannot_be_moved_takes_memory_at_its_own_addresses_alone(t
 
 def test_any_failing_call_undoes_everything(path, fake):
     with Session.open(path) as first:
+        first.wait()
         before = fake.live
         total = None
         for call in range(500):
