@@ -29,7 +29,7 @@ BENCHMARKS = {
         ),
         Benchmark(
             "relocate", "start.relocate",
-            "a bundle's graphs at another base, captures with proof, starts through standby",
+            "graphs at another base, captures with proof, a switch of bundles, standby",
             "relocate.json", gpu=True,
         ),
         Benchmark(

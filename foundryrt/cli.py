@@ -12,7 +12,16 @@ import typer
 from foundryrt import options
 from foundryrt.arguments import bundle_word
 from foundryrt.bundle.reader import Bundle
-from foundryrt.console import Json, Version, note, print_json, print_options, reporting, run_app
+from foundryrt.console import (
+    Json,
+    Version,
+    note,
+    print_json,
+    print_options,
+    reporting,
+    run_app,
+    write,
+)
 from foundryrt.errors import UsageError
 from foundryrt.regular import refuse_input
 from foundryrt.remote.bundle import open_bundle
@@ -137,6 +146,28 @@ def serve(
             bundle, weights=weights, trust=trust or None, base=_address(base)
         ) as session:
             driver.serve(session, chosen)
+
+
+@app.command()
+def switch(
+    bundle: BundlePath,
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    json: Json = False,
+) -> None:
+    """Have a server that is running serve BUNDLE in place of its bundle, over the same weights.
+
+    BUNDLE is opened on the server's machine, while the server goes on. Its answers under way are
+    completed, and none is refused. Where it cannot take the other's place, nothing changes. A
+    server on another machine takes FOUNDRY_ADMIN_TOKEN.
+    """
+    from foundryrt import switch as client
+
+    with reporting():
+        report = client.switch(bundle, url)
+        if json:
+            print_json(report)
+        else:
+            write(client.described(report))
 
 
 @app.command()

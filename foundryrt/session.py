@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from foundryrt.backend import Backend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.errors import UsageError
 from foundryrt.grow import grown
@@ -21,45 +23,7 @@ if TYPE_CHECKING:
     from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
     from foundryrt.protocols import Tensor
-
-
-class Backend(Protocol):
-    """What a target offers to a session; graphs go by their index in the manifest."""
-
-    def launch(self, graph: int, stream: int | None = None) -> None:
-        """Run a graph, or queue it on `stream`."""
-
-    def pipeline(
-        self, graph: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any], depth: int
-    ) -> Pipeline:
-        """Launches of a graph, `depth` of them in flight; tensors are those of `tensor`."""
-
-    def seed(self, seed: int) -> None:
-        """Seed the random numbers."""
-
-    def synchronize(self) -> None:
-        """Wait for everything queued on the session's stream."""
-
-    def tensor(self, tensor: schema.Tensor) -> Tensor:
-        """A tensor of the manifest in place."""
-
-    def read(self, tensor: schema.Tensor) -> NDArray[Any]:
-        """A copy of a tensor's elements."""
-
-    def write(self, tensor: schema.Tensor, values: NDArray[Any]) -> None:
-        """Replace a tensor's elements; UsageError unless shape and dtype agree."""
-
-    def ready(self, graph: int | None = None) -> int:
-        """How many graphs can be launched at once; of one graph, 1 where it can."""
-
-    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Block until every graph can be launched; `progress` gets (ready, all)."""
-
-    def load_weights(self, check: bool = True) -> None:
-        """Fill the weights from their files."""
-
-    def close(self) -> None:
-        """Free what the backend holds."""
+    from foundryrt.trust import Trust
 
 
 class Graph:
@@ -103,11 +67,21 @@ class Graph:
         return self._session._backend().pipeline(self._index, sent, back, depth)
 
 
+@dataclass(frozen=True)
+class _How:
+    """What another bundle in this one's place must be opened with, too."""
+
+    trust: Trust | None
+    weights: Path | None
+    device: int
+
+
 class Session:
     """An open bundle, ready to launch. Use `Session.open`, best in a `with` statement."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, how: _How) -> None:
         self._bundle = bundle
+        self._how = how
         self._opened: Backend | None = backend
         manifest = bundle.manifest
         self.workload = manifest.workload.name
@@ -142,23 +116,45 @@ class Session:
         `base` it begins there.
 
         `place` gives memory for regions, by name: another session, whose region of that name has
-        the same contents and is shared, or a contiguous tensor on the GPU (DLPack or CUDA array
-        interface) that is large enough. What is given is not filled: the contents are yours, and
-        stay when the session is closed. `grow` gives tensors, by name, more rows, the first
-        dimension, than they had at capture, zero at first; UsageError, with the reason, where that
-        is not known to work. A FoundryError says what is wrong with the bundle, its signature, the
-        machine or a weight file.
+        the same contents and is shared, or, on cuda, a contiguous tensor on the GPU (DLPack or CUDA
+        array interface) that is large enough. On the host, sessions share weights and state. What
+        is given is not filled: the contents are yours, and stay when the session is closed.
+        `grow` gives tensors, by name, more rows, the first dimension, than they had at capture,
+        zero at first; UsageError, with the reason, where that is not known to work. A FoundryError
+        says what is wrong with the bundle, its signature, the machine or a weight file.
         """
-        bundle = open_bundle(path, resolve(trust))
+        how = _How(resolve(trust), None if weights is None else Path(weights), device)
+        bundle = open_bundle(path, how.trust)
         try:
             if grow:
                 bundle.manifest = grown(bundle.manifest, grow)
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
-            folder = None if weights is None else Path(weights)
-            return cls(
-                bundle, _open_backend(bundle, folder, device, index, load_weights, base, place)
-            )
+            backend = open_backend(bundle, how.weights, device, index, load_weights, base, place)
+            return cls(bundle, backend, how)
+        except BaseException:
+            bundle.close()
+            raise
+
+    def beside(
+        self,
+        path: str | os.PathLike[str],
+        shared: Callable[[Bundle, Bundle], Iterable[str]],
+    ) -> Session:
+        """Open another bundle over memory of this session, so that it can take this one's place.
+
+        Signatures that are required, weights folder and device are this session's.
+        `shared(own, other)` is called when the other bundle is checked, before any memory is taken
+        for it, and names the regions to share. Errors are those of `open`, and UsageError where a
+        region's contents differ. Either session may be closed first.
+        """
+        own, how = self._bundle, self._how
+        self._backend()
+        bundle = open_bundle(path, how.trust)
+        try:
+            place = dict.fromkeys(shared(own, bundle), self)
+            backend = open_backend(bundle, how.weights, how.device, None, True, None, place)
+            return Session(bundle, backend, how)
         except BaseException:
             bundle.close()
             raise
@@ -217,6 +213,11 @@ class Session:
         return list(self._bundle.files)
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the bundle, as hexadecimal: equal for equal contents."""
+        return self._bundle.digest.hex()
+
+    @property
     def weights_digest(self) -> str:
         """SHA-256 over the digests of all weights, as hexadecimal: equal for equal models."""
         manifest, found = self._bundle.manifest, hashlib.sha256()
@@ -264,6 +265,10 @@ class Session:
         """
         self._backend().load_weights(check)
 
+    def free_memory(self) -> int | None:
+        """Bytes of the device that can still be allocated, by any process; None on the host."""
+        return self._backend().free_memory()
+
     def synchronize(self) -> None:
         """Wait for everything queued on the session's stream; nothing to wait for on host."""
         self._backend().synchronize()
@@ -281,26 +286,6 @@ class Session:
             where = f"; graph {_listed(owners)} has one: use graph(...).read" if owners else ""
             raise UsageError(f"no tensor {name!r}; there is {_listed(known)}{where}")
         return found
-
-
-def _open_backend(
-    bundle: Bundle,
-    weights: Path | None,
-    device: int,
-    first: int | None,
-    load_weights: bool,
-    base: int | None,
-    place: Mapping[str, object] | None,
-) -> Backend:
-    if bundle.manifest.target == "host":
-        if base is not None or place:
-            raise UsageError("a host bundle lies at no address: give neither base nor place")
-        from foundryrt.host.backend import HostBackend
-
-        return HostBackend(bundle, weights, load_weights)
-    from foundryrt.cuda.backend import CudaBackend
-
-    return CudaBackend(bundle, device, first, weights, load_weights, base, place)
 
 
 def _find(

@@ -1,6 +1,7 @@
-"""What it costs that a bundle may lie anywhere: at capture, at a start; and a start by standby.
+"""What it costs that a bundle may lie anywhere: at capture, at a start, in another's place.
 
-A decoder's graphs, every figure from fresh processes; its weights are in a file in the page cache.
+And a start by standby. A decoder's graphs, every figure from fresh processes; its weights are in a
+file in the page cache.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def run(
     ] = 5,
     output: Output = RESULTS / "relocate.json",
 ) -> None:
-    """Measure relocating, captures with proof, and starts through standby.
+    """Measure relocating, captures with proof, a switch of bundles, and starts through standby.
 
     Results are written after each part.
     """
@@ -65,7 +66,7 @@ def run(
     }
     with tempfile.TemporaryDirectory(dir=memory) as name:
         folder = Path(name)
-        for part in (_capture, _places, _standby):
+        for part in (_capture, _places, _switch, _standby):
             report |= part(model.value, mode, folder, repeats)
             write_results(output, report)
 
@@ -113,6 +114,11 @@ def _places(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any]
         "build_ms": built,
         "us_per_node": (built[1] - built[0]) * 1e3 / nodes,
     }
+
+
+def _switch(model: str, mode: str, folder: Path, _: int) -> dict[str, Any]:
+    """All graphs of a bundle in the place of another's, while decode steps run."""
+    return {"switch": step("switch.py", model, mode, folder)}
 
 
 def _standby(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from foundryrt.bundle.alike import check_alike, given_regions, refuse_missing
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Relocation, Tensor
 from foundryrt.cuda.arena import Arena, Placing
 from foundryrt.cuda.device import Device, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
-from foundryrt.cuda.given import Memory, Shared, check_alike, memory_of
+from foundryrt.cuda.given import Memory, Shared, memory_of
 from foundryrt.cuda.graphs import Graphs
 from foundryrt.cuda.randomness import RandomState
 from foundryrt.cuda.tensor import DeviceTensor
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foundryrt.cuda.pipeline import CudaPipeline
-
-
-_SHOWN = 8
-"""Regions that an error names."""
 
 
 class CudaBackend:
@@ -69,8 +66,9 @@ class CudaBackend:
         self._undo = Undo()
         try:
             self._begin_reading(first)
-            self._check_given(place or {})
-            self._open_device(device, place or {})
+            given = given_regions(place or {}, bundle.manifest)
+            refuse_missing(place or {}, bundle.manifest)
+            self._open_device(device, sum(own.size for own in given if not own.given))
             self._make_arena(base, place or {})
             self._prepare_copies()
             self._begin_graphs()
@@ -88,27 +86,11 @@ class CudaBackend:
         self.graphs = Graphs(self._bundle, first, self._undo)
         self.graphs.read()
 
-    def _check_given(self, place: Mapping[str, object]) -> None:
-        """UsageError where memory is given for what is no region, or is missing for one."""
-        regions = self._bundle.manifest.regions
-        for name in place:
-            if all(region.name != name for region in regions):
-                names = ", ".join(own.name for own in regions if own.given or not own.owner)
-                raise UsageError(f"no region {name!r} to give memory for; there is {names}")
-        missing = [region for region in regions if region.given and region.name not in place]
-        if missing:
-            sizes = ", ".join(f"{quoted(own.name)} ({own.size} bytes)" for own in missing[:_SHOWN])
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            raise UsageError(
-                f"graphs of the bundle use memory that you have to give: `place` for {sizes}{more}"
-            )
-
-    def _open_device(self, ordinal: int, place: Mapping[str, object]) -> None:
+    def _open_device(self, ordinal: int, given: int) -> None:
         cuda = driver()
         self._done("driver")
-        manifest = self._bundle.manifest
-        given = sum(own.size for own in manifest.regions if own.name in place and not own.given)
-        needs = replace(manifest.requirements, memory=manifest.requirements.memory - given)
+        needs = self._bundle.manifest.requirements
+        needs = replace(needs, memory=needs.memory - given)
         self.device = open_device(cuda, ordinal, needs, self._undo)
         self._done("context")
 
@@ -121,12 +103,15 @@ class CudaBackend:
 
     def _memory_of(self, name: str, value: object) -> Memory | Shared:
         """What is given for a region: another session's, or a tensor's memory."""
-        other = getattr(value, "_opened", value)
+        where = f"region {quoted(name)}"
+        if not hasattr(value, "_opened"):
+            return memory_of(value, self.device.ordinal, where)
+        other = value._opened
         if not isinstance(other, CudaBackend):
-            return memory_of(value, self.device.ordinal, f"region {quoted(name)}")
+            raise UsageError(f"{where}: the other session is closed, or on the host")
         if other.device.ordinal != self.device.ordinal:
-            raise UsageError(f"region {quoted(name)}: the other session is on another GPU")
-        check_alike(name, self._bundle.manifest, other._bundle.manifest)
+            raise UsageError(f"{where}: the other session is on another GPU")
+        check_alike(name, self._bundle, other._bundle)
         return Shared(other._arena.mapped(name))
 
     def _prepare_copies(self) -> None:
@@ -236,6 +221,11 @@ class CudaBackend:
         """Wait for the session's stream."""
         self.device.enter()
         self.device.cuda("cuStreamSynchronize", self.stream)
+
+    def free_memory(self) -> int:
+        """Bytes of the device that can still be allocated, by any process."""
+        self.device.enter()
+        return self.device.free_memory()
 
     def tensor(self, tensor: Tensor) -> DeviceTensor:
         """A tensor of the manifest on the device."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from foundryrt.bundle.schema import Manifest, Region, WeightRecipe
+from foundryrt.bundle.schema import Region
 from foundryrt.cuda.dlpack import borrowed
 from foundryrt.errors import UsageError
 from foundryrt.printable import quoted
@@ -79,42 +79,3 @@ def check_memory(region: Region, memory: Memory) -> None:
             f"{where}: the memory given at {memory.address:#x} must begin at a multiple of"
             f" {_ALIGNMENT} bytes"
         )
-
-
-def check_alike(name: str, own: Manifest, other: Manifest) -> None:
-    """UsageError unless both bundles have the same tensors from the same sources in a region."""
-    mine, others = (_contents(name, manifest) for manifest in (own, other))
-    if mine == others:
-        return
-    unlike = next(
-        (key for key in sorted(mine | others) if mine.get(key) != others.get(key)), "its size"
-    )
-    raise UsageError(
-        f"region {quoted(name)} cannot be shared: the other session's has not the same contents"
-        f" ({quoted(str(unlike))})"
-    )
-
-
-def _contents(name: str, manifest: Manifest) -> dict[str, object]:
-    """What a region has where, and where it comes from; by tensor, and the size."""
-    index = next((i for i, r in enumerate(manifest.regions) if r.name == name), -1)
-    recipes = {recipe.tensor: recipe for recipe in manifest.weights.recipes}
-    found: dict[str, object] = {
-        tensor.name: (tensor.offset, tensor.dtype, tensor.shape, tensor.strides,
-                      _sources(manifest, recipes.get(number)))
-        for number, tensor in enumerate(manifest.tensors)
-        if tensor.region == index and tensor.graph == -1
-    }  # fmt: skip
-    return found | {"its size": manifest.regions[index].size if index >= 0 else 0}
-
-
-def _sources(manifest: Manifest, recipe: WeightRecipe | None) -> tuple[object, ...]:
-    """A weight's copies with the digest of what each is copied from."""
-    if recipe is None:
-        return ()
-    sources = manifest.weights.sources
-    return tuple(
-        (sources[copy.source].digest, sources[copy.source].dtype,
-         *(getattr(copy, name) for name in copy.__struct_fields__ if name != "source"))
-        for copy in recipe.copies
-    )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 from math import prod
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.bundle.check import ADDRESS_LIMIT
-from foundryrt.bundle.schema import ALIGNMENT, DTYPES, Manifest
+from foundryrt.bundle.schema import ALIGNMENT, DTYPES, Manifest, Region
 from foundryrt.convert import storage_dtype
 from foundryrt.errors import FoundryError
 
@@ -22,6 +24,19 @@ MAX_ELEMENTS = 1 << 40
 
 _NO_RESERVE = 0x4000
 """MAP_NORESERVE of Linux, which Python's mmap names from 3.13."""
+_FIXED = 0x10
+"""MAP_FIXED."""
+_MAY_MOVE_FIXED = 3
+"""MREMAP_MAYMOVE and MREMAP_FIXED."""
+_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+)  # fmt: skip
+_libc.mremap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p,
+)  # fmt: skip
 
 
 def extent(sizes: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
@@ -60,6 +75,33 @@ class Arena:
         """Give whole pages back; they are zeros afterwards."""
         self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
+    def offer(self, region: Region) -> None:
+        """Give the region memory that other arenas can share, zeros for now."""
+        if mmap.PAGESIZE <= ALIGNMENT:
+            flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _FIXED
+            access = mmap.PROT_READ | mmap.PROT_WRITE
+            mapped = _libc.mmap(*self._pages(region), access, flags, -1, 0)
+            _require(region, mapped)
+
+    def share(self, region: Region, other: Arena, others: Region) -> None:
+        """Have the region be the memory of a region of the same size that `other` has offered.
+
+        The memory stays as long as one of both arenas does.
+        """
+        if mmap.PAGESIZE > ALIGNMENT:
+            raise FoundryError(
+                f"region {region.name} cannot be shared: pages of {mmap.PAGESIZE} bytes are larger"
+                f" than a region's alignment of {ALIGNMENT}"
+            )
+        place, length = self._pages(region)
+        source, _ = other._pages(others)
+        # Nothing is moved: of a length of 0 bytes the pages are mapped once more.
+        _require(region, _libc.mremap(source, 0, length, _MAY_MOVE_FIXED, place))
+
+    def _pages(self, region: Region) -> tuple[int, int]:
+        """Address and length of the region's pages; no other region begins in them."""
+        return self.bytes.ctypes.data + region.base, -(-region.size // ALIGNMENT) * ALIGNMENT
+
     def check(
         self, address: int, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: str
     ) -> None:
@@ -96,4 +138,12 @@ class Arena:
             buffer=self.bytes.data,
             offset=address,
             strides=tuple(step * numpy_dtype.itemsize for step in strides),
+        )
+
+
+def _require(region: Region, mapped: int) -> None:
+    if mapped == _FAILED:
+        raise FoundryError(
+            f"region {region.name}: {region.size} bytes cannot be mapped"
+            f" ({os.strerror(ctypes.get_errno())}); free memory or use a smaller bundle"
         )

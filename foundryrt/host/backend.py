@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.arrays import check_array
+from foundryrt.bundle.alike import check_alike, given_regions
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.convert import AnyArray
@@ -23,19 +24,29 @@ from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.weights import load
 from foundryrt.parallel import available_threads
+from foundryrt.printable import quoted
 
 if TYPE_CHECKING:
     from foundryrt.host.replay import Tape
 
 
+SHARED = ("weights", "state")
+"""Regions that sessions can share; others hold what one launch alone needs."""
+
+
 class HostBackend:
     """Arena and graphs of `bundle`; torch is imported with the first graph.
 
-    `weights` is the folder of the weight files, where they have moved.
+    `weights` is the folder of the weight files, where they have moved; `place` as for
+    `Session.open`.
     """
 
     def __init__(
-        self, bundle: Bundle, weights: Path | None = None, load_weights: bool = True
+        self,
+        bundle: Bundle,
+        weights: Path | None = None,
+        load_weights: bool = True,
+        place: Mapping[str, object] | None = None,
     ) -> None:
         self._bundle = bundle
         self._weights = weights
@@ -46,8 +57,10 @@ class HostBackend:
         self.arena = Arena(arena_bytes(manifest))
         self._tapes: dict[int, Tape] = {}
         self._launching = threading.RLock()  # graphs share their scratch memory
+        self._given = frozenset(place or {})
+        self._share(place or {})
         for region in manifest.regions:
-            if region.section != -1:
+            if region.section != -1 and region.name not in self._given:
                 data = bundle.raw(region.section)
                 self.arena.bytes[region.base : region.base + len(data)] = np.frombuffer(
                     data, np.uint8
@@ -55,9 +68,26 @@ class HostBackend:
         if load_weights:
             self.load_weights()
 
+    def _share(self, place: Mapping[str, object]) -> None:
+        """Map regions of other sessions, and make others of ours ready to be mapped."""
+        for region in given_regions(place, self._bundle.manifest):
+            other = getattr(place[region.name], "_opened", None)
+            where = f"region {quoted(region.name)}"
+            if not isinstance(other, HostBackend):
+                raise UsageError(f"{where}: on the host, give another open session of the host")
+            if region.name not in SHARED:
+                raise UsageError(f"{where}: on the host, sessions share {' and '.join(SHARED)}")
+            check_alike(region.name, self._bundle, other._bundle)
+            (others,) = given_regions([region.name], other._bundle.manifest)
+            if region.size:
+                self.arena.share(region, other.arena, others)
+        for region in self._bundle.manifest.regions:
+            if region.name in SHARED and region.name not in place and region.size:
+                self.arena.offer(region)
+
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` compares only the files' sizes."""
-        if self._bundle.manifest.weights.recipes:
+        if self._bundle.manifest.weights.recipes and "weights" not in self._given:
             load(self._bundle.manifest, self._rows, self._weights, check)
 
     def ready(self, graph: int | None = None) -> int:
@@ -123,6 +153,9 @@ class HostBackend:
     def seed(self, seed: int) -> None:
         """UsageError: a host bundle draws no random numbers."""
         raise UsageError(f"seed {seed}: the graphs of a host bundle draw no random numbers")
+
+    def free_memory(self) -> None:
+        """Of a device there is none."""
 
     def synchronize(self) -> None:
         """Nothing is ever in flight on the host."""

@@ -8,6 +8,8 @@ import socket
 import struct
 from typing import Any
 
+from foundryrt.runtime_folder import runtime_folder
+
 _LENGTH = struct.Struct("<I")
 _MOST = 16 << 20
 """Bytes of a message: arguments and environment of a command."""
@@ -17,8 +19,7 @@ def path() -> str:
     """Where a standby process of this user listens: FOUNDRY_STANDBY, or a file of its own."""
     if chosen := os.environ.get("FOUNDRY_STANDBY"):
         return chosen
-    folder = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/foundryrt-{os.getuid()}"
-    return os.path.join(folder, "foundryrt-standby.sock")
+    return os.path.join(runtime_folder(), "foundryrt-standby.sock")
 
 
 def send(connection: socket.socket, message: dict[str, Any], files: tuple[int, ...] = ()) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 from foundryrt.errors import FoundryError, UsageError
+from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.scheduler import Scheduler
 
@@ -96,6 +99,30 @@ class Engine:
         with self._changed:
             self._commands.append(lambda: self._scheduler.cancel(listener))
             self._changed.notify()
+
+    def replace(self, models: Callable[[], tuple[Target, Decoder]]) -> float:
+        """Have all answers go on with other models; the seconds in which no pass could run.
+
+        `models` is called between two steps, in the engine's thread, and gives models whose caches
+        hold what those of the present ones do. What it raises is raised here, and nothing changes.
+        """
+        done: Future[float] = Future()
+
+        def change() -> None:
+            since = time.perf_counter()
+            try:
+                self._scheduler.replace(*models())
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(time.perf_counter() - since)
+
+        with self._changed:
+            if self.state == "stopped":
+                raise Stopped("the engine is stopped")
+            self._commands.append(change)
+            self._changed.notify()
+        return done.result()
 
     def abort(self) -> None:
         """Take no more; answers that are not done fail with `aborted()`, after the pass."""

@@ -69,6 +69,11 @@ class Scheduler:
         """Of all answers that have not ended."""
         return [*self._running, *(answer.listener for answer in self._waiting)]
 
+    def replace(self, target: Target, draft: Decoder) -> None:
+        """Go on with other models, whose caches hold what those of the present ones do."""
+        assert min(target.slots, draft.slots) == self.slots and target.max_len == self.max_len
+        self._target, self._draft = target, draft
+
     def submit(self, request: Request, listener: Listener) -> None:
         """Queue an answer; UsageError where it does not fit the caches."""
         request.check(self.max_len)

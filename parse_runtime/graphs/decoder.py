@@ -37,6 +37,10 @@ class GraphDecoder:
         self._written: dict[str, NDArray[Any]] = {}
         self._graphs: dict[PassSignature, Launchable] = {}
 
+    def take_over(self, before: GraphDecoder) -> None:
+        """Go on where another decoder stopped, whose cache is this one's too."""
+        self.row_tokens = before.row_tokens
+
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """In chunks of the longest pass, the rest in the shortest that holds it."""
         return int(self._prefilled(slot, tokens, start, sampling).read("token")[0])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.protocols import GraphsLike, SessionLike
 from parse_runtime.engine.calibration import FILE, NOT_SEPARATED, Calibration
 from parse_runtime.engine.prompts import Prompts, TextFormat
-from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.engine.rules import Rules
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.proposer import DraftProposer
@@ -23,6 +24,8 @@ from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import Retokenization, SameTokens, TokenTranslation
 
+_tokenizers: WeakValueDictionary[bytes, Tokenizer] = WeakValueDictionary()
+"""Those in use, by the digest of their JSON."""
 UNLIKE = ("retokenize", "refuse")
 UNLIKE_OPTION = (UNLIKE[0], "or refuse a pair whose tokenizers differ")
 """Default and help of the commands' option."""
@@ -32,8 +35,8 @@ UNLIKE_OPTION = (UNLIKE[0], "or refuse a pair whose tokenizers differ")
 class Loaded:
     """A bundle, ready to answer."""
 
-    target: Target
-    draft: Decoder
+    target: GraphTarget
+    draft: GraphDecoder
     prompts: Prompts
     rules: Rules
     """As the bundle was captured and calibrated."""
@@ -126,8 +129,17 @@ def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -
 def _text_format(session: SessionLike, prefix: str) -> TextFormat:
     name = f"{prefix}tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_json(session.file(name).decode())
+        tokenizer = _tokenizer(session.file(name))
         name = f"{prefix}chat.json"
         return TextFormat(tokenizer, Chat.from_dict(json.loads(session.file(name))))
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise FoundryError(f"the bundle's {name} cannot be read: {error}") from error
+
+
+def _tokenizer(data: bytes) -> Tokenizer:
+    """A server may open bundles of one tokenizer, and reading it keeps other threads waiting."""
+    digest = hashlib.sha256(data).digest()
+    tokenizer = _tokenizers.get(digest)
+    if tokenizer is None:
+        tokenizer = _tokenizers[digest] = Tokenizer.from_json(data.decode())
+    return tokenizer

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.options import option
-from foundryrt.protocols import SessionLike
+from foundryrt.session import Session
 from parse_runtime.graphs.loading import UNLIKE_OPTION
 
 
@@ -41,7 +41,7 @@ class Serving:
                 raise UsageError(f"{name.replace('_', '-')}: at least {least} is needed")
 
 
-def serve(session: SessionLike, options: Serving) -> None:
+def serve(session: Session, options: Serving) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
     try:
         from parse_runtime.serve.server import run

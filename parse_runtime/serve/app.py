@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,41 +18,60 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from foundryrt.protocols import SessionLike
 from parse_runtime.engine.engine import Engine, Stopped, aborted
-from parse_runtime.engine.prompts import Prompts
-from parse_runtime.engine.rules import Rules
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.events import Events
+from parse_runtime.serve.http import failed, left, read
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.openapi import openapi
+from parse_runtime.serve.served import Served
 from parse_runtime.serve.streamed import Answers
-from parse_runtime.text.spelling import Spelling
 
 _LOG = logging.getLogger(__name__)
-_MOST_BYTES = 8 << 20
 _LEFT = 499
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
 class Service:
-    """What the routes share."""
+    """What the routes share. `serve` has another bundle answer from then on."""
 
-    name: str
-    engine: Engine
-    prompts: Prompts
-    rules: Rules
-    session: SessionLike
-    metrics: Metrics
-    _open: set[Answers] = field(default_factory=set)
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _broken: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        """What new requests are answered with."""
+        self.engines = [served.engine]
+        """Those that may have answers to give, the one for new requests last."""
+        self.metrics = Metrics(self)
+        self.metrics.serves(served.name, served.session.digest)
+        self.prepared = threading.Event()
+        """The first bundle's graphs are all ready, or never will be."""
+        self.switches = 0
+        self._names = {served.name}
+        self._changing = threading.Lock()
+        """Held while a request is submitted, or its bundle asked, and while the bundle changes."""
+        self._open: dict[Answers, Engine] = {}
+        self._stopping = asyncio.Event()
+        self._broken = False
 
-    def app(self) -> Starlette:
-        """The ASGI application."""
+    @property
+    def engine(self) -> Engine:
+        """The one for new requests."""
+        return self.served.engine
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Answers that run, and that wait, with any bundle."""
+        loads = [engine.load for engine in list(self.engines)]
+        return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
+
+    @property
+    def failed(self) -> int:
+        """Answers that failed in a row."""
+        return self.engine.failed
+
+    def app(self, more: Sequence[Route] = ()) -> Starlette:
+        """The ASGI application, with `more` routes."""
         app = Starlette(
             routes=[
                 Route("/v1/models", self.models),
@@ -62,8 +81,9 @@ class Service:
                 Route("/health", self.health),
                 Route("/metrics", self.page),
                 Route("/openapi.json", self.description),
+                *more,
             ],
-            exception_handlers=dict.fromkeys((HTTPException, ApiError, Exception), _failed),
+            exception_handlers=dict.fromkeys((HTTPException, ApiError, Exception), failed),
         )
         # A redirection is no answer of the API.
         app.router.redirect_slashes = False
@@ -74,25 +94,40 @@ class Service:
 
         Answers need not wait for all.
         """
-
-        def go_on(ready: int, total: int) -> None:
-            if self.engine.state == "stopped":
-                raise aborted()
-
         try:
-            self.session.wait(go_on)
+            self.served.session.wait(self.go_on)
         except Stopped:
             pass
         except Exception:
             _LOG.exception("a graph cannot be prepared")
-            self._broken.set()
+            self._broken = True
+        finally:
+            self.prepared.set()
+
+    def go_on(self, ready: int = 0, total: int = 0) -> None:
+        """Raise Stopped once the server stops: work in the background is to end."""
+        if self.engine.state == "stopped":
+            raise aborted()
+
+    def serve(self, served: Served) -> None:
+        """Answer new requests with another bundle, all of whose graphs are ready."""
+        with self._changing:
+            if served.engine is not self.engine:
+                self.engines.append(served.engine)
+            self.served = served
+            self._names.add(served.name)
+            self._broken = False
+            self.switches += 1
+        self.metrics.serves(served.name, served.session.digest)
+        self.metrics.switched()
 
     def abort(self) -> None:
         """Take no more, and end what is not done with an error at once; of the event loop.
 
-        The engine itself ends it after the pass that runs, which may be long.
+        The engines themselves end it after the pass that runs, which may be long.
         """
-        self.engine.abort()
+        for engine in list(self.engines):
+            engine.abort()
         self._stopping.set()
         for answers in self._open:
             answers.abandon(aborted())
@@ -106,14 +141,17 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         """200 where every graph can be launched and the engine works, else 503."""
-        graphs, ready = len(self.session.graphs), self.session.ready()
-        running, waiting = self.engine.load
+        with self._changing:
+            session = self.served.session
+            graphs, ready, digest = len(session.graphs), session.ready(), session.digest
+        running, waiting = self.load
         state = self.engine.state
         if state == "ok" and ready < graphs:
-            state = "failing" if self._broken.is_set() else "starting"
+            state = "failing" if self._broken else "starting"
         report = {
             "status": state, "graphs": graphs, "ready": ready, "running": running,
-            "waiting": waiting, "failed_in_a_row": self.engine.failed,
+            "waiting": waiting, "failed_in_a_row": self.failed, "bundle": digest,
+            "switches": self.switches,
         }  # fmt: skip
         return reply(report, 200 if state == "ok" else 503)
 
@@ -131,7 +169,7 @@ class Service:
 
     async def _complete(self, request: Request, kind: type[Body], endpoint: str) -> Response:
         try:
-            response = await self._until_stopped(self._answer(request, kind))
+            response = await self.until_stopped(self._answer(request, kind))
         except ClientDisconnect:
             response = Response(status_code=_LEFT)
         except Exception as error:
@@ -140,45 +178,55 @@ class Service:
         return response
 
     async def _answer(self, request: Request, kind: type[Body]) -> Response:
-        content = await _read(request)
+        content = await read(request)
         try:
             body = msgspec.json.decode(content, type=kind)
         except (UnicodeDecodeError, RecursionError) as error:
             raise ApiError(400, f"the body cannot be read: {error}") from None
         if body.model is not None:
             self._known(body.model)
-        # Templates and tokenizers may take their time over a long prompt.
-        asked = await run_in_threadpool(
-            body.requests, self.prompts, self.rules, self.engine.max_len
-        )
-        if len(asked) > self.engine.capacity:
-            message = f"n={len(asked)}: there is room for {self.engine.capacity} answers"
-            raise ApiError(400, message, "n")
-        answers = Answers(asked, lambda: self.prompts.text(body.stops()), self.metrics.ended)
-        completion = CompletionFormat(
-            kind is ChatBody, self.name, body.counted(), self._spelling(body)
-        )
+        answers, completion = await self._begin(body, kind is ChatBody)
+        if body.stream:
+            return Events(answers, completion, self.close)
         try:
-            self._submit(answers)
-            if body.stream:
-                return Events(answers, completion, self.close)
-            response = await self._whole(request, answers, completion)
-        except BaseException:
+            return await self._whole(request, answers, completion)
+        finally:
             self.close(answers)
-            raise
-        self.close(answers)
-        return response
 
-    def _spelling(self, body: Body) -> Spelling | None:
-        """How tokens are written where the answer lists them."""
-        return None if body.listed() is None else self.prompts.spelling
+    async def _begin(self, body: Body, chat: bool) -> tuple[Answers, CompletionFormat]:
+        """Submit what is asked, to the bundle that it was made for."""
+        while True:
+            served = self.served
+            # Templates and tokenizers may take their time over a long prompt.
+            asked = await run_in_threadpool(
+                body.requests, served.prompts, served.rules, served.engine.max_len
+            )
+            if len(asked) > served.engine.capacity:
+                message = f"n={len(asked)}: there is room for {served.engine.capacity} answers"
+                raise ApiError(400, message, "n")
+            text = partial(served.prompts.text, body.stops())
+            answers = Answers(asked, text, self.metrics.ended)
+            # How tokens are written, where the answer lists them.
+            spelling = None if body.listed() is None else served.prompts.spelling
+            completion = CompletionFormat(chat, served.name, body.counted(), spelling)
+            try:
+                if self._submit(served, answers):
+                    return answers, completion
+            except BaseException:
+                self.close(answers)
+                raise
 
-    def _submit(self, answers: Answers) -> None:
-        self._open.add(answers)
-        for outcome in answers.outcomes:
-            self.engine.submit(outcome.request, outcome)
+    def _submit(self, served: Served, answers: Answers) -> bool:
+        """False where another bundle answers by now: it is to be asked in its own way."""
+        with self._changing:
+            if served is not self.served:
+                return False
+            self._open[answers] = served.engine
+            for outcome in answers.outcomes:
+                served.engine.submit(outcome.request, outcome)
+            return True
 
-    async def _until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:
+    async def until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:
         """What `work` gives; an error where the server aborts before."""
         task = asyncio.create_task(work)
         stopping = asyncio.create_task(self._stopping.wait())
@@ -201,54 +249,32 @@ class Service:
                 pass
 
         answer = asyncio.create_task(collect())
-        left = asyncio.create_task(_left(request))
+        gone = asyncio.create_task(left(request))
         try:
-            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 return Response(status_code=_LEFT)
             answer.result()
             return reply(completion.whole(answers.outcomes))
         finally:
             answer.cancel()
-            left.cancel()
+            gone.cancel()
 
     def close(self, answers: Answers) -> None:
         """Cancel what still runs."""
-        self._open.discard(answers)
-        for outcome in answers.outcomes:
-            if not outcome.done:
-                self.engine.cancel(outcome)
+        engine = self._open.pop(answers, None)
+        for outcome in answers.outcomes if engine else ():
+            if engine and not outcome.done:
+                engine.cancel(outcome)
 
     def _known(self, name: str) -> None:
-        if name != self.name:
-            message = f"no model {name!r} here; there is {self.name!r}"
+        # Clients need not know of a switch.
+        if name not in self._names:
+            message = f"no model {name!r} here; there is {self.served.name!r}"
             raise ApiError(404, message, "model", "model_not_found")
 
     def _card(self) -> dict[str, object]:
         return {
-            "id": self.name, "object": "model", "created": 0, "owned_by": "foundry",
+            "id": self.served.name, "object": "model", "created": 0, "owned_by": "foundry",
             "max_model_len": self.engine.max_len,
         }  # fmt: skip
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_BYTES:
-            raise ApiError(413, f"the body is longer than {_MOST_BYTES} bytes")
-    return bytes(body)
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
-        error = ApiError(error.status_code, error.detail, headers=dict(error.headers or {}))
-    if not isinstance(error, ApiError):
-        # What was raised is logged by the server.
-        error = ApiError(500, f"the server failed: {type(error).__name__}")
-    return error.response()

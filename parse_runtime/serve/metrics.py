@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from typing import Protocol
 
-from parse_runtime.engine.engine import Engine
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    generate_latest,
+)
+
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.serve.gpus import GpuCollector
 
@@ -12,10 +20,22 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 _PHASES = ("queue", "prefill", "draft", "verify", "resume")
 
 
+class Answering(Protocol):
+    """What gauges show."""
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Answers that run, and that wait."""
+
+    @property
+    def failed(self) -> int:
+        """Answers that failed in a row."""
+
+
 class Metrics:
     """Of one server, in a registry of its own."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, answering: Answering) -> None:
         registry = self._registry = CollectorRegistry()
         self._answers = Counter(
             "parse_requests", "Requests by endpoint and status", ["endpoint", "status"],
@@ -39,12 +59,14 @@ class Metrics:
         )
         running = Gauge("parse_running", "Requests that have a slot", registry=registry)
         waiting = Gauge("parse_waiting", "Requests that wait for one", registry=registry)
-        running.set_function(lambda: engine.load[0])
-        waiting.set_function(lambda: engine.load[1])
+        running.set_function(lambda: answering.load[0])
+        waiting.set_function(lambda: answering.load[1])
         failed = Gauge(
             "parse_failed_in_a_row", "Answers that failed since one did not", registry=registry
         )
-        failed.set_function(lambda: engine.failed)
+        failed.set_function(lambda: answering.failed)
+        self._bundle = Info("parse_bundle", "The bundle that answers", registry=registry)
+        self._switches = Counter("parse_switches", "Switches to another bundle", registry=registry)
         registry.register(GpuCollector())
         self._recent = 1.0
 
@@ -52,6 +74,14 @@ class Metrics:
     def retry_seconds(self) -> int:
         """When a slot may be free: about the time that requests take."""
         return max(1, round(self._recent))
+
+    def serves(self, name: str, digest: str) -> None:
+        """Show which bundle answers."""
+        self._bundle.info({"name": name, "digest": digest})
+
+    def switched(self) -> None:
+        """Count a switch."""
+        self._switches.inc()
 
     def replied(self, endpoint: str, status: int) -> None:
         """Count an HTTP answer; 499 is a client that left."""

@@ -11,17 +11,18 @@ import time
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
+from foundryrt.admin import Token, make_token
 from foundryrt.console import note, printable
-from foundryrt.errors import UsageError
-from foundryrt.protocols import SessionLike
-from parse_runtime.engine.engine import Engine
-from parse_runtime.engine.scheduler import Scheduler
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.session import Session
 from parse_runtime.graphs.loading import Loaded, load
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.connection import BACKLOG, Limits, connection_type, connections_allowed
-from parse_runtime.serve.metrics import Metrics
+from parse_runtime.serve.served import served
+from parse_runtime.serve.switching import Switching
 
 _LAST_WORDS = 5
 """Seconds for clients to read how their answers ended."""
@@ -33,10 +34,10 @@ class Server(uvicorn.Server):
     A second signal ends the grace.
     """
 
-    def __init__(self, service: Service, grace: int, limits: Limits) -> None:
+    def __init__(self, service: Service, app: Starlette, grace: int, limits: Limits) -> None:
         super().__init__(
             uvicorn.Config(
-                service.app(),
+                app,
                 http=connection_type(limits),
                 ws="none",
                 lifespan="off",
@@ -83,18 +84,21 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def run(session: SessionLike, options: Serving) -> None:
+def run(session: Session, options: Serving) -> None:
     """Listen and answer; UsageError where the address cannot be had."""
     loaded = load(session, options.unlike_tokenizers)
     listening = listen(options)
-    answer(service_of(session, loaded, options), listening, options)
+    service = service_of(session, loaded, options)
+    try:
+        answer(service, listening, options)
+    finally:
+        # Where there was a switch, not the one that was given.
+        service.served.session.close()
 
 
-def service_of(session: SessionLike, loaded: Loaded, options: Serving) -> Service:
+def service_of(session: Session, loaded: Loaded, options: Serving) -> Service:
     """The application of an open bundle, its engine running."""
-    engine = Engine(Scheduler(loaded.target, loaded.draft, options.single_passes), options.queue)
-    name = options.name or str(session.settings["model"]).rstrip("/").rpartition("/")[2]
-    return Service(name, engine, loaded.prompts, loaded.rules, session, Metrics(engine))
+    return Service(served(session, loaded, options))
 
 
 def listen(options: Serving) -> socket.socket:
@@ -107,10 +111,10 @@ def listen(options: Serving) -> socket.socket:
 
 
 def answer(service: Service, listening: socket.socket, options: Serving) -> None:
-    """Answer until SIGTERM or SIGINT; the service's engine is closed at the end."""
+    """Answer until SIGTERM or SIGINT; the service's engines are closed at the end."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if listening.family == socket.AF_INET6 else host
-    note(f"{printable(service.name)}: listening on http://{shown}:{port}/v1")
+    note(f"{printable(service.served.name)}: listening on http://{shown}:{port}/v1")
     # The server stops at these by itself, and raises them again when it is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -119,13 +123,32 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
         note(f"at most {connections} connections at a time: the process may not open more files")
     preparing = threading.Thread(target=service.prepare, name="parse-prepare", daemon=True)
     preparing.start()
-    server = Server(service, options.grace, Limits(connections, options.client_timeout))
+    token = _token(port)
+    switching = Switching(service, options, token.text)
+    limits = Limits(connections, options.client_timeout)
+    server = Server(service, service.app([switching.route]), options.grace, limits)
     try:
         server.run(sockets=[listening])
     finally:
-        service.engine.abort()
-        service.engine.close(max(1, server.seconds_left))
+        token.close()
+        engines = list(service.engines)
+        for engine in engines:
+            engine.abort()
+        for engine in engines:
+            engine.close(max(1, server.seconds_left))
         preparing.join(max(1, server.seconds_left))
-    if service.engine.working or preparing.is_alive():
-        # Neither can be stopped, and what they read and write must not be freed below them.
+        ended = switching.join(max(1, server.seconds_left))
+    if any(engine.working for engine in service.engines) or preparing.is_alive() or not ended:
+        # None can be stopped, and what they read and write must not be freed below them.
         os._exit(0)
+
+
+def _token(port: int) -> Token:
+    """The server's; an empty one, which nobody can show, where its file cannot be made."""
+    try:
+        return make_token(port)
+    except UsageError:
+        raise
+    except FoundryError as error:
+        note(f"warning: no orders are taken (foundryrt switch): {error}")
+        return Token("")

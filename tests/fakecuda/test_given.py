@@ -10,11 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from foundryc.capture import RegionImage
+from foundryrt.bundle.schema import Tensor
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
 from tests.fakecuda import bundle as counters
 from tests.fakecuda import test_weights as weights
-from tests.fakecuda.test_placement import relocated, save
+from tests.fakecuda.test_placement import PAGE, relocated, save
 
 BYTES = 4 * counters.COUNT
 
@@ -112,6 +114,66 @@ def test_a_session_s_region_is_shared_and_outlives_it(path, fake):
     assert fake.live == ""
 
 
+def device_bytes() -> int:
+    """Of memory that is mapped, however often: a device's is files here."""
+    sizes: dict[str, int] = {}
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            if "/memfd:fakecuda" in line:
+                (start, end), inode = line.split()[0].split("-"), line.split()[4]
+                sizes[inode] = max(sizes.get(inode, 0), int(end, 16) - int(start, 16))
+    return sum(sizes.values())
+
+
+def with_weights(path, value: int):
+    """The counters, beside weights of 5 MiB that are in the bundle."""
+    made, size = relocated(counters.capture()), 5 << 20
+    weights = RegionImage("weights", counters.BASE, size, lambda: [bytes([value]) * size])
+    tensor = Tensor(
+        name="w", region=2, offset=0, dtype="uint8", shape=(size,), strides=(1,), role="weight"
+    )
+    requirements = msgspec.structs.replace(made.requirements, memory=size + 4096)
+    return save(
+        path,
+        replace(
+            made, regions=[*made.regions, weights], tensors=[*made.tensors, tensor],
+            requirements=requirements,
+        ),
+    )  # fmt: skip
+
+
+def test_a_bundle_takes_the_place_of_another_in_its_memory(tmp_path, fake):
+    path = with_weights(tmp_path / "c.fdy", 7)
+    first = Session.open(path)
+    first.graph("step", by=11).launch()
+    alone = device_bytes()
+    assert alone == 5 * PAGE  # weights in three, state, inputs and outputs
+    second = first.beside(path, lambda own, other: ["weights", "state"])
+    second.wait()
+    assert device_bytes() == alone + PAGE  # inputs and outputs
+    first.synchronize()
+    second.graph("step", by=25).launch()
+    second.synchronize()
+    assert (first.read("state") == counters.INITIAL + 36).all()
+    first.close()
+    assert device_bytes() == alone
+    second.graph("step", by=25).launch()
+    assert (second.read("state") == counters.INITIAL + 61).all()
+    assert (second.read("w") == 7).all()
+    second.close()
+    assert device_bytes() == 0 and fake.live == ""
+
+
+def test_other_weights_in_the_bundle_are_not_shared(tmp_path, fake):
+    paths = [with_weights(tmp_path / f"{value}.fdy", value) for value in (1, 2)]
+    with Session.open(paths[0]) as first:
+        before = fake.live
+        with pytest.raises(UsageError, match=r"'weights' cannot be shared: .*'stored bytes'"):
+            first.beside(paths[1], lambda own, other: ["weights"])
+        assert fake.live == before
+    assert fake.live == ""
+
+
 def test_weights_are_loaded_once(tmp_path, fake):
     path = weights.write(tmp_path, relocatable=True)
     first = Session.open(path)
@@ -164,6 +226,7 @@ def test_a_bundle_that_cannot_be_moved_takes_memory_at_its_own_addresses_alone(t
 
 def test_any_failing_call_undoes_everything(path, fake):
     with Session.open(path) as first:
+        first.wait()
         before = fake.live
         total = None
         for call in range(500):

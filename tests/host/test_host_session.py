@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from foundryc.recorder import Recorder
+from foundryc.sign import create_key, sign
 from foundryc.weights import TensorFile, whole
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import DTYPES, SEEN_AS
@@ -20,18 +22,20 @@ from foundryrt.convert import storage_dtype
 from foundryrt.cuda.tensor import _TYPES
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
+from foundryrt.trust import NotSigned
 from foundryrt.weights import WeightsChanged, WeightsMissing
 
 
-def save(path: Path, embed: bool = False, folder: Path | None = None) -> Path:
+def save(path: Path, embed: bool = False, folder: Path | None = None, scale: float = 1.0) -> Path:
     """`step[batch]` doubles a counter and multiplies by weights, for batch 1, 2 and 4."""
     from safetensors.torch import save_file
 
     folder = folder or path.parent
-    save_file({"w": torch.arange(12.0).reshape(3, 4)}, folder / "w.safetensors")
+    values = torch.arange(12.0).reshape(3, 4) * scale
+    save_file({"w": values}, folder / "w.safetensors")
     stored = TensorFile(folder / "w.safetensors").tensors["w"]
     with Recorder("host", workload="demo", settings={"width": 3, "name": None}) as r:
-        w = r.register("w", torch.arange(12.0).reshape(3, 4), role="weight", slices=whole(stored))
+        w = r.register("w", values, role="weight", slices=whole(stored))
         x = r.register("x", torch.ones(4, 3), role="input")
         half = r.register("half", torch.full((2,), 1.5, dtype=torch.bfloat16), role="input")
         count = r.register("count", torch.tensor([1, 2]), role="state")
@@ -192,6 +196,73 @@ def test_the_arena_is_freed_with_the_last_reference(bundle: Path) -> None:
         assert view.tolist() == [2, 4]
     finally:
         gc.enable()
+
+
+def test_sessions_share_weights_and_state_which_outlive_either(bundle: Path) -> None:
+    first = Session.open(bundle)
+    weights = bundle.parent / "w.safetensors"
+    weights.rename(weights.with_suffix(".moved"))  # they are there already
+    second = Session.open(bundle, place={"weights": first, "state": first})
+    third = second.beside(bundle, lambda own, other: ["state", "weights"])
+    x = np.full((4, 3), 2, np.float32)
+    for launches, session in enumerate((first, second, third), start=1):
+        session.write("x", x * launches)
+        session.graph("step", batch=1, kind="plain").launch()
+        assert session.read("count").tolist() == [2**launches, 2 ** (launches + 1)]
+        # Inputs and results are each session's own.
+        assert second.read("x")[0, 0] == [1, 4, 4][launches - 1]
+    first.close()
+    del first, session
+    gc.collect()
+    expected = (2 * x[:1] @ np.arange(12, dtype=np.float32).reshape(3, 4) + 1) * 3
+    graph = second.graph("step", batch=1, kind="plain")
+    graph.launch()
+    assert graph.read("y").tolist() == expected.tolist()
+    second.close()
+    assert third.read("count").tolist() == [16, 32] and third.read("w")[2, 3] == 11
+    third.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (lambda s: {"state": np.zeros(99, np.uint8)}, "'state': on the host, give another open"),
+        (lambda s: {"io": s}, "'io': on the host, sessions share weights and state"),
+        (lambda s: {"kv": s}, "no region 'kv' to give memory for; there is weights, state"),
+        (lambda s: [s.close(), {"state": s}][1], "'state': on the host, give another open"),
+    ],
+    ids=["array", "io", "unknown", "closed"],
+)
+def test_what_cannot_be_shared_is_refused(bundle: Path, place: object, message: str) -> None:
+    with Session.open(bundle) as session, pytest.raises(UsageError, match=message):
+        Session.open(bundle, place=place(session))  # type: ignore[operator]
+    with pytest.raises(UsageError, match="lies at no address"):
+        Session.open(bundle, base=1 << 20)
+
+
+def test_unlike_contents_are_not_shared(bundle: Path, tmp_path: Path) -> None:
+    """Whether weights are in files or in the bundle."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for embed in (False, True):
+        paths = [tmp_path / f"{embed}.fdy", folder / f"{embed}.fdy"]
+        for path, scale in zip(paths, (1.0, 2.0), strict=True):
+            save(path, embed, scale=scale)
+        with Session.open(paths[0]) as session:
+            session.beside(paths[1], lambda own, other: ["state"]).close()
+            with pytest.raises(UsageError, match="'weights' cannot be shared"):
+                session.beside(paths[1], lambda own, other: ["weights"])
+
+
+def test_a_bundle_beside_another_needs_the_same_signature(bundle: Path, tmp_path: Path) -> None:
+    signed, key = tmp_path / "signed.fdy", tmp_path / "release.key"
+    shutil.copy(bundle, signed)
+    create_key(key)
+    sign(signed, key)
+    with Session.open(signed, trust=key.with_suffix(".pem")) as session:
+        session.beside(signed, lambda own, other: ["weights"]).close()
+        with pytest.raises(NotSigned):
+            session.beside(bundle, lambda own, other: ["weights"])
 
 
 def test_threads_launch_one_after_another(bundle: Path, monkeypatch) -> None:

@@ -19,9 +19,10 @@ from parse_runtime.engine.engine import Engine
 from parse_runtime.engine.prompts import Prompts, TextFormat
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import Loaded
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
-from parse_runtime.serve.metrics import Metrics
+from parse_runtime.serve.served import Served
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import SameTokens
@@ -50,7 +51,7 @@ class Session(SimpleNamespace):
     """Graphs, the first `prepared` of which are ready; the others become so by `wait`."""
 
     def __init__(self, prepared: int, error: Exception | None = None) -> None:
-        super().__init__(graphs=["one"], prepared=prepared, error=error)
+        super().__init__(graphs=["one"], prepared=prepared, error=error, digest="ab" * 32)
 
     def ready(self) -> int:
         return int(self.prepared)
@@ -69,11 +70,11 @@ def service(device: Device, template: str = TEMPLATE, session: Session | None = 
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     text = TextFormat(Tokenizer(inner), Chat(template, {}, (0,)))
-    engine = Engine(Scheduler(device, Fake(mixing(2), slots=device.slots)))
-    return Service(
-        "fake", engine, Prompts(text, text, SameTokens(frozenset({0}))),
-        Rules(max_rounds=0), session or Session(1), Metrics(engine),
-    )  # fmt: skip
+    draft = Fake(mixing(2), slots=device.slots)
+    prompts = Prompts(text, text, SameTokens(frozenset({0})))
+    loaded = Loaded(device, draft, prompts, Rules(max_rounds=0))
+    engine = Engine(Scheduler(device, draft))
+    return Service(Served("fake", engine, loaded, session or Session(1)))
 
 
 def main() -> None:

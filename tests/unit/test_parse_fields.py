@@ -144,7 +144,7 @@ def shown(**fields: object) -> str:
     made.engine.close()
     body = msgspec.json.decode(json.dumps({"messages": [USER], **fields}), type=ChatBody)
     body.refuse()
-    return made.prompts.target.chat.prompt(body.question(), **body.settings())
+    return made.served.prompts.target.chat.prompt(body.question(), **body.settings())
 
 
 def test_tool_calls_of_a_history_reach_the_template() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.batch import Batch, Sampling
-from parse_runtime.engine.engine import Engine, Overloaded
+from parse_runtime.engine.engine import Engine, Overloaded, Stopped
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request
@@ -72,6 +73,44 @@ def test_an_answer_does_not_depend_on_what_else_runs(
         else:
             assert (got.said, got.reason) == (expected.said, expected.reason)
             assert got.statistics.verdicts == expected.statistics.verdicts
+
+
+@given(st.lists(requests, min_size=1, max_size=6), st.sets(st.integers(0, 60)), st.integers(1, 3))
+def test_answers_go_on_with_models_of_the_same_caches(
+    asked: list[Request], switches: set[int], slots: int
+) -> None:
+    now = models(slots, 2)
+    scheduler, heard = Scheduler(*now), [Heard() for _ in asked]
+    for chosen, listener in zip(asked, heard, strict=True):
+        scheduler.submit(chosen, listener)
+    step = 0
+    while scheduler.step():
+        step += 1
+        if step in switches:
+            # What was replaced may not be asked again.
+            old, now = now, models(slots, 2)
+            for before, after in zip(old, now, strict=True):
+                before.rows, after.rows = {}, before.rows
+            scheduler.replace(*now)
+    for chosen, got in zip(asked, heard, strict=True):
+        expected = alone(chosen)
+        assert (got.error, got.said, got.reason) == (None, expected.said, expected.reason)
+
+
+def test_models_that_cannot_be_had_replace_none() -> None:
+    target, draft = models(1)
+    engine, heard = Engine(Scheduler(target, draft)), Heard()
+    with pytest.raises(FoundryError, match="the device is gone"):
+        engine.replace(lambda: throw(FoundryError("the device is gone")))
+    engine.submit(request(), heard)
+    engine.close(20)
+    assert heard.said == alone(request()).said and target.rows
+    with pytest.raises(Stopped):
+        engine.replace(lambda: (target, draft))
+
+
+def throw(error: Exception) -> NoReturn:
+    raise error
 
 
 def test_answers_share_passes_and_start_in_their_order() -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.engine import FAILING
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.request import Request
 from parse_runtime.text.tokenizer import Tokenizer
 from tests.unit.parse_fakes import mixing
 
@@ -27,7 +29,7 @@ class Serving:
 
     def __init__(self) -> None:
         self.device = Device(mixing(1, 997), slots=2)
-        made = service(self.device)
+        made = self.service = service(self.device)
         self.engine = made.engine
         self.client = testclient.TestClient(made.app(), raise_server_exceptions=False)
 
@@ -126,6 +128,30 @@ def test_a_text_that_no_tokens_could_hold_is_not_encoded(
 
 def test_tokens_as_a_prompt_are_no_characters(serving: Serving) -> None:
     assert serving.ask(prompt=[7] * 20).status_code == 200
+
+
+def test_a_request_of_a_bundle_that_was_replaced_meanwhile_is_made_again(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine takes no more, and another bundle may need the request in another form."""
+    before = serving.service.served
+    after = service(Device(mixing(1, 997), slots=2)).served
+    made: list[Prompts] = []
+
+    def request(prompts: Prompts, *given: object) -> Request:
+        made.append(prompts)
+        if prompts is before.prompts:
+            serving.service.serve(after)
+            before.engine.close(20)
+        return real(prompts, *given)
+
+    real = Prompts.request
+    monkeypatch.setattr(Prompts, "request", request)
+    assert serving.ask().status_code == 200
+    assert made == [before.prompts, after.prompts]
+    health = serving.client.get("/health").json()
+    assert health["status"] == "ok" and health["switches"] == 1
+    after.engine.close(20)
 
 
 @pytest.mark.parametrize("stream", [True, False])

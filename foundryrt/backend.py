@@ -1,0 +1,80 @@
+"""What a target offers to a session, and the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from foundryrt.bundle import schema
+from foundryrt.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
+
+    from foundryrt.bundle.reader import Bundle
+    from foundryrt.pipeline import Pipeline
+    from foundryrt.protocols import Tensor
+
+
+class Backend(Protocol):
+    """What a target offers to a session; graphs go by their index in the manifest."""
+
+    def launch(self, graph: int, stream: int | None = None) -> None:
+        """Run a graph, or queue it on `stream`."""
+
+    def pipeline(
+        self, graph: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any], depth: int
+    ) -> Pipeline:
+        """Launches of a graph, `depth` of them in flight; tensors are those of `tensor`."""
+
+    def seed(self, seed: int) -> None:
+        """Seed the random numbers."""
+
+    def synchronize(self) -> None:
+        """Wait for everything queued on the session's stream."""
+
+    def free_memory(self) -> int | None:
+        """Bytes of the device that can still be allocated; None where there is no device."""
+
+    def tensor(self, tensor: schema.Tensor) -> Tensor:
+        """A tensor of the manifest in place."""
+
+    def read(self, tensor: schema.Tensor) -> NDArray[Any]:
+        """A copy of a tensor's elements."""
+
+    def write(self, tensor: schema.Tensor, values: NDArray[Any]) -> None:
+        """Replace a tensor's elements; UsageError unless shape and dtype agree."""
+
+    def ready(self, graph: int | None = None) -> int:
+        """How many graphs can be launched at once; of one graph, 1 where it can."""
+
+    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Block until every graph can be launched; `progress` gets (ready, all)."""
+
+    def load_weights(self, check: bool = True) -> None:
+        """Fill the weights from their files."""
+
+    def close(self) -> None:
+        """Free what the backend holds."""
+
+
+def open_backend(
+    bundle: Bundle,
+    weights: Path | None,
+    device: int,
+    first: int | None,
+    load_weights: bool,
+    base: int | None,
+    place: Mapping[str, object] | None,
+) -> Backend:
+    """The bundle on its target; arguments are those of `Session.open`, `first` a graph's index."""
+    if bundle.manifest.target == "host":
+        if base is not None:
+            raise UsageError("a host bundle lies at no address: give no base")
+        from foundryrt.host.backend import HostBackend
+
+        return HostBackend(bundle, weights, load_weights, place)
+    from foundryrt.cuda.backend import CudaBackend
+
+    return CudaBackend(bundle, device, first, weights, load_weights, base, place)

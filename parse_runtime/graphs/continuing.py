@@ -1,0 +1,33 @@
+"""Whether answers can go on with another bundle, in the caches of the one that they began with."""
+
+from __future__ import annotations
+
+from foundryrt.bundle.alike import first_difference
+from foundryrt.bundle.reader import Bundle
+from foundryrt.errors import UsageError
+
+_MEANING = ("eagle_depth", "eagle_width", "fly_window", "fly_entropy")
+"""Settings that an answer's tokens may depend on, and no shape of the state need tell."""
+
+
+def shared_regions(own: Bundle, other: Bundle) -> list[str]:
+    """What `other` is to share to take the place of `own`; with `state`, answers can go on in it.
+
+    UsageError where the other bundle is of another workload. Whether the weights are the same is
+    seen when they are shared.
+    """
+    served, asked = (bundle.manifest.workload.name for bundle in (own, other))
+    if served != asked:
+        raise UsageError(f"the bundle is of workload {asked!r}, and {served!r} is served")
+    return ["weights", "state"] if _continues(own, other) else ["weights"]
+
+
+def _continues(own: Bundle, other: Bundle) -> bool:
+    """Slots, lengths, dtype and the largest verification are in the state's shapes."""
+    mine, others = (bundle.manifest.workload.settings for bundle in (own, other))
+    scored = [settings.get("evidence", "0") != "0" for settings in (mine, others)]
+    return (
+        scored[0] == scored[1]
+        and all(mine.get(name) == others.get(name) for name in _MEANING)
+        and first_difference("state", own, other) is None
+    )

@@ -1,0 +1,43 @@
+"""A bundle that a server answers with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foundryrt.session import Session
+from parse_runtime.engine.engine import Engine
+from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import Loaded
+from parse_runtime.serve import Serving
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What of a bundle requests need."""
+
+    name: str
+    """The model's."""
+    engine: Engine
+    loaded: Loaded
+    session: Session
+
+    @property
+    def prompts(self) -> Prompts:
+        return self.loaded.prompts
+
+    @property
+    def rules(self) -> Rules:
+        return self.loaded.rules
+
+
+def served(
+    session: Session, loaded: Loaded, options: Serving, engine: Engine | None = None
+) -> Served:
+    """An open bundle with its engine running: a new one, or one that its models were given to."""
+    if engine is None:
+        scheduler = Scheduler(loaded.target, loaded.draft, options.single_passes)
+        engine = Engine(scheduler, options.queue)
+    name = options.name or str(session.settings["model"]).rstrip("/").rpartition("/")[2]
+    return Served(name, engine, loaded, session)
