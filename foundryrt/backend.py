@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
-    from foundryrt.protocols import Tensor
+    from foundryrt.protocols import Readback, Tensor
 
 
 class Backend(Protocol):
@@ -42,6 +42,9 @@ class Backend(Protocol):
 
     def read(self, tensor: schema.Tensor) -> NDArray[Any]:
         """A copy of a tensor's elements."""
+
+    def readback(self, tensor: schema.Tensor) -> Readback:
+        """Copies of a tensor that do not wait for what is launched later."""
 
     def write(self, tensor: schema.Tensor, values: NDArray[Any]) -> None:
         """Replace a tensor's elements; UsageError unless shape and dtype agree."""

@@ -35,6 +35,23 @@ class Tensor(Protocol):
         """A DLPack capsule over the memory."""
 
 
+class Readback(Protocol):
+    """Copies of one tensor to the host that hold up nothing launched after them.
+
+    It lives as long as the session.
+    """
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a graph launched after `start` runs while the host goes on; not on host."""
+
+    def start(self) -> None:
+        """Queue a copy of what the tensor holds after all launches so far, in place of the last."""
+
+    def wait(self) -> NDArray[Any]:
+        """The elements that `start` copied, once they are there; valid until the next `start`."""
+
+
 class Launchable(Protocol):
     """A graph that is ready to launch, such as `foundryrt.session.Graph`."""
 
@@ -43,6 +60,9 @@ class Launchable(Protocol):
 
     def read(self, name: str) -> NDArray[Any]:
         """A copy of an output of this graph or of a shared tensor."""
+
+    def readback(self, name: str) -> Readback:
+        """Copies of such a tensor that do not wait for what is launched later."""
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor of this graph, or of a shared one."""

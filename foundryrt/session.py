@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
-    from foundryrt.protocols import Tensor
+    from foundryrt.protocols import Readback, Tensor
     from foundryrt.trust import Trust
 
 
@@ -49,6 +49,14 @@ class Graph:
         """A copy of an output of this graph or of a shared tensor."""
         session = self._session
         return session._backend().read(session._schema(name, self._index))
+
+    def readback(self, name: str) -> Readback:
+        """Copies of such a tensor that do not wait for what is launched later.
+
+        On cuda each has pinned memory of its own, until the session is closed: keep it for reuse.
+        """
+        session = self._session
+        return session._backend().readback(session._schema(name, self._index))
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""

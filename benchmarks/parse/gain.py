@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.parse.measure import CapturedSession, wall_seconds
-from benchmarks.parse.models import random_head
+from benchmarks.parse.models import Model, random_head
 from parse_runtime.capture.passes import Passes
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.protocols import Verdict, Verification
@@ -25,12 +24,9 @@ from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
-from parse_runtime.models.config import ModelConfig
 from parse_runtime.signature.sizes import PassSizes
 from parse_runtime.signature.tree import DraftTree
 from parse_runtime.text.translation import SameTokens
-
-Model = tuple[ModelConfig, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -120,8 +116,10 @@ def _open(
     vocab = min(32000, config.vocab)
     head = random_head(config, device, vocab) if speculates else None
     session = CapturedSession(device)
-    passes = Passes("target", config, parameters, target_sizes, session.register, head=head)
-    drafting = Passes("draft", *draft, PassSizes(**sizes), session.register)
+    passes = Passes(
+        "target", config, parameters, target_sizes, session.register, head=head, run_ahead=True
+    )
+    drafting = Passes("draft", *draft, PassSizes(**sizes), session.register, run_ahead=True)
     session.add(passes)
     session.add(drafting)
     given = GivenTarget(session, passes.signature)

@@ -26,6 +26,7 @@ from benchmarks.parse.measure import (
     wall_seconds,
 )
 from benchmarks.parse.models import CONFIGS, decode_bytes, random_parameters
+from benchmarks.parse.steps import host_share
 from benchmarks.parse.verification import Sizes, verification
 from benchmarks.report import RESULTS, Output, Report, chosen, say
 from parse_runtime.capture.passes import Passes
@@ -76,7 +77,7 @@ class Benchmark:
         """Decoding by the target alone, from position 512 on, by batch.
 
         `seconds_device` is a step's graph alone, `tokens_per_second` a loop over the backend, which
-        reads every token and writes the next inputs.
+        reads every token while the next step runs.
         """
         config, parameters = self.model(name)
         start, tokens = 16 if self.tiny else 512, 64
@@ -84,7 +85,7 @@ class Benchmark:
             max_len=start + 2 * tokens, slots=max(batches), prefill=(start,), decode=batches
         )
         session = CapturedSession(self.device)
-        passes = Passes("target", config, parameters, sizes, session.register)
+        passes = Passes("target", config, parameters, sizes, session.register, run_ahead=True)
         session.add(passes)
         target = GraphDecoder(session, passes.signature)
         read = decode_bytes(parameters, config)
@@ -99,7 +100,8 @@ class Benchmark:
                 last, all_tokens = [start + slot for slot in slots], []
                 for i in range(count):
                     positions = [start + i] * len(slots)
-                    last = target.decode(Batch(slots, last, positions, samplings))
+                    ahead = i + 1 < count
+                    last = target.decode(Batch(slots, last, positions, samplings, ahead=ahead))
                     all_tokens.append(last[0])
                 return all_tokens
 
@@ -126,7 +128,15 @@ class Benchmark:
 
 
 def decode(bench: Benchmark) -> None:
-    bench.decoding("decode", "qwen3-14b", (1, 2, 4, 8, 16, 32))
+    found = bench.decoding("decode", "qwen3-14b", (1, 2, 4, 8, 16, 32))
+    model, found["host"] = bench.model("qwen3-0.6b"), []
+    for batch in (1, 4) if bench.tiny else (1, 64):
+        for run_ahead in (True, False):
+            lengths = (16, 8) if bench.tiny else (256, 128)
+            row = host_share(model, bench.device, batch, *lengths, run_ahead)
+            say(f"0.6b {row}")
+            found["host"].append(row)
+            bench.save("decode", found)
 
 
 def verify(bench: Benchmark) -> None:
@@ -161,14 +171,15 @@ def compare(bench: Benchmark) -> None:
     found: dict[str, Any] = {"prompt": len(prompt), "tokens": tokens, "agreement": AGREEMENT}
     sizes = PassSizes(max_len=len(prompt) + tokens, prefill=(len(prompt),))
     session = CapturedSession(bench.device)
-    passes = Passes("target", config, parameters, sizes, session.register)
+    passes = Passes("target", config, parameters, sizes, session.register, run_ahead=True)
     session.add(passes)
     ours = GraphDecoder(session, passes.signature)
 
     def generate() -> None:
         token = ours.prefill(0, prompt, 0, Sampling())
         for i in range(tokens - 1):
-            token = ours.decode(Batch([0], [token], [len(prompt) + i], [Sampling()]))[0]
+            last = Batch([0], [token], [len(prompt) + i], [Sampling()], ahead=i + 2 < tokens)
+            token = ours.decode(last)[0]
 
     generate()
     rate = tokens / statistics.median(wall_seconds(generate) for _ in range(3))

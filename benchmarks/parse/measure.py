@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.eager import EagerReadback, EagerSession
 from parse_runtime.capture.passes import Passes
 
 
@@ -58,6 +58,9 @@ class CapturedGraph:
                 with torch.cuda.graph(self._graph, pool=self._pool):
                     self._outputs = self._run()
         self._graph.replay()
+
+    def readback(self, name: str) -> EagerReadback:
+        return EagerReadback(lambda: self._outputs[name])
 
     def read(self, name: str) -> NDArray[Any]:
         return self._outputs[name].cpu().numpy().copy()

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from parse_runtime.models.config import ModelConfig
 
+Model = tuple[ModelConfig, dict[str, Tensor]]
+
 _QWEN3 = ModelConfig(
     architecture="qwen3", layers=40, hidden=5120, intermediate=17408, heads=40, kv_heads=8,
     head_dim=128, vocab=151936, max_positions=40960, rms_eps=1e-6, rope_theta=1e6, qk_norm=True,

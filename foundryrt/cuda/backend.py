@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foundryrt.cuda.pipeline import CudaPipeline
+    from foundryrt.cuda.readback import CudaReadback
 
 
 class CudaBackend:
@@ -127,6 +128,7 @@ class CudaBackend:
 
     def _begin_graphs(self) -> None:
         """From here on work is queued, so that closing begins with waiting for it."""
+        self._readbacks = self._undo.part()
         self._undo.push(self.graphs.close)  # before its context is released
         # Launches and copies still under way would use what is being freed.
         self._undo.push(partial(_drain, self.device, self.stream))
@@ -236,6 +238,12 @@ class CudaBackend:
     def read(self, tensor: Tensor) -> NDArray[Any]:
         """A copy of a tensor, after everything queued on the session's stream."""
         return self.tensor(tensor).read()
+
+    def readback(self, tensor: Tensor) -> CudaReadback:
+        """Copies of a tensor that do not wait for what is queued later on the session's stream."""
+        from foundryrt.cuda.readback import CudaReadback  # not in the way of the first graph
+
+        return CudaReadback(self.tensor(tensor), self._readbacks.part())
 
     def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""

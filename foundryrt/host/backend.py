@@ -22,6 +22,7 @@ from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.host.admitted import check_names
 from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
+from foundryrt.host.readback import HostReadback
 from foundryrt.host.weights import load
 from foundryrt.parallel import available_threads
 from foundryrt.printable import quoted
@@ -116,6 +117,10 @@ class HostBackend:
     def read(self, tensor: Tensor) -> NDArray[Any]:
         """A copy of a tensor."""
         return np.array(self.tensor(tensor), order="C")
+
+    def readback(self, tensor: Tensor) -> HostReadback:
+        """Copies of a tensor, made at once."""
+        return HostReadback(self.tensor(tensor))
 
     def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,38 @@ class EagerGraph:
         with torch.inference_mode():
             self._outputs = self._run()
 
+    def readback(self, name: str) -> EagerReadback:
+        return EagerReadback(lambda: self._outputs[name])
+
     def read(self, name: str) -> NDArray[Any]:
         output = self._outputs[name]
         if output.dtype == torch.bfloat16:
             output = output.view(torch.uint16)  # as a session gives what numpy lacks
         array: NDArray[Any] = output.cpu().numpy().copy()
+        return array
+
+
+class EagerReadback:
+    """As `foundryrt.protocols.Readback`, of the tensor that `output` gives."""
+
+    def __init__(self, output: Callable[[], Tensor]) -> None:
+        self._output, like = output, output()
+        self._copy = torch.empty_like(like, device="cpu", pin_memory=like.is_cuda)
+        self._event: Any = None
+        if like.is_cuda:
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    @property
+    def overlaps(self) -> bool:
+        return self._event is not None
+
+    def start(self) -> None:
+        self._copy.copy_(self._output(), non_blocking=True)
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> NDArray[Any]:
+        if self._event is not None:
+            self._event.synchronize()
+        array: NDArray[Any] = self._copy.numpy()
         return array

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parse_runtime.capture.parameters import Register
-from parse_runtime.kernels.sample import sample
+from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.models.acceptance import select
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import Cache, Layer, Rows, decoder_layer, forward, logits
@@ -47,13 +47,15 @@ class Passes:
     """Of a draft model: where it keeps `ModelSignature.likelihood`,"""
     draft_likelihood: Tensor | None = None
     """of a target: where its draft model does. None: drafted tokens count as certain to it."""
+    run_ahead: bool = False
+    """Decode passes end with the plan of the next step."""
     _inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # One layer is compiled, not the model: all layers of a pass share its code.
         self._layer = self.compiled(decoder_layer)
         c, s = self.config, self.sizes
-        self.signature = found = ModelSignature(self.name, s, self.head is not None)
+        self.signature = found = ModelSignature(self.name, s, self.head is not None, self.run_ahead)
         self._prefill = [found.prefill(length) for length in s.prefill]
         self._decode = [found.decode(batch) for batch in s.batches]
         self._verify = [found.verify(length, cuts) for length, cuts in s.verify]
@@ -135,11 +137,17 @@ class Passes:
 
         Its logits stay in the model's dtype: sampling reads them as they are.
         """
-        rows = Rows.steps(self._read(signature, "plan"), self._read(signature, "slots"))
+        plan = self._read(signature, "plan")
+        rows = Rows.steps(plan, self._read(signature, "slots"))
+        places = rows.places(self.cache.rows)
         hidden, _ = self._forward(rows, self.sizes.max_len + 1)
         scores = self._logits(hidden)
-        token = self._sample(signature, scores, rows.positions)
-        self._keep_likelihood(scores, token, rows.places(self.cache.rows))
+        sampling = self._sampling(signature)
+        if self.run_ahead:
+            token = sample_and_step(scores, *sampling, plan, self.sizes.max_len)
+        else:
+            token = sample(scores, *sampling, rows.positions)
+        self._keep_likelihood(scores, token, places)
         return {"token": token, "logits": scores}
 
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -218,14 +226,18 @@ class Passes:
 
     def _sample(self, signature: PassSignature, scores: Tensor, positions: Tensor) -> Tensor:
         """A token of each row; a pass with several rows a slot has one sampling for them all."""
-        temperature, top_p = self._read(signature, "sampling").unbind(0)
-        seeds = self._read(signature, "seeds")
+        temperature, top_p, seeds = self._sampling(signature)
         repeat = scores.shape[0] // seeds.shape[0]
         if repeat > 1:
             temperature, top_p, seeds = (
                 t.repeat_interleave(repeat) for t in (temperature, top_p, seeds)
             )
         return sample(scores, temperature, top_p, seeds, positions)
+
+    def _sampling(self, signature: PassSignature) -> tuple[Tensor, Tensor, Tensor]:
+        """Temperatures, top-p and seeds."""
+        temperature, top_p = self._read(signature, "sampling").unbind(0)
+        return temperature, top_p, self._read(signature, "seeds")
 
     def graphs(self) -> list[tuple[PassSignature, Run]]:
         """Every pass, and what computes its outputs."""

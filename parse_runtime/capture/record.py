@@ -137,14 +137,14 @@ def build(
         likelihood = register(found.name, torch.tensor(found.initial), found.role)
     passes = Passes(
         "target", target.config, weights, sizes, register, words, compiled, head,
-        loose=_loose_rule(settings), draft_likelihood=likelihood,
+        loose=_loose_rule(settings), draft_likelihood=likelihood, run_ahead=settings.run_ahead,
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
     drafting = replace(sizes, verify=(), scored=(), tree=None)
     drafts = Passes(
         "draft", draft.config, weights, drafting, register, compiled=compiled,
-        likelihood=likelihood,
+        likelihood=likelihood, run_ahead=settings.run_ahead,
     )  # fmt: skip
     return [passes, drafts]
 

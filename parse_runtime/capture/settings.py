@@ -23,6 +23,7 @@ class _Recorded:
     draft: str = option("", "as --model; empty: the target drafts itself")
     max_len: int = option(512, "tokens of prompt and answer")
     slots: int = option(1, "sequences at a time")
+    run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
     prefill: str = option("32,128", "lengths of prefill passes")
     verify: str = option("128x4,384x8", "ROWSxCUTS of verify passes")

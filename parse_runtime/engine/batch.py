@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foundryrt.errors import UsageError
 
@@ -39,6 +39,8 @@ class Batch:
     samplings: Sequence[Sampling]
     scored: frozenset[int] = frozenset()
     """Slots of the sequences whose logits are wanted, in place of tokens."""
+    ahead: bool = False
+    """The next batch is likely to have the same sequences, or fewer: it may be begun already."""
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -54,4 +56,10 @@ class Batch:
             [self.positions[i] for i in places],
             [self.samplings[i] for i in places],
             self.scored,
+            self.ahead,
         )
+
+    def followed_by(self, tokens: Sequence[int]) -> Batch:
+        """The same sequences, with the token that came after each."""
+        positions = [position + 1 for position in self.positions]
+        return replace(self, tokens=tokens, positions=positions)

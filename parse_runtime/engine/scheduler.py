@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import cast
 
 from foundryrt.errors import UsageError
@@ -118,13 +119,23 @@ class Scheduler:
         if not together:
             return
         try:
-            results = run(_batch_of(together))
+            results = run(_batch_of(together, self._stays(kind, together)))
         except Exception:
             for running in together:
                 self._guarded(running, partial(_alone, run, running))
             return
         for running, result in zip(together, results, strict=True):
             self._guarded(running, partial(_same, result))
+
+    def _stays(self, kind: type[Decode] | type[Extend], together: Sequence[_Running]) -> bool:
+        """Whether a model's next batch is likely to come next, with these sequences and no others.
+
+        Others join after a prefill or a verification of that model.
+        """
+        model = "draft" if kind is Decode else "target"
+        calls = [running.call for running in islice(self._due, self._single_passes)]
+        alone = any((c.model if isinstance(c, Prefill) else "target") == model for c in calls)
+        return not alone and not all(cast(Decode | Extend, r.call).last for r in together)
 
     def _single(self, running: _Running) -> object:
         call, slot = running.call, running.slot
@@ -162,7 +173,7 @@ class Scheduler:
             self._due.remove(running)
 
 
-def _batch_of(together: Sequence[_Running]) -> Batch:
+def _batch_of(together: Sequence[_Running], ahead: bool = False) -> Batch:
     calls = [cast(Decode | Extend, running.call) for running in together]
     scored = frozenset(
         running.slot
@@ -175,6 +186,7 @@ def _batch_of(together: Sequence[_Running]) -> Batch:
         [call.position for call in calls],
         [running.request.sampling for running in together],
         scored,
+        ahead,
     )
 
 

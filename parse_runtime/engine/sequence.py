@@ -28,19 +28,24 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Decode:
-    """The draft model's next token; answered by it."""
+    """The draft model's next token; answered by it. `last`: no other follows, whatever it is."""
 
     token: int
     position: int
+    last: bool = False
 
 
 @dataclass(frozen=True)
 class Extend:
-    """The target's next tokens; answered by a list of them, or `scored` by the next's logits."""
+    """The target's next tokens; answered by a list of them, or `scored` by the next's logits.
+
+    `last`: no other follows for now, whatever they are.
+    """
 
     token: int
     position: int
     scored: bool = False
+    last: bool = False
 
 
 Call = Prefill | Decode | Extend | Verification
@@ -146,7 +151,8 @@ class Answer:
             draft.append(token)
             if len(draft) == most or complete(token):
                 break
-            token = yield Decode(token, len(known) + len(draft) - 1)
+            last = len(draft) + 1 == most
+            token = yield Decode(token, len(known) + len(draft) - 1, last)
             ended = token in stops
         # The last token was never put into the cache, unless a stop token followed it.
         self._draft_rows = [*known, *(draft if ended else draft[:-1])]
@@ -201,7 +207,7 @@ class Answer:
             if length == len(self.request.prompt):
                 tokens = [following]
             else:
-                tokens = yield Extend(self._sequence[-1], length - 1)
+                tokens = yield Extend(self._sequence[-1], length - 1, last=length + 1 == until)
                 self._rows = length
                 self.statistics.advances += 1
             tokens = tokens[: until - length]

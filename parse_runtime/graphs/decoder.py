@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
-from foundryrt.protocols import GraphsLike, Launchable
+from foundryrt.protocols import GraphsLike, Launchable, Readback
 from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.graphs.flight import Flight
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import causal, padded
 
@@ -23,7 +25,12 @@ def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
 
 
 class GraphDecoder:
-    """One model of a session; a `parse_runtime.engine.protocols.Decoder`."""
+    """One model of a session; a `parse_runtime.engine.protocols.Decoder`.
+
+    Where its signature says `run_ahead`, the device does not wait for the host: before a step's
+    tokens are read, the next step is launched, which finds them on the device. At most one step is
+    in flight behind the one that is read, and any other pass of the model makes it void.
+    """
 
     def __init__(self, session: GraphsLike, signature: ModelSignature) -> None:
         sizes = signature.sizes
@@ -34,8 +41,11 @@ class GraphDecoder:
         self._slot = signature.slot
         self._prefill = {length: signature.prefill(length) for length in sizes.prefill}
         self._decode = {batch: signature.decode(batch) for batch in sizes.batches}
+        self._largest = max(sizes.batches)
         self._written: dict[str, NDArray[Any]] = {}
         self._graphs: dict[PassSignature, Launchable] = {}
+        self._readbacks: dict[PassSignature, list[Readback]] = {}
+        self._flight: Flight | None = None
 
     def take_over(self, before: GraphDecoder) -> None:
         """Go on where another decoder stopped, whose cache is this one's too."""
@@ -49,6 +59,7 @@ class GraphDecoder:
         self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling
     ) -> Launchable:
         self._check(start + len(tokens), [slot])
+        self._flight = None
         self.row_tokens[slot, start : start + len(tokens)] = tokens
         self._write(self._slot, np.asarray([slot], np.int64))
         for part, length in chunks(len(tokens), list(self._prefill)):
@@ -65,26 +76,77 @@ class GraphDecoder:
 
     def decode(self, batch: Batch) -> list[int]:
         """In parts of the largest pass, the rest in the smallest that holds it."""
-        result: list[int] = []
-        for some, graph in self._decoded(batch):
-            result += graph.read("token")[: len(some)].tolist()
-        return result
+        self._note(batch)
+        flight, self._flight = self._flight, None
+        if len(batch) > self._largest:
+            parts = chunks(len(batch), list(self._decode))
+            return [token for part, _ in parts for token in self._begin(batch[part]).tokens()]
+        places = flight.places(batch) if flight else None
+        if flight is None or places is None:
+            flight, places = self._begin(batch), range(len(batch))
+        if not self._may_run_ahead(flight, batch):
+            return flight.tokens(places)
+        self._forget_next(batch)
+        if places == range(len(flight.batch)):
+            following = self._fly(flight.signature, batch)
+            tokens = flight.tokens(places)
+        else:
+            # The plan on the device has other sequences, or another order.
+            tokens = flight.tokens(places)
+            following = self._begin(batch.followed_by(tokens))
+        self._flight = replace(following, batch=batch.followed_by(tokens))
+        return tokens
+
+    def _may_run_ahead(self, flight: Flight, batch: Batch) -> bool:
+        """Whether to launch the step after that in flight before `batch` is told its tokens."""
+        return (
+            batch.ahead
+            and self._signature.run_ahead
+            and flight.readback.overlaps
+            and max(batch.positions) + 1 < self.max_len
+        )
+
+    def _begin(self, batch: Batch) -> Flight:
+        """Launch a step of a batch that fits one pass."""
+        return self._fly(self._write_step(batch), batch)
+
+    def _fly(self, signature: PassSignature, batch: Batch) -> Flight:
+        """Launch a step whose inputs are there, and have its tokens copied."""
+        graph = self._launch(signature)
+        if signature not in self._readbacks:
+            self._readbacks[signature] = [graph.readback("token") for _ in range(2)]
+        # By turns: one brings the tokens of a step while those of the step before are read.
+        self._readbacks[signature].reverse()
+        readback = self._readbacks[signature][0]
+        readback.start()
+        return Flight(signature, batch, readback)
 
     def _decoded(self, batch: Batch) -> Iterator[tuple[Batch, Launchable]]:
         """Parts of the batch, each with the pass that was launched for it."""
         self._note(batch)
-        for part, size in chunks(len(batch), list(self._decode)):
-            some, signature = batch[part], self._decode[size]
-            plan, count = padded(size, self.max_len), len(some)
-            here = np.asarray(some.positions, np.int64)
-            plan[:, :count] = some.tokens, here, here, here + 1, here
-            self._write(signature.inputs["plan"], plan)
-            self._write_slots(signature, some, size)
-            yield some, self._launch(signature)
+        self._flight = None
+        for part, _ in chunks(len(batch), list(self._decode)):
+            some = batch[part]
+            yield some, self._launch(self._write_step(some))
+
+    def _write_step(self, batch: Batch) -> PassSignature:
+        """Write the inputs of the smallest decode pass that holds the batch."""
+        size = next(size for size in self._decode if size >= len(batch))
+        signature, count = self._decode[size], len(batch)
+        plan = padded(size, self.max_len)
+        here = np.asarray(batch.positions, np.int64)
+        plan[:, :count] = batch.tokens, here, here, here + 1, here
+        self._write(signature.inputs["plan"], plan)
+        self._write_slots(signature, batch, size)
+        return signature
 
     def _note(self, batch: Batch) -> None:
         self._check(max(batch.positions) + 1, batch.slots)
         self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions)] = batch.tokens
+
+    def _forget_next(self, batch: Batch) -> None:
+        """A step ahead fills rows with tokens that may turn out not to be wanted."""
+        self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions) + 1] = -1
 
     def _write_slots(self, signature: PassSignature, batch: Batch, size: int) -> None:
         # Padding goes to the padding row of the first slot.
@@ -106,7 +168,7 @@ class GraphDecoder:
 
     def _write(self, tensor: Input, values: NDArray[Any]) -> None:
         """Graphs don't change inputs, so what is there already is not written again."""
-        before = self._written.get(tensor.name)
+        before = self._written.get(tensor.name) if tensor.role == "input" else None
         if before is None or not np.array_equal(before, values):
             self._session.write(tensor.name, values)
             self._written[tensor.name] = values

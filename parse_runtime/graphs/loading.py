@@ -81,8 +81,13 @@ def _say_how_it_serves(session: GraphsLike) -> None:
 def open_models(session: GraphsLike) -> tuple[GraphTarget, GraphDecoder]:
     """Target and draft model of a bundle."""
     settings = session.settings
-    drafter = GraphDecoder(session, ModelSignature("draft", _sizes(session, "draft")))
-    signature = ModelSignature("target", _sizes(session, "target"), bool(settings["eagle"]))
+    # Bundles of before 2026-11-30 have no such setting: their passes leave plans as they are.
+    run_ahead = settings.get("run_ahead", False)
+    drafting = ModelSignature("draft", _sizes(session, "draft"), run_ahead=run_ahead)
+    drafter = GraphDecoder(session, drafting)
+    signature = ModelSignature(
+        "target", _sizes(session, "target"), bool(settings["eagle"]), run_ahead
+    )
     speculates = settings["speculate"] == "draft"
     proposer = DraftProposer(drafter, settings["eagle_depth"]) if speculates else None
     return GraphTarget(session, signature, proposer), drafter

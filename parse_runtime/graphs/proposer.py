@@ -33,7 +33,8 @@ class DraftProposer:
         tokens = [
             int(row_tokens[slot, position]) for slot, position in zip(slots, positions, strict=True)
         ]
-        for step in range(1, self._drafts.shape[2]):
+        depth = self._drafts.shape[2]
+        for step in range(1, depth):
             room = [i for i, p in enumerate(positions) if p + step <= self._draft.max_len]
             if not room:
                 break
@@ -43,6 +44,7 @@ class DraftProposer:
                     [tokens[i] for i in room],
                     [positions[i] + step - 1 for i in room],
                     [samplings[i] for i in room],
+                    ahead=step + 1 < depth,
                 )
             )
             for i, token in zip(room, found, strict=True):

@@ -63,18 +63,21 @@ class GraphTarget(GraphDecoder):
 
     def _plain(self, batch: Batch) -> list[list[int] | Logits]:
         """One token a sequence, or its logits, by decode passes."""
+        wanted = batch.scored.intersection(batch.slots)
+        if not wanted:
+            return [[token] for token in self.decode(batch)]
         result: list[list[int] | Logits] = []
         for some, graph in self._decoded(batch):
             tokens = graph.read("token")
             # Large, and read only where somebody asks for them.
-            wanted = some.scored.intersection(some.slots)
-            logits = graph.read("logits") if wanted else tokens
+            logits = graph.read("logits") if wanted.intersection(some.slots) else tokens
             for i, slot in enumerate(some.slots):
                 result.append(_floats(logits[i]) if slot in wanted else [int(tokens[i])])
         return result
 
     def _speculated(self, batch: Batch) -> list[list[int]]:
         self._note(batch)
+        self._flight = None
         if self._proposer:
             drafts = self._proposer.propose(self.row_tokens, batch)
             self._session.write(self._signature.drafts.name, drafts)
@@ -100,6 +103,7 @@ class GraphTarget(GraphDecoder):
     def verify(self, slot: int, verification: Verification) -> Verdict:
         """One pass where a captured one is large enough, else several, each with its share."""
         self._check(verification.start + len(verification.shared_prefix), [slot])
+        self._flight = None
         longest, suffix = list(self._verify)[-1][0], len(verification.suffix)
         if suffix > longest:
             raise UsageError(

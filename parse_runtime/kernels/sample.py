@@ -39,6 +39,26 @@ def sample(
     return torch.where(hot, noisy, logits).argmax(-1)
 
 
+def sample_and_step(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, seeds: Tensor, plan: Tensor, max_len: int
+) -> Tensor:
+    """As `sample`, of a decode pass with `plan` int64 [5, N], which is moved on to the next step.
+
+    A row becomes that of its sampled token: its position, cache row, cut and start rise by one, up
+    to the cache row `max_len`, the padding row. Rows that write there stay as they are: padding,
+    and sequences that have reached their end.
+    """
+    if logits.is_cuda:
+        from parse_runtime.kernels.cuda import sample as kernel
+
+        return kernel.launch(logits, temperature, top_p, seeds, plan[1], plan, max_len)
+    token = sample(logits, temperature, top_p, seeds, plan[1])
+    going = plan[2] < max_len
+    plan[0].copy_(torch.where(going, token, plan[0]))
+    plan[1:].add_(going)
+    return token
+
+
 def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
     """Float32 [N, vocabulary] Gumbel noise of rows with `seeds` and `positions`, int64 [N].
 

@@ -6,7 +6,7 @@ Tensors are named `<model>.<pass>.<size>.<input>`, as in `target.prefill.128.pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +65,16 @@ class PassSignature:
 
 @dataclass(frozen=True)
 class ModelSignature:
-    """All passes of a model. With `head`, an EAGLE-3 head drafts inside its passes."""
+    """All passes of a model.
+
+    With `head`, an EAGLE-3 head drafts inside its passes. With `run_ahead`, a decode pass ends by
+    moving its `plan` on to the tokens that it sampled (`parse_runtime.kernels.sample`).
+    """
 
     model: str
     sizes: PassSizes
     head: bool = False
+    run_ahead: bool = False
 
     def tensor(self, name: str) -> str:
         """The name in a bundle of a tensor that is no pass's own."""
@@ -115,7 +120,10 @@ class ModelSignature:
         return self._pass("prefill", f"{length}", {"len": length}, inputs, outputs, slot=True)
 
     def decode(self, batch: int) -> PassSignature:
-        """A row of each of the `slots`."""
+        """A row of each of the `slots`.
+
+        With `run_ahead`, launches in turn are steps of the same sequences, without other inputs.
+        """
         inputs = {
             "plan": self._plan(batch), **_sampling(batch), "slots": np.arange(batch, dtype=np.int64)
         }  # fmt: skip
@@ -123,7 +131,8 @@ class ModelSignature:
             "token": Output((batch,), "int64"),
             "logits": Output((batch, VOCABULARY), MODEL_DTYPE),
         }
-        return self._pass("decode", f"{batch}", {"batch": batch}, inputs, outputs)
+        changed = {"plan"} if self.run_ahead else ()
+        return self._pass("decode", f"{batch}", {"batch": batch}, inputs, outputs, changed=changed)
 
     def extend(self, batch: int) -> PassSignature:
         """The draft trees of the `slots`; `roots` [2, batch] are the last tokens and positions.
@@ -178,11 +187,14 @@ class ModelSignature:
 
     def _pass(
         self, name: str, size: str, key: Mapping[str, int], inputs: Mapping[str, Contents],
-        outputs: Mapping[str, Output], slot: bool = False,
+        outputs: Mapping[str, Output], slot: bool = False, changed: Collection[str] = (),
     ) -> PassSignature:  # fmt: skip
+        """`changed` names inputs that the graph changes."""
         found = {"slot": self.slot} if slot else {}
         for short, initial in inputs.items():
-            found[short] = Input(self.tensor(f"{name}.{size}.{short}"), initial)
+            # No state: what bundles of one model keep there, whatever their passes, is shared.
+            role = "output" if short in changed else "input"
+            found[short] = Input(self.tensor(f"{name}.{size}.{short}"), initial, role)
         return PassSignature(self.tensor(name), key, found, outputs)
 
 

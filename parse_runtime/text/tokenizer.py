@@ -110,6 +110,8 @@ class TextStream:
         self._tokens: list[int] = []
         self._read = 0
         self._start = 0
+        self._before = ""
+        """Text of the tokens from `_start` to `_read`."""
 
     def push(self, tokens: Sequence[int]) -> str:
         """The text that became complete; "" while a character is still in parts.
@@ -121,28 +123,29 @@ class TextStream:
 
     def _push(self, token: int) -> str:
         self._tokens.append(token)
-        before = self._tokenizer.decode(self._tokens[self._start : self._read])
         after = self._tokenizer.decode(self._tokens[self._start :])
-        if not after.startswith(before):
+        if not after.startswith(self._before):
             # A byte that was text by itself is none in a run of bytes that is no UTF-8.
-            self._start, before = self._read, ""
+            self._start, self._before = self._read, ""
             after = self._tokenizer.decode(self._tokens[self._start :])
         if after.endswith(INCOMPLETE):
             return ""
+        new = after[len(self._before) :]
+        self._before = after
         # Skipped special tokens have no text that could come before the next.
-        if self._tokenizer.decode(self._tokens[self._read :]):
-            self._start = self._read
+        if own := self._tokenizer.decode(self._tokens[self._read :]):
+            self._start, self._before = self._read, own
         self._read = len(self._tokens)
-        return after[len(before) :]
+        return new
 
     def rest(self) -> str:
         """The text of an end inside a character: replacement characters for its bytes."""
-        before = self._tokenizer.decode(self._tokens[self._start : self._read])
-        return self._tokenizer.decode(self._tokens[self._start :])[len(before) :]
+        return self._tokenizer.decode(self._tokens[self._start :])[len(self._before) :]
 
     def fork(self) -> TextStream:
         """A stream that goes on from here by itself."""
         other = TextStream(self._tokenizer)
         other._tokens = self._tokens[self._start :]
         other._read = self._read - self._start
+        other._before = self._before
         return other

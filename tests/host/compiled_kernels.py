@@ -22,7 +22,7 @@ from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
-from parse_runtime.kernels.sample import sample
+from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 
 PASSES = ((1, 1), (2, 1), (1, 5), (4, 4))
@@ -79,7 +79,10 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     swiglu(normal(count, 2 * WIDTH), True)
     swiglu(normal(count, 2 * WIDTH))
     experts(x, normal(8, HIDDEN), normal(8, 128, HIDDEN), normal(8, HIDDEN, 64), 2, True)
-    sample(linear(x, normal(VOCABULARY, HIDDEN)).float(), heat, heat, numbers, numbers)
+    scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
+    sample(scores, heat, heat, numbers, numbers)
+    plan = torch.zeros(5, count, dtype=torch.int64)
+    sample_and_step(scores, heat, heat, numbers, plan, KEYS)
 
 
 def before_wait(ptx: str) -> dict[str, int]:

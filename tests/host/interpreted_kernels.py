@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from attention_cases import exact, random_case, rows_visible, step_visible
 
 from parse_runtime.kernels.cuda import attend_rows, attend_step
 from parse_runtime.kernels.cuda import sample as sampler
-from parse_runtime.kernels.sample import sample
+from parse_runtime.kernels.sample import sample, sample_and_step
 
 LAYOUTS = [
     (1, 16, 1, 40, False), (2, 80, 9, 70, False), (5, 32, 7, 9, False), (16, 24, 3, 130, False),
@@ -77,6 +78,15 @@ def misread() -> int:
     return int((found[0] != found[1]).sum())
 
 
+def stepped(launch: Callable[..., torch.Tensor]) -> list[list[int]]:
+    """Tokens, then the plan of the next step; two of its six rows are padding, one ends."""
+    positions = torch.tensor([10, 11, 0, 19, 0, 12])
+    cached = torch.tensor([10, 11, 20, 19, 20, 12])
+    plan = torch.stack((torch.full_like(positions, 3), positions, cached, cached + 1, cached))
+    given = (plan[1], plan, 20) if launch is sampler.launch else (plan, 20)
+    return [launch(*rows[:4], *given).tolist(), *plan.tolist()]
+
+
 generator = torch.Generator().manual_seed(1)
 rows = (
     torch.randn(6, 9000, generator=generator) * 3,
@@ -94,6 +104,8 @@ print(
             "misread": misread(),
             "tokens": sampler.launch(*rows).tolist(),
             "expected_tokens": sample(*rows).tolist(),
+            "step_plan": stepped(sampler.launch),
+            "expected_step_plan": stepped(sample_and_step),
             "narrow_tokens": sampler.launch(narrow, *rows[1:]).tolist(),
             "expected_narrow_tokens": sample(narrow.float(), *rows[1:]).tolist(),
         }

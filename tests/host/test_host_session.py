@@ -55,6 +55,17 @@ def bundle(tmp_path: Path) -> Path:
     return save(tmp_path / "demo.fdy")
 
 
+def test_a_readback_keeps_what_its_start_found(bundle: Path) -> None:
+    with Session.open(bundle) as session:
+        graph = session.graph("step", batch=2, kind="plain")
+        first, second = (graph.readback("next") for _ in range(2))
+        for readback in (first, second):
+            graph.launch()
+            readback.start()
+        assert not first.overlaps
+        assert first.wait().tolist() == [3, 5] and second.wait().tolist() == [5, 9]
+
+
 def test_graphs_are_ready_once_they_are_prepared(bundle: Path) -> None:
     with Session.open(bundle) as session:
         assert session.ready() == 0

@@ -122,3 +122,4 @@ def test_triton_code_interpreted() -> None:
     assert report["variations"] == report["misread"] == 0
     assert report["tokens"] == report["expected_tokens"]
     assert report["narrow_tokens"] == report["expected_narrow_tokens"]
+    assert report["step_plan"] == report["expected_step_plan"]

@@ -23,6 +23,7 @@ from parse_runtime.weights.source import open_model
 
 CASES: dict[str, dict[str, object]] = {
     "plain": {},
+    "waiting": {"run_ahead": False},
     "bfloat16": {"dtype": "bfloat16", "decode": "2"},
     "draft model": {"speculate": "draft", "eagle_depth": 3},
     "tree": {"eagle": "head", "eagle_depth": 3, "eagle_width": 2},
@@ -79,6 +80,7 @@ def test_a_session_has_the_signatures_of_its_capture(folder: Path, case: str) ->
     for passes, opened in zip(models, open_models(session), strict=True):
         theirs, ours = opened._signature, passes.signature
         assert (theirs.model, theirs.head) == (ours.model, ours.head)
+        assert theirs.run_ahead == ours.run_ahead == (case != "waiting")
         assert theirs.sizes.batches == ours.sizes.batches
         for name in ("max_len", "slots", "prefill", "verify", "tree"):
             assert getattr(theirs.sizes, name) == getattr(ours.sizes, name)

@@ -23,9 +23,10 @@ BLOCK, WARPS = 8192, 32
 
 @opaque
 def launch(
-    logits: Tensor, temperature: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
-) -> Tensor:
-    """`parse_runtime.kernels.sample.sample`."""
+    logits: Tensor, temperature: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor,
+    plan: Tensor | None = None, max_len: int = 0,
+) -> Tensor:  # fmt: skip
+    """`parse_runtime.kernels.sample.sample`; with a plan, `sample_and_step`."""
     count, vocabulary = logits.shape
     chunks = triton.cdiv(vocabulary, CHUNK)
     temperature, top_p, seeds, positions = side_by_side(temperature, top_p, seeds, positions)
@@ -40,14 +41,15 @@ def launch(
     )  # fmt: skip
     _decide[(count,)](
         logits, temperature, top_p, seeds, positions, found[0], found[1], found[2], ids, token,
-        logits.stride(0), vocabulary, chunks,
-        BLOCK=BLOCK, CHUNKS=triton.next_power_of_2(chunks), num_warps=WARPS, **OPTIONS,
+        token if plan is None else plan, max_len, logits.stride(0), vocabulary, chunks,
+        STEP=plan is not None, BLOCK=BLOCK, CHUNKS=triton.next_power_of_2(chunks),
+        num_warps=WARPS, **OPTIONS,
     )  # fmt: skip
     return token
 
 
 # Where a part of a buffer begins depends on the number of rows, and would choose other code.
-@triton.jit(do_not_specialize=["weights", "bests"])
+@triton.jit(do_not_specialize=["weights", "bests", "positions"])
 def _scan(
     logits, temperature, seeds, positions, tops, weights, bests, ids,
     stride, vocabulary, CHUNK: tl.constexpr,
@@ -74,10 +76,10 @@ def _scan(
     tl.store(ids + place, chunk * CHUNK + index)
 
 
-@triton.jit(do_not_specialize=["weights", "bests"])
+@triton.jit(do_not_specialize=["weights", "bests", "positions", "top_p"])
 def _decide(
-    logits, temperature, top_p, seeds, positions, tops, weights, bests, ids, out,
-    stride, vocabulary, chunks, BLOCK: tl.constexpr, CHUNKS: tl.constexpr,
+    logits, temperature, top_p, seeds, positions, tops, weights, bests, ids, out, plan, max_len,
+    stride, vocabulary, chunks, STEP: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -100,6 +102,15 @@ def _decide(
             token = _draw_above(logits, level, heat, low, key, vocabulary, BLOCK)
             level = tl.load(logits + token).to(tl.float32) / heat
     tl.store(out + row, token.to(tl.int64))
+    if STEP:
+        # Other threads of the program may still read the position.
+        tl.debug_barrier()
+        count = tl.num_programs(0)
+        going = tl.load(plan + 2 * count + row) < max_len
+        tl.store(plan + row, token.to(tl.int64), going)
+        for part in tl.static_range(1, 5):
+            place = plan + part * count + row
+            tl.store(place, tl.load(place) + 1, going)
 
 
 @triton.jit

@@ -1,0 +1,198 @@
+"""A session whose graphs are run late, as on a device, over models that are functions of tokens.
+
+Work is queued, and run in its order when somebody waits for it. A row that nobody wrote must not be
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.judge import SELECTIONS
+from parse_runtime.signature.passes import ModelSignature, PassSignature
+from parse_runtime.signature.selection import SelectionRule
+from parse_runtime.signature.sizes import PassSizes
+from tests.unit.parse_fakes import VOCABULARY, Answer
+
+MAX_LEN = 64
+PREFILL, VERIFY = (4, 16), ((24, 3), (64, 9))
+
+
+class Device:
+    """Passes of a target that says `target` and a draft model that says `draft`."""
+
+    def __init__(
+        self, target: Answer, draft: Answer, judge: Callable[[list[int]], float], slots: int,
+        decode: tuple[int, ...] = (), run_ahead: bool = True,
+    ) -> None:  # fmt: skip
+        self.settings: dict[str, Any] = {
+            "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
+            "stride": 1, "evidence": "0", "run_ahead": run_ahead,
+        }  # fmt: skip
+        self.launches: list[str] = []
+        self.steps_ahead = 0
+        """The most decode steps that were launched and not waited for."""
+        self._queue: list[Callable[[], None]] = []
+        self._done = 0
+        self._unread: list[Readback] = []
+        self._tensors: dict[str, NDArray[Any]] = {}
+        self._graphs: dict[tuple[str, tuple[tuple[str, int], ...]], Graph] = {}
+        sizes = {"max_len": MAX_LEN, "slots": slots, "prefill": PREFILL, "decode": decode}
+        for name, say, more in (("target", target, {"verify": VERIFY}), ("draft", draft, {})):
+            signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)
+            model = Model(say, judge, slots)
+            for length in PREFILL:
+                self._add(signature.prefill(length), model.prefill)
+            for batch in signature.sizes.batches:
+                self._add(signature.decode(batch), model.decode if run_ahead else model.waiting)
+            for size in signature.sizes.verify:
+                self._add(signature.verify(*size), model.verify)
+
+    def _add(self, signature: PassSignature, run: Callable[..., dict[str, Any]]) -> None:
+        for found in signature.inputs.values():
+            self._tensors.setdefault(found.name, found.initial.copy())
+        inputs = {short: found.name for short, found in signature.inputs.items()}
+        key = tuple(sorted(signature.key.items()))
+        self._graphs[signature.graph, key] = Graph(self, signature.graph, inputs, run)
+
+    @property
+    def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:
+        return [(name, dict(key)) for name, key in self._graphs]
+
+    def graph(self, name: str, **key: int | str) -> Graph:
+        return self._graphs[name, tuple(sorted(key.items()))]
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        held, copied = self._tensors[name], np.array(values)
+        assert held.shape == copied.shape and held.dtype == copied.dtype
+        self.queue(lambda: held.__setitem__(..., copied))
+
+    def queue(self, work: Callable[[], None]) -> int:
+        """How much is queued so far, with this."""
+        self._queue.append(work)
+        return self._done + len(self._queue)
+
+    def run(self, until: int | None = None) -> None:
+        """What is queued, or as much of it that `until` has been run in all."""
+        while self._queue and (until is None or self._done < until):
+            self._done += 1
+            self._queue.pop(0)()
+
+
+class Graph:
+    def __init__(
+        self, device: Device, name: str, inputs: Mapping[str, str],
+        run: Callable[..., dict[str, Any]],
+    ) -> None:  # fmt: skip
+        self._device, self._name, self._run = device, name, run
+        self._inputs = {short: device._tensors[name] for short, name in inputs.items()}
+        self.outputs: dict[str, NDArray[Any]] = {}
+
+    def launch(self) -> None:
+        self._device.launches.append(self._name)
+        self._device.queue(self._launch)
+
+    def _launch(self) -> None:
+        self.outputs = self._run(**self._inputs)
+
+    def read(self, name: str) -> NDArray[Any]:
+        self._device.run()
+        return self.outputs[name].copy()
+
+    def readback(self, name: str) -> Readback:
+        return Readback(self._device, self, name)
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        raise NotImplementedError
+
+
+class Readback:
+    overlaps = True
+
+    def __init__(self, device: Device, graph: Graph, name: str) -> None:
+        self._device, self._graph, self._name = device, graph, name
+
+    def start(self) -> None:
+        def copy() -> None:
+            self._found = self._graph.outputs[self._name].copy()
+
+        self._there = self._device.queue(copy)
+        unread = self._device._unread
+        unread[:] = [other for other in unread if other is not self] + [self]
+        self._device.steps_ahead = max(self._device.steps_ahead, len(unread))
+
+    def wait(self) -> NDArray[Any]:
+        self._device.run(self._there)
+        self._device._unread.remove(self)
+        return self._found
+
+
+class Model:
+    """What its passes compute: the rows of its slots hold tokens, -1 where nobody wrote."""
+
+    def __init__(self, say: Answer, judge: Callable[[list[int]], float], slots: int) -> None:
+        self._say, self._judge = say, judge
+        self._rows = np.full((slots, MAX_LEN), -1, np.int64)
+
+    def _held(self, slot: int, length: int) -> list[int]:
+        held: list[int] = self._rows[slot, :length].tolist()
+        assert -1 not in held
+        return held
+
+    def _logits(self, held: list[int]) -> NDArray[np.float32]:
+        logits = np.zeros(VOCABULARY, np.float32)
+        logits[self._say(held, Sampling())] = 9
+        return logits
+
+    def prefill(self, slot: Any, plan: Any, wanted: Any, sampling: Any, seeds: Any) -> Any:
+        self._put(int(slot[0]), plan)
+        held = self._held(int(slot[0]), int(plan[1, wanted[0]]) + 1)
+        token = self._say(held, _sampling(sampling, seeds, 0))
+        return {"token": np.asarray([token]), "logits": self._logits(held)[None]}
+
+    def _put(self, slot: int, plan: NDArray[np.int64]) -> None:
+        for token, position, row, _, _ in plan.T.tolist():
+            if row < MAX_LEN:
+                assert row == position
+                self._rows[slot, row] = token
+
+    def waiting(self, plan: Any, slots: Any, sampling: Any, seeds: Any) -> Any:
+        count = plan.shape[1]
+        tokens, logits = np.full(count, -7), np.zeros((count, VOCABULARY), np.float32)
+        for i in np.flatnonzero(plan[2] < MAX_LEN).tolist():
+            slot = int(slots[i])
+            self._put(slot, plan[:, i : i + 1])
+            assert plan[3, i] == plan[4, i] + 1 == plan[1, i] + 1
+            held = self._held(slot, int(plan[3, i]))
+            tokens[i], logits[i] = (
+                self._say(held, _sampling(sampling, seeds, i)),
+                self._logits(held),
+            )
+        return {"token": tokens, "logits": logits}
+
+    def decode(self, plan: Any, slots: Any, sampling: Any, seeds: Any) -> Any:
+        found = self.waiting(plan, slots, sampling, seeds)
+        going = plan[2] < MAX_LEN
+        plan[0] = np.where(going, found["token"], plan[0])
+        plan[1:] += going
+        return found
+
+    def verify(self, slot: Any, plan: Any, wanted: Any, rule: Any, threshold: Any) -> Any:
+        self._put(int(slot[0]), plan)
+        count = int(rule[0])
+        cuts = [int(cut) for cut in plan[3, wanted[:count]]]
+        verdicts = [np.float32(self._judge(self._held(int(slot[0]), cut))) for cut in cuts]
+        kept = SELECTIONS[SelectionRule(int(rule[1]))](cuts, verdicts, threshold[0])
+        number = cuts.index(kept) + 1 if kept else 0
+        filled = np.zeros(len(wanted), np.float32)
+        filled[:count] = verdicts
+        return {"verdicts": filled, "kept": np.asarray([number])}
+
+
+def _sampling(values: NDArray[np.float32], seeds: NDArray[np.int64], row: int) -> Sampling:
+    return Sampling(float(values[0, row]), float(values[1, row]), int(seeds[row]))
