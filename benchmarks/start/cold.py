@@ -35,14 +35,17 @@ class Model(StrEnum):
     LARGE = "qwen3-14b"
 
 
+def search_path() -> str:
+    """PYTHONPATH with the site's folder by name, for processes without `site` (see `step`)."""
+    return f"{os.environ.get('PYTHONPATH', '')}:{ROOT}:{sysconfig.get_path('purelib')}"
+
+
 def process(*command: object) -> tuple[dict[str, Any], float]:
     """The JSON on a process's last line, and its whole time in milliseconds."""
-    # The site's folder by name, for processes without `site` (see `step`).
-    path = f"{os.environ.get('PYTHONPATH', '')}:{ROOT}:{sysconfig.get_path('purelib')}"
     start = time.time()
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, cwd="/",
-        env=os.environ | {"SPAWNED": repr(start), "PYTHONPATH": path},
+        env=os.environ | {"SPAWNED": repr(start), "PYTHONPATH": search_path()},
     )  # fmt: skip
     spent = (time.time() - start) * 1e3
     if done.returncode:

@@ -21,10 +21,11 @@ from typer import Option
 
 from benchmarks.device import gpu
 from benchmarks.report import RESULTS, Output, today, write_results
-from benchmarks.start.cold import MODES, ROOT, Model, step
+from benchmarks.start.cold import MODES, ROOT, Model, search_path, step
 
 ELSEWHERE = "0x640000000000"
-COMMAND = (sys.executable, "-c", "from foundryrt.start import main; main()")
+# As in a cold start, without what other packages' .pth files import.
+COMMAND = (sys.executable, "-S", "-c", "from foundryrt.start import main; main()")
 WORKLOAD = """
 import time
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _standby(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any
     """From the start of `foundryrt run --standby` to the first logits, weights loaded."""
     workload, path = folder / "launch.py", folder / "standby.sock"
     workload.write_text(WORKLOAD)
-    environment = os.environ | {"FOUNDRY_STANDBY": str(path)}
+    environment = os.environ | {"FOUNDRY_STANDBY": str(path), "PYTHONPATH": search_path()}
     standby = subprocess.Popen(
         [*COMMAND, "standby"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
