@@ -103,12 +103,13 @@ def test_buffers_outlive_the_copies_in_flight(path, fake):
 
 def test_any_failing_call_undoes_everything(path, fake):
     def use(session: Session) -> None:
-        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=2)
+        graph = session.graph("step", by=11)
+        pipeline = graph.pipeline(("state",), ("result",), depth=2, lazy=("result",))
         try:
             pipeline.submit(0, {"state": pipeline.staging("state")})
             pipeline.submit(1, {"state": frame(2)})
             pipeline.done(0)
-            pipeline.wait(1)
+            assert (pipeline.wait(1)["result"] == 2 + ADDED).all()
         finally:
             pipeline.close()
 
