@@ -36,9 +36,7 @@ class Metrics:
         self._deadline = deadline
         self._frames = Counter("otfs_frames", "Frames with finite results", registry=registry)
         self._good = Counter("otfs_frames_good", "Frames without flags", registry=registry)
-        self._flags = Counter(
-            "otfs_frames_flagged", "Frames by flag", ["flag"], registry=registry
-        )
+        self._flags = Counter("otfs_frames_flagged", "Frames by flag", ["flag"], registry=registry)
         self._bits = Counter(
             "otfs_payload_bits", "Bits that were compared with what was sent", registry=registry
         )

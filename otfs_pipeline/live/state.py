@@ -139,7 +139,12 @@ class State:
 
     def _constellation(self, sample: Sample) -> dict[str, Any]:
         levels = np.sort(qam.amplitudes(self._settings.modulation))
-        return {"levels": levels.tolist(), "symbols": _packed(sample.symbols.view(np.float32))}
+        return {
+            "frame": sample.entry["frame"],
+            "evm_percent": sample.entry["evm_percent"],
+            "levels": levels.tolist(),
+            "symbols": _packed(sample.symbols.view(np.float32)),
+        }
 
     def _channel(self, sample: Sample) -> dict[str, Any]:
         s = self._settings
@@ -149,7 +154,7 @@ class State:
             "columns": shown.shape[1],
             "delay_us": [s.first_tap / s.bandwidth * 1e6, each / s.bandwidth * 1e6],
             "doppler_hz": [-s.doppler_range / s.frame_seconds, 1 / s.frame_seconds],
-            "threshold_db": _decibels(threshold(sample.noise_variance, s)).item(),
+            "threshold_db": _decibels(threshold(sample.entry["noise_variance"], s)).item(),
             "db": _packed(_decibels(shown)),
         }
 

@@ -25,12 +25,13 @@ _SEGMENTS = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """Copies of parts of a frame: symbols [S], strip [N, W] and segments [P, L] of its samples."""
+    """Its entry, and copies of parts: symbols [S], strip [N, W], segments of its samples [P, L]."""
+
+    entry: dict[str, Any]
 
     symbols: np.ndarray
     strip: np.ndarray
     segments: np.ndarray
-    noise_variance: float
 
 
 class Watch:
@@ -53,9 +54,7 @@ class Watch:
         """Have the next frame sampled, and the next samples of the waveform."""
         self._wanted = self._waveform_wanted = True
 
-    def take(
-        self, frame: Frame, outputs: Mapping[str, np.ndarray], entry: dict[str, Any]
-    ) -> None:
+    def take(self, frame: Frame, outputs: Mapping[str, np.ndarray], entry: dict[str, Any]) -> None:
         """A frame was received; called by the thread of the results."""
         self.entries.put((time.perf_counter(), entry))
         if not self._wanted:
@@ -65,10 +64,10 @@ class Watch:
         # No whole number of bins apart: a step that divides N would see few Dopplers.
         some = np.linspace(0, symbols.size - 1, min(SYMBOLS, symbols.size)).astype(np.intp)
         self.sample = Sample(
+            entry,
             symbols[some],
             strip(frame.samples, self._settings),
             segments(frame.samples, self._length, _SEGMENTS),
-            float(outputs["noise_variance"]),
         )
 
     def show(self, samples: np.ndarray) -> None:

@@ -2,8 +2,8 @@
 
 const FLAGS = { clipped: "clipped", burst: "burst", missing: "samples missing", crc: "CRC failed" };
 const LOSSES = {
-  dropped: "dropped: the receiver was busy", lost: "lost on the way", malformed: "malformed",
-  damaged: "damaged: samples missing", wrong_length: "of wrong length", not_finite: "not finite" };
+  dropped: "dropped, receiver busy", lost: "lost on the way", malformed: "malformed",
+  damaged: "damaged, samples missing", wrong_length: "of wrong length", not_finite: "not finite" };
 let shown = null;
 
 function clock(seconds) {
@@ -38,19 +38,19 @@ function figures({ totals, frames, latency }) {
   const lost = Object.values(totals.losses).reduce((a, b) => a + b, 0);
   const timely = totals.on_time == null ? null : 100 * totals.on_time;
   const rows = [
-    ["frames", count(totals.frames), `${count(lost)} lost or skipped`, lost > 0],
+    ["frames", count(totals.frames), `${count(lost)} lost`, lost > 0],
     ["good frames", percent(totals.good, totals.frames, 1), "without flags"],
     ["bit error rate", totals.bits ? rateText(totals.bit_errors / totals.bits) : "–",
-      totals.bits ? `of ${totals.bits.toPrecision(2).replace("e+", "e")} bits` : "payload unknown"]];
+      totals.bits ? `of ${brief(totals.bits / 1e6)} Mbit` : "payload unknown"]];
   if (totals.coding) {
     const { frame_errors: errors, uncoded_ber: before } = totals.coding;
-    rows.push(["frame error rate", rateText(totals.frames ? errors / totals.frames : null),
-      before === null ? "by CRC" : `BER before ${rateText(before)}`]);
+    rows.push(["frame errors", rateText(totals.frames ? errors / totals.frames : null),
+      before === null ? "by CRC" : `uncoded ${before.toPrecision(2)}`]);
   }
   rows.push(
     ["SNR in dB", text(last.snr_db, 1), `${text(last.equalized_snr_db, 1)} equalized`],
     ["EVM", `${text(last.evm_percent, 1)} %`, `${decibels(last.evm_percent)} dB`],
-    ["noise variance", last.noise_variance ? last.noise_variance.toPrecision(3) : "–",
+    ["noise variance", rateText(last.noise_variance),
       `${last.taps === undefined ? "–" : last.taps} taps kept`]);
   if (last.carrier_hz !== undefined) {
     rows.push(["carrier in Hz", text(last.carrier_hz, 0), `timing ${text(last.timing_us, 2)} µs`]);
@@ -59,7 +59,7 @@ function figures({ totals, frames, latency }) {
     ["p99.9 in ms", brief(latency.p99_9), `deadline ${brief(latency.deadline)}`,
       latency.p99_9 > latency.deadline],
     ["late frames", count(missed), `${text(timely, 2)} % on time`, missed > 0],
-    ["payload", brief(totals.mbps), "Mbit/s delivered"]);
+    ["payload", brief(totals.mbps), "Mbit/s"]);
   return rows;
 }
 
@@ -80,7 +80,7 @@ function showFigures(state) {
 function columns(frames, link) {
   const list = [
     ["frame", "frame", 0], ["SNR dB", "snr_db", 1], ["equalized dB", "equalized_snr_db", 1],
-    ["EVM %", "evm_percent", 1], ["σ²", (e) => e.noise_variance.toPrecision(3)],
+    ["EVM %", "evm_percent", 1], ["σ²", (e) => rateText(e.noise_variance)],
     ["taps", "taps", 0], ["peak", (e) => e.peak.toPrecision(3)], ["clipped", "clipped_samples", 0],
     ["burst dB", "burst_db", 1], ["missing", "missing_samples", 0]];
   if (frames.some((e) => "carrier_hz" in e)) {

@@ -36,7 +36,8 @@ const plots = {
   snr: new Plot("snr", {
     x: { label: "time in s" }, y: { label: "SNR in dB" }, nothing: [0, 10, 0, 30] }),
   latency: new Plot("latency", {
-    x: { label: "latency in ms", log: true, plain: true }, y: { label: "frames", log: true, plain: true },
+    x: { label: "latency in ms", log: true, plain: true },
+    y: { label: "frames", log: true, plain: true },
     nothing: [0.1, 10, 0.8, 1000] }),
 };
 
@@ -63,9 +64,9 @@ function drawConstellation(state) {
     }
   }
   plot.end((x, y) => `I ${text(x, 2)}, Q ${text(y, 2)}`);
-  const evm = state.frames.length ? state.frames.at(-1).evm_percent : null;
+  const { frame, evm_percent: evm } = state.constellation;
   plot.legend([
-    [`${xs.length} symbols of a frame`, "dot", "accent"], ["reference", "cross", "strong"],
+    [`${xs.length} symbols, frame ${frame}`, "dot", "accent"], ["reference", "cross", "strong"],
     [`EVM ${text(evm, 1)} %, ${decibels(evm)} dB`]]);
 }
 
@@ -101,7 +102,7 @@ function drawChannel(state) {
       + `${text(doppler[0] + row * doppler[1], 0)} Hz: ${text(value, 1)} dB`;
   });
   drawBar(plot, least, most);
-  plot.legend([[`|h|² of a frame; taps from ${text(kept, 1)} dB on are kept`]]);
+  plot.legend([[`|h|² of that frame; taps from ${text(kept, 1)} dB on are kept`]]);
 }
 
 /** The scale of colours, right of a plot. */
