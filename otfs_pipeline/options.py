@@ -127,8 +127,7 @@ class Options:
     @property
     def live_address(self) -> tuple[str, int]:
         """Host and port of --live."""
-        host, _, port = self.live.rpartition(":")
-        number = int(port) if re.fullmatch(r"\d{1,5}", port) else -1
-        if not 0 <= number < 1 << 16:
+        found = re.fullmatch(r"(?:(\[[^\]]+\]|[^:\[\]]*):)?(\d{1,5})", self.live)
+        if found is None or int(found[2]) >= 1 << 16:
             raise UsageError(f"--live {self.live}: write [HOST:]PORT, such as 8080 or 0.0.0.0:8080")
-        return host.strip("[]") or "127.0.0.1", number
+        return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
