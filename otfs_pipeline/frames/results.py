@@ -20,7 +20,7 @@ from otfs_pipeline.settings import Settings
 
 PLOTTED_SYMBOLS = 20_000
 
-Watch = Callable[[Frame, Mapping[str, np.ndarray], dict[str, Any]], None]
+Observer = Callable[[Frame, Mapping[str, np.ndarray], dict[str, Any]], None]
 """Is shown each frame, the receiver's outputs, and the entry of `Conditions`."""
 
 
@@ -76,7 +76,7 @@ class Results:
     positive for 0. frame log: each frame's entry of `conditions`, a line each.
     """
 
-    def __init__(self, options: Options, settings: Settings, watch: Watch | None = None) -> None:
+    def __init__(self, options: Options, settings: Settings, watch: Observer | None = None) -> None:
         self.frames = 0
         self.conditions = Conditions(settings) if options.frame_log or watch else None
         self._watch = watch

@@ -60,8 +60,9 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server(address, family=family)
-    except OSError as error:
-        raise UsageError(f"--live {host}:{port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--live {host}:{port}: {reason}") from None
 
 
 class Service:

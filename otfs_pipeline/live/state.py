@@ -36,13 +36,15 @@ class State:
     def __init__(self, settings: Settings, period: float) -> None:
         self.watch = Watch(settings)
         self.recent: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._settings, self._period = settings, period
+        self._settings = settings
+        self._bits, self._coded_bits = frame.payload_bits(settings), frame.coded_bits(settings)
         self._feed: Feed | None = None
         self._results: Results | None = None
         self._tally = Tally()
         self._began: float | None = None
         self._history = History()
         self._latencies = Latencies(period * 1e3)
+        self._taken: np.ndarray | None = None
         self._spectrum: np.ndarray | None = None
         self._metrics = Metrics(self.losses, period)
 
@@ -59,7 +61,7 @@ class State:
             at, entry = self.watch.entries.get()
             self.recent.append(entry)
             self._history.take(at - (self._began or at), entry)
-            self._metrics.take(entry, frame.payload_bits(self._settings))
+            self._metrics.take(entry, self._bits)
         news = self._tally.milliseconds[self._latencies.frames :]
         self._latencies.take(news)
         self._metrics.took(news)
@@ -93,9 +95,7 @@ class State:
             "constellation": sample and self._constellation(sample),
             "channel": sample and self._channel(sample),
             "spectrum": self._density(sample),
-            "history": self._history.columns(
-                frame.payload_bits(self._settings), frame.coded_bits(self._settings)
-            ),
+            "history": self._history.columns(self._bits, self._coded_bits),
             "latency": self._latency(),
         }
 
@@ -112,13 +112,12 @@ class State:
         }
 
     def _totals(self) -> dict[str, Any]:
-        results, tally, s = self._results, self._tally, self._settings
+        results, tally = self._results, self._tally
         totals: dict[str, Any] = {"frames": tally.frames, "losses": self.losses()}
         if results is None or results.conditions is None:
             return totals
         coding = results.coding
         delivered = tally.frames - (coding.frame_errors if coding else 0)
-        payload = frame.payload_bits(s)
         arrived = tally.frames + totals["losses"]["dropped"]
         return totals | {
             "good": results.conditions.good,
@@ -131,7 +130,7 @@ class State:
                 "frame_errors": coding.frame_errors,
                 "uncoded_ber": coding.uncoded.rate,
             } if coding else None,
-            "mbps": payload * delivered / tally.seconds / 1e6 if tally.seconds else None,
+            "mbps": self._bits * delivered / tally.seconds / 1e6 if tally.seconds else None,
             "missed": self._latencies.missed,
             "on_time": (tally.frames - self._latencies.missed) / arrived if arrived else None,
             "front_end": self._feed.raw.report() if self._feed and self._feed.raw else None,
@@ -165,9 +164,11 @@ class State:
         if taken is None:
             return None
         rate = self._settings.bandwidth * (OVERSAMPLING if raw else 1)
-        new = density(taken, rate)
-        old = self._spectrum
-        self._spectrum = new if old is None else (1 - _WEIGHT) * old + _WEIGHT * new
+        if self._spectrum is None:
+            self._spectrum = density(taken, rate)
+        elif taken is not self._taken:
+            self._spectrum += _WEIGHT * (density(taken, rate) - self._spectrum)
+        self._taken = taken
         return {"rate_hz": rate, "db": _packed(_decibels(self._spectrum))}
 
     def _latency(self) -> dict[str, Any]:

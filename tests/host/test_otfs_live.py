@@ -85,7 +85,9 @@ def test_a_waveform_has_carrier_timing_and_its_own_spectrum(bundle: Path, tmp_pa
         run.interrupt()
     assert shown["link"]["raw"] and shown["spectrum"]["rate_hz"] == 2 * LINK.bandwidth
     assert shown["totals"]["front_end"]["locks"] == 1
-    assert all(abs(entry["carrier_hz"] - 900) < LINK.nu_max + LINK.nu_p / LINK.n for entry in entries)
+    assert all(
+        abs(entry["carrier_hz"] - 900) < LINK.nu_max + LINK.nu_p / LINK.n for entry in entries
+    )
     assert all(abs(entry["timing_us"]) < 1e6 * LINK.delay_spread for entry in entries)
 
 

@@ -180,5 +180,8 @@ def test_prometheus_reads_what_was_counted() -> None:
     }  # fmt: skip
     assert {name: got["otfs_" + name, ""] for name in expected} == pytest.approx(expected)
     assert got["otfs_frames_flagged_total", "burst"] == got["otfs_frames_flagged_total", "crc"] == 1
-    assert (got["otfs_frames_lost_total", "dropped"], got["otfs_frames_lost_total", "lost"]) == (2, 5)
+    assert (got["otfs_frames_lost_total", "dropped"], got["otfs_frames_lost_total", "lost"]) == (
+        2,
+        5,
+    )
     assert got["otfs_latency_seconds_bucket", "0.002"] == 2
