@@ -143,11 +143,13 @@ def test_a_waveform_is_the_same_in_any_pieces(cuts: list[int]) -> None:
     watch = Watch(LINK)
     watch.show(samples)
     assert watch.waveform is None
-    watch.want()
-    for piece in np.split(samples, sorted(cuts)):
-        watch.show(piece)
-    assert watch.waveform is not None
-    np.testing.assert_array_equal(watch.waveform.ravel(), samples[: watch.waveform.size])
+    for offset in (0, 1):
+        watch.want()
+        for piece in np.split(samples + offset, sorted(cuts)):
+            watch.show(piece)
+        assert watch.waveform is not None
+        expected = samples[: watch.waveform.size] + offset
+        np.testing.assert_array_equal(watch.waveform.ravel(), expected)
 
 
 def values(page: bytes) -> dict[tuple[str, str], float]:

@@ -97,7 +97,7 @@ class Plot {
 
   axes(xLow, xHigh, yLow, yHigh) {
     const { context, box, options: { x, y, square } } = this;
-    const across = square ? 5 : Math.max(3, Math.min(8, box.width / 64));
+    const across = square ? 5 : Math.max(4, Math.min(8, box.width / 64));
     const xs = x.log ? decades(xLow, xHigh, x.plain) : ticks(xLow, xHigh, across);
     const ys = y.log ? decades(yLow, yHigh, y.plain) : ticks(yLow, yHigh, 5);
     const bottom = box.top + box.height;

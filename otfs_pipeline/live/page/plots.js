@@ -66,7 +66,7 @@ function drawConstellation(state) {
   plot.end((x, y) => `I ${text(x, 2)}, Q ${text(y, 2)}`);
   const { frame, evm_percent: evm } = state.constellation;
   plot.legend([
-    [`${xs.length} symbols, frame ${frame}`, "dot", "accent"], ["reference", "cross", "strong"],
+    [`symbols of frame ${frame}`, "dot", "accent"], ["reference", "cross", "strong"],
     [`EVM ${text(evm, 1)} %, ${decibels(evm)} dB`]]);
 }
 
@@ -131,7 +131,7 @@ function drawSpectrum(state) {
   const half = state.spectrum.rate_hz / 2e6;
   const hz = Array.from(values, (_, i) => -half + (2 * half * i) / values.length);
   const ordered = Array.from(values).sort((a, b) => a - b);
-  const low = Math.floor(ordered[Math.floor(ordered.length / 100)] / 10) * 10;
+  const low = Math.floor((ordered[Math.floor(ordered.length / 100)] - 3) / 10) * 10;
   const high = Math.ceil((ordered.at(-1) + 2) / 10) * 10;
   plot.begin(-half, half, low, Math.max(high, low + 20));
   plot.line(hz, Array.from(values), "accent");
@@ -227,7 +227,7 @@ function drawSnr(state) {
 
 function drawLatency(state) {
   const plot = plots.latency;
-  const { edges, counts, deadline, p50, p99, p99_9: p999, max } = state.latency;
+  const { edges, counts, deadline, p50, p99, p99_9: p999 } = state.latency;
   if (!counts.length) return plot.empty("no frame yet");
   const low = Math.min(edges[0], deadline) * 0.85;
   const high = Math.max(edges.at(-1), deadline) * 1.18;
@@ -257,5 +257,5 @@ function drawLatency(state) {
   plot.legend([
     [`deadline ${brief(deadline)}`, "line", "warning"],
     [`p99.9 ${brief(p999)}`, "dashed", "second"], [`p99 ${brief(p99)}`],
-    [`p50 ${brief(p50)}`], [`max ${brief(max)} ms`]]);
+    [`p50 ${brief(p50)} ms`]]);
 }
