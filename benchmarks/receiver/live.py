@@ -115,9 +115,18 @@ def run(
 def summary(
     runs: list[dict[str, Any]], all_runs: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Medians of one way; `slower` is the median over rounds of the rate lost against without."""
+    """Medians of one way.
+
+    `slower` and `processor_more` are medians over the rounds: frames a second that were lost, and
+    processor time that was added, as shares of the run without.
+    """
     medians = {name: float(np.median([one[name] for one in runs])) for name in runs[0]}
     best = max(one["frames_a_second"] for one in runs)
-    pairs = zip(runs, all_runs["without"], strict=True)
+    pairs = list(zip(runs, all_runs["without"], strict=True))
     slower = [1 - one["frames_a_second"] / other["frames_a_second"] for one, other in pairs]
-    return medians | {"best_frames_a_second": best, "slower": float(np.median(slower))}
+    more = [one["processor_s"] / other["processor_s"] - 1 for one, other in pairs]
+    return medians | {
+        "best_frames_a_second": best,
+        "slower": float(np.median(slower)),
+        "processor_more": float(np.median(more)),
+    }
