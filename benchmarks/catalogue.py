@@ -91,6 +91,10 @@ BENCHMARKS = {
             "otfs_precondition.json",
         ),
         Benchmark(
+            "otfs-live", "receiver.live", "what `foundryrt run --live` costs the receiver on a CPU",
+            "otfs_live.json",
+        ),
+        Benchmark(
             "otfs-raw", "receiver.raw", "SNR and frames that the front end loses, its time a frame",
             "otfs_link.json",
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,12 @@ class Backend(Protocol):
         """Run a graph, or queue it on `stream`."""
 
     def pipeline(
-        self, graph: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any], depth: int
+        self,
+        graph: int,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        depth: int,
+        lazy: Collection[str],
     ) -> Pipeline:
         """Launches of a graph, `depth` of them in flight; tensors are those of `tensor`."""
 

@@ -15,12 +15,12 @@ COLUMNS = ("option", "default", "meaning")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
-def option(default: Any, help: str, writes: bool = False) -> Any:
+def option(default: Any, help: str, writes: bool = False, alone: str | None = None) -> Any:
     """A dataclass field whose command-line option has this help; `...` makes it required.
 
-    `writes`: the option names a file that is written.
+    `writes`: the option names a file that is written. `alone`: its value where none follows.
     """
-    metadata = {"help": help, "writes": writes}
+    metadata = {"help": help, "writes": writes, "alone": alone}
     if default is ...:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -38,6 +38,8 @@ def written(options: Any) -> dict[str, str]:
 
 def parse(options: type[T], arguments: Sequence[str]) -> T:
     """Make `options` from `--name value` and `--name=value`; `--flag` alone sets a bool.
+
+    So does the name of an option that has a value for that (see `option`).
 
     UsageError for an unknown option, a missing value, a value of another type, or a required
     option that is not given.
@@ -59,10 +61,11 @@ def given(options: type[Any], arguments: Sequence[str]) -> dict[str, Any]:
         if field not in fields:
             known = ", ".join(map(flag, fields))
             raise UsageError(f"no option --{name} here; there are {known or 'none'}")
-        kind = fields[field][1]
+        description, kind = fields[field]
         if not equals:
-            if kind is bool and (not rest or rest[0].startswith("--")):
-                value = "true"
+            alone = "true" if kind is bool else description.metadata.get("alone")
+            if alone is not None and (not rest or rest[0].startswith("--")):
+                value = alone
             elif not rest:
                 raise UsageError(f"--{name} needs a value")
             else:

@@ -37,7 +37,11 @@ class Pipeline(Protocol):
         """Whether `wait` would return at once."""
 
     def wait(self, slot: int) -> Arrays:
-        """The outputs of the slot's launch in host memory, valid until its next `submit`."""
+        """The outputs of the slot's launch in host memory, valid until its next `submit`.
+
+        A lazy output is copied from the device when the mapping is asked for it; until the slot's
+        next `submit`, any one thread may.
+        """
 
     def close(self) -> None:
         """Finish what is in flight and free the buffers."""

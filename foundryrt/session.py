@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,8 +63,16 @@ class Graph:
         session = self._session
         session._backend().write(session._schema(name, self._index), values)
 
-    def pipeline(self, inputs: Iterable[str], outputs: Iterable[str], depth: int = 3) -> Pipeline:
+    def pipeline(
+        self,
+        inputs: Iterable[str],
+        outputs: Iterable[str],
+        depth: int = 3,
+        lazy: Collection[str] = (),
+    ) -> Pipeline:
         """Launch after launch with `inputs` from the host and `outputs` back, `depth` in flight.
+
+        Of the outputs, those in `lazy` come back only when `wait`'s mapping is asked for them.
 
         The session closes it at the latest. On cuda it has streams of its own, on which copies and
         launches overlap.
@@ -72,7 +80,9 @@ class Graph:
         if depth < 1:
             raise UsageError(f"a pipeline of depth {depth}: use 1 or more")
         sent, back = ({name: self.tensor(name) for name in names} for names in (inputs, outputs))
-        return self._session._backend().pipeline(self._index, sent, back, depth)
+        if others := set(lazy) - back.keys():
+            raise UsageError(f"lazy {', '.join(sorted(others))}: name outputs of the pipeline")
+        return self._session._backend().pipeline(self._index, sent, back, depth, lazy)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
@@ -49,6 +50,10 @@ class Options:
     )
     constellation: str = option("", "write the constellation to this PNG", writes=True)
     latency_plot: str = option("", "write the latency histogram to this PNG", writes=True)
+    live: str = option(
+        "", "show the run while it goes on: a page, /metrics and /frames at [HOST:]PORT, by"
+        " default at a free port of this machine alone", alone="0",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("queue", 1), ("depth", 1), ("pool", 0),
@@ -73,11 +78,13 @@ class Options:
         self._check_raw(bool(given))
         if self.max_frames and not given:
             raise UsageError("--max-frames needs a source; of simulated frames, --frames counts")
-        if self.pace and self.live:
+        if self.pace and self.external:
             raise UsageError("--pace: a live source has its own rate; pace the sender")
         if self.lossless and not (self.zmq or self.shm):
             raise UsageError("--lossless needs --zmq or --shm")
         self._check_files()
+        if self.live:
+            _ = self.live_address
 
     def _check_raw(self, sourced: bool) -> None:
         if self.raw and not sourced:
@@ -113,6 +120,14 @@ class Options:
                     users[os.path.splitext(path)[0] + suffix] = given
 
     @property
-    def live(self) -> bool:
+    def external(self) -> bool:
         """Whether the source is another process, which sends at its own rate."""
         return bool(self.zmq or self.shm or self.udp)
+
+    @property
+    def live_address(self) -> tuple[str, int]:
+        """Host and port of --live."""
+        found = re.fullmatch(r"(?:(\[[^\]]+\]|[^:\[\]]*):)?(\d{1,5})", self.live)
+        if found is None or int(found[2]) >= 1 << 16:
+            raise UsageError(f"--live {self.live}: write [HOST:]PORT, such as 8080 or 0.0.0.0:8080")
+        return (found[1] or "127.0.0.1").strip("[]"), int(found[2])

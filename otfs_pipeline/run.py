@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundryrt.console import printable, write
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.progress import progress_bar
 from otfs_pipeline import plots
 from otfs_pipeline.frames import stream
-from otfs_pipeline.frames.feed import Feed, open_feed
+from otfs_pipeline.frames.feed import Feed, frame_period, open_feed
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.results import Results
 from otfs_pipeline.link import frame
@@ -28,6 +28,7 @@ from otfs_pipeline.signature import GRAPH, signature
 if TYPE_CHECKING:
     from foundryrt.pipeline import Pipeline
     from foundryrt.session import Graph, Session
+    from otfs_pipeline.live.state import State
 
 __all__ = ["Options", "run"]
 
@@ -46,10 +47,13 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
         plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
-    if options.frame_log:
-        _check_tells(graph)
-    with Results(options, settings) as results:
-        pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth)
+    if options.frame_log or options.live:
+        _check_tells(graph, "--frame-log" if options.frame_log else "--live")
+    with (
+        _shown(options, settings) as live,
+        Results(options, settings, live.watch.take if live else None) as results,
+    ):
+        pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth, results.lazy)
         try:
             # The first launch also touches memory and makes plans: it is no frame of the stream.
             zeros = {name: np.zeros(like.shape, like.dtype) for name, like in inputs.items()}
@@ -57,7 +61,10 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
             pipeline.wait(0)
             with _stopped_by_signals(stop) as signals:
                 feed = open_feed(settings, options, stop, lambda: pipeline.staging("samples"))
-                tally = _receive(feed, pipeline, settings, results, stop)
+                tally = stream.Tally()
+                if live:
+                    live.follow(feed, results, tally)
+                _receive(feed, pipeline, settings, results, stop, tally)
         finally:
             stop.set()
             pipeline.close()
@@ -79,13 +86,31 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     return report
 
 
-def _check_tells(graph: Graph) -> None:
+@contextmanager
+def _shown(options: Options, settings: Settings) -> Iterator[State | None]:
+    """Serve the page, where one is wanted; FoundryError without what that needs."""
+    if not options.live:
+        yield None
+        return
+    try:
+        from otfs_pipeline.live.server import serving
+        from otfs_pipeline.live.state import State
+    except ImportError as error:
+        raise FoundryError(
+            f"--live needs {error.name}, which is not installed: {install('serve')}"
+        ) from error
+    state = State(settings, frame_period(settings, options))
+    with serving(state, options.live_address):
+        yield state
+
+
+def _check_tells(graph: Graph, wanted: str) -> None:
     """UsageError unless the receiver says how frames were, which older bundles' do not."""
     try:
         graph.tensor("power")
     except UsageError as error:
         raise UsageError(
-            "--frame-log: this bundle's receiver does not say how frames were; capture it again"
+            f"{wanted}: this bundle's receiver does not say how frames were; capture it again"
         ) from error
 
 
@@ -103,8 +128,13 @@ def _unlocked(raw: Raw) -> str:
 
 
 def _receive(
-    feed: Feed, pipeline: Pipeline, settings: Settings, results: Results, stop: threading.Event
-) -> stream.Tally:
+    feed: Feed,
+    pipeline: Pipeline,
+    settings: Settings,
+    results: Results,
+    stop: threading.Event,
+    tally: stream.Tally,
+) -> None:
     deadline = feed.period * 1e3
     missed = 0
 
@@ -115,7 +145,7 @@ def _receive(
             missed += tally.milliseconds[-1] > deadline
             update(tally.frames, f"frames, {missed} missed their deadline")
 
-        return stream.receive(feed.frames, pipeline, settings.q, results.take, stop, seen)
+        stream.receive(feed.frames, pipeline, settings.q, results.take, stop, seen, tally)
 
 
 @contextmanager

@@ -255,6 +255,7 @@ class CudaBackend:
         inputs: Mapping[str, DeviceTensor],
         outputs: Mapping[str, DeviceTensor],
         depth: int,
+        lazy: Collection[str],
     ) -> CudaPipeline:
         """Launches of a graph on streams of their own, after what the session's stream holds."""
         self.synchronize()
@@ -263,7 +264,7 @@ class CudaBackend:
 
         undo = Undo(outlived_by=self._undo)
         self._pipelines.add(undo)
-        return CudaPipeline(self.device, launch, inputs, outputs, depth, undo)
+        return CudaPipeline(self.device, launch, inputs, outputs, depth, lazy, undo)
 
     def close(self) -> None:
         """Free everything the backend made; FoundryError where work still queued has failed."""

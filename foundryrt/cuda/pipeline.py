@@ -6,7 +6,7 @@ between those and the graph's tensors stay on the device and take microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,7 @@ class CudaPipeline:
         inputs: Mapping[str, DeviceTensor],
         outputs: Mapping[str, DeviceTensor],
         depth: int,
+        lazy: Collection[str],
         undo: Undo,
     ) -> None:
         for name, tensor in inputs.items():
@@ -70,6 +71,7 @@ class CudaPipeline:
         self._device = device
         self._launch = launch
         self._inputs, self._outputs = dict(inputs), dict(outputs)
+        self._lazy = frozenset(lazy)
         self._staged: dict[int, NDArray[np.uint8]] = {}
         self._undo = undo
         device.enter()
@@ -139,9 +141,10 @@ class CudaPipeline:
         for name, buffer in used.outputs.items():
             self._on_device(buffer.device, self._outputs[name].address, buffer.host.size)
         self._then(self._compute, used.computed, self._copy_out)
-        for buffer in used.outputs.values():
-            cuda("cuMemcpyDtoHAsync_v2", buffer.host.ctypes.data, buffer.device, buffer.host.size,
-                 self._copy_out)  # fmt: skip
+        for name, buffer in used.outputs.items():
+            if name not in self._lazy:
+                cuda("cuMemcpyDtoHAsync_v2", buffer.host.ctypes.data, buffer.device,
+                     buffer.host.size, self._copy_out)  # fmt: skip
         cuda("cuEventRecord", used.done, self._copy_out)
 
     def _then(self, stream: int, event: int, waiting: int) -> None:
@@ -158,10 +161,33 @@ class CudaPipeline:
     def wait(self, slot: int) -> Arrays:
         self._device.enter()
         self._device.cuda("cuEventSynchronize", self._slots[slot].done)
-        return {name: buffer.view for name, buffer in self._slots[slot].outputs.items()}
+        return _Results(self._device, self._slots[slot].outputs, self._lazy)
 
     def close(self) -> None:
         self._undo.close()
+
+
+class _Results(Mapping[str, NDArray[Any]]):
+    """A slot's outputs; a lazy one is copied whenever it is asked for."""
+
+    def __init__(
+        self, device: Device, buffers: Mapping[str, _Buffer], lazy: Collection[str]
+    ) -> None:
+        self._device, self._buffers, self._lazy = device, buffers, lazy
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        buffer = self._buffers[name]
+        if name in self._lazy and buffer.host.size:
+            self._device.enter()
+            self._device.cuda("cuMemcpyDtoH_v2", buffer.host.ctypes.data, buffer.device,
+                              buffer.host.size)  # fmt: skip
+        return buffer.view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._buffers)
+
+    def __len__(self) -> int:
+        return len(self._buffers)
 
 
 def _drain(device: Device, streams: list[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import metadata
 from math import prod
@@ -151,8 +151,9 @@ class HostBackend:
         inputs: Mapping[str, NDArray[Any]],
         outputs: Mapping[str, NDArray[Any]],
         depth: int,
+        lazy: Collection[str],
     ) -> HostPipeline:
-        """Launches of a graph, one after another."""
+        """Launches of a graph, one after another; `lazy` outputs are there as the others are."""
         return HostPipeline(partial(self.launch, graph), self._launching, inputs, outputs, depth)
 
     def seed(self, seed: int) -> None:

@@ -1,8 +1,7 @@
-"""How received frames were: a line of JSON for each, and totals."""
+"""How received frames were: an entry for each, and totals."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from otfs_pipeline.link import frame
+from otfs_pipeline.frames.source import Frame
+from otfs_pipeline.link import frame as layout
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import quality
 
@@ -33,9 +33,14 @@ class Conditions:
     )
     snr_db: list[float] = field(default_factory=list)
 
-    def take(self, outputs: Mapping[str, np.ndarray]) -> str:
-        """Count a frame by the receiver's outputs; its line, without the end of the line."""
-        entry = self._entry(outputs)
+    def take(
+        self, frame: Frame, outputs: Mapping[str, np.ndarray], errors: dict[str, int | None]
+    ) -> dict[str, Any]:
+        """Count a frame by the receiver's outputs, and say how it was, for JSON.
+
+        `errors` are its bit errors by the keys that they are to have.
+        """
+        entry = self._entry(frame, outputs) | errors
         flags = [name for name, raised in self._raised(entry).items() if raised]
         self.frames += 1
         self.good += not flags
@@ -44,7 +49,7 @@ class Conditions:
         if entry["snr_db"] is not None:
             self.snr_db.append(entry["snr_db"])
         shown = {k: _digits(v) if isinstance(v, float) else v for k, v in entry.items()}
-        return json.dumps(shown | {"flags": flags}, allow_nan=False)
+        return shown | {"flags": flags}
 
     def totals(self) -> dict[str, Any]:
         """For the report."""
@@ -56,12 +61,12 @@ class Conditions:
             "snr_db": {"mean": float(snr.mean()), "least": float(snr.min())} if snr.size else None,
         }
 
-    def _entry(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def _entry(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
         link = self.settings
         values = {name: float(outputs[name]) for name in OUTPUTS}
         noise = values["noise_variance"]
         # All energy is the sent frame's through the channel, and noise.
-        sent = link.pilot_amplitude**2 + frame.data_symbols(link)
+        sent = link.pilot_amplitude**2 + layout.data_symbols(link)
         gain = (values["power"] - noise) * link.q / sent
         entry: dict[str, Any] = {
             "frame": self.frames,
@@ -76,6 +81,9 @@ class Conditions:
             "burst_db": _decibel(values["burst"]),
             "missing_samples": int(values["missing"]),
         }
+        if frame.carrier_hz is not None and frame.drift_s is not None:
+            entry["carrier_hz"] = frame.carrier_hz
+            entry["timing_us"] = 1e6 * frame.drift_s
         if link.transport_block:
             entry["crc"] = not outputs["frame_error"]
             entry["block_errors"] = int(np.count_nonzero(outputs["block_errors"]))

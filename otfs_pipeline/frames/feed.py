@@ -64,6 +64,11 @@ class Feed:
             self.queue.close()
 
 
+def frame_period(settings: Settings, options: Options) -> float:
+    """Seconds from a frame to the next on the air, which is the deadline."""
+    return slot(settings).seconds if options.raw else settings.frame_seconds
+
+
 def open_feed(
     settings: Settings,
     options: Options,
@@ -72,8 +77,8 @@ def open_feed(
 ) -> Feed:
     """The source of `options`; `staging` gives arrays that the device copies from directly."""
     counts = Counts()
-    period = slot(settings).seconds if options.raw else settings.frame_seconds
-    if not options.iq and not options.live:
+    period = frame_period(settings, options)
+    if not options.iq and not options.external:
         paths = profile.find(options.channel)
         name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
         frames: Iterable[Frame | None] = _simulated(settings, options, paths, staging, stop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,8 @@ class Raw:
         self._resampler = None if abs(self._ratio - 1) < 1e-9 else _resampler(rate, own)
         self._taken = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)
+        self.watch: Callable[[np.ndarray], None] = lambda _: None
+        """Is shown all samples, at the front end's rate."""
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
         """Frames of a stream of samples in pieces of any length.
@@ -86,6 +88,7 @@ class Raw:
         if self._resampler is not None and samples.size:
             parts = np.ascontiguousarray(samples).view(np.float32).reshape(-1, 2)
             samples = _complex(self._resampler.resample_chunk(parts))
+        self.watch(samples)
         for found in self._front.push(samples):
             yield self._received(found, ready)
 
@@ -113,7 +116,8 @@ class Raw:
         bits = coded = UNKNOWN
         if self._known and self._known[0][0] <= found.start + near:
             _, bits, coded = self._known.popleft()
-        return Frame(found.samples, bits, ready, coded)
+        drift = found.drift / (OVERSAMPLING * self._settings.bandwidth)
+        return Frame(found.samples, bits, ready, coded, found.carrier_hz, drift)
 
 
 def _complex(parts: np.ndarray) -> np.ndarray:

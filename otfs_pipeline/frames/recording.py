@@ -78,7 +78,8 @@ class Recording:
             cuts |= {cut for cut in begun if 0 <= cut < segment.bytes}
             for known, data in self._read(segment, sorted(cuts)):
                 bits = known_payload(*known, settings) if known else UNKNOWN
-                yield Frame(decode(data, self.datatype), bits)
+                coded = known_coded(*known, settings) if known else UNKNOWN
+                yield Frame(decode(data, self.datatype), bits, coded=coded)
 
     def _read(
         self, segment: Segment, cuts: list[int]

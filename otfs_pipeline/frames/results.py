@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from otfs_pipeline.settings import Settings
 
 PLOTTED_SYMBOLS = 20_000
 
+Observer = Callable[[Frame, Mapping[str, np.ndarray], dict[str, Any]], None]
+"""Is shown each frame, the receiver's outputs, and the entry of `Conditions`."""
+
 
 @dataclass
 class BitErrors:
@@ -26,9 +31,14 @@ class BitErrors:
     bits: int = 0
     wrong: int = 0
 
-    def count(self, sent: np.ndarray, received: np.ndarray) -> None:
+    def count(self, sent: np.ndarray, received: np.ndarray) -> int | None:
+        """How many bits differ; None where it is not known what was `sent`."""
+        if not sent.size:
+            return None
+        wrong = int(np.count_nonzero(sent != received))
         self.bits += sent.size
-        self.wrong += int(np.count_nonzero(sent != received))
+        self.wrong += wrong
+        return wrong
 
     @property
     def rate(self) -> float | None:
@@ -46,14 +56,16 @@ class CodingTally:
     block_errors: int = 0
     uncoded: BitErrors = field(default_factory=BitErrors)
 
-    def take(self, sent: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
-        """Count a frame; `sent` are its coded bits, empty where they are not known."""
+    def take(self, sent: np.ndarray, outputs: Mapping[str, np.ndarray]) -> int | None:
+        """Count a frame; `sent` are its coded bits, empty where they are not known.
+
+        Gives the bit errors before the decoder.
+        """
         self.frames += 1
         self.frame_errors += int(outputs["frame_error"])
         self.blocks += outputs["block_errors"].size
         self.block_errors += int(np.count_nonzero(outputs["block_errors"]))
-        if sent.size:
-            self.uncoded.count(sent, outputs["bits"].reshape(-1))
+        return self.uncoded.count(sent, outputs["bits"].reshape(-1))
 
 
 class Results:
@@ -61,12 +73,13 @@ class Results:
 
     bits file: each frame's payload, decoded where frames are coded, eight bits a byte, first bit
     highest, padded with zeros to a whole byte. llr file: each frame's LLRs, float32, little-endian,
-    positive for 0. frame log: each frame's line of `conditions`.
+    positive for 0. frame log: each frame's entry of `conditions`, a line each.
     """
 
-    def __init__(self, options: Options, settings: Settings) -> None:
+    def __init__(self, options: Options, settings: Settings, watch: Observer | None = None) -> None:
         self.frames = 0
-        self.conditions = Conditions(settings) if options.frame_log else None
+        self.conditions = Conditions(settings) if options.frame_log or watch else None
+        self._watch = watch
         self.payload = BitErrors()
         self.coding = CodingTally() if settings.transport_block else None
         self.symbols = np.empty(0, np.complex64)
@@ -83,23 +96,30 @@ class Results:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The receiver's outputs that are needed, with the one that `stream.receive` checks."""
-        extra = [("llr", "llr" in self._files), ("symbols", self._plotted)]
         decoded = ("payload", "block_errors", "frame_error") if self.coding else ()
-        wanted = [name for name, needed in extra if needed]
+        stored = ("llr",) if "llr" in self._files else ()
         told = OUTPUTS if self.conditions else ()
-        return tuple(dict.fromkeys(("bits", "variance", *decoded, *wanted, *told)))
+        return tuple(dict.fromkeys(("bits", "variance", *decoded, *stored, *told, *self.lazy)))
+
+    @property
+    def lazy(self) -> tuple[str, ...]:
+        """Those of them that are needed of some frames only."""
+        return ("symbols",) if self._plotted or self._watch else ()
 
     def take(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
         """Results of one frame; FoundryError where a file cannot be written."""
         bits = outputs["payload" if self.coding else "bits"].reshape(-1)
-        if frame.bits.size:
-            self.frames += 1
-            self.payload.count(frame.bits, bits)
+        self.frames += frame.bits.size > 0
+        errors = {"bit_errors": self.payload.count(frame.bits, bits)}
         if self.coding:
-            self.coding.take(frame.coded, outputs)
+            errors["uncoded_bit_errors"] = self.coding.take(frame.coded, outputs)
         if self.conditions:
-            line = self.conditions.take(outputs)
-            self._append("log", np.frombuffer(f"{line}\n".encode(), np.uint8))
+            entry = self.conditions.take(frame, outputs, errors)
+            if "log" in self._files:
+                line = json.dumps(entry, allow_nan=False) + "\n"
+                self._append("log", np.frombuffer(line.encode(), np.uint8))
+            if self._watch:
+                self._watch(frame, outputs, entry)
         if "bits" in self._files:
             self._append("bits", np.packbits(bits))
         if "llr" in self._files:

@@ -25,13 +25,17 @@ class Frame:
     """Samples as received, complex64, and the payload bits where they are known (else empty).
 
     `ready` is when the last sample arrived (time.perf_counter); 0: when the frame is submitted.
-    `coded` are the bits that the payload was sent as, where they are known (else empty).
+    `coded` are the bits that the payload was sent as, where they are known (else empty). Of a frame
+    that was found in a waveform, `carrier_hz` is its carrier offset and `drift_s` by how many
+    seconds it comes late (see `synchronize.Found`).
     """
 
     samples: np.ndarray
     bits: np.ndarray
     ready: float = 0.0
     coded: np.ndarray = field(default_factory=lambda: UNKNOWN)
+    carrier_hz: float | None = None
+    drift_s: float | None = None
 
 
 @lru_cache(maxsize=64)

@@ -55,6 +55,7 @@ def receive(
     take: Callable[[Frame, Outputs], None],
     stop: threading.Event,
     seen: Callable[[Tally], None] = lambda _: None,
+    tally: Tally | None = None,
 ) -> Tally:
     """Receive `frames` of `samples` samples until they end or `stop` is set.
 
@@ -63,9 +64,11 @@ def receive(
     event: a thread that sleeps may wake late. It reads no samples either, which takes milliseconds
     on a machine whose memory is busy: output `variance` tells whether the results are finite. A
     second thread passes results to `take` in order; an exception there ends the run. `seen` is
-    called after each frame.
+    called after each frame. `tally` is counted on where one is given, and may be looked at
+    meanwhile.
     """
-    tally, in_flight, source = Tally(), deque[_InFlight](), iter(frames)
+    tally = Tally() if tally is None else tally
+    in_flight, source = deque[_InFlight](), iter(frames)
     ended, began = False, time.perf_counter()
     busy = began
     with _Consumer(take, pipeline.depth) as consumer, _undisturbed():

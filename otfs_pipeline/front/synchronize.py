@@ -29,10 +29,16 @@ _MEASURED = 1 << 15
 
 @dataclass(frozen=True)
 class Found:
-    """A frame [Q] complex64, and where its preamble begins: an index of the stream of samples."""
+    """A frame [Q] complex64, and where its preamble begins: an index of the stream of samples.
+
+    `carrier_hz` is the offset that was taken out, `drift` by how many samples the frame comes
+    later than whole slots after the first one since the last lock or jump.
+    """
 
     samples: np.ndarray
     start: float
+    carrier_hz: float
+    drift: float
 
 
 @dataclass
@@ -83,6 +89,8 @@ class FrontEnd:
         self._buffer.append(np.zeros(self._origin, np.complex64))
         self._start: int | None = None
         self._limit: int | None = None
+        # Where the first frame since the last lock or jump begins.
+        self._first: float | None = None
         self._carrier = 0j
         # The middle of a burst, where it has its full power, and of its samples those of data.
         quarter, count = settings.q // 4, settings.q // 2
@@ -151,6 +159,7 @@ class FrontEnd:
         if found is None:
             return
         self.counts.locks += 1
+        self._first = None
         earlier = found - self._step
         if earlier + self._margin > begin:
             # The slot is as long as the search: a preamble at its beginning has a next one here.
@@ -179,6 +188,7 @@ class FrontEnd:
             self._next = expected - self._margin
             return
         self.counts.jumps += 1
+        self._first = None
         if found - self._step > start + self._step // 2:
             # The preamble between was lost, though perhaps not its frame.
             yield from self._frame(found - self._step, True)
@@ -209,9 +219,14 @@ class FrontEnd:
         self._carrier += found.turn / max(abs(found.turn), 1e-30)
         at = self._before + found.delay
         self.counts.frames += 1
-        received = self._filter.frame(samples, at, self._carrier_of(found))
+        carrier = self._carrier_of(found)
+        received = self._filter.frame(samples, at, carrier)
         # The stream's own first sample comes after what was put before it.
-        yield Found(received, begin + at - self._origin)
+        place = begin + at - self._origin
+        if self._first is None:
+            self._first = place
+        drift = (place - self._first + self._step / 2) % self._step - self._step / 2
+        yield Found(received, place, carrier, drift)
 
     def _carrier_of(self, found: Alignment) -> float:
         """In Hz: whole Doppler bins by the mean of many frames, the fraction by this one."""

@@ -39,6 +39,28 @@ def test_every_slot_keeps_its_own_results(path, fake):
     assert fake.live == ""
 
 
+def test_a_lazy_output_is_copied_when_it_is_asked_for(path, fake):
+    def calls(session: Session, lazy: tuple[str, ...], ask: bool) -> int:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), 2, lazy)
+        fake.fail(0)
+        for slot in range(2):
+            pipeline.submit(slot, {"state": frame(100 * slot)})
+        results = [pipeline.wait(slot) for slot in range(2)]
+        assert list(results[1]) == ["result"] and len(results[1]) == 1
+        for slot, result in enumerate(results if ask else []):
+            np.testing.assert_array_equal(result["result"], frame(100 * slot + ADDED))
+        made = fake.calls
+        pipeline.close()
+        return made
+
+    with Session.open(path) as session:
+        calls(session, (), ask=True)  # the first launch makes calls of its own
+        eager = calls(session, (), ask=True)
+        assert calls(session, ("result",), ask=True) == eager
+        assert calls(session, ("result",), ask=False) == eager - 2
+    assert fake.live == ""
+
+
 def test_staging_arrays_are_sent_as_they_are(path, fake):
     with Session.open(path) as session:
         pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=1)
@@ -58,6 +80,8 @@ def test_what_does_not_fit_is_refused(path, fake):
             graph.pipeline(("state",), ("result",), depth=0)
         with pytest.raises(UsageError, match="no tensor 'none'"):
             graph.pipeline(("none",), ("result",))
+        with pytest.raises(UsageError, match="lazy state: name outputs"):
+            graph.pipeline(("state",), ("result",), lazy=("state",))
         pipeline = graph.pipeline(("state",), ("result",))
         for wrong in ({}, {"result": frame(1)}, {"state": frame(1), "more": frame(1)}):
             with pytest.raises(UsageError, match="a launch takes state"):
@@ -79,12 +103,13 @@ def test_buffers_outlive_the_copies_in_flight(path, fake):
 
 def test_any_failing_call_undoes_everything(path, fake):
     def use(session: Session) -> None:
-        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=2)
+        graph = session.graph("step", by=11)
+        pipeline = graph.pipeline(("state",), ("result",), depth=2, lazy=("result",))
         try:
             pipeline.submit(0, {"state": pipeline.staging("state")})
             pipeline.submit(1, {"state": frame(2)})
             pipeline.done(0)
-            pipeline.wait(1)
+            assert (pipeline.wait(1)["result"] == 2 + ADDED).all()
         finally:
             pipeline.close()
 

@@ -137,6 +137,7 @@ def test_the_log_says_of_each_frame_how_it_was(bundle: Path, tmp_path: Path) -> 
     )
     assert lines[0]["noise_variance"] == pytest.approx(exact.estimate.noise_variance, rel=1e-3)
     assert lines[0]["taps"] == np.count_nonzero(exact.estimate.taps.value)
+    assert all(line["bit_errors"] is None for line in lines)
 
 
 def test_the_kernels_compile_for_the_operating_point() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import UsageError
-from foundryrt.options import describe, parse
+from foundryrt.options import describe, option, parse
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,18 @@ def test_round_trip(length: int, model: str, greedy: bool, ratio: float) -> None
 def test_errors(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(Sample, arguments)
+
+
+def test_an_option_may_stand_alone() -> None:
+    @dataclass(frozen=True)
+    class Live:
+        live: str = option("", "where", alone="0")
+        greedy: bool = False
+
+    assert parse(Live, []) == Live("")
+    assert parse(Live, ["--live"]) == parse(Live, ["--live", "0"]) == Live("0")
+    assert parse(Live, ["--live", "--greedy"]) == Live("0", True)
+    assert parse(Live, ["--live=", "--greedy"]) == Live("", True)
 
 
 def test_describe() -> None:

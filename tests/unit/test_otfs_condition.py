@@ -1,4 +1,4 @@
-"""Totals and lines of how frames were, by what a receiver said of them."""
+"""Totals and entries of how frames were, by what a receiver said of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from otfs_pipeline.frames.condition import Conditions
+from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.link import frame
 from otfs_pipeline.settings import Settings
 
@@ -17,9 +18,13 @@ GOOD = {"noise_variance": 0.01, "variance": 0.02, "taps": 5, "power": 1.0, "peak
         "clipped": 1.0, "burst": 2.0, "missing": 0.0, "evm": 0.1}  # fmt: skip
 
 
-def say(conditions: Conditions, **changes: float) -> dict:
+NOTHING = Frame(UNKNOWN, UNKNOWN)
+
+
+def say(conditions: Conditions, frame: Frame = NOTHING, **changes: float) -> dict:
     outputs = {name: np.array(value) for name, value in (GOOD | changes).items()}
-    return json.loads(conditions.take(outputs))
+    entry = conditions.take(frame, outputs, {"bit_errors": None})
+    return json.loads(json.dumps(entry, allow_nan=False))
 
 
 def test_a_frames_snr_is_the_channels_gain_over_the_noise() -> None:
@@ -30,7 +35,14 @@ def test_a_frames_snr_is_the_channels_gain_over_the_noise() -> None:
     assert line["channel_gain_db"] == pytest.approx(10 * math.log10(0.5), abs=1e-4)
     assert line["equalized_snr_db"] == pytest.approx(10 * math.log10(50), abs=1e-4)
     assert line["evm_percent"] == pytest.approx(10)
-    assert "crc" not in line
+    assert line["bit_errors"] is None
+    assert not {"crc", "carrier_hz", "timing_us"} & line.keys()
+
+
+def test_a_frame_of_a_waveform_has_its_offsets() -> None:
+    found = Frame(UNKNOWN, UNKNOWN, carrier_hz=-312.5, drift_s=2.5e-7)
+    line = say(Conditions(LINK), found)
+    assert (line["carrier_hz"], line["timing_us"]) == (-312.5, 0.25)
 
 
 def test_flags_and_totals() -> None:

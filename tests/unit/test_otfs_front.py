@@ -71,7 +71,7 @@ def test_any_split_of_the_stream_gives_the_same_frames(cuts: list[int]) -> None:
     found, other = received(samples, tuple(sorted(min(cut, samples.size) for cut in cuts)))
     assert other.report() == front.report() and len(found) == len(expected) == FRAMES - 1
     for one, two in zip(found, expected, strict=True):
-        assert one.start == two.start
+        assert (one.start, one.drift, one.carrier_hz) == (two.start, two.drift, two.carrier_hz)
         np.testing.assert_array_equal(one.samples, two.samples)
 
 
@@ -85,6 +85,25 @@ def test_offsets_cost_nothing(delay: float, carrier: float) -> None:
     assert sorted(rates) == [0, 1, 2] and np.mean(list(rates.values())) < 8e-3
     # A path's Doppler cannot be told from it.
     assert abs(front.report()["carrier_hz"] - carrier) < LINK.nu_max
+
+
+def test_every_frame_has_its_carrier_and_drift() -> None:
+    extra, carrier = 4, 900.0
+    made = Simulation(LINK, SEED, impairments=Impairments(snr_db=SNR, carrier_hz=carrier))
+    samples = np.concatenate(list(made.pieces(range(FRAMES))))
+    # A sender's clock that is slow: a few samples more from each preamble to the next.
+    slow = np.insert(samples, np.repeat(made.starts(FRAMES)[1:], extra), 0)
+    found, front = received(slow)
+    assert len(found) == FRAMES and front.counts.jumps == 0
+    assert found[0].drift == 0
+    for index, one in enumerate(found):
+        assert one.drift == one.start - found[0].start - index * STEP
+        assert abs(one.drift - extra * index) <= 2 * LINK.delay_taps
+        assert abs(one.carrier_hz - carrier) < LINK.nu_max + 1 / LINK.frame_seconds
+    # After a jump drift begins anew.
+    jumped = np.insert(samples, made.starts(FRAMES)[3] - STEP // 4, np.zeros(STEP // 3))
+    found, front = received(jumped)
+    assert front.counts.jumps == 1 and max(abs(one.drift) for one in found) <= 2 * LINK.delay_taps
 
 
 @pytest.mark.parametrize("missing", [-2000, 0, 30, 34, 60, 90])

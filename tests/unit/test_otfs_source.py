@@ -42,7 +42,10 @@ class ReferenceSession:
         assert name == "receive"
         return self
 
-    def pipeline(self, inputs: tuple[str], outputs: tuple[str, ...], depth: int) -> HostPipeline:
+    def pipeline(
+        self, inputs: tuple[str], outputs: tuple[str, ...], depth: int, lazy: tuple[str, ...]
+    ) -> HostPipeline:
+        assert set(lazy) <= set(outputs)
         assert inputs == ("samples",)
         wanted = {name: self.results[name] for name in outputs}
         return HostPipeline(self.launch, nullcontext(), {"samples": self.samples}, wanted, depth)

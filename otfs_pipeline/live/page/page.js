@@ -1,0 +1,150 @@
+// The page: a state comes several times a second and is shown.
+
+const FLAGS = { clipped: "clipped", burst: "burst", missing: "samples missing", crc: "CRC failed" };
+const LOSSES = {
+  dropped: "dropped, receiver busy", lost: "lost on the way", malformed: "malformed",
+  damaged: "damaged, samples missing", wrong_length: "of wrong length", not_finite: "not finite" };
+let shown = null;
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const two = (value) => String(value).padStart(2, "0");
+  const hours = Math.floor(whole / 3600);
+  const minutes = Math.floor(whole / 60) % 60;
+  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}`;
+}
+
+function element(name, content, kind) {
+  const made = document.createElement(name);
+  if (content !== undefined) made.textContent = content;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function setStatus(words, kind) {
+  const status = document.getElementById("status");
+  status.className = kind;
+  status.querySelector("span").textContent = words;
+}
+
+function count(value) {
+  return value.toLocaleString("en-US");
+}
+
+/** The large numbers: [name, value, what else, whether it is bad]. */
+function figures({ totals, frames, latency }) {
+  const last = frames.at(-1) || {};
+  const missed = totals.missed || 0;
+  const lost = Object.values(totals.losses).reduce((a, b) => a + b, 0);
+  const timely = totals.on_time == null ? null : 100 * totals.on_time;
+  const rows = [
+    ["frames", count(totals.frames), `${count(lost)} lost`, lost > 0],
+    ["good frames", percent(totals.good, totals.frames, 1), "without flags"],
+    ["bit error rate", totals.bits ? rateText(totals.bit_errors / totals.bits) : "–",
+      totals.bits ? `of ${brief(totals.bits / 1e6)} Mbit` : "payload unknown"]];
+  if (totals.coding) {
+    const { frame_errors: errors, uncoded_ber: before } = totals.coding;
+    rows.push(["frame errors", rateText(totals.frames ? errors / totals.frames : null),
+      before === null ? "by CRC" : `uncoded ${before.toPrecision(2)}`]);
+  }
+  rows.push(
+    ["SNR in dB", text(last.snr_db, 1), `${text(last.equalized_snr_db, 1)} equalized`],
+    ["EVM", `${text(last.evm_percent, 1)} %`, `${decibels(last.evm_percent)} dB`],
+    ["noise variance", rateText(last.noise_variance),
+      `${last.taps === undefined ? "–" : last.taps} taps kept`]);
+  if (last.carrier_hz !== undefined) {
+    rows.push(["carrier in Hz", text(last.carrier_hz, 0), `timing ${text(last.timing_us, 2)} µs`]);
+  }
+  rows.push(
+    ["p99.9 in ms", brief(latency.p99_9), `deadline ${brief(latency.deadline)}`,
+      latency.p99_9 > latency.deadline],
+    ["late frames", count(missed), `${text(timely, 2)} % on time`, missed > 0],
+    ["payload", brief(totals.mbps), "Mbit/s"]);
+  return rows;
+}
+
+function percent(part, whole, digits) {
+  return whole && part !== undefined ? `${text((100 * part) / whole, digits)} %` : "–";
+}
+
+function showFigures(state) {
+  document.getElementById("figures").replaceChildren(...figures(state).map(
+    ([name, value, more, bad]) => {
+      const box = element("div", undefined, bad ? "bad" : "");
+      box.append(element("span", name), element("b", value), element("small", more));
+      return box;
+    }));
+}
+
+/** [heading, key or function of an entry, digits]; text where there are no digits. */
+function columns(frames, link) {
+  const list = [
+    ["frame", "frame", 0], ["SNR dB", "snr_db", 1], ["equalized dB", "equalized_snr_db", 1],
+    ["EVM %", "evm_percent", 1], ["σ²", (e) => rateText(e.noise_variance)],
+    ["taps", "taps", 0], ["peak", (e) => e.peak.toPrecision(3)], ["clipped", "clipped_samples", 0],
+    ["burst dB", "burst_db", 1], ["missing", "missing_samples", 0]];
+  if (frames.some((e) => "carrier_hz" in e)) {
+    list.push(["carrier Hz", "carrier_hz", 0], ["timing µs", "timing_us", 2]);
+  }
+  list.push(["bit errors", "bit_errors", 0]);
+  if (link.code_rate) list.push(["blocks failed", "block_errors", 0]);
+  return list;
+}
+
+function showTables({ frames, totals, link }) {
+  const list = columns(frames, link);
+  const head = element("tr");
+  head.append(...list.map(([name]) => element("th", name)));
+  head.firstChild.after(element("th", "flags", "text"));
+  const rows = [...frames].reverse().map((entry) => {
+    const row = element("tr");
+    row.append(...list.map(([, key, digits]) => element(
+      "td", typeof key === "function" ? key(entry) : text(entry[key], digits))));
+    const flags = entry.flags.map((flag) => FLAGS[flag] || flag).join(", ");
+    row.firstChild.after(element("td", flags || "good", flags ? "text bad" : "text"));
+    return row;
+  });
+  document.getElementById("frames").replaceChildren(head, ...rows);
+  const counts = [
+    ...Object.entries(totals.flags || {}).map(([key, value]) => [FLAGS[key] || key, value]),
+    ...Object.entries(totals.losses).map(([key, value]) => [LOSSES[key] || key, value])];
+  document.getElementById("losses").replaceChildren(...counts.map(([name, value]) => {
+    const row = element("tr");
+    row.append(element("td", name, "text"), element("td", count(value), value ? "bad" : ""));
+    return row;
+  }));
+}
+
+function showLink({ link, totals }) {
+  const parts = [
+    `grid ${link.grid}`, `${link.modulation}-QAM`, `${text(link.bandwidth_hz / 1e6, 2)} MHz`,
+    `K = ${link.iterations}`];
+  if (link.code_rate) parts.push(`LDPC rate ${link.code_rate}`);
+  if (link.source) parts.push(link.source);
+  const front = totals.front_end;
+  if (front) parts.push(`${front.locks} locks, ${front.jumps} jumps`);
+  document.getElementById("link").textContent = parts.join(" · ");
+}
+
+function show(state) {
+  shown = state;
+  const time = state.seconds === null ? "" : clock(state.seconds);
+  if (state.ended) setStatus(`ended ${time && `after ${time}`}`, "");
+  else setStatus(time ? `live ${time}` : "no stream yet", "live");
+  showLink(state);
+  showFigures(state);
+  showTables(state);
+  for (const draw of [
+    drawConstellation, drawChannel, drawSpectrum, drawBer, drawSnr, drawLatency]) draw(state);
+}
+
+const source = new EventSource("/events");
+source.onmessage = (event) => {
+  const state = JSON.parse(event.data);
+  if (state.ended) source.close();
+  show(state);
+};
+source.onerror = () => setStatus("connection lost", "lost");
+const again = () => { if (shown) show(shown); };
+window.addEventListener("resize", again);
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
