@@ -325,7 +325,7 @@ def test_a_later_process_takes_them(made):
 @pytest.mark.parametrize(
     ("change", "words"),
     [(lambda e: e.config.model_config.__dict__.update(dtype=torch.float16), "another dtype"),
-     (lambda e: setattr(Session, "wrong", 1), "tokens gives something else here"),
+     (lambda e: setattr(Session, "wrong", 1), "tokens gives something else here, in 4 rows, by up to 1"),
      (lambda e: e.forget_cache(), "no kv_caches.0 of 24 bytes")],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_and_captured_anew(made, change, words, caplog):
