@@ -38,7 +38,7 @@ def buffers(settings: Settings) -> dict[str, Tensor]:
     return {
         "of_cells": Tensor((_cells(settings), 5), "float32"),
         "of_blocks": Tensor((_SYMBOL_BLOCKS,), "float32"),
-        **quality(),
+        **quality(settings),
     }
 
 
@@ -65,6 +65,7 @@ class KernelQuality:
         image = compile_source(source(settings), "quality.cu", f"sm_{major}{minor}")
         self._buffers = buffers(settings)
         self._launches = launches(settings)
+        self._numbers = quality(settings)
         self._kernels = {name: Kernel.load(image, name) for name in PARAMETERS}
 
     def __call__(self, samples: torch.Tensor, symbols: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -78,4 +79,4 @@ class KernelQuality:
         for name, (blocks, threads, shared) in self._launches.items():
             arguments = [known[buffer].data_ptr() for buffer in PARAMETERS[name]]
             self._kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)
-        return {name: tensors[name] for name in quality()}
+        return {name: tensors[name] for name in self._numbers}
