@@ -27,16 +27,16 @@ def _cells(settings: Settings) -> int:
 def launches(settings: Settings) -> dict[str, Launch]:
     """How each kernel is launched."""
     return {
-        "measure_samples": Launch(_cells(settings), 32 * min(settings.n, 32), 0),
+        "measure_samples": Launch(settings.antennas * _cells(settings), 32 * min(settings.n, 32), 0),
         "measure_symbols": Launch(_SYMBOL_BLOCKS, 256, 0),
-        "summarize": Launch(1, 32, 0),
+        "summarize": Launch(settings.antennas, 32, 0),
     }
 
 
 def buffers(settings: Settings) -> dict[str, Tensor]:
     """All that the kernels write: scratch, then the numbers."""
     return {
-        "of_cells": Tensor((_cells(settings), 5), "float32"),
+        "of_cells": Tensor((settings.antennas * _cells(settings), 5), "float32"),
         "of_blocks": Tensor((_SYMBOL_BLOCKS,), "float32"),
         **quality(settings),
     }
@@ -45,7 +45,7 @@ def buffers(settings: Settings) -> dict[str, Tensor]:
 def source(settings: Settings) -> str:
     """What is compiled, its sizes as macros."""
     whole = {
-        "M": settings.m, "N": settings.n, "Q": settings.q, "CELLS": _cells(settings),
+        "ANTENNAS": settings.antennas, "M": settings.m, "N": settings.n, "Q": settings.q, "CELLS": _cells(settings),
         "AXIS_BITS": settings.bits_per_symbol // 2, "SYMBOLS": frame.data_symbols(settings),
         "SYMBOL_BLOCKS": _SYMBOL_BLOCKS, "QUALITY_WARPS": min(settings.n, 32),
     }  # fmt: skip
@@ -69,7 +69,7 @@ class KernelQuality:
         self._kernels = {name: Kernel.load(image, name) for name in PARAMETERS}
 
     def __call__(self, samples: torch.Tensor, symbols: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Samples [MN] and symbols [D] to the outputs of `signature.quality`."""
+        """Samples [MN] or [antennas, MN] and symbols [D] to the outputs of `signature.quality`."""
         tensors = {
             name: samples.new_empty(buffer.shape, dtype=getattr(torch, buffer.dtype))
             for name, buffer in self._buffers.items()
