@@ -101,9 +101,7 @@ def _for_estimate(a: Mapping[str, Any]) -> Link | None:
     antennas = _antennas(a)
     fits = (
         _can_combine(antennas)
-        and _is_plain(
-            a["samples"], torch.complex64, *antennas, link.delay_bins * link.doppler_bins
-        )
+        and _is_plain(a["samples"], torch.complex64, *antennas, link.delay_bins * link.doppler_bins)
         and _is_plain(a["taps"], torch.complex64, *antennas, rows, columns)
         and _is_plain(a["noise_variance"], torch.float32, *antennas)
         and _is_plain(a["kept"], torch.int64, *antennas)

@@ -73,7 +73,7 @@ def test_a_dead_antenna_changes_nothing_and_a_spoilt_one_shows(tmp_path: Path) -
         folder.mkdir()
     one = replace(link, antennas=1)
     alone = receive(samples[1].copy(), Geometry.of(one), folders[0])
-    # The first one, and no other, is where the smallest variance is looked for.
+    # The smallest variance is that of the other one.
     samples[0] = 0
     got = receive(samples, Geometry.of(link), folders[1])
     assert got["taps"].tolist() == [0, alone["taps"]]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sigmf
+import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline.frames import recording, source, wire
+from otfs_pipeline import send
+from otfs_pipeline.frames import recording, source, wire, zeromq
 from otfs_pipeline.frames.condition import Conditions
-from otfs_pipeline.frames.raw import Raw
+from otfs_pipeline.frames.raw import Raw, refuse_antennas
 from otfs_pipeline.frames.samples import by_antenna, encode
 from otfs_pipeline.link import banded, equalize, frame, reference, transmit
 from otfs_pipeline.link.channel import Taps
@@ -202,6 +206,35 @@ def test_a_message_has_antenna_after_antenna() -> None:
     np.testing.assert_array_equal(got.bits, sent.bits)
 
 
+def test_a_sender_plays_recordings_of_several_channels(tmp_path: Path) -> None:
+    frames = list(source.synthetic(SMALL, 20.0, 7, 2))
+    path = str(tmp_path / "two")
+    recording.write_recording(path, frames, SMALL, 7)
+    for sent, (header, data) in zip(
+        frames, send._recorded(f"{path}.sigmf-meta", SMALL), strict=True
+    ):
+        assert len(data) == header.bytes
+        got = wire.frame(header, data, SMALL, 1.0)
+        np.testing.assert_array_equal(got.samples, sent.samples)
+        np.testing.assert_array_equal(got.bits, sent.bits)
+
+
+def test_bare_samples_are_interleaved(tmp_path: Path) -> None:
+    frames = list(source.synthetic(SMALL, 20.0, 7, 2))
+    data = b"".join(encode(f.samples.T.reshape(-1), "cf32_le") for f in frames)
+    place, stop = f"ipc://{tmp_path}/bare", threading.Event()
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.bind(place)
+        receiver = zeromq.receive_bare(place, "push", SMALL, wire.Counts(), 0.6, stop)
+        # A PUSH waits for a peer.
+        with ThreadPoolExecutor(1) as thread:
+            received = thread.submit(list, receiver)
+            for first in range(0, len(data), 40_001):
+                socket.send(data[first : first + 40_001])
+            for got, sent in zip(received.result(60), frames, strict=True):
+                np.testing.assert_array_equal(got.samples, sent.samples)
+
+
 @given(st.integers(0, 40), st.sampled_from([1, 2, 4]), st.booleans())
 def test_samples_by_antenna(count: int, antennas: int, interleaved: bool) -> None:
     samples = np.arange(count).astype(np.complex64)
@@ -219,6 +252,9 @@ def test_samples_by_antenna(count: int, antennas: int, interleaved: bool) -> Non
 def test_waveforms_of_several_antennas_are_refused() -> None:
     with pytest.raises(UsageError, match="--raw takes the waveform of one antenna"):
         Raw(SMALL, 0.0)
+    with pytest.raises(UsageError, match="--raw takes the waveform of one antenna"):
+        refuse_antennas(SMALL)
+    refuse_antennas(replace(SMALL, antennas=1))
 
 
 def test_a_frames_line_has_a_list_of_the_antennas() -> None:

@@ -118,6 +118,28 @@ def test_a_killed_study_goes_on(tmp_path: Path, alone: Path) -> None:
     assert points_of(output) == points_of(alone)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_study_that_is_ended_ends_its_processes(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    output = tmp_path / "ended.json"
+    kept = Path(f"{output}.points")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "otfs_pipeline.study", "--link", "--pilot-link", "64x32",
+         "--pilot-frames", "3000", "--jobs", "2", "--output", str(output)],
+        start_new_session=True,
+    )  # fmt: skip
+    while child.poll() is None and not (kept.exists() and kept.stat().st_size):
+        time.sleep(0.01)
+    child.send_signal(number)
+    assert child.wait(60) == code
+    with pytest.raises(ProcessLookupError):
+        for _ in range(500):
+            os.killpg(child.pid, 0)
+            time.sleep(0.02)
+    assert points_of(output) and not output.exists()
+
+
 @given(st.data())
 def test_a_journal_that_was_cut_anywhere_holds_whole_points(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

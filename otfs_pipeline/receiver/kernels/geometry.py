@@ -73,7 +73,8 @@ class Geometry:
                 return geometry
         raise UsageError(
             f"grid {settings.grid} with {settings.window_delays} delay taps does not fit into a "
-            "cluster's shared memory; use fewer delay bins, max-taps or antennas, or a smaller guard"
+            "cluster's shared memory; use fewer delay bins, max-taps or antennas, or a smaller "
+            "guard"
         )
 
     @property

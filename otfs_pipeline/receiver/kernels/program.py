@@ -59,10 +59,11 @@ KERNELS = {
 def buffers(geometry: Geometry) -> dict[str, Tensor]:
     """All that the kernels write: scratch, then the receiver's outputs.
 
-    Of several antennas the first three have a dimension of them before all others: taps_table
-    [2D+1, window] taps h[b, a], 0 where dropped; tap_energy their |h|²; noise one sum a block. groups the number of delay groups, then each one's first delay and how many delays are
-    before it, the latter once more at the end; equalized [MN] x̂ in time, data samples only; moments
-    [N] two sums a period.
+    taps_table [2D+1, window] taps h[b, a], 0 where dropped; tap_energy their |h|²; noise one sum a
+    block: these three have a first dimension of the antennas where there are several. groups the
+    number of delay groups, then each one's first delay and how many delays are before it, the
+    latter once more at the end; equalized [MN] x̂ in time, data samples only; moments [N] two sums
+    a period.
     """
     s = geometry.settings
     antennas = s.frame_shape[:-1]

@@ -27,7 +27,9 @@ def _cells(settings: Settings) -> int:
 def launches(settings: Settings) -> dict[str, Launch]:
     """How each kernel is launched."""
     return {
-        "measure_samples": Launch(settings.antennas * _cells(settings), 32 * min(settings.n, 32), 0),
+        "measure_samples": Launch(
+            settings.antennas * _cells(settings), 32 * min(settings.n, 32), 0
+        ),
         "measure_symbols": Launch(_SYMBOL_BLOCKS, 256, 0),
         "summarize": Launch(settings.antennas, 32, 0),
     }
@@ -45,7 +47,8 @@ def buffers(settings: Settings) -> dict[str, Tensor]:
 def source(settings: Settings) -> str:
     """What is compiled, its sizes as macros."""
     whole = {
-        "ANTENNAS": settings.antennas, "M": settings.m, "N": settings.n, "Q": settings.q, "CELLS": _cells(settings),
+        "ANTENNAS": settings.antennas, "M": settings.m, "N": settings.n, "Q": settings.q,
+        "CELLS": _cells(settings),
         "AXIS_BITS": settings.bits_per_symbol // 2, "SYMBOLS": frame.data_symbols(settings),
         "SYMBOL_BLOCKS": _SYMBOL_BLOCKS, "QUALITY_WARPS": min(settings.n, 32),
     }  # fmt: skip
