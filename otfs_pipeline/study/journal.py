@@ -16,6 +16,9 @@ from foundryrt.errors import FoundryError, UsageError
 from foundryrt.printable import printable
 from otfs_pipeline.study.linklevel import Errors
 
+_START = b'{"point": "'
+"""What a line begins with, one that was cut off included."""
+
 
 class Journal:
     """The points of the file at `path` by their keys; without a path they are in memory alone.
@@ -58,7 +61,7 @@ class Journal:
         file.seek(0)
         whole = 0
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and _START.startswith(line[: len(_START)]):
                 break
             try:
                 entry = json.loads(line)

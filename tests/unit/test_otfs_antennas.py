@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sigmf
 import zmq
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
@@ -66,7 +66,8 @@ def dense(
     return frame.extract(zak(x, link.m, link.n), link), mu
 
 
-@settings(max_examples=4, deadline=None)
+# Without shrinking: each example inverts matrices.
+@settings(max_examples=4, deadline=None, phases=[Phase.generate])
 @given(st.integers(0, 2**31), st.sampled_from([2, 4]), st.floats(0.05, 20))
 def test_antennas_are_combined_as_lmmse_combines_them(
     seed: int, antennas: int, louder: float

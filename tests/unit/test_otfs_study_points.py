@@ -168,8 +168,8 @@ def test_a_journal_that_was_cut_anywhere_holds_whole_points(
 
 @pytest.mark.parametrize(
     "line",
-    ["[]", "no json", '{"point": "a"}', '{"point": "a", "errors": [1.0]}',
-     '{"point": [], "errors": {}}', '{"point": "a", "errors": {"b": ["c"]}}'],
+    ["[]", "no json", '{"points": "a"}', '{"errors": {}, "point": []}',
+     '{"errors": [1.0], "point": "a"}', '{"errors": {"b": ["c"]}, "point": "a"}'],
 )  # fmt: skip
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, line: str) -> None:
     path = tmp_path / "points"
@@ -178,6 +178,10 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, line: str) -> No
     with pytest.raises(FoundryError, match="line 2 is no point"):
         Journal(path)
     assert path.read_text() == text
+    path.write_text(line)
+    with pytest.raises(FoundryError, match="line 1 is no point"):
+        Journal(path)
+    assert path.read_text() == line
 
 
 def test_one_study_writes_a_file_at_a_time(tmp_path: Path) -> None:
