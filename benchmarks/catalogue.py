@@ -99,6 +99,11 @@ BENCHMARKS = {
             "otfs_link.json",
         ),
         Benchmark(
+            "otfs-antennas", "receiver.antennas",
+            "bit error rates with one, two and four antennas, and what they gain",
+            "otfs_antennas.json",
+        ),
+        Benchmark(
             "otfs-coding", "receiver.coding",
             "block errors of the LDPC decoder beside float belief propagation",
             "otfs_coding.json",

@@ -74,7 +74,11 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
                 f"no frame could be received: {tally.wrong_length} of wrong length, "
                 f"{tally.not_finite} without finite results, {lost['dropped']} dropped, "
                 f"{lost['malformed']} malformed{_because(feed)}; "
-                + (_unlocked(feed.raw) if feed.raw else f"a frame has {settings.q} samples")
+                + (
+                    _unlocked(feed.raw)
+                    if feed.raw
+                    else f"a frame has {settings.q} samples{_of_each(settings)}"
+                )
             )
         results.commit()
     report = _report(settings, options, feed, tally, results)
@@ -119,6 +123,10 @@ def _because(feed: Feed) -> str:
     return f" ({feed.counts.reason})" if feed.counts.reason else ""
 
 
+def _of_each(settings: Settings) -> str:
+    return "" if settings.antennas == 1 else f" of each of {settings.antennas} antennas"
+
+
 def _unlocked(raw: Raw) -> str:
     """Why a front end may have given no frame."""
     found = raw.report()
@@ -145,7 +153,8 @@ def _receive(
             missed += tally.milliseconds[-1] > deadline
             update(tally.frames, f"frames, {missed} missed their deadline")
 
-        stream.receive(feed.frames, pipeline, settings.q, results.take, stop, seen, tally)
+        shape = settings.frame_shape
+        stream.receive(feed.frames, pipeline, shape, results.take, stop, seen, tally)
 
 
 @contextmanager
@@ -183,6 +192,7 @@ def _report(
         "paced": options.pace,
         "grid": settings.grid,
         "modulation": settings.modulation,
+        "antennas": settings.antennas,
         "cg_iterations": settings.iterations,
         "frames": tally.frames,
         "skipped": {"wrong_length": tally.wrong_length, "not_finite": tally.not_finite},
@@ -237,9 +247,10 @@ def _print(report: dict[str, Any]) -> None:
     skipped, latency = report["skipped"], report["latency_ms"]
     why = report["malformed_reason"]
     reason = f" ({printable(why)})" if why else ""
+    antennas = f"{report['antennas']} antennas, " if report["antennas"] > 1 else ""
     ber = "unknown payload" if report["ber"] is None else f"{report['ber']:.3e}"
     write(
-        f"{report['grid']}, {report['modulation']}-QAM, CG {report['cg_iterations']}, "
+        f"{report['grid']}, {report['modulation']}-QAM, {antennas}CG {report['cg_iterations']}, "
         f"{printable(report['source'])}{', interrupted' if report['interrupted'] else ''}\n"
         f"frames      {report['frames']} received, {skipped['wrong_length']} of wrong length and "
         f"{skipped['not_finite']} not finite skipped\n"

@@ -26,7 +26,8 @@ from otfs_pipeline import send_raw
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive, seconds
 from otfs_pipeline.frames import recording, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
-from otfs_pipeline.frames.samples import decode, encode, width
+from otfs_pipeline.frames.raw import refuse_antennas
+from otfs_pipeline.frames.samples import encode, width
 from otfs_pipeline.frames.wire import FORMATS, Header, Sender
 from otfs_pipeline.link import profile
 from otfs_pipeline.settings import Settings
@@ -59,6 +60,7 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
     """Send by `options`; gives the number of frames, the seconds, and how many were sent late."""
     settings = _settings(options)
     if options.raw:
+        refuse_antennas(settings)
         if options.iq:
             raise UsageError("--iq holds frames, or a finished waveform: --raw simulates its own")
         return send_raw.send(options, settings)
@@ -106,10 +108,10 @@ def _recorded(path: str, settings: Settings) -> Iterator[tuple[Header, bytes]]:
     datatype = played.datatype if played.datatype in FORMATS else "cf32_le"
     for known, piece in played.pieces(settings):
         seed, index = known or (-1, 0)
-        samples = len(piece) // width(played.datatype)
+        samples = played.channels * (len(piece) // played.sample_bytes)
         data = piece[: samples * width(played.datatype)]
-        if datatype != played.datatype:
-            data = encode(decode(data, played.datatype), datatype)
+        if datatype != played.datatype or played.channels > 1:
+            data = encode(played.samples(data), datatype)
         yield Header(0, datatype, samples, seed, index), data
 
 
@@ -126,7 +128,7 @@ def _simulated(
     with progress_bar(size, "simulating") as update:
         for index, item in enumerate(source.pool(make, size)):
             update(index + 1)
-            header = Header(0, options.datatype, settings.q, options.seed, index)
+            header = Header(0, options.datatype, item.samples.size, options.seed, index)
             yield header, encode(item.samples, options.datatype, gain)
 
 

@@ -41,6 +41,7 @@ class Settings:
         0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc) or 8 (sinc)"
     )
     gain_model: str = option("fixed", "path gains of the synthetic source: fixed or rayleigh")
+    antennas: int = option(1, "receive antennas that are combined: 1, 2 or 4")
     iterations: int = option(28, "conjugate-gradient iterations")
     tap_sigmas: float = option(3.0, "taps are kept above this many noise standard deviations")
     max_taps: int = option(192, "taps that are kept at most, the strongest")
@@ -68,6 +69,7 @@ class Settings:
             raise UsageError(f"grid {self.grid!r}: write delay x Doppler bins, such as 1024x32")
         _choice("pulse", self.pulse, ("rrc", "sinc"))
         _choice("modulation", self.modulation, (4, 16, 64))
+        _choice("antennas", self.antennas, (1, 2, 4))
         _choice("gain-model", self.gain_model, ("fixed", "rayleigh"))
         _range("nu-p", self.nu_p, 1.0, 1e9)
         _range("nu-max", self.nu_max, 0.0, self.nu_p / 2)
@@ -118,6 +120,11 @@ class Settings:
     def q(self) -> int:
         """Samples a frame, M·N."""
         return self.m * self.n
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of a frame's samples: [MN], of several antennas [antennas, MN]."""
+        return (self.q,) if self.antennas == 1 else (self.antennas, self.q)
 
     @property
     def bandwidth(self) -> float:

@@ -9,6 +9,8 @@ from otfs_pipeline.settings import Settings
 
 GRAPH = "receive"
 """The name of the recorded graph."""
+QUALITY = ("power", "peak", "clipped", "burst", "missing")
+"""What is said of an antenna's samples."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class Signature:
 
 
 def signature(settings: Settings) -> Signature:
-    """For frames of Q = MN samples: the input `samples` [Q], the frame in time; all outputs."""
+    """For frames of Q = MN samples: the input `samples` [Q], the frame in time; all outputs.
+
+    Of several antennas the samples are [antennas, Q], and outputs marked * are [antennas].
+    """
     return Signature(
-        inputs={"samples": Tensor((settings.q,), "complex64")},
-        outputs=received(settings) | decoded(settings) | quality(),
+        inputs={"samples": Tensor(settings.frame_shape, "complex64")},
+        outputs=received(settings) | decoded(settings) | quality(settings),
     )
 
 
@@ -41,21 +46,21 @@ def received(settings: Settings) -> dict[str, Tensor]:
     symbols         [D]        unbiased, delay-major
     llr             [D, bits]  log-likelihood ratios, positive for 0
     bits            [D, bits]  hard decisions, 0 or 1
-    noise_variance  []         σ², from the bins that no path reaches
+    noise_variance  []*        σ², from the bins that no path reaches
     mu              []         μ, the bias that the symbols were divided by
     variance        []         of the unbiased symbols; NaN unless every symbol is finite
-    taps            []         how many taps were kept
+    taps            []*        how many taps were kept
     """
-    symbols = frame.data_symbols(settings)
+    symbols, antennas = frame.data_symbols(settings), settings.frame_shape[:-1]
     by_bit = (symbols, settings.bits_per_symbol)
     return {
         "symbols": Tensor((symbols,), "complex64"),
         "llr": Tensor(by_bit, "float32"),
         "bits": Tensor(by_bit, "uint8"),
-        "noise_variance": Tensor((), "float32"),
+        "noise_variance": Tensor(antennas, "float32"),
         "mu": Tensor((), "float32"),
         "variance": Tensor((), "float32"),
-        "taps": Tensor((), "int64"),
+        "taps": Tensor(antennas, "int64"),
     }
 
 
@@ -76,15 +81,15 @@ def decoded(settings: Settings) -> dict[str, Tensor]:
     }
 
 
-def quality() -> dict[str, Tensor]:
+def quality(settings: Settings) -> dict[str, Tensor]:
     """How the frame was.
 
-    power           []         mean energy of a sample
-    peak            []         largest real or imaginary part, its sign left out
-    clipped         []         samples whose real or imaginary part is as large
-    burst           []         largest energy of 32 samples over the median of the same delays
-    missing         []         samples that are 0, 32 delays at a time
+    power           []*        mean energy of a sample
+    peak            []*        largest real or imaginary part, its sign left out
+    clipped         []*        samples whose real or imaginary part is as large
+    burst           []*        largest energy of 32 samples over the median of the same delays
+    missing         []*        samples that are 0, 32 delays at a time
     evm             []         RMS distance of the unbiased symbols from the nearest points
     """
-    names = ("power", "peak", "clipped", "burst", "missing", "evm")
-    return {name: Tensor((), "float32") for name in names}
+    of_samples = Tensor(settings.frame_shape[:-1], "float32")
+    return dict.fromkeys(QUALITY, of_samples) | {"evm": Tensor((), "float32")}

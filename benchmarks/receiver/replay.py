@@ -56,7 +56,7 @@ def measure(path: str, frames: int, flat_frames: int, pool: int, snr: float) -> 
 
             def run(items: Iterable[source.Frame], errors: _Errors) -> stream.Tally:
                 stop = threading.Event()
-                return stream.receive(items, pipeline, settings.q, errors.take, stop)
+                return stream.receive(items, pipeline, settings.frame_shape, errors.take, stop)
 
             errors = _Errors(pool, results[1])
             run(source.repeat(placed, 4 * pool), errors)

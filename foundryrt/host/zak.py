@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foundryrt.errors import FoundryError
 from foundryrt.native import zak_core
-from foundryrt.native.zak_core import Link
+from foundryrt.native.zak_core import MOST_ANTENNAS, Link
 
 NAMESPACE = "foundry"
 
@@ -75,6 +75,19 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype, *shape: int) -> bool:
     )
 
 
+def _antennas(a: Mapping[str, Any]) -> tuple[int, ...]:
+    """The first dimension of what each antenna has, (A,): none where samples are [MN], of one."""
+    return tuple(a["samples"].shape[:-1])
+
+
+def _can_combine(antennas: tuple[int, ...]) -> bool:
+    return len(antennas) < 2 and 1 <= _count(antennas) <= MOST_ANTENNAS
+
+
+def _count(antennas: tuple[int, ...]) -> int:
+    return antennas[0] if antennas else 1
+
+
 def _window(link: Link) -> tuple[int, int]:
     return 2 * link.doppler_reach + 1, link.window_delays
 
@@ -85,11 +98,13 @@ def _for_estimate(a: Mapping[str, Any]) -> Link | None:
     if link is None or type(a["max_taps"]) is not int:
         return None
     rows, columns = _window(link)
+    antennas = _antennas(a)
     fits = (
-        _is_plain(a["samples"], torch.complex64, link.delay_bins * link.doppler_bins)
-        and _is_plain(a["taps"], torch.complex64, rows, columns)
-        and _is_plain(a["noise_variance"], torch.float32)
-        and _is_plain(a["kept"], torch.int64)
+        _can_combine(antennas)
+        and _is_plain(a["samples"], torch.complex64, *antennas, link.delay_bins * link.doppler_bins)
+        and _is_plain(a["taps"], torch.complex64, *antennas, rows, columns)
+        and _is_plain(a["noise_variance"], torch.float32, *antennas)
+        and _is_plain(a["kept"], torch.int64, *antennas)
         and _is_number(a["tap_sigmas"])
         and 1 <= a["max_taps"] <= rows * columns
     )
@@ -101,10 +116,12 @@ def _for_equalize(a: Mapping[str, Any]) -> Link | None:
     if link is None or type(a["iterations"]) is not int:
         return None
     samples = link.delay_bins * link.doppler_bins
+    antennas = _antennas(a)
     fits = (
-        _is_plain(a["samples"], torch.complex64, samples)
-        and _is_plain(a["taps"], torch.complex64, *_window(link))
-        and _is_plain(a["noise_variance"], torch.float32)
+        _can_combine(antennas)
+        and _is_plain(a["samples"], torch.complex64, *antennas, samples)
+        and _is_plain(a["taps"], torch.complex64, *antennas, *_window(link))
+        and _is_plain(a["noise_variance"], torch.float32, *antennas)
         and 1 <= a["iterations"] <= _MOST_ITERATIONS
         and _is_plain(a["equalized"], torch.complex64, samples)
         and _is_plain(a["bias"], torch.float32, link.doppler_bins)
@@ -133,7 +150,7 @@ def _for_demap(a: Mapping[str, Any]) -> Link | None:
 def _estimate(a: Mapping[str, Any], link: Link) -> None:
     zak_core.estimate(
         link, a["samples"].data_ptr(), a["tap_sigmas"], a["max_taps"], a["taps"].data_ptr(),
-        a["noise_variance"].data_ptr(), a["kept"].data_ptr(),
+        a["noise_variance"].data_ptr(), a["kept"].data_ptr(), antennas=_count(_antennas(a)),
     )  # fmt: skip
 
 
@@ -141,7 +158,7 @@ def _equalize(a: Mapping[str, Any], link: Link) -> None:
     zak_core.equalize(
         link, torch.get_num_threads(), a["samples"].data_ptr(), a["taps"].data_ptr(),
         a["noise_variance"].data_ptr(), a["iterations"], a["equalized"].data_ptr(),
-        a["bias"].data_ptr(),
+        a["bias"].data_ptr(), antennas=_count(_antennas(a)),
     )  # fmt: skip
 
 

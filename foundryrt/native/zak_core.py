@@ -12,6 +12,8 @@ from foundryrt.errors import FoundryError
 from foundryrt.native.core import load_core
 
 _PATH = Path(__file__).parent / "libfoundryhost.so"
+MOST_ANTENNAS = 4
+"""Antennas whose frames the core receives together, as in native/zak/link.hpp."""
 _FAILURES = {1: "its arguments contradict each other", 2: "there is not enough memory for it"}
 
 
@@ -56,10 +58,10 @@ def _library() -> ctypes.CDLL:
     link = POINTER(_Link)
     library.foundry_zak_lanes.argtypes = (c_int,)
     library.foundry_zak_estimate.argtypes = (
-        link, c_int, c_void_p, c_float, c_int, c_void_p, c_void_p, c_void_p,
+        link, c_int, c_int, c_void_p, c_float, c_int, c_void_p, c_void_p, c_void_p,
     )  # fmt: skip
     library.foundry_zak_equalize.argtypes = (
-        link, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_void_p,
+        link, c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_void_p,
     )  # fmt: skip
     library.foundry_zak_demap.argtypes = (
         link, c_int, c_int, c_void_p, c_void_p, c_int, *[c_void_p] * 5,
@@ -89,15 +91,17 @@ def estimate(
     noise_variance: int,
     kept: int,
     lanes: int = 0,
+    antennas: int = 1,
 ) -> None:
-    """Channel taps and σ² from a frame's pilot; the others are addresses.
+    """Channel taps and σ² from a frame's pilot, for each of A antennas; the others are addresses.
 
-    `samples` complex64 [MN] in; `taps` complex64 [2D+1, window], `noise_variance` float32 [] and
-    `kept` int64 [], how many taps are not 0, out. FoundryError for a link that contradicts itself.
+    `samples` complex64 [A, MN] in; `taps` complex64 [A, 2D+1, window], `noise_variance` float32 [A]
+    and `kept` int64 [A], how many taps are not 0, out. FoundryError for a link that contradicts
+    itself, and for more than `MOST_ANTENNAS`.
     """
     code = _library().foundry_zak_estimate(
-        byref(_structure(link)), lanes, samples, tap_sigmas, max_taps, taps, noise_variance,
-        kept,
+        byref(_structure(link)), lanes, antennas, samples, tap_sigmas, max_taps, taps,
+        noise_variance, kept,
     )  # fmt: skip
     _check("zak_estimate", code)
 
@@ -112,15 +116,17 @@ def equalize(
     equalized: int,
     bias: int,
     lanes: int = 0,
+    antennas: int = 1,
 ) -> None:
     """LMMSE by preconditioned conjugate gradients, each Doppler period on its own.
 
-    Tensors by address. `equalized` complex64 [MN] time samples, of which the guard strip's are
-    left as they are, and `bias` float32 [N], by period LMMSE's E[λ/(λ+σ²)], out.
+    Tensors by address. Samples, taps and σ² are those of `estimate`; A antennas are combined by
+    their σ² (MRC). `equalized` complex64 [MN] time samples, of which the guard strip's are left as
+    they are, and `bias` float32 [N], by period LMMSE's E[λ/(λ+σ²)], out.
     """
     code = _library().foundry_zak_equalize(
-        byref(_structure(link)), lanes, threads, samples, taps, noise_variance, iterations,
-        equalized, bias,
+        byref(_structure(link)), lanes, threads, antennas, samples, taps, noise_variance,
+        iterations, equalized, bias,
     )  # fmt: skip
     _check("zak_equalize", code)
 

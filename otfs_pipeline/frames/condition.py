@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.link import frame as layout
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import quality
+from otfs_pipeline.signature import QUALITY
 
-OUTPUTS = ("noise_variance", "variance", "taps", *quality())
+OUTPUTS = ("noise_variance", "variance", "taps", *QUALITY, "evm")
 """The outputs of the receiver that this reads."""
 # Energy of 32 samples over the median of the same delays. Fading alone reached 6.2 in 200 frames
 # of Vehicular-A with fixed and Rayleigh gains, on grids from 31x37 to 1024x32.
@@ -23,7 +23,10 @@ BURST = 10.0
 
 @dataclass
 class Conditions:
-    """The frames of a link that were received; a frame without flags is good."""
+    """The frames of a link that were received; a frame without flags is good.
+
+    Of several antennas the lines have lists of what each received; the SNR is that of all together.
+    """
 
     settings: Settings
     frames: int = 0
@@ -40,15 +43,16 @@ class Conditions:
 
         `errors` are its bit errors by the keys that they are to have.
         """
-        entry = self._entry(frame, outputs) | errors
-        flags = [name for name, raised in self._raised(entry).items() if raised]
+        values = {name: np.asarray(outputs[name], dtype=np.float64) for name in OUTPUTS}
+        entry = self._entry(frame, values, outputs) | errors
+        flags = [name for name, raised in self._raised(values, entry).items() if raised]
         self.frames += 1
         self.good += not flags
         for name in flags:
             self.flags[name] += 1
         if entry["snr_db"] is not None:
             self.snr_db.append(entry["snr_db"])
-        shown = {k: _digits(v) if isinstance(v, float) else v for k, v in entry.items()}
+        shown = {name: _digits(value) for name, value in entry.items()}
         return shown | {"flags": flags}
 
     def totals(self) -> dict[str, Any]:
@@ -61,25 +65,28 @@ class Conditions:
             "snr_db": {"mean": float(snr.mean()), "least": float(snr.min())} if snr.size else None,
         }
 
-    def _entry(self, frame: Frame, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def _entry(
+        self, frame: Frame, values: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
         link = self.settings
-        values = {name: float(outputs[name]) for name in OUTPUTS}
-        noise = values["noise_variance"]
+        noise, variance = values["noise_variance"], float(values["variance"])
         # All energy is the sent frame's through the channel, and noise.
         sent = link.pilot_amplitude**2 + layout.data_symbols(link)
         gain = (values["power"] - noise) * link.q / sent
+        # Of an antenna without noise there is no SNR; those of the others add up.
+        snr = np.sum(np.divide(gain, noise, where=noise > 0, out=np.zeros(gain.shape)))
         entry: dict[str, Any] = {
             "frame": self.frames,
-            "snr_db": _decibel(gain / noise) if noise > 0 else None,
-            "noise_variance": noise,
-            "channel_gain_db": _decibel(gain),
-            "taps": int(values["taps"]),
-            "equalized_snr_db": _decibel(1 / values["variance"]) if values["variance"] else None,
-            "evm_percent": 100 * values["evm"],
-            "peak": values["peak"],
-            "clipped_samples": int(values["clipped"]),
-            "burst_db": _decibel(values["burst"]),
-            "missing_samples": int(values["missing"]),
+            "snr_db": _decibel(float(snr)),
+            "noise_variance": _each(noise, float),
+            "channel_gain_db": _each(gain, _decibel),
+            "taps": _each(values["taps"], int),
+            "equalized_snr_db": _decibel(1 / variance) if variance else None,
+            "evm_percent": 100 * float(values["evm"]),
+            "peak": _each(values["peak"], float),
+            "clipped_samples": _each(values["clipped"], int),
+            "burst_db": _each(values["burst"], _decibel),
+            "missing_samples": _each(values["missing"], int),
         }
         if frame.carrier_hz is not None and frame.drift_s is not None:
             entry["carrier_hz"] = frame.carrier_hz
@@ -89,20 +96,28 @@ class Conditions:
             entry["block_errors"] = int(np.count_nonzero(outputs["block_errors"]))
         return entry
 
-    def _raised(self, entry: Mapping[str, Any]) -> dict[str, bool]:
-        burst = entry["burst_db"]
+    def _raised(
+        self, values: Mapping[str, np.ndarray], entry: Mapping[str, Any]
+    ) -> dict[str, bool]:
         return {
             # The pilot's pulses, one a period, are a frame's largest samples and clip first.
-            "clipped": entry["clipped_samples"] >= max(2, self.settings.n // 4),
-            "burst": burst is not None and burst > 10 * math.log10(BURST),
-            "missing": entry["missing_samples"] > 0,
+            "clipped": bool((values["clipped"] >= max(2, self.settings.n // 4)).any()),
+            "burst": bool(((values["burst"] > BURST) & np.isfinite(values["burst"])).any()),
+            "missing": bool((values["missing"] > 0).any()),
             "crc": not entry.get("crc", True),
         }
 
 
-def _digits(value: float) -> float:
+def _each(values: np.ndarray, of: Callable[[float], Any]) -> Any:
+    """`of` a value [], or the list of each antenna's [antennas]."""
+    return [of(value) for value in values.tolist()] if values.ndim else of(values.item())
+
+
+def _digits(value: Any) -> Any:
     """Six digits: a frame's figures are not better than that, and its line is shorter."""
-    return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [_digits(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _decibel(ratio: float) -> float | None:

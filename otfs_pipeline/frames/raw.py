@@ -31,13 +31,23 @@ _KNOWN = 64
 _BLUR = 64
 
 
+def refuse_antennas(settings: Settings) -> None:
+    """UsageError for a link of several antennas, whose waveforms nothing synchronizes yet."""
+    if settings.antennas > 1:
+        raise UsageError(
+            f"--raw takes the waveform of one antenna, and the bundle combines {settings.antennas};"
+            " give frames, or capture with --antennas 1"
+        )
+
+
 class Raw:
     """The front end of one run; samples come at `rate` a second, 0 for the front end's own.
 
-    UsageError for a rate below the waveform's bandwidth.
+    UsageError for a rate below the waveform's bandwidth, and for several antennas.
     """
 
     def __init__(self, settings: Settings, rate: float) -> None:
+        refuse_antennas(settings)
         own = settings.bandwidth * OVERSAMPLING
         rate = rate or own
         occupied = settings.bandwidth * (1 + settings.rolloffs[0])

@@ -16,7 +16,7 @@ from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.printable import printable
 from otfs_pipeline.frames.archive import is_archive, read_archive
-from otfs_pipeline.frames.samples import DATATYPES, decode, encode, width
+from otfs_pipeline.frames.samples import DATATYPES, by_antenna, decode, encode, width
 from otfs_pipeline.frames.sigmf import Capture, Metadata, parse
 from otfs_pipeline.frames.source import UNKNOWN, Frame, known_coded, known_payload
 from otfs_pipeline.settings import Settings
@@ -35,15 +35,16 @@ class Segment:
     bytes: int
     frequency: float | None = None
 
-    def samples(self, datatype: str) -> int:
-        """Whole samples."""
-        return self.bytes // width(datatype)
+    def samples(self, each: int) -> int:
+        """Whole samples of so many bytes."""
+        return self.bytes // each
 
 
 @dataclass(frozen=True)
 class Recording:
     """Interleaved samples in a file; `seeds` gives the known payload of a frame by its start.
 
+    Samples of several channels, an antenna's each, are interleaved too: a sample is one of each.
     `rate` is in samples a second, 0 where it is unknown.
     """
 
@@ -52,17 +53,27 @@ class Recording:
     segments: tuple[Segment, ...]
     seeds: dict[int, tuple[int, int]] = field(default_factory=dict)
     rate: float = 0.0
+    channels: int = 1
+
+    @property
+    def sample_bytes(self) -> int:
+        """Of a sample of all channels."""
+        return self.channels * width(self.datatype)
+
+    def samples(self, data: bytes) -> np.ndarray:
+        """Those of a frame [length], of several channels [channels, length]."""
+        return by_antenna(decode(data, self.datatype), self.channels, interleaved=True)
 
     def frames(self, settings: Settings) -> Iterator[Frame]:
         """Frames back to back from the start of each capture; its last one may be short."""
         for known, data in self.pieces(settings):
             bits = known_payload(*known, settings) if known else UNKNOWN
             coded = known_coded(*known, settings) if known else UNKNOWN
-            yield Frame(decode(data, self.datatype), bits, coded=coded)
+            yield Frame(self.samples(data), bits, coded=coded)
 
     def pieces(self, settings: Settings) -> Iterator[tuple[tuple[int, int] | None, bytes]]:
         """Seed and index of each frame's payload, where they are known, and its bytes."""
-        length = settings.q * width(self.datatype)
+        length = settings.q * self.sample_bytes
         for segment in self.segments:
             yield from self._read(segment, [*range(0, segment.bytes, length), segment.bytes])
 
@@ -71,7 +82,7 @@ class Recording:
 
         A frame begins where its preamble does.
         """
-        each = width(self.datatype)
+        each = self.sample_bytes
         for segment in self.segments:
             begun = {(start - segment.start) * each for start in self.seeds}
             cuts = {*range(0, segment.bytes, _PIECE * each), segment.bytes}
@@ -89,26 +100,26 @@ class Recording:
             with self.path.open("rb") as file:
                 file.seek(segment.first_byte)
                 for begin, end in itertools.pairwise(cuts):
-                    start = segment.start + begin // width(self.datatype)
+                    start = segment.start + begin // self.sample_bytes
                     yield self.seeds.get(start), file.read(end - begin)
         except OSError as error:
             raise FoundryError(f"recording {self.path}: {error.strerror}") from error
 
     def count(self, settings: Settings) -> int:
         """Frames in the file, partial last ones of captures included."""
-        length = settings.q * width(self.datatype)
+        length = settings.q * self.sample_bytes
         return sum(-(-segment.bytes // length) for segment in self.segments)
 
     def slots(self, samples: float) -> int:
         """Whole slots of so many samples in the file."""
-        return sum(int(s.samples(self.datatype) // samples) for s in self.segments)
+        return sum(int(s.samples(self.sample_bytes) // samples) for s in self.segments)
 
     def captures(self) -> list[dict[str, Any]]:
         """For the report: start in samples, samples and frequency in Hz of each capture."""
         return [
             {
                 "sample_start": segment.start,
-                "samples": segment.samples(self.datatype),
+                "samples": segment.samples(self.sample_bytes),
                 "frequency_hz": segment.frequency,
             }
             for segment in self.segments
@@ -173,7 +184,8 @@ def _recording(
     if datatype not in DATATYPES:
         raise UsageError(f"recording {path}: datatype {_unknown(datatype)}")
     if meta is None:
-        return Recording(path, datatype, (Segment(0, *place),))
+        return Recording(path, datatype, (Segment(0, *place),), channels=settings.antennas)
+    _check_channels(meta, settings)
     rate = _rate(meta, settings, raw)
     _check_settings(meta, settings)
     if meta.sha512 and _sha512(path, place) != meta.sha512:
@@ -181,7 +193,8 @@ def _recording(
             f"recording {path}: core:sha512 of metadata {meta.label} is of other data; "
             "get the file again"
         )
-    return Recording(path, datatype, _segments(meta, place, width(datatype)), meta.seeds, rate)
+    segments = _segments(meta, place, meta.channels * width(datatype))
+    return Recording(path, datatype, segments, meta.seeds, rate, meta.channels)
 
 
 def _unknown(datatype: str) -> str:
@@ -233,6 +246,16 @@ def _read_metadata(path: Path) -> Metadata:
         raise UsageError(f"metadata {path}: {error.strerror}; give --metadata FILE") from error
 
 
+def _check_channels(meta: Metadata, settings: Settings) -> None:
+    """FoundryError unless there is a channel for each antenna."""
+    if meta.channels != settings.antennas:
+        raise FoundryError(
+            f"metadata {meta.label}: core:num_channels {meta.channels}: the bundle receives "
+            f"{settings.antennas}; capture one with --antennas {meta.channels}, or split the "
+            "channels"
+        )
+
+
 def _check_settings(meta: Metadata, settings: Settings) -> None:
     """FoundryError unless the recording is of the bundle's waveform."""
     waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse",
@@ -268,9 +291,10 @@ def write_recording(
 ) -> None:
     """Write `path`.sigmf-data and .sigmf-meta; frame i holds `transmit.payload(seed, i)`.
 
-    ci16_le samples are scaled to half of full scale, so that no frame clips.
+    Antennas are channels, sample by sample. ci16_le samples are scaled to half of full scale, so
+    that no frame clips.
     """
-    samples = np.concatenate([frame.samples for frame in frames])
+    samples = np.concatenate([frame.samples.T.reshape(-1) for frame in frames])
     gain = 0.5 / float(np.abs(samples.view(np.float32)).max()) if datatype == "ci16_le" else 1.0
     _write(_file(path, "data"), [encode(samples, datatype, gain)])
     annotations = [
@@ -327,6 +351,7 @@ def _write_metadata(
             "core:datatype": datatype,
             "core:sample_rate": rate,
             "core:version": "1.2.0",
+            **({"core:num_channels": settings.antennas} if settings.antennas > 1 else {}),
             "core:description": "Zak-OTFS frames with an embedded pilot",
             "core:extensions": [{"name": "otfs", "version": "1.0.0", "optional": True}],
             "otfs:settings": asdict(settings),

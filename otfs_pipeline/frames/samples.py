@@ -40,6 +40,19 @@ def decode(data: bytes | memoryview, datatype: str) -> np.ndarray:
         return raw.astype("<f4", copy=False).view(np.complex64)
 
 
+def by_antenna(samples: np.ndarray, antennas: int, interleaved: bool = False) -> np.ndarray:
+    """Samples [length] of several antennas as [antennas, length / antennas]; of one as they are.
+
+    They come antenna after antenna, or interleaved sample by sample; what does not fill a sample of
+    each antenna stays [length], and is no frame.
+    """
+    if antennas == 1 or samples.size % antennas:
+        return samples
+    if interleaved:
+        return np.ascontiguousarray(samples.reshape(-1, antennas).T)
+    return samples.reshape(antennas, -1)
+
+
 def encode(samples: np.ndarray, datatype: str, gain: float = 1.0) -> bytes:
     """Complex samples, times `gain`, as interleaved bytes; integers are rounded and clipped."""
     component, scale = DATATYPES[datatype], full_scale(datatype)

@@ -1,4 +1,4 @@
-"""SigMF metadata (specification 1.2): what a receiver of one channel needs of it, all checked.
+"""SigMF metadata (specification 1.2): what a receiver needs of it, all checked.
 
 A field that changes where or what the samples are is obeyed or refused by its name.
 """
@@ -35,6 +35,7 @@ class Metadata:
 
     label: str
     datatype: str
+    channels: int
     rates: tuple[float, ...]
     offset: int
     trailing_bytes: int
@@ -59,8 +60,8 @@ def parse(text: bytes, label: str) -> Metadata:
     _check_version(whole)
     _check_extensions(whole)
     channels = whole.index("core:num_channels", 1)
-    if channels != 1:
-        raise whole.refused("core:num_channels", "the receiver takes one channel; split them")
+    if channels < 1:
+        raise whole.refused("core:num_channels", "no SigMF: there is one at least")
     offset = whole.index("core:offset")
     rates = [
         r for scope in (whole, *captures) if (r := scope.number("core:sample_rate")) is not None
@@ -70,6 +71,7 @@ def parse(text: bytes, label: str) -> Metadata:
     return Metadata(
         label=label,
         datatype=whole.text("core:datatype"),
+        channels=channels,
         rates=tuple(rates),
         offset=offset,
         trailing_bytes=whole.index("core:trailing_bytes"),

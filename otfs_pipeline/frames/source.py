@@ -24,6 +24,8 @@ POOL_BYTES = 256 << 20
 class Frame:
     """Samples as received, complex64, and the payload bits where they are known (else empty).
 
+    Samples are [MN], of several antennas [antennas, MN].
+
     `ready` is when the last sample arrived (time.perf_counter); 0: when the frame is submitted.
     `coded` are the bits that the payload was sent as, where they are known (else empty). Of a frame
     that was found in a waveform, `carrier_hz` is its carrier offset and `drift_s` by how many
@@ -57,14 +59,17 @@ def known_coded(seed: int, index: int, settings: Settings) -> np.ndarray:
 def simulate(
     settings: Settings, snr_db: float, seed: int, index: int, profile: Profile = VEHICULAR_A
 ) -> Frame:
-    """Frame `index` of a run, through a channel of its own; noise 1/SNR at unit symbol energy."""
+    """Frame `index` of a run, through a channel of its own; noise 1/SNR at unit symbol energy.
+
+    Several antennas fade independently of each other, each with this SNR.
+    """
     rng = np.random.default_rng([seed, index, 1])
-    taps = profile.taps(rng, settings)
+    channel = banded.antenna_bands(profile.antenna_taps(rng, settings), settings.q)
     bits = transmit.payload(seed, index, settings)
     coded = transmit.coded(bits, settings)
     sent = transmit.modulate(coded, settings)
-    clean = banded.apply_samples(sent, banded.bands(taps, settings.q))
-    noise = rng.standard_normal(settings.q) + 1j * rng.standard_normal(settings.q)
+    clean = banded.apply_samples(sent, channel).reshape(settings.frame_shape)
+    noise = rng.standard_normal(clean.shape) + 1j * rng.standard_normal(clean.shape)
     received = clean + np.sqrt(10 ** (-snr_db / 10) / 2) * noise
     return Frame(received.astype(np.complex64), bits, coded=coded)
 
@@ -78,7 +83,11 @@ def synthetic(
 
 def pool_size(settings: Settings, frames: int) -> int:
     """How many frames of a run fit in POOL_BYTES, at most all of them."""
-    each = 8 * settings.q + frame.payload_bits(settings) + frame.coded_bits(settings)
+    each = (
+        8 * settings.antennas * settings.q
+        + frame.payload_bits(settings)
+        + frame.coded_bits(settings)
+    )
     return max(1, min(frames, POOL_BYTES // each))
 
 

@@ -51,15 +51,15 @@ class _InFlight:
 def receive(
     frames: Iterable[Frame | None],
     pipeline: Pipeline,
-    samples: int,
+    shape: tuple[int, ...],
     take: Callable[[Frame, Outputs], None],
     stop: threading.Event,
     seen: Callable[[Tally], None] = lambda _: None,
     tally: Tally | None = None,
 ) -> Tally:
-    """Receive `frames` of `samples` samples until they end or `stop` is set.
+    """Receive `frames` of samples of this shape until they end or `stop` is set.
 
-    None among the frames means that none has arrived yet. Frames of another length, and those
+    None among the frames means that none has arrived yet. Frames of another shape, and those
     without finite results, are only counted. The loop polls and never waits for a lock or an
     event: a thread that sleeps may wake late. It reads no samples either, which takes milliseconds
     on a machine whose memory is busy: output `variance` tells whether the results are finite. A
@@ -89,7 +89,7 @@ def receive(
                     ended = True
                     continue
                 if frame is not None:
-                    if frame.samples.shape == (samples,):
+                    if frame.samples.shape == shape:
                         in_flight.append(_submit(frame, pipeline, consumer.free.popleft()))
                     else:
                         tally.wrong_length += 1

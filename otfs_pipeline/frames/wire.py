@@ -7,7 +7,7 @@
 | 1 | format: 0 cf32_le, 1 ci16_le, 2 ci8, 3 cu8, 255 end of the stream |
 | 2 | zero |
 | 8 | sequence number, from 0: a gap is a loss in transport |
-| 8 | number of complex samples that follow |
+| 8 | number of complex samples that follow, those of several antennas one after the other |
 | 8 | seed of the payload (`transmit.payload`), -1 where it is unknown |
 | 8 | index of the payload |
 """
@@ -18,7 +18,7 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from otfs_pipeline.frames.samples import decode, width
+from otfs_pipeline.frames.samples import by_antenna, decode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame, known_coded, known_payload
 from otfs_pipeline.settings import Settings
 
@@ -65,11 +65,12 @@ def unpack(data: bytes | memoryview) -> Header | None:
 
 def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
     """The frame, or piece of a waveform, `data`, with the payload that the header names."""
+    samples = by_antenna(decode(data, header.datatype), settings.antennas)
     bits = coded = UNKNOWN
     if header.seed >= 0 and header.index >= 0:
         bits = known_payload(header.seed, header.index, settings)
         coded = known_coded(header.seed, header.index, settings)
-    return Frame(decode(data, header.datatype), bits, ready, coded)
+    return Frame(samples, bits, ready, coded)
 
 
 class Sender(Protocol):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError, install
-from otfs_pipeline.frames.samples import decode, width
+from otfs_pipeline.frames.samples import by_antenna, decode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts, Header, frame, unpack
 from otfs_pipeline.settings import Settings
@@ -125,7 +125,8 @@ def receive_bare(
     The first sample that arrives begins a frame; messages may have any length. Ends when no sample
     comes for `idle` seconds, or with `stop`; samples that fill no frame are the last, short one.
     """
-    whole = settings.q * width(datatype)
+    antennas = settings.antennas
+    whole = antennas * settings.q * width(datatype)
     gathered, filled, source = np.empty(whole, np.uint8), 0, b""
     with _socket(BARE[kind], endpoint, _limit(settings), _BARE_HIGH_WATER) as socket:
         quiet = time.monotonic()
@@ -151,7 +152,8 @@ def receive_bare(
                 gathered[filled : filled + piece.size] = piece
                 filled, rest = filled + piece.size, rest[piece.size :]
                 if filled == whole:
-                    yield Frame(decode(gathered.data, datatype), UNKNOWN, ready)
+                    samples = by_antenna(decode(gathered.data, datatype), antennas, True)
+                    yield Frame(samples, UNKNOWN, ready)
                     gathered, filled = np.empty(whole, np.uint8), 0
             quiet = time.monotonic()
     if filled and not stop.is_set():
@@ -173,7 +175,7 @@ def _no_samples(parts: list[zmq.Frame]) -> str:
 
 def _limit(settings: Settings) -> int:
     """Bytes of the longest message: frames of other settings are still counted by their length."""
-    return max(_LEAST_LIMIT, 4 * settings.q * width(BARE_DATATYPE))
+    return max(_LEAST_LIMIT, 4 * settings.antennas * settings.q * width(BARE_DATATYPE))
 
 
 class Sender:

@@ -87,6 +87,9 @@ def frequency_cg(
 ) -> Solution:
     """The same system on time samples [Q], with H banded in frequency.
 
+    Of several antennas, samples [antennas, Q], HᴴH and Hᴴy are the sums over them: maximum-ratio
+    combining where noise of the same variance is at each.
+
     A guard strip spans all Dopplers, so its projection is diagonal in time too: `mask` [Q]. Zak
     and DFT are unitary, so the iterates are those of `delay_doppler_cg`. With `periods` = (N, the
     first sample of one) every Doppler period has its own iterations: a strip longer than the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,19 @@ def read_pilot(grid: np.ndarray, settings: Settings, pilot: tuple[int, int]) -> 
     phase = np.exp(-2j * np.pi * b * kp / settings.q)
     window: np.ndarray = quasi_periodic(grid, kp + a, lp + b) * phase / settings.pilot_amplitude
     return window
+
+
+def whiten(noise_variances: Sequence[float]) -> tuple[float, np.ndarray]:
+    """The smallest noise variance over 0, and what scales each antenna's samples to it.
+
+    An antenna without noise stays as it is: as a rule it is dead, and has no taps.
+    """
+    variance = np.asarray(noise_variances, dtype=np.float64)
+    scale = np.ones_like(variance)
+    least = variance[~(variance <= 0)].min(initial=np.inf) if variance.any() else 0.0
+    louder = variance > least
+    scale[louder] = np.sqrt(least / variance[louder])
+    return float(least), scale
 
 
 def estimate(

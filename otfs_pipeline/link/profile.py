@@ -53,6 +53,10 @@ class Profile:
             CHANNEL_REACH[settings.pulse],
         )
 
+    def antenna_taps(self, rng: np.random.Generator, settings: Settings) -> list[Taps]:
+        """As `taps`, to each antenna of the link: they fade independently of each other."""
+        return [self.taps(rng, settings) for _ in range(settings.antennas)]
+
     def check(self, settings: Settings) -> None:
         """UsageError where the link's settings do not cover its delays or Dopplers."""
         longest = float(self.delay.max())

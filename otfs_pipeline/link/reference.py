@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from otfs_pipeline.link import banded, equalize, frame, qam
 from otfs_pipeline.link.channel import Taps
-from otfs_pipeline.link.estimate import Estimate, estimate
+from otfs_pipeline.link.estimate import Estimate, estimate, whiten
 from otfs_pipeline.link.zak import inverse_zak, zak
 from otfs_pipeline.settings import Settings
 
 
 @dataclass(frozen=True)
 class Received:
-    """Unbiased symbols [D], LLRs [D, bits], hard decisions, channel estimate, μ and variance."""
+    """Unbiased symbols [D], LLRs [D, bits], hard decisions, μ and variance.
+
+    `estimates` are the antennas' channel estimates.
+    """
 
     symbols: np.ndarray
     llr: np.ndarray
     bits: np.ndarray
-    estimate: Estimate
+    estimates: tuple[Estimate, ...]
     mu: float
     variance: float
+
+    @property
+    def estimate(self) -> Estimate:
+        """Of the first antenna."""
+        return self.estimates[0]
 
 
 def eigenvalue_bins(settings: Settings) -> tuple[int, int]:
@@ -34,38 +43,49 @@ def eigenvalue_bins(settings: Settings) -> tuple[int, int]:
 def receive(
     samples: np.ndarray,
     settings: Settings,
-    channel: Estimate | None = None,
+    channel: Estimate | Sequence[Estimate] | None = None,
     periods: bool = False,
     preconditioned: bool = False,
 ) -> Received:
-    """One frame of time samples [MN]; `channel` replaces the estimate from the pilot.
+    """One frame of time samples, [MN] or [antennas, MN]; `channel` replaces the pilots' estimates.
 
-    With `periods` each Doppler period has its own iterations, as on the GPU, else the frame has.
-    With `preconditioned` these are fewer, as of the native receiver on the CPU.
+    Antennas are combined by their noise variances (MRC). With `periods` each Doppler period has its
+    own iterations, as on the GPU, else the frame has. With `preconditioned` these are fewer, as of
+    the native receiver on the CPU.
     """
-    grid = zak(samples, settings.m, settings.n)
-    known = channel or estimate(grid, settings)
-    sigma2 = known.noise_variance
-    h = banded.bands(_nonzero(known.taps), settings.q)
+    antennas = np.atleast_2d(samples)
+    known = _known(antennas, settings, channel)
+    sigma2, scale = whiten([one.noise_variance for one in known])
+    taps = [_nonzero(one.taps, factor) for one, factor in zip(known, scale, strict=True)]
+    h = banded.antenna_bands(taps, settings.q)
     mask = time_mask(settings)
     kp, bins = settings.pilot[0], eigenvalue_bins(settings)
-    right = samples - pilot_response(settings, h)
+    right = scale[:, None] * antennas - pilot_response(settings, h)
     if preconditioned:
-        x, mu = _preconditioned(right, settings, known, h, mask)
+        x, mu = _preconditioned(right, settings, taps, sigma2, h, mask)
         return _received(x, settings, known, mu, 1 / mu - 1)
     blocks = (settings.n, kp) if periods else None
     solution = equalize.frequency_cg(right, h, sigma2, settings.iterations, mask, blocks)
     if periods:
-        middle = kp + settings.m // 2 + settings.m * np.arange(settings.n)
-        eigenvalue = equalize.period_eigenvalues(known.taps, settings.q, middle, bins[1])
+        eigenvalue = _period_eigenvalues(settings, taps, bins[1])
     else:
-        eigenvalue = equalize.eigenvalues(known.taps, bins)
+        eigenvalue = np.sum([equalize.eigenvalues(one, bins) for one in taps], axis=0)
     mu, variance = equalize.bias(solution, eigenvalue, sigma2)
     return _received(solution.x, settings, known, mu, variance)
 
 
+def _known(
+    antennas: np.ndarray, settings: Settings, channel: Estimate | Sequence[Estimate] | None
+) -> tuple[Estimate, ...]:
+    if isinstance(channel, Estimate):
+        return (channel,)
+    if channel is not None:
+        return tuple(channel)
+    return tuple(estimate(zak(one, settings.m, settings.n), settings) for one in antennas)
+
+
 def _received(
-    x: np.ndarray, settings: Settings, known: Estimate, mu: float, variance: float
+    x: np.ndarray, settings: Settings, known: tuple[Estimate, ...], mu: float, variance: float
 ) -> Received:
     symbols = frame.extract(zak(x, settings.m, settings.n), settings) / mu
     llr = qam.max_log_llr(symbols, variance, settings.modulation)
@@ -79,19 +99,21 @@ def circulant_order(settings: Settings) -> int:
 
 
 def _preconditioned(
-    right: np.ndarray, settings: Settings, known: Estimate, h: banded.Bands, mask: np.ndarray
+    right: np.ndarray,
+    settings: Settings,
+    taps: Sequence[Taps],
+    sigma2: float,
+    h: banded.Bands,
+    mask: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """LMMSE's solution [Q], as far as few iterations find it, and its bias."""
     kp, half = settings.pilot[0], settings.guard_bins // 2
-    middle = kp + settings.m // 2 + settings.m * np.arange(settings.n)
-    eigenvalue = equalize.period_eigenvalues(
-        known.taps, settings.q, middle, circulant_order(settings)
-    )
-    damped = eigenvalue + known.noise_variance
+    eigenvalue = _period_eigenvalues(settings, taps, circulant_order(settings))
+    damped = eigenvalue + sigma2
     solution = equalize.frequency_cg(
         right,
         h,
-        known.noise_variance,
+        sigma2,
         settings.preconditioned_iterations,
         mask,
         (settings.n, kp),
@@ -100,8 +122,15 @@ def _preconditioned(
     return solution.x, float(np.mean(eigenvalue / damped))
 
 
+def _period_eigenvalues(settings: Settings, taps: Sequence[Taps], frequencies: int) -> np.ndarray:
+    """Σ |H(t,f)|² over the antennas, [N, frequencies], in the middle of each Doppler period."""
+    middle = settings.pilot[0] + settings.m // 2 + settings.m * np.arange(settings.n)
+    each = [equalize.period_eigenvalues(one, settings.q, middle, frequencies) for one in taps]
+    return np.asarray(np.sum(each, axis=0))
+
+
 def pilot_response(settings: Settings, h: banded.Bands) -> np.ndarray:
-    """The channel's response to the pilot: complex128 time samples [MN]."""
+    """The channel's response to the pilot: complex128 time samples [MN], or [antennas, MN]."""
     return banded.apply_samples(inverse_zak(frame.pilot_grid(settings)), h)
 
 
@@ -110,6 +139,6 @@ def time_mask(settings: Settings) -> np.ndarray:
     return np.tile(frame.data_mask(settings)[:, 0], settings.n).astype(np.float64)
 
 
-def _nonzero(taps: Taps) -> Taps:
+def _nonzero(taps: Taps, scale: float) -> Taps:
     keep = taps.value != 0
-    return Taps(taps.value[keep], taps.delay[keep], taps.doppler[keep])
+    return Taps(scale * taps.value[keep], taps.delay[keep], taps.doppler[keep])

@@ -41,13 +41,14 @@ class NativeReceiver:
         self._outputs = signature(settings).outputs
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Samples [MN] complex64 of one frame to the outputs of `signature.signature`."""
+        """Samples complex64 of one frame, as in `signature.signature`, to its outputs."""
         s, link, ops = self._settings, self._link, torch.ops.foundry
         out = {
             name: samples.new_empty(like.shape, dtype=getattr(torch, like.dtype))
             for name, like in self._outputs.items()
         }
-        taps = samples.new_empty((2 * s.doppler_range + 1, s.window_delays))
+        window = (2 * s.doppler_range + 1, s.window_delays)
+        taps = samples.new_empty((*samples.shape[:-1], *window))
         ops.zak_estimate(
             samples, **link, tap_sigmas=s.tap_sigmas, max_taps=s.max_taps, taps=taps,
             noise_variance=out["noise_variance"], kept=out["taps"],

@@ -17,24 +17,25 @@ def measure(
 ) -> dict[str, torch.Tensor]:
     """Samples [MN] and unbiased symbols [D] to the outputs of `signature.quality`, float32 [].
 
-    The median over the periods is the lower of the two in the middle.
+    Samples may be [antennas, MN]. The median over the periods is the lower of the two in the
+    middle.
     """
-    m, n = settings.m, settings.n
+    m, n, antennas = settings.m, settings.n, samples.shape[:-1]
     cells = -(-m // CELL)
     last = m - CELL * (cells - 1)
     parts = torch.view_as_real(samples).abs()
     energy = parts.square().sum(-1)
-    padded = torch.nn.functional.pad(energy.view(n, m), (0, CELL * cells - m))
-    cell = padded.view(n, cells, CELL).sum(-1)
-    median = cell.median(0).values
-    empty = (cell == 0).to(torch.float32)
-    peak = parts.amax()
+    padded = torch.nn.functional.pad(energy.view(*antennas, n, m), (0, CELL * cells - m))
+    cell = padded.view(*antennas, n, cells, CELL).sum(-1)
+    median = cell.median(-2, keepdim=True).values
+    empty = (cell == 0).to(torch.float32).sum(-2)
+    peak = parts.amax((-2, -1), keepdim=True)
     return {
-        "power": energy.mean(),
-        "peak": peak,
-        "clipped": (parts.amax(-1) == peak).to(torch.float32).sum(),
-        "burst": (cell / median.clamp_min(TINY)).amax(),
-        "missing": CELL * empty[:, :-1].sum() + last * empty[:, -1].sum(),
+        "power": energy.mean(-1),
+        "peak": peak.view(antennas),
+        "clipped": (parts.amax(-1, keepdim=True) == peak).to(torch.float32).sum((-2, -1)),
+        "burst": (cell / median.clamp_min(TINY)).amax((-2, -1)),
+        "missing": CELL * empty[..., :-1].sum(-1) + last * empty[..., -1],
         "evm": _distance(symbols, settings).square().sum(-1).mean().sqrt(),
     }
 

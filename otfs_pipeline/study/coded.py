@@ -22,11 +22,11 @@ def decoding(
     Channel and noise are estimated from the pilot. `frames` is 1 where any payload bit is wrong.
     """
     decode = _decoder(link)
-    taps = profile.taps(rng, link)
+    channel = banded.antenna_bands(profile.antenna_taps(rng, link), link.q)
     payload = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.coded(payload, link)
-    clean = banded.apply_samples(transmit.modulate(sent, link), banded.bands(taps, link.q))
-    noise = unit_noise(rng, link.q)
+    clean = banded.apply_samples(transmit.modulate(sent, link), channel)
+    noise = unit_noise(rng, clean.shape)
     errors: Errors = {"uncoded": [], "blocks": [], "frames": []}
     for snr in snrs:
         received = reference.receive(clean + 10 ** (-snr / 20) * noise, link)

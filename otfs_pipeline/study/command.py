@@ -1,12 +1,17 @@
 """Link-level study: BER over SNR of LMMSE, CG and truncated channels, known and estimated.
 
     python -m otfs_pipeline.study [--frames 40] [--output FILE.json] [--plot FILE.svg] [--json]
+    python -m otfs_pipeline.study --backend dask --cluster tcp://scheduler:8786 --output FILE.json
 
 --link GRID@NU_P compares equalizers with the channel known and data in every bin; --pilot-link
 compares a known channel with the pilot's estimate. Within a link every receiver sees the same
 frames. --code-rate adds links whose frames are coded: bit errors before the LDPC decoder, and the
 shares of blocks and frames with errors after it. Intervals are 95 % percentile bootstraps over
 frames.
+
+The frames are shared among processes, whose number changes no result. With --output each one
+is kept in FILE.json.points as it is finished: the same command, or one with more frames, goes on
+from there.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from foundryrt.errors import UsageError
 from otfs_pipeline import plots
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive
 from otfs_pipeline.study.measure import study
+from otfs_pipeline.study.workers import BACKENDS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +54,7 @@ def _main(options: argparse.Namespace) -> None:
 def _print(result: dict[str, Any]) -> None:
     for entry in _entries(result):
         rate = f", code rate {entry['code_rate']:g}" if "code_rate" in entry else ""
-        write(f"{entry['grid']}, {entry['modulation']}-QAM{rate}, {entry['frames']} frames\n")
+        write(f"{_title(entry)}{rate}\n")
         for name, points in _curves(entry).items():
             row = "  ".join(
                 f"{snr:g} dB {p['mean']:.2e}"
@@ -57,6 +63,11 @@ def _print(result: dict[str, Any]) -> None:
             loss = entry.get("snr_loss_db", {}).get(name, {}).get("mean")
             lost = f"  loss {loss:+.3f} dB" if loss is not None else ""
             write(f"  {name:14} {row}{lost}\n")
+
+
+def _title(entry: dict[str, Any]) -> str:
+    antennas = f", {entry['antennas']} antennas" if entry["antennas"] > 1 else ""
+    return f"{entry['grid']}, {entry['modulation']}-QAM{antennas}, {entry['frames']} frames"
 
 
 def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -79,7 +90,7 @@ def _plot(path: str, result: dict[str, Any]) -> None:
             axis.errorbar(entry["snr_db"], mean, np.abs(bounds - mean), label=name, capsize=2)
         axis.axhline(result["target_ber"], color="gray", linewidth=0.5)
         axis.set(
-            title=f"{entry['grid']}, {entry['modulation']}-QAM, {entry['frames']} frames",
+            title=_title(entry),
             xlabel="SNR in dB", ylabel="error rate" if "code_rate" in entry else "bit error rate",
             yscale="log",
         )  # fmt: skip
@@ -117,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         help="shares of the energy",
     )
     add("--code-rate", type=_rate, default=0.0, help="code each --pilot-link too, 0: not")
+    add("--antennas", nargs="+", type=positive, default=[1], help="of each --pilot-link: 1, 2, 4")
     add("--modulation", type=int, default=16, help="4, 16 or 64")
     add("--channel", default="vehicular-a", help="see foundryrt options")
     add("--gain-model", default="fixed", help="fixed or rayleigh")
@@ -124,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--pulse", default="rrc", help="rrc or sinc")
     add("--rolloff", type=float, default=0.6, help="of the rrc pulse")
     add("--seed", type=natural, default=1, help="of payload, channel and noise")
+    add("--jobs", type=natural, default=0, help="processes; 0: as many as there are processors")
+    add("--backend", choices=BACKENDS, default="loky", help="processes here, or a cluster's")
+    add("--cluster", default="", help="address of the cluster; without, it is this machine's")
     add("--output", default="", help="write the results here as JSON")
     add("--plot", default="", help="write the curves here, .svg or .png")
     add("--json", action="store_true", help="results as JSON on stdout")

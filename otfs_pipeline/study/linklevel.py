@@ -49,7 +49,7 @@ def equalizers(
 
     whole = known(taps)
     clean = banded.apply_samples(zak.inverse_zak(grid), whole[0])
-    noise = unit_noise(rng, link.q)
+    noise = unit_noise(rng, clean.shape)
     runs = [(f"cg{k}", whole, k) for k in iterations]
     runs += [(f"taps {f:.2%}", known(truncated(taps, f)), link.iterations) for f in fractions]
     dense = equalize.dense_time(taps, link.q) if link.q <= LMMSE_BINS else None
@@ -77,23 +77,27 @@ def equalizers(
 def estimation(
     link: Settings, profile: Profile, snrs: Sequence[float], rng: np.random.Generator
 ) -> Errors:
-    """BER at each SNR of a frame with a pilot: channel and noise known, or estimated from it."""
-    taps = profile.taps(rng, link)
+    """BER at each SNR of a frame with a pilot: channel and noise known, or estimated from it.
+
+    The SNR is that of each of the link's antennas.
+    """
+    taps = profile.antenna_taps(rng, link)
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.transmit(bits, link)
-    clean = banded.apply_samples(sent, banded.bands(taps, link.q))
-    noise = unit_noise(rng, link.q)
+    clean = banded.apply_samples(sent, banded.antenna_bands(taps, link.q))
+    noise = unit_noise(rng, clean.shape)
     errors: Errors = {"perfect": [], "estimated": []}
     for snr in snrs:
         sigma2 = 10 ** (-snr / 10)
         received = clean + np.sqrt(sigma2) * noise
-        for name, known in (("perfect", Estimate(taps, sigma2)), ("estimated", None)):
+        perfect = [Estimate(one, sigma2) for one in taps]
+        for name, known in (("perfect", perfect), ("estimated", None)):
             decided = reference.receive(received, link, known).bits.ravel()
             errors[name].append(float(np.mean(decided != bits)))
     return errors
 
 
-def unit_noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    """CN(0, 1), [size]."""
-    noise = rng.standard_normal(size) + 1j * rng.standard_normal(size)
+def unit_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """CN(0, 1) of this shape."""
+    noise = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
     return np.asarray(np.sqrt(0.5) * noise)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import platform
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,88 +16,94 @@ from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
 from otfs_pipeline.link.profile import Profile, find
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.study import linklevel
+from otfs_pipeline.study import workers
 from otfs_pipeline.study.bootstrap import interval, snr_at
-from otfs_pipeline.study.coded import decoding
+from otfs_pipeline.study.journal import Journal
+from otfs_pipeline.study.point import Point
 
 TARGET_BER = 1e-2
 
-Simulation = Callable[[np.random.Generator], linklevel.Errors]
-"""One frame: its errors by receiver, each a list over the SNRs."""
-Run = Callable[[Simulation, int], dict[str, np.ndarray]]
-"""So many frames: BER [frames, SNRs] by receiver."""
+Errors = dict[str, np.ndarray]
+"""By receiver, [frames, SNRs]."""
 
 
 def study(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that `options` asks for, as it is stored."""
+    """Everything that `options` asks for, as it is stored.
+
+    Points that the file `journal_path` names has already are not run again.
+    """
     profile = find(options.channel)
     links = [_link(text, options) for text in options.link]
-    pilots = [_link(text, options) for text in options.pilot_link]
+    pilots = [
+        replace(_link(text, options), antennas=antennas)
+        for text in options.pilot_link
+        for antennas in options.antennas
+    ]
     coded = [replace(link, code_rate=options.code_rate) for link in pilots]
     for link in (*links, *pilots):
         profile.check(link)
     if not options.code_rate:
         coded = []
-    total = options.frames * len(links) + options.pilot_frames * len([*pilots, *coded])
-    with progress_bar(total, "simulating") as update:
-        finished = itertools.count(1)
-
-        def run(one: Simulation, frames: int) -> dict[str, np.ndarray]:
-            return _frames(one, frames, options.seed, lambda: update(next(finished)))
-
-        known = [_known(link, profile, options, run) for link in links]
-        estimated = [_estimated(link, profile, options, run) for link in pilots]
-        decoded = [_decoded(link, profile, options, run) for link in coded]
+    known = [_points("equalizers", link, profile, options) for link in links]
+    estimated = [_points("estimation", link, profile, options) for link in pilots]
+    decoded = [_points("decoding", link, profile, options) for link in coded]
+    every = [point for points in (*known, *estimated, *decoded) for point in points]
+    with (
+        closing(Journal(journal_path(options.output))) as journal,
+        progress_bar(len(every), "simulating") as update,
+    ):
+        workers.run(every, journal, options.jobs, options.backend, options.cluster, update)
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": f"{processor()}, numpy {np.__version__}, float64",
         "interval": "95 % percentile bootstrap over frames, 2000 resamples",
         "target_ber": TARGET_BER,
-        "perfect_csi": known,
-        "embedded_pilot": estimated,
-        "coded": decoded,
+        "perfect_csi": [_known(points, journal) for points in known],
+        "embedded_pilot": [_entry(points, _errors(points, journal)) for points in estimated],
+        "coded": [_decoded(points, journal) for points in decoded],
     }
 
 
-def _known(
-    link: Settings, profile: Profile, options: argparse.Namespace, run: Run
-) -> dict[str, Any]:
+def journal_path(output: str) -> Path | None:
+    """Where the points of the study that writes `output` are kept; None where it writes nothing."""
+    return Path(f"{output}.points") if output else None
+
+
+def _points(
+    kind: str, link: Settings, profile: Profile, options: argparse.Namespace
+) -> list[Point]:
+    """The frames of a link, each a point."""
+    if kind != "equalizers":
+        snrs, count = tuple(options.pilot_snr), options.pilot_frames
+        return [Point(kind, link, profile, snrs, options.seed, i) for i in range(count)]
+    iterations = tuple(sorted({*options.iterations, link.iterations}))
+    snrs, shares = tuple(options.snr), tuple(options.truncation)
+    return [
+        Point(kind, link, profile, snrs, options.seed, i, iterations, shares)
+        for i in range(options.frames)
+    ]
+
+
+def _errors(points: list[Point], journal: Journal) -> Errors:
+    rows = [journal.points[point.key] for point in points]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _known(points: list[Point], journal: Journal) -> dict[str, Any]:
     """Equalizers on a known channel."""
-    counts = sorted({*options.iterations, link.iterations})
-
-    def one(rng: np.random.Generator) -> linklevel.Errors:
-        return linklevel.equalizers(link, profile, options.snr, counts, options.truncation, rng)
-
-    errors = run(one, options.frames)
-    entry = _entry(link, profile, options.snr, errors)
+    errors = _errors(points, journal)
+    entry = _entry(points, errors)
     if "lmmse" in errors:
-        entry["snr_loss_db"] = _losses(np.array(options.snr), errors)
+        entry["snr_loss_db"] = _losses(np.array(points[0].snrs), errors)
     return entry
 
 
-def _estimated(
-    link: Settings, profile: Profile, options: argparse.Namespace, run: Run
-) -> dict[str, Any]:
-    """The pilot's estimate beside the known channel."""
-
-    def one(rng: np.random.Generator) -> linklevel.Errors:
-        return linklevel.estimation(link, profile, options.pilot_snr, rng)
-
-    return _entry(link, profile, options.pilot_snr, run(one, options.pilot_frames))
-
-
-def _decoded(
-    link: Settings, profile: Profile, options: argparse.Namespace, run: Run
-) -> dict[str, Any]:
+def _decoded(points: list[Point], journal: Journal) -> dict[str, Any]:
     """Errors before the LDPC decoder and after it."""
-
-    def one(rng: np.random.Generator) -> linklevel.Errors:
-        return decoding(link, profile, options.pilot_snr, rng)
-
-    errors = run(one, options.pilot_frames)
-    entry = _entry(link, profile, options.pilot_snr, {"uncoded": errors["uncoded"]})
+    errors = _errors(points, journal)
+    entry = _entry(points, {"uncoded": errors["uncoded"]})
     blocks = {"blocks": errors["blocks"], "frames": errors["frames"]}
-    return entry | {"code_rate": link.code_rate, "error_rate": _points(blocks)}
+    return entry | {"code_rate": points[0].link.code_rate, "error_rate": _means(blocks)}
 
 
 def _link(text: str, options: argparse.Namespace) -> Settings:
@@ -118,38 +123,27 @@ def _link(text: str, options: argparse.Namespace) -> Settings:
     )
 
 
-def _frames(
-    one: Simulation, count: int, seed: int, finished: Callable[[], None]
-) -> dict[str, np.ndarray]:
-    """BER [frames, SNRs] of each receiver."""
-    rows = []
-    for index in range(count):
-        rows.append(one(np.random.default_rng([seed, index])))
-        finished()
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def _entry(
-    link: Settings, profile: Profile, snrs: list[float], errors: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def _entry(points: list[Point], errors: Errors) -> dict[str, Any]:
+    link = points[0].link
     return {
         "grid": link.grid,
         "nu_p": link.nu_p,
-        "channel": profile.name,
+        "channel": points[0].profile.name,
         "nu_max": link.nu_max,
         "gain_model": link.gain_model,
         "pulse": link.pulse,
         "rolloff": link.rolloff,
         "modulation": link.modulation,
+        "antennas": link.antennas,
         "default_iterations": link.iterations,
-        "frames": len(next(iter(errors.values()))),
-        "snr_db": snrs,
-        "ber": _points(errors),
+        "frames": len(points),
+        "snr_db": list(points[0].snrs),
+        "ber": _means(errors),
     }
 
 
-def _points(errors: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
-    """Means over frames [frames, SNRs] with their intervals, by name."""
+def _means(errors: Errors) -> dict[str, list[dict[str, Any]]]:
+    """Means over frames with their intervals, by name."""
     return {
         name: [
             {"mean": float(column.mean()), "ci95": interval(column, np.mean)} for column in values.T
@@ -158,7 +152,7 @@ def _points(errors: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _losses(snrs: np.ndarray, errors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _losses(snrs: np.ndarray, errors: Errors) -> dict[str, Any]:
     """By receiver: SNR at TARGET_BER above LMMSE's in dB; None where the points do not cover it."""
     losses = {}
     for name, values in errors.items():

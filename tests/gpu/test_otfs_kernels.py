@@ -15,7 +15,8 @@ from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="1024x32")
 CASES = [
-    "qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "edges", "large"
+    "qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "edges", "antennas",
+    "large",
 ]  # fmt: skip
 
 

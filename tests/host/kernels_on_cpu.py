@@ -42,7 +42,10 @@ def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, 
         files = [f for f in source.files if f not in ("common.cuh", "cluster.cuh")]
         name = files[-1].replace(".", "_")
         text.append(f"namespace {name} {{\n{''.join(map(program.text, files))}\n}}")
-    text.append(LAUNCHES % {"window": geometry.window_blocks, "data": geometry.data_blocks})
+    text.append(
+        LAUNCHES
+        % {"window": program.launches(geometry)["read_window"].blocks, "data": geometry.data_blocks}
+    )
     code, library = folder / "kernels.cpp", folder / "kernels.so"
     code.write_text("\n".join(text))
     command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]

@@ -135,7 +135,7 @@ def test_every_capture_begins_a_frame_and_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("num_channels", 2, "core:num_channels 2: the receiver takes one channel"),
+        ("num_channels", 2, "core:num_channels 2: the bundle receives 1"),
         ("num_channels", "1", "core:num_channels"),
         ("trailing_bytes", -1, "core:trailing_bytes"),
         ("trailing_bytes", 10**9, "core:trailing_bytes"),

@@ -43,7 +43,7 @@ class Doubler:
 
 
 def receive(source, pipeline, take=lambda frame, outputs: None, stop=None) -> stream.Tally:
-    return stream.receive(source, pipeline, SIZE, take, stop or threading.Event())
+    return stream.receive(source, pipeline, (SIZE,), take, stop or threading.Event())
 
 
 @pytest.mark.parametrize("depth", [1, 3])

@@ -1,4 +1,5 @@
 // The C interface: checks what it is given, chooses the instruction set, shares work among threads.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <new>
@@ -47,12 +48,30 @@ int guarded(const Body& body) {
     }
 }
 
-int equalize(Equalize& job, const Kernels& kernels, int threads) {
+// The smallest noise variance over 0 (a NaN, if there is one), and by antenna what scales its samples to
+// it. An antenna without noise stays as it is: as a rule it is dead.
+float whiten(const float* noise_variance, int antennas, float* scale) {
+    float least = 0;
+    for (int i = 0; i < antennas; i++) {
+        const float variance = noise_variance[i];
+        if (std::isnan(variance)) return variance;
+        if (variance > 0 && (least == 0 || variance < least)) least = variance;
+    }
+    for (int i = 0; i < antennas; i++)
+        scale[i] = noise_variance[i] > least ? std::sqrt(least / noise_variance[i]) : 1;
+    return least;
+}
+
+int equalize(Equalize& job, const Kernels& kernels, int threads, const float* noise_variance) {
     const Link& link = job.link;
     const std::vector<float> roots = roots_of(link.doppler_bins);
+    float scale[MOST_ANTENNAS];
+    std::fill_n(scale, MOST_ANTENNAS, 1.0f);
+    job.noise_variance = whiten(noise_variance, job.antennas, scale);
+    job.scale = scale;
     std::vector<int32_t> delays;
     for (int i = 0; i < link.window_delays; i++)
-        for (int row = 0; row < dopplers(link); row++) {
+        for (int row = 0; row < job.antennas * dopplers(link); row++) {
             const float* tap = job.taps + 2 * (size_t(row) * link.window_delays + i);
             if (tap[0] == 0 && tap[1] == 0) continue;
             delays.push_back(link.first_tap + i);
@@ -108,6 +127,8 @@ int demap(Demap& job, const Kernels& kernels, int threads, const float* bias, fl
 using namespace foundry::zak;
 
 // `lanes` chooses an instruction set by its vectors' floats, 0 the widest that this processor has.
+// `antennas`, 1 to MOST_ANTENNAS, of estimate and equalize: samples, taps, noise_variance and kept have one
+// part for each, antenna after antenna.
 // All return 0, 1 for arguments that contradict each other, 2 where there is no memory.
 
 FOUNDRY_EXPORT int foundry_zak_lanes(int lanes) {
@@ -115,32 +136,36 @@ FOUNDRY_EXPORT int foundry_zak_lanes(int lanes) {
     return kernels ? kernels->lanes : 0;
 }
 
-FOUNDRY_EXPORT int foundry_zak_estimate(const foundry_zak_link* link, int lanes, const float* samples,
-                                        float tap_sigmas, int max_taps, float* taps, float* noise_variance,
-                                        int64_t* kept) {
+FOUNDRY_EXPORT int foundry_zak_estimate(const foundry_zak_link* link, int lanes, int antennas,
+                                        const float* samples, float tap_sigmas, int max_taps, float* taps,
+                                        float* noise_variance, int64_t* kept) {
     const Kernels* kernels = find(lanes);
-    if (!kernels || !is_valid(*link)) return INVALID;
-    if (max_taps < 1 || max_taps > int64_t(dopplers(*link)) * link->window_delays) return INVALID;
+    if (!kernels || !is_valid(*link) || antennas < 1 || antennas > MOST_ANTENNAS) return INVALID;
+    const int64_t window = int64_t(dopplers(*link)) * link->window_delays;
+    if (max_taps < 1 || max_taps > window) return INVALID;
     return guarded([&] {
-        estimate(*link, *kernels, samples, tap_sigmas, max_taps, taps, noise_variance, kept);
+        for (int i = 0; i < antennas; i++)
+            estimate(*link, *kernels, samples + 2 * i * foundry::zak::samples(*link), tap_sigmas, max_taps,
+                     taps + 2 * i * window, noise_variance + i, kept + i);
         return OK;
     });
 }
 
-FOUNDRY_EXPORT int foundry_zak_equalize(const foundry_zak_link* link, int lanes, int threads,
+FOUNDRY_EXPORT int foundry_zak_equalize(const foundry_zak_link* link, int lanes, int threads, int antennas,
                                         const float* samples, const float* taps, const float* noise_variance,
                                         int iterations, float* equalized, float* bias) {
     const Kernels* kernels = find(lanes);
     if (!kernels || !is_valid(*link) || iterations < 1) return INVALID;
+    if (antennas < 1 || antennas > MOST_ANTENNAS) return INVALID;
     Equalize job{};
     job.link = *link;
+    job.antennas = antennas;
     job.samples = samples;
     job.taps = taps;
-    job.noise_variance = *noise_variance;
     job.iterations = iterations;
     job.equalized = equalized;
     job.bias = bias;
-    return guarded([&] { return equalize(job, *kernels, threads); });
+    return guarded([&] { return equalize(job, *kernels, threads, noise_variance); });
 }
 
 FOUNDRY_EXPORT int foundry_zak_demap(const foundry_zak_link* link, int lanes, int threads,

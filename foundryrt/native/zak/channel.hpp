@@ -66,24 +66,32 @@ struct Shared {
     }
 };
 
-// What one period needs.
-struct Period {
-    Strip p, y;
-    Complex *x, *r, *z;
-    Vector* factor;     // [rows]: 1 / L (|H(t,f)|² + σ²), in the order of `forward`
+// What one period of an antenna's samples needs.
+struct Antenna {
+    Strip y;
     Node *h, *adjoint;  // [nodes, delays]
     Scalar* centre;     // [delays]: coefficients in the period's middle
+};
 
-    Period(Parts& parts, const Equalize& job, const Geometry& g)
-        : p(parts, g.rows, g.behind, g.ahead), y(parts, g.rows, g.ahead, g.behind) {
+// What one period needs.
+struct Period {
+    Strip p;
+    Complex *x, *r, *z;
+    Vector* factor;  // [rows]: 1 / L (Σ |H(t,f)|² + σ²), in the order of `forward`
+    Antenna antenna[MOST_ANTENNAS];
+
+    Period(Parts& parts, const Equalize& job, const Geometry& g) : p(parts, g.rows, g.behind, g.ahead) {
         const size_t delays = job.delay_count;
         x = parts.take<Complex>(g.rows);
         r = parts.take<Complex>(g.rows);
         z = parts.take<Complex>(g.rows);
         factor = parts.take<Vector>(g.rows);
-        h = parts.take<Node>(g.nodes * delays);
-        adjoint = parts.take<Node>(g.nodes * delays);
-        centre = parts.take<Scalar>(delays);
+        for (int i = 0; i < job.antennas; i++) {
+            antenna[i].y = Strip(parts, g.rows, g.ahead, g.behind);
+            antenna[i].h = parts.take<Node>(g.nodes * delays);
+            antenna[i].adjoint = parts.take<Node>(g.nodes * delays);
+            antenna[i].centre = parts.take<Scalar>(delays);
+        }
     }
 };
 
@@ -146,11 +154,14 @@ inline Scalar doppler_root(const Equalize& job, int64_t turns) {
     return {job.roots[2 * index], -job.roots[2 * index + 1]};
 }
 
-// The nodes' coefficients of H and Hᴴ, those in the middle, and the pilot's response taken off y.
-inline void set_channel(const Equalize& job, const Geometry& g, const Shared& s, const Period& v,
-                        int period) {
+// An antenna's coefficients: the nodes' of H and Hᴴ, those in the middle; the pilot's response is taken
+// off y.
+inline void set_channel(const Equalize& job, const Geometry& g, const Shared& s, const Antenna& v,
+                        int antenna, int period) {
     const Link& link = job.link;
     const int reach = link.doppler_reach, b = dopplers(link), delays = job.delay_count;
+    const float* taps = job.taps + 2 * int64_t(antenna) * b * link.window_delays;
+    const float scale = job.scale[antenna];
     const float amplitude = link.pilot_amplitude / sqrtf(float(link.doppler_bins));
     for (int d = 0; d < delays; d++) {
         const int a = job.delays[d];
@@ -160,9 +171,10 @@ inline void set_channel(const Equalize& job, const Geometry& g, const Shared& s,
         for (int k = 0; k < g.nodes; k++)
             v.h[k * delays + d].value = v.adjoint[k * delays + d].value = zero();
         for (int i = 0; i < b; i++) {
-            const float* tap = job.taps + 2 * (int64_t(i) * link.window_delays + a - link.first_tap);
-            if (tap[0] == 0 && tap[1] == 0) continue;
-            const Scalar here = doppler_root(job, int64_t(i - reach) * period) * Scalar{tap[0], tap[1]};
+            const float* from = taps + 2 * (int64_t(i) * link.window_delays + a - link.first_tap);
+            if (from[0] == 0 && from[1] == 0) continue;
+            const Scalar tap{scale * from[0], scale * from[1]};
+            const Scalar here = doppler_root(job, int64_t(i - reach) * period) * tap;
             const Scalar moved = s.advance[d * b + i] * here;
             for (int k = 0; k < g.nodes; k++) {
                 Complex &h = v.h[k * delays + d].value, &adjoint = v.adjoint[k * delays + d].value;
@@ -171,7 +183,7 @@ inline void set_channel(const Equalize& job, const Geometry& g, const Shared& s,
             }
             const Scalar middle = s.at_pilot[i] * (s.to_middle[i] * moved);
             centre = {centre.re + middle.re, centre.im + middle.im};
-            const Scalar sent = doppler_root(job, int64_t(i - reach) * sender) * Scalar{tap[0], tap[1]};
+            const Scalar sent = doppler_root(job, int64_t(i - reach) * sender) * tap;
             const Scalar response = s.at_pilot[i] * sent;
             at_pilot = {at_pilot.re + response.re, at_pilot.im + response.im};
         }

@@ -8,6 +8,9 @@
 // Within a period the channel hardly turns: the preconditioner is the circulant matrix of |H(t,f)|² + σ²
 // in the period's middle. What few iterations leave of the residual is small, so that x̂ counts as
 // LMMSE's, of bias E[λ/(λ+σ²)] over λ = |H(t,f)|².
+//
+// Of several antennas HᴴH, Hᴴy and |H(t,f)|² are sums over them, each scaled to the same noise variance:
+// maximum-ratio combining.
 #pragma once
 
 #include "zak/channel.hpp"
@@ -18,14 +21,16 @@ namespace foundry::zak::FOUNDRY_LANES_NAMESPACE {
 constexpr float TINY = 1e-30f;
 
 // The received samples of a period to v.y.
-inline void read_period(const Equalize& job, const Geometry& g, const Period& v, int period) {
+inline void read_period(const Equalize& job, const Geometry& g, const Antenna& v, int antenna, int period) {
     for (int i = 0; i < g.rows; i++) v.y.row[i] = zero();
+    const float* samples = job.samples + 2 * antenna * int64_t(g.q);
+    const float scale = job.scale[antenna];
     float* lane = reinterpret_cast<float*>(v.y.row);
     for (int j = 0; j < g.length; lane++)
         for (int i = 0; i < g.rows && j < g.length; i++, j++) {
-            const float* from = job.samples + 2 * frame_sample(job, g, period, j);
-            lane[2 * LANES * i] = from[0];
-            lane[2 * LANES * i + LANES] = from[1];
+            const float* from = samples + 2 * frame_sample(job, g, period, j);
+            lane[2 * LANES * i] = scale * from[0];
+            lane[2 * LANES * i + LANES] = scale * from[1];
         }
 }
 
@@ -42,16 +47,22 @@ inline void write_period(const Equalize& job, const Geometry& g, const Period& v
 
 // Sets v.factor; the mean over the frequencies of λ/(λ+σ²).
 inline float set_preconditioner(const Equalize& job, const Geometry& g, const Shared& s, const Period& v) {
-    for (int i = 0; i < g.rows; i++) v.r[i] = zero();
-    for (int d = 0; d < job.delay_count; d++) {
-        const int a = job.delays[d] < 0 ? job.delays[d] + g.circulant : job.delays[d];
-        v.r[a % g.rows].re[a / g.rows] = v.centre[d].re;
-        v.r[a % g.rows].im[a / g.rows] = v.centre[d].im;
+    for (int i = 0; i < g.rows; i++) {
+        v.r[i] = zero();
+        v.factor[i] = Vector{};
     }
-    forward(v.r, v.z, s.turns);
+    for (int antenna = 0; antenna < job.antennas; antenna++) {
+        for (int d = 0; d < job.delay_count; d++) {
+            const int a = job.delays[d] < 0 ? job.delays[d] + g.circulant : job.delays[d];
+            v.r[a % g.rows].re[a / g.rows] = v.antenna[antenna].centre[d].re;
+            v.r[a % g.rows].im[a / g.rows] = v.antenna[antenna].centre[d].im;
+        }
+        forward(v.r, v.z, s.turns);
+        for (int i = 0; i < g.rows; i++) v.factor[i] += energy(v.z[i]);
+    }
     Vector bias{};
     for (int i = 0; i < g.rows; i++) {
-        const Vector eigenvalue = energy(v.z[i]), damped = eigenvalue + job.noise_variance;
+        const Vector eigenvalue = v.factor[i], damped = eigenvalue + job.noise_variance;
         v.factor[i] = 1 / (damped * float(g.circulant));
         bias += eigenvalue / damped;
     }
@@ -71,18 +82,29 @@ inline float precondition(const Geometry& g, const Shared& s, const Period& v) {
     return sum(product);
 }
 
+// Σ Hᴴy over the antennas, ROWS rows from `first` on, to `out`.
+template <int ROWS>
+inline void adjoints(const Equalize& job, const Geometry& g, const Shared& s, const Period& v, int first,
+                     Complex* out) {
+    Sums<ROWS> sum;
+    for (int i = 0; i < job.antennas; i++) {
+        const Antenna antenna = v.antenna[i];
+        add_product<ROWS, true>({antenna.adjoint, s.forth, job.delay_count, g.step}, antenna.y, first, sum);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < ROWS; t++) out[t] = {sum.re[t], sum.im[t]};
+}
+
 // x / y, and x / TINY for a y below that; a NaN stays one.
 inline float quotient(float x, float y) { return x / (y < TINY ? TINY : y); }
 
 template <int ROWS>
 inline void solve(const Equalize& job, const Geometry& g, const Shared& s, const Period& v) {
-    const Coefficients h{v.h, s.back, job.delay_count, g.step};
-    const Coefficients adjoint{v.adjoint, s.forth, job.delay_count, g.step};
     const float sigma2 = job.noise_variance;
     Complex out[ROWS];
-    v.y.fill_halo();
+    for (int a = 0; a < job.antennas; a++) v.antenna[a].y.fill_halo();
     for (int i = 0; i < g.rows; i += ROWS) {
-        product<ROWS, true>(adjoint, v.y, i, out);
+        adjoints<ROWS>(job, g, s, v, i, out);
         for (int t = 0; t < ROWS; t++) {
             v.x[i + t] = v.p.row[i + t] = zero();
             v.r[i + t] = s.mask[i + t] * out[t];
@@ -101,9 +123,16 @@ inline void solve(const Equalize& job, const Geometry& g, const Shared& s, const
         v.p.fill_halo();
         // pᴴ(HᴴH+σ²)p without a product of its own.
         part *= sigma2;
-        for (int i = 0; i < g.rows; i += ROWS) {
-            product<ROWS, false>(h, v.p, i, v.y.row + i);
-            for (int t = 0; t < ROWS; t++) part += energy(v.y.row[i + t]);
+        for (int a = 0; a < job.antennas; a++) {
+            const Antenna antenna = v.antenna[a];
+            const Coefficients h{antenna.h, s.back, job.delay_count, g.step};
+            for (int i = 0; i < g.rows; i += ROWS) {
+                Sums<ROWS> sum;
+                add_product<ROWS, false>(h, v.p, i, sum);
+#pragma GCC unroll 8
+                for (int t = 0; t < ROWS; t++) antenna.y.row[i + t] = {sum.re[t], sum.im[t]};
+                for (int t = 0; t < ROWS; t++) part += energy(antenna.y.row[i + t]);
+            }
         }
         const float alpha = quotient(residual, sum(part));
         if (step + 1 == job.iterations) {
@@ -111,9 +140,9 @@ inline void solve(const Equalize& job, const Geometry& g, const Shared& s, const
             for (int i = 0; i < g.rows; i++) v.x[i] = v.x[i] + alpha * v.p.row[i];
             return;
         }
-        v.y.fill_halo();
+        for (int a = 0; a < job.antennas; a++) v.antenna[a].y.fill_halo();
         for (int i = 0; i < g.rows; i += ROWS) {
-            product<ROWS, true>(adjoint, v.y, i, out);
+            adjoints<ROWS>(job, g, s, v, i, out);
             for (int t = 0; t < ROWS; t++) {
                 const Complex p = v.p.row[i + t];
                 v.x[i + t] = v.x[i + t] + alpha * p;
@@ -128,8 +157,10 @@ inline void equalize_period(const Equalize& job, const float* shared, float* scr
     Parts shared_parts(const_cast<float*>(shared)), parts(scratch);
     const Shared s(shared_parts, job, g);
     const Period v(parts, job, g);
-    read_period(job, g, v, period);
-    set_channel(job, g, s, v, period);
+    for (int i = 0; i < job.antennas; i++) {
+        read_period(job, g, v.antenna[i], i, period);
+        set_channel(job, g, s, v.antenna[i], i, period);
+    }
     job.bias[period] = set_preconditioner(job, g, s, v);
     if (g.tile == TILE) solve<TILE>(job, g, s, v);
     else solve<FINE_TILE>(job, g, s, v);

@@ -18,11 +18,13 @@ struct Columns {
 
 struct Equalize {
     Link link;
-    const float* samples;   // complex [N, M]
-    const float* taps;      // complex [2D+1, window]
-    const int32_t* delays;  // those that have a tap, rising
+    int antennas;
+    const float* samples;   // complex [antennas, N, M]
+    const float* taps;      // complex [antennas, 2D+1, window]
+    const float* scale;     // [antennas]: what gives each antenna's noise the same variance
+    const int32_t* delays;  // those that have a tap at any antenna, rising
     int delay_count;
-    float noise_variance;
+    float noise_variance;  // of the scaled samples
     int iterations;
     const float* roots;  // complex [N], e^{-j2πi/N}
     float* equalized;    // complex [N, M]; the guard strip is not written

@@ -19,6 +19,9 @@ namespace foundry::zak {
 
 using Link = foundry_zak_link;
 
+// Antennas whose frames are received together, at most.
+constexpr int MOST_ANTENNAS = 4;
+
 inline int64_t samples(const Link& link) { return int64_t(link.delay_bins) * link.doppler_bins; }
 inline int half_guard(const Link& link) { return link.guard_bins / 2; }
 inline int dopplers(const Link& link) { return 2 * link.doppler_reach + 1; }

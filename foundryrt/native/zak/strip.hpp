@@ -13,6 +13,7 @@ struct Strip {
     Complex* row;  // row[0] is the first; row[-before] to row[rows + behind - 1] exist
     int rows, before, behind;
 
+    Strip() = default;
     Strip(Parts& parts, int rows_, int before_, int behind_)
         : row(parts.take<Complex>(rows_ + before_ + behind_) + before_),
           rows(rows_),
@@ -52,12 +53,15 @@ struct Coefficients {
     int delays, step;
 };
 
-// out[t] = Σ c_d[first + t] · in.row[first + t + shift_d], with the conjugate of c where it is so asked.
+// Some rows of complex sums.
+template <int TILE>
+struct Sums {
+    Vector re[TILE] = {}, im[TILE] = {};
+};
+
+// sum[t] += Σ c_d[first + t] · in.row[first + t + shift_d], with the conjugate of c where it is so asked.
 template <int TILE, bool CONJUGATE>
-inline void product(const Coefficients& c, const Strip& in, int first, Complex* out) {
-    Vector re[TILE], im[TILE];
-#pragma GCC unroll 8
-    for (int t = 0; t < TILE; t++) re[t] = im[t] = Vector{};
+inline void add_product(const Coefficients& c, const Strip& in, int first, Sums<TILE>& sum) {
     const Node* node = c.nodes + size_t(first / c.step) * c.delays;
     const float offset = float(first % c.step);
     const Complex* rows = in.row + first;
@@ -68,20 +72,18 @@ inline void product(const Coefficients& c, const Strip& in, int first, Complex* 
 #pragma GCC unroll 8
         for (int t = 0; t < TILE; t++) {
             const Complex x = from[t];
-            re[t] += value.re * x.re;
-            im[t] += value.re * x.im;
+            sum.re[t] += value.re * x.re;
+            sum.im[t] += value.re * x.im;
             if (CONJUGATE) {
-                re[t] += value.im * x.im;
-                im[t] -= value.im * x.re;
+                sum.re[t] += value.im * x.im;
+                sum.im[t] -= value.im * x.re;
             } else {
-                re[t] -= value.im * x.im;
-                im[t] += value.im * x.re;
+                sum.re[t] -= value.im * x.im;
+                sum.im[t] += value.im * x.re;
             }
             value = value + slope;
         }
     }
-#pragma GCC unroll 8
-    for (int t = 0; t < TILE; t++) out[t] = {re[t], im[t]};
 }
 
 }  // namespace foundry::zak::FOUNDRY_LANES_NAMESPACE

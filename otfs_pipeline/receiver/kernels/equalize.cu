@@ -9,28 +9,37 @@
 // shared memory. What the taps reach beyond a block is sent into its neighbours' shared memory.
 // An index j counts from the first sample that data reaches, FIRST_SAMPLE after the pilot.
 //
+// Of several antennas HᴴH and Hᴴy are sums over them, each scaled to the same noise variance
+// (maximum-ratio combining): y is there once for each, all else once.
+//
 // Hp is Hr plus β times the one before, so β is not needed until Hr is done, nor α until Hᴴy is:
 // sums and edges travel through the cluster while all warps but those at a block's edges multiply.
 
 // This thread's part of two sums over the frequencies, of λc and (λ+σ²)λc² (equalize.bias), where λ
-// is |H(t,f)|² in the middle of the period's data and c the filter that the steps are.
+// is Σ |H(t,f)|² over the antennas, in the middle of the period's data, and c the filter that the steps
+// are.
 __device__ Sample bias(const Shared& s, int groups, int rank, float sigma2) {
     Sample moments = {0, 0};
 #pragma unroll
     for (int i = 0; i < BINS; i++) {
         int bin = (i * CLUSTER + rank) * THREADS + threadIdx.x;
         if (bin >= EIGENVALUES) break;
-        Sample response = {0, 0}, step = root(-bin, EIGENVALUES);
-        for (int g = 0; g < groups; g++) {
-            Sample turn = root(-(long long)bin * s.group[g].start, EIGENVALUES);
-            for (int slot = s.group[g].slot; slot < s.group[g + 1].slot; slot++) {
-                add_product(response, s.centre[slot], turn);
-                Sample next = {0, 0};
-                add_product(next, turn, step);
-                turn = next;
+        Sample step = root(-bin, EIGENVALUES);
+        float eigenvalue = 0;
+        for (int antenna = 0; antenna < ANTENNAS; antenna++) {
+            Sample response = {0, 0};
+            for (int g = 0; g < groups; g++) {
+                Sample turn = root(-(long long)bin * s.group[g].start, EIGENVALUES);
+                for (int slot = s.group[g].slot; slot < s.group[g + 1].slot; slot++) {
+                    add_product(response, s.centre[antenna][slot], turn);
+                    Sample next = {0, 0};
+                    add_product(next, turn, step);
+                    turn = next;
+                }
             }
+            eigenvalue = ANTENNAS == 1 ? energy(response) : eigenvalue + energy(response);
         }
-        float eigenvalue = energy(response), damped = eigenvalue + sigma2, left = 1, steepest = 1;
+        float damped = eigenvalue + sigma2, left = 1, steepest = 1;
         for (int k = 0; k < ITERATIONS; k++) {
             steepest = left + s.beta[k] * steepest;
             left -= s.alpha[k] * damped * steepest;
@@ -53,18 +62,22 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     const int first = threadIdx.x * EACH;
     const bool forward_waits = reaches_out(rank, BEHIND, AHEAD);
     const bool adjoint_waits = reaches_out(rank, AHEAD, BEHIND);
-    const float sigma2 = *noise_variance;
+    float scale[ANTENNAS];
+    const float sigma2 = whiten(noise_variance, scale);
 
     constexpr int PARTS = CLUSTER * WARPS * sizeof(float);
     const int r_bytes = PARTS + sizeof(Sample) * (rank > 0 ? BEHIND : 0)
                         + sizeof(Sample) * (rank + 1 < CLUSTER ? AHEAD : 0);
-    const int y_bytes = PARTS + sizeof(Sample) * (rank > 0 ? AHEAD : 0)
-                        + sizeof(Sample) * (rank + 1 < CLUSTER ? BEHIND : 0);
+    const int y_bytes = PARTS + ANTENNAS * sizeof(Sample) * (rank > 0 ? AHEAD : 0)
+                        + ANTENNAS * sizeof(Sample) * (rank + 1 < CLUSTER ? BEHIND : 0);
 
     if (threadIdx.x == 0) init_signal(&s.r_here), init_signal(&s.y_here);
     for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.r[i] = {0, 0};
-    const int groups = prepare(s, taps, selected, rank, period);
-    load(s, samples, groups, rank, period);
+    const int groups = prepare(s, taps, selected, scale, rank, period);
+#pragma unroll
+    for (int antenna = 0; antenna < ANTENNAS; antenna++) {
+        load(s, samples, antenna, scale[antenna], groups, rank, period);
+    }
     // From here on the neighbours send into this block.
     cluster_barrier();
 
@@ -77,7 +90,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
 
     Sample x[EACH], p[EACH], sum[EACH];
     Sample* const r = s.r + BEHIND + first;
-    Sample* const y = s.y + AHEAD + first;
+    Sample* const y = s.y[0] + AHEAD + first;
     adjoint(s, groups, first, sum);
     if (silent) mask(sum, silent);
     float part = 0, residual = 0;
@@ -94,7 +107,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         arrive(&s.r_here, r_bytes);
         __syncthreads();
         if (forward_waits) await(&s.r_here, step);
-        forward(s, groups, first, sum);
+        forward(s, 0, groups, first, sum);
         if (!forward_waits) await(&s.r_here, step);
         const float next = total(s.energy);
         const float beta = step ? next / fmaxf(residual, TINY) : 0;
@@ -107,7 +120,19 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
             y[e] = sum[e];
             part += energy(sum[e]) + sigma2 * energy(p[e]);
         }
-        send_edges(s.y, s.y + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum, &s.y_here);
+        send_edges(s.y[0], s.y[0] + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum, &s.y_here);
+        // Of the antennas, the first one's products alone have a wait to hide.
+        for (int antenna = 1; antenna < ANTENNAS; antenna++) {
+            Sample* const other = s.y[antenna];
+            forward(s, antenna, groups, first, sum);
+#pragma unroll
+            for (int e = 0; e < EACH; e++) {
+                sum[e] = sum[e] + beta * other[AHEAD + first + e];
+                other[AHEAD + first + e] = sum[e];
+                part += energy(sum[e]);
+            }
+            send_edges(other, other + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum, &s.y_here);
+        }
         send_part(part, s.curvature, rank, &s.y_here);
         arrive(&s.y_here, y_bytes);
         __syncthreads();

@@ -60,6 +60,9 @@ class Geometry:
         choices = [each for each in EACH_CHOICES if each <= held] or [1]
         # Of seven blocks, as many warps as fit; of fewer, as few coefficients as can be.
         divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
+        if settings.antennas > 1:
+            # Their vectors and coefficients may need the memory of more blocks.
+            divisions.append((choices[-1], 8))
         for each, cluster in divisions:
             geometry = cls(settings, each, GROUP, cluster)
             if cluster == 7 and (geometry.threads > MOST_OF_SEVEN or geometry.resident < 2):
@@ -70,7 +73,8 @@ class Geometry:
                 return geometry
         raise UsageError(
             f"grid {settings.grid} with {settings.window_delays} delay taps does not fit into a "
-            "cluster's shared memory; use fewer delay bins, max-taps or a smaller guard"
+            "cluster's shared memory; use fewer delay bins, max-taps or antennas, or a smaller "
+            "guard"
         )
 
     @property
@@ -96,8 +100,8 @@ class Geometry:
 
     @property
     def delays(self) -> int:
-        """Delays with a tap at most, and groups of them."""
-        return min(self.settings.max_taps, self.settings.window_delays)
+        """Delays with a tap at any antenna at most, and groups of them."""
+        return min(self.settings.antennas * self.settings.max_taps, self.settings.window_delays)
 
     @property
     def node_step(self) -> int:
@@ -109,10 +113,11 @@ class Geometry:
     @property
     def shared_bytes(self) -> int:
         """Of `struct Shared` in equalize.cu."""
-        delays, reached = self.delays, self.span + self.halo
-        nodes = (reached // self.node_step + 2) * (delays | 1)
+        delays, reached, antennas = self.delays, self.span + self.halo, self.settings.antennas
+        nodes = antennas * (reached // self.node_step + 2) * (delays | 1)
+        vectors = (1 + antennas) * reached + antennas * delays
         sums = self.cluster * self.threads // 32 + self.settings.iterations
-        return -(-(16 * nodes + 16 * reached + 20 * delays + 32 + 8 * sums) // 16) * 16
+        return -(-(16 * nodes + 8 * vectors + 12 * delays + 32 + 8 * sums) // 16) * 16
 
     @property
     def resident(self) -> int:
@@ -121,7 +126,7 @@ class Geometry:
 
     @property
     def window_blocks(self) -> int:
-        """Blocks of `read_window`."""
+        """Blocks of `read_window` for an antenna."""
         return -(-self.settings.window_delays // 32)
 
     @property
@@ -146,6 +151,7 @@ class Geometry:
             "MAX_TAPS": s.max_taps, "ITERATIONS": s.iterations, "AXIS_BITS": levels,
             "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
             "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
+            "ANTENNAS": s.antennas, "WINDOW_BLOCKS": self.window_blocks,
             "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
             "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
         }  # fmt: skip

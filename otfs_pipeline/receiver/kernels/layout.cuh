@@ -19,13 +19,14 @@ struct alignas(8) Group {
     int start, slot;
 };
 
-// r has BEHIND samples before the block's own and AHEAD after them; y = Hp has it the other way.
+// r has BEHIND samples before the block's own and AHEAD after them; y = Hp has it the other way, and
+// there is one for each antenna.
 struct Shared {
     // An odd row: neighbouring nodes of a delay lie in different banks.
-    Node node[NODES][MAX_DELAYS | 1];
+    Node node[ANTENNAS][NODES][MAX_DELAYS | 1];
     Sample r[SPAN + HALO];
-    Sample y[SPAN + HALO];
-    Sample centre[MAX_DELAYS];
+    Sample y[ANTENNAS][SPAN + HALO];
+    Sample centre[ANTENNAS][MAX_DELAYS];
     Group group[MAX_DELAYS + 1];
     int delay[MAX_DELAYS];
     float curvature[CLUSTER * WARPS], energy[CLUSTER * WARPS];

@@ -1,4 +1,4 @@
-// Hr and Hᴴy of a block's samples, delays in groups.
+// Hr at an antenna and the antennas' sum of Hᴴy, of a block's samples, delays in groups.
 
 // Adds the products of a group of `length` <= COUNT delays; r is that of its first delay.
 template <int COUNT>
@@ -22,11 +22,12 @@ __device__ __forceinline__ void add_forward(int length, const Sample* r, const N
 
 // (Hr)[j] for EACH samples from own index `first`. A coefficient is held over them: they are odd
 // in number, and it is that of the one in their middle.
-__device__ __forceinline__ void forward(const Shared& s, int groups, int first, Sample (&sum)[EACH]) {
+__device__ __forceinline__ void forward(const Shared& s, int antenna, int groups, int first,
+                                        Sample (&sum)[EACH]) {
 #pragma unroll
     for (int e = 0; e < EACH; e++) sum[e] = {0, 0};
     const unsigned x = AHEAD + first + EACH / 2;
-    const Node* row = s.node[x / NODE_STEP];
+    const Node* row = s.node[antenna][x / NODE_STEP];
     const float part = float(int(x % NODE_STEP)) * (1.0f / NODE_STEP);
     Group group = s.group[0];
     for (int g = 1; g <= groups; g++) {
@@ -69,12 +70,16 @@ __device__ __forceinline__ void add_adjoint(int length, const Sample* y, const N
 __device__ __forceinline__ void adjoint(const Shared& s, int groups, int first, Sample (&sum)[EACH]) {
 #pragma unroll
     for (int e = 0; e < EACH; e++) sum[e] = {0, 0};
-    Group group = s.group[0];
-    for (int g = 1; g <= groups; g++) {
-        Group next = s.group[g];
-        const int at = AHEAD + first + group.start;
-        add_adjoint<GROUP>(next.slot - group.slot, s.y + at, s.node[0] + group.slot, at + EACH / 2, sum);
-        group = next;
+    for (int antenna = 0; antenna < ANTENNAS; antenna++) {
+        const Sample* y = s.y[antenna];
+        const Node* column = s.node[antenna][0];
+        Group group = s.group[0];
+        for (int g = 1; g <= groups; g++) {
+            Group next = s.group[g];
+            const int at = AHEAD + first + group.start;
+            add_adjoint<GROUP>(next.slot - group.slot, y + at, column + group.slot, at + EACH / 2, sum);
+            group = next;
+        }
     }
 }
 

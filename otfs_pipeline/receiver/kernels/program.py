@@ -60,16 +60,18 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
     """All that the kernels write: scratch, then the receiver's outputs.
 
     taps_table [2D+1, window] taps h[b, a], 0 where dropped; tap_energy their |h|²; noise one sum a
-    block; groups the number of delay groups, then each one's first delay and how many delays are
-    before it, the latter once more at the end; equalized [MN] x̂ in time, data samples only; moments
-    [N] two sums a period.
+    block: these three have a first dimension of the antennas where there are several. groups the
+    number of delay groups, then each one's first delay and how many delays are before it, the
+    latter once more at the end; equalized [MN] x̂ in time, data samples only; moments [N] two sums
+    a period.
     """
     s = geometry.settings
-    table = (2 * s.doppler_range + 1, s.window_delays)
+    antennas = s.frame_shape[:-1]
+    table = (*antennas, 2 * s.doppler_range + 1, s.window_delays)
     scratch = {
         "taps_table": Tensor(table, "complex64"),
         "tap_energy": Tensor(table, "float32"),
-        "noise": Tensor((geometry.window_blocks,), "float32"),
+        "noise": Tensor((*antennas, geometry.window_blocks), "float32"),
         "groups": Tensor((1 + 2 * (geometry.delays + 1),), "int32"),
         "equalized": Tensor((s.q,), "complex64"),
         "moments": Tensor((s.n,), "complex64"),
@@ -81,7 +83,7 @@ def launches(geometry: Geometry) -> dict[str, Launch]:
     """How each kernel is launched."""
     s = geometry.settings
     return {
-        "read_window": Launch(geometry.window_blocks, 32 * geometry.window_rows, 0),
+        "read_window": Launch(s.antennas * geometry.window_blocks, 32 * geometry.window_rows, 0),
         "select_taps": Launch(1, 1024, 0),
         "equalize": Launch(s.n * geometry.cluster, geometry.threads, geometry.shared_bytes),
         "demap": Launch(geometry.data_blocks, 256, 0),

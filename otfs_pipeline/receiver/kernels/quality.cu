@@ -8,14 +8,16 @@ __device__ __forceinline__ float warp_max(float value) {
     return value;
 }
 
-// `of_cells` [CELLS][5]: energy, largest part of a sample, how many samples have it, largest energy of a
-// period over the median one, samples of periods without energy. A block a cell of 32 delays.
+// `of_cells` [ANTENNAS][CELLS][5]: energy, largest part of a sample, how many samples have it, largest energy of a
+// period over the median one, samples of periods without energy. A block a cell of an antenna's 32 delays.
 extern "C" __global__ void __launch_bounds__(32 * QUALITY_WARPS)
 measure_samples(const Sample* samples, float* of_cells) {
     __shared__ float energies[N], warp_peak[QUALITY_WARPS], warp_clipped[QUALITY_WARPS];
     __shared__ float middle;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int delay = blockIdx.x * CELL + lane, width = min(CELL, M - int(blockIdx.x) * CELL);
+    const int antenna = ANTENNAS > 1 ? blockIdx.x / CELLS : 0, cell = int(blockIdx.x) - antenna * CELLS;
+    const int delay = cell * CELL + lane, width = min(CELL, M - cell * CELL);
+    samples += antenna * Q;
     float peak = 0, clipped = 0;
     for (int n = warp; n < N; n += QUALITY_WARPS) {
         Sample sample = lane < width ? samples[n * M + delay] : Sample{0, 0};
@@ -71,10 +73,13 @@ measure_symbols(const Sample* symbols, float* of_blocks) {
     of_blocks[blockIdx.x] = sum;
 }
 
+// A block an antenna.
 extern "C" __global__ void __launch_bounds__(32)
 summarize(const float* of_cells, const float* of_blocks, float* power, float* peak, float* clipped,
           float* burst, float* missing, float* evm) {
     const int lane = threadIdx.x;
+    const int antenna = ANTENNAS > 1 ? blockIdx.x : 0;
+    of_cells += 5 * antenna * CELLS;
     float total = 0, most = 0, many = 0, largest = 0, gone = 0, error = 0;
     for (int i = lane; i < CELLS; i += 32) {
         const float* cell = of_cells + 5 * i;
@@ -87,6 +92,7 @@ summarize(const float* of_cells, const float* of_blocks, float* power, float* pe
     total = warp_sum(total), many = warp_sum(many), gone = warp_sum(gone), error = warp_sum(error);
     largest = warp_max(largest);
     if (lane != 0) return;
-    *power = total / Q, *peak = most, *clipped = many, *burst = largest, *missing = gone;
-    *evm = sqrtf(error / SYMBOLS);
+    power[antenna] = total / Q, peak[antenna] = most, clipped[antenna] = many;
+    burst[antenna] = largest, missing[antenna] = gone;
+    if (antenna == 0) *evm = sqrtf(error / SYMBOLS);
 }

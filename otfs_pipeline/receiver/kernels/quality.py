@@ -27,25 +27,28 @@ def _cells(settings: Settings) -> int:
 def launches(settings: Settings) -> dict[str, Launch]:
     """How each kernel is launched."""
     return {
-        "measure_samples": Launch(_cells(settings), 32 * min(settings.n, 32), 0),
+        "measure_samples": Launch(
+            settings.antennas * _cells(settings), 32 * min(settings.n, 32), 0
+        ),
         "measure_symbols": Launch(_SYMBOL_BLOCKS, 256, 0),
-        "summarize": Launch(1, 32, 0),
+        "summarize": Launch(settings.antennas, 32, 0),
     }
 
 
 def buffers(settings: Settings) -> dict[str, Tensor]:
     """All that the kernels write: scratch, then the numbers."""
     return {
-        "of_cells": Tensor((_cells(settings), 5), "float32"),
+        "of_cells": Tensor((settings.antennas * _cells(settings), 5), "float32"),
         "of_blocks": Tensor((_SYMBOL_BLOCKS,), "float32"),
-        **quality(),
+        **quality(settings),
     }
 
 
 def source(settings: Settings) -> str:
     """What is compiled, its sizes as macros."""
     whole = {
-        "M": settings.m, "N": settings.n, "Q": settings.q, "CELLS": _cells(settings),
+        "ANTENNAS": settings.antennas, "M": settings.m, "N": settings.n, "Q": settings.q,
+        "CELLS": _cells(settings),
         "AXIS_BITS": settings.bits_per_symbol // 2, "SYMBOLS": frame.data_symbols(settings),
         "SYMBOL_BLOCKS": _SYMBOL_BLOCKS, "QUALITY_WARPS": min(settings.n, 32),
     }  # fmt: skip
@@ -65,10 +68,11 @@ class KernelQuality:
         image = compile_source(source(settings), "quality.cu", f"sm_{major}{minor}")
         self._buffers = buffers(settings)
         self._launches = launches(settings)
+        self._numbers = quality(settings)
         self._kernels = {name: Kernel.load(image, name) for name in PARAMETERS}
 
     def __call__(self, samples: torch.Tensor, symbols: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Samples [MN] and symbols [D] to the outputs of `signature.quality`."""
+        """Samples [MN] or [antennas, MN] and symbols [D] to the outputs of `signature.quality`."""
         tensors = {
             name: samples.new_empty(buffer.shape, dtype=getattr(torch, buffer.dtype))
             for name, buffer in self._buffers.items()
@@ -78,4 +82,4 @@ class KernelQuality:
         for name, (blocks, threads, shared) in self._launches.items():
             arguments = [known[buffer].data_ptr() for buffer in PARAMETERS[name]]
             self._kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)
-        return {name: tensors[name] for name in quality()}
+        return {name: tensors[name] for name in self._numbers}

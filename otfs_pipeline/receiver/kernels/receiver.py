@@ -35,7 +35,7 @@ class KernelReceiver:
         self._program = program.Program(geometry, program.images(geometry, f"sm_{major}{minor}"))
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Samples [MN] complex64 of one frame to its results."""
+        """Samples complex64 of one frame, as in `signature.signature`, to its results."""
         tensors = {
             name: samples.new_empty(buffer.shape, dtype=getattr(torch, buffer.dtype))
             for name, buffer in self._buffers.items()

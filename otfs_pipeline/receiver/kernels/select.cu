@@ -1,5 +1,5 @@
-// Keeps the taps that stand out of the noise, MAX_TAPS at most, and lists their delays in groups of
-// up to GROUP neighbours. One block.
+// Keeps the taps that stand out of the noise, MAX_TAPS an antenna at most, and lists the delays that
+// any antenna has one of in groups of up to GROUP neighbours. One block.
 
 constexpr int VALUES = (DOPPLERS * WINDOW + 1023) / 1024;
 
@@ -46,11 +46,9 @@ __device__ unsigned largest(const unsigned (&value)[VALUES], int* histogram) {
     return prefix;
 }
 
-extern "C" __global__ void __launch_bounds__(1024)
-select_taps(Sample* taps, const float* tap_energy, const float* noise, int* groups,
-            float* noise_variance, long long* kept) {
-    __shared__ int histogram[256];
-    __shared__ unsigned active[(WINDOW + 31) / 32 + 1];
+// The taps of one antenna: 0 for those that are not kept; `active` gets the delays of the others.
+__device__ void select(Sample* taps, const float* tap_energy, const float* noise, unsigned* active,
+                       int* histogram, float* noise_variance, long long* kept) {
     __shared__ int count, candidates;
     float sum = 0;
     for (int i = 0; i < (WINDOW + 31) / 32; i++) sum += noise[i];
@@ -63,7 +61,6 @@ select_taps(Sample* taps, const float* tap_energy, const float* noise, int* grou
         value[i] = index < DOPPLERS * WINDOW ? __float_as_uint(tap_energy[index]) : 0;
         loud += __uint_as_float(value[i]) >= threshold;
     }
-    for (int i = threadIdx.x; i <= (WINDOW + 31) / 32; i += 1024) active[i] = 0;
     if (threadIdx.x == 0) count = candidates = 0;
     __syncthreads();
     loud = warp_sum(loud);
@@ -85,6 +82,19 @@ select_taps(Sample* taps, const float* tap_energy, const float* noise, int* grou
         }
     }
     __syncthreads();
+    if (threadIdx.x == 0) *noise_variance = sigma2, *kept = count;
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+select_taps(Sample* taps, const float* tap_energy, const float* noise, int* groups,
+            float* noise_variance, long long* kept) {
+    __shared__ int histogram[256];
+    __shared__ unsigned active[(WINDOW + 31) / 32 + 1];
+    for (int i = threadIdx.x; i <= (WINDOW + 31) / 32; i += 1024) active[i] = 0;
+    for (int i = 0; i < ANTENNAS; i++) {
+        select(taps + i * DOPPLERS * WINDOW, tap_energy + i * DOPPLERS * WINDOW,
+               noise + i * WINDOW_BLOCKS, active, histogram, noise_variance + i, kept + i);
+    }
     if (threadIdx.x == 0) {
         int found = 0, delays = 0;
         for (int a = 0; a < WINDOW && delays < MAX_DELAYS;) {
@@ -103,7 +113,5 @@ select_taps(Sample* taps, const float* tap_energy, const float* noise, int* grou
         }
         groups[2 + 2 * found] = delays;
         groups[0] = found;
-        *noise_variance = sigma2;
-        *kept = count;
     }
 }

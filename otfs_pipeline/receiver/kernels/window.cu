@@ -1,6 +1,6 @@
 // The Zak transform of the delays that the pilot's response covers, read off as taps h[b, a].
 //
-// One block a 32 delays, one lane a delay. Columns beyond the channel's Dopplers hold noise alone.
+// One block a 32 delays of an antenna, one lane a delay. Columns beyond the channel's Dopplers hold noise alone.
 
 extern "C" __global__ void __launch_bounds__(32 * WINDOW_ROWS)
 read_window(const Sample* samples, Sample* taps, float* tap_energy, float* noise) {
@@ -8,7 +8,9 @@ read_window(const Sample* samples, Sample* taps, float* tap_energy, float* noise
     __shared__ Sample roots[N];
     __shared__ float partial[WINDOW_ROWS];
     int lane = threadIdx.x % 32, row = threadIdx.x / 32;
-    int a = blockIdx.x * 32 + lane;
+    const int antenna = ANTENNAS > 1 ? blockIdx.x / WINDOW_BLOCKS : 0;
+    samples += antenna * Q, taps += antenna * DOPPLERS * WINDOW, tap_energy += antenna * DOPPLERS * WINDOW;
+    int a = (blockIdx.x - antenna * WINDOW_BLOCKS) * 32 + lane;
     for (int n = row; n < N; n += WINDOW_ROWS) {
         tile[n][lane] = a < WINDOW ? samples[PILOT_DELAY + FIRST_TAP + a + n * M] : Sample{0, 0};
     }
