@@ -17,6 +17,7 @@ _LAST = (
     ("equalized_snr_db", "equalized_snr_db", "SNR of the symbols that the equalizer expects", 1),
     ("evm_percent", "evm_ratio", "RMS distance of the symbols from the nearest points", 0.01),
     ("noise_variance", "noise_variance", "Noise energy of a sample", 1),
+    ("channel_gain_db", "channel_gain_db", "Channel's gain in dB", 1),
     ("taps", "taps", "Taps of the channel that were kept", 1),
     ("burst_db", "burst_db", "Largest energy of 32 samples over the median in dB", 1),
     ("peak", "peak", "Largest real or imaginary part of a sample", 1),
@@ -96,4 +97,15 @@ class _Rest(Collector):
         yield family
         for key, name, about, factor in _LAST:
             if (value := self.last.get(key)) is not None:
-                yield GaugeMetricFamily(f"otfs_{name}", f"{about}, last frame", value * factor)
+                yield _gauge(f"otfs_{name}", f"{about}, last frame", value, factor)
+
+
+def _gauge(name: str, about: str, value: Any, factor: float) -> Metric:
+    """One series, or of a list one for each antenna that has a value, numbered from 1."""
+    if not isinstance(value, list):
+        return GaugeMetricFamily(name, about, value * factor)
+    family = GaugeMetricFamily(name, about, labels=["antenna"])
+    for number, one in enumerate(value, 1):
+        if one is not None:
+            family.add_metric([str(number)], one * factor)
+    return family

@@ -11,20 +11,23 @@ def segment_length(samples: int) -> int:
 
 
 def segments(samples: np.ndarray, length: int, most: int) -> np.ndarray:
-    """Up to `most` segments from all over the samples [S], copied, [P, length] complex64."""
-    count = min(most, samples.size // length)
-    begin = np.linspace(0, samples.size - length, count).astype(np.intp)
-    windows = np.lib.stride_tricks.sliding_window_view(samples, length)
-    return np.array(windows[begin], np.complex64)
+    """Up to `most` segments from all over the samples [..., S], copied.
+
+    [..., P, length] complex64.
+    """
+    size = samples.shape[-1]
+    begin = np.linspace(0, size - length, min(most, size // length)).astype(np.intp)
+    windows = np.lib.stride_tricks.sliding_window_view(samples, length, axis=-1)
+    return np.array(windows[..., begin, :], np.complex64)
 
 
 def density(segments: np.ndarray, rate: float) -> np.ndarray:
-    """Segments [P, L] at `rate` samples a second to power per Hz [L], from -rate/2 on.
+    """Segments [..., P, L] at `rate` samples a second to power per Hz [..., L], from -rate/2 on.
 
     Hann window; the integral over the frequencies is the samples' mean energy.
     """
-    length = segments.shape[1]
+    length = segments.shape[-1]
     window = np.hanning(length + 1)[:-1]
-    energy = np.abs(np.fft.fft(segments * window, axis=1)) ** 2
-    power = energy.mean(axis=0) / (rate * np.sum(window**2))
-    return np.asarray(np.fft.fftshift(power))
+    energy = np.abs(np.fft.fft(segments * window)) ** 2
+    power = energy.mean(axis=-2) / (rate * np.sum(window**2))
+    return np.asarray(np.fft.fftshift(power, axes=-1))

@@ -83,7 +83,10 @@ class State:
         }
 
     def snapshot(self, ended: bool) -> dict[str, Any]:
-        """For the page, as JSON; arrays are bytes of float32."""
+        """For the page, as JSON; arrays are bytes of float32.
+
+        Channel and spectrum have lists with one of each antenna.
+        """
         self.drain()
         sample = self.watch.sample
         return {
@@ -106,6 +109,7 @@ class State:
             "modulation": s.modulation,
             "code_rate": s.code_rate,
             "iterations": s.iterations,
+            "antennas": s.antennas,
             "bandwidth_hz": s.bandwidth,
             "source": self._feed.name if self._feed else "",
             "raw": bool(self._feed and self._feed.raw),
@@ -148,13 +152,14 @@ class State:
     def _channel(self, sample: Sample) -> dict[str, Any]:
         s = self._settings
         shown, each = narrowed(gains(sample.strip, s), _COLUMNS)
+        kept = threshold(np.atleast_1d(sample.entry["noise_variance"]), s)
         return {
-            "rows": shown.shape[0],
-            "columns": shown.shape[1],
+            "rows": shown.shape[1],
+            "columns": shown.shape[2],
             "delay_us": [s.first_tap / s.bandwidth * 1e6, each / s.bandwidth * 1e6],
             "doppler_hz": [-s.doppler_range / s.frame_seconds, 1 / s.frame_seconds],
-            "threshold_db": _decibels(threshold(sample.entry["noise_variance"], s)).item(),
-            "db": _packed(_decibels(shown)),
+            "threshold_db": _decibels(kept).tolist(),
+            "db": [_packed(antenna) for antenna in _decibels(shown)],
         }
 
     def _density(self, sample: Sample | None) -> dict[str, Any] | None:
@@ -169,7 +174,8 @@ class State:
         elif taken is not self._taken:
             self._spectrum += _WEIGHT * (density(taken, rate) - self._spectrum)
         self._taken = taken
-        return {"rate_hz": rate, "db": _packed(_decibels(self._spectrum))}
+        each = [_packed(antenna) for antenna in _decibels(self._spectrum)]
+        return {"rate_hz": rate, "db": each}
 
     def _latency(self) -> dict[str, Any]:
         edges, counts = self._latencies.bars(_BARS)
@@ -184,7 +190,7 @@ class State:
         }
 
 
-def _decibels(ratio: np.ndarray | float) -> np.ndarray:
+def _decibels(ratio: np.ndarray) -> np.ndarray:
     return np.asarray(10 * np.log10(np.maximum(ratio, 1e-30)))
 
 

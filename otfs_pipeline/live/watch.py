@@ -25,7 +25,10 @@ _SEGMENTS = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """Its entry, and copies of parts: symbols [S], strip [N, W], segments of its samples [P, L]."""
+    """Its entry, and copies of parts: symbols [S], of A antennas strip and segments of samples.
+
+    strip [A, N, W], segments [A, P, L]
+    """
 
     entry: dict[str, Any]
 
@@ -37,8 +40,8 @@ class Sample:
 class Watch:
     """`entries` has each frame's time (time.perf_counter) and entry of `Conditions`.
 
-    `sample` and `waveform` are the last ones that were taken after `want`. The waveform, [P, L], is
-    of what the front end takes, where there is one.
+    `sample` and `waveform` are the last ones that were taken after `want`. The waveform, [1, P, L],
+    is of what the front end takes, where there is one: it takes one antenna.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,14 +63,14 @@ class Watch:
         if not self._wanted:
             return
         self._wanted = False
-        symbols = outputs["symbols"]
+        symbols, samples = outputs["symbols"], frame.samples.reshape(-1, self._settings.q)
         # No whole number of bins apart: a step that divides N would see few Dopplers.
         some = np.linspace(0, symbols.size - 1, min(SYMBOLS, symbols.size)).astype(np.intp)
         self.sample = Sample(
             entry,
             symbols[some],
-            strip(frame.samples, self._settings),
-            segments(frame.samples, self._length, _SEGMENTS),
+            strip(samples, self._settings),
+            segments(samples, self._length, _SEGMENTS),
         )
 
     def show(self, samples: np.ndarray) -> None:
@@ -77,5 +80,5 @@ class Watch:
         missing = _SEGMENTS * self._length - sum(piece.size for piece in self._pieces)
         self._pieces.append(samples[:missing].copy())
         if samples.size >= missing:
-            self.waveform = np.concatenate(self._pieces).reshape(_SEGMENTS, self._length)
+            self.waveform = np.concatenate(self._pieces).reshape(1, _SEGMENTS, self._length)
             self._pieces, self._waveform_wanted = [], False

@@ -11,8 +11,8 @@ from otfs_pipeline import capture
 LINK = capture.Settings(grid="64x32")
 
 
-def save_bundle(path: Path) -> Path:
-    with Recorder(target="host", workload="otfs", settings=asdict(LINK)) as recorder:
-        capture.record(recorder, LINK)
+def save_bundle(path: Path, link: capture.Settings = LINK) -> Path:
+    with Recorder(target="host", workload="otfs", settings=asdict(link)) as recorder:
+        capture.record(recorder, link)
         recorder.save(path)
     return path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from tests.host.otfs_live import COMMAND, LiveRun
 from tests.unit.test_otfs_live import values
 from tests.unit.test_otfs_live_server import Events
 
+POOL = 8
 # More than any test waits for.
-ENDLESS = ("--frames", 10_000_000, "--pool", 8, "--snr", 25, "--seed", 7)
+ENDLESS = ("--frames", 10_000_000, "--pool", POOL, "--snr", 25, "--seed", 7)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,27 @@ def test_it_shows_the_run_and_ctrl_c_ends_both(bundle: Path) -> None:
     assert last["latency"]["max"] == report["latency_ms"]["max"]
     assert last["latency"]["p50"] == pytest.approx(report["latency_ms"]["p50"], rel=0.02)
     assert last["totals"]["mbps"] == pytest.approx(report["payload_mbps"])
+
+
+def test_of_several_antennas_each_is_shown(tmp_path: Path) -> None:
+    link = replace(LINK, antennas=2)
+    bundle = save_bundle(tmp_path / "two.fdy", link)
+    with LiveRun(bundle, *ENDLESS) as run:
+        for shown in Events(run.url):
+            if shown["channel"]:
+                break
+        # The pool's frames come again and again.
+        entries = {entry["frame"] % POOL: entry for entry in lines(run.url)}
+        with urllib.request.urlopen(run.url + "metrics") as answer:
+            counted = values(answer.read())
+        run.interrupt()
+    noise = entries[shown["constellation"]["frame"] % POOL]["noise_variance"]
+    assert len(set(noise)) == shown["link"]["antennas"] == 2
+    expected = 10 * np.log10(link.tap_sigmas**2 * np.array(noise) / link.pilot_amplitude**2)
+    assert shown["channel"]["threshold_db"] == pytest.approx(expected)
+    assert [len(set(shown[plot]["db"])) for plot in ("channel", "spectrum")] == [2, 2]
+    for name in ("noise_variance", "channel_gain_db", "taps", "peak", "burst_db"):
+        assert {label for key, label in counted if key == f"otfs_{name}"} == {"1", "2"}
 
 
 def test_a_line_says_how_its_frame_was(bundle: Path, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.host.otfs_link import save_bundle
+from tests.host.otfs_link import LINK, save_bundle
 from tests.host.otfs_live import LiveRun
 from tests.host.test_otfs_live import ENDLESS
 
@@ -69,6 +70,7 @@ def test_a_run_is_seen(browser: Any, bundle: Path, scheme: str) -> None:
         until(page, f"({FRAMES})() > {before}")
         assert page.locator("#status").inner_text().startswith("live 0:")
         assert page.locator("#frames tr").count() == 11
+        assert page.locator("#antenna").is_hidden()
         notes = " ".join(page.locator(".note").all_inner_texts())
         for words in ("EVM", "reference", "deadline 2.13", "p99.9", "after the equalizer"):
             assert words in notes
@@ -87,6 +89,30 @@ def test_a_run_is_seen(browser: Any, bundle: Path, scheme: str) -> None:
     for plot in PLOTS:
         assert page.evaluate(COLOURED, plot) > 40
     assert faults == []
+    page.close()
+
+
+def test_an_antenna_is_chosen(browser: Any, tmp_path: Path) -> None:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    picture = "document.getElementById('channel').toDataURL()"
+    with LiveRun(save_bundle(tmp_path / "four.fdy", replace(LINK, antennas=4)), *ENDLESS) as run:
+        page.goto(run.url)
+        until(page, "document.querySelectorAll('#frames tr').length == 11")
+        choice = page.locator("#antenna")
+        choice.select_option("antenna 3 of 4")
+        run.interrupt()
+        until(page, "document.getElementById('status').innerText.startsWith('ended')")
+    assert choice.input_value() == "2"
+    assert "σ², antenna 3" in page.locator("#figures").inner_text()
+    assert "antenna 4" in page.locator("article:has(#spectrum) .note").inner_text()
+    cells = page.locator("#frames tr").nth(1).locator("td").all_inner_texts()
+    assert [len(cell.split("\n")) for cell in cells] == [1] * 5 + [4] * 7 + [1]
+    assert cells[5] == "1\n2\n3\n4"
+    before = page.evaluate(picture)
+    choice.select_option("antenna 1 of 4")
+    assert page.evaluate(picture) != before
+    if folder := os.environ.get("FOUNDRY_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/live-antennas.png", full_page=True)
     page.close()
 
 

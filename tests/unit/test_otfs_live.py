@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from otfs_pipeline.link.zak import zak
 from otfs_pipeline.live import channel, history, spectrum
 from otfs_pipeline.live.latency import Latencies
 from otfs_pipeline.live.metrics import Metrics
+from otfs_pipeline.live.state import State
 from otfs_pipeline.live.watch import SYMBOLS, Watch
 from otfs_pipeline.settings import Settings
 
@@ -55,8 +57,33 @@ def test_the_channel_is_what_the_pilot_shows(link: Settings) -> None:
     expected = np.abs(window[:, : 2 * link.doppler_range + 1].T) ** 2
     got = channel.gains(channel.strip(samples, link), link)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-9)
-    floor = channel.threshold(0.01, link)
+    floor = channel.threshold(np.array([0.01]), link)
     assert floor == pytest.approx(9 * 0.01 / link.pilot_amplitude**2)
+
+
+@pytest.mark.parametrize("antennas", [2, 4])
+def test_of_several_antennas_each_is_shown_as_if_alone(antennas: int) -> None:
+    link = replace(LINK, antennas=antennas)
+    noise = [0.01 * 4**antenna for antenna in range(antennas)]
+    sent = source.simulate(link, 20.0, 3, 0)
+
+    def shown(link: Settings, samples: np.ndarray, noise: Any) -> dict[str, Any]:
+        state = State(link, 2e-3)
+        state.watch.want()
+        frame = replace(sent, samples=samples)
+        symbols = np.ones(10, np.complex64)
+        state.watch.take(frame, {"symbols": symbols}, ENTRY | {"noise_variance": noise})
+        return state.snapshot(False)
+
+    all_shown = shown(link, sent.samples, noise)
+    alone = [shown(LINK, sent.samples[i], noise[i]) for i in range(antennas)]
+    for plot in ("channel", "spectrum"):
+        got = [np.frombuffer(packed, "<f4") for packed in all_shown[plot]["db"]]
+        expected = [np.frombuffer(one[plot]["db"][0], "<f4") for one in alone]
+        np.testing.assert_allclose(got, expected, atol=1e-3)
+    thresholds = all_shown["channel"]["threshold_db"]
+    assert thresholds == [one["channel"]["threshold_db"][0] for one in alone]
+    assert np.diff(thresholds) == pytest.approx(20 * np.log10(2))
 
 
 @given(st.integers(1, 40), st.integers(1, 20))
@@ -178,7 +205,7 @@ def test_prometheus_reads_what_was_counted() -> None:
         "frames_total": 3, "frames_good_total": 2, "payload_bits_total": 2000,
         "payload_bit_errors_total": 6, "block_errors_total": 2, "deadline_misses_total": 1,
         "latency_seconds_count": 3, "latency_seconds_sum": 4.1e-3, "deadline_seconds": 2e-3,
-        "snr_db": 17, "evm_ratio": 0.08, "carrier_hz": -5, "timing_seconds": 5e-7,
+        "snr_db": 17, "taps": 9, "evm_ratio": 0.08, "carrier_hz": -5, "timing_seconds": 5e-7,
     }  # fmt: skip
     assert {name: got["otfs_" + name, ""] for name in expected} == pytest.approx(expected)
     assert got["otfs_frames_flagged_total", "burst"] == got["otfs_frames_flagged_total", "crc"] == 1
@@ -187,3 +214,21 @@ def test_prometheus_reads_what_was_counted() -> None:
         5,
     )
     assert got["otfs_latency_seconds_bucket", "0.002"] == 2
+
+
+LABELLED = ("otfs_noise_variance", "otfs_taps", "otfs_burst_db", "otfs_snr_db")
+
+
+def test_prometheus_reads_a_series_for_each_antenna() -> None:
+    metrics = Metrics(dict, 2e-3)
+    each = {"noise_variance": [0.01, 0.02], "taps": [9, 7], "burst_db": [None, 3.0]}
+    metrics.take(ENTRY | each, 1000)
+    got = {key: value for key, value in values(metrics.page()).items() if key[0] in LABELLED}
+    assert got == {
+        ("otfs_noise_variance", "1"): 0.01, ("otfs_noise_variance", "2"): 0.02,
+        ("otfs_taps", "1"): 9, ("otfs_taps", "2"): 7, ("otfs_burst_db", "2"): 3,
+        ("otfs_snr_db", ""): 20,
+    }  # fmt: skip
+    assert b'otfs_taps{antenna="2"}' in metrics.page()
+    metrics.take(ENTRY, 1000)
+    assert values(metrics.page())["otfs_taps", ""] == 9

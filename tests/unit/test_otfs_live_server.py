@@ -93,12 +93,12 @@ def test_updates_show_what_was_received_and_the_last_one_the_end(live) -> None:
     assert floats(shown["constellation"]["symbols"])[:2] == pytest.approx([0.3, 0.9])
     assert shown["constellation"]["evm_percent"] == pytest.approx(100 * GOOD["evm"])
     assert len(shown["constellation"]["levels"]) == 4
-    assert floats(shown["spectrum"]["db"]).size == 128
+    assert floats(shown["spectrum"]["db"][0]).size == 128
     assert [entry["frame"] for entry in shown["frames"]] == [0, 1, 2]
     assert sum(shown["latency"]["counts"]) == 3
     assert shown["history"]["ber"] == [pytest.approx(1 / frame.payload_bits(LINK))]
     picture = shown["channel"]
-    assert floats(picture["db"]).size == picture["rows"] * picture["columns"]
+    assert floats(picture["db"][0]).size == picture["rows"] * picture["columns"]
     assert picture["delay_us"][1] == pytest.approx(1e6 / LINK.bandwidth)
     assert picture["doppler_hz"] == pytest.approx([-6 / PERIOD, 1 / PERIOD])
 

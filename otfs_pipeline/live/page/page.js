@@ -4,6 +4,7 @@ const FLAGS = { clipped: "clipped", burst: "burst", missing: "samples missing", 
 const LOSSES = {
   dropped: "dropped, receiver busy", lost: "lost on the way", malformed: "malformed",
   damaged: "damaged, samples missing", wrong_length: "of wrong length", not_finite: "not finite" };
+const antenna = document.getElementById("antenna");
 let shown = null;
 
 function clock(seconds) {
@@ -31,8 +32,13 @@ function count(value) {
   return value.toLocaleString("en-US");
 }
 
+/** A figure of the antenna that is shown; with one antenna, it is no list. */
+function ofAntenna(value) {
+  return Array.isArray(value) ? value[antenna.value] : value;
+}
+
 /** The large numbers: [name, value, what else, whether it is bad]. */
-function figures({ totals, frames, latency }) {
+function figures({ totals, frames, latency, link }) {
   const last = frames.at(-1) || {};
   const missed = totals.missed || 0;
   const lost = Object.values(totals.losses).reduce((a, b) => a + b, 0);
@@ -50,8 +56,8 @@ function figures({ totals, frames, latency }) {
   rows.push(
     ["SNR in dB", text(last.snr_db, 1), `${text(last.equalized_snr_db, 1)} equalized`],
     ["EVM", `${text(last.evm_percent, 1)} %`, `${decibels(last.evm_percent)} dB`],
-    ["noise variance", rateText(last.noise_variance),
-      `${last.taps === undefined ? "–" : last.taps} taps kept`]);
+    [link.antennas > 1 ? `σ², antenna ${Number(antenna.value) + 1}` : "noise variance",
+      rateText(ofAntenna(last.noise_variance)), `${text(ofAntenna(last.taps), 0)} taps kept`]);
   if (last.carrier_hz !== undefined) {
     rows.push(["carrier in Hz", text(last.carrier_hz, 0), `timing ${text(last.timing_us, 2)} µs`]);
   }
@@ -76,19 +82,29 @@ function showFigures(state) {
     }));
 }
 
-/** [heading, key or function of an entry, digits]; text where there are no digits. */
+/** [heading, key or function of an entry, digits or function of a value]. */
 function columns(frames, link) {
   const list = [
     ["frame", "frame", 0], ["SNR dB", "snr_db", 1], ["equalized dB", "equalized_snr_db", 1],
-    ["EVM %", "evm_percent", 1], ["σ²", (e) => rateText(e.noise_variance)],
-    ["taps", "taps", 0], ["peak", (e) => e.peak.toPrecision(3)], ["clipped", "clipped_samples", 0],
-    ["burst dB", "burst_db", 1], ["missing", "missing_samples", 0]];
+    ["EVM %", "evm_percent", 1]];
+  if (link.antennas > 1) list.push(["antenna", (e) => e.taps.map((_, i) => i + 1), 0]);
+  list.push(
+    ["σ²", "noise_variance", rateText], ["taps", "taps", 0],
+    ["peak", "peak", (value) => value.toPrecision(3)], ["clipped", "clipped_samples", 0],
+    ["burst dB", "burst_db", 1], ["missing", "missing_samples", 0]);
   if (frames.some((e) => "carrier_hz" in e)) {
     list.push(["carrier Hz", "carrier_hz", 0], ["timing µs", "timing_us", 2]);
   }
   list.push(["bit errors", "bit_errors", 0]);
   if (link.code_rate) list.push(["blocks failed", "block_errors", 0]);
   return list;
+}
+
+/** A cell: a line for each antenna where there are several values. */
+function cell(entry, [, key, form]) {
+  const values = [typeof key === "function" ? key(entry) : entry[key]].flat();
+  return element("td", values.map(
+    (value) => typeof form === "function" ? form(value) : text(value, form)).join("\n"));
 }
 
 function showTables({ frames, totals, link }) {
@@ -98,8 +114,7 @@ function showTables({ frames, totals, link }) {
   head.firstChild.after(element("th", "flags", "text"));
   const rows = [...frames].reverse().map((entry) => {
     const row = element("tr");
-    row.append(...list.map(([, key, digits]) => element(
-      "td", typeof key === "function" ? key(entry) : text(entry[key], digits))));
+    row.append(...list.map((column) => cell(entry, column)));
     const flags = entry.flags.map((flag) => FLAGS[flag] || flag).join(", ");
     row.firstChild.after(element("td", flags || "good", flags ? "text bad" : "text"));
     return row;
@@ -115,10 +130,19 @@ function showTables({ frames, totals, link }) {
   }));
 }
 
+/** What can be chosen, which stays as long as the number of antennas. */
+function showAntennas({ link: { antennas } }) {
+  if (antenna.length === antennas) return;
+  antenna.hidden = antennas === 1;
+  antenna.replaceChildren(...Array.from(
+    { length: antennas }, (_, i) => new Option(`antenna ${i + 1} of ${antennas}`, i)));
+}
+
 function showLink({ link, totals }) {
   const parts = [
     `grid ${link.grid}`, `${link.modulation}-QAM`, `${text(link.bandwidth_hz / 1e6, 2)} MHz`,
     `K = ${link.iterations}`];
+  if (link.antennas > 1) parts.push(`${link.antennas} antennas`);
   if (link.code_rate) parts.push(`LDPC rate ${link.code_rate}`);
   if (link.source) parts.push(link.source);
   const front = totals.front_end;
@@ -131,6 +155,7 @@ function show(state) {
   const time = state.seconds === null ? "" : clock(state.seconds);
   if (state.ended) setStatus(`ended ${time && `after ${time}`}`, "");
   else setStatus(time ? `live ${time}` : "no stream yet", "live");
+  showAntennas(state);
   showLink(state);
   showFigures(state);
   showTables(state);
@@ -146,5 +171,6 @@ source.onmessage = (event) => {
 };
 source.onerror = () => setStatus("connection lost", "lost");
 const again = () => { if (shown) show(shown); };
+antenna.addEventListener("change", again);
 window.addEventListener("resize", again);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);

@@ -5,6 +5,9 @@ const PALETTE = [
   [68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140], [40, 174, 128],
   [94, 201, 98], [173, 220, 48], [253, 231, 37]];
 
+// Colours of the antennas in a plot of all.
+const ANTENNAS = ["accent", "second", "third", "fourth"];
+
 // Points that are marked: between more of them there is no room.
 const FEW = 80;
 
@@ -74,14 +77,21 @@ function decibels(percent) {
   return percent ? text(20 * Math.log10(percent / 100), 1) : "–";
 }
 
+function largest(values) {
+  return values.reduce((a, b) => Math.max(a, b), -Infinity);
+}
+
 function drawChannel(state) {
   const plot = plots.channel;
   if (!state.channel) return plot.empty("no frame yet");
   const { rows, columns, delay_us: delay, doppler_hz: doppler } = state.channel;
-  const kept = state.channel.threshold_db;
-  const values = floats(state.channel.db);
-  const most = Math.ceil(values.reduce((a, b) => Math.max(a, b), -Infinity) / 5) * 5;
-  const least = Math.max(most - 60, Math.floor((kept - 12) / 5) * 5);
+  // One scale for all antennas, so that each can be compared with the others.
+  const all = state.channel.db.map(floats);
+  const most = Math.ceil(Math.max(...all.map(largest)) / 5) * 5;
+  const lowest = Math.min(...state.channel.threshold_db);
+  const least = Math.max(most - 60, Math.floor((lowest - 12) / 5) * 5);
+  const values = ofAntenna(all);
+  const kept = ofAntenna(state.channel.threshold_db);
   const edge = (axis, i) => axis[0] + (i - 0.5) * axis[1];
   const context = plot.begin(
     edge(delay, 0), edge(delay, columns), edge(doppler, 0), edge(doppler, rows));
@@ -127,22 +137,26 @@ function drawBar(plot, least, most) {
 function drawSpectrum(state) {
   const plot = plots.spectrum;
   if (!state.spectrum) return plot.empty("no samples yet");
-  const values = floats(state.spectrum.db);
+  const all = state.spectrum.db.map((packed) => Array.from(floats(packed)));
   const half = state.spectrum.rate_hz / 2e6;
-  const hz = Array.from(values, (_, i) => -half + (2 * half * i) / values.length);
-  const ordered = Array.from(values).sort((a, b) => a - b);
-  const low = Math.floor((ordered[Math.floor(ordered.length / 100)] - 3) / 10) * 10;
+  const bins = all[0].length;
+  const hz = all[0].map((_, i) => -half + (2 * half * i) / bins);
+  const ordered = all.flat().sort((a, b) => a - b);
   const high = Math.ceil((ordered.at(-1) + 2) / 10) * 10;
+  // An antenna that receives nothing leaves the others' scale alone.
+  const floor = Math.max(ordered[Math.floor(ordered.length / 100)] - 3, high - 100);
+  const low = Math.floor(floor / 10) * 10;
   plot.begin(-half, half, low, Math.max(high, low + 20));
-  plot.line(hz, Array.from(values), "accent");
+  all.forEach((values, i) => plot.line(hz, values, ANTENNAS[i]));
   plot.end((x) => {
     const i = nearest(hz, x);
-    return `${text(hz[i], 3)} MHz: ${text(values[i], 1)} dBFS/Hz`;
+    return `${text(hz[i], 3)} MHz: ${all.map((one) => text(one[i], 1)).join(", ")} dBFS/Hz`;
   });
-  const bin = state.spectrum.rate_hz / values.length / 1e3;
+  const bin = state.spectrum.rate_hz / bins / 1e3;
   plot.legend([
     [state.link.raw ? "waveform before the front end" : "frames, matched-filtered"],
-    [`${text(bin, 1)} kHz a bin, averaged`]]);
+    [`${text(bin, 1)} kHz a bin, averaged`],
+    ...(all.length > 1 ? all.map((_, i) => [`antenna ${i + 1}`, "line", ANTENNAS[i]]) : [])]);
 }
 
 /** From 0 to the last interval, a little more than is needed. */
