@@ -22,10 +22,16 @@ def statistics(logits: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
     `logits` [N, V] are the target's before each token, `draft` [N] the token's log-probability
     under the draft model.
     """
-    likelihood = logits.log_softmax(-1, dtype=torch.float32)
-    own = likelihood.gather(1, tokens[:, None])[:, 0].clamp(min=FLOOR)
-    entropy = -(likelihood.exp() * likelihood.clamp(min=FLOOR)).sum(-1)
-    unlike = logits.argmax(-1) != tokens
+    # Two tensors of N x V and no more: their memory is what this costs on a CPU.
+    below = logits.to(torch.float32, copy=True)
+    choices = below.argmax(-1)
+    below.sub_(below.amax(-1, keepdim=True)).clamp_(min=FLOOR)
+    own = below.gather(1, tokens[:, None])[:, 0]
+    weights = below.exp()
+    total = weights.sum(-1)
+    entropy = total.log() - weights.mul_(below).sum(-1) / total
+    own = (own - total.log()).clamp(min=FLOOR)
+    unlike = choices != tokens
     unlikely = own.exp() < UNLIKELY
     columns = (torch.ones_like(own), unlike.float(), unlikely.float(), own, entropy, draft, own)
     return torch.stack(columns, 1)
