@@ -1,16 +1,31 @@
-"""Answers by exact and by loose (FLy) speculation with a draft model, counted by pass."""
+"""Answers by exact and by loose (FLy) speculation with a draft model, counted by pass.
+
+Unlike exact speculation, FLy cannot be replayed from gathered drafts: what it keeps, the target
+would not have written.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
+from typer import Option
 
-from benchmarks.judge.gather import Gatherer
+from benchmarks.judge.gather import BRIEFLY, Gatherer, asked
+from benchmarks.report import say
 from parse_runtime.calibration.answers import Question
 from parse_runtime.models.loose import LooseRule
+from parse_runtime.weights.source import open_model
+
+DEPTH = 16
+RULE = LooseRule(6, 0.3)
+"""As published, with a chain in which there is room for the window."""
+_TOGETHER = 8
 
 
 @dataclass
@@ -73,3 +88,31 @@ def _take(pair: Gatherer, answer: Speculated, tokens: list[int]) -> None:
 
 def _room(pair: Gatherer, answer: Speculated) -> bool:
     return len(answer.tokens) < pair.length
+
+
+def run(
+    model: Annotated[str, Option(help="Target, as of foundryc capture.")],
+    draft: Annotated[str, Option(help="Its draft model, of the same tokenizer.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="JSON lines.")],
+    questions: Annotated[int, Option(help="How many of those that ship.")] = 200,
+    length: Annotated[int, Option(help="Longest answer in tokens.")] = 64,
+    instruction: Annotated[str, Option(help="What is said behind every question.")] = BRIEFLY,
+    dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "bfloat16",
+) -> None:
+    """Answer questions by FLy on a CPU; what is in the file is not asked again."""
+    torch.set_num_threads(1)
+    known = set()
+    if output.exists():
+        known = {json.loads(line)["prompt"] for line in output.read_text().splitlines()}
+    left = [q for q in asked(questions, instruction) if q.prompt not in known]
+    with torch.inference_mode():
+        pair = Gatherer(open_model(model), open_model(draft), dtype, length)
+        for some in range(0, len(left), _TOGETHER):
+            with output.open("a", encoding="utf-8") as file:
+                for q, found in answers(pair, left[some : some + _TOGETHER], RULE, DEPTH):
+                    line = {
+                        "prompt": q.prompt, "answer": q.answer, "tokens": found.tokens,
+                        "passes": found.passes,
+                    }  # fmt: skip
+                    file.write(json.dumps(line) + "\n")
+            say(f"{some + _TOGETHER} of {len(left)}")

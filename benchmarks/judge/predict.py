@@ -31,17 +31,22 @@ class Costs:
     """and each of its rows'."""
     suffix: int
     """Rows of the question at a cut."""
+    least: float = 0.0
+    """Of a verification with few rows: that of reading the weights."""
     depth: int = 8
     """Tokens of a chain."""
 
     def seconds(self, course: Course, speculates: bool) -> float:
         """Of one answer."""
+        if not course.target:
+            return self.draft_prefill + course.drafted * self.draft_step
         total = self.target_prefill
         if course.drafted or speculates:
             total += self.draft_prefill
         if course.drafted:
             rows = course.drafted + course.cuts * self.suffix
-            total += course.drafted * self.draft_step + self.verify + rows * self.verify_row
+            verify = max(self.verify + rows * self.verify_row, self.least)
+            total += course.drafted * self.draft_step + verify
         step = self.extend + self.depth * self.draft_step if speculates else self.target_step
         return total + course.passes * step
 
@@ -55,19 +60,23 @@ class Costs:
 def dense(geometry: dict[str, Any], draft_bytes: float, suffix: int, batch: int) -> Costs:
     """The 14B of `parse_geometry.json` with a small draft model, whose steps are counted.
 
-    A model so small reached 0.48 of the bandwidth there (`moe`), so that is taken for it.
+    The draft's are at the share of bandwidth that the smallest model there has reached.
     """
     decode = geometry["decode"]
-    bandwidth = decode["copy_bandwidth"]
-    step = {row["batch"]: row["seconds_step"] for row in decode["by_batch"]}
-    rows = geometry["verify"]["seconds_by_cuts"]
-    slope, base = np.polyfit([r["tokens"] for r in rows], [r["one_pass"] for r in rows], 1)
-    draft = draft_bytes / (bandwidth * geometry["moe"]["decode_over_bandwidth"])
-    prefill = max(base + 64 * slope, step[1])
+    measured = {row["batch"]: row["seconds_step"] for row in decode["by_batch"]}
+    passes = geometry["verify"]["seconds_by_cuts"]
+    slope, base = np.polyfit([p["tokens"] for p in passes], [p["one_pass"] for p in passes], 1)
+
+    def step(rows: int) -> float:
+        size = min((size for size in measured if size >= rows), default=max(measured))
+        return float(max(measured[size], base + rows * slope)) / batch
+
+    reached = decode["copy_bandwidth"] * geometry["moe"]["decode_over_bandwidth"]
+    draft, one = draft_bytes / reached, step(1) * batch
     return Costs(
-        target_prefill=prefill, draft_prefill=draft, target_step=step[batch] / batch,
-        draft_step=draft / batch, extend=step[min(32, 9 * batch)] / batch,
-        verify=float(base), verify_row=float(slope), suffix=suffix,
+        target_prefill=one, draft_prefill=draft, target_step=step(batch), draft_step=draft / batch,
+        extend=step(9 * batch), verify=float(base), verify_row=float(slope), suffix=suffix,
+        least=one,
     )  # fmt: skip
 
 
@@ -78,21 +87,27 @@ class Large:
     step_bytes: float
     whole_bytes: float
     draft_bytes: float
-    operations_per_row: float
+    operations_a_row: float
     bandwidth: float
-    """Of all its GPUs, at the share that is reached."""
+    """Of all its GPUs together, as far as it is reached."""
     operations: float
     """A second, likewise."""
 
     def costs(self, suffix: int, batch: int) -> Costs:
-        """A verification has rows for every expert, and so reads all of them."""
-        step, draft = self.step_bytes / self.bandwidth, self.draft_bytes / self.bandwidth
-        whole, row = self.whole_bytes / self.bandwidth, self.operations_per_row / self.operations
-        # Rows that go to experts of their own read them all from a few on.
-        shared = min(whole, step * batch)
-        chains = min(whole, step * 9 * batch)
+        """Of so many answers at a time. Rows choose experts of their own until all are read."""
+        whole, draft = self.whole_bytes / self.bandwidth, self.draft_bytes / self.bandwidth
+
+        def step(rows: int) -> float:
+            return min(whole, rows * self.step_bytes / self.bandwidth) / batch
+
         return Costs(
-            target_prefill=whole, draft_prefill=draft, target_step=shared / batch,
-            draft_step=draft / batch, extend=chains / batch, verify=whole, verify_row=row,
-            suffix=suffix,
+            target_prefill=whole, draft_prefill=draft, target_step=step(batch),
+            draft_step=draft / batch, extend=step(9 * batch), verify=whole,
+            verify_row=self.operations_a_row / self.operations, suffix=suffix, least=whole,
         )  # fmt: skip
+
+
+LARGE = Large(22e9, 235e9, 16.4e9, 44e9, 4 * 3.0e12 * 0.48, 4 * 600e12)
+"""Qwen3-235B-A22B in FP8 with Qwen3-8B in bfloat16 on four H100: bytes and operations by their
+parameters, the share of bandwidth that the mixture of `parse_geometry.json` reached on one, no
+traffic between GPUs."""

@@ -40,6 +40,8 @@ class Course:
     kept: int = 0
     passes: int = 0
     """The target's, that give a token each, or what follows drafted ones."""
+    target: bool = True
+    """Whether the target has a part in it."""
 
 
 def alone(line: Line, right: bool, depth: int = 0) -> Course:
@@ -47,6 +49,12 @@ def alone(line: Line, right: bool, depth: int = 0) -> Course:
     own = line["behind"]["0"]
     # The prefill gives the first token.
     return Course(right, len(own["tokens"]), passes=_passes(own, 1, depth))
+
+
+def written(line: Line, right: bool) -> Course:
+    """The draft model by itself."""
+    tokens, ended = line["draft"]["tokens"], line["draft"]["ended"]
+    return Course(right, len(tokens), len(tokens) + ended, target=False)
 
 
 def parse(line: Line, right: bool, kept: int, depth: int = 0) -> Course:

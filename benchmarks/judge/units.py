@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from typer import Option
 
-from benchmarks.judge.gather import STRIDE, Gatherer
+from benchmarks.device import cpu
+from benchmarks.judge.gather import Gatherer
+from benchmarks.judge.passes import Network
 from benchmarks.judge.predict import Costs
-from benchmarks.report import say
+from benchmarks.report import say, today, write_results
 from parse_runtime.engine.judge import stride_cuts
 from parse_runtime.models import evidence
 from parse_runtime.signature.evidence import STATISTICS
+from parse_runtime.weights.source import open_model
 
-PROMPT, DRAFTED, CHAIN = 40, 64, 9
+PROMPT, DRAFTED, STRIDE = 40, 64, 16
+DEPTHS = (8, 16)
+"""Of exact speculation and of FLy's."""
 BATCHES = (1, 4, 16)
+
+
+def run(
+    model: Annotated[str, Option(help="Target, as of foundryc capture.")],
+    draft: Annotated[str, Option(help="Its draft model, of the same tokenizer.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="Results, as JSON.")],
+    rounds: Annotated[int, Option(help="Times that each pass runs.")] = 12,
+    threads: Annotated[int, Option(help="Of torch.")] = 1,
+    dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "bfloat16",
+) -> None:
+    """Measure the passes of a pair on a CPU."""
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        pair = Gatherer(open_model(model), open_model(draft), dtype, DRAFTED, STRIDE)
+        say("loaded")
+        found = measure(pair, rounds)
+    load = os.getloadavg()[0]
+    about = {"date": today(), "processor": cpu(), "threads": threads, "load": round(load, 1)}
+    write_results(output, {**about, "rounds": rounds, "milliseconds": found})
 
 
 def measure(pair: Gatherer, rounds: int) -> dict[str, Any]:
@@ -35,32 +63,32 @@ def measure(pair: Gatherer, rounds: int) -> dict[str, Any]:
 
 
 def _calls(pair: Gatherer) -> dict[str, Callable[[], object]]:
-    """The passes by name; the first round warms up."""
+    """The passes by name."""
     tokens = np.random.default_rng(0).integers(100, 9000, PROMPT + DRAFTED).tolist()
+    networks = {"target": pair.target, "draft": pair.draft}
     found: dict[str, Callable[[], object]] = {
-        f"{name} prefill": lambda network=network: network.logits(
-            network.read(0, tokens[:PROMPT])[-1:]
-        )
-        for name, network in (("target", pair.target), ("draft", pair.draft))
+        f"{name} prefill": partial(_prefill, network, tokens[:PROMPT])
+        for name, network in networks.items()
     }
     for batch in BATCHES:
         slots, places = list(range(batch)), [PROMPT + 30] * batch
-        for name, network in (("target", pair.target), ("draft", pair.draft)):
-            found[f"{name} step {batch}"] = lambda network=network, slots=slots, places=places: (
-                network.step(slots, [5] * len(slots), places).argmax(-1)
-            )
-        chains = torch.full((batch, CHAIN), 5)
-        found[f"chains {batch}"] = lambda slots=slots, chains=chains, places=places: (
-            pair.target.chains(slots, chains, places).argmax(-1)
-        )
+        for name, network in networks.items():
+            found[f"{name} step {batch}"] = partial(network.step, slots, [5] * batch, places)
+        # FLy's long chains of many answers take longer than all the rest together.
+        for depth in DEPTHS[: 2 if batch == 1 else 1]:
+            chains = torch.full((batch, depth + 1), 5)
+            call = partial(pair.target.chains, slots, chains, places)
+            found[f"chains of {depth} {batch}"] = call
     for drafted in (STRIDE, DRAFTED):
         for judged in (True, False):
             for scored in (True, False):
                 name = f"verify {drafted}{' judged' * judged}{' with evidence' * scored}"
-                found[name] = lambda drafted=drafted, judged=judged, scored=scored: verify(
-                    pair, tokens[: drafted + 1], judged, scored
-                )
+                found[name] = partial(verify, pair, tokens[: drafted + 1], judged, scored)
     return found
+
+
+def _prefill(network: Network, tokens: list[int]) -> object:
+    return network.logits(network.read(0, tokens)[-1:])
 
 
 def verify(pair: Gatherer, tokens: list[int], judged: bool, scored: bool) -> object:
@@ -79,7 +107,7 @@ def verify(pair: Gatherer, tokens: list[int], judged: bool, scored: bool) -> obj
     return found
 
 
-def costs(measured: dict[str, float], batch: int, suffix: int) -> Costs:
+def costs(measured: dict[str, float], batch: int, suffix: int, depth: int) -> Costs:
     """Of so many answers at a time; milliseconds to seconds."""
     cuts = len(stride_cuts(DRAFTED, STRIDE))
     small = measured[f"verify {STRIDE} judged with evidence"] / 1e3
@@ -90,6 +118,6 @@ def costs(measured: dict[str, float], batch: int, suffix: int) -> Costs:
         draft_prefill=measured["draft prefill"] / 1e3,
         target_step=measured[f"target step {batch}"] / 1e3 / batch,
         draft_step=measured[f"draft step {batch}"] / 1e3 / batch,
-        extend=measured[f"chains {batch}"] / 1e3 / batch,
-        verify=small - row * (STRIDE + suffix), verify_row=row, suffix=suffix, depth=CHAIN - 1,
+        extend=measured[f"chains of {depth} {batch}"] / 1e3 / batch,
+        verify=small - row * (STRIDE + suffix), verify_row=row, suffix=suffix, depth=depth,
     )  # fmt: skip
