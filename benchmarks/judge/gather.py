@@ -145,12 +145,13 @@ class Gatherer:
         choices = likelihood.argmax(-1).tolist()
         drafted = torch.tensor(draft.tokens, dtype=torch.int64)
         own = likelihood[:count].gather(1, drafted[:, None])[:, 0]
-        judged = self.judge.logits(ends).float()
-        odds = judged[:, self._words[0]] - judged[:, self._words[1]]
+        odds = self.judge.log_odds(ends, *self._words)
+        rounded = self.judge.logits(ends)[:, self._words].float()
         unlike = [choice != token for choice, token in zip(choices, draft.tokens, strict=False)]
         line: dict[str, Any] = {
             "draft": {"tokens": draft.tokens, "ended": draft.ended}, "cuts": cuts,
             "log_odds": _rounded(odds.tolist()), "choices": choices,
+            "log_odds_of_logits": _rounded((rounded[:, 0] - rounded[:, 1]).tolist()),
             "log_likelihood": _rounded(own.tolist()),
             "top_log_likelihood": _rounded(likelihood.amax(-1)[:count].tolist()),
             "entropy": _rounded(_entropy(likelihood[:count]).tolist()), "behind": {},

@@ -73,6 +73,11 @@ class Network:
         """[N, V] of hidden states."""
         return logits(self._parameters, hidden, self.config.logit_cap)
 
+    def log_odds(self, hidden: Tensor, yes: int, no: int) -> Tensor:
+        """Float32 [N] of one token against another after hidden states, without rounding."""
+        table = self._parameters["head" if "head" in self._parameters else "embed"]
+        return hidden.float() @ (table[yes].float() - table[no].float())
+
     def _run(self, rows: Rows, keys: int) -> Tensor:
         hidden, _ = forward(
             self._parameters, self.config, self._frequencies, rows, self.cache, keys

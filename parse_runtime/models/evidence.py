@@ -37,6 +37,23 @@ def statistics(logits: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
     return torch.stack(columns, 1)
 
 
+def least_sure(draft: Tensor, segments: Tensor, cuts: int, count: int) -> Tensor:
+    """Int64 [count]: which of N drafted tokens have the least log-probabilities `draft` [N].
+
+    Those of segment `cuts`, which count nowhere, come last.
+    """
+    return torch.where(segments < cuts, draft, 1.0).topk(count, largest=False).indices
+
+
+def believed(draft: Tensor) -> Tensor:
+    """Float32 [N, STATISTICS] of tokens with `draft` [N], if the target says what the draft does.
+
+    That is: it would have chosen them, as likely, and of nothing else it thinks.
+    """
+    one, none = torch.ones_like(draft), torch.zeros_like(draft)
+    return torch.stack((one, none, none, draft, none, draft, draft), 1)
+
+
 def by_cut(each: Tensor, segments: Tensor, carried: Tensor, cuts: int) -> Tensor:
     """Float32 [cuts, columns]: statistics of the draft up to each cut, and of its segment.
 
