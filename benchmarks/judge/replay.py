@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from benchmarks.judge.lines import Line
 from parse_runtime.calibration.calibrate import calibrated
 from parse_runtime.calibration.collect import Samples
-from parse_runtime.calibration.fit import logistic
 from parse_runtime.calibration.interval import share
-from parse_runtime.engine.judge import first_failure
+from parse_runtime.engine.judge import whole_first
 from parse_runtime.engine.rules import Rules
 
 DEPTH = 8
@@ -107,11 +106,14 @@ def kept_by_fits(samples: Samples, false_accepts: float, rules: Rules) -> NDArra
         order = np.random.default_rng(repeat).permutation(count)
         for held in np.array_split(order, FOLDS):
             fit = calibrated(samples.some(np.setdiff1d(order, held)), rules, "", false_accepts)
-            weights, offset = np.asarray(fit.score.weights), fit.score.offset
             for number in held:
                 draft = samples.drafts[number]
-                verdicts = logistic(draft.evidence @ weights + offset)
-                found[repeat, number] = first_failure(draft.cuts, verdicts.tolist(), fit.threshold)
+                score = fit.score
+                verdicts = [score.verdict(row) for row in draft.evidence[:-1]]
+                verdicts.append((score.whole or score).verdict(draft.evidence[-1]))
+                found[repeat, number] = whole_first(
+                    draft.cuts, verdicts, fit.threshold, rules.selection_rule
+                )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -28,6 +29,8 @@ PROMPT, DRAFTED, STRIDE = 40, 64, 16
 DEPTHS = (8, 16)
 """Of exact speculation and of FLy's."""
 BATCHES = (1, 4, 16)
+SHARES = {"": 0.0, ", evidence of a quarter": 0.25, ", evidence": 1.0}
+"""Of the drafted tokens that the target is asked about."""
 
 
 def run(
@@ -80,10 +83,10 @@ def _calls(pair: Gatherer) -> dict[str, Callable[[], object]]:
             call = partial(pair.target.chains, slots, chains, places)
             found[f"chains of {depth} {batch}"] = call
     for drafted in (STRIDE, DRAFTED):
-        for judged in (True, False):
-            for scored in (True, False):
-                name = f"verify {drafted}{' judged' * judged}{' with evidence' * scored}"
-                found[name] = partial(verify, pair, tokens[: drafted + 1], judged, scored)
+        for judged in ("", " judged"):
+            for name, share in SHARES.items():
+                call = partial(verify, pair, tokens[: drafted + 1], bool(judged), share)
+                found[f"verify {drafted}{judged}{name}"] = call
     return found
 
 
@@ -91,18 +94,24 @@ def _prefill(network: Network, tokens: list[int]) -> object:
     return network.logits(network.read(0, tokens)[-1:])
 
 
-def verify(pair: Gatherer, tokens: list[int], judged: bool, scored: bool) -> object:
-    """The work of a verify pass: the token before the draft, the draft, a question at each cut."""
+def verify(pair: Gatherer, tokens: list[int], judged: bool, share: float) -> object:
+    """The work of a verify pass: the token before the draft, the draft, a question at each cut.
+
+    `share` of the drafted tokens is evidence taken of.
+    """
     count = len(tokens) - 1
     cuts = stride_cuts(count, STRIDE)
     suffix = pair.suffix if judged else []
     trunk, ends = pair.judge.verify(0, tokens, suffix, [1 + cut for cut in cuts])
     found: list[object] = [pair.judge.logits(ends).float()]
-    if scored:
+    if share:
         segments = torch.from_numpy(np.searchsorted(cuts, np.arange(1, count + 1)))
-        each = evidence.statistics(
-            pair.judge.logits(trunk[:-1]), torch.tensor(tokens[1:]), torch.zeros(count)
+        draft = -torch.arange(count) / count
+        asked = evidence.least_sure(draft, segments, len(cuts), math.ceil(share * count))
+        said = evidence.statistics(
+            pair.judge.logits(trunk[asked]), torch.tensor(tokens[1:])[asked], draft[asked]
         )
+        each = evidence.believed(draft).index_copy(0, asked, said)
         found.append(evidence.by_cut(each, segments, torch.zeros(2, len(STATISTICS)), len(cuts)))
     return found
 
@@ -110,8 +119,8 @@ def verify(pair: Gatherer, tokens: list[int], judged: bool, scored: bool) -> obj
 def costs(measured: dict[str, float], batch: int, suffix: int, depth: int) -> Costs:
     """Of so many answers at a time; milliseconds to seconds."""
     cuts = len(stride_cuts(DRAFTED, STRIDE))
-    small = measured[f"verify {STRIDE} judged with evidence"] / 1e3
-    large = measured[f"verify {DRAFTED} judged with evidence"] / 1e3
+    small = measured[f"verify {STRIDE} judged, evidence of a quarter"] / 1e3
+    large = measured[f"verify {DRAFTED} judged, evidence of a quarter"] / 1e3
     row = (large - small) / (DRAFTED - STRIDE + (cuts - 1) * suffix)
     return Costs(
         target_prefill=measured["target prefill"] / 1e3,

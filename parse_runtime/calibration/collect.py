@@ -94,6 +94,20 @@ class Samples:
         found = [index == len(self.drafts[draft].cuts) - 1 for draft, index in self.rows]
         return np.asarray(found, np.bool_)
 
+    @property
+    def telling(self) -> Flags:
+        """[samples], whether the label says something of the sample.
+
+        Where the target does not come to a right answer by itself, that it does not come to one
+        behind a prefix is no fault of the prefix. A whole draft's label is its own.
+        """
+        return self.whole | self.right | self.target_right
+
+    @property
+    def target_right(self) -> Flags:
+        """[samples], whether the target by itself comes to a right answer."""
+        return np.asarray([self.drafts[draft].target_right for draft, _ in self.rows], np.bool_)
+
     def some(self, numbers: NDArray[np.int64]) -> Samples:
         """The samples of some drafts."""
         return Samples([self.drafts[number] for number in numbers])

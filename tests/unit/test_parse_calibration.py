@@ -73,7 +73,7 @@ def test_scores_of_a_group_are_of_fits_without_it() -> None:
     right = g.permutation(np.repeat([True, False], 10))[groups]
     x = (groups[:, None] == np.arange(20)).astype(float)
     assert auc(fit(x, right, 0.1).scores(x), right) == 1.0
-    assert auc(cross_validated(x, right, groups, 0.1), right) < 0.6
+    assert auc(cross_validated(x, right, groups, 0.1, np.ones_like(right)), right) < 0.6
 
 
 @settings(max_examples=200)
