@@ -18,7 +18,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings
 from parse_runtime.engine.batch import Batch
-from parse_runtime.engine.judge import SELECTIONS
+from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
@@ -100,7 +100,8 @@ def test_evidence_is_that_of_separate_prefills(
     base = len(PROMPT)
     weights = np.linspace(-0.2, 0.2, len(EVIDENCE))
     weights[0] = 1.0 if suffix else 0.0
-    score = Score(tuple(weights), 0.25)
+    whole = Score(tuple(-weights), 0.1) if data.draw(st.booleans()) else None
+    score = Score(tuple(weights), 0.25, whole)
     wanted = Verification(
         (PROMPT + draft)[start:], start, [base + cut for cut in cuts], suffix, 0.4,
         SelectionRule.LONGEST_ACCEPTED, score, base,
@@ -115,10 +116,14 @@ def test_evidence_is_that_of_separate_prefills(
             scores = logits(target, PROMPT + draft[:cut] + suffix, slot=0)
             assert odds == pytest.approx(scores[WORDS[0]] - scores[WORDS[1]], abs=2e-3)
     totals = found.evidence.astype(np.float64) @ weights + 0.25
+    if whole:
+        totals[-1] = 0.35 - totals[-1]
     assert found.verdicts == pytest.approx(1 / (1 + np.exp(-totals)), abs=1e-4)
-    assert found.kept == SELECTIONS[wanted.rule](
-        wanted.cuts, found.verdicts, float(np.float32(0.4))
-    )
+    cuts, verdicts, threshold = wanted.cuts, found.verdicts, float(np.float32(0.4))
+    if whole:
+        assert found.kept == whole_first(cuts, verdicts, threshold, wanted.rule)
+    else:
+        assert found.kept == SELECTIONS[wanted.rule](cuts, verdicts, threshold)
 
 
 def test_the_drafts_own_log_probabilities_are_those_of_its_drafting(pair: Loaded) -> None:
