@@ -134,6 +134,17 @@ BENCHMARKS = {
             "verdicts of a pair of models, and PARSE by them beside its rivals",
             "parse_judge.json",
         ),
+        Benchmark(
+            "judge-gather", "judge.gather",
+            "drafts of a pair on a CPU, with all that the target says of them",
+        ),
+        Benchmark("judge-fly", "judge.fly", "answers of a pair by FLy on a CPU"),
+        Benchmark("judge-units", "judge.units", "what each pass of a pair takes on a CPU"),
+        Benchmark(
+            "judge-pair", "judge.pair",
+            "verdicts, accuracy and predicted speeds of a pair, from gathered drafts",
+            "parse_judge.json",
+        ),
         Benchmark("judge-plot", "judge.plot", "draws docs/parse-judge.svg of parse_judge.json"),
         Benchmark("arith-train", "arith.train", "trains the arithmetic pair"),
         Benchmark("arith-plot", "arith.plot", "draws docs/parse-arith.svg of parse_arith.json"),

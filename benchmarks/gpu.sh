@@ -5,7 +5,7 @@
 set -uo pipefail
 results=benchmarks/results logs=build/bench-gpu
 parts=("$@")
-[ $# -gt 0 ] || parts=(cold otfs decode arith arith_sweep gain peers large linear attention)
+[ $# -gt 0 ] || parts=(cold otfs decode host arith arith_sweep gain peers large linear attention)
 
 # Sets limit, in seconds, and options: a benchmark's name and options.
 # shellcheck disable=SC2054
@@ -22,6 +22,7 @@ choose() {
         sweep) limit=200 options=(otfs-sweep) ;;
         triton) limit=60 options=(otfs-triton) ;;
         decode) limit=100 options=(parse-geometry --parts decode,verify) ;;
+        host) limit=60 options=(parse-geometry --parts host) ;;
         gain) limit=200 options=(parse-geometry --parts gain --batches 1,8,32) ;;
         peers) limit=240 options=(parse-geometry --parts peers) ;;
         large) limit=150 options=(parse-geometry --parts moe,32b) ;;

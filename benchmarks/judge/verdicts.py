@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from parse_runtime.calibration.calibrate import JUDGE, Fitted, areas, least_threshold
+from parse_runtime.calibration.calibrate import least_threshold
 from parse_runtime.calibration.collect import Samples
 from parse_runtime.calibration.fit import auc, fit
+from parse_runtime.calibration.fitted import JUDGE, Fitted, areas
 from parse_runtime.calibration.interval import share
 from parse_runtime.signature.evidence import EVIDENCE
-from parse_runtime.signature.selection import SelectionRule
 
 WRONG_KEPT = 0.05
 _REPEATS = 40
@@ -34,13 +34,10 @@ def by_evidence(samples: Samples, judge: bool = True) -> dict[str, Any]:
 
 
 def kept(fitted: Fitted) -> dict[str, Any]:
-    """Of right drafts, how many are kept whole where 5 % of the wrong ones are; by rule."""
-    found = {}
-    for rule in SelectionRule:
-        verdicts, right = fitted.draft_verdicts(rule)
-        threshold = least_threshold(verdicts, right, WRONG_KEPT)
-        found[rule.label] = share(int((verdicts[right] >= threshold).sum()), int(right.sum()))
-    return found
+    """Of right drafts, how many are kept whole where 5 % of the wrong ones are."""
+    verdicts, right = fitted.drafts()
+    threshold = least_threshold(verdicts, right, WRONG_KEPT)
+    return share(int((verdicts[right] >= threshold).sum()), int(right.sum()))
 
 
 def curve(samples: Samples, penalty: float) -> list[dict[str, Any]]:
@@ -53,9 +50,10 @@ def curve(samples: Samples, penalty: float) -> list[dict[str, Any]]:
         for seed in range(_REPEATS):
             order = np.random.default_rng(seed).permutation(count)
             train, test = samples.some(order[:asked]), samples.some(order[asked:])
-            if train.right.any() and not train.right.all():
-                scores = fit(train.evidence, train.right, penalty).scores(test.evidence)
-                found.append(auc(scores[test.whole], test.right[test.whole]))
+            known, asked_of = train.right[train.whole], test.right[test.whole]
+            if known.any() and not known.all():
+                fitted = fit(train.evidence[train.whole], known, penalty)
+                found.append(auc(fitted.scores(test.evidence[test.whole]), asked_of))
         rows.append({"questions": asked, "auc": round(float(np.nanmean(found)), 4)})
     return rows
 
@@ -79,14 +77,18 @@ def histograms(fitted: Fitted) -> dict[str, list[int]]:
 def report(samples: Samples) -> dict[str, Any]:
     """All of it, JSON-able."""
     fitted = Fitted.of(samples)
-    tells, whole, learning = by_evidence(samples), kept(fitted), curve(samples, fitted.penalty)
+    tells, whole, learning = (
+        by_evidence(samples),
+        kept(fitted),
+        curve(samples, fitted.penalties[True]),
+    )
     return {
         "drafts": share(int(samples.right[samples.whole].sum()), len(samples.drafts)),
         "target_right": share(sum(d.target_right for d in samples.drafts), len(samples.drafts)),
         "auc": {name: found["value"] for name, found in tells["all"].items()},
         "auc_by_evidence": tells,
-        "kept_at_5_percent": whole["first-failure"].get("share"),
-        "kept_by_rule": whole,
+        "kept_at_5_percent": whole.get("share"),
+        "right_kept": whole,
         "calibration_questions": needed(learning),
         "auc_by_questions": learning,
         "histograms": histograms(fitted),

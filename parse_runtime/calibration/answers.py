@@ -35,6 +35,11 @@ def agree(text: str, other: str) -> bool:
     return _words(text) == _words(other)
 
 
+def is_right(text: str, answer: str, own: str) -> bool:
+    """Whether a text gives the answer, or, where none is known, agrees with the target's own."""
+    return gives(text, answer) if answer else agree(text, own)
+
+
 def last_number(text: str) -> float | None:
     """The number that a text ends with; None where it has none."""
     found = _NUMBER.findall(text)

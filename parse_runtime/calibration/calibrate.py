@@ -2,90 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
 
 from foundryrt.errors import UsageError
 from parse_runtime.calibration.collect import Samples
-from parse_runtime.calibration.fit import (
-    Flags,
-    Numbers,
-    auc,
-    auc_interval,
-    best_penalty,
-    cross_validated,
-    fit,
-    logistic,
-)
+from parse_runtime.calibration.fit import Flags, Numbers, auc
+from parse_runtime.calibration.fitted import JUDGE, Fitted, areas
 from parse_runtime.calibration.interval import share
 from parse_runtime.engine.calibration import Calibration
 from parse_runtime.engine.rules import Rules
-from parse_runtime.signature.evidence import EVIDENCE
-from parse_runtime.signature.selection import SelectionRule
 
 _LEAST = 5
 """Drafts of either kind without which nothing can be said."""
-JUDGE = frozenset({"log_odds"})
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Cross-validated verdicts of samples by some of the evidence."""
-
-    samples: Samples
-    columns: tuple[int, ...]
-    penalty: float
-    verdicts: Numbers
-
-    @staticmethod
-    def of(samples: Samples, without: Collection[str] = ()) -> Fitted:
-        """By all of the evidence but `without`."""
-        columns = tuple(i for i, name in enumerate(EVIDENCE) if name not in without)
-        x, right, groups = samples.evidence[:, columns], samples.right, samples.groups
-        penalty = best_penalty(x, right, groups)
-        return Fitted(
-            samples, columns, penalty, logistic(cross_validated(x, right, groups, penalty))
-        )
-
-    def draft_verdicts(self, rule: SelectionRule) -> tuple[Numbers, Flags]:
-        """Of each draft: the highest threshold that keeps it whole, and whether it is right.
-
-        Under first-failure that is the least verdict of its labelled cuts, else its own.
-        """
-        found = {}
-        for group in np.unique(self.samples.groups):
-            own = self.samples.groups == group
-            kept = self.verdicts[own]
-            whole = own & self.samples.whole
-            least = kept.min() if rule == SelectionRule.FIRST_FAILURE else self.verdicts[whole][0]
-            found[int(group)] = float(least), bool(self.samples.right[whole][0])
-        verdicts, right = zip(*found.values(), strict=True)
-        return np.asarray(verdicts), np.asarray(right, np.bool_)
-
-    def weights(self) -> tuple[dict[str, float], float]:
-        """By name, and the offset: of a fit of all samples."""
-        whole = fit(self.samples.evidence[:, self.columns], self.samples.right, self.penalty)
-        named = zip((EVIDENCE[i] for i in self.columns), whole.weights.tolist(), strict=True)
-        return dict(named), whole.offset
-
-
-def areas(samples: Samples, verdicts: Numbers) -> dict[str, Any]:
-    """AUC of whole drafts and of prefixes, with intervals; of what has right and wrong ones."""
-    whole, right, groups = samples.whole, samples.right, samples.groups
-    return {
-        name: auc_interval(verdicts[which], right[which], groups[which])
-        for name, which in (("drafts", whole), ("prefixes", ~whole))
-        if right[which].any() and not right[which].all()
-    }
 
 
 def calibrated(samples: Samples, rules: Rules, models: str, false_accepts: float) -> Calibration:
     """The fit, its threshold and its report. UsageError where there is too little to go by.
 
-    The threshold is the least at which at most `false_accepts` of the wrong drafts are kept whole.
+    The threshold is the least at which at most `false_accepts` of the wrong drafts are kept whole,
+    and a wrong prefix of as many of the drafts that have one; for both it is brought to the same.
     """
     right = samples.right[samples.whole]
     if min(int(right.sum()), int((~right).sum())) < _LEAST:
@@ -95,28 +33,35 @@ def calibrated(samples: Samples, rules: Rules, models: str, false_accepts: float
         )
     without = () if rules.judge_prompt else JUDGE
     fitted = Fitted.of(samples, without)
-    kept, drafts_right = fitted.draft_verdicts(rules.selection_rule)
+    kept, drafts_right = fitted.drafts()
     threshold = least_threshold(kept, drafts_right, false_accepts)
-    accepts = fitted.verdicts >= threshold
-    labels = samples.right
+    prefixes, fine = fitted.prefixes(rules.selection_rule)
+    of_prefixes = least_threshold(prefixes, fine, false_accepts) if len(fine) else threshold
+    accepts = fitted.verdicts >= np.where(samples.whole, threshold, of_prefixes)
+    labels, telling = samples.right, samples.telling
+    wrong, right_ones = ~labels & telling, labels & telling
     report: dict[str, Any] = {
         "drafts": len(right),
-        "prefixes": int((~samples.whole).sum()),
+        "prefixes": int((~samples.whole & telling).sum()),
         "target_right": share(sum(d.target_right for d in samples.drafts), len(samples.drafts)),
         "draft_right": share(int(right.sum()), len(right)),
         "auc": areas(samples, fitted.verdicts),
-        "false_accept": share(int((accepts & ~labels).sum()), int((~labels).sum())),
-        "false_reject": share(int((~accepts & labels).sum()), int(labels.sum())),
+        "false_accept": share(int((accepts & wrong).sum()), int(wrong.sum())),
+        "false_reject": share(int((~accepts & right_ones).sum()), int(right_ones.sum())),
         "wrong_kept_whole": _kept(kept[~drafts_right], threshold),
         "right_kept_whole": _kept(kept[drafts_right], threshold),
-        "penalty": fitted.penalty,
+        "wrong_prefix_kept": _kept(prefixes[~fine], of_prefixes),
+        "penalties": [fitted.penalties[True], fitted.penalties[False]],
     }
     if rules.judge_prompt:
         report["auc_of_the_judge_alone"] = areas(samples, samples.evidence[:, 0])
         report["auc_without_the_judge"] = areas(samples, Fitted.of(samples, JUDGE).verdicts)
-    weights, offset = fitted.weights()
+    weights, offset = fitted.weights(False)
+    whole_weights, whole_offset = fitted.weights(True)
     return Calibration(
-        weights=weights, offset=offset, judge_prompt=rules.judge_prompt, threshold=threshold,
+        weights=weights, offset=offset + _odds(threshold) - _odds(of_prefixes),
+        whole_weights=whole_weights, whole_offset=whole_offset,
+        judge_prompt=rules.judge_prompt, threshold=threshold,
         auc=auc(fitted.verdicts[samples.whole], right), models=models, report=report,
     )  # fmt: skip
 
@@ -135,3 +80,8 @@ def least_threshold(kept: Numbers, right: Flags, false_accepts: float) -> float:
 
 def _kept(verdicts: Numbers, threshold: float) -> dict[str, float | int]:
     return share(int((verdicts >= threshold).sum()), len(verdicts))
+
+
+def _odds(likelihood: float) -> float:
+    within = min(max(likelihood, 1e-6), 1 - 1e-6)
+    return math.log(within / (1 - within))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.calibration.answers import Question, agree, gives
+from parse_runtime.calibration.answers import Question, is_right
 from parse_runtime.calibration.fit import Flags, Groups, Numbers
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.outcome import Outcome
@@ -94,6 +94,20 @@ class Samples:
         found = [index == len(self.drafts[draft].cuts) - 1 for draft, index in self.rows]
         return np.asarray(found, np.bool_)
 
+    @property
+    def telling(self) -> Flags:
+        """[samples], whether the label says something of the sample.
+
+        Where the target does not come to a right answer by itself, that it does not come to one
+        behind a prefix is no fault of the prefix. A whole draft's label is its own.
+        """
+        return self.whole | self.right | self.target_right
+
+    @property
+    def target_right(self) -> Flags:
+        """[samples], whether the target by itself comes to a right answer."""
+        return np.asarray([self.drafts[draft].target_right for draft, _ in self.rows], np.bool_)
+
     def some(self, numbers: NDArray[np.int64]) -> Samples:
         """The samples of some drafts."""
         return Samples([self.drafts[number] for number in numbers])
@@ -164,24 +178,21 @@ def _behind(request: Request, drafted: Taken, cut: int, rules: Rules) -> Request
 
 def _draft(question: Question, drafted: Taken, own: str, texts: dict[int, str]) -> Draft:
     """`own` is the target's text, `texts` those behind prefixes of the draft."""
-
-    def is_right(text: str) -> bool:
-        return gives(text, question.answer) if question.answer else agree(text, own)
-
     evidence = drafted.statistics.evidence[0]
     cuts = [cut for cut, _ in drafted.statistics.verdicts[0]]
-    right = {cut: is_right(text) for cut, text in texts.items()}
+    answer = question.answer
+    right = {cut: is_right(text, answer, own) for cut, text in texts.items()}
     for i in reversed(range(len(cuts) - 1)):
         if not evidence[i, _DISAGREEMENTS]:
-            right[cuts[i]] = is_right(own)
+            right[cuts[i]] = is_right(own, answer, own)
         elif (
             i < len(cuts) - 2
             and cuts[i + 1] in right
             and evidence[i + 1, _DISAGREEMENTS] == evidence[i, _DISAGREEMENTS]
         ):
             right.setdefault(cuts[i], right[cuts[i + 1]])
-    right[cuts[-1]] = is_right(drafted.text)
-    return Draft(cuts, evidence, right, is_right(own))
+    right[cuts[-1]] = is_right(drafted.text, answer, own)
+    return Draft(cuts, evidence, right, is_right(own, answer, own))
 
 
 class _Run:

@@ -74,16 +74,20 @@ def auc(scores: Numbers, right: Flags) -> float:
 
 
 def cross_validated(
-    x: Numbers, right: Flags, groups: Groups, penalty: float, repeats: int = 4
+    x: Numbers, right: Flags, groups: Groups, penalty: float, telling: Flags, repeats: int = 4
 ) -> Numbers:
-    """Scores of each sample by fits without its group, averaged over divisions into folds."""
+    """Scores of each sample by fits without its group, averaged over divisions into folds.
+
+    Fits learn from the `telling` samples alone.
+    """
     names = np.unique(groups)
     total = np.zeros(len(x))
     for seed in range(repeats):
         shuffled = np.random.default_rng(seed).permutation(names)
         for held in np.array_split(shuffled, min(_FOLDS, len(names))):
             out = np.isin(groups, held)
-            total[out] += fit(x[~out], right[~out], penalty).scores(x[out])
+            known = ~out & telling
+            total[out] += fit(x[known], right[known], penalty).scores(x[out])
     return total / repeats
 
 
@@ -91,7 +95,7 @@ def best_penalty(x: Numbers, right: Flags, groups: Groups) -> float:
     """That of PENALTIES whose cross-validated scores predict best, by their likelihood."""
 
     def loss(penalty: float) -> float:
-        scores = cross_validated(x, right, groups, penalty, repeats=1)
+        scores = cross_validated(x, right, groups, penalty, np.ones_like(right), repeats=1)
         return float(np.logaddexp(0, np.where(right, -scores, scores)).mean())
 
     return min(PENALTIES, key=loss)

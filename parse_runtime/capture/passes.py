@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,9 +14,24 @@ from parse_runtime.capture.parameters import Register
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.models.acceptance import select
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.models.decoder import Cache, Layer, Rows, decoder_layer, forward, logits
+from parse_runtime.models.decoder import (
+    Cache,
+    Layer,
+    Rows,
+    decoder_layer,
+    forward,
+    logits,
+    logits_of,
+)
 from parse_runtime.models.eagle3 import Head, tapped_layers
-from parse_runtime.models.evidence import by_cut, log_likelihood, statistics, verdicts
+from parse_runtime.models.evidence import (
+    believed,
+    by_cut,
+    least_sure,
+    log_likelihood,
+    statistics,
+    verdicts,
+)
 from parse_runtime.models.loose import LooseRule
 from parse_runtime.models.speculation import Speculation
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
@@ -49,6 +65,8 @@ class Passes:
     """of a target: where its draft model does. None: drafted tokens count as certain to it."""
     run_ahead: bool = False
     """Decode passes end with the plan of the next step."""
+    asked: float = 1.0
+    """The share of drafted tokens that evidence asks the target about, the least sure ones."""
     _inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -181,9 +199,10 @@ class Passes:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.fill_head_cache(features, rows, following)
         wanted = self._read(signature, "wanted")
-        scores = self._logits(hidden.index_select(0, wanted)).float()
-        chosen = scores.index_select(1, self._judge)
-        found = {"logits": scores}
+        ends = hidden.index_select(0, wanted)
+        scores = self._logits(ends)
+        chosen = self._judged(ends, scores)
+        found = {"logits": scores.float()}
         if "score" in signature.inputs:
             found["evidence"] = self._evidence(signature, hidden, chosen)
             judged = verdicts(found["evidence"], self._read(signature, "score"))
@@ -195,16 +214,32 @@ class Passes:
 
     def _evidence(self, signature: PassSignature, hidden: Tensor, chosen: Tensor) -> Tensor:
         """[cuts, EVIDENCE] from all rows' hidden states and the logits [cuts, 2] of yes and no."""
-        rows, tokens, segments, places = self._read(signature, "scored").unbind(0)
+        scored, cuts = self._read(signature, "scored"), chosen.shape[0]
+        _, tokens, segments, places = scored.unbind(0)
         if self.draft_likelihood is None:
-            draft = torch.zeros_like(rows, dtype=torch.float32)
+            draft = torch.zeros_like(tokens, dtype=torch.float32)
+            each = self._weighed(hidden, scored, draft)
         else:
             own = self.draft_likelihood.index_select(0, self._slot)
             draft = own[0].index_select(0, places)
-        scores = self._logits(hidden.index_select(0, rows))
-        each = statistics(scores, tokens, draft)
-        counted = by_cut(each, segments, self._read(signature, "carried"), chosen.shape[0])
+            asked = least_sure(draft, segments, cuts, math.ceil(len(tokens) * self.asked))
+            found = self._weighed(
+                hidden, scored.index_select(1, asked), draft.index_select(0, asked)
+            )
+            each = believed(draft).index_copy(0, asked, found)
+        counted = by_cut(each, segments, self._read(signature, "carried"), cuts)
         return torch.cat((chosen[:, :1] - chosen[:, 1:], counted), 1)
+
+    def _weighed(self, hidden: Tensor, scored: Tensor, draft: Tensor) -> Tensor:
+        """[N, STATISTICS] of some drafted tokens."""
+        scores = self._logits(hidden.index_select(0, scored[0]))
+        return statistics(scores, scored[1], draft)
+
+    def _judged(self, hidden: Tensor, scores: Tensor) -> Tensor:
+        """Float32 [cuts, 2]: logits of yes and no. In bfloat16 they would come in eighths."""
+        if scores.dtype == torch.float32:
+            return scores.index_select(1, self._judge)
+        return logits_of(self.parameters, hidden, self._judge, self.config.logit_cap)
 
     def _keep_likelihood(self, scores: Tensor, token: Tensor, places: Tensor) -> None:
         """A draft model's log-probability of each sampled token, at the row before it."""

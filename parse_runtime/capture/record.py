@@ -137,7 +137,8 @@ def build(
         likelihood = register(found.name, torch.tensor(found.initial), found.role)
     passes = Passes(
         "target", target.config, weights, sizes, register, words, compiled, head,
-        loose=_loose_rule(settings), draft_likelihood=likelihood, run_ahead=settings.run_ahead,
+        loose=_loose_rule(settings), draft_likelihood=likelihood, asked=settings.evidence_share,
+        run_ahead=settings.run_ahead,
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)

@@ -31,6 +31,10 @@ class _Recorded:
         "", "drafted tokens that verify passes take evidence of, as 64,128; empty: up to cuts x "
         "stride; 0: none"
     )  # fmt: skip
+    evidence_share: float = option(
+        1.0, "share of these that the target is asked about, those that the draft model is least "
+        "sure of; the others count as the draft model says"
+    )  # fmt: skip
     eagle: str = option("", "folder of an EAGLE-3 head of the target")
     speculate: str = option("", "draft: the draft model also drafts single tokens")
     eagle_depth: int = option(4, "tokens drafted ahead, by the head or the draft model")
@@ -60,6 +64,8 @@ class Settings(Rules, _Recorded):
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
         if not self.judge_prompt:
             raise UsageError("judge-prompt: the judge needs a question")
+        if not 0 < self.evidence_share <= 1:
+            raise UsageError(f"evidence-share {self.evidence_share}: above 0 and up to 1 is needed")
         self._check_loose()
         sizes = self.sizes()
         if max(sizes.batches) > self.slots:

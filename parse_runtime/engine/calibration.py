@@ -23,8 +23,11 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A fit of verdicts, and what it holds for."""
 
     weights: dict[str, float]
-    """By the names of `EVIDENCE`; what is missing does not count."""
+    """Of prefixes, by the names of `EVIDENCE`; what is missing does not count."""
     offset: float
+    whole_weights: dict[str, float] = {}
+    """Of whole drafts; empty where they are judged as prefixes are."""
+    whole_offset: float = 0.0
     judge_prompt: str
     """The question that was asked; empty for none."""
     threshold: float
@@ -39,7 +42,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def score(self) -> Score:
         """As verify passes take it."""
-        return Score(tuple(self.weights.get(name, 0.0) for name in EVIDENCE), self.offset)
+        whole = _score(self.whole_weights, self.whole_offset) if self.whole_weights else None
+        return _score(self.weights, self.offset, whole)
 
     @property
     def separates(self) -> bool:
@@ -61,7 +65,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """FoundryError where it cannot be read, or was fitted on models other than `models`."""
         try:
             found = msgspec.json.decode(data, type=Calibration)
-            unknown = sorted(set(found.weights) - set(EVIDENCE))
+            unknown = sorted({*found.weights, *found.whole_weights} - set(EVIDENCE))
             if unknown:
                 raise ValueError(f"no evidence is called {unknown[0]!r}")
         except (ValueError, RecursionError) as error:
@@ -73,3 +77,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"the bundle's {FILE} is of other models: run foundryc calibrate again"
             )
         return found
+
+
+def _score(weights: dict[str, float], offset: float, whole: Score | None = None) -> Score:
+    return Score(tuple(weights.get(name, 0.0) for name in EVIDENCE), offset, whole)

@@ -44,6 +44,15 @@ def longest_accepted(cuts: Sequence[int], verdicts: Sequence[float], threshold: 
     return max((cut for cut, verdict in pairs if verdict >= threshold), default=0)
 
 
+def whole_first(
+    cuts: Sequence[int], verdicts: Sequence[float], threshold: float, rule: SelectionRule
+) -> int:
+    """The last cut, the whole draft, where it is accepted; else what the rule selects before it."""
+    if verdicts[-1] >= threshold:
+        return cuts[-1]
+    return SELECTIONS[rule](cuts[:-1], verdicts[:-1], threshold)
+
+
 Selection = Callable[[Sequence[int], Sequence[float], float], int]
 SELECTIONS: dict[SelectionRule, Selection] = {
     SelectionRule.FIRST_FAILURE: first_failure,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike
 from parse_runtime.engine.batch import Batch, Sampling
-from parse_runtime.engine.judge import SELECTIONS
+from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.graphs.decoder import GraphDecoder, chunks
 from parse_runtime.graphs.proposer import DraftProposer
@@ -119,13 +119,20 @@ class GraphTarget(GraphDecoder):
             found.append(self._pass(slot, part, carried))
             if (evidence := found[-1].evidence) is not None:
                 carried = carry(evidence, len(part.cuts))
-        if len(found) == 1:
-            return replace(found[0], evidence=_of_cuts(found))
+        evidence = _of_cuts(found)
+        whole = verification.score.whole if verification.score else None
+        if len(found) == 1 and not whole:
+            return replace(found[0], evidence=evidence)
         verdicts = [verdict for one in found for verdict in one.verdicts]
         # As the graphs compare.
         threshold = float(np.float32(verification.threshold))
-        kept = SELECTIONS[verification.rule](verification.cuts, verdicts, threshold)
-        return Verdict(kept, verdicts, _of_cuts(found))
+        if whole:
+            assert evidence is not None
+            verdicts[-1] = whole.verdict(evidence[-1])
+            kept = whole_first(verification.cuts, verdicts, threshold, verification.rule)
+        else:
+            kept = SELECTIONS[verification.rule](verification.cuts, verdicts, threshold)
+        return Verdict(kept, verdicts, evidence)
 
     def _parts(self, whole: Verification) -> Iterator[Verification]:
         """The verification in parts that fit a pass each, every one going on from the one before.

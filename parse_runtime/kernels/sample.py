@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MASK = 0xFFFFFFFF
+_LARGEST = 0x7FFFFFFF
+"""Bits of no probability are larger; those of larger probabilities are."""
 
 
 def sample(
@@ -30,10 +31,7 @@ def sample(
     logits, hot = logits.float(), temperature[:, None] > 0
     scores = logits / torch.where(hot, temperature[:, None], 1.0)
     likelihood = scores.softmax(-1)
-    descending = likelihood.sort(-1, descending=True).values
-    nucleus = (descending.cumsum(-1) - descending < top_p[:, None]) | (top_p[:, None] >= 1)
-    least = descending.masked_fill(~nucleus, 2.0).amin(-1, keepdim=True)
-    least = torch.minimum(least, descending[:, :1])
+    least = least_in_nucleus(likelihood, top_p)[:, None]
     noisy = scores + gumbel(seeds, positions, logits.shape[1])
     noisy = noisy.masked_fill(likelihood < least, float("-inf"))
     return torch.where(hot, noisy, logits).argmax(-1)
@@ -59,22 +57,49 @@ def sample_and_step(
     return token
 
 
+def least_in_nucleus(likelihood: Tensor, top_p: Tensor) -> Tensor:
+    """Float32 [N]: the least probability of `likelihood` [N, V] that is in the nucleus.
+
+    Without a sort, which would take most of a pass: the bits of probabilities order them. Eight of
+    them at a time, from the highest on, are found where `top_p` [N] is reached, the largest first.
+    """
+    bits = _LARGEST - torch.view_copy(likelihood, torch.int32)
+    # Rounded sums may reach 1 before the last token; the likeliest stays even at 0.
+    wanted = torch.where(top_p >= 1, 2.0, top_p.clamp(min=1e-30))[:, None]
+    found = torch.zeros_like(wanted, dtype=torch.int64)
+    before, left = torch.zeros_like(wanted), likelihood
+    for shift in (24, 16, 8, 0):
+        part = ((bits >> shift) & 0xFF).to(torch.int64)
+        mass = likelihood.new_zeros(len(wanted), 256).scatter_add(1, part, left)
+        total = before + mass.cumsum(1)
+        count = (total < wanted).sum(1, keepdim=True).clamp(max=255)
+        before = torch.where(count > 0, total.gather(1, (count - 1).clamp(min=0)), before)
+        left = torch.where(part == count, left, 0.0)
+        found = (found << 8) | count
+    return torch.view_copy((_LARGEST - found).to(torch.int32), torch.float32)[:, 0]
+
+
 def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
     """Float32 [N, vocabulary] Gumbel noise of rows with `seeds` and `positions`, int64 [N].
 
     With u = (hash + 1/2) / 2**32 the noise is -log(-log(1 - u)). Large noise comes of small u,
     where the logarithm is replaced by its series: float32 would round 1 - u.
     """
-    low = _mix(_mix(seeds & _MASK) ^ ((seeds >> 32) & _MASK))
-    key = _mix(low ^ (positions & _MASK))[:, None]
-    ids = torch.arange(vocabulary, dtype=torch.int64, device=seeds.device)
-    u = (_mix(_mix((ids + key) & _MASK) ^ low[:, None]).float() + 0.5) * 2.0**-32
+    low = _mix(_mix(seeds.to(torch.int32)) ^ (seeds >> 32).to(torch.int32))
+    key = _mix(low ^ positions.to(torch.int32))[:, None]
+    ids = torch.arange(vocabulary, dtype=torch.int32, device=seeds.device)
+    hashed = _mix(_mix(ids + key) ^ low[:, None])
+    # As an unsigned number, rounded once.
+    u = (((hashed >> 16) & 0xFFFF).float() * 2.0**16 + (hashed & 0xFFFF).float() + 0.5) * 2.0**-32
     rate = torch.where(u < 2.0**-8, u * (1 + u * (0.5 + u / 3)), -(1 - u).log())
     return -rate.log()
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A 32-bit hash that changes half of the bits when one changes (C. Wellons' lowbias32)."""
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
-    return x ^ (x >> 16)
+    """A 32-bit hash that changes half of the bits when one changes (C. Wellons' lowbias32).
+
+    Of int32, whose products wrap and whose shifts repeat the sign: that is masked away.
+    """
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * (0x846CA68B - (1 << 32))
+    return x ^ ((x >> 16) & 0xFFFF)

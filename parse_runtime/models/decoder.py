@@ -215,9 +215,21 @@ def mlp(w: Mapping[str, Tensor], x: Tensor, gelu: bool = False) -> Tensor:
 
 def logits(parameters: Mapping[str, Tensor], hidden: Tensor, cap: float = 0.0) -> Tensor:
     """[N, vocab] of hidden states [N, hidden], in their dtype; capped by tanh where `cap` is."""
-    table = parameters["head"] if "head" in parameters else parameters["embed"]
-    x = linear(hidden, table)
+    x = linear(hidden, _output_table(parameters))
     return (x / cap).tanh() * cap if cap else x
+
+
+def logits_of(
+    parameters: Mapping[str, Tensor], hidden: Tensor, tokens: Tensor, cap: float = 0.0
+) -> Tensor:
+    """Float32 [N, tokens] of a few tokens, int64 [tokens], not rounded to the model's dtype."""
+    table = _output_table(parameters).index_select(0, tokens)
+    x = (hidden.float()[:, None] * table.float()).sum(-1)
+    return (x / cap).tanh() * cap if cap else x
+
+
+def _output_table(parameters: Mapping[str, Tensor]) -> Tensor:
+    return parameters["head"] if "head" in parameters else parameters["embed"]
 
 
 def of_layer(parameters: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:

@@ -22,13 +22,36 @@ def statistics(logits: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
     `logits` [N, V] are the target's before each token, `draft` [N] the token's log-probability
     under the draft model.
     """
-    likelihood = logits.log_softmax(-1, dtype=torch.float32)
-    own = likelihood.gather(1, tokens[:, None])[:, 0].clamp(min=FLOOR)
-    entropy = -(likelihood.exp() * likelihood.clamp(min=FLOOR)).sum(-1)
-    unlike = logits.argmax(-1) != tokens
+    # Two tensors of N x V and no more: their memory is what this costs on a CPU.
+    below = logits.to(torch.float32, copy=True)
+    choices = below.argmax(-1)
+    below.sub_(below.amax(-1, keepdim=True)).clamp_(min=FLOOR)
+    own = below.gather(1, tokens[:, None])[:, 0]
+    weights = below.exp()
+    total = weights.sum(-1)
+    entropy = total.log() - weights.mul_(below).sum(-1) / total
+    own = (own - total.log()).clamp(min=FLOOR)
+    unlike = choices != tokens
     unlikely = own.exp() < UNLIKELY
     columns = (torch.ones_like(own), unlike.float(), unlikely.float(), own, entropy, draft, own)
     return torch.stack(columns, 1)
+
+
+def least_sure(draft: Tensor, segments: Tensor, cuts: int, count: int) -> Tensor:
+    """Int64 [count]: which of N drafted tokens have the least log-probabilities `draft` [N].
+
+    Those of segment `cuts`, which count nowhere, come last.
+    """
+    return torch.where(segments < cuts, draft, 1.0).topk(count, largest=False).indices
+
+
+def believed(draft: Tensor) -> Tensor:
+    """Float32 [N, STATISTICS] of tokens with `draft` [N], if the target says what the draft does.
+
+    That is: it would have chosen them, as likely, and of nothing else it thinks.
+    """
+    one, none = torch.ones_like(draft), torch.zeros_like(draft)
+    return torch.stack((one, none, none, draft, none, draft, draft), 1)
 
 
 def by_cut(each: Tensor, segments: Tensor, carried: Tensor, cuts: int) -> Tensor:

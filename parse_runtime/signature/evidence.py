@@ -42,11 +42,18 @@ class Score:
     weights: tuple[float, ...]
     """Of each column of `EVIDENCE`."""
     offset: float = 0.0
+    whole: Score | None = None
+    """That of a whole draft, where it is another than its prefixes'."""
 
     @property
     def packed(self) -> NDArray[np.float32]:
         """Float32 [len(EVIDENCE) + 1], the offset last, as verify passes take it."""
         return np.asarray([*self.weights, self.offset], np.float32)
+
+    def verdict(self, evidence: Sequence[float] | NDArray[np.float32]) -> float:
+        """Of one row of evidence, as verify passes compute it, but in float64."""
+        total = float(np.dot(self.weights, np.asarray(evidence, np.float64))) + self.offset
+        return float(0.5 * (1 + np.tanh(0.5 * total)))
 
     @property
     def weighs_tokens(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +18,11 @@ from foundryrt.errors import UsageError
 from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings
 from parse_runtime.engine.batch import Batch
-from parse_runtime.engine.judge import SELECTIONS
+from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.models.decoder import logits_of
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, Score
 from parse_runtime.signature.selection import SelectionRule
 
@@ -98,7 +100,8 @@ def test_evidence_is_that_of_separate_prefills(
     base = len(PROMPT)
     weights = np.linspace(-0.2, 0.2, len(EVIDENCE))
     weights[0] = 1.0 if suffix else 0.0
-    score = Score(tuple(weights), 0.25)
+    whole = Score(tuple(-weights), 0.1) if data.draw(st.booleans()) else None
+    score = Score(tuple(weights), 0.25, whole)
     wanted = Verification(
         (PROMPT + draft)[start:], start, [base + cut for cut in cuts], suffix, 0.4,
         SelectionRule.LONGEST_ACCEPTED, score, base,
@@ -113,10 +116,14 @@ def test_evidence_is_that_of_separate_prefills(
             scores = logits(target, PROMPT + draft[:cut] + suffix, slot=0)
             assert odds == pytest.approx(scores[WORDS[0]] - scores[WORDS[1]], abs=2e-3)
     totals = found.evidence.astype(np.float64) @ weights + 0.25
+    if whole:
+        totals[-1] = 0.35 - totals[-1]
     assert found.verdicts == pytest.approx(1 / (1 + np.exp(-totals)), abs=1e-4)
-    assert found.kept == SELECTIONS[wanted.rule](
-        wanted.cuts, found.verdicts, float(np.float32(0.4))
-    )
+    cuts, verdicts, threshold = wanted.cuts, found.verdicts, float(np.float32(0.4))
+    if whole:
+        assert found.kept == whole_first(cuts, verdicts, threshold, wanted.rule)
+    else:
+        assert found.kept == SELECTIONS[wanted.rule](cuts, verdicts, threshold)
 
 
 def test_the_drafts_own_log_probabilities_are_those_of_its_drafting(pair: Loaded) -> None:
@@ -142,6 +149,73 @@ def test_the_drafts_own_log_probabilities_are_those_of_its_drafting(pair: Loaded
         assert found.evidence[1, column] == pytest.approx(sum(own[5:]), abs=1e-3)
 
 
+def test_the_target_is_asked_about_tokens_that_the_draft_model_is_least_sure_of(
+    pair: Loaded, tmp_path: Path
+) -> None:
+    save(tmp_path / "target", "qwen3")
+    save(tmp_path / "draft", "qwen3", num_hidden_layers=1)
+    s = Settings(
+        model=str(tmp_path / "target"), draft=str(tmp_path / "draft"), max_len=64, slots=2,
+        prefill="16", verify="60x4", evidence="30", evidence_share=0.25,
+    )  # fmt: skip
+    session, target, _, _ = eager(s, WORDS)
+    draft, base = [int(t) for t in np.random.default_rng(1).integers(0, VOCAB, 20)], len(PROMPT)
+    own = -np.random.default_rng(2).random(20)
+    session.tensors["draft.likelihood"][1, base - 1 : base + 19] = torch.from_numpy(own).float()
+    target.prefill(1, PROMPT, 0, GREEDY)
+    cuts = [7, 20]
+    wanted = Verification(
+        [PROMPT[-1], *draft], base - 1, [base + cut for cut in cuts], [60], score=LOG_ODDS,
+        drafted=base,
+    )  # fmt: skip
+    found = target.verify(1, wanted).evidence
+    # A quarter of 30 tokens is 8.
+    asked = set(np.argsort(own)[:8].tolist())
+    rows = [log_softmax(logits(pair[1], PROMPT + draft[:i], slot=0)) for i in range(20)]
+    said = [rows[i][draft[i]] if i in asked else own[i] for i in range(20)]
+    unlike = [i in asked and rows[i].argmax() != draft[i] for i in range(20)]
+    assert found is not None and 0 < sum(unlike) < len(draft)
+
+    def column(name: str) -> list[float]:
+        return found[:, EVIDENCE.index(name)].tolist()
+
+    assert column("draft_tokens") == [7, 20]
+    assert column("draft_disagreements") == [sum(unlike[:7]), sum(unlike)]
+    assert column("draft_log_likelihood") == pytest.approx([sum(said[:7]), sum(said)], abs=2e-3)
+    assert column("segment_least_log_likelihood") == pytest.approx(
+        [min(said[:7]), min(said[7:])], abs=2e-3
+    )
+    entropy = [-(np.exp(row) * row).sum() if i in asked else 0 for i, row in enumerate(rows)]
+    assert column("segment_entropy")[1] == pytest.approx(sum(entropy[7:]), abs=2e-3)
+
+
+def test_a_judges_answer_is_not_rounded_to_bfloat16() -> None:
+    g = torch.Generator().manual_seed(0)
+    table = (torch.randn(40, 64, generator=g) / 4).bfloat16()
+    hidden = torch.randn(6, 64, generator=g).bfloat16() * 8
+    words = torch.tensor(WORDS)
+    found = logits_of({"head": table}, hidden, words)
+    exact = hidden.double() @ table[list(WORDS)].double().T
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() < 1e-4 < (exact.bfloat16() - exact).abs().max()
+    capped = logits_of({"embed": table}, hidden, words, 5.0)
+    assert capped.double().allclose(5 * (exact / 5).tanh(), atol=1e-4)
+
+
+def test_verdicts_of_bfloat16_are_those_of_its_logits_but_for_their_rounding(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path, "llama")
+    s = Settings(model=str(tmp_path), max_len=64, prefill="16", verify="24x2", dtype="bfloat16")
+    session, target, _, _ = eager(s, WORDS)
+    target.prefill(0, PROMPT, 0, GREEDY)
+    found = target.verify(0, Verification([7, 8, 9], 5, [6, 8], [60]))
+    scores = session.graph("target.verify", len=24, cuts=2)._outputs["logits"][:, list(WORDS)]
+    odds = np.log(found.verdicts) - np.log1p(-np.array(found.verdicts))
+    assert odds == pytest.approx((scores[:, 0] - scores[:, 1]).tolist(), abs=0.02)
+    assert odds.tolist() != (scores[:, 0] - scores[:, 1]).tolist()
+
+
 def test_without_a_score_verdicts_are_the_bits_of_the_judges_answer(pair: Loaded) -> None:
     session, target, _ = pair
     target.prefill(0, PROMPT, 0, GREEDY)
@@ -162,6 +236,12 @@ def test_passes_without_evidence_refuse_a_score(tmp_path: Path) -> None:
     assert len(target.verify(0, Verification([7, 8], 5, [7], [60])).verdicts) == 1
     with pytest.raises(UsageError, match="no evidence"):
         target.verify(0, Verification([7, 8], 5, [7], [60], score=LOG_ODDS, drafted=5))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, -0.2])
+def test_an_unfit_share_of_evidence_is_refused(share: float) -> None:
+    with pytest.raises(UsageError, match="evidence-share"):
+        Settings(model="none", evidence_share=share)
 
 
 @pytest.mark.parametrize("evidence", ["x", "0,8", "8", "8,9,10", "-1"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from parse_runtime.kernels.sample import gumbel, sample
+from parse_runtime.kernels.sample import gumbel, least_in_nucleus, sample
 
 
 def draw(logits: torch.Tensor, heat: float, mass: float, count: int, seed: int = 0) -> torch.Tensor:
@@ -89,3 +89,26 @@ def test_a_token_is_that_of_the_row_alone_and_lies_in_the_nucleus(
         assert not likelier.any() or likelihood[likelier].sum() < mass + 1e-5
     else:
         assert not likelier.any()
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 2**31),
+    vocabulary=st.integers(1, 200),
+    spread=st.sampled_from([0.0, 3.0, 40.0]),
+    mass=st.floats(0.0, 0.999),
+)
+def test_the_least_of_the_nucleus_is_that_of_a_sort(
+    seed: int, vocabulary: int, spread: float, mass: float
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    # In quarters, so that some are equally likely.
+    logits = (torch.randn(3, vocabulary, generator=g) * spread).mul(4).round() / 4
+    likelihood = logits.softmax(-1)
+    found = least_in_nucleus(likelihood, torch.full((3,), mass))
+    for row, least in zip(likelihood, found, strict=True):
+        assert (row == least).any()
+        above = row[row > least].double().sum()
+        assert above < mass + 1e-5 or least == row.max()
+        lower = row[row < least]
+        assert not len(lower) or row[row > lower.max()].double().sum() > mass - 1e-5

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -264,11 +265,17 @@ def test_a_frames_line_has_a_list_of_the_antennas() -> None:
     outputs = {"variance": 0.02, "evm": 0.1, "noise_variance": [0.01, 0.0], "taps": [5, 0],
                "power": [0.5 * sent + 0.01, 0.0], "peak": [3.0, 0.0], "clipped": [1.0, 9.0],
                "burst": [2.0, 0.0], "missing": [0.0, 2048.0]}  # fmt: skip
-    line = json.loads(conditions.take({name: np.array(v) for name, v in outputs.items()}))
+
+    def taken(found: dict[str, Any]) -> dict[str, Any]:
+        arrays = {name: np.array(value) for name, value in found.items()}
+        nothing = source.Frame(np.zeros(0), np.zeros(0))
+        return json.loads(json.dumps(conditions.take(nothing, arrays, {})))
+
+    line = taken(outputs)
     assert line["snr_db"] == pytest.approx(10 * np.log10(0.5 / 0.01), abs=1e-4)
     assert line["taps"] == [5, 0] and line["missing_samples"] == [0, 2048]
     assert line["channel_gain_db"] == [pytest.approx(10 * np.log10(0.5), abs=1e-4), None]
     assert line["flags"] == ["clipped", "missing"]
     both = outputs | {"noise_variance": [0.01, 0.01], "power": [0.5 * sent + 0.01] * 2}
-    line = json.loads(conditions.take({name: np.array(v) for name, v in both.items()}))
+    line = taken(both)
     assert line["snr_db"] == pytest.approx(10 * np.log10(2 * 0.5 / 0.01), abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from parse_runtime.calibration.answers import agree, gives, last_number
 from parse_runtime.calibration.calibrate import calibrated, least_threshold
 from parse_runtime.calibration.collect import Draft, Samples
 from parse_runtime.calibration.fit import auc, cross_validated, fit, logistic
+from parse_runtime.calibration.fitted import Fitted
 from parse_runtime.engine.calibration import Calibration
 from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS
@@ -73,7 +75,7 @@ def test_scores_of_a_group_are_of_fits_without_it() -> None:
     right = g.permutation(np.repeat([True, False], 10))[groups]
     x = (groups[:, None] == np.arange(20)).astype(float)
     assert auc(fit(x, right, 0.1).scores(x), right) == 1.0
-    assert auc(cross_validated(x, right, groups, 0.1), right) < 0.6
+    assert auc(cross_validated(x, right, groups, 0.1, np.ones_like(right)), right) < 0.6
 
 
 @settings(max_examples=200)
@@ -128,6 +130,50 @@ def test_a_calibration_says_whether_verdicts_separate_and_is_read_back(good: Cal
         Calibration.read(good.packed(), "n")
 
 
+def test_whole_drafts_and_prefixes_have_fits_of_their_own() -> None:
+    """What speaks for a prefix may speak against a whole draft."""
+    g, drafts, column = np.random.default_rng(6), [], EVIDENCE.index("segment_entropy")
+    for number in range(80):
+        right, fine = number % 2 == 0, number % 4 < 2
+        evidence = g.normal(size=(2, len(EVIDENCE))).astype(np.float32)
+        evidence[:, column] += 4 * np.array([not fine, right])
+        drafts.append(Draft([4, 8], evidence, {4: fine, 8: right}, True))
+    found = calibrated(Samples(drafts), Rules(), "m", 0.05)
+    assert found.report["auc"]["drafts"]["value"] > 0.95 < found.report["auc"]["prefixes"]["value"]
+    assert found.weights["segment_entropy"] < 0 < found.whole_weights["segment_entropy"]
+    # One threshold serves both.
+    first = [found.score.verdict(d.evidence[0]) >= found.threshold for d in drafts]
+    fine = [d.right[4] for d in drafts]
+    assert sum(a and not b for a, b in zip(first, fine, strict=True)) <= 2
+    assert sum(a and b for a, b in zip(first, fine, strict=True)) > 25
+    assert found.score.whole is not None
+    whole = [found.score.whole.verdict(d.evidence[1]) >= found.threshold for d in drafts]
+    assert sum(a and d.right[8] for a, d in zip(whole, drafts, strict=True)) > 25
+
+
+def test_a_prefix_of_what_the_target_cannot_answer_tells_nothing() -> None:
+    evidence = np.zeros((2, len(EVIDENCE)), np.float32)
+    found = Samples([
+        Draft([4, 8], evidence, {4: right, 8: False}, own)
+        for right, own in ((True, True), (False, True), (True, False), (False, False))
+    ])  # fmt: skip
+    assert found.telling.tolist() == [True, True, True, True, True, True, False, True]
+    drafts = sample(3, 60, True).drafts
+    unanswered = [replace(d, right=dict.fromkeys(d.right, False), target_right=False)
+                  for d in drafts]  # fmt: skip
+    plain = Fitted.of(Samples(drafts))
+    assert Fitted.of(Samples([*drafts, *unanswered])).weights(False) == plain.weights(False)
+    answered = [replace(d, target_right=True) for d in unanswered]
+    assert Fitted.of(Samples([*drafts, *answered])).weights(False) != plain.weights(False)
+
+
+def test_an_older_calibration_has_one_fit_for_all(good: Calibration) -> None:
+    older = json.loads(good.packed())
+    del older["whole_weights"], older["whole_offset"]
+    found = Calibration.read(json.dumps(older).encode(), "m")
+    assert found.score.whole is None and found.score.weights == good.score.weights
+
+
 def test_without_a_question_the_judge_does_not_count() -> None:
     found = calibrated(sample(1, 60, True), Rules(judge_prompt=""), "m", 0.05)
     assert found.score.weights[0] == 0 and found.score.weighs_tokens
@@ -135,7 +181,14 @@ def test_without_a_question_the_judge_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"weights": {"luck": 1.0}}, {"threshold": "x"}, {"more": 1}, {"auc": None}]
+    "change",
+    [
+        {"weights": {"luck": 1.0}},
+        {"whole_weights": {"luck": 1.0}},
+        {"threshold": "x"},
+        {"more": 1},
+        {"auc": None},
+    ],
 )
 def test_a_damaged_calibration_is_refused(good: Calibration, change: dict[str, object]) -> None:
     damaged = json.dumps({**json.loads(good.packed()), **change}).encode()

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parse_runtime.engine.judge import first_failure, longest_accepted, sentence_cuts, stride_cuts
+from parse_runtime.engine.judge import (
+    SELECTIONS,
+    first_failure,
+    longest_accepted,
+    sentence_cuts,
+    stride_cuts,
+    whole_first,
+)
 from parse_runtime.signature.plan import verification_plan
+from parse_runtime.signature.selection import SelectionRule
 
 judged = st.lists(st.floats(0, 1), max_size=12).flatmap(
     lambda verdicts: st.tuples(
@@ -89,3 +97,19 @@ def test_padding_is_never_read_by_others() -> None:
     assert not np.any((cuts > 16) | ((starts <= 16) & (rows >= 16)))
     with pytest.raises(ValueError):
         verification_plan([1, 2, 3], 0, [7], [1], 2, 16)
+
+
+@given(
+    verdicts=st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=1, max_size=6),
+    threshold=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    rule=st.sampled_from(list(SelectionRule)),
+)
+def test_a_whole_draft_is_kept_by_its_own_verdict_else_its_prefixes_are_judged(
+    verdicts: list[float], threshold: float, rule: SelectionRule
+) -> None:
+    cuts = list(range(5, 5 + len(verdicts)))
+    found = whole_first(cuts, verdicts, threshold, rule)
+    if verdicts[-1] >= threshold:
+        assert found == cuts[-1]
+    else:
+        assert found == SELECTIONS[rule](cuts[:-1], verdicts[:-1], threshold) < cuts[-1]

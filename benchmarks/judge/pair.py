@@ -1,0 +1,113 @@
+"""Verdicts of a pair and what every method makes of them, from drafts that were gathered.
+
+Speeds are the methods' passes times what one takes: as measured on this machine, and as counted
+for pairs that are too large for it. They leave out what an engine and waiting for others cost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from typer import Option
+
+from benchmarks.judge import replay, verdicts
+from benchmarks.judge.lines import Line, read, samples
+from benchmarks.judge.predict import LARGE, Costs, dense
+from benchmarks.judge.replay import Course
+from benchmarks.judge.units import BATCHES, costs
+from benchmarks.report import RESULTS, say, write_results
+from parse_runtime.calibration.collect import Samples
+from parse_runtime.engine.judge import PROMPT, first_failure
+from parse_runtime.engine.rules import Rules
+from parse_runtime.weights.source import open_model
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Of wrong drafts that may be kept whole."""
+Methods = Mapping[str, list[list[Course]]]
+"""Every question's course, once or more."""
+
+
+def run(
+    drafts: Annotated[Path, Option(help="What judge-gather has written.", exists=True)],
+    model: Annotated[str, Option(help="The target, for its tokenizer.")],
+    units: Annotated[Path, Option(help="What judge-units has written.", exists=True)],
+    output: Annotated[
+        Path, Option("--output", "-o", metavar="FILE", help="Results, as JSON.")
+    ] = RESULTS / "parse_judge.json",
+) -> None:  # fmt: skip
+    """Evaluate gathered drafts of a pair; what else is in the results stays."""
+    text, lines = open_model(model).text, read(drafts)
+    found, measured = samples(lines, text.tokenizer), json.loads(units.read_text())
+    suffix = len(text.tokenizer.encode(text.chat.judge_suffix("", PROMPT)))
+    kept = {each: replay.kept_by_fits(found, each, Rules()) for each in SHARES}
+    say("fitted")
+    methods = by_method(lines, found, kept[verdicts.WRONG_KEPT])
+    passes = measured["milliseconds"]
+    here = {batch: costs(passes, batch, suffix, replay.DEPTH) for batch in BATCHES}
+    geometry = json.loads((RESULTS / "parse_geometry.json").read_text())
+    others = {
+        "14B with 0.6B": {batch: dense(geometry, 1.19e9, suffix, batch) for batch in BATCHES},
+        "235B with 8B": {batch: LARGE.costs(suffix, batch) for batch in BATCHES},
+    }
+    own = gains(methods, here)
+    for rows in own.values():
+        for name, row in rows.items():
+            row.update(replay.accuracy(methods[name], found))
+    first = own["batch_1"]["parse"]
+    result = {
+        "questions": len(lines), **verdicts.report(found),
+        "ended": verdicts.by_evidence(
+            found.some(np.flatnonzero([line["draft"]["ended"] for line in lines]))
+        ),
+        "units": measured, "methods": own, "gain": first["gain"],
+        "accuracy_lost_points": first["lost_points"]["value"],
+        "predicted": {name: gains(methods, each) for name, each in others.items()},
+        "by_share_kept": [
+            {
+                "share": share, **replay.accuracy(courses["parse"], found),
+                "gain": gains(courses, here)["batch_1"]["parse"]["gain"],
+            }
+            for share, courses in (
+                (share, by_method(lines, found, each)) for share, each in kept.items()
+            )
+        ],
+    }  # fmt: skip
+    file = json.loads(output.read_text()) if output.exists() else {}
+    write_results(output, {**file, **result})
+
+
+def by_method(lines: Sequence[Line], found: Samples, kept: Any) -> Methods:
+    """`kept` [repeats, drafts]: what stays of each draft by calibrated verdicts."""
+    answered = list(zip(lines, found.drafts, strict=True))
+    # Log-odds above 0 are verdicts above 0.5.
+    judged = np.asarray(
+        [[first_failure(d.cuts, d.evidence[:, 0].tolist(), 0.0) for d in found.drafts]]
+    )
+    return {
+        "target": [[replay.alone(line, draft.target_right) for line, draft in answered]],
+        "draft": [[replay.written(line, draft.right[draft.cuts[-1]]) for line, draft in answered]],
+        "target + draft speculation": [
+            [replay.alone(line, draft.target_right, replay.DEPTH) for line, draft in answered]
+        ],
+        "parse, judge alone": replay.courses(lines, found, judged),
+        "parse": replay.courses(lines, found, kept),
+        "parse + draft speculation": replay.courses(lines, found, kept, replay.DEPTH),
+    }
+
+
+def gains(methods: Methods, places: Mapping[int, Costs]) -> dict[str, dict[str, Any]]:
+    """By answers at a time and method: throughput over that of the target alone."""
+    found: dict[str, dict[str, Any]] = {}
+    for batch, each in places.items():
+        rates = {
+            name: each.rate((course for row in rows for course in row), "speculation" in name)
+            for name, rows in methods.items()
+        }
+        found[f"batch_{batch}"] = {
+            name: {"gain": rate / rates["target"]} for name, rate in rates.items()
+        }
+    return found

@@ -1,0 +1,132 @@
+"""What each pass of a pair takes on this machine, in turn in one process, by torch on the CPU."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from typer import Option
+
+from benchmarks.device import cpu
+from benchmarks.judge.gather import Gatherer
+from benchmarks.judge.passes import Network
+from benchmarks.judge.predict import Costs
+from benchmarks.report import say, today, write_results
+from parse_runtime.engine.judge import stride_cuts
+from parse_runtime.models import evidence
+from parse_runtime.signature.evidence import STATISTICS
+from parse_runtime.weights.source import open_model
+
+PROMPT, DRAFTED, STRIDE = 40, 64, 16
+DEPTHS = (8, 16)
+"""Of exact speculation and of FLy's."""
+BATCHES = (1, 4, 16)
+SHARES = {"": 0.0, ", evidence of a quarter": 0.25, ", evidence": 1.0}
+"""Of the drafted tokens that the target is asked about."""
+
+
+def run(
+    model: Annotated[str, Option(help="Target, as of foundryc capture.")],
+    draft: Annotated[str, Option(help="Its draft model, of the same tokenizer.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="Results, as JSON.")],
+    rounds: Annotated[int, Option(help="Times that each pass runs.")] = 12,
+    threads: Annotated[int, Option(help="Of torch.")] = 1,
+    dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "bfloat16",
+) -> None:
+    """Measure the passes of a pair on a CPU."""
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        pair = Gatherer(open_model(model), open_model(draft), dtype, DRAFTED, STRIDE)
+        say("loaded")
+        found = measure(pair, rounds)
+    load = os.getloadavg()[0]
+    about = {"date": today(), "processor": cpu(), "threads": threads, "load": round(load, 1)}
+    write_results(output, {**about, "rounds": rounds, "milliseconds": found})
+
+
+def measure(pair: Gatherer, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of each pass over `rounds` rounds, all passes once in each."""
+    calls = _calls(pair)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - begin))
+        say(f"round {number + 1} of {rounds}")
+    return {name: round(statistics.median(found[1:]), 2) for name, found in times.items()}
+
+
+def _calls(pair: Gatherer) -> dict[str, Callable[[], object]]:
+    """The passes by name."""
+    tokens = np.random.default_rng(0).integers(100, 9000, PROMPT + DRAFTED).tolist()
+    networks = {"target": pair.target, "draft": pair.draft}
+    found: dict[str, Callable[[], object]] = {
+        f"{name} prefill": partial(_prefill, network, tokens[:PROMPT])
+        for name, network in networks.items()
+    }
+    for batch in BATCHES:
+        slots, places = list(range(batch)), [PROMPT + 30] * batch
+        for name, network in networks.items():
+            found[f"{name} step {batch}"] = partial(network.step, slots, [5] * batch, places)
+        # FLy's long chains of many answers take longer than all the rest together.
+        for depth in DEPTHS[: 2 if batch == 1 else 1]:
+            chains = torch.full((batch, depth + 1), 5)
+            call = partial(pair.target.chains, slots, chains, places)
+            found[f"chains of {depth} {batch}"] = call
+    for drafted in (STRIDE, DRAFTED):
+        for judged in ("", " judged"):
+            for name, share in SHARES.items():
+                call = partial(verify, pair, tokens[: drafted + 1], bool(judged), share)
+                found[f"verify {drafted}{judged}{name}"] = call
+    return found
+
+
+def _prefill(network: Network, tokens: list[int]) -> object:
+    return network.logits(network.read(0, tokens)[-1:])
+
+
+def verify(pair: Gatherer, tokens: list[int], judged: bool, share: float) -> object:
+    """The work of a verify pass: the token before the draft, the draft, a question at each cut.
+
+    `share` of the drafted tokens is evidence taken of.
+    """
+    count = len(tokens) - 1
+    cuts = stride_cuts(count, STRIDE)
+    suffix = pair.suffix if judged else []
+    trunk, ends = pair.judge.verify(0, tokens, suffix, [1 + cut for cut in cuts])
+    found: list[object] = [pair.judge.logits(ends).float()]
+    if share:
+        segments = torch.from_numpy(np.searchsorted(cuts, np.arange(1, count + 1)))
+        draft = -torch.arange(count) / count
+        asked = evidence.least_sure(draft, segments, len(cuts), math.ceil(share * count))
+        said = evidence.statistics(
+            pair.judge.logits(trunk[asked]), torch.tensor(tokens[1:])[asked], draft[asked]
+        )
+        each = evidence.believed(draft).index_copy(0, asked, said)
+        found.append(evidence.by_cut(each, segments, torch.zeros(2, len(STATISTICS)), len(cuts)))
+    return found
+
+
+def costs(measured: dict[str, float], batch: int, suffix: int, depth: int) -> Costs:
+    """Of so many answers at a time; milliseconds to seconds."""
+    cuts = len(stride_cuts(DRAFTED, STRIDE))
+    small = measured[f"verify {STRIDE} judged, evidence of a quarter"] / 1e3
+    large = measured[f"verify {DRAFTED} judged, evidence of a quarter"] / 1e3
+    row = (large - small) / (DRAFTED - STRIDE + (cuts - 1) * suffix)
+    return Costs(
+        target_prefill=measured["target prefill"] / 1e3,
+        draft_prefill=measured["draft prefill"] / 1e3,
+        target_step=measured[f"target step {batch}"] / 1e3 / batch,
+        draft_step=measured[f"draft step {batch}"] / 1e3 / batch,
+        extend=measured[f"chains of {depth} {batch}"] / 1e3 / batch,
+        verify=small - row * (STRIDE + suffix), verify_row=row, suffix=suffix, depth=depth,
+    )  # fmt: skip
