@@ -18,7 +18,7 @@ from foundryc.cuda import driver, harvest, proof
 from foundryc.cuda.arena import BASE, Arena, Region
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
-from foundryc.cuda.foreign import ForeignMemory, ForeignRegion
+from foundryc.cuda.foreign import FOREIGN, ForeignMemory, ForeignRegion
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.kernels import compile_source
 from foundryc.cuda.program import Program
@@ -396,7 +396,7 @@ def _random(generator: Generator | None, first: int) -> Random | None:
 
 def _foreign(number: int, region: ForeignRegion, spans: Spans) -> RegionImage:
     return RegionImage(
-        region.name or f"foreign {number}",
+        region.name or f"{FOREIGN} {number}",
         region.base,
         region.size,
         (lambda: [region.data.data]) if region.data.size else None,
