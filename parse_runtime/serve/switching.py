@@ -7,7 +7,7 @@ import hmac
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -35,7 +35,7 @@ Report = dict[str, Any]
 class SwitchBody(msgspec.Struct, forbid_unknown_fields=True):
     """The bundle to serve: a path on the server's machine, or a URL."""
 
-    bundle: str
+    bundle: Annotated[str, msgspec.Meta(pattern="^[^\\0]+$")]
 
 
 class Switching:

@@ -292,7 +292,7 @@ def test_orders_are_taken_of_those_alone_who_know_the_token(
         status, refused = server.send("/admin/switch", body, **headers)
         assert status == 401 and "admin token" in refused["error"]["message"]
     token = {"Authorization": f"Bearer {file.read_text()}"}
-    for wrong in ({}, {"bundle": 1}, {**body, "more": 1}):
+    for wrong in ({}, {"bundle": 1}, {"bundle": ""}, {"bundle": "a\0"}, {**body, "more": 1}):
         assert server.send("/admin/switch", wrong, **token)[0] == 400
     elsewhere = server.switch(bundles["y"], XDG_RUNTIME_DIR=str(tmp_path / "none"))
     assert elsewhere.returncode == 1 and "there is no token" in elsewhere.stderr
