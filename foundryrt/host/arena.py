@@ -24,16 +24,17 @@ MAX_ELEMENTS = 1 << 40
 
 _NO_RESERVE = 0x4000
 """MAP_NORESERVE of Linux, which Python's mmap names from 3.13."""
-_FIXED = 0x10
-"""MAP_FIXED."""
 _MAY_MOVE_FIXED = 3
 """MREMAP_MAYMOVE and MREMAP_FIXED."""
+_STEP = 1 << 20
+"""Bytes that are looked at, and copied, at a time."""
 _FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
 )  # fmt: skip
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.mremap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p,
 )  # fmt: skip
@@ -70,23 +71,17 @@ class Arena:
             ) from error
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         """The whole arena."""
+        self._shared: set[str] = set()
+        """Regions in pages that other arenas can map."""
 
     def forget(self, start: int, length: int) -> None:
         """Give whole pages back; they are zeros afterwards."""
         self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
-    def offer(self, region: Region) -> None:
-        """Give the region memory that other arenas can share, zeros for now."""
-        if mmap.PAGESIZE <= ALIGNMENT:
-            flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _FIXED
-            access = mmap.PROT_READ | mmap.PROT_WRITE
-            mapped = _libc.mmap(*self._pages(region), access, flags, -1, 0)
-            _require(region, mapped)
-
     def share(self, region: Region, other: Arena, others: Region) -> None:
-        """Have the region be the memory of a region of the same size that `other` has offered.
+        """Have the region be the memory of a region of the same size of `other`.
 
-        The memory stays as long as one of both arenas does.
+        The memory stays as long as one of both arenas does. Nobody may write to it meanwhile.
         """
         if mmap.PAGESIZE > ALIGNMENT:
             raise FoundryError(
@@ -94,9 +89,36 @@ class Arena:
                 f" than a region's alignment of {ALIGNMENT}"
             )
         place, length = self._pages(region)
+        other._make_sharable(others)
         source, _ = other._pages(others)
         # Nothing is moved: of a length of 0 bytes the pages are mapped once more.
         _require(region, _libc.mremap(source, 0, length, _MAY_MOVE_FIXED, place))
+        self._shared.add(region.name)
+
+    def _make_sharable(self, region: Region) -> None:
+        """Put what a region holds into pages that can be mapped twice, at the same address.
+
+        Not from the start: a forked child is to have its own.
+        """
+        if region.name in self._shared:
+            return
+        place, length = self._pages(region)
+        access, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+        copy = _libc.mmap(None, length, access, flags, -1, 0)
+        _require(region, copy)
+        held = self.bytes[region.base : region.base + length]
+        copied = np.frombuffer(memoryview((ctypes.c_ubyte * length).from_address(copy)), np.uint8)
+        for start in range(0, length, _STEP):
+            part = slice(start, start + _STEP)
+            if held[part].any():  # pages that nobody wrote go on costing nothing
+                copied[part] = held[part]
+        # In one step, so that others may read meanwhile.
+        try:
+            _require(region, _libc.mremap(copy, length, length, _MAY_MOVE_FIXED, place))
+        except FoundryError:
+            _libc.munmap(copy, length)
+            raise
+        self._shared.add(region.name)
 
     def _pages(self, region: Region) -> tuple[int, int]:
         """Address and length of the region's pages; no other region begins in them."""

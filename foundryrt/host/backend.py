@@ -57,7 +57,8 @@ class HostBackend:
         self._threads = _threads(manifest.producer.get("threads", "1"))
         self.arena = Arena(arena_bytes(manifest))
         self._tapes: dict[int, Tape] = {}
-        self._launching = threading.RLock()  # graphs share their scratch memory
+        self._launching = threading.RLock()
+        """Held by what writes to the arena: graphs share scratch memory, other sessions regions."""
         self._given = frozenset(place or {})
         self._share(place or {})
         for region in manifest.regions:
@@ -70,7 +71,7 @@ class HostBackend:
             self.load_weights()
 
     def _share(self, place: Mapping[str, object]) -> None:
-        """Map regions of other sessions, and make others of ours ready to be mapped."""
+        """Map regions of other sessions."""
         for region in given_regions(place, self._bundle.manifest):
             other = getattr(place[region.name], "_opened", None)
             where = f"region {quoted(region.name)}"
@@ -81,15 +82,14 @@ class HostBackend:
             check_alike(region.name, self._bundle, other._bundle)
             (others,) = given_regions([region.name], other._bundle.manifest)
             if region.size:
-                self.arena.share(region, other.arena, others)
-        for region in self._bundle.manifest.regions:
-            if region.name in SHARED and region.name not in place and region.size:
-                self.arena.offer(region)
+                with other._launching:
+                    self.arena.share(region, other.arena, others)
 
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` compares only the files' sizes."""
         if self._bundle.manifest.weights.recipes and "weights" not in self._given:
-            load(self._bundle.manifest, self._rows, self._weights, check)
+            with self._launching:
+                load(self._bundle.manifest, self._rows, self._weights, check)
 
     def ready(self, graph: int | None = None) -> int:
         """How many graphs are prepared; of one graph, 1 where it is."""
@@ -126,7 +126,8 @@ class HostBackend:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
         view, array = self.tensor(tensor), np.asarray(values)
         check_array(tensor.name, array, view)
-        view[...] = array
+        with self._launching:
+            view[...] = array
 
     def require(self, graph: int) -> Tape:
         """The calls of graph `graph`, prepared; every word of it is checked first."""
