@@ -22,8 +22,8 @@ PASSES = {
     **{f"target step {b}": 100.0 for b in BATCHES},
     **{f"draft step {b}": 10.0 for b in BATCHES},
     **{f"chains of {d} {b}": 120.0 for d in (8, 16) for b in BATCHES},
-    "verify 16 judged, evidence of a quarter": 100.0,
-    "verify 64 judged, evidence of a quarter": 200.0,
+    "verify 16 judged, evidence of a third": 100.0,
+    "verify 64 judged, evidence of a third": 200.0,
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     save(folder / "draft", "qwen3", num_hidden_layers=1)
     s = Settings(
         model=str(folder / "target"), draft=str(folder / "draft"), max_len=64, slots=2,
-        prefill="16,64", verify="24x2,60x4", evidence="9,30",
+        prefill="16,64", verify="24x2,60x4", evidence="9,30", evidence_share=1.0,
     )  # fmt: skip
     return eager(s, WORDS)[:3]
 
