@@ -34,6 +34,14 @@ def by_evidence(samples: Samples, judge: bool = True) -> dict[str, Any]:
     return {name: areas(samples, verdicts) for name, verdicts in found.items()}
 
 
+def singly(samples: Samples) -> dict[str, dict[str, float]]:
+    """The areas of each kind of evidence by itself; below 0.5 where less of it is better."""
+    return {
+        name: {kind: found["value"] for kind, found in areas(samples, column).items()}
+        for name, column in zip(EVIDENCE, samples.evidence.T, strict=True)
+    }
+
+
 def kept(fitted: Fitted) -> dict[str, Any]:
     """Of right drafts, how many are kept whole where 5 % of the wrong ones are."""
     verdicts, right = fitted.drafts()
@@ -88,6 +96,7 @@ def report(samples: Samples) -> dict[str, Any]:
         "target_right": share(sum(d.target_right for d in samples.drafts), len(samples.drafts)),
         "auc": {name: found["value"] for name, found in tells["all"].items()},
         "auc_by_evidence": tells,
+        "auc_of_each": singly(samples),
         "kept_at_5_percent": whole.get("share"),
         "right_kept": whole,
         "calibration_questions": needed(learning),
