@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from typer import Option
 
-from benchmarks.judge import fly, numbers, replay, verdicts
+from benchmarks.judge import fly, replay, verdicts
 from benchmarks.judge.lines import Line, read, samples
 from benchmarks.judge.predict import LARGE, Costs, dense
 from benchmarks.judge.replay import Course
@@ -71,7 +71,6 @@ def run(
         "ended": verdicts.by_evidence(
             found.some(np.flatnonzero([line["draft"]["ended"] for line in lines]))
         ),
-        "numbers_apart": numbers.tried(lines, found, text.tokenizer),
         "units": measured, "methods": own, "gain": first["gain"],
         "accuracy_lost_points": first["lost_points"]["value"],
         "predicted": predicted,

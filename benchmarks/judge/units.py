@@ -22,7 +22,7 @@ from benchmarks.judge.predict import Costs
 from benchmarks.report import say, today, write_results
 from parse_runtime.engine.judge import stride_cuts
 from parse_runtime.models import evidence
-from parse_runtime.signature.evidence import STATISTICS
+from parse_runtime.signature.evidence import SCOPES, STATISTICS
 from parse_runtime.weights.source import open_model
 
 PROMPT, DRAFTED, STRIDE = 40, 64, 16
@@ -112,7 +112,8 @@ def verify(pair: Gatherer, tokens: list[int], judged: bool, share: float) -> obj
             pair.judge.logits(trunk[asked]), torch.tensor(tokens[1:])[asked], draft[asked]
         )
         each = evidence.believed(draft).index_copy(0, asked, said)
-        found.append(evidence.by_cut(each, segments, torch.zeros(2, len(STATISTICS)), len(cuts)))
+        numbers, carried = segments == 0, torch.zeros(len(SCOPES), len(STATISTICS))
+        found.append(evidence.by_cut(each, numbers, segments, carried, len(cuts)))
     return found
 
 

@@ -14,6 +14,7 @@ from parse_runtime.calibration.interval import share
 from parse_runtime.signature.evidence import EVIDENCE
 
 WRONG_KEPT = 0.05
+NUMBERS = frozenset(name for name in EVIDENCE if name.startswith("numbers"))
 _REPEATS = 40
 _CLOSE, _REFERENCE = 0.02, 150
 """Of 200 questions, a fit on 150 is tried on the others."""
@@ -28,6 +29,7 @@ def by_evidence(samples: Samples, judge: bool = True) -> dict[str, Any]:
     found = {
         "disagreements alone": -evidence[:, EVIDENCE.index("draft_disagreements")],
         "without the judge": Fitted.of(samples, JUDGE).verdicts,
+        "without numbers apart": Fitted.of(samples, NUMBERS).verdicts,
     }
     if judge:
         found |= {"judge alone": evidence[:, 0], "all": Fitted.of(samples).verdicts}

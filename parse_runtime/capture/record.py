@@ -138,6 +138,7 @@ def build(
     passes = Passes(
         "target", target.config, weights, sizes, register, words, compiled, head,
         loose=_loose_rule(settings), draft_likelihood=likelihood, asked=settings.evidence_share,
+        digits=target.text.tokenizer.digits if sizes.scored else (),
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)

@@ -74,7 +74,6 @@ def test_each_method_has_its_answers_and_its_speed(result: dict[str, Any]) -> No
     assert result["target"] == "a" and result["questions"] == 60
     assert result["drafts"]["share"] == 0.5 and result["target_right"]["share"] == 1.0
     assert result["auc"]["drafts"] == 1.0 and result["accuracy_lost_points"] == 0.0
-    assert result["numbers_apart"]["with"]["value"] == 1.0
     assert result["auc_of_each"]["draft_disagreements"]["drafts"] == 0.0
     assert result["evidence_cost"] == pytest.approx(200 / 180)
     rows = result["methods"]["batch_1"]
