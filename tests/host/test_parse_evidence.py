@@ -22,6 +22,7 @@ from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.loading import open_models
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.models.decoder import logits_of
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, Score
@@ -243,6 +244,21 @@ def test_passes_without_evidence_refuse_a_score(tmp_path: Path) -> None:
     assert len(target.verify(0, Verification([7, 8], 5, [7], [60])).verdicts) == 1
     with pytest.raises(UsageError, match="no evidence"):
         target.verify(0, Verification([7, 8], 5, [7], [60], score=LOG_ODDS, drafted=5))
+
+
+def test_passes_with_the_evidence_of_before_give_the_judges_answer_alone(tmp_path: Path) -> None:
+    """Bundles of then have no setting of its share, and other columns."""
+    save(tmp_path, "llama")
+    s = Settings(model=str(tmp_path), max_len=64, prefill="16", verify="24x2")
+    session, target, _, _ = eager(s, WORDS)
+    del session.settings["evidence_share"]
+    older, _ = open_models(session)
+    wanted = Verification([7, 8], 5, [7], [60])
+    for one in (target, older):
+        one.prefill(0, PROMPT, 0, GREEDY)
+    assert older.verify(0, wanted).verdicts == target.verify(0, wanted).verdicts
+    with pytest.raises(UsageError, match="no evidence"):
+        older.verify(0, Verification([7, 8], 5, [7], [60], score=LOG_ODDS, drafted=5))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.2])
