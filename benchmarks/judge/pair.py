@@ -76,8 +76,7 @@ def run(
         "predicted": predicted,
         "predicted_gain": {name: each["batch_1"]["parse"]["gain"]
                            for name, each in predicted.items()},
-        "evidence_cost": passes["verify 64 judged, evidence of a third"]
-        / passes["verify 64 judged"],
+        "evidence_cost": measured["evidence_cost"],
         "by_share_kept": [
             {
                 "share": share, **replay.accuracy(courses["parse"], found),

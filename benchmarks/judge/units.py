@@ -29,7 +29,7 @@ PROMPT, DRAFTED, STRIDE = 40, 64, 16
 DEPTHS = (8, 16)
 """Of exact speculation and of FLy's."""
 BATCHES = (1, 4, 16)
-SHARES = {"": 0.0, ", evidence of a third": 0.34, ", evidence": 1.0}
+SHARES = {"": 0.0, ", evidence of half": 0.5, ", evidence": 1.0}
 """Of the drafted tokens that the target is asked about."""
 
 
@@ -49,7 +49,12 @@ def run(
         found = measure(pair, rounds)
     load = os.getloadavg()[0]
     about = {"date": today(), "processor": cpu(), "threads": threads, "load": round(load, 1)}
-    write_results(output, {**about, "rounds": rounds, "milliseconds": found})
+    plain, half = (
+        found[f"verify {DRAFTED} judged"],
+        found[f"verify {DRAFTED} judged, evidence of half"],
+    )
+    cost = {"evidence_cost": round(half / plain, 4)}
+    write_results(output, {**about, "rounds": rounds, **cost, "milliseconds": found})
 
 
 def measure(pair: Gatherer, rounds: int) -> dict[str, Any]:
@@ -120,8 +125,8 @@ def verify(pair: Gatherer, tokens: list[int], judged: bool, share: float) -> obj
 def costs(measured: dict[str, float], batch: int, suffix: int, depth: int) -> Costs:
     """Of so many answers at a time; milliseconds to seconds."""
     cuts = len(stride_cuts(DRAFTED, STRIDE))
-    small = measured[f"verify {STRIDE} judged, evidence of a third"] / 1e3
-    large = measured[f"verify {DRAFTED} judged, evidence of a third"] / 1e3
+    small = measured[f"verify {STRIDE} judged, evidence"] / 1e3
+    large = measured[f"verify {DRAFTED} judged, evidence"] / 1e3
     row = (large - small) / (DRAFTED - STRIDE + (cuts - 1) * suffix)
     return Costs(
         target_prefill=measured["target prefill"] / 1e3,
