@@ -33,7 +33,7 @@ def run(
         pairs, figure.subplots(len(pairs), 2, squeeze=False), strict=True
     ):
         title = f"{part['target']} with {part['draft']}, {part['device']}, {part['date'][:10]}"
-        left.set_title(title, fontsize=9)
+        left.set_title(title, fontsize=8, loc="left")
         if "methods" in part:
             _methods(left, next(iter(part["methods"].values())))
         else:
