@@ -22,6 +22,7 @@ from typer import Option
 
 from benchmarks.judge.passes import Network
 from benchmarks.report import say
+from foundryrt.errors import UsageError
 from parse_runtime.calibration import questions as shipped
 from parse_runtime.calibration.answers import Question
 from parse_runtime.engine.judge import PROMPT, stride_cuts
@@ -48,6 +49,8 @@ class Gatherer:
         self, target: Model, draft: Model, dtype: str, length: int, stride: int = 8,
         question: str = PROMPT, words: tuple[str, str] = ("Yes", "No"),
     ) -> None:  # fmt: skip
+        if target.text.tokenizer.fingerprint != draft.text.tokenizer.fingerprint:
+            raise UsageError("the models' tokenizers differ: foundryc calibrate takes such a pair")
         shared = min(target.config.vocab, draft.config.vocab)
         target, draft = target.narrowed(shared), draft.narrowed(shared)
         self.text, self.length, self._stride = target.text, length, stride

@@ -49,11 +49,8 @@ def run(
         found = measure(pair, rounds)
     load = os.getloadavg()[0]
     about = {"date": today(), "processor": cpu(), "threads": threads, "load": round(load, 1)}
-    plain, half = (
-        found[f"verify {DRAFTED} judged"],
-        found[f"verify {DRAFTED} judged, evidence of half"],
-    )
-    cost = {"evidence_cost": round(half / plain, 4)}
+    judged = f"verify {DRAFTED} judged"
+    cost = {"evidence_cost": round(found[f"{judged}, evidence of half"] / found[judged], 4)}
     write_results(output, {**about, "rounds": rounds, **cost, "milliseconds": found})
 
 
