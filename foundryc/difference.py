@@ -9,7 +9,7 @@ import msgspec
 
 from foundryc.template import GraphTable
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import GraphEntry
+from foundryrt.bundle.schema import GraphEntry, Growth
 from foundryrt.bundle.tables import NO_FUNCTION
 
 Difference = dict[str, str]
@@ -95,21 +95,31 @@ def _regions(bundle: Bundle) -> dict[str, str]:
     for region in bundle.manifest.regions:
         initial = "" if region.section == -1 else bundle.sections[region.section].sha256.hex()[:12]
         contents = f", initial bytes {initial}" if initial else ""
-        described[region.name] = f"{region.size} bytes at {region.base:#x}{contents}"
+        given = ", given" if region.given else ""
+        described[region.name] = f"{region.size} bytes at {region.base:#x}{contents}{given}"
     return described
 
 
 def _tensors(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
+    growing = {growth.tensor: growth for growth in manifest.growing}
     described = {}
-    for tensor in manifest.tensors:
+    for number, tensor in enumerate(manifest.tensors):
         owner = f"{graph_title(manifest.graphs[tensor.graph])}." if tensor.graph != -1 else ""
         region = manifest.regions[tensor.region].name
         described[owner + tensor.name] = (
             f"{tensor.role} {tensor.dtype}{list(tensor.shape)} strides {list(tensor.strides)} "
-            f"at {region}+{tensor.offset:#x}"
+            f"at {region}+{tensor.offset:#x}{_growth(growing.get(number))}"
         )
     return described
+
+
+def _growth(growth: Growth | None) -> str:
+    if growth is None:
+        return ""
+    if growth.refused:
+        return f", keeps its rows: {growth.refused}"
+    return f", up to {growth.most} rows"
 
 
 def _weights(bundle: Bundle) -> dict[str, str]:

@@ -6,7 +6,8 @@ A growing tensor is alone in a foreign region. That lies anywhere, so that no ot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from operator import index
+from typing import SupportsIndex, TypeVar, cast
 
 from msgspec.structs import replace
 
@@ -23,8 +24,16 @@ def grown(manifest: Manifest, rows: Mapping[str, int]) -> Manifest:
     UsageError where a tensor cannot have so many.
     """
     for name, count in rows.items():
-        manifest = _grown(manifest, _growth(manifest, name), count)
+        manifest = _grown(manifest, _growth(manifest, name), _whole(name, count))
     return manifest
+
+
+def _whole(name: str, count: object) -> int:
+    """A number of rows as Python's own: sizes of numpy's would wrap around."""
+    try:
+        return index(cast(SupportsIndex, count))
+    except TypeError:
+        raise UsageError(f"tensor {quoted(name)}: {count!r} is no number of rows") from None
 
 
 def _growth(manifest: Manifest, name: str) -> Growth:

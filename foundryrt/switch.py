@@ -31,9 +31,10 @@ def switch(bundle: str, url: str) -> dict[str, Any]:
     A path is one of the server's machine. Unreachable where no server answers there, Denied where
     the token is another's, FoundryError says why the server did not switch.
     """
-    parts = urlsplit(url)
     try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        parts = urlsplit(url)
+        usual = {"http": 80, "https": 443}[parts.scheme]
+        port = usual if parts.port is None else parts.port
         if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError
     except (KeyError, ValueError):

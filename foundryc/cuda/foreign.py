@@ -29,6 +29,8 @@ _NOT_THE_USER_S = [
 ]  # fmt: skip
 """Folders of code that allocates for somebody else: torch, the standard library, this package."""
 GIVEN = "whoever opens the bundle"
+FOREIGN = "foreign"
+"""With a number, a region without a name of its own."""
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""
 
@@ -62,11 +64,14 @@ class ForeignMemory:
     def give(self, name: str, base: int, size: int) -> None:
         """Take [base, base + size) for memory that whoever opens the bundle gives by this name.
 
-        UsageError where a part of it has a name already, or the name is that of a part of the
-        arena.
+        UsageError where a part of it has a name already, or the name is none or that of a region
+        which is not given.
         """
-        if name in REGIONS:
-            raise UsageError(f"{name}: is a part of the arena; choose another name")
+        if not name or name in REGIONS or name.partition(" ")[0] == FOREIGN:
+            raise UsageError(
+                f"memory is given as {name!r}: choose a name, and none of the bundle's own"
+                f" ({', '.join(REGIONS)}, {FOREIGN} NUMBER)"
+            )
         for known in [*self._given, *self.regions]:
             if known.base < base + size and base < known.base + known.size:
                 raise UsageError(f"{name}: the memory is {known.name or 'kept'} already")

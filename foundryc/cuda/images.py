@@ -11,7 +11,7 @@ import torch
 
 from foundryc.capture import RegionImage
 from foundryc.cuda.arena import Arena, Region
-from foundryc.cuda.foreign import ForeignRegion
+from foundryc.cuda.foreign import FOREIGN, ForeignRegion
 from foundryc.template import Spans, relocations
 from foundryrt.bundle.schema import Relocation
 
@@ -34,7 +34,7 @@ def arena_image(
 def foreign_image(number: int, region: ForeignRegion, spans: Spans) -> RegionImage:
     """The foreign region of that number; of one that will be given, nothing but its place."""
     return RegionImage(
-        region.name or f"foreign {number}",
+        region.name or f"{FOREIGN} {number}",
         region.base,
         region.size,
         (lambda: [region.data.data]) if region.data.size else None,

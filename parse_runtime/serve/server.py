@@ -113,17 +113,17 @@ def listen(options: Serving) -> socket.socket:
 def answer(service: Service, listening: socket.socket, options: Serving) -> None:
     """Answer until SIGTERM or SIGINT; the service's engines are closed at the end."""
     host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if listening.family == socket.AF_INET6 else host
-    note(f"{printable(service.served.name)}: listening on http://{shown}:{port}/v1")
     # The server stops at these by itself, and raises them again when it is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    token = _token(port)
+    shown = f"[{host}]" if listening.family == socket.AF_INET6 else host
+    note(f"{printable(service.served.name)}: listening on http://{shown}:{port}/v1")
     connections = connections_allowed(options.connections)
     if connections < options.connections:
         note(f"at most {connections} connections at a time: the process may not open more files")
     preparing = threading.Thread(target=service.prepare, name="parse-prepare", daemon=True)
     preparing.start()
-    token = _token(port)
     switching = Switching(service, options, token.text)
     limits = Limits(connections, options.client_timeout)
     server = Server(service, service.app([switching.route]), options.grace, limits)

@@ -91,7 +91,9 @@ class Switching:
         self._under_way = True
         self._thread = threading.Thread(target=work, name="parse-switch", daemon=True)
         self._thread.start()
-        return await asyncio.shield(asyncio.wrap_future(done))
+        report = asyncio.wrap_future(done)
+        report.add_done_callback(_heard)  # a client may have left, and the loop would complain
+        return await asyncio.shield(report)
 
     def _switch(self, path: str) -> Report:
         """Nothing has changed where an error is raised."""
@@ -134,6 +136,11 @@ class Switching:
         before.engine.close()
         self._service.engines.remove(before.engine)
         return time.perf_counter() - since
+
+
+def _heard(report: asyncio.Future[Report]) -> None:
+    if not report.cancelled():
+        report.exception()
 
 
 def _refusal(path: str, error: Exception) -> ApiError:

@@ -17,6 +17,7 @@ from foundryc.capture_file import load
 from foundryc.capture_file import save as store
 from foundryc.cuda import foreign, proof, recording
 from foundryc.cuda.foreign import ForeignMemory
+from foundryc.difference import compare
 from foundryc.report import print_bundle
 from foundryc.template import GraphTable
 from foundryrt.bundle.reader import Bundle
@@ -74,7 +75,7 @@ def path(tmp_path, fake):
     return save(tmp_path / "grows.fdy", load(tmp_path / "stored"))
 
 
-@pytest.mark.parametrize("rows", [None, ROWS, 5, MOST])
+@pytest.mark.parametrize("rows", [None, ROWS, 5, np.int64(6), MOST])
 def test_the_same_graphs_use_the_same_rows_of_more(path, fake, rows):
     with Session.open(path, grow=None if rows is None else {"kv": rows}) as session:
         kv = session.tensor("kv")
@@ -119,6 +120,8 @@ def test_memory_for_all_rows_is_asked_for(path, fake):
         ({"kv": ROWS - 1}, f"'kv' can have 3 to {MOST} rows, not 2"),
         ({"kv": MOST + 1}, f"'kv' can have 3 to {MOST} rows, not {MOST + 1}"),
         ({"state": 99}, "no tensor 'state' of this bundle grows; there is 'kv'"),
+        ({"kv": 8.0}, "tensor 'kv': 8.0 is no number of rows"),
+        ({"kv": "8"}, "tensor 'kv': '8' is no number of rows"),
     ],
 )
 def test_what_is_no_number_of_rows_is_refused(path, fake, grow, words):
@@ -137,6 +140,19 @@ def test_the_reason_of_the_capture_is_given(tmp_path, fake):
     path = save(tmp_path / "b.fdy", capture([]))
     with pytest.raises(UsageError, match="no tensor 'kv' of this bundle grows; none does"):
         Session.open(path, grow={"kv": 4})
+
+
+def test_diff_tells_how_a_tensor_may_grow(path, tmp_path):
+    for growing, shown in (
+        ([], ""),
+        ([Growth(tensor=2, most=MOST - 1)], f", up to {MOST - 1} rows"),
+        ([Growth(tensor=2, most=MOST, refused="why")], ", keeps its rows: why"),
+    ):
+        other = save(tmp_path / "other.fdy", capture(growing))
+        with Bundle.open(path) as a, Bundle.open(other) as b:
+            (found,) = compare(a, b)
+        assert (found["what"], found["name"]) == ("tensor", "kv")
+        assert found["a"].endswith(f"up to {MOST} rows") and found["b"].endswith(shown)
 
 
 @pytest.mark.parametrize(

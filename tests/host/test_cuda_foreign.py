@@ -87,8 +87,11 @@ def test_of_memory_that_will_be_given_nothing_is_kept(device):
     (region,) = memory.regions  # what nothing uses is none, and no pointer of it is followed
     assert (region.base, region.size, region.name) == (cache, 8, "cache")
     assert region.data.size == 0
-    for name, base, size in (("cache", other, 8), ("b", cache + 4, 8), ("state", other, 8)):
-        with pytest.raises(UsageError, match=name):
+    for name, base, size in (
+        ("cache", other, 8), ("b", cache + 4, 8), ("state", other, 8), ("foreign 0", other, 8),
+        ("", other, 8),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=name or "memory is given as ''"):
             memory.give(name, base, size)
 
 

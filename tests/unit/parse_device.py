@@ -28,8 +28,9 @@ class Device:
 
     def __init__(
         self, target: Answer, draft: Answer, judge: Callable[[list[int]], float], slots: int,
-        decode: tuple[int, ...] = (), run_ahead: bool = True,
+        decode: tuple[int, ...] = (), run_ahead: bool = True, before: Device | None = None,
     ) -> None:  # fmt: skip
+        """`before`: one whose caches are this one's, too, as those of a bundle in its place."""
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
             "stride": 1, "evidence": "0", "run_ahead": run_ahead,
@@ -37,6 +38,7 @@ class Device:
         self.launches: list[str] = []
         self.steps_ahead = 0
         """The most decode steps that were launched and not waited for."""
+        self.models: list[Model] = []
         self._queue: list[Callable[[], None]] = []
         self._done = 0
         self._unread: list[Readback] = []
@@ -45,7 +47,9 @@ class Device:
         sizes = {"max_len": MAX_LEN, "slots": slots, "prefill": PREFILL, "decode": decode}
         for name, say, more in (("target", target, {"verify": VERIFY}), ("draft", draft, {})):
             signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)
-            model = Model(say, judge, slots)
+            rows = before.models[len(self.models)].rows if before else None
+            model = Model(say, judge, slots, rows)
+            self.models.append(model)
             for length in PREFILL:
                 self._add(signature.prefill(length), model.prefill)
             for batch in signature.sizes.batches:
@@ -76,6 +80,13 @@ class Device:
         """How much is queued so far, with this."""
         self._queue.append(work)
         return self._done + len(self._queue)
+
+    def synchronize(self) -> None:
+        self.run()
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
 
     def run(self, until: int | None = None) -> None:
         """What is queued, or as much of it that `until` has been run in all."""
@@ -135,12 +146,15 @@ class Readback:
 class Model:
     """What its passes compute: the rows of its slots hold tokens, -1 where nobody wrote."""
 
-    def __init__(self, say: Answer, judge: Callable[[list[int]], float], slots: int) -> None:
+    def __init__(
+        self, say: Answer, judge: Callable[[list[int]], float], slots: int,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:  # fmt: skip
         self._say, self._judge = say, judge
-        self._rows = np.full((slots, MAX_LEN), -1, np.int64)
+        self.rows = np.full((slots, MAX_LEN), -1, np.int64) if rows is None else rows
 
     def _held(self, slot: int, length: int) -> list[int]:
-        held: list[int] = self._rows[slot, :length].tolist()
+        held: list[int] = self.rows[slot, :length].tolist()
         assert -1 not in held
         return held
 
@@ -159,7 +173,7 @@ class Model:
         for token, position, row, _, _ in plan.T.tolist():
             if row < MAX_LEN:
                 assert row == position
-                self._rows[slot, row] = token
+                self.rows[slot, row] = token
 
     def waiting(self, plan: Any, slots: Any, sampling: Any, seeds: Any) -> Any:
         count = plan.shape[1]
