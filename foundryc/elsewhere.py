@@ -111,11 +111,16 @@ class Elsewhere:
         code = process.wait()
         if code:
             said.seek(0)
-            text = said.read().decode(errors="replace").strip()
-            raise FoundryError(
-                f"the capture was made {name}, to compare the two, and failed there (exit status"
-                f" {code}): {text[-_SHOWN:]}"
-            )
+            raise FoundryError(_problem(said.read().decode(errors="replace").strip(), name, code))
+
+
+def _problem(said: str, name: str, code: int) -> str:
+    """Of the process `name` that ended with `code`: its own words first, if they are an error's."""
+    last = said.rpartition("\n")[2]
+    problem = last.removeprefix("error: ")
+    if problem == last:
+        problem = f"exit status {code}: {said[-_SHOWN:]}"
+    return f"{problem}; so ended the same capture made {name}, to compare the two"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

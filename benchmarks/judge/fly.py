@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from typer import Option
 
-from benchmarks.judge.gather import BRIEFLY, Gatherer, asked
+from benchmarks.judge.gather import Gatherer
 from benchmarks.report import say
+from parse_runtime.calibration import questions as shipped
 from parse_runtime.calibration.answers import Question
 from parse_runtime.models.loose import LooseRule
 from parse_runtime.weights.source import open_model
@@ -96,7 +97,6 @@ def run(
     output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="JSON lines.")],
     questions: Annotated[int, Option(help="How many of those that ship.")] = 200,
     length: Annotated[int, Option(help="Longest answer in tokens.")] = 64,
-    instruction: Annotated[str, Option(help="What is said behind every question.")] = BRIEFLY,
     dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "bfloat16",
 ) -> None:
     """Answer questions by FLy on a CPU; what is in the file is not asked again."""
@@ -104,7 +104,7 @@ def run(
     known = set()
     if output.exists():
         known = {json.loads(line)["prompt"] for line in output.read_text().splitlines()}
-    left = [q for q in asked(questions, instruction) if q.prompt not in known]
+    left = [q for q in shipped.make(questions) if q.prompt not in known]
     with torch.inference_mode():
         pair = Gatherer(open_model(model), open_model(draft), dtype, length)
         for some in range(0, len(left), _TOGETHER):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +22,12 @@ from typer import Option
 
 from benchmarks.judge.passes import Network
 from benchmarks.report import say
+from foundryrt.errors import UsageError
 from parse_runtime.calibration import questions as shipped
 from parse_runtime.calibration.answers import Question
 from parse_runtime.engine.judge import PROMPT, stride_cuts
 from parse_runtime.weights.source import Model, open_model
 
-BRIEFLY = "Answer in one short sentence."
-"""Else half of the answers would be cut, and whether they are right is not known."""
 _TOGETHER = 10
 """Questions whose drafts and branches are decoded together."""
 _ROOM = 160
@@ -50,6 +49,8 @@ class Gatherer:
         self, target: Model, draft: Model, dtype: str, length: int, stride: int = 8,
         question: str = PROMPT, words: tuple[str, str] = ("Yes", "No"),
     ) -> None:  # fmt: skip
+        if target.text.tokenizer.fingerprint != draft.text.tokenizer.fingerprint:
+            raise UsageError("the models' tokenizers differ: foundryc calibrate takes such a pair")
         shared = min(target.config.vocab, draft.config.vocab)
         target, draft = target.narrowed(shared), draft.narrowed(shared)
         self.text, self.length, self._stride = target.text, length, stride
@@ -188,11 +189,6 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def asked(count: int, instruction: str) -> list[Question]:
-    """Those that ship, with an instruction behind them."""
-    return [replace(q, prompt=f"{q.prompt} {instruction}") for q in shipped.make(count)]
-
-
 def run(
     model: Annotated[str, Option(help="Target, as of foundryc capture.")],
     draft: Annotated[str, Option(help="Its draft model, of the same tokenizer.")],
@@ -201,7 +197,6 @@ def run(
     length: Annotated[int, Option(help="Longest answer in tokens.")] = 64,
     dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "bfloat16",
     stride: Annotated[int, Option(help="Tokens between cuts.")] = 8,
-    instruction: Annotated[str, Option(help="What is said behind every question.")] = BRIEFLY,
     processes: Annotated[int, Option(help="Each with one thread; they share the weights.")] = 1,
 ) -> None:
     """Gather drafts of a pair on a CPU."""
@@ -209,7 +204,7 @@ def run(
     known = set()
     if output.exists():
         known = {json.loads(line)["prompt"] for line in output.read_text().splitlines()}
-    left = [q for q in asked(questions, instruction) if q.prompt not in known]
+    left = [q for q in shipped.make(questions) if q.prompt not in known]
     with torch.inference_mode():
         gatherer = Gatherer(open_model(model), open_model(draft), dtype, length, stride)
         say(f"{len(left)} of {questions} questions are left")

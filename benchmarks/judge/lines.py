@@ -12,7 +12,7 @@ import torch
 from parse_runtime.calibration.answers import is_right
 from parse_runtime.calibration.collect import Draft, Samples
 from parse_runtime.models.evidence import by_cut
-from parse_runtime.signature.evidence import STATISTICS, UNLIKELY, Evidence
+from parse_runtime.signature.evidence import SCOPES, STATISTICS, UNLIKELY, Evidence
 from parse_runtime.text.tokenizer import Tokenizer
 
 Line = dict[str, Any]
@@ -23,7 +23,7 @@ def read(file: Path) -> list[Line]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def evidence(line: Line) -> Evidence:
+def evidence(line: Line, tokenizer: Tokenizer) -> Evidence:
     """As the verify pass of a bundle gives it."""
     drafted = np.asarray(line["draft"]["tokens"])
     count, cuts = len(drafted), line["cuts"]
@@ -35,9 +35,10 @@ def evidence(line: Line) -> Evidence:
         ), 1,
     )  # fmt: skip
     segments = torch.from_numpy(np.searchsorted(cuts, np.arange(1, count + 1)))
+    numbers = [tokenizer.decode([token]).strip().isdecimal() for token in drafted.tolist()]
     counted = by_cut(
-        torch.from_numpy(each.astype(np.float32)), segments, torch.zeros(2, len(STATISTICS)),
-        len(cuts),
+        torch.from_numpy(each.astype(np.float32)), torch.tensor(numbers), segments,
+        torch.zeros(len(SCOPES), len(STATISTICS)), len(cuts),
     )  # fmt: skip
     odds = np.asarray(line["log_odds"], np.float32)
     return np.column_stack((odds, counted.numpy()))
@@ -68,6 +69,8 @@ def samples(lines: list[Line], tokenizer: Tokenizer) -> Samples:
         own = found.pop(0)
         right = {cut: is_right(text, line["answer"], own) for cut, text in found.items()}
         drafts.append(
-            Draft(line["cuts"], evidence(line), right, is_right(own, line["answer"], own))
+            Draft(
+                line["cuts"], evidence(line, tokenizer), right, is_right(own, line["answer"], own)
+            )
         )
     return Samples(drafts)

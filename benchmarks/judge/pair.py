@@ -14,15 +14,17 @@ from typing import Annotated, Any
 import numpy as np
 from typer import Option
 
-from benchmarks.judge import replay, verdicts
+from benchmarks.judge import fly, replay, verdicts
 from benchmarks.judge.lines import Line, read, samples
 from benchmarks.judge.predict import LARGE, Costs, dense
 from benchmarks.judge.replay import Course
 from benchmarks.judge.units import BATCHES, costs
 from benchmarks.report import RESULTS, say, write_results
+from parse_runtime.calibration.answers import gives
 from parse_runtime.calibration.collect import Samples
 from parse_runtime.engine.judge import PROMPT, first_failure
 from parse_runtime.engine.rules import Rules
+from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.source import open_model
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -35,6 +37,7 @@ def run(
     drafts: Annotated[Path, Option(help="What judge-gather has written.", exists=True)],
     model: Annotated[str, Option(help="The target, for its tokenizer.")],
     units: Annotated[Path, Option(help="What judge-units has written.", exists=True)],
+    loose: Annotated[Path | None, Option(help="What judge-fly has written.")] = None,
     output: Annotated[
         Path, Option("--output", "-o", metavar="FILE", help="Results, as JSON.")
     ] = RESULTS / "parse_judge.json",
@@ -50,13 +53,18 @@ def run(
     here = {batch: costs(passes, batch, suffix, replay.DEPTH) for batch in BATCHES}
     geometry = json.loads((RESULTS / "parse_geometry.json").read_text())
     others = {
-        "14B with 0.6B": {batch: dense(geometry, 1.19e9, suffix, batch) for batch in BATCHES},
-        "235B with 8B": {batch: LARGE.costs(suffix, batch) for batch in BATCHES},
+        "14B": {batch: dense(geometry, 1.19e9, suffix, batch) for batch in BATCHES},
+        "235B": {batch: LARGE.costs(suffix, batch) for batch in BATCHES},
     }
+    predicted = {name: gains(methods, each) for name, each in others.items()}
     own = gains(methods, here)
     for rows in own.values():
         for name, row in rows.items():
             row.update(replay.accuracy(methods[name], found))
+    if loose:
+        own["batch_1"]["target + FLy"] = _loose(
+            loose, text.tokenizer, lines, found, costs(passes, 1, suffix, fly.DEPTH), methods, here
+        )
     first = own["batch_1"]["parse"]
     result = {
         "questions": len(lines), **verdicts.report(found),
@@ -65,7 +73,10 @@ def run(
         ),
         "units": measured, "methods": own, "gain": first["gain"],
         "accuracy_lost_points": first["lost_points"]["value"],
-        "predicted": {name: gains(methods, each) for name, each in others.items()},
+        "predicted": predicted,
+        "predicted_gain": {name: each["batch_1"]["parse"]["gain"]
+                           for name, each in predicted.items()},
+        "evidence_cost": measured["evidence_cost"],
         "by_share_kept": [
             {
                 "share": share, **replay.accuracy(courses["parse"], found),
@@ -111,3 +122,24 @@ def gains(methods: Methods, places: Mapping[int, Costs]) -> dict[str, dict[str, 
             name: {"gain": rate / rates["target"]} for name, rate in rates.items()
         }
     return found
+
+
+def _loose(
+    file: Path, tokenizer: Tokenizer, lines: Sequence[Line], found: Samples, each: Costs,
+    methods: Methods, here: Mapping[int, Costs],
+) -> dict[str, Any]:  # fmt: skip
+    """FLy's answers, beside the target's of the same questions."""
+    answered = {line["prompt"]: line for line in read(file)}
+    asked = [i for i, line in enumerate(lines) if line["prompt"] in answered]
+    courses = []
+    for i in asked:
+        line = answered[lines[i]["prompt"]]
+        right = gives(tokenizer.decode(line["tokens"]), line["answer"])
+        courses.append(Course(right, len(line["tokens"]), passes=line["passes"]))
+    base = here[1].rate([methods["target"][0][i] for i in asked])
+    return {
+        "gain": each.rate(courses, True) / base,
+        **replay.accuracy([courses], found.some(np.asarray(asked))),
+        "target_passes": sum(course.passes for course in courses),
+        "tokens": sum(course.tokens for course in courses),
+    }

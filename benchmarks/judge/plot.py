@@ -20,19 +20,20 @@ def run(
     output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="An SVG.")] = DOCS
     / "parse-judge.svg",
 ) -> None:
-    """Draw a row of two panels for the real pair and for the trained one, as far as measured."""
+    """Draw a row of two panels for each pair, as far as measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-    pairs = [part for part in (found, found.get("control")) if part and "histograms" in part]
+    others = [found.get(name) for name in ("weak", "control")]
+    pairs = [part for part in (found, *others) if part and "histograms" in part]
     figure = Figure(figsize=(10, 3.6 * len(pairs)), layout="constrained")
     FigureCanvasAgg(figure)
     for part, (left, right) in zip(
         pairs, figure.subplots(len(pairs), 2, squeeze=False), strict=True
     ):
         title = f"{part['target']} with {part['draft']}, {part['device']}, {part['date'][:10]}"
-        left.set_title(title, fontsize=9)
+        left.set_title(title, fontsize=8, loc="left")
         if "methods" in part:
             _methods(left, next(iter(part["methods"].values())))
         else:

@@ -22,14 +22,14 @@ from benchmarks.judge.predict import Costs
 from benchmarks.report import say, today, write_results
 from parse_runtime.engine.judge import stride_cuts
 from parse_runtime.models import evidence
-from parse_runtime.signature.evidence import STATISTICS
+from parse_runtime.signature.evidence import SCOPES, STATISTICS
 from parse_runtime.weights.source import open_model
 
 PROMPT, DRAFTED, STRIDE = 40, 64, 16
 DEPTHS = (8, 16)
 """Of exact speculation and of FLy's."""
 BATCHES = (1, 4, 16)
-SHARES = {"": 0.0, ", evidence of a quarter": 0.25, ", evidence": 1.0}
+SHARES = {"": 0.0, ", evidence of half": 0.5, ", evidence": 1.0}
 """Of the drafted tokens that the target is asked about."""
 
 
@@ -49,7 +49,9 @@ def run(
         found = measure(pair, rounds)
     load = os.getloadavg()[0]
     about = {"date": today(), "processor": cpu(), "threads": threads, "load": round(load, 1)}
-    write_results(output, {**about, "rounds": rounds, "milliseconds": found})
+    judged = f"verify {DRAFTED} judged"
+    cost = {"evidence_cost": round(found[f"{judged}, evidence of half"] / found[judged], 4)}
+    write_results(output, {**about, "rounds": rounds, **cost, "milliseconds": found})
 
 
 def measure(pair: Gatherer, rounds: int) -> dict[str, Any]:
@@ -112,15 +114,16 @@ def verify(pair: Gatherer, tokens: list[int], judged: bool, share: float) -> obj
             pair.judge.logits(trunk[asked]), torch.tensor(tokens[1:])[asked], draft[asked]
         )
         each = evidence.believed(draft).index_copy(0, asked, said)
-        found.append(evidence.by_cut(each, segments, torch.zeros(2, len(STATISTICS)), len(cuts)))
+        numbers, carried = segments == 0, torch.zeros(len(SCOPES), len(STATISTICS))
+        found.append(evidence.by_cut(each, numbers, segments, carried, len(cuts)))
     return found
 
 
 def costs(measured: dict[str, float], batch: int, suffix: int, depth: int) -> Costs:
     """Of so many answers at a time; milliseconds to seconds."""
     cuts = len(stride_cuts(DRAFTED, STRIDE))
-    small = measured[f"verify {STRIDE} judged, evidence of a quarter"] / 1e3
-    large = measured[f"verify {DRAFTED} judged, evidence of a quarter"] / 1e3
+    small = measured[f"verify {STRIDE} judged, evidence"] / 1e3
+    large = measured[f"verify {DRAFTED} judged, evidence"] / 1e3
     row = (large - small) / (DRAFTED - STRIDE + (cuts - 1) * suffix)
     return Costs(
         target_prefill=measured["target prefill"] / 1e3,

@@ -14,8 +14,10 @@ from parse_runtime.calibration.interval import share
 from parse_runtime.signature.evidence import EVIDENCE
 
 WRONG_KEPT = 0.05
+NUMBERS = frozenset(name for name in EVIDENCE if name.startswith("numbers"))
 _REPEATS = 40
-_CLOSE, _REFERENCE = 0.02, 200
+_CLOSE, _REFERENCE = 0.02, 150
+"""Of 200 questions, a fit on 150 is tried on the others."""
 
 
 def by_evidence(samples: Samples, judge: bool = True) -> dict[str, Any]:
@@ -27,10 +29,19 @@ def by_evidence(samples: Samples, judge: bool = True) -> dict[str, Any]:
     found = {
         "disagreements alone": -evidence[:, EVIDENCE.index("draft_disagreements")],
         "without the judge": Fitted.of(samples, JUDGE).verdicts,
+        "without numbers apart": Fitted.of(samples, NUMBERS).verdicts,
     }
     if judge:
         found |= {"judge alone": evidence[:, 0], "all": Fitted.of(samples).verdicts}
     return {name: areas(samples, verdicts) for name, verdicts in found.items()}
+
+
+def singly(samples: Samples) -> dict[str, dict[str, float]]:
+    """The areas of each kind of evidence by itself; below 0.5 where less of it is better."""
+    return {
+        name: {kind: found["value"] for kind, found in areas(samples, column).items()}
+        for name, column in zip(EVIDENCE, samples.evidence.T, strict=True)
+    }
 
 
 def kept(fitted: Fitted) -> dict[str, Any]:
@@ -43,7 +54,7 @@ def kept(fitted: Fitted) -> dict[str, Any]:
 def curve(samples: Samples, penalty: float) -> list[dict[str, Any]]:
     """The area of drafts that a fit on some questions has on the others, by their number."""
     count, rows = len(samples.drafts), []
-    for asked in (20, 30, 40, 60, 80, 100, 150, _REFERENCE):
+    for asked in (20, 30, 40, 60, 80, 100, _REFERENCE):
         if asked > count * 3 // 4:
             break
         found = []
@@ -59,7 +70,7 @@ def curve(samples: Samples, penalty: float) -> list[dict[str, Any]]:
 
 
 def needed(rows: list[dict[str, Any]]) -> int | None:
-    """The fewest questions that come within 0.02 of 200; None where not so many were asked."""
+    """The fewest questions that come within 0.02 of 150; None where not so many were asked."""
     if rows[-1]["questions"] < _REFERENCE:
         return None
     return next(row["questions"] for row in rows if row["auc"] >= rows[-1]["auc"] - _CLOSE)
@@ -87,6 +98,7 @@ def report(samples: Samples) -> dict[str, Any]:
         "target_right": share(sum(d.target_right for d in samples.drafts), len(samples.drafts)),
         "auc": {name: found["value"] for name, found in tells["all"].items()},
         "auc_by_evidence": tells,
+        "auc_of_each": singly(samples),
         "kept_at_5_percent": whole.get("share"),
         "right_kept": whole,
         "calibration_questions": needed(learning),

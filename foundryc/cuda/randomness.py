@@ -15,7 +15,9 @@ import torch
 
 from foundryc.cuda import driver
 from foundryc.cuda.extract import extract, foreign_addresses
+from foundryc.cuda.graph import RecordedGraph
 from foundryc.cuda.rerun import only
+from foundryrt.bundle.schema import Random
 from foundryrt.errors import FoundryError
 
 _SEED, _OFFSET = 0x5EED_0F0F_1234_5679, 0x0FF5_E7C0
@@ -29,6 +31,26 @@ class Generator:
     seed: int
     offset: int
     initial_seed: int
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The addresses, by the names that bundles have for them."""
+        return {"random.seed": self.seed, "random.offset": self.offset}
+
+    def described(self, first: int) -> Random:
+        """For a bundle whose tensor number `first` is the seed, the next one the offset."""
+        return Random(seed=first, offset=first + 1, initial_seed=self.initial_seed)
+
+    def drawn(self, graph: RecordedGraph, device: torch.device) -> int:
+        """By how much a launch advances the offset; FoundryError where that cannot be known."""
+        if graph.table is None or self.offset not in graph.table.words:
+            return 0
+        if graph.torch_graph is None:
+            raise FoundryError(
+                f"graph {graph.name} draws random numbers, and was captured by other code: how many"
+                " is not known; capture it in the recorder's `graph`"
+            )
+        return consumed(graph.torch_graph, device)
 
 
 def find_generator(device: torch.device, stream: torch.cuda.Stream) -> Generator:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from foundryc.capture import Capture, RegionImage
+from foundryc.capture import Capture
 from foundryc.cuda import driver, harvest, proof
-from foundryc.cuda.arena import BASE, Arena, Region
+from foundryc.cuda.arena import BASE, Arena
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
-from foundryc.cuda.foreign import FOREIGN, ForeignMemory, ForeignRegion
+from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
+from foundryc.cuda.images import arena_image, foreign_image, pointers
 from foundryc.cuda.kernels import compile_source
 from foundryc.cuda.program import Program
-from foundryc.cuda.randomness import Generator, consumed, find_generator
+from foundryc.cuda.randomness import Generator, find_generator
 from foundryc.difference import graph_title
 from foundryc.elsewhere import grown
 from foundryc.producer import producer
-from foundryc.template import GraphTable, Spans, relocations
+from foundryc.template import GraphTable, Spans
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Growth, Random, Relocation, Requirements, Tensor
+from foundryrt.bundle.schema import Growth, Requirements, Tensor
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
@@ -243,13 +243,16 @@ class CudaRecording:
             digest_kernel = len(kernels)
             kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, architecture))
         stored = [named[i].tensor for i in sorted(embedded)]
-        own = [self._image(region, stored) for region in self.arena.regions.values()]
+        own = [
+            arena_image(self.arena, region, stored, self.initial)
+            for region in self.arena.regions.values()
+        ]
         spans = Spans(
             (span.base, span.size) for regions in (own, self.foreign.regions) for span in regions
         )
         regions = [
-            *(replace(image, relocations=self._pointers(image, spans)) for image in own),
-            *(_foreign(number, r, spans) for number, r in enumerate(self.foreign.regions)),
+            *(replace(image, relocations=pointers(image, spans)) for image in own),
+            *(foreign_image(number, r, spans) for number, r in enumerate(self.foreign.regions)),
         ]
         return Capture(
             target="cuda",
@@ -265,7 +268,7 @@ class CudaRecording:
             functions=self.binaries.functions,
             variables=self.binaries.variables(spans),
             graphs=[table.relocated(spans) for table in self._tables(generator)],
-            random=_random(generator, len(named)),
+            random=generator.described(len(named)) if generator else None,
             kernels=kernels,
             slices=slices,
             digest_kernel=digest_kernel,
@@ -316,42 +319,18 @@ class CudaRecording:
         for graph in self.graphs:
             if graph.table is None:
                 raise FoundryError(f"graph {graph.name} was not captured")
-            table, random = graph.table, 0
-            if generator is not None and generator.offset in table.words:
-                if graph.torch_graph is None:
-                    raise FoundryError(
-                        f"graph {graph.name} draws random numbers, and was captured by other code:"
-                        " how many is not known; capture it in the recorder's `graph`"
-                    )
-                random = consumed(graph.torch_graph, self.arena.device)
-            tables.append(replace(table, random=random))
+            drawn = generator.drawn(graph, self.arena.device) if generator else 0
+            tables.append(replace(graph.table, random=drawn))
         return tables
 
     def _random_tensors(self, generator: Generator | None) -> list[Tensor]:
-        if generator is None:
-            return []
-        places = {"random.seed": generator.seed, "random.offset": generator.offset}
-        found = {name: self.foreign.locate(address) for name, address in places.items()}
+        """Seed and offset, in this order."""
         return [
-            Tensor(
-                name=name,
-                region=len(self.arena.regions) + place[0],
-                offset=place[1],
-                dtype="int64",
-                shape=(1,),
-                strides=(1,),
-                role="state",
-            )
-            for name, place in found.items()
-            if place is not None
-        ]
-
-    def _pointers(self, image: RegionImage, spans: Spans) -> tuple[Relocation, ...]:
-        """The addresses among what a region of the arena begins with; weights hold none."""
-        if image.initial is None or image.name == "weights":
-            return ()
-        (data,) = image.initial()
-        return relocations(np.asarray(data), spans)
+            Tensor(name=name, region=len(self.arena.regions) + place[0], offset=place[1],
+                   dtype="int64", shape=(1,), strides=(1,), role="state")
+            for name, address in (generator.places if generator else {}).items()
+            if (place := self.foreign.locate(address)) is not None
+        ]  # fmt: skip
 
     def _tensor(self, named: NamedTensor) -> Tensor:
         place = self._locate(named.tensor)
@@ -368,52 +347,7 @@ class CudaRecording:
             graph=named.graph,
         )
 
-    def _image(self, region: Region, stored: list[torch.Tensor]) -> RegionImage:
-        """The region and its first bytes: the weights `stored`, elsewhere what was saved."""
-        base, size = region.base, region.used
-        if region.name == "weights":
-            spans = [(t.data_ptr(), t.numel() * t.element_size()) for t in stored if t.numel()]
-            initial = partial(self._spans, base, sorted(spans)) if spans else None
-            return RegionImage(region.name, base, size, initial, compress=False)
-        saved = {a - base: d for a, d in self.initial.items() if base <= a < base + size}
-        return RegionImage(region.name, base, size, partial(_filled, saved) if saved else None)
-
-    def _spans(self, base: int, spans: list[tuple[int, int]]) -> Iterator[bytes | memoryview]:
-        """Bytes of the device from `base` to the end of the last span, zeros between spans."""
-        end = base
-        for address, size in spans:
-            yield bytes(address - end)
-            yield from self.arena.read(address, size)
-            end = address + size
-
-
-def _random(generator: Generator | None, first: int) -> Random | None:
-    """With the tensors of `_random_tensors`, which are numbered from `first`."""
-    if generator is None:
-        return None
-    return Random(seed=first, offset=first + 1, initial_seed=generator.initial_seed)
-
-
-def _foreign(number: int, region: ForeignRegion, spans: Spans) -> RegionImage:
-    return RegionImage(
-        region.name or f"{FOREIGN} {number}",
-        region.base,
-        region.size,
-        (lambda: [region.data.data]) if region.data.size else None,
-        owner=region.owner,
-        relocations=relocations(region.data, spans),
-        given=bool(region.name),
-    )
-
 
 def _embedded(named: list[NamedTensor], embed: bool) -> set[int]:
     """The weights whose bytes the bundle holds: those that are in no file, or all."""
     return {i for i, t in enumerate(named) if t.role == "weight" and (embed or not t.slices)}
-
-
-def _filled(saved: Mapping[int, npt.NDArray[np.uint8]]) -> list[memoryview]:
-    """Bytes by offset as one run, with zeros between them."""
-    image = np.zeros(max(at + data.size for at, data in saved.items()), np.uint8)
-    for at, data in saved.items():
-        image[at : at + data.size] = data
-    return [image.data]

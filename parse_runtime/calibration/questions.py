@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from parse_runtime.calibration.answers import Question
 
+BRIEFLY = "Answer in one short sentence."
+"""Behind every question: whether an answer that is cut off would be right is not known."""
 _FACTS = (
     ("What is the capital of {}?", (
         ("France", "Paris"), ("Japan", "Tokyo"), ("Italy", "Rome"), ("Egypt", "Cairo"),
@@ -118,5 +121,6 @@ def make(count: int, seed: int = 0) -> list[Question]:
     chooser, found = random.Random(seed), dict[str, Question]()
     while len(found) < count:
         question = _KINDS[len(found) % len(_KINDS)](chooser)
+        question = replace(question, prompt=f"{question.prompt} {BRIEFLY}")
         found.setdefault(question.prompt, question)
     return list(found.values())

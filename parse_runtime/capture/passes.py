@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -65,6 +65,8 @@ class Passes:
     """of a target: where its draft model does. None: drafted tokens count as certain to it."""
     run_ahead: bool = False
     """Decode passes end with the plan of the next step."""
+    digits: Sequence[bool] = ()
+    """Of each token of the vocabulary, whether it is a number's; for evidence."""
     asked: float = 1.0
     """The share of drafted tokens that evidence asks the target about, the least sure ones."""
     _inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -90,6 +92,10 @@ class Passes:
         if s.verify:
             tokens = torch.tensor(self.judge_tokens, dtype=torch.int64)
             self._judge = self.register(found.tensor("judge_tokens"), tokens, "constant")
+        if s.scored:
+            digits = torch.zeros(c.vocab, dtype=torch.bool)
+            digits[: len(self.digits)] = torch.tensor(self.digits[: c.vocab], dtype=torch.bool)
+            self._digits = self.register(found.tensor("digits"), digits, "constant")
         self._head = self._add_head() if self.head else None
         self._tapped = tapped_layers(c.layers) if self.head else ()
         for signature in self._extend:
@@ -216,6 +222,7 @@ class Passes:
         """[cuts, EVIDENCE] from all rows' hidden states and the logits [cuts, 2] of yes and no."""
         scored, cuts = self._read(signature, "scored"), chosen.shape[0]
         _, tokens, segments, places = scored.unbind(0)
+        numbers = self._digits.index_select(0, tokens)
         if self.draft_likelihood is None:
             draft = torch.zeros_like(tokens, dtype=torch.float32)
             each = self._weighed(hidden, scored, draft)
@@ -227,7 +234,7 @@ class Passes:
                 hidden, scored.index_select(1, asked), draft.index_select(0, asked)
             )
             each = believed(draft).index_copy(0, asked, found)
-        counted = by_cut(each, segments, self._read(signature, "carried"), cuts)
+        counted = by_cut(each, numbers, segments, self._read(signature, "carried"), cuts)
         return torch.cat((chosen[:, :1] - chosen[:, 1:], counted), 1)
 
     def _weighed(self, hidden: Tensor, scored: Tensor, draft: Tensor) -> Tensor:

@@ -139,6 +139,7 @@ def build(
         "target", target.config, weights, sizes, register, words, compiled, head,
         loose=_loose_rule(settings), draft_likelihood=likelihood, asked=settings.evidence_share,
         run_ahead=settings.run_ahead,
+        digits=target.text.tokenizer.digits if sizes.scored else (),
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)

@@ -32,7 +32,7 @@ class _Recorded:
         "stride; 0: none"
     )  # fmt: skip
     evidence_share: float = option(
-        1.0, "share of these that the target is asked about, those that the draft model is least "
+        0.5, "share of these that the target is asked about, those that the draft model is least "
         "sure of; the others count as the draft model says"
     )  # fmt: skip
     eagle: str = option("", "folder of an EAGLE-3 head of the target")

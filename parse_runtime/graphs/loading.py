@@ -103,8 +103,8 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
 
     width = settings["eagle_width"] if settings["eagle"] else 1
     verify = tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts"))
-    # Bundles of before 2026-11-29 have no such setting, and no evidence.
-    asked = settings.get("evidence", "0")
+    # Bundles of before 2026-11-29 have no such settings, and no evidence or other evidence.
+    asked = settings["evidence"] if "evidence_share" in settings else "0"
     scored = scored_tokens(verify, settings["stride"], asked) if verify else ()
     return PassSizes(
         max_len=settings["max_len"],

@@ -16,7 +16,7 @@ from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.graphs.decoder import GraphDecoder, chunks
 from parse_runtime.graphs.proposer import DraftProposer
-from parse_runtime.signature.evidence import LOG_ODDS, STATISTICS, Evidence, carry
+from parse_runtime.signature.evidence import LOG_ODDS, SCOPES, STATISTICS, Evidence, carry
 from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.signature.plan import padded_scored, scored_tokens, verification_plan
 
@@ -114,7 +114,7 @@ class GraphTarget(GraphDecoder):
             raise UsageError(
                 "the bundle's passes have no evidence: capture it again, without --evidence 0"
             )
-        found, carried = [], np.zeros((2, len(STATISTICS)), np.float32)
+        found, carried = [], np.zeros((len(SCOPES), len(STATISTICS)), np.float32)
         for part in self._parts(verification):
             found.append(self._pass(slot, part, carried))
             if (evidence := found[-1].evidence) is not None:

@@ -54,32 +54,42 @@ def believed(draft: Tensor) -> Tensor:
     return torch.stack((one, none, none, draft, none, draft, draft), 1)
 
 
-def by_cut(each: Tensor, segments: Tensor, carried: Tensor, cuts: int) -> Tensor:
-    """Float32 [cuts, columns]: statistics of the draft up to each cut, and of its segment.
+def by_cut(each: Tensor, numbers: Tensor, segments: Tensor, carried: Tensor, cuts: int) -> Tensor:
+    """Float32 [cuts, columns]: statistics of the draft up to each cut, of its segment, of numbers.
 
-    `each` [N, STATISTICS] are those of single tokens, `segments` int64 [N] the number of the cut
-    that ends a token's segment; a token of segment `cuts` counts nowhere. `carried` [2,
-    STATISTICS] are those of the draft and of the first segment before these tokens.
+    `each` [N, STATISTICS] are those of single tokens, `numbers` bool [N] whether they are digits,
+    `segments` int64 [N] the number of the cut that ends a token's segment; a token of segment
+    `cuts` counts nowhere. `carried` [SCOPES, STATISTICS] are those of the draft, of the first
+    segment and of numbers before these tokens.
     """
     number = torch.arange(cuts, dtype=torch.int64, device=each.device)
     inside = segments[None] == number[:, None]
-    first = (number == 0)[:, None]
-    # No matrix product: on CUDA its library would pick a kernel, and an order, by the size.
-    sums = torch.where(inside[:, :, None], each[None, :, :_SUMS], 0.0).sum(1)
-    least = torch.where(inside, each[None, :, _SUMS], 0.0).amin(1, keepdim=True)
-    before = number[None] <= number[:, None]
-    draft_least = torch.where(before, least[None, :, 0], 0.0).amin(1, keepdim=True)
-    own = torch.where(first, carried[1:], 0.0)
+    sums, least = _within(inside, each)
+    own = torch.where((number == 0)[:, None], carried[1:2], 0.0)
+    digits = _within(inside & numbers[None], each)
     return torch.cat(
         (
-            *_row(
-                sums.cumsum(0) + carried[:1, :_SUMS],
-                torch.minimum(draft_least, carried[:1, _SUMS:]),
-            ),
+            *_row(*_up_to(sums, least, carried[:1])),
             *_row(sums + own[:, :_SUMS], torch.minimum(least, own[:, _SUMS:])),
+            *_row(*_up_to(*digits, carried[2:])),
         ),
         1,
     )
+
+
+def _within(inside: Tensor, each: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums [cuts, _SUMS] and least ones [cuts, 1] of the tokens that are `inside` [cuts, N]."""
+    # No matrix product: on CUDA its library would pick a kernel, and an order, by the size.
+    sums = torch.where(inside[:, :, None], each[None, :, :_SUMS], 0.0).sum(1)
+    return sums, torch.where(inside, each[None, :, _SUMS], 0.0).amin(1, keepdim=True)
+
+
+def _up_to(sums: Tensor, least: Tensor, carried: Tensor) -> tuple[Tensor, Tensor]:
+    """Of all segments up to each, and of what is `carried` [1, STATISTICS]."""
+    number = torch.arange(len(sums), dtype=torch.int64, device=sums.device)
+    before = number[None] <= number[:, None]
+    so_far = torch.where(before, least[None, :, 0], 0.0).amin(1, keepdim=True)
+    return sums.cumsum(0) + carried[:, :_SUMS], torch.minimum(so_far, carried[:, _SUMS:])
 
 
 def _row(sums: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,8 +26,8 @@ distributions, of their log-probabilities under the draft model; the least log-p
 UNLIKELY = 0.3
 FLOOR = -100.0
 """The least log-probability that is counted."""
-SCOPES = ("draft", "segment")
-"""From the draft's beginning to the cut; from the cut before."""
+SCOPES = ("draft", "segment", "numbers")
+"""From the draft's beginning to the cut; from the cut before; the draft's that are digits."""
 EVIDENCE = (
     "log_odds",
     *(f"{scope}_{name}" for scope in SCOPES for name in (*STATISTICS, "mean_log_likelihood")),
@@ -69,13 +69,14 @@ Evidence = NDArray[np.float32]
 
 
 def carry(evidence: Evidence, cuts: int) -> NDArray[np.float32]:
-    """Float32 [2, STATISTICS]: of the draft and of its open segment, after a pass of `cuts` cuts.
+    """Float32 [SCOPES, STATISTICS]: what is known after a pass of `cuts` cuts.
 
     What the next pass goes on from. A cut closes a segment; without cuts all is in row 0.
     """
-    size, last = len(STATISTICS), evidence[max(cuts - 1, 0)]
-    draft, segment = last[1 : 1 + size], last[2 + size : 2 + 2 * size]
-    return np.stack((draft, np.zeros_like(segment) if cuts else segment))
+    scopes = evidence[max(cuts - 1, 0), 1:].reshape(len(SCOPES), -1)[:, : len(STATISTICS)].copy()
+    if cuts:
+        scopes[SCOPES.index("segment")] = 0
+    return scopes
 
 
 def scored_tokens(verify: Sequence[tuple[int, int]], stride: int, asked: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, STATISTICS
+from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, SCOPES, STATISTICS
 from parse_runtime.signature.plan import padded, padded_scored
 from parse_runtime.signature.sizes import PassSizes
 
@@ -160,8 +160,8 @@ class ModelSignature:
         Where the size has drafted tokens to score: `score` are the weights and offset of verdicts
         (`signature/evidence.py`), `scored` [4, tokens] the row before each drafted token, the
         token, the number from 0 of the cut that ends its segment, and the draft model's row before
-        it; `carried` [2, statistics] is what an earlier pass found of the draft and of the first
-        segment.
+        it; `carried` [scopes, statistics] is what an earlier pass found of the draft, of the first
+        segment and of numbers.
         """
         inputs: dict[str, Contents] = {
             "plan": self._plan(length),
@@ -177,7 +177,7 @@ class ModelSignature:
         if scored := self.sizes.scored_by(length, cuts):
             inputs["score"] = LOG_ODDS.packed
             inputs["scored"] = padded_scored(scored, cuts, self.sizes.max_len)
-            inputs["carried"] = np.zeros((2, len(STATISTICS)), np.float32)
+            inputs["carried"] = np.zeros((len(SCOPES), len(STATISTICS)), np.float32)
             outputs["evidence"] = Output((cuts, len(EVIDENCE)), "float32")
         key = {"len": length, "cuts": cuts}
         return self._pass("verify", f"{length}x{cuts}", key, inputs, outputs, slot=True)

@@ -82,6 +82,11 @@ class Tokenizer:
         """Text without special tokens."""
         return str(self._inner.decode(list(tokens), skip_special_tokens=True))
 
+    @property
+    def digits(self) -> list[bool]:
+        """Of each id, whether its text is nothing but digits."""
+        return [self.decode([token]).strip().isdecimal() for token in range(self.size)]
+
     def token_id(self, token: str) -> int | None:
         """The id of a token by its exact text."""
         index = self._inner.token_to_id(token)

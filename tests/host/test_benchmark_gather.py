@@ -44,7 +44,7 @@ def bundle(folder: Path, **more: Any) -> Path:
     settings = Settings(
         model=str(folder / "target"), draft=str(folder / "draft"), max_len=96, slots=2,
         prefill="32", verify="96x6", judge_prompt="ok?", yes="y", no="n", stride=STRIDE,
-        speculate="draft", eagle_depth=DEPTH, **more,
+        speculate="draft", eagle_depth=DEPTH, evidence_share=1.0, **more,
     )  # fmt: skip
     path = folder / f"{len(more)}.fdy"
     capture(settings, path)

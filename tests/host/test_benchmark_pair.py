@@ -22,8 +22,7 @@ PASSES = {
     **{f"target step {b}": 100.0 for b in BATCHES},
     **{f"draft step {b}": 10.0 for b in BATCHES},
     **{f"chains of {d} {b}": 120.0 for d in (8, 16) for b in BATCHES},
-    "verify 16 judged, evidence of a quarter": 100.0,
-    "verify 64 judged, evidence of a quarter": 200.0,
+    "verify 16 judged, evidence": 100.0, "verify 64 judged, evidence": 200.0,
 }  # fmt: skip
 
 
@@ -55,10 +54,16 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tokenizer = open_model(str(folder / "model")).text.tokenizer
     drafts, units, output = (folder / name for name in ("d.jsonl", "u.json", "out.json"))
     drafts.write_text("".join(json.dumps(line(tokenizer, n)) + "\n" for n in range(60)))
-    units.write_text(json.dumps({"milliseconds": PASSES}))
+    units.write_text(json.dumps({"milliseconds": PASSES, "evidence_cost": 1.1}))
     about = {"target": "a", "draft": "b", "device": "CPU", "date": "2026-11-29"}
     output.write_text(json.dumps(about))
-    pair.run(drafts, str(folder / "model"), units, output)
+    loose = folder / "fly.jsonl"
+    own = tokenizer.encode("it is just 20 and 7")
+    said = (
+        {"prompt": f"{n}?", "answer": "7", "tokens": own[: 19 - n], "passes": 3} for n in (0, 1)
+    )
+    loose.write_text("".join(json.dumps(one) + "\n" for one in said))
+    pair.run(drafts, str(folder / "model"), units, loose, output)
     plot.run(output, folder / "plot.svg")
     assert "<!-- a with b" in (folder / "plot.svg").read_text()
     return dict(json.loads(output.read_text()))
@@ -68,7 +73,12 @@ def test_each_method_has_its_answers_and_its_speed(result: dict[str, Any]) -> No
     assert result["target"] == "a" and result["questions"] == 60
     assert result["drafts"]["share"] == 0.5 and result["target_right"]["share"] == 1.0
     assert result["auc"]["drafts"] == 1.0 and result["accuracy_lost_points"] == 0.0
+    assert result["auc_of_each"]["draft_disagreements"]["drafts"] == 0.0
+    assert result["evidence_cost"] == 1.1
     rows = result["methods"]["batch_1"]
+    loose = rows.pop("target + FLy")
+    assert loose["accuracy"]["hits"] == 1 and loose["lost_points"]["value"] == 50
+    assert loose["target_passes"] == 6 and loose["gain"] > 1
     assert {name: row["accuracy"]["share"] for name, row in rows.items()} == {
         "target": 1.0, "draft": 0.5, "target + draft speculation": 1.0,
         "parse, judge alone": 0.5, "parse": 1.0, "parse + draft speculation": 1.0,
@@ -77,6 +87,7 @@ def test_each_method_has_its_answers_and_its_speed(result: dict[str, Any]) -> No
     assert rows["draft"]["gain"] > rows["parse, judge alone"]["gain"] > rows["parse"]["gain"] > 1
     kept = [row["gain"] for row in result["by_share_kept"]]
     assert kept == sorted(kept)
+    assert result["predicted_gain"].keys() == {"14B", "235B"}
     for place in result["predicted"].values():
         assert place["batch_1"]["draft"]["gain"] > place["batch_1"]["target"]["gain"] == 1.0
 

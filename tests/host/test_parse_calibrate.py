@@ -44,7 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "target", "llama", num_hidden_layers=2)
     save(folder / "draft", "llama", num_hidden_layers=1)
     settings = Settings(
-        model=str(folder / "target"), draft=str(folder / "draft"), max_len=96, slots=8, decode="8",
+        model=str(folder / "target"), draft=str(folder / "draft"), max_len=144, slots=8, decode="8",
         prefill="32", verify="64x4", judge_prompt="ok?", yes="y", no="n", stride=LENGTH,
         speculate="draft", eagle_depth=2,
     )  # fmt: skip

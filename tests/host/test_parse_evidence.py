@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.loading import open_models
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.models.decoder import logits_of
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, Score
@@ -28,6 +30,8 @@ from parse_runtime.signature.selection import SelectionRule
 
 Loaded = tuple[EagerSession, GraphTarget, GraphDecoder]
 WORDS = 5, 9
+DIGITS = range(15, 25)
+"""Of the byte tokenizer, whose first token is !."""
 PROMPT = [3, 1, 4, 1, 5]
 
 
@@ -38,7 +42,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     save(folder / "draft", "qwen3", num_hidden_layers=1)
     s = Settings(
         model=str(folder / "target"), draft=str(folder / "draft"), max_len=64, slots=2,
-        prefill="16,64", verify="24x2,60x4", evidence="9,30",
+        prefill="16,64", verify="24x2,60x4", evidence="9,30", evidence_share=1.0,
     )  # fmt: skip
     return eager(s, WORDS)[:3]
 
@@ -62,9 +66,9 @@ def expected(
 ) -> np.ndarray:
     """[cuts, EVIDENCE] but the log-odds, of the target's logits before each drafted token."""
 
-    def columns(begin: int, end: int) -> list[float]:
-        rows = [log_softmax(scores) for scores in target[begin:end]]
-        tokens = draft[begin:end]
+    def columns(places: Iterable[int]) -> list[float]:
+        rows = [log_softmax(target[i]) for i in places]
+        tokens = [draft[i] for i in places]
         found = [row[token] for row, token in zip(rows, tokens, strict=True)]
         return [
             len(tokens),
@@ -72,18 +76,22 @@ def expected(
             sum(np.exp(value) < 0.3 for value in found),
             sum(found),
             sum(-(np.exp(row) * row).sum() for row in rows),
-            sum(own[begin:end]),
-            min(found),
-            sum(found) / len(found),
+            sum(own[i] for i in places),
+            min(found, default=0),
+            sum(found) / max(len(found), 1),
         ]
 
     before = [0, *cuts[:-1]]
-    return np.array([columns(0, c) + columns(b, c) for b, c in zip(before, cuts, strict=True)])
+    digit = [token in DIGITS for token in draft]
+    return np.array([
+        columns(range(c)) + columns(range(b, c)) + columns([i for i in range(c) if digit[i]])
+        for b, c in zip(before, cuts, strict=True)
+    ])  # fmt: skip
 
 
 @settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
 @given(
-    draft=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40),
+    draft=st.lists(st.integers(0, VOCAB - 1) | st.sampled_from(DIGITS), min_size=1, max_size=40),
     suffix=st.lists(st.integers(0, VOCAB - 1), max_size=7),
     start=st.integers(0, len(PROMPT) - 1),
     data=st.data(),
@@ -236,6 +244,21 @@ def test_passes_without_evidence_refuse_a_score(tmp_path: Path) -> None:
     assert len(target.verify(0, Verification([7, 8], 5, [7], [60])).verdicts) == 1
     with pytest.raises(UsageError, match="no evidence"):
         target.verify(0, Verification([7, 8], 5, [7], [60], score=LOG_ODDS, drafted=5))
+
+
+def test_passes_with_the_evidence_of_before_give_the_judges_answer_alone(tmp_path: Path) -> None:
+    """Bundles of then have no setting of its share, and other columns."""
+    save(tmp_path, "llama")
+    s = Settings(model=str(tmp_path), max_len=64, prefill="16", verify="24x2")
+    session, target, _, _ = eager(s, WORDS)
+    del session.settings["evidence_share"]
+    older, _ = open_models(session)
+    wanted = Verification([7, 8], 5, [7], [60])
+    for one in (target, older):
+        one.prefill(0, PROMPT, 0, GREEDY)
+    assert older.verify(0, wanted).verdicts == target.verify(0, wanted).verdicts
+    with pytest.raises(UsageError, match="no evidence"):
+        older.verify(0, Verification([7, 8], 5, [7], [60], score=LOG_ODDS, drafted=5))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.2])

@@ -54,11 +54,16 @@ def test_each_stores_its_capture(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("which", ["again", "moved", "grown"])
-def test_what_a_failing_one_said_is_passed_on(tmp_path, which):
-    fails = {which: "sys.exit('error: no memory is left')"}
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("error: no memory is left", "^no memory is left; so ended .* made {}"),
+     ("Traceback, and so on", "^exit status 1: Traceback, and so on; so ended .* made {}")],
+)  # fmt: skip
+def test_what_a_failing_one_said_is_passed_on(tmp_path, which, said, told):
+    fails = {which: f"sys.exit({said!r})"}
     with (
         elsewhere(tmp_path, **fails) as others,
-        pytest.raises(FoundryError, match=rf"made {which}.*\(exit status 1\).*no memory is left"),
+        pytest.raises(FoundryError, match=told.format(which)),
     ):
         others.begin()
         others.moved()
