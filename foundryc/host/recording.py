@@ -238,30 +238,36 @@ class HostRecording:
     def _arrange(self, embed_weights: bool) -> Layout:
         in_files = {r.ref.buffer for r in self._tensors if r.slices}
         registered = dict.fromkeys([*(r.ref.buffer for r in self._tensors), *self._adopted])
-        fixed = [b for b in registered if b.role in ("weight", "constant")]
-        constants = self._constants()
+        weights = [b for b in registered if b.role == "weight"]
+        literals = self._constants()
         # What is stored comes first, so that a region's initial bytes are short.
-        own = [b for b in fixed if b not in in_files]
-        recipes = [b for b in fixed if b in in_files]
+        own = [b for b in weights if b not in in_files]
+        recipes = [b for b in weights if b in in_files]
+        # Not with the weights, which bundles of other constants are to share.
+        constants = [b for b in registered if b.role == "constant"]
+        first = list(dict.fromkeys(literals.values()))
         outputs = [b for g in self._graphs for b in buffers_of(g) if b.kind is Kind.OUTPUT]
         made = dict.fromkeys(outputs)
-        stored = own + (recipes if embed_weights else [])
+        stored = own + constants + (recipes if embed_weights else [])
         contents = {b: raw_bytes(self._kept[b]) for b in stored} | {
-            b: torch.frombuffer(bytearray(b.data), dtype=torch.uint8)
-            for b in dict.fromkeys(constants.values())
-            if b.nbytes
+            b: torch.frombuffer(bytearray(b.data), dtype=torch.uint8) for b in first if b.nbytes
         }
         layout = arrange(
             [
-                ("weights", [*dict.fromkeys(constants.values()), *own, *recipes]),
+                ("weights", own + recipes),
                 ("state", [b for b in registered if b.role in ("state", "")]),
-                ("io", [b for b in registered if b.role in ("input", "output")] + list(made)),
+                (
+                    "io",
+                    [*first, *constants]
+                    + [b for b in registered if b.role in ("input", "output")]
+                    + list(made),
+                ),
             ],
             max((graph.scratch for graph in self._graphs), default=0),
             self._initial | contents,
             embed_weights,
         )
-        for buffer, shared in constants.items():
+        for buffer, shared in literals.items():
             layout.addresses[buffer] = layout.addresses[shared]
         return layout
 

@@ -6,7 +6,9 @@ from foundryrt.bundle.alike import first_difference
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 
-_MEANING = ("eagle_depth", "eagle_width", "fly_window", "fly_entropy", "evidence_share")
+_MEANING = (
+    "eagle_depth", "eagle_width", "fly_window", "fly_entropy", "evidence_share", "yes", "no",
+)  # fmt: skip
 """Settings that an answer's tokens may depend on, and no shape of the state need tell."""
 
 

@@ -56,6 +56,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "y": replace(settings, prefill="8,32", verify="32x2,120x3", decode="1,3", stride=8),
         "plain": replace(settings, evidence="0"),
         "words": replace(settings, yes="a", no="b"),
+        "alone": replace(settings, speculate=""),
         "short": replace(settings, max_len=140, slots=2),
         "other": replace(settings, model=str(folder / "other")),
         "tokens": replace(settings, model=str(folder / "tokens")),
@@ -205,7 +206,7 @@ def test_models_know_what_their_caches_hold(bundles: dict[str, Path]) -> None:
         assert tokens == expected[1:]
 
 
-@pytest.mark.parametrize("name", ["short", "plain"])
+@pytest.mark.parametrize("name", ["short", "plain", "words", "alone"])
 def test_answers_end_with_their_bundle_where_the_state_is_not_shared(
     server: Server, bundles: dict[str, Path], name: str
 ) -> None:
@@ -234,7 +235,6 @@ def test_what_cannot_be_switched_to_changes_nothing(
     with asking(server):
         for bundle, words in (
             (bundles["other"], "region 'weights' cannot be shared"),
-            (bundles["words"], "cannot be shared"),
             (bundles["tokens"], "another tokenizer of the target model"),
             (bundles["damaged"], "damaged.fdy: section"),
             (missing, "no such file"),

@@ -10,7 +10,7 @@ from parse_runtime.graphs.continuing import shared_regions
 
 SETTINGS = {
     "evidence": "", "evidence_share": 0.5, "eagle_depth": 4, "eagle_width": 1, "fly_window": 0,
-    "fly_entropy": 0.0, "stride": 8, "run_ahead": True,
+    "fly_entropy": 0.0, "stride": 8, "run_ahead": True, "yes": "Yes", "no": "No",
 }  # fmt: skip
 
 
@@ -32,6 +32,7 @@ def bundle(*without: str, **changes: object) -> SimpleNamespace:
         (bundle("run_ahead"), True),
         (bundle(fly_window=6), False),
         (bundle(evidence="0"), False),
+        (bundle(yes="Right"), False),
         # Verdicts under way are made of what the target was asked about.
         (bundle(evidence_share=1.0), False),
         # As of before 2026-11-29: what is called evidence there is taken for none.
