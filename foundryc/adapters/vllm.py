@@ -274,7 +274,8 @@ def _unfit(worker: Any) -> str:
     config = worker.vllm_config
     if not getattr(worker, "use_v2_model_runner", False):
         return "only those of vLLM's second model runner (VLLM_USE_V2_MODEL_RUNNER=1) are known"
-    if config.parallel_config.world_size > 1:
+    parallel = config.parallel_config
+    if parallel.world_size > 1 or parallel.data_parallel_size > 1:
         return "only those of one GPU are"
     if config.speculative_config is not None or config.lora_config is not None:
         return "those of speculative decoding and LoRA are not"

@@ -31,6 +31,10 @@ class Desc:
     uniform_token_count: int = 1
 
 
+def parallel(world: int, data: int) -> SimpleNamespace:
+    return SimpleNamespace(world_size=world, data_parallel_size=data)
+
+
 class Part:
     """An object of the engine's package."""
 
@@ -140,7 +144,7 @@ class Engine:
             hf_config=hf, dtype=torch.float32, quantization=None, get_hidden_size=lambda: 3
         )
         self.config = SimpleNamespace(
-            model_config=model, parallel_config=SimpleNamespace(world_size=1),
+            model_config=model, parallel_config=parallel(1, 1),
             speculative_config=None, lora_config=None,
             cache_config=SimpleNamespace(num_gpu_blocks_override=None, num_gpu_blocks=17),
         )  # fmt: skip
@@ -346,7 +350,7 @@ def test_what_does_not_fit_is_said_and_captured_anew(made, change, words, caplog
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("parallel_config", SimpleNamespace(world_size=2), "one GPU"),
+    [("parallel_config", parallel(2, 1), "one GPU"), ("parallel_config", parallel(1, 2), "one GPU"),
      ("speculative_config", object(), "speculative"), ("lora_config", object(), "LoRA")],
 )  # fmt: skip
 def test_an_engine_that_is_not_covered_is_left_alone(made, field, value, words, caplog):
