@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from foundryrt.trust import Trust
 
 
+# Made here, once: msgspec crashes where two threads have it learn the same types at a time.
+_MANIFEST = msgspec.msgpack.Decoder(Manifest)
 _STEP, _WINDOW = 1 << 18, 8 << 20
 """Bytes that are unpacked at a time, and those that a frame may look back at meanwhile."""
 
@@ -295,7 +297,7 @@ class Bundle:
         if len(found) != 1:
             raise ManifestMissing(f"{len(found)} manifests, need one")
         try:
-            return msgspec.msgpack.decode(self.raw(found[0]), type=Manifest)
+            return _MANIFEST.decode(self.raw(found[0]))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             # What is wrong may be a name of any length.
             raise ManifestMalformed(f"manifest: {str(error)[:400]}") from error
