@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from typer import Option
 
-from benchmarks.judge.gather import Gatherer
+from benchmarks.judge.gather import Gatherer, unasked
 from benchmarks.report import say
-from parse_runtime.calibration import questions as shipped
 from parse_runtime.calibration.answers import Question
 from parse_runtime.models.loose import LooseRule
 from parse_runtime.weights.source import open_model
@@ -101,10 +100,7 @@ def run(
 ) -> None:
     """Answer questions by FLy on a CPU; what is in the file is not asked again."""
     torch.set_num_threads(1)
-    known = set()
-    if output.exists():
-        known = {json.loads(line)["prompt"] for line in output.read_text().splitlines()}
-    left = [q for q in shipped.make(questions) if q.prompt not in known]
+    left = unasked(output, questions)
     with torch.inference_mode():
         pair = Gatherer(open_model(model), open_model(draft), dtype, length)
         for some in range(0, len(left), _TOGETHER):

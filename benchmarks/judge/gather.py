@@ -189,6 +189,14 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
+def unasked(output: Path, questions: int) -> list[Question]:
+    """Of the first questions that ship, those that are not in the JSON lines of `output`."""
+    known = set()
+    if output.exists():
+        known = {json.loads(line)["prompt"] for line in output.read_text().splitlines()}
+    return [question for question in shipped.make(questions) if question.prompt not in known]
+
+
 def run(
     model: Annotated[str, Option(help="Target, as of foundryc capture.")],
     draft: Annotated[str, Option(help="Its draft model, of the same tokenizer.")],
@@ -201,10 +209,7 @@ def run(
 ) -> None:
     """Gather drafts of a pair on a CPU."""
     torch.set_num_threads(1)
-    known = set()
-    if output.exists():
-        known = {json.loads(line)["prompt"] for line in output.read_text().splitlines()}
-    left = [q for q in shipped.make(questions) if q.prompt not in known]
+    left = unasked(output, questions)
     with torch.inference_mode():
         gatherer = Gatherer(open_model(model), open_model(draft), dtype, length, stride)
         say(f"{len(left)} of {questions} questions are left")

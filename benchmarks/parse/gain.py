@@ -66,7 +66,9 @@ class GivenTarget(GraphTarget):
                 for some in found]  # fmt: skip
 
 
-class _Listener:
+class Listener:
+    """Of an answer that nobody reads."""
+
     def tokens(self, tokens: Sequence[int], logprobs: Sequence[object] = ()) -> None:
         return None
 
@@ -147,7 +149,7 @@ def _rate(
                     cuts=lambda drafted: list(range(stride, len(drafted) + 1, stride)),
                     max_new_tokens=new_tokens, rules=rules, sampling=Sampling(),
                 ),
-                _Listener(),
+                Listener(),
             )  # fmt: skip
         while scheduler.step():
             pass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from benchmarks.parse.gain import Listener
 from benchmarks.parse.measure import CapturedSession, wall_seconds
 from benchmarks.parse.models import Model
 from parse_runtime.capture.passes import Passes
@@ -22,22 +23,13 @@ from parse_runtime.text.translation import SameTokens
 
 
 @dataclass(eq=False)
-class _Listener:
+class _Listener(Listener):
     """Keeps the tokens; there is no text to make of them."""
 
     heard: list[int] = field(default_factory=list)
 
     def tokens(self, tokens: Sequence[int], logprobs: Sequence[object] = ()) -> None:
         self.heard += tokens
-
-    def draft_end(self) -> Callable[[int], bool]:
-        return lambda token: False
-
-    def finished(self, reason: str, statistics: Any) -> None:
-        return None
-
-    def failed(self, error: Exception) -> None:
-        raise error
 
 
 def host_share(

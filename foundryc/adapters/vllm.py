@@ -92,7 +92,9 @@ class Adapter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._facts: dict[str, Any] = {}
-        """Of the bundle that is there."""
+        """Of the bundle that is there,"""
+        self._wanted: dict[str, int] = {}
+        """and the sizes of the regions that it is to be given."""
         self._recorder: Recorder | None = None
         self._runner: Any = None
         self._weights: Gathered | None = None
@@ -107,7 +109,8 @@ class Adapter:
             if self._path.exists():
                 with Bundle.open(self._path) as bundle:
                     self._facts = json.loads(bundle.file(_FACTS))
-                # Kernels are told the cache's shape, and vLLM measures it anew at each start.
+                    self._wanted = {r.name: r.size for r in bundle.manifest.regions if r.given}
+                # Kernels are told the cache's shape, and vLLM measures it at each start.
                 cache = worker.vllm_config.cache_config
                 cache.num_gpu_blocks_override = (
                     cache.num_gpu_blocks_override or self._facts["blocks"]
@@ -131,7 +134,7 @@ class Adapter:
         asked = dict(manager._capture_descs)
         full = asked.get(CUDAGraphMode.FULL, [])
 
-        def others_first(*modes: Any) -> States:
+        def only_of(*modes: Any) -> States:
             manager._capture_descs = {mode: asked[mode] for mode in modes if mode in asked}
             try:
                 return capture(create_forward, *more, **named)
@@ -140,7 +143,7 @@ class Adapter:
 
         if self._weights is None or not full or manager is not self._runner.cudagraph_manager:
             return capture(create_forward, *more, **named)
-        states = others_first(CUDAGraphMode.PIECEWISE)
+        states = only_of(CUDAGraphMode.PIECEWISE)
         if self._facts:
             try:
                 self._restore(manager, full, create_forward)
@@ -150,8 +153,8 @@ class Adapter:
                 if self._session is not None:
                     self._session.close()
                 _LOG.warning("%s: its graphs are not used: %s", self._path, error)
-            return states | others_first(CUDAGraphMode.FULL)
-        return states | self._record(manager, full, partial(others_first, CUDAGraphMode.FULL))
+            return states | only_of(CUDAGraphMode.FULL)
+        return states | self._record(manager, full, partial(only_of, CUDAGraphMode.FULL))
 
     def _record(self, manager: Any, full: Sequence[Any], capture: Callable[[], States]) -> States:
         recorder = self._recorder
@@ -189,12 +192,10 @@ class Adapter:
             if self._facts.get(name) != value:
                 raise FoundryError(f"it was captured with another {name}; {_REMEDY}")
         memory = self._memory()
-        with Bundle.open(self._path) as bundle:
-            wanted = {r.name: r.size for r in bundle.manifest.regions if r.given}
-        for name, size in wanted.items():
+        for name, size in self._wanted.items():
             if name not in memory or memory[name].untyped_storage().nbytes() != size:
                 raise FoundryError(f"there is no {name} of {size} bytes here; {_REMEDY}")
-        place = {name: storage_bytes(memory[name]) for name in wanted}
+        place = {name: storage_bytes(memory[name]) for name in self._wanted}
         self._session = session = Session.open(self._path, place=place)
         session.wait()
         manager.hidden_states = from_dlpack(session.tensor(_HIDDEN))

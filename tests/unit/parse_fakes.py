@@ -144,6 +144,15 @@ class Heard:
     def done(self) -> bool:
         return bool(self.reason or self.error)
 
+    def check(self, expected: Heard) -> None:
+        """That it heard the answer that `expected` did, or, cancelled, the beginning of it."""
+        assert self.error is None
+        if self.reason == "cancelled":
+            assert expected.said[: len(self.said)] == self.said
+        else:
+            assert (self.said, self.reason) == (expected.said, expected.reason)
+            assert self.statistics.verdicts == expected.statistics.verdicts
+
 
 def request(
     limit: int = 20,

@@ -89,7 +89,7 @@ def test_a_name_without_room_is_refused_at_once(tmp_path: Path) -> None:
         writer.add(SectionKind.FILE, "é" * 33, b"")
 
 
-def test_no_manifest_has_msgspec_learn_its_types_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_manifest_has_msgspec_learn_its_types_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads that had it do so crashed some 1 in 30 processes that opened three bundles."""
 
     def refuse(*_: object, **__: object) -> None:
