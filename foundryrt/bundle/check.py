@@ -269,7 +269,22 @@ def _check_weights(manifest: Manifest) -> None:
     for recipe in weights.recipes:
         _refer("a weight recipe", recipe.tensor, manifest.tensors)
         _check_recipe(manifest, manifest.tensors[recipe.tensor], recipe.copies)
-    _unique("weight recipe", (recipe.tensor for recipe in weights.recipes))
+    _unique("weight recipe", ((recipe.tensor, recipe.rank) for recipe in weights.recipes))
+    _check_recipe_ranks(manifest)
+
+
+def _check_recipe_ranks(manifest: Manifest) -> None:
+    """A tensor has one recipe for every rank, or one for each."""
+    world = manifest.ranks.world if manifest.ranks else 0
+    found: dict[int, set[int]] = {}
+    for recipe in manifest.weights.recipes:
+        found.setdefault(recipe.tensor, set()).add(recipe.rank)
+    for tensor, ranks in found.items():
+        _require(
+            ranks == {-1} or ranks == set(range(world)),
+            f"weight {quoted(manifest.tensors[tensor].name)} has recipes of ranks {sorted(ranks)},"
+            f" need one of each of {world}",
+        )
 
 
 def _check_recipe(manifest: Manifest, tensor: Tensor, copies: tuple[WeightCopy, ...]) -> None:

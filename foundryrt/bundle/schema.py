@@ -244,11 +244,13 @@ class WeightCopy(Record, frozen=True):
     column: int = 0
 
 
-class WeightRecipe(Record, frozen=True):
+class WeightRecipe(Record, frozen=True, omit_defaults=True):
     """How one tensor is filled: copies that together cover it."""
 
     tensor: int
     copies: tuple[WeightCopy, ...]
+    rank: int = -1
+    """The rank that fills it so; -1 for every rank. Not in the manifest unless it is given."""
 
 
 class Weights(Record, frozen=True):
