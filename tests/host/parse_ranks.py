@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
 from foundryc.ranks import Ranks
 
 Result = TypeVar("Result")
-_BOUND_MS = 60_000
+_BOUND_MS = 20_000
 
 
 def on_ranks(world: int, work: Callable[[Ranks], Result], capacity: int = 4096) -> list[Result]:
