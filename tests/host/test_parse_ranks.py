@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import GREEDY, VOCAB, eager, quiet, save, save_head
+from parse_models import GREEDY, VOCAB, eager, logits, quiet, require_smollm2, save, save_head
 from parse_ranks import on_ranks
 
 from parse_runtime.capture.eager import EagerSession
@@ -163,3 +163,18 @@ def test_drafted_tokens_are_accepted_as_alone(way: str, tmp_path: Path) -> None:
         assert sum(len(tokens) for tokens in list(expected.values())[:-1]) > 12
     for own in on_ranks(2, lambda ranks: generated(*eager(wanted, (5, 9), ranks=ranks)[:3])):
         same(own, expected)
+
+
+def test_three_ranks_share_a_quantized_model() -> None:
+    """Of GGUF, whose heads lie in another order; its blocks of columns end inside ranks' parts."""
+    require_smollm2()
+    wanted = Settings(model="smollm2", max_len=64, prefill="16", verify="8x1")
+
+    def prefilled(_: EagerSession, target: GraphTarget, *rest: Any) -> np.ndarray:
+        return logits(target, TOKENS[:12])
+
+    expected = prefilled(*eager(wanted))
+    found = on_ranks(3, lambda ranks: prefilled(*eager(wanted, ranks=ranks)), 1 << 16)
+    for own in found:
+        assert np.abs(own - expected).max() <= 1e-4 * np.abs(expected).max()
+        np.testing.assert_array_equal(own, found[0])

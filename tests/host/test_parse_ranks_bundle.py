@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import capture
 from parse_models import eager, save, save_head
 
+from foundryc.recorder import Recorder
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 from foundryrt.host.backend import HostBackend
 from foundryrt.session import Session
-from parse_runtime.capture.record import Settings
+from parse_runtime.capture import fit
+from parse_runtime.capture.record import Settings, record
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.loading import open_models
@@ -157,6 +159,27 @@ def test_numbers_of_ranks_that_cannot_be(
     folder = model(tmp_path / "model", num_hidden_layers=1)
     with pytest.raises(UsageError, match=named):
         capture(tiny(folder, **change), tmp_path / "ranks.fdy")
+
+
+def test_weights_of_ranks_are_not_embedded(tmp_path: Path) -> None:
+    """They would be those of one."""
+    settings = tiny(model(tmp_path / "model", num_hidden_layers=1))
+    with Recorder("host", "parse", asdict(settings)) as recorder:
+        record(recorder, settings)
+        with pytest.raises(UsageError, match=r"x\.fdy: ranks have weights of their own"):
+            recorder.save(tmp_path / "x.fdy", embed_weights=True)
+    assert not (tmp_path / "x.fdy").exists()
+
+
+def test_sizes_for_a_machine_are_those_of_a_rank(tmp_path: Path, monkeypatch) -> None:
+    """Half the weights leave room for more sequences."""
+    folder = model(tmp_path / "model", hidden_size=256, intermediate_size=1024)
+    monkeypatch.setattr(fit, "memory", lambda target: 24 << 20)
+    given = {"model": str(folder), "max_len": 256}
+    alone, shared = (fit.fitted({**given, "tp": tp}, "host") for tp in (1, 2))
+    assert shared["slots"] > alone["slots"]
+    with pytest.raises(UsageError, match="tp 5: 8 heads"):
+        fit.fitted({**given, "tp": 5}, "host")
 
 
 @pytest.mark.parametrize("option", ["--embed-weights", "--compile"])
