@@ -19,6 +19,7 @@ CAPACITY = 1 << 20
 MOST_BYTES = CAPACITY // 4
 """Bytes of a record: the next one is put while this one is being read."""
 _TIME_OVER, _ENDED = 1, 2
+_NOTHING = memoryview(b"")
 
 
 class RingEnded(Exception):
@@ -77,7 +78,7 @@ class Ring:
         self._found = POINTER(_Record)()
 
     def put(
-        self, kind: int, index: int = 0, value: int = 0, data: memoryview = memoryview(b""),
+        self, kind: int, index: int = 0, value: int = 0, data: memoryview = _NOTHING,
         milliseconds: int = 1000,
     ) -> bool:  # fmt: skip
         """Put a record; False where the slowest reader leaves no room for it in that time.
