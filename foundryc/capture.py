@@ -11,6 +11,7 @@ from foundryrt.bundle.schema import (
     Function,
     Growth,
     Random,
+    Ranks,
     Relocation,
     Requirements,
     Tensor,
@@ -23,8 +24,8 @@ from foundryrt.bundle.writer import Buffer
 class RegionImage:
     """A region and the bytes it begins with; `compress` is off for bytes that would not shrink.
 
-    `owner`, `written`, `relocations` and `given` are the manifest's (foundryrt/bundle/schema.py,
-    `Region`).
+    `owner`, `written`, `relocations`, `given` and `peer_stride` are the manifest's
+    (foundryrt/bundle/schema.py, `Region`).
     """
 
     name: str
@@ -37,6 +38,12 @@ class RegionImage:
     written: bool = False
     relocations: tuple[Relocation, ...] = ()
     given: bool = False
+    peer_stride: int = 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a process has of it: of slabs, its own."""
+        return self.peer_stride or self.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +53,7 @@ class Capture:
     `functions` and `variables` index `kernels`, the binaries as they are stored; `digest_kernel` is
     the one that takes digests of weights, -1 for none. `slices` fill tensors, by tensor index, from
     the user's weight files. `producer`, `provenance`, `relocatable`, `random` and
-    `growing` are the manifest's.
+    `growing` are the manifest's, as are `ranks`.
     """
 
     target: str
@@ -64,3 +71,4 @@ class Capture:
     relocatable: bool = False
     random: Random | None = None
     growing: Sequence[Growth] = ()
+    ranks: Ranks | None = None

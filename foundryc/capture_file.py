@@ -32,6 +32,7 @@ from foundryrt.bundle.schema import (
     Function,
     Growth,
     Random,
+    Ranks,
     Relocation,
     Requirements,
     Tensor,
@@ -41,7 +42,7 @@ from foundryrt.bundle.tables import TEMPLATE_COLUMNS, pack, unpack
 from foundryrt.bundle.writer import Buffer
 from foundryrt.errors import FoundryError
 
-MAGIC = b"FDYCAP\x03\n"
+MAGIC = b"FDYCAP\x04\n"
 _HEADER = struct.Struct("<8sQQ32s")
 _LEVEL = 3
 _STEP = 16 << 20
@@ -77,6 +78,7 @@ class _Region(msgspec.Struct):
     owner: str
     written: bool
     relocations: tuple[Relocation, ...]
+    peer_stride: int
 
 
 class _Index(msgspec.Struct):
@@ -97,6 +99,7 @@ class _Index(msgspec.Struct):
     relocatable: bool
     random: Random | None
     growing: list[Growth]
+    ranks: Ranks | None
 
 
 def save(capture: Capture, path: str | os.PathLike[str]) -> None:
@@ -140,6 +143,7 @@ def load(path: str | os.PathLike[str]) -> Capture:
         relocatable=index.relocatable,
         random=index.random,
         growing=index.growing,
+        ranks=index.ranks,
     )
 
 
@@ -165,6 +169,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
                 image.owner,
                 image.written,
                 image.relocations,
+                image.peer_stride,
             )
             for image in capture.regions
         ],
@@ -178,6 +183,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
         relocatable=capture.relocatable,
         random=capture.random,
         growing=list(capture.growing),
+        ranks=capture.ranks,
     )
 
 
@@ -273,6 +279,7 @@ def _image(file: _File, region: _Region) -> RegionImage:
         region.owner,
         region.written,
         region.relocations,
+        peer_stride=region.peer_stride,
     )
 
 

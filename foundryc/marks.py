@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from foundryc.module import WeightPath
-    from foundryc.recorder import GraphRecording
+    from foundryc.recording import GraphRecording
 
     T = TypeVar("T", torch.Tensor, torch.nn.Module)
 

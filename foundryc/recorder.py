@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 
@@ -15,6 +15,8 @@ from foundryc import capture_file
 from foundryc.capture import Capture
 from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.module import WeightPath, members
+from foundryc.ranks import Ranks, open_ranks
+from foundryc.recording import GraphRecording, Recording
 from foundryc.relocate import write_proved
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
@@ -24,54 +26,6 @@ from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
     from foundryc.cuda.recording import CudaRecording
-
-
-class GraphRecording(Protocol):
-    """A graph being recorded."""
-
-    def input(self, name: str, tensor: torch.Tensor) -> None:
-        """Name memory from before this graph, to be written before its launches; only inside the
-        graph's `with` block."""
-
-    def output(self, name: str, tensor: torch.Tensor) -> None:
-        """Name a result of this graph; only inside the graph's `with` block."""
-
-
-class Recording(Protocol):
-    """What a target's backend offers to the recorder."""
-
-    def register(
-        self, name: str, tensor: torch.Tensor, role: str, slices: Sequence[WeightSlice] = ()
-    ) -> torch.Tensor:
-        """A tensor of equal contents in the arena."""
-
-    def warm_up(self) -> AbstractContextManager[None]:
-        """The body runs with its memory in the arena, before anything is recorded."""
-
-    def program(self) -> AbstractContextManager[None]:
-        """Graphs recorded in the body may use all memory that the body makes."""
-
-    def keep(self, name: str, tensor: torch.Tensor) -> None:
-        """A name for memory of the program."""
-
-    def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
-        """Records the body of the `with` block."""
-
-    @property
-    def pool(self) -> tuple[int, int]:
-        """Torch's pool in the arena."""
-
-    def given(self, name: str, tensor: torch.Tensor) -> None:
-        """Names memory that whoever opens the bundle gives."""
-
-    def adopt(
-        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
-    ) -> None:
-        """Keeps a CUgraph that other code captured."""
-
-    def capture(self, embed_weights: bool) -> Capture:
-        """Everything that has been recorded."""
-
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -132,6 +86,8 @@ class Recorder:
         self._files: dict[str, bytes] = {}
         self._elsewhere = elsewhere
         self._recording = _open_recording(target, base)
+        self._ranks: Ranks | None = None
+        self._begun = False
 
     def __enter__(self) -> Recorder:
         return self
@@ -243,10 +199,32 @@ class Recorder:
             )
         self._recording.given(name, tensor)
 
-    def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
+    def ranks(self, world: int, capacity: int) -> Ranks:
+        """Have the graphs exchange data between `world` processes, each on a GPU of its own.
+
+        The bundle is the same for all of them, and is captured by one process alone, for which
+        the parts of the others are zeros. `capacity` is how many bytes a rank can send at a time:
+        larger tensors go in parts. UsageError after a graph, for a second call, or unless `world`
+        is 2 to 64.
+        """
+        if self._begun or self._ranks is not None:
+            raise UsageError("ranks: say how many there are once, before the first graph")
+        self._ranks = open_ranks(self._recording, world, capacity)
+        return self._ranks
+
+    @contextmanager
+    def graph(self, name: str, **key: int | str) -> Iterator[GraphRecording]:
         """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""
         self._progress(f"recording graph {name}({_variant(key)})")
-        return self._recording.graph(name, **key)
+        self._begun = True
+        if self._ranks is None:
+            with self._recording.graph(name, **key) as graph:
+                yield graph
+            return
+        self._ranks.begin()
+        with self._recording.graph(name, **key) as graph:
+            yield graph
+            self._ranks.settle()
 
     @property
     def pool(self) -> tuple[int, int]:
@@ -267,6 +245,7 @@ class Recorder:
         which has no CUDA graphs.
         """
         self._progress(f"adopting graph {name}({_variant(key)})")
+        self._begun = True
         self._recording.adopt(raw_graph, outputs, name, **key)
 
     def attach(self, name: str, data: bytes) -> None:

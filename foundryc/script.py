@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from foundryc.module import WeightPath
-    from foundryc.recorder import GraphRecording, Recorder
+    from foundryc.recorder import Recorder
+from foundryc.recording import GraphRecording
 
 WORKLOAD = "script"
 

@@ -62,6 +62,7 @@ def write_bundle(
                 random=capture.random,
                 relocatable=capture.relocatable,
                 growing=tuple(capture.growing),
+                ranks=capture.ranks or msgspec.UNSET,
             )
         )
 
@@ -119,6 +120,7 @@ def _region(writer: BundleWriter, image: RegionImage) -> Region:
         written=image.written,
         relocations=image.relocations,
         given=image.given,
+        peer_stride=image.peer_stride,
     )
 
 

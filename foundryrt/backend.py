@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from foundryrt.bundle import schema
+from foundryrt.bundle.ranks import BOUND_MS
 from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ class Backend(Protocol):
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files."""
 
+    def export_slab(self) -> int:
+        """A descriptor of this rank's slab, which the backend closes; UsageError without ranks."""
+
+    def join(self, slabs: Mapping[int, int], bound: int = BOUND_MS) -> None:
+        """Take part in exchanges; `slabs` are descriptors of the others' by rank, for the caller to
+        close, `bound` the milliseconds after which a rank counts as missing."""
+
     def close(self) -> None:
         """Free what the backend holds."""
 
@@ -75,14 +83,16 @@ def open_backend(
     load_weights: bool,
     base: int | None,
     place: Mapping[str, object] | None,
+    rank: int = 0,
 ) -> Backend:
-    """The bundle on its target; arguments are those of `Session.open`, `first` a graph's index."""
+    """The bundle on its target; arguments are those of `Session.open`, `first` a graph's index,
+    `rank` which of the bundle's ranks this process is."""
     if bundle.manifest.target == "host":
         if base is not None:
             raise UsageError("a host bundle lies at no address: give no base")
         from foundryrt.host.backend import HostBackend
 
-        return HostBackend(bundle, weights, load_weights, place)
+        return HostBackend(bundle, weights, load_weights, place, rank)
     from foundryrt.cuda.backend import CudaBackend
 
-    return CudaBackend(bundle, device, first, weights, load_weights, base, place)
+    return CudaBackend(bundle, device, first, weights, load_weights, base, place, rank)

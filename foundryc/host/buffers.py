@@ -24,6 +24,8 @@ class Kind(Enum):
     """Made by a graph and named by it: keeps its bytes until that graph's next launch."""
     SCRATCH = "scratch"
     """Made and used up inside one launch."""
+    SLABS = "slabs"
+    """The ranks' slabs, which others write to; between launches they are zeros."""
 
 
 @dataclass(eq=False)

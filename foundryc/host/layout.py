@@ -32,11 +32,13 @@ def arrange(
     scratch: int,
     initial: Mapping[Buffer, torch.Tensor],
     embedded: bool,
+    world: int = 0,
 ) -> Layout:
     """Buffers one after another, region after region, then `scratch` bytes.
 
     `initial` holds uint8 contents of the buffers that do not begin as zeros; `embedded` marks a
-    weights region that is stored as it is. Regions of no bytes are left out.
+    weights region that is stored as it is, `world` counts the slabs in `symmetric`. Regions of no
+    bytes are left out.
     """
     images: list[RegionImage] = []
     addresses: dict[Buffer, int] = {}
@@ -51,7 +53,12 @@ def arrange(
         if size:
             source = _Image(tuple((addresses[b] - base, initial[b]) for b in filled))
             compress = not (name == "weights" and embedded)
-            images.append(RegionImage(name, base, size, source if filled else None, compress))
+            stride = size // world if name == "symmetric" else 0
+            images.append(
+                RegionImage(
+                    name, base, size, source if filled else None, compress, peer_stride=stride
+                )
+            )
         base += size
     size = align(scratch, ALIGNMENT)
     if size:

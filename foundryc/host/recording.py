@@ -25,14 +25,21 @@ from foundryc.host.buffers import (
 from foundryc.host.encode import encode
 from foundryc.host.graph import RecordedGraph, buffers_of, lifetimes_of, without_unused
 from foundryc.host.layout import Layout, arrange
-from foundryc.host.plan import Plan, plan
+from foundryc.host.plan import Plan, align, plan
 from foundryc.host.space import Space
 from foundryc.host.tape import Tape
 from foundryc.host.verify import Proof, prove
 from foundryc.producer import producer
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Function, NodeKind, Requirements, Tensor
+from foundryrt.bundle.schema import (
+    ALIGNMENT,
+    Function,
+    NodeKind,
+    Ranks,
+    Requirements,
+    Tensor,
+)
 from foundryrt.errors import UsageError
 
 
@@ -56,6 +63,8 @@ class HostRecording:
         self._initial: dict[Buffer, torch.Tensor] = {}
         self._choices: dict[tuple[object, ...], bool] = {}
         self._adopted: list[Buffer] = []
+        self._ranks: Ranks | None = None
+        self._slabs: list[tuple[Buffer, torch.Tensor]] = []
         self._unseen: list[Buffer] = []
         """Kept memory whose first contents are those before the next graph."""
         self._active = False
@@ -191,6 +200,19 @@ class HostRecording:
         )  # fmt: skip
         self._graphs.append(graph)
 
+    def ranks(
+        self, world: int, words: torch.Tensor, size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words and slabs of `world` ranks; pages of slabs that nobody writes cost no memory."""
+        words = self.register("ranks", words, "state")
+        self._ranks = Ranks(world=world, words=len(self._tensors) - 1)
+        slabs = self._space.tensor((world * align(size, ALIGNMENT),), (1,), torch.uint8)
+        buffer = Buffer(slabs.numel(), "the ranks' slabs", Kind.SLABS)
+        self._memory.add(slabs, buffer)
+        self._space.place(buffer, slabs)
+        self._slabs.append((buffer, slabs))
+        return words, slabs
+
     def given(self, name: str, tensor: torch.Tensor) -> None:
         """UsageError: a host bundle's memory is all its own."""
         raise UsageError(f"{name}: only --target cuda has memory that is given when it is opened")
@@ -219,7 +241,7 @@ class HostRecording:
         return Capture(
             target="host",
             requirements=Requirements(
-                memory=sum(image.size for image in layout.images),
+                memory=sum(image.memory for image in layout.images),
                 torch=str(torch.__version__).partition("+")[0],
             ),
             producer=producer(
@@ -233,6 +255,7 @@ class HostRecording:
             slices={
                 i: r.slices for i, r in enumerate(self._tensors) if r.slices and not embed_weights
             },
+            ranks=self._ranks,
         )
 
     def _arrange(self, embed_weights: bool) -> Layout:
@@ -262,10 +285,12 @@ class HostRecording:
                     + [b for b in registered if b.role in ("input", "output")]
                     + list(made),
                 ),
+                ("symmetric", [buffer for buffer, _ in self._slabs]),
             ],
             max((graph.scratch for graph in self._graphs), default=0),
             self._initial | contents,
             embed_weights,
+            self._ranks.world if self._ranks else 0,
         )
         for buffer, shared in literals.items():
             layout.addresses[buffer] = layout.addresses[shared]

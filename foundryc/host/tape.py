@@ -223,7 +223,7 @@ class Tape(TorchDispatchMode):
 
     def _before_write(self, name: str, tensor: torch.Tensor) -> None:
         buffer = self._memory.find(tensor)
-        if buffer is None or (buffer.kind is Kind.SCRATCH) or buffer in self.before:
+        if buffer is None or buffer.kind in (Kind.SCRATCH, Kind.SLABS) or buffer in self.before:
             return
         if buffer.kind is Kind.CONSTANT and buffer.graph == self.label:
             self._unfold_literal(buffer)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
 
 from foundryrt.bundle.errors import (
-    DuplicateName,
     InvalidReference,
     InvalidValue,
     RegionOverlap,
@@ -14,6 +12,10 @@ from foundryrt.bundle.errors import (
     WeightOutOfBounds,
 )
 from foundryrt.bundle.layout import Section, printable
+from foundryrt.bundle.ranks import check_ranks
+from foundryrt.bundle.rules import refer as _refer
+from foundryrt.bundle.rules import require as _require
+from foundryrt.bundle.rules import unique as _unique
 from foundryrt.bundle.schema import (
     ALIGNMENT,
     DTYPES,
@@ -49,6 +51,7 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     for tensor in manifest.tensors:
         _check_tensor(tensor, manifest)
     _check_growth(manifest)
+    check_ranks(manifest)
     _unique("tensor", ((tensor.graph, tensor.name) for tensor in manifest.tensors))
     _unique("graph", ((g.name, tuple(sorted(g.key.items()))) for g in manifest.graphs))
     for function in manifest.functions:
@@ -69,24 +72,6 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         _require(len(kernel.sha256) == 32, "a kernel's digest has not 32 bytes")
     _unique("kernel", (kernel.sha256 for kernel in manifest.kernels))
     _check_weights(manifest)
-
-
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise InvalidValue(f"manifest: {problem}")
-
-
-def _refer(what: str, index: int, things: tuple[object, ...]) -> None:
-    if not 0 <= index < len(things):
-        raise InvalidReference(f"manifest: {what} refers to entry {index} of {len(things)}")
-
-
-def _unique(what: str, names: Iterable[object]) -> None:
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise DuplicateName(f"manifest: two {what}s are named {quoted(name)}")
-        seen.add(name)
 
 
 def _check_text(manifest: Manifest) -> None:
@@ -160,7 +145,10 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         )
         saved = 0 if region.section == -1 else sections[region.section].raw
         _check_relocations(where, region.relocations, saved, manifest)
-    total = sum(region.size for region in manifest.regions if not region.given)
+    # Of the ranks' slabs a process has its own.
+    total = sum(
+        region.peer_stride or region.size for region in manifest.regions if not region.given
+    )
     _require(manifest.requirements.memory >= total, "memory is less than the regions need")
 
 

@@ -19,6 +19,8 @@ import msgspec
 #    added, relocation columns filled, and Manifest.random with GraphEntry.random; dtypes uint16 to
 #    uint64, complex32 and three more of float8; Region.given and Manifest.growing; earlier readers
 #    refuse bundles that have them.
+#    2026-11-29, Manifest.ranks added, and left out where there are none; earlier readers refuse
+#    bundles that have it.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -103,7 +105,7 @@ class Region(Record, frozen=True):
     section: int = -1
     """Section with the region's initial bytes (a prefix; the rest is zero); -1 for none."""
     peer_stride: int = 0
-    """Bytes between the ranks' copies in the `symmetric` region; 0 elsewhere."""
+    """Bytes between the ranks' slabs in the `symmetric` region; 0 elsewhere."""
     owner: str = ""
     """Who made a foreign region, as far as it is known: text for people. Empty in the arena."""
     written: bool = False
@@ -282,6 +284,19 @@ class Growth(Record, frozen=True):
     """Why it cannot grow, where something of the capture depends on how many rows there are."""
 
 
+class Ranks(Record, frozen=True):
+    """The processes that run the bundle together, each on a device of its own.
+
+    The region `symmetric` has a slab for each, `peer_stride` bytes apart: a rank's own, and those of
+    the others, mapped from them.
+    """
+
+    world: int
+    """How many there are."""
+    words: int
+    """The tensor, int32 [4], that says which rank this is: foundryrt/bundle/ranks.py."""
+
+
 class Manifest(Record, frozen=True):
     """The table of contents: everything but the graph tables and the raw bytes."""
 
@@ -307,3 +322,5 @@ class Manifest(Record, frozen=True):
     relocatable: bool = False
     """Whether every address in it has a relocation: its regions may then lie anywhere."""
     growing: tuple[Growth, ...] = ()
+    ranks: Ranks | msgspec.UnsetType = msgspec.UNSET
+    """Of bundles for several ranks; false where it is not set."""

@@ -17,7 +17,9 @@ class OperatorNotAdmitted(FoundryError):
     """A host bundle calls an operator that is not on the list."""
 
 
-NATIVE = frozenset(f"foundry::zak_{name}" for name in ("estimate", "equalize", "demap"))
+NATIVE = frozenset(
+    f"foundry::{name}" for name in ("all_gather", "zak_estimate", "zak_equalize", "zak_demap")
+)
 
 
 @cache

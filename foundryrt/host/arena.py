@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
+import weakref
 from math import prod
 from typing import Any
 
@@ -24,6 +26,8 @@ MAX_ELEMENTS = 1 << 40
 
 _NO_RESERVE = 0x4000
 """MAP_NORESERVE of Linux, which Python's mmap names from 3.13."""
+_FIXED = 0x10
+"""MAP_FIXED, which Python's mmap does not name."""
 _MAY_MOVE_FIXED = 3
 """MREMAP_MAYMOVE and MREMAP_FIXED."""
 _STEP = 1 << 20
@@ -73,6 +77,8 @@ class Arena:
         """The whole arena."""
         self._shared: set[str] = set()
         """Regions in pages that other arenas can map."""
+        self._descriptors: list[int] = []
+        weakref.finalize(self, _close, self._descriptors)
 
     def forget(self, start: int, length: int) -> None:
         """Give whole pages back; they are zeros afterwards."""
@@ -120,6 +126,48 @@ class Arena:
             raise
         self._shared.add(region.name)
 
+    def own_slab(self, region: Region) -> int:
+        """A descriptor of new memory, `region.peer_stride` bytes of zeros, that other processes map.
+
+        The arena closes it; sending it over a Unix socket makes a copy.
+        """
+        try:
+            descriptor = os.memfd_create("foundry slab", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            self._descriptors.append(descriptor)
+            os.ftruncate(descriptor, region.peer_stride)
+            # Were it cut off, those that use it would end by SIGBUS.
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        except OSError as error:
+            raise FoundryError(
+                f"region {region.name}: {region.peer_stride} bytes cannot be shared with other"
+                f" processes ({error.strerror}); free memory or use a smaller bundle"
+            ) from error
+        return descriptor
+
+    def map_slab(self, region: Region, rank: int, descriptor: int) -> None:
+        """Have a rank's slab be the memory of `descriptor`, which the caller may close then.
+
+        FoundryError where that is no slab of such a bundle.
+        """
+        stride = region.peer_stride
+        try:
+            size, seals = os.fstat(descriptor).st_size, fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        except OSError:
+            size, seals = -1, 0
+        if size != stride or not seals & fcntl.F_SEAL_SHRINK:
+            raise FoundryError(
+                f"region {region.name}: what came as the slab of rank {rank} is none of"
+                f" {stride} bytes; start all ranks with one bundle and one version of foundryrt"
+            )
+        place = self.bytes.ctypes.data + region.base + rank * stride
+        access, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _FIXED
+        _require(region, _libc.mmap(place, stride, access, flags, descriptor, 0))
+
+    def close(self) -> None:
+        """Close the descriptors; the memory stays as long as it is used."""
+        _close(self._descriptors)
+
     def _pages(self, region: Region) -> tuple[int, int]:
         """Address and length of the region's pages; no other region begins in them."""
         return self.bytes.ctypes.data + region.base, -(-region.size // ALIGNMENT) * ALIGNMENT
@@ -161,6 +209,11 @@ class Arena:
             offset=address,
             strides=tuple(step * numpy_dtype.itemsize for step in strides),
         )
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def _require(region: Region, mapped: int) -> None:

@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 
 from foundryrt.arrays import check_array
 from foundryrt.bundle.alike import check_alike, given_regions
+from foundryrt.bundle.ranks import (
+    BOUND_MS,
+    check_peers,
+    check_rank,
+    first_words,
+    slab_region,
+    words_tensor,
+)
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.convert import AnyArray
@@ -39,7 +47,7 @@ class HostBackend:
     """Arena and graphs of `bundle`; torch is imported with the first graph.
 
     `weights` is the folder of the weight files, where they have moved; `place` as for
-    `Session.open`.
+    `Session.open`. `rank` is which of the bundle's ranks this process is.
     """
 
     def __init__(
@@ -48,14 +56,18 @@ class HostBackend:
         weights: Path | None = None,
         load_weights: bool = True,
         place: Mapping[str, object] | None = None,
+        rank: int = 0,
     ) -> None:
         self._bundle = bundle
         self._weights = weights
+        self._rank = rank
         manifest = bundle.manifest
+        check_rank(manifest, rank)
         check_names(manifest)
         _check_torch(manifest.requirements.torch)
         self._threads = _threads(manifest.producer.get("threads", "1"))
         self.arena = Arena(arena_bytes(manifest))
+        self._slab: int | None = None
         self._tapes: dict[int, Tape] = {}
         self._launching = threading.RLock()
         """Held by what writes to the arena: graphs share scratch memory, other sessions regions."""
@@ -67,6 +79,7 @@ class HostBackend:
                 self.arena.bytes[region.base : region.base + len(data)] = np.frombuffer(
                     data, np.uint8
                 )
+        self._set_words(*first_words(rank))
         if load_weights:
             self.load_weights()
 
@@ -84,6 +97,36 @@ class HostBackend:
             if region.size:
                 with other._launching:
                     self.arena.share(region, other.arena, others)
+
+    def _set_words(self, *words: int) -> None:
+        """Say which rank this is; see foundryrt/bundle/ranks.py."""
+        if (tensor := words_tensor(self._bundle.manifest)) is not None:
+            self.write(tensor, np.array(words, np.int32))
+
+    def export_slab(self) -> int:
+        """A descriptor of the own slab, for the other ranks; the backend closes it.
+
+        UsageError where the bundle is for one process.
+        """
+        if self._slab is None:
+            region = slab_region(self._bundle.manifest)
+            slab = self.arena.own_slab(region)
+            self.arena.map_slab(region, self._rank, slab)
+            self._slab = slab
+        return self._slab
+
+    def join(self, slabs: Mapping[int, int], bound: int = BOUND_MS) -> None:
+        """Take part from now on; `slabs` are descriptors of all others', by rank.
+
+        Call it after `export_slab`. `bound`: milliseconds after which a rank counts as missing.
+        """
+        manifest = self._bundle.manifest
+        world = check_peers(manifest, self._rank, slabs)
+        self.export_slab()
+        with self._launching:
+            for rank, descriptor in slabs.items():
+                self.arena.map_slab(slab_region(manifest), rank, descriptor)
+            self._set_words(self._rank, world, 0, bound)
 
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` compares only the files' sizes."""
@@ -170,6 +213,7 @@ class HostBackend:
     def close(self) -> None:
         """Drop the graphs; the arena is freed with the last view of it."""
         self._tapes.clear()
+        self.arena.close()
 
 
 def _check_torch(wanted: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 from foundryrt.errors import FoundryError
-from foundryrt.host import zak  # noqa: F401  makes its operators known to torch
+from foundryrt.host import exchange, zak  # noqa: F401  make their operators known to torch
 from foundryrt.host.admitted import check_name
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundryrt.host import zak
+from foundryrt.host import exchange, zak
 from foundryrt.host.overlap import is_disjoint
 
 Arguments = Mapping[str, Any]
@@ -241,6 +241,7 @@ CHECKS: dict[str, Check] = {
     "embedding_dense_backward": _embedding_backward,
     "nll_loss_backward": _nll_backward,
     **zak.CHECKS,
+    **exchange.CHECKS,
 }
 
 CONTENTS: dict[str, Check] = {

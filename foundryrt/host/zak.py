@@ -1,25 +1,20 @@
 """The Zak-OTFS receiver's native core as operators of torch, which a host bundle may call.
 
-A hostile bundle may call them too, with anything: each looks at its arguments itself, and `CHECKS`
-has the same questions asked before a graph's first launch.
+`CHECKS` has the questions that each asks of its arguments asked before a graph's first launch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from foundryrt.errors import FoundryError
+from foundryrt.host.custom import NAMESPACE, Operator, is_plain
 from foundryrt.native import zak_core
 from foundryrt.native.zak_core import MOST_ANTENNAS, Link
-
-NAMESPACE = "foundry"
 
 _COUNTS = (
     "delay_bins", "doppler_bins", "pilot_delay", "pilot_doppler", "guard_bins", "first_tap",
@@ -65,16 +60,6 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and isfinite(value) and abs(value) < 1e30
 
 
-def _is_plain(tensor: Tensor, dtype: torch.dtype, *shape: int) -> bool:
-    return (
-        tensor.dtype == dtype
-        and tuple(tensor.shape) == shape
-        and tensor.is_contiguous()
-        and tensor.device.type == "cpu"
-        and not (tensor.is_conj() or tensor.is_neg())
-    )
-
-
 def _antennas(a: Mapping[str, Any]) -> tuple[int, ...]:
     """The first dimension of what each antenna has, (A,): none where samples are [MN], of one."""
     return tuple(a["samples"].shape[:-1])
@@ -101,10 +86,10 @@ def _for_estimate(a: Mapping[str, Any]) -> Link | None:
     antennas = _antennas(a)
     fits = (
         _can_combine(antennas)
-        and _is_plain(a["samples"], torch.complex64, *antennas, link.delay_bins * link.doppler_bins)
-        and _is_plain(a["taps"], torch.complex64, *antennas, rows, columns)
-        and _is_plain(a["noise_variance"], torch.float32, *antennas)
-        and _is_plain(a["kept"], torch.int64, *antennas)
+        and is_plain(a["samples"], torch.complex64, *antennas, link.delay_bins * link.doppler_bins)
+        and is_plain(a["taps"], torch.complex64, *antennas, rows, columns)
+        and is_plain(a["noise_variance"], torch.float32, *antennas)
+        and is_plain(a["kept"], torch.int64, *antennas)
         and _is_number(a["tap_sigmas"])
         and 1 <= a["max_taps"] <= rows * columns
     )
@@ -119,12 +104,12 @@ def _for_equalize(a: Mapping[str, Any]) -> Link | None:
     antennas = _antennas(a)
     fits = (
         _can_combine(antennas)
-        and _is_plain(a["samples"], torch.complex64, *antennas, samples)
-        and _is_plain(a["taps"], torch.complex64, *antennas, *_window(link))
-        and _is_plain(a["noise_variance"], torch.float32, *antennas)
+        and is_plain(a["samples"], torch.complex64, *antennas, samples)
+        and is_plain(a["taps"], torch.complex64, *antennas, *_window(link))
+        and is_plain(a["noise_variance"], torch.float32, *antennas)
         and 1 <= a["iterations"] <= _MOST_ITERATIONS
-        and _is_plain(a["equalized"], torch.complex64, samples)
-        and _is_plain(a["bias"], torch.float32, link.doppler_bins)
+        and is_plain(a["equalized"], torch.complex64, samples)
+        and is_plain(a["bias"], torch.float32, link.doppler_bins)
     )
     return link if fits else None
 
@@ -136,13 +121,13 @@ def _for_demap(a: Mapping[str, Any]) -> Link | None:
     symbols = (link.delay_bins - link.guard_bins) * link.doppler_bins
     bits = 2 * a["axis_bits"]
     fits = (
-        _is_plain(a["equalized"], torch.complex64, link.delay_bins * link.doppler_bins)
-        and _is_plain(a["bias"], torch.float32, link.doppler_bins)
-        and _is_plain(a["symbols"], torch.complex64, symbols)
-        and _is_plain(a["llr"], torch.float32, symbols, bits)
-        and _is_plain(a["bits"], torch.uint8, symbols, bits)
-        and _is_plain(a["mu"], torch.float32)
-        and _is_plain(a["variance"], torch.float32)
+        is_plain(a["equalized"], torch.complex64, link.delay_bins * link.doppler_bins)
+        and is_plain(a["bias"], torch.float32, link.doppler_bins)
+        and is_plain(a["symbols"], torch.complex64, symbols)
+        and is_plain(a["llr"], torch.float32, symbols, bits)
+        and is_plain(a["bits"], torch.uint8, symbols, bits)
+        and is_plain(a["mu"], torch.float32)
+        and is_plain(a["variance"], torch.float32)
     )
     return link if fits else None
 
@@ -170,50 +155,18 @@ def _demap(a: Mapping[str, Any], link: Link) -> None:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Operator:
-    """How an operator is declared, what its arguments must be, and what runs it."""
-
-    schema: str
-    link: Callable[[Mapping[str, Any]], Link | None]
-    run: Callable[[Mapping[str, Any], Link], None]
-
-    @property
-    def name(self) -> str:
-        return self.schema.partition("(")[0]
-
-    def fits(self, a: Mapping[str, Any]) -> bool:
-        """Whether a call's arguments, by name, fit each other."""
-        return self.link(a) is not None
-
-    def define(self, library: torch.library.Library) -> None:
-        """Make it an operator of torch."""
-        library.define(self.schema)  # type: ignore[no-untyped-call]
-        overload = getattr(getattr(torch.ops, NAMESPACE), self.name).default
-        names = tuple(argument.name for argument in overload._schema.arguments)
-
-        def call(*args: Any, **kwargs: Any) -> None:
-            a = dict(zip(names, args, strict=False)) | kwargs
-            link = self.link(a)
-            if link is None:
-                raise FoundryError(f"{NAMESPACE}::{self.name}: its arguments do not fit each other")
-            self.run(a, link)
-
-        library.impl(self.name, call, "CPU")  # type: ignore[no-untyped-call]
-
-
 _OPERATORS = (
-    _Operator(
+    Operator(
         f"zak_estimate(Tensor samples, {_LINK}, float tap_sigmas, int max_taps, *,"
         " Tensor(a!) taps, Tensor(b!) noise_variance, Tensor(c!) kept) -> ()",
         _for_estimate, _estimate,
     ),
-    _Operator(
+    Operator(
         f"zak_equalize(Tensor samples, Tensor taps, Tensor noise_variance, {_LINK},"
         " int iterations, *, Tensor(a!) equalized, Tensor(b!) bias) -> ()",
         _for_equalize, _equalize,
     ),
-    _Operator(
+    Operator(
         f"zak_demap(Tensor equalized, Tensor bias, {_LINK}, int axis_bits, *,"
         " Tensor(a!) symbols, Tensor(b!) llr, Tensor(c!) bits, Tensor(d!) mu,"
         " Tensor(e!) variance) -> ()",
@@ -224,7 +177,5 @@ _OPERATORS = (
 CHECKS = {f"{NAMESPACE}::{operator.name}": operator.fits for operator in _OPERATORS}
 """By operator: whether a call's arguments, given by name, fit each other."""
 
-# As long as the process: with the library its operators would go.
-_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 for _one in _OPERATORS:
-    _one.define(_LIBRARY)
+    _one.define()

@@ -18,9 +18,11 @@ from foundryrt.bundle.schema import (
     Function,
     Kernel,
     Random,
+    Ranks,
     Region,
     Relocation,
     SectionKind,
+    Tensor,
     Variable,
 )
 from foundryrt.errors import UsageError
@@ -97,6 +99,32 @@ def variable(**changes: object) -> Parts:
 
 def random(seed: int = 0) -> Parts:
     return with_manifest(random=Random(seed=seed, offset=1, initial_seed=0))
+
+
+SLABS = Region(name="symmetric", base=0x600000003000, size=8192, peer_stride=4096)
+WORDS = Tensor(
+    name="ranks", region=1, offset=512, dtype="int32", shape=(4,), strides=(1,), role="state"
+)
+
+
+def ranks(
+    world: int = 2, words: int = 2, slabs: Region | None = SLABS, tensor: Tensor = WORDS
+) -> Parts:
+    """The valid bundle for two ranks."""
+    manifest = parts().manifest
+    return with_manifest(
+        ranks=Ranks(world=world, words=words),
+        regions=(*manifest.regions[:2], *([slabs] if slabs else [])),
+        tensors=(*manifest.tensors, tensor),
+    )
+
+
+def words(**changes: object) -> Parts:
+    return ranks(tensor=msgspec.structs.replace(WORDS, **changes))
+
+
+def slabs(**changes: object) -> Parts:
+    return ranks(slabs=msgspec.structs.replace(SLABS, **changes))
 
 
 def extra_section(kind: int, name: str, codec: int = Codec.NONE, optional: bool = False) -> Parts:
@@ -256,6 +284,33 @@ ATTACKS = {
     "regions overlap": (regions(1, base=0x600000001000), errors.RegionOverlap),
     "initial bytes exceed the region": (regions(0, size=1024), errors.InvalidValue),
     "peer stride outside symmetric": (regions(1, peer_stride=4096), errors.InvalidValue),
+    "one rank": (ranks(world=1, slabs=SLABS), errors.InvalidValue),
+    "ranks without number": (ranks(world=1 << 40), errors.InvalidValue),
+    "ranks without slabs": (ranks(slabs=None), errors.InvalidValue),
+    "more ranks than slabs": (ranks(world=3), errors.InvalidValue),
+    "fewer ranks than slabs": (slabs(size=12288), errors.InvalidValue),
+    "slabs unaligned": (slabs(size=4096, peer_stride=2048), errors.InvalidValue),
+    "slabs without stride": (slabs(peer_stride=0), errors.InvalidValue),
+    "slabs with initial bytes": (
+        with_manifest(
+            ranks=ranks().manifest.ranks,
+            tensors=ranks().manifest.tensors,
+            regions=(
+                msgspec.structs.replace(parts().manifest.regions[0], section=-1),
+                parts().manifest.regions[1],
+                msgspec.structs.replace(SLABS, section=3),
+            ),
+        ),
+        errors.InvalidValue,
+    ),
+    "ranks without words": (ranks(words=3), errors.InvalidReference),
+    "ranks' words elsewhere": (ranks(words=0), errors.InvalidValue),
+    "ranks' words of another type": (words(dtype="float32"), errors.InvalidValue),
+    "five words of ranks": (words(shape=(5,)), errors.InvalidValue),
+    "ranks' words apart": (words(strides=(2,)), errors.InvalidValue),
+    "ranks' words as weights": (words(role="weight"), errors.InvalidValue),
+    "ranks' words of a graph": (words(graph=0), errors.InvalidValue),
+    "ranks' words in the slabs": (words(region=2), errors.InvalidValue),
     "regions exceed the stated memory": (
         with_manifest(
             requirements=msgspec.structs.replace(parts().manifest.requirements, memory=1)
@@ -414,6 +469,14 @@ def test_valid_sample_is_accepted(tmp_path: Path) -> None:
         assert bytes(bundle.kernel(0)) == samples.KERNEL
         words = bundle.member(0).apply(bundle.template(0))
         assert words.tolist() == [100, 1, 2, 0x600000002010, 4, 5, 6, 2**64 - 1, 8, 9]
+
+
+def test_valid_ranks_are_accepted(tmp_path: Path) -> None:
+    with Bundle.open(ranks().write(tmp_path / "a.fdy")) as bundle:
+        bundle.verify()
+        assert bundle.manifest == ranks().manifest
+    with Bundle.open(parts().write(tmp_path / "b.fdy")) as bundle:
+        assert not bundle.manifest.ranks
 
 
 def test_digest_of_each_section(tmp_path: Path) -> None:
