@@ -287,8 +287,8 @@ class Growth(Record, frozen=True):
 class Ranks(Record, frozen=True):
     """The processes that run the bundle together, each on a device of its own.
 
-    The region `symmetric` has a slab for each, `peer_stride` bytes apart: a rank's own, and those of
-    the others, mapped from them.
+    The region `symmetric` has a slab for each, `peer_stride` bytes apart: a rank's own, and those
+    of the others, mapped from them.
     """
 
     world: int

@@ -12,7 +12,7 @@ from foundryrt.errors import FoundryError
 from foundryrt.ranks.meeting import Hello
 
 if TYPE_CHECKING:
-    from foundryrt.backend import Backend
+    from foundryrt.backend import RankBackend
     from foundryrt.bundle.reader import Bundle
 
 
@@ -55,7 +55,7 @@ def _gpus() -> list[str]:
     return found
 
 
-def prepare(backend: Backend, bundle: Bundle, first: int | None) -> None:
+def prepare(backend: RankBackend, bundle: Bundle, first: int | None) -> None:
     """On the host, have the first graph ready, which imports torch: ranks wait for each other only
     for seconds. On cuda, opening the backend does so."""
     if bundle.manifest.target == "host":

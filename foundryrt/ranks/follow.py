@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from foundryrt.peek import on_device
 
 if TYPE_CHECKING:
-    from foundryrt.backend import Backend
+    from foundryrt.backend import RankBackend
     from foundryrt.bundle.schema import Manifest
     from foundryrt.native.ring import Record, Ring
 
@@ -160,7 +160,7 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
 class _Follower:
     """Does what records say."""
 
-    def __init__(self, backend: Backend, manifest: Manifest, line: _Line) -> None:
+    def __init__(self, backend: RankBackend, manifest: Manifest, line: _Line) -> None:
         from foundryrt.bundle.ranks import words_tensor
         from foundryrt.ranks.records import Kind
 

@@ -78,8 +78,14 @@ class Followers:
             raise
         return followers
 
+    def __enter__(self) -> Followers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def meet(self, own: Hello) -> None:
-        """Wait for all ranks; FoundryError names those that are late, and what one has otherwise."""
+        """Wait for all ranks; FoundryError names those that are late, and what differs at one."""
         end = time.monotonic() + patience()
         while missing := [rank for rank in range(1, self.world) if rank not in self._hellos]:
             for rank in missing:
@@ -135,7 +141,9 @@ class Followers:
             self.lost = RankLost(f"{self.name(rank)} {why}; start all ranks again")
             self._changed.notify_all()
         for call in self.on_loss:
-            call(rank)
+            # What one of them meets must not keep the others from knowing.
+            with contextlib.suppress(FoundryError):
+                call(rank)
 
     def name(self, rank: int) -> str:
         """A rank for people, with its GPU and process."""
@@ -189,7 +197,9 @@ class Followers:
     def _problem(self, hello: Hello, own: Hello) -> str:
         name = f"rank {hello.rank} (process {hello.pid})"
         if hello.world != self.world:
-            return f"{name} was started as one of {hello.world} ranks, rank 0 as one of {self.world}"
+            return (
+                f"{name} was started as one of {hello.world} ranks, rank 0 as one of {self.world}"
+            )
         if not 0 < hello.rank < self.world or hello.rank in self._hellos:
             taken = "is there twice" if hello.rank else "is rank 0's own place"
             return f"{name} {taken}: start every rank once, numbered 0 to {self.world - 1}"
@@ -277,7 +287,9 @@ def _process(
         command.append(f"--parent={os.getpid()}")
     try:
         # A terminal's Ctrl-C is for this process, which ends the others.
-        return subprocess.Popen([*command, os.fspath(bundle)], stdin=subprocess.DEVNULL, process_group=0)
+        return subprocess.Popen(
+            [*command, os.fspath(bundle)], stdin=subprocess.DEVNULL, process_group=0
+        )
     except OSError as error:
         raise FoundryError(f"rank {rank} cannot be started: {error.strerror}") from error
 

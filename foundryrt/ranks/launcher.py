@@ -63,9 +63,7 @@ def place(environment: Mapping[str, str]) -> Place | None:
             continue
         if launcher.name == "Slurm" and not environment.get("SLURM_STEP_ID", "").isdigit():
             continue  # the script of a job, of which there is one
-        rank, world = (
-            _number(environment, name) for name in (launcher.rank, launcher.world)
-        )
+        rank, world = (_number(environment, name) for name in (launcher.rank, launcher.world))
         if world == 1:
             continue
         if not rank < world:

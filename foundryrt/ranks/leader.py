@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from foundryrt.arrays import check_array
-from foundryrt.backend import Backend, open_backend
+from foundryrt.backend import RankBackend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.bundle.ranks import BOUND_MS, MISSING, words_tensor
 from foundryrt.errors import RankLost, UsageError
@@ -63,7 +63,7 @@ def open_leader(
         raise
 
 
-def _join(own: Backend, followers: Followers, world: int) -> Ring:
+def _join(own: RankBackend, followers: Followers, world: int) -> Ring:
     """Have all ranks map each other's slabs, and the ring."""
     slabs = {0: own.export_slab()}
     arrived = followers.await_all("slab")
@@ -85,7 +85,7 @@ class Leader:
     session too: the others have done what this rank has not.
     """
 
-    def __init__(self, own: Backend, bundle: Bundle, followers: Followers, ring: Ring) -> None:
+    def __init__(self, own: RankBackend, bundle: Bundle, followers: Followers, ring: Ring) -> None:
         self._own, self._followers, self._ring = own, followers, ring
         self._manifest = manifest = bundle.manifest
         self._index = {(each.graph, each.name): i for i, each in enumerate(manifest.tensors)}
@@ -112,7 +112,7 @@ class Leader:
             self._likes[index] = self._own.tensor(tensor)
         array = np.asarray(values)
         check_array(tensor.name, array, self._likes[index])
-        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         starts = range(0, data.nbytes, MOST_BYTES)
         parts = ((Kind.WRITE, index, start, data[start : start + MOST_BYTES]) for start in starts)
         self._together(lambda: self._own.write(tensor, array), *parts)
@@ -154,7 +154,8 @@ class Leader:
 
     def tensor(self, tensor: schema.Tensor) -> Tensor:
         """Only to be read: what this rank alone writes, the others do not have."""
-        return read_only(self._own.tensor(tensor))
+        found: Tensor = read_only(self._own.tensor(tensor))
+        return found
 
     def ready(self, graph: int | None = None) -> int:
         self._followers.check()
