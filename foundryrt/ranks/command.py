@@ -109,7 +109,8 @@ def _check(
 ) -> None:
     captured = f"the bundle was captured for {world} rank{'s' * (world > 1)}"
     if tp is not None and tp != world:
-        raise UsageError(f"--tp {tp}: {captured}: say --tp {world}, or capture it with --tp {tp}")
+        say = f"say --tp {world}" if world > 1 else "leave it out"
+        raise UsageError(f"--tp {tp}: {captured}: {say}, or capture it with --tp {tp}")
     if world > 1 and tp is None and where is None:
         raise UsageError(f"{captured}: say --tp {world}")
     if where is not None and where.world != world:

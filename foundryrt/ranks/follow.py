@@ -105,13 +105,13 @@ class _Line:
 
         with suppress(OSError):
             send(self._connection, {"failed": why[:4000], "rank": self._rank})
-        self._end(why)
+        self._end(f"rank {self._rank}: {why}")
 
     def _end(self, why: str) -> NoReturn:
         if not self._quiet:
             from foundryrt.console import note
 
-            note(f"error: rank {self._rank}: {why}")
+            note(f"error: {why}")
         os._exit(1)
 
     def _read(self) -> None:
@@ -123,7 +123,7 @@ class _Line:
             except (OSError, ValueError):
                 message, files = None, []
             if message is None:
-                self._end("rank 0 has ended")
+                self._end(f"rank {self._rank}: rank 0 has ended")
             if "refused" in message:
                 self._end(message["refused"])
             self._said.put((message, files))

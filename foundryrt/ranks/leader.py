@@ -220,7 +220,7 @@ class Leader:
                 self._followers.check()
                 raise RankLost("the ranks of this session have ended") from None
             except BaseException as error:
-                self._followers.lose(0, f"failed: {error or type(error).__name__}")
+                self._followers.lose(0, f"failed: {str(error) or type(error).__name__}")
                 raise
 
     def _stop_waiting(self, rank: int) -> None:
