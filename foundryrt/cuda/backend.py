@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from ctypes import byref, c_int32, sizeof
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from foundryrt.bundle.alike import check_alike, given_regions, refuse_missing
 from foundryrt.bundle.ranks import (
     BOUND_MS,
+    MISSING,
     WORDS,
     check_peers,
     check_rank,
@@ -233,6 +235,15 @@ class CudaBackend:
         if self._random is None:
             raise UsageError("no graph of this bundle draws random numbers: nothing to seed")
         self._random.seed(seed)
+
+    def abandon(self, rank: int) -> None:
+        """Have exchanges under way, and all later ones, give up: `rank` is no more."""
+        if (tensor := words_tensor(self._bundle.manifest)) is not None:
+            address, word = self._arena.address(tensor) + 4 * MISSING, c_int32(1 + rank)
+            self.device.enter()
+            # Not on the session's stream, where what waits for the rank is running.
+            self.device.cuda("cuMemcpyHtoDAsync_v2", address, byref(word), sizeof(word), None)
+            self.device.cuda("cuStreamSynchronize", None)
 
     def synchronize(self) -> None:
         """Wait for the session's stream."""

@@ -27,6 +27,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetAttribute": (_POINTER, c_int, c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
     "cuDeviceCanAccessPeer": (_POINTER, c_int, c_int),
+    "cuDeviceGetUuid_v2": (_POINTER, c_int),
     "cuDevicePrimaryCtxRetain": (_POINTER, c_int),
     "cuDevicePrimaryCtxRelease_v2": (c_int,),
     "cuCtxSetCurrent": (c_void_p,),
