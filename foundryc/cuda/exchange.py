@@ -7,14 +7,18 @@ rank sends one.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import globaltimer
 
-from foundryc.ranks import Ranks
 from foundryrt.errors import UsageError
+
+if TYPE_CHECKING:
+    from foundryc.ranks import Ranks
 
 DTYPES = {torch.bfloat16: 2, torch.float32: 1}
 """What can be sent, and how many of it are a word."""
@@ -29,7 +33,10 @@ def all_gather(x: Tensor, ranks: Ranks) -> Tensor:
 
     Where a rank does not answer in time, what is missing is zero too, and the error word says so.
     """
-    words = as_words(x).flatten()
+    padded = x.flatten()
+    if x.numel() % DTYPES.get(x.dtype, 1):
+        padded = torch.nn.functional.pad(padded, (0, 1))
+    words = as_words(padded)
     out = torch.empty(ranks.world, words.shape[0], dtype=torch.int32, device=x.device)
     step = ranks.capacity // WORD
     for first in range(0, words.shape[0], step):
@@ -38,15 +45,15 @@ def all_gather(x: Tensor, ranks: Ranks) -> Tensor:
             words[first:], out[:, first:], *parameters(ranks), count, words.shape[0],
             WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK,
         )  # fmt: skip
-    return out.view(x.dtype).view(ranks.world, *x.shape)
+    return out.view(x.dtype)[:, : x.numel()].view(ranks.world, *x.shape)
 
 
 def as_words(x: Tensor) -> Tensor:
     """`x` seen as words; UsageError where it is none of DTYPES, or no whole number of words."""
     if x.dtype not in DTYPES or not x.is_contiguous() or x.numel() % DTYPES[x.dtype]:
         raise UsageError(
-            f"ranks cannot exchange a {x.dtype} tensor of shape {list(x.shape)}: it must be"
-            " contiguous, of float32 or of an even number of bfloat16"
+            f"ranks cannot exchange {x.dtype} of shape {list(x.shape)} and strides {x.stride()}:"
+            " give contiguous float32, or an even number of contiguous bfloat16"
         )
     return x.flatten().view(torch.int32)
 

@@ -17,11 +17,11 @@ from foundryc.cuda.exchange import (
     as_words,
     await_words,
     clear,
-    takes_part,
     numbers,
     parameters,
     send,
     send_to,
+    takes_part,
 )
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
