@@ -144,6 +144,6 @@ def _weigh(each, weights, out, n, TOP: tl.constexpr, BLOCK: tl.constexpr):
     for j in tl.static_range(TOP):
         pair = row * TOP + j
         weight = tl.load(weights + pair)
-        there = (at < n) & (weight != 0)
+        there = tl.where(at < n, weight, 0.0) != 0
         total += weight * tl.load(each + pair * n + at, there, other=0.0)
     tl.store(out + row * n + at, total, at < n)
