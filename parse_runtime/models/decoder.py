@@ -12,7 +12,7 @@ from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.ranks import Ranks, own_rows, summed
+from parse_runtime.kernels.ranks import Ranks, first_of, own_rows, summed
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
@@ -109,6 +109,8 @@ class Pass:
     """Attention reads the first `keys` rows of a slot."""
     ranks: Ranks | None = None
     """Those that share the model; `config` and the weights are then one rank's."""
+    first_expert: Tensor | None = None
+    """And this is where the rank's experts begin."""
 
 
 Layer = Callable[
@@ -138,8 +140,9 @@ def forward(
     """
     run = layer or decoder_layer
     shared = windowed = Pass(
-        config, inverse_frequencies, rows, rows.places(cache.rows), keys, ranks
-    )
+        config, inverse_frequencies, rows, rows.places(cache.rows), keys, ranks,
+        first_of(ranks, config.experts // ranks.world) if ranks and config.experts else None,
+    )  # fmt: skip
     if config.windowed_layers:
         windowed = replace(shared, rows=rows.windowed(config.window))
         if windowed_frequencies is not None:
@@ -194,7 +197,10 @@ def decoder_layer(
     if c.output_norms:
         added, _ = add_rms_norm(added, None, weights["attention_output_norm"], eps, offset, ranks)
     x, hidden = add_rms_norm(added, entered, weights["post_norm"], eps, offset, left)
-    added = mixture(weights, c, x, ranks) if "router" in weights else mlp(weights, x, c.gelu)
+    if "router" in weights:
+        added = mixture(weights, c, x, shared.first_expert)
+    else:
+        added = mlp(weights, x, c.gelu)
     if c.output_norms:
         added, _ = add_rms_norm(added, None, weights["mlp_output_norm"], eps, offset, ranks)
     return added, entered, hidden
