@@ -20,6 +20,8 @@ def given_regions(names: Iterable[str], manifest: Manifest) -> list[Region]:
         if name not in known:
             own = ", ".join(r.name for r in manifest.regions if r.given or not r.owner)
             raise UsageError(f"no region {name!r} to give memory for; there is {own}")
+        if known[name].peer_stride:
+            raise UsageError(f"region {name!r} is the ranks' own: no memory can be given for it")
     return [known[name] for name in names]
 
 

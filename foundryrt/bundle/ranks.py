@@ -23,6 +23,7 @@ BOUND_MS = 8000
 """Longer than ranks that work are apart, short enough to notice one that does not."""
 MESSAGE = 256
 """A rank's part of a buffer is a multiple of so many bytes."""
+ONE_PROCESS = "the bundle is for one process: it was captured without ranks"
 
 
 def first_words(rank: int = 0) -> tuple[int, int, int, int]:
@@ -33,7 +34,7 @@ def first_words(rank: int = 0) -> tuple[int, int, int, int]:
 def slab_region(manifest: Manifest) -> Region:
     """The region of the slabs; UsageError where the bundle is for one process."""
     if not manifest.ranks:
-        raise UsageError("the bundle is for one process: it was captured without ranks")
+        raise UsageError(ONE_PROCESS)
     return next(region for region in manifest.regions if region.peer_stride)
 
 

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import byref, c_int, c_ubyte, c_uint, c_uint64, c_ushort, c_void_p
+from ctypes import byref, c_uint64
 from dataclasses import dataclass, field
-from functools import partial
 
+from foundryrt.bundle.ranks import ONE_PROCESS
 from foundryrt.bundle.schema import Region, Tensor
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.given import Given, Memory, Shared, check_memory
+from foundryrt.cuda.memory import DeviceMemory
+from foundryrt.cuda.slabs import Slabs
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.printable import quoted
-from foundryrt.undo import Held, Undo
+from foundryrt.undo import Undo
 
-_PINNED, _DEVICE, _READ_WRITE = 1, 1, 3
-_FILE_DESCRIPTOR = 1  # CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _BASE_ALIGNMENT = 32 << 20
 """Bytes; what drivers round the start of a large range up to (580.159, H200)."""
 _FOREIGN_ALIGNMENT = 4096
 """Bytes; a foreign region begins where it did modulo this, which is more than code relies on."""
-_libc = ctypes.CDLL(None)
-
-
-class _Location(ctypes.Structure):
-    _fields_ = (("type", c_int), ("id", c_int))
-
-
-class _Flags(ctypes.Structure):
-    _fields_ = (
-        ("compression", c_ubyte), ("gpu_direct_rdma", c_ubyte), ("usage", c_ushort),
-        ("reserved", c_ubyte * 4),
-    )  # fmt: skip
-
-
-class _Properties(ctypes.Structure):
-    """CUmemAllocationProp."""
-
-    _fields_ = (
-        ("type", c_int), ("handle_types", c_int), ("location", _Location),
-        ("security", c_void_p), ("flags", _Flags),
-    )  # fmt: skip
-
-
-class _Access(ctypes.Structure):
-    """CUmemAccessDesc."""
-
-    _fields_ = (("location", _Location), ("flags", c_int))
 
 
 @dataclass(frozen=True)
@@ -65,10 +37,9 @@ class Placing:
 class Arena:
     """A bundle's regions on a device, placed and mapped; `undo` frees them.
 
-    The parts of the arena keep their distances. Foreign regions lie together, anywhere. With
-    `exportable`, other processes can be given the memory of the arena's parts. UsageError where
-    the arena cannot be moved to the base asked for; FoundryError where addresses are taken in this
-    process or memory does not suffice.
+    The parts of the arena keep their distances. Foreign regions lie together, anywhere. Of ranks'
+    slabs, that of `rank` has memory. UsageError where the arena cannot be moved to the base asked
+    for; FoundryError where addresses are taken in this process or memory does not suffice.
     """
 
     def __init__(
@@ -76,26 +47,21 @@ class Arena:
         device: Device,
         regions: tuple[Region, ...],
         undo: Undo,
-        exportable: bool = False,
         placing: Placing = Placing(),
+        rank: int = 0,
     ) -> None:
+        self._device = device
         self._cuda = device.cuda
         self._regions = regions
         self._undo = undo
-        self._exportable = exportable
+        self._rank = rank
+        self._slabs: Slabs | None = None
         self._bases = {region.name: region.base for region in regions}
-        self._memory: dict[str, int] = {}
-        self._exported: dict[str, int] = {}
-        location = _Location(_DEVICE, device.ordinal)
-        handle_types = _FILE_DESCRIPTOR if exportable else 0
-        self._properties = _Properties(_PINNED, handle_types, location)
-        self._access = _Access(location, _READ_WRITE)
+        self._memory: set[str] = set()
         mapped = [region for region in regions if region.size]
         if not mapped:
             return
-        self._granularity = self._cuda.ask(
-            "cuMemGetAllocationGranularity", byref(self._properties), c_uint(0), kind=c_uint64
-        )
+        self._device_memory = DeviceMemory(device)
         self._given = placing.given
         rest = [region for region in mapped if not self._take_given(region, placing.movable)]
         self._place_arena([region for region in rest if not region.owner], placing)
@@ -109,10 +75,23 @@ class Arena:
         """Where a region was placed."""
         return self._bases[region.name]
 
+    def memory(self, region: Region) -> tuple[int, int]:
+        """Address and bytes of the memory behind a region: of slabs, of the own one."""
+        if self._slabs is not None and region.peer_stride:
+            return self._slabs.own, region.peer_stride
+        return self.base(region), region.size
+
+    @property
+    def slabs(self) -> Slabs:
+        """The ranks' slabs; UsageError where the bundle is for one process."""
+        if self._slabs is None:
+            raise UsageError(ONE_PROCESS)
+        return self._slabs
+
     def mapped(self, name: str) -> int:
         """Where memory of this arena's own is mapped for region `name`; UsageError for none."""
         if name not in self._memory:
-            raise UsageError(f"no region {name!r} has memory here; there is {list(self._memory)}")
+            raise UsageError(f"no region {name!r} has memory here; there is {sorted(self._memory)}")
         return self._bases[name]
 
     @property
@@ -128,29 +107,6 @@ class Arena:
                 f"region {place.name}: {address:#x} should be an address in it, and is none"
             )
         return address - place.base + self.base(place)
-
-    def export(self, name: str) -> int:
-        """A file descriptor with which another process can map the memory of region `name`.
-
-        The arena closes it; sending it over a Unix socket makes a copy. UsageError where there is
-        no such region or the arena was not made exportable.
-        """
-        if name not in self._memory:
-            raise UsageError(f"no region {name!r} has memory here; there is {list(self._memory)}")
-        if not self._exportable:
-            raise UsageError(f"region {name}: the arena was not made for other processes to map")
-        if name not in self._exported:
-            descriptor, held = c_int(-1), Held()
-            self._undo.push(partial(held.release, _libc.close, descriptor))
-            self._cuda.take(
-                held, "cuMemExportToShareableHandle", byref(descriptor), self._memory[name],
-                _FILE_DESCRIPTOR, 0, about=f"region {name}",
-            )  # fmt: skip
-            self._exported[name] = descriptor.value
-        return self._exported[name]
-
-    def _rounded(self, size: int) -> int:
-        return -(-size // self._granularity) * self._granularity
 
     def _take_given(self, region: Region, movable: bool) -> bool:
         """Whether the region lies in memory that was given: then it lies there."""
@@ -181,7 +137,7 @@ class Arena:
             )
         if base % _BASE_ALIGNMENT and base != start:
             raise UsageError(f"base {base:#x} is no multiple of {_BASE_ALIGNMENT:#x}")
-        got = self._reserve(base, self._rounded(end - start))
+        got = self._reserve(base, self._device_memory.rounded(end - start))
         if got != base and (placing.base is not None or not movable):
             raise FoundryError(
                 f"the addresses {base:#x} to {base + end - start:#x} are taken in this process"
@@ -190,7 +146,10 @@ class Arena:
             )
         for region in regions:
             self._bases[region.name] = region.base - start + got
-            self._map(region.name, self.base(region), region.size)
+            if region.peer_stride:
+                self._slabs = Slabs(self._device, region, self.base(region), self._rank, self._undo)
+            else:
+                self._map(region.name, self.base(region), region.size)
 
     def _place_foreign(self, regions: list[Region]) -> None:
         """One range with memory: most are small, and a page of the device is large."""
@@ -201,7 +160,7 @@ class Arena:
             end = places[region.name] + region.size
         if not regions:
             return
-        base = self._reserve(0, self._rounded(end))
+        base = self._reserve(0, self._device_memory.rounded(end))
         self._map("foreign", base, end)
         self._bases |= {name: base + offset for name, offset in places.items()}
 
@@ -214,19 +173,11 @@ class Arena:
         return got.value
 
     def _map(self, name: str, base: int, size: int) -> None:
-        about, size = f"region {name}", self._rounded(size)
+        about = f"region {name}"
         shared = self._given.get(name)
         if isinstance(shared, Shared):
-            memory = self._cuda.make(
-                self._undo, "cuMemRetainAllocationHandle", shared.address, about=about
-            )
+            memory = self._device_memory.retain(self._undo, shared.address, about)
         else:
-            memory = self._cuda.make(
-                self._undo, "cuMemCreate", size, byref(self._properties), 0,
-                about=f"{size} bytes for {about}",
-            )  # fmt: skip
-        self._cuda.hold(
-            self._undo, "cuMemMap", (base, size, 0, memory, 0), "cuMemUnmap", (base, size), about
-        )
-        self._cuda("cuMemSetAccess", base, size, byref(self._access), 1, about=about)
-        self._memory[name] = memory
+            memory = self._device_memory.make(self._undo, size, about)
+        self._device_memory.map(self._undo, base, size, memory, about)
+        self._memory.add(name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ctypes import byref, c_int32, sizeof
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,19 @@ from weakref import WeakSet
 from msgspec.structs import replace
 
 from foundryrt.bundle.alike import check_alike, given_regions, refuse_missing
-from foundryrt.bundle.ranks import MISSING, words_tensor
+from foundryrt.bundle.ranks import (
+    BOUND_MS,
+    MISSING,
+    WORDS,
+    check_peers,
+    check_rank,
+    first_words,
+    words_tensor,
+)
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Relocation, Tensor
+from foundryrt.bundle.schema import Tensor
 from foundryrt.cuda.arena import Arena, Placing
+from foundryrt.cuda.contents import fill
 from foundryrt.cuda.device import Device, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
@@ -44,7 +53,7 @@ class CudaBackend:
     `first` is the index of the graph to make launchable before this returns; the others follow in
     the background. `weights` is the folder of the weight files, where they have moved;
     with `load_weights=False` they stay zero until `load_weights` is called. `base` is where the
-    arena must lie, `place` as for `Session.open`.
+    arena must lie, `place` as for `Session.open`, `rank` which of the bundle's ranks this is.
 
     `close`, or the end of the last reference, waits for the preparation of weights, the pipelines
     and the stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the
@@ -60,8 +69,11 @@ class CudaBackend:
         load_weights: bool = True,
         base: int | None = None,
         place: Mapping[str, object] | None = None,
+        rank: int = 0,
     ) -> None:
+        check_rank(bundle.manifest, rank)
         self._bundle = bundle
+        self._rank = rank
         self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
@@ -101,7 +113,7 @@ class CudaBackend:
         manifest = self._bundle.manifest
         self._given = {name: self._memory_of(name, value) for name, value in place.items()}
         placing = Placing(manifest.relocatable, base, self._given)
-        self._arena = Arena(self.device, manifest.regions, self._undo.part(), placing=placing)
+        self._arena = Arena(self.device, manifest.regions, self._undo.part(), placing, self._rank)
         self._done("arena")
 
     def _memory_of(self, name: str, value: object) -> Memory | Shared:
@@ -143,33 +155,34 @@ class CudaBackend:
 
         `but` names regions that stay as they are.
         """
-        for region in self._bundle.manifest.regions:
-            if region.name in but or region.name in self._given:
-                continue
-            saved, base = 0, self._arena.base(region)
-            if region.section != -1:
-                data = self._relocated(self._bundle.raw(region.section), region.relocations)
-                saved = len(data)
-                self.uploader.copy(base, data)
-            if region.size > saved:
-                self.device.cuda(
-                    "cuMemsetD8Async", base + saved, 0, region.size - saved, self.stream
-                )
+        fill(self._bundle, self._arena, self.uploader, {*but, *self._given})
+        if self._rank:  # what is stored is what rank 0 begins with
+            self._set_words(*first_words(self._rank))
+
+    def _set_words(self, *words: int) -> None:
+        """Queue that this is another rank; see foundryrt/bundle/ranks.py."""
+        if (tensor := words_tensor(self._bundle.manifest)) is not None:
+            data = memoryview(struct.pack(f"<{WORDS}i", *words))
+            self.uploader.copy(self._arena.address(tensor), data)
+
+    def export_slab(self) -> int:
+        """See Backend.export_slab; what is queued on the session's stream is done first."""
+        slabs = self._arena.slabs
+        # Whoever has the descriptor may write: not before there are zeros.
+        self.synchronize()
+        return slabs.export()
+
+    def join(self, slabs: Mapping[int, int], bound: int = BOUND_MS) -> None:
+        """See Backend.join; FoundryError where this GPU cannot reach another one's memory."""
+        world = check_peers(self._bundle.manifest, self._rank, slabs)
+        self.device.enter()
+        self._arena.slabs.join(slabs)
+        self._set_words(self._rank, world, 0, bound)
+        self.uploader.finish()
 
     def _begin_random(self) -> None:
         if self._bundle.manifest.random is not None:
             self._random = RandomState(self._bundle.manifest, self._arena, self.device.cuda)
-
-    def _relocated(self, data: memoryview, relocations: Sequence[Relocation]) -> memoryview:
-        """`data` with its addresses as they are now; a copy where there are any."""
-        if not relocations or not any(self._arena.deltas):
-            return data
-        moved = memoryview(bytearray(data))
-        words = moved[: len(moved) // 8 * 8].cast("Q")
-        for relocation in relocations:
-            at = relocation.offset // 8
-            words[at] = self._arena.at(words[at], relocation.region)
-        return moved
 
     def _require_first(self, first: int | None) -> None:
         if first is not None:
@@ -222,13 +235,9 @@ class CudaBackend:
         self._random.seed(seed)
 
     def abandon(self, rank: int) -> None:
-        """Have exchanges under way, and all later ones, give up: `rank` is no more."""
+        """See Backend.abandon."""
         if (tensor := words_tensor(self._bundle.manifest)) is not None:
-            address, word = self._arena.address(tensor) + 4 * MISSING, c_int32(1 + rank)
-            self.device.enter()
-            # Not on the session's stream, where what waits for the rank is running.
-            self.device.cuda("cuMemcpyHtoDAsync_v2", address, byref(word), sizeof(word), None)
-            self.device.cuda("cuStreamSynchronize", None)
+            self.device.write_aside(self._arena.address(tensor) + 4 * MISSING, 1 + rank)
 
     def synchronize(self) -> None:
         """Wait for the session's stream."""

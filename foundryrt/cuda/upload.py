@@ -121,6 +121,10 @@ class Uploader:
 
             self.through(len(part), fill, [(address + start, 0, len(part))])
 
+    def clear(self, address: int, size: int) -> None:
+        """Queue zeros."""
+        self._device.cuda("cuMemsetD8Async", address, 0, size, self._stream)
+
     def finish(self) -> None:
         """Wait until everything queued has arrived."""
         self._device.enter()

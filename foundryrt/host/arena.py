@@ -127,7 +127,7 @@ class Arena:
         self._shared.add(region.name)
 
     def own_slab(self, region: Region) -> int:
-        """A descriptor of new memory, `region.peer_stride` bytes of zeros, that other processes map.
+        """A descriptor of `region.peer_stride` bytes of zeros, for this arena and others to map.
 
         The arena closes it; sending it over a Unix socket makes a copy.
         """

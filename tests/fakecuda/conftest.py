@@ -33,6 +33,10 @@ class FakeDriver:
         """What the device claims to be."""
         self._library.fakecuda_device(architecture, version, memory)
 
+    def peer(self, device: int = 0, access: bool = True) -> None:
+        """Where memory of other processes lies, and whether the device can reach it."""
+        self._library.fakecuda_peer(device, access)
+
     @property
     def calls(self) -> int:
         """Driver calls since `fail`."""
@@ -85,3 +89,4 @@ def fake(library: ctypes.CDLL) -> Iterator[FakeDriver]:
     yield driver
     driver.fail(0)
     driver.device()
+    driver.peer()

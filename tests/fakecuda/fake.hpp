@@ -17,6 +17,8 @@ inline std::atomic<int64_t> calls{0}, fail_at{0};
 inline std::atomic<int> fail_code{CUDA_ERROR_OUT_OF_MEMORY};
 inline std::atomic<int> architecture{90}, version{13000};
 inline std::atomic<uint64_t> memory{1ull << 30};
+// Where imported memory is said to lie, and whether it can be reached from elsewhere.
+inline std::atomic<int> peer_device{0}, peer_access{1};
 inline int device_context;
 // The primary context is a new one (the next generation) each time that it is retained after its release.
 inline std::atomic<int> retained{0}, generation{0};

@@ -17,6 +17,7 @@ int64_t fakecuda_calls() { return calls; }
 void fakecuda_device(int sm, int cuda_version, uint64_t bytes) {
     architecture = sm, version = cuda_version, memory = bytes;
 }
+void fakecuda_peer(int device, int access) { peer_device = device, peer_access = access; }
 // What was made and not freed, as "name count" pairs.
 void fakecuda_live(char* text, size_t size) {
     std::lock_guard lock(guard);

@@ -21,6 +21,7 @@ constexpr size_t GRANULARITY = 2 << 20;
 struct Memory {
     int file;
     bool exportable;
+    int device = 0;
     int references = 1;
 };
 std::map<CUmemGenericAllocationHandle, Memory> memories;
@@ -144,6 +145,30 @@ CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle me
     const auto found = memories.find(memory);
     if (found == memories.end() || !found->second.exportable) return CUDA_ERROR_INVALID_VALUE;
     *static_cast<int*>(out) = fcntl(found->second.file, F_DUPFD_CLOEXEC, 0);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* out, void* descriptor,
+                                        CUmemAllocationHandleType) {
+    MAY_FAIL;
+    std::lock_guard lock(streams::guard);
+    const int file = fcntl(static_cast<int>(reinterpret_cast<intptr_t>(descriptor)), F_DUPFD_CLOEXEC, 0);
+    if (file < 0) return CUDA_ERROR_INVALID_VALUE;
+    *out = ++last_handle;
+    memories[*out] = {file, true, peer_device};
+    count("memory", 1);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* out,
+                                                CUmemGenericAllocationHandle memory) {
+    MAY_FAIL;
+    std::lock_guard lock(streams::guard);
+    *out = {};
+    out->location = {CU_MEM_LOCATION_TYPE_DEVICE, memories.at(memory).device};
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceCanAccessPeer(int* out, CUdevice device, CUdevice other) {
+    MAY_FAIL;
+    *out = device == other || peer_access;
     return CUDA_SUCCESS;
 }
 CUresult cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc*, size_t) {

@@ -169,7 +169,9 @@ def arguments() -> dict[str, Any]:
 
 WRONG: dict[str, tuple[Any, ...]] = {
     "x": (torch.ones(4, 3, dtype=torch.float64), torch.ones(3, 4).t(), torch.ones(4, 2)),
-    "words": (torch.ones(4), torch.ones(5, dtype=torch.int32), torch.ones(8, dtype=torch.int32)[::2]),
+    "words": (
+        torch.ones(4), torch.ones(5, dtype=torch.int32), torch.ones(8, dtype=torch.int32)[::2],
+    ),
     "slabs": (
         torch.zeros(8192, dtype=torch.int8), torch.zeros(2, 4096, dtype=torch.uint8),
         torch.zeros(8193, dtype=torch.uint8), torch.zeros(8193, dtype=torch.uint8)[1:],

@@ -162,7 +162,7 @@ def test_a_rank_that_hangs_is_named(bundles) -> None:
     with opened(bundles[3], 3) as (session, found):
         session.graph("parts").launch()
         os.kill(found[1], signal.SIGSTOP)
-        with pytest.raises(RankLost, match=rf"rank [12] \(process \d+\) .*did not answer"):
+        with pytest.raises(RankLost, match=r"rank [12] \(process \d+\) .*did not answer"):
             session.graph("parts").launch()
 
 
@@ -194,7 +194,7 @@ def test_what_fails_here_ends_the_other_ranks(bundles, monkeypatch) -> None:
 def test_a_rank_that_cannot_open_the_bundle(bundles, tmp_path: Path) -> None:
     with (
         Followers.start(tmp_path / "none.fdy", 2) as followers,
-        pytest.raises(FoundryError, match="cannot take part: .*none.fdy: no such file"),
+        pytest.raises(FoundryError, match=r"cannot take part: .*none\.fdy: no such file"),
     ):
         Session.open(bundles[2], followers=followers)
 
