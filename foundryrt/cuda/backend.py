@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ctypes import byref, c_int32, sizeof
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,13 +236,9 @@ class CudaBackend:
         self._random.seed(seed)
 
     def abandon(self, rank: int) -> None:
-        """Have exchanges under way, and all later ones, give up: `rank` is no more."""
+        """See Backend.abandon."""
         if (tensor := words_tensor(self._bundle.manifest)) is not None:
-            address, word = self._arena.address(tensor) + 4 * MISSING, c_int32(1 + rank)
-            self.device.enter()
-            # Not on the session's stream, where what waits for the rank is running.
-            self.device.cuda("cuMemcpyHtoDAsync_v2", address, byref(word), sizeof(word), None)
-            self.device.cuda("cuStreamSynchronize", None)
+            self.device.write_aside(self._arena.address(tensor) + 4 * MISSING, 1 + rank)
 
     def synchronize(self) -> None:
         """Wait for the session's stream."""

@@ -130,7 +130,7 @@ class HostBackend:
             self._set_words(self._rank, world, 0, bound)
 
     def abandon(self, rank: int) -> None:
-        """Have exchanges under way, and all later ones, give up: `rank` is no more."""
+        """See Backend.abandon."""
         if (tensor := words_tensor(self._bundle.manifest)) is not None:
             self.tensor(tensor)[MISSING] = 1 + rank  # not `write`: a launch may be waiting
 

@@ -161,8 +161,9 @@ def _end_soon(followers: Followers, serving: bool) -> None:
         os._exit(1)
 
     if serving:
-        # Answers under way end with an error, and the server as if it had been told to.
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Answers under way end with an error, and the server as if it had been told to. Sent to
+        # the thread that may be waiting for it.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     timer = threading.Timer(_SECONDS, end)
     timer.daemon = True
     timer.start()

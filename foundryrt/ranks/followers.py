@@ -197,9 +197,7 @@ class Followers:
     def _problem(self, hello: Hello, own: Hello) -> str:
         name = f"rank {hello.rank} (process {hello.pid})"
         if hello.world != self.world:
-            return (
-                f"{name} was started as one of {hello.world} ranks, rank 0 as one of {self.world}"
-            )
+            return f"{name} was started as one of {hello.world}, rank 0 as one of {self.world}"
         if not 0 < hello.rank < self.world or hello.rank in self._hellos:
             taken = "is there twice" if hello.rank else "is rank 0's own place"
             return f"{name} {taken}: start every rank once, numbered 0 to {self.world - 1}"

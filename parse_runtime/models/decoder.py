@@ -13,7 +13,7 @@ from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.ranks import first_of, own_rows, summed
+from parse_runtime.kernels.ranks import Ranks, first_of, own_rows, summed
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
@@ -111,7 +111,7 @@ class Pass:
     ranks: Ranks | None = None
     """Those that share the model; `config` and the weights are then one rank's."""
     first_expert: Tensor | None = None
-    """Of such a rank, int64 [1]."""
+    """And this is where the rank's experts begin."""
 
 
 Layer = Callable[
@@ -140,11 +140,10 @@ def forward(
     have the same hidden states.
     """
     run = layer or decoder_layer
-    first = None
-    if ranks is not None and config.experts:
-        first = first_of(ranks, config.experts // ranks.world)
-    places = rows.places(cache.rows)
-    shared = windowed = Pass(config, inverse_frequencies, rows, places, keys, ranks, first)
+    shared = windowed = Pass(
+        config, inverse_frequencies, rows, rows.places(cache.rows), keys, ranks,
+        first_of(ranks, config.experts // ranks.world) if ranks and config.experts else None,
+    )  # fmt: skip
     if config.windowed_layers:
         windowed = replace(shared, rows=rows.windowed(config.window))
         if windowed_frequencies is not None:

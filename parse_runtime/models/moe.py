@@ -15,7 +15,7 @@ def mixture(
 ) -> Tensor:
     """The chosen experts' weighted sum [T, hidden] of rows x [T, hidden].
 
-    Of several ranks this one's experts, those from `first`, int64 [1], on: a share of the sum.
+    With `first`, int64 [1], that of a rank's experts, which begin there: a share of the sum.
     """
     return experts(
         x,

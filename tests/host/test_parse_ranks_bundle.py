@@ -17,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import capture
 from parse_models import eager, save, save_head
 
+from foundryc import report
+from foundryc.difference import compare
+from foundryc.page.bundle import bundle_page
 from foundryc.recorder import Recorder
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
@@ -143,6 +146,22 @@ def test_a_rank_has_its_share_of_memory_and_files(tmp_path: Path) -> None:
         recipes = Counter(tensors[recipe.tensor].name for recipe in weights.recipes)
         assert recipes["target.layers.0.qkv"] == 8 and recipes["target.layers.0.input_norm"] == 1
         assert all(recipe.rank == -1 for recipe in alone.manifest.weights.recipes)
+
+
+def test_a_bundle_says_for_how_many_ranks_it_is(tmp_path: Path, capsys) -> None:
+    folder = model(tmp_path / "model", num_hidden_layers=1)
+    for tp in (1, 2, 4):
+        capture(tiny(folder, tp=tp), tmp_path / f"{tp}.fdy")
+    with Bundle.open(tmp_path / "1.fdy") as one, Bundle.open(tmp_path / "4.fdy") as four:
+        assert (report.summary(one)["ranks"], report.summary(four)["ranks"]) == (1, 4)
+        report.print_bundle(four)
+        assert "4, each in need of that" in capsys.readouterr().out
+        assert "<svg" in bundle_page([four])
+        with Bundle.open(tmp_path / "2.fdy") as two:
+            found = {d["name"]: (d["a"], d["b"]) for d in compare(two, four)}
+        assert found["ranks"] == ("2", "4") and found["tp"] == ("2", "4")
+        assert "model.safetensors:lm_head.weight[0:68]" in found
+        assert {d["name"] for d in compare(one, four) if d["what"] == "bundle"} >= {"ranks"}
 
 
 @pytest.mark.parametrize(
