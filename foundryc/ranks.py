@@ -85,7 +85,7 @@ def open_ranks(recording: Recording, world: int, capacity: int) -> Ranks:
     capacity = -(-capacity // MESSAGE) * MESSAGE
     rank = _own_rank(world)
     words, slabs = recording.ranks(
-        world, torch.tensor(first_words(), dtype=torch.int32), 2 * world * capacity
+        world, rank, torch.tensor(first_words(), dtype=torch.int32), 2 * world * capacity
     )
     # Only here: the bundle, which holds what the words were when they were registered, has no rank.
     words[RANK] = rank

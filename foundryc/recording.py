@@ -56,10 +56,10 @@ class Recording(Protocol):
         """Keeps a CUgraph that other code captured."""
 
     def ranks(
-        self, world: int, words: torch.Tensor, size: int
+        self, world: int, rank: int, words: torch.Tensor, size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The words of `world` ranks, registered, and their slabs: zeros, uint8 [world * stride]
-        with a stride of at least `size`; on cuda only the own slab has memory."""
+        with a stride of at least `size`; on cuda only that of `rank` need have memory."""
 
     def capture(self, embed_weights: bool) -> Capture:
         """Everything that has been recorded."""

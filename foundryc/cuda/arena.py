@@ -22,6 +22,8 @@ _MOVED_BY, _MOVED_FIRST = (4 << 30) + (6 << 20), 96 << 20
 """Bytes; a move shows in both halves of an address. Drivers round the start of a large range up to
 a multiple of 32 MiB (580.159, H200)."""
 ALIGNMENT = 256
+_PAGE = 2 << 20
+"""Bytes; what memory of a device is made of, and slabs are multiples of."""
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""
 
@@ -111,6 +113,19 @@ class Arena:
         size = prod(tensor.shape) * tensor.element_size()
         address = self.regions[region].place(size)
         return self.bytes_at(address, size).view(tensor.dtype).view(tensor.shape)
+
+    def slabs(self, count: int, size: int, own: int) -> torch.Tensor:
+        """Slabs of at least `size` bytes in the region for them, all of it, as one uint8 tensor.
+
+        The first has memory, of zeros, and that of number `own`: as the first one's rank graphs are
+        run again.
+        """
+        stride, region = -(-size // _PAGE) * _PAGE, self.regions["symmetric"].index
+        address = c_uint64()
+        check(library().foundryc_place_slabs(region, count, stride, own, byref(address)))
+        for slab in {0, own}:
+            self.bytes_at(address.value + slab * stride, stride).zero_()
+        return self.bytes_at(address.value, count * stride)
 
     def locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """Region index and byte offset of a tensor's first element; None outside the arena."""

@@ -116,7 +116,7 @@ class _Sides:
         regions = enumerate(self._capture.regions)
         compared = {str(i): r for i, r in regions if r.size and r.name != "weights"}
         wanted: dict[str, Any] = {
-            name: digests(read, own.base, own.size) for name, own in compared.items()
+            name: digests(read, own.base, own.memory) for name, own in compared.items()
         }
         np.savez(self._wanted, **wanted)
         done = run_there(
@@ -153,7 +153,7 @@ class _Sides:
 
     def _blocks(self, region: int, numbers: Index) -> Words:
         own = self._capture.regions[region]
-        return blocks(read, own.base, own.size, numbers)
+        return blocks(read, own.base, own.memory, numbers)
 
     def _part(self, region: int, found: Mapping[str, npt.NDArray[np.uint64]]) -> _Part:
         """The blocks of a region that were found to differ, and in which words they do."""

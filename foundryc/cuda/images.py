@@ -19,9 +19,18 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def arena_image(
-    arena: Arena, region: Region, stored: Sequence[torch.Tensor], initial: Mapping[int, Bytes]
+    arena: Arena,
+    region: Region,
+    stored: Sequence[torch.Tensor],
+    initial: Mapping[int, Bytes],
+    world: int,
 ) -> RegionImage:
-    """A region and its first bytes: the weights `stored`, elsewhere those of `initial`."""
+    """A region and its first bytes: the weights `stored`, elsewhere those of `initial`.
+
+    The slabs of `world` ranks are zeros.
+    """
+    if world and region.name == "symmetric":
+        return RegionImage(region.name, region.base, region.used, peer_stride=region.used // world)
     base, size = region.base, region.used
     if region.name == "weights":
         spans = [(t.data_ptr(), t.numel() * t.element_size()) for t in stored if t.numel()]

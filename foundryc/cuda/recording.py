@@ -28,7 +28,7 @@ from foundryc.elsewhere import grown
 from foundryc.producer import producer
 from foundryc.template import GraphTable, Spans
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Growth, Requirements, Tensor
+from foundryrt.bundle.schema import Growth, Ranks, Requirements, Tensor
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
@@ -81,6 +81,7 @@ class CudaRecording:
         self.graphs: list[RecordedGraph] = []
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
         """Arena address -> the bytes that must be there before the first launch."""
+        self._ranks: Ranks | None = None
         self._program: Program | None = None
         self._pools: list[torch.cuda.MemPool] = []
         """Of growing tensors, and of programs that have ended: the bundle holds what is in them."""
@@ -118,6 +119,14 @@ class CudaRecording:
         self.foreign.add(placed, name)
         self.tensors.append(NamedTensor(name, "state", placed, most=most))
         return placed
+
+    def ranks(
+        self, world: int, rank: int, words: torch.Tensor, size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words and slabs of `world` ranks, of which this process is `rank`."""
+        words = self.register("ranks", words, "state")
+        self._ranks = Ranks(world=world, words=len(self.tensors) - 1)
+        return words, self.arena.slabs(world, size, rank)
 
     def _remember(self, address: int, size: int) -> None:
         data = self.arena.bytes_at(address, size).cpu().numpy()
@@ -243,8 +252,9 @@ class CudaRecording:
             digest_kernel = len(kernels)
             kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, architecture))
         stored = [named[i].tensor for i in sorted(embedded)]
+        world = self._ranks.world if self._ranks else 0
         own = [
-            arena_image(self.arena, region, stored, self.initial)
+            arena_image(self.arena, region, stored, self.initial, world)
             for region in self.arena.regions.values()
         ]
         spans = Spans(
@@ -257,7 +267,7 @@ class CudaRecording:
         return Capture(
             target="cuda",
             requirements=Requirements(
-                memory=sum(image.size for image in regions if not image.given),
+                memory=sum(image.memory for image in regions if not image.given),
                 architecture=architecture,
                 driver=_DRIVER,
             ),
@@ -272,6 +282,7 @@ class CudaRecording:
             kernels=kernels,
             slices=slices,
             digest_kernel=digest_kernel,
+            ranks=self._ranks,
             growing=[
                 Growth(tensor=index, most=tensor.most, refused=_UNCOMPARED)
                 for index, tensor in enumerate(self.tensors)

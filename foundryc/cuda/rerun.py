@@ -83,9 +83,9 @@ def _first_bytes(image: RegionImage) -> bytes:
 def _restore(image: RegionImage, data: bytes) -> None:
     if data:
         driver.call("cuMemcpyHtoD", image.base, data, len(data), about=image.name)
-    if image.size > len(data):
+    if image.memory > len(data):
         end = image.base + len(data)
-        driver.call("cuMemsetD8", end, 0, image.size - len(data), about=image.name)
+        driver.call("cuMemsetD8", end, 0, image.memory - len(data), about=image.name)
 
 
 def _changed(image: RegionImage, data: bytes) -> bool:

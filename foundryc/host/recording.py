@@ -201,7 +201,7 @@ class HostRecording:
         self._graphs.append(graph)
 
     def ranks(
-        self, world: int, words: torch.Tensor, size: int
+        self, world: int, rank: int, words: torch.Tensor, size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Words and slabs of `world` ranks; pages of slabs that nobody writes cost no memory."""
         words = self.register("ranks", words, "state")

@@ -54,6 +54,7 @@ def library() -> ctypes.CDLL:
     loaded.foundryc_open_arena.argtypes = (c_uint64, c_uint64, c_int)
     loaded.foundryc_close_arena.restype = None
     loaded.foundryc_allocate.argtypes = (c_uint32, c_uint64, c_uint64, POINTER(c_uint64))
+    loaded.foundryc_place_slabs.argtypes = (c_uint32, *(c_uint64,) * 3, POINTER(c_uint64))
     loaded.foundryc_used.argtypes = (c_uint32,)
     loaded.foundryc_used.restype = c_uint64
     loaded.foundryc_extract.argtypes = (c_void_p, POINTER(c_void_p))

@@ -39,6 +39,11 @@ FOUNDRY_EXPORT int foundryc_allocate(uint32_t region, uint64_t bytes, uint64_t a
     return guarded([&] { *out = foundry::allocate(region, bytes, alignment); });
 }
 
+FOUNDRY_EXPORT int foundryc_place_slabs(uint32_t region, uint64_t count, uint64_t stride, uint64_t own,
+                                        uint64_t* out) {
+    return guarded([&] { *out = foundry::place_slabs(region, count, stride, own); });
+}
+
 FOUNDRY_EXPORT uint64_t foundryc_used(uint32_t region) { return foundry::used(region); }
 
 // The two functions of torch.cuda.memory.CUDAPluggableAllocator: everything that torch allocates is scratch.

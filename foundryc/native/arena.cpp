@@ -5,6 +5,7 @@
 #include <iterator>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "driver.hpp"
 
@@ -33,22 +34,25 @@ Process& process = *new Process;
 Region::Region(uint64_t base, uint64_t capacity, int device)
     : base_(base), capacity_(capacity), device_(device) {}
 
-Region::Chunk Region::map_chunk(uint64_t address) const {
+Region::Chunk Region::map_chunk(uint64_t address, uint64_t bytes) const {
     CUmemAllocationProp placement{};
     placement.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     placement.location = {CU_MEM_LOCATION_TYPE_DEVICE, device_};
     const CUmemAccessDesc access{placement.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
     Chunk chunk;
-    check(driver().cuMemCreate(chunk.memory.out(), CHUNK, &placement, 0), "cuMemCreate", "arena");
-    check(driver().cuMemMap(address, CHUNK, 0, chunk.memory.get(), 0), "cuMemMap", "arena");
-    chunk.mapping = OwnedMapping({address, CHUNK});
-    check(driver().cuMemSetAccess(address, CHUNK, &access, 1), "cuMemSetAccess", "arena");
+    check(driver().cuMemCreate(chunk.memory.out(), bytes, &placement, 0), "cuMemCreate", "arena");
+    check(driver().cuMemMap(address, bytes, 0, chunk.memory.get(), 0), "cuMemMap", "arena");
+    chunk.mapping = OwnedMapping({address, bytes});
+    check(driver().cuMemSetAccess(address, bytes, &access, 1), "cuMemSetAccess", "arena");
     return chunk;
 }
 
 void Region::map_up_to(uint64_t bytes) {
     if (bytes > capacity_) refuse("a region of the arena is full; capture fewer graphs or smaller ones");
-    while (chunks_.size() * CHUNK < bytes) chunks_.push_back(map_chunk(base_ + chunks_.size() * CHUNK));
+    while (chunks_.size() * CHUNK < bytes) {
+        const uint64_t end = base_ + chunks_.size() * CHUNK;
+        chunks_.push_back(map_chunk(end, CHUNK));
+    }
 }
 
 std::optional<uint64_t> Region::reuse(uint64_t bytes, uint64_t alignment) {
@@ -75,6 +79,19 @@ uint64_t Region::allocate(uint64_t bytes, uint64_t alignment) {
     }
     blocks_[*address] = bytes;
     return *address;
+}
+
+uint64_t Region::place_slabs(uint64_t count, uint64_t stride, uint64_t own) {
+    if (used_) refuse("the region is in use: slabs of ranks take all of it");
+    if (own >= count || stride == 0 || count > capacity_ / stride)
+        refuse("the ranks' slabs do not fit the region; have ranks send less at a time");
+    std::vector<Chunk> slabs;
+    slabs.push_back(map_chunk(base_, stride));
+    if (own) slabs.push_back(map_chunk(base_ + own * stride, stride));
+    chunks_ = std::move(slabs);
+    // Nothing else is to be handed out.
+    capacity_ = used_ = count * stride;
+    return base_;
 }
 
 void Region::release(uint64_t address) {
@@ -125,6 +142,12 @@ uint64_t allocate(uint32_t region, uint64_t bytes, uint64_t alignment) {
     std::lock_guard lock(process.mutex);
     if (!process.arena) refuse("the arena is not open");
     return process.arena->region(region).allocate(bytes, alignment);
+}
+
+uint64_t place_slabs(uint32_t region, uint64_t count, uint64_t stride, uint64_t own) {
+    std::lock_guard lock(process.mutex);
+    if (!process.arena) refuse("the arena is not open");
+    return process.arena->region(region).place_slabs(count, stride, own);
 }
 
 void release(uint32_t region, uint64_t address) {

@@ -25,6 +25,9 @@ class Region {
     uint64_t allocate(uint64_t bytes, uint64_t alignment);
     // What was never handed out is ignored.
     void release(uint64_t address);
+    // Hands out all at once `count` slabs of `stride` bytes from the base on, of which the first has memory,
+    // and that of number `own`.
+    uint64_t place_slabs(uint64_t count, uint64_t stride, uint64_t own);
     // Bytes from the base that were ever handed out.
     uint64_t used() const { return used_; }
 
@@ -38,7 +41,7 @@ class Region {
 
     std::optional<uint64_t> reuse(uint64_t bytes, uint64_t alignment);
     void map_up_to(uint64_t bytes);
-    Chunk map_chunk(uint64_t address) const;
+    Chunk map_chunk(uint64_t address, uint64_t bytes) const;
 
     uint64_t base_, capacity_;
     int device_;
@@ -63,6 +66,7 @@ class Arena {
 // The process's arena, from any thread; torch frees memory as long as the process lives.
 void open_arena(uint64_t base, uint64_t capacity, int device);
 uint64_t allocate(uint32_t region, uint64_t bytes, uint64_t alignment);
+uint64_t place_slabs(uint32_t region, uint64_t count, uint64_t stride, uint64_t own);
 // Nothing where no arena is open.
 void release(uint32_t region, uint64_t address);
 uint64_t used(uint32_t region);

@@ -120,7 +120,7 @@ def _unlike(backend: CudaBackend, bundle: Bundle, wanted: Path) -> dict[str, Any
                 part = _bytes(index, address - bases[index], size)
                 return backend.tensor(part).read_bytes()
 
-            there = bases[index], regions[index].size
+            there = bases[index], regions[index].peer_stride or regions[index].size
             numbers = np.flatnonzero(digests(read, *there) != digest_of[name])
             # From everywhere, if there are too many.
             numbers = numbers[:: max(1, -(-numbers.size // _MOST))]

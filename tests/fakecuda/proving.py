@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import numpy as np
 import torch
 
@@ -24,7 +25,7 @@ from foundryc.cuda import driver, proof
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.difference import graph_title
 from foundryc.template import GraphTable
-from foundryrt.bundle.schema import DTYPES, Region, Relocation, Tensor
+from foundryrt.bundle.schema import DTYPES, Ranks, Region, Relocation, Tensor
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.cuda.arena import Arena
 from foundryrt.cuda.device import open_device
@@ -37,6 +38,8 @@ from tests.fakecuda import test_placement as placement
 MOVED = (1 << 41) + (10 << 20)
 FIRST, SECOND = 11, 17
 """Words with count and increment of the kernels of `step`: the last of 6, behind 6 of a memset."""
+WORDS, SLABS, STRIDE = 7 * counters.COUNT, counters.BASE + 4 * counters.REGION, 4 << 20
+"""Where a case with ranks has their words, in `io`, and their slabs."""
 POINTER, COPIED, UNSTEADY = (counters.IO + 4 * counters.COUNT + 16 * i for i in range(3))
 OUTPUTS = {"untouched": POINTER + 8, "skewed": COPIED}
 """More results of `last`: noise that no node writes, and the copied address."""
@@ -58,7 +61,7 @@ def captures(case: str) -> list[Capture]:
             relocations=(Relocation(offset=4 * counters.COUNT, region=0),),
         )  # fmt: skip
         own = replace(own, regions=[state, io], graphs=[*own.graphs[:2], _last(own.regions)])
-        if case == "noise":
+        if "noise" in case:
             # Of the first graph's first kernel, which is told to add to no counter: it counts not.
             own.graphs[0].words[FIRST] = np.uint64((1 + bool(moved)) << 32)
             own.graphs[1].words[SECOND] += np.uint64(bool(moved) << 32)
@@ -71,8 +74,30 @@ def captures(case: str) -> list[Capture]:
                 strides=(1,), role="output", graph=2,
             )  # fmt: skip
             own = replace(own, tensors=[*own.tensors, more])
-        made.append(own)
+        made.append(_with_ranks(own, moved) if "ranks" in case else own)
     return made
+
+
+def _with_ranks(own: Capture, moved: int) -> Capture:
+    """For three ranks; graph `step` raises counters in the first slab, too, and copies these."""
+    image = RegionImage("symmetric", SLABS + moved, 3 * STRIDE, peer_stride=STRIDE)
+    words = Tensor(
+        name="ranks", region=1, offset=WORDS, dtype="int32", shape=(4,), strides=(1,), role="state"
+    )
+    regions, start = [*own.regions, image], own.regions[1].base
+    copy = [image.base, start, 0, 0, 0, 64, 1, 0, 0, 0, 64, 1, 64, 1, 1]
+    graph = GraphTable.of_nodes(
+        "last", {}, [counters.KERNEL, counters.MEMCPY], [1, NO_FUNCTION],
+        [counters._skeleton(packed=True), b""],
+        [np.array(w, np.uint64) for w in (counters._launch(image.base, 1000), copy)],
+        [(0, 1, 0, 0, 0)],
+    )  # fmt: skip
+    needs = msgspec.structs.replace(own.requirements, memory=own.requirements.memory + STRIDE)
+    return replace(
+        own, regions=regions, tensors=[*own.tensors, words], requirements=needs,
+        ranks=Ranks(world=3, words=len(own.tensors)),
+        graphs=[*own.graphs[:2], placement._relocated(graph, regions)],
+    )  # fmt: skip
 
 
 def _last(regions: Sequence[RegionImage]) -> GraphTable:
@@ -154,7 +179,10 @@ class Recording:
         self._own = own
         undo = Undo()
         device = open_device(runtime_driver(), 0, own.requirements, undo)
-        regions = tuple(Region(name=i.name, base=i.base, size=i.size) for i in own.regions)
+        regions = tuple(
+            Region(name=i.name, base=i.base, size=i.size, peer_stride=i.peer_stride)
+            for i in own.regions
+        )
         Arena(device, regions, undo)
         device.enter()
         driver.bindings()

@@ -82,7 +82,7 @@ def recorded(monkeypatch, fake):
     made = object.__new__(recording.CudaRecording)
     made.harvest = SimpleNamespace(binary_of=lambda name, module: CUBINS[module])
     made.arena, made.tensors, made.graphs = Arena(), [], []
-    made.foreign = foreign.ForeignMemory(made.arena.base, made.arena.end)
+    made.foreign, made._ranks = foreign.ForeignMemory(made.arena.base, made.arena.end), None
     made.binaries = binaries.Binaries(made.harvest, made.foreign)
     made.initial = {counters.STATE: counters.INITIAL.view(np.uint8)}
     made.tensors.append(recording.NamedTensor("state", "state", placed("state", counters.STATE)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from ctypes import byref, c_uint64
 
@@ -11,7 +12,8 @@ from foundryc.native import check, library
 from foundryrt.errors import FoundryError
 
 BASE, CAPACITY = 0x610000000000, 1 << 30
-STATE, SCRATCH = 1, 3
+STATE, SCRATCH, SYMMETRIC = 1, 3, 4
+PAGE = 2 << 20
 CHUNK = 32 << 20
 """Bytes of physical memory that are mapped at once."""
 
@@ -62,6 +64,50 @@ def test_memory_is_mapped_as_it_is_used(core, fake):
     assert fake.live == "mapping 2 memory 2 reservation 1 "
     allocate(SCRATCH, CHUNK - 256)
     assert "memory 2" in fake.live
+
+
+def slabs(count: int, stride: int, own: int) -> int:
+    address = c_uint64()
+    check(library().foundryc_place_slabs(SYMMETRIC, count, stride, own, byref(address)))
+    return address.value
+
+
+@pytest.mark.parametrize("own", range(3))
+def test_of_slabs_the_first_has_memory_and_the_own_one(core, fake, own):
+    opened()
+    base = slabs(3, CHUNK + PAGE, own)
+    assert base == BASE + SYMMETRIC * CAPACITY
+    assert core.foundryc_used(SYMMETRIC) == 3 * (CHUNK + PAGE)
+    count = 2 if own else 1
+    assert fake.live == f"mapping {count} memory {count} reservation 1 "
+    for slab in {0, own}:
+        for at in (0, CHUNK + PAGE - 1):
+            ctypes.memset(base + slab * (CHUNK + PAGE) + at, 1, 1)
+    with pytest.raises(FoundryError, match="region of the arena is full"):
+        allocate(SYMMETRIC, 1)
+    with pytest.raises(FoundryError, match="the region is in use"):
+        slabs(3, PAGE, 0)
+
+
+@pytest.mark.parametrize("wrong", [(2, PAGE, 2), (2, 0, 0), (3, CAPACITY // 2, 0), (1 << 60,) * 3])
+def test_slabs_that_do_not_fit_are_refused(core, fake, wrong):
+    opened()
+    with pytest.raises(FoundryError, match="do not fit the region"):
+        slabs(*wrong)
+    assert fake.live == "reservation 1 "
+    assert slabs(2, CAPACITY // 2 // PAGE * PAGE, 1) == BASE + SYMMETRIC * CAPACITY
+
+
+def test_any_failing_call_leaves_no_slab(core, fake):
+    opened()
+    for call in range(1, 7):
+        fake.fail(call)
+        with pytest.raises(FoundryError, match=r"\(arena\): CUDA_ERROR_OUT_OF_MEMORY"):
+            slabs(3, PAGE, 2)
+        assert fake.live == "reservation 1 "
+        assert library().foundryc_used(SYMMETRIC) == 0
+    fake.fail(7)
+    slabs(3, PAGE, 2)
 
 
 @pytest.mark.parametrize("size", [CAPACITY + 1, (1 << 64) - 1])

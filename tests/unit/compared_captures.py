@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable
-from foundryrt.bundle.schema import Function, Relocation, Requirements, Tensor, Variable
+from foundryrt.bundle.schema import REGIONS, Function, Relocation, Requirements, Tensor, Variable
 from foundryrt.bundle.tables import NO_FUNCTION
 
 ARENA = 0x600000000000
@@ -30,7 +30,7 @@ class Layout:
 
     def images(self, capture: int) -> list[RegionImage]:
         return [
-            RegionImage(name, base, size, owner="" if name in ("state", "io") else "a library")
+            RegionImage(name, base, size, owner="" if name in REGIONS else "a library")
             for name, size, base in zip(self.names, self.sizes, self.bases[capture], strict=True)
         ]
 

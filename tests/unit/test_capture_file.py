@@ -19,7 +19,7 @@ from foundryc.capture_file import load, save
 from foundryc.template import GraphTable
 from foundryc.weights import TensorFile, WeightSlice
 from foundryc.write import write_bundle
-from foundryrt.bundle.schema import Function, Requirements, Tensor, Variable
+from foundryrt.bundle.schema import Function, Ranks, Requirements, Tensor, Variable
 from foundryrt.errors import FoundryError
 
 BASE = 0x600000000000
@@ -81,19 +81,28 @@ def captures(draw: st.DrawFn) -> Capture:
         regions.append(
             RegionImage(name, BASE + (index << 36), 4096, initial, compress=draw(st.booleans()))
         )
+    world = draw(st.sampled_from([0, 2, 3]))
+    if world:
+        slabs = RegionImage("symmetric", BASE + (9 << 36), world * 8192, peer_stride=8192)
+        regions.append(slabs)
+    words = {"shape": (4,), "strides": (1,), "dtype": "int32"}
     shape = {"shape": (4, 8), "strides": (8, 1), "dtype": "float32"}
     return Capture(
         target="cuda",
-        requirements=Requirements(memory=3 * 4096, architecture="sm_90", driver=13000),
+        requirements=Requirements(memory=5 * 4096, architecture="sm_90", driver=13000),
         producer=draw(st.dictionaries(NAME, NAME, max_size=2)),
         regions=regions,
-        tensors=[Tensor(name="w", region=0, offset=0, role="weight", **shape)],
+        tensors=[
+            Tensor(name="w", region=0, offset=0, role="weight", **shape),
+            Tensor(name="ranks", region=1, offset=0, role="state", **words),
+        ],
         functions=functions,
         graphs=draw(graphs(len(functions))),
         kernels=kernels,
         variables=[Variable(kernel=draw(kernel), name="v", data=draw(st.binary(min_size=1)))],
         digest_kernel=draw(kernel),
         provenance={"device": draw(NAME)},
+        ranks=Ranks(world=world, words=1) if world else None,
     )
 
 
@@ -101,7 +110,8 @@ def facts(capture: Capture) -> dict[str, object]:
     """All that a capture holds, as values that compare."""
     return vars(capture) | {
         "regions": [
-            (r.name, r.base, r.size, r.compress, r.initial and b"".join(r.initial()))
+            (r.name, r.base, r.size, r.compress, r.peer_stride,
+             r.initial and b"".join(r.initial()))
             for r in capture.regions
         ],
         "graphs": [

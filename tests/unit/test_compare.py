@@ -21,7 +21,7 @@ from foundryc.compare import compare
 from foundryc.leaks import leaks, mapped
 from foundryc.template import GraphTable
 from foundryc.write import write_bundle
-from foundryrt.bundle.schema import Function, Relocation, Tensor, Variable
+from foundryrt.bundle.schema import Function, Ranks, Relocation, Tensor, Variable
 from foundryrt.errors import FoundryError
 from tests.unit.compared_captures import (
     AGAIN,
@@ -68,6 +68,25 @@ def test_exactly_the_planted_addresses_and_noise(plan: Plan, seed: int) -> None:
         word.wanted(images, layout) for word in plan.variable
     ]
     assert [(r.offset // 8, r.region) for r in variable.relocations] == planted(plan.variable)
+
+
+def test_slabs_of_ranks_may_lie_anywhere() -> None:
+    stride = 3 << 20
+    bases = (ARENA, ARENA + (256 << 30), ARENA + (512 << 30))
+    moved = tuple(base + (number + 1 << 33) for number, base in enumerate(bases))
+    layout = Layout(("state", "io", "symmetric"), (64, 64, 3 * stride), (bases, bases, moved))
+    addresses = [Word(region=2, offset=at, audits=(1, 1, 1)) for at in (0, 2 * stride + 512)]
+    plan = Plan(layout, [(KERNEL, [Word(7)] * 4 + addresses)], {}, [Word(1)])
+    ranks = Ranks(world=3, words=0)
+    captures = []
+    for own in plan.captures(0):
+        regions = [*own.regions[:2], replace(own.regions[2], peer_stride=stride)]
+        captures.append(replace(own, regions=regions, ranks=ranks))
+    result = compare(*captures)
+    assert result.ranks == ranks
+    assert [image.peer_stride for image in result.regions] == [0, 0, stride]
+    assert result.graphs[0].words[4:].tolist() == [bases[2], bases[2] + 2 * stride + 512]
+    assert result.graphs[0].columns["relocation_region"].tolist() == [2, 2]
 
 
 @settings(max_examples=20)
