@@ -137,8 +137,9 @@ class CudaBackend:
         if self._bundle.manifest.weights.digest_kernel != -1:
             digester = partial(_digester, self._bundle, self.device, self.stream, self._undo.part())
         self._loader = WeightLoader(
-            self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester
-        )
+            self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester,
+            self._rank,
+        )  # fmt: skip
 
     def _begin_graphs(self) -> None:
         """From here on work is queued, so that closing begins with waiting for it."""

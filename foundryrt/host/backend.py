@@ -138,7 +138,7 @@ class HostBackend:
         """Fill the weights from their files; `check=False` compares only the files' sizes."""
         if self._bundle.manifest.weights.recipes and "weights" not in self._given:
             with self._launching:
-                load(self._bundle.manifest, self._rows, self._weights, check)
+                load(self._bundle.manifest, self._rows, self._weights, check, rank=self._rank)
 
     def ready(self, graph: int | None = None) -> int:
         """How many graphs are prepared; of one graph, 1 where it is."""
