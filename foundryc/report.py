@@ -32,6 +32,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "foreign_regions": sum(bool(region.owner) for region in manifest.regions),
         "foreign_bytes": sum(region.size for region in manifest.regions if region.owner),
         "relocatable": manifest.relocatable,
+        "ranks": manifest.ranks.world if manifest.ranks else 1,
         "weight_bytes": sum(source.length for source in manifest.weights.sources),
         "bundle_bytes": bundle.path.stat().st_size,
         "digest": bundle.digest.hex(),
@@ -98,7 +99,7 @@ def print_bundle(bundle: Bundle) -> None:
     print_table(
         "Regions", ("region", "base", "size", "initial bytes", "tensors"),
         (
-            (region.name, f"{region.base:#x}", decimal(region.size),
+            (region.name, f"{region.base:#x}", _size(region),
              "zero" if region.section == -1 else decimal(bundle.sections[region.section].raw),
              sum(tensor.region == index for tensor in manifest.tensors))
             for index, region in enumerate(manifest.regions) if not region.owner
@@ -182,6 +183,12 @@ def _place(manifest: Manifest) -> str:
     if manifest.relocatable:
         return f"anywhere; at {base:#x} where that is free"
     return f"at {base:#x} and nowhere else"
+
+
+def _size(region: Region) -> str:
+    if not region.peer_stride:
+        return decimal(region.size)
+    return f"{region.size // region.peer_stride} slabs of {decimal(region.peer_stride)}"
 
 
 def _by_owner(regions: Iterable[Region]) -> dict[str, list[Region]]:

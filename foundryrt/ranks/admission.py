@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from foundryrt.errors import FoundryError
+from foundryrt.progress import progress_bar
 from foundryrt.ranks.meeting import Hello, is_own, patience, receive, send
 
 _TO_SPEAK = 3.0
@@ -36,18 +37,20 @@ def meet(
     with ranks that have not come, and raises for one that will not.
     """
     end = time.monotonic() + patience()
-    while missing := [rank for rank in range(1, own.world) if rank not in members]:
-        for rank in missing:
-            refuse_ended(rank)
-        left = end - time.monotonic()
-        if left <= 0:
-            names = ", ".join(map(str, missing))
-            raise FoundryError(
-                f"rank {names} of {own.world} did not come within {patience():g} s; start all"
-                " ranks with the same command, or set FOUNDRY_RANK_TIMEOUT to more seconds"
-            )
-        if select.select([listener], [], [], min(left, 0.1))[0]:
-            _admit(listener.accept()[0], own, members)
+    with progress_bar(own.world - 1, "waiting for ranks") as update:
+        while missing := [rank for rank in range(1, own.world) if rank not in members]:
+            for rank in missing:
+                refuse_ended(rank)
+            left = end - time.monotonic()
+            if left <= 0:
+                names = ", ".join(map(str, missing))
+                raise FoundryError(
+                    f"rank {names} of {own.world} did not come within {patience():g} s; start all"
+                    " ranks with the same command, or set FOUNDRY_RANK_TIMEOUT to more seconds"
+                )
+            if select.select([listener], [], [], min(left, 0.1))[0]:
+                _admit(listener.accept()[0], own, members)
+                update(len(members))
     hellos = {0: own, **{rank: member.hello for rank, member in members.items()}}
     for hello in hellos.values():
         _check_gpus(hello, hellos)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import signal
 import socket
@@ -68,7 +67,7 @@ class Followers:
         devices = range(world) if devices is None else devices
         if len(devices) != world:
             raise UsageError(f"{len(devices)} devices for {world} ranks: name one for each")
-        meeting = f"foundryrt-{secrets.token_hex(12)}"
+        meeting = f"foundryrt-{os.urandom(12).hex()}"
         followers = cls(world, devices, meeting)
         try:
             for rank in range(1, world):
