@@ -27,7 +27,6 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "templates": len(manifest.templates),
         "nodes": sum(manifest.templates[graph.template].nodes for graph in manifest.graphs),
         "kernels": len(manifest.kernels),
-        "ranks": manifest.ranks.world if manifest.ranks else 1,
         "arena_bytes": manifest.requirements.memory,
         "foreign_regions": sum(bool(region.owner) for region in manifest.regions),
         "foreign_bytes": sum(region.size for region in manifest.regions if region.owner),
@@ -158,7 +157,11 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
         *(("", f"{name} = {value!r}") for name, value in settings),
         ("target", manifest.target),
         ("needs", ", ".join(needs)),
-        *([("ranks", f"{manifest.ranks.world}, each in need of that")] if manifest.ranks else []),
+        *(
+            [("ranks", f"{manifest.ranks.world}, each a process of its own that needs as much")]
+            if manifest.ranks
+            else []
+        ),
         *([("lies", _place(manifest))] if manifest.target == "cuda" else []),
         ("made by", ", ".join(f"{name} {value}" for name, value in manifest.producer.items())),
         *(
