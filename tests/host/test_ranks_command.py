@@ -6,12 +6,21 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.host.rank_processes import COMMAND, ROOT, alive, followers, record, start
+from tests.host.rank_processes import (
+    COMMAND,
+    ROOT,
+    WORKLOAD,
+    alive,
+    followers,
+    record,
+    start,
+)
 
 TOTAL = [10 * (2 * x + 1) for x in range(5)]
 """After 10 launches with two ranks."""
@@ -139,6 +148,17 @@ def launched(
         "MASTER_PORT": "29511", "TORCHELASTIC_RUN_ID": str(folder),
     }  # fmt: skip
     return start(["run", bundle, *words], folder, **environment | changes)
+
+
+def test_torchrun_starts_the_ranks(bundle, tmp_path) -> None:
+    (tmp_path / "work.py").write_text(WORKLOAD)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python",
+        *COMMAND, "run", bundle, "--workload", str(tmp_path / "work.py"), "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.removeprefix("ready\n")) == {"total": TOTAL}
 
 
 @pytest.mark.parametrize("tp", [[], ["--tp", "2"]])
