@@ -97,7 +97,8 @@ def _regions(bundle: Bundle) -> dict[str, str]:
         initial = "" if region.section == -1 else bundle.sections[region.section].sha256.hex()[:12]
         contents = f", initial bytes {initial}" if initial else ""
         given = ", given" if region.given else ""
-        described[region.name] = f"{region.size} bytes at {region.base:#x}{contents}{given}"
+        slabs = f", slabs of {region.peer_stride}" if region.peer_stride else ""
+        described[region.name] = f"{region.size} bytes at {region.base:#x}{contents}{given}{slabs}"
     return described
 
 

@@ -27,11 +27,11 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "templates": len(manifest.templates),
         "nodes": sum(manifest.templates[graph.template].nodes for graph in manifest.graphs),
         "kernels": len(manifest.kernels),
-        "ranks": manifest.ranks.world if manifest.ranks else 1,
         "arena_bytes": manifest.requirements.memory,
         "foreign_regions": sum(bool(region.owner) for region in manifest.regions),
         "foreign_bytes": sum(region.size for region in manifest.regions if region.owner),
         "relocatable": manifest.relocatable,
+        "ranks": manifest.ranks.world if manifest.ranks else 1,
         "weight_bytes": sum(source.length for source in manifest.weights.sources),
         "bundle_bytes": bundle.path.stat().st_size,
         "digest": bundle.digest.hex(),
@@ -98,7 +98,7 @@ def print_bundle(bundle: Bundle) -> None:
     print_table(
         "Regions", ("region", "base", "size", "initial bytes", "tensors"),
         (
-            (region.name, f"{region.base:#x}", decimal(region.size),
+            (region.name, f"{region.base:#x}", _size(region),
              "zero" if region.section == -1 else decimal(bundle.sections[region.section].raw),
              sum(tensor.region == index for tensor in manifest.tensors))
             for index, region in enumerate(manifest.regions) if not region.owner
@@ -157,7 +157,11 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
         *(("", f"{name} = {value!r}") for name, value in settings),
         ("target", manifest.target),
         ("needs", ", ".join(needs)),
-        *([("ranks", f"{manifest.ranks.world}, each in need of that")] if manifest.ranks else []),
+        *(
+            [("ranks", f"{manifest.ranks.world}, each a process of its own that needs as much")]
+            if manifest.ranks
+            else []
+        ),
         *([("lies", _place(manifest))] if manifest.target == "cuda" else []),
         ("made by", ", ".join(f"{name} {value}" for name, value in manifest.producer.items())),
         *(
@@ -182,6 +186,12 @@ def _place(manifest: Manifest) -> str:
     if manifest.relocatable:
         return f"anywhere; at {base:#x} where that is free"
     return f"at {base:#x} and nowhere else"
+
+
+def _size(region: Region) -> str:
+    if not region.peer_stride:
+        return decimal(region.size)
+    return f"{region.size // region.peer_stride} slabs of {decimal(region.peer_stride)}"
 
 
 def _by_owner(regions: Iterable[Region]) -> dict[str, list[Region]]:

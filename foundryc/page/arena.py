@@ -15,28 +15,32 @@ _MOST = 3000
 
 
 def arena(bundle: Bundle) -> Markup:
-    """Each region from its first to its last byte, whatever its size; grey is what has no name."""
+    """Each region from its first to its last byte, whatever its size; grey is what has no name.
+
+    Of ranks' slabs, one.
+    """
     manifest = bundle.manifest
     regions = [
         (n, region) for n, region in enumerate(manifest.regions) if region.size and not region.owner
     ]
-    total = sum(region.size for _, region in regions)
+    total = sum(region.peer_stride or region.size for _, region in regions)
     parts: list[Markup] = []
     for row, (number, region) in enumerate(regions):
         tensors = [tensor for tensor in manifest.tensors if tensor.region == number]
         y = row * _ROW
-        share = f"{region.size / total:.1%} of the arena, {len(tensors)} tensors"
+        own = region.peer_stride or region.size
+        share = f"{own / total:.1%} of the arena, {len(tensors)} tensors"
         parts += [
             Markup(f'<text x="0" y="{y + 13:g}">{text(region.name)}</text>'),
             Markup(
                 f'<text x="{_WIDTH:g}" y="{y + 13:g}" text-anchor="end" class="faint">'
-                f"{text(size(region.size))}, {share}</text>"
+                f"{text(size(own))}, {share}</text>"
             ),
             Markup(
                 f'<rect x="0" y="{y + 18:g}" width="{_WIDTH:g}" height="{_BAR:g}" rx="3" '
                 f'class="c{COLOURS}" opacity=".45"/>'
             ),
-            *(_segments(tensors, role, region.size, y + 18) for role in ROLES),
+            *(_segments(tensors, role, own, y + 18) for role in ROLES),
         ]
     used = {tensor.role for tensor in manifest.tensors}
     picture = drawing(_WIDTH, len(regions) * _ROW, "regions of the arena", *parts)

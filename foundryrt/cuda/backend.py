@@ -156,8 +156,11 @@ class CudaBackend:
 
         `but` names regions that stay as they are.
         """
-        fill(self._bundle, self._arena, self.uploader, {*but, *self._given})
-        if self._rank:  # what is stored is what rank 0 begins with
+        given = {*but, *self._given}
+        fill(self._bundle, self._arena, self.uploader, given)
+        words = words_tensor(self._bundle.manifest)
+        # Rank 0 begins with what is stored; in another session's memory they are that one's.
+        if self._rank and words and self._bundle.manifest.regions[words.region].name not in given:
             self._set_words(*first_words(self._rank))
 
     def _set_words(self, *words: int) -> None:

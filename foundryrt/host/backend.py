@@ -80,7 +80,7 @@ class HostBackend:
                 self.arena.bytes[region.base : region.base + len(data)] = np.frombuffer(
                     data, np.uint8
                 )
-        self._set_words(*first_words(rank))
+        self._begin_alone()
         if load_weights:
             self.load_weights()
 
@@ -98,6 +98,12 @@ class HostBackend:
             if region.size:
                 with other._launching:
                     self.arena.share(region, other.arena, others)
+
+    def _begin_alone(self) -> None:
+        tensor = words_tensor(self._bundle.manifest)
+        # In another session's memory they are that one's.
+        if tensor and self._bundle.manifest.regions[tensor.region].name not in self._given:
+            self._set_words(*first_words(self._rank))
 
     def _set_words(self, *words: int) -> None:
         """Say which rank this is; see foundryrt/bundle/ranks.py."""

@@ -6,6 +6,8 @@ Imports little at first: the other ranks are started before this one imports wha
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -83,10 +85,14 @@ def others(
 
         device = _device(where.rank, gpus)
         follow(bundle, where.rank, world, device, where.meeting, patience(), quiet=False)
+    over = threading.Event()
     with _followers(bundle, world, gpus, where) as found:
-        found.on_loss.append(lambda _: _end_soon(found, serving))
-        yield found
-        found.check()
+        found.on_loss.append(lambda _: _end_soon(found, serving, over))
+        try:
+            yield found
+            found.check()
+        finally:
+            over.set()
 
 
 def _followers(
@@ -149,16 +155,14 @@ def _value(words: Sequence[str], name: str) -> str | None:
     return found
 
 
-def _end_soon(followers: Followers, serving: bool) -> None:
+def _end_soon(followers: Followers, serving: bool, over: threading.Event) -> None:
     """End this process even if it does not notice: its work may wait for something else."""
-    import signal
-    import threading
-
     from foundryrt.console import note
 
     def end() -> None:
-        note(f"error: {followers.lost}")
-        os._exit(1)
+        if not over.is_set():
+            note(f"error: {followers.lost}")
+            os._exit(1)
 
     if serving:
         # Answers under way end with an error, and the server as if it had been told to. Sent to

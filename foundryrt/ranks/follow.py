@@ -53,16 +53,13 @@ def follow(
     Rank 0 is waited for as many seconds. `quiet` where it has started this process, and says itself
     what went wrong.
     """
-    from foundryrt.console import note
     from foundryrt.errors import FoundryError
     from foundryrt.ranks.meeting import connect
 
     try:
         connection = connect(meeting, seconds)
     except FoundryError as error:
-        if not quiet:
-            note(f"error: rank {rank}: {error}")
-        os._exit(error.exit_code)
+        _end(f"rank {rank}: {error}", quiet)
     # Whoever ends all ranks ends rank 0, which may have answers to complete.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -105,14 +102,7 @@ class _Line:
 
         with suppress(OSError):
             send(self._connection, {"failed": why[:4000], "rank": self._rank})
-        self._end(f"rank {self._rank}: {why}")
-
-    def _end(self, why: str) -> NoReturn:
-        if not self._quiet:
-            from foundryrt.console import note
-
-            note(f"error: {why}")
-        os._exit(1)
+        _end(f"rank {self._rank}: {why}", self._quiet)
 
     def _read(self) -> None:
         from foundryrt.ranks.meeting import receive
@@ -123,10 +113,18 @@ class _Line:
             except (OSError, ValueError):
                 message, files = None, []
             if message is None:
-                self._end(f"rank {self._rank}: rank 0 has ended")
+                _end(f"rank {self._rank}: rank 0 has ended", self._quiet)
             if "refused" in message:
-                self._end(message["refused"])
+                _end(message["refused"], self._quiet)
             self._said.put((message, files))
+
+
+def _end(why: str, quiet: bool) -> NoReturn:
+    if not quiet:
+        from foundryrt.console import note  # which takes long to import
+
+        note(f"error: {why}")
+    os._exit(1)
 
 
 def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> None:

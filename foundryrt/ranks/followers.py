@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import signal
 import socket
@@ -17,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from foundryrt.errors import FoundryError, RankLost, UsageError
-from foundryrt.ranks.meeting import Hello, is_own, listen, patience, receive, send
+from foundryrt.ranks.admission import Member, meet
+from foundryrt.ranks.meeting import Hello, listen, receive, send
 from foundryrt.undo import Undo
 
 _LAST_WORDS = 3.0
@@ -42,8 +42,7 @@ class Followers:
         self.on_loss: list[Callable[[int], object]] = []
         """Called, by a thread of its own, with the rank that is lost."""
         self._processes: Processes = {}
-        self._connections: dict[int, socket.socket] = {}
-        self._hellos: dict[int, Hello] = {}
+        self._members: dict[int, Member] = {}
         self._said: dict[str, dict[int, list[int]]] = {}
         """By stage, the ranks that have reached it, with the files that they sent."""
         self._changed = threading.Condition()
@@ -51,7 +50,7 @@ class Followers:
         self._reader: threading.Thread | None = None
         self._undo = Undo()
         self._undo.push(partial(_end, self._processes))
-        self._undo.push(partial(_close, self._connections))
+        self._undo.push(partial(_close, self._members))
         self._listener = listen(meeting)
         self._undo.push(self._listener.close)
 
@@ -68,7 +67,7 @@ class Followers:
         devices = range(world) if devices is None else devices
         if len(devices) != world:
             raise UsageError(f"{len(devices)} devices for {world} ranks: name one for each")
-        meeting = f"foundryrt-{secrets.token_hex(12)}"
+        meeting = f"foundryrt-{os.urandom(12).hex()}"
         followers = cls(world, devices, meeting)
         try:
             for rank in range(1, world):
@@ -86,31 +85,16 @@ class Followers:
 
     def meet(self, own: Hello) -> None:
         """Wait for all ranks; FoundryError names those that are late, and what differs at one."""
-        end = time.monotonic() + patience()
-        while missing := [rank for rank in range(1, self.world) if rank not in self._hellos]:
-            for rank in missing:
-                self._refuse_ended(rank)
-            left = end - time.monotonic()
-            if left <= 0:
-                names = ", ".join(map(str, missing))
-                raise FoundryError(
-                    f"rank {names} of {self.world} did not come within {patience():g} s; start all"
-                    " ranks with the same command, or set FOUNDRY_RANK_TIMEOUT to more seconds"
-                )
-            if select.select([self._listener], [], [], min(left, 0.1))[0]:
-                self._admit(self._listener.accept()[0], own)
+        meet(self._listener, own, self._members, self._refuse_ended)
         self._listener.close()
-        everyone = {0: own, **self._hellos}
-        for hello in everyone.values():
-            _check_gpus(hello, everyone)
         self._reader = threading.Thread(target=self._read, name="foundry-ranks", daemon=True)
         self._reader.start()
 
     def tell(self, message: dict[str, Any], files: tuple[int, ...] = ()) -> None:
         """Say something to all; who does not hear it is lost, as the next `check` says."""
-        for connection in self._connections.values():
+        for member in self._members.values():
             with contextlib.suppress(OSError):
-                send(connection, message, files)
+                send(member.connection, message, files)
 
     def await_all(
         self, stage: str, pending: Callable[[], object] = lambda: None
@@ -147,10 +131,9 @@ class Followers:
 
     def name(self, rank: int) -> str:
         """A rank for people, with its GPU and process."""
-        hello = self._hellos.get(rank)
-        process = self._processes.get(rank)
-        pid = hello.pid if hello else process.pid if process else None
-        parts = [f"GPU {self.devices[rank]}"] if hello and hello.gpu else []
+        member, process = self._members.get(rank), self._processes.get(rank)
+        pid = member.hello.pid if member else process.pid if process else None
+        parts = [f"GPU {self.devices[rank]}"] if member and member.hello.gpu else []
         parts += [f"process {pid}"] if pid and rank else []
         return f"rank {rank}" + (f" ({', '.join(parts)})" if parts else "")
 
@@ -168,51 +151,6 @@ class Followers:
         if self._reader is not None and self._reader is not threading.current_thread():
             self._reader.join()
 
-    def _admit(self, connection: socket.socket, own: Hello) -> None:
-        """FoundryError for a rank that cannot take part; others than ranks are sent away."""
-        connection.settimeout(_LAST_WORDS)
-        try:
-            message, _ = receive(connection) if is_own(connection) else (None, [])
-        except (OSError, ValueError):
-            message = None
-        if message is None:
-            connection.close()
-            return
-        if "failed" in message:
-            connection.close()
-            raise FoundryError(f"a rank cannot take part: {message['failed']}")
-        try:
-            hello = Hello.read(message)
-            problem = self._problem(hello, own)
-        except ValueError as error:
-            problem = f"a rank cannot take part: {error}; use one version of foundryrt for all"
-        if problem:
-            with contextlib.suppress(OSError):
-                send(connection, {"refused": problem})
-            connection.close()
-            raise FoundryError(problem)
-        self._hellos[hello.rank] = hello
-        self._connections[hello.rank] = connection
-
-    def _problem(self, hello: Hello, own: Hello) -> str:
-        name = f"rank {hello.rank} (process {hello.pid})"
-        if hello.world != self.world:
-            return f"{name} was started as one of {hello.world}, rank 0 as one of {self.world}"
-        if not 0 < hello.rank < self.world or hello.rank in self._hellos:
-            taken = "is there twice" if hello.rank else "is rank 0's own place"
-            return f"{name} {taken}: start every rank once, numbered 0 to {self.world - 1}"
-        if hello.digest != own.digest:
-            return (
-                f"{name} opened another bundle, {hello.digest[:16]}…, than rank 0,"
-                f" {own.digest[:16]}…: give all ranks the same file"
-            )
-        if hello.version != own.version:
-            return (
-                f"{name} runs foundryrt {hello.version}, rank 0 {own.version}: use one version"
-                " for all ranks"
-            )
-        return ""
-
     def _refuse_ended(self, rank: int) -> None:
         process = self._processes.get(rank)
         if process is not None and process.poll() is not None:
@@ -222,7 +160,7 @@ class Followers:
 
     def _read(self) -> None:
         """Take the news of all ranks until their connections are closed."""
-        ranks = {connection.fileno(): rank for rank, connection in self._connections.items()}
+        ranks = {each.connection.fileno(): rank for rank, each in self._members.items()}
         poll = select.poll()
         for file in ranks:
             poll.register(file, select.POLLIN)
@@ -230,8 +168,8 @@ class Followers:
             for file, _ in poll.poll():
                 rank = ranks[file]
                 try:
-                    message, files = receive(self._connections[rank])
-                except (OSError, ValueError, KeyError):
+                    message, files = receive(self._members[rank].connection)
+                except (OSError, ValueError):
                     message, files = None, []
                 if message is not None and "stage" in message:
                     with self._changed:
@@ -286,26 +224,17 @@ def _process(
     try:
         # A terminal's Ctrl-C is for this process, which ends the others.
         return subprocess.Popen(
-            [*command, os.fspath(bundle)], stdin=subprocess.DEVNULL, process_group=0
-        )
+            [*command, os.fspath(bundle)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0,
+        )  # fmt: skip
     except OSError as error:
         raise FoundryError(f"rank {rank} cannot be started: {error.strerror}") from error
 
 
-def _check_gpus(hello: Hello, everyone: Mapping[int, Hello]) -> None:
-    for rank, other in everyone.items():
-        if other.gpu not in (*hello.visible, hello.gpu):
-            raise FoundryError(
-                f"rank {hello.rank} (process {hello.pid}) does not see the GPU of rank {rank},"
-                f" {other.gpu or 'none'}: every rank must see the GPUs of all; set the same"
-                " CUDA_VISIBLE_DEVICES for all (Slurm: --gpus-per-node, not --gpus-per-task)"
-            )
-
-
-def _close(connections: Mapping[int, socket.socket]) -> None:
-    for connection in connections.values():
+def _close(members: Mapping[int, Member]) -> None:
+    for member in members.values():
         with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+            member.connection.shutdown(socket.SHUT_RDWR)
 
 
 def _end(processes: Processes) -> None:

@@ -7,6 +7,7 @@ import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from foundryrt.cuda.driver import driver
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.undo import Undo
 from tests.fakecuda import bundle as counters
+from tests.fakecuda.test_placement import ELSEWHERE, relocated
 
 STRIDE, WORLD = 4 << 20, 3
 AT = counters.BASE + 4 * counters.REGION
@@ -49,7 +51,7 @@ def byte(address: int) -> int:
 
 def write(path: Path, world: int = WORLD) -> Path:
     """The counters for several ranks."""
-    capture = counters.capture()
+    capture = relocated(counters.capture())
     words = Tensor(
         name="ranks", region=1, offset=64, dtype="int32", shape=(4,), strides=(1,), role="state"
     )
@@ -211,6 +213,17 @@ def test_a_backend_joins(bundle, fake, slabs):
     assert fake.live == ""
 
 
+def test_slabs_move_with_the_arena(bundle, fake, slabs):
+    backend = CudaBackend(bundle, rank=1, base=ELSEWHERE)
+    backend.join(slabs)
+    at = AT - counters.STATE + ELSEWHERE
+    assert [byte(at + rank * STRIDE + 9) for rank in range(WORLD)] == [10, 0, 12]
+    backend.launch(0)
+    assert (backend.tensor(bundle.manifest.tensors[1]).read() == counters.INITIAL + 11).all()
+    backend.close()
+    assert fake.live == ""
+
+
 def test_a_backend_that_cannot_join_stays_alone(bundle, fake, slabs):
     backend = CudaBackend(bundle, rank=1)
     for given in ({}, {0: 1}, slabs | {1: 1}, slabs | {3: 1}):
@@ -224,6 +237,17 @@ def test_a_backend_that_cannot_join_stays_alone(bundle, fake, slabs):
     backend.join(slabs)
     backend.close()
     assert fake.live == ""
+
+
+def test_words_in_a_tensors_memory_stay(bundle, fake):
+    held = (ctypes.c_uint8 * (4096 + 256))()
+    start = -(-ctypes.addressof(held) // 256) * 256
+    ctypes.memset(start + 64, 5, 16)
+    interface = {"shape": (4096,), "typestr": "|u1", "data": (start, False), "version": 3}
+    memory = SimpleNamespace(__cuda_array_interface__=interface)
+    backend = CudaBackend(bundle, rank=1, place={"io": memory})
+    assert words(backend, bundle) == [0x05050505] * 4
+    backend.close()
 
 
 def test_ranks_and_memory_that_are_none_are_refused(bundle, tmp_path, fake):

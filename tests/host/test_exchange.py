@@ -19,6 +19,7 @@ from foundryrt.errors import FoundryError, UsageError
 from foundryrt.host import exchange
 from foundryrt.host.operators import operator
 from foundryrt.native import exchange_core
+from tests.host.test_host_limits import call
 
 DTYPES = (torch.float32, torch.bfloat16)
 WORLDS = (2, 3, 4, 8)
@@ -191,6 +192,28 @@ def test_arguments_that_do_not_fit_are_refused(name: str, value: Any) -> None:
     assert not fits(arguments() | {name: value})
     with pytest.raises((FoundryError, RuntimeError)):
         operator("foundry::all_gather")(**arguments() | {name: value})
+
+
+ARGUMENTS: dict[str, tuple[str, int, tuple[int, ...], tuple[int, ...]]] = {
+    "x": ("float32", 0, (8,), (1,)), "words": ("int32", 1024, (4,), (1,)),
+    "slabs": ("uint8", 2048, (4096,), (1,)), "out": ("float32", 7168, (2, 8), (8, 1)),
+}  # fmt: skip
+"""Of a call in an arena; at 1024 are the integers 128, 0, 129, 0: no rank of two."""
+
+
+@pytest.mark.parametrize(
+    ("name", "address"), [("words", 2048), ("words", 7168), ("out", 6140), ("slabs", 4096)]
+)
+def test_a_bundle_cannot_have_it_write_twice(name: str, address: int) -> None:
+    def bound(**given: Any) -> None:
+        a = ARGUMENTS | given
+        call("foundry::all_gather", a["x"], a["words"], a["slabs"], 0, 2, 256, out=a["out"])
+
+    with pytest.raises(FoundryError, match="name no rank of 2"):
+        bound()
+    dtype, _, sizes, strides = ARGUMENTS[name]
+    with pytest.raises(FoundryError, match="tensors that it writes overlap"):
+        bound(**{name: (dtype, address, sizes, strides)})
 
 
 @pytest.mark.parametrize("words", [(2, 1, 0, 0), (-1, 1, 0, 0), (0, 0, 0, 0), (0, 3, 0, 0)])

@@ -155,7 +155,7 @@ def test_a_bundle_says_for_how_many_ranks_it_is(tmp_path: Path, capsys) -> None:
     with Bundle.open(tmp_path / "1.fdy") as one, Bundle.open(tmp_path / "4.fdy") as four:
         assert (report.summary(one)["ranks"], report.summary(four)["ranks"]) == (1, 4)
         report.print_bundle(four)
-        assert "4, each in need of that" in capsys.readouterr().out
+        assert "4, each a process of its own" in capsys.readouterr().out
         assert "<svg" in bundle_page([four])
         with Bundle.open(tmp_path / "2.fdy") as two:
             found = {d["name"]: (d["a"], d["b"]) for d in compare(two, four)}

@@ -18,6 +18,7 @@ from foundryrt.bundle.schema import Region
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.host.arena import Arena
 from foundryrt.host.backend import HostBackend
+from foundryrt.session import Session
 
 WIDTH = 100
 
@@ -87,6 +88,16 @@ def test_ranks_that_joined_give_the_same_sums(tmp_path: Path, world: int) -> Non
         backend.close()
         with pytest.raises(OSError):
             os.fstat(slabs[backend._rank])
+
+
+def test_words_in_another_sessions_memory_stay(tmp_path: Path) -> None:
+    path = record(tmp_path / "two.fdy", 2)
+    with Session.open(path) as session:
+        session.write("ranks", np.array([1, 1, 0, 5], np.int32))
+        with Session.open(path, place={"state": session}) as other:
+            assert other.read("ranks").tolist() == [1, 1, 0, 5]
+        with Session.open(path) as other:
+            assert other.read("ranks").tolist() == [0, 1, 0, BOUND_MS]
 
 
 def test_the_mapping_outlives_the_descriptors(tmp_path: Path) -> None:

@@ -6,12 +6,21 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.host.rank_processes import alive, followers, record, start
+from tests.host.rank_processes import (
+    COMMAND,
+    ROOT,
+    WORKLOAD,
+    alive,
+    followers,
+    record,
+    start,
+)
 
 TOTAL = [10 * (2 * x + 1) for x in range(5)]
 """After 10 launches with two ranks."""
@@ -108,6 +117,28 @@ def test_a_server_that_is_told_to_stop(bundle, tmp_path) -> None:
     assert not any(map(alive, found.values()))
 
 
+def test_a_process_that_stands_by_runs_ranks_too(bundle, tmp_path) -> None:
+    place = {"FOUNDRY_STANDBY": str(tmp_path / "s.sock")}
+    standby = subprocess.Popen(
+        [*COMMAND, "standby", "--host"], stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | place,
+    )  # fmt: skip
+    assert standby.stderr is not None and "standing by at" in standby.stderr.readline()
+    for words in (["--json"], ["--wait"]):
+        process = start(["run", bundle, "--tp", "2", "--standby", *words], tmp_path, **place)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        found = followers(standby.pid)
+        if words == ["--wait"]:
+            assert set(found) == {1}
+            os.kill(found[1], signal.SIGKILL)
+        out, err, code = ended(process)
+        assert code == (words == ["--wait"]), err
+        assert json.loads(out) == {"total": TOTAL} if not code else "killed by SIGKILL" in err
+    standby.send_signal(signal.SIGINT)
+    standby.communicate(timeout=60)
+    assert standby.returncode == 130
+
+
 def launched(
     bundle: str, folder: Path, rank: int, *words: str, **changes: str
 ) -> subprocess.Popen[str]:
@@ -117,6 +148,17 @@ def launched(
         "MASTER_PORT": "29511", "TORCHELASTIC_RUN_ID": str(folder),
     }  # fmt: skip
     return start(["run", bundle, *words], folder, **environment | changes)
+
+
+def test_torchrun_starts_the_ranks(bundle, tmp_path) -> None:
+    (tmp_path / "work.py").write_text(WORKLOAD)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python",
+        *COMMAND, "run", bundle, "--workload", str(tmp_path / "work.py"), "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.removeprefix("ready\n")) == {"total": TOTAL}
 
 
 @pytest.mark.parametrize("tp", [[], ["--tp", "2"]])

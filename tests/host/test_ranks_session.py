@@ -86,6 +86,17 @@ def test_all_graphs_become_ready_and_weights_load_again(bundles) -> None:
         session.graph("parts").launch()
 
 
+def test_ranks_outlive_the_thread_that_started_them(bundles) -> None:
+    started: list[Followers] = []
+    thread = threading.Thread(target=lambda: started.append(Followers.start(bundles[2], 2)))
+    thread.start()
+    thread.join()
+    with started[0] as followers, Session.open(bundles[2], followers=followers) as session:
+        session.write("x", X)
+        session.graph("parts").launch()
+        np.testing.assert_array_equal(session.graph("parts").read("parts"), parts(X, 2))
+
+
 def test_what_one_rank_alone_would_do_is_refused(bundles) -> None:
     with opened(bundles[2], 2) as (session, _):
         graph = session.graph("parts")
