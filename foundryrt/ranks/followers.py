@@ -215,7 +215,7 @@ def _process(
     bundle: str | os.PathLike[str], rank: int, world: int, device: int, meeting: str
 ) -> subprocess.Popen[bytes]:
     command = [
-        sys.executable, "-m", "foundryrt.ranks.follow", f"--rank={rank}", f"--world={world}",
+        sys.executable, "-P", "-m", "foundryrt.ranks.follow", f"--rank={rank}", f"--world={world}",
         f"--device={device}", f"--meeting={meeting}",
     ]  # fmt: skip
     if threading.current_thread() is threading.main_thread():

@@ -118,8 +118,9 @@ class Leader:
         self._together(lambda: self._own.write(tensor, array), *parts)
 
     def seed(self, seed: int) -> None:
-        self._own.seed(seed)  # where there is nothing to seed, nobody is told
-        self._together(lambda: self._own.seed(seed), (Kind.SEED, 0, seed % (1 << 64)))
+        with self._order:
+            self._own.seed(seed)  # where there is nothing to seed, nobody is told
+            self._together(lambda: None, (Kind.SEED, 0, seed % (1 << 64)))
 
     def load_weights(self, check: bool = True) -> None:
         def load() -> None:

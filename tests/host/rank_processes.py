@@ -83,6 +83,7 @@ def start(words: list[str], folder: Path, **environment: str) -> subprocess.Pope
     return subprocess.Popen(
         [*COMMAND, *words, "--workload", str(workload)], text=True, cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment,
+        start_new_session=True,
     )  # fmt: skip
 
 

@@ -97,6 +97,19 @@ def test_ranks_outlive_the_thread_that_started_them(bundles) -> None:
         np.testing.assert_array_equal(session.graph("parts").read("parts"), parts(X, 2))
 
 
+@pytest.mark.parametrize("call", ["load_weights", "wait"])
+def test_what_others_are_behind_with_is_waited_for(bundles, call: str) -> None:
+    with opened(bundles[3], 3) as (session, found):
+        os.kill(found[2], signal.SIGSTOP)
+        thread = threading.Thread(target=getattr(session, call))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        os.kill(found[2], signal.SIGCONT)
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 def test_what_one_rank_alone_would_do_is_refused(bundles) -> None:
     with opened(bundles[2], 2) as (session, _):
         graph = session.graph("parts")

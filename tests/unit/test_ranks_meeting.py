@@ -121,6 +121,26 @@ def test_who_is_no_rank_is_sent_away(met) -> None:
     assert len(lines) == 2
 
 
+def test_processes_of_other_users_are_no_ranks(met, monkeypatch) -> None:
+    followers, name = met
+    lines = [said(name, of(rank)) for rank in (1, 2)]
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    monkeypatch.setenv("FOUNDRY_RANK_TIMEOUT", "0.2")
+    with pytest.raises(FoundryError, match="rank 1, 2 of 3 did not come"):
+        followers.meet(OWN)
+    for line in lines:
+        with pytest.raises(ConnectionResetError):  # nothing that it said was read
+            receive(line)
+
+
+def test_a_rank_0_of_another_user_is_none(met, monkeypatch) -> None:
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    with pytest.raises(FoundryError, match="another user listens where rank 0 should"):
+        connect(met[1], 5)
+
+
 def test_gpus_that_a_rank_does_not_see(met) -> None:
     followers, name = met
     own = replace(OWN, gpu="GPU-0", visible=("GPU-0", "GPU-1", "GPU-2"))
