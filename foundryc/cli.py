@@ -21,6 +21,7 @@ from foundryrt import workload as installed
 from foundryrt.atomic import AtomicFile
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.writer import check_output
+from foundryrt.cli import Devices, RankCount
 from foundryrt.console import (
     Json,
     Version,
@@ -35,6 +36,7 @@ from foundryrt.console import (
 )
 from foundryrt.errors import UsageError
 from foundryrt.host.admitted import check_names
+from foundryrt.ranks import command as ranks
 from foundryrt.regular import refuse_input
 from foundryrt.session import Session
 from foundryrt.trust import resolve
@@ -192,6 +194,8 @@ def calibrate(
     weights: Annotated[
         Path | None, typer.Option(help="Folder with the weight files, if they moved.")
     ] = None,
+    tp: RankCount = None,
+    devices: Devices = None,
     json: Json = False,
 ) -> None:
     """Fit what BUNDLE's workload decides by to its models, and put the fit into BUNDLE.
@@ -201,12 +205,16 @@ def calibrate(
     """
     with reporting():
         with Bundle.open(bundle) as opened:
-            name = opened.manifest.workload.name
+            manifest = opened.manifest
+            name = manifest.workload.name
             driver = installed.find_run(name)
         if not isinstance(driver, installed.CalibratedWorkload):
             raise UsageError(f"workload {name!r} has nothing to calibrate")
         chosen = options.parse(driver.Calibrating, context.args)
-        with Session.open(bundle, weights=weights) as session:
+        with (
+            ranks.others(manifest, str(bundle), tp, devices) as others,
+            Session.open(bundle, weights=weights, followers=others) as session,
+        ):
             files, found = driver.calibrate(session, chosen, json)
         if attach(bundle, files):
             note(f"{bundle}: its signatures no longer hold: sign it again")

@@ -56,7 +56,8 @@ def _settings(bundle: Bundle) -> dict[str, str]:
 def _facts(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     requirements = _texts(msgspec.structs.asdict(manifest.requirements))
-    return {"target": manifest.target, "workload": manifest.workload.name, **requirements}
+    ranks = {"ranks": str(manifest.ranks.world)} if manifest.ranks else {}
+    return {"target": manifest.target, "workload": manifest.workload.name, **requirements, **ranks}
 
 
 def _graphs(bundle: Bundle) -> dict[str, str]:

@@ -88,6 +88,8 @@ class Recorder:
         self._recording = _open_recording(target, base)
         self._ranks: Ranks | None = None
         self._begun = False
+        self._by_rank = False
+        """Whether ranks have unlike weights."""
 
     def __enter__(self) -> Recorder:
         return self
@@ -115,6 +117,7 @@ class Recorder:
         Every role begins, online, with the contents it has now. `slices` say where in the user's
         files a weight's contents come from: it is then stored as that recipe. On cuda, register
         weights without slices before those with: the bundle holds all up to the last without.
+        Slices may be of single ranks, the same number of elements for each (`WeightSlice.rank`).
 
         State with `grows` may have up to so many rows, its first dimension, in a session
         (`Session.open(grow=...)`). On cuda the workload is captured once more with that many, and
@@ -125,6 +128,7 @@ class Recorder:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
         if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
+        self._by_rank = self._by_rank or any(part.rank >= 0 for part in slices or ())
         if grows is None or self.target == "host":
             return self._recording.register(name, tensor, role, slices or ())
         if role != "state" or not tensor.dim() or not tensor.numel() or grows < tensor.shape[0]:
@@ -256,7 +260,15 @@ class Recorder:
         self._files[name] = bytes(data)
 
     def save(self, path: str | os.PathLike[str], embed_weights: bool = False) -> None:
-        """Write the bundle; weights that have slices are stored only with `embed_weights`."""
+        """Write the bundle; weights that have slices are stored only with `embed_weights`.
+
+        UsageError where they would have to be those of one rank.
+        """
+        if embed_weights and self._by_rank:
+            raise UsageError(
+                f"{path}: ranks have weights of their own, which cannot be embedded: leave them in"
+                " their files"
+            )
         if self._compile and not self._compiled:
             raise UsageError(f"workload {self._workload!r} does not support --compile")
         self._progress(f"writing {path}")

@@ -64,6 +64,13 @@ class Backend(Protocol):
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files."""
 
+    def close(self) -> None:
+        """Free what the backend holds."""
+
+
+class RankBackend(Backend, Protocol):
+    """A backend that can be one of several ranks."""
+
     def export_slab(self) -> int:
         """A descriptor of this rank's slab, which the backend closes; UsageError without ranks."""
 
@@ -71,8 +78,8 @@ class Backend(Protocol):
         """Take part in exchanges; `slabs` are descriptors of the others' by rank, for the caller to
         close, `bound` the milliseconds after which a rank counts as missing."""
 
-    def close(self) -> None:
-        """Free what the backend holds."""
+    def abandon(self, rank: int) -> None:
+        """Have exchanges under way and later ones give up, as if `rank` had not answered."""
 
 
 def open_backend(
@@ -84,7 +91,7 @@ def open_backend(
     base: int | None,
     place: Mapping[str, object] | None,
     rank: int = 0,
-) -> Backend:
+) -> RankBackend:
     """The bundle on its target; arguments are those of `Session.open`, `first` a graph's index,
     `rank` which of the bundle's ranks this process is."""
     if bundle.manifest.target == "host":

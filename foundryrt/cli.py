@@ -23,6 +23,7 @@ from foundryrt.console import (
     write,
 )
 from foundryrt.errors import UsageError
+from foundryrt.ranks import command as ranks
 from foundryrt.regular import refuse_input
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.session import Session
@@ -73,6 +74,25 @@ BaseAddress = Annotated[
     ),
 ]
 
+RankCount = Annotated[
+    int | None,
+    typer.Option(
+        "--tp",
+        metavar="N",
+        help="Run it on N GPUs together, where it was captured with --tp N. torchrun, Slurm and"
+        " mpirun may start the ranks instead.",
+        show_default=False,
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="GPUS",
+        help="The GPU of each rank, such as 0,1. By default 0 to N-1.",
+        show_default=False,
+    ),
+]
+
 WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -89,6 +109,8 @@ def run(
     trust: TrustPaths = None,
     base: BaseAddress = None,
     name: WorkloadName = None,
+    tp: RankCount = None,
+    devices: Devices = None,
     standby: Annotated[
         bool,
         typer.Option(
@@ -109,11 +131,15 @@ def run(
             driver = find_run(opened.manifest.workload.name, name)
             chosen = options.parse(driver.Options, context.args)
             inputs = [opened.path, *weight_paths(opened.manifest, weights)]
+            manifest = opened.manifest
         for field, path in options.written(chosen).items():
             refuse_input(options.flag(field), path, inputs)
-        with Session.open(
-            bundle, weights=weights, trust=trust or None, base=_address(base)
-        ) as session:
+        with (
+            ranks.others(manifest, bundle, tp, devices) as others,
+            Session.open(
+                bundle, weights=weights, trust=trust or None, base=_address(base), followers=others
+            ) as session,
+        ):
             result = driver.run(session, chosen, json)
         if json:
             print_json(result)
@@ -127,6 +153,8 @@ def serve(
     trust: TrustPaths = None,
     base: BaseAddress = None,
     name: WorkloadName = None,
+    tp: RankCount = None,
+    devices: Devices = None,
 ) -> None:
     """Serve the workload of BUNDLE over HTTP until SIGTERM, where it has a server.
 
@@ -141,10 +169,14 @@ def serve(
         with open_bundle(bundle, resolve(trust or None)) as opened:
             known = opened.manifest.workload.name
             driver = _server(known, find_run(known, name))
+            manifest = opened.manifest
         chosen = options.parse(driver.Serving, context.args)
-        with Session.open(
-            bundle, weights=weights, trust=trust or None, base=_address(base)
-        ) as session:
+        with (
+            ranks.others(manifest, bundle, tp, devices, serving=True) as others,
+            Session.open(
+                bundle, weights=weights, trust=trust or None, base=_address(base), followers=others
+            ) as session,
+        ):
             driver.serve(session, chosen)
 
 

@@ -39,3 +39,7 @@ class Unreachable(FoundryError):
 
 class Denied(Unreachable):
     """A server refuses access with these credentials, or without any."""
+
+
+class RankLost(FoundryError):
+    """Another rank of the session has failed, ended or not answered: nothing can be launched."""

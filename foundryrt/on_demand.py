@@ -24,8 +24,10 @@ from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.remote.local import user_folder
 from foundryrt.workload import RUN, RunWorkload, ServingWorkload, WithCapture, find_run, names
 
-_HERE = ("weights", "trust", "json")
+_HERE = ("weights", "trust", "json", "devices")
 """Options of `run` and `serve` themselves."""
+_BOTH = ("tp",)
+"""Options of the capture, and of `run` and `serve`."""
 _CAPTURE = ("target", "cache", "compile")
 """Options of `foundryc capture` itself."""
 
@@ -50,7 +52,8 @@ def with_bundle(command: str, words: Sequence[str]) -> list[str]:
     # An option of both is what this run has: the capture keeps its default.
     taken = (options.names(driver.Capture) | set(_CAPTURE)) - options.names(own) - set(_HERE)
     capture, rest = options.split(words, taken)
-    return [str(obtained(name, capture)), *rest]
+    both, _ = options.split(capture, _BOTH)
+    return [str(obtained(name, capture)), *rest, *both]
 
 
 def _driver(chosen: Sequence[str]) -> tuple[str, WithCapture]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
     from foundryrt.protocols import Readback, Tensor
+    from foundryrt.ranks.followers import Followers
     from foundryrt.trust import Trust
 
 
@@ -92,6 +93,7 @@ class _How:
     trust: Trust | None
     weights: Path | None
     device: int
+    followers: Followers | None
 
 
 class Session:
@@ -122,6 +124,7 @@ class Session:
         base: int | None = None,
         place: Mapping[str, object] | None = None,
         grow: Mapping[str, int] | None = None,
+        followers: Followers | None = None,
     ) -> Session:
         """Check the bundle at `path`, a file or a URL, fill its arena and make it ready.
 
@@ -140,15 +143,30 @@ class Session:
         `grow` gives tensors, by name, more rows, the first dimension, than they had at capture,
         zero at first; UsageError, with the reason, where that is not known to work. A FoundryError
         says what is wrong with the bundle, its signature, the machine or a weight file.
+
+        `followers` are the other ranks of a bundle for several
+        (foundryrt/ranks/followers.py); this process is rank 0, and `device` theirs to say. They do
+        what this session does, from here on until it is closed, which ends them; RankLost where one
+        fails. A bundle for several ranks opened without them runs alone.
         """
-        how = _How(resolve(trust), None if weights is None else Path(weights), device)
+        how = _How(resolve(trust), None if weights is None else Path(weights), device, followers)
+        if followers is not None and (base is not None or place or grow):
+            raise UsageError("ranks open a bundle as it is: give them no base, place or grow")
         bundle = open_bundle(path, how.trust)
         try:
             if grow:
                 bundle.manifest = grown(bundle.manifest, grow)
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
-            backend = open_backend(bundle, how.weights, device, index, load_weights, base, place)
+            backend: Backend
+            if followers is None:
+                backend = open_backend(
+                    bundle, how.weights, device, index, load_weights, base, place
+                )
+            else:
+                from foundryrt.ranks.leader import open_leader
+
+                backend = open_leader(bundle, followers, how.weights, index, load_weights)
             return cls(bundle, backend, how)
         except BaseException:
             bundle.close()
@@ -168,6 +186,8 @@ class Session:
         """
         own, how = self._bundle, self._how
         self._backend()
+        if how.followers is not None:
+            raise UsageError("ranks cannot go on with another bundle: start them with that one")
         bundle = open_bundle(path, how.trust)
         try:
             place = dict.fromkeys(shared(own, bundle), self)

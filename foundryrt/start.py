@@ -6,30 +6,14 @@ import os
 import sys
 
 from foundryrt.arguments import bundle_word
+from foundryrt.peek import on_device
 
-_ENTRY = 128  # bytes of a section's entry in the table, of which the first two are its kind
-_KERNEL = (4).to_bytes(2, "little")
-_MAX_SECTIONS = 1 << 16
+TYPE_CHECKING = False  # type checkers know it as True; importing typing would delay the driver
+if TYPE_CHECKING:
+    from foundryrt.ranks.command import AskedRanks
 
-
-def _on_device(path: str) -> bool:
-    """Whether the bundle at `path` holds kernel binaries, as those of the cuda target do.
-
-    Only an early start of the driver depends on it, so the three fields of docs/format.md are read
-    unchecked: importing the code that checks them would delay the driver.
-    """
-    if not os.path.isfile(path):
-        return False  # a pipe would be waited for
-    try:
-        with open(path, "rb") as file:
-            header = file.read(16)
-            sections = int.from_bytes(header[4:8], "little")
-            file.seek(int.from_bytes(header[8:16], "little"))
-            table = file.read(_ENTRY * min(sections, _MAX_SECTIONS))
-    except (OSError, ValueError):
-        return False  # opening the bundle says why
-    kinds = {table[start : start + 2] for start in range(0, len(table), _ENTRY)}
-    return header.startswith(b"FDY") and _KERNEL in kinds
+_LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID", "PMI_SIZE")
+"""Variables of what may have started several ranks (foundryrt/ranks/launcher.py)."""
 
 
 def _with_bundle(command: str, words: list[str]) -> list[str]:
@@ -48,6 +32,16 @@ def _with_bundle(command: str, words: list[str]) -> list[str]:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _ranks(words: list[str]) -> AskedRanks | None:
+    """The ranks that the arguments ask for, or that a launcher may have started."""
+    asked = any(word.partition("=")[0] == "--tp" for word in words)
+    if not asked and not any(name in os.environ for name in _LAUNCHED):
+        return None
+    from foundryrt.ranks.command import AskedRanks
+
+    return AskedRanks.of(words)
 
 
 def main() -> None:
@@ -72,10 +66,15 @@ def main() -> None:
             bundle = str(complete_copy(bundle))
         except FoundryError:
             bundle = ""  # A setting that cannot be: opening the bundle says which.
-    if sys.argv[1:2] in (["run"], ["serve"]) and bundle and _on_device(bundle):
-        from foundryrt.cuda import early
+    if sys.argv[1:2] in (["run"], ["serve"]) and bundle:
+        ranks = _ranks(words)
+        device = 0 if ranks is None else ranks.device()
+        if device is not None and on_device(bundle):
+            from foundryrt.cuda import early
 
-        early.begin()
+            early.begin(device)
+        if ranks is not None:
+            ranks.begin(words[place])
     from foundryrt import cli
 
     cli.main()

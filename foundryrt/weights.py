@@ -7,7 +7,7 @@ import mmap
 from pathlib import Path
 from typing import Protocol
 
-from foundryrt.bundle.schema import Manifest, WeightFile, WeightSource
+from foundryrt.bundle.schema import Manifest, WeightFile, WeightRecipe, WeightSource
 from foundryrt.errors import FoundryError
 
 
@@ -17,6 +17,11 @@ class WeightsMissing(FoundryError):
 
 class WeightsChanged(FoundryError):
     """A weight file is not the one that the bundle was captured with."""
+
+
+def recipes_of(manifest: Manifest, rank: int) -> list[WeightRecipe]:
+    """The recipes that fill the tensors of a rank."""
+    return [recipe for recipe in manifest.weights.recipes if recipe.rank in (-1, rank)]
 
 
 def weight_paths(manifest: Manifest, folder: Path | None) -> list[Path]:

@@ -79,6 +79,13 @@ class Request:
                 raise UsageError(f"--fit: workload {asked!r} cannot choose its sizes")
             given = {**module.fitted(given, chosen), **given}
         settings = module.Settings(**given)
+        if getattr(settings, "tp", 1) > 1 and (compile or embed_weights):
+            raise UsageError(
+                "--compile: with --tp, layers are recorded as they are"
+                if compile
+                else "--embed-weights: with --tp, ranks have weights of their own, which stay in "
+                "their files"
+            )
         address = None if base is None else _address(base, chosen)
         # A folder of this machine is no name to find a workload by.
         known = Path(asked).stem if is_file(asked) else asked

@@ -48,6 +48,7 @@ def bundle_part(bundle: Bundle) -> Markup:
             (called, f"{len(manifest.functions):,}"),
             ("in the file", size(counts["bundle_bytes"])),
             ("arena", size(counts["arena_bytes"])),
+            *([("ranks", counts["ranks"])] if manifest.ranks else []),
             ("weights", size(weights)),
         ]),
     ]  # fmt: skip

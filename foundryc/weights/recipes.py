@@ -8,23 +8,29 @@ from pathlib import Path
 from blake3 import blake3
 
 from foundryc.weights.files import StoredTensor
-from foundryc.weights.slices import WeightSlice, in_blocks
+from foundryc.weights.slices import WeightSlice, in_blocks, reached
 from foundryrt.bundle.schema import WeightFile, WeightRecipe, Weights, WeightSource
 from foundryrt.parallel import each
 
 
 def build_weights(tensors: Iterable[tuple[int, Sequence[WeightSlice]]]) -> Weights:
-    """The manifest's recipes for `(tensor index, its slices)`; reads every source to digest it."""
+    """The manifest's recipes for `(tensor index, its slices)`; reads every source to digest it.
+
+    A tensor whose slices are of ranks has a recipe for each.
+    """
     files: dict[Path, int] = {}
     sources: dict[StoredTensor, int] = {}
     recipes = []
     for index, slices in tensors:
-        parts = [block for part in slices for block in in_blocks(part)]
-        for part in parts:
-            files.setdefault(part.stored.path, len(files))
-            sources.setdefault(part.stored, len(sources))
-        copies = tuple(part.copy(sources[part.stored]) for part in parts)
-        recipes.append(WeightRecipe(tensor=index, copies=copies))
+        for rank in sorted({part.rank for part in slices}):
+            own = [part for part in slices if part.rank == rank]
+            own = own if rank < 0 else reached(own)
+            parts = [block for part in own for block in in_blocks(part)]
+            for part in parts:
+                files.setdefault(part.stored.path, len(files))
+                sources.setdefault(part.stored, len(sources))
+            copies = tuple(part.copy(sources[part.stored]) for part in parts)
+            recipes.append(WeightRecipe(tensor=index, copies=copies, rank=rank))
     digests: dict[StoredTensor, bytes] = {}
 
     def take(stored: StoredTensor) -> None:

@@ -28,6 +28,8 @@ class WeightSlice:
     row: int = 0
     row_step: int = 1
     column: int = 0
+    rank: int = -1
+    """Whose parameter it fills; -1 for that of every rank."""
 
     def copy(self, source: int) -> WeightCopy:
         """The manifest's form, with `source` as the index of the stored tensor."""
@@ -44,13 +46,48 @@ def whole(stored: StoredTensor) -> list[WeightSlice]:
     return [WeightSlice(stored, stored.rows, stored.columns)]
 
 
+def cut(
+    slices: Iterable[WeightSlice], rows: range, columns: range, row: int = 0, column: int = 0
+) -> list[WeightSlice]:
+    """What fills `rows` and `columns` of the parameter that `slices` fill, both of step 1.
+
+    In another parameter, where this rectangle begins at `row` and `column`.
+    """
+    found = []
+    for part in slices:
+        first, end = (
+            min(max(0, -((part.row - edge) // part.row_step)), part.rows)
+            for edge in (rows.start, rows.stop)
+        )
+        left = max(part.column, columns.start)
+        right = min(part.column + part.columns, columns.stop)
+        if first < end and left < right:
+            found.append(
+                replace(
+                    part,
+                    rows=end - first,
+                    columns=right - left,
+                    source_row=part.source_row + first * part.source_row_step,
+                    source_column=part.source_column + left - part.column,
+                    row=row + part.row + first * part.row_step - rows.start,
+                    column=column + left - columns.start,
+                )
+            )
+    return found
+
+
 def materialize(
-    slices: Iterable[WeightSlice], shape: Sequence[int], dtype: str
+    slices: Iterable[WeightSlice], shape: Sequence[int], dtype: str, rank: int = 0
 ) -> convert.AnyArray:
-    """A parameter from its slices, as the runtime will fill it: `shape`, `storage_dtype(dtype)`."""
+    """A parameter from its slices, as the runtime will fill it: `shape`, `storage_dtype(dtype)`.
+
+    Where slices are of ranks, it is the parameter of `rank`.
+    """
     target = np.zeros((prod(shape[:-1]), shape[-1]), convert.storage_dtype(dtype))
     decoded: dict[StoredTensor, convert.AnyArray] = {}
     for part in slices:
+        if part.rank not in (-1, rank):
+            continue
         stored = part.stored
         if stored not in decoded:
             decoded[stored] = convert.decode(
@@ -58,6 +95,27 @@ def materialize(
             )
         convert.copy_rows(part.copy(0), decoded[stored], target)
     return target.reshape(tuple(shape))
+
+
+def reached(slices: Sequence[WeightSlice]) -> list[WeightSlice]:
+    """The same slices of stored tensors that are cut down to the rows from first to last slice.
+
+    A rank reads those rows of a tensor alone, and takes the digest of no others; of columns, which
+    lie in every row, it reads whole rows.
+    """
+    ends: dict[StoredTensor, tuple[int, int]] = {}
+    for part in slices:
+        last = part.source_row + (part.rows - 1) * part.source_row_step
+        first, end = ends.get(part.stored, (part.source_row, 0))
+        ends[part.stored] = min(first, part.source_row), max(end, last + 1)
+    found = []
+    for part in slices:
+        first, end = ends[part.stored]
+        if end - first < part.stored.rows:
+            stored = _rows(part.stored, first, end - first)
+            part = replace(part, stored=stored, source_row=part.source_row - first)
+        found.append(part)
+    return found
 
 
 def in_blocks(part: WeightSlice) -> list[WeightSlice]:
@@ -69,27 +127,31 @@ def in_blocks(part: WeightSlice) -> list[WeightSlice]:
     plain = stored.dtype in DTYPES and part.source_row_step == part.row_step == 1
     if not plain or stored.length <= _BLOCK:
         return [part]
-    row_bytes = stored.length // stored.rows
-    height = max(1, _BLOCK // row_bytes)
+    height = max(1, _BLOCK // (stored.length // stored.rows))
     blocks = []
     end = part.source_row + part.rows
     for start in range(part.source_row // height * height, end, height):
         rows = min(height, stored.rows - start)
-        block = replace(
-            stored,
-            name=f"{stored.name}[{start}:{start + rows}]",
-            shape=(rows, stored.columns),
-            offset=stored.offset + start * row_bytes,
-            length=rows * row_bytes,
-        )
         first, last = max(start, part.source_row), min(start + rows, end)
         blocks.append(
             replace(
                 part,
-                stored=block,
+                stored=_rows(stored, start, rows),
                 rows=last - first,
                 source_row=first - start,
                 row=part.row + first - part.source_row,
             )
         )
     return blocks
+
+
+def _rows(stored: StoredTensor, first: int, rows: int) -> StoredTensor:
+    """Rows of a stored tensor as one of its own; also of a quantized one, whose rows are blocks."""
+    row = stored.length // stored.rows
+    return replace(
+        stored,
+        name=f"{stored.name}[{first}:{first + rows}]",
+        shape=(rows, stored.columns),
+        offset=stored.offset + first * row,
+        length=rows * row,
+    )

@@ -55,10 +55,12 @@ def _contents(name: str, bundle: Bundle) -> dict[str, object]:
     """What a region has where, and where it comes from; by tensor, and of the whole."""
     manifest = bundle.manifest
     index = next((i for i, r in enumerate(manifest.regions) if r.name == name), -1)
-    recipes = {recipe.tensor: recipe for recipe in manifest.weights.recipes}
+    recipes: dict[int, list[WeightRecipe]] = {}
+    for recipe in manifest.weights.recipes:
+        recipes.setdefault(recipe.tensor, []).append(recipe)
     found: dict[str, object] = {
         tensor.name: (tensor.offset, tensor.dtype, tensor.shape, tensor.strides,
-                      _sources(manifest, recipes.get(number)))
+                      _sources(manifest, recipes.get(number, ())))
         for number, tensor in enumerate(manifest.tensors)
         if tensor.region == index and tensor.graph == -1
     }  # fmt: skip
@@ -67,13 +69,11 @@ def _contents(name: str, bundle: Bundle) -> dict[str, object]:
     return found | {"size": region.size if region else 0, "stored bytes": saved}
 
 
-def _sources(manifest: Manifest, recipe: WeightRecipe | None) -> tuple[object, ...]:
-    """A weight's copies with the digest of what each is copied from."""
-    if recipe is None:
-        return ()
+def _sources(manifest: Manifest, recipes: Iterable[WeightRecipe]) -> tuple[object, ...]:
+    """A weight's copies, by rank, with the digest of what each is copied from."""
     sources = manifest.weights.sources
     return tuple(
-        (sources[copy.source].digest, sources[copy.source].dtype,
+        (recipe.rank, sources[copy.source].digest, sources[copy.source].dtype,
          *(getattr(copy, name) for name in copy.__struct_fields__ if name != "source"))
-        for copy in recipe.copies
+        for recipe in recipes for copy in recipe.copies
     )  # fmt: skip

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from foundryrt.bundle.errors import (
     InvalidReference,
     InvalidValue,
     RegionOverlap,
     TensorOutOfBounds,
-    WeightOutOfBounds,
 )
 from foundryrt.bundle.layout import Section, printable
 from foundryrt.bundle.ranks import check_ranks
@@ -28,8 +25,8 @@ from foundryrt.bundle.schema import (
     Relocation,
     SectionKind,
     Tensor,
-    WeightCopy,
 )
+from foundryrt.bundle.weights import check_weights
 from foundryrt.printable import quoted
 
 ADDRESS_LIMIT = 1 << 57
@@ -71,7 +68,7 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     for kernel in manifest.kernels:
         _require(len(kernel.sha256) == 32, "a kernel's digest has not 32 bytes")
     _unique("kernel", (kernel.sha256 for kernel in manifest.kernels))
-    _check_weights(manifest)
+    check_weights(manifest)
 
 
 def _check_text(manifest: Manifest) -> None:
@@ -224,66 +221,3 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-
-
-def _check_weights(manifest: Manifest) -> None:
-    weights = manifest.weights
-    if weights.digest_kernel != -1:
-        _refer("weights", weights.digest_kernel, manifest.kernels)
-    for file in weights.files:
-        inside = all(part not in ("", ".", "..") for part in file.name.split("/"))
-        _require(
-            inside and "\\" not in file.name, f"weight file {quoted(file.name)} is no such name"
-        )
-        _require(file.size >= 0, f"weight file {quoted(file.name)} has {file.size} bytes")
-    _unique("weight file", (file.name for file in weights.files))
-    for source in weights.sources:
-        where = f"weight source {quoted(source.name)}"
-        _refer(where, source.file, weights.files)
-        digests = sorted((len(source.sha256), len(source.blake3)))
-        _require(digests == [0, 32], f"{where}: its digest has not 32 bytes")
-        _require(source.rows > 0 and source.columns > 0, f"{where} is empty")
-        _require(printable(source.dtype), f"{where}: dtype")
-        if source.dtype in DTYPES:
-            length = source.rows * source.columns * DTYPES[source.dtype]
-            _require(source.length == length, f"{where}: {source.length} bytes, not {length}")
-        if (
-            not 0
-            <= source.offset
-            <= source.offset + source.length
-            <= weights.files[source.file].size
-        ):
-            raise WeightOutOfBounds(f"manifest: {where} reaches beyond its file")
-    for recipe in weights.recipes:
-        _refer("a weight recipe", recipe.tensor, manifest.tensors)
-        _check_recipe(manifest, manifest.tensors[recipe.tensor], recipe.copies)
-    _unique("weight recipe", (recipe.tensor for recipe in weights.recipes))
-
-
-def _check_recipe(manifest: Manifest, tensor: Tensor, copies: tuple[WeightCopy, ...]) -> None:
-    where = f"weight {quoted(tensor.name)}"
-    columns = tensor.shape[-1] if tensor.shape else 1
-    rows = prod(tensor.shape[:-1])
-    dense = tuple(prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape)))
-    _require(tensor.role == "weight" and tensor.strides == dense, f"{where} is not a dense weight")
-    for copy in copies:
-        _refer(where, copy.source, manifest.weights.sources)
-        source = manifest.weights.sources[copy.source]
-        steps = (copy.source_row_step, copy.row_step, copy.rows, copy.columns)
-        starts = (copy.source_row, copy.source_column, copy.row, copy.column)
-        _require(min(steps) > 0 and min(starts) >= 0, f"{where}: a copy's steps or starts")
-        if (
-            copy.source_row + (copy.rows - 1) * copy.source_row_step >= source.rows
-            or copy.source_column + copy.columns > source.columns
-        ):
-            raise WeightOutOfBounds(f"manifest: {where} reads beyond {quoted(source.name)}")
-        if (
-            copy.row + (copy.rows - 1) * copy.row_step >= rows
-            or copy.column + copy.columns > columns
-        ):
-            raise WeightOutOfBounds(f"manifest: {where} is written beyond its end")
-    covered = sum(copy.rows * copy.columns for copy in copies)
-    if covered != rows * columns:
-        raise WeightOutOfBounds(
-            f"manifest: the copies into {where} fill {covered} of {rows * columns} elements"
-        )

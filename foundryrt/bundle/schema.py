@@ -19,8 +19,8 @@ import msgspec
 #    added, relocation columns filled, and Manifest.random with GraphEntry.random; dtypes uint16 to
 #    uint64, complex32 and three more of float8; Region.given and Manifest.growing; earlier readers
 #    refuse bundles that have them.
-#    2026-11-29, Manifest.ranks added, and left out where there are none; earlier readers refuse
-#    bundles that have it.
+#    2026-11-29, Manifest.ranks and WeightRecipe.rank added, and left out where there are none;
+#    earlier readers refuse bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -246,11 +246,13 @@ class WeightCopy(Record, frozen=True):
     column: int = 0
 
 
-class WeightRecipe(Record, frozen=True):
+class WeightRecipe(Record, frozen=True, omit_defaults=True):
     """How one tensor is filled: copies that together cover it."""
 
     tensor: int
     copies: tuple[WeightCopy, ...]
+    rank: int = -1
+    """The rank that fills it so, if each has a recipe of its own; -1 for every rank."""
 
 
 class Weights(Record, frozen=True):

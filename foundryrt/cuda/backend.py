@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from foundryrt.bundle.alike import check_alike, given_regions, refuse_missing
 from foundryrt.bundle.ranks import (
     BOUND_MS,
+    MISSING,
     WORDS,
     check_peers,
     check_rank,
@@ -136,8 +137,9 @@ class CudaBackend:
         if self._bundle.manifest.weights.digest_kernel != -1:
             digester = partial(_digester, self._bundle, self.device, self.stream, self._undo.part())
         self._loader = WeightLoader(
-            self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester
-        )
+            self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester,
+            self._rank,
+        )  # fmt: skip
 
     def _begin_graphs(self) -> None:
         """From here on work is queued, so that closing begins with waiting for it."""
@@ -235,6 +237,11 @@ class CudaBackend:
         if self._random is None:
             raise UsageError("no graph of this bundle draws random numbers: nothing to seed")
         self._random.seed(seed)
+
+    def abandon(self, rank: int) -> None:
+        """See Backend.abandon."""
+        if (tensor := words_tensor(self._bundle.manifest)) is not None:
+            self.device.write_aside(self._arena.address(tensor) + 4 * MISSING, 1 + rank)
 
     def synchronize(self) -> None:
         """Wait for the session's stream."""

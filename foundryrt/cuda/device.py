@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from ctypes import byref, c_size_t, c_void_p
+from ctypes import byref, c_int32, c_size_t, c_void_p, sizeof
 from dataclasses import dataclass
 
 from foundryrt.bundle.schema import Requirements
@@ -36,6 +36,13 @@ class Device:
         free, total = c_size_t(), c_size_t()
         self.cuda("cuMemGetInfo_v2", byref(free), byref(total))
         return free.value
+
+    def write_aside(self, address: int, word: int) -> None:
+        """Write an int32 although the session's stream is busy: at once, not in its order."""
+        value = c_int32(word)
+        self.enter()
+        # On CUDA's default stream, which a non-blocking stream does not hold up.
+        self.cuda("cuMemcpyHtoD_v2", address, byref(value), sizeof(value))
 
 
 def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: Undo) -> Device:

@@ -38,6 +38,8 @@ class DeviceTensor:
     stream: int
     owner: object = field(default=None, compare=False, repr=False)
     """What holds the memory: as long as a tensor refers to it, nothing is freed unasked."""
+    readonly: bool = False
+    """Refuses writes, and DLPack, which cannot say so."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -67,7 +69,7 @@ class DeviceTensor:
             "shape": self.schema.shape,
             "strides": tuple(step * size for step in self.schema.strides),
             "typestr": _TYPES[self.schema.dtype],
-            "data": (self.address if prod(self.schema.shape) else 0, False),
+            "data": (self.address if prod(self.schema.shape) else 0, self.readonly),
             "version": 3,
             "stream": self.stream,
         }
@@ -77,6 +79,8 @@ class DeviceTensor:
 
     def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
         """A capsule over this memory, after what the session's stream holds; until `close`."""
+        if self.readonly:
+            raise BufferError(f"{self.schema.name} is only to be read: use read() or write()")
         # -1 is the protocol's "do not synchronize".
         if stream != -1:
             self.device.enter()
@@ -100,6 +104,8 @@ class DeviceTensor:
     def write_bytes(self, data: Buffer) -> None:
         """Replace the `extent` bytes, gaps between strided elements too; UsageError for more or
         fewer."""
+        if self.readonly:
+            raise UsageError(f"{self.schema.name} is only to be read here: use Session.write")
         view = memoryview(data)
         if view.nbytes != self.extent:
             raise UsageError(f"{self.schema.name} has {self.extent} bytes, not {view.nbytes}")

@@ -25,7 +25,7 @@ from foundryrt.errors import FoundryError
 from foundryrt.native import FileRange
 from foundryrt.parallel import each
 from foundryrt.undo import Undo
-from foundryrt.weights import WeightsChanged, check_digest, find_file, hasher
+from foundryrt.weights import WeightsChanged, check_digest, find_file, hasher, recipes_of
 
 _Run = tuple[int, int, int]
 """Device address, first byte in the source, bytes."""
@@ -69,9 +69,9 @@ class _Plan:
     """Where those sources arrive whose digests the device takes."""
 
     @classmethod
-    def of(cls, manifest: Manifest, arena: Arena, on_device: bool) -> _Plan:
+    def of(cls, manifest: Manifest, arena: Arena, on_device: bool, rank: int) -> _Plan:
         plan = cls()
-        for recipe in manifest.weights.recipes:
+        for recipe in recipes_of(manifest, rank):
             tensor = manifest.tensors[recipe.tensor]
             if all(_whole_rows(manifest, tensor, copy) for copy in recipe.copies):
                 for index, run in _runs(arena.address(tensor), tensor, recipe):
@@ -86,7 +86,7 @@ class _Plan:
 
 
 class WeightLoader:
-    """Fills every tensor of a bundle that has a recipe.
+    """Fills every tensor of a bundle that has a recipe, where there are several by that of `rank`.
 
     `digester` makes what takes BLAKE3 digests of device memory. The CPU takes those of other kinds
     and of sources that do not arrive as a whole or arrive twice; without `digester` it takes all.
@@ -101,12 +101,14 @@ class WeightLoader:
         uploader: Uploader,
         undo: Undo,
         digester: Callable[[Sequence[Range]], Digester] | None = None,
+        rank: int = 0,
     ) -> None:
         self._manifest = manifest
         self._arena = arena
         self._uploader = uploader
         self._undo = undo
         self._make_digester = digester
+        self._rank = rank
         self._digester: Digester | None = None
         self._plan: _Plan | None = None
         self._lock = threading.Lock()
@@ -119,7 +121,8 @@ class WeightLoader:
 
     def _prepare(self, check: bool) -> _Plan:
         if self._plan is None:
-            self._plan = _Plan.of(self._manifest, self._arena, self._make_digester is not None)
+            on_device = self._make_digester is not None
+            self._plan = _Plan.of(self._manifest, self._arena, on_device, self._rank)
         if check and self._plan.ranges and self._make_digester and self._digester is None:
             self._digester = self._make_digester(list(self._plan.ranges.values()))
         return self._plan

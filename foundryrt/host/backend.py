@@ -17,6 +17,7 @@ from foundryrt.arrays import check_array
 from foundryrt.bundle.alike import check_alike, given_regions
 from foundryrt.bundle.ranks import (
     BOUND_MS,
+    MISSING,
     check_peers,
     check_rank,
     first_words,
@@ -134,11 +135,16 @@ class HostBackend:
                 self.arena.map_slab(slab_region(manifest), rank, descriptor)
             self._set_words(self._rank, world, 0, bound)
 
+    def abandon(self, rank: int) -> None:
+        """See Backend.abandon."""
+        if (tensor := words_tensor(self._bundle.manifest)) is not None:
+            self.tensor(tensor)[MISSING] = 1 + rank  # not `write`: a launch may be waiting
+
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files; `check=False` compares only the files' sizes."""
         if self._bundle.manifest.weights.recipes and "weights" not in self._given:
             with self._launching:
-                load(self._bundle.manifest, self._rows, self._weights, check)
+                load(self._bundle.manifest, self._rows, self._weights, check, rank=self._rank)
 
     def ready(self, graph: int | None = None) -> int:
         """How many graphs are prepared; of one graph, 1 where it is."""

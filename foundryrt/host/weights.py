@@ -8,7 +8,7 @@ from pathlib import Path
 from foundryrt.bundle.schema import Manifest
 from foundryrt.convert import AnyArray, decode_source, fill
 from foundryrt.dequantized import decode_kept
-from foundryrt.weights import WeightsChanged, check_source, find_file, map_file
+from foundryrt.weights import WeightsChanged, check_source, find_file, map_file, recipes_of
 
 
 def load(
@@ -17,8 +17,9 @@ def load(
     folder: Path | None = None,
     check: bool = True,
     progress: Callable[[int], None] | None = None,
+    rank: int = 0,
 ) -> None:
-    """Fill every tensor that has a recipe.
+    """Fill every tensor that has a recipe, where there are several by that of `rank`.
 
     `target(i)` gives tensor i as a writable [rows, columns] array of its storage dtype. Each
     source's digest is compared before a byte of it is used, unless `check` is False; `progress`
@@ -45,5 +46,5 @@ def load(
 
     # What is kept goes by digests, which tell nothing of bytes that were not compared.
     decoder = decode_kept if check else decode_source
-    for recipe in weights.recipes:
+    for recipe in recipes_of(manifest, rank):
         fill(manifest, recipe, target(recipe.tensor), data, decoder)

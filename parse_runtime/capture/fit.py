@@ -45,6 +45,8 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:
     """The settings that `given` leaves open; UsageError where the models need more memory."""
     target_model = open_model(given["model"])
+    if (world := given.get("tp", 1)) > 1:
+        target_model = target_model.sharded(world)
     draft = open_model(given["draft"]) if given.get("draft") else target_model
     found = choose(given, LIMITS[target], memory(target), target_model, draft)
     shown = " ".join(f"{flag(name)} {value}" for name, value in found.items())

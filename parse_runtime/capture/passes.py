@@ -10,7 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from foundryc.ranks import Ranks
 from parse_runtime.capture.parameters import Register
+from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.models.acceptance import select
 from parse_runtime.models.config import ModelConfig
@@ -69,6 +71,8 @@ class Passes:
     """Of each token of the vocabulary, whether it is a number's; for evidence."""
     asked: float = 1.0
     """The share of drafted tokens that evidence asks the target about, the least sure ones."""
+    ranks: Ranks | None = None
+    """Those that share the model; `config` and `parameters` are then one rank's."""
     _inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -133,7 +137,8 @@ class Passes:
         cache = self._add_cache("eagle.cache", config, self.sizes.max_len + 1)
         frequencies = self._constant("eagle.frequencies", config.inverse_frequencies())
         shared = {"embed": self.parameters["embed"]}
-        return Head(config, {**shared, **parameters}, frequencies, cache, self.sizes.max_len)
+        ranks = None if "embed" in parameters else self.ranks
+        return Head(config, {**shared, **parameters}, frequencies, cache, self.sizes.max_len, ranks)
 
     def _add_speculation(self) -> Speculation:
         tree, drafts = self.sizes.tree, self._input(self.signature.drafts)
@@ -246,7 +251,7 @@ class Passes:
         """Float32 [cuts, 2]: logits of yes and no. In bfloat16 they would come in eighths."""
         if scores.dtype == torch.float32:
             return scores.index_select(1, self._judge)
-        return logits_of(self.parameters, hidden, self._judge, self.config.logit_cap)
+        return logits_of(self.parameters, hidden, self._judge, self.config.logit_cap, self.ranks)
 
     def _keep_likelihood(self, scores: Tensor, token: Tensor, places: Tensor) -> None:
         """A draft model's log-probability of each sampled token, at the row before it."""
@@ -260,11 +265,14 @@ class Passes:
     def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
         return forward(
             self.parameters, self.config, self._frequencies, rows, self.cache, keys, self._tapped,
-            self._layer, self._windowed_frequencies,
+            self._layer, self._windowed_frequencies, self.ranks,
         )  # fmt: skip
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return logits(self.parameters, hidden, self.config.logit_cap)
+        scores = logits(self.parameters, hidden, self.config.logit_cap)
+        if self.ranks is None:
+            return scores
+        return side_by_side(scores, self.ranks, self.config.vocab)
 
     def _sample(self, signature: PassSignature, scores: Tensor, positions: Tensor) -> Tensor:
         """A token of each row; a pass with several rows a slot has one sampling for them all."""

@@ -18,10 +18,16 @@ from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import Model, open_model
 
 if TYPE_CHECKING:
+    from foundryc.ranks import Ranks
     from foundryc.recorder import Recorder
     from parse_runtime.capture.parameters import Register
     from parse_runtime.capture.passes import Compile, Passes
+    from parse_runtime.models.config import ModelConfig
     from parse_runtime.models.loose import LooseRule
+
+_UNIT, _LARGEST = 256, 16 << 20
+"""Bytes that an exchange counts in, and the most that a rank sends in one: memory for twice as many
+of each rank is on every one."""
 
 __all__ = ["Settings", "build", "fitted", "inputs", "record"]
 
@@ -33,6 +39,9 @@ def record(recorder: Recorder, settings: Settings) -> None:
 
     target, draft = _models(settings)
     words = _words(target, settings)
+    ranks = None
+    if settings.tp > 1:
+        ranks = recorder.ranks(settings.tp, _exchanged(settings, target.config))
     _warn_of_no_end(settings, target, draft)
     recorder.attach("tokenizer.json", target.text.tokenizer.to_json().encode())
     recorder.attach("chat.json", _json(target.text.chat))
@@ -40,7 +49,7 @@ def record(recorder: Recorder, settings: Settings) -> None:
         recorder.attach("draft.tokenizer.json", draft.text.tokenizer.to_json().encode())
         recorder.attach("draft.chat.json", _json(draft.text.chat))
     with torch.inference_mode():
-        models = build(recorder.register, settings, target, draft, words, recorder.compiled)
+        models = build(recorder.register, settings, target, draft, words, recorder.compiled, ranks)
         graphs = [graph for passes in models for graph in passes.graphs()]
         if recorder.target == "cuda":
             with recorder.warm_up():
@@ -54,7 +63,10 @@ def record(recorder: Recorder, settings: Settings) -> None:
 
 
 def _models(settings: Settings) -> tuple[Model, Model]:
-    """Target and draft model, one object where they are the same; UsageError if they don't fit."""
+    """Target and draft model, one object where they are the same; UsageError if they don't fit.
+
+    Of several ranks the target is one's.
+    """
     target = open_model(settings.model)
     if settings.chat_template:
         chat = _chat(target, settings.chat_template)
@@ -81,7 +93,19 @@ def _models(settings: Settings) -> tuple[Model, Model]:
         # Each would read beyond its table at the other's padding, which stands for no token.
         shared = min(target.config.vocab, draft.config.vocab)
         target, draft = target.narrowed(shared), draft.narrowed(shared)
-    return target, draft
+    if settings.tp == 1:
+        return target, draft
+    part = target.sharded(settings.tp)
+    return part, part if draft is target else draft
+
+
+def _exchanged(settings: Settings, config: ModelConfig) -> int:
+    """Bytes that a rank sends at a time: the rows of any pass, up to a bound for long ones."""
+    sizes = settings.sizes()
+    steps = sizes.batches[-1] * (sizes.tree.rows if sizes.tree else 1)
+    rows = max(steps, *sizes.prefill, *(length for length, _ in sizes.verify))
+    size = rows * config.hidden * (4 if settings.dtype == "float32" else 2)
+    return min(-(-size // _UNIT) * _UNIT, _LARGEST)
 
 
 def _warn_of_no_end(settings: Settings, target: Model, draft: Model) -> None:
@@ -118,15 +142,20 @@ def build(
     draft: Model,
     words: tuple[int, int],
     compiled: Compile = lambda layer: layer,
+    ranks: Ranks | None = None,
 ) -> list[Passes]:
-    """The target's and the draft's passes; one model's weights are registered once."""
+    """The target's and the draft's passes; one model's weights are registered once.
+
+    With `ranks` the target is one's (`Model.sharded`); a draft model of its own is not shared.
+    """
     import torch
 
     from parse_runtime.capture.parameters import load_parameters
     from parse_runtime.capture.passes import Passes
 
     sizes = settings.sizes()
-    weights = load_parameters("target", target.parameters, settings.dtype, register)
+    rank = int(ranks.words[0]) if ranks else 0
+    weights = load_parameters("target", target.parameters, settings.dtype, register, rank)
     head = None
     if settings.eagle:
         config, recipes = open_head(settings.eagle, target.config)
@@ -139,7 +168,7 @@ def build(
         "target", target.config, weights, sizes, register, words, compiled, head,
         loose=_loose_rule(settings), draft_likelihood=likelihood, asked=settings.evidence_share,
         run_ahead=settings.run_ahead,
-        digits=target.text.tokenizer.digits if sizes.scored else (),
+        digits=target.text.tokenizer.digits if sizes.scored else (), ranks=ranks,
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
@@ -147,6 +176,7 @@ def build(
     drafts = Passes(
         "draft", draft.config, weights, drafting, register, compiled=compiled,
         likelihood=likelihood, run_ahead=settings.run_ahead,
+        ranks=ranks if draft is target else None,
     )  # fmt: skip
     return [passes, drafts]
 

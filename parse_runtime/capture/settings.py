@@ -23,6 +23,7 @@ class _Recorded:
     draft: str = option("", "as --model; empty: the target drafts itself")
     max_len: int = option(512, "tokens of prompt and answer")
     slots: int = option(1, "sequences at a time")
+    tp: int = option(1, "ranks, each with a GPU, that share the target model")
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
     prefill: str = option("32,128", "lengths of prefill passes")
@@ -59,7 +60,7 @@ class Settings(Rules, _Recorded):
             raise UsageError(f"speculate {self.speculate!r}: draft, or nothing")
         if self.speculate and self.eagle:
             raise UsageError("speculate and eagle: one drafter of tokens is enough")
-        for name in ("max_len", "slots", "eagle_depth", "eagle_width"):
+        for name in ("max_len", "slots", "tp", "eagle_depth", "eagle_width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
         if not self.judge_prompt:

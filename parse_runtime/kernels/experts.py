@@ -8,23 +8,30 @@ from torch import Tensor
 
 
 def experts(
-    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool
-) -> Tensor:
+    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool,
+    first: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Sum over each row's top_k experts of weight * down(swiglu(gate_up(x))): [T, hidden].
 
     `x` [T, hidden], `router` [E, hidden], `gate_up` [E, 2I, hidden] (gates first), `down`
     [E, hidden, I]. Weights are the softmax over all experts in float32, divided by the sum of the
     chosen ones where `normalize`. Of equal experts the lower is chosen. Shapes are static: no data
     decides what is computed.
+
+    With `first`, int64 [1], `gate_up` and `down` have fewer experts than the router: those from
+    `first` on. The sum is over these alone.
     """
     if x.is_cuda:
         from parse_runtime.kernels.cuda.experts import experts as kernel
 
-        return kernel(x, router, gate_up, down, top_k, normalize)
+        return kernel(x, router, gate_up, down, top_k, normalize, first)
     weights, chosen = route(F.linear(x, router), top_k, normalize)
     # On the CPU all experts are computed, and those that were not chosen weigh nothing.
     dense = torch.zeros(x.shape[0], router.shape[0], dtype=torch.float32, device=x.device)
     dense = dense.scatter(1, chosen, weights)
+    if first is not None:
+        own = torch.arange(gate_up.shape[0], dtype=torch.int64, device=x.device)
+        dense = dense.index_select(1, first + own)
     gate, up = torch.matmul(x, gate_up.transpose(1, 2)).chunk(2, dim=-1)
     y = torch.matmul(F.silu(gate) * up, down.transpose(1, 2))
     return (y.float() * dense.t()[:, :, None]).sum(0).to(x.dtype)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foundryc.ranks import Ranks
+from parse_runtime.kernels.ranks import summed
+from parse_runtime.kernels.streamed import STREAMED_ROWS
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     """x / rms(x) * (offset + weight) over the last dimension, in torch.
@@ -19,13 +23,23 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0,
+    ranks: Ranks | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(rms_norm(sum), sum) where sum = residual + x, both [T, H] of the weight's dtype.
 
     `x` is [T, H], or parts [S, T, H] of `linear_parts`, which are added first. Without a residual
-    the sum is x. `offset` is added to the weight.
+    the sum is x. `offset` is added to the weight. With `ranks` each rank gives a share of x, and
+    the sum of all is added.
     """
+    if ranks is not None and x.is_cuda:
+        from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
+
+        if x.shape[-2] <= STREAMED_ROWS:
+            return reduce_add_rms_norm(x, residual, weight, eps, offset, ranks)
+        x = all_reduce(added(x, weight.dtype), ranks)
+    elif ranks is not None:
+        x = summed(added(x, weight.dtype), ranks).to(weight.dtype)
     if x.is_cuda:
         from parse_runtime.kernels.cuda.norm import add_rms_norm as kernel
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.ranks import first_of, own_rows, summed
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
@@ -106,6 +108,10 @@ class Pass:
     places: Tensor
     keys: int
     """Attention reads the first `keys` rows of a slot."""
+    ranks: Ranks | None = None
+    """Those that share the model; `config` and the weights are then one rank's."""
+    first_expert: Tensor | None = None
+    """And this is where the rank's experts begin."""
 
 
 Layer = Callable[
@@ -123,33 +129,47 @@ def forward(
     tapped: Sequence[int] = (),
     layer: Layer | None = None,
     windowed_frequencies: Tensor | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Normalized hidden states [T, hidden] of T rows; their keys and values go to the cache.
 
     Attention reads the first `keys` rows of a slot. The second result has the hidden states
     [T, hidden] that enter each of the `tapped` layers. `layer` is `decoder_layer`, or that
-    compiled. Windowed layers have `windowed_frequencies` where those differ.
+    compiled. Windowed layers have `windowed_frequencies` where those differ. With `ranks`
+    parameters, configuration and cache are one rank's (`parse_runtime.models.shard`), and all ranks
+    have the same hidden states.
     """
     run = layer or decoder_layer
-    shared = windowed = Pass(config, inverse_frequencies, rows, rows.places(cache.rows), keys)
+    shared = windowed = Pass(
+        config, inverse_frequencies, rows, rows.places(cache.rows), keys, ranks,
+        first_of(ranks, config.experts // ranks.world) if ranks and config.experts else None,
+    )  # fmt: skip
     if config.windowed_layers:
         windowed = replace(shared, rows=rows.windowed(config.window))
         if windowed_frequencies is not None:
             windowed = replace(windowed, inverse_frequencies=windowed_frequencies)
-    added, hidden = embedded(parameters, config, rows.tokens), None
+    added, hidden = embedded(parameters, config, rows.tokens, ranks), None
     entering = []
     for index in range(config.layers):
         weights = of_layer(parameters, index)
         part = windowed if index in config.windowed_layers else shared
         added, entered, hidden = run(weights, part, added, hidden, cache.values[index])
         entering.append(entered)
-    x, _ = add_rms_norm(added, hidden, parameters["norm"], config.rms_eps, config.norm_offset)
+    x, _ = add_rms_norm(
+        added, hidden, parameters["norm"], config.rms_eps, config.norm_offset,
+        None if config.output_norms else ranks,
+    )  # fmt: skip
     return x, [entering[index] for index in tapped]
 
 
-def embedded(parameters: Mapping[str, Tensor], config: ModelConfig, tokens: Tensor) -> Tensor:
-    """[T, hidden] that enter the first layer; a scale is rounded to their dtype first."""
-    x = parameters["embed"].index_select(0, tokens)
+def embedded(
+    parameters: Mapping[str, Tensor], config: ModelConfig, tokens: Tensor, ranks: Ranks | None
+) -> Tensor:
+    """[T, hidden] that enter the first layer; a scale is rounded to their dtype first.
+
+    With `ranks` a share of these.
+    """
+    x = rows_of(parameters["embed"], tokens, ranks)
     if config.embedding_scale == 1:
         return x
     return x * torch.full((), config.embedding_scale, dtype=x.dtype, device=x.device)
@@ -165,19 +185,25 @@ def decoder_layer(
     """One layer; `stored` is its part of the cache.
 
     The residual stream is `hidden` [T, hidden] plus `added`, the last block's product that is not
-    added yet ([T, hidden] or parts of `linear_parts`). Gives the next `added`, the stream that
-    entered the layer, and the next `hidden`.
+    added yet ([T, hidden] or parts of `linear_parts`), of several ranks a share of it. Gives the
+    next `added`, the stream that entered the layer, and the next `hidden`.
     """
-    c = shared.config
+    c, ranks = shared.config, shared.ranks
     eps, offset = c.rms_eps, c.norm_offset
-    x, entered = add_rms_norm(added, hidden, weights["input_norm"], eps, offset)
+    # Output norms add the shares themselves; none is before the first layer.
+    left = None if c.output_norms else ranks
+    entering = ranks if hidden is None else left
+    x, entered = add_rms_norm(added, hidden, weights["input_norm"], eps, offset, entering)
     added = attention(weights, shared, x, stored)
     if c.output_norms:
-        added, _ = add_rms_norm(added, None, weights["attention_output_norm"], eps, offset)
-    x, hidden = add_rms_norm(added, entered, weights["post_norm"], eps, offset)
-    added = mixture(weights, c, x) if "router" in weights else mlp(weights, x, c.gelu)
+        added, _ = add_rms_norm(added, None, weights["attention_output_norm"], eps, offset, ranks)
+    x, hidden = add_rms_norm(added, entered, weights["post_norm"], eps, offset, left)
+    if "router" in weights:
+        added = mixture(weights, c, x, shared.first_expert)
+    else:
+        added = mlp(weights, x, c.gelu)
     if c.output_norms:
-        added, _ = add_rms_norm(added, None, weights["mlp_output_norm"], eps, offset)
+        added, _ = add_rms_norm(added, None, weights["mlp_output_norm"], eps, offset, ranks)
     return added, entered, hidden
 
 
@@ -214,18 +240,29 @@ def mlp(w: Mapping[str, Tensor], x: Tensor, gelu: bool = False) -> Tensor:
 
 
 def logits(parameters: Mapping[str, Tensor], hidden: Tensor, cap: float = 0.0) -> Tensor:
-    """[N, vocab] of hidden states [N, hidden], in their dtype; capped by tanh where `cap` is."""
+    """[N, vocab] of hidden states [N, hidden], in their dtype; capped by tanh where `cap` is.
+
+    Of a rank's parameters, for its part of the vocabulary.
+    """
     x = linear(hidden, _output_table(parameters))
     return (x / cap).tanh() * cap if cap else x
 
 
 def logits_of(
-    parameters: Mapping[str, Tensor], hidden: Tensor, tokens: Tensor, cap: float = 0.0
-) -> Tensor:
+    parameters: Mapping[str, Tensor], hidden: Tensor, tokens: Tensor, cap: float = 0.0,
+    ranks: Ranks | None = None,
+) -> Tensor:  # fmt: skip
     """Float32 [N, tokens] of a few tokens, int64 [tokens], not rounded to the model's dtype."""
-    table = _output_table(parameters).index_select(0, tokens)
+    table = rows_of(_output_table(parameters), tokens, ranks)
     x = (hidden.float()[:, None] * table.float()).sum(-1)
+    if ranks is not None:
+        x = summed(x, ranks)
     return (x / cap).tanh() * cap if cap else x
+
+
+def rows_of(table: Tensor, tokens: Tensor, ranks: Ranks | None) -> Tensor:
+    """Rows [T, K] of a table of the vocabulary; of several ranks, shares of them."""
+    return table.index_select(0, tokens) if ranks is None else own_rows(table, tokens, ranks)
 
 
 def _output_table(parameters: Mapping[str, Tensor]) -> Tensor:

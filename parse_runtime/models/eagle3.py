@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foundryc.ranks import Ranks
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.models.decoder import Cache, Pass, Rows, attention, mlp, store
+from parse_runtime.models.decoder import Cache, Pass, Rows, attention, mlp, rows_of, store
 from parse_runtime.signature.tree import DraftTree
 
 
@@ -33,6 +34,8 @@ class Head:
     inverse_frequencies: Tensor
     cache: Cache
     max_len: int
+    ranks: Ranks | None = None
+    """Where several ranks have parts of the embedding table; of the rest each has a copy."""
 
     def fuse(self, features: Sequence[Tensor]) -> Tensor:
         """The head's feature [T, hidden] of the target's low, middle and high ones."""
@@ -121,8 +124,8 @@ class Head:
     def _input(self, feature: Tensor, tokens: Tensor) -> Tensor:
         """The layer's input [T, 2 * hidden]: the token's embedding beside the feature."""
         p, eps = self.parameters, self.config.rms_eps
-        embedding = p["embed"].index_select(0, tokens)
-        e, _ = add_rms_norm(embedding, None, p["input_norm"], eps)
+        embedding = rows_of(p["embed"], tokens, self.ranks)
+        e, _ = add_rms_norm(embedding, None, p["input_norm"], eps, ranks=self.ranks)
         f, _ = add_rms_norm(feature, None, p["hidden_norm"], eps)
         return torch.cat((e, f), dim=-1)
 

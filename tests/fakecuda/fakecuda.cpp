@@ -70,6 +70,12 @@ CUresult cuDeviceGetName(char* out, int size, CUdevice) {
     std::strncpy(out, "fake", size);
     return CUDA_SUCCESS;
 }
+CUresult cuDeviceGetUuid_v2(CUuuid* out, CUdevice device) {
+    MAY_FAIL;
+    std::memset(out, 0, sizeof *out);
+    out->bytes[15] = static_cast<char>(device + 1);
+    return CUDA_SUCCESS;
+}
 CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice) {
     MAY_FAIL;
     *out = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? architecture / 10 : architecture % 10;

@@ -23,12 +23,13 @@ def capture(settings: Settings, bundle: Path) -> None:
         recorder.save(bundle)
 
 
-def tiny_bundle(folder: Path) -> Path:
+def tiny_bundle(folder: Path, tp: int = 1) -> Path:
     """A random Llama with a byte tokenizer, `tiny.fdy` in the folder."""
     save(folder / "tiny", "llama")
     settings = Settings(
         model=str(folder / "tiny"), max_len=LIMIT, slots=SLOTS, prefill="16,64",
         verify="48x2,120x3", judge_prompt="ok?", yes="y", no="n", stride=4,
+        tp=tp,
     )  # fmt: skip
     capture(settings, folder / "tiny.fdy")
     return folder / "tiny.fdy"

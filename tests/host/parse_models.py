@@ -16,6 +16,7 @@ import tokenizers
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from foundryc.ranks import Ranks
 from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings, build
 from parse_runtime.commands.run import Options, run
@@ -149,13 +150,20 @@ def quiet(folder: Path, scale: float) -> None:
 
 
 def eager(
-    settings: Settings, words: tuple[int, int] = (0, 0), device: str = "cpu"
+    settings: Settings,
+    words: tuple[int, int] = (0, 0),
+    device: str = "cpu",
+    ranks: Ranks | None = None,
 ) -> tuple[EagerSession, GraphTarget, GraphDecoder, Model]:
-    """Session, target and draft; without a draft model the target's is its own."""
+    """Session, target and draft; without a draft model the target's is its own.
+
+    With `ranks` the session is one of theirs, and the target's parts are.
+    """
     model = open_model(settings.model)
+    model = model.sharded(ranks.world) if ranks else model
     draft = open_model(settings.draft) if settings.draft else model
     session = EagerSession(asdict(settings), device)
-    for passes in build(session.register, settings, model, draft, words):
+    for passes in build(session.register, settings, model, draft, words, ranks=ranks):
         session.add(passes)
     return session, *open_models(session), model
 

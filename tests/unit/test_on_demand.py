@@ -58,6 +58,13 @@ def test_what_a_run_takes_itself_is_not_the_captures(calls: list[list[str]]) -> 
     assert calls[0][-2:] == ["--model", "m"]
 
 
+def test_how_many_ranks_is_for_the_capture_and_the_run(calls: list[list[str]]) -> None:
+    words = ["--tp", "2", "--model", "m", "--devices", "1,0", "--prompt=Why?"]
+    rest = on_demand.with_bundle("run", words)[1:]
+    assert rest == ["--devices", "1,0", "--prompt=Why?", "--tp", "2"]
+    assert calls[0][-4:] == ["--tp", "2", "--model", "m"]
+
+
 def test_a_workload_without_models_is_named(calls: list[list[str]]) -> None:
     with pytest.raises(UsageError, match="--workload"):
         on_demand.with_bundle("run", ["--workload", "otfs", "--model", "m"])

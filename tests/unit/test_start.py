@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundryrt import start
+from foundryrt import peek
 from foundryrt.arguments import bundle_word
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.bundle.writer import BundleWriter
@@ -18,13 +18,13 @@ from tests.unit.test_imports import imported
 
 
 def test_a_bundle_with_kernels_is_one_for_a_device(tmp_path: Path) -> None:
-    assert start._on_device(str(parts().write(tmp_path / "cuda.fdy")))
+    assert peek.on_device(str(parts().write(tmp_path / "cuda.fdy")))
     with BundleWriter(tmp_path / "host.fdy") as writer:
         writer.add(SectionKind.FILE, "x", bytes(10_000))
         writer.finish(manifest())
-    assert not start._on_device(str(tmp_path / "host.fdy"))
-    assert not start._on_device(str(tmp_path / "none.fdy"))
-    assert not start._on_device(str(tmp_path))
+    assert not peek.on_device(str(tmp_path / "host.fdy"))
+    assert not peek.on_device(str(tmp_path / "none.fdy"))
+    assert not peek.on_device(str(tmp_path))
 
 
 @given(head=st.binary(max_size=20), rest=st.binary(max_size=300))
@@ -34,12 +34,12 @@ def test_nothing_that_is_in_the_file_matters(
     path = tmp_path_factory.mktemp("start") / "x.fdy"
     for data in (head + rest, b"FDY\1" + head + rest):
         path.write_bytes(data)
-        assert start._on_device(str(path)) in (True, False)
+        assert peek.on_device(str(path)) in (True, False)
 
 
 def test_the_driver_waits_for_no_imports() -> None:
     modules, _ = imported(
-        "from foundryrt import start; start._on_device('x'); import foundryrt.cuda.early"
+        "from foundryrt import start; start.on_device('x'); import foundryrt.cuda.early"
     )
     assert "ctypes" in modules
     assert not modules & {"msgspec", "zstandard", "hashlib", "inspect", "numpy"}

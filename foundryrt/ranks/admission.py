@@ -1,0 +1,112 @@
+"""Who takes part: rank 0 hears all others, and refuses what does not fit, by name."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from foundryrt.errors import FoundryError
+from foundryrt.progress import progress_bar
+from foundryrt.ranks.meeting import Hello, is_own, patience, receive, send
+
+_TO_SPEAK = 3.0
+"""Seconds in which who connects must have said who it is."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Another rank: what it said, and the connection to it."""
+
+    hello: Hello
+    connection: socket.socket
+
+
+def meet(
+    listener: socket.socket,
+    own: Hello,
+    members: dict[int, Member],
+    refuse_ended: Callable[[int], object],
+) -> None:
+    """Fill `members`, by rank, with all ranks but the own one.
+
+    FoundryError where one is late, or cannot take part, which it is told. `refuse_ended` is called
+    with ranks that have not come, and raises for one that will not.
+    """
+    end = time.monotonic() + patience()
+    with progress_bar(own.world - 1, "waiting for ranks") as update:
+        while missing := [rank for rank in range(1, own.world) if rank not in members]:
+            for rank in missing:
+                refuse_ended(rank)
+            left = end - time.monotonic()
+            if left <= 0:
+                names = ", ".join(map(str, missing))
+                raise FoundryError(
+                    f"rank {names} of {own.world} did not come within {patience():g} s; start all"
+                    " ranks with the same command, or set FOUNDRY_RANK_TIMEOUT to more seconds"
+                )
+            if select.select([listener], [], [], min(left, 0.1))[0]:
+                _admit(listener.accept()[0], own, members)
+                update(len(members))
+    hellos = {0: own, **{rank: member.hello for rank, member in members.items()}}
+    for hello in hellos.values():
+        _check_gpus(hello, hellos)
+
+
+def _admit(connection: socket.socket, own: Hello, members: dict[int, Member]) -> None:
+    """FoundryError for a rank that cannot take part; others than ranks are sent away."""
+    connection.settimeout(_TO_SPEAK)
+    try:
+        message, _ = receive(connection) if is_own(connection) else (None, [])
+    except (OSError, ValueError):
+        message = None
+    connection.settimeout(None)
+    if message is None:
+        connection.close()
+        return
+    if "failed" in message:
+        connection.close()
+        raise FoundryError(f"rank {message.get('rank')} cannot take part: {message['failed']}")
+    try:
+        hello = Hello.read(message)
+        problem = _problem(hello, own, members)
+    except ValueError as error:
+        problem = f"a rank cannot take part: {error}; use one version of foundryrt for all"
+    if problem:
+        with contextlib.suppress(OSError):
+            send(connection, {"refused": problem})
+        connection.close()
+        raise FoundryError(problem)
+    members[hello.rank] = Member(hello, connection)
+
+
+def _problem(hello: Hello, own: Hello, members: Mapping[int, Member]) -> str:
+    name = f"rank {hello.rank} (process {hello.pid})"
+    if hello.world != own.world:
+        return f"{name} was started as one of {hello.world}, rank 0 as one of {own.world}"
+    if not 0 < hello.rank < own.world or hello.rank in members:
+        taken = "is there twice" if hello.rank else "is rank 0's own place"
+        return f"{name} {taken}: start every rank once, numbered 0 to {own.world - 1}"
+    if hello.digest != own.digest:
+        return (
+            f"{name} opened another bundle, {hello.digest[:16]}…, than rank 0,"
+            f" {own.digest[:16]}…: give all ranks the same file"
+        )
+    if hello.version != own.version:
+        return (
+            f"{name} runs foundryrt {hello.version}, rank 0 {own.version}: use one version for all"
+        )
+    return ""
+
+
+def _check_gpus(hello: Hello, hellos: Mapping[int, Hello]) -> None:
+    for rank, other in hellos.items():
+        if other.gpu not in (*hello.visible, hello.gpu):
+            raise FoundryError(
+                f"rank {hello.rank} (process {hello.pid}) does not see the GPU of rank {rank},"
+                f" {other.gpu or 'none'}: every rank must see the GPUs of all; set the same"
+                " CUDA_VISIBLE_DEVICES for all (Slurm: --gpus-per-node, not --gpus-per-task)"
+            )

@@ -1,0 +1,173 @@
+"""`--tp N` of `foundryrt run` and `serve`: the ranks that the command starts, or is one of.
+
+Imports little at first: the other ranks are started before this one imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.ranks.launcher import Place, place
+
+if TYPE_CHECKING:
+    from foundryrt.bundle.schema import Manifest
+    from foundryrt.ranks.followers import Followers
+
+_SECONDS = 10
+"""In which the command ends once a rank is lost."""
+_begun: list[Followers] = []
+"""Those that were started before the command's imports."""
+
+
+@dataclass(frozen=True)
+class AskedRanks:
+    """What `--tp` and `--devices` ask for, or a launcher did; see `others` for what is wrong."""
+
+    tp: int | None
+    devices: tuple[int, ...] | None
+    place: Place | None
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> AskedRanks:
+        """Read off a command's arguments and this process's environment."""
+        tp, devices, where = None, None, None
+        with suppress(ValueError, TypeError):
+            tp = int(_value(words, "--tp") or "")
+        with suppress(UsageError):
+            devices = _numbers(_value(words, "--devices"))
+        with suppress(UsageError):
+            where = place(os.environ)
+        return cls(tp, devices, where)
+
+    def device(self) -> int | None:
+        """The GPU of this process; None where it is not known yet whether it is one of several."""
+        if self.place is None:
+            return _device(0, self.devices)
+        return None if self.tp is None else _device(self.place.rank, self.devices)
+
+    def begin(self, bundle: str) -> None:
+        """Start the other ranks where no launcher does; errors are `others`' to raise."""
+        if self.tp is None or self.tp < 2 or self.place is not None:
+            return
+        from foundryrt.ranks.followers import Followers
+
+        with suppress(FoundryError):
+            _begun.append(Followers.start(bundle, self.tp, self.devices))
+
+
+@contextmanager
+def others(
+    manifest: Manifest, bundle: str, tp: int | None, devices: str | None, serving: bool = False
+) -> Iterator[Followers | None]:
+    """The other ranks of a bundle for several, which end with the `with` block; None for one.
+
+    In a process that a launcher started as another rank than 0, this takes part until rank 0 ends
+    the session, and does not return. A rank that is lost ends the command: RankLost at the end of
+    the block, at the latest. UsageError where `tp`, launcher and bundle contradict each other.
+    """
+    world = manifest.ranks.world if manifest.ranks else 1
+    gpus = _numbers(devices)
+    where = place(os.environ) if world > 1 else None
+    _check(manifest, world, tp, gpus, where)
+    if world == 1:
+        yield None
+        return
+    if where is not None and where.rank:
+        from foundryrt.ranks.follow import follow
+        from foundryrt.ranks.meeting import patience
+
+        device = _device(where.rank, gpus)
+        follow(bundle, where.rank, world, device, where.meeting, patience(), quiet=False)
+    over = threading.Event()
+    with _followers(bundle, world, gpus, where) as found:
+        found.on_loss.append(lambda _: _end_soon(found, serving, over))
+        try:
+            yield found
+            found.check()
+        finally:
+            over.set()
+
+
+def _followers(
+    bundle: str, world: int, gpus: tuple[int, ...] | None, where: Place | None
+) -> Followers:
+    from foundryrt.ranks.followers import Followers
+
+    if where is not None:
+        devices = gpus or tuple(_device(rank, None) for rank in range(world))
+        return Followers(world, devices, where.meeting)
+    return _begun.pop() if _begun else Followers.start(bundle, world, gpus)
+
+
+def _check(
+    manifest: Manifest,
+    world: int,
+    tp: int | None,
+    gpus: tuple[int, ...] | None,
+    where: Place | None,
+) -> None:
+    captured = f"the bundle was captured for {world} rank{'s' * (world > 1)}"
+    if tp is not None and tp != world:
+        say = f"say --tp {world}" if world > 1 else "leave it out"
+        raise UsageError(f"--tp {tp}: {captured}: {say}, or capture it with --tp {tp}")
+    if world > 1 and tp is None and where is None:
+        raise UsageError(f"{captured}: say --tp {world}")
+    if where is not None and where.world != world:
+        raise UsageError(f"{where.launcher} started {where.world} ranks: {captured}")
+    if gpus is not None and manifest.target != "cuda":
+        raise UsageError("--devices: a host bundle uses no GPU")
+    if gpus is not None and len(gpus) != world:
+        raise UsageError(f"--devices names {len(gpus)} GPUs: {captured}, name one for each")
+
+
+def _device(rank: int, gpus: tuple[int, ...] | None) -> int:
+    if gpus is not None and rank < len(gpus):
+        return gpus[rank]
+    # A launcher may show each rank its own GPU alone; the ranks say so when they meet.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return 0 if visible and "," not in visible else rank
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() and len(word) < 4 for word in words):
+        raise UsageError(f"--devices {text}: give GPUs by number, such as 0,1")
+    return tuple(map(int, words))
+
+
+def _value(words: Sequence[str], name: str) -> str | None:
+    """What follows the option's last place."""
+    found = None
+    for index, word in enumerate(words):
+        if word == name and index + 1 < len(words):
+            found = words[index + 1]
+        elif word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _end_soon(followers: Followers, serving: bool, over: threading.Event) -> None:
+    """End this process even if it does not notice: its work may wait for something else."""
+    from foundryrt.console import note
+
+    def end() -> None:
+        if not over.is_set():
+            note(f"error: {followers.lost}")
+            os._exit(1)
+
+    if serving:
+        # Answers under way end with an error, and the server as if it had been told to. Sent to
+        # the thread that may be waiting for it.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    timer = threading.Timer(_SECONDS, end)
+    timer.daemon = True
+    timer.start()

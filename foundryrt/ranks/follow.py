@@ -1,0 +1,240 @@
+"""A rank other than 0: it opens the bundle and does what rank 0 says, until that one ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from foundryrt.peek import on_device
+
+if TYPE_CHECKING:
+    from foundryrt.backend import RankBackend
+    from foundryrt.bundle.schema import Manifest
+    from foundryrt.native.ring import Record, Ring
+
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl."""
+_IDLE_MS = 500
+Said = tuple[dict[str, Any], list[int]]
+
+
+def main(words: list[str]) -> NoReturn:
+    """The process that `Followers.start` starts, with options and a bundle in `words`."""
+    given = dict(word[2:].split("=", 1) for word in words[:-1])
+    if parent := int(given.get("parent", 0)):
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)  # it has ended before
+    device = int(given["device"])
+    if on_device(words[-1]):
+        from foundryrt.cuda import early
+
+        early.begin(device)
+    rank, world = int(given["rank"]), int(given["world"])
+    follow(words[-1], rank, world, device, given["meeting"], 0, quiet=True)
+
+
+def follow(
+    path: str, rank: int, world: int, device: int, meeting: str, seconds: float, quiet: bool
+) -> NoReturn:
+    """Take part as this rank until rank 0 ends the session; the process ends then.
+
+    Rank 0 is waited for as many seconds. `quiet` where it has started this process, and says itself
+    what went wrong.
+    """
+    from foundryrt.errors import FoundryError
+    from foundryrt.ranks.meeting import connect
+
+    try:
+        connection = connect(meeting, seconds)
+    except FoundryError as error:
+        _end(f"rank {rank}: {error}", quiet)
+    # Whoever ends all ranks ends rank 0, which may have answers to complete.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    line = _Line(connection, rank, quiet)
+    try:
+        _take_part(line, path, rank, world, device)
+    except FoundryError as error:
+        line.fail(str(error))
+    except BaseException as error:
+        traceback.print_exc()
+        line.fail(f"{type(error).__name__}: {error}")
+    os._exit(0)
+
+
+class _Line:
+    """The connection to rank 0; this process ends with it."""
+
+    def __init__(self, connection: socket.socket, rank: int, quiet: bool) -> None:
+        self._connection, self._rank, self._quiet = connection, rank, quiet
+        self._said: queue.SimpleQueue[Said] = queue.SimpleQueue()
+
+    def open(self, hello: dict[str, Any]) -> None:
+        from foundryrt.ranks.meeting import send
+
+        send(self._connection, hello)
+        threading.Thread(target=self._read, name="foundry-rank-0", daemon=True).start()
+
+    def next(self) -> Said:
+        """What rank 0 says next, with its files."""
+        return self._said.get()
+
+    def reached(self, stage: str, *files: int) -> None:
+        from foundryrt.ranks.meeting import send
+
+        send(self._connection, {"stage": stage}, files)
+
+    def fail(self, why: str) -> NoReturn:
+        """Say why this rank ends, and end: on a GPU exchanges may go on that nobody completes."""
+        from foundryrt.ranks.meeting import send
+
+        with suppress(OSError):
+            send(self._connection, {"failed": why[:4000], "rank": self._rank})
+        _end(f"rank {self._rank}: {why}", self._quiet)
+
+    def _read(self) -> None:
+        from foundryrt.ranks.meeting import receive
+
+        while True:
+            try:
+                message, files = receive(self._connection)
+            except (OSError, ValueError):
+                message, files = None, []
+            if message is None:
+                _end(f"rank {self._rank}: rank 0 has ended", self._quiet)
+            if "refused" in message:
+                _end(message["refused"], self._quiet)
+            self._said.put((message, files))
+
+
+def _end(why: str, quiet: bool) -> NoReturn:
+    if not quiet:
+        from foundryrt.console import note  # which takes long to import
+
+        note(f"error: {why}")
+    os._exit(1)
+
+
+def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> None:
+    from foundryrt.backend import open_backend
+    from foundryrt.native.ring import Ring
+    from foundryrt.ranks.device import hello, prepare
+    from foundryrt.remote.bundle import open_bundle
+
+    bundle = open_bundle(path)
+    line.open(hello(bundle, rank, world, device).message())
+    order, _ = line.next()
+    weights = None if order["weights"] is None else Path(order["weights"])
+    first = order["first"]
+    backend = open_backend(
+        bundle, weights, device, first, order["load_weights"], None, None, rank=rank
+    )
+    line.reached("slab", backend.export_slab())
+    message, (file, *slabs) = line.next()
+    ring = Ring(file, world - 1)
+    others = dict(zip(message["slabs"], slabs, strict=True))
+    os.close(others.pop(rank))
+    backend.join(others)
+    for slab in others.values():
+        os.close(slab)
+    prepare(backend, bundle, first)
+    line.reached("ready")
+    _Follower(backend, bundle.manifest, line).run(ring, rank - 1)
+    backend.close()
+
+
+class _Follower:
+    """Does what records say."""
+
+    def __init__(self, backend: RankBackend, manifest: Manifest, line: _Line) -> None:
+        from foundryrt.bundle.ranks import words_tensor
+        from foundryrt.ranks.records import Kind
+
+        self._backend, self._manifest, self._line = backend, manifest, line
+        words = words_tensor(manifest)
+        assert words is not None
+        self._words = backend.readback(words)
+        self._unchecked = False
+        """Whether there were launches since it was seen that all ranks have answered."""
+        self._parts: dict[int, bytearray] = {}
+        self._waiting: threading.Thread | None = None
+        self._calls: dict[int, Callable[[Record], object]] = {
+            Kind.LAUNCH: self._launch,
+            Kind.WRITE: self._write,
+            Kind.SEED: lambda record: backend.seed(record.value),
+            Kind.LOAD_WEIGHTS: lambda record: backend.load_weights(bool(record.value)),
+            Kind.WAIT: self._wait,
+        }
+        self._close = Kind.CLOSE
+
+    def run(self, ring: Ring, reader: int) -> None:
+        """Until a record says that the session is closed."""
+        while True:
+            record = ring.take(reader, _IDLE_MS)
+            if record is None:
+                self._check_words()
+                continue
+            if record.kind == self._close:
+                return
+            self._calls[record.kind](record)
+            ring.done(reader)
+
+    def _launch(self, record: Record) -> None:
+        self._backend.launch(record.index)
+        self._unchecked = True
+        if not self._words.overlaps:
+            self._check_words()
+
+    def _write(self, record: Record) -> None:
+        import numpy as np
+
+        tensor = self._manifest.tensors[record.index]
+        like = self._backend.tensor(tensor)
+        total = prod(like.shape) * like.dtype.itemsize
+        data: Any = record.data
+        if len(data) < total:
+            parts = self._parts.setdefault(record.index, bytearray(total))
+            parts[record.value : record.value + len(data)] = data
+            if record.value + len(data) < total:
+                return
+            data = self._parts.pop(record.index)
+        self._backend.write(tensor, np.frombuffer(data, like.dtype).reshape(like.shape))
+
+    def _wait(self, _: Record) -> None:
+        if self._waiting is None:
+            self._waiting = threading.Thread(target=self._wait_for_graphs, daemon=True)
+            self._waiting.start()
+
+    def _wait_for_graphs(self) -> None:
+        try:
+            self._backend.wait()
+            self._line.reached("waited")
+        except Exception as error:
+            self._line.fail(str(error))
+
+    def _check_words(self) -> None:
+        """End where a rank did not answer; on cuda this waits for what is queued."""
+        from foundryrt.bundle.ranks import BOUND_MS, MISSING
+
+        if self._unchecked:
+            self._unchecked = False
+            self._words.start()
+            if missing := int(self._words.wait()[MISSING]):
+                waited = f"{BOUND_MS // 1000} s"
+                self._line.fail(f"rank {missing - 1} did not answer within {waited}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

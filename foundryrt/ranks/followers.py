@@ -1,0 +1,248 @@
+"""The other ranks as rank 0 sees them: processes of its own or of a launcher's, and their news."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from foundryrt.errors import FoundryError, RankLost, UsageError
+from foundryrt.ranks.admission import Member, meet
+from foundryrt.ranks.meeting import Hello, listen, receive, send
+from foundryrt.undo import Undo
+
+_LAST_WORDS = 3.0
+"""Seconds in which a rank whose connection has closed ends."""
+_ORDERLY = 10.0
+"""Seconds in which ranks free what they have."""
+Processes = dict[int, subprocess.Popen[bytes]]
+
+
+class Followers:
+    """Ranks 1 to `world` - 1, which are on their way; `Session.open` meets them.
+
+    `devices`: each rank's GPU, this one's first. `close` ends the processes that were started here;
+    others end with the connection.
+    """
+
+    def __init__(self, world: int, devices: Sequence[int], meeting: str) -> None:
+        self.world = world
+        self.devices = tuple(devices)
+        self.lost: RankLost | None = None
+        """Set once a rank has failed or ended; nothing can be launched then."""
+        self.on_loss: list[Callable[[int], object]] = []
+        """Called, by a thread of its own, with the rank that is lost."""
+        self._processes: Processes = {}
+        self._members: dict[int, Member] = {}
+        self._said: dict[str, dict[int, list[int]]] = {}
+        """By stage, the ranks that have reached it, with the files that they sent."""
+        self._changed = threading.Condition()
+        self._ending = False
+        self._reader: threading.Thread | None = None
+        self._undo = Undo()
+        self._undo.push(partial(_end, self._processes))
+        self._undo.push(partial(_close, self._members))
+        self._listener = listen(meeting)
+        self._undo.push(self._listener.close)
+
+    @classmethod
+    def start(
+        cls, bundle: str | os.PathLike[str], world: int, devices: Sequence[int] | None = None
+    ) -> Followers:
+        """Start a process for each rank but this one's, on the GPUs `devices` or 0 to `world` - 1.
+
+        A rank of a host bundle has no GPU. UsageError for numbers that do not fit each other.
+        """
+        if not 2 <= world <= 64:
+            raise UsageError(f"{world} ranks: 2 to 64 can run a bundle together")
+        devices = range(world) if devices is None else devices
+        if len(devices) != world:
+            raise UsageError(f"{len(devices)} devices for {world} ranks: name one for each")
+        meeting = f"foundryrt-{os.urandom(12).hex()}"
+        followers = cls(world, devices, meeting)
+        try:
+            for rank in range(1, world):
+                followers._processes[rank] = _process(bundle, rank, world, devices[rank], meeting)
+        except BaseException:
+            followers.close()
+            raise
+        return followers
+
+    def __enter__(self) -> Followers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def meet(self, own: Hello) -> None:
+        """Wait for all ranks; FoundryError names those that are late, and what differs at one."""
+        meet(self._listener, own, self._members, self._refuse_ended)
+        self._listener.close()
+        self._reader = threading.Thread(target=self._read, name="foundry-ranks", daemon=True)
+        self._reader.start()
+
+    def tell(self, message: dict[str, Any], files: tuple[int, ...] = ()) -> None:
+        """Say something to all; who does not hear it is lost, as the next `check` says."""
+        for member in self._members.values():
+            with contextlib.suppress(OSError):
+                send(member.connection, message, files)
+
+    def await_all(
+        self, stage: str, pending: Callable[[], object] = lambda: None
+    ) -> dict[int, list[int]]:
+        """Wait until all have said that they are at `stage`; the files that each sent with it.
+
+        `pending` is called now and then; what it raises ends the wait. RankLost as for `check`.
+        """
+        while True:
+            with self._changed:
+                self.check()
+                said = self._said.get(stage, {})
+                if len(said) == self.world - 1:
+                    return said
+                self._changed.wait(0.1)
+            pending()
+
+    def check(self) -> None:
+        """RankLost where a rank has failed or ended."""
+        if self.lost is not None:
+            raise RankLost(str(self.lost))
+
+    def lose(self, rank: int, why: str) -> None:
+        """Have the session end: this rank is no more, or did not answer."""
+        with self._changed:
+            if self.lost is not None or self._ending:
+                return
+            self.lost = RankLost(f"{self.name(rank)} {why}; start all ranks again")
+            self._changed.notify_all()
+        for call in self.on_loss:
+            # What one of them meets must not keep the others from knowing.
+            with contextlib.suppress(FoundryError):
+                call(rank)
+
+    def name(self, rank: int) -> str:
+        """A rank for people, with its GPU and process."""
+        member, process = self._members.get(rank), self._processes.get(rank)
+        pid = member.hello.pid if member else process.pid if process else None
+        parts = [f"GPU {self.devices[rank]}"] if member and member.hello.gpu else []
+        parts += [f"process {pid}"] if pid and rank else []
+        return f"rank {rank}" + (f" ({', '.join(parts)})" if parts else "")
+
+    def expect_end(self) -> None:
+        """From now on ranks end because they are to."""
+        self._ending = True
+
+    def close(self) -> None:
+        """End the ranks, and wait for those that were started here. A second call does nothing."""
+        orderly = self._ending and self.lost is None
+        self._ending = True
+        if orderly:
+            self._wait_for_ends()
+        self._undo.close()
+        if self._reader is not None and self._reader is not threading.current_thread():
+            self._reader.join()
+
+    def _refuse_ended(self, rank: int) -> None:
+        process = self._processes.get(rank)
+        if process is not None and process.poll() is not None:
+            raise FoundryError(
+                f"{self.name(rank)} {ending(process.returncode)} before it could take part"
+            )
+
+    def _read(self) -> None:
+        """Take the news of all ranks until their connections are closed."""
+        ranks = {each.connection.fileno(): rank for rank, each in self._members.items()}
+        poll = select.poll()
+        for file in ranks:
+            poll.register(file, select.POLLIN)
+        while ranks:
+            for file, _ in poll.poll():
+                rank = ranks[file]
+                try:
+                    message, files = receive(self._members[rank].connection)
+                except (OSError, ValueError):
+                    message, files = None, []
+                if message is not None and "stage" in message:
+                    with self._changed:
+                        self._said.setdefault(str(message["stage"]), {})[rank] = files
+                        self._changed.notify_all()
+                    continue
+                poll.unregister(file)
+                del ranks[file]
+                if message is not None and "failed" in message:
+                    self.lose(rank, f"failed: {message['failed']}")
+                elif not self._ending:
+                    self.lose(rank, self._how_it_ended(rank))
+
+    def _how_it_ended(self, rank: int) -> str:
+        process = self._processes.get(rank)
+        if process is None:
+            return "has ended"
+        try:
+            return ending(process.wait(_LAST_WORDS))
+        except subprocess.TimeoutExpired:
+            return "has closed its connection"
+
+    def _wait_for_ends(self) -> None:
+        end = time.monotonic() + _ORDERLY
+        if self._reader is not None:
+            self._reader.join(_ORDERLY)
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, end - time.monotonic()))
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its return code as subprocess gives it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _process(
+    bundle: str | os.PathLike[str], rank: int, world: int, device: int, meeting: str
+) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-P", "-m", "foundryrt.ranks.follow", f"--rank={rank}", f"--world={world}",
+        f"--device={device}", f"--meeting={meeting}",
+    ]  # fmt: skip
+    if threading.current_thread() is threading.main_thread():
+        # The system counts the thread that starts a process as its parent.
+        command.append(f"--parent={os.getpid()}")
+    try:
+        # A terminal's Ctrl-C is for this process, which ends the others.
+        return subprocess.Popen(
+            [*command, os.fspath(bundle)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0,
+        )  # fmt: skip
+    except OSError as error:
+        raise FoundryError(f"rank {rank} cannot be started: {error.strerror}") from error
+
+
+def _close(members: Mapping[int, Member]) -> None:
+    for member in members.values():
+        with contextlib.suppress(OSError):
+            member.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _end(processes: Processes) -> None:
+    """Each has been told by its connection."""
+    end = time.monotonic() + _LAST_WORDS
+    for process in processes.values():
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,233 @@
+"""A session of several ranks, each a process on the CPU: results, order, failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundryrt import Session, UsageError
+from foundryrt.errors import FoundryError, RankLost
+from foundryrt.ranks.followers import Followers
+from tests.host import rank_processes as processes
+from tests.host.rank_processes import WIDTH, alive, parts, record
+
+X = np.array([0, -1.5, 2, 3, 1e6], np.float32)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("ranks")
+    return {world: record(folder / f"{world}.fdy", world) for world in (2, 3, 4)}
+
+
+@contextmanager
+def opened(path: Path, world: int) -> Iterator[tuple[Session, dict[int, int]]]:
+    """A session, and the processes of the other ranks; all have ended afterwards."""
+    with Followers.start(path, world) as followers:
+        found = processes.followers(os.getpid())
+        with Session.open(path, followers=followers) as session:
+            yield session, found
+    assert set(found) == set(range(1, world))
+    assert not any(map(alive, found.values()))
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_results_are_those_of_all_ranks(bundles, world: int) -> None:
+    with opened(bundles[world], world) as (session, _):
+        graph, total = session.graph("parts"), np.zeros(5, np.float32)
+        copies = graph.readback("parts")
+        for step in range(20):
+            x = X * step
+            session.write("x", x)
+            graph.launch()
+            copies.start()
+            session.graph("add").launch()
+            total += parts(x, world).sum(0)
+            np.testing.assert_array_equal(copies.wait(), parts(x, world))
+            np.testing.assert_array_equal(graph.read("parts"), parts(x, world))
+        np.testing.assert_array_equal(session.read("total"), total)
+        session.synchronize()
+
+
+def test_a_write_of_several_records_comes_whole(bundles) -> None:
+    with opened(bundles[2], 2) as (session, _):
+        for seed in range(3):
+            values = np.random.default_rng(seed).integers(-9, 9, WIDTH, np.int32)
+            session.write("large", values)
+            session.write("x", X)
+            session.graph("large").launch()
+            wanted = [[values.sum()], [2 * values.sum()]]
+            np.testing.assert_array_equal(session.graph("large").read("sums"), wanted)
+
+
+def test_many_launches_go_on_without_a_read(bundles) -> None:
+    with opened(bundles[3], 3) as (session, _):
+        session.write("x", np.ones(5, np.float32))
+        for _ in range(2000):
+            session.graph("add").launch()
+        np.testing.assert_array_equal(session.read("total"), [2000 * (1 + 2 + 3)] * 5)
+
+
+def test_all_graphs_become_ready_and_weights_load_again(bundles) -> None:
+    seen = []
+    with opened(bundles[2], 2) as (session, _):
+        session.wait(lambda *counts: seen.append(counts))
+        assert session.ready() == 4 and seen[-1] == (4, 4)
+        session.load_weights()
+        session.wait()
+        session.graph("parts").launch()
+
+
+def test_ranks_outlive_the_thread_that_started_them(bundles) -> None:
+    started: list[Followers] = []
+    thread = threading.Thread(target=lambda: started.append(Followers.start(bundles[2], 2)))
+    thread.start()
+    thread.join()
+    with started[0] as followers, Session.open(bundles[2], followers=followers) as session:
+        session.write("x", X)
+        session.graph("parts").launch()
+        np.testing.assert_array_equal(session.graph("parts").read("parts"), parts(X, 2))
+
+
+@pytest.mark.parametrize("call", ["load_weights", "wait"])
+def test_what_others_are_behind_with_is_waited_for(bundles, call: str) -> None:
+    with opened(bundles[3], 3) as (session, found):
+        os.kill(found[2], signal.SIGSTOP)
+        thread = threading.Thread(target=getattr(session, call))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        os.kill(found[2], signal.SIGCONT)
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_what_one_rank_alone_would_do_is_refused(bundles) -> None:
+    with opened(bundles[2], 2) as (session, _):
+        graph = session.graph("parts")
+        with pytest.raises(UsageError, match="no stream"):
+            graph.launch(stream=0)
+        with pytest.raises(UsageError, match="no pipeline"):
+            graph.pipeline(["x"], ["parts"])
+        with pytest.raises(UsageError, match="start them with that one"):
+            session.beside(bundles[2], lambda own, other: [])
+        with pytest.raises(ValueError, match="read-only"):
+            session.tensor("x")[0] = 1  # type: ignore[index]
+        with pytest.raises(UsageError, match="no random numbers"):
+            session.seed(1)
+        with pytest.raises(UsageError, match="x is float32"):
+            session.write("x", np.zeros(4, np.float32))
+        # None of these has gone to one rank alone.
+        session.write("x", X)
+        graph.launch()
+        np.testing.assert_array_equal(graph.read("parts"), parts(X, 2))
+
+
+@pytest.mark.parametrize("given", [{"base": 1}, {"place": {"state": 1}}, {"grow": {"x": 9}}])
+def test_ranks_open_a_bundle_as_it_is(bundles, given: dict) -> None:
+    with (
+        Followers.start(bundles[2], 2) as followers,
+        pytest.raises(UsageError, match="give them no base, place or grow"),
+    ):
+        Session.open(bundles[2], followers=followers, **given)
+    assert not processes.followers(os.getpid())
+
+
+def test_numbers_of_ranks_that_do_not_fit(bundles) -> None:
+    with pytest.raises(UsageError, match="2 to 64"):
+        Followers.start(bundles[2], 1)
+    with pytest.raises(UsageError, match="name one for each"):
+        Followers.start(bundles[2], 2, [0])
+    with (
+        Followers.start(bundles[3], 2) as followers,
+        pytest.raises(UsageError, match="is for 3 ranks, and 2 were started"),
+    ):
+        Session.open(bundles[3], followers=followers)
+    assert not processes.followers(os.getpid())
+
+
+def test_a_killed_rank_ends_the_session(bundles) -> None:
+    with opened(bundles[3], 3) as (session, found):
+        session.graph("parts").launch()
+        os.kill(found[2], signal.SIGKILL)
+        message = rf"rank 2 \(process {found[2]}\) was killed by SIGKILL"
+        with pytest.raises(RankLost, match=message):
+            while True:
+                session.graph("parts").launch()
+        for call in (
+            session.graph("parts").launch, session.synchronize, session.ready, session.wait,
+            lambda: session.read("x"), lambda: session.write("x", X),
+        ):  # fmt: skip
+            with pytest.raises(RankLost, match=message):
+                call()
+
+
+def test_a_death_ends_an_exchange_under_way(bundles) -> None:
+    """Before the bound of the wait, which would name no signal."""
+    with opened(bundles[2], 2) as (session, found):
+        session.graph("parts").launch()
+        os.kill(found[1], signal.SIGSTOP)
+        killing = threading.Timer(1, os.kill, (found[1], signal.SIGKILL))
+        killing.start()
+        with pytest.raises(RankLost, match="was killed by SIGKILL"):
+            session.graph("parts").launch()
+        killing.join()
+
+
+def test_a_rank_that_hangs_is_named(bundles) -> None:
+    with opened(bundles[3], 3) as (session, found):
+        session.graph("parts").launch()
+        os.kill(found[1], signal.SIGSTOP)
+        with pytest.raises(RankLost, match=r"rank [12] \(process \d+\) .*did not answer"):
+            session.graph("parts").launch()
+
+
+def test_a_rank_that_fails_says_why(bundles) -> None:
+    with opened(bundles[2], 2) as (session, found):
+        session.write("place", np.array([9]))
+        with pytest.raises(RankLost, match=rf"process {found[1]}\) failed: .*out of range"):
+            session.graph("faulty").launch()
+            while True:
+                session.read("x")
+                time.sleep(0.01)
+
+
+def test_what_fails_here_ends_the_other_ranks(bundles, monkeypatch) -> None:
+    with opened(bundles[2], 2) as (session, _):
+        session.graph("parts").launch()
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(session._backend()._own), "launch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            session.graph("parts").launch()
+        monkeypatch.undo()
+        with pytest.raises(RankLost, match="rank 0 failed: KeyboardInterrupt"):
+            session.graph("parts").launch()
+
+
+def test_a_rank_that_cannot_open_the_bundle(bundles, tmp_path: Path) -> None:
+    with (
+        Followers.start(tmp_path / "none.fdy", 2) as followers,
+        pytest.raises(FoundryError, match=r"cannot take part: .*none\.fdy: no such file"),
+    ):
+        Session.open(bundles[2], followers=followers)
+
+
+def test_another_bundle_on_one_rank(bundles, tmp_path: Path) -> None:
+    other = record(tmp_path / "other.fdy", 2, extra=1.0)
+    with (
+        Followers.start(other, 2) as followers,
+        pytest.raises(FoundryError, match=r"rank 1 \(process \d+\) opened another bundle"),
+    ):
+        Session.open(bundles[2], followers=followers)
+    assert not processes.followers(os.getpid())
