@@ -17,6 +17,7 @@ choose() {
         relocate) limit=300 options=(relocate) ;;
         foreign) limit=300 options=(foreign) ;;
         engine) limit=400 options=(engine) ;;
+        share) limit=300 options=(rank-share) ;;
         instantiate) limit=75 options=(instantiate) ;;
         otfs) limit=300 options=(otfs) ;;
         sweep) limit=200 options=(otfs-sweep) ;;

@@ -54,10 +54,9 @@ class Ranks:
                 " a contiguous tensor of float32 or bfloat16"
             )
         if x.is_cuda:
-            from foundryc.cuda.ranks import all_gather  # type: ignore[import-untyped]
+            from foundryc.cuda.exchange import all_gather
 
-            gathered: torch.Tensor = all_gather(x, self)
-            return gathered
+            return all_gather(x, self)
         out = torch.empty(self.world, *x.shape, dtype=x.dtype)
         turns = [self.turn() for _ in range(self.exchanges(x))]
         if turns:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foundryc.module import WeightPath
     from foundryc.recorder import Recorder
-from foundryc.recording import GraphRecording
+    from foundryc.recording import GraphRecording
 
 WORKLOAD = "script"
 

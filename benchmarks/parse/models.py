@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from parse_runtime.models.config import ModelConfig
+from parse_runtime.models.shard import Shard
 
 Model = tuple[ModelConfig, dict[str, Tensor]]
 
@@ -37,6 +38,19 @@ CONFIGS = {
         experts=128,
         experts_per_token=8,
         expert_intermediate=768,
+        normalize_experts=True,
+    ),
+    "qwen3-235b-a22b": replace(
+        _QWEN3,
+        architecture="qwen3_moe",
+        layers=94,
+        hidden=4096,
+        intermediate=12288,
+        heads=64,
+        kv_heads=4,
+        experts=128,
+        experts_per_token=8,
+        expert_intermediate=1536,
         normalize_experts=True,
     ),
     "tiny": replace(
@@ -92,6 +106,27 @@ def random_parameters(c: ModelConfig, device: str, agreement: float = 1.0) -> di
             w["down"] = normal(c.hidden, c.intermediate, std=SMALL)
         p |= {f"layers.{layer}.{name}": tensor for name, tensor in w.items()}
     return p
+
+
+def rank_shapes(shard: Shard) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that a rank has, by name."""
+    c, h = shard.config, shard.config.hidden
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed": (shard.vocab, h), "norm": (h,), "head": (shard.vocab, h),
+    }  # fmt: skip
+    for layer in range(c.layers):
+        own: dict[str, tuple[int, ...]] = {
+            "input_norm": (h,), "qkv": (c.qkv_rows, h), "q_norm": (c.head_dim,),
+            "k_norm": (c.head_dim,), "o": (h, c.heads * c.head_dim), "post_norm": (h,),
+        }  # fmt: skip
+        if c.is_mixture(layer):
+            own["router"] = (c.experts, h)
+            own["experts_gate_up"] = (shard.experts, 2 * c.expert_intermediate, h)
+            own["experts_down"] = (shard.experts, h, c.expert_intermediate)
+        else:
+            own["gate_up"], own["down"] = (2 * c.intermediate, h), (h, c.intermediate)
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}
+    return shapes
 
 
 def followers(vocab: int, agreement: float) -> Tensor:

@@ -58,7 +58,7 @@ def process(*command: object) -> tuple[dict[str, Any], float]:
 def step(script: str, *arguments: object) -> dict[str, Any]:
     """A script of the folder `steps` in a process of its own."""
     # A start does not pay for what other packages' .pth files import.
-    options = ["-S"] if script == "replay.py" else []
+    options = ["-S"] if script in ("replay.py", "share_start.py") else []
     report, spent = process(sys.executable, *options, STEPS / script, *arguments)
     print(f"{script} {' '.join(map(str, arguments[:2]))}: {spent / 1e3:.1f} s", file=sys.stderr)
     return report

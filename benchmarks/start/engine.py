@@ -87,20 +87,33 @@ def _summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     }
     for way, own in runs.items():
         if own:
-            found[way] = {
-                key: statistics.median(one[key] for one in own)
-                for key in own[0]
-                if (key.endswith("_s") and key != "spent_s") or key.startswith("ms_")
-            } | {
-                f"{part}_s": statistics.median(one["spent_s"][part] for one in own)
-                for part in own[0]["spent_s"]
-            }
+            found[way] = (
+                {
+                    key: statistics.median(one[key] for one in own)
+                    for key in own[0]
+                    if (key.endswith("_s") and key != "spent_s") or key.startswith("ms_")
+                }
+                | {
+                    f"{part}_s": statistics.median(one["spent_s"][part] for one in own)
+                    for part in own[0]["spent_s"]
+                }
+                | {
+                    "graph_ms": {
+                        tokens: statistics.median(one["graph_ms"][tokens] for one in own)
+                        for tokens in own[0]["graph_ms"]
+                    }
+                }
+            )
     if runs["plain"] and runs["bundle"]:
         plain, bundle = found["plain"], found["bundle"]
         found["time_per_token_ratio"] = bundle["ms_per_token"] / plain["ms_per_token"]
         found["step_together_ratio"] = (
             bundle["ms_per_step_together"] / plain["ms_per_step_together"]
         )
+        found["graph_ratio"] = {
+            tokens: bundle["graph_ms"][tokens] / plain["graph_ms"][tokens]
+            for tokens in plain["graph_ms"]
+        }
         found["ready_ratio"] = bundle["ready_s"] / plain["ready_s"]
         found["saved_s"] = plain["ready_s"] - bundle["ready_s"]
     return found

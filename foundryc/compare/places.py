@@ -20,6 +20,8 @@ from foundryrt.printable import quoted
 
 # foundryrt/native/tables.hpp.
 _HEAD, _ARGUMENT = struct.Struct("<IHBB"), struct.Struct("<II")
+_SCALAR = 16
+"""Bytes of the largest scalar or vector that a kernel takes."""
 _KINDS = {NodeKind.MEMCPY: "a copy", NodeKind.MEMSET: "a memset"}
 
 
@@ -63,10 +65,27 @@ class GraphPlace:
         """What is not fixed."""
         return ~self.is_fixed(words)
 
+    def may_be_gap(self, words: Index) -> Mask:
+        """What lies in structs that kernels take: a scalar or a pointer has no gap."""
+        nodes = self._nodes(words)
+        own = words - self.table.columns["parameter_start"][nodes].astype(np.int64) - LAUNCH_WORDS
+        sizes = [
+            self._argument_at(int(node), 8 * int(word))[2] if word >= 0 else 0
+            for node, word in zip(nodes, own, strict=True)
+        ]
+        return np.array(sizes, np.int64) > _SCALAR
+
     def _nodes(self, words: Index) -> Index:
         return np.searchsorted(self.table.columns["parameter_start"], words, side="right") - 1
 
     def _argument(self, node: int, byte: int) -> str:
+        index, within, size = self._argument_at(node, byte)
+        if not size:
+            return f"byte {byte} of its arguments, which is in none of them"
+        return f"argument {index}, byte {within} of {size}"
+
+    def _argument_at(self, node: int, byte: int) -> tuple[int, int, int]:
+        """Of the argument that byte `byte` is in: number, how far in, size; zeros for none."""
         start, end = map(int, self.table.columns["skeleton_start"][node : node + 2])
         skeleton = self.table.columns["skeleton"][start:end].tobytes()
         if len(skeleton) >= _HEAD.size:
@@ -74,8 +93,8 @@ class GraphPlace:
             arguments = skeleton[_HEAD.size : _HEAD.size + count * _ARGUMENT.size]
             for index, (offset, size) in enumerate(_ARGUMENT.iter_unpack(arguments)):
                 if offset <= byte < offset + size:
-                    return f"argument {index}, byte {byte - offset} of {size}"
-        return f"byte {byte} of its arguments, which is in none of them"
+                    return index, byte - offset, size
+        return 0, 0, 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +126,10 @@ class RegionPlace:
         """None."""
         return np.zeros(len(words), bool)
 
+    def may_be_gap(self, words: Index) -> Mask:
+        """None is known to be."""
+        return np.zeros(len(words), bool)
+
     def _tensors(self, roles: Sequence[str]) -> list[tuple[int, int, str]]:
         """First byte, end and name of the region's tensors of these roles; of all for none."""
         return [
@@ -133,4 +156,8 @@ class VariablePlace:
 
     def is_argument(self, words: Index) -> Mask:
         """None."""
+        return np.zeros(len(words), bool)
+
+    def may_be_gap(self, words: Index) -> Mask:
+        """None is known to be."""
         return np.zeros(len(words), bool)

@@ -33,6 +33,9 @@ class Place(Protocol):
     def is_argument(self, words: Index) -> Mask:
         """Which of them are arguments of kernels: compilers align every pointer there."""
 
+    def may_be_gap(self, words: Index) -> Mask:
+        """Which of them may lie where a struct has a gap, with half an address of another one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Settled:
@@ -154,8 +157,9 @@ def _hidden(
 def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[Words, Mask]:
     """The bytes of the words `rest` that are noise, as masks of ones, uint64 [len(rest)].
 
-    Those that differ between two captures at one base, and what follows no region: two captures
-    have bytes of residue in common by chance, or because they ran the same code. And which bytes
+    Those that differ between two captures at one base, and what follows no region, or is half an
+    address in a struct: two captures have bytes of residue in common by chance, or because they ran
+    the same code. And which bytes
     are of the second kind, bool [len(rest), 8]. FoundryError names the first byte that is a part of
     an address, or that must not differ.
     """
@@ -172,6 +176,8 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
         )
     unclear = changed & ~noisy
     halves = _halves(words[:, rest], rest, regions, place.is_argument(rest))
+    some = np.flatnonzero(halves.any(axis=1))
+    halves[some[place.may_be_gap(rest[some])]] = False
     refused = unclear & (np.repeat(halves, 4, axis=1) | place.is_fixed(rest)[:, None])
     for index in np.flatnonzero(refused.any(axis=1))[:1]:
         byte = int(refused[index].argmax())

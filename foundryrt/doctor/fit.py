@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import structs
+
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Requirements
 from foundryrt.doctor.machine import Machine
@@ -30,9 +32,13 @@ class Check:
 
 def checks(bundle: Bundle, machine: Machine, weights: Path | None) -> list[Check]:
     """Everything that `bundle` needs, with weight files in `weights` or where they were."""
-    of_target = _cuda if bundle.manifest.target == "cuda" else _host
     needs = bundle.manifest.requirements
-    found = [*of_target(needs, machine), _workload(bundle), *_weights(bundle, weights)]
+    world = bundle.manifest.ranks.world if bundle.manifest.ranks else 1
+    if bundle.manifest.target == "cuda":
+        found = [*_cuda(needs, machine), *_gpus(world, machine)]
+    else:
+        found = [*_host(structs.replace(needs, memory=world * needs.memory), machine)]
+    found += [_workload(bundle), *_weights(bundle, weights)]
     return [replace(check, remedy="") if check.ok else check for check in found]
 
 
@@ -71,6 +77,19 @@ def _cuda(needs: Requirements, machine: Machine) -> Iterator[Check]:
             "compute mode", "a GPU that takes one more process",
             f"exclusive process, {users} there", not users, "end that process",
         )  # fmt: skip
+
+
+def _gpus(world: int, machine: Machine) -> Iterator[Check]:
+    """What more than one rank needs."""
+    there = len(machine.visible)
+    if world > 1:
+        yield Check(
+            "GPUs",
+            f"{world}, one a rank",
+            str(there),
+            True if there >= world else None,
+            "give each rank's by --devices: several may share one, if its memory allows, slowly",
+        )
 
 
 def _host(needs: Requirements, machine: Machine) -> Iterator[Check]:

@@ -24,6 +24,7 @@ using Clock = std::chrono::steady_clock;
 // As foundryrt/bundle/ranks.py has them.
 enum Word { RANK = 0, TAKING_PART = 1, MISSING = 2, BOUND = 3 };
 constexpr int32_t LONGEST_MS = 600000;
+constexpr uint32_t MINUS_ZERO = 0x80000000;  // a float32, or a pair of bfloat16 with +0 in front
 constexpr int SPINS = 2000;
 constexpr auto EAGER = std::chrono::microseconds(200), NAP = std::chrono::microseconds(50);
 
@@ -56,23 +57,29 @@ struct Rank {
     }
 
     void send(const uint8_t* data, int64_t bytes, uint32_t* to) const {
-        const uint32_t minus_zero = of.bits == 16 ? 0x80008000u : 0x80000000u;
-        for (int64_t at = 0; at < bytes; at += 4) {
+        const auto put = [&](int64_t at, size_t size) {
             uint32_t word = 0;
-            std::memcpy(&word, data + at, bytes - at < 4 ? bytes - at : 4);
-            store(to + at / 4, word ? word : minus_zero);
-        }
+            std::memcpy(&word, data + at, size);
+            store(to + at / 4, word ? word : MINUS_ZERO);
+        };
+        int64_t at = 0;
+        for (; at + 4 <= bytes; at += 4) put(at, 4);
+        if (at < bytes) put(at, bytes - at);
     }
 
     // False where `from` did not answer in time, or someone knows already that a rank did not.
     bool take(uint32_t* place, int from, int64_t bytes, uint8_t* out) const {
-        for (int64_t at = 0; at < bytes; at += 4) {
+        const auto get = [&](int64_t at, size_t size) {
             uint32_t word = load(place + at / 4);
             if (!word && !(word = wait(place + at / 4, from))) return false;
             store(place + at / 4, 0u);
-            std::memcpy(out + at, &word, bytes - at < 4 ? bytes - at : 4);
-        }
-        return true;
+            std::memcpy(out + at, &word, size);
+            return true;
+        };
+        int64_t at = 0;
+        for (; at + 4 <= bytes; at += 4)
+            if (!get(at, 4)) return false;
+        return at == bytes || get(at, bytes - at);
     }
 
     uint32_t wait(const uint32_t* at, int from) const {

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from foundryc.ranks import Ranks
 from parse_runtime.capture.parameters import Register
-from parse_runtime.kernels.ranks import Ranks, side_by_side
+from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.models.acceptance import select
 from parse_runtime.models.config import ModelConfig

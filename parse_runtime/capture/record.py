@@ -18,10 +18,10 @@ from parse_runtime.weights.eagle3 import open_head
 from parse_runtime.weights.source import Model, open_model
 
 if TYPE_CHECKING:
+    from foundryc.ranks import Ranks
     from foundryc.recorder import Recorder
     from parse_runtime.capture.parameters import Register
     from parse_runtime.capture.passes import Compile, Passes
-    from parse_runtime.kernels.ranks import Ranks
     from parse_runtime.models.config import ModelConfig
     from parse_runtime.models.loose import LooseRule
 

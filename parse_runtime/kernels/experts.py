@@ -21,10 +21,10 @@ def experts(
     With `first`, int64 [1], `gate_up` and `down` have fewer experts than the router: those from
     `first` on. The sum is over these alone.
     """
-    if x.is_cuda and first is None:
+    if x.is_cuda:
         from parse_runtime.kernels.cuda.experts import experts as kernel
 
-        return kernel(x, router, gate_up, down, top_k, normalize)
+        return kernel(x, router, gate_up, down, top_k, normalize, first)
     weights, chosen = route(F.linear(x, router), top_k, normalize)
     # On the CPU all experts are computed, and those that were not chosen weigh nothing.
     dense = torch.zeros(x.shape[0], router.shape[0], dtype=torch.float32, device=x.device)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from parse_runtime.kernels.ranks import Ranks, summed
+from foundryc.ranks import Ranks
+from parse_runtime.kernels.ranks import summed
+from parse_runtime.kernels.streamed import STREAMED_ROWS
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
@@ -30,7 +32,13 @@ def add_rms_norm(
     the sum is x. `offset` is added to the weight. With `ranks` each rank gives a share of x, and
     the sum of all is added.
     """
-    if ranks is not None:
+    if ranks is not None and x.is_cuda:
+        from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
+
+        if x.shape[-2] <= STREAMED_ROWS:
+            return reduce_add_rms_norm(x, residual, weight, eps, offset, ranks)
+        x = all_reduce(added(x, weight.dtype), ranks)
+    elif ranks is not None:
         x = summed(added(x, weight.dtype), ranks).to(weight.dtype)
     if x.is_cuda:
         from parse_runtime.kernels.cuda.norm import add_rms_norm as kernel

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-
-class Ranks(Protocol):
-    """`foundryc.ranks.Ranks`, as far as passes need it; every rank makes the same calls."""
-
-    world: int
-    words: Tensor
-    """Int32 [4], of which the first is the number of this rank."""
-
-    def all_gather(self, x: Tensor) -> Tensor:
-        """[world, *x.shape], what each rank gave, in their order."""
+from foundryc.ranks import Ranks
 
 
 def summed(x: Tensor, ranks: Ranks) -> Tensor:

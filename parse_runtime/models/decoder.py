@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.ranks import Ranks, first_of, own_rows, summed
+from parse_runtime.kernels.ranks import first_of, own_rows, summed
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig

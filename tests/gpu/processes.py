@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,12 +20,15 @@ finally:
 """
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Python with these arguments."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)], text=True, cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        | dict(environment or {}),
     )  # fmt: skip
 
 

@@ -16,8 +16,10 @@ from torch.overrides import TorchFunctionMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.kernels.cuda.reduce import all_reduce
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
@@ -79,6 +81,12 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     swiglu(normal(count, 2 * WIDTH), True)
     swiglu(normal(count, 2 * WIDTH))
     experts(x, normal(8, HIDDEN), normal(8, 128, HIDDEN), normal(8, HIDDEN, 64), 2, True)
+    first = torch.zeros(1, dtype=torch.int64)
+    experts(x, normal(8, HIDDEN), normal(4, 128, HIDDEN), normal(4, HIDDEN, 64), 2, True, first)
+    words = torch.zeros(4, dtype=torch.int32)
+    ranks = Ranks(2, words, torch.zeros(2 * 4 * 65536, dtype=torch.uint8), 65536)
+    add_rms_norm(linear_parts(x, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
+    all_reduce(total, ranks)
     scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
     sample(scores, heat, heat, numbers, numbers)
     plan = torch.zeros(5, count, dtype=torch.int64)

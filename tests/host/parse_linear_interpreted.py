@@ -80,6 +80,11 @@ def mixture() -> dict[str, float]:
             arguments = (x, router, gate_up, down, top_k, normalize)
             name = f"experts {count} {normalize}"
             found[name] = distance(cuda_experts.experts(*arguments), experts.experts(*arguments))
+            begin = number // 3  # of a rank that has the last two thirds
+            arguments = x, router, gate_up[begin:], down[begin:], top_k, normalize
+            arguments = *arguments, torch.tensor([begin])
+            name = f"own experts {count} {normalize}"
+            found[name] = distance(cuda_experts.experts(*arguments), experts.experts(*arguments))
     return found
 
 

@@ -16,6 +16,7 @@ import tokenizers
 import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from foundryc.ranks import Ranks
 from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings, build
 from parse_runtime.commands.run import Options, run
@@ -23,7 +24,6 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.graphs.target import GraphTarget
-from parse_runtime.kernels.ranks import Ranks
 from parse_runtime.weights.source import Model, open_model
 
 TEMPLATE = (

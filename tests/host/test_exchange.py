@@ -135,6 +135,13 @@ def test_a_missing_rank_ends_the_wait(missing: int) -> None:
         assert not ranks.all_gather(torch.ones(5)).any()
 
 
+def test_with_a_missing_rank_nothing_is_given() -> None:
+    words = torch.tensor([0, 1, 2, 0], dtype=torch.int32)
+    ranks = Ranks(2, words, torch.zeros(2 * 4096, dtype=torch.uint8), 256)
+    assert not ranks.all_gather(torch.ones(5)).any()
+    assert words.tolist() == [0, 1, 2, 0]
+
+
 def test_another_thread_ends_the_wait() -> None:
     ranks = together(2, bound=2**31 - 1)[0]
     with ThreadPoolExecutor(1) as threads:

@@ -23,6 +23,7 @@ from foundryc.template import GraphTable
 from foundryc.write import write_bundle
 from foundryrt.bundle.schema import Function, Ranks, Relocation, Tensor, Variable
 from foundryrt.errors import FoundryError
+from tests.unit import compared_captures
 from tests.unit.compared_captures import (
     AGAIN,
     ARENA,
@@ -218,6 +219,19 @@ def test_halves_of_an_address_are_refused_by_name(order: str, region: int) -> No
         }[order])  # fmt: skip
     with pytest.raises(FoundryError, match=NODE + r"argument \d, byte \d+ of \d+ differs where"):
         compare(*hand([*over_words(parts), (0, 0, 0)], layout=layout))
+
+
+@pytest.mark.parametrize("order", ["low", "high"])
+@pytest.mark.parametrize("region", [0, 1, FOREIGN])
+def test_half_an_address_in_a_struct_is_residue(order: str, region: int, monkeypatch) -> None:
+    """As in the arguments of ATen's reductions: 4 bytes that the stack held in a gap."""
+    one_struct = struct.pack("<IHBBII", 24, 1, 0, 0, 0, 24)
+    monkeypatch.setattr(compared_captures, "skeleton", lambda _: one_struct)
+    halves = [value & 0xFFFFFFFF for value in address(region, 0x5678, FIXED)]
+    values = tuple(h << 32 | 1 if order == "high" else 1 << 32 | h for h in halves)
+    words = compare(*hand([(7, 7, 7), values, (7, 7, 7)], layout=FIXED)).graphs[0].words  # type: ignore[list-item]
+    assert words[4] == words[6] == 7
+    assert not int(words[5]) & _differing(values)
 
 
 @settings(max_examples=80)

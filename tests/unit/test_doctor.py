@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
+from foundryrt.bundle.schema import Ranks, Tensor
 from foundryrt.cli import app
 from foundryrt.nvml import Nvml, visible
-from tests.attacks.samples import parts, with_manifest
+from tests.attacks.samples import Parts, parts, with_manifest
 from tests.unit.fake_nvml import GIB, FakeGpu, FakeNvml, NVMLError
 from tests.unit.test_imports import imported
 
@@ -146,6 +147,43 @@ def test_what_a_bundle_lacks(monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_
     assert "CUDA_VISIBLE_DEVICES= leaves none" in str(hidden["GPU"]["remedy"])
     unknown = doctor(monkeypatch, FakeNvml(busy), parts().write(tmp_path / "b.fdy"), "--json")
     assert checks(unknown)["workload"]["ok"] is None
+
+
+def for_ranks(world: int, **changes: object) -> Parts:
+    """The valid bundle for several ranks."""
+    manifest = parts().manifest
+    slabs = msgspec.structs.replace(manifest.regions[2], size=world * 4096)
+    words = Tensor(
+        name="ranks", region=1, offset=512, dtype="int32", shape=(4,), strides=(1,), role="state"
+    )
+    return with_manifest(
+        ranks=Ranks(world=world, words=2), regions=(*manifest.regions[:2], slabs),
+        tensors=(*manifest.tensors, words), **changes,
+    )  # fmt: skip
+
+
+def test_a_gpu_for_each_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = for_ranks(2).write(tmp_path / "ranks.fdy")
+    one, two = (
+        checks(doctor(monkeypatch, FakeNvml(*gpus), path, "--json"))["GPUs"]
+        for gpus in ((FakeGpu(),), (FakeGpu(), FakeGpu(uuid="GPU-1b")))
+    )
+    assert (one["ok"], one["needed"], one["found"]) == (None, "2, one a rank", "1")
+    assert "--devices" in str(one["remedy"]) and two["ok"] is True
+    alone = doctor(monkeypatch, FakeNvml(FakeGpu()), parts().write(tmp_path / "a.fdy"), "--json")
+    assert "GPUs" not in checks(alone)
+
+
+def test_ranks_of_a_host_bundle_share_its_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    needs = msgspec.structs.replace(
+        parts().manifest.requirements, architecture="", driver=0, torch="2.0.0", memory=3 << 20
+    )
+    host = {"target": "host", "requirements": needs, "relocatable": False}
+    path = for_ranks(4, **host).write(tmp_path / "host.fdy")
+    found = checks(doctor(monkeypatch, FakeNvml(), path, "--json"))
+    assert found["memory"]["needed"].startswith("12.6 MB")
 
 
 def test_a_host_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

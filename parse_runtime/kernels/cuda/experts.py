@@ -38,8 +38,9 @@ def choose(count: int) -> Tiles:
 
 @opaque
 def experts(
-    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool
-) -> Tensor:
+    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool,
+    first: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.experts.experts`."""
     count, hidden = x.shape
     number, _, width = down.shape
@@ -48,7 +49,7 @@ def experts(
     x, gate_up, down = x.contiguous(), gate_up.contiguous(), down.contiguous()
     # As `parse_runtime.kernels.linear.linear_parts`, which is above these kernels.
     scores = stream_parts(x, router) if streams(x) else F.linear(x, router)[None]
-    weights, chosen = route(scores, x.dtype, top_k, normalize)
+    weights, chosen = route(scores, x.dtype, top_k, normalize, number, first)
     order, blocks = group(chosen, number, tiles.rows)
     gated = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
     common = {"ROWS": tiles.rows, "num_warps": 4, "num_stages": tiles.stages, **OPTIONS}
@@ -132,12 +133,17 @@ def _block(blocks, ROWS: tl.constexpr):
 
 @triton.jit
 def _weigh(each, weights, out, n, TOP: tl.constexpr, BLOCK: tl.constexpr):
-    """out[t] = sum over j of weights[t, j] * each[t, j], in ascending order."""
+    """out[t] = sum over j of weights[t, j] * each[t, j], in ascending order.
+
+    What weighs nothing is not read: of experts that other ranks have, nothing was computed.
+    """
     release()
     wait()
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for j in tl.static_range(TOP):
         pair = row * TOP + j
-        total += tl.load(weights + pair) * tl.load(each + pair * n + at, at < n, other=0.0)
+        weight = tl.load(weights + pair)
+        there = tl.where(at < n, weight, 0.0) != 0
+        total += weight * tl.load(each + pair * n + at, there, other=0.0)
     tl.store(out + row * n + at, total, at < n)

@@ -13,16 +13,25 @@ from parse_runtime.kernels.cuda.stream import sum_parts
 CHUNK = 64
 
 
-def route(parts: Tensor, dtype: torch.dtype, top_k: int, normalize: bool) -> tuple[Tensor, Tensor]:
+FOREIGN = tl.constexpr(1 << 29)
+"""In place of an expert: one that other ranks have."""
+_NO_PAIR = tl.constexpr(1 << 30)
+
+
+def route(
+    parts: Tensor, dtype: torch.dtype, top_k: int, normalize: bool, own: int = 0,
+    first: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`parse_runtime.kernels.experts.route` of scores given as parts [S, T, E]; int32 experts.
 
-    The scores are rounded to `dtype`, as a router in torch has them.
+    The scores are rounded to `dtype`, as a router in torch has them. With `first`, int64 [1],
+    experts count from there on, and those that are not among the next `own` weigh nothing.
     """
     spans, count, number = parts.shape
     weights = torch.empty(count, top_k, dtype=torch.float32, device=parts.device)
     chosen = torch.empty(count, top_k, dtype=torch.int32, device=parts.device)
     _route[(count,)](
-        parts, weights, chosen, number, SPANS=spans, TOP=top_k, NORMALIZE=normalize,
+        parts, weights, chosen, number, first, own, SPANS=spans, TOP=top_k, NORMALIZE=normalize,
         WIDTH=triton.next_power_of_2(number), ROUNDED=_TYPES[dtype], num_warps=1, **OPTIONS,
     )  # fmt: skip
     return weights, chosen
@@ -32,7 +41,7 @@ def group(chosen: Tensor, number: int, rows: int) -> tuple[Tensor, Tensor]:
     """Pairs int32 [P] sorted by expert, and blocks int32 [3, B] of up to `rows` pairs.
 
     A block is an expert, or -1 where it is not needed, and its first and last + 1 place in the
-    order. Equal experts keep the order of their rows.
+    order. Equal experts keep the order of their rows; pairs of FOREIGN ones are last, in no block.
     """
     pairs = chosen.numel()
     count = (pairs + (rows - 1) * min(number, pairs)) // rows
@@ -50,7 +59,7 @@ _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16:
 
 @triton.jit
 def _route(
-    parts, weights, chosen, number, SPANS: tl.constexpr, TOP: tl.constexpr,
+    parts, weights, chosen, number, first, own, SPANS: tl.constexpr, TOP: tl.constexpr,
     NORMALIZE: tl.constexpr, WIDTH: tl.constexpr, ROUNDED: tl.constexpr,
 ):  # fmt: skip
     release()
@@ -64,14 +73,21 @@ def _route(
     left, mass = tl.where(there, weight, -1.0), 0.0
     slot = tl.arange(0, triton.next_power_of_2(TOP))
     found = tl.zeros((triton.next_power_of_2(TOP),), tl.float32)
+    where = tl.zeros((triton.next_power_of_2(TOP),), tl.int32)
     for j in tl.static_range(TOP):
         best, index = tl.max(left, 0, return_indices=True)
-        tl.store(chosen + row * TOP + j, index)
         found = tl.where(slot == j, best, found)
+        where = tl.where(slot == j, index, where)
         mass += best
         left = tl.where(expert == index, -1.0, left)
     if NORMALIZE:
         found /= mass
+    if first is not None:
+        where -= tl.load(first).to(tl.int32)
+        mine = (where >= 0) & (where < own)
+        where = tl.where(mine, where, FOREIGN)
+        found = tl.where(mine, found, 0.0)
+    tl.store(chosen + row * TOP + slot, where, slot < TOP)
     tl.store(weights + row * TOP + slot, found, slot < TOP)
 
 
@@ -86,11 +102,11 @@ def _group(
         _blocks(chosen, blocks, pairs, count, ROWS, EXPERTS, CHUNK)
     else:
         pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
-        own = tl.load(chosen + pair, pair < pairs, other=number)
+        own = tl.load(chosen + pair, pair < pairs, other=_NO_PAIR)
         place = tl.zeros((CHUNK,), tl.int32)
         for start in range(0, pairs, CHUNK):
             other = start + tl.arange(0, CHUNK)
-            theirs = tl.load(chosen + other, other < pairs, other=number)[None, :]
+            theirs = tl.load(chosen + other, other < pairs, other=_NO_PAIR)[None, :]
             equal = (theirs == own[:, None]) & (other[None, :] < pair[:, None])
             before = (theirs < own[:, None]) | equal
             place += tl.sum(before.to(tl.int32), 1)

@@ -1,0 +1,73 @@
+"""Captures all passes of a rank's share of a model. Arguments: model, ranks, bundle.
+
+Weights are zeros that the bundle does not hold: as state, which a session begins with as zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.parse.models import CONFIGS, rank_shapes
+from foundryc.recorder import Recorder
+from parse_runtime.capture.passes import Passes
+from parse_runtime.models.shard import Shard
+from parse_runtime.signature.sizes import PassSizes
+
+BATCHES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+"""The 51 sizes that vLLM captures."""
+LARGE = PassSizes(max_len=768, slots=512, prefill=(256, 512), verify=((512, 8),), decode=BATCHES)
+SMALL = PassSizes(max_len=64, slots=4, prefill=(32,), verify=((32, 4),), decode=(1, 4))
+
+
+def main(name: str, world: int, path: Path) -> None:
+    began, config = time.time(), CONFIGS[name]
+    shard, sizes = Shard(config, world), SMALL if name.startswith("tiny") else LARGE
+    recorder = Recorder("cuda", "parse", {"model": name, "tp": world})
+    longest = max(*sizes.prefill, *(rows for rows, _ in sizes.verify), sizes.batches[-1])
+    ranks = recorder.ranks(world, longest * config.hidden * 2)
+    weights = {
+        key: recorder.register(
+            f"target.{key}", torch.zeros(shape, dtype=torch.bfloat16, device="cuda"), "state"
+        )
+        for key, shape in rank_shapes(shard).items()
+    }
+    with torch.inference_mode():
+        passes = Passes(
+            "target", shard.config, weights, sizes, recorder.register, (1, 2), run_ahead=True,
+            ranks=ranks,
+        )  # fmt: skip
+        made = time.time()
+        with recorder.warm_up():
+            for _, run in passes.graphs():
+                run()
+        torch.cuda.synchronize()
+        warm = time.time()
+        for signature, run in passes.graphs():
+            with recorder.graph(signature.graph, **signature.key) as graph:
+                found = run()
+                for output in signature.outputs:
+                    graph.output(output, found[output])
+        captured = time.time()
+        recorder.save(path)
+    report = {
+        "batches": len(sizes.batches),
+        "prefill": sizes.prefill,
+        "verify": sizes.verify,
+        "weight_bytes": sum(t.numel() * t.element_size() for t in weights.values()),
+        "capture_seconds": {
+            "memory": made - began,
+            "warm_up": warm - made,
+            "graphs": captured - warm,
+            "save": time.time() - captured,
+        },
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,185 @@
+"""Words between ranks inside kernels: stored into the peers' slabs, awaited in one's own.
+
+docs/tensor-parallel.md says how slabs are laid out, and why an exchange needs no barrier. A word
+is 32 bits: two bfloat16 numbers or one float32. A zero means that nothing has come yet, and so no
+rank sends one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import globaltimer
+
+from foundryrt.errors import UsageError
+
+if TYPE_CHECKING:
+    from foundryc.ranks import Ranks
+
+DTYPES = {torch.bfloat16: 2, torch.float32: 1}
+"""What can be sent, and how many of it are a word."""
+WORD = 4
+"""Bytes."""
+_BLOCK = 1024
+"""Words of a program."""
+
+
+def all_gather(x: Tensor, ranks: Ranks) -> Tensor:
+    """[world, *x.shape]: what every rank has in its `x`; zeros of ranks that take no part.
+
+    Where a rank does not answer in time, what is missing is zero too, and the error word says so.
+    """
+    padded = x.flatten()
+    if x.numel() % DTYPES.get(x.dtype, 1):
+        padded = torch.nn.functional.pad(padded, (0, 1))
+    words = as_words(padded)
+    out = torch.empty(ranks.world, words.shape[0], dtype=torch.int32, device=x.device)
+    step = ranks.capacity // WORD
+    for first in range(0, words.shape[0], step):
+        count = min(step, words.shape[0] - first)
+        _all_gather[(triton.cdiv(count, _BLOCK),)](
+            words[first:], out[:, first:], *parameters(ranks), count, words.shape[0],
+            WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK,
+        )  # fmt: skip
+    return out.view(x.dtype)[:, : x.numel()].view(ranks.world, *x.shape)
+
+
+def as_words(x: Tensor) -> Tensor:
+    """`x` seen as words; UsageError where it is none of DTYPES, or no whole number of words."""
+    if x.dtype not in DTYPES or not x.is_contiguous() or x.numel() % DTYPES[x.dtype]:
+        raise UsageError(
+            f"ranks cannot exchange {x.dtype} of shape {list(x.shape)} and strides {x.stride()}:"
+            " give contiguous float32, or an even number of contiguous bfloat16"
+        )
+    return x.flatten().view(torch.int32)
+
+
+def parameters(ranks: Ranks) -> tuple[Tensor, Tensor, int, int, int]:
+    """Of the next exchange: state, slabs, and in words a slab, the buffer's place, a source's."""
+    buffer = ranks.turn() * (ranks.stride // 2)
+    slabs = ranks.slabs.view(torch.int32)
+    return ranks.words, slabs, ranks.stride // WORD, buffer // WORD, ranks.capacity // WORD
+
+
+# The buffer alternates, and would choose other machine code.
+@triton.jit(do_not_specialize=["buffer", "count", "row"])
+def _all_gather(
+    x, out, state, slabs, slab, buffer, capacity, count, row,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = at < count
+    rank, ranks = tl.load(state), tl.load(state + 1)
+    word = tl.load(x + at, there, other=0)
+    send(slabs + buffer + rank * capacity + at, slab, rank, ranks, word, there, WORLD, PAIRS)
+    own = slabs + rank.to(tl.int64) * slab + buffer + at
+    await_words(own, capacity, state, there, 0, WORLD)
+    for source in tl.static_range(WORLD):
+        came = there & takes_part(source, rank, ranks)
+        got = tl.load(own + source * capacity, came, other=0, volatile=True)
+        tl.store(out + source * row.to(tl.int64) + at, got, there)
+    clear(own, capacity, rank, ranks, there, WORLD)
+
+
+@triton.jit
+def takes_part(source, rank, ranks):
+    """Whether a rank sends anything: all do, or a rank is alone and sends to itself."""
+    return (ranks > 1) | (source == rank)
+
+
+@triton.jit
+def send(place, slab, rank, ranks, word, there, WORLD: tl.constexpr, PAIRS: tl.constexpr):
+    """Store words at `place`, given in rank 0's slab, into every rank's slab, one's own first."""
+    for step in range(ranks):
+        send_to(place, slab, (rank + step) % WORLD, word, there, PAIRS)
+
+
+@triton.jit
+def send_to(place, slab, peer, word, there, PAIRS: tl.constexpr):
+    """As `send`, to one rank."""
+    # Minus zero in place of zero: sums begin with plus zero, and do not change by it.
+    word = tl.where(word == 0, MINUS_ZERO_PAIR if PAIRS else MINUS_ZERO, word)
+    _store(place + tl.cast(peer, tl.int64) * slab, word, there)
+
+
+@triton.jit
+def await_words(own, capacity, state, there, first, COUNT: tl.constexpr):
+    """Return when COUNT ranks' words, from that of `first` on, have come, or too late.
+
+    They lie at `own`, one `capacity` behind the other. If it is too late, the state says whose are
+    missing, and from then on nothing is waited for any more.
+    """
+    rank, ranks, began = tl.load(state), tl.load(state + 1), globaltimer()
+    bound = tl.load(state + 3).to(tl.int64) * 1000000
+    late = rank - rank
+    waiting = ranks > 0
+    while waiting:
+        missing = tl.full(there.shape, 0, tl.int32)
+        for step in tl.static_range(COUNT):
+            source = first + step
+            awaited = there & takes_part(source, rank, ranks)
+            got = tl.load(own + source * capacity, awaited, other=1, volatile=True)
+            missing = tl.where(got == 0, source + 1, missing)
+        # Another program's error ends this one's wait, too. Warps may read the clock and the error
+        # differently, and must leave together: the maximum over all of them decides.
+        over = (globaltimer() - began > bound) | (tl.load(state + 2, volatile=True) != 0)
+        late = tl.max(tl.where(missing > 0, 2 * missing + over.to(tl.int32), 0), 0)
+        waiting = (late > 0) & (late % 2 == 0)
+    if late > 0:
+        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
+
+
+@triton.jit
+def clear(own, capacity, rank, ranks, there, WORLD: tl.constexpr):
+    """Make the places of words that have been read ready for the exchange after the next."""
+    tl.debug_barrier()  # another thread may read a word than the one that clears it
+    for source in tl.static_range(WORLD):
+        tl.store(own + source * capacity, 0, there & takes_part(source, rank, ranks))
+
+
+@triton.jit
+def numbers(word, PAIRS: tl.constexpr):
+    """Float32 numbers of words: the lower and the upper one, or one twice."""
+    if PAIRS:
+        low = (word << 16).to(tl.float32, bitcast=True)
+        return low, (word & -65536).to(tl.float32, bitcast=True)
+    one = word.to(tl.float32, bitcast=True)
+    return one, one
+
+
+@triton.jit
+def as_word(low, high, PAIRS: tl.constexpr):
+    """A word of float32 numbers, rounded to bfloat16 where there are two."""
+    if PAIRS:
+        lower = low.to(tl.bfloat16).to(tl.uint16, bitcast=True).to(tl.uint32)
+        upper = high.to(tl.bfloat16).to(tl.uint16, bitcast=True).to(tl.uint32)
+        return (lower | (upper << 16)).to(tl.int32, bitcast=True)
+    return low.to(tl.int32, bitcast=True)
+
+
+MINUS_ZERO_PAIR: tl.constexpr = tl.constexpr(-2147450880)  # 0x80008000
+MINUS_ZERO: tl.constexpr = tl.constexpr(-2147483648)
+
+
+@triton.jit
+def _store(place, word, there):
+    """At once, and in a way that other devices see whole words."""
+    tl.inline_asm_elementwise(
+        """
+        {
+            .reg .pred stored;
+            setp.ne.s32 stored, $3, 0;
+            @stored st.relaxed.sys.global.b32 [$1], $2;
+            mov.b32 $0, 0;
+        }
+        """,
+        "=r,l,r,r",
+        [place.to(tl.int64), word, there.to(tl.int32)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )

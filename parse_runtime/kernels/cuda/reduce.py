@@ -1,0 +1,171 @@
+"""Sums over the ranks of tensor parallelism: of few rows with the norm behind them, of many alone.
+
+Every rank adds up the same words in the same order: all hold the same bits afterwards.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foundryc.cuda.exchange import (
+    DTYPES,
+    WORD,
+    as_word,
+    as_words,
+    await_words,
+    clear,
+    numbers,
+    parameters,
+    send,
+    send_to,
+    takes_part,
+)
+from foundryc.ranks import Ranks
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.stream import sum_parts
+
+_BLOCK = 256
+"""Words of a rank's piece that a program of `all_reduce` adds up."""
+
+
+@opaque
+def reduce_add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """`add_rms_norm` of the sum over ranks, in one kernel: every rank sends every other its rows.
+
+    A row's bits depend on that row alone.
+    """
+    parts = x.contiguous() if x.dim() == 3 else x.contiguous()[None]
+    spans, count, width = parts.shape
+    normed = torch.empty(count, width, dtype=weight.dtype, device=x.device)
+    total = torch.empty_like(normed)
+    row = width // DTYPES[weight.dtype]
+    block = triton.next_power_of_2(row)
+    held = ranks.capacity // (row * WORD)
+    for first in range(0, count, held):
+        rows = min(held, count - first)
+        _reduce_add_rms_norm[(rows,)](
+            parts[:, first:], None if residual is None else as_words(residual[first:]),
+            as_words(weight), as_words(normed[first:]), as_words(total[first:]),
+            *parameters(ranks), row, count * width, eps, offset,
+            SPANS=spans, WORLD=ranks.world, PAIRS=weight.dtype == torch.bfloat16, BLOCK=block,
+            num_warps=min(16, max(1, block // 128)), **OPTIONS,
+        )  # fmt: skip
+    return normed, total
+
+
+@triton.jit(do_not_specialize=["buffer", "span"])
+def _reduce_add_rms_norm(
+    parts, residual, weight, normed, total, state, slabs, slab, buffer, capacity, width, span,
+    eps, offset,
+    SPANS: tl.constexpr, WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    release()
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    there = at < width
+    low_scale, high_scale = numbers(tl.load(weight + at, there, other=0), PAIRS)
+    wait()
+    rank, ranks = tl.load(state), tl.load(state + 1)
+    here = row * width + at
+    if PAIRS:
+        low = sum_parts(parts + 2 * here, there, span, SPANS)
+        high = sum_parts(parts + 2 * here + 1, there, span, SPANS)
+    else:
+        low = sum_parts(parts + here, there, span, SPANS)
+        high = low
+    place = slabs + buffer + rank * capacity + here
+    send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS)
+    own = slabs + rank.to(tl.int64) * slab + buffer + here
+    await_words(own, capacity, state, there, 0, WORLD)
+    low, high = sum_words(own, capacity, rank, ranks, there, WORLD, PAIRS)
+    if residual is not None:
+        more_low, more_high = numbers(tl.load(residual + here, there, other=0), PAIRS)
+        low += more_low
+        high += more_high
+    word = as_word(low, high, PAIRS)
+    tl.store(total + here, word, there)
+    low, high = numbers(word, PAIRS)
+    if PAIRS:
+        mean = (tl.sum(low * low, 0) + tl.sum(high * high, 0)) / (2 * width)
+    else:
+        mean = tl.sum(low * low, 0) / width
+    factor = tl.rsqrt(mean + eps)
+    low *= factor * (low_scale + offset)
+    high *= factor * (high_scale + offset)
+    tl.store(normed + here, as_word(low, high, PAIRS), there)
+
+
+@triton.jit
+def sum_words(own, capacity, rank, ranks, there, WORLD: tl.constexpr, PAIRS: tl.constexpr):
+    """Float32 sums of what the ranks have sent, in their order."""
+    low, high = tl.full(there.shape, 0, tl.float32), tl.full(there.shape, 0, tl.float32)
+    for source in tl.static_range(WORLD):
+        came = there & takes_part(source, rank, ranks)
+        word = tl.load(own + source * capacity, came, other=0, volatile=True)
+        lower, upper = numbers(word, PAIRS)
+        low += lower
+        high += upper
+    clear(own, capacity, rank, ranks, there, WORLD)
+    return low, high
+
+
+@opaque
+def all_reduce(x: Tensor, ranks: Ranks) -> Tensor:
+    """The sum over ranks of x, float32 or bfloat16: each adds up a piece and sends it to all.
+
+    Fewer bytes travel than by sending everything to everyone, for one more way between ranks.
+    """
+    words = as_words(x)
+    out = torch.empty_like(words)
+    # A source's place is halved: pieces to add up, then sums.
+    step = ranks.capacity // WORD // 2 // _BLOCK * _BLOCK * ranks.world
+    for first in range(0, words.shape[0], step):
+        count = min(step, words.shape[0] - first)
+        _all_reduce[(triton.cdiv(count, _BLOCK * ranks.world),)](
+            words[first:], out[first:], *parameters(ranks), count,
+            WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK, num_warps=2,
+            **OPTIONS,
+        )  # fmt: skip
+    return out.view(x.dtype).view(x.shape)
+
+
+@triton.jit(do_not_specialize=["buffer", "count"])
+def _all_reduce(
+    x, out, state, slabs, slab, buffer, capacity, count,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    rank, ranks = tl.load(state), tl.load(state + 1)
+    tile, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    first = tile * (WORLD * BLOCK) + at
+    here = tile * BLOCK + at
+    if ranks == 1:  # at capture
+        for piece in tl.static_range(WORLD):
+            one = first + piece * BLOCK
+            tl.store(out + one, tl.load(x + one, one < count, other=0), one < count)
+    else:
+        place = slabs + buffer + rank * capacity + here
+        for piece in tl.static_range(WORLD):
+            one = first + piece * BLOCK
+            word = tl.load(x + one, one < count, other=0)
+            send_to(place, slab, piece, word, one < count, PAIRS)
+        own = slabs + rank.to(tl.int64) * slab + buffer + here
+        mine = first + rank * BLOCK < count
+        await_words(own, capacity, state, mine, 0, WORLD)
+        low, high = sum_words(own, capacity, rank, ranks, mine, WORLD, PAIRS)
+        half = capacity // 2
+        send(place + half, slab, rank, ranks, as_word(low, high, PAIRS), mine, WORLD, PAIRS)
+        # The last tile's pieces of some ranks are shorter, or not there at all.
+        for piece in tl.static_range(WORLD):
+            one = first + piece * BLOCK
+            await_words(own + half, capacity, state, one < count, piece, 1)
+            sums = own + half + piece * capacity
+            word = tl.load(sums, one < count, other=0, volatile=True)
+            tl.store(out + one, word, one < count)
+            tl.debug_barrier()
+            tl.store(sums, 0, one < count)

@@ -1,0 +1,65 @@
+"""Exchanges between ranks as graphs: sizes, kernels, many in a row. Arguments: bundle, ranks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from foundryc import Recorder
+from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
+
+ROWS, WIDTH, MANY = 80, 1024, 31
+path, world = Path(sys.argv[1]), int(sys.argv[2])
+with (
+    torch.inference_mode(),
+    Recorder("cuda", workload="ranks", settings={"rows": ROWS, "width": WIDTH}) as r,
+):
+    # Less than the whole input: it takes several exchanges.
+    ranks = r.ranks(world, 32 * WIDTH * 2)
+    x = r.register("x", torch.zeros(ROWS, WIDTH), role="input")
+    residual = r.register("residual", torch.zeros(ROWS, WIDTH), role="input")
+    weight = r.register("weight", torch.zeros(WIDTH), role="input")
+    passes = []
+    for kind in (torch.float32, torch.bfloat16):
+        name = str(kind).removeprefix("torch.")
+
+        def share(count: int, kind: torch.dtype = kind) -> torch.Tensor:
+            """What this rank has: rank r adds r."""
+            return (x[:count] + ranks.words[:1]).to(kind)
+
+        def norm(count: int, kind: torch.dtype = kind) -> dict[str, torch.Tensor]:
+            parts = torch.stack([share(count, kind).float() / 2] * 2)
+            given = residual[:count].to(kind), weight.to(kind)
+            normed, total = reduce_add_rms_norm(parts, *given, 1e-6, 0.0, ranks)
+            return {"normed": normed.float(), "total": total.float()}
+
+        def many(kind: torch.dtype = kind) -> dict[str, torch.Tensor]:
+            """Each exchange has what the one before gave."""
+            rows = share(3, kind)
+            for _ in range(MANY):
+                rows = (all_reduce(rows, ranks) / world).to(kind)
+                rows = ranks.all_gather(rows).float().mean(0).to(kind)
+            return {"rows": rows.float()}
+
+        def gather(count: int, kind: torch.dtype = kind) -> dict[str, torch.Tensor]:
+            return {"gathered": ranks.all_gather(share(count, kind)).float()}
+
+        def reduce(count: int, kind: torch.dtype = kind) -> dict[str, torch.Tensor]:
+            return {"sum": all_reduce(share(count, kind), ranks).float()}
+
+        for count in (1, 5, ROWS):
+            key = {"dtype": name, "rows": count}
+            passes.append(("gather", key, lambda count=count, own=gather: own(count)))
+            passes.append(("reduce", key, lambda count=count, own=reduce: own(count)))
+            passes.append(("norm", key, lambda count=count, own=norm: own(count)))
+        passes.append(("many", {"dtype": name, "rows": 3}, many))
+    with r.warm_up():
+        for _, _, run in passes:
+            run()
+    for name, key, run in passes:
+        with r.graph(name, **key) as graph:
+            for output, tensor in run().items():
+                graph.output(output, tensor)
+    r.save(path)

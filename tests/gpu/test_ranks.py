@@ -1,0 +1,89 @@
+"""One bundle on several ranks, which share a GPU if need be: exchanges, models, a rank's death."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import CAPTURE, RUN, finish, start
+
+HERE = Path(__file__).parent
+LIMITS = {"float32": 1e-5, "bfloat16": 2e-2}
+MODEL = """
+import sys
+sys.path.insert(0, "tests/host")
+from pathlib import Path
+import parse_models
+sizes = {"num_attention_heads": 8, "num_key_value_heads": 2}
+if sys.argv[2] == "qwen3_moe":
+    sizes |= {"num_experts": 8}
+parse_models.save(Path(sys.argv[1]), sys.argv[2], **sizes)
+"""
+PARSE = (
+    "--max-len", "128", "--prefill", "32,64", "--verify", "96x4", "--stride", "4",
+    "--yes", "a", "--no", "b",
+)  # fmt: skip
+
+
+def devices(world: int) -> str:
+    """A GPU for each rank, or one for all."""
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
+    there = len(listed.stdout.splitlines())
+    return ",".join(str(rank if there >= world else 0) for rank in range(world))
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def exchanges(request, tmp_path_factory):
+    """A bundle of exchanges."""
+    world, path = request.param, tmp_path_factory.mktemp("exchanges") / "exchanges.fdy"
+    finish(start(HERE / "capture_ranks.py", path, world))
+    return world, path
+
+
+def test_exchanges_give_what_all_ranks_have(exchanges) -> None:
+    world, path = exchanges
+    report = json.loads(finish(start(HERE / "replay_ranks.py", path, devices(world), 0)))
+    assert report["steps"] == 3 and len(report["errors"]) == 8
+    for title, error in report["errors"].items():
+        assert error < LIMITS[title.split()[1]], title
+
+
+def test_a_killed_rank_ends_all(exchanges) -> None:
+    world, path = exchanges
+    killed = world - 1
+    report = json.loads(finish(start(HERE / "replay_ranks.py", path, devices(world), killed)))
+    assert f"rank {killed}" in report["lost"] and "SIGKILL" in report["lost"]
+    assert report["seconds"] < 10
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_moe"])
+def test_a_model_answers_as_on_one_gpu(kind: str, tmp_path: Path) -> None:
+    """And whatever rank it is captured as, the file is the same."""
+    model = tmp_path / "model"
+    finish(start("-c", MODEL, model, kind))
+    ways = {"1": (1, "0"), "2": (2, "0"), "4": (4, "0"), "2 as rank 1": (2, "1")}
+    captures = {
+        way: start(
+            "-c", CAPTURE, "capture", "--target", "cuda", "--workload", "parse", "--model", model,
+            "--tp", world, *PARSE, "-o", tmp_path / f"{way}.fdy",
+            environment={"FOUNDRY_RANK": rank},
+        )
+        for way, (world, rank) in ways.items()
+    }  # fmt: skip
+    for process in captures.values():
+        finish(process)
+    answers = set()
+    for world in (1, 2, 4):
+        ranks = () if world == 1 else ("--tp", world, "--devices", devices(world))
+        words = ("run", tmp_path / f"{world}.fdy", "--json", "--prompt", "Hello", *ranks)
+        report = json.loads(finish(start("-c", RUN, *words, "--max-new-tokens", "24")))
+        assert report["tokens"] == 24
+        answers.add(report["text"])
+    assert len(answers) == 1
+    same = [(tmp_path / f"{way}.fdy").read_bytes() for way in ("2", "2 as rank 1")]
+    assert same[0] == same[1]
