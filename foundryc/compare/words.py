@@ -167,7 +167,7 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     noisy = _bytes(first ^ again) != 0
     changed = _bytes(first ^ moved) != 0
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
-    noisy |= np.repeat(_host_addresses(words[:, rest], rest, regions), 4, axis=1)
+    noisy |= np.repeat(_host_addresses(words[:, rest], rest), 4, axis=1)
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))
         raise FoundryError(
@@ -242,26 +242,21 @@ def _by_chance(values: Words, noisy: Mask, regions: Regions) -> Mask:
     return np.repeat(np.stack([lower, upper], axis=1), 4, axis=1)
 
 
-def _host_addresses(values: Words, at: Index, regions: Regions) -> Mask:
+def _host_addresses(values: Words, at: Index) -> Mask:
     """Which halves of the words `at` are of an address on the host in all captures, bool [n, 2].
 
-    Both halves of it differ between the first two, so it is no value, and none of its bytes is one:
-    those that happen to be equal would else make two bundles of one program differ. One that lies 4
-    bytes in has its halves in two words.
+    An upper half differs between the first two, so it is no value, and neither is any byte of it:
+    those that happen to be equal would else make two bundles of one program differ. With it goes
+    the lower half, if it differs too; of an address 4 bytes in, that is in the word before.
     """
     low, high = values & _HALF, values >> np.uint64(32)
-
-    def found(lower: Words, upper: Words) -> Mask:
-        differ: Mask = (lower[0] != lower[1]) & (upper[0] != upper[1])
-        top = upper >> np.uint64(8)
-        program = (top == 0x55) | (top == 0x56)
-        return differ & _in_all(program | (top >= 0x70)) & _on_host(upper, regions)
-
-    both = np.repeat(found(low, high)[:, None], 2, axis=1)
-    across = found(high[:, :-1], low[:, 1:]) & (np.diff(at) == 1)
-    both[:-1, 1] |= across
-    both[1:, 0] |= across
-    return both
+    differ = np.stack([low[0] != low[1], high[0] != high[1]], axis=1)
+    top = np.stack([low, high], axis=2) >> np.uint64(8)
+    upper = differ & _in_all((top == 0x55) | (top == 0x56) | (top >= 0x70) & (top < 0x80))
+    found = upper.copy()
+    found[:, 0] |= upper[:, 1] & differ[:, 0]
+    found[:-1, 1] |= upper[1:, 0] & differ[:-1, 1] & (np.diff(at) == 1)
+    return found
 
 
 def _on_host(halves: Words, regions: Regions) -> Mask:

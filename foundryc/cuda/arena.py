@@ -37,6 +37,12 @@ class _Bytes:
         }  # fmt: skip
 
 
+def is_zero(tensor: torch.Tensor) -> bool:
+    """Whether all bytes of a contiguous tensor are; in steps, for a cache may fill the device."""
+    steps = tensor.view(-1).view(torch.uint8).split(_STEP)
+    return not any(bool(step.any()) for step in steps)
+
+
 @dataclass(frozen=True)
 class Region:
     """A part of the arena, whose memory is mapped as far as it is used."""

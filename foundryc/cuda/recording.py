@@ -14,7 +14,7 @@ import torch
 
 from foundryc.capture import Capture
 from foundryc.cuda import driver, harvest, proof
-from foundryc.cuda.arena import BASE, Arena
+from foundryc.cuda.arena import BASE, Arena, is_zero
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
 from foundryc.cuda.foreign import ForeignMemory
@@ -98,7 +98,7 @@ class CudaRecording:
         placed.copy_(tensor)
         self.tensors.append(NamedTensor(name, role, placed, slices=tuple(slices)))
         # Weights don't change and are read when saved; the others hold what they held here.
-        if role in ("state", "constant", "input") and bool(placed.count_nonzero()):
+        if role in ("state", "constant", "input") and not is_zero(placed):
             self._remember(placed.data_ptr(), placed.numel() * placed.element_size())
         return placed
 

@@ -296,6 +296,24 @@ def test_nothing_of_an_address_on_the_host_is_kept(byte: int, highest) -> None:
     assert not words.any()
 
 
+@pytest.mark.parametrize("tops", [(0x7F, 0x7F, 0x7F), (0x7F, 0x7E, 0x7F), (0x55, 0x55, 0x56)])
+def test_nothing_of_its_upper_half_is_kept_behind_a_value(tops) -> None:
+    """Or one process more with another highest byte would make another bundle."""
+    middle = 0x11, 0x22, 0x33
+    # The foreign region lies where libraries do: its upper halves are theirs.
+    assert [base >> 40 for base in LAYOUT.bases[0][2:]] == [0x7F]
+    values = tuple(top << 40 | m << 32 | 1 for top, m in zip(tops, middle, strict=True))
+    assert int(compare(*hand([values, (0, 0, 0)])).graphs[0].words[4]) == 1  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("offset", [0x10000, 0x2345])
+def test_an_address_beside_a_foreign_region_is_none_in_it(offset: int) -> None:
+    """A heap of the host whose upper half is that of device memory, in an aligned place."""
+    bases = [bases[FOREIGN] & ~0xFFFFFFFF for bases in LAYOUT.bases]
+    values = tuple(b | at << 24 | offset for b, at in zip(bases, (0x41, 0x82, 0x43), strict=True))
+    assert int(compare(*hand([values, (0, 0, 0)])).graphs[0].words[4]) == 0  # type: ignore[list-item]
+
+
 def test_a_value_beside_noise_is_no_address_on_the_host() -> None:
     """A vocabulary of 32,000 behind a flag and its gap: as far as it goes, 0x7D00xxxxxx01."""
     values = tuple(32000 << 32 | gap << 8 | 1 for gap in (0x112233, 0x445566, 0x778899))
