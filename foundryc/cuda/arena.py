@@ -39,7 +39,7 @@ class _Bytes:
 
 def is_zero(tensor: torch.Tensor) -> bool:
     """Whether all bytes of a contiguous tensor are; in steps, for a cache may fill the device."""
-    steps = tensor.view(-1).view(torch.uint8).split(_STEP)
+    steps = torch.split(tensor.view(-1).view(torch.uint8), _STEP)
     return not any(bool(step.any()) for step in steps)
 
 
