@@ -39,9 +39,8 @@ class _Bytes:
 
 def is_zero(tensor: torch.Tensor) -> bool:
     """Whether all bytes of a contiguous tensor are; in steps, for a cache may fill the device."""
-    data = tensor.view(-1).view(torch.uint8)
-    starts = range(0, data.numel(), _STEP)
-    return not any(bool(data[start : start + _STEP].any()) for start in starts)
+    steps = torch.split(tensor.view(-1).view(torch.uint8), _STEP)
+    return not any(bool(step.any()) for step in steps)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint32_t kMostReaders = 63;
 constexpr auto kLook = std::chrono::microseconds(50);
-enum Outcome : int { kDone = 0, kTimeOver = 1, kEnded = 2, kMisuse = 3 };
+enum Outcome : int { kDone = 0, kTimeOver = 1, kMisuse = 2 };
 
 struct Record {
     uint32_t kind, index;
@@ -76,7 +76,6 @@ struct Position {
 };
 
 struct Shared {
-    std::atomic<uint32_t> ended{0};
     Position put;
     Event was_put, was_taken;
     Position taken[kMostReaders];
@@ -146,9 +145,8 @@ EXPORT int foundry_ring_put(foundry_ring* ring, uint32_t kind, uint32_t index, u
     Shared& shared = ring->shared();
     if (bytes > ring->capacity || padded(bytes) > ring->capacity) return kMisuse;
     const uint64_t place = shared.put.bytes.load(), end = place + padded(bytes);
-    const auto is_free = [&] { return shared.ended.load() || end - ring->slowest() <= ring->capacity; };
+    const auto is_free = [&] { return end - ring->slowest() <= ring->capacity; };
     if (!shared.was_taken.wait(is_free, after(milliseconds))) return kTimeOver;
-    if (shared.ended.load()) return kEnded;
     const Record record{kind, index, value, bytes};
     std::memcpy(ring->at(place), &record, sizeof record);
     if (bytes) std::memcpy(ring->at(place) + sizeof record, data, bytes);
@@ -163,9 +161,8 @@ EXPORT int foundry_ring_take(foundry_ring* ring, uint32_t reader, uint32_t milli
     Shared& shared = ring->shared();
     if (reader >= ring->readers) return kMisuse;
     const uint64_t place = shared.taken[reader].bytes.load();
-    const auto is_there = [&] { return shared.put.bytes.load() != place || shared.ended.load(); };
+    const auto is_there = [&] { return shared.put.bytes.load() != place; };
     if (!shared.was_put.wait(is_there, after(milliseconds))) return kTimeOver;
-    if (shared.put.bytes.load() == place) return kEnded;
     *found = reinterpret_cast<const Record*>(ring->at(place));
     return kDone;
 }
@@ -181,14 +178,6 @@ EXPORT void foundry_ring_done(foundry_ring* ring, uint32_t reader) {
 // Waits until every reader is done with every record.
 EXPORT int foundry_ring_drain(foundry_ring* ring, uint32_t milliseconds) {
     Shared& shared = ring->shared();
-    const auto is_empty = [&] { return shared.ended.load() || ring->slowest() == shared.put.bytes.load(); };
-    if (!shared.was_taken.wait(is_empty, after(milliseconds))) return kTimeOver;
-    return shared.ended.load() ? kEnded : kDone;
-}
-
-// Nothing is put any more, and nobody waits. What was put before can still be taken.
-EXPORT void foundry_ring_end(foundry_ring* ring) {
-    ring->shared().ended.store(1);
-    ring->shared().was_put.happened();
-    ring->shared().was_taken.happened();
+    const auto is_empty = [&] { return ring->slowest() == shared.put.bytes.load(); };
+    return shared.was_taken.wait(is_empty, after(milliseconds)) ? kDone : kTimeOver;
 }

@@ -18,12 +18,8 @@ CAPACITY = 1 << 20
 """Bytes of records that a reader may be behind."""
 MOST_BYTES = CAPACITY // 4
 """Bytes of a record: the next one is put while this one is being read."""
-_TIME_OVER, _ENDED = 1, 2
+_TIME_OVER = 1
 _NOTHING = memoryview(b"")
-
-
-class RingEnded(Exception):
-    """Nothing is put any more."""
 
 
 class _Record(ctypes.Structure):
@@ -48,8 +44,8 @@ def _library() -> ctypes.CDLL:
     loaded.foundry_ring_bytes.argtypes = (c_uint64,)
     loaded.foundry_ring_bytes.restype = c_uint64
     loaded.foundry_ring_open.argtypes = (c_int, c_uint32, c_uint64, POINTER(c_void_p))
-    loaded.foundry_ring_close.argtypes = loaded.foundry_ring_end.argtypes = (c_void_p,)
-    loaded.foundry_ring_close.restype = loaded.foundry_ring_end.restype = None
+    loaded.foundry_ring_close.argtypes = (c_void_p,)
+    loaded.foundry_ring_close.restype = None
     loaded.foundry_ring_put.argtypes = (
         c_void_p, c_uint32, c_uint32, c_uint64, c_void_p, c_uint64, c_uint32,
     )  # fmt: skip
@@ -93,10 +89,7 @@ class Ring:
         )
 
     def take(self, reader: int, milliseconds: int = 1000) -> Record | None:
-        """The reader's next record, the same one until `done`; None where none comes in time.
-
-        RingEnded once everything was taken after `end`.
-        """
+        """The reader's next record, the same one until `done`; None where none comes in time."""
         taken = _library().foundry_ring_take(self._handle, reader, milliseconds, byref(self._found))
         if not self._outcome(taken):
             return None
@@ -113,11 +106,6 @@ class Ring:
         """Wait until all readers are done with all records; False where they are not in time."""
         return self._outcome(_library().foundry_ring_drain(self._handle, milliseconds))
 
-    def end(self) -> None:
-        """Nothing is put any more; who waits does not wait any longer."""
-        if self._handle:
-            _library().foundry_ring_end(self._handle)
-
     def close(self) -> None:
         """Unmap it here; a second call does nothing. No other thread may be using it."""
         handle, self._handle = self._handle, c_void_p()
@@ -126,8 +114,6 @@ class Ring:
 
     @staticmethod
     def _outcome(code: int) -> bool:
-        if code == _ENDED:
-            raise RingEnded
         if code not in (0, _TIME_OVER):
             raise ValueError("a record or reader that the ring has no room for")
         return code == 0
@@ -144,4 +130,4 @@ def ring_file(capacity: int = CAPACITY) -> int:
     return file
 
 
-__all__ = ["CAPACITY", "MOST_BYTES", "Record", "Ring", "RingEnded", "ring_file"]
+__all__ = ["CAPACITY", "MOST_BYTES", "Record", "Ring", "ring_file"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,8 +12,8 @@ from foundryrt.arrays import check_array
 from foundryrt.backend import RankBackend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.bundle.ranks import BOUND_MS, MISSING, words_tensor
-from foundryrt.errors import RankLost, UsageError
-from foundryrt.native.ring import MOST_BYTES, Ring, RingEnded, ring_file
+from foundryrt.errors import UsageError
+from foundryrt.native.ring import MOST_BYTES, Ring, ring_file
 from foundryrt.ranks.device import check_devices, hello, prepare, read_only
 from foundryrt.ranks.followers import Followers
 from foundryrt.ranks.records import Kind
@@ -95,7 +94,7 @@ class Leader:
         """Held by what all ranks must do in the same order."""
         self._words = self._words_readback()
         self._closed = False
-        followers.on_loss.append(self._stop_waiting)
+        followers.on_loss.append(own.abandon)
 
     def launch(self, graph: int, stream: int | None = None) -> None:
         if stream is not None:
@@ -183,8 +182,7 @@ class Leader:
         try:
             if self._followers.lost is None:
                 self._followers.expect_end()
-                with suppress(RingEnded):
-                    self._ring.put(Kind.CLOSE)
+                self._ring.put(Kind.CLOSE)
         finally:
             try:
                 self._likes.clear()
@@ -217,17 +215,9 @@ class Leader:
                     while not self._ring.put(*record):
                         self._followers.check()
                 own()
-            except RingEnded:
-                self._followers.check()
-                raise RankLost("the ranks of this session have ended") from None
             except BaseException as error:
                 self._followers.lose(0, f"failed: {str(error) or type(error).__name__}")
                 raise
-
-    def _stop_waiting(self, rank: int) -> None:
-        """End what waits for a rank: exchanges, and the ring's other side."""
-        self._ring.end()
-        self._own.abandon(rank)
 
     def _words_readback(self) -> Readback:
         words = words_tensor(self._manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from foundryrt import Session, UsageError
 from foundryrt.errors import FoundryError, RankLost
+from foundryrt.host.backend import HostBackend
 from foundryrt.ranks.followers import Followers
 from tests.host import rank_processes as processes
 from tests.host.rank_processes import WIDTH, alive, parts, record
@@ -88,7 +90,12 @@ def test_all_graphs_become_ready_and_weights_load_again(bundles) -> None:
 
 def test_ranks_outlive_the_thread_that_started_them(bundles) -> None:
     started: list[Followers] = []
-    thread = threading.Thread(target=lambda: started.append(Followers.start(bundles[2], 2)))
+
+    def start() -> None:
+        started.append(Followers.start(bundles[2], 2))
+        select.select([started[0]._listener], [], [])  # the other rank runs by now
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
     with started[0] as followers, Session.open(bundles[2], followers=followers) as session:
@@ -170,16 +177,25 @@ def test_a_killed_rank_ends_the_session(bundles) -> None:
                 call()
 
 
-def test_a_death_ends_an_exchange_under_way(bundles) -> None:
-    """Before the bound of the wait, which would name no signal."""
+def test_a_death_ends_an_exchange_under_way(bundles, monkeypatch) -> None:
+    """And not the bound of the wait, here ten minutes."""
+    join, minutes = HostBackend.join, 600_000
+    monkeypatch.setattr(HostBackend, "join", lambda own, slabs: join(own, slabs, minutes))
     with opened(bundles[2], 2) as (session, found):
         session.graph("parts").launch()
         os.kill(found[1], signal.SIGSTOP)
-        killing = threading.Timer(1, os.kill, (found[1], signal.SIGKILL))
-        killing.start()
-        with pytest.raises(RankLost, match="was killed by SIGKILL"):
-            session.graph("parts").launch()
-        killing.join()
+
+        def launch() -> None:
+            with pytest.raises(RankLost, match="was killed by SIGKILL"):
+                session.graph("parts").launch()
+
+        launching = threading.Thread(target=launch)
+        launching.start()
+        launching.join(0.5)
+        assert launching.is_alive()
+        os.kill(found[1], signal.SIGKILL)
+        launching.join(60)
+        assert not launching.is_alive()
 
 
 def test_a_rank_that_hangs_is_named(bundles) -> None:

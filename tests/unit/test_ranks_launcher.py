@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
+
 import pytest
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import RankLost, UsageError
 from foundryrt.ranks import command
 from foundryrt.ranks.command import AskedRanks
 from foundryrt.ranks.launcher import place
@@ -105,6 +108,21 @@ def bare(monkeypatch) -> None:
 def test_what_a_command_asks_for(bare, words, tp, device) -> None:
     asked = AskedRanks.of(words)
     assert (asked.tp, asked.device()) == (tp, device)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_command_that_does_not_notice_a_loss_is_ended(over, monkeypatch, capsys) -> None:
+    codes, ended = [], threading.Event()
+    ended.set() if over else ended.clear()
+    monkeypatch.setattr(command, "_SECONDS", 0.01)
+    monkeypatch.setattr(command.os, "_exit", codes.append)
+    followers = SimpleNamespace(lost=RankLost("rank 1 is gone"))
+    command._end_soon(followers, False, ended)  # type: ignore[arg-type]
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    assert codes == ([] if over else [1])
+    assert capsys.readouterr().err == ("" if over else "error: rank 1 is gone\n")
 
 
 def test_the_gpu_of_a_launched_rank(bare, monkeypatch) -> None:

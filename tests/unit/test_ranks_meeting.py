@@ -198,6 +198,7 @@ def test_ends_that_are_expected_are_no_loss(met) -> None:
     lines = [said(name, of(rank)) for rank in (1, 2)]
     followers.meet(OWN)
     followers.expect_end()
+    send(lines[0], {"failed": "to close"})
     for line in lines:
         line.close()
     followers.close()
