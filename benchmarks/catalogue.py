@@ -43,6 +43,11 @@ BENCHMARKS = {
             "engine.json", gpu=True,
         ),
         Benchmark(
+            "tensor-parallel", "parallel.run",
+            "ranks on several GPUs: exchanges beside NCCL's, decoding beside one GPU, starting",
+            "tp.json", gpu=True,
+        ),
+        Benchmark(
             "rank-share", "start.share",
             "what one of 8 ranks has of Qwen3-235B: captured on one GPU, and started",
             "tp235b.json", gpu=True,

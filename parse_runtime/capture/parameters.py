@@ -23,16 +23,16 @@ class Register(Protocol):
 
 
 def load_parameters(
-    name: str, parameters: list[Parameter], dtype: str, register: Register
+    name: str, parameters: list[Parameter], dtype: str, register: Register, rank: int = 0
 ) -> dict[str, Tensor]:
-    """Read the weights, of several ranks those of rank 0, and register them.
+    """Read the weights, of several ranks those of `rank`, and register them.
 
     As `<name>.<parameter>` in `dtype`.
     """
     loaded = {}
     for parameter in parameters:
         kind = parameter.dtype or dtype
-        values = torch.from_numpy(materialize(parameter.slices, parameter.shape, kind))
+        values = torch.from_numpy(materialize(parameter.slices, parameter.shape, kind, rank))
         tensor = values.view(DTYPES.get(kind, values.dtype))
         loaded[parameter.name] = register(
             f"{name}.{parameter.name}", tensor, "weight", parameter.slices

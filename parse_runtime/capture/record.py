@@ -143,10 +143,12 @@ def build(
     words: tuple[int, int],
     compiled: Compile = lambda layer: layer,
     ranks: Ranks | None = None,
+    rank: int = 0,
 ) -> list[Passes]:
     """The target's and the draft's passes; one model's weights are registered once.
 
-    With `ranks` the target is one's (`Model.sharded`); a draft model of its own is not shared.
+    With `ranks` the target is one's (`Model.sharded`), with the weights of `rank`. A capture has
+    those of rank 0, as which its bundle is proved. A draft model of its own is not shared.
     """
     import torch
 
@@ -154,8 +156,7 @@ def build(
     from parse_runtime.capture.passes import Passes
 
     sizes = settings.sizes()
-    # Rank 0's, whatever rank this is: a proof is made as rank 0.
-    weights = load_parameters("target", target.parameters, settings.dtype, register)
+    weights = load_parameters("target", target.parameters, settings.dtype, register, rank)
     head = None
     if settings.eagle:
         config, recipes = open_head(settings.eagle, target.config)

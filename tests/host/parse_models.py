@@ -163,7 +163,8 @@ def eager(
     model = model.sharded(ranks.world) if ranks else model
     draft = open_model(settings.draft) if settings.draft else model
     session = EagerSession(asdict(settings), device)
-    for passes in build(session.register, settings, model, draft, words, ranks=ranks):
+    rank = int(ranks.words[0]) if ranks else 0
+    for passes in build(session.register, settings, model, draft, words, ranks=ranks, rank=rank):
         session.add(passes)
     return session, *open_models(session), model
 

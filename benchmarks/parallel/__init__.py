@@ -1,0 +1,1 @@
+"""Several ranks, each a process on a GPU of its own."""

@@ -1,0 +1,138 @@
+"""Ranks on the GPUs of one host: exchanges beside NCCL's, decoding beside one GPU, starting.
+
+A bundle is captured on one GPU and run by as many processes as there are ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+from typer import Option
+
+from benchmarks.device import gpu
+from benchmarks.report import RESULTS, Output, Report, chosen, say, today
+from benchmarks.start.cold import STEPS as START_STEPS
+from benchmarks.start.cold import process
+
+STEPS = Path(__file__).parent / "steps"
+PARTS = ("allreduce", "decode")
+SMALL = 256 << 10
+"""Bytes up to which an all-reduce counts as small."""
+NAMES = {"qwen3-14b": "14B", "qwen3-32b": "32B", "qwen3-0.6b": "0.6B", "tiny": "tiny"}
+
+
+def run(
+    ranks: Annotated[int, Option(help="Processes, one a GPU.")] = 2,
+    devices: Annotated[
+        str, Option(help="Their GPUs, as 0,1; by default in order. One may be named twice.")
+    ] = "",
+    parts: Annotated[str, Option(help="Of allreduce and decode.")] = ",".join(PARTS),
+    models: Annotated[str, Option(help="Geometries to decode.")] = "qwen3-14b",
+    largest: Annotated[int, Option(help="KiB of the largest exchange.")] = 64 << 10,
+    repeats: Annotated[int, Option(help="Starts, of which medians are taken.")] = 3,
+    output: Output = RESULTS / "tp.json",
+) -> None:
+    """Measure `ranks` processes together. Written after each part; others keep what they have."""
+    gpus = devices or ",".join(map(str, range(ranks)))
+    about = {
+        "date": today(), "device": gpu(), "driver": gpu("driver_version"), "devices": gpus,
+    }  # fmt: skip
+    report = Report(output, about)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        for part in chosen(parts, PARTS, "--parts"):
+            if part == "allreduce":
+                report.save(f"allreduce_{ranks}", _allreduce(folder, ranks, gpus, largest))
+                continue
+            for model in chosen(models, tuple(NAMES), "--models"):
+                found = _decode(folder, model, ranks, gpus, repeats)
+                report.save(f"decode_{NAMES[model]}_{ranks}", found)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _allreduce(folder: Path, ranks: int, gpus: str, largest: int) -> dict[str, Any]:
+    """Microseconds of an exchange inside a graph, by bytes; ours by kernel."""
+    bundle = folder / "exchanges.fdy"
+    _step("exchange_capture.py", bundle, ranks, largest)
+    own = _step("exchange_ours.py", bundle, gpus)["us"]
+    nccl = _step("exchange_nccl.py", gpus, largest)["us"]
+    # The model's choice: the kernel that adds a norm for few rows, the other one above.
+    ours = {size: own.get(f"norm {size}", own[f"reduce {size}"]) for size in nccl}
+    over = {size: ours[size] / nccl[size] for size in nccl}
+    found: dict[str, Any] = {"us": own, "nccl_us": nccl, "over_nccl": over}
+    for name, sizes in (
+        ("small_over_nccl", [size for size in over if int(size) <= SMALL]),
+        ("large_over_nccl", [size for size in over if int(size) > SMALL]),
+    ):
+        if sizes:
+            found[name] = max(over[size] for size in sizes)
+    return found
+
+
+def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> dict[str, Any]:
+    """Milliseconds of a decode step on one GPU and on all, by batch, and how all of them start."""
+    paths = {world: folder / f"{model}.{world}.fdy" for world in (1, ranks)}
+    _side_by_side(
+        [
+            lambda w=world, g=own: _step("decode_capture.py", model, w, paths[w], visible=g)
+            for world, own in zip(paths, (gpus.split(",")[0], gpus.split(",")[-1]), strict=True)
+        ]
+    )
+    found: dict[str, Any] = {"model": model, "weights": "zeros, made on the device"}
+    for world, path in paths.items():
+        own = gpus if world > 1 else gpus.split(",")[0]
+        runs = [_step("decode_time.py", path, own) for _ in range(repeats)]
+        found[f"ranks_{world}"] = {
+            "step_ms": {
+                batch: median(one["step_ms"][batch] for one in runs) for batch in runs[0]["step_ms"]
+            },
+            "first_launch_ms": median(one["first_launch_ms"] for one in runs),
+            "all_ready_ms": median(one["all_ready_ms"] for one in runs),
+        }
+    alone, together = (found[f"ranks_{world}"]["step_ms"] for world in paths)
+    found["speedup"] = {batch: alone[batch] / together[batch] for batch in alone}
+    found["bare_ms"] = median(_bare(folder, gpus.split(",")) for _ in range(repeats))
+    found["first_launch_ratio"] = found[f"ranks_{ranks}"]["first_launch_ms"] / found["bare_ms"]
+    return found
+
+
+def _bare(folder: Path, gpus: Sequence[str]) -> float:
+    """Milliseconds until as many bare processes, started together, have each used its GPU."""
+    program = folder / "floor"
+    if not program.exists():
+        command = ["g++", "-O2", START_STEPS / "floor.cpp", "-o", program, "-ldl"]
+        subprocess.run(command, check=True)
+    began = time.time()
+    started = [
+        subprocess.Popen([program], env=os.environ | {"CUDA_VISIBLE_DEVICES": one}) for one in gpus
+    ]
+    if any(one.wait() for one in started):
+        raise SystemExit("a bare process failed")
+    return (time.time() - began) * 1e3
+
+
+def _step(script: str, *arguments: object, visible: str = "") -> Any:
+    """A script of the folder `steps`, or of one that sees GPU `visible` alone."""
+    command = [sys.executable, STEPS / script, *arguments]
+    if visible:
+        command = ["env", f"CUDA_VISIBLE_DEVICES={visible}", *command]
+    report, spent = process(*command)
+    say(f"{script} {' '.join(str(a) for a in arguments[-2:])}: {spent / 1e3:.1f} s")
+    return report
+
+
+def _side_by_side(calls: Sequence[Callable[[], Any]]) -> None:
+    with ThreadPoolExecutor(len(calls)) as threads:
+        for done in [threads.submit(call) for call in calls]:
+            done.result()

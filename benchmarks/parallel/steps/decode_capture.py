@@ -1,0 +1,40 @@
+"""Captures decode passes of a model, or of a rank's share. Arguments: model, ranks, bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.parallel.steps.decode_sizes import sizes
+from benchmarks.parse.models import CONFIGS, rank_shapes
+from foundryc.recorder import Recorder
+from parse_runtime.capture.passes import Passes
+from parse_runtime.models.shard import Shard
+
+name, world, path = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+shard, own = Shard(CONFIGS[name], world), sizes(name)
+recorder = Recorder("cuda", "parse", {"model": name, "tp": world})
+ranks = None
+if world > 1:
+    ranks = recorder.ranks(world, own.batches[-1] * shard.whole.hidden * 2)
+weights = {
+    key: recorder.register(
+        f"target.{key}", torch.zeros(shape, dtype=torch.bfloat16, device="cuda"), "state"
+    )
+    for key, shape in rank_shapes(shard).items()
+}
+with torch.inference_mode():
+    passes = Passes(
+        "target", shard.config, weights, own, recorder.register, run_ahead=True, ranks=ranks
+    )
+    with recorder.warm_up():
+        for _, run in passes.graphs():
+            run()
+    for signature, run in passes.graphs():
+        with recorder.graph(signature.graph, **signature.key) as graph:
+            found = run()
+            for output in signature.outputs:
+                graph.output(output, found[output])
+    recorder.save(path)

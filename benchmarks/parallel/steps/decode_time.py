@@ -1,0 +1,62 @@
+"""Starts a bundle of decode_capture.py and times its steps. Arguments: bundle, devices."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+SPAWNED = float(os.environ["SPAWNED"])
+path, devices = sys.argv[1], [int(one) for one in sys.argv[2].split(",")]
+
+from foundryrt.ranks.followers import Followers  # noqa: E402
+
+followers = Followers.start(path, len(devices), devices) if len(devices) > 1 else None
+
+from foundryrt.cuda import early  # noqa: E402
+
+early.begin(devices[0])
+
+import json  # noqa: E402
+from statistics import median  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from benchmarks.parallel.steps.decode_sizes import START, sizes  # noqa: E402
+from foundryrt import Session  # noqa: E402
+from parse_runtime.signature.passes import ModelSignature  # noqa: E402
+
+LAUNCHES, TRIES = 20, 9
+
+
+def main() -> None:
+    first = ("target.decode", {"batch": 1})
+    session = Session.open(path, first=first, device=devices[0], followers=followers)
+    session.graph("target.decode", batch=1).launch()
+    session.synchronize()
+    marks = {"first_launch_ms": (time.time() - SPAWNED) * 1e3}
+    session.wait()
+    marks["all_ready_ms"] = (time.time() - SPAWNED) * 1e3
+    own = sizes(session.settings["model"])
+    signature, step_ms = ModelSignature("target", own, False, True), {}
+    for batch in own.batches:
+        inputs = signature.decode(batch).inputs
+        graph, times = session.graph("target.decode", batch=batch), []
+        session.write(inputs["slots"].name, np.arange(batch, dtype=np.int64))
+        for _ in range(TRIES):
+            plan = np.full((5, batch), START, np.int64)
+            plan[0] = 1
+            session.write(inputs["plan"].name, plan)
+            session.synchronize()
+            began = time.perf_counter()
+            for _ in range(LAUNCHES):
+                graph.launch()
+            session.synchronize()
+            times.append((time.perf_counter() - began) / LAUNCHES * 1e3)
+        step_ms[str(batch)] = median(times[1:])
+    session.close()
+    assert "torch" not in sys.modules
+    print(json.dumps(marks | {"step_ms": step_ms}))
+
+
+main()
