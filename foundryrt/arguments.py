@@ -19,3 +19,15 @@ def bundle_word(words: list[str]) -> int:
     named = [i for i, word in enumerate(words) if word.endswith(".fdy") and word[0] != "-"]
     first = [0] if words and not words[0].startswith("-") else []
     return [*first, *(i for i in named if i in free), *named, *free, -1][0]
+
+
+def bundle_first(words: list[str]) -> list[str]:
+    """Words of `run` and `serve` with the bundle before all options.
+
+    Workload options may come anywhere; the parser, which does not know them, wants them last.
+    """
+    place = bundle_word(words[1:])
+    if words[:1] not in (["run"], ["serve"]) or place < 0:
+        return words
+    rest = words[1:]
+    return [words[0], rest[place], *rest[:place], *rest[place + 1 :]]

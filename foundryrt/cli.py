@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from foundryrt import options
-from foundryrt.arguments import bundle_word
+from foundryrt.arguments import bundle_first
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import (
     Json,
@@ -224,7 +224,7 @@ def standby(
 
     with reporting():
         path = socket or Path(wire.path())
-        with server.Standby(path, lambda: run_app(lambda: app(_bundle_first(sys.argv[1:])))) as own:
+        with server.Standby(path, lambda: run_app(lambda: app(bundle_first(sys.argv[1:])))) as own:
             ready = warm.warm_up(device, host)
             note(f"standing by at {path}: {', '.join(ready)}")
             own.serve()
@@ -296,13 +296,4 @@ def _server(name: str, driver: RunWorkload) -> ServingWorkload:
 
 def main() -> None:
     """Entry point of the command."""
-    run_app(lambda: app(_bundle_first(sys.argv[1:])))
-
-
-def _bundle_first(words: list[str]) -> list[str]:
-    """Workload options may come anywhere; the parser, which does not know them, wants them last."""
-    place = bundle_word(words[1:])
-    if words[:1] not in (["run"], ["serve"]) or place < 0:
-        return words
-    rest = words[1:]
-    return [words[0], rest[place], *rest[:place], *rest[place + 1 :]]
+    run_app(lambda: app(bundle_first(sys.argv[1:])))

@@ -144,10 +144,9 @@ class Session:
         zero at first; UsageError, with the reason, where that is not known to work. A FoundryError
         says what is wrong with the bundle, its signature, the machine or a weight file.
 
-        `followers` are the other ranks of a bundle for several
-        (foundryrt/ranks/followers.py); this process is rank 0, and `device` theirs to say. They do
-        what this session does, from here on until it is closed, which ends them; RankLost where one
-        fails. A bundle for several ranks opened without them runs alone.
+        `followers` are the other ranks of a bundle for several (foundryrt/ranks/followers.py); this
+        process is rank 0, on their first device. They do what this session does until it is closed,
+        which ends them; RankLost where one fails. Without them such a bundle runs alone.
         """
         how = _How(resolve(trust), None if weights is None else Path(weights), device, followers)
         if followers is not None and (base is not None or place or grow):
@@ -158,9 +157,8 @@ class Session:
                 bundle.manifest = grown(bundle.manifest, grow)
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
-            backend: Backend
             if followers is None:
-                backend = open_backend(
+                backend: Backend = open_backend(
                     bundle, how.weights, device, index, load_weights, base, place
                 )
             else:

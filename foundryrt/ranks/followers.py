@@ -97,11 +97,12 @@ class Followers:
                 send(member.connection, message, files)
 
     def await_all(
-        self, stage: str, pending: Callable[[], object] = lambda: None
+        self, stage: str, pending: Callable[[int], object] = lambda count: None
     ) -> dict[int, list[int]]:
         """Wait until all have said that they are at `stage`; the files that each sent with it.
 
-        `pending` is called now and then; what it raises ends the wait. RankLost as for `check`.
+        `pending` is called now and then with how many are; what it raises ends the wait. RankLost
+        as for `check`.
         """
         while True:
             with self._changed:
@@ -110,7 +111,7 @@ class Followers:
                 if len(said) == self.world - 1:
                     return said
                 self._changed.wait(0.1)
-            pending()
+            pending(len(said))
 
     def check(self) -> None:
         """RankLost where a rank has failed or ended."""

@@ -14,6 +14,7 @@ from foundryrt.bundle import schema
 from foundryrt.bundle.ranks import BOUND_MS, MISSING, words_tensor
 from foundryrt.errors import UsageError
 from foundryrt.native.ring import MOST_BYTES, Ring, ring_file
+from foundryrt.progress import progress_bar
 from foundryrt.ranks.device import check_devices, hello, prepare, read_only
 from foundryrt.ranks.followers import Followers
 from foundryrt.ranks.records import Kind
@@ -65,7 +66,8 @@ def open_leader(
 def _join(own: RankBackend, followers: Followers, world: int) -> Ring:
     """Have all ranks map each other's slabs, and the ring."""
     slabs = {0: own.export_slab()}
-    arrived = followers.await_all("slab")
+    with progress_bar(world - 1, "waiting for weights of ranks") as update:
+        arrived = followers.await_all("slab", update)
     file = ring_file()
     try:
         slabs |= {rank: files[0] for rank, files in arrived.items() if files}
@@ -141,7 +143,7 @@ class Leader:
 
         self._together(lambda: None, (Kind.WAIT,))
         self._own.wait(noted)
-        self._followers.await_all("waited", lambda: noted(*last))
+        self._followers.await_all("waited", lambda _: noted(*last))
 
     def synchronize(self) -> None:
         self._checked(self._own.synchronize)

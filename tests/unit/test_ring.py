@@ -146,6 +146,7 @@ def test_a_reader_in_another_process_and_its_death():
         while not put(index):
             assert child.poll() is None
         assert child.stdout.readline() == f"{index} {MOST_BYTES}\n"
+    assert ring.drain(10_000)
     child.kill()
     child.wait()
     assert [put(index) for index in range(5)] == [True] * 3 + [False] * 2
