@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parse_runtime.kernels.quantized import Weight, dense
+from parse_runtime.kernels.quantized import Weight, plain
 
 
 def experts(
@@ -27,7 +27,7 @@ def experts(
         from parse_runtime.kernels.cuda.experts import experts as kernel
 
         return kernel(x, router, gate_up, down, top_k, normalize, first)
-    gate_up, down = dense(gate_up, x.dtype), dense(down, x.dtype)
+    gate_up, down = plain(gate_up, x.dtype), plain(down, x.dtype)
     weights, chosen = route(F.linear(x, router), top_k, normalize)
     # On the CPU all experts are computed, and those that were not chosen weigh nothing.
     dense = torch.zeros(x.shape[0], router.shape[0], dtype=torch.float32, device=x.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from parse_runtime.kernels.quantized import Weight, dense
+from parse_runtime.kernels.quantized import Weight, plain
 from parse_runtime.kernels.streamed import streams
 
 
@@ -20,7 +20,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         from parse_runtime.kernels.cuda.stream import stream
 
         return stream(x, weight, bias)
-    return F.linear(x, dense(weight, x.dtype), bias)
+    return F.linear(x, plain(weight, x.dtype), bias)
 
 
 def linear_parts(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -34,4 +34,4 @@ def linear_parts(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tenso
         from parse_runtime.kernels.cuda.stream import stream_parts
 
         return stream_parts(x, weight, bias)
-    return F.linear(x, dense(weight, x.dtype), bias)[None]
+    return F.linear(x, plain(weight, x.dtype), bias)[None]

@@ -38,7 +38,7 @@ def split(weight: Weight) -> tuple[Tensor, Tensor | None]:
     return (weight, None) if isinstance(weight, Tensor) else (weight.values, weight.scale)
 
 
-def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
+def plain(weight: Weight, dtype: torch.dtype) -> Tensor:
     """A plain weight as it is; a quantized one dequantized, multiplied in float32, in `dtype`.
 
     On CUDA quantized weights are matrices [N, K].

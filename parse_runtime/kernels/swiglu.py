@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from parse_runtime.kernels.quantized import Weight, dense
+from parse_runtime.kernels.quantized import Weight, plain
 from parse_runtime.kernels.streamed import streams
 
 
@@ -31,4 +31,4 @@ def linear_swiglu(x: Tensor, gate_up: Weight, gelu: bool = False) -> Tensor:
         from parse_runtime.kernels.cuda.swiglu import stream_swiglu
 
         return stream_swiglu(x, gate_up, gelu)
-    return swiglu(F.linear(x, dense(gate_up, x.dtype)), gelu)
+    return swiglu(F.linear(x, plain(gate_up, x.dtype)), gelu)

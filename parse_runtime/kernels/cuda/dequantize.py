@@ -13,7 +13,7 @@ from parse_runtime.kernels.quantized import BLOCK
 
 @opaque
 def dequantize(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`parse_runtime.kernels.quantized.dense` of values [N, K]."""
+    """`parse_runtime.kernels.quantized.plain` of values [N, K]."""
     n, k = values.shape
     out = torch.empty(n, k, dtype=dtype, device=values.device)
     _dequantize[triton.cdiv(n, 32), scale.shape[1]](
