@@ -7,17 +7,20 @@ from torch import Tensor
 
 from parse_runtime.kernels.quantized import BLOCK, Quantized
 
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
 
 def quantize(weight: Tensor) -> Quantized:
-    """A weight [..., N, K] whose largest values of each block are float8_e4m3fn's largest."""
+    """A weight [..., N, K] in float8_e4m3fn: the largest of a block is the largest there is."""
     n, k = weight.shape[-2:]
     rows, columns = -(-n // BLOCK), -(-k // BLOCK)
     filled = torch.nn.functional.pad(weight, (0, columns * BLOCK - k, 0, rows * BLOCK - n))
     blocks = filled.unflatten(-1, (columns, BLOCK)).unflatten(-3, (rows, BLOCK))
     largest = blocks.abs().amax((-3, -1)).float()
-    scale = largest.clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
-    values = (weight / spread(scale, n, k)).to(torch.float8_e4m3fn)
-    return Quantized(values, scale)
+    # Some checkpoints store scales in bfloat16.
+    scale = (largest.clamp(min=1e-12) / LARGEST).bfloat16().float()
+    values = (weight / spread(scale, n, k)).clamp(-LARGEST, LARGEST)
+    return Quantized(values.to(torch.float8_e4m3fn), scale)
 
 
 def exact(weight: Quantized) -> Tensor:
