@@ -41,7 +41,7 @@ def test_weights_in_fp8_leave_room() -> None:
     model: Any = SimpleNamespace(config=CONFIG, parameters=[weights])
     assert 2 * _weights(model, model, "bfloat16") == _weights(MODEL, MODEL, "bfloat16")
     found = choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, model, model)
-    assert (found["max_len"], found["slots"]) == (8192, 1)
+    assert (found["max_len"], found["slots"]) == (8192, 2)
 
 
 def test_what_is_given_stays() -> None:

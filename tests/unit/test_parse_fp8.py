@@ -68,10 +68,8 @@ def shapes(c: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
         mlps, width = [f"{here}mlp."], c.intermediate
         if c.is_mixture(layer):
             add(f"{here}mlp.gate", c.experts, c.hidden)
-            mlps, width = (
-                [f"{here}mlp.experts.{e}." for e in range(c.experts)],
-                (c.expert_intermediate),
-            )
+            mlps = [f"{here}mlp.experts.{expert}." for expert in range(c.experts)]
+            width = c.expert_intermediate
         for mlp in mlps:
             add(f"{mlp}gate_proj", width, c.hidden, fp8=True)
             add(f"{mlp}up_proj", width, c.hidden, fp8=True)
