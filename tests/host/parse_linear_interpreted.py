@@ -22,7 +22,7 @@ from parse_runtime.kernels.cuda import rotate as cuda_rotate
 from parse_runtime.kernels.cuda import routing, stream
 from parse_runtime.kernels.cuda import swiglu as cuda_swiglu
 from parse_runtime.kernels.cuda.dequantize import dequantize
-from parse_runtime.kernels.quantized import plain
+from parse_runtime.kernels.quantized import plain, weight_of
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -154,14 +154,19 @@ def compiled() -> bool:
         graphs.append([node.target for node in graph.graph.nodes if node.op.startswith("call")])
         return graph.forward
 
-    def layer(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        y, total = cuda_norm.add_rms_norm(x * 2, None, scale, 1e-6)
-        return cuda_swiglu.stream_swiglu(y, weight) + total
+    def layer(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        y, total = cuda_norm.add_rms_norm(x * 2, None, weights["norm"], 1e-6)
+        return cuda_swiglu.stream_swiglu(y, weight_of(weights, "gate_up")) + total
 
-    arguments = torch.randn(3, 32), torch.randn(64, 32), torch.randn(32)
-    found = torch.compile(layer, backend=backend)(*arguments)
-    calls = [str(call) for graph in graphs for call in graph]
-    return torch.equal(found, layer(*arguments)) and len(calls) == 2
+    x, fp8, same = torch.randn(3, 128), quantize(torch.randn(256, 128)), True
+    for gate_up in (
+        {"gate_up": torch.randn(256, 128)},
+        {"gate_up": fp8.values, "gate_up_scale": fp8.scale},
+    ):
+        weights = {**gate_up, "norm": torch.randn(128)}
+        found = torch.compile(layer, backend=backend)(x, weights)
+        same &= torch.equal(found, layer(x, weights))
+    return same and len(graphs) > 1 and all(len(calls) == 1 for calls in graphs)
 
 
 if __name__ == "__main__":
