@@ -75,8 +75,8 @@ def _refused(c: ModelConfig, world: int) -> str:
 
 def _inside_blocks(c: ModelConfig, world: int) -> str:
     """Where ranks' parts of FP8 weights would begin inside a block, whose scale is one."""
+    # A rank's query heads are several times its key-value heads.
     parts = {
-        "query heads": c.heads // world * c.head_dim,
         "key-value heads": max(c.kv_heads // world, 1) * c.head_dim,
         "an MLP": c.intermediate // world if _dense(c) else 0,
     }

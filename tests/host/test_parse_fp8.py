@@ -12,13 +12,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import capture
-from parse_models import GREEDY, VOCAB, eager, logits
+from parse_models import GREEDY, VOCAB, eager, logits, save
 from parse_ranks import on_bundle, on_ranks
 from quantized_models import KINDS, PLAIN, exact_logits, save_fp8
 
 from foundryrt.bundle.reader import Bundle
+from foundryrt.errors import UsageError
 from foundryrt.session import Session
-from parse_runtime.capture.record import Settings
+from parse_runtime.capture.record import Settings, _refuse_old_gpu
 from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.loading import open_models
@@ -111,6 +112,22 @@ def test_a_bundle_keeps_weights_in_fp8(world: int, tmp_path: Path) -> None:
         rows, columns = (-(-size // BLOCK) for size in values.shape[-2:])
         assert scale.shape == (*values.shape[:-2], rows, columns)
     assert "1.down_scale" not in tensors and tensors["1.down"].dtype == "float32"
+
+
+@pytest.mark.parametrize(("capability", "good"), [((8, 0), False), ((8, 9), True), ((9, 0), True)])
+def test_a_gpu_without_fp8_is_named(
+    capability: tuple[int, int], good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_fp8(tmp_path / "fp8", "qwen3")
+    save(tmp_path / "plain", "llama")
+    quantized, plain = (open_model(str(tmp_path / name)) for name in ("fp8", "plain"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    _refuse_old_gpu(plain, plain)
+    if good:
+        _refuse_old_gpu(plain, quantized)
+        return
+    with pytest.raises(UsageError, match=r"capability 8\.9 .* this one has 8\.0"):
+        _refuse_old_gpu(plain, quantized)
 
 
 def test_blocks_are_those_that_kernels_have(tmp_path: Path) -> None:

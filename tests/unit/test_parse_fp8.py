@@ -166,7 +166,9 @@ def test_parts_that_are_no_whole_blocks_are_refused_with_what_would_do() -> None
     with pytest.raises(UsageError, match=r"tp 4: .* 64 rows of key-value heads .*: 1, 2$"):
         Shard(narrow, 4)
     mlp = replace(CONFIG, heads=32, kv_heads=8, intermediate=9728)  # as Qwen3-4B
-    with pytest.raises(UsageError, match=r"tp 8: .* 1216 rows of an MLP .* blocks of 128; possible: 1, 2, 4$"):
+    with pytest.raises(
+        UsageError, match=r"tp 8: .* 1216 rows of an MLP .* blocks of 128; possible: 1, 2, 4$"
+    ):
         Shard(mlp, 8)
     Shard(replace(mlp, scale_block=0), 8)
 

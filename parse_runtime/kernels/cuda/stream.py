@@ -155,6 +155,7 @@ def add_product(total, a, weight, scale, at):
     if scale is None:
         return tl.dot(a, weight.T, total, input_precision="ieee")
     else:
+        tl.static_assert(_BLOCK % weight.shape[0] == 0 and _BLOCK % weight.shape[1] == 0)
         product = tl.dot(a, weight.to(a.dtype).T, input_precision="ieee")
         return total + product * tl.load(scale + at // _BLOCK)
 
