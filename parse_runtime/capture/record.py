@@ -109,8 +109,8 @@ def _refuse_old_gpu(*models: Model) -> None:
         capability = torch.cuda.get_device_capability()
         if capability < (8, 9):
             raise UsageError(
-                "model: weights in FP8 need a GPU of compute capability 8.9 (Ada, Hopper) or later, "
-                "this one has {}.{}; take the unquantized weights".format(*capability)
+                "model: weights in FP8 need a GPU of compute capability 8.9 (Ada, Hopper) or more; "
+                f"this one has {'.'.join(map(str, capability))}; take the unquantized weights"
             )
 
 

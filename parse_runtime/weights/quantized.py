@@ -13,7 +13,7 @@ FP8 = "float8_e4m3fn"
 SCALE = "_scale"
 """Behind a parameter's name, that of its scales."""
 _SOURCE = "_scale_inv"
-"""Behind a stored tensor's name, that of its scales, which values are multiplied by all the same."""
+"""Behind a stored tensor's name, that of its scales. Values are multiplied by these."""
 _SCALES = ("float32", "bfloat16", "float16")
 _QUANTIZED = ("qkv", "o", "gate_up", "down", "experts_gate_up", "experts_down")
 
