@@ -11,9 +11,7 @@ from torch import Tensor
 from foundryc.weights import WeightSlice, materialize
 from parse_runtime.weights.parameters import Parameter
 
-DTYPES = {
-    "float32": torch.float32, "bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn,
-}  # fmt: skip
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Register(Protocol):
@@ -29,7 +27,7 @@ def load_parameters(
 ) -> dict[str, Tensor]:
     """Read the weights, of several ranks those of `rank`, and register them.
 
-    As `<name>.<parameter>` in `dtype`, or the parameter's own.
+    As `<name>.<parameter>` in `dtype`.
     """
     loaded = {}
     for parameter in parameters:

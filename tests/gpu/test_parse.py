@@ -30,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-FAMILIES = ("mixture", "gemma3", "mixtral", "fp8")
+FAMILIES = ("mixture", "gemma3", "mixtral")
 
 
 def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any]:
