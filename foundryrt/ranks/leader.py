@@ -109,6 +109,8 @@ class Leader:
         import numpy as np
 
         index = self._index[tensor.graph, tensor.name]
+        if self._manifest.ranks and index == self._manifest.ranks.words:
+            raise UsageError(f"{tensor.name} says which rank each process is: it cannot be written")
         if index not in self._likes:
             self._likes[index] = self._own.tensor(tensor)
         array = np.asarray(values)
