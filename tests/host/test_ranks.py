@@ -130,7 +130,7 @@ def test_a_rank_that_is_none_cannot_record(tmp_path: Path, monkeypatch, rank: st
 
 def test_ranks_are_said_once_and_before_graphs() -> None:
     with Recorder("host", "ranks", {}) as r:
-        for world, capacity in ((1, 256), (65, 256), (2, 0)):
+        for world, capacity in ((1, 256), (65, 256), (2, 0), (8, (1 << 30) + 1)):
             with pytest.raises(UsageError):
                 r.ranks(world, capacity)
         r.ranks(2, 1)
