@@ -168,6 +168,20 @@ def test_a_bundle_without_ranks_is_for_one_process(tmp_path: Path) -> None:
         backend.join({})
 
 
+def test_exchanges_alone_use_the_slabs(tmp_path: Path) -> None:
+    """Another rank could change an index in them after it was checked."""
+    with Recorder("host", "ranks", {}) as r:
+        ranks = r.ranks(2, 256)
+        with r.graph("own") as graph:
+            graph.output("y", ranks.slabs[-1:].clone())
+        r.save(tmp_path / "own.fdy")
+    with (
+        Session.open(tmp_path / "own.fdy") as session,
+        pytest.raises(FoundryError, match=r"node 0, .* in the ranks' slabs"),
+    ):
+        session.graph("own").launch()
+
+
 @pytest.mark.parametrize("given", [{}, {0: 0}, {0: 0, 1: 0}, {0: 0, 1: 0, 2: 0}, {0: 0, 3: 0}])
 def test_join_needs_all_others(tmp_path: Path, given: dict[int, int]) -> None:
     backend = HostBackend(Bundle.open(record(tmp_path / "three.fdy", 3)), rank=1)
