@@ -37,8 +37,10 @@ def open_leader(
 ) -> Leader:
     """Open the bundle on all ranks; `followers` are closed with the backend, or where this fails.
 
-    FoundryError where a rank is late, opens another bundle, or fails.
+    FoundryError where a rank is late, opens another bundle, or fails; UsageError for followers that
+    are another session's, which stay.
     """
+    followers.take()
     try:
         world = bundle.manifest.ranks.world if bundle.manifest.ranks else 1
         if world != followers.world:

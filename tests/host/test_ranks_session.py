@@ -164,6 +164,26 @@ def test_numbers_of_ranks_that_do_not_fit(bundles) -> None:
     assert not processes.followers(os.getpid())
 
 
+def test_ranks_are_for_one_session(bundles) -> None:
+    with Followers.start(bundles[2], 2) as followers:
+        with Session.open(bundles[2], followers=followers) as session:
+            with pytest.raises(UsageError, match="have had their session"):
+                Session.open(bundles[2], followers=followers)
+            session.write("x", X)
+            session.graph("parts").launch()
+            np.testing.assert_array_equal(session.graph("parts").read("parts"), parts(X, 2))
+        with pytest.raises(UsageError, match="have had their session"):
+            Session.open(bundles[2], followers=followers)
+
+
+def test_nothing_is_launched_once_the_other_ranks_are_closed(bundles) -> None:
+    followers = Followers.start(bundles[2], 2)
+    with Session.open(bundles[2], followers=followers) as session:
+        followers.close()
+        with pytest.raises(RankLost, match="close the session first"):
+            session.graph("parts").launch()
+
+
 def test_a_killed_rank_ends_the_session(bundles) -> None:
     with opened(bundles[3], 3) as (session, found):
         session.graph("parts").launch()
