@@ -82,9 +82,7 @@ class _Line:
         self._said: queue.SimpleQueue[Said] = queue.SimpleQueue()
 
     def open(self, hello: dict[str, Any]) -> None:
-        from foundryrt.ranks.meeting import send
-
-        send(self._connection, hello)
+        self._say(hello)
         threading.Thread(target=self._read, name="foundry-rank-0", daemon=True).start()
 
     def next(self) -> Said:
@@ -92,9 +90,7 @@ class _Line:
         return self._said.get()
 
     def reached(self, stage: str, *files: int) -> None:
-        from foundryrt.ranks.meeting import send
-
-        send(self._connection, {"stage": stage}, files)
+        self._say({"stage": stage}, *files)
 
     def fail(self, why: str) -> NoReturn:
         """Say why this rank ends, and end: on a GPU exchanges may go on that nobody completes."""
@@ -103,6 +99,17 @@ class _Line:
         with suppress(OSError):
             send(self._connection, {"failed": why[:4000], "rank": self._rank})
         _end(f"rank {self._rank}: {why}", self._quiet)
+
+    def _say(self, message: dict[str, Any], *files: int) -> None:
+        from foundryrt.ranks.meeting import send
+
+        try:
+            send(self._connection, message, files)
+        except ConnectionError:
+            self._end_alone()
+
+    def _end_alone(self) -> NoReturn:
+        _end(f"rank {self._rank}: rank 0 has ended", self._quiet)
 
     def _read(self) -> None:
         from foundryrt.ranks.meeting import receive
@@ -113,7 +120,7 @@ class _Line:
             except (OSError, ValueError):
                 message, files = None, []
             if message is None:
-                _end(f"rank {self._rank}: rank 0 has ended", self._quiet)
+                self._end_alone()
             if "refused" in message:
                 _end(message["refused"], self._quiet)
             self._said.put((message, files))

@@ -37,8 +37,10 @@ def open_leader(
 ) -> Leader:
     """Open the bundle on all ranks; `followers` are closed with the backend, or where this fails.
 
-    FoundryError where a rank is late, opens another bundle, or fails.
+    FoundryError where a rank is late, opens another bundle, or fails; UsageError for followers that
+    are another session's, which stay.
     """
+    followers.take()
     try:
         world = bundle.manifest.ranks.world if bundle.manifest.ranks else 1
         if world != followers.world:
@@ -109,6 +111,8 @@ class Leader:
         import numpy as np
 
         index = self._index[tensor.graph, tensor.name]
+        if self._manifest.ranks and index == self._manifest.ranks.words:
+            raise UsageError(f"{tensor.name} says which rank each process is: it cannot be written")
         if index not in self._likes:
             self._likes[index] = self._own.tensor(tensor)
         array = np.asarray(values)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from foundryrt.bundle.ranks import MOST
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
-
-MOST = 64
-"""Ranks of a bundle."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -91,11 +92,13 @@ def followers(parent: int) -> dict[int, int]:
     """The processes of other ranks that `parent` has started, by rank."""
     found = {}
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and alive(int(folder.name)):
-            words = (folder / "cmdline").read_text().split("\0")
-            if "foundryrt.ranks.follow" in words and _stat(folder)[1] == str(parent):
-                rank = next(word for word in words if word.startswith("--rank="))
-                found[int(rank.partition("=")[2])] = int(folder.name)
+        # Processes of others end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if folder.name.isdigit() and alive(int(folder.name)):
+                words = (folder / "cmdline").read_text().split("\0")
+                if "foundryrt.ranks.follow" in words and _stat(folder)[1] == str(parent):
+                    rank = next(word for word in words if word.startswith("--rank="))
+                    found[int(rank.partition("=")[2])] = int(folder.name)
     return found
 
 
