@@ -24,6 +24,7 @@ from foundryrt.sharing import digested_by
 from foundryrt.weight_files import file_states
 from foundryrt.weights import WeightsChanged
 from tests.fakecuda.test_weights_ranks import WORLD, divided, write
+from tests.unit.file_clock import wait_for_a_step
 
 ROWS, COLUMNS = 900, 1500
 """Of which a buffer holds 349 rows, and a bit."""
@@ -183,6 +184,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(path, monkeypatch):
 
         def late(ranges):
             files(ranges)
+            wait_for_a_step(file)
             os.utime(file, ns=(0, 0))  # as whoever writes to it hides that
 
         monkeypatch.setattr(backend.uploader, "files", late)
