@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ VALUES = {
     name: np.random.default_rng(seed).standard_normal((ROWS, COLUMNS)).astype(np.float32)
     for seed, name in enumerate(("rows", "columns", "all"))
 } | {"turned": np.arange(4 * 12, dtype=np.float32).reshape(4, 12)}
+ROLLED = 400
+"""Rows of `columns` that come last on the device."""
 BYTES = VALUES["rows"].nbytes
 
 
@@ -43,6 +46,11 @@ def path(tmp_path: Path, fake, monkeypatch, request) -> Iterator[Path]:
     save_file(VALUES, tmp_path / "w.safetensors")
     stored = TensorFile(tmp_path / "w.safetensors").tensors
     own = divided(stored)
+    own["columns"] = [
+        replace(part, rows=rows, source_row=first, row=(first - ROLLED) % ROWS)
+        for part in own["columns"]
+        for first, rows in ((0, ROLLED), (ROLLED, ROWS - ROLLED))
+    ]
     own["turned"] = [
         WeightSlice(stored["turned"], 2, 4, source_row=1 - half, source_row_step=2,
                     source_column=4 * rank, row=2 * half, rank=rank)
@@ -54,11 +62,13 @@ def path(tmp_path: Path, fake, monkeypatch, request) -> Iterator[Path]:
 
 def part(name: str, rank: int) -> np.ndarray:
     whole = VALUES[name]
+    if name == "columns":
+        return np.roll(np.split(whole, WORLD, 1)[rank], -ROLLED, 0)
     if name == "all":
         return whole
     if name == "turned":
         return whole[[1, 3, 0, 2], 4 * rank : 4 * rank + 4]
-    return np.split(whole, WORLD, 0 if name == "rows" else 1)[rank]
+    return np.split(whole, WORLD, 0)[rank]
 
 
 @contextmanager
@@ -173,6 +183,7 @@ def test_another_file_than_rank_0s_is_refused(path):
         file.write_bytes(file.with_suffix(".old").read_bytes())
         with pytest.raises(WeightsChanged, match=r"w\.safetensors is not the file that rank 0"):
             backend.load_weights(True, known)
+        assert not backend.read(backend._bundle.manifest.tensors[0]).any()
         backend.load_weights(True, file_states(backend._bundle.manifest, None))
         assert right(backend, 1)
 

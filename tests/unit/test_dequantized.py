@@ -240,3 +240,6 @@ def test_bytes_that_were_not_compared_are_not_kept(home: Home, tmp_path: Path) -
     load_all(check=True)
     load_all(check=True, digested=set())
     assert len(home.entries) == home.dequantized == 1
+    _, data = stored(1)
+    (tmp_path / "w.gguf").write_bytes(data)
+    load_all(check=False)

@@ -211,6 +211,18 @@ def test_only_the_blocks_of_some_columns_are_decoded(columns: range, kind: str) 
     )
 
 
+def test_columns_that_lie_apart_are_read_at_once(stored: StoredTensor) -> None:
+    parts = [
+        WeightSlice(stored, ROWS, 1, source_column=column, column=place)
+        for place, column in enumerate((3, 1, 4))
+    ]
+    made = manifest(parts, (ROWS, 3), "float64")
+    target, read = np.zeros((ROWS, 3)), []
+    load(made, lambda _: target, None, True, read.append, 0, set(), file_states(made, None))
+    np.testing.assert_array_equal(target, VALUES[:, [3, 1, 4]])
+    assert sum(read) == VALUES.nbytes * 4 // COLUMNS  # columns 1 to 4
+
+
 def load_shared(
     made: Manifest, rank: int, target: np.ndarray, check: bool = True, folder: Path | None = None
 ) -> int:
@@ -271,6 +283,7 @@ def test_ranks_that_share_digests_read_one_file(stored: StoredTensor, tmp_path: 
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if it had not happened
         with pytest.raises(WeightsChanged, match="is not the file that rank 0 has there"):
             load(made, lambda _: target, tmp_path, rank=1, digested=set(), states=states)
+        assert not target.any()
     with pytest.raises(UsageError, match="need the files' states"):
         load(made, lambda _: target, tmp_path, rank=1, digested=set())
 
