@@ -21,6 +21,8 @@ from foundryrt.cuda.backend import CudaBackend
 from foundryrt.cuda.plan import Plan
 from foundryrt.cuda.upload import CHUNK
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.ranks.followers import Followers
+from foundryrt.session import Session
 from foundryrt.sharing import digested_by
 from foundryrt.weight_files import file_states
 from foundryrt.weights import WeightsChanged
@@ -141,13 +143,31 @@ def test_each_digest_is_taken_once(path, monkeypatch):
         assert taken == Counter(source.name for source in bundle.manifest.weights.sources)
 
 
+def test_a_session_of_all_ranks(path):
+    with (
+        Followers.start(path, WORLD, [0] * WORLD) as followers,
+        Session.open(path, followers=followers) as session,
+    ):
+        assert all(np.array_equal(session.read(name), part(name, 0)) for name in SHAPES)
+        session.load_weights()
+        for name in SHAPES:
+            spoil(path, name)
+        session.load_weights(check=False)
+        with pytest.raises(FoundryError, match="is not what the bundle was captured with"):
+            session.load_weights()
+
+
+def spoil(path: Path, name: str) -> None:
+    stored = TensorFile(path.parent / "w.safetensors").tensors[name]
+    with open(stored.path, "r+b") as changed:
+        changed.seek(stored.offset + stored.length // 2)
+        changed.write(b"\xff\xff")
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_one_rank_finds_a_wrong_byte(path, name):
     file = path.parent / "w.safetensors"
-    stored = TensorFile(file).tensors[name]
-    with open(file, "r+b") as changed:
-        changed.seek(stored.offset + stored.length // 2)
-        changed.write(b"\xff\xff")
+    spoil(path, name)
     failed = []
     for rank in range(WORLD):
         with opened(path, rank) as backend:
