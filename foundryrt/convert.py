@@ -104,7 +104,8 @@ def decode_columns(
         return decode_source(source, data, dtype), 0  # a view: nothing has been read
     elements, size = _block(source.dtype)
     first, last = columns.start // elements, -(-columns.stop // elements)
-    if (last - first) * elements >= source.columns:
+    whole_blocks = len(data) == source.rows * (source.columns // elements) * size
+    if (last - first) * elements >= source.columns or not whole_blocks:
         return decode_source(source, data, dtype), 0
     rows = np.frombuffer(data, np.uint8).reshape(source.rows, -1)
     part = np.ascontiguousarray(rows[:, first * size : last * size]).reshape(-1).data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe, WeightSource
 from foundryrt.cuda.arena import Arena
@@ -13,8 +14,7 @@ from foundryrt.cuda.upload import CHUNK, Piece
 from foundryrt.weights import recipes_of
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Rows that lie `pitch` bytes apart in a source, and one behind the other on the device."""
 
     address: int
@@ -51,7 +51,7 @@ class Plan:
     ranges: dict[int, Range] = field(default_factory=dict)
     """Where those sources arrive whose digests the device takes."""
     streamed: set[int] = field(default_factory=set)
-    """Those of whose bytes the CPU takes them."""
+    """Those whose digests the CPU takes."""
 
     @classmethod
     def of(
