@@ -129,7 +129,7 @@ def _end(why: str, quiet: bool) -> NoReturn:
 
 def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> None:
     from foundryrt.backend import open_backend
-    from foundryrt.native.ring import Ring, RingEnded
+    from foundryrt.native.ring import Ring
     from foundryrt.ranks.device import hello, prepare
     from foundryrt.remote.bundle import open_bundle
 
@@ -151,10 +151,7 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
         os.close(slab)
     prepare(backend, bundle, first)
     line.reached("ready")
-    try:
-        _Follower(backend, bundle.manifest, line).run(ring, rank - 1)
-    except RingEnded:
-        line.fail("rank 0 has ended the session, as a rank was lost")
+    _Follower(backend, bundle.manifest, line).run(ring, rank - 1)
     backend.close()
 
 

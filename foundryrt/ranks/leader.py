@@ -71,7 +71,7 @@ def open_leader(
 def _join(own: RankBackend, followers: Followers, world: int) -> Ring:
     """Have all ranks map each other's slabs, and the ring."""
     slabs = {0: own.export_slab()}
-    with progress_bar(world - 1, "waiting for weights of ranks") as update:
+    with progress_bar(world - 1, "waiting for ranks to open the bundle") as update:
         arrived = followers.await_all("slab", update)
     file = ring_file()
     try:
@@ -142,8 +142,10 @@ class Leader:
         def load() -> None:
             self._own.load_weights(check, states)
             # Exchanges do not wait as long as some ranks may load after others.
-            while not self._ring.drain():
-                self._followers.check()
+            with progress_bar(0, "waiting for weights of ranks") as update:
+                while not self._ring.drain():
+                    self._followers.check()
+                    update(0)
 
         told = memoryview(packed(states or ()))
         self._together(load, (Kind.LOAD_WEIGHTS, 0, int(check), told))
