@@ -62,17 +62,17 @@ class Plan:
         for recipe in recipes_of(manifest, rank):
             tensor = manifest.tensors[recipe.tensor]
             address = arena.address(tensor)
-            runs = [_run(manifest, address, tensor, copy) for copy in recipe.copies]
-            if None in runs:
+            found = ((copy.source, _run(manifest, address, tensor, copy)) for copy in recipe.copies)
+            runs = [(source, run) for source, run in found if run]
+            if len(runs) < len(recipe.copies):
                 plan.assembled.append(recipe)
                 continue
-            for copy, run in zip(recipe.copies, runs, strict=True):
-                if run is not None:
-                    plan.runs[copy.source].append(run)
-        for index, found in plan.runs.items():
+            for source, run in runs:
+                plan.runs[source].append(run)
+        for index, own in plan.runs.items():
             if index not in digested:
                 continue
-            arrives = _whole(manifest.weights.sources[index], found) if on_device else None
+            arrives = _whole(manifest.weights.sources[index], own) if on_device else None
             if arrives:
                 plan.ranges[index] = arrives
             else:
