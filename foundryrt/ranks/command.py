@@ -167,10 +167,9 @@ def _end_soon(followers: Followers, serving: bool, over: threading.Event) -> Non
             note(f"error: {followers.lost}")
             os._exit(1)
 
-    # While the session is being opened there is no server yet, and opening it fails.
     if serving and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         # Answers under way end with an error, and the server as if it had been told to. Sent to
-        # the thread that may be waiting for it.
+        # the thread that may be waiting for it. Before there is a server, `Session.open` raises.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     timer = threading.Timer(_SECONDS, end)
     timer.daemon = True

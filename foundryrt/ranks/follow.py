@@ -146,7 +146,7 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
     weights = None if order["weights"] is None else Path(order["weights"])
     first = order["first"]
     backend = open_backend(
-        bundle, weights, device, first, order["load_weights"], None, None, rank=rank
+        bundle, weights, device, first, False, None, None, rank=rank, shared=True
     )
     line.reached("slab", backend.export_slab())
     message, (file, *slabs) = line.next()
@@ -181,7 +181,7 @@ class _Follower:
             Kind.LAUNCH: self._launch,
             Kind.WRITE: self._write,
             Kind.SEED: lambda record: backend.seed(record.value),
-            Kind.LOAD_WEIGHTS: lambda record: backend.load_weights(bool(record.value)),
+            Kind.LOAD_WEIGHTS: self._load_weights,
             Kind.WAIT: self._wait,
         }
         self._close = Kind.CLOSE
@@ -218,6 +218,12 @@ class _Follower:
                 return
             data = self._parts.pop(record.index)
         self._backend.write(tensor, np.frombuffer(data, like.dtype).reshape(like.shape))
+
+    def _load_weights(self, record: Record) -> None:
+        from foundryrt.weight_files import unpacked
+
+        check = bool(record.value)
+        self._backend.load_weights(check, unpacked(record.data) if check else None)
 
     def _wait(self, _: Record) -> None:
         if self._waiting is None:
