@@ -87,8 +87,10 @@ def _gate_up(
     release()
     wait()
     expert, row, there = _block(blocks, ROWS)
-    gate_scale = scales(scale, expert * 2, n, tl.program_id(1) * COLUMNS, k)
-    up_scale = scales(scale, expert * 2 + 1, n, tl.program_id(1) * COLUMNS, k)
+    gate_scale, up_scale = scale, scale
+    if scale is not None:
+        gate_scale = scales(scale, expert * 2, n, tl.program_id(1) * COLUMNS, k)
+        up_scale = scales(scale, expert * 2 + 1, n, tl.program_id(1) * COLUMNS, k)
     if expert >= 0:
         token = tl.load(order + row, there, other=0) // top_k
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -118,7 +120,8 @@ def _down(
     release()
     wait()
     expert, row, there = _block(blocks, ROWS)
-    scale = scales(scale, expert, n, tl.program_id(1) * COLUMNS, k)
+    if scale is not None:
+        scale = scales(scale, expert, n, tl.program_id(1) * COLUMNS, k)
     if expert >= 0:
         pair = tl.load(order + row, there, other=0)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

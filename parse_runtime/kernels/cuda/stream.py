@@ -113,7 +113,8 @@ def _stream(
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
     x_row = x + row.to(tl.int64)[:, None] * x_stride
-    scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
+    if scale is not None:
+        scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for tile in tl.range(first, last, num_stages=STAGES):
@@ -142,11 +143,8 @@ def load_weight(w_row, at, k, EVEN: tl.constexpr):
 
 @triton.jit
 def scales(scale, matrix, n, row, k):
-    """Where those of a row of the matrices [n, k] of a weight are; None where it has none."""
-    if scale is None:
-        return None
-    else:
-        return scale + (matrix * tl.cdiv(n, _BLOCK) + row // _BLOCK) * tl.cdiv(k, _BLOCK)
+    """Where those of a row of the matrices [n, k] of a weight are."""
+    return scale + (matrix * tl.cdiv(n, _BLOCK) + row // _BLOCK) * tl.cdiv(k, _BLOCK)
 
 
 @triton.jit

@@ -81,8 +81,10 @@ def _stream_swiglu(
     tiles = tl.cdiv(k, DEPTH)
     gate_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
     up_row = gate_row + n.to(tl.int64) * w_stride
-    gate_scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
-    up_scale = scales(scale, 1, n, tl.program_id(1) * COLUMNS, k)
+    gate_scale, up_scale = scale, scale
+    if scale is not None:
+        gate_scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
+        up_scale = scales(scale, 1, n, tl.program_id(1) * COLUMNS, k)
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
     gate = tl.zeros((ROWS, COLUMNS), tl.float32)
