@@ -32,6 +32,9 @@ class Settings:
     rolloff: float = option(0.6, "roll-off of the rrc pulse in delay, 0 < rolloff <= 1")
     doppler_rolloff: float = option(0.0, "roll-off of the rrc pulse in Doppler; 0: as in delay")
     modulation: int = option(16, "points of the QAM constellation: 4, 16 or 64")
+    pilot: str = option(
+        "point", "point, or spread: a chirp along the guard strip, without the point's peaks"
+    )
     pilot_db: float = option(
         0.0,
         "pilot energy over a symbol's in dB; 0: as many symbols as the guard has bins",
@@ -68,6 +71,7 @@ class Settings:
         if not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", self.grid):
             raise UsageError(f"grid {self.grid!r}: write delay x Doppler bins, such as 1024x32")
         _choice("pulse", self.pulse, ("rrc", "sinc"))
+        _choice("pilot", self.pilot, ("point", "spread"))
         _choice("modulation", self.modulation, (4, 16, 64))
         _choice("antennas", self.antennas, (1, 2, 4))
         _choice("gain-model", self.gain_model, ("fixed", "rayleigh"))
@@ -88,6 +92,14 @@ class Settings:
             raise UsageError(
                 f"guard of {self.guard_bins} delay bins in grid {self.grid}: use {least} to "
                 f"{self.m - 1}, or a larger grid"
+            )
+        kp, half = self.pilot_bin[0], self.guard_bins // 2
+        reaches = kp - half + self.first_tap, kp + half + self.last_tap
+        if self.pilot == "spread" and not 0 <= reaches[0] <= reaches[1] < self.m:
+            raise UsageError(
+                f"guard of {self.guard_bins} delay bins in grid {self.grid}: the response to a "
+                "spread pilot would reach the next one; use a smaller guard, a larger grid or "
+                "a point pilot"
             )
         if 2 * self.doppler_range + 1 >= self.n:
             raise UsageError(
@@ -182,27 +194,49 @@ class Settings:
     @property
     def guard_bins(self) -> int:
         """Delay bins of the guard strip, the pilot's own among them."""
-        return self.guard or 2 * (self.delay_taps + WINDOW_REACH[self.pulse][0]) + 1
+        # A spread pilot's taps take their reach twice: of the chirp, and of what is seen of it.
+        reach = WINDOW_REACH[self.pulse][0] * (2 if self.pilot == "spread" else 1)
+        return self.guard or 2 * (self.delay_taps + reach) + 1
 
     @property
     def first_tap(self) -> int:
-        """Smallest (negative) delay tap that is estimated; the largest is guard_bins // 2."""
-        return self.delay_taps - self.guard_bins // 2
+        """Smallest (negative) delay tap that is estimated."""
+        beyond = self.guard_bins // 2 - self.delay_taps
+        return -(beyond // 2) if self.pilot == "spread" else -beyond
+
+    @property
+    def last_tap(self) -> int:
+        """Largest delay tap that is estimated."""
+        return self.delay_taps - self.first_tap
 
     @property
     def window_delays(self) -> int:
         """Delay taps that are estimated."""
-        return self.guard_bins // 2 - self.first_tap + 1
+        return self.last_tap - self.first_tap + 1
 
     @property
-    def pilot(self) -> tuple[int, int]:
-        """Delay and Doppler bin of the pilot."""
+    def pilot_bin(self) -> tuple[int, int]:
+        """Delay and Doppler bin of the pilot; of a spread one, of its middle."""
         return self.m // 2, self.n // 2
 
     @property
+    def pilot_energy(self) -> float:
+        """Energy of the pilot, where a symbol has 1."""
+        return 10 ** (self.pilot_db / 10) if self.pilot_db else float(self.guard_bins * self.n)
+
+    @property
+    def chirp_period(self) -> int:
+        """Delay bins of a spread pilot in which its taps are all seen, and nothing of the data."""
+        return self.guard_bins - self.window_delays + 1
+
+    @property
     def pilot_amplitude(self) -> float:
-        energy = 10 ** (self.pilot_db / 10) if self.pilot_db else self.guard_bins * self.n
-        return math.sqrt(energy)
+        """Amplitude that the taps are read with: a point pilot's, or what a spread one amounts to.
+
+        Of a spread pilot's energy only that of one period counts.
+        """
+        share = self.chirp_period / self.guard_bins if self.pilot == "spread" else 1.0
+        return math.sqrt(self.pilot_energy * share)
 
 
 def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -1,15 +1,16 @@
-"""A frame in the delay-Doppler domain: a point pilot amid its guard strip, data around it."""
+"""A frame in the delay-Doppler domain: the pilot in its guard strip, data around it."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from otfs_pipeline.link.pilot import pilot_strip
 from otfs_pipeline.settings import Settings
 
 
 def guard_rows(settings: Settings) -> slice:
     """Delay bins of the guard strip, which spans all Dopplers."""
-    first = settings.pilot[0] - settings.guard_bins // 2
+    first = settings.pilot_bin[0] - settings.guard_bins // 2
     return slice(first, first + settings.guard_bins)
 
 
@@ -39,7 +40,7 @@ def payload_bits(settings: Settings) -> int:
 def pilot_grid(settings: Settings) -> np.ndarray:
     """The pilot alone, complex128 [M, N]."""
     grid = np.zeros((settings.m, settings.n), dtype=np.complex128)
-    grid[settings.pilot] = settings.pilot_amplitude
+    grid[guard_rows(settings), settings.pilot_bin[1]] = pilot_strip(settings)
     return grid
 
 

@@ -59,7 +59,7 @@ def receive(
     taps = [_nonzero(one.taps, factor) for one, factor in zip(known, scale, strict=True)]
     h = banded.antenna_bands(taps, settings.q)
     mask = time_mask(settings)
-    kp, bins = settings.pilot[0], eigenvalue_bins(settings)
+    kp, bins = settings.pilot_bin[0], eigenvalue_bins(settings)
     right = scale[:, None] * antennas - pilot_response(settings, h)
     if preconditioned:
         x, mu = _preconditioned(right, settings, taps, sigma2, h, mask)
@@ -107,7 +107,7 @@ def _preconditioned(
     mask: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """LMMSE's solution [Q], as far as few iterations find it, and its bias."""
-    kp, half = settings.pilot[0], settings.guard_bins // 2
+    kp, half = settings.pilot_bin[0], settings.guard_bins // 2
     eigenvalue = _period_eigenvalues(settings, taps, circulant_order(settings))
     damped = eigenvalue + sigma2
     solution = equalize.frequency_cg(
@@ -124,7 +124,7 @@ def _preconditioned(
 
 def _period_eigenvalues(settings: Settings, taps: Sequence[Taps], frequencies: int) -> np.ndarray:
     """Σ |H(t,f)|² over the antennas, [N, frequencies], in the middle of each Doppler period."""
-    middle = settings.pilot[0] + settings.m // 2 + settings.m * np.arange(settings.n)
+    middle = settings.pilot_bin[0] + settings.m // 2 + settings.m * np.arange(settings.n)
     each = [equalize.period_eigenvalues(one, settings.q, middle, frequencies) for one in taps]
     return np.asarray(np.sum(each, axis=0))
 

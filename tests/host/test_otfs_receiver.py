@@ -45,6 +45,10 @@ def receive(request: pytest.FixtureRequest) -> Receive:
         ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0),
         ({"grid": "1024x32", "guard": 97, "iterations": 10}, 20.0),
         ({"grid": "31x37", "nu_p": 30e3, "guard": 9, "max_taps": 64}, 20.0),
+        ({"grid": "64x32", "pilot": "spread"}, 20.0),
+        ({"grid": "256x32", "pilot": "spread", "pilot_db": 33.0, "max_taps": 90}, 25.0),
+        ({"grid": "256x32", "pilot": "spread", "guard": 51, "nu_max": 300.0}, 15.0),
+        ({"grid": "31x37", "pilot": "spread", "nu_p": 30e3, "guard": 9, "max_taps": 52}, 20.0),
     ],
 )
 def test_agrees_with_numpy(receive: Receive, changes: dict[str, Any], snr_db: float) -> None:
@@ -64,8 +68,9 @@ def test_agrees_with_numpy(receive: Receive, changes: dict[str, Any], snr_db: fl
     assert np.mean(got["bits"].ravel() != frame.bits) < 0.2
 
 
-def test_a_frame_of_zeros_gives_no_surprise(receive: Receive) -> None:
-    link = Settings(grid="64x32")
+@pytest.mark.parametrize("pilot", ["point", "spread"])
+def test_a_frame_of_zeros_gives_no_surprise(receive: Receive, pilot: str) -> None:
+    link = Settings(grid="64x32", pilot=pilot)
     got = receive(link, np.zeros(link.q, np.complex64))
     assert got["llr"].shape == (link.m * link.n - link.guard_bins * link.n, 4)
     assert got["noise_variance"] == 0
@@ -73,11 +78,12 @@ def test_a_frame_of_zeros_gives_no_surprise(receive: Receive) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1j * np.inf])
-@pytest.mark.parametrize("position", [0, 17, 64 * 16 + 31, 64 * 32 - 1])
+@pytest.mark.parametrize("position", [0, 9, 64 * 16 + 31, 64 * 32 - 1])
+@pytest.mark.parametrize("pilot", ["point", "spread"])
 def test_a_sample_that_is_not_finite_shows_in_the_variance(
-    receive: Receive, position: int, value: complex
+    receive: Receive, pilot: str, position: int, value: complex
 ) -> None:
-    link = Settings(grid="64x32")
+    link = Settings(grid="64x32", pilot=pilot)
     samples = source.simulate(link, 20.0, 3, 0).samples.copy()
     samples[position] = value
     got = receive(link, samples)

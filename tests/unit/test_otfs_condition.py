@@ -28,7 +28,7 @@ def say(conditions: Conditions, frame: Frame = NOTHING, **changes: float) -> dic
 
 
 def test_a_frames_snr_is_the_channels_gain_over_the_noise() -> None:
-    energy = LINK.pilot_amplitude**2 + frame.data_symbols(LINK)
+    energy = LINK.pilot_energy + frame.data_symbols(LINK)
     power = 0.5 * energy / LINK.q + 0.01
     line = say(Conditions(LINK), power=power)
     assert line["snr_db"] == pytest.approx(10 * math.log10(0.5 / 0.01), abs=1e-4)

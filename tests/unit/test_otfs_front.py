@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,32 +21,35 @@ from otfs_pipeline.waveform.simulate import Simulation
 from otfs_pipeline.waveform.slot import slot
 
 LINK = Settings(grid="64x32")
+LINKS = {pilot: replace(LINK, pilot=pilot) for pilot in ("point", "spread")}
 SEED, FRAMES, SNR = 4, 6, 25.0
 STEP = 2 * slot(LINK).chips
 
 
 @lru_cache(maxsize=32)
-def simulation(given: Impairments = NONE) -> tuple[np.ndarray, list[int]]:
-    made = Simulation(LINK, SEED, impairments=given)
+def simulation(given: Impairments = NONE, link: Settings = LINK) -> tuple[np.ndarray, list[int]]:
+    made = Simulation(link, SEED, impairments=given)
     return np.concatenate(list(made.pieces(range(FRAMES)))), made.starts(FRAMES)
 
 
-def received(samples: np.ndarray, cuts: tuple[int, ...] = ()) -> tuple[list[Found], FrontEnd]:
-    front = FrontEnd(LINK)
+def received(
+    samples: np.ndarray, cuts: tuple[int, ...] = (), link: Settings = LINK
+) -> tuple[list[Found], FrontEnd]:
+    front = FrontEnd(link)
     found: list[Found] = []
     for piece in np.split(samples, cuts):
         found += front.push(piece)
     return found + list(front.finish()), front
 
 
-def errors(found: list[Found], starts: list[int]) -> dict[int, float]:
+def errors(found: list[Found], starts: list[int], link: Settings = LINK) -> dict[int, float]:
     """Bit error rate by frame, for those that begin where one was sent."""
     rates = {}
     for one in found:
         near = int(np.argmin(np.abs(np.array(starts) - one.start)))
         if abs(starts[near] - one.start) < LINK.m:
-            bits = reference.receive(one.samples.astype(np.complex128), LINK).bits.ravel()
-            rates[near] = float(np.mean(bits != transmit.payload(SEED, near, LINK)))
+            bits = reference.receive(one.samples.astype(np.complex128), link).bits.ravel()
+            rates[near] = float(np.mean(bits != transmit.payload(SEED, near, link)))
     return rates
 
 
@@ -114,29 +118,31 @@ def test_a_stream_may_begin_anywhere_about_a_preamble(missing: int) -> None:
     assert list(errors(found, [start - missing for start in starts])) == list(range(FRAMES))
 
 
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 @settings(max_examples=15)
-@given(st.integers(STEP // 4, 4 * STEP), st.integers(40, 3000))
-def test_after_a_gap_at_most_two_frames_are_lost(at: int, gap: int) -> None:
-    samples, starts = simulation(CLEAN)
+@given(at=st.integers(STEP // 4, 4 * STEP), gap=st.integers(40, 3000))
+def test_after_a_gap_at_most_two_frames_are_lost(link: Settings, at: int, gap: int) -> None:
+    samples, starts = simulation(CLEAN, link)
     samples = np.delete(samples, np.s_[at : at + gap])
     starts = [start - min(max(start - at, 0), gap) for start in starts]
-    found, front = received(samples)
-    rates = errors(found, starts)
+    found, front = received(samples, link=link)
+    rates = errors(found, starts, link)
     good = [index for index, rate in rates.items() if rate < 0.05]
     assert len(good) >= FRAMES - 2 and front.counts.locks == 1
     after = next(i for i, start in enumerate(starts) if start > at)
     assert set(range(after + 1, FRAMES)) <= set(good)
 
 
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 @pytest.mark.parametrize("extra", [37, 700, STEP // 2, 3 * STEP + 11])
-def test_samples_that_are_too_many_cost_one_frame(extra: int) -> None:
-    samples, starts = simulation(CLEAN)
+def test_samples_that_are_too_many_cost_one_frame(link: Settings, extra: int) -> None:
+    samples, starts = simulation(CLEAN, link)
     at = starts[2] + STEP // 2
     rng = np.random.default_rng(1)
     noise = 0.1 * (rng.standard_normal(extra) + 1j * rng.standard_normal(extra))
     longer = np.insert(samples, at, noise.astype(np.complex64))
-    found, front = received(longer)
-    rates = errors(found, [start + extra * (start > at) for start in starts])
+    found, front = received(longer, link=link)
+    rates = errors(found, [start + extra * (start > at) for start in starts], link)
     assert {0, 1, 3, 4, 5} <= {index for index, rate in rates.items() if rate < 0.05}
     assert front.counts.damaged <= 1
 
@@ -212,9 +218,12 @@ def test_a_preamble_is_found_where_it_is(carrier: float) -> None:
         Settings(grid="31x37", nu_p=30e3, guard=9, max_taps=64),
         Settings(grid="64x32", rolloff=0.1, doppler_rolloff=0.2),
         Settings(grid="64x32", guard=45),
+        Settings(grid="64x32", pilot="spread"),
+        Settings(grid="256x32", pilot="spread"),
+        Settings(grid="256x32", pilot="spread", pilot_db=35.0),
         Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8, max_taps=192),
     ],
-    ids=["odd", "two roll-offs", "wide guard", "sinc"],
+    ids=["odd", "two roll-offs", "wide guard", "spread", "larger", "louder", "sinc"],
 )
 def test_other_links(link: Settings) -> None:
     made = Simulation(link, 1, impairments=Impairments(snr_db=25.0, delay=7.7, carrier_hz=900.0))

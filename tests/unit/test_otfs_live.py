@@ -49,11 +49,17 @@ def test_the_density_is_welchs(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "link", [LINK, Settings(grid="31x37", nu_p=30e3), Settings(grid="256x32", pulse="sinc")]
+    "link",
+    [
+        LINK,
+        Settings(grid="31x37", nu_p=30e3),
+        Settings(grid="256x32", pulse="sinc"),
+        Settings(grid="256x32", pilot="spread"),
+    ],
 )
 def test_the_channel_is_what_the_pilot_shows(link: Settings) -> None:
     samples = source.simulate(link, 20.0, 3, 0).samples
-    window = read_pilot(zak(samples.astype(complex), link.m, link.n), link, link.pilot)
+    window = read_pilot(zak(samples.astype(complex), link.m, link.n), link, link.pilot_bin)
     expected = np.abs(window[:, : 2 * link.doppler_range + 1].T) ** 2
     got = channel.gains(channel.strip(samples, link), link)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-9)
