@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from otfs_pipeline.frames import source
-from otfs_pipeline.link import reference
+from otfs_pipeline.link import frame, reference, zak
+from otfs_pipeline.link.channel import Taps, apply
+from otfs_pipeline.link.profile import VEHICULAR_A
+from otfs_pipeline.receiver import pilot
 from otfs_pipeline.receiver.eager import Receiver
 from otfs_pipeline.receiver.native import NativeReceiver
 from otfs_pipeline.receiver.tables import tables
@@ -53,9 +56,9 @@ def receive(request: pytest.FixtureRequest) -> Receive:
 )
 def test_agrees_with_numpy(receive: Receive, changes: dict[str, Any], snr_db: float) -> None:
     link = Settings(**changes)
-    frame = source.simulate(link, snr_db, 3, 0)
-    got = receive(link, frame.samples)
-    samples = frame.samples.astype(np.complex128)
+    sent = source.simulate(link, snr_db, 3, 0)
+    got = receive(link, sent.samples)
+    samples = sent.samples.astype(np.complex128)
     exact = reference.receive(samples, link, preconditioned=receive is native)
     assert got["taps"] == np.count_nonzero(exact.estimate.taps.value)
     assert got["noise_variance"] == pytest.approx(exact.estimate.noise_variance, rel=1e-4)
@@ -65,12 +68,12 @@ def test_agrees_with_numpy(receive: Receive, changes: dict[str, Any], snr_db: fl
     np.testing.assert_allclose(got["llr"], exact.llr, atol=1e-3 * np.abs(exact.llr).max())
     np.testing.assert_array_equal(got["bits"], got["llr"] < 0)
     assert np.mean(got["bits"] != exact.bits) < 1e-4
-    assert np.mean(got["bits"].ravel() != frame.bits) < 0.2
+    assert np.mean(got["bits"].ravel() != sent.bits) < 0.2
 
 
-@pytest.mark.parametrize("pilot", ["point", "spread"])
-def test_a_frame_of_zeros_gives_no_surprise(receive: Receive, pilot: str) -> None:
-    link = Settings(grid="64x32", pilot=pilot)
+@pytest.mark.parametrize("kind", ["point", "spread"])
+def test_a_frame_of_zeros_gives_no_surprise(receive: Receive, kind: str) -> None:
+    link = Settings(grid="64x32", pilot=kind)
     got = receive(link, np.zeros(link.q, np.complex64))
     assert got["llr"].shape == (link.m * link.n - link.guard_bins * link.n, 4)
     assert got["noise_variance"] == 0
@@ -79,13 +82,33 @@ def test_a_frame_of_zeros_gives_no_surprise(receive: Receive, pilot: str) -> Non
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1j * np.inf])
 @pytest.mark.parametrize("position", [0, 9, 64 * 16 + 31, 64 * 32 - 1])
-@pytest.mark.parametrize("pilot", ["point", "spread"])
+@pytest.mark.parametrize("kind", ["point", "spread"])
 def test_a_sample_that_is_not_finite_shows_in_the_variance(
-    receive: Receive, pilot: str, position: int, value: complex
+    receive: Receive, kind: str, position: int, value: complex
 ) -> None:
-    link = Settings(grid="64x32", pilot=pilot)
+    link = Settings(grid="64x32", pilot=kind)
     samples = source.simulate(link, 20.0, 3, 0).samples.copy()
     samples[position] = value
     got = receive(link, samples)
     assert np.isnan(got["variance"])
     assert np.isnan(got["llr"]).all()
+
+
+def test_a_spread_pilots_frame_becomes_that_of_a_point() -> None:
+    link = Settings(grid="64x32", pilot="spread")
+    rng = np.random.default_rng(4)
+    taps = VEHICULAR_A.taps(rng, link)
+    h = np.zeros((2 * link.doppler_range + 1, link.window_delays), np.complex64)
+    row, column = taps.doppler + link.doppler_range, taps.delay - link.first_tap
+    inside = (row >= 0) & (row < h.shape[0]) & (column >= 0) & (column < h.shape[1])
+    h[row[inside], column[inside]] = taps.value[inside]
+    grids = [frame.pilot_grid(link), np.zeros((link.m, link.n), np.complex128)]
+    grids[1][link.pilot_bin] = link.pilot_amplitude
+    kept = Taps(taps.value[inside], taps.delay[inside], taps.doppler[inside])
+    spread, point = (zak.inverse_zak(apply(grid, kept)) for grid in grids)
+    tables = {name: torch.from_numpy(x) for name, x in pilot.tables(link).items()}
+    got = pilot.with_a_point(
+        torch.from_numpy(spread.astype(np.complex64)), torch.from_numpy(h), link, tables
+    )
+    np.testing.assert_allclose(got.numpy(), point, atol=1e-5)
+    assert np.abs(spread - point).max() > 1
