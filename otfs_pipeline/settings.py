@@ -28,6 +28,9 @@ class Settings:
     nu_p: float = option(15e3, "Doppler period in Hz")
     nu_max: float = option(815.0, "largest Doppler shift in Hz")
     delay_spread: float = option(2.51e-6, "largest path delay in seconds")
+    waveform: str = option(
+        "zak", "zak, or cp: a cyclic prefix, and a rectangle as the pulse in time"
+    )
     pulse: str = option("rrc", "pulse in delay and Doppler: rrc or sinc")
     rolloff: float = option(0.6, "roll-off of the rrc pulse in delay, 0 < rolloff <= 1")
     doppler_rolloff: float = option(0.0, "roll-off of the rrc pulse in Doppler; 0: as in delay")
@@ -71,6 +74,7 @@ class Settings:
         if not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", self.grid):
             raise UsageError(f"grid {self.grid!r}: write delay x Doppler bins, such as 1024x32")
         _choice("pulse", self.pulse, ("rrc", "sinc"))
+        _choice("waveform", self.waveform, ("zak", "cp"))
         _choice("pilot", self.pilot, ("point", "spread"))
         _choice("modulation", self.modulation, (4, 16, 64))
         _choice("antennas", self.antennas, (1, 2, 4))
@@ -101,7 +105,9 @@ class Settings:
                 "spread pilot would reach the next one; use a smaller guard, a larger grid or "
                 "a point pilot"
             )
-        if 2 * self.doppler_range + 1 >= self.n:
+        if self.waveform == "cp":
+            self._check_prefix()
+        elif 2 * self.doppler_range + 1 >= self.n:
             raise UsageError(
                 f"grid {self.grid}: the channel covers {2 * self.doppler_range + 1} Doppler bins, "
                 f"the noise estimate needs one more; use more than {self.n} or a smaller "
@@ -117,6 +123,19 @@ class Settings:
                     f"code-rate {self.code_rate} in grid {self.grid}: the frame is too small for "
                     "its checksums; use a lower rate or a larger grid"
                 )
+
+    def _check_prefix(self) -> None:
+        if self.pilot != "point":
+            raise UsageError(f"pilot {self.pilot}: a frame with a prefix takes a point pilot")
+        if self.doppler_rolloff:
+            raise UsageError("doppler-rolloff: a frame with a prefix has a rectangle in time")
+        # More Slepian sequences than a channel leaks into (link/slepian.py).
+        rows = 2 * self.nu_max * self.frame_seconds + math.log2(self.n) + 2
+        if rows >= self.n:
+            raise UsageError(
+                f"grid {self.grid}: Dopplers up to {self.nu_max:g} Hz leave nothing for the noise "
+                f"estimate; use more than {self.n} Doppler bins or a smaller nu-max"
+            )
 
     @property
     def m(self) -> int:
@@ -165,6 +184,8 @@ class Settings:
         """
         if self.pulse == "sinc":
             return 0.0, 0.0
+        if self.waveform == "cp":
+            return self.rolloff, 0.0
         return self.rolloff, self.doppler_rolloff or self.rolloff
 
     @property
@@ -187,9 +208,16 @@ class Settings:
 
     @property
     def doppler_range(self) -> int:
-        """Doppler taps -D to D are estimated."""
+        """Doppler taps -D to D are estimated; with a prefix they are half a bin apart."""
+        if self.waveform == "cp":
+            return math.ceil(2 * self.nu_max * self.frame_seconds) + (self.doppler_reach or 4)
         reach = self.doppler_reach or WINDOW_REACH[self.pulse][1]
         return math.ceil(self.nu_max * self.frame_seconds) + reach
+
+    @property
+    def doppler_step(self) -> float:
+        """Bins from a Doppler tap to the next."""
+        return 0.5 if self.waveform == "cp" else 1.0
 
     @property
     def guard_bins(self) -> int:
@@ -216,7 +244,12 @@ class Settings:
 
     @property
     def pilot_bin(self) -> tuple[int, int]:
-        """Delay and Doppler bin of the pilot; of a spread one, of its middle."""
+        """Delay and Doppler bin of the pilot; of a spread one, of its middle.
+
+        With a prefix the strip is at the end of each Doppler period.
+        """
+        if self.waveform == "cp":
+            return self.m - 1 - self.guard_bins // 2, self.n // 2
         return self.m // 2, self.n // 2
 
     @property

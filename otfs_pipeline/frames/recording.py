@@ -259,9 +259,9 @@ def _check_channels(meta: Metadata, settings: Settings) -> None:
 def _check_settings(meta: Metadata, settings: Settings) -> None:
     """FoundryError unless the recording is of the bundle's waveform."""
     waveform = ("grid", "nu_p", "modulation", "guard", "pilot", "pilot_db", "delay_spread",
-                "pulse", "rolloff", "doppler_rolloff", "code_rate")  # fmt: skip
+                "pulse", "rolloff", "doppler_rolloff", "code_rate", "waveform")  # fmt: skip
     # What earlier versions sent has no name for it.
-    given = meta.settings and {"pilot": "point"} | meta.settings
+    given = meta.settings and {"pilot": "point", "waveform": "zak"} | meta.settings
     for name in waveform:
         if name in given and given[name] != getattr(settings, name):
             sent = printable(given[name])[:80]

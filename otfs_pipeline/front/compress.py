@@ -17,7 +17,7 @@ _STRAY = 0.3
 
 
 class Compression:
-    """Tables of a link; delays are in steps of 1/dense symbols, `count` of them, 0 in the middle."""
+    """Tables of a link; `count` delays in steps of 1/dense symbols, 0 in the middle."""
 
     def __init__(self, settings: Settings, dense: int, count: int) -> None:
         bins = settings.guard_bins

@@ -9,6 +9,8 @@ import numpy as np
 
 from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.link.pilot import matched, seen_delays
+from otfs_pipeline.link.prefix import mixing, reading
+from otfs_pipeline.link.window import channel_rows, most_taps, noise_row
 from otfs_pipeline.link.zak import quasi_periodic
 from otfs_pipeline.settings import Settings
 
@@ -73,16 +75,38 @@ def estimate(
     σ² is the mean energy of the window's bins beyond the Doppler range unless it is given.
     """
     window = read_pilot(grid, settings, pilot or settings.pilot_bin)
+    value, noise_variance = _kept(window, settings, settings.pilot_amplitude, noise_variance)
+    return _estimate(value, settings, noise_variance)
+
+
+def estimate_with_prefix(samples: np.ndarray, settings: Settings) -> Estimate:
+    """The same of a frame with a prefix, samples [MN]; taps are half a bin apart (prefix.py)."""
+    seen = samples.reshape(settings.n, settings.m)[:, seen_delays(settings)]
+    window = (reading(settings) @ seen).T
+    value, noise_variance = _kept(window, settings, 1.0, None)
+    return _estimate(value @ mixing(settings).T, settings, noise_variance)
+
+
+def _kept(
+    window: np.ndarray, settings: Settings, amplitude: float, noise_variance: float | None
+) -> tuple[np.ndarray, float]:
+    """The channel's columns of a window, 0 where nothing stands out of the noise, and σ².
+
+    The window has σ²/amplitude² of noise.
+    """
     energy = np.abs(window) ** 2
-    channel_columns = 2 * settings.doppler_range + 1
-    amplitude_squared = settings.pilot_amplitude**2
     if noise_variance is None:
-        noise_variance = float(energy[:, channel_columns:].mean() * amplitude_squared)
-    energy = energy[:, :channel_columns]
-    strongest = np.sort(energy, axis=None)[-settings.max_taps]
-    floor = max(strongest, settings.tap_sigmas**2 * noise_variance / amplitude_squared)
-    value = np.where(energy >= floor, window[:, :channel_columns], 0)
+        noise_variance = float(energy[:, noise_row(settings) :].mean() * amplitude**2)
+    columns = channel_rows(settings)
+    energy = energy[:, :columns]
+    strongest = np.sort(energy, axis=None)[-most_taps(settings)]
+    floor = max(strongest, settings.tap_sigmas**2 * noise_variance / amplitude**2)
+    return np.where(energy >= floor, window[:, :columns], 0), noise_variance
+
+
+def _estimate(value: np.ndarray, settings: Settings, noise_variance: float) -> Estimate:
+    """Of values [delay taps, 2D+1]."""
     a = settings.first_tap + np.arange(settings.window_delays)
-    b = np.arange(channel_columns) - settings.doppler_range
+    b = np.arange(value.shape[1]) - settings.doppler_range
     aa, bb = np.meshgrid(a, b, indexing="ij")
     return Estimate(Taps(value.ravel(), aa.ravel(), bb.ravel()), noise_variance)

@@ -21,6 +21,18 @@ def data_mask(settings: Settings) -> np.ndarray:
     return mask
 
 
+def solved_periods(settings: Settings) -> int:
+    """Doppler periods of the frame that is equalized: N, with a prefix 2N (see prefix.py)."""
+    return 2 * settings.n if settings.waveform == "cp" else settings.n
+
+
+def data_periods(settings: Settings) -> np.ndarray:
+    """Of these, counted from strip to strip, those that hold data in order of time: int64 [N]."""
+    if settings.waveform == "cp":
+        return np.arange(-1, settings.n - 1) % (2 * settings.n)
+    return np.arange(settings.n)
+
+
 def data_symbols(settings: Settings) -> int:
     """Data symbols of a frame."""
     return (settings.m - settings.guard_bins) * settings.n

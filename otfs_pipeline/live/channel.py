@@ -21,12 +21,17 @@ def strip(samples: np.ndarray, settings: Settings) -> np.ndarray:
 def gains(strip: np.ndarray, settings: Settings) -> np.ndarray:
     """|ĥ[a,b]|² of the whole window from what `strip` gives.
 
-    Rows b = -D ... D, columns a: [..., 2D+1, W].
+    Rows b = -D ... D, columns a: [..., 2D+1, W]. With a prefix, where Dopplers leak into all bins,
+    rows are half a bin apart.
     """
-    grid = np.fft.fft(strip, axis=-2, norm="ortho")
-    around = np.roll(grid, settings.doppler_range - settings.pilot_bin[1], axis=-2)
-    seen = around[..., : 2 * settings.doppler_range + 1, :]
-    return np.asarray(np.abs(cross_ambiguity(seen, settings, settings.pilot_bin[0])) ** 2)
+    s = settings
+    each = round(1 / s.doppler_step)
+    grid = np.fft.fft(strip, each * s.n, axis=-2) / np.sqrt(s.n)
+    around = np.roll(grid, s.doppler_range - each * s.pilot_bin[1], axis=-2)
+    seen = around[..., : 2 * s.doppler_range + 1, :]
+    if s.pilot == "point":
+        return np.asarray(np.abs(seen) ** 2 / s.pilot_amplitude**2)
+    return np.asarray(np.abs(cross_ambiguity(seen, s, s.pilot_bin[0])) ** 2)
 
 
 def threshold(noise_variance: np.ndarray, settings: Settings) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from foundryrt.errors import UsageError
 from otfs_pipeline.link.pilot import seen_delays
 from otfs_pipeline.link.reference import eigenvalue_bins
 from otfs_pipeline.receiver.pilot import estimate
@@ -19,9 +20,14 @@ TINY = 1e-30
 
 
 class Receiver:
-    """Receives frames with the constants of `tables.tables` as tensors, on their device."""
+    """Receives frames with the constants of `tables.tables` as tensors, on their device.
+
+    UsageError for frames with a prefix.
+    """
 
     def __init__(self, settings: Settings, tables: dict[str, torch.Tensor]) -> None:
+        if settings.waveform != "zak":
+            raise UsageError(f"waveform {settings.waveform}: the receiver in torch takes zak")
         self.settings = settings
         self.tables = tables
 

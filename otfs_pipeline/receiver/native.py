@@ -1,7 +1,7 @@
 """The receiver of the host target: three native operators (foundryrt/native/zak), samples to LLRs.
 
-Of a spread pilot the first one's work is torch's, and the others take the frame as it would be with
-a point pilot.
+Of a spread pilot and of frames with a prefix the first one's work is torch's, and the others take
+another frame in place of the one that was received.
 
 Each Doppler period has iterations of its own, as on the GPU, and they are preconditioned: the
 oracle is `reference.receive(..., preconditioned=True)`.
@@ -9,13 +9,14 @@ oracle is `reference.receive(..., preconditioned=True)`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
 from foundryrt.host import zak  # noqa: F401  makes the operators known to torch
 from foundryrt.native.zak_core import Link
+from otfs_pipeline.link.frame import solved_periods
 from otfs_pipeline.link.pilot import seen_delays
 from otfs_pipeline.receiver import pilot
 from otfs_pipeline.settings import Settings
@@ -38,9 +39,25 @@ def link(settings: Settings) -> Link:
     )
 
 
+def solved_link(settings: Settings) -> Link:
+    """Of the frame that is equalized: with a prefix one of 2N periods (link/prefix.py)."""
+    one = link(settings)
+    times = solved_periods(settings) // settings.n
+    return replace(
+        one,
+        doppler_bins=times * one.doppler_bins,
+        pilot_doppler=times * one.pilot_doppler,
+        pilot_amplitude=times**0.5 * one.pilot_amplitude,
+    )
+
+
 def tables(settings: Settings) -> dict[str, np.ndarray]:
-    """Constants of the receiver by name; a point pilot's has none."""
-    return pilot.tables(settings) if settings.pilot == "spread" else {}
+    """Constants of the receiver by name; there are none where `zak_estimate` finds the channel."""
+    return {} if _is_plain(settings) else pilot.tables(settings)
+
+
+def _is_plain(settings: Settings) -> bool:
+    return settings.pilot == "point" and settings.waveform == "zak"
 
 
 class NativeReceiver:
@@ -53,45 +70,55 @@ class NativeReceiver:
         if constants is None:
             constants = {name: torch.from_numpy(x) for name, x in tables(settings).items()}
         self._constants = constants
-        self._link = asdict(link(settings))
+        self._link, self._solved = asdict(link(settings)), asdict(solved_link(settings))
         self._outputs = signature(settings).outputs
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
         """Samples complex64 of one frame, as in `signature.signature`, to its outputs."""
-        s, link, ops = self._settings, self._link, torch.ops.foundry
+        s, ops = self._settings, torch.ops.foundry
         out = {
             name: samples.new_empty(like.shape, dtype=getattr(torch, like.dtype))
             for name, like in self._outputs.items()
         }
-        if s.pilot == "spread":
-            samples, taps = self._with_a_point(samples, out)
-        else:
+        if _is_plain(s):
             window = (2 * s.doppler_range + 1, s.window_delays)
             taps = samples.new_empty((*samples.shape[:-1], *window))
             ops.zak_estimate(
-                samples, **link, tap_sigmas=s.tap_sigmas, max_taps=s.max_taps, taps=taps,
+                samples, **self._link, tap_sigmas=s.tap_sigmas, max_taps=s.max_taps, taps=taps,
                 noise_variance=out["noise_variance"], kept=out["taps"],
             )  # fmt: skip
-        equalized = samples.new_empty(s.q)
-        bias = out["mu"].new_empty(s.n)
+        else:
+            samples, taps = self._prepared(samples, out)
+        periods = solved_periods(s)
+        equalized = samples.new_empty(periods * s.m)
+        bias = out["mu"].new_empty(periods)
         ops.zak_equalize(
-            samples, taps, out["noise_variance"], **link, iterations=s.preconditioned_iterations,
-            equalized=equalized, bias=bias,
+            samples, taps, out["noise_variance"], **self._solved,
+            iterations=s.preconditioned_iterations, equalized=equalized, bias=bias,
         )  # fmt: skip
+        if periods > s.n:
+            # Of the periods from strip to strip the last holds the frame's beginning.
+            equalized, bias = equalized[: s.q], torch.cat([bias[-1:], bias[: s.n - 1]])
         ops.zak_demap(
-            equalized, bias, **link, axis_bits=s.bits_per_symbol // 2,
+            equalized, bias, **self._link, axis_bits=s.bits_per_symbol // 2,
             **{name: out[name] for name in ("symbols", "llr", "bits", "mu", "variance")},
         )  # fmt: skip
         return out
 
-    def _with_a_point(
+    def _prepared(
         self, samples: torch.Tensor, out: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The frame as with a point pilot, and the taps; sets what `zak_estimate` does."""
+        """What is equalized, and its taps; sets what `zak_estimate` does.
+
+        The frame as it would be with a point pilot, or one with a prefix and its empty half.
+        """
         s, delays = self._settings, seen_delays(self._settings)
         periods = samples.view(*samples.shape[:-1], s.n, s.m)
         seen = periods[..., int(delays[0]) : int(delays[-1]) + 1]
-        grid = torch.fft.fft(seen, dim=-2, norm="ortho")
-        taps, out["noise_variance"] = pilot.estimate(grid, s, self._constants)
+        if s.waveform == "zak":
+            seen = torch.fft.fft(seen, dim=-2, norm="ortho")
+        taps, out["noise_variance"] = pilot.estimate(seen, s, self._constants)
         out["taps"] = (taps.abs() > 0).sum((-2, -1))
+        if s.waveform == "cp":
+            return torch.cat([samples, torch.zeros_like(samples)], dim=-1), taps
         return pilot.with_a_point(samples, taps, s, self._constants), taps

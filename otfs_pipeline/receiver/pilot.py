@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from otfs_pipeline.link.pilot import matched, pilot_strip, point_strip, seen_delays
+from otfs_pipeline.link.prefix import mixing, reading
+from otfs_pipeline.link.window import channel_rows, most_taps, noise_row
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.pulse import smooth
 
@@ -17,6 +19,7 @@ def tables(settings: Settings) -> dict[str, np.ndarray]:
     """Constants of `estimate` and `with_a_point`, complex64; B Doppler taps, W delay taps.
 
     read_off [B, 1 or W]  what is seen to ĥ; of a point e^{-j2πb kp/Q} / A
+    Of a frame with a prefix `reading` [N, N] and `mixing` [B, rows] of link/prefix.py instead.
     Of a spread pilot, which is seen in L delays, and whose response has R:
     untwist [N, L]        e^{-j2πbk/Q}, b = -D ... N-D-1
     matched [L]           the conjugate spectrum of `pilot.matched`
@@ -26,6 +29,9 @@ def tables(settings: Settings) -> dict[str, np.ndarray]:
     periods [N, B]        e^{j2πn(lp+b)/N} / √N
     """
     s = settings
+    if s.waveform == "cp":
+        both = {"reading": reading(s), "mixing": mixing(s)}
+        return {name: value.astype(np.complex64) for name, value in both.items()}
     (kp, lp), n = s.pilot_bin, np.arange(s.n)[:, None]
     b = n - s.doppler_range
     channel = b[: 2 * s.doppler_range + 1]
@@ -50,21 +56,24 @@ def estimate(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Taps h[b, a] of the window, and σ², of one or more antennas.
 
-    `seen` complex64 [..., N, L] are the delays `seen_delays` of a received grid.
+    `seen` complex64 [..., N, L] are the delays `seen_delays` of a received grid, of frames with a
+    prefix those of the samples.
     """
-    s = settings
-    rows = 2 * s.doppler_range + 1
-    seen = seen.roll(s.doppler_range - s.pilot_bin[1], -2)
+    s, t = settings, tables
+    if s.waveform == "cp":
+        seen = t["reading"] @ seen
+    else:
+        seen = seen.roll(s.doppler_range - s.pilot_bin[1], -2)
     if s.pilot == "spread":
-        spectrum = torch.fft.fft(seen * tables["untwist"]) * tables["matched"]
+        spectrum = torch.fft.fft(seen * t["untwist"]) * t["matched"]
         seen = torch.fft.ifft(spectrum)[..., : s.window_delays]
-    noise = torch.view_as_real(seen[..., rows:, :]).square().mean((-3, -2, -1)) * 2
-    h = seen[..., :rows, :] * tables["read_off"]
-    energy = torch.view_as_real(h).square().sum(-1)
-    strongest = energy.flatten(-2).topk(s.max_taps).values[..., -1]
-    threshold = noise * (s.tap_sigmas**2 / s.pilot_amplitude**2)
-    floor = torch.maximum(strongest, threshold).unsqueeze(-1).unsqueeze(-1)
-    return h * (energy >= floor).to(energy.dtype), noise
+    noise = torch.view_as_real(seen[..., noise_row(s) :, :]).square().mean((-3, -2, -1)) * 2
+    window = seen[..., : channel_rows(s), :]
+    energy = torch.view_as_real(window).square().sum(-1)
+    strongest = energy.flatten(-2).topk(most_taps(s)).values[..., -1]
+    floor = torch.maximum(strongest, noise * s.tap_sigmas**2).unsqueeze(-1).unsqueeze(-1)
+    window = window * (energy >= floor).to(energy.dtype)
+    return t["mixing"] @ window if s.waveform == "cp" else window * t["read_off"], noise
 
 
 def with_a_point(

@@ -7,8 +7,8 @@
 compares a known channel with the pilot's estimate. Within a link every receiver sees the same
 frames. --code-rate adds links whose frames are coded: bit errors before the LDPC decoder, and the
 shares of blocks and frames with errors after it. --pilot point spread compares pilots, by bit
-errors and by the peak-to-average power of their frames on the air. Intervals are 95 % percentile bootstraps over
-frames.
+errors and by the peak-to-average power of their frames on the air, --waveform zak cp frames with a
+cyclic prefix. Intervals are 95 % percentile bootstraps over frames.
 
 The frames are shared among processes, whose number changes no result. With --output each one
 is kept in FILE.json.points as it is finished: the same command, or one with more frames, goes on
@@ -71,7 +71,9 @@ def _print(result: dict[str, Any]) -> None:
 def _title(entry: dict[str, Any]) -> str:
     antennas = f", {entry['antennas']} antennas" if entry["antennas"] > 1 else ""
     pilot = f", {entry['pilot']} pilot" if entry["pilot"] != "point" else ""
-    return f"{entry['grid']}, {entry['modulation']}-QAM{antennas}{pilot}, {entry['frames']} frames"
+    prefix = ", cyclic prefix" if entry["waveform"] == "cp" else ""
+    kind = f"{entry['modulation']}-QAM{antennas}{pilot}{prefix}"
+    return f"{entry['grid']}, {kind}, {entry['frames']} frames"
 
 
 def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -134,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--code-rate", type=_rate, default=0.0, help="code each --pilot-link too, 0: not")
     add("--antennas", nargs="+", type=positive, default=[1], help="of each --pilot-link: 1, 2, 4")
     add("--pilot", nargs="+", default=["point"], help="of each --pilot-link: point, spread")
+    add("--waveform", nargs="+", default=["zak"], help="of each --pilot-link: zak, cp")
     add("--clip-db", type=_decibels, default=0.0, help="clip frames so far over their rms")
     add("--modulation", type=int, default=16, help="4, 16 or 64")
     add("--channel", default="vehicular-a", help="see foundryrt options")

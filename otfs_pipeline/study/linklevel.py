@@ -10,6 +10,7 @@ from otfs_pipeline.link import banded, equalize, qam, reference, transmit, zak
 from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.link.estimate import Estimate
 from otfs_pipeline.link.profile import Profile
+from otfs_pipeline.link.simulated import Channel
 from otfs_pipeline.settings import Settings
 
 # The dense LMMSE inverts a matrix of as many rows as the grid has bins.
@@ -86,19 +87,18 @@ def estimation(
     The SNR is that of each of the link's antennas. `clipped` is there unless `clip_db` is 0: the
     sender cuts samples so far over their rms, and the channel is estimated.
     """
-    taps = profile.antenna_taps(rng, link)
+    channel = Channel.draw(profile, rng, link)
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.transmit(bits, link)
-    channel = banded.antenna_bands(taps, link.q)
-    clean = banded.apply_samples(sent, channel)
+    clean = channel.apply(sent)
     noise = unit_noise(rng, clean.shape)
     errors: Errors = {"perfect": [], "estimated": []}
     if clip_db:
         errors["clipped"] = []
-        cut = banded.apply_samples(clipped(sent, clip_db), channel)
+        cut = channel.apply(clipped(sent, clip_db))
     for snr in snrs:
         sigma2 = 10 ** (-snr / 10)
-        perfect = [Estimate(one, sigma2) for one in taps]
+        perfect = [Estimate(one, sigma2) for one in channel.taps]
         runs = [("perfect", clean, perfect), ("estimated", clean, None)]
         if clip_db:
             runs.append(("clipped", cut, None))

@@ -36,10 +36,11 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     profile = find(options.channel)
     links = [_link(text, options) for text in options.link]
     pilots = [
-        replace(_link(text, options), antennas=antennas, pilot=pilot)
+        replace(_link(text, options), antennas=antennas, pilot=pilot, waveform=waveform)
         for text in options.pilot_link
         for antennas in options.antennas
         for pilot in options.pilot
+        for waveform in options.waveform
     ]
     coded = [replace(link, code_rate=options.code_rate) for link in pilots]
     for link in (*links, *pilots):
@@ -154,6 +155,7 @@ def _entry(points: list[Point], errors: Errors) -> dict[str, Any]:
         "modulation": link.modulation,
         "antennas": link.antennas,
         "pilot": link.pilot,
+        "waveform": link.waveform,
         "guard_bins": link.guard_bins,
         "payload_mbps": frame.payload_bits(link) / link.frame_seconds / 1e6,
         "default_iterations": link.iterations,

@@ -51,6 +51,11 @@ class Geometry:
     @classmethod
     def of(cls, settings: Settings) -> Geometry:
         """The choice for a grid, by benchmarks/results/otfs_sweep.json."""
+        if settings.waveform != "zak":
+            raise UsageError(
+                f"waveform {settings.waveform}: the CUDA receiver takes zak; use --waveform zak or "
+                "--target host"
+            )
         if settings.pilot != "point":
             raise UsageError(
                 f"pilot {settings.pilot}: the CUDA receiver takes a point pilot; use --pilot point "
