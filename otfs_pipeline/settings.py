@@ -97,6 +97,8 @@ class Settings:
                 f"guard of {self.guard_bins} delay bins in grid {self.grid}: use {least} to "
                 f"{self.m - 1}, or a larger grid"
             )
+        if self.waveform == "cp":
+            self._check_prefix()
         kp, half = self.pilot_bin[0], self.guard_bins // 2
         reaches = kp - half + self.first_tap, kp + half + self.last_tap
         if self.pilot == "spread" and not 0 <= reaches[0] <= reaches[1] < self.m:
@@ -105,9 +107,7 @@ class Settings:
                 "spread pilot would reach the next one; use a smaller guard, a larger grid or "
                 "a point pilot"
             )
-        if self.waveform == "cp":
-            self._check_prefix()
-        elif 2 * self.doppler_range + 1 >= self.n:
+        if self.waveform == "zak" and 2 * self.doppler_range + 1 >= self.n:
             raise UsageError(
                 f"grid {self.grid}: the channel covers {2 * self.doppler_range + 1} Doppler bins, "
                 f"the noise estimate needs one more; use more than {self.n} or a smaller "
@@ -131,10 +131,10 @@ class Settings:
             raise UsageError("doppler-rolloff: a frame with a prefix has a rectangle in time")
         # More Slepian sequences than a channel leaks into (link/slepian.py).
         rows = 2 * self.nu_max * self.frame_seconds + math.log2(self.n) + 2
-        if rows >= self.n:
+        if rows >= self.n or self.doppler_range >= self.n:
             raise UsageError(
                 f"grid {self.grid}: Dopplers up to {self.nu_max:g} Hz leave nothing for the noise "
-                f"estimate; use more than {self.n} Doppler bins or a smaller nu-max"
+                f"estimate; use more than {self.n} Doppler bins, a smaller nu-max or doppler-reach"
             )
 
     @property

@@ -14,6 +14,7 @@ import torch
 
 from otfs_pipeline.frames import recording, source
 from otfs_pipeline.receiver.native import NativeReceiver
+from otfs_pipeline.settings import Settings
 from tests.host.otfs_link import LINK, save_bundle
 
 REPLAY = """
@@ -33,21 +34,24 @@ sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
 
-LINKS = {pilot: replace(LINK, pilot=pilot) for pilot in ("point", "spread")}
+LINKS = {
+    "point": LINK,
+    "spread": replace(LINK, pilot="spread"),
+    "prefix": replace(LINK, waveform="cp"),
+}
 
 
 @pytest.fixture(scope="module", params=LINKS)
-def pilot(request: pytest.FixtureRequest) -> str:
-    return request.param
+def link(request: pytest.FixtureRequest) -> Settings:
+    return LINKS[request.param]
 
 
 @pytest.fixture(scope="module")
-def bundle(pilot: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy", LINKS[pilot])
+def bundle(link: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy", link)
 
 
-def test_llrs_are_those_of_the_receiver(bundle: Path, pilot: str, tmp_path: Path) -> None:
-    link = LINKS[pilot]
+def test_llrs_are_those_of_the_receiver(bundle: Path, link: Settings, tmp_path: Path) -> None:
     frames = np.stack([f.samples for f in source.synthetic(link, 20.0, 2, 3)])
     np.save(tmp_path / "samples.npy", frames)
     subprocess.run(
@@ -62,10 +66,10 @@ def test_llrs_are_those_of_the_receiver(bundle: Path, pilot: str, tmp_path: Path
 
 
 def test_the_driver_runs_without_the_receivers_code(
-    bundle: Path, pilot: str, tmp_path: Path
+    bundle: Path, link: Settings, tmp_path: Path
 ) -> None:
-    frames = list(source.synthetic(LINKS[pilot], 25.0, 7, 4))
-    recording.write_recording(str(tmp_path / "link"), frames, LINKS[pilot], 7)
+    frames = list(source.synthetic(link, 25.0, 7, 4))
+    recording.write_recording(str(tmp_path / "link"), frames, link, 7)
     results = []
     for arguments in (
         ["--frames", "4", "--snr", "25", "--seed", "7"],

@@ -113,6 +113,19 @@ def test_a_sample_that_is_not_finite_shows_in_the_variance(
     assert np.isnan(got["llr"]).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, -1j * np.inf])
+@pytest.mark.parametrize("position", [0, 9, 64 * 16 + 12, 64 * 31 + 52])
+def test_of_a_frame_with_a_prefix_it_shows_too(position: int, value: complex) -> None:
+    link = Settings(grid="64x32", waveform="cp")
+    samples = source.simulate(link, 20.0, 3, 0).samples.copy()
+    good = native(link, samples)
+    assert np.isfinite(good["variance"]) and np.isfinite(good["llr"]).all()
+    samples[position] = value
+    got = native(link, samples)
+    assert np.isnan(got["variance"]) and np.isnan(got["llr"]).all()
+    assert np.isnan(native(link, np.zeros_like(samples))["variance"])
+
+
 def test_a_spread_pilots_frame_becomes_that_of_a_point() -> None:
     link = Settings(grid="64x32", pilot="spread")
     rng = np.random.default_rng(4)
