@@ -16,6 +16,9 @@ from otfs_pipeline.coding.transport import TransportBlock
 WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
 # Bins beyond the physical spread at which the simulated channel cuts the pulses' tails.
 CHANNEL_REACH = {"rrc": 8, "sinc": 48}
+# Bins beyond nu_max that are estimated of frames with a prefix; and taps, half a bin apart, beyond
+# these which continue what is estimated to the frame's ends.
+_PREFIX_REACH, _CONTINUED = 2, 4
 # Beyond it the code has too few checks to decode (3GPP TS 38.214, 5.1.3).
 LARGEST_RATE = 0.95
 
@@ -44,7 +47,7 @@ class Settings:
     )
     guard: int = option(0, "delay bins of the guard strip, odd; 0: from the spread")
     doppler_reach: int = option(
-        0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc) or 8 (sinc)"
+        0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc), 8 (sinc), 2 (cp)"
     )
     gain_model: str = option("fixed", "path gains of the synthetic source: fixed or rayleigh")
     antennas: int = option(1, "receive antennas that are combined: 1, 2 or 4")
@@ -130,7 +133,7 @@ class Settings:
         if self.doppler_rolloff:
             raise UsageError("doppler-rolloff: a frame with a prefix has a rectangle in time")
         # More Slepian sequences than a channel leaks into (link/slepian.py).
-        rows = 2 * self.nu_max * self.frame_seconds + math.log2(self.n) + 2
+        rows = 2 * self.reached_bins + math.log2(self.n) + 2
         if rows >= self.n or self.doppler_range >= self.n:
             raise UsageError(
                 f"grid {self.grid}: Dopplers up to {self.nu_max:g} Hz leave nothing for the noise "
@@ -210,9 +213,14 @@ class Settings:
     def doppler_range(self) -> int:
         """Doppler taps -D to D are estimated; with a prefix they are half a bin apart."""
         if self.waveform == "cp":
-            return math.ceil(2 * self.nu_max * self.frame_seconds) + (self.doppler_reach or 4)
+            return math.ceil(2 * self.reached_bins) + _CONTINUED
         reach = self.doppler_reach or WINDOW_REACH[self.pulse][1]
         return math.ceil(self.nu_max * self.frame_seconds) + reach
+
+    @property
+    def reached_bins(self) -> float:
+        """With a prefix, the largest Doppler that is estimated, in bins."""
+        return self.nu_max * self.frame_seconds + (self.doppler_reach or _PREFIX_REACH)
 
     @property
     def doppler_step(self) -> float:

@@ -31,13 +31,8 @@ _KNOWN = 64
 _BLUR = 64
 
 
-def refuse_unsynchronized(settings: Settings) -> None:
-    """UsageError for links whose waveforms nothing synchronizes yet."""
-    if settings.waveform != "zak":
-        raise UsageError(
-            "--raw takes the waveform of a frame that fades in and out, and the bundle's frames "
-            "have a prefix; give frames, or capture with --waveform zak"
-        )
+def refuse_antennas(settings: Settings) -> None:
+    """UsageError for a link of several antennas, whose waveforms nothing synchronizes yet."""
     if settings.antennas > 1:
         raise UsageError(
             f"--raw takes the waveform of one antenna, and the bundle combines {settings.antennas};"
@@ -48,11 +43,11 @@ def refuse_unsynchronized(settings: Settings) -> None:
 class Raw:
     """The front end of one run; samples come at `rate` a second, 0 for the front end's own.
 
-    UsageError for a rate below the waveform's bandwidth, several antennas, frames with a prefix.
+    UsageError for a rate below the waveform's bandwidth, and for several antennas.
     """
 
     def __init__(self, settings: Settings, rate: float) -> None:
-        refuse_unsynchronized(settings)
+        refuse_antennas(settings)
         own = settings.bandwidth * OVERSAMPLING
         rate = rate or own
         occupied = settings.bandwidth * (1 + settings.rolloffs[0])

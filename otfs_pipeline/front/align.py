@@ -25,7 +25,13 @@ from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.front.compress import Compression
 from otfs_pipeline.link.channel import raised_cosine
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.waveform.pulse import pulse_reach, pulse_spectrum, root_raised_cosine, smooth
+from otfs_pipeline.waveform.pulse import (
+    burst_window,
+    centre_sample,
+    pulse_reach,
+    pulse_spectrum,
+    smooth,
+)
 from otfs_pipeline.waveform.slot import slot
 
 STEPS = 4
@@ -71,9 +77,10 @@ class Aligner:
     def __init__(self, settings: Settings) -> None:
         self._settings = s = settings
         place, (kp, lp) = slot(s), s.pilot_bin
+        kp -= centre_sample(s)
         periods = np.arange(-((place.half + kp) // s.m), (place.half - kp) // s.m + 1)
         chips = kp + periods * s.m
-        self._taper = root_raised_cosine(chips / s.q, s.rolloffs[1])
+        self._taper = burst_window(s)[place.half + chips]
         self._scale = (_DENSE / OVERSAMPLING * self._taper[:, None]).astype(np.float32)
         # The pilot's own Doppler turns it from period to period.
         self._turn = np.exp(-2j * np.pi * lp * periods / s.n)[:, None]

@@ -73,7 +73,8 @@ def receive(
         solution = equalize.Solution(solution.x, *coefficients)
     else:
         eigenvalue = np.sum([equalize.eigenvalues(one, bins) for one in taps], axis=0)
-        eigenvalue = eigenvalue[: bins[0] * settings.n // n]
+        # Row i is of the time -i, and what is beyond the frame does not count.
+        eigenvalue = eigenvalue[-np.arange(bins[0] * settings.n // n)]
     mu, variance = equalize.bias(solution, eigenvalue, sigma2)
     return _received(solution.x, settings, known, mu, variance)
 

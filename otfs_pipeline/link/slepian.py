@@ -25,8 +25,8 @@ def slepian(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band(settings: Settings) -> float:
-    """W: the largest Doppler in cycles a Doppler period, half a bin at least."""
-    return max(settings.nu_max / settings.nu_p, 0.5 / settings.n)
+    """W: the largest Doppler that is estimated, in cycles a Doppler period."""
+    return settings.reached_bins / settings.n
 
 
 def channel_rows(settings: Settings) -> int:

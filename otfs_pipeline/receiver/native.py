@@ -34,7 +34,8 @@ def link(settings: Settings) -> Link:
         guard_bins=settings.guard_bins,
         first_tap=settings.first_tap,
         window_delays=settings.window_delays,
-        doppler_reach=settings.doppler_range,
+        # With a prefix Dopplers are those of `solved_link` alone.
+        doppler_reach=settings.doppler_range if settings.waveform == "zak" else 0,
         pilot_amplitude=settings.pilot_amplitude,
     )
 
@@ -47,6 +48,7 @@ def solved_link(settings: Settings) -> Link:
         one,
         doppler_bins=times * one.doppler_bins,
         pilot_doppler=times * one.pilot_doppler,
+        doppler_reach=settings.doppler_range,
         pilot_amplitude=times**0.5 * one.pilot_amplitude,
     )
 

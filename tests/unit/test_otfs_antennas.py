@@ -20,7 +20,7 @@ from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import send
 from otfs_pipeline.frames import recording, source, wire, zeromq
 from otfs_pipeline.frames.condition import Conditions
-from otfs_pipeline.frames.raw import Raw, refuse_unsynchronized
+from otfs_pipeline.frames.raw import Raw, refuse_antennas
 from otfs_pipeline.frames.samples import by_antenna, encode
 from otfs_pipeline.link import banded, equalize, frame, reference, transmit
 from otfs_pipeline.link.channel import Taps
@@ -255,8 +255,8 @@ def test_waveforms_of_several_antennas_are_refused() -> None:
     with pytest.raises(UsageError, match="--raw takes the waveform of one antenna"):
         Raw(SMALL, 0.0)
     with pytest.raises(UsageError, match="--raw takes the waveform of one antenna"):
-        refuse_unsynchronized(SMALL)
-    refuse_unsynchronized(replace(SMALL, antennas=1))
+        refuse_antennas(SMALL)
+    refuse_antennas(replace(SMALL, antennas=1))
 
 
 def test_a_frames_line_has_a_list_of_the_antennas() -> None:

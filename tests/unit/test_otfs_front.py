@@ -21,7 +21,11 @@ from otfs_pipeline.waveform.simulate import Simulation
 from otfs_pipeline.waveform.slot import slot
 
 LINK = Settings(grid="64x32")
-LINKS = {pilot: replace(LINK, pilot=pilot) for pilot in ("point", "spread")}
+LINKS = {
+    "point": LINK,
+    "spread": replace(LINK, pilot="spread"),
+    "prefix": replace(LINK, waveform="cp"),
+}
 SEED, FRAMES, SNR = 4, 6, 25.0
 STEP = 2 * slot(LINK).chips
 
@@ -221,9 +225,21 @@ def test_a_preamble_is_found_where_it_is(carrier: float) -> None:
         Settings(grid="64x32", pilot="spread"),
         Settings(grid="256x32", pilot="spread"),
         Settings(grid="256x32", pilot="spread", pilot_db=35.0),
+        Settings(grid="64x32", waveform="cp"),
+        Settings(grid="128x37", waveform="cp", pulse="sinc", guard=55),
         Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8, max_taps=192),
     ],
-    ids=["odd", "two roll-offs", "wide guard", "spread", "larger", "louder", "sinc"],
+    ids=[
+        "odd",
+        "two roll-offs",
+        "wide guard",
+        "spread",
+        "larger",
+        "louder",
+        "prefix",
+        "prefix and sinc",
+        "sinc",
+    ],
 )
 def test_other_links(link: Settings) -> None:
     made = Simulation(link, 1, impairments=Impairments(snr_db=25.0, delay=7.7, carrier_hz=900.0))
