@@ -65,6 +65,8 @@ def test_agrees_with_numpy(receive: Receive, changes: dict[str, Any], snr_db: fl
         ({"grid": "256x32", "modulation": 64, "iterations": 80}, 30.0),
         ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0),
         ({"grid": "128x16", "nu_max": 300.0, "max_taps": 30}, 20.0),
+        # Taps of all delays, by which the pilot reaches data.
+        ({"grid": "64x37", "tap_sigmas": 0.5, "max_taps": 300}, 20.0),
         ({"grid": "64x32", "antennas": 2}, 15.0),
     ],
 )

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otfs_pipeline.front.balance import Balance
+from otfs_pipeline.front.compress import Compression
 from otfs_pipeline.front.detect import Detector
 from otfs_pipeline.front.synchronize import Found, FrontEnd
 from otfs_pipeline.link import reference, transmit
+from otfs_pipeline.link.pilot import pilot_strip
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.impair import NONE, Impairments
 from otfs_pipeline.waveform.preamble import preamble_template
@@ -83,13 +85,14 @@ def test_any_split_of_the_stream_gives_the_same_frames(cuts: list[int]) -> None:
         np.testing.assert_array_equal(one.samples, two.samples)
 
 
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 @settings(max_examples=10)
-@given(st.floats(-20, 20), st.floats(-2000, 2000))
-def test_offsets_cost_nothing(delay: float, carrier: float) -> None:
+@given(delay=st.floats(-20, 20), carrier=st.floats(-2000, 2000))
+def test_offsets_cost_nothing(link: Settings, delay: float, carrier: float) -> None:
     given = Impairments(snr_db=SNR, delay=delay, carrier_hz=carrier)
-    made = Simulation(LINK, SEED, impairments=given)
-    found, front = received(np.concatenate(list(made.pieces(range(3)))))
-    rates = errors(found, made.starts(3))
+    made = Simulation(link, SEED, impairments=given)
+    found, front = received(np.concatenate(list(made.pieces(range(3)))), link=link)
+    rates = errors(found, made.starts(3), link)
     assert sorted(rates) == [0, 1, 2] and np.mean(list(rates.values())) < 8e-3
     # A path's Doppler cannot be told from it.
     assert abs(front.report()["carrier_hz"] - carrier) < LINK.nu_max
@@ -135,6 +138,41 @@ def test_after_a_gap_at_most_two_frames_are_lost(link: Settings, at: int, gap: i
     assert len(good) >= FRAMES - 2 and front.counts.locks == 1
     after = next(i for i, start in enumerate(starts) if start > at)
     assert set(range(after + 1, FRAMES)) <= set(good)
+
+
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
+@pytest.mark.parametrize("gap", [60, 90, 160, 300, 700])
+def test_a_frame_that_lacks_samples_in_its_middle_is_not_given_on(link: Settings, gap: int) -> None:
+    samples, starts = simulation(CLEAN, link)
+    at = starts[2] + 2 * slot(link).centre
+    found, front = received(np.delete(samples, np.s_[at : at + gap]), link=link)
+    moved = [start - gap * (start > at) for start in starts]
+    rates = errors(found, moved, link)
+    assert front.counts.damaged == 1 and max(rates.values()) < 0.05
+    assert sorted(rates) == [0, 1, 3, 4, 5]
+
+
+@given(st.floats(0, 3), st.integers(0, 2**32 - 1))
+def test_a_spread_pilots_pulses_stand_as_a_points(second: float, seed: int) -> None:
+    """Two paths, without data: peaks where they are, and half of them a chirp's period beside."""
+    link, dense = Settings(grid="256x32", pilot="spread"), 4
+    seen = 2 * link.guard_bins
+    compression = Compression(link, dense, 2 * dense * seen + 1)
+    gain = np.exp(2j * np.pi * np.random.default_rng(seed).random(2)) * (1, 0.7)
+    shift = dense * round(second)
+    filtered = np.zeros((1, 2 * dense * seen + 1 + dense * (link.guard_bins - 1)), np.complex64)
+    for one, at in zip(gain, (0, 5 * dense + shift), strict=True):
+        begin = dense * seen + at
+        filtered[0, begin:][: dense * link.guard_bins : dense] += one * pilot_strip(link)
+    energy = np.abs(compression.pulses(filtered)[0]) ** 2
+    peaks = energy[dense * seen + np.array([0, 5 * dense + shift])]
+    np.testing.assert_allclose(peaks / link.pilot_energy, [1, 0.49], atol=0.1)
+    echo = energy[dense * (seen - link.chirp_period)] / link.pilot_energy
+    assert echo == pytest.approx((1 - link.chirp_period / link.guard_bins) ** 2, abs=0.1)
+    kept = compression.paths(energy)
+    assert kept[dense * seen] == energy[dense * seen]
+    assert kept[dense * (seen - link.chirp_period)] == 0
+    assert kept[dense * (seen + link.chirp_period)] == 0
 
 
 @pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
