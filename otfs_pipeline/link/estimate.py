@@ -9,8 +9,8 @@ import numpy as np
 
 from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.link.pilot import matched, seen_delays
-from otfs_pipeline.link.prefix import mixing, reading
-from otfs_pipeline.link.window import channel_rows, most_taps, noise_row
+from otfs_pipeline.link.prefix import TINY, least_energy, mixing, most_delays, reading
+from otfs_pipeline.link.slepian import channel_shares, noise_row
 from otfs_pipeline.link.zak import quasi_periodic
 from otfs_pipeline.settings import Settings
 
@@ -75,33 +75,33 @@ def estimate(
     σ² is the mean energy of the window's bins beyond the Doppler range unless it is given.
     """
     window = read_pilot(grid, settings, pilot or settings.pilot_bin)
-    value, noise_variance = _kept(window, settings, settings.pilot_amplitude, noise_variance)
+    energy = np.abs(window) ** 2
+    channel_columns = 2 * settings.doppler_range + 1
+    amplitude_squared = settings.pilot_amplitude**2
+    if noise_variance is None:
+        noise_variance = float(energy[:, channel_columns:].mean() * amplitude_squared)
+    energy = energy[:, :channel_columns]
+    strongest = np.sort(energy, axis=None)[-settings.max_taps]
+    floor = max(strongest, settings.tap_sigmas**2 * noise_variance / amplitude_squared)
+    value = np.where(energy >= floor, window[:, :channel_columns], 0)
     return _estimate(value, settings, noise_variance)
 
 
 def estimate_with_prefix(samples: np.ndarray, settings: Settings) -> Estimate:
-    """The same of a frame with a prefix, samples [MN]; taps are half a bin apart (prefix.py)."""
+    """Taps half a bin apart from a frame with a prefix, samples [MN] (see prefix.py)."""
     seen = samples.reshape(settings.n, settings.m)[:, seen_delays(settings)]
     window = (reading(settings) @ seen).T
-    value, noise_variance = _kept(window, settings, 1.0, None)
-    return _estimate(value @ mixing(settings).T, settings, noise_variance)
-
-
-def _kept(
-    window: np.ndarray, settings: Settings, amplitude: float, noise_variance: float | None
-) -> tuple[np.ndarray, float]:
-    """The channel's columns of a window, 0 where nothing stands out of the noise, and σ².
-
-    The window has σ²/amplitude² of noise.
-    """
     energy = np.abs(window) ** 2
-    if noise_variance is None:
-        noise_variance = float(energy[:, noise_row(settings) :].mean() * amplitude**2)
-    columns = channel_rows(settings)
-    energy = energy[:, :columns]
-    strongest = np.sort(energy, axis=None)[-most_taps(settings)]
-    floor = max(strongest, settings.tap_sigmas**2 * noise_variance / amplitude**2)
-    return np.where(energy >= floor, window[:, :columns], 0), noise_variance
+    noise_variance = float(energy[:, noise_row(settings) :].mean())
+    share = channel_shares(settings)
+    energy = energy[:, : share.size].sum(axis=1)
+    strongest = np.sort(energy)[-most_delays(settings)]
+    floor = max(strongest, noise_variance * least_energy(settings))
+    power = np.maximum(energy - share.size * noise_variance, 0)[:, None] * share
+    weight = power / np.maximum(power + noise_variance, TINY)
+    weight[energy < floor] = 0
+    value = (weight * window[:, : share.size]) @ mixing(settings).T
+    return _estimate(value, settings, noise_variance)
 
 
 def _estimate(value: np.ndarray, settings: Settings, noise_variance: float) -> Estimate:

@@ -7,9 +7,10 @@ at. A point pilot samples each c_a once a Doppler period:
 
     y[nM+kp+a] = A/√N e^{j2πn lp/N} c_a[nM+kp+a]
 
-These N samples are read as Slepian sequences of the band |ν| <= nu_max (slepian.py): the first ones
-are the channel, the last ones noise alone. Between the samples the sequences are continued, and for
-the receivers written as Dopplers of half a bin:
+These N samples are read as Slepian sequences of the band |ν| <= W (slepian.py): the first ones are
+the channel, the last ones noise alone. Delays are kept whose energy stands out of the noise, and
+their sequences are weighted by P/(P+σ²), with P their share of that energy (Wiener). Between the
+samples the sequences are continued, and for the receivers written as Dopplers of half a bin:
 
     c_a[n] = Σ_b h[a,b] e^{j2πb(n-a)/2Q}, b = -D ... D
 
@@ -25,9 +26,11 @@ from functools import lru_cache
 import numpy as np
 
 from otfs_pipeline.link.channel import Paths, Taps, raised_cosine
-from otfs_pipeline.link.slepian import continued, slepian
+from otfs_pipeline.link.slepian import channel_shares, continued, slepian
 from otfs_pipeline.settings import CHANNEL_REACH, Settings
 
+TINY = 1e-30
+"""Keeps 0/0 out of a frame of zeros; far below the energy of any other."""
 # Times a Doppler period at which sequences and Dopplers of half a bin are compared.
 _DENSE = 32
 # Singular values that count, over the largest: Dopplers so close are nearly dependent.
@@ -49,6 +52,21 @@ def mixing(settings: Settings) -> np.ndarray:
     at = np.arange(-(s.pilot_bin[0] + s.last_tap), s.q - s.pilot_bin[0], s.m / _DENSE) / s.m
     rows = _dopplers(s.pilot_bin[0] + at * s.m, continued(s, at), s, s.doppler_range)
     return np.asarray(rows * np.sqrt(s.n) / s.pilot_amplitude)
+
+
+def most_delays(settings: Settings) -> int:
+    """Delays that are kept at most: `max_taps` sequences, but one delay at least."""
+    rows = channel_shares(settings).size
+    return min(max(1, settings.max_taps // rows), settings.window_delays)
+
+
+def least_energy(settings: Settings) -> float:
+    """Energy of the channel's sequences, over σ², from which on a delay is kept.
+
+    `tap_sigmas` standard deviations over the mean of what noise has in them.
+    """
+    rows = channel_shares(settings).size
+    return float(rows + settings.tap_sigmas * np.sqrt(rows))
 
 
 def exact_taps(paths: Paths, settings: Settings) -> Taps:

@@ -29,9 +29,13 @@ def band(settings: Settings) -> float:
     return settings.reached_bins / settings.n
 
 
-def channel_rows(settings: Settings) -> int:
-    """Sequences that the channel consists of, the first ones."""
-    return int(np.count_nonzero(slepian(settings)[0] >= _OF_CHANNEL))
+def channel_shares(settings: Settings) -> np.ndarray:
+    """Of the sequences that the channel consists of, the first ones, the shares of its energy.
+
+    [rows], where Dopplers anywhere in the band are equally likely.
+    """
+    values = slepian(settings)[0]
+    return np.asarray(values[values >= _OF_CHANNEL] / values.sum())
 
 
 def noise_row(settings: Settings) -> int:
@@ -42,7 +46,7 @@ def noise_row(settings: Settings) -> int:
 def continued(settings: Settings, at: np.ndarray) -> np.ndarray:
     """The channel's sequences at any times `at` in samples, [times, rows], in the band."""
     values, vectors = slepian(settings)
-    rows = channel_rows(settings)
+    rows = channel_shares(settings).size
     kernel = _kernel(at, np.arange(settings.n), band(settings))
     return np.asarray(kernel @ vectors[:, :rows] / values[:rows])
 

@@ -117,10 +117,12 @@ class NativeReceiver:
         s, delays = self._settings, seen_delays(self._settings)
         periods = samples.view(*samples.shape[:-1], s.n, s.m)
         seen = periods[..., int(delays[0]) : int(delays[-1]) + 1]
-        if s.waveform == "zak":
-            seen = torch.fft.fft(seen, dim=-2, norm="ortho")
-        taps, out["noise_variance"] = pilot.estimate(seen, s, self._constants)
-        out["taps"] = (taps.abs() > 0).sum((-2, -1))
         if s.waveform == "cp":
-            return torch.cat([samples, torch.zeros_like(samples)], dim=-1), taps
-        return pilot.with_a_point(samples, taps, s, self._constants), taps
+            taps, noise = pilot.estimate_with_prefix(seen, s, self._constants)
+            prepared = torch.cat([samples, torch.zeros_like(samples)], dim=-1)
+        else:
+            grid = torch.fft.fft(seen, dim=-2, norm="ortho")
+            taps, noise = pilot.estimate(grid, s, self._constants)
+            prepared = pilot.with_a_point(samples, taps, s, self._constants)
+        out["noise_variance"], out["taps"] = noise, (taps.abs() > 0).sum((-2, -1))
+        return prepared, taps

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from otfs_pipeline.link.pilot import matched, pilot_strip, point_strip, seen_delays
-from otfs_pipeline.link.prefix import mixing, reading
-from otfs_pipeline.link.window import channel_rows, most_taps, noise_row
+from otfs_pipeline.link.prefix import TINY, least_energy, mixing, most_delays, reading
+from otfs_pipeline.link.slepian import channel_shares, noise_row
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.pulse import smooth
 
@@ -19,7 +19,8 @@ def tables(settings: Settings) -> dict[str, np.ndarray]:
     """Constants of `estimate` and `with_a_point`, complex64; B Doppler taps, W delay taps.
 
     read_off [B, 1 or W]  what is seen to ĥ; of a point e^{-j2πb kp/Q} / A
-    Of a frame with a prefix `reading` [N, N] and `mixing` [B, rows] of link/prefix.py instead.
+    Of a frame with a prefix `reading` [N, N] and `mixing` [B, rows] of link/prefix.py instead, and
+    `share` [rows, 1] of link/slepian.py, float32.
     Of a spread pilot, which is seen in L delays, and whose response has R:
     untwist [N, L]        e^{-j2πbk/Q}, b = -D ... N-D-1
     matched [L]           the conjugate spectrum of `pilot.matched`
@@ -30,8 +31,11 @@ def tables(settings: Settings) -> dict[str, np.ndarray]:
     """
     s = settings
     if s.waveform == "cp":
-        both = {"reading": reading(s), "mixing": mixing(s)}
-        return {name: value.astype(np.complex64) for name, value in both.items()}
+        return {
+            "reading": reading(s).astype(np.complex64),
+            "mixing": mixing(s).astype(np.complex64),
+            "share": channel_shares(s)[:, None].astype(np.float32),
+        }
     (kp, lp), n = s.pilot_bin, np.arange(s.n)[:, None]
     b = n - s.doppler_range
     channel = b[: 2 * s.doppler_range + 1]
@@ -56,24 +60,44 @@ def estimate(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Taps h[b, a] of the window, and σ², of one or more antennas.
 
-    `seen` complex64 [..., N, L] are the delays `seen_delays` of a received grid, of frames with a
-    prefix those of the samples.
+    `seen` complex64 [..., N, L] are the delays `seen_delays` of a received grid.
     """
     s, t = settings, tables
-    if s.waveform == "cp":
-        seen = t["reading"] @ seen
-    else:
-        seen = seen.roll(s.doppler_range - s.pilot_bin[1], -2)
+    rows = 2 * s.doppler_range + 1
+    seen = seen.roll(s.doppler_range - s.pilot_bin[1], -2)
     if s.pilot == "spread":
         spectrum = torch.fft.fft(seen * t["untwist"]) * t["matched"]
         seen = torch.fft.ifft(spectrum)[..., : s.window_delays]
-    noise = torch.view_as_real(seen[..., noise_row(s) :, :]).square().mean((-3, -2, -1)) * 2
-    window = seen[..., : channel_rows(s), :]
-    energy = torch.view_as_real(window).square().sum(-1)
-    strongest = energy.flatten(-2).topk(most_taps(s)).values[..., -1]
-    floor = torch.maximum(strongest, noise * s.tap_sigmas**2).unsqueeze(-1).unsqueeze(-1)
-    window = window * (energy >= floor).to(energy.dtype)
-    return t["mixing"] @ window if s.waveform == "cp" else window * t["read_off"], noise
+    noise = _energy(seen[..., rows:, :]).mean((-2, -1))
+    h = seen[..., :rows, :] * t["read_off"]
+    energy = _energy(h)
+    strongest = energy.flatten(-2).topk(s.max_taps).values[..., -1]
+    threshold = noise * (s.tap_sigmas**2 / s.pilot_amplitude**2)
+    floor = torch.maximum(strongest, threshold).unsqueeze(-1).unsqueeze(-1)
+    return h * (energy >= floor).to(energy.dtype), noise
+
+
+def estimate_with_prefix(
+    seen: torch.Tensor, settings: Settings, tables: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of frames with a prefix (see link/prefix.py); `seen` are delays of the samples."""
+    s, t = settings, tables
+    rows = t["share"].shape[0]
+    window = t["reading"] @ seen
+    noise = _energy(window[..., noise_row(s) :, :]).mean((-2, -1))
+    window = window[..., :rows, :]
+    energy = _energy(window).sum(-2)
+    strongest = energy.topk(most_delays(s)).values[..., -1]
+    floor = torch.maximum(strongest, noise * least_energy(s)).unsqueeze(-1)
+    keep = (energy >= floor).to(energy.dtype)
+    each = noise.unsqueeze(-1)
+    power = ((energy - rows * each).clamp_min(0) * keep).unsqueeze(-2) * t["share"]
+    weight = power / (power + each.unsqueeze(-2)).clamp_min(TINY)
+    return t["mixing"] @ (window * weight), noise
+
+
+def _energy(values: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(values).square().sum(-1)
 
 
 def with_a_point(
