@@ -79,8 +79,8 @@ def estimation(
     link: Settings,
     profile: Profile,
     snrs: Sequence[float],
-    clip_db: float,
     rng: np.random.Generator,
+    clip_db: float = 0.0,
 ) -> Errors:
     """BER at each SNR of a frame with a pilot: channel and noise known, or estimated from it.
 

@@ -62,4 +62,4 @@ class Point:
                 return peaks(self.link, rng)
             if self.kind == "decoding":
                 return decoding(self.link, self.profile, self.snrs, rng)
-            return linklevel.estimation(self.link, self.profile, self.snrs, self.clip_db, rng)
+            return linklevel.estimation(self.link, self.profile, self.snrs, rng, self.clip_db)
