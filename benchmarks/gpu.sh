@@ -18,6 +18,7 @@ choose() {
         foreign) limit=300 options=(foreign) ;;
         engine) limit=400 options=(engine) ;;
         share) limit=300 options=(rank-share) ;;
+        ranks) limit=300 options=(tensor-parallel) ;;
         instantiate) limit=75 options=(instantiate) ;;
         otfs) limit=300 options=(otfs) ;;
         sweep) limit=200 options=(otfs-sweep) ;;

@@ -16,6 +16,7 @@ from foundryc.capture import Capture
 from foundryc.cuda import driver, harvest, proof
 from foundryc.cuda.arena import BASE, Arena, is_zero
 from foundryc.cuda.binaries import Binaries
+from foundryc.cuda.collection import postponed
 from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
@@ -137,7 +138,9 @@ class CudaRecording:
     def warm_up(self) -> Iterator[None]:
         """Run the workload eagerly with its memory in the arena: libraries and caches come up."""
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(self.arena.pool):
+        with (
+            postponed(), torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(self.arena.pool)
+        ):  # fmt: skip
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
@@ -194,7 +197,10 @@ class CudaRecording:
         recorded = RecordedGraph(name, key, len(self.graphs))
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         pool: Any = self.arena.pool.id
-        with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="relaxed"):
+        with (
+            postponed(),
+            torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="relaxed"),
+        ):
             yield recorded
         recorded.torch_graph = graph
         self._keep(recorded, graph.raw_cuda_graph())
