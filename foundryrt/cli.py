@@ -184,18 +184,23 @@ def serve(
 def switch(
     bundle: BundlePath,
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    tp: RankCount = None,
+    devices: Devices = None,
+    stop_first: Annotated[
+        bool, typer.Option("--stop-first", help="Where there is no room for both: requests wait.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Have a server that is running serve BUNDLE in place of its bundle, over the same weights.
+    """Have a server that is running serve BUNDLE in place of its bundle, with the same weights.
 
-    BUNDLE is opened on the server's machine, while the server goes on. Its answers under way are
-    completed, and none is refused. Where it cannot take the other's place, nothing changes. A
-    server on another machine takes FOUNDRY_ADMIN_TOKEN.
+    BUNDLE is opened on the server's machine, while the server goes on, for any number of ranks.
+    Its answers under way are completed, and none is refused. Where it cannot take the other's
+    place, nothing changes. A server on another machine takes FOUNDRY_ADMIN_TOKEN.
     """
     from foundryrt import switch as client
 
     with reporting():
-        report = client.switch(bundle, url)
+        report = client.switch(bundle, url, tp, ranks.numbers(devices), stop_first)
         if json:
             print_json(report)
         else:

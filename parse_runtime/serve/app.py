@@ -18,11 +18,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from foundryrt.errors import FoundryError
 from parse_runtime.engine.engine import Engine, Stopped, aborted
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.events import Events
+from parse_runtime.serve.gate import Gate
 from parse_runtime.serve.http import failed, left, read
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.openapi import openapi
@@ -47,11 +49,14 @@ class Service:
         self.prepared = threading.Event()
         """The first bundle's graphs are all ready, or never will be."""
         self.switches = 0
+        self.failure: FoundryError | None = None
         self._names = {served.name}
         self._changing = threading.Lock()
         """Held while a request is submitted, or its bundle asked, and while the bundle changes."""
         self._open: dict[Answers, Engine] = {}
         self._stopping = asyncio.Event()
+        self._stopped = threading.Event()
+        self._gate = Gate()
         self._broken = False
 
     @property
@@ -106,28 +111,55 @@ class Service:
 
     def go_on(self, ready: int = 0, total: int = 0) -> None:
         """Raise Stopped once the server stops: work in the background is to end."""
-        if self.engine.state == "stopped":
+        if self._stopped.is_set():
             raise aborted()
 
-    def serve(self, served: Served) -> None:
-        """Answer new requests with another bundle, all of whose graphs are ready."""
+    def pause(self) -> None:
+        """Have new requests wait until `serve` or `fail` is called."""
+        with self._changing:
+            self._gate.close()
+
+    def serve(self, served: Served, again: bool = False) -> None:
+        """Answer new requests with another bundle, all of whose graphs are ready.
+
+        `again`: with the one that answered before.
+        """
         with self._changing:
             if served.engine is not self.engine:
                 self.engines.append(served.engine)
             self.served = served
             self._names.add(served.name)
             self._broken = False
-            self.switches += 1
-        self.metrics.serves(served.name, served.session.digest)
-        self.metrics.switched()
+            self.switches += not again
+            self._gate.open()
+        if not again:
+            self.metrics.serves(served.name, served.session.digest)
+            self.metrics.switched()
+
+    def fail(self, error: FoundryError) -> None:
+        """End the requests that wait, and all that come, with an error; the server is to end."""
+        self.failure = error
+        self._gate.fail(Stopped(f"the server stops: {error}"))
+
+    def check(self) -> None:
+        """Raise what has ended the server: RankLost, or what `fail` was told."""
+        if self.failure:
+            raise self.failure
+        if followers := self.served.session.followers:
+            followers.check()
+
+    def stop(self) -> None:
+        """Take no more, and have the engines end what is not done with an error."""
+        self._stopped.set()
+        for engine in list(self.engines):
+            engine.abort()
 
     def abort(self) -> None:
-        """Take no more, and end what is not done with an error at once; of the event loop.
+        """As `stop`, but end what is not done at once; of the event loop.
 
         The engines themselves end it after the pass that runs, which may be long.
         """
-        for engine in list(self.engines):
-            engine.abort()
+        self.stop()
         self._stopping.set()
         for answers in self._open:
             answers.abandon(aborted())
@@ -143,9 +175,10 @@ class Service:
         """200 where every graph can be launched and the engine works, else 503."""
         with self._changing:
             session = self.served.session
-            graphs, ready, digest = len(session.graphs), session.ready(), session.digest
+            graphs, digest, paused = len(session.graphs), session.digest, self._gate.closed
+            ready = 0 if paused else session.ready()
         running, waiting = self.load
-        state = self.engine.state
+        state = "switching" if paused and not self._stopped.is_set() else self.engine.state
         if state == "ok" and ready < graphs:
             state = "failing" if self._broken else "starting"
         report = {
@@ -195,7 +228,9 @@ class Service:
 
     async def _begin(self, body: Body, chat: bool) -> tuple[Answers, CompletionFormat]:
         """Submit what is asked, to the bundle that it was made for."""
+        waited = False
         while True:
+            waited |= await self._gate.passed()
             served = self.served
             # Templates and tokenizers may take their time over a long prompt.
             asked = await run_in_threadpool(
@@ -210,20 +245,20 @@ class Service:
             spelling = None if body.listed() is None else served.prompts.spelling
             completion = CompletionFormat(chat, served.name, body.counted(), spelling)
             try:
-                if self._submit(served, answers):
+                if self._submit(served, answers, waited):
                     return answers, completion
             except BaseException:
                 self.close(answers)
                 raise
 
-    def _submit(self, served: Served, answers: Answers) -> bool:
-        """False where another bundle answers by now: it is to be asked in its own way."""
+    def _submit(self, served: Served, answers: Answers, waited: bool) -> bool:
+        """False where another bundle answers by now, or will: it is to be asked in its own way."""
         with self._changing:
-            if served is not self.served:
+            if served is not self.served or self._gate.closed:
                 return False
             self._open[answers] = served.engine
             for outcome in answers.outcomes:
-                served.engine.submit(outcome.request, outcome)
+                served.engine.submit(outcome.request, outcome, waited)
             return True
 
     async def until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:

@@ -86,13 +86,14 @@ def test_a_switch_that_fails_when_nobody_listens_is_not_logged(
     """As where the server stops, and has told its client so already."""
     pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
     from parse_runtime.serve import Serving
+    from parse_runtime.serve.successor import Asked
     from parse_runtime.serve.switching import Switching
     from tests.unit.parse_fakes import mixing
     from tests.unit.parse_service import Device, service
 
     going, logged = threading.Event(), list[object]()
 
-    def refused(switching: Switching, path: str) -> None:
+    def refused(switching: Switching, asked: Asked) -> None:
         going.wait(20)
         raise FoundryError("too late")
 
@@ -102,7 +103,7 @@ def test_a_switch_that_fails_when_nobody_listens_is_not_logged(
     async def left() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: logged.append(what))
         switching = Switching(made, Serving(), "")
-        asked = asyncio.create_task(switching._aside("other.fdy"))
+        asked = asyncio.create_task(switching._aside(Asked("other.fdy")))
         await asyncio.sleep(0)
         asked.cancel()
         await asyncio.wait([asked])
