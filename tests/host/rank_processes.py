@@ -89,13 +89,18 @@ def start(words: list[str], folder: Path, **environment: str) -> subprocess.Pope
 
 def followers(parent: int) -> dict[int, int]:
     """The processes of other ranks that `parent` has started, by rank."""
+    return {rank: process for process, rank in ranks_of(parent).items()}
+
+
+def ranks_of(parent: int) -> dict[int, int]:
+    """The ranks of such processes, by process: those of several sessions, too."""
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and alive(int(folder.name)):
             words = (folder / "cmdline").read_text().split("\0")
             if "foundryrt.ranks.follow" in words and _stat(folder)[1] == str(parent):
                 rank = next(word for word in words if word.startswith("--rank="))
-                found[int(rank.partition("=")[2])] = int(folder.name)
+                found[int(folder.name)] = int(rank.partition("=")[2])
     return found
 
 
