@@ -137,7 +137,11 @@ class Switching:
             nonlocal drained, since
             service.pause()
             drained, since = self._drain(before), time.perf_counter()
-            service.check()
+            try:
+                service.check()
+            except FoundryError as error:
+                service.fail(error)
+                raise
             stopped.append(own)
             close(before.session)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +97,13 @@ def ranks_of(parent: int) -> dict[int, int]:
     """The ranks of such processes, by process: those of several sessions, too."""
     found = {}
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and alive(int(folder.name)):
-            words = (folder / "cmdline").read_text().split("\0")
-            if "foundryrt.ranks.follow" in words and _stat(folder)[1] == str(parent):
-                rank = next(word for word in words if word.startswith("--rank="))
-                found[int(folder.name)] = int(rank.partition("=")[2])
+        # Processes of others may end meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if folder.name.isdigit() and alive(int(folder.name)):
+                words = (folder / "cmdline").read_text().split("\0")
+                if "foundryrt.ranks.follow" in words and _stat(folder)[1] == str(parent):
+                    rank = next(word for word in words if word.startswith("--rank="))
+                    found[int(folder.name)] = int(rank.partition("=")[2])
     return found
 
 

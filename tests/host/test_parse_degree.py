@@ -41,6 +41,11 @@ ASKED: list[dict[str, object]] = [
     )
 ]
 """Drafted and judged, sampled by the graphs and on the host."""
+ENDLESS: dict[str, object] = {
+    "prompt": "x", "max_tokens": 150, "ignore_eos": True, "stream": True,
+    "parse": {"max_rounds": 150, "resume_tokens": 1, "threshold": 1},
+}  # fmt: skip
+"""Takes a whole draft for every token."""
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +247,7 @@ def test_a_rank_that_is_lost_during_a_switch_ends_the_server(
 ) -> None:
     (old,) = ranks_of(server.process.pid)
     with ThreadPoolExecutor(2) as pool:
-        asked = {"prompt": "x", "max_tokens": 150, "ignore_eos": True, "stream": True}
-        asked["parse"] = {"max_rounds": 150, "resume_tokens": 1, "threshold": 1}
-        client = pool.submit(raw, server, asked)
+        client = pool.submit(raw, server, ENDLESS)
         until(lambda: server.health()["running"] == 1)
         with switching(server, bundles["4"], "--tp", "4") as (switch, new):
             os.kill(old, signal.SIGKILL)
@@ -254,6 +257,26 @@ def test_a_rank_that_is_lost_during_a_switch_ends_the_server(
     assert server.process.wait(60) == 1
     assert server.process.stderr and f"error: {lost}" in server.process.stderr.read()
     until(lambda: not any(map(alive, new.values())), 10)
+
+
+def test_a_rank_that_is_lost_while_requests_wait_ends_the_server(
+    server: Server, bundles: dict[str, Path]
+) -> None:
+    (old,) = ranks_of(server.process.pid)
+    with ThreadPoolExecutor(3) as pool:
+        client = pool.submit(raw, server, ENDLESS)
+        until(lambda: server.health()["running"] == 1)
+        switch = pool.submit(server.switch, bundles["4"], "--tp", "4", "--stop-first")
+        until(lambda: server.health()["status"] == "switching")
+        waiting = pool.submit(server.send, "/v1/completions", {"prompt": "x"})
+        time.sleep(0.2)
+        os.kill(old, signal.SIGKILL)
+        lost = f"rank 1 (process {old}) was killed by SIGKILL"
+        assert lost in client.result() and '"error"' in client.result()
+        status, answer = waiting.result()
+        assert status == 503 and lost in answer["error"]["message"]
+        assert switch.result().returncode == 1
+    assert server.process.wait(60) == 1
 
 
 def test_a_rank_that_is_lost_after_a_switch_ends_the_server(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from foundryrt.admin import VARIABLE, find_token, make_token
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.switch import switch
 
@@ -78,6 +79,21 @@ def test_a_server_with_a_token_that_cannot_be_one_does_not_begin() -> None:
     )  # fmt: skip
     assert ended.returncode and "at least 16 ASCII letters" in ended.stderr
     assert "listening" not in ended.stderr
+
+
+def test_where_memory_does_not_suffice_it_is_said_what_would_do() -> None:
+    pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
+    from parse_runtime.serve.successor import Asked
+    from parse_runtime.serve.switching import _refusal
+
+    for need in (
+        "the bundle needs 9 bytes of device memory, 1 are free",
+        explain(2, "cuMemCreate"),
+    ):
+        error = FoundryError(f"rank 1 (GPU 1) failed: {need}")
+        assert "; --stop-first closes" in str(_refusal(Asked("x.fdy"), error))
+        assert "--stop-first" not in str(_refusal(Asked("x.fdy", stop_first=True), error))
+    assert "--stop-first" not in str(_refusal(Asked("x.fdy"), FoundryError("no such file")))
 
 
 def test_a_switch_that_fails_when_nobody_listens_is_not_logged(
