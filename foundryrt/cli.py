@@ -86,11 +86,10 @@ RankCount = Annotated[
 ]
 Devices = Annotated[
     str | None,
-    typer.Option(
-        metavar="GPUS",
-        help="The GPU of each rank, such as 0,1. By default 0 to N-1.",
-        show_default=False,
-    ),
+    typer.Option(metavar="GPUS", help="The GPU of each rank, such as 0,1. By default 0 to N-1."),
+]
+StopFirst = Annotated[
+    bool, typer.Option("--stop-first", help="Close the bundle before, then open: requests wait.")
 ]
 
 WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -186,16 +185,14 @@ def switch(
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
     tp: RankCount = None,
     devices: Devices = None,
-    stop_first: Annotated[
-        bool, typer.Option("--stop-first", help="Where there is no room for both: requests wait.")
-    ] = False,
+    stop_first: StopFirst = False,
     json: Json = False,
 ) -> None:
     """Have a server that is running serve BUNDLE in place of its bundle, with the same weights.
 
-    BUNDLE is opened on the server's machine, while the server goes on, for any number of ranks.
-    Its answers under way are completed, and none is refused. Where it cannot take the other's
-    place, nothing changes. A server on another machine takes FOUNDRY_ADMIN_TOKEN.
+    BUNDLE is opened on the server's machine, while the server goes on, for any number of ranks. No
+    answer is lost or refused. Where BUNDLE cannot take the other's place, nothing changes. A server
+    on another machine takes FOUNDRY_ADMIN_TOKEN.
     """
     from foundryrt import switch as client
 

@@ -78,7 +78,7 @@ class Service(Lifecycle):
     async def health(self, request: Request) -> Response:
         """200 where every graph can be launched and the engine works, else 503."""
         with self._changing:
-            session = self.served.session
+            session, ranks = self.served.session, self.served.ranks
             graphs, digest, paused = len(session.graphs), session.digest, self._gate.closed
             ready = 0 if paused else session.ready()
         running, waiting = self.load
@@ -88,7 +88,7 @@ class Service(Lifecycle):
         report = {
             "status": state, "graphs": graphs, "ready": ready, "running": running,
             "waiting": waiting, "failed_in_a_row": self.failed, "bundle": digest,
-            "switches": self.switches,
+            "ranks": ranks, "switches": self.switches,
         }  # fmt: skip
         return reply(report, 200 if state == "ok" else 503)
 

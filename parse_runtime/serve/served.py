@@ -24,6 +24,11 @@ class Served:
     session: Session
 
     @property
+    def ranks(self) -> int:
+        """Processes that run it together."""
+        return self.session.followers.world if self.session.followers else 1
+
+    @property
     def prompts(self) -> Prompts:
         return self.loaded.prompts
 

@@ -191,7 +191,7 @@ def _facts(after: Served) -> Report:
     session = after.session
     return {
         "name": after.name, "digest": session.digest, "graphs": len(session.graphs),
-        "ranks": session.followers.world if session.followers else 1,
+        "ranks": after.ranks,
     }  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def test_answers_are_complete_while_the_degree_changes(
             assert report["open_seconds"] > 0 <= report["drain_seconds"]
             health = server.health()
             assert health["bundle"] == report["digest"] == digest(bundles[str(degree)])
-            assert health["status"] == "ok"
+            assert health["status"] == "ok" and health["ranks"] == degree
             assert sorted(ranks_of(server.process.pid).values()) == [*range(1, degree)]
             before = len(got)
             until(lambda before=before: len(got) > before + 6)
