@@ -81,7 +81,6 @@ RankCount = Annotated[
         metavar="N",
         help="Run it on N GPUs together, where it was captured with --tp N. torchrun, Slurm and"
         " mpirun may start the ranks instead.",
-        show_default=False,
     ),
 ]
 Devices = Annotated[
