@@ -79,8 +79,7 @@ RankCount = Annotated[
     typer.Option(
         "--tp",
         metavar="N",
-        help="Run it on N GPUs together, where it was captured with --tp N. torchrun, Slurm and"
-        " mpirun may start the ranks instead.",
+        help="Run it on N GPUs together, where it was captured with --tp N.",
     ),
 ]
 Devices = Annotated[
