@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from foundryrt import Session, UsageError
+from foundryrt.backend import open_backend
 from foundryrt.errors import FoundryError, RankLost
 from foundryrt.host.backend import HostBackend
 from foundryrt.ranks.followers import Followers
@@ -88,6 +89,23 @@ def test_ranks_that_cannot_be_opened_beside_have_ended(bundles) -> None:
         with pytest.raises(FoundryError, match="the bundle is for 4 ranks, and 3 were started"):
             session.beside(bundles[4], lambda own, other: [], lambda _: start)
         assert set(processes.followers(os.getpid())) == {1}
+
+
+def test_one_process_goes_on_where_rank_0_was(bundles, monkeypatch) -> None:
+    with (
+        Followers.start(bundles[2], 2, [5, 6]) as ranks,
+        Session.open(bundles[2], followers=ranks) as session,
+    ):
+        devices: list[int] = []
+
+        def opening(bundle, weights, device, *more):  # type: ignore[no-untyped-def]
+            devices.append(device)
+            return open_backend(bundle, weights, device, *more)
+
+        monkeypatch.setattr("foundryrt.session.open_backend", opening)
+        with session.beside(bundles[2], lambda own, other: []) as alone:
+            alone.beside(bundles[2], lambda own, other: []).close()
+        assert devices == [5, 5]
 
 
 def test_a_write_of_several_records_comes_whole(bundles) -> None:
