@@ -102,8 +102,7 @@ class Lifecycle:
         """Raise what has ended the server: RankLost, or what `fail` was told."""
         if self.failure:
             raise self.failure
-        if followers := self.served.session.followers:
-            followers.check()
+        self.served.check()
 
     def stop(self) -> None:
         """Take no more, and have the engines end what is not done with an error."""

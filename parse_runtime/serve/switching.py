@@ -108,6 +108,7 @@ class Switching:
         continued = "state" in opened.shared
         engine, paused = None, 0.0
         try:
+            before.check()
             if continued:
                 engine = before.engine
                 paused = engine.replace(lambda: _models(before, opened.loaded))
@@ -118,6 +119,7 @@ class Switching:
         self._serve(after)
         drained = 0.0 if continued else self._drain(before)
         close(before.session)
+        before.check()  # answers were lost, and the server ends
         return {
             **_facts(after), "open_seconds": seconds, "swap_ms": paused * 1e3,
             "continued": continued, "drain_seconds": drained,
@@ -138,7 +140,7 @@ class Switching:
             service.pause()
             drained, since = self._drain(before), time.perf_counter()
             try:
-                service.check()
+                before.check()
             except FoundryError as error:
                 service.fail(error)
                 raise
