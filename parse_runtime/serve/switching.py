@@ -90,7 +90,7 @@ class Switching:
         return await asyncio.shield(report)
 
     def _switch(self, asked: Asked) -> Report:
-        """Nothing has changed where an error is raised."""
+        """Where an error is raised, what was served before is, or the server ends."""
         self._service.prepared.wait()
         note(f"switching to {asked.bundle}")
         report = self._stopped_first(asked) if asked.stop_first else self._beside(asked)
