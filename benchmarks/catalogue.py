@@ -60,6 +60,10 @@ BENCHMARKS = {
             "dequantized", "start.dequantized", "filling weights from a GGUF file, with and without"
             " what an earlier start dequantized", "dequantized.json",
         ),
+        Benchmark(
+            "rank-weights", "start.rank_weights", "filling the weights of several ranks at once on"
+            " the CPU: each takes all digests, or they share them out", "rank_weights.json",
+        ),
         Benchmark("timeline", "start.timeline", "draws docs/materialize.svg of cold_start.json"),
         Benchmark(
             "cache", "cache.bundles", "cache hits against cp, keys a second, single flight",

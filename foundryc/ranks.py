@@ -14,6 +14,8 @@ from foundryrt.host import exchange  # noqa: F401  makes its operator known to t
 _OWN = "FOUNDRY_RANK"
 """Which rank a capture is made as: the bundle is the same for each."""
 _DTYPES = (torch.float32, torch.bfloat16)
+_LARGEST = 8 << 30
+"""Bytes of a buffer: kernels count its words, of 4 bytes, in 32 bits."""
 
 
 class Ranks:
@@ -82,6 +84,11 @@ def open_ranks(recording: Recording, world: int, capacity: int) -> Ranks:
     if capacity < 1:
         raise UsageError(f"ranks that can send {capacity} bytes: give room for what they send")
     capacity = -(-capacity // MESSAGE) * MESSAGE
+    if world * capacity > _LARGEST:
+        raise UsageError(
+            f"{world} ranks that can send {capacity} bytes at a time: at most {_LARGEST // world};"
+            " larger tensors go in parts"
+        )
     rank = _own_rank(world)
     words, slabs = recording.ranks(
         world, rank, torch.tensor(first_words(), dtype=torch.int32), 2 * world * capacity

@@ -208,8 +208,9 @@ class Recorder:
 
         The bundle is the same for all of them, and is captured by one process alone, for which
         the parts of the others are zeros. `capacity` is how many bytes a rank can send at a time:
-        larger tensors go in parts. UsageError after a graph, for a second call, or unless `world`
-        is 2 to 64.
+        larger tensors go in parts. The exchanges of a graph follow one another, on one stream.
+        UsageError after a graph, for a second call, unless `world` is 2 to 64, and where all ranks
+        together can send more than 8 GiB.
         """
         if self._begun or self._ranks is not None:
             raise UsageError("ranks: say how many there are once, before the first graph")
@@ -245,8 +246,9 @@ class Recorder:
 
         `raw_graph` is the handle of a CUgraph, which is copied here; the modules of its kernels
         must stay loaded until `save`. The memory it uses is kept as it is now; `outputs` must lie
-        in it. FoundryError where it uses memory of the host or random numbers; UsageError on host,
-        which has no CUDA graphs.
+        in it. Exchanges of `ranks` in it come between that one's `begin` and `settle`. FoundryError
+        where it uses memory of the host or random numbers; UsageError on host, which has no CUDA
+        graphs.
         """
         self._progress(f"adopting graph {name}({_variant(key)})")
         self._begun = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
     from foundryrt.protocols import Readback, Tensor
+    from foundryrt.weight_files import FileState
 
 
 class Backend(Protocol):
@@ -71,6 +72,12 @@ class Backend(Protocol):
 class RankBackend(Backend, Protocol):
     """A backend that can be one of several ranks."""
 
+    def load_weights(self, check: bool = True, states: Sequence[FileState] | None = None) -> None:
+        """Fill the weights; where ranks have shared out the digests, each compares its own.
+
+        `states` are what rank 0 has seen of the weight files, which they need for that.
+        """
+
     def export_slab(self) -> int:
         """A descriptor of this rank's slab, which the backend closes; UsageError without ranks."""
 
@@ -91,15 +98,17 @@ def open_backend(
     base: int | None,
     place: Mapping[str, object] | None,
     rank: int = 0,
+    shared: bool = False,
 ) -> RankBackend:
     """The bundle on its target; arguments are those of `Session.open`, `first` a graph's index,
-    `rank` which of the bundle's ranks this process is."""
+    `rank` which of the bundle's ranks this process is. Where digests are `shared` out among all
+    ranks, weights are loaded by a later call of `load_weights`."""
     if bundle.manifest.target == "host":
         if base is not None:
             raise UsageError("a host bundle lies at no address: give no base")
         from foundryrt.host.backend import HostBackend
 
-        return HostBackend(bundle, weights, load_weights, place, rank)
+        return HostBackend(bundle, weights, load_weights, place, rank, shared)
     from foundryrt.cuda.backend import CudaBackend
 
-    return CudaBackend(bundle, device, first, weights, load_weights, base, place, rank)
+    return CudaBackend(bundle, device, first, weights, load_weights, base, place, rank, shared)

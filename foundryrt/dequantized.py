@@ -43,15 +43,19 @@ _HEAD = 64
 _LOG = logging.getLogger("foundry")
 
 
-def decode_kept(source: WeightSource, data: memoryview, dtype: str) -> AnyArray:
-    """As `decode_source`, of bytes whose digest was compared; the array may be read-only."""
+def decode_kept(source: WeightSource, data: memoryview, dtype: str, keep: bool = True) -> AnyArray:
+    """As `decode_source`, of bytes that have the source's digest; the array may be read-only.
+
+    `keep=False` where another rank compares the digest: what is there is used, and nothing kept.
+    """
     if source.dtype in DTYPES or (found := _folder()) is None:
         return decode_source(source, data, dtype)
     name = _name(source, dtype)
     values = found.read(name, source.rows, source.columns, dtype)
     if values is None:
         values = decode_source(source, data, dtype)
-        found.keep(name, values)
+        if keep:
+            found.keep(name, values)
     return values
 
 

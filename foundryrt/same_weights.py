@@ -11,7 +11,8 @@ from foundryrt.bundle.schema import Manifest, WeightFile, WeightSource
 from foundryrt.errors import UsageError
 from foundryrt.printable import quoted
 from foundryrt.progress import progress_bar
-from foundryrt.weights import find_file, hasher, map_file
+from foundryrt.weight_files import map_file
+from foundryrt.weights import find_file, hasher
 
 Part = tuple[str, int, int]
 """A file's name, where the part begins, and its bytes."""

@@ -30,8 +30,6 @@ def _with_bundle(command: str, words: list[str]) -> list[str]:
     except FoundryError as error:
         note(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _ranks(words: list[str]) -> AskedRanks | None:
@@ -46,6 +44,13 @@ def _ranks(words: list[str]) -> AskedRanks | None:
 
 def main() -> None:
     """Run the command; a cuda bundle's device starts meanwhile."""
+    try:
+        _start()
+    except KeyboardInterrupt:  # the command's imports take a while
+        sys.exit(130)
+
+
+def _start() -> None:
     words = sys.argv[2:]
     if sys.argv[1:2] in (["run"], ["serve"]) and "--model" in " ".join(words):
         words = _with_bundle(sys.argv[1], words)

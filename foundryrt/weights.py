@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from pathlib import Path
 from typing import Protocol
 
@@ -46,15 +45,6 @@ def find_file(file: WeightFile, folder: Path | None) -> Path:
             f"{file.size}; capture again, or give the original with --weights"
         )
     return path
-
-
-def map_file(path: Path) -> memoryview:
-    """The file's bytes, mapped."""
-    try:
-        with open(path, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise FoundryError(f"weights: {path} cannot be read: {error.strerror}") from error
 
 
 class Hasher(Protocol):

@@ -34,7 +34,7 @@ def record(recorder: Recorder, settings: Settings) -> None:
         )
         for name, given in frame.inputs.items()
     ]
-    receive = _kernels(settings) if device == "cuda" else _native(settings)
+    receive = _kernels(settings) if device == "cuda" else _native(recorder, settings)
     decode, measure = _decoder(recorder, settings), _quality(recorder, settings)
 
     def whole(samples: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -60,10 +60,10 @@ def _kernels(settings: Settings) -> Receive:
     return KernelReceiver(Geometry.of(settings))
 
 
-def _native(settings: Settings) -> Receive:
-    from otfs_pipeline.receiver.native import NativeReceiver
+def _native(recorder: Recorder, settings: Settings) -> Receive:
+    from otfs_pipeline.receiver.native import NativeReceiver, tables
 
-    return NativeReceiver(settings)
+    return NativeReceiver(settings, _constants(recorder, tables(settings)))
 
 
 def _decoder(recorder: Recorder, settings: Settings) -> Receive | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +20,7 @@ from otfs_pipeline.frames.pace import sleep_until
 from otfs_pipeline.frames.samples import encode, width
 from otfs_pipeline.frames.wire import Header
 from otfs_pipeline.link import profile
+from otfs_pipeline.link.pilot import largest_sample
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.pulse import pulse_reach
@@ -115,8 +115,8 @@ def _waveform(options: argparse.Namespace, settings: Settings) -> Waveform:
         options.iq_degrees, options.gap_at, options.gap,
     )  # fmt: skip
     simulation = Simulation(settings, options.seed, paths, given, options.oversampling)
-    # The pilot's pulses are the peaks; a channel of many paths hardly doubles them.
-    peak = settings.pilot_amplitude / math.sqrt(settings.n)
+    # A channel of many paths hardly doubles the peaks.
+    peak = largest_sample(settings)
     gain = 1.0 if options.datatype == "cf32_le" else 0.5 / peak
     return Waveform(simulation, options.datatype, gain)
 

@@ -16,6 +16,9 @@ from otfs_pipeline.coding.transport import TransportBlock
 WINDOW_REACH = {"rrc": (8, 4), "sinc": (24, 8)}
 # Bins beyond the physical spread at which the simulated channel cuts the pulses' tails.
 CHANNEL_REACH = {"rrc": 8, "sinc": 48}
+# Bins beyond nu_max that are estimated of frames with a prefix; and taps, half a bin apart, beyond
+# these which continue what is estimated to the frame's ends.
+_PREFIX_REACH, _CONTINUED = 2, 4
 # Beyond it the code has too few checks to decode (3GPP TS 38.214, 5.1.3).
 LARGEST_RATE = 0.95
 
@@ -28,17 +31,23 @@ class Settings:
     nu_p: float = option(15e3, "Doppler period in Hz")
     nu_max: float = option(815.0, "largest Doppler shift in Hz")
     delay_spread: float = option(2.51e-6, "largest path delay in seconds")
+    waveform: str = option(
+        "zak", "zak, or cp: a cyclic prefix, and a rectangle as the pulse in time"
+    )
     pulse: str = option("rrc", "pulse in delay and Doppler: rrc or sinc")
     rolloff: float = option(0.6, "roll-off of the rrc pulse in delay, 0 < rolloff <= 1")
     doppler_rolloff: float = option(0.0, "roll-off of the rrc pulse in Doppler; 0: as in delay")
     modulation: int = option(16, "points of the QAM constellation: 4, 16 or 64")
+    pilot: str = option(
+        "point", "point, or spread: a chirp along the guard strip, without the point's peaks"
+    )
     pilot_db: float = option(
         0.0,
         "pilot energy over a symbol's in dB; 0: as many symbols as the guard has bins",
     )
     guard: int = option(0, "delay bins of the guard strip, odd; 0: from the spread")
     doppler_reach: int = option(
-        0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc) or 8 (sinc)"
+        0, "Doppler bins that are estimated beyond nu_max; 0: 4 (rrc), 8 (sinc), 2 (cp)"
     )
     gain_model: str = option("fixed", "path gains of the synthetic source: fixed or rayleigh")
     antennas: int = option(1, "receive antennas that are combined: 1, 2 or 4")
@@ -68,6 +77,8 @@ class Settings:
         if not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", self.grid):
             raise UsageError(f"grid {self.grid!r}: write delay x Doppler bins, such as 1024x32")
         _choice("pulse", self.pulse, ("rrc", "sinc"))
+        _choice("waveform", self.waveform, ("zak", "cp"))
+        _choice("pilot", self.pilot, ("point", "spread"))
         _choice("modulation", self.modulation, (4, 16, 64))
         _choice("antennas", self.antennas, (1, 2, 4))
         _choice("gain-model", self.gain_model, ("fixed", "rayleigh"))
@@ -89,7 +100,17 @@ class Settings:
                 f"guard of {self.guard_bins} delay bins in grid {self.grid}: use {least} to "
                 f"{self.m - 1}, or a larger grid"
             )
-        if 2 * self.doppler_range + 1 >= self.n:
+        if self.waveform == "cp":
+            self._check_prefix()
+        kp, half = self.pilot_bin[0], self.guard_bins // 2
+        reaches = kp - half + self.first_tap, kp + half + self.last_tap
+        if self.pilot == "spread" and not 0 <= reaches[0] <= reaches[1] < self.m:
+            raise UsageError(
+                f"guard of {self.guard_bins} delay bins in grid {self.grid}: the response to a "
+                "spread pilot would reach the next one; use a smaller guard, a larger grid or "
+                "a point pilot"
+            )
+        if self.waveform == "zak" and 2 * self.doppler_range + 1 >= self.n:
             raise UsageError(
                 f"grid {self.grid}: the channel covers {2 * self.doppler_range + 1} Doppler bins, "
                 f"the noise estimate needs one more; use more than {self.n} or a smaller "
@@ -105,6 +126,19 @@ class Settings:
                     f"code-rate {self.code_rate} in grid {self.grid}: the frame is too small for "
                     "its checksums; use a lower rate or a larger grid"
                 )
+
+    def _check_prefix(self) -> None:
+        if self.pilot != "point":
+            raise UsageError(f"pilot {self.pilot}: a frame with a prefix takes a point pilot")
+        if self.doppler_rolloff:
+            raise UsageError("doppler-rolloff: a frame with a prefix has a rectangle in time")
+        # More Slepian sequences than a channel leaks into (link/slepian.py).
+        rows = 2 * self.reached_bins + math.log2(self.n) + 2
+        if rows >= self.n or self.doppler_range >= self.n:
+            raise UsageError(
+                f"grid {self.grid}: Dopplers up to {self.nu_max:g} Hz leave nothing for the noise "
+                f"estimate; use more than {self.n} Doppler bins, a smaller nu-max or doppler-reach"
+            )
 
     @property
     def m(self) -> int:
@@ -153,6 +187,8 @@ class Settings:
         """
         if self.pulse == "sinc":
             return 0.0, 0.0
+        if self.waveform == "cp":
+            return self.rolloff, 0.0
         return self.rolloff, self.doppler_rolloff or self.rolloff
 
     @property
@@ -175,34 +211,73 @@ class Settings:
 
     @property
     def doppler_range(self) -> int:
-        """Doppler taps -D to D are estimated."""
+        """Doppler taps -D to D are estimated; with a prefix they are half a bin apart."""
+        if self.waveform == "cp":
+            return math.ceil(2 * self.reached_bins) + _CONTINUED
         reach = self.doppler_reach or WINDOW_REACH[self.pulse][1]
         return math.ceil(self.nu_max * self.frame_seconds) + reach
 
     @property
+    def reached_bins(self) -> float:
+        """With a prefix, the largest Doppler that is estimated, in bins."""
+        return self.nu_max * self.frame_seconds + (self.doppler_reach or _PREFIX_REACH)
+
+    @property
+    def doppler_step(self) -> float:
+        """Bins from a Doppler tap to the next."""
+        return 0.5 if self.waveform == "cp" else 1.0
+
+    @property
     def guard_bins(self) -> int:
         """Delay bins of the guard strip, the pilot's own among them."""
-        return self.guard or 2 * (self.delay_taps + WINDOW_REACH[self.pulse][0]) + 1
+        # A spread pilot's taps take their reach twice: of the chirp, and of what is seen of it.
+        reach = WINDOW_REACH[self.pulse][0] * (2 if self.pilot == "spread" else 1)
+        return self.guard or 2 * (self.delay_taps + reach) + 1
 
     @property
     def first_tap(self) -> int:
-        """Smallest (negative) delay tap that is estimated; the largest is guard_bins // 2."""
-        return self.delay_taps - self.guard_bins // 2
+        """Smallest (negative) delay tap that is estimated."""
+        beyond = self.guard_bins // 2 - self.delay_taps
+        return -(beyond // 2) if self.pilot == "spread" else -beyond
+
+    @property
+    def last_tap(self) -> int:
+        """Largest delay tap that is estimated."""
+        return self.delay_taps - self.first_tap
 
     @property
     def window_delays(self) -> int:
         """Delay taps that are estimated."""
-        return self.guard_bins // 2 - self.first_tap + 1
+        return self.last_tap - self.first_tap + 1
 
     @property
-    def pilot(self) -> tuple[int, int]:
-        """Delay and Doppler bin of the pilot."""
+    def pilot_bin(self) -> tuple[int, int]:
+        """Delay and Doppler bin of the pilot; of a spread one, of its middle.
+
+        With a prefix the strip is at the end of each Doppler period.
+        """
+        if self.waveform == "cp":
+            return self.m - 1 - self.guard_bins // 2, self.n // 2
         return self.m // 2, self.n // 2
 
     @property
+    def pilot_energy(self) -> float:
+        """Energy of the pilot, where a symbol has 1."""
+        return 10 ** (self.pilot_db / 10) if self.pilot_db else float(self.guard_bins * self.n)
+
+    @property
+    def chirp_period(self) -> int:
+        """Delay bins of a spread pilot in which its taps are all seen, and nothing of the data."""
+        return self.guard_bins - self.window_delays + 1
+
+    @property
     def pilot_amplitude(self) -> float:
-        energy = 10 ** (self.pilot_db / 10) if self.pilot_db else self.guard_bins * self.n
-        return math.sqrt(energy)
+        """Amplitude that the taps are read with: a point pilot's, or what a spread one amounts to.
+
+        Of a spread pilot's energy only that of one period counts.
+        """
+        share = self.chirp_period / self.guard_bins if self.pilot == "spread" else 1.0
+        return math.sqrt(self.pilot_energy * share)
 
 
 def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

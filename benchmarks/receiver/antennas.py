@@ -41,7 +41,7 @@ PARTS = ("bit_errors", "times")
 def frame_errors(link: Settings, alike: bool, snrs: Sequence[float], index: int) -> list[float]:
     """BER of one frame at each SNR; `alike`: all antennas have the first one's channel."""
     rng = np.random.default_rng([SEED, index])
-    taps = VEHICULAR_A.antenna_taps(rng, link)
+    taps = [VEHICULAR_A.taps(rng, link) for _ in range(link.antennas)]
     bits = transmit.payload(SEED, index, link)
     channel = banded.antenna_bands(taps[:1] * link.antennas if alike else taps, link.q)
     clean = banded.apply_samples(transmit.transmit(bits, link), channel)

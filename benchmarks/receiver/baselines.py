@@ -42,9 +42,9 @@ class CsrReceiver:
         amplitude = settings.pilot_amplitude / settings.n**0.5
         period = torch.arange(settings.n, device=device)
         self._pilot = torch.zeros(settings.q, dtype=torch.complex64, device=device)
-        self._pilot[settings.pilot[0] :: settings.m] = torch.polar(
+        self._pilot[settings.pilot_bin[0] :: settings.m] = torch.polar(
             torch.full((settings.n,), amplitude, device=device),
-            2 * torch.pi * ((period * settings.pilot[1]) % settings.n).float() / settings.n,
+            2 * torch.pi * ((period * settings.pilot_bin[1]) % settings.n).float() / settings.n,
         )
 
     def __call__(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -93,7 +93,7 @@ def period_matrix(link: Settings, taps: Taps, period: int) -> np.ndarray:
     column = np.arange(length)
     for a in np.unique(taps.delay):
         here = taps.delay == a
-        sent = link.pilot[0] + period * link.m + half + 1 + column
+        sent = link.pilot_bin[0] + period * link.m + half + 1 + column
         phase = np.exp(2j * np.pi * np.outer(sent, taps.doppler[here]) / link.q)
         matrix[half + 1 + column + a, column] = phase @ taps.value[here]
     return matrix
@@ -102,7 +102,7 @@ def period_matrix(link: Settings, taps: Taps, period: int) -> np.ndarray:
 def _lmmse(
     link: Settings, blocks: np.ndarray, received: np.ndarray, sigma2: float, bits: np.ndarray
 ) -> float:
-    kp, half = link.pilot[0], link.guard_bins // 2
+    kp, half = link.pilot_bin[0], link.guard_bins // 2
     rows = np.roll(received, -kp).reshape(link.n, link.m)
     adjoint = blocks.conj().transpose(0, 2, 1)
     length = blocks.shape[2]

@@ -80,7 +80,7 @@ def methods(
 ) -> dict[str, Method]:
     """By name, for the system `matrix` of period n."""
     diagonal = matrix.diagonal().real[:, None]
-    middle = link.pilot[0] + n * link.m + link.m // 2
+    middle = link.pilot_bin[0] + n * link.m + link.m // 2
     eigenvalue = equalize.period_eigenvalues(taps, link.q, np.array([middle]), link.m)
     spectrum = eigenvalue[0] + sigma2
     size = matrix.shape[0]
@@ -116,7 +116,7 @@ def frame_errors(link: Settings, rng: np.random.Generator) -> dict[str, np.ndarr
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     half, length = link.guard_bins // 2, link.m - link.guard_bins
     columns = slice(half + 1, half + 1 + length)
-    sent = np.roll(transmit.transmit(bits, link), -link.pilot[0]).reshape(link.n, link.m)
+    sent = np.roll(transmit.transmit(bits, link), -link.pilot_bin[0]).reshape(link.n, link.m)
     noise = rng.standard_normal((2, link.n, link.m)) / np.sqrt(2)
     found: dict[str, np.ndarray] = {}
 
@@ -151,7 +151,7 @@ def frame_errors(link: Settings, rng: np.random.Generator) -> dict[str, np.ndarr
 def _grid(rows: np.ndarray, link: Settings, columns: slice) -> np.ndarray:
     kept = np.zeros((link.n, link.m), np.complex128)
     kept[:, columns] = rows[:, columns]
-    return zak.zak(np.roll(kept.ravel(), link.pilot[0]), link.m, link.n)
+    return zak.zak(np.roll(kept.ravel(), link.pilot_bin[0]), link.m, link.n)
 
 
 def _ber(grid: np.ndarray, symbols: np.ndarray, bits: np.ndarray, link: Settings) -> float:

@@ -153,7 +153,7 @@ class TritonEqualizer:
         # Zeros around every period, as many as taps reach over.
         pad = triton.cdiv(s.window_delays, 16) * 16
         self._row, j = pad + blocks * block, np.arange(pad + blocks * block)
-        n = s.pilot[0] + skipped + s.m * np.arange(s.n)[:, None] + j
+        n = s.pilot_bin[0] + skipped + s.m * np.arange(s.n)[:, None] + j
         self._sample = n % s.q
         vectors = np.zeros((5, n.size + 2 * pad), np.complex64)
         vectors[0, pad:-pad] = np.where(j < s.m - skipped, right[self._sample], 0).ravel()

@@ -14,7 +14,7 @@ import msgspec
 from foundryc.weights.gguf_metadata import Metadata, stored_type
 from foundryrt.bundle.schema import DTYPES
 from foundryrt.errors import UsageError
-from foundryrt.weights import map_file
+from foundryrt.weight_files import map_file
 
 _SAFETENSORS_DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",

@@ -100,8 +100,8 @@ def materialize(
 def reached(slices: Sequence[WeightSlice]) -> list[WeightSlice]:
     """The same slices of stored tensors that are cut down to the rows from first to last slice.
 
-    A rank reads those rows of a tensor alone, and takes the digest of no others; of columns, which
-    lie in every row, it reads whole rows.
+    A rank reads those rows of a tensor alone, and takes the digest of no others. Of columns, which
+    lie in every row, a digest is of whole rows.
     """
     ends: dict[StoredTensor, tuple[int, int]] = {}
     for part in slices:

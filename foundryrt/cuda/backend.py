@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from foundryrt.cuda.pipeline import CudaPipeline
     from foundryrt.cuda.readback import CudaReadback
+    from foundryrt.weight_files import FileState
 
 
 class CudaBackend:
@@ -53,7 +54,8 @@ class CudaBackend:
     `first` is the index of the graph to make launchable before this returns; the others follow in
     the background. `weights` is the folder of the weight files, where they have moved;
     with `load_weights=False` they stay zero until `load_weights` is called. `base` is where the
-    arena must lie, `place` as for `Session.open`, `rank` which of the bundle's ranks this is.
+    arena must lie, `place` as for `Session.open`, `rank` which of the bundle's ranks this is,
+    `shared` whether it compares the digests of its share of the weights alone.
 
     `close`, or the end of the last reference, waits for the preparation of weights, the pipelines
     and the stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the
@@ -70,10 +72,12 @@ class CudaBackend:
         base: int | None = None,
         place: Mapping[str, object] | None = None,
         rank: int = 0,
+        shared: bool = False,
     ) -> None:
         check_rank(bundle.manifest, rank)
         self._bundle = bundle
         self._rank = rank
+        self._shared = shared
         self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
@@ -138,7 +142,7 @@ class CudaBackend:
             digester = partial(_digester, self._bundle, self.device, self.stream, self._undo.part())
         self._loader = WeightLoader(
             self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester,
-            self._rank,
+            self._rank, self._shared,
         )  # fmt: skip
 
     def _begin_graphs(self) -> None:
@@ -207,10 +211,13 @@ class CudaBackend:
     def _done(self, step: str) -> None:
         self.timeline.append((step, time.perf_counter()))
 
-    def load_weights(self, check: bool = True) -> None:
-        """Fill the weights from their files; `check=False` trusts the files' contents."""
+    def load_weights(self, check: bool = True, states: Sequence[FileState] | None = None) -> None:
+        """Fill the weights from their files; `check=False` trusts the files' contents.
+
+        `states`: see RankBackend.load_weights.
+        """
         if self._bundle.manifest.weights.recipes and "weights" not in self._given:
-            self._loader.load(self._weights, check)
+            self._loader.load(self._weights, check, states)
             self.uploader.finish()
         self._done("weights")
 

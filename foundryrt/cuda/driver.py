@@ -53,6 +53,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoH_v2": (c_void_p, c_uint64, c_size_t),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
     "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
+    "cuMemcpy2DAsync_v2": (_POINTER, c_void_p),
     "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
     "cuStreamCreate": (_POINTER, c_uint),
     "cuStreamDestroy_v2": (c_void_p,),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from ctypes import byref, c_int, c_size_t, c_uint64, c_void_p
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from foundryrt.addresses import address_of
 from foundryrt.cuda.device import Device
@@ -18,6 +21,32 @@ from foundryrt.undo import Undo
 CHUNK = HUGE_PAGE
 _SPARE = 2  # buffers being copied while every thread fills one
 _EACH = 2  # buffers of a native thread
+_HOST, _DEVICE = 1, 2  # CU_MEMORYTYPE_...
+
+
+class Piece(NamedTuple):
+    """Bytes of a buffer that are copied: rows `pitch` bytes apart, to one behind the other."""
+
+    address: int
+    start: int
+    """In the buffer."""
+    width: int
+    rows: int = 1
+    pitch: int = 0
+
+
+class _Copy2D(ctypes.Structure):
+    """CUDA_MEMCPY2D."""
+
+    _fields_ = (
+        ("source_x", c_size_t), ("source_y", c_size_t), ("source_type", c_int),
+        ("source_host", c_void_p), ("source_device", c_uint64), ("source_array", c_void_p),
+        ("source_pitch", c_size_t),
+        ("target_x", c_size_t), ("target_y", c_size_t), ("target_type", c_int),
+        ("target_host", c_void_p), ("target_device", c_uint64), ("target_array", c_void_p),
+        ("target_pitch", c_size_t),
+        ("width", c_size_t), ("height", c_size_t),
+    )  # fmt: skip
 
 
 @dataclass
@@ -89,12 +118,9 @@ class Uploader:
         self,
         size: int,
         fill: Callable[[memoryview], object],
-        copies: Iterable[tuple[int, int, int]],
+        pieces: Iterable[Piece],
     ) -> None:
-        """Let `fill` write `size` bytes (at most CHUNK) into a buffer, then queue its copies.
-
-        Each copy is (device address, first byte in the buffer, bytes).
-        """
+        """Let `fill` write `size` bytes (at most CHUNK) into a buffer, then queue its pieces."""
         self._device.enter()
         cuda = self._device.cuda
         slot = self._take()
@@ -103,13 +129,25 @@ class Uploader:
                 cuda("cuEventSynchronize", slot.event)
                 slot.busy = False
             fill(slot.buffer[:size])
-            for address, start, length in copies:
+            for piece in pieces:
                 slot.busy = True
-                cuda("cuMemcpyHtoDAsync_v2", address, slot.address + start, length, self._stream)
+                self._copy(slot.address + piece.start, piece)
             cuda("cuEventRecord", slot.event, self._stream)
         finally:
             with self._lock:
                 self._free.append(slot)
+
+    def _copy(self, source: int, piece: Piece) -> None:
+        cuda = self._device.cuda
+        if piece.rows == 1:
+            cuda("cuMemcpyHtoDAsync_v2", piece.address, source, piece.width, self._stream)
+            return
+        copy = _Copy2D(
+            source_type=_HOST, source_host=source, source_pitch=piece.pitch,
+            target_type=_DEVICE, target_device=piece.address, target_pitch=piece.width,
+            width=piece.width, height=piece.rows,
+        )  # fmt: skip
+        cuda("cuMemcpy2DAsync_v2", byref(copy), self._stream)
 
     def copy(self, address: int, data: memoryview) -> None:
         """Queue `data` (bytes) for the device address; it may change once this returns."""
@@ -119,7 +157,7 @@ class Uploader:
             def fill(buffer: memoryview, part: memoryview = part) -> None:
                 buffer[:] = part
 
-            self.through(len(part), fill, [(address + start, 0, len(part))])
+            self.through(len(part), fill, [Piece(address + start, 0, len(part))])
 
     def clear(self, address: int, size: int) -> None:
         """Queue zeros."""

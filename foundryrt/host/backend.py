@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from math import prod
@@ -35,9 +35,11 @@ from foundryrt.host.readback import HostReadback
 from foundryrt.host.weights import load
 from foundryrt.parallel import available_threads
 from foundryrt.printable import quoted
+from foundryrt.sharing import digested_by
 
 if TYPE_CHECKING:
     from foundryrt.host.replay import Tape
+    from foundryrt.weight_files import FileState
 
 
 SHARED = ("weights", "state")
@@ -48,7 +50,8 @@ class HostBackend:
     """Arena and graphs of `bundle`; torch is imported with the first graph.
 
     `weights` is the folder of the weight files, where they have moved; `place` as for
-    `Session.open`. `rank` is which of the bundle's ranks this process is.
+    `Session.open`. `rank` is which of the bundle's ranks this process is, `shared` whether it
+    compares the digests of its share of the weights alone.
     """
 
     def __init__(
@@ -58,10 +61,12 @@ class HostBackend:
         load_weights: bool = True,
         place: Mapping[str, object] | None = None,
         rank: int = 0,
+        shared: bool = False,
     ) -> None:
         self._bundle = bundle
         self._weights = weights
         self._rank = rank
+        self._shared = shared
         manifest = bundle.manifest
         check_rank(manifest, rank)
         check_names(manifest)
@@ -140,11 +145,19 @@ class HostBackend:
         if (tensor := words_tensor(self._bundle.manifest)) is not None:
             self.tensor(tensor)[MISSING] = 1 + rank  # not `write`: a launch may be waiting
 
-    def load_weights(self, check: bool = True) -> None:
-        """Fill the weights from their files; `check=False` compares only the files' sizes."""
-        if self._bundle.manifest.weights.recipes and "weights" not in self._given:
+    def load_weights(self, check: bool = True, states: Sequence[FileState] | None = None) -> None:
+        """Fill the weights from their files; `check=False` compares only the files' sizes.
+
+        `states`: see RankBackend.load_weights.
+        """
+        manifest = self._bundle.manifest
+        if manifest.weights.recipes and "weights" not in self._given:
+            digested = digested_by(manifest, self._rank) if self._shared else None
             with self._launching:
-                load(self._bundle.manifest, self._rows, self._weights, check, rank=self._rank)
+                load(
+                    manifest, self._rows, self._weights, check, rank=self._rank, digested=digested,
+                    states=states,
+                )  # fmt: skip
 
     def ready(self, graph: int | None = None) -> int:
         """How many graphs are prepared; of one graph, 1 where it is."""

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
+from foundryrt.bundle.ranks import slab_region
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import DTYPES, NodeKind
+from foundryrt.bundle.schema import DTYPES, NodeKind, Region
 from foundryrt.errors import FoundryError
+from foundryrt.host import exchange
 from foundryrt.host.admitted import check_names
 from foundryrt.host.arena import Arena, arena_bytes, extent
 from foundryrt.host.limits import check, contents
@@ -32,6 +34,21 @@ def arena_view(arena: Arena) -> View:
         return torch.as_strided(typed[dtype], sizes, strides, address // DTYPES[dtype])
 
     return view
+
+
+def _outside(view: View, region: Region) -> View:
+    """`view` of all but a region that other processes write to, between a check and its use too."""
+
+    def outside(
+        address: int, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: str
+    ) -> torch.Tensor:
+        tensor = view(address, sizes, strides, dtype)
+        end = address + extent(sizes, strides, DTYPES[dtype])
+        if address < region.base + region.size and end > region.base:
+            raise FoundryError("damaged bundle: its tensor lies in the ranks' slabs")
+        return tensor
+
+    return outside
 
 
 @dataclass(frozen=True)
@@ -136,13 +153,14 @@ def prepare(bundle: Bundle, index: int, view: View, threads: int) -> Tape:
     if any(kind != NodeKind.OPERATOR for kind in template.kind) or len(template.edge_from):
         raise FoundryError(f"damaged bundle: {label} is no list of operator calls")
     skeleton = template.skeleton.tobytes()
+    private = _outside(view, slab_region(manifest)) if manifest.ranks else view
     starts, forms = template.parameter_start.tolist(), template.skeleton_start.tolist()
     calls = []
     for i, function in enumerate(template.function.tolist()):
         name = manifest.functions[function].name
-        form = skeleton[forms[i] : forms[i + 1]]
+        form, own = skeleton[forms[i] : forms[i + 1]], words[starts[i] : starts[i + 1]]
         try:
-            calls.append(bind(name, form, words[starts[i] : starts[i + 1]], view))
+            calls.append(bind(name, form, own, view if name in exchange.CHECKS else private))
         except FoundryError as error:
             raise FoundryError(f"{label}: node {i}, {name}: {error}") from error
     return Tape(label, calls, threads)

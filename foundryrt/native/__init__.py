@@ -49,11 +49,11 @@ class TemplateView(ctypes.Structure):
 
 
 class FileRange(ctypes.Structure):
-    """`foundry_file_range` of native/upload.hpp: bytes of a file, and where they go."""
+    """`foundry_file_range` of native/upload.hpp: rows of bytes of a file, and where they go."""
 
     _fields_ = (
-        ("address", c_uint64), ("offset", c_uint64), ("bytes", c_uint64), ("file", c_int32),
-        ("spare", c_int32),
+        ("address", c_uint64), ("offset", c_uint64), ("width", c_uint64), ("rows", c_uint64),
+        ("pitch", c_uint64), ("file", c_int32), ("spare", c_int32),
     )  # fmt: skip
 
 

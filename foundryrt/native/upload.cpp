@@ -1,5 +1,6 @@
 #include "upload.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,19 +27,42 @@ std::string path_of(int file) {
     return std::string(path, length < 0 ? 0 : static_cast<size_t>(length));
 }
 
-void read(const foundry_file_range& chunk, char* to) {
-    for (uint64_t done = 0; done < chunk.bytes;) {
-        const ssize_t got =
-            pread(chunk.file, to + done, chunk.bytes - done, static_cast<off_t>(chunk.offset + done));
+// What of a range is copied at once: bytes [begin, begin + bytes) of its rows, one behind the other.
+struct Chunk {
+    const foundry_file_range* range;
+    uint64_t begin, bytes;
+};
+
+void read(int file, uint64_t offset, uint64_t bytes, char* to) {
+    for (uint64_t done = 0; done < bytes;) {
+        const ssize_t got = pread(file, to + done, bytes - done, static_cast<off_t>(offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) {
             const std::string reason = std::strerror(errno);
-            refuse("weights: " + path_of(chunk.file) + " cannot be read: " + reason);
+            refuse("weights: " + path_of(file) + " cannot be read: " + reason);
         }
         if (got == 0)
-            refuse("weights: " + path_of(chunk.file) + " ends at byte " +
-                   std::to_string(chunk.offset + done) + "; it was cut off");
+            refuse("weights: " + path_of(file) + " ends at byte " + std::to_string(offset + done) +
+                   "; it was cut off");
         done += static_cast<uint64_t>(got);
+    }
+}
+
+void read(const Chunk& chunk, char* to) {
+    const foundry_file_range& range = *chunk.range;
+    const uint64_t end = chunk.begin + chunk.bytes;
+    if (range.rows > 1) {
+        // Rows that lie apart look random to the system, which would read each by itself.
+        const uint64_t first = chunk.begin / range.width, last = (end - 1) / range.width;
+        posix_fadvise(range.file, static_cast<off_t>(range.offset + first * range.pitch),
+                      static_cast<off_t>((last - first) * range.pitch + range.width), POSIX_FADV_WILLNEED);
+    }
+    for (uint64_t at = chunk.begin; at < end;) {
+        const uint64_t row = at / range.width, column = at % range.width;
+        const uint64_t bytes = std::min(range.width - column, end - at);
+        read(range.file, range.offset + row * range.pitch + column, bytes, to);
+        at += bytes;
+        to += bytes;
     }
 }
 
@@ -47,20 +71,18 @@ class Chunks {
   public:
     Chunks(const foundry_file_range* ranges, uint64_t number, uint32_t threads)
         : next_(ranges), end_(ranges + number), threads_(threads) {
-        for (uint64_t i = 0; i < number; ++i) left_ += ranges[i].bytes;
+        for (uint64_t i = 0; i < number; ++i) left_ += bytes(ranges[i]);
     }
 
     // The next chunk, of at most `limit` bytes; nothing at the end. Chunks are short at the beginning, where
     // nothing is copied before the first was read, and at the end, where all threads should finish together.
-    std::optional<foundry_file_range> take(uint64_t limit) {
+    std::optional<Chunk> take(uint64_t limit) {
         std::lock_guard lock(mutex_);
-        while (next_ != end_ && done_ == next_->bytes) ++next_, done_ = 0;
+        while (next_ != end_ && done_ == bytes(*next_)) ++next_, done_ = 0;
         if (next_ == end_) return std::nullopt;
         const uint64_t share = std::min(taken_, left_) / threads_ / SMALLEST * SMALLEST;
-        foundry_file_range chunk = *next_;
-        chunk.address += done_;
-        chunk.offset += done_;
-        chunk.bytes = std::min({next_->bytes - done_, limit, std::max(share, SMALLEST)});
+        const uint64_t most = std::min(limit, std::max(share, SMALLEST));
+        const Chunk chunk{next_, done_, std::min(bytes(*next_) - done_, most)};
         done_ += chunk.bytes;
         taken_ += chunk.bytes;
         left_ -= chunk.bytes;
@@ -68,6 +90,8 @@ class Chunks {
     }
 
   private:
+    static uint64_t bytes(const foundry_file_range& range) { return range.width * range.rows; }
+
     std::mutex mutex_;
     const foundry_file_range* next_;
     const foundry_file_range* end_;
@@ -106,7 +130,8 @@ class Upload {
             // An event that was never recorded counts as having happened.
             check(driver().cuEventSynchronize(buffer.event), "cuEventSynchronize");
             read(*chunk, static_cast<char*>(buffer.memory));
-            check(driver().cuMemcpyHtoDAsync(chunk->address, buffer.memory, chunk->bytes, stream_),
+            check(driver().cuMemcpyHtoDAsync(chunk->range->address + chunk->begin, buffer.memory,
+                                             chunk->bytes, stream_),
                   "cuMemcpyHtoDAsync");
             check(driver().cuEventRecord(buffer.event, stream_), "cuEventRecord");
         }

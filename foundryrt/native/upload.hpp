@@ -8,10 +8,12 @@
 namespace foundry {
 
 extern "C" struct foundry_file_range {
-    uint64_t address;  // on the device
+    uint64_t address;  // on the device, where rows lie one behind the other
     uint64_t offset;   // in the file
-    uint64_t bytes;    // any number: what is copied at once is cut from it
-    int32_t file;      // descriptor
+    uint64_t width;    // bytes of a row, any number: what is copied at once is cut from all rows
+    uint64_t rows;
+    uint64_t pitch;  // bytes from row to row in the file; of no meaning where there is one
+    int32_t file;    // descriptor
     int32_t spare;
 };
 

@@ -160,10 +160,13 @@ def _check(
     gpus: tuple[int, ...] | None,
     where: Place | None,
 ) -> None:
+    from foundryrt.bundle.ranks import MOST
+
     captured = f"the bundle was captured for {world} rank{'s' * (world > 1)}"
     if tp is not None and tp != world:
         say = f"say --tp {world}" if world > 1 else "leave it out"
-        raise UsageError(f"--tp {tp}: {captured}: {say}, or capture it with --tp {tp}")
+        again = f", or capture it with --tp {tp}" if 1 <= tp <= MOST else ""
+        raise UsageError(f"--tp {tp}: {captured}: {say}{again}")
     if world > 1 and tp is None and where is None:
         raise UsageError(f"{captured}: say --tp {world}")
     if where is not None and where.world != world:
@@ -202,7 +205,8 @@ def _end_soon(followers: Followers, serving: bool, over: threading.Event) -> Non
             note(f"error: {followers.lost}")
             os._exit(1)
 
-    if serving:
+    # Before there is a server, `Session.open` raises.
+    if serving and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         stop_serving()
     timer = threading.Timer(_SECONDS, end)
     timer.daemon = True

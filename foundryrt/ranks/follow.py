@@ -82,9 +82,7 @@ class _Line:
         self._said: queue.SimpleQueue[Said] = queue.SimpleQueue()
 
     def open(self, hello: dict[str, Any]) -> None:
-        from foundryrt.ranks.meeting import send
-
-        send(self._connection, hello)
+        self._say(hello)
         threading.Thread(target=self._read, name="foundry-rank-0", daemon=True).start()
 
     def next(self) -> Said:
@@ -92,9 +90,7 @@ class _Line:
         return self._said.get()
 
     def reached(self, stage: str, *files: int) -> None:
-        from foundryrt.ranks.meeting import send
-
-        send(self._connection, {"stage": stage}, files)
+        self._say({"stage": stage}, *files)
 
     def fail(self, why: str) -> NoReturn:
         """Say why this rank ends, and end: on a GPU exchanges may go on that nobody completes."""
@@ -103,6 +99,17 @@ class _Line:
         with suppress(OSError):
             send(self._connection, {"failed": why[:4000], "rank": self._rank})
         _end(f"rank {self._rank}: {why}", self._quiet)
+
+    def _say(self, message: dict[str, Any], *files: int) -> None:
+        from foundryrt.ranks.meeting import send
+
+        try:
+            send(self._connection, message, files)
+        except ConnectionError:
+            self._end_alone()
+
+    def _end_alone(self) -> NoReturn:
+        _end(f"rank {self._rank}: rank 0 has ended", self._quiet)
 
     def _read(self) -> None:
         from foundryrt.ranks.meeting import receive
@@ -113,7 +120,7 @@ class _Line:
             except (OSError, ValueError):
                 message, files = None, []
             if message is None:
-                _end(f"rank {self._rank}: rank 0 has ended", self._quiet)
+                self._end_alone()
             if "refused" in message:
                 _end(message["refused"], self._quiet)
             self._said.put((message, files))
@@ -139,7 +146,7 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
     weights = None if order["weights"] is None else Path(order["weights"])
     first = order["first"]
     backend = open_backend(
-        bundle, weights, device, first, order["load_weights"], None, None, rank=rank
+        bundle, weights, device, first, False, None, None, rank=rank, shared=True
     )
     line.reached("slab", backend.export_slab())
     message, (file, *slabs) = line.next()
@@ -174,7 +181,7 @@ class _Follower:
             Kind.LAUNCH: self._launch,
             Kind.WRITE: self._write,
             Kind.SEED: lambda record: backend.seed(record.value),
-            Kind.LOAD_WEIGHTS: lambda record: backend.load_weights(bool(record.value)),
+            Kind.LOAD_WEIGHTS: self._load_weights,
             Kind.WAIT: self._wait,
         }
         self._close = Kind.CLOSE
@@ -211,6 +218,12 @@ class _Follower:
                 return
             data = self._parts.pop(record.index)
         self._backend.write(tensor, np.frombuffer(data, like.dtype).reshape(like.shape))
+
+    def _load_weights(self, record: Record) -> None:
+        from foundryrt.weight_files import unpacked
+
+        check = bool(record.value)
+        self._backend.load_weights(check, unpacked(record.data) if check else None)
 
     def _wait(self, _: Record) -> None:
         if self._waiting is None:

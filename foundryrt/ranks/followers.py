@@ -46,7 +46,7 @@ class Followers:
         self._said: dict[str, dict[int, list[int]]] = {}
         """By stage, the ranks that have reached it, with the files that they sent."""
         self._changed = threading.Condition()
-        self._ending = False
+        self._taken = self._ending = False
         self._reader: threading.Thread | None = None
         self._undo = Undo()
         self._undo.push(partial(_end, self._processes))
@@ -82,6 +82,12 @@ class Followers:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def take(self) -> None:
+        """Have them for a session; UsageError where one has had them, or they were closed."""
+        if self._taken or self._ending:
+            raise UsageError("these ranks have had their session, or are closed: start others")
+        self._taken = True
 
     def meet(self, own: Hello) -> None:
         """Wait for all ranks; FoundryError names those that are late, and what differs at one."""
@@ -143,8 +149,13 @@ class Followers:
         self._ending = True
 
     def close(self) -> None:
-        """End the ranks, and wait for those that were started here. A second call does nothing."""
+        """End the ranks, and wait for those that were started here. A second call does nothing.
+
+        RankLost for what a session of theirs is asked after that.
+        """
         orderly = self._ending and self.lost is None
+        if not self._ending and self.lost is None:
+            self.lost = RankLost("the other ranks were closed; close the session first")
         self._ending = True
         if orderly:
             self._wait_for_ends()

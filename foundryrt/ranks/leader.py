@@ -18,6 +18,7 @@ from foundryrt.progress import progress_bar
 from foundryrt.ranks.device import check_devices, hello, prepare, read_only
 from foundryrt.ranks.followers import Followers
 from foundryrt.ranks.records import Kind
+from foundryrt.weight_files import file_states, packed
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ def open_leader(
 ) -> Leader:
     """Open the bundle on all ranks; `followers` are closed with the backend, or where this fails.
 
-    FoundryError where a rank is late, opens another bundle, or fails.
+    FoundryError where a rank is late, opens another bundle, or fails; UsageError for followers that
+    are another session's, which stay.
     """
+    followers.take()
     try:
         world = bundle.manifest.ranks.world if bundle.manifest.ranks else 1
         if world != followers.world:
@@ -46,16 +49,20 @@ def open_leader(
         check_devices(bundle, followers.devices)
         followers.meet(hello(bundle, 0, world, followers.devices[0]))
         folder = None if weights is None else os.path.abspath(weights)
-        followers.tell({"weights": folder, "first": first, "load_weights": load_weights})
+        followers.tell({"weights": folder, "first": first})
         own = open_backend(
-            bundle, weights, followers.devices[0], first, load_weights, None, None, rank=0
+            bundle, weights, followers.devices[0], first, False, None, None, rank=0, shared=True
         )
         try:
             ring = _join(own, followers, world)
             prepare(own, bundle, first)
             followers.await_all("ready")
-            return Leader(own, bundle, followers, ring)
+            leader = Leader(own, bundle, followers, ring, weights)
+            if load_weights:
+                leader.load_weights()
+            return leader
         except BaseException:
+            followers.close()  # before: news of a loss may be on its way to the backend
             own.close()
             raise
     except BaseException:
@@ -66,7 +73,7 @@ def open_leader(
 def _join(own: RankBackend, followers: Followers, world: int) -> Ring:
     """Have all ranks map each other's slabs, and the ring."""
     slabs = {0: own.export_slab()}
-    with progress_bar(world - 1, "waiting for weights of ranks") as update:
+    with progress_bar(world - 1, "waiting for ranks to open the bundle") as update:
         arrived = followers.await_all("slab", update)
     file = ring_file()
     try:
@@ -86,8 +93,16 @@ class Leader:
     session too: the others have done what this rank has not.
     """
 
-    def __init__(self, own: RankBackend, bundle: Bundle, followers: Followers, ring: Ring) -> None:
+    def __init__(
+        self,
+        own: RankBackend,
+        bundle: Bundle,
+        followers: Followers,
+        ring: Ring,
+        weights: Path | None = None,
+    ) -> None:
         self._own, self._followers, self._ring = own, followers, ring
+        self._weights = weights
         self._manifest = manifest = bundle.manifest
         self._index = {(each.graph, each.name): i for i, each in enumerate(manifest.tensors)}
         self._likes: dict[int, Tensor] = {}
@@ -109,6 +124,8 @@ class Leader:
         import numpy as np
 
         index = self._index[tensor.graph, tensor.name]
+        if self._manifest.ranks and index == self._manifest.ranks.words:
+            raise UsageError(f"{tensor.name} says which rank each process is: it cannot be written")
         if index not in self._likes:
             self._likes[index] = self._own.tensor(tensor)
         array = np.asarray(values)
@@ -124,13 +141,18 @@ class Leader:
             self._together(lambda: None, (Kind.SEED, 0, seed % (1 << 64)))
 
     def load_weights(self, check: bool = True) -> None:
-        def load() -> None:
-            self._own.load_weights(check)
-            # Exchanges do not wait as long as some ranks may load after others.
-            while not self._ring.drain():
-                self._followers.check()
+        states = file_states(self._manifest, self._weights) if check else None
 
-        self._together(load, (Kind.LOAD_WEIGHTS, 0, int(check)))
+        def load() -> None:
+            self._own.load_weights(check, states)
+            # Exchanges do not wait as long as some ranks may load after others.
+            with progress_bar(0, "waiting for weights of ranks") as update:
+                while not self._ring.drain():
+                    self._followers.check()
+                    update(0)
+
+        told = memoryview(packed(states or ()))
+        self._together(load, (Kind.LOAD_WEIGHTS, 0, int(check), told))
 
     def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
         last = [0, 0]

@@ -20,6 +20,8 @@ from foundryrt.errors import FoundryError, UsageError
 PROTOCOL = 1
 _MOST = 1 << 16
 """Bytes of a packet."""
+_FILES = 65
+"""That come with one: the ring, and a slab of each of up to 64 ranks."""
 _CREDENTIALS = struct.Struct("<3i")  # struct ucred: process, user, group
 _PATIENCE = "FOUNDRY_RANK_TIMEOUT"
 
@@ -119,12 +121,12 @@ def send(connection: socket.socket, message: dict[str, Any], files: tuple[int, .
     socket.send_fds(connection, [json.dumps(message).encode()], files, socket.MSG_NOSIGNAL)
 
 
-def receive(connection: socket.socket, files: int = 64) -> tuple[dict[str, Any] | None, list[int]]:
+def receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """The next message and the files that came with it; None at the end.
 
     ValueError for what is no message, OSError as the socket has them.
     """
-    data, found, _, _ = socket.recv_fds(connection, _MOST, files, socket.MSG_CMSG_CLOEXEC)
+    data, found, _, _ = socket.recv_fds(connection, _MOST, _FILES, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None, found
     message = json.loads(data)

@@ -15,7 +15,8 @@ class Kind(IntEnum):
     SEED = 3
     """`value`, modulo 2^64."""
     LOAD_WEIGHTS = 4
-    """`value` is 1 where their contents are to be checked."""
+    """`value` is 1 where their contents are to be checked, by ranks that read the files whose
+    states follow (`weight_files.packed`)."""
     WAIT = 5
     """For every graph, in the background; stage `waited` says that they are ready."""
     CLOSE = 6

@@ -71,7 +71,7 @@ class Conditions:
         link = self.settings
         noise, variance = values["noise_variance"], float(values["variance"])
         # All energy is the sent frame's through the channel, and noise.
-        sent = link.pilot_amplitude**2 + layout.data_symbols(link)
+        sent = link.pilot_energy + layout.data_symbols(link)
         gain = (values["power"] - noise) * link.q / sent
         # Of an antenna without noise there is no SNR; those of the others add up.
         snr = np.sum(np.divide(gain, noise, where=noise > 0, out=np.zeros(gain.shape)))
@@ -100,7 +100,7 @@ class Conditions:
         self, values: Mapping[str, np.ndarray], entry: Mapping[str, Any]
     ) -> dict[str, bool]:
         return {
-            # The pilot's pulses, one a period, are a frame's largest samples and clip first.
+            # A point pilot's pulses, one a period, are a frame's largest samples and clip first.
             "clipped": bool((values["clipped"] >= max(2, self.settings.n // 4)).any()),
             "burst": bool(((values["burst"] > BURST) & np.isfinite(values["burst"])).any()),
             "missing": bool((values["missing"] > 0).any()),

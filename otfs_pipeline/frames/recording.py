@@ -258,11 +258,13 @@ def _check_channels(meta: Metadata, settings: Settings) -> None:
 
 def _check_settings(meta: Metadata, settings: Settings) -> None:
     """FoundryError unless the recording is of the bundle's waveform."""
-    waveform = ("grid", "nu_p", "modulation", "guard", "pilot_db", "delay_spread", "pulse",
-                "rolloff", "doppler_rolloff", "code_rate")  # fmt: skip
+    waveform = ("grid", "nu_p", "modulation", "guard", "pilot", "pilot_db", "delay_spread",
+                "pulse", "rolloff", "doppler_rolloff", "code_rate", "waveform")  # fmt: skip
+    # What earlier versions sent has no name for it.
+    given = meta.settings and {"pilot": "point", "waveform": "zak"} | meta.settings
     for name in waveform:
-        if name in meta.settings and meta.settings[name] != getattr(settings, name):
-            sent = printable(meta.settings[name])[:80]
+        if name in given and given[name] != getattr(settings, name):
+            sent = printable(given[name])[:80]
             raise FoundryError(
                 f"metadata {meta.label}: sent with {name} {sent}, and the bundle was captured "
                 f"with {getattr(settings, name)}; capture one with the recording's settings"

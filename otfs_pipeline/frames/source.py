@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from otfs_pipeline.link import banded, frame, transmit
+from otfs_pipeline.link import frame, transmit
 from otfs_pipeline.link.profile import VEHICULAR_A, Profile
+from otfs_pipeline.link.simulated import Channel
 from otfs_pipeline.settings import Settings
 
 UNKNOWN = np.empty(0, np.uint8)
@@ -64,11 +65,11 @@ def simulate(
     Several antennas fade independently of each other, each with this SNR.
     """
     rng = np.random.default_rng([seed, index, 1])
-    channel = banded.antenna_bands(profile.antenna_taps(rng, settings), settings.q)
+    channel = Channel.draw(profile, rng, settings)
     bits = transmit.payload(seed, index, settings)
     coded = transmit.coded(bits, settings)
     sent = transmit.modulate(coded, settings)
-    clean = banded.apply_samples(sent, channel).reshape(settings.frame_shape)
+    clean = channel.apply(sent)
     noise = rng.standard_normal(clean.shape) + 1j * rng.standard_normal(clean.shape)
     received = clean + np.sqrt(10 ** (-snr_db / 10) / 2) * noise
     return Frame(received.astype(np.complex64), bits, coded=coded)

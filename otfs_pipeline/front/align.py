@@ -11,7 +11,8 @@ The receiver takes any channel whose delays lie in 0 to `delay_spread` and whose
 - The fraction of a bin: what lies a frame apart in a burst is added, and must be in phase. It is
   the phase between pulses a frame apart.
 
-A path's own Doppler cannot be told from a carrier offset.
+A spread pilot's pulses are compressed first (compress.py). A path's own Doppler cannot be told from
+a carrier offset.
 """
 
 from __future__ import annotations
@@ -21,9 +22,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.front.compress import Compression
 from otfs_pipeline.link.channel import raised_cosine
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.waveform.pulse import pulse_reach, pulse_spectrum, root_raised_cosine, smooth
+from otfs_pipeline.waveform.pulse import (
+    burst_window,
+    centre_sample,
+    pulse_reach,
+    pulse_spectrum,
+    smooth,
+)
 from otfs_pipeline.waveform.slot import slot
 
 STEPS = 4
@@ -38,6 +46,8 @@ _FLOOR = 1.5
 # A burst is looked at in so many parts; none may have more than this share of the data's power
 # where its strip is silent.
 _PARTS, _SILENT = 4, 0.5
+# Of a spread pilot data are everywhere; few periods' power has peaks of so many times its mean.
+_LOUD = 3.0
 # Pulses spill over so many symbols; the strip is not silent so near to pilot and data.
 _NEAR = 2
 # Share of the pilot's energy that may be beside its place.
@@ -66,19 +76,23 @@ class Aligner:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = s = settings
-        place, (kp, lp) = slot(s), s.pilot
+        place, (kp, lp) = slot(s), s.pilot_bin
+        kp -= centre_sample(s)
         periods = np.arange(-((place.half + kp) // s.m), (place.half - kp) // s.m + 1)
         chips = kp + periods * s.m
-        self._taper = root_raised_cosine(chips / s.q, s.rolloffs[1])
+        self._taper = burst_window(s)[place.half + chips]
         self._scale = (_DENSE / OVERSAMPLING * self._taper[:, None]).astype(np.float32)
         # The pilot's own Doppler turns it from period to period.
         self._turn = np.exp(-2j * np.pi * lp * periods / s.n)[:, None]
         # Delays that are looked at: the strip, and as much as a coarse timing may be wrong.
         seen = min(s.guard_bins // 2 + s.delay_taps, s.m // 2)
         self._delays = np.arange(-_DENSE * seen, _DENSE * seen + 1) / _DENSE
+        spread = s.guard_bins // 2 if s.pilot == "spread" else 0
+        self._compression = Compression(s, _DENSE, self._delays.size) if spread else None
+        self._filtered = _DENSE * 2 * (seen + spread) + 1
         around = min(pulse_reach(s), s.m // 2)
-        self._size = smooth(OVERSAMPLING * 2 * (seen + around) + 1)
-        first = OVERSAMPLING * (place.centre + chips - seen - around)
+        self._size = smooth(OVERSAMPLING * 2 * (seen + spread + around) + 1)
+        first = OVERSAMPLING * (place.centre + chips - seen - spread - around)
         self._index = first[:, None] + np.arange(self._size)
         self._skip = _DENSE * around
         self._pulse = pulse_spectrum(s, self._size, OVERSAMPLING).astype(np.float32)
@@ -106,6 +120,8 @@ class Aligner:
         power = np.abs(pulses) ** 2
         profile = power.sum(axis=0) / np.sum(self._taper**4)
         energy = np.maximum(profile - _FLOOR * level, 0)
+        if self._compression:
+            energy = self._compression.paths(energy)
         if not energy.any():
             return None
         delay = self._timing(energy)
@@ -121,8 +137,8 @@ class Aligner:
         zeros = np.zeros((len(pieces), (_DENSE // OVERSAMPLING - 1) * self._size), np.complex64)
         low, high = np.split(spectrum, [-(-self._size // 2)], axis=1)
         filtered = np.fft.ifft(np.concatenate([low, zeros, high], axis=1), axis=1)
-        inner: np.ndarray = filtered[:, self._skip :][:, : self._delays.size]
-        return inner * self._scale
+        inner: np.ndarray = filtered[:, self._skip :][:, : self._filtered] * self._scale
+        return self._compression.pulses(inner) if self._compression else inner
 
     def _timing(self, energy: np.ndarray) -> float:
         """The latest timing at which hardly any data reach the window, in symbols.
@@ -145,20 +161,27 @@ class Aligner:
 
         After samples that are missing, pilot and data are elsewhere.
         """
-        s, half = self._settings, self._settings.guard_bins // 2
-        symbols = self._delays - delay
+        s, symbols = self._settings, self._delays - delay
         place = (symbols >= -_NEAR) & (symbols <= s.delay_taps + _NEAR)
         if energy[~place].sum() > _ASTRAY * energy.sum():
             return False
-        silent = (symbols >= s.delay_taps - half + _NEAR) & (symbols <= half - _NEAR) & ~place
-        width = _NEAR * _DENSE
         core = np.flatnonzero(self._taper > 0.5)
         for part in np.array_split(core, _PARTS):
-            seen = np.where(silent, power[part].sum(axis=0), 0)
-            most = np.convolve(seen, np.ones(width) / width).max()
-            if most > _SILENT * level * np.sum(self._taper[part] ** 4):
+            floor = level * np.sum(self._taper[part] ** 4)
+            if not self._is_part_whole(power[part].sum(axis=0), symbols, place, floor):
                 return False
         return True
+
+    def _is_part_whole(
+        self, power: np.ndarray, symbols: np.ndarray, place: np.ndarray, floor: float
+    ) -> bool:
+        s, half = self._settings, self._settings.guard_bins // 2
+        if self._compression:
+            return not self._compression.is_astray(np.maximum(power - _LOUD * floor, 0), place)
+        silent = (symbols >= s.delay_taps - half + _NEAR) & (symbols <= half - _NEAR) & ~place
+        width = _NEAR * _DENSE
+        most = np.convolve(np.where(silent, power, 0), np.ones(width) / width).max()
+        return bool(most <= _SILENT * floor)
 
 
 def _spill(s: Settings, delay: np.ndarray) -> np.ndarray:

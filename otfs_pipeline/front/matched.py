@@ -12,7 +12,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.front.align import STEPS
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.waveform.pulse import burst_window, pulse_reach, pulse_spectrum, smooth
+from otfs_pipeline.waveform.pulse import (
+    burst_window,
+    centre_sample,
+    pulse_reach,
+    pulse_spectrum,
+    smooth,
+)
 from otfs_pipeline.waveform.slot import slot
 
 # Symbols of a block, or more for long pulses: rows of a DFT that fit a processor's cache.
@@ -25,6 +31,7 @@ class MatchedFilter:
     def __init__(self, settings: Settings) -> None:
         place, self._reach = slot(settings), pulse_reach(settings)
         self._q, self._half = settings.q, place.half
+        self._first_sample = centre_sample(settings)
         overlap, burst = 2 * self._reach, 2 * place.half + 1
         self._blocks = -(-burst // (max(_BLOCK, 4 * overlap) - overlap))
         self._block = smooth(-(-burst // self._blocks) + overlap)
@@ -65,8 +72,13 @@ class MatchedFilter:
         return self._fold(burst * rotation(-carrier / self._bandwidth, burst.size))
 
     def _fold(self, burst: np.ndarray) -> np.ndarray:
-        """Sample n of the frame is the sum of the burst's at n, n-Q and n+Q, as far as it goes."""
+        """Sample n of the frame is the sum of the burst's at n, n-Q and n+Q, as far as it goes.
+
+        Of a frame with a prefix it is sample n behind that.
+        """
         q, half = self._q, self._half
+        if self._first_sample:
+            return burst[half - self._first_sample :][:q]
         out = np.zeros(q, np.complex64)
         for turn in range(-(half // q) - 1, half // q + 1):
             low, high = max(turn * q, -half), min((turn + 1) * q, half + 1)

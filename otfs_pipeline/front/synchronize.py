@@ -17,6 +17,7 @@ from otfs_pipeline.front.detect import Detector
 from otfs_pipeline.front.matched import MatchedFilter
 from otfs_pipeline.link.frame import data_mask
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.waveform.pulse import centre_sample
 from otfs_pipeline.waveform.slot import slot
 
 # Symbols by which a preamble may come early or late, beside the delays of a channel that changes.
@@ -95,7 +96,7 @@ class FrontEnd:
         # The middle of a burst, where it has its full power, and of its samples those of data.
         quarter, count = settings.q // 4, settings.q // 2
         self._core = -OVERSAMPLING * quarter
-        delays = (np.arange(count) - quarter) % settings.m
+        delays = (centre_sample(settings) + np.arange(count) - quarter) % settings.m
         data = np.flatnonzero(np.repeat(data_mask(settings)[delays, 0], OVERSAMPLING))
         self._data = data[:: -(-data.size // _MEASURED)]
         self._middle = OVERSAMPLING * count
@@ -229,7 +230,12 @@ class FrontEnd:
         yield Found(received, place, carrier, drift)
 
     def _carrier_of(self, found: Alignment) -> float:
-        """In Hz: whole Doppler bins by the mean of many frames, the fraction by this one."""
+        """In Hz: whole Doppler bins by the mean of many frames, the fraction by this one.
+
+        Of frames with a prefix nothing is folded that would have to be in phase.
+        """
+        if self._settings.waveform == "cp":
+            return self._mean_carrier()
         seconds = self._settings.frame_seconds
         fraction = np.angle(found.frame_turn) / (2 * np.pi)
         return float(round(self._mean_carrier() * seconds - fraction) + fraction) / seconds

@@ -29,6 +29,10 @@ def _rows_inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("nm,nm->n", a.conj(), b).real[:, None])
 
 
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(a / np.where(b == 0, 1.0, b))
+
+
 def solve(
     normal: Callable[[np.ndarray], np.ndarray],
     right: np.ndarray,
@@ -36,8 +40,9 @@ def solve(
     inner: Callable[[np.ndarray, np.ndarray], np.ndarray] = _inner,
     inverse: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Solution:
-    """`iterations` iterations of conjugate gradients on normal(x) = right ≠ 0, from zero.
+    """`iterations` iterations of conjugate gradients on normal(x) = right, from zero.
 
+    Of several systems those whose right side is 0 stay there.
     `inner` is the inner product: of the whole, or of each of several systems solved together.
     `inverse` multiplies with the preconditioner's inverse, hermitian and positive.
     """
@@ -48,12 +53,12 @@ def solve(
     alphas, betas = [], []
     for _ in range(iterations):
         q = normal(direction)
-        alpha = energy / inner(direction, q)
+        alpha = _ratio(energy, inner(direction, q))
         x = x + alpha * direction
         residual = residual - alpha * q
         steepest = inverse(residual)
         next_energy = inner(residual, steepest)
-        beta = next_energy / energy
+        beta = _ratio(next_energy, energy)
         direction = steepest + beta * direction
         energy = next_energy
         alphas.append(alpha)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from otfs_pipeline.link.channel import Taps
+from otfs_pipeline.link.pilot import matched, seen_delays
+from otfs_pipeline.link.prefix import TINY, least_energy, mixing, most_delays, reading
+from otfs_pipeline.link.slepian import channel_shares, noise_row
 from otfs_pipeline.link.zak import quasi_periodic
 from otfs_pipeline.settings import Settings
 
@@ -21,16 +24,31 @@ class Estimate:
 
 
 def read_pilot(grid: np.ndarray, settings: Settings, pilot: tuple[int, int]) -> np.ndarray:
-    """ĥ[a,b] = y[kp+a, lp+b] e^{-j2πb kp/Q} / A, [delay taps, N]; y continued quasi-periodically.
+    """ĥ[a,b] from a received grid [M, N], continued quasi-periodically: [delay taps, N].
 
     Columns are b = -D ... N-D-1: the first 2D+1 belong to the channel, the rest hold only noise.
     """
     kp, lp = pilot
-    a = settings.first_tap + np.arange(settings.window_delays)[:, None]
-    b = np.arange(settings.n)[None, :] - settings.doppler_range
-    phase = np.exp(-2j * np.pi * b * kp / settings.q)
-    window: np.ndarray = quasi_periodic(grid, kp + a, lp + b) * phase / settings.pilot_amplitude
-    return window
+    k = seen_delays(settings) + kp - settings.pilot_bin[0]
+    b = np.arange(settings.n)[:, None] - settings.doppler_range
+    return cross_ambiguity(quasi_periodic(grid, k, lp + b), settings, kp).T
+
+
+def cross_ambiguity(seen: np.ndarray, settings: Settings, kp: int) -> np.ndarray:
+    """ĥ[a,b] as in pilot.py from what is seen of a pilot at delay kp: [..., B, L] to [..., B, W].
+
+    Rows are the Dopplers lp-D, lp-D+1, ..., columns `seen_delays`. Of a point pilot
+    ĥ[a,b] = y[kp+a, lp+b] e^{-j2πb kp/Q} / A.
+    """
+    b = np.arange(seen.shape[-2])[:, None] - settings.doppler_range
+    k = seen_delays(settings) + kp - settings.pilot_bin[0]
+    a = settings.first_tap + np.arange(settings.window_delays)
+    found = seen * np.exp(-2j * np.pi * b * k / settings.q)
+    if settings.pilot == "spread":
+        chirp = np.fft.fft(matched(settings)).conj()
+        found = np.fft.ifft(np.fft.fft(found) * chirp)[..., : settings.window_delays]
+    found = found * np.exp(2j * np.pi * b * a / settings.q) / settings.pilot_amplitude
+    return np.asarray(found)
 
 
 def whiten(noise_variances: Sequence[float]) -> tuple[float, np.ndarray]:
@@ -56,7 +74,7 @@ def estimate(
 
     σ² is the mean energy of the window's bins beyond the Doppler range unless it is given.
     """
-    window = read_pilot(grid, settings, pilot or settings.pilot)
+    window = read_pilot(grid, settings, pilot or settings.pilot_bin)
     energy = np.abs(window) ** 2
     channel_columns = 2 * settings.doppler_range + 1
     amplitude_squared = settings.pilot_amplitude**2
@@ -66,7 +84,29 @@ def estimate(
     strongest = np.sort(energy, axis=None)[-settings.max_taps]
     floor = max(strongest, settings.tap_sigmas**2 * noise_variance / amplitude_squared)
     value = np.where(energy >= floor, window[:, :channel_columns], 0)
+    return _estimate(value, settings, noise_variance)
+
+
+def estimate_with_prefix(samples: np.ndarray, settings: Settings) -> Estimate:
+    """Taps half a bin apart from a frame with a prefix, samples [MN] (see prefix.py)."""
+    seen = samples.reshape(settings.n, settings.m)[:, seen_delays(settings)]
+    window = (reading(settings) @ seen).T
+    energy = np.abs(window) ** 2
+    noise_variance = float(energy[:, noise_row(settings) :].mean())
+    share = channel_shares(settings)
+    energy = energy[:, : share.size].sum(axis=1)
+    strongest = np.sort(energy)[-most_delays(settings)]
+    floor = max(strongest, noise_variance * least_energy(settings))
+    power = np.maximum(energy - share.size * noise_variance, 0)[:, None] * share
+    weight = power / np.maximum(power + noise_variance, TINY)
+    weight[energy < floor] = 0
+    value = (weight * window[:, : share.size]) @ mixing(settings).T
+    return _estimate(value, settings, noise_variance)
+
+
+def _estimate(value: np.ndarray, settings: Settings, noise_variance: float) -> Estimate:
+    """Of values [delay taps, 2D+1]."""
     a = settings.first_tap + np.arange(settings.window_delays)
-    b = np.arange(channel_columns) - settings.doppler_range
+    b = np.arange(value.shape[1]) - settings.doppler_range
     aa, bb = np.meshgrid(a, b, indexing="ij")
     return Estimate(Taps(value.ravel(), aa.ravel(), bb.ravel()), noise_variance)

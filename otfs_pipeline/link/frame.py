@@ -1,15 +1,16 @@
-"""A frame in the delay-Doppler domain: a point pilot amid its guard strip, data around it."""
+"""A frame in the delay-Doppler domain: the pilot in its guard strip, data around it."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from otfs_pipeline.link.pilot import pilot_strip
 from otfs_pipeline.settings import Settings
 
 
 def guard_rows(settings: Settings) -> slice:
     """Delay bins of the guard strip, which spans all Dopplers."""
-    first = settings.pilot[0] - settings.guard_bins // 2
+    first = settings.pilot_bin[0] - settings.guard_bins // 2
     return slice(first, first + settings.guard_bins)
 
 
@@ -18,6 +19,18 @@ def data_mask(settings: Settings) -> np.ndarray:
     mask = np.ones((settings.m, settings.n), dtype=bool)
     mask[guard_rows(settings)] = False
     return mask
+
+
+def solved_periods(settings: Settings) -> int:
+    """Doppler periods of the frame that is equalized: N, with a prefix 2N (see prefix.py)."""
+    return 2 * settings.n if settings.waveform == "cp" else settings.n
+
+
+def data_periods(settings: Settings) -> np.ndarray:
+    """Of these, counted from strip to strip, those that hold data in order of time: int64 [N]."""
+    if settings.waveform == "cp":
+        return np.arange(-1, settings.n - 1) % (2 * settings.n)
+    return np.arange(settings.n)
 
 
 def data_symbols(settings: Settings) -> int:
@@ -39,7 +52,7 @@ def payload_bits(settings: Settings) -> int:
 def pilot_grid(settings: Settings) -> np.ndarray:
     """The pilot alone, complex128 [M, N]."""
     grid = np.zeros((settings.m, settings.n), dtype=np.complex128)
-    grid[settings.pilot] = settings.pilot_amplitude
+    grid[guard_rows(settings), settings.pilot_bin[1]] = pilot_strip(settings)
     return grid
 
 

@@ -44,18 +44,7 @@ class Profile:
 
     def taps(self, rng: np.random.Generator, settings: Settings) -> Taps:
         """The effective taps of one channel, cut where the simulated link cuts them."""
-        return effective_taps(
-            self.draw(rng, settings.nu_max, settings.gain_model),
-            settings.m,
-            settings.n,
-            settings.nu_p,
-            settings.rolloffs,
-            CHANNEL_REACH[settings.pulse],
-        )
-
-    def antenna_taps(self, rng: np.random.Generator, settings: Settings) -> list[Taps]:
-        """As `taps`, to each antenna of the link: they fade independently of each other."""
-        return [self.taps(rng, settings) for _ in range(settings.antennas)]
+        return simulated_taps(self.draw(rng, settings.nu_max, settings.gain_model), settings)
 
     def check(self, settings: Settings) -> None:
         """UsageError where the link's settings do not cover its delays or Dopplers."""
@@ -71,6 +60,13 @@ class Profile:
                 f"channel {self.name}: Doppler up to {fastest:g} Hz, and the link expects "
                 f"{settings.nu_max:g} Hz; capture with --nu-max {fastest:g}"
             )
+
+
+def simulated_taps(paths: Paths, settings: Settings) -> Taps:
+    """The effective taps of these paths, cut where the simulated link cuts them."""
+    s = settings
+    reach = CHANNEL_REACH[s.pulse]
+    return effective_taps(paths, s.m, s.n, s.nu_p, s.rolloffs, reach)
 
 
 def _profile(name: str, rows: list[tuple[float, float, float]]) -> Profile:

@@ -9,7 +9,7 @@ import numpy as np
 
 from otfs_pipeline.link import banded, equalize, frame, qam
 from otfs_pipeline.link.channel import Taps
-from otfs_pipeline.link.estimate import Estimate, estimate, whiten
+from otfs_pipeline.link.estimate import Estimate, estimate, estimate_with_prefix, whiten
 from otfs_pipeline.link.zak import inverse_zak, zak
 from otfs_pipeline.settings import Settings
 
@@ -54,22 +54,27 @@ def receive(
     the native receiver on the CPU.
     """
     antennas = np.atleast_2d(samples)
+    n, data = frame.solved_periods(settings), frame.data_periods(settings)
     known = _known(antennas, settings, channel)
     sigma2, scale = whiten([one.noise_variance for one in known])
     taps = [_nonzero(one.taps, factor) for one, factor in zip(known, scale, strict=True)]
-    h = banded.antenna_bands(taps, settings.q)
+    h = banded.antenna_bands(taps, n * settings.m)
     mask = time_mask(settings)
-    kp, bins = settings.pilot[0], eigenvalue_bins(settings)
-    right = scale[:, None] * antennas - pilot_response(settings, h)
+    kp, bins = settings.pilot_bin[0], eigenvalue_bins(settings)
+    right = scale[:, None] * _padded(antennas, settings) - pilot_response(settings, h)
     if preconditioned:
         x, mu = _preconditioned(right, settings, taps, sigma2, h, mask)
         return _received(x, settings, known, mu, 1 / mu - 1)
-    blocks = (settings.n, kp) if periods else None
+    blocks = (n, kp) if periods else None
     solution = equalize.frequency_cg(right, h, sigma2, settings.iterations, mask, blocks)
     if periods:
-        eigenvalue = _period_eigenvalues(settings, taps, bins[1])
+        eigenvalue = _period_eigenvalues(settings, taps, bins[1])[data]
+        coefficients = solution.alpha[:, data], solution.beta[:, data]
+        solution = equalize.Solution(solution.x, *coefficients)
     else:
         eigenvalue = np.sum([equalize.eigenvalues(one, bins) for one in taps], axis=0)
+        # Row i is of the time -i, and what is beyond the frame does not count.
+        eigenvalue = eigenvalue[-np.arange(bins[0] * settings.n // n)]
     mu, variance = equalize.bias(solution, eigenvalue, sigma2)
     return _received(solution.x, settings, known, mu, variance)
 
@@ -81,13 +86,21 @@ def _known(
         return (channel,)
     if channel is not None:
         return tuple(channel)
+    if settings.waveform == "cp":
+        return tuple(estimate_with_prefix(one, settings) for one in antennas)
     return tuple(estimate(zak(one, settings.m, settings.n), settings) for one in antennas)
+
+
+def _padded(samples: np.ndarray, settings: Settings) -> np.ndarray:
+    """Samples [..., MN] of a frame with those of the empty half behind, where there is one."""
+    empty = settings.m * frame.solved_periods(settings) - settings.q
+    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, empty)])
 
 
 def _received(
     x: np.ndarray, settings: Settings, known: tuple[Estimate, ...], mu: float, variance: float
 ) -> Received:
-    symbols = frame.extract(zak(x, settings.m, settings.n), settings) / mu
+    symbols = frame.extract(zak(x[: settings.q], settings.m, settings.n), settings) / mu
     llr = qam.max_log_llr(symbols, variance, settings.modulation)
     return Received(symbols, llr, (llr < 0).astype(np.uint8), known, mu, variance)
 
@@ -107,7 +120,8 @@ def _preconditioned(
     mask: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """LMMSE's solution [Q], as far as few iterations find it, and its bias."""
-    kp, half = settings.pilot[0], settings.guard_bins // 2
+    kp, half = settings.pilot_bin[0], settings.guard_bins // 2
+    n, data = frame.solved_periods(settings), frame.data_periods(settings)
     eigenvalue = _period_eigenvalues(settings, taps, circulant_order(settings))
     damped = eigenvalue + sigma2
     solution = equalize.frequency_cg(
@@ -116,27 +130,30 @@ def _preconditioned(
         sigma2,
         settings.preconditioned_iterations,
         mask,
-        (settings.n, kp),
+        (n, kp),
         equalize.circulant_inverse(damped, slice(half + 1, settings.m - half)),
     )
-    return solution.x, float(np.mean(eigenvalue / damped))
+    return solution.x, float(np.mean((eigenvalue / damped)[data]))
 
 
 def _period_eigenvalues(settings: Settings, taps: Sequence[Taps], frequencies: int) -> np.ndarray:
     """Σ |H(t,f)|² over the antennas, [N, frequencies], in the middle of each Doppler period."""
-    middle = settings.pilot[0] + settings.m // 2 + settings.m * np.arange(settings.n)
-    each = [equalize.period_eigenvalues(one, settings.q, middle, frequencies) for one in taps]
+    n = frame.solved_periods(settings)
+    middle = settings.pilot_bin[0] + settings.m // 2 + settings.m * np.arange(n)
+    each = [equalize.period_eigenvalues(one, n * settings.m, middle, frequencies) for one in taps]
     return np.asarray(np.sum(each, axis=0))
 
 
 def pilot_response(settings: Settings, h: banded.Bands) -> np.ndarray:
     """The channel's response to the pilot: complex128 time samples [MN], or [antennas, MN]."""
-    return banded.apply_samples(inverse_zak(frame.pilot_grid(settings)), h)
+    sent = _padded(inverse_zak(frame.pilot_grid(settings)), settings)
+    return banded.apply_samples(sent, h)
 
 
 def time_mask(settings: Settings) -> np.ndarray:
     """`frame.data_mask` on time samples [MN]: it depends on the delay alone, so it repeats."""
-    return np.tile(frame.data_mask(settings)[:, 0], settings.n).astype(np.float64)
+    mask = np.tile(frame.data_mask(settings)[:, 0], settings.n).astype(np.float64)
+    return _padded(mask, settings)
 
 
 def _nonzero(taps: Taps, scale: float) -> Taps:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
+from otfs_pipeline.link.estimate import cross_ambiguity
+from otfs_pipeline.link.pilot import seen_delays
 from otfs_pipeline.settings import Settings
 
 
 def strip(samples: np.ndarray, settings: Settings) -> np.ndarray:
-    """The delays of the pilot's window of taps in all Doppler periods: a copy.
+    """The delays in which the taps are seen, of all Doppler periods: a copy.
 
-    Of samples [..., MN]: [..., N, W].
+    Of samples [..., MN]: [..., N, W], of a spread pilot [..., N, L].
     """
-    first = settings.pilot[0] + settings.first_tap
     periods = samples.reshape(*samples.shape[:-1], settings.n, settings.m)
-    return periods[..., first : first + settings.window_delays].copy()
+    return periods[..., seen_delays(settings)]
 
 
 def gains(strip: np.ndarray, settings: Settings) -> np.ndarray:
-    """|ĥ[a,b]|² of the whole window from a strip [..., N, W].
+    """|ĥ[a,b]|² of the whole window from what `strip` gives.
 
-    Rows b = -D ... D, columns a: [..., 2D+1, W]. As `estimate.read_pilot`, of the window's delays
-    alone and without the phase.
+    Rows b = -D ... D, columns a: [..., 2D+1, W]. With a prefix, where Dopplers leak into all bins,
+    rows are half a bin apart.
     """
-    reach = settings.doppler_range
-    grid = np.fft.fft(strip, axis=-2, norm="ortho")
-    window = np.roll(grid, reach - settings.pilot[1], axis=-2)[..., : 2 * reach + 1, :]
-    return np.asarray(np.abs(window) ** 2 / settings.pilot_amplitude**2)
+    s = settings
+    each = round(1 / s.doppler_step)
+    grid = np.fft.fft(strip, each * s.n, axis=-2) / np.sqrt(s.n)
+    around = np.roll(grid, s.doppler_range - each * s.pilot_bin[1], axis=-2)
+    seen = around[..., : 2 * s.doppler_range + 1, :]
+    if s.pilot == "point":
+        return np.asarray(np.abs(seen) ** 2 / s.pilot_amplitude**2)
+    return np.asarray(np.abs(cross_ambiguity(seen, s, s.pilot_bin[0])) ** 2)
 
 
 def threshold(noise_variance: np.ndarray, settings: Settings) -> np.ndarray:

@@ -152,12 +152,13 @@ class State:
     def _channel(self, sample: Sample) -> dict[str, Any]:
         s = self._settings
         shown, each = narrowed(gains(sample.strip, s), _COLUMNS)
+        step = s.doppler_step / s.frame_seconds
         kept = threshold(np.atleast_1d(sample.entry["noise_variance"]), s)
         return {
             "rows": shown.shape[1],
             "columns": shown.shape[2],
             "delay_us": [s.first_tap / s.bandwidth * 1e6, each / s.bandwidth * 1e6],
-            "doppler_hz": [-s.doppler_range / s.frame_seconds, 1 / s.frame_seconds],
+            "doppler_hz": [-s.doppler_range * step, step],
             "threshold_db": _decibels(kept).tolist(),
             "db": [_packed(antenna) for antenna in _decibels(shown)],
         }

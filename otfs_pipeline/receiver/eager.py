@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import torch
 
+from foundryrt.errors import UsageError
+from otfs_pipeline.link.pilot import seen_delays
 from otfs_pipeline.link.reference import eigenvalue_bins
+from otfs_pipeline.receiver.pilot import estimate
 from otfs_pipeline.settings import Settings
 
 # Keeps 0/0 out of a frame of zeros; far below the energy of any other.
@@ -17,9 +20,14 @@ TINY = 1e-30
 
 
 class Receiver:
-    """Receives frames with the constants of `tables.tables` as tensors, on their device."""
+    """Receives frames with the constants of `tables.tables` as tensors, on their device.
+
+    UsageError for frames with a prefix.
+    """
 
     def __init__(self, settings: Settings, tables: dict[str, torch.Tensor]) -> None:
+        if settings.waveform != "zak":
+            raise UsageError(f"waveform {settings.waveform}: the receiver in torch takes zak")
         self.settings = settings
         self.tables = tables
 
@@ -49,18 +57,10 @@ class Receiver:
         }
 
     def estimate(self, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Taps h[b, a] of the window and σ² from a received grid [N, M] (see `estimate.py`)."""
-        s = self.settings
-        kp, lp = s.pilot
-        first, channel_rows = kp + s.first_tap, 2 * s.doppler_range + 1
-        window = grid[:, first : first + s.window_delays].roll(s.doppler_range - lp, 0)
-        noise_variance = torch.view_as_real(window[channel_rows:]).square().mean() * 2
-        h = window[:channel_rows] * self.tables["read_off"]
-        energy = torch.view_as_real(h).square().sum(-1)
-        strongest = energy.flatten().topk(s.max_taps).values[-1]
-        threshold = noise_variance * (s.tap_sigmas**2 / s.pilot_amplitude**2)
-        keep = (energy >= torch.maximum(strongest, threshold)).to(energy.dtype)
-        return h * keep, noise_variance
+        """Taps h[b, a] of the window and σ² from a received grid [N, M]."""
+        delays = seen_delays(self.settings)
+        seen = grid[:, int(delays[0]) : int(delays[-1]) + 1]
+        return estimate(seen, self.settings, self.tables)
 
     def bands(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A_b[f] and conj(A_b[f+b]), [B, N, M] each: the coefficients of H and of Hᴴ."""
@@ -125,7 +125,7 @@ class Receiver:
 
     def data(self, grid: torch.Tensor) -> torch.Tensor:
         """The data bins of a grid [N, M], delay-major, [D]."""
-        first = self.settings.pilot[0] - self.settings.guard_bins // 2
+        first = self.settings.pilot_bin[0] - self.settings.guard_bins // 2
         last = first + self.settings.guard_bins
         return torch.cat([grid[:, :first], grid[:, last:]], dim=1).t().reshape(-1)
 

@@ -8,8 +8,9 @@ from functools import cache
 import numpy as np
 
 from foundryrt.errors import FoundryError, install
-from otfs_pipeline.link import banded, reference, transmit
+from otfs_pipeline.link import reference, transmit
 from otfs_pipeline.link.profile import Profile
+from otfs_pipeline.link.simulated import Channel
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.study.linklevel import Errors, unit_noise
 
@@ -22,10 +23,10 @@ def decoding(
     Channel and noise are estimated from the pilot. `frames` is 1 where any payload bit is wrong.
     """
     decode = _decoder(link)
-    channel = banded.antenna_bands(profile.antenna_taps(rng, link), link.q)
+    channel = Channel.draw(profile, rng, link)
     payload = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.coded(payload, link)
-    clean = banded.apply_samples(transmit.modulate(sent, link), channel)
+    clean = channel.apply(transmit.modulate(sent, link))
     noise = unit_noise(rng, clean.shape)
     errors: Errors = {"uncoded": [], "blocks": [], "frames": []}
     for snr in snrs:

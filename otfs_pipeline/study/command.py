@@ -6,8 +6,9 @@
 --link GRID@NU_P compares equalizers with the channel known and data in every bin; --pilot-link
 compares a known channel with the pilot's estimate. Within a link every receiver sees the same
 frames. --code-rate adds links whose frames are coded: bit errors before the LDPC decoder, and the
-shares of blocks and frames with errors after it. Intervals are 95 % percentile bootstraps over
-frames.
+shares of blocks and frames with errors after it. --pilot point spread compares pilots, by bit
+errors and by the peak-to-average power of their frames on the air, --waveform zak cp frames with a
+cyclic prefix. Intervals are 95 % percentile bootstraps over frames.
 
 The frames are shared among processes, whose number changes no result. With --output each one
 is kept in FILE.json.points as it is finished: the same command, or one with more frames, goes on
@@ -55,6 +56,8 @@ def _print(result: dict[str, Any]) -> None:
     for entry in _entries(result):
         rate = f", code rate {entry['code_rate']:g}" if "code_rate" in entry else ""
         write(f"{_title(entry)}{rate}\n")
+        if "papr_db" in entry:
+            write(f"  {'PAPR':14} {entry['papr_db']['mean']:.2f} dB\n")
         for name, points in _curves(entry).items():
             row = "  ".join(
                 f"{snr:g} dB {p['mean']:.2e}"
@@ -67,7 +70,10 @@ def _print(result: dict[str, Any]) -> None:
 
 def _title(entry: dict[str, Any]) -> str:
     antennas = f", {entry['antennas']} antennas" if entry["antennas"] > 1 else ""
-    return f"{entry['grid']}, {entry['modulation']}-QAM{antennas}, {entry['frames']} frames"
+    pilot = f", {entry['pilot']} pilot" if entry["pilot"] != "point" else ""
+    prefix = ", cyclic prefix" if entry["waveform"] == "cp" else ""
+    kind = f"{entry['modulation']}-QAM{antennas}{pilot}{prefix}"
+    return f"{entry['grid']}, {kind}, {entry['frames']} frames"
 
 
 def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -129,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--code-rate", type=_rate, default=0.0, help="code each --pilot-link too, 0: not")
     add("--antennas", nargs="+", type=positive, default=[1], help="of each --pilot-link: 1, 2, 4")
+    add("--pilot", nargs="+", default=["point"], help="of each --pilot-link: point, spread")
+    add("--waveform", nargs="+", default=["zak"], help="of each --pilot-link: zak, cp")
+    add("--clip-db", type=_decibels, default=0.0, help="clip frames so far over their rms")
     add("--modulation", type=int, default=16, help="4, 16 or 64")
     add("--channel", default="vehicular-a", help="see foundryrt options")
     add("--gain-model", default="fixed", help="fixed or rayleigh")
@@ -149,6 +158,13 @@ def _rate(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text}: use a code rate, such as 0.5")
+    return value
+
+
+def _decibels(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text}: use 0 (not) to 100 dB")
     return value
 
 

@@ -10,6 +10,7 @@ from otfs_pipeline.link import banded, equalize, qam, reference, transmit, zak
 from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.link.estimate import Estimate
 from otfs_pipeline.link.profile import Profile
+from otfs_pipeline.link.simulated import Channel
 from otfs_pipeline.settings import Settings
 
 # The dense LMMSE inverts a matrix of as many rows as the grid has bins.
@@ -75,26 +76,44 @@ def equalizers(
 
 
 def estimation(
-    link: Settings, profile: Profile, snrs: Sequence[float], rng: np.random.Generator
+    link: Settings,
+    profile: Profile,
+    snrs: Sequence[float],
+    rng: np.random.Generator,
+    clip_db: float = 0.0,
 ) -> Errors:
     """BER at each SNR of a frame with a pilot: channel and noise known, or estimated from it.
 
-    The SNR is that of each of the link's antennas.
+    The SNR is that of each of the link's antennas. `clipped` is there unless `clip_db` is 0: the
+    sender cuts samples so far over their rms, and the channel is estimated.
     """
-    taps = profile.antenna_taps(rng, link)
+    channel = Channel.draw(profile, rng, link)
     bits = transmit.payload(int(rng.integers(1 << 31)), 0, link)
     sent = transmit.transmit(bits, link)
-    clean = banded.apply_samples(sent, banded.antenna_bands(taps, link.q))
+    clean = channel.apply(sent)
     noise = unit_noise(rng, clean.shape)
     errors: Errors = {"perfect": [], "estimated": []}
+    if clip_db:
+        errors["clipped"] = []
+        cut = channel.apply(clipped(sent, clip_db))
     for snr in snrs:
         sigma2 = 10 ** (-snr / 10)
-        received = clean + np.sqrt(sigma2) * noise
-        perfect = [Estimate(one, sigma2) for one in taps]
-        for name, known in (("perfect", perfect), ("estimated", None)):
+        perfect = [Estimate(one, sigma2) for one in channel.taps]
+        runs = [("perfect", clean, perfect), ("estimated", clean, None)]
+        if clip_db:
+            runs.append(("clipped", cut, None))
+        for name, through, known in runs:
+            received = through + np.sqrt(sigma2) * noise
             decided = reference.receive(received, link, known).bits.ravel()
             errors[name].append(float(np.mean(decided != bits)))
     return errors
+
+
+def clipped(samples: np.ndarray, decibels: float) -> np.ndarray:
+    """Samples whose modulus is at most so many decibels over their rms."""
+    modulus = np.abs(samples)
+    most = np.sqrt(np.mean(modulus**2)) * 10 ** (decibels / 20)
+    return np.asarray(samples * np.minimum(1, most / np.maximum(modulus, most)))
 
 
 def unit_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

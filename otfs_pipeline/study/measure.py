@@ -14,6 +14,7 @@ import numpy as np
 
 from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
+from otfs_pipeline.link import frame
 from otfs_pipeline.link.profile import Profile, find
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.study import workers
@@ -35,9 +36,11 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     profile = find(options.channel)
     links = [_link(text, options) for text in options.link]
     pilots = [
-        replace(_link(text, options), antennas=antennas)
+        replace(_link(text, options), antennas=antennas, pilot=pilot, waveform=waveform)
         for text in options.pilot_link
         for antennas in options.antennas
+        for pilot in options.pilot
+        for waveform in options.waveform
     ]
     coded = [replace(link, code_rate=options.code_rate) for link in pilots]
     for link in (*links, *pilots):
@@ -46,8 +49,9 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         coded = []
     known = [_points("equalizers", link, profile, options) for link in links]
     estimated = [_points("estimation", link, profile, options) for link in pilots]
+    loudest = [_points("peaks", link, profile, options) for link in pilots]
     decoded = [_points("decoding", link, profile, options) for link in coded]
-    every = [point for points in (*known, *estimated, *decoded) for point in points]
+    every = [point for points in (*known, *estimated, *loudest, *decoded) for point in points]
     with (
         closing(Journal(journal_path(options.output))) as journal,
         progress_bar(len(every), "simulating") as update,
@@ -59,7 +63,10 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "interval": "95 % percentile bootstrap over frames, 2000 resamples",
         "target_ber": TARGET_BER,
         "perfect_csi": [_known(points, journal) for points in known],
-        "embedded_pilot": [_entry(points, _errors(points, journal)) for points in estimated],
+        "embedded_pilot": [
+            _estimated(points, loud, journal)
+            for points, loud in zip(estimated, loudest, strict=True)
+        ],
         "coded": [_decoded(points, journal) for points in decoded],
     }
 
@@ -74,8 +81,12 @@ def _points(
 ) -> list[Point]:
     """The frames of a link, each a point."""
     if kind != "equalizers":
-        snrs, count = tuple(options.pilot_snr), options.pilot_frames
-        return [Point(kind, link, profile, snrs, options.seed, i) for i in range(count)]
+        snrs = () if kind == "peaks" else tuple(options.pilot_snr)
+        clip_db = options.clip_db if kind == "estimation" else 0.0
+        return [
+            Point(kind, link, profile, snrs, options.seed, i, clip_db=clip_db)
+            for i in range(options.pilot_frames)
+        ]
     iterations = tuple(sorted({*options.iterations, link.iterations}))
     snrs, shares = tuple(options.snr), tuple(options.truncation)
     return [
@@ -96,6 +107,14 @@ def _known(points: list[Point], journal: Journal) -> dict[str, Any]:
     if "lmmse" in errors:
         entry["snr_loss_db"] = _losses(np.array(points[0].snrs), errors)
     return entry
+
+
+def _estimated(points: list[Point], loud: list[Point], journal: Journal) -> dict[str, Any]:
+    """A pilot's estimate beside the known channel, and the frames' PAPR."""
+    entry = _entry(points, _errors(points, journal))
+    papr = _errors(loud, journal)["papr_db"]
+    clip = {"clip_db": points[0].clip_db} if points[0].clip_db else {}
+    return entry | clip | {"papr_db": _means({"papr_db": papr})["papr_db"][0]}
 
 
 def _decoded(points: list[Point], journal: Journal) -> dict[str, Any]:
@@ -135,6 +154,10 @@ def _entry(points: list[Point], errors: Errors) -> dict[str, Any]:
         "rolloff": link.rolloff,
         "modulation": link.modulation,
         "antennas": link.antennas,
+        "pilot": link.pilot,
+        "waveform": link.waveform,
+        "guard_bins": link.guard_bins,
+        "payload_mbps": frame.payload_bits(link) / link.frame_seconds / 1e6,
         "default_iterations": link.iterations,
         "frames": len(points),
         "snr_db": list(points[0].snrs),

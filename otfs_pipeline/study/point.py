@@ -13,14 +13,17 @@ from otfs_pipeline.link.profile import Profile
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.study import linklevel
 from otfs_pipeline.study.coded import decoding
+from otfs_pipeline.study.peaks import peaks
 
-KINDS = ("equalizers", "estimation", "decoding")
-"""Equalizers with the channel known; the pilot's estimate beside it; the LDPC decoder."""
+KINDS = ("equalizers", "estimation", "decoding", "peaks")
+"""Equalizers with the channel known; the pilot's estimate beside it; the LDPC decoder; the PAPR."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Frame `index` of a link; `iterations` and `fractions` are those of `linklevel.equalizers`."""
+    """Frame `index` of a link; `iterations` and `fractions` are those of `linklevel.equalizers`,
+    `clip_db` that of `linklevel.estimation`.
+    """
 
     kind: str
     link: Settings
@@ -30,6 +33,7 @@ class Point:
     index: int
     iterations: tuple[int, ...] = ()
     fractions: tuple[float, ...] = ()
+    clip_db: float = 0.0
 
     @property
     def key(self) -> str:
@@ -54,5 +58,8 @@ class Point:
                 return linklevel.equalizers(
                     self.link, self.profile, self.snrs, self.iterations, self.fractions, rng
                 )
-            measure = {"estimation": linklevel.estimation, "decoding": decoding}[self.kind]
-            return measure(self.link, self.profile, self.snrs, rng)
+            if self.kind == "peaks":
+                return peaks(self.link, rng)
+            if self.kind == "decoding":
+                return decoding(self.link, self.profile, self.snrs, rng)
+            return linklevel.estimation(self.link, self.profile, self.snrs, rng, self.clip_db)

@@ -9,7 +9,13 @@ import numpy as np
 from otfs_pipeline.link.channel import Paths
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.preamble import preamble_chips
-from otfs_pipeline.waveform.pulse import burst_window, pulse_reach, pulse_spectrum, smooth
+from otfs_pipeline.waveform.pulse import (
+    burst_window,
+    centre_sample,
+    pulse_reach,
+    pulse_spectrum,
+    smooth,
+)
 from otfs_pipeline.waveform.slot import slot
 
 
@@ -40,7 +46,8 @@ class Modulator:
         if samples is not None:
             half = self.slot.half
             at = self._first + self.slot.centre - half
-            repeated = np.take(samples, np.arange(-half, half + 1), mode="wrap")
+            first = centre_sample(self.settings) - half
+            repeated = np.take(samples, first + np.arange(2 * half + 1), mode="wrap")
             chips[at : at + 2 * half + 1] = repeated * self._window
         chips[self._first : self._first + self.settings.m] += self._preamble
         spectrum = np.tile(np.fft.fft(chips), self.oversampling) * self._pulse

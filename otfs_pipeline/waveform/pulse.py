@@ -26,14 +26,29 @@ def root_raised_cosine(x: np.ndarray, rolloff: float) -> np.ndarray:
     return np.where(edge < 1, np.cos(np.pi / 2 * edge), 0.0)
 
 
+def centre_sample(settings: Settings) -> int:
+    """The frame's sample in the middle of its burst.
+
+    A frame that is folded begins there. With a prefix it is sent from its first sample to its last.
+    """
+    return settings.q // 2 if settings.waveform == "cp" else 0
+
+
 def half_burst(settings: Settings) -> int:
-    """Samples of a burst on each side of its centre: -half to half."""
+    """Samples of a burst on each side of its centre: -half to half.
+
+    A prefix, and as much behind the frame, are as long as the taps.
+    """
+    if settings.waveform == "cp":
+        return settings.q // 2 + settings.last_tap
     return math.ceil((1 + settings.rolloffs[1]) * settings.q / 2)
 
 
 def burst_window(settings: Settings) -> np.ndarray:
     """W2 at samples -half to half of a burst around its centre, float64 [2 half + 1]."""
     half = half_burst(settings)
+    if settings.waveform == "cp":
+        return np.ones(2 * half + 1)
     return root_raised_cosine(np.arange(-half, half + 1) / settings.q, settings.rolloffs[1])
 
 

@@ -40,7 +40,10 @@ class Slot:
 def slot(settings: Settings) -> Slot:
     """The slot of a link, a whole number of Doppler periods long."""
     periods = settings.n
-    while _leakage(settings, periods) > LEAKAGE:
+    if settings.waveform == "cp":
+        # Nothing overlaps.
+        periods = 1 - (-(2 * half_burst(settings) + 1) // settings.m)
+    while settings.waveform == "zak" and _leakage(settings, periods) > LEAKAGE:
         periods += 1
     chips = periods * settings.m
     centre = (chips + settings.m) // 2

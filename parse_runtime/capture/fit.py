@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from foundryrt.bundle.schema import DTYPES
 from foundryrt.console import note
 from foundryrt.errors import UsageError
 from foundryrt.nvml import NoNvml, Nvml, visible
@@ -39,7 +40,6 @@ LIMITS = {
     "host": Limits(dtype="float32", max_len=2048, slots=4, prefill=(32, 128), share=0.5),
 }
 _SHORTEST = 256
-_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:
@@ -91,7 +91,9 @@ def choose(
 
 def _weights(target: Model, draft: Model, dtype: str) -> int:
     models = [target] if draft is target else [target, draft]
-    return _BYTES.get(dtype, 4) * sum(prod(p.shape) for m in models for p in m.parameters)
+    return sum(
+        DTYPES.get(p.dtype or dtype, 4) * prod(p.shape) for m in models for p in m.parameters
+    )
 
 
 def _caches(
@@ -105,7 +107,7 @@ def _caches(
     total = 0
     for model, rows in ((target, settings.sizes().cache_rows), (draft, length + 1)):
         c = model.config
-        total += 2 * c.layers * c.kv_heads * c.head_dim * rows * slots * _BYTES.get(dtype, 4)
+        total += 2 * c.layers * c.kv_heads * c.head_dim * rows * slots * DTYPES.get(dtype, 4)
     return total
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from foundryc.weights import WeightSlice, materialize
 from parse_runtime.weights.parameters import Parameter
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn,
+}  # fmt: skip
 
 
 class Register(Protocol):
@@ -27,7 +29,7 @@ def load_parameters(
 ) -> dict[str, Tensor]:
     """Read the weights, of several ranks those of `rank`, and register them.
 
-    As `<name>.<parameter>` in `dtype`.
+    As `<name>.<parameter>` in `dtype`, or the parameter's own.
     """
     loaded = {}
     for parameter in parameters:

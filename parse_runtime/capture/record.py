@@ -39,6 +39,8 @@ def record(recorder: Recorder, settings: Settings) -> None:
 
     target, draft = _models(settings)
     words = _words(target, settings)
+    if recorder.target == "cuda":
+        _refuse_old_gpu(target, draft)
     ranks = None
     if settings.tp > 1:
         ranks = recorder.ranks(settings.tp, _exchanged(settings, target.config))
@@ -97,6 +99,19 @@ def _models(settings: Settings) -> tuple[Model, Model]:
         return target, draft
     part = target.sharded(settings.tp)
     return part, part if draft is target else draft
+
+
+def _refuse_old_gpu(*models: Model) -> None:
+    """UsageError where weights are in FP8, which the GPU knows nothing of."""
+    import torch
+
+    if any(model.config.scale_block for model in models):
+        capability = torch.cuda.get_device_capability()
+        if capability < (8, 9):
+            raise UsageError(
+                "model: weights in FP8 need a GPU of compute capability 8.9 (Ada, Hopper) or more; "
+                f"this one has {'.'.join(map(str, capability))}; take the unquantized weights"
+            )
 
 
 def _exchanged(settings: Settings, config: ModelConfig) -> int:

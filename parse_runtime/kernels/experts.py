@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parse_runtime.kernels.quantized import Weight, plain
+
 
 def experts(
-    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool,
+    x: Tensor, router: Tensor, gate_up: Weight, down: Weight, top_k: int, normalize: bool,
     first: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Sum over each row's top_k experts of weight * down(swiglu(gate_up(x))): [T, hidden].
@@ -25,6 +27,7 @@ def experts(
         from parse_runtime.kernels.cuda.experts import experts as kernel
 
         return kernel(x, router, gate_up, down, top_k, normalize, first)
+    gate_up, down = plain(gate_up, x.dtype), plain(down, x.dtype)
     weights, chosen = route(F.linear(x, router), top_k, normalize)
     # On the CPU all experts are computed, and those that were not chosen weigh nothing.
     dense = torch.zeros(x.shape[0], router.shape[0], dtype=torch.float32, device=x.device)

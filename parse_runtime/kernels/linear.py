@@ -5,23 +5,25 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from parse_runtime.kernels.quantized import Weight, plain
 from parse_runtime.kernels.streamed import streams
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x [T, K] times weight [N, K] transposed, plus bias [N]: [T, N] of x's dtype.
 
     On CUDA, up to STREAMED_ROWS rows, a row's result depends on that row alone, bit for bit,
-    not on T; it is summed in float32.
+    not on T; it is summed in float32. A quantized weight is read as it is there; elsewhere it is
+    dequantized first, and so rounded to x's dtype.
     """
     if streams(x):
         from parse_runtime.kernels.cuda.stream import stream
 
         return stream(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return F.linear(x, plain(weight, x.dtype), bias)
 
 
-def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_parts(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """As `linear`, but [S, T, N] whose sum over S is the product.
 
     A narrow matrix is streamed by several blocks along K; the kernel that reads the product next
@@ -32,4 +34,4 @@ def linear_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         from parse_runtime.kernels.cuda.stream import stream_parts
 
         return stream_parts(x, weight, bias)
-    return F.linear(x, weight, bias)[None]
+    return F.linear(x, plain(weight, x.dtype), bias)[None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from parse_runtime.kernels.quantized import Weight, plain
 from parse_runtime.kernels.streamed import streams
 
 
@@ -21,7 +22,7 @@ def swiglu(gate_up: Tensor, gelu: bool = False) -> Tensor:
     return (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
 
 
-def linear_swiglu(x: Tensor, gate_up: Tensor, gelu: bool = False) -> Tensor:
+def linear_swiglu(x: Tensor, gate_up: Weight, gelu: bool = False) -> Tensor:
     """swiglu(linear(x, gate_up), gelu) [T, I] of x [T, K] and gate_up [2I, K].
 
     Rows are independent as in `linear`.
@@ -30,4 +31,4 @@ def linear_swiglu(x: Tensor, gate_up: Tensor, gelu: bool = False) -> Tensor:
         from parse_runtime.kernels.cuda.swiglu import stream_swiglu
 
         return stream_swiglu(x, gate_up, gelu)
-    return swiglu(F.linear(x, gate_up), gelu)
+    return swiglu(F.linear(x, plain(gate_up, x.dtype)), gelu)

@@ -62,6 +62,8 @@ class ModelConfig:
     """The weights of a token's experts are made to sum to 1."""
     dense_layers: tuple[int, ...] = ()
     """Layers of a mixture model that have a plain MLP."""
+    scale_block: int = 0
+    """Rows, and columns, of FP8 weights that share a scale; 0 where weights are not quantized."""
     dtype: str = "float32"
     """Type of the stored weights, as the model's files name it; the pass may use another."""
 

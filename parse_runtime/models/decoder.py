@@ -13,6 +13,7 @@ from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.quantized import weight_of
 from parse_runtime.kernels.ranks import first_of, own_rows, summed
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu
@@ -211,7 +212,7 @@ def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) 
     """Self-attention over x [T, width], as `linear_parts`; keys and values are stored first."""
     r, c, keys = shared.rows, shared.config, shared.keys
     scale, cap = c.score_scale or None, c.score_cap
-    q = store(w, shared, linear_parts(x, w["qkv"], w.get("qkv_bias")), stored)
+    q = store(w, shared, linear_parts(x, weight_of(w, "qkv"), w.get("qkv_bias")), stored)
     if r.ancestors is None:
         x = attend_rows(
             q, stored, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows, scale=scale, cap=cap
@@ -221,7 +222,7 @@ def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) 
             q, stored, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length, lows=r.lows,
             scale=scale, cap=cap,
         )  # fmt: skip
-    return linear_parts(x, w["o"])
+    return linear_parts(x, weight_of(w, "o"))
 
 
 def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
@@ -236,7 +237,7 @@ def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) ->
 
 def mlp(w: Mapping[str, Tensor], x: Tensor, gelu: bool = False) -> Tensor:
     """down(silu(gate(x)) * up(x)), or with GELU, as `linear_parts`."""
-    return linear_parts(linear_swiglu(x, w["gate_up"], gelu), w["down"])
+    return linear_parts(linear_swiglu(x, weight_of(w, "gate_up"), gelu), weight_of(w, "down"))
 
 
 def logits(parameters: Mapping[str, Tensor], hidden: Tensor, cap: float = 0.0) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import LARGEST, ModelConfig
+from parse_runtime.models.hf_quantization import read_scale_block
 from parse_runtime.models.hf_rope import Rope, read_rope
 from parse_runtime.models.hf_window import read_window
 
@@ -101,6 +102,7 @@ def _config(values: Mapping[str, Any], where: str) -> ModelConfig:
         tied_embeddings=bool(values.get("tie_word_embeddings", gemma)),
         qkv_bias=architecture == "qwen2",
         qk_norm=architecture in ("qwen3", "qwen3_moe", "gemma3"),
+        scale_block=read_scale_block(values, where),
         dtype=dtype,
         **_scores(values, rope, architecture, head_dim),
         **(_mixture(values, architecture, layers, where) if architecture in _MIXTURES else {}),
@@ -204,8 +206,6 @@ def _refuse_unsupported(values: Mapping[str, Any], architecture: str, where: str
         raise UsageError(f"{where}: attn_logit_softcapping is not supported for gemma3")
     if values.get("use_bidirectional_attention"):
         raise UsageError(f"{where}: use_bidirectional_attention is not supported")
-    if values.get("quantization_config"):
-        raise UsageError(f"{where}: quantization_config is set; take the unquantized weights")
     if values.get("attention_bias") and architecture != "qwen2":
         raise UsageError(f"{where}: attention_bias is not supported for {architecture}")
     if values.get("mlp_bias"):

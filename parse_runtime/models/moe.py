@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from parse_runtime.kernels.experts import experts
+from parse_runtime.kernels.quantized import weight_of
 from parse_runtime.models.config import ModelConfig
 
 
@@ -20,8 +21,8 @@ def mixture(
     return experts(
         x,
         weights["router"],
-        weights["experts_gate_up"],
-        weights["experts_down"],
+        weight_of(weights, "experts_gate_up"),
+        weight_of(weights, "experts_down"),
         config.experts_per_token,
         config.normalize_experts,
         first,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from foundryrt.bundle.ranks import MOST
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
-
-MOST = 64
-"""Ranks of a bundle."""
 
 
 @dataclass(frozen=True)
@@ -70,4 +68,17 @@ def _refused(c: ModelConfig, world: int) -> str:
         return f"an MLP of width {c.intermediate} does not divide among {world} ranks"
     if c.experts % world:
         return f"{c.experts} experts do not divide among {world} ranks"
+    return _inside_blocks(c, world) if c.scale_block and world > 1 else ""
+
+
+def _inside_blocks(c: ModelConfig, world: int) -> str:
+    """Where ranks' parts of FP8 weights would begin inside a block, whose scale is one."""
+    # A rank's query heads are several times its key-value heads.
+    parts = {
+        "key-value heads": max(c.kv_heads // world, 1) * c.head_dim,
+        "an MLP": c.intermediate // world if _dense(c) else 0,
+    }
+    for name, rows in parts.items():
+        if rows % c.scale_block:
+            return f"a rank's {rows} rows of {name} do not make whole blocks of {c.scale_block}"
     return ""

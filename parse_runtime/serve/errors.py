@@ -8,7 +8,7 @@ import re
 import msgspec
 from starlette.responses import Response
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import RankLost, UsageError
 from parse_runtime.engine.engine import Overloaded, Stopped
 from parse_runtime.engine.request import TooLong
 
@@ -60,6 +60,8 @@ def translated(error: Exception, retry_seconds: int = 1) -> ApiError:
         return ApiError(429, str(error), None, "overloaded", {"Retry-After": str(retry_seconds)})
     if isinstance(error, Stopped):
         return ApiError(503, str(error), None, "stopped")
+    if isinstance(error, RankLost):  # of which the command tells
+        return ApiError(503, str(error), None, "rank_lost")
     if isinstance(error, msgspec.ValidationError):
         place = re.search(r"`\$\.([\w.]+)", str(error)) or re.search("field `(.*?)`", str(error))
         return ApiError(400, str(error), place[1] if place else None)

@@ -34,7 +34,7 @@ _STATUSES = {
     "413": "The body is too long",
     "429": "As many requests wait as may",
     "500": "A pass failed",
-    "503": "The server stops, or too many connections are open",
+    "503": "The server stops, has lost a rank, or too many connections are open",
 }
 
 

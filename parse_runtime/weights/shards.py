@@ -8,6 +8,7 @@ from math import prod
 from foundryc.weights import WeightSlice, cut
 from parse_runtime.models.shard import Shard
 from parse_runtime.weights.parameters import Parameter
+from parse_runtime.weights.quantized import SCALE
 
 _BY_COLUMN = ("o", "down", "qkv_bias")
 
@@ -17,18 +18,18 @@ def shard_parameters(parameters: list[Parameter], shard: Shard) -> list[Paramete
 
     Projections into heads and MLPs are cut by rows, those out of them by columns: their products
     are shares of a sum. Of experts and of the vocabulary's tables a rank has whole ones. Norms and
-    routers are every rank's.
+    routers are every rank's. Scales are cut as the weights are, which begin with whole blocks.
     """
     return [_sharded(p, shard) for p in parameters]
 
 
 def _sharded(p: Parameter, shard: Shard) -> Parameter:
-    kind = p.name.rpartition(".")[2]
+    kind = p.name.rpartition(".")[2].removesuffix(SCALE)
     rows, columns = range(prod(p.shape[:-1])), range(p.shape[-1])
     slices: list[WeightSlice] = []
     size = 0
     for rank in range(shard.world):
-        runs = _runs(kind, shard, rank)
+        runs = _runs(p, kind, shard, rank)
         if not runs:
             return p
         size = 0
@@ -46,11 +47,22 @@ def _sharded(p: Parameter, shard: Shard) -> Parameter:
     return replace(p, shape=shape, slices=slices)
 
 
-def _runs(kind: str, shard: Shard, rank: int) -> list[range]:
+def _runs(p: Parameter, kind: str, shard: Shard, rank: int) -> list[range]:
     """The rows, or columns, of a parameter that a rank has, in their order; none where it has all.
 
     Of a parameter with more than two dimensions, rows are those of its 2-D view.
     """
+    if kind in ("experts_gate_up", "experts_down"):
+        return [_part(rank, shard.experts * p.shape[1])]
+    runs = _of_weight(kind, shard, rank)
+    if not p.name.endswith(SCALE):
+        return runs
+    block = shard.whole.scale_block
+    return [range(run.start // block, -(-run.stop // block)) for run in runs]
+
+
+def _of_weight(kind: str, shard: Shard, rank: int) -> list[range]:
+    """`_runs` of anything but experts and scales."""
     whole, own = shard.whole, shard.config
     match kind:
         case "qkv" | "qkv_bias":
@@ -64,10 +76,6 @@ def _runs(kind: str, shard: Shard, rank: int) -> list[range]:
             return [gates, _behind(gates, whole.intermediate)]
         case "down":
             return [_part(rank, own.intermediate)]
-        case "experts_gate_up":
-            return [_part(rank, shard.experts * 2 * own.expert_intermediate)]
-        case "experts_down":
-            return [_part(rank, shard.experts * own.hidden)]
         case "embed" | "head":
             tokens = _part(rank, shard.vocab)
             there = range(min(tokens.start, whole.vocab), min(tokens.stop, whole.vocab))

@@ -24,6 +24,7 @@ from parse_runtime.weights.parameters import (
     refuse_unused,
     safetensors_names,
 )
+from parse_runtime.weights.quantized import with_scales
 from parse_runtime.weights.shards import shard_parameters
 
 _FACTORS = "rope_freqs.weight"
@@ -90,7 +91,8 @@ def _open_folder(path: Path) -> Model:
         config = _tied(config, stored)
     text = assets_from_hf(path)
     _check_ids(text, str(path / "tokenizer.json"), config, str(path / "config.json"))
-    return Model(config, parameters(config, safetensors_names(config.architecture), stored), text)
+    recipes = parameters(config, safetensors_names(config.architecture), stored)
+    return Model(config, with_scales(recipes, stored, config.scale_block), text)
 
 
 def _tied(config: ModelConfig, stored: dict[str, StoredTensor]) -> ModelConfig:

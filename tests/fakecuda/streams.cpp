@@ -36,6 +36,21 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, CUs
                    [=] { std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size); });
     return CUDA_SUCCESS;
 }
+// From pinned memory to the device alone.
+CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* copy, CUstream stream) {
+    IN_CONTEXT;
+    if (copy->srcMemoryType != CU_MEMORYTYPE_HOST || copy->dstMemoryType != CU_MEMORYTYPE_DEVICE ||
+        copy->srcPitch < copy->WidthInBytes || copy->dstPitch < copy->WidthInBytes ||
+        !streams::is_pinned(copy->srcHost))
+        return CUDA_ERROR_INVALID_VALUE;
+    streams::queue(stream_of(stream), [copy = *copy] {
+        auto* target = reinterpret_cast<char*>(copy.dstDevice) + copy.dstY * copy.dstPitch + copy.dstXInBytes;
+        auto* source = static_cast<const char*>(copy.srcHost) + copy.srcY * copy.srcPitch + copy.srcXInBytes;
+        for (size_t row = 0; row < copy.Height; ++row)
+            std::memcpy(target + row * copy.dstPitch, source + row * copy.srcPitch, copy.WidthInBytes);
+    });
+    return CUDA_SUCCESS;
+}
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream stream) {
     IN_CONTEXT;
     streams::queue(stream_of(stream), [=] { std::memset(reinterpret_cast<void*>(to), value, size); });

@@ -164,7 +164,7 @@ def stream_large(
     address, start = session.tensor("large").address, stored.offset
     with open(stored.path, "rb") as opened:
         pieces = [
-            native.FileRange(address + a, start + a, b - a, opened.fileno())
+            native.FileRange(address + a, start + a, b - a, 1, 0, opened.fileno())
             for a, b in pairwise(cuts)
         ]
         native.stream(backend.device.context, backend.stream, buffers, threads, pieces)

@@ -77,10 +77,10 @@ def _run(
     mask = reference.time_mask(s).astype(np.float32)
 
     def periods(p: np.ndarray) -> np.ndarray:
-        return np.roll(p, -s.pilot[0]).reshape(s.n, s.m)
+        return np.roll(p, -s.pilot_bin[0]).reshape(s.n, s.m)
 
     def flat(p: np.ndarray) -> np.ndarray:
-        return np.roll(p.reshape(-1), s.pilot[0])
+        return np.roll(p.reshape(-1), s.pilot_bin[0])
 
     def through(p: np.ndarray) -> np.ndarray:
         return periods(banded.apply_samples(flat(p), forward))
@@ -109,7 +109,7 @@ def _run(
         betas.append(beta)
     assert x.dtype == np.complex64, "numpy's transforms kept no single precision"
     steps = equalize.Solution(x, np.array(alphas), np.array([*betas[1:], betas[0]]))
-    middle = s.pilot[0] + s.m // 2 + s.m * np.arange(s.n)
+    middle = s.pilot_bin[0] + s.m // 2 + s.m * np.arange(s.n)
     bins = reference.eigenvalue_bins(s)[1]
     eigenvalue = equalize.period_eigenvalues(taps, s.q, middle, bins)
     mu, _ = equalize.bias(steps, eigenvalue, float(sigma2))

@@ -12,6 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
 from parse_models import answer, eager, quiet, save, save_head
+from quantized_models import save_fp8
 
 from parse_runtime.capture.record import Settings
 from parse_runtime.engine.batch import Batch, Sampling
@@ -30,13 +31,14 @@ LENGTH = 120
 
 
 def models(folder: Path) -> None:
-    """target, a draft of one layer, a good head, a mixture of experts, and models with windows."""
+    """target, a draft of one layer, a good head, mixtures of experts, and models with windows."""
     save(folder / "target", "qwen3", **SIZES)
     quiet(folder / "target", 0.01)
     save(folder / "draft", "llama", **{**SIZES, "num_hidden_layers": 1})
     save_head(folder / "head", folder / "target", good=True)
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
     save(folder / "mixture", "qwen3_moe", **SIZES, **experts)
+    save_fp8(folder / "fp8", "qwen3_moe")
     layers = ["sliding_attention", "full_attention"] * 2
     save(folder / "gemma3", "gemma3", **SIZES, sliding_window=24, layer_types=layers)
     chosen = {"num_local_experts": 8, "num_experts_per_tok": 2}

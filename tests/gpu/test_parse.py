@@ -30,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-FAMILIES = ("mixture", "gemma3", "mixtral")
+FAMILIES = ("mixture", "gemma3", "mixtral", "fp8")
 
 
 def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any]:

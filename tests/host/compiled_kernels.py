@@ -23,6 +23,7 @@ from parse_runtime.kernels.cuda.reduce import all_reduce
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.quantized import Quantized, plain
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
@@ -83,6 +84,12 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     experts(x, normal(8, HIDDEN), normal(8, 128, HIDDEN), normal(8, HIDDEN, 64), 2, True)
     first = torch.zeros(1, dtype=torch.int64)
     experts(x, normal(8, HIDDEN), normal(4, 128, HIDDEN), normal(4, HIDDEN, 64), 2, True, first)
+    wide = linear(x, quantized(WIDTH, HIDDEN))
+    linear_parts(wide, quantized(HIDDEN, WIDTH))
+    linear_swiglu(x, quantized(2 * WIDTH, HIDDEN))
+    plain(quantized(WIDTH, HIDDEN), dtype)
+    gate_up, down = quantized(8, 256, HIDDEN), quantized(8, HIDDEN, 128)
+    experts(x, normal(8, HIDDEN), gate_up, down, 2, True)
     words = torch.zeros(4, dtype=torch.int32)
     ranks = Ranks(2, words, torch.zeros(2 * 4 * 65536, dtype=torch.uint8), 65536)
     add_rms_norm(linear_parts(x, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
@@ -91,6 +98,12 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     sample(scores, heat, heat, numbers, numbers)
     plan = torch.zeros(5, count, dtype=torch.int64)
     sample_and_step(scores, heat, heat, numbers, plan, KEYS)
+
+
+def quantized(*shape: int) -> Quantized:
+    *outer, n, k = shape
+    values = torch.zeros(shape, dtype=torch.float8_e4m3fn)
+    return Quantized(values, torch.zeros(*outer, -(-n // 128), -(-k // 128)))
 
 
 def before_wait(ptx: str) -> dict[str, int]:

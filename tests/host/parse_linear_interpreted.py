@@ -6,9 +6,14 @@ Run with TRITON_INTERPRET=1. Float32 only: the interpreter's product of bfloat16
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from quantized_cases import exact, quantize
 
 from parse_runtime.kernels import experts, norm, rotate, swiglu
 from parse_runtime.kernels.cuda import experts as cuda_experts
@@ -16,6 +21,8 @@ from parse_runtime.kernels.cuda import norm as cuda_norm
 from parse_runtime.kernels.cuda import rotate as cuda_rotate
 from parse_runtime.kernels.cuda import routing, stream
 from parse_runtime.kernels.cuda import swiglu as cuda_swiglu
+from parse_runtime.kernels.cuda.dequantize import dequantize
+from parse_runtime.kernels.quantized import plain, weight_of
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -36,6 +43,25 @@ def products() -> dict[str, float]:
         found[f"swiglu {shape}"] = distance(cuda_swiglu.swiglu(x @ gates.T, gelu), gated)
         streamed = cuda_swiglu.stream_swiglu(x, gates, gelu)
         found[f"stream_swiglu {shape}"] = distance(streamed, gated)
+    return found
+
+
+def quantized() -> dict[str, float]:
+    """Products with FP8 weights, whose last blocks are cut off."""
+    found = {}
+    for count, n, k in ((1, 100, 96), (5, 1040, 520), (17, 200, 1024), (33, 400, 130)):
+        x, w, bias = torch.randn(count, k), quantize(torch.randn(n, k) * k**-0.5), torch.randn(n)
+        expected = x.double() @ exact(w).T + bias
+        shape = f"{count}x{n}x{k}"
+        found[f"fp8 stream {shape}"] = distance(stream.stream(x, w, bias), expected)
+        found[f"fp8 parts {shape}"] = distance(stream.stream_parts(x, w, bias).sum(0), expected)
+        made = dequantize(w.values, w.scale, torch.float32)
+        found[f"dequantize {shape}"] = float((made != plain(w, torch.float32)).sum())
+        half = -(-n // 128) * 128
+        gates, gelu = quantize(torch.randn(2 * half, k) * k**-0.5), count in (5, 33)
+        gated = swiglu.swiglu(x.double() @ exact(gates).T, gelu)
+        streamed = cuda_swiglu.stream_swiglu(x, gates, gelu)
+        found[f"fp8 stream_swiglu {shape}"] = distance(streamed, gated)
     return found
 
 
@@ -88,6 +114,18 @@ def mixture() -> dict[str, float]:
     return found
 
 
+def quantized_mixture() -> dict[str, float]:
+    found = {}
+    for count, hidden, width in ((1, 64, 128), (5, 200, 256), (70, 130, 128)):
+        x, router = torch.randn(count, hidden), torch.randn(6, hidden)
+        gate_up = quantize(torch.randn(6, 2 * width, hidden) * hidden**-0.5)
+        down = quantize(torch.randn(6, hidden, width) * width**-0.5)
+        ours = cuda_experts.experts(x, router, gate_up, down, 3, True)
+        theirs = experts.experts(x.double(), router.double(), exact(gate_up), exact(down), 3, True)
+        found[f"fp8 experts {count}x{hidden}x{width}"] = distance(ours, theirs)
+    return found
+
+
 def grouped() -> bool:
     """Every pair is in exactly one block, which is of its expert, and in the order of rows."""
     for rows in (16, 64):
@@ -116,17 +154,26 @@ def compiled() -> bool:
         graphs.append([node.target for node in graph.graph.nodes if node.op.startswith("call")])
         return graph.forward
 
-    def layer(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        y, total = cuda_norm.add_rms_norm(x * 2, None, scale, 1e-6)
-        return cuda_swiglu.stream_swiglu(y, weight) + total
+    def layer(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        y, total = cuda_norm.add_rms_norm(x * 2, None, weights["norm"], 1e-6)
+        return cuda_swiglu.stream_swiglu(y, weight_of(weights, "gate_up")) + total
 
-    arguments = torch.randn(3, 32), torch.randn(64, 32), torch.randn(32)
-    found = torch.compile(layer, backend=backend)(*arguments)
-    calls = [str(call) for graph in graphs for call in graph]
-    return torch.equal(found, layer(*arguments)) and len(calls) == 2
+    x, fp8, same = torch.randn(3, 128), quantize(torch.randn(256, 128)), True
+    for gate_up in (
+        {"gate_up": torch.randn(256, 128)},
+        {"gate_up": fp8.values, "gate_up_scale": fp8.scale},
+    ):
+        weights = {**gate_up, "norm": torch.randn(128)}
+        found = torch.compile(layer, backend=backend)(x, weights)
+        same &= torch.equal(found, layer(x, weights))
+    return same and len(graphs) > 1 and all(len(calls) == 1 for calls in graphs)
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     flags = {"grouped": grouped(), "compiled": compiled()}
-    print(json.dumps({**products(), **fused(), **mixture(), **flags}))
+    print(
+        json.dumps(
+            {**products(), **quantized(), **fused(), **mixture(), **quantized_mixture(), **flags}
+        )
+    )

@@ -45,6 +45,7 @@ def native(link: Settings, samples: np.ndarray) -> dict[str, np.ndarray]:
         ({"grid": "256x32", "antennas": 4, "gain_model": "rayleigh"}, 15.0),
         ({"grid": "256x32", "antennas": 4, "pulse": "sinc"}, 15.0),
         ({"grid": "31x37", "antennas": 2, "nu_p": 30e3, "guard": 9, "max_taps": 64}, 20.0),
+        ({"grid": "256x32", "antennas": 4, "pilot": "spread"}, 15.0),
     ],
 )
 def test_agrees_with_numpy(changes: dict[str, Any], snr_db: float) -> None:
@@ -99,7 +100,7 @@ def test_a_dead_antenna_changes_nothing_and_a_spoilt_one_shows() -> None:
     assert got["taps"].tolist() == [*alive["taps"], 0, 0]
     np.testing.assert_allclose(got["symbols"], alive["symbols"], atol=1e-5)
     # In the data, and in the window of taps.
-    for position in (0, link.pilot[0]):
+    for position in (0, link.pilot_bin[0]):
         spoilt = samples.copy()
         spoilt[1, position] = np.nan
         got = native(link, spoilt)
@@ -233,3 +234,14 @@ def test_a_bundle_refuses_waveforms_and_other_channels(bundle: Path, tmp_path: P
     assert done.returncode == 1 and "the bundle receives 2" in done.stderr
     done = run(bundle, "--raw", "--udp", "127.0.0.1:0")
     assert done.returncode == 2 and "waveform of one antenna" in done.stderr
+
+
+def test_with_a_prefix_a_dead_antenna_changes_nothing() -> None:
+    link = Settings(grid="64x32", antennas=4, waveform="cp")
+    samples = source.simulate(link, 10.0, 3, 0).samples
+    alive = native(replace(link, antennas=2), np.ascontiguousarray(samples[:2]))
+    samples[2:] = 0
+    got = native(link, samples)
+    assert got["taps"].tolist() == [*alive["taps"], 0, 0]
+    np.testing.assert_allclose(got["symbols"], alive["symbols"], atol=1e-5)
+    assert np.isnan(native(link, np.zeros_like(samples))["variance"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from otfs_pipeline.frames import recording, source
 from otfs_pipeline.receiver.native import NativeReceiver
+from otfs_pipeline.settings import Settings
 from tests.host.otfs_link import LINK, save_bundle
 
 REPLAY = """
@@ -32,13 +34,25 @@ sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
 
+LINKS = {
+    "point": LINK,
+    "spread": replace(LINK, pilot="spread"),
+    "prefix": replace(LINK, waveform="cp"),
+}
+
+
+@pytest.fixture(scope="module", params=LINKS)
+def link(request: pytest.FixtureRequest) -> Settings:
+    return LINKS[request.param]
+
+
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy")
+def bundle(link: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy", link)
 
 
-def test_llrs_are_those_of_the_receiver(bundle: Path, tmp_path: Path) -> None:
-    frames = np.stack([f.samples for f in source.synthetic(LINK, 20.0, 2, 3)])
+def test_llrs_are_those_of_the_receiver(bundle: Path, link: Settings, tmp_path: Path) -> None:
+    frames = np.stack([f.samples for f in source.synthetic(link, 20.0, 2, 3)])
     np.save(tmp_path / "samples.npy", frames)
     subprocess.run(
         [sys.executable, "-c", REPLAY, bundle, tmp_path / "samples.npy", tmp_path / "llr.npy"],
@@ -46,14 +60,16 @@ def test_llrs_are_those_of_the_receiver(bundle: Path, tmp_path: Path) -> None:
         timeout=120,
     )
     got = np.load(tmp_path / "llr.npy")
-    receiver = NativeReceiver(LINK)
+    receiver = NativeReceiver(link)
     for frame, llr in zip(frames, got, strict=True):
         np.testing.assert_array_equal(llr, receiver(torch.from_numpy(frame))["llr"].numpy())
 
 
-def test_the_driver_runs_without_the_receivers_code(bundle: Path, tmp_path: Path) -> None:
-    frames = list(source.synthetic(LINK, 25.0, 7, 4))
-    recording.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+def test_the_driver_runs_without_the_receivers_code(
+    bundle: Path, link: Settings, tmp_path: Path
+) -> None:
+    frames = list(source.synthetic(link, 25.0, 7, 4))
+    recording.write_recording(str(tmp_path / "link"), frames, link, 7)
     results = []
     for arguments in (
         ["--frames", "4", "--snr", "25", "--seed", "7"],

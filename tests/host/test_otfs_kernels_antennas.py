@@ -78,7 +78,7 @@ def test_a_dead_antenna_changes_nothing_and_a_spoilt_one_shows(tmp_path: Path) -
     got = receive(samples, Geometry.of(link), folders[1])
     assert got["taps"].tolist() == [0, alone["taps"]]
     np.testing.assert_allclose(got["symbols"], alone["symbols"], atol=1e-5)
-    samples[0, link.pilot[0]] = np.nan
+    samples[0, link.pilot_bin[0]] = np.nan
     got = receive(samples, Geometry.of(link), folders[2])
     assert np.isnan(got["variance"]) and np.isnan(got["llr"]).all()
 

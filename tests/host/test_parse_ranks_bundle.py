@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import capture
 from parse_models import eager, save, save_head
+from parse_ranks import on_bundle
 
 from foundryc import report
 from foundryc.difference import compare
@@ -23,8 +23,6 @@ from foundryc.page.bundle import bundle_page
 from foundryc.recorder import Recorder
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
-from foundryrt.host.backend import HostBackend
-from foundryrt.session import Session
 from parse_runtime.capture import fit
 from parse_runtime.capture.record import Settings, record
 from parse_runtime.engine.batch import Batch, Sampling
@@ -71,20 +69,6 @@ def answered(session: Any) -> dict[str, np.ndarray]:
     }
 
 
-def together(path: Path, world: int) -> list[dict[str, np.ndarray]]:
-    """What each rank gives, all launched in the same order."""
-    with Bundle.open(path) as bundle:
-        backends = [HostBackend(bundle, rank=rank) for rank in range(world)]
-        slabs = {rank: backend.export_slab() for rank, backend in enumerate(backends)}
-        for rank, backend in enumerate(backends):
-            backend.join({other: slab for other, slab in slabs.items() if other != rank})
-        with ThreadPoolExecutor(world) as threads:
-            found = list(threads.map(lambda b: answered(Session(bundle, b, None)), backends))
-        for backend in backends:
-            backend.close()
-    return found
-
-
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama, tied": ("llama", {"tie_word_embeddings": True, "vocab_size": 265}, {}),
     "mixtral": ("mixtral", MIXTURE, {}),
@@ -108,7 +92,7 @@ def test_ranks_of_a_bundle_give_what_the_model_gives_alone(way: str, tmp_path: P
     capture(settings, path)
     word = open_model(str(folder)).text.tokenizer.single
     expected = answered(eager(replace(settings, tp=1), (word("y"), word("n")))[0])
-    found = together(path, settings.tp)
+    found = on_bundle(path, settings.tp, answered)
     for own in found:
         for name in ("tokens", "proposed"):
             np.testing.assert_array_equal(own[name], expected[name])

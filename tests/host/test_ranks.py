@@ -130,7 +130,7 @@ def test_a_rank_that_is_none_cannot_record(tmp_path: Path, monkeypatch, rank: st
 
 def test_ranks_are_said_once_and_before_graphs() -> None:
     with Recorder("host", "ranks", {}) as r:
-        for world, capacity in ((1, 256), (65, 256), (2, 0)):
+        for world, capacity in ((1, 256), (65, 256), (2, 0), (8, (1 << 30) + 1)):
             with pytest.raises(UsageError):
                 r.ranks(world, capacity)
         r.ranks(2, 1)
@@ -166,6 +166,20 @@ def test_a_bundle_without_ranks_is_for_one_process(tmp_path: Path) -> None:
         backend.export_slab()
     with pytest.raises(UsageError, match="for one process"):
         backend.join({})
+
+
+def test_exchanges_alone_use_the_slabs(tmp_path: Path) -> None:
+    """Another rank could change an index in them after it was checked."""
+    with Recorder("host", "ranks", {}) as r:
+        ranks = r.ranks(2, 256)
+        with r.graph("own") as graph:
+            graph.output("y", ranks.slabs[-1:].clone())
+        r.save(tmp_path / "own.fdy")
+    with (
+        Session.open(tmp_path / "own.fdy") as session,
+        pytest.raises(FoundryError, match=r"node 0, .* in the ranks' slabs"),
+    ):
+        session.graph("own").launch()
 
 
 @pytest.mark.parametrize("given", [{}, {0: 0}, {0: 0, 1: 0}, {0: 0, 1: 0, 2: 0}, {0: 0, 3: 0}])

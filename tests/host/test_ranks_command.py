@@ -63,6 +63,7 @@ def test_a_run_of_two_ranks(bundle, tmp_path) -> None:
         ([], "the bundle was captured for 2 ranks: say --tp 2"),
         (["--tp", "3"], "--tp 3: the bundle was captured for 2 ranks: say --tp 2"),
         (["--tp", "1"], "--tp 1: the bundle was captured for 2 ranks: say --tp 2"),
+        (["--tp", "-2"], "the bundle was captured for 2 ranks: say --tp 2\n"),
         (["--tp", "2", "--devices", "0,0"], "--devices: a host bundle uses no GPU"),
         (["--tp", "2", "--devices", "a"], "--devices a: give GPUs by number"),
         (["--tp", "2", "--base", "0x640000000000"], "no base, place or grow"),
@@ -97,6 +98,19 @@ def test_a_killed_rank_ends_the_command(bundle, tmp_path, command) -> None:
     )
     # A server ends as it does when it is told to.
     assert out == ("stopped\n" if command == "serve" else "")
+
+
+def test_a_rank_that_is_killed_before_there_is_a_server(bundle, tmp_path) -> None:
+    """Nothing handles SIGTERM then, by which a server is told."""
+    process = start(["serve", bundle, "--tp", "2"], tmp_path)
+    while not (found := followers(process.pid)):
+        time.sleep(0.02)
+    while "libtorch" not in Path(f"/proc/{found[1]}/maps").read_text():  # all have met by then
+        time.sleep(0.02)
+    os.kill(found[1], signal.SIGKILL)
+    out, err, code = ended(process)
+    assert (out, code) == ("", 1)
+    assert f"error: rank 1 (process {found[1]}) was killed by SIGKILL" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -18,7 +18,8 @@ from foundryrt import Session, UsageError
 from foundryrt.backend import open_backend
 from foundryrt.errors import FoundryError, RankLost
 from foundryrt.host.backend import HostBackend
-from foundryrt.ranks.followers import Followers
+from foundryrt.ranks.followers import Followers, _process
+from foundryrt.ranks.meeting import listen
 from tests.host import rank_processes as processes
 from tests.host.rank_processes import WIDTH, alive, parts, record
 
@@ -181,6 +182,8 @@ def test_what_one_rank_alone_would_do_is_refused(bundles) -> None:
             session.seed(1)
         with pytest.raises(UsageError, match="x is float32"):
             session.write("x", np.zeros(4, np.float32))
+        with pytest.raises(UsageError, match="says which rank each process is"):
+            session.write("ranks", session.read("ranks"))
         # None of these has gone to one rank alone.
         session.write("x", X)
         graph.launch()
@@ -208,6 +211,26 @@ def test_numbers_of_ranks_that_do_not_fit(bundles) -> None:
     ):
         Session.open(bundles[3], followers=followers)
     assert not processes.followers(os.getpid())
+
+
+def test_ranks_are_for_one_session(bundles) -> None:
+    with Followers.start(bundles[2], 2) as followers:
+        with Session.open(bundles[2], followers=followers) as session:
+            with pytest.raises(UsageError, match="have had their session"):
+                Session.open(bundles[2], followers=followers)
+            session.write("x", X)
+            session.graph("parts").launch()
+            np.testing.assert_array_equal(session.graph("parts").read("parts"), parts(X, 2))
+        with pytest.raises(UsageError, match="have had their session"):
+            Session.open(bundles[2], followers=followers)
+
+
+def test_nothing_is_launched_once_the_other_ranks_are_closed(bundles) -> None:
+    followers = Followers.start(bundles[2], 2)
+    with Session.open(bundles[2], followers=followers) as session:
+        followers.close()
+        with pytest.raises(RankLost, match="close the session first"):
+            session.graph("parts").launch()
 
 
 def test_a_killed_rank_ends_the_session(bundles) -> None:
@@ -278,6 +301,15 @@ def test_what_fails_here_ends_the_other_ranks(bundles, monkeypatch) -> None:
         monkeypatch.undo()
         with pytest.raises(RankLost, match="rank 0 failed: KeyboardInterrupt"):
             session.graph("parts").launch()
+
+
+def test_a_rank_says_nothing_where_rank_0_is_gone(bundles, capfd) -> None:
+    name = f"foundryrt-test-{os.getpid()}"
+    listener = listen(name)
+    process = _process(bundles[2], 1, 2, 0, name)
+    select.select([listener], [], [])
+    listener.close()  # before it has said who it is
+    assert process.wait(60) == 1 and capfd.readouterr().err == ""
 
 
 def test_a_rank_that_cannot_open_the_bundle(bundles, tmp_path: Path) -> None:

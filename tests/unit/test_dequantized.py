@@ -24,6 +24,7 @@ from foundryrt.convert import decode_source
 from foundryrt.dequantized import LIMIT, decode_kept
 from foundryrt.errors import UsageError
 from foundryrt.host.weights import load
+from foundryrt.weight_files import file_states
 
 ROWS, COLUMNS = 4, 64
 ENTRY = 64 + 4 * ROWS * COLUMNS
@@ -225,13 +226,20 @@ def test_bytes_that_were_not_compared_are_not_kept(home: Home, tmp_path: Path) -
     manifest = SimpleNamespace(weights=weights, tensors=[SimpleNamespace(dtype="float32")])
     target = np.zeros((ROWS, COLUMNS), np.float32)
 
-    def load_all(check: bool) -> None:
+    def load_all(check: bool, digested: set[int] | None = None) -> None:
         target[...] = 0
-        load(manifest, lambda index: target, check=check)  # type: ignore[arg-type]
+        states = file_states(manifest, None)  # type: ignore[arg-type]
+        load(manifest, lambda index: target, None, check, None, 0, digested, states)  # type: ignore[arg-type]
         assert np.array_equal(target, decode_source(source, data, "float32"))
 
     load_all(check=False)
-    assert not home.folder.exists()
+    load_all(check=True, digested=set())  # another rank compares them
+    assert not home.folder.exists() or not home.entries
+    home.dequantized = 0
     load_all(check=True)
     load_all(check=True)
+    load_all(check=True, digested=set())
     assert len(home.entries) == home.dequantized == 1
+    _, data = stored(1)
+    (tmp_path / "w.gguf").write_bytes(data)
+    load_all(check=False)

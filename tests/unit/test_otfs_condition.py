@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,10 +28,12 @@ def say(conditions: Conditions, frame: Frame = NOTHING, **changes: float) -> dic
     return json.loads(json.dumps(entry, allow_nan=False))
 
 
-def test_a_frames_snr_is_the_channels_gain_over_the_noise() -> None:
-    energy = LINK.pilot_amplitude**2 + frame.data_symbols(LINK)
-    power = 0.5 * energy / LINK.q + 0.01
-    line = say(Conditions(LINK), power=power)
+@pytest.mark.parametrize("pilot", ["point", "spread"])
+def test_a_frames_snr_is_the_channels_gain_over_the_noise(pilot: str) -> None:
+    link = replace(LINK, pilot=pilot)
+    energy = np.sum(np.abs(frame.pilot_grid(link)) ** 2) + frame.data_symbols(link)
+    power = 0.5 * energy / link.q + 0.01
+    line = say(Conditions(link), power=power)
     assert line["snr_db"] == pytest.approx(10 * math.log10(0.5 / 0.01), abs=1e-4)
     assert line["channel_gain_db"] == pytest.approx(10 * math.log10(0.5), abs=1e-4)
     assert line["equalized_snr_db"] == pytest.approx(10 * math.log10(50), abs=1e-4)

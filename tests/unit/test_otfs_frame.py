@@ -31,7 +31,7 @@ def test_frames_hold_what_was_put_in(link: Settings, seed: int) -> None:
     symbols = rng.standard_normal(frame.data_symbols(link)) * (1 + 1j)
     grid = frame.assemble(symbols, link)
     np.testing.assert_array_equal(frame.extract(grid, link), symbols)
-    assert grid[link.pilot] == link.pilot_amplitude
+    assert grid[link.pilot_bin] == link.pilot_amplitude
     strip = grid[frame.guard_rows(link)].copy()
     assert strip.shape == (link.guard_bins, link.n)
     strip[link.guard_bins // 2, link.n // 2] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otfs_pipeline.front.balance import Balance
+from otfs_pipeline.front.compress import Compression
 from otfs_pipeline.front.detect import Detector
 from otfs_pipeline.front.synchronize import Found, FrontEnd
 from otfs_pipeline.link import reference, transmit
+from otfs_pipeline.link.pilot import pilot_strip
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.impair import NONE, Impairments
 from otfs_pipeline.waveform.preamble import preamble_template
@@ -20,32 +23,39 @@ from otfs_pipeline.waveform.simulate import Simulation
 from otfs_pipeline.waveform.slot import slot
 
 LINK = Settings(grid="64x32")
+LINKS = {
+    "point": LINK,
+    "spread": replace(LINK, pilot="spread"),
+    "prefix": replace(LINK, waveform="cp"),
+}
 SEED, FRAMES, SNR = 4, 6, 25.0
 STEP = 2 * slot(LINK).chips
 
 
 @lru_cache(maxsize=32)
-def simulation(given: Impairments = NONE) -> tuple[np.ndarray, list[int]]:
-    made = Simulation(LINK, SEED, impairments=given)
+def simulation(given: Impairments = NONE, link: Settings = LINK) -> tuple[np.ndarray, list[int]]:
+    made = Simulation(link, SEED, impairments=given)
     return np.concatenate(list(made.pieces(range(FRAMES)))), made.starts(FRAMES)
 
 
-def received(samples: np.ndarray, cuts: tuple[int, ...] = ()) -> tuple[list[Found], FrontEnd]:
-    front = FrontEnd(LINK)
+def received(
+    samples: np.ndarray, cuts: tuple[int, ...] = (), link: Settings = LINK
+) -> tuple[list[Found], FrontEnd]:
+    front = FrontEnd(link)
     found: list[Found] = []
     for piece in np.split(samples, cuts):
         found += front.push(piece)
     return found + list(front.finish()), front
 
 
-def errors(found: list[Found], starts: list[int]) -> dict[int, float]:
+def errors(found: list[Found], starts: list[int], link: Settings = LINK) -> dict[int, float]:
     """Bit error rate by frame, for those that begin where one was sent."""
     rates = {}
     for one in found:
         near = int(np.argmin(np.abs(np.array(starts) - one.start)))
         if abs(starts[near] - one.start) < LINK.m:
-            bits = reference.receive(one.samples.astype(np.complex128), LINK).bits.ravel()
-            rates[near] = float(np.mean(bits != transmit.payload(SEED, near, LINK)))
+            bits = reference.receive(one.samples.astype(np.complex128), link).bits.ravel()
+            rates[near] = float(np.mean(bits != transmit.payload(SEED, near, link)))
     return rates
 
 
@@ -75,13 +85,14 @@ def test_any_split_of_the_stream_gives_the_same_frames(cuts: list[int]) -> None:
         np.testing.assert_array_equal(one.samples, two.samples)
 
 
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 @settings(max_examples=10)
-@given(st.floats(-20, 20), st.floats(-2000, 2000))
-def test_offsets_cost_nothing(delay: float, carrier: float) -> None:
+@given(delay=st.floats(-20, 20), carrier=st.floats(-2000, 2000))
+def test_offsets_cost_nothing(link: Settings, delay: float, carrier: float) -> None:
     given = Impairments(snr_db=SNR, delay=delay, carrier_hz=carrier)
-    made = Simulation(LINK, SEED, impairments=given)
-    found, front = received(np.concatenate(list(made.pieces(range(3)))))
-    rates = errors(found, made.starts(3))
+    made = Simulation(link, SEED, impairments=given)
+    found, front = received(np.concatenate(list(made.pieces(range(3)))), link=link)
+    rates = errors(found, made.starts(3), link)
     assert sorted(rates) == [0, 1, 2] and np.mean(list(rates.values())) < 8e-3
     # A path's Doppler cannot be told from it.
     assert abs(front.report()["carrier_hz"] - carrier) < LINK.nu_max
@@ -114,29 +125,66 @@ def test_a_stream_may_begin_anywhere_about_a_preamble(missing: int) -> None:
     assert list(errors(found, [start - missing for start in starts])) == list(range(FRAMES))
 
 
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 @settings(max_examples=15)
-@given(st.integers(STEP // 4, 4 * STEP), st.integers(40, 3000))
-def test_after_a_gap_at_most_two_frames_are_lost(at: int, gap: int) -> None:
-    samples, starts = simulation(CLEAN)
+@given(at=st.integers(STEP // 4, 4 * STEP), gap=st.integers(40, 3000))
+def test_after_a_gap_at_most_two_frames_are_lost(link: Settings, at: int, gap: int) -> None:
+    samples, starts = simulation(CLEAN, link)
     samples = np.delete(samples, np.s_[at : at + gap])
     starts = [start - min(max(start - at, 0), gap) for start in starts]
-    found, front = received(samples)
-    rates = errors(found, starts)
+    found, front = received(samples, link=link)
+    rates = errors(found, starts, link)
     good = [index for index, rate in rates.items() if rate < 0.05]
     assert len(good) >= FRAMES - 2 and front.counts.locks == 1
     after = next(i for i, start in enumerate(starts) if start > at)
     assert set(range(after + 1, FRAMES)) <= set(good)
 
 
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
+@pytest.mark.parametrize("gap", [60, 90, 160, 300, 700])
+def test_a_frame_that_lacks_samples_in_its_middle_is_not_given_on(link: Settings, gap: int) -> None:
+    samples, starts = simulation(CLEAN, link)
+    at = starts[2] + 2 * slot(link).centre
+    found, front = received(np.delete(samples, np.s_[at : at + gap]), link=link)
+    moved = [start - gap * (start > at) for start in starts]
+    rates = errors(found, moved, link)
+    assert front.counts.damaged == 1 and max(rates.values()) < 0.05
+    assert sorted(rates) == [0, 1, 3, 4, 5]
+
+
+@given(st.floats(0, 3), st.integers(0, 2**32 - 1))
+def test_a_spread_pilots_pulses_stand_as_a_points(second: float, seed: int) -> None:
+    """Two paths, without data: peaks where they are, and half of them a chirp's period beside."""
+    link, dense = Settings(grid="256x32", pilot="spread"), 4
+    seen = 2 * link.guard_bins
+    compression = Compression(link, dense, 2 * dense * seen + 1)
+    gain = np.exp(2j * np.pi * np.random.default_rng(seed).random(2)) * (1, 0.7)
+    shift = dense * round(second)
+    filtered = np.zeros((1, 2 * dense * seen + 1 + dense * (link.guard_bins - 1)), np.complex64)
+    for one, at in zip(gain, (0, 5 * dense + shift), strict=True):
+        begin = dense * seen + at
+        filtered[0, begin:][: dense * link.guard_bins : dense] += one * pilot_strip(link)
+    energy = np.abs(compression.pulses(filtered)[0]) ** 2
+    peaks = energy[dense * seen + np.array([0, 5 * dense + shift])]
+    np.testing.assert_allclose(peaks / link.pilot_energy, [1, 0.49], atol=0.1)
+    echo = energy[dense * (seen - link.chirp_period)] / link.pilot_energy
+    assert echo == pytest.approx((1 - link.chirp_period / link.guard_bins) ** 2, abs=0.1)
+    kept = compression.paths(energy)
+    assert kept[dense * seen] == energy[dense * seen]
+    assert kept[dense * (seen - link.chirp_period)] == 0
+    assert kept[dense * (seen + link.chirp_period)] == 0
+
+
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 @pytest.mark.parametrize("extra", [37, 700, STEP // 2, 3 * STEP + 11])
-def test_samples_that_are_too_many_cost_one_frame(extra: int) -> None:
-    samples, starts = simulation(CLEAN)
+def test_samples_that_are_too_many_cost_one_frame(link: Settings, extra: int) -> None:
+    samples, starts = simulation(CLEAN, link)
     at = starts[2] + STEP // 2
     rng = np.random.default_rng(1)
     noise = 0.1 * (rng.standard_normal(extra) + 1j * rng.standard_normal(extra))
     longer = np.insert(samples, at, noise.astype(np.complex64))
-    found, front = received(longer)
-    rates = errors(found, [start + extra * (start > at) for start in starts])
+    found, front = received(longer, link=link)
+    rates = errors(found, [start + extra * (start > at) for start in starts], link)
     assert {0, 1, 3, 4, 5} <= {index for index, rate in rates.items() if rate < 0.05}
     assert front.counts.damaged <= 1
 
@@ -212,9 +260,24 @@ def test_a_preamble_is_found_where_it_is(carrier: float) -> None:
         Settings(grid="31x37", nu_p=30e3, guard=9, max_taps=64),
         Settings(grid="64x32", rolloff=0.1, doppler_rolloff=0.2),
         Settings(grid="64x32", guard=45),
+        Settings(grid="64x32", pilot="spread"),
+        Settings(grid="256x32", pilot="spread"),
+        Settings(grid="256x32", pilot="spread", pilot_db=35.0),
+        Settings(grid="64x32", waveform="cp"),
+        Settings(grid="128x37", waveform="cp", pulse="sinc", guard=55),
         Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8, max_taps=192),
     ],
-    ids=["odd", "two roll-offs", "wide guard", "sinc"],
+    ids=[
+        "odd",
+        "two roll-offs",
+        "wide guard",
+        "spread",
+        "larger",
+        "louder",
+        "prefix",
+        "prefix and sinc",
+        "sinc",
+    ],
 )
 def test_other_links(link: Settings) -> None:
     made = Simulation(link, 1, impairments=Impairments(snr_db=25.0, delay=7.7, carrier_hz=900.0))

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from otfs_pipeline.frames import source
+from otfs_pipeline.link import prefix
+from otfs_pipeline.link.channel import Paths
 from otfs_pipeline.link.estimate import read_pilot
-from otfs_pipeline.link.zak import zak
+from otfs_pipeline.link.frame import pilot_grid
+from otfs_pipeline.link.zak import inverse_zak, zak
 from otfs_pipeline.live import channel, history, spectrum
 from otfs_pipeline.live.latency import Latencies
 from otfs_pipeline.live.metrics import Metrics
@@ -49,16 +52,33 @@ def test_the_density_is_welchs(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "link", [LINK, Settings(grid="31x37", nu_p=30e3), Settings(grid="256x32", pulse="sinc")]
+    "link",
+    [
+        LINK,
+        Settings(grid="31x37", nu_p=30e3),
+        Settings(grid="256x32", pulse="sinc"),
+        Settings(grid="256x32", pilot="spread"),
+    ],
 )
 def test_the_channel_is_what_the_pilot_shows(link: Settings) -> None:
     samples = source.simulate(link, 20.0, 3, 0).samples
-    window = read_pilot(zak(samples.astype(complex), link.m, link.n), link, link.pilot)
+    window = read_pilot(zak(samples.astype(complex), link.m, link.n), link, link.pilot_bin)
     expected = np.abs(window[:, : 2 * link.doppler_range + 1].T) ** 2
     got = channel.gains(channel.strip(samples, link), link)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-9)
     floor = channel.threshold(np.array([0.01]), link)
     assert floor == pytest.approx(9 * 0.01 / link.pilot_amplitude**2)
+
+
+def test_with_a_prefix_the_channel_is_shown_between_the_bins() -> None:
+    link = Settings(grid="64x37", waveform="cp")
+    # Five half bins.
+    paths = Paths(np.array([0.5j]), np.zeros(1), np.array([2.5 / link.frame_seconds]))
+    received = prefix.through(inverse_zak(pilot_grid(link)), paths, link)
+    got = channel.gains(channel.strip(received, link), link)
+    strongest = np.unravel_index(np.argmax(got), got.shape)
+    assert strongest == (link.doppler_range + 5, -link.first_tap)
+    assert got[strongest] == pytest.approx(0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize("antennas", [2, 4])

@@ -16,7 +16,7 @@ def test_a_strip_makes_h_block_diagonal() -> None:
     taps = loss.window(LINK, np.random.default_rng(3))
     half, length = LINK.guard_bins // 2, LINK.m - LINK.guard_bins
     dense = equalize.dense_time(taps, LINK.q)
-    rows = np.roll(np.arange(LINK.q), -LINK.pilot[0]).reshape(LINK.n, LINK.m)
+    rows = np.roll(np.arange(LINK.q), -LINK.pilot_bin[0]).reshape(LINK.n, LINK.m)
     for n, block in enumerate(loss._blocks(LINK, taps)):
         columns = rows[n, half + 1 : half + 1 + length]
         np.testing.assert_allclose(dense[np.ix_(rows[n], columns)], block, atol=1e-12)

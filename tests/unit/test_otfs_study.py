@@ -71,13 +71,40 @@ def test_a_small_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
     assert low <= known["ber"]["cg28"][0]["mean"] <= high
     assert known["snr_loss_db"]["lmmse"]["mean"] == 0
     assert set(pilot["ber"]) == {"perfect", "estimated"} and pilot["frames"] == 2
+    # A point's pulses are as strong as the strip has delays, and hardly a symbol's pulse is wider.
+    assert pilot["papr_db"]["mean"] == pytest.approx(10 * np.log10(pilot["guard_bins"]), abs=1.5)
     assert plot.read_text().startswith("<?xml")
     assert "loss" in capsys.readouterr().out
+
+
+def test_pilots_are_compared_by_errors_and_peaks(tmp_path: Path) -> None:
+    output = tmp_path / "pilots.json"
+    arguments = ["--link", "--pilot-link", "256x32", "--pilot", "point", "spread", "--clip-db", "9",
+                 "--pilot-frames", "2", "--pilot-snr", "20", "--jobs", "1",
+                 "--output", str(output)]  # fmt: skip
+    assert command.main(arguments) == 0
+    point, spread = json.loads(output.read_text())["embedded_pilot"]
+    assert (point["pilot"], spread["pilot"]) == ("point", "spread")
+    assert point["clip_db"] == spread["clip_db"] == 9
+    assert spread["papr_db"]["mean"] < point["papr_db"]["mean"] - 4
+    ber = [{name: values[0]["mean"] for name, values in one["ber"].items()}
+           for one in (point, spread)]  # fmt: skip
+    assert ber[1]["estimated"] < 1.3 * ber[1]["perfect"]
+    assert ber[1]["clipped"] < 1.2 * ber[1]["estimated"]
+    assert ber[0]["clipped"] > 2 * ber[0]["estimated"]
+
+
+def test_clipping_keeps_what_is_below() -> None:
+    samples = np.array([3.0, 4.0j, 0.0, 10 - 10j])
+    rms = np.sqrt(np.mean(np.abs(samples) ** 2))
+    got = linklevel.clipped(samples, 0.0)
+    np.testing.assert_allclose(got, [3, 4j, 0, rms * (1 - 1j) / np.sqrt(2)])
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--pilot", "line"], "point or spread"),
         (["--link", "31x37@x"], "GRID@NU_P"),
         (["--link", "4x4"], "guard"),
         (["--channel", "tdl-a"], "tdl-a"),

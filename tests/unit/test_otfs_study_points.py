@@ -97,7 +97,7 @@ def test_more_frames_go_on_from_those_there_are(
     run = Point.run
     monkeypatch.setattr(Point, "run", lambda self: ran.append(self.index) or run(self))
     more = study(output, "--jobs", "1", "--pilot-frames", "3")
-    assert ran == [2, 2] and more["embedded_pilot"][0]["frames"] == 3
+    assert ran == [2, 2, 2, 2] and more["embedded_pilot"][0]["frames"] == 3
 
 
 def test_a_killed_study_goes_on(tmp_path: Path, alone: Path) -> None:

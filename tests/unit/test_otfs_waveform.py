@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otfs_pipeline.front.matched import MatchedFilter, rotation
-from otfs_pipeline.link import banded, channel, transmit
+from otfs_pipeline.link import banded, channel, prefix, transmit
 from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform import preamble, pulse, slot
@@ -95,6 +95,23 @@ def test_paths_make_the_effective_taps(rolloffs: tuple[float, float]) -> None:
     if rolloffs[0] != rolloffs[1]:
         other = banded.apply_samples(sent, banded.bands(swapped, link.q))
         assert error_db(got, other) > -30
+
+
+@pytest.mark.parametrize("grid", ["64x32", "64x37"])
+def test_a_frame_with_a_prefix_has_the_channel_that_it_is_received_with(grid: str) -> None:
+    link = Settings(grid=grid, waveform="cp")
+    paths = VEHICULAR_A.draw(np.random.default_rng(3), link.nu_max, "fixed")
+    sent = transmit.transmit(transmit.payload(1, 0, link), link)
+    modulator = Modulator(link)
+    got = matched(link, modulator.through(modulator.waveform(sent), paths), modulator.lead)
+    # Doppler turns count from the burst's centre.
+    turn = np.exp(-2j * np.pi * paths.doppler * pulse.centre_sample(link) / link.bandwidth)
+    moved = channel.Paths(paths.gain * turn, paths.delay, paths.doppler)
+    assert error_db(got, prefix.through(sent, moved, link)) < -40
+    place = slot.slot(link)
+    assert place.chips % link.m == 0
+    # Preamble, prefix, frame, and as much again as the prefix.
+    assert 0 <= place.chips - (link.m + link.q + 2 * link.last_tap + 1) < link.m
 
 
 def test_a_carrier_offset_is_taken_off() -> None:

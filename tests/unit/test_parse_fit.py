@@ -19,7 +19,8 @@ CONFIG = ModelConfig(
     head_dim=128, vocab=151936, max_positions=40960, rms_eps=1e-6, rope_theta=1e6,
 )  # fmt: skip
 # As many weights as Qwen3-14B has.
-MODEL: Any = SimpleNamespace(config=CONFIG, parameters=[SimpleNamespace(shape=(14_768_307_200,))])
+WEIGHTS = SimpleNamespace(shape=(14_768_307_200,), dtype="")
+MODEL: Any = SimpleNamespace(config=CONFIG, parameters=[WEIGHTS])
 GIB = 1 << 30
 
 
@@ -33,6 +34,14 @@ def test_a_model_of_14b_on_gpus() -> None:
     assert (narrow["max_len"], narrow["slots"]) == (8192, 2)
     with pytest.raises(UsageError, match=r"m: .* GiB more than the 24\.0 GiB"):
         choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, MODEL, MODEL)
+
+
+def test_weights_in_fp8_leave_room() -> None:
+    weights = SimpleNamespace(shape=WEIGHTS.shape, dtype="float8_e4m3fn")
+    model: Any = SimpleNamespace(config=CONFIG, parameters=[weights])
+    assert 2 * _weights(model, model, "bfloat16") == _weights(MODEL, MODEL, "bfloat16")
+    found = choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, model, model)
+    assert (found["max_len"], found["slots"]) == (8192, 2)
 
 
 def test_what_is_given_stays() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundryrt.bundle.ranks import MOST
 from foundryrt.errors import FoundryError, RankLost, UsageError
 from foundryrt.ranks.followers import Followers, ending
 from foundryrt.ranks.meeting import Hello, connect, listen, patience, receive, send
@@ -176,6 +177,16 @@ def lost_by(act: Callable[[socket.socket], object], followers: Followers, name: 
 def test_a_rank_that_fails_or_ends_is_lost(met) -> None:
     message = lost_by(lambda line: send(line, {"failed": "no weights"}), *met)
     assert message == "rank 2 (process 1002) failed: no weights; start all ranks again"
+
+
+def test_the_slabs_of_as_many_ranks_as_there_can_be_come_with_the_ring() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        send(ours, {"slabs": [*range(MOST)]}, (ours.fileno(),) * (1 + MOST))
+        _, files = receive(theirs)
+    assert len(files) == 1 + MOST
+    for file in files:
+        os.close(file)
 
 
 def test_a_rank_whose_connection_ends_is_lost(met) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundryrt.bundle.schema import Tensor
+from foundryrt.bundle.schema import Tensor, WeightFile, Weights
 from foundryrt.errors import RankLost, UsageError
 from foundryrt.native.ring import MOST_BYTES, Ring, ring_file
 from foundryrt.ranks.follow import _Follower
 from foundryrt.ranks.leader import Leader
+from foundryrt.weight_files import FileState
 
 FORMS: dict[str, tuple[str, tuple[int, ...]]] = {
     "ranks": ("int32", (4,)),
@@ -39,8 +41,11 @@ def tensor(name: str) -> Tensor:
     )  # fmt: skip
 
 
+WEIGHTS = Path(__file__)
 MANIFEST: Any = SimpleNamespace(
-    tensors=[tensor(name) for name in FORMS], ranks=SimpleNamespace(world=3, words=0)
+    tensors=[tensor(name) for name in FORMS],
+    ranks=SimpleNamespace(world=3, words=0),
+    weights=Weights(files=(WeightFile("w", WEIGHTS.stat().st_size, str(WEIGHTS)),)),
 )
 
 
@@ -66,8 +71,8 @@ class Backend:
     def seed(self, seed: int) -> None:
         self.calls.append(("seed", seed % (1 << 64)))
 
-    def load_weights(self, check: bool) -> None:
-        self.calls.append(("load", check))
+    def load_weights(self, check: bool, states: list[FileState] | None) -> None:
+        self.calls.append(("load", check, states))
 
     def abandon(self, rank: int) -> None:
         self.calls.append(("abandon", rank))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundryrt import peek
+from foundryrt import peek, start
 from foundryrt.arguments import bundle_word
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.bundle.writer import BundleWriter
@@ -35,6 +35,16 @@ def test_nothing_that_is_in_the_file_matters(
     for data in (head + rest, b"FDY\1" + head + rest):
         path.write_bytes(data)
         assert peek.on_device(str(path)) in (True, False)
+
+
+def test_an_interrupt_of_the_imports_ends_the_command_quietly(monkeypatch) -> None:
+    def interrupt(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "bundle_word", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        start.main()
+    assert ended.value.code == 130
 
 
 def test_the_driver_waits_for_no_imports() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import gguf
@@ -21,9 +22,22 @@ from foundryc.weights import (
     slices,
     whole,
 )
-from foundryrt.bundle.schema import Manifest, Region, Requirements, Tensor, Workload
+from foundryrt.bundle.schema import (
+    Manifest,
+    Ranks,
+    Region,
+    Requirements,
+    Tensor,
+    WeightSource,
+    Workload,
+)
+from foundryrt.convert import decode_columns, decode_source
+from foundryrt.errors import UsageError
 from foundryrt.host.weights import load
+from foundryrt.sharing import digested_by
+from foundryrt.weight_files import file_states
 from foundryrt.weights import WeightsChanged
+from tests.unit.file_clock import wait_for_a_step
 
 WORLD, ROWS, COLUMNS = 3, 12, 6
 VALUES = np.arange(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
@@ -88,16 +102,16 @@ THIRDS = {
 }
 
 
-def manifest(parts: list[WeightSlice], shape: tuple[int, int]) -> Manifest:
+def manifest(parts: list[WeightSlice], shape: tuple[int, int], dtype: str = "float32") -> Manifest:
     tensor = Tensor(
-        name="w", region=0, offset=0, dtype="float32", shape=shape, strides=(shape[1], 1),
+        name="w", region=0, offset=0, dtype=dtype, shape=shape, strides=(shape[1], 1),
         role="weight",
     )  # fmt: skip
     return Manifest(
         format_version=1, target="host", workload=Workload(name="t", settings={}),
         requirements=Requirements(memory=4096), producer={}, provenance={},
         regions=(Region(name="weights", base=0, size=4096),), tensors=(tensor,),
-        weights=build_weights([(0, parts)]),
+        weights=build_weights([(0, parts)]), ranks=Ranks(world=WORLD, words=0),
     )  # fmt: skip
 
 
@@ -174,3 +188,117 @@ def test_parts_of_a_quantized_tensor(tmp_path: Path, way: str) -> None:
         target = np.zeros_like(expected)
         load(made, lambda _, to=target: to, rank=rank)
         np.testing.assert_array_equal(target, expected)
+        target[:] = 0
+        states = file_states(made, None)
+        load(made, lambda _, to=target: to, rank=rank, digested=set(), states=states)
+        np.testing.assert_array_equal(target, expected)
+
+
+@given(columns=ranges(96).filter(len), kind=st.sampled_from(["Q8_0", "Q4_1", "bfloat16"]))
+def test_only_the_blocks_of_some_columns_are_decoded(columns: range, kind: str) -> None:
+    values = np.random.default_rng(1).standard_normal((4, 96)).astype(np.float32)
+    if kind == "bfloat16":
+        data, block = (values.view(np.uint32) >> 16).astype(np.uint16), 1
+    else:
+        data, block = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]), 32
+    raw = memoryview(data.tobytes())
+    source = WeightSource(0, "q", 0, len(raw), kind, 4, 96)
+    found, first = decode_columns(source, raw, "float32", columns)
+    assert found.shape == (4, -(-columns.stop // block) * block - columns.start // block * block)
+    np.testing.assert_array_equal(
+        found[:, columns.start - first : columns.stop - first],
+        decode_source(source, raw, "float32")[:, columns.start : columns.stop],
+    )
+
+
+def test_columns_that_lie_apart_are_read_at_once(stored: StoredTensor) -> None:
+    parts = [
+        WeightSlice(stored, ROWS, 1, source_column=column, column=place)
+        for place, column in enumerate((3, 1, 4))
+    ]
+    made = manifest(parts, (ROWS, 3), "float64")
+    target, read = np.zeros((ROWS, 3)), []
+    load(made, lambda _: target, None, True, read.append, 0, set(), file_states(made, None))
+    np.testing.assert_array_equal(target, VALUES[:, [3, 1, 4]])
+    assert sum(read) == VALUES.nbytes * 4 // COLUMNS  # columns 1 to 4
+
+
+def load_shared(
+    made: Manifest, rank: int, target: np.ndarray, check: bool = True, folder: Path | None = None
+) -> int:
+    """As a rank of a session does; how many bytes it reads."""
+    read: list[int] = []
+    load(
+        made, lambda _: target, folder, check, read.append, rank, digested_by(made, rank),
+        file_states(made, folder),
+    )  # fmt: skip
+    return sum(read)
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_one_rank_reads_a_source_whole_and_the_others_their_columns(
+    stored: StoredTensor, monkeypatch: pytest.MonkeyPatch, dtype: str, check: bool
+) -> None:
+    """Converted or not: float32 values are stored."""
+    monkeypatch.setattr(slices, "_BLOCK", 4 * COLUMNS * 4)  # three sources
+    made = manifest(by_rank(stored, "columns"), (ROWS, 2), dtype)
+    for rank in range(WORLD):
+        target = np.zeros((ROWS, 2), dtype)
+        read = load_shared(made, rank, target, check)
+        np.testing.assert_array_equal(target, THIRDS["columns"](rank).astype(dtype))
+        third = VALUES.nbytes // 3
+        assert read == (third + 2 * third // 3 if check else third)
+
+
+def test_a_wrong_byte_is_found_by_the_rank_that_compares_it(
+    stored: StoredTensor, tmp_path: Path
+) -> None:
+    made = manifest(by_rank(stored, "columns"), (ROWS, 2))
+    data = bytearray(stored.path.read_bytes())
+    data[stored.offset + 5] ^= 1  # in the columns of rank 0
+    (tmp_path / stored.path.name).write_bytes(data)
+    (finder,) = (rank for rank in range(WORLD) if digested_by(made, rank))
+    for rank in range(WORLD):
+        target = np.zeros((ROWS, 2), np.float32)
+        if rank == finder:
+            with pytest.raises(WeightsChanged, match=r"'w' in .*w\.safetensors is not what"):
+                load_shared(made, rank, target, folder=tmp_path)
+        else:
+            load_shared(made, rank, target, folder=tmp_path)
+
+
+def test_ranks_that_share_digests_read_one_file(stored: StoredTensor, tmp_path: Path) -> None:
+    """Not another one of equal contents, nor one that was written to since."""
+    made = manifest(by_rank(stored, "columns"), (ROWS, 2))
+    target = np.zeros((ROWS, 2), np.float32)
+    file = tmp_path / stored.path.name
+    file.write_bytes(stored.path.read_bytes())
+
+    before = file.stat()
+    for known in (stored.path.parent, tmp_path):
+        states = file_states(made, known)
+        wait_for_a_step(file)
+        file.write_bytes(file.read_bytes())
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if it had not happened
+        with pytest.raises(WeightsChanged, match="is not the file that rank 0 has there"):
+            load(made, lambda _: target, tmp_path, rank=1, digested=set(), states=states)
+        assert not target.any()
+    with pytest.raises(UsageError, match="need the files' states"):
+        load(made, lambda _: target, tmp_path, rank=1, digested=set())
+
+
+def test_a_file_that_changes_while_ranks_read_it(stored: StoredTensor, tmp_path: Path) -> None:
+    made = manifest(by_rank(stored, "columns"), (ROWS, 2))
+    file = tmp_path / stored.path.name
+    file.write_bytes(stored.path.read_bytes())
+    states = file_states(made, tmp_path)
+    wait_for_a_step(file)
+
+    def target(_: int) -> np.ndarray:
+        with open(file, "r+b") as changed:
+            changed.write(b"\0")
+        return np.zeros((ROWS, 2), np.float32)
+
+    with pytest.raises(WeightsChanged, match="was changed meanwhile"):
+        load(made, target, tmp_path, rank=1, digested=set(), states=states)

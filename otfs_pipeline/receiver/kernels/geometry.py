@@ -51,6 +51,16 @@ class Geometry:
     @classmethod
     def of(cls, settings: Settings) -> Geometry:
         """The choice for a grid, by benchmarks/results/otfs_sweep.json."""
+        if settings.waveform != "zak":
+            raise UsageError(
+                f"waveform {settings.waveform}: the CUDA receiver takes zak; use --waveform zak or "
+                "--target host"
+            )
+        if settings.pilot != "point":
+            raise UsageError(
+                f"pilot {settings.pilot}: the CUDA receiver takes a point pilot; use --pilot point "
+                "or --target host"
+            )
         if settings.n > MOST_DOPPLERS:
             raise UsageError(
                 f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "
@@ -142,7 +152,7 @@ class Geometry:
     def macros(self) -> dict[str, str]:
         """Names and values for the compiler."""
         s = self.settings
-        kp, lp = s.pilot
+        kp, lp = s.pilot_bin
         levels = s.modulation.bit_length() // 2
         whole = {
             "M": s.m, "N": s.n, "Q": s.q, "GUARD": s.guard_bins, "FIRST_TAP": s.first_tap,

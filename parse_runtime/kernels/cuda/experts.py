@@ -16,7 +16,14 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.routing import group, route
-from parse_runtime.kernels.cuda.stream import load_rows, load_weight, stream_parts
+from parse_runtime.kernels.cuda.stream import (
+    add_product,
+    load_rows,
+    load_weight,
+    scales,
+    stream_parts,
+)
+from parse_runtime.kernels.quantized import Weight, split
 from parse_runtime.kernels.streamed import STREAMED_ROWS, streams
 
 
@@ -38,15 +45,16 @@ def choose(count: int) -> Tiles:
 
 @opaque
 def experts(
-    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalize: bool,
+    x: Tensor, router: Tensor, gate_up: Weight, down: Weight, top_k: int, normalize: bool,
     first: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.experts.experts`."""
     count, hidden = x.shape
-    number, _, width = down.shape
+    (gates, gate_scale), (outputs, down_scale) = split(gate_up), split(down)
+    number, _, width = outputs.shape
     pairs = count * top_k
     tiles = choose(count)
-    x, gate_up, down = x.contiguous(), gate_up.contiguous(), down.contiguous()
+    x, gates, outputs = x.contiguous(), gates.contiguous(), outputs.contiguous()
     # As `parse_runtime.kernels.linear.linear_parts`, which is above these kernels.
     scores = stream_parts(x, router) if streams(x) else F.linear(x, router)[None]
     weights, chosen = route(scores, x.dtype, top_k, normalize, number, first)
@@ -55,13 +63,13 @@ def experts(
     common = {"ROWS": tiles.rows, "num_warps": 4, "num_stages": tiles.stages, **OPTIONS}
     depth = min(tiles.depth, max(16, triton.next_power_of_2(hidden)))
     _gate_up[blocks.shape[1], triton.cdiv(width, tiles.gates)](
-        x, gate_up, gated, order, blocks, width, hidden, top_k,
+        x, gates, gate_scale, gated, order, blocks, width, hidden, top_k,
         COLUMNS=tiles.gates, DEPTH=depth, EVEN=hidden % depth == 0, STAGES=tiles.stages, **common,
     )  # fmt: skip
     each = torch.empty(pairs, hidden, dtype=torch.float32, device=x.device)
     depth = min(tiles.depth, max(16, triton.next_power_of_2(width)))
     _down[blocks.shape[1], triton.cdiv(hidden, tiles.columns)](
-        gated, down, each, order, blocks, hidden, width,
+        gated, outputs, down_scale, each, order, blocks, hidden, width,
         COLUMNS=tiles.columns, DEPTH=depth, EVEN=width % depth == 0, STAGES=tiles.stages, **common,
     )  # fmt: skip
     out = torch.empty_like(x)
@@ -73,12 +81,16 @@ def experts(
 
 @triton.jit
 def _gate_up(
-    x, weight, out, order, blocks, n, k, top_k, ROWS: tl.constexpr,
+    x, weight, scale, out, order, blocks, n, k, top_k, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
     expert, row, there = _block(blocks, ROWS)
+    gate_scale, up_scale = scale, scale
+    if scale is not None:
+        gate_scale = scales(scale, expert * 2, n, tl.program_id(1) * COLUMNS, k)
+        up_scale = scales(scale, expert * 2 + 1, n, tl.program_id(1) * COLUMNS, k)
     if expert >= 0:
         token = tl.load(order + row, there, other=0) // top_k
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -92,20 +104,24 @@ def _gate_up(
         for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
             at = tile * DEPTH + depth[None, :]
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            gate = tl.dot(a, load_weight(gate_row, at, k, EVEN).T, gate, input_precision="ieee")
-            up = tl.dot(a, load_weight(up_row, at, k, EVEN).T, up, input_precision="ieee")
+            w = load_weight(gate_row, at, k, EVEN)
+            gate = add_product(gate, a, w, gate_scale, tile * DEPTH)
+            w = load_weight(up_row, at, k, EVEN)
+            up = add_product(up, a, w, up_scale, tile * DEPTH)
         to = out + row.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(to, gate * tl.sigmoid(gate) * up, there[:, None] & (column < n)[None, :])
 
 
 @triton.jit
 def _down(
-    x, weight, out, order, blocks, n, k, ROWS: tl.constexpr,
+    x, weight, scale, out, order, blocks, n, k, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
     expert, row, there = _block(blocks, ROWS)
+    if scale is not None:
+        scale = scales(scale, expert, n, tl.program_id(1) * COLUMNS, k)
     if expert >= 0:
         pair = tl.load(order + row, there, other=0)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -116,7 +132,7 @@ def _down(
         for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
             at = tile * DEPTH + depth[None, :]
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            total = tl.dot(a, load_weight(w_row, at, k, EVEN).T, total, input_precision="ieee")
+            total = add_product(total, a, load_weight(w_row, at, k, EVEN), scale, tile * DEPTH)
         to = out + pair.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(to, total, there[:, None] & (column < n)[None, :])
 

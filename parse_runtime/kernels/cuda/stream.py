@@ -2,7 +2,8 @@
 
 A program owns some columns of the result and a span of K. Tiles, spans and the order of sums
 depend on the matrix alone, and the tensor cores sum a row of a tile in one way whichever row it
-is: so a row's bits do not depend on the other rows.
+is: so a row's bits do not depend on the other rows. Of a quantized weight a tile lies in one block:
+its scale is a factor of the tile's product, in float32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.quantized import BLOCK, Weight, split
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ class Tiles:
     stages: int
 
 
-def choose(weight: Tensor, spans: int | None = None) -> Tiles:
-    """Tiles of a matrix [N, K]; as many spans as keep the device's programs busy."""
+def choose(weight: Tensor, dtype: torch.dtype, spans: int | None = None) -> Tiles:
+    """Tiles of a matrix [N, K], for rows of `dtype`; as many spans as keep all programs busy.
+
+    A tile is no larger than a block of scales, and divides it.
+    """
     n, k = weight.shape
     columns = 64 if n >= 4096 else 32 if n >= 1024 else 16
     # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
-    deepest = 128 if weight.element_size() == 2 else 32
+    deepest = BLOCK if dtype.itemsize == 2 else 32
     depth = min(deepest, max(16, triton.next_power_of_2(k)))
     if spans is None:
         wanted = PROGRAMS // triton.cdiv(n, columns)
@@ -43,6 +48,7 @@ def choose(weight: Tensor, spans: int | None = None) -> Tiles:
 PROGRAMS = 560
 """About four for each of a Hopper GPU's 132 multiprocessors."""
 MOST_SPANS = 8
+_BLOCK = tl.constexpr(BLOCK)
 
 
 def tile_rows(count: int) -> int:
@@ -51,9 +57,9 @@ def tile_rows(count: int) -> int:
 
 
 @opaque
-def stream(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def stream(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """`parse_runtime.kernels.linear.linear` for few rows."""
-    parts = _launch(x, weight, bias, choose(weight), x.dtype)
+    parts = _launch(x, weight, bias, None, x.dtype)
     if parts.shape[0] == 1:
         return parts[0]
     count, n = parts.shape[1:]
@@ -64,24 +70,26 @@ def stream(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @opaque
 def stream_parts(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, tiles: Tiles | None = None
+    x: Tensor, weight: Weight, bias: Tensor | None = None, tiles: Tiles | None = None
 ) -> Tensor:
     """`parse_runtime.kernels.linear.linear_parts` for few rows."""
-    return _launch(x, weight, bias, tiles or choose(weight), torch.float32)
+    return _launch(x, weight, bias, tiles, torch.float32)
 
 
 def _launch(
-    x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles, single: torch.dtype
+    x: Tensor, weight: Weight, bias: Tensor | None, tiles: Tiles | None, single: torch.dtype
 ) -> Tensor:
     """Parts [S, T, N]: float32, or `single` where there is one span."""
-    count, (n, k) = x.shape[0], weight.shape
+    values, scale = split(weight)
+    tiles = tiles or choose(values, x.dtype)
+    count, (n, k) = x.shape[0], values.shape
     if x.stride(1) != 1:
         x = x.contiguous()
     dtype = torch.float32 if tiles.spans > 1 else single
     parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
     rows = tile_rows(count)
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
-        x, weight, bias, parts, count, n, k, x.stride(0), weight.stride(0),
+        x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
         STAGES=tiles.stages, num_warps=4, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
@@ -91,7 +99,7 @@ def _launch(
 # Values of a count would choose other machine code, and so perhaps other bits.
 @triton.jit(do_not_specialize=["count"])
 def _stream(
-    x, weight, bias, out, count, n, k, x_stride, w_stride,
+    x, weight, scale, bias, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -105,12 +113,14 @@ def _stream(
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
     x_row = x + row.to(tl.int64)[:, None] * x_stride
+    if scale is not None:
+        scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for tile in tl.range(first, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = tl.dot(a, load_weight(w_row, at, k, EVEN).T, total, input_precision="ieee")
+        total = add_product(total, a, load_weight(w_row, at, k, EVEN), scale, tile * DEPTH)
     if bias is not None and span == 0:
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
     out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
@@ -129,6 +139,23 @@ def load_weight(w_row, at, k, EVEN: tl.constexpr):
     if EVEN:
         return tl.load(w_row + at, eviction_policy="evict_first")
     return tl.load(w_row + at, at < k, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def scales(scale, matrix, n, row, k):
+    """Where those of a row of the matrices [n, k] of a weight are."""
+    return scale + (matrix * tl.cdiv(n, _BLOCK) + row // _BLOCK) * tl.cdiv(k, _BLOCK)
+
+
+@triton.jit
+def add_product(total, a, weight, scale, at):
+    """total + a times a tile of a weight, transposed, that begins `at` columns into its row."""
+    if scale is None:
+        return tl.dot(a, weight.T, total, input_precision="ieee")
+    else:
+        tl.static_assert(_BLOCK % weight.shape[0] == 0 and _BLOCK % weight.shape[1] == 0)
+        product = tl.dot(a, weight.to(a.dtype).T, input_precision="ieee")
+        return total + product * tl.load(scale + at // _BLOCK)
 
 
 @triton.jit

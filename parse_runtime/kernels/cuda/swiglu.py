@@ -12,11 +12,14 @@ from torch import Tensor
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.stream import (
     Tiles,
+    add_product,
     choose,
     load_rows,
     load_weight,
+    scales,
     tile_rows,
 )
+from parse_runtime.kernels.quantized import Weight, split
 
 
 @opaque
@@ -31,21 +34,23 @@ def swiglu(gate_up: Tensor, gelu: bool = False) -> Tensor:
 
 @opaque
 def stream_swiglu(
-    x: Tensor, gate_up: Tensor, gelu: bool = False, tiles: Tiles | None = None
+    x: Tensor, gate_up: Weight, gelu: bool = False, tiles: Tiles | None = None
 ) -> Tensor:
     """`parse_runtime.kernels.swiglu.linear_swiglu` for few rows."""
-    count, n, k = x.shape[0], gate_up.shape[0] // 2, gate_up.shape[1]
+    values, scale = split(gate_up)
+    count, n, k = x.shape[0], values.shape[0] // 2, values.shape[1]
     if tiles is None:
         # Two matrices are read at once: half the columns, but twice the depth where there is room.
-        tiles = choose(gate_up, spans=1)
-        depth = tiles.depth * (2 if x.dtype == torch.bfloat16 and count <= 16 else 1)
+        tiles = choose(values, x.dtype, spans=1)
+        room = x.dtype == torch.bfloat16 and count <= 16 and scale is None
+        depth = tiles.depth * (2 if room else 1)
         tiles = replace(tiles, columns=max(16, tiles.columns // 2), depth=depth)
     if x.stride(1) != 1:
         x = x.contiguous()
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
     rows = tile_rows(count)
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns)](
-        x, gate_up, out, count, n, k, x.stride(0), gate_up.stride(0),
+        x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
         STAGES=tiles.stages, GELU=gelu, num_warps=4, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
@@ -65,7 +70,7 @@ def _swiglu(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count"])
 def _stream_swiglu(
-    x, weight, out, count, n, k, x_stride, w_stride,
+    x, weight, scale, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
     STAGES: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
@@ -76,6 +81,10 @@ def _stream_swiglu(
     tiles = tl.cdiv(k, DEPTH)
     gate_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
     up_row = gate_row + n.to(tl.int64) * w_stride
+    gate_scale, up_scale = scale, scale
+    if scale is not None:
+        gate_scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
+        up_scale = scales(scale, 1, n, tl.program_id(1) * COLUMNS, k)
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
     gate = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -83,8 +92,8 @@ def _stream_swiglu(
     for tile in tl.range(0, tiles, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        gate = tl.dot(a, load_weight(gate_row, at, k, EVEN).T, gate, input_precision="ieee")
-        up = tl.dot(a, load_weight(up_row, at, k, EVEN).T, up, input_precision="ieee")
+        gate = add_product(gate, a, load_weight(gate_row, at, k, EVEN), gate_scale, tile * DEPTH)
+        up = add_product(up, a, load_weight(up_row, at, k, EVEN), up_scale, tile * DEPTH)
     out += row.to(tl.int64)[:, None] * n + column[None, :]
     there = (row < count)[:, None] & (column < n)[None, :]
     tl.store(out, _activate(gate, GELU) * up, there)

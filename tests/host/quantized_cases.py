@@ -1,0 +1,34 @@
+"""Weights in FP8 by blocks, made of others, and what they are in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from parse_runtime.kernels.quantized import BLOCK, Quantized
+
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
+
+def quantize(weight: Tensor) -> Quantized:
+    """A weight [..., N, K] in float8_e4m3fn: the largest of a block is the largest there is."""
+    n, k = weight.shape[-2:]
+    rows, columns = -(-n // BLOCK), -(-k // BLOCK)
+    filled = torch.nn.functional.pad(weight, (0, columns * BLOCK - k, 0, rows * BLOCK - n))
+    blocks = filled.unflatten(-1, (columns, BLOCK)).unflatten(-3, (rows, BLOCK))
+    largest = blocks.abs().amax((-3, -1)).float()
+    # Some checkpoints store scales in bfloat16.
+    scale = (largest.clamp(min=1e-12) / LARGEST).bfloat16().float()
+    values = (weight / spread(scale, n, k)).clamp(-LARGEST, LARGEST)
+    return Quantized(values.to(torch.float8_e4m3fn), scale)
+
+
+def exact(weight: Quantized) -> Tensor:
+    """Float64 [..., N, K]."""
+    return weight.values.double() * spread(weight.scale.double(), *weight.values.shape[-2:])
+
+
+def spread(scale: Tensor, n: int, k: int) -> Tensor:
+    """The scale of every value [..., n, k]."""
+    wide = scale.repeat_interleave(BLOCK, -2).repeat_interleave(BLOCK, -1)
+    return wide[..., :n, :k]
