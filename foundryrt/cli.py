@@ -79,18 +79,15 @@ RankCount = Annotated[
     typer.Option(
         "--tp",
         metavar="N",
-        help="Run it on N GPUs together, where it was captured with --tp N. torchrun, Slurm and"
-        " mpirun may start the ranks instead.",
-        show_default=False,
+        help="Run it on N GPUs together, where it was captured with --tp N.",
     ),
 ]
 Devices = Annotated[
     str | None,
-    typer.Option(
-        metavar="GPUS",
-        help="The GPU of each rank, such as 0,1. By default 0 to N-1.",
-        show_default=False,
-    ),
+    typer.Option(metavar="GPUS", help="The GPU of each rank, such as 0,1. By default 0 to N-1."),
+]
+StopFirst = Annotated[
+    bool, typer.Option("--stop-first", help="Close the bundle before, then open: requests wait.")
 ]
 
 WORKLOAD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -184,18 +181,21 @@ def serve(
 def switch(
     bundle: BundlePath,
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    tp: RankCount = None,
+    devices: Devices = None,
+    stop_first: StopFirst = False,
     json: Json = False,
 ) -> None:
-    """Have a server that is running serve BUNDLE in place of its bundle, over the same weights.
+    """Have a server that is running serve BUNDLE in place of its bundle, with the same weights.
 
-    BUNDLE is opened on the server's machine, while the server goes on. Its answers under way are
-    completed, and none is refused. Where it cannot take the other's place, nothing changes. A
-    server on another machine takes FOUNDRY_ADMIN_TOKEN.
+    BUNDLE is opened on the server's machine, while the server goes on, for any number of ranks. No
+    answer is lost or refused. Where BUNDLE cannot take the other's place, nothing changes. A server
+    on another machine takes FOUNDRY_ADMIN_TOKEN.
     """
     from foundryrt import switch as client
 
     with reporting():
-        report = client.switch(bundle, url)
+        report = client.switch(bundle, url, tp, ranks.numbers(devices), stop_first)
         if json:
             print_json(report)
         else:

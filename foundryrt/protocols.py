@@ -86,19 +86,23 @@ class GraphsLike(Protocol):
         """Replace the contents of a shared tensor; UsageError unless shape and dtype agree."""
 
 
-class SessionLike(GraphsLike, Protocol):
-    """What workloads need of a `foundryrt.session.Session`, so that others can stand in for it."""
+class FilesLike(Protocol):
+    """What has attached files: a bundle, or its session."""
 
     @property
     def files(self) -> Sequence[str]:
         """Names of the attached files."""
 
+    def file(self, name: str) -> bytes:
+        """A file that was attached at capture; FoundryError where there is none."""
+
+
+class SessionLike(GraphsLike, FilesLike, Protocol):
+    """What workloads need of a `foundryrt.session.Session`, so that others can stand in for it."""
+
     @property
     def weights_digest(self) -> str:
         """Of the contents of all weights."""
-
-    def file(self, name: str) -> bytes:
-        """A file that was attached at capture; UsageError where there is none."""
 
     def ready(self) -> int:
         """How many graphs can be launched without waiting."""

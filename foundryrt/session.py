@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from foundryrt.bundle import schema
 from foundryrt.errors import UsageError
 from foundryrt.grow import grown
 from foundryrt.remote.bundle import open_bundle
+from foundryrt.same_weights import check_same_weights
 from foundryrt.trust import KeyPath, resolve
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class _How:
-    """What another bundle in this one's place must be opened with, too."""
+    """What a bundle is opened with; but for the ranks, another in its place, too."""
 
     trust: Trust | None
     weights: Path | None
@@ -157,15 +158,7 @@ class Session:
                 bundle.manifest = grown(bundle.manifest, grow)
             graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
             index = None if first is None else _find(graphs, first[0], first[1])
-            if followers is None:
-                backend: Backend = open_backend(
-                    bundle, how.weights, device, index, load_weights, base, place
-                )
-            else:
-                from foundryrt.ranks.leader import open_leader
-
-                backend = open_leader(bundle, followers, how.weights, index, load_weights)
-            return cls(bundle, backend, how)
+            return cls(bundle, _open(bundle, how, index, load_weights, base, place), how)
         except BaseException:
             bundle.close()
             raise
@@ -174,26 +167,44 @@ class Session:
         self,
         path: str | os.PathLike[str],
         shared: Callable[[Bundle, Bundle], Iterable[str]],
+        others: Callable[[Bundle], Followers | None] = lambda _: None,
     ) -> Session:
         """Open another bundle over memory of this session, so that it can take this one's place.
 
         Signatures that are required, weights folder and device are this session's.
         `shared(own, other)` is called when the other bundle is checked, before any memory is taken
-        for it, and names the regions to share. Errors are those of `open`, and UsageError where a
-        region's contents differ. Either session may be closed first.
+        for it, and names the regions to share. `others(other)` starts the ranks of a bundle for
+        several. Ranks share nothing, on either side. Errors are those of `open`, and UsageError
+        where a region's contents differ. Either session may be closed first; where nothing is
+        shared, this one may be closed already, or by `shared`.
         """
         own, how = self._bundle, self._how
-        self._backend()
-        if how.followers is not None:
-            raise UsageError("ranks cannot go on with another bundle: start them with that one")
         bundle = open_bundle(path, how.trust)
         try:
             place = dict.fromkeys(shared(own, bundle), self)
-            backend = open_backend(bundle, how.weights, how.device, None, True, None, place)
-            return Session(bundle, backend, how)
+            if place:
+                self._backend()
+                if how.followers is not None or bundle.manifest.ranks:
+                    raise UsageError("ranks share no memory with another session: share no region")
+            device = how.followers.devices[0] if how.followers else how.device
+            followers = others(bundle)
+            how = replace(how, device=device, followers=followers)
+            return Session(bundle, _open(bundle, how, place=place), how)
         except BaseException:
             bundle.close()
             raise
+
+    def check_weights(self, other: Bundle) -> None:
+        """UsageError unless another bundle, for any number of ranks, has the same weights.
+
+        Files are read for it where the two bundles read other parts of them.
+        """
+        check_same_weights(self._bundle.manifest, other.manifest, self._how.weights)
+
+    @property
+    def followers(self) -> Followers | None:
+        """The other ranks, where there are any."""
+        return self._how.followers
 
     def __enter__(self) -> Session:
         return self
@@ -322,6 +333,21 @@ class Session:
             where = f"; graph {_listed(owners)} has one: use graph(...).read" if owners else ""
             raise UsageError(f"no tensor {name!r}; there is {_listed(known)}{where}")
         return found
+
+
+def _open(
+    bundle: Bundle,
+    how: _How,
+    first: int | None = None,
+    load_weights: bool = True,
+    base: int | None = None,
+    place: Mapping[str, object] | None = None,
+) -> Backend:
+    if how.followers is None:
+        return open_backend(bundle, how.weights, how.device, first, load_weights, base, place)
+    from foundryrt.ranks.leader import open_leader
+
+    return open_leader(bundle, how.followers, how.weights, first, load_weights)
 
 
 def _find(

@@ -7,6 +7,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,9 +26,16 @@ class _Here(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def switch(bundle: str, url: str) -> dict[str, Any]:
+def switch(
+    bundle: str,
+    url: str,
+    tp: int | None = None,
+    devices: Sequence[int] | None = None,
+    stop_first: bool = False,
+) -> dict[str, Any]:
     """Have the server at `url` serve `bundle`, and wait until it does; what it reports.
 
+    `tp` ranks run it, on the GPUs `devices`. `stop_first` where there is no room for both bundles.
     A path is one of the server's machine. Unreachable where no server answers there, Denied where
     the token is another's, FoundryError says why the server did not switch.
     """
@@ -42,9 +50,13 @@ def switch(bundle: str, url: str) -> dict[str, Any]:
     here = _is_here(parts.hostname)
     token = find_token(port) if here else chosen_token()
     note(f"{url}: the server opens {bundle}")
+    body: dict[str, Any] = {"bundle": bundle if is_url(bundle) else os.path.abspath(bundle)}
+    body |= {} if tp is None else {"tp": tp}
+    body |= {} if devices is None else {"devices": list(devices)}
+    body |= {"stop_first": True} if stop_first else {}
     request = urllib.request.Request(
         f"{parts.scheme}://{parts.netloc}/admin/switch",
-        json.dumps({"bundle": bundle if is_url(bundle) else os.path.abspath(bundle)}).encode(),
+        json.dumps(body).encode(),
         {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
     handlers = [_Here(), *([urllib.request.ProxyHandler({})] if here else [])]
@@ -66,11 +78,14 @@ def described(report: dict[str, Any]) -> str:
         how = (
             f"the answers under way ended with the bundle before in {report['drain_seconds']:.1f} s"
         )
+    if report["stopped_first"]:
+        how += f", then requests waited for {report['swap_ms'] / 1e3:.1f} s"
     added = report["added_bytes"]
+    ranks = f" {report['ranks']} ranks," if report["ranks"] > 1 else ""
     memory = "" if added is None else f"; {size(added)} of device memory were added"
     return (
         f"{report['bundle']} is served: {report['name']}, {report['graphs']} graphs,"
-        f" opened in {report['open_seconds']:.2f} s; {how}{memory}\n"
+        f"{ranks} opened in {report['open_seconds']:.2f} s; {how}{memory}\n"
     )
 
 

@@ -41,7 +41,7 @@ class AskedRanks:
         with suppress(ValueError, TypeError):
             tp = int(_value(words, "--tp") or "")
         with suppress(UsageError):
-            devices = _numbers(_value(words, "--devices"))
+            devices = numbers(_value(words, "--devices"))
         with suppress(UsageError):
             where = place(os.environ)
         return cls(tp, devices, where)
@@ -73,7 +73,7 @@ def others(
     the block, at the latest. UsageError where `tp`, launcher and bundle contradict each other.
     """
     world = manifest.ranks.world if manifest.ranks else 1
-    gpus = _numbers(devices)
+    gpus = numbers(devices)
     where = place(os.environ) if world > 1 else None
     _check(manifest, world, tp, gpus, where)
     if world == 1:
@@ -85,14 +85,61 @@ def others(
 
         device = _device(where.rank, gpus)
         follow(bundle, where.rank, world, device, where.meeting, patience(), quiet=False)
-    over = threading.Event()
     with _followers(bundle, world, gpus, where) as found:
-        found.on_loss.append(lambda _: _end_soon(found, serving, over))
+        over = end_with(found, serving)
         try:
             yield found
             found.check()
         finally:
             over.set()
+
+
+def more(
+    manifest: Manifest, bundle: str, tp: int | None, devices: Sequence[int] | None
+) -> Followers | None:
+    """The other ranks of a bundle that this process opens beside one; None for one rank."""
+    from foundryrt.ranks.followers import Followers
+
+    check_more(manifest, tp, devices)
+    return Followers.start(bundle, manifest.ranks.world, devices) if manifest.ranks else None
+
+
+def check_more(manifest: Manifest, tp: int | None, devices: Sequence[int] | None) -> None:
+    """UsageError where `more` was given what contradicts the bundle."""
+    world = manifest.ranks.world if manifest.ranks else 1
+    _check(manifest, world, tp, None if devices is None else tuple(devices), None)
+    if devices is not None and world == 1:
+        raise UsageError("--devices: a bundle of one rank stays on rank 0's GPU: leave it out")
+
+
+def numbers(text: str | None) -> tuple[int, ...] | None:
+    """GPUs as `--devices` names them."""
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() and len(word) < 4 for word in words):
+        raise UsageError(f"--devices {text}: give GPUs by number, such as 0,1")
+    return tuple(map(int, words))
+
+
+def end_with(followers: Followers, serving: bool = False) -> threading.Event:
+    """Have this process end soon once a rank is lost, unless the event is set before."""
+    over, begun = threading.Event(), threading.Lock()
+
+    def end(_: int = 0) -> None:
+        if begun.acquire(blocking=False):
+            _end_soon(followers, serving, over)
+
+    followers.on_loss.append(end)
+    if followers.lost is not None:  # perhaps before anybody listened
+        end()
+    return over
+
+
+def stop_serving() -> None:
+    """End this process's server as if it had been told to; answers under way end with an error."""
+    # Sent to the thread that may be waiting for it.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def _followers(
@@ -138,15 +185,6 @@ def _device(rank: int, gpus: tuple[int, ...] | None) -> int:
     return 0 if visible and "," not in visible else rank
 
 
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    words = text.split(",")
-    if not all(word.isascii() and word.isdigit() and len(word) < 4 for word in words):
-        raise UsageError(f"--devices {text}: give GPUs by number, such as 0,1")
-    return tuple(map(int, words))
-
-
 def _value(words: Sequence[str], name: str) -> str | None:
     """What follows the option's last place."""
     found = None
@@ -167,10 +205,9 @@ def _end_soon(followers: Followers, serving: bool, over: threading.Event) -> Non
             note(f"error: {followers.lost}")
             os._exit(1)
 
+    # Before there is a server, `Session.open` raises.
     if serving and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        # Answers under way end with an error, and the server as if it had been told to. Sent to
-        # the thread that may be waiting for it. Before there is a server, `Session.open` raises.
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        stop_serving()
     timer = threading.Timer(_SECONDS, end)
     timer.daemon = True
     timer.start()

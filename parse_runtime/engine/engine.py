@@ -82,13 +82,16 @@ class Engine:
         """Answers that run, and that wait."""
         return self._scheduler.running, self._scheduler.waiting + self._coming
 
-    def submit(self, request: Request, listener: Listener) -> None:
-        """Have `request` answered; UsageError where it does not fit, Overloaded for too many."""
+    def submit(self, request: Request, listener: Listener, waited: bool = False) -> None:
+        """Have `request` answered; UsageError where it does not fit, Overloaded for too many.
+
+        One that has `waited` elsewhere is not refused for those that wait here.
+        """
         request.check(self.max_len)
         with self._changed:
             if self.state == "stopped":
                 raise Stopped("the engine is stopped")
-            if sum(self.load) >= self.capacity:
+            if not waited and sum(self.load) >= self.capacity:
                 raise Overloaded(f"{self._queue} answers wait already: come again later")
             self._coming += 1
             self._commands.append(lambda: self._admit(request, listener))

@@ -15,12 +15,19 @@ _MEANING = (
 def shared_regions(own: Bundle, other: Bundle) -> list[str]:
     """What `other` is to share to take the place of `own`; with `state`, answers can go on in it.
 
-    UsageError where the other bundle is of another workload. Whether the weights are the same is
-    seen when they are shared.
+    Nothing where one is of several ranks. UsageError where the other bundle is of another workload,
+    or, with ranks, of another dtype. Whether the weights are the same is seen when they are shared.
     """
     served, asked = (bundle.manifest.workload.name for bundle in (own, other))
     if served != asked:
         raise UsageError(f"the bundle is of workload {asked!r}, and {served!r} is served")
+    if own.manifest.ranks or other.manifest.ranks:
+        types = [bundle.manifest.workload.settings["dtype"] for bundle in (own, other)]
+        if types[0] != types[1]:
+            raise UsageError(
+                f"the bundle computes in {types[1]}, the one that is served {types[0]}"
+            )
+        return []
     return ["weights", "state"] if _continues(own, other) else ["weights"]
 
 

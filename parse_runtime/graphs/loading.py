@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
-from foundryrt.protocols import GraphsLike, SessionLike
+from foundryrt.protocols import FilesLike, GraphsLike, SessionLike
 from parse_runtime.engine.calibration import FILE, NOT_SEPARATED, Calibration
 from parse_runtime.engine.prompts import Prompts, TextFormat
 from parse_runtime.engine.rules import Rules
@@ -51,10 +51,7 @@ def load(
     """
     if unlike_tokenizers not in UNLIKE:
         raise UsageError(f"unlike-tokenizers {unlike_tokenizers!r}: one of {', '.join(UNLIKE)}")
-    target = _text_format(session, "")
-    # A bundle of one tokenizer has it once.
-    several = "draft.tokenizer.json" in session.files
-    draft = _text_format(session, "draft.") if several else target
+    target, draft = texts(session)
     rules, calibration = Rules.of(session.settings), None
     if calibrated and FILE in session.files:
         calibration = Calibration.read(session.file(FILE), session.weights_digest)
@@ -66,6 +63,14 @@ def load(
         Prompts(target, draft, translation(target, draft, unlike_tokenizers), calibration),
         rules,
     )
+
+
+def texts(bundle: FilesLike) -> tuple[TextFormat, TextFormat]:
+    """Tokenizers and chat templates of target and draft, which may be the same."""
+    target = _text_format(bundle, "")
+    # A bundle of one tokenizer has it once.
+    several = "draft.tokenizer.json" in bundle.files
+    return target, _text_format(bundle, "draft.") if several else target
 
 
 def _say_how_it_serves(session: GraphsLike) -> None:
@@ -131,12 +136,12 @@ def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -
     return Retokenization(target.tokenizer, draft.tokenizer, stops)
 
 
-def _text_format(session: SessionLike, prefix: str) -> TextFormat:
+def _text_format(bundle: FilesLike, prefix: str) -> TextFormat:
     name = f"{prefix}tokenizer.json"
     try:
-        tokenizer = _tokenizer(session.file(name))
+        tokenizer = _tokenizer(bundle.file(name))
         name = f"{prefix}chat.json"
-        return TextFormat(tokenizer, Chat.from_dict(json.loads(session.file(name))))
+        return TextFormat(tokenizer, Chat.from_dict(json.loads(bundle.file(name))))
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise FoundryError(f"the bundle's {name} cannot be read: {error}") from error
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -18,57 +16,28 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from parse_runtime.engine.engine import Engine, Stopped, aborted
+from parse_runtime.engine.engine import Engine, aborted
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.completion import CompletionFormat
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.events import Events
 from parse_runtime.serve.http import failed, left, read
-from parse_runtime.serve.metrics import Metrics
+from parse_runtime.serve.lifecycle import Lifecycle
 from parse_runtime.serve.openapi import openapi
 from parse_runtime.serve.served import Served
 from parse_runtime.serve.streamed import Answers
 
-_LOG = logging.getLogger(__name__)
 _LEFT = 499
 Result = TypeVar("Result")
 
 
-class Service:
-    """What the routes share. `serve` has another bundle answer from then on."""
+class Service(Lifecycle):
+    """The routes, and what they share."""
 
     def __init__(self, served: Served) -> None:
-        self.served = served
-        """What new requests are answered with."""
-        self.engines = [served.engine]
-        """Those that may have answers to give, the one for new requests last."""
-        self.metrics = Metrics(self)
-        self.metrics.serves(served.name, served.session.digest)
-        self.prepared = threading.Event()
-        """The first bundle's graphs are all ready, or never will be."""
-        self.switches = 0
-        self._names = {served.name}
-        self._changing = threading.Lock()
-        """Held while a request is submitted, or its bundle asked, and while the bundle changes."""
+        super().__init__(served)
         self._open: dict[Answers, Engine] = {}
         self._stopping = asyncio.Event()
-        self._broken = False
-
-    @property
-    def engine(self) -> Engine:
-        """The one for new requests."""
-        return self.served.engine
-
-    @property
-    def load(self) -> tuple[int, int]:
-        """Answers that run, and that wait, with any bundle."""
-        loads = [engine.load for engine in list(self.engines)]
-        return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
-
-    @property
-    def failed(self) -> int:
-        """Answers that failed in a row."""
-        return self.engine.failed
 
     def app(self, more: Sequence[Route] = ()) -> Starlette:
         """The ASGI application, with `more` routes."""
@@ -89,45 +58,12 @@ class Service:
         app.router.redirect_slashes = False
         return app
 
-    def prepare(self) -> None:
-        """Make every graph ready, until the engine stops; of a thread of its own.
-
-        Answers need not wait for all.
-        """
-        try:
-            self.served.session.wait(self.go_on)
-        except Stopped:
-            pass
-        except Exception:
-            _LOG.exception("a graph cannot be prepared")
-            self._broken = True
-        finally:
-            self.prepared.set()
-
-    def go_on(self, ready: int = 0, total: int = 0) -> None:
-        """Raise Stopped once the server stops: work in the background is to end."""
-        if self.engine.state == "stopped":
-            raise aborted()
-
-    def serve(self, served: Served) -> None:
-        """Answer new requests with another bundle, all of whose graphs are ready."""
-        with self._changing:
-            if served.engine is not self.engine:
-                self.engines.append(served.engine)
-            self.served = served
-            self._names.add(served.name)
-            self._broken = False
-            self.switches += 1
-        self.metrics.serves(served.name, served.session.digest)
-        self.metrics.switched()
-
     def abort(self) -> None:
-        """Take no more, and end what is not done with an error at once; of the event loop.
+        """As `stop`, but end what is not done at once; of the event loop.
 
         The engines themselves end it after the pass that runs, which may be long.
         """
-        for engine in list(self.engines):
-            engine.abort()
+        self.stop()
         self._stopping.set()
         for answers in self._open:
             answers.abandon(aborted())
@@ -142,16 +78,17 @@ class Service:
     async def health(self, request: Request) -> Response:
         """200 where every graph can be launched and the engine works, else 503."""
         with self._changing:
-            session = self.served.session
-            graphs, ready, digest = len(session.graphs), session.ready(), session.digest
+            session, ranks = self.served.session, self.served.ranks
+            graphs, digest, paused = len(session.graphs), session.digest, self._gate.closed
+            ready = 0 if paused else session.ready()
         running, waiting = self.load
-        state = self.engine.state
+        state = "switching" if paused and not self._stopped.is_set() else self.engine.state
         if state == "ok" and ready < graphs:
             state = "failing" if self._broken else "starting"
         report = {
             "status": state, "graphs": graphs, "ready": ready, "running": running,
             "waiting": waiting, "failed_in_a_row": self.failed, "bundle": digest,
-            "switches": self.switches,
+            "ranks": ranks, "switches": self.switches,
         }  # fmt: skip
         return reply(report, 200 if state == "ok" else 503)
 
@@ -195,7 +132,9 @@ class Service:
 
     async def _begin(self, body: Body, chat: bool) -> tuple[Answers, CompletionFormat]:
         """Submit what is asked, to the bundle that it was made for."""
+        waited = False
         while True:
+            waited |= await self._gate.passed()
             served = self.served
             # Templates and tokenizers may take their time over a long prompt.
             asked = await run_in_threadpool(
@@ -210,20 +149,20 @@ class Service:
             spelling = None if body.listed() is None else served.prompts.spelling
             completion = CompletionFormat(chat, served.name, body.counted(), spelling)
             try:
-                if self._submit(served, answers):
+                if self._submit(served, answers, waited):
                     return answers, completion
             except BaseException:
                 self.close(answers)
                 raise
 
-    def _submit(self, served: Served, answers: Answers) -> bool:
-        """False where another bundle answers by now: it is to be asked in its own way."""
+    def _submit(self, served: Served, answers: Answers, waited: bool) -> bool:
+        """False where another bundle answers by now, or will: it is to be asked in its own way."""
         with self._changing:
-            if served is not self.served:
+            if served is not self.served or self._gate.closed:
                 return False
             self._open[answers] = served.engine
             for outcome in answers.outcomes:
-                served.engine.submit(outcome.request, outcome)
+                served.engine.submit(outcome.request, outcome, waited)
             return True
 
     async def until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:

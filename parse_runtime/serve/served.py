@@ -24,6 +24,16 @@ class Served:
     session: Session
 
     @property
+    def ranks(self) -> int:
+        """Processes that run it together."""
+        return self.session.followers.world if self.session.followers else 1
+
+    def check(self) -> None:
+        """RankLost where one of these has failed or ended."""
+        if self.session.followers:
+            self.session.followers.check()
+
+    @property
     def prompts(self) -> Prompts:
         return self.loaded.prompts
 

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from foundryrt.admin import Token, make_token
 from foundryrt.console import note, printable
-from foundryrt.errors import FoundryError, RankLost, UsageError
+from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
 from parse_runtime.graphs.loading import Loaded, load
 from parse_runtime.serve import Serving
@@ -91,6 +91,7 @@ def run(session: Session, options: Serving) -> None:
     service = service_of(session, loaded, options)
     try:
         answer(service, listening, options)
+        service.check()
     finally:
         # Where there was a switch, not the one that was given.
         service.served.session.close()
@@ -131,10 +132,8 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
         server.run(sockets=[listening])
     finally:
         token.close()
-        engines = list(service.engines)
-        for engine in engines:
-            engine.abort()
-        for engine in engines:
+        service.stop()
+        for engine in list(service.engines):
             engine.close(max(1, server.seconds_left))
         preparing.join(max(1, server.seconds_left))
         ended = switching.join(max(1, server.seconds_left))
@@ -144,10 +143,10 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
 
 
 def _exit_code(service: Service) -> int:
-    """1 where the session has lost a rank."""
+    """1 where the session has lost a rank, or was closed and nothing could be opened."""
     try:
-        service.served.session.ready()
-    except RankLost:
+        service.check()
+    except FoundryError:
         return 1
     return 0
 

@@ -7,7 +7,7 @@ import hmac
 import threading
 import time
 from concurrent.futures import Future
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -17,25 +17,19 @@ from starlette.routing import Route
 from foundryrt.admin import VARIABLE
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import note
-from foundryrt.errors import FoundryError, UsageError
-from foundryrt.session import Session
+from foundryrt.errors import FoundryError
+from foundryrt.ranks.command import end_with, stop_serving
 from parse_runtime.engine.engine import Stopped
 from parse_runtime.engine.protocols import Decoder, Target
-from parse_runtime.graphs.continuing import shared_regions
-from parse_runtime.graphs.loading import Loaded, load
+from parse_runtime.graphs.loading import Loaded
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.http import read
 from parse_runtime.serve.served import Served, served
+from parse_runtime.serve.successor import Asked, close, open_again, open_successor
 
 Report = dict[str, Any]
-
-
-class SwitchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The bundle to serve: a path on the server's machine, or a URL."""
-
-    bundle: Annotated[str, msgspec.Meta(pattern="^[^\\0]+$")]
 
 
 class Switching:
@@ -65,13 +59,13 @@ class Switching:
             message = "the server's admin token is needed: Authorization: Bearer TOKEN"
             raise ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
         try:
-            body = msgspec.json.decode(await read(request), type=SwitchBody)
-            report = await self._service.until_stopped(self._aside(body.bundle))
+            asked = msgspec.json.decode(await read(request), type=Asked)
+            report = await self._service.until_stopped(self._aside(asked))
         except (Stopped, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise translated(error) from None
         return reply(report)
 
-    async def _aside(self, path: str) -> Report:
+    async def _aside(self, asked: Asked) -> Report:
         """Switch, in a thread of its own: it takes long, and goes on if the client leaves."""
         if self._under_way:
             raise ApiError(409, "a switch is under way: wait until it has ended", None, "switching")
@@ -79,11 +73,11 @@ class Switching:
 
         def work() -> None:
             try:
-                report = self._switch(path)
+                report = self._switch(asked)
             except Exception as error:
                 self._under_way = False
                 # Not the error itself: its traceback would keep what was opened.
-                done.set_exception(_refusal(path, error))
+                done.set_exception(_refusal(asked, error))
             else:
                 self._under_way = False
                 done.set_result(report)
@@ -95,40 +89,97 @@ class Switching:
         report.add_done_callback(_heard)  # a client may have left, and the loop would complain
         return await asyncio.shield(report)
 
-    def _switch(self, path: str) -> Report:
-        """Nothing has changed where an error is raised."""
+    def _switch(self, asked: Asked) -> Report:
+        """Where an error is raised, what was served before is, or the server ends."""
+        self._service.prepared.wait()
+        note(f"switching to {asked.bundle}")
+        report = self._stopped_first(asked) if asked.stop_first else self._beside(asked)
+        note(f"switched to {asked.bundle}")
+        return {"bundle": asked.bundle, "stopped_first": asked.stop_first, **report}
+
+    def _beside(self, asked: Asked) -> Report:
+        """Open the other bundle while the one before answers."""
         service = self._service
-        service.prepared.wait()
         before, began = service.served, time.perf_counter()
-        note(f"switching to {path}")
         free = before.session.free_memory()
-        session, shared = _open(before.session, path)
+        opened = open_successor(before, asked, self._options.unlike_tokenizers, service.go_on)
+        seconds = time.perf_counter() - began
+        left = opened.session.free_memory() if opened.shared else None
+        continued = "state" in opened.shared
+        engine, paused = None, 0.0
         try:
-            loaded = load(session, self._options.unlike_tokenizers)
-            _check_tokenizers(before.loaded, loaded)
-            session.wait(service.go_on)
-            seconds = time.perf_counter() - began
-            left = session.free_memory()
-            continued = "state" in shared
-            engine, paused = None, 0.0
+            before.check()
             if continued:
                 engine = before.engine
-                paused = engine.replace(lambda: _models(before, loaded))
+                paused = engine.replace(lambda: _models(before, opened.loaded))
+            after = served(opened.session, opened.loaded, self._options, engine)
         except BaseException:
-            session.close()
+            opened.session.close()
             raise
-        after = served(session, loaded, self._options, engine)
-        service.serve(after)
+        self._serve(after)
         drained = 0.0 if continued else self._drain(before)
-        _close(before.session)
-        report = {
-            "bundle": path, "name": after.name, "digest": session.digest,
-            "graphs": len(session.graphs), "open_seconds": seconds, "swap_ms": paused * 1e3,
+        close(before.session)
+        before.check()  # answers were lost, and the server ends
+        return {
+            **_facts(after), "open_seconds": seconds, "swap_ms": paused * 1e3,
             "continued": continued, "drain_seconds": drained,
             "added_bytes": None if free is None or left is None else free - left,
         }  # fmt: skip
-        note(f"switched to {path}")
-        return report
+
+    def _stopped_first(self, asked: Asked) -> Report:
+        """Let the bundle before answer what it has begun, close it, and open the other one.
+
+        Requests wait meanwhile. Where the other one cannot be opened, the one before is again.
+        """
+        service, before = self._service, self._service.served
+        stopped: list[Bundle] = []
+        drained, since = 0.0, 0.0
+
+        def stop(own: Bundle) -> None:
+            nonlocal drained, since
+            service.pause()
+            drained, since = self._drain(before), time.perf_counter()
+            try:
+                before.check()
+            except FoundryError as error:
+                service.fail(error)
+                raise
+            stopped.append(own)
+            close(before.session)
+
+        unlike, go_on = self._options.unlike_tokenizers, service.go_on
+        try:
+            opened = open_successor(before, asked, unlike, go_on, stop)
+        except Stopped:
+            raise
+        except Exception as error:
+            if stopped:
+                self._go_back(before, stopped[0], error)
+            raise
+        after = served(opened.session, opened.loaded, self._options)
+        self._serve(after)
+        seconds = time.perf_counter() - since
+        return {
+            **_facts(after), "open_seconds": seconds, "swap_ms": seconds * 1e3,
+            "continued": False, "drain_seconds": drained, "added_bytes": None,
+        }  # fmt: skip
+
+    def _go_back(self, before: Served, own: Bundle, reason: Exception) -> None:
+        """Serve what was served before; where that fails, too, the server ends."""
+        service, unlike = self._service, self._options.unlike_tokenizers
+        note(f"error: {reason}; going back to {own.path}")
+        try:
+            opened = open_again(before, own, unlike, service.go_on)
+        except Exception as error:
+            service.fail(FoundryError(f"{own.path} cannot be opened again: {error}"))
+            stop_serving()
+        else:
+            self._serve(served(opened.session, opened.loaded, self._options), again=True)
+
+    def _serve(self, after: Served, again: bool = False) -> None:
+        self._service.serve(after, again)
+        if after.session.followers:
+            end_with(after.session.followers, serving=True)
 
     def _drain(self, before: Served) -> float:
         """Let the answers that began with a bundle come to their ends with it; seconds."""
@@ -138,36 +189,29 @@ class Switching:
         return time.perf_counter() - since
 
 
+def _facts(after: Served) -> Report:
+    session = after.session
+    return {
+        "name": after.name, "digest": session.digest, "graphs": len(session.graphs),
+        "ranks": after.ranks,
+    }  # fmt: skip
+
+
 def _heard(report: asyncio.Future[Report]) -> None:
     if not report.cancelled():
         report.exception()
 
 
-def _refusal(path: str, error: Exception) -> ApiError:
+def _refusal(asked: Asked, error: Exception) -> ApiError:
     if isinstance(error, Stopped) or not isinstance(error, FoundryError):
         return translated(error)
     message = str(error)
-    if path not in message:
-        message = f"{path}: {message}"
+    if asked.bundle not in message:
+        message = f"{asked.bundle}: {message}"
+    # From a rank there is the text of its error alone.
+    if "device memory" in message and not asked.stop_first:
+        message += "; --stop-first closes the bundle that is served before it opens this one"
     return ApiError(422, message, "bundle", "not_switched")
-
-
-def _open(session: Session, path: str) -> tuple[Session, list[str]]:
-    """The bundle over memory of a session, and which regions that is."""
-    shared: list[str] = []
-
-    def choose(own: Bundle, other: Bundle) -> list[str]:
-        shared.extend(shared_regions(own, other))
-        return shared
-
-    return session.beside(path, choose), shared
-
-
-def _check_tokenizers(before: Loaded, after: Loaded) -> None:
-    old, new = before.prompts, after.prompts
-    for model, one, other in (("target", old.target, new.target), ("draft", old.draft, new.draft)):
-        if one.tokenizer.fingerprint != other.tokenizer.fingerprint:
-            raise UsageError(f"the bundle has another tokenizer of the {model} model")
 
 
 def _models(before: Served, after: Loaded) -> tuple[Target, Decoder]:
@@ -176,11 +220,3 @@ def _models(before: Served, after: Loaded) -> tuple[Target, Decoder]:
     after.target.take_over(before.loaded.target)
     after.draft.take_over(before.loaded.draft)
     return after.target, after.draft
-
-
-def _close(session: Session) -> None:
-    """Its place is taken already: an error changes nothing."""
-    try:
-        session.close()
-    except FoundryError as error:
-        note(f"warning: the bundle that was served before: {error}")

@@ -12,6 +12,7 @@ from foundryrt.errors import FoundryError, RankLost
 from foundryrt.ranks.device import hello
 from foundryrt.ranks.followers import Followers
 from tests.fakecuda import bundle as counters
+from tests.fakecuda.test_placement import relocated, save
 from tests.fakecuda.test_slabs import bundle, words, write  # noqa: F401  a fixture
 
 INITIAL = counters.INITIAL.astype(np.int32)
@@ -61,6 +62,32 @@ def test_tensors_are_only_to_be_read(opened):
         tensor.write(INITIAL)
     with pytest.raises(BufferError, match="only to be read"):
         tensor.__dlpack__()
+
+
+def test_another_number_of_ranks_beside(tmp_path, fake):
+    """The one process there is has both bundles, the second wherever there is room."""
+    alone = save(tmp_path / "alone.fdy", relocated(counters.capture()))
+    paths = {world: write(tmp_path / f"{world}.fdy", world) for world in (2, 3)}
+
+    def beside(session, world):
+        return session.beside(
+            paths.get(world, alone),
+            lambda own, other: [],
+            lambda _: Followers.start(paths[world], world, [0] * world) if world > 1 else None,
+        )
+
+    session = Session.open(alone)
+    for world in (2, 3, 1):
+        after = beside(session, world)
+        for by, each in ((11, session), (25, after), (11, session), (11, after)):
+            before = each.read("state")
+            each.graph("step", by=by).launch()
+            np.testing.assert_array_equal(each.read("state"), before + by)
+        assert (after.followers.world if after.followers else 1) == world
+        session.close()
+        session = after
+    session.close()
+    assert fake.live == ""
 
 
 def test_abandoning_sets_the_word_beside_the_stream(bundle, fake):  # noqa: F811

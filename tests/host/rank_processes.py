@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,15 +90,20 @@ def start(words: list[str], folder: Path, **environment: str) -> subprocess.Pope
 
 def followers(parent: int) -> dict[int, int]:
     """The processes of other ranks that `parent` has started, by rank."""
+    return {rank: process for process, rank in ranks_of(parent).items()}
+
+
+def ranks_of(parent: int) -> dict[int, int]:
+    """The ranks of such processes, by process: those of several sessions, too."""
     found = {}
     for folder in Path("/proc").iterdir():
-        # Processes of others end meanwhile.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # Processes of others may end meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError):
             if folder.name.isdigit() and alive(int(folder.name)):
                 words = (folder / "cmdline").read_text().split("\0")
                 if "foundryrt.ranks.follow" in words and _stat(folder)[1] == str(parent):
                     rank = next(word for word in words if word.startswith("--rank="))
-                    found[int(rank.partition("=")[2])] = int(folder.name)
+                    found[int(folder.name)] = int(rank.partition("=")[2])
     return found
 
 

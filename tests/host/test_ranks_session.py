@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from foundryrt import Session, UsageError
+from foundryrt.backend import open_backend
 from foundryrt.errors import FoundryError, RankLost
 from foundryrt.host.backend import HostBackend
 from foundryrt.ranks.followers import Followers, _process
@@ -58,6 +59,54 @@ def test_results_are_those_of_all_ranks(bundles, world: int) -> None:
             np.testing.assert_array_equal(graph.read("parts"), parts(x, world))
         np.testing.assert_array_equal(session.read("total"), total)
         session.synchronize()
+
+
+def test_other_ranks_beside_those_of_a_session(bundles) -> None:
+    """Either may be closed first, also before the other is opened."""
+
+    def beside(session: Session, world: int) -> Session:
+        start = Followers.start(bundles[world], world)
+        return session.beside(bundles[world], lambda own, other: [], lambda _: start)
+
+    with opened(bundles[2], 2) as (two, _):
+        three = beside(two, 3)
+        for session, world in ((two, 2), (three, 3), (two, 2)):
+            session.write("x", X)
+            session.graph("parts").launch()
+            np.testing.assert_array_equal(session.graph("parts").read("parts"), parts(X, world))
+        assert three.followers and three.followers.world == 3
+        two.close()
+        with beside(two, 4) as four:
+            for session, world in ((three, 3), (four, 4)):
+                session.write("x", X)
+                session.graph("parts").launch()
+                np.testing.assert_array_equal(session.graph("parts").read("parts"), parts(X, world))
+        three.close()
+
+
+def test_ranks_that_cannot_be_opened_beside_have_ended(bundles) -> None:
+    with opened(bundles[2], 2) as (session, _):
+        start = Followers.start(bundles[3], 3)
+        with pytest.raises(FoundryError, match="the bundle is for 4 ranks, and 3 were started"):
+            session.beside(bundles[4], lambda own, other: [], lambda _: start)
+        assert set(processes.followers(os.getpid())) == {1}
+
+
+def test_one_process_goes_on_where_rank_0_was(bundles, monkeypatch) -> None:
+    with (
+        Followers.start(bundles[2], 2, [5, 6]) as ranks,
+        Session.open(bundles[2], followers=ranks) as session,
+    ):
+        devices: list[int] = []
+
+        def opening(bundle, weights, device, *more):  # type: ignore[no-untyped-def]
+            devices.append(device)
+            return open_backend(bundle, weights, device, *more)
+
+        monkeypatch.setattr("foundryrt.session.open_backend", opening)
+        with session.beside(bundles[2], lambda own, other: []) as alone:
+            alone.beside(bundles[2], lambda own, other: []).close()
+        assert devices == [5, 5]
 
 
 def test_a_write_of_several_records_comes_whole(bundles) -> None:
@@ -125,8 +174,8 @@ def test_what_one_rank_alone_would_do_is_refused(bundles) -> None:
             graph.launch(stream=0)
         with pytest.raises(UsageError, match="no pipeline"):
             graph.pipeline(["x"], ["parts"])
-        with pytest.raises(UsageError, match="start them with that one"):
-            session.beside(bundles[2], lambda own, other: [])
+        with pytest.raises(UsageError, match="ranks share no memory"):
+            session.beside(bundles[2], lambda own, other: ["state"])
         with pytest.raises(ValueError, match="read-only"):
             session.tensor("x")[0] = 1  # type: ignore[index]
         with pytest.raises(UsageError, match="no random numbers"):

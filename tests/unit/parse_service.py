@@ -51,7 +51,9 @@ class Session(SimpleNamespace):
     """Graphs, the first `prepared` of which are ready; the others become so by `wait`."""
 
     def __init__(self, prepared: int, error: Exception | None = None) -> None:
-        super().__init__(graphs=["one"], prepared=prepared, error=error, digest="ab" * 32)
+        super().__init__(
+            graphs=["one"], prepared=prepared, error=error, digest="ab" * 32, followers=None
+        )
 
     def ready(self) -> int:
         return int(self.prepared)

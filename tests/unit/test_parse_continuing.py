@@ -6,20 +6,22 @@ from types import SimpleNamespace
 
 import pytest
 
+from foundryrt.errors import UsageError
 from parse_runtime.graphs.continuing import shared_regions
 
 SETTINGS = {
     "evidence": "", "evidence_share": 0.5, "eagle_depth": 4, "eagle_width": 1, "fly_window": 0,
     "fly_entropy": 0.0, "stride": 8, "run_ahead": True, "yes": "Yes", "no": "No",
+    "dtype": "float32",
 }  # fmt: skip
 
 
-def bundle(*without: str, **changes: object) -> SimpleNamespace:
+def bundle(*without: str, ranks: object = None, **changes: object) -> SimpleNamespace:
     """Of regions that are alike, in that there are none."""
     settings = {name: value for name, value in SETTINGS.items() if name not in without} | changes
     manifest = SimpleNamespace(
         workload=SimpleNamespace(name="parse", settings=settings), regions=(), tensors=(),
-        weights=SimpleNamespace(recipes=(), sources=()),
+        weights=SimpleNamespace(recipes=(), sources=()), ranks=ranks,
     )  # fmt: skip
     return SimpleNamespace(manifest=manifest, sections=())
 
@@ -44,3 +46,11 @@ def test_answers_go_on_where_their_tokens_are_the_same(
 ) -> None:
     for pair in ((bundle(), other), (other, bundle())):
         assert ("state" in shared_regions(*pair)) == continues  # type: ignore[arg-type]
+
+
+def test_ranks_share_nothing_and_have_one_dtype() -> None:
+    two, alone = bundle(ranks="two"), bundle()
+    for pair in ((two, alone), (alone, two), (two, two)):
+        assert shared_regions(*pair) == []  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="computes in bfloat16, the one that is served float32"):
+        shared_regions(two, bundle(dtype="bfloat16"))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -205,3 +206,33 @@ def test_errors_of_http_have_the_shape_of_the_api(
     assert error["type"] == ("server_error" if status == 500 else "invalid_request_error")
     assert error["message"] and set(error) == {"message", "type", "param", "code"}
     assert ("Allow" in answer.headers) == (status == 405) and "secret" not in answer.text
+
+
+def test_requests_wait_while_nothing_is_served_and_none_is_refused(serving: Serving) -> None:
+    """More than may wait and run: it is not they who ask too much."""
+    before, after = serving.service.served, service(Device(mixing(1, 997), slots=2)).served
+    after.engine._queue = 0
+    serving.service.pause()
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(serving.ask) for _ in range(6)]
+        while len(serving.service._gate._opening._done_callbacks) < 6:  # type: ignore[union-attr]
+            time.sleep(0.01)
+        assert serving.health() == (503, "switching")
+        assert not any(each.done() for each in asked)
+        before.engine.close(20)
+        serving.service.serve(after, again=True)
+        assert {each.result().status_code for each in asked} == {200}
+    assert serving.client.get("/health").json()["switches"] == 0
+    after.engine.close(20)
+
+
+def test_requests_that_wait_are_told_that_nothing_will_be_served(serving: Serving) -> None:
+    serving.service.pause()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(serving.ask)
+        serving.service.fail(FoundryError("x.fdy cannot be opened again"))
+        for refused in (asked.result(), serving.ask()):
+            assert refused.status_code == 503
+            assert "the server stops: x.fdy cannot be opened again" in refused.text
+    with pytest.raises(FoundryError, match=r"x\.fdy"):
+        serving.service.check()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from foundryrt.admin import VARIABLE, find_token, make_token
+from foundryrt.cuda_errors import explain
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.switch import switch
 
@@ -80,19 +81,35 @@ def test_a_server_with_a_token_that_cannot_be_one_does_not_begin() -> None:
     assert "listening" not in ended.stderr
 
 
+def test_where_memory_does_not_suffice_it_is_said_what_would_do() -> None:
+    pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
+    from parse_runtime.serve.successor import Asked
+    from parse_runtime.serve.switching import _refusal
+
+    for need in (
+        "the bundle needs 9 bytes of device memory, 1 are free",
+        explain(2, "cuMemCreate"),
+    ):
+        error = FoundryError(f"rank 1 (GPU 1) failed: {need}")
+        assert "; --stop-first closes" in str(_refusal(Asked("x.fdy"), error))
+        assert "--stop-first" not in str(_refusal(Asked("x.fdy", stop_first=True), error))
+    assert "--stop-first" not in str(_refusal(Asked("x.fdy"), FoundryError("no such file")))
+
+
 def test_a_switch_that_fails_when_nobody_listens_is_not_logged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where the server stops, and has told its client so already."""
     pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
     from parse_runtime.serve import Serving
+    from parse_runtime.serve.successor import Asked
     from parse_runtime.serve.switching import Switching
     from tests.unit.parse_fakes import mixing
     from tests.unit.parse_service import Device, service
 
     going, logged = threading.Event(), list[object]()
 
-    def refused(switching: Switching, path: str) -> None:
+    def refused(switching: Switching, asked: Asked) -> None:
         going.wait(20)
         raise FoundryError("too late")
 
@@ -102,7 +119,7 @@ def test_a_switch_that_fails_when_nobody_listens_is_not_logged(
     async def left() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: logged.append(what))
         switching = Switching(made, Serving(), "")
-        asked = asyncio.create_task(switching._aside("other.fdy"))
+        asked = asyncio.create_task(switching._aside(Asked("other.fdy")))
         await asyncio.sleep(0)
         asked.cancel()
         await asyncio.wait([asked])

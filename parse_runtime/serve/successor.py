@@ -1,0 +1,121 @@
+"""The bundle that is to take another's place in a server, opened beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from foundryrt.bundle.reader import Bundle
+from foundryrt.console import note
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.ranks.command import check_more, more
+from foundryrt.ranks.followers import Followers
+from foundryrt.session import Session
+from parse_runtime.graphs.continuing import shared_regions
+from parse_runtime.graphs.loading import Loaded, load, texts
+from parse_runtime.serve.served import Served
+
+Progress = Callable[[int, int], None]
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """The bundle to serve: a path on the server's machine, or a URL; and by how many ranks."""
+
+    bundle: Annotated[str, msgspec.Meta(pattern="^[^\\0]+$")]
+    tp: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    devices: list[Annotated[int, msgspec.Meta(ge=0)]] | None = None
+    """The GPU of each rank."""
+    stop_first: bool = False
+    """Close what is served before the other is opened: where there is no room for both."""
+
+
+@dataclass(frozen=True)
+class Successor:
+    """An open bundle, all of whose graphs are ready."""
+
+    session: Session
+    loaded: Loaded
+    shared: list[str]
+    """Regions that it has in common with the one before."""
+
+
+def open_successor(
+    before: Served,
+    asked: Asked,
+    unlike_tokenizers: str,
+    progress: Progress,
+    stop: Callable[[Bundle], None] | None = None,
+) -> Successor:
+    """Open what is asked for; UsageError where it is not of the models of `before`.
+
+    `progress` is called as graphs become ready; what it raises ends the wait. `stop` is called with
+    the bundle of `before` once the other one is checked, and nothing is shared then.
+    """
+    shared: list[str] = []
+
+    def choose(own: Bundle, other: Bundle) -> list[str]:
+        check_more(other.manifest, asked.tp, asked.devices)
+        shared.extend(shared_regions(own, other))
+        if stop or not shared:
+            before.session.check_weights(other)
+        _check_tokenizers(before.loaded, other)
+        if stop:
+            shared.clear()
+            stop(own)
+        return shared
+
+    def others(other: Bundle) -> Followers | None:
+        return more(other.manifest, asked.bundle, asked.tp, asked.devices)
+
+    session = before.session.beside(asked.bundle, choose, others)
+    return _ready(session, shared, unlike_tokenizers, progress)
+
+
+def open_again(
+    before: Served, own: Bundle, unlike_tokenizers: str, progress: Progress
+) -> Successor:
+    """Open what was served before, whose session is closed."""
+
+    def choose(_: Bundle, other: Bundle) -> list[str]:
+        if other.digest != own.digest:
+            raise FoundryError(f"{own.path} is another bundle by now")
+        return []
+
+    def others(other: Bundle) -> Followers | None:
+        if (ranks := before.session.followers) is None:
+            return None
+        devices = ranks.devices if other.manifest.target == "cuda" else None
+        return more(other.manifest, str(own.path), ranks.world, devices)
+
+    session = before.session.beside(own.path, choose, others)
+    return _ready(session, [], unlike_tokenizers, progress)
+
+
+def _ready(
+    session: Session, shared: list[str], unlike_tokenizers: str, progress: Progress
+) -> Successor:
+    try:
+        loaded = load(session, unlike_tokenizers)
+        session.wait(progress)
+    except BaseException:
+        session.close()
+        raise
+    return Successor(session, loaded, shared)
+
+
+def close(session: Session) -> None:
+    """Its place is taken already: an error changes nothing."""
+    try:
+        session.close()
+    except FoundryError as error:
+        note(f"warning: the bundle that was served before: {error}")
+
+
+def _check_tokenizers(before: Loaded, after: Bundle) -> None:
+    old = before.prompts.target, before.prompts.draft
+    for model, one, other in zip(("target", "draft"), old, texts(after), strict=True):
+        if one.tokenizer.fingerprint != other.tokenizer.fingerprint:
+            raise UsageError(f"the bundle has another tokenizer of the {model} model")
