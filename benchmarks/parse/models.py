@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from foundryc.recorder import Recorder
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.shard import Shard
 
@@ -22,36 +23,20 @@ _QWEN3 = ModelConfig(
     head_dim=128, vocab=151936, max_positions=40960, rms_eps=1e-6, rope_theta=1e6, qk_norm=True,
     dtype="bfloat16",
 )  # fmt: skip
+_QWEN3_MOE = replace(
+    _QWEN3, architecture="qwen3_moe", kv_heads=4, experts=128, experts_per_token=8,
+    expert_intermediate=768, normalize_experts=True,
+)  # fmt: skip
 CONFIGS = {
     "qwen3-14b": _QWEN3,
     "qwen3-32b": replace(_QWEN3, layers=64, intermediate=25600, heads=64),
     # The published one ties its tables, which changes no traffic: one table is read a token.
     "qwen3-0.6b": replace(_QWEN3, layers=28, hidden=1024, intermediate=3072, heads=16),
     "qwen3-30b-a3b": replace(
-        _QWEN3,
-        architecture="qwen3_moe",
-        layers=48,
-        hidden=2048,
-        intermediate=6144,
-        heads=32,
-        kv_heads=4,
-        experts=128,
-        experts_per_token=8,
-        expert_intermediate=768,
-        normalize_experts=True,
+        _QWEN3_MOE, layers=48, hidden=2048, intermediate=6144, heads=32, expert_intermediate=768
     ),
     "qwen3-235b-a22b": replace(
-        _QWEN3,
-        architecture="qwen3_moe",
-        layers=94,
-        hidden=4096,
-        intermediate=12288,
-        heads=64,
-        kv_heads=4,
-        experts=128,
-        experts_per_token=8,
-        expert_intermediate=1536,
-        normalize_experts=True,
+        _QWEN3_MOE, layers=94, hidden=4096, intermediate=12288, heads=64, expert_intermediate=1536
     ),
     "tiny": replace(
         _QWEN3, layers=4, hidden=64, intermediate=96, heads=4, kv_heads=2, head_dim=16, vocab=300
@@ -127,6 +112,16 @@ def rank_shapes(shard: Shard) -> dict[str, tuple[int, ...]]:
             own["gate_up"], own["down"] = (2 * c.intermediate, h), (h, c.intermediate)
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}
     return shapes
+
+
+def zero_weights(shard: Shard, recorder: Recorder) -> dict[str, Tensor]:
+    """A rank's parameters as zeros that a bundle does not hold: state, which begins as zeros."""
+    return {
+        key: recorder.register(
+            f"target.{key}", torch.zeros(shape, dtype=torch.bfloat16, device="cuda"), "state"
+        )
+        for key, shape in rank_shapes(shard).items()
+    }
 
 
 def followers(vocab: int, agreement: float) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.parallel.steps.decode_sizes import sizes
-from benchmarks.parse.models import CONFIGS, rank_shapes
+from benchmarks.parse.models import CONFIGS, zero_weights
 from foundryc.recorder import Recorder
 from parse_runtime.capture.passes import Passes
 from parse_runtime.models.shard import Shard
@@ -19,12 +19,7 @@ recorder = Recorder("cuda", "parse", {"model": name, "tp": world})
 ranks = None
 if world > 1:
     ranks = recorder.ranks(world, own.batches[-1] * shard.whole.hidden * 2)
-weights = {
-    key: recorder.register(
-        f"target.{key}", torch.zeros(shape, dtype=torch.bfloat16, device="cuda"), "state"
-    )
-    for key, shape in rank_shapes(shard).items()
-}
+weights = zero_weights(shard, recorder)
 with torch.inference_mode():
     passes = Passes(
         "target", shard.config, weights, own, recorder.register, run_ahead=True, ranks=ranks

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parse.models import CONFIGS, rank_shapes
+from benchmarks.parse.models import CONFIGS, zero_weights
 from foundryc.recorder import Recorder
 from parse_runtime.capture.passes import Passes
 from parse_runtime.models.shard import Shard
@@ -30,12 +30,7 @@ def main(name: str, world: int, path: Path) -> None:
     recorder = Recorder("cuda", "parse", {"model": name, "tp": world})
     longest = max(*sizes.prefill, *(rows for rows, _ in sizes.verify), sizes.batches[-1])
     ranks = recorder.ranks(world, longest * config.hidden * 2)
-    weights = {
-        key: recorder.register(
-            f"target.{key}", torch.zeros(shape, dtype=torch.bfloat16, device="cuda"), "state"
-        )
-        for key, shape in rank_shapes(shard).items()
-    }
+    weights = zero_weights(shard, recorder)
     with torch.inference_mode():
         passes = Passes(
             "target", shard.config, weights, sizes, recorder.register, (1, 2), run_ahead=True,
