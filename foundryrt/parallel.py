@@ -15,9 +15,14 @@ T = TypeVar("T")
 WORKERS = min(16, os.cpu_count() or 1)
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def available_threads() -> int:
     """OMP_NUM_THREADS where it is set, and never more than the processors of this process."""
-    here = len(os.sched_getaffinity(0))
+    here = processors()
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if wanted.isascii() and wanted.isdigit() and int(wanted[:9]) > 0:
         return min(int(wanted[:9]), here)

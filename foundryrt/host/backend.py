@@ -33,7 +33,7 @@ from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.readback import HostReadback
 from foundryrt.host.weights import load
-from foundryrt.parallel import available_threads
+from foundryrt.parallel import available_threads, processors
 from foundryrt.printable import quoted
 from foundryrt.sharing import digested_by
 
@@ -139,6 +139,8 @@ class HostBackend:
             for rank, descriptor in slabs.items():
                 self.arena.map_slab(slab_region(manifest), rank, descriptor)
             self._set_words(self._rank, world, 0, bound)
+            # Ranks that share processors would else take turns in the middle of exchanges.
+            self._threads = min(self._threads, max(1, processors() // world))
 
     def abandon(self, rank: int) -> None:
         """See Backend.abandon."""

@@ -90,6 +90,18 @@ def test_ranks_that_joined_give_the_same_sums(tmp_path: Path, world: int) -> Non
             os.fstat(slabs[backend._rank])
 
 
+@pytest.mark.parametrize(("here", "each"), [(1, 1), (7, 3), (64, 4)])
+def test_ranks_share_the_processors(tmp_path: Path, monkeypatch, here: int, each: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(here))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    bundle = Bundle.open(record(tmp_path / "two.fdy", 2))
+    assert bundle.manifest.producer["threads"] == "4"
+    first, second = (HostBackend(bundle, rank=rank) for rank in range(2))
+    first.join({1: second.export_slab()})
+    assert first.require(0)._threads == each
+
+
 def test_words_in_another_sessions_memory_stay(tmp_path: Path) -> None:
     path = record(tmp_path / "two.fdy", 2)
     with Session.open(path) as session:
