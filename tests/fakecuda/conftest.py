@@ -7,10 +7,12 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from foundryrt.errors import FoundryError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -28,6 +30,24 @@ class FakeDriver:
     def fail(self, call: int, code: int = 2) -> None:
         """Let the `call`th driver call from now on fail; 0 for none."""
         self._library.fakecuda_fail(call, code)
+
+    def fail_each(self, use: Callable[[], object]) -> list[str]:
+        """Have `use` run with each of its driver calls failing in turn; what its errors say.
+
+        Whether it fails or not, nothing may be alive afterwards.
+        """
+        self.fail(0)
+        use()
+        total, said = self.calls, []
+        for call in range(1, total + 1):
+            self.fail(call)
+            try:
+                use()
+            except FoundryError as error:
+                said.append(str(error))  # the error itself would keep what it passed through
+            assert self.live == "", f"call {call} of {total}"
+        self.fail(0)
+        return said
 
     def device(self, architecture: int = 90, version: int = 13000, memory: int = 1 << 30) -> None:
         """What the device claims to be."""

@@ -62,29 +62,17 @@ def test_memory_without_saved_bytes_begins_as_zeros(bundle, fake):
 
 
 def test_any_failing_call_undoes_everything_and_leaves_the_process_usable(bundle, fake):
-    fake.fail(0)
-    backend = CudaBackend(bundle, first=0)
-    backend.graphs.wait()
-    backend.close()
-    total = fake.calls
-    assert total > 40
-    failures = 0
-    for call in range(1, total + 1):
-        fake.fail(call)
+    def use() -> None:
+        backend = CudaBackend(bundle, first=0)
         try:
-            backend = CudaBackend(bundle, first=0)
-            try:
-                backend.graphs.wait()
-            finally:
-                backend.close()
-        except FoundryError as error:
-            assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in str(error) and "free device memory" in str(
-                error
-            )
-            failures += 1
-        assert fake.live == "", f"call {call} of {total}"
-    assert failures > 40
-    fake.fail(0)
+            backend.graphs.wait()
+        finally:
+            backend.close()
+
+    said = fake.fail_each(use)
+    assert len(said) > 40
+    for error in said:
+        assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in error and "free device memory" in error
     backend = CudaBackend(bundle)
     backend.launch(0)
     assert (tensor(backend, bundle, "result").read() == counters.INITIAL + 11).all()

@@ -121,20 +121,9 @@ def test_any_failing_call_undoes_everything(path, fake):
             session.graph("last").launch()
             session.read("result")
 
-    fake.fail(0)
-    use()
-    total = fake.calls
-    failures = 0
-    for call in range(1, total + 1):
-        fake.fail(call)
-        try:
-            use()
-        except FoundryError as error:
-            assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in str(error)
-            failures += 1
-        assert fake.live == "", f"call {call} of {total}"
-    assert failures > 40
-    fake.fail(0)
+    said = fake.fail_each(use)
+    assert len(said) > 40
+    assert all("CUDA_ERROR_OUT_OF_MEMORY (2)" in error for error in said)
     use()
     assert fake.live == ""
 

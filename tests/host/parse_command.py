@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -33,6 +34,21 @@ def tiny_bundle(folder: Path, tp: int = 1) -> Path:
     )  # fmt: skip
     capture(settings, folder / "tiny.fdy")
     return folder / "tiny.fdy"
+
+
+def listening(process: subprocess.Popen[str]) -> str:
+    """The address that a server says it listens at; AssertionError with what it said instead."""
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "listening on http" in line, line + process.stderr.read()
+    return line.split()[-1]
+
+
+def serve(bundle: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """`foundryrt serve` at a free port."""
+    command = [*COMMAND, "serve", str(bundle), "--port", "0", *options]
+    own = os.environ | environment
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=own)
 
 
 def foundryrt(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from parse_command import COMMAND
+from parse_command import COMMAND, listening, serve
 
 from foundryrt.bundle.reader import Bundle
 
@@ -27,10 +27,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self.process, self.folder = process, folder
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "listening on http" in line, line + process.stderr.read()
-        self.url = line.split()[-1].removesuffix("/v1")
+        self.url = listening(process).removesuffix("/v1")
 
     def send(self, path: str, body: object = None, **headers: str) -> tuple[int, dict]:
         data = None if body is None else json.dumps(body).encode()
@@ -64,10 +61,8 @@ class Server:
 
 @contextmanager
 def served(bundle: Path, folder: Path, *options: str, **environment: str) -> Iterator[Server]:
-    process = subprocess.Popen(
-        [*COMMAND, "serve", str(bundle), "--port", "0", *options], stderr=subprocess.PIPE,
-        text=True, env=os.environ | {"XDG_RUNTIME_DIR": str(folder)} | environment,
-    )  # fmt: skip
+    own = {"XDG_RUNTIME_DIR": str(folder)} | environment
+    process = serve(bundle, *options, **own)
     try:
         server = Server(process, folder)
         until(lambda: server.health()["status"] == "ok")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_command import COMMAND, tiny_bundle
+from parse_command import listening, serve, tiny_bundle
 
 from tests.host.rank_processes import alive, followers
 
@@ -31,14 +30,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 class Server:
     def __init__(self, bundle: Path, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(bundle), "--port", "0", *options],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        assert "listening on http" in line, line + self.process.stderr.read()
-        self.url = line.split()[-1]
+        self.process = serve(bundle, *options)
+        self.url = listening(self.process)
         self.ranks = followers(self.process.pid)
 
     def ask(self, **options: object):  # type: ignore[no-untyped-def]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Literal
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_command import COMMAND, LIMIT, SLOTS, foundryrt, tiny_bundle
+from parse_command import LIMIT, SLOTS, foundryrt, listening, serve, tiny_bundle
 
 openai = pytest.importorskip("openai", reason="pip install openai")
 pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
@@ -35,14 +34,8 @@ class Server:
     """The command in a process of its own."""
 
     def __init__(self, bundle: Path, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(bundle), "--port", "0", *options],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        assert "listening on http" in line, line + self.process.stderr.read()
-        self.url = line.split()[-1]
+        self.process = serve(bundle, *options)
+        self.url = listening(self.process)
         self.client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0)
         until(self.healthy)
 
