@@ -259,7 +259,7 @@ def _check(manager: Any, desc: Any, create_forward: Any) -> None:
     forward(CUDAGraphMode.NONE)
     wanted = manager.hidden_states[: desc.num_tokens].clone()
     manager.hidden_states.zero_()
-    create_forward(desc, warmup=False)  # inputs anew: kernels count down in some of them
+    create_forward(desc, warmup=False)  # writes the inputs again: kernels count down in some
     manager.graphs[desc].replay()
     found = manager.hidden_states[: desc.num_tokens]
     unlike = (found.view(torch.uint8) != wanted.view(torch.uint8)).any(dim=-1)
