@@ -77,8 +77,12 @@ def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Sett
 
     result = first.copy()
     result[suspects[found]] = regions.placed[region[found]] + offset[found]
-    noise, unclear = _noise(words, rest, regions, place)
-    result[rest] &= ~noise
+    stale = _stale(audited, rest, place)
+    result[rest[stale]] = 0
+    unclear = np.zeros((len(rest), 8), bool)
+    unclear[stale, 0] = True
+    rest_noise, unclear[~stale] = _noise(words, rest[~stale], regions, place)
+    result[rest[~stale]] &= ~rest_noise
     some = unclear.any(axis=1)
     doubts = 8 * rest[some] + unclear[some].argmax(axis=1)
     return Settled(result, suspects[found], region[found], doubts)
@@ -100,8 +104,12 @@ def _check_moved(
 def _check_offsets(
     words: Words, audited: Audit, rest: Index, regions: Regions, place: Place
 ) -> None:
-    """FoundryError where every capture has an address in a word, but not of the same thing."""
+    """FoundryError where every capture has an address in a word, but not of the same thing.
+
+    Not in a struct, where it may be what an earlier call left on the stack: see _stale.
+    """
     wandering = rest[(audited[:, rest] != _NONE).all(axis=0)]
+    wandering = wandering[~place.may_be_gap(wandering)]
     for word in wandering[:1]:
         owners = audited[:, word]
         within = words[:, word] - regions.bases[range(3), owners]
@@ -113,6 +121,17 @@ def _check_offsets(
             f" at the same base and to {ends[2]} in one that was moved; memory must be taken in"
             f" one order: capture again, or {REMEDY}"
         )
+
+
+def _stale(audited: Audit, rest: Index, place: Place) -> Mask:
+    """Which of the words `rest` are residue that looks like an address in some capture, bool [n].
+
+    They lie in structs, and follow no region. The proof shows whether they matter.
+    """
+    found: Mask = (audited[:, rest] != _NONE).any(axis=0)
+    some = np.flatnonzero(found)
+    found[some] = place.may_be_gap(rest[some])
+    return found
 
 
 def _check_hidden(words: Words, rest: Index, regions: Regions, place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,46 @@ def test_a_model_answers_as_on_one_gpu(captures: Path) -> None:
         assert report["tokens"] == 24
         answers.add(report["text"])
     assert len(answers) == 1
+
+
+def test_a_server_changes_its_ranks(captures: Path) -> None:
+    """Up and down, beside the old ranks and after them, on GPUs that they share if need be."""
+    words = "serve", captures / "2.fdy", "--port", "0", "--tp", 2, "--devices", devices(2)
+    server = start("-c", RUN, *words)
+    try:
+        assert server.stderr is not None
+        line = server.stderr.readline()
+        assert "listening on http" in line, line + server.stderr.read()
+        url = line.split()[-1]
+        answers = [ask(url)]
+        for world, options in ((4, []), (1, ["--stop-first"]), (2, [])):
+            ranks = () if world == 1 else ("--tp", world, "--devices", devices(world))
+            words = (
+                "switch",
+                captures / f"{world}.fdy",
+                *ranks,
+                "--url",
+                url.removesuffix("/v1"),
+                "--json",
+                *options,
+            )
+            report = json.loads(finish(start("-c", RUN, *words)))
+            assert report["ranks"] == world
+            answers.append(ask(url))
+        server.terminate()
+        _, err = server.communicate(timeout=60)
+        assert server.returncode == 0, err
+    finally:
+        server.kill()
+    assert len(set(answers)) == 1 and answers[0]
+
+
+def ask(url: str) -> str:
+    body = json.dumps({"prompt": "Hello", "max_tokens": 24, "temperature": 0}).encode()
+    request = urllib.request.Request(f"{url}/completions", body)
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return str(json.load(answer)["choices"][0]["text"])
 
 
 @pytest.mark.xfail(reason="residue in kernels' arguments: docs/measurements/start.md")

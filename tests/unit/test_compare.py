@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from foundryc.capture import Capture, RegionImage
 from foundryc.capture_file import load, save
-from foundryc.compare import compare
+from foundryc.compare import compare, unclear
 from foundryc.leaks import leaks, mapped
 from foundryc.template import GraphTable
 from foundryc.write import write_bundle
@@ -173,6 +173,8 @@ def over_words(parts: list[bytes]) -> list[tuple[int, int, int]]:
     return list(zip(*(struct.unpack(f"<{len(p) // 8}Q", p) for p in parts), strict=True))
 
 
+ONE_STRUCT = struct.pack("<IHBBII", 24, 1, 0, 0, 0, 24)
+"""Where the three words of arguments are one argument of 24 bytes."""
 NODE = r"graph g\[batch=8\], node 0, kernel 'kernel_of_nodes': "
 
 
@@ -225,8 +227,7 @@ def test_halves_of_an_address_are_refused_by_name(order: str, region: int) -> No
 @pytest.mark.parametrize("region", [0, 1, FOREIGN])
 def test_half_an_address_in_a_struct_is_residue(order: str, region: int, monkeypatch) -> None:
     """As in the arguments of ATen's reductions: 4 bytes that the stack held in a gap."""
-    one_struct = struct.pack("<IHBBII", 24, 1, 0, 0, 0, 24)
-    monkeypatch.setattr(compared_captures, "skeleton", lambda _: one_struct)
+    monkeypatch.setattr(compared_captures, "skeleton", lambda _: ONE_STRUCT)
     halves = [value & 0xFFFFFFFF for value in address(region, 0x5678, FIXED)]
     values = tuple(h << 32 | 1 if order == "high" else 1 << 32 | h for h in halves)
     words = compare(*hand([(7, 7, 7), values, (7, 7, 7)], layout=FIXED)).graphs[0].words  # type: ignore[list-item]
@@ -338,6 +339,20 @@ def test_memory_that_was_taken_in_another_order_is_refused() -> None:
     first, again = address(0, 0), address(1, 64)
     with pytest.raises(FoundryError, match=NODE + r"argument 0.*'state'\+0x0 .*'io'\+0x40 "):
         compare(*hand([(first[FIRST], again[AGAIN], first[MOVED]), (0, 0, 0)], {0: (0, 1, 0)}))
+
+
+@pytest.mark.parametrize("audits", [(0, 1, 0), (0, 0, 1), (-1, 0, -1), (0, -1, 1)])
+def test_in_a_struct_it_is_residue(audits, monkeypatch) -> None:
+    """As beyond the dimensions of ATen's TensorInfo: addresses that an earlier call left there."""
+    monkeypatch.setattr(compared_captures, "skeleton", lambda _: ONE_STRUCT)
+    values = tuple(
+        address(region, 64 * (1 + capture))[capture] if region >= 0 else 0x1234 << 32
+        for capture, region in enumerate(audits)
+    )
+    captures = hand([(5, 5, 5), values, (6, 6, 6)], {1: audits})  # type: ignore[list-item]
+    result = compare(*captures)
+    assert list(result.graphs[0].words[4:]) == [5, 0, 6]
+    assert "argument 0, byte 8 of 24" in unclear(*captures)[0]
 
 
 @pytest.mark.parametrize("boundary", ["the end of the first", "the start of the second"])
