@@ -27,7 +27,7 @@ from benchmarks.parse.measure import (
 )
 from benchmarks.parse.models import CONFIGS, decode_bytes, random_parameters
 from benchmarks.parse.steps import host_share
-from benchmarks.parse.verification import Sizes, verification
+from benchmarks.parse.verification import Sizes, evidence_seconds, verification
 from benchmarks.report import RESULTS, Output, Report, chosen, say
 from parse_runtime.capture.passes import Passes
 from parse_runtime.engine.batch import Batch, Sampling
@@ -35,7 +35,7 @@ from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.signature.sizes import PassSizes
 
 FILE = RESULTS / "parse_geometry.json"
-PARTS = ("decode", "host", "verify", "gain", "peers", "moe", "32b")
+PARTS = ("decode", "host", "verify", "evidence", "gain", "peers", "moe", "32b")
 AGREEMENT = 0.8
 """Fraction of tokens on which the assistant of `peers` agrees with the target."""
 
@@ -159,6 +159,16 @@ def verify(bench: Benchmark) -> None:
         bench.save("verify", found)
 
 
+def evidence(bench: Benchmark) -> None:
+    """What evidence of half of 512 drafted tokens, the default, and of all costs a verify pass."""
+    sizes = Sizes(32, 64, 4, (4,)) if bench.tiny else Sizes(cuts=(8,))
+    found = evidence_seconds(*bench.model("qwen3-14b"), bench.device, sizes)
+    costs = {share: seconds / found["0"] for share, seconds in found.items() if share != "0"}
+    say(f"{found} {costs}")
+    row = {"sizes": vars(sizes), "seconds_by_share": found, "cost_by_share": costs}
+    bench.save("evidence", {**row, "evidence_cost": costs["0.5"]})
+
+
 def gain(bench: Benchmark) -> None:
     profile = Profile(16, 32, 2, 4, (0.0, 0.5, 1.0), (1, 2), 2, 2) if bench.tiny else Profile()
     if bench.batches:
@@ -227,7 +237,7 @@ def large(bench: Benchmark) -> None:
 
 
 MEASURE: dict[str, Callable[[Benchmark], None]] = dict(
-    zip(PARTS, (decode, host, verify, gain, compare, moe, large), strict=True)
+    zip(PARTS, (decode, host, verify, evidence, gain, compare, moe, large), strict=True)
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,39 @@ def verification(
             "sequential": float(np.interp(lengths, full, alone).sum()),
             "batch": batch_seconds(config, parameters, device, lengths),
         }
+
+
+def evidence_seconds(
+    config: ModelConfig, parameters: dict[str, Tensor], device: str, sizes: Sizes
+) -> dict[str, float]:
+    """Seconds of a verify pass with each share of drafted tokens that the target is asked about.
+
+    Of `sizes.cuts` the largest; the passes are timed in turn, and "0" has no evidence at all.
+    """
+    s = sizes
+    k = max(s.cuts)
+    rows = s.draft + k * s.suffix
+    tokens = (np.arange(s.prompt + rows) % config.vocab).tolist()
+    cuts = [s.prompt + s.draft * i // k for i in range(1, k + 1)]
+    shared, suffix = tokens[s.prompt : s.prompt + s.draft], tokens[: s.suffix]
+    graphs = {}
+    for share in (0.0, 0.5, 1.0):
+        own = PassSizes(
+            max_len=s.prompt + rows, prefill=(s.prompt,), verify=((rows, k),),
+            scored=(s.draft,) if share else (),
+        )  # fmt: skip
+        session = CapturedSession(device)
+        passes = Passes("target", config, parameters, own, session.register, asked=share or 1.0)
+        session.add(passes)
+        target = GraphTarget(session, passes.signature)
+        target.prefill(0, tokens[: s.prompt], 0, Sampling())
+        target.verify(0, Verification(shared, s.prompt, cuts, suffix))
+        graphs[f"{share:g}"] = session.graph("target.verify", len=rows, cuts=k)
+    times: dict[str, list[float]] = {share: [] for share in graphs}
+    for _ in range(7):
+        for share, graph in graphs.items():
+            times[share].append(median_seconds(graph.launch, 3))
+    return {share: statistics.median(found) for share, found in times.items()}
 
 
 def batch_seconds(
