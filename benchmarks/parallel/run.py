@@ -99,24 +99,37 @@ def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> di
             },
             "first_launch_ms": median(one["first_launch_ms"] for one in runs),
             "all_ready_ms": median(one["all_ready_ms"] for one in runs),
+            "timeline_ms": {
+                step: median(one["timeline_ms"][step] for one in runs)
+                for step in runs[0]["timeline_ms"]
+            },
         }
     alone, together = (found[f"ranks_{world}"]["step_ms"] for world in paths)
     found["speedup"] = {batch: alone[batch] / together[batch] for batch in alone}
-    found["bare_ms"] = median(_bare(folder, gpus.split(",")) for _ in range(repeats))
+    bare, seeing_all = [], []
+    for _ in range(repeats):
+        bare.append(_bare(folder, gpus.split(","), False))
+        seeing_all.append(_bare(folder, gpus.split(","), True))
+    found["bare_ms"], found["bare_seeing_all_ms"] = median(bare), median(seeing_all)
     found["first_launch_ratio"] = found[f"ranks_{ranks}"]["first_launch_ms"] / found["bare_ms"]
     return found
 
 
-def _bare(folder: Path, gpus: Sequence[str]) -> float:
-    """Milliseconds until as many bare processes, started together, have each used its GPU."""
+def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
+    """Milliseconds until as many bare processes, started together, have each used its GPU.
+
+    The driver starts what a process sees: its GPU alone, or those of all, as ranks must.
+    """
     program = folder / "floor"
     if not program.exists():
         command = ["g++", "-O2", START_STEPS / "floor.cpp", "-o", program, "-ldl"]
         subprocess.run(command, check=True)
     began = time.time()
-    started = [
-        subprocess.Popen([program], env=os.environ | {"CUDA_VISIBLE_DEVICES": one}) for one in gpus
-    ]
+    started = []
+    for one in gpus:
+        seen = [one, *(other for other in gpus if other != one and all_seen)]
+        own = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(dict.fromkeys(seen))}
+        started.append(subprocess.Popen([program], env=own))
     if any(one.wait() for one in started):
         raise SystemExit("a bare process failed")
     return (time.time() - began) * 1e3

@@ -187,6 +187,7 @@ class CudaBackend:
         self._arena.slabs.join(slabs)
         self._set_words(self._rank, world, 0, bound)
         self.uploader.finish()
+        self._done("ranks joined")
 
     def _begin_random(self) -> None:
         if self._bundle.manifest.random is not None:

@@ -19,6 +19,7 @@ early.begin(devices[0])
 
 import json  # noqa: E402
 from statistics import median  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
@@ -34,7 +35,7 @@ def main() -> None:
     session = Session.open(path, first=first, device=devices[0], followers=followers)
     session.graph("target.decode", batch=1).launch()
     session.synchronize()
-    marks = {"first_launch_ms": (time.time() - SPAWNED) * 1e3}
+    marks: dict[str, Any] = {"first_launch_ms": (time.time() - SPAWNED) * 1e3}
     session.wait()
     marks["all_ready_ms"] = (time.time() - SPAWNED) * 1e3
     own = sizes(session.settings["model"])
@@ -54,6 +55,10 @@ def main() -> None:
             session.synchronize()
             times.append((time.perf_counter() - began) / LAUNCHES * 1e3)
         step_ms[str(batch)] = median(times[1:])
+    backend = session._opened
+    timeline = backend._own.timeline if followers else backend.timeline
+    clock = time.time() - time.perf_counter() - SPAWNED
+    marks["timeline_ms"] = {step: (at + clock) * 1e3 for step, at in timeline}
     session.close()
     assert "torch" not in sys.modules
     print(json.dumps(marks | {"step_ms": step_ms}))
