@@ -18,6 +18,7 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.routing import group, route
 from parse_runtime.kernels.cuda.stream import (
     add_product,
+    halves,
     load_rows,
     load_weight,
     scales,
@@ -87,27 +88,25 @@ def _gate_up(
     release()
     wait()
     expert, row, there = _block(blocks, ROWS)
-    gate_scale, up_scale = scale, scale
+    # One tile has COLUMNS rows of the gates' matrix, then as many of the values'.
+    both = tl.arange(0, 2 * COLUMNS)
     if scale is not None:
-        gate_scale = scales(scale, expert * 2, n, tl.program_id(1) * COLUMNS, k)
-        up_scale = scales(scale, expert * 2 + 1, n, tl.program_id(1) * COLUMNS, k)
+        matrix = expert * 2 + both // COLUMNS
+        scale = scales(scale, matrix, n, tl.program_id(1) * COLUMNS, k)[:, None]
     if expert >= 0:
         token = tl.load(order + row, there, other=0) // top_k
-        column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        within = tl.minimum(column, n - 1).to(tl.int64)[:, None]
-        gate_row = weight + (expert * 2 * n + within) * k
-        up_row = gate_row + n.to(tl.int64) * k
+        within = tl.minimum(tl.program_id(1) * COLUMNS + both % COLUMNS, n - 1)
+        w_row = weight + ((expert * 2 + both // COLUMNS) * n + within)[:, None] * k
         x_row = x + token.to(tl.int64)[:, None] * k
         depth = tl.arange(0, DEPTH)
-        gate = tl.zeros((ROWS, COLUMNS), tl.float32)
-        up = tl.zeros((ROWS, COLUMNS), tl.float32)
+        total = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
         for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
             at = tile * DEPTH + depth[None, :]
+            w = load_weight(w_row, at, k, EVEN)
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            w = load_weight(gate_row, at, k, EVEN)
-            gate = add_product(gate, a, w, gate_scale, tile * DEPTH)
-            w = load_weight(up_row, at, k, EVEN)
-            up = add_product(up, a, w, up_scale, tile * DEPTH)
+            total = add_product(total, w, a, scale, tile * DEPTH)
+        gate, up = halves(total)
+        column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         to = out + row.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(to, gate * tl.sigmoid(gate) * up, there[:, None] & (column < n)[None, :])
 
@@ -128,13 +127,14 @@ def _down(
         w_row = weight + (expert * n + tl.minimum(column, n - 1).to(tl.int64)[:, None]) * k
         x_row = x + row.to(tl.int64)[:, None] * k
         depth = tl.arange(0, DEPTH)
-        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        total = tl.zeros((COLUMNS, ROWS), tl.float32)
         for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
             at = tile * DEPTH + depth[None, :]
+            w = load_weight(w_row, at, k, EVEN)
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            total = add_product(total, a, load_weight(w_row, at, k, EVEN), scale, tile * DEPTH)
+            total = add_product(total, w, a, scale, tile * DEPTH)
         to = out + pair.to(tl.int64)[:, None] * n + column[None, :]
-        tl.store(to, total, there[:, None] & (column < n)[None, :])
+        tl.store(to, total.T, there[:, None] & (column < n)[None, :])
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Query and key norms, rotary embedding and cache write: one program a row and head."""
+"""Query and key norms, rotary embedding and cache write: one program a row and some heads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 from parse_runtime.kernels.cuda.stream import sum_parts
+from parse_runtime.kernels.streamed import STREAMED_ROWS
 
 
 @opaque
@@ -24,12 +25,14 @@ def rotate_store(
     q = torch.empty(count, heads, head_dim, dtype=cache_layer.dtype, device=qkv.device)
     positions, write = side_by_side(positions, write)
     q_norm, k_norm = norms if norms is not None else (None, None)
-    _rotate_store[count, heads + 2 * kv_heads](
+    # Sums of squares have their order by heads and warps: one choice for passes of few rows.
+    together, warps = (4, 4) if count <= STREAMED_ROWS else (16, 2)
+    _rotate_store[count, triton.cdiv(heads + 2 * kv_heads, together)](
         parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps, offset,
         heads, kv_heads,
         cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
         SPANS=spans, HALF=head_dim // 2, WIDTH=triton.next_power_of_2(head_dim // 2),
-        num_warps=1, **OPTIONS,
+        HEADS=together, num_warps=warps, **OPTIONS,
     )  # fmt: skip
     return q
 
@@ -38,34 +41,48 @@ def rotate_store(
 def _rotate_store(
     parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
     heads, kv_heads, kv_stride, head_stride, row_stride,
-    SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
+    SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     release()
-    row, head = tl.program_id(0), tl.program_id(1)
+    row, head = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    every, key = heads + 2 * kv_heads, head - heads
     at = tl.arange(0, WIDTH)
-    there = at < HALF
+    within = at < HALF
+    there = (head < every)[:, None] & within[None, :]
+    turned = (key < kv_heads)[:, None]
     wait()
-    width = tl.num_programs(1) * 2 * HALF
-    parts += row.to(tl.int64) * width + head * 2 * HALF + at
+    width = every * 2 * HALF
+    parts += row.to(tl.int64) * width + head[:, None] * 2 * HALF + at[None, :]
     stride = tl.num_programs(0) * width
     a = sum_parts(parts, there, stride, SPANS)
     b = sum_parts(parts + HALF, there, stride, SPANS)
-    key = head - heads
-    if key < kv_heads:
-        if q_norm is not None:
-            norm = (q_norm if key < 0 else k_norm) + at
-            square = tl.sum(a * a, 0) + tl.sum(b * b, 0)
-            scale = tl.rsqrt(square / (2 * HALF) + eps)
-            a *= scale * (tl.load(norm, there, other=0.0).to(tl.float32) + offset)
-            b *= scale * (tl.load(norm + HALF, there, other=0.0).to(tl.float32) + offset)
-        angle = tl.load(positions + row).to(tl.float32) * tl.load(frequencies + at, there, other=0)
-        cosine, sine = tl.cos(angle), tl.sin(angle)
-        a, b = a * cosine - b * sine, b * cosine + a * sine
-    if key < 0:
-        out = q + (row.to(tl.int64) * heads + head) * 2 * HALF + at
-    else:
-        value = key // kv_heads
-        out = cache + value * kv_stride + (key - value * kv_heads) * head_stride + at
-        out += tl.load(write + row) * row_stride
-    tl.store(out, a, there)
-    tl.store(out + HALF, b, there)
+    if q_norm is not None:
+        square = tl.sum(a * a, 1) + tl.sum(b * b, 1)
+        scale = tl.rsqrt(square / (2 * HALF) + eps)[:, None]
+        query = (key < 0)[:, None]
+        a *= tl.where(turned, scale * _weight(q_norm, k_norm, query, at, within, offset), 1.0)
+        at += HALF
+        b *= tl.where(turned, scale * _weight(q_norm, k_norm, query, at, within, offset), 1.0)
+        at -= HALF
+    angle = tl.load(positions + row).to(tl.float32) * tl.load(frequencies + at, within, other=0)
+    cosine = tl.where(turned, tl.cos(angle)[None, :], 1.0)
+    sine = tl.where(turned, tl.sin(angle)[None, :], 0.0)
+    a, b = a * cosine - b * sine, b * cosine + a * sine
+    out = q + (row.to(tl.int64) * heads + head[:, None]) * 2 * HALF + at[None, :]
+    own = there & (key < 0)[:, None]
+    tl.store(out, a, own)
+    tl.store(out + HALF, b, own)
+    value = key // kv_heads
+    out = cache + tl.load(write + row) * row_stride + at[None, :]
+    out += (value * kv_stride + (key - value * kv_heads) * head_stride)[:, None]
+    own = there & (key >= 0)[:, None]
+    tl.store(out, a, own)
+    tl.store(out + HALF, b, own)
+
+
+@triton.jit
+def _weight(q_norm, k_norm, query, at, within, offset):
+    """The norm's weight [HEADS, WIDTH], of queries or of keys."""
+    q = tl.load(q_norm + at, within, other=0.0).to(tl.float32)[None, :]
+    k = tl.load(k_norm + at, within, other=0.0).to(tl.float32)[None, :]
+    return tl.where(query, q, k) + offset

@@ -1,14 +1,17 @@
 """Products of few rows with a weight matrix, bound by the memory that the weights come from.
 
-A program owns some columns of the result and a span of K. Tiles, spans and the order of sums
-depend on the matrix alone, and the tensor cores sum a row of a tile in one way whichever row it
-is: so a row's bits do not depend on the other rows. Of a quantized weight a tile lies in one block:
-its scale is a factor of the tile's product, in float32.
+A program owns some columns of the result and a span of K. What is computed is the transpose, weight
+times rows: then the weights fill the larger side of a tensor core's tile, and the rows, a multiple
+of 16, the smaller. Spans and the order of sums depend on the matrix alone, and the tensor cores sum
+a row of a tile in one way whichever row it is: so a row's bits do not depend on the other rows. Of
+a quantized weight a tile lies in one block: its scale is a factor of the tile's product, in
+float32.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -21,7 +24,10 @@ from parse_runtime.kernels.quantized import BLOCK, Weight, split
 
 @dataclass(frozen=True)
 class Tiles:
-    """Columns and K of a tile, spans of K, pipeline stages."""
+    """Columns and K of a tile, spans of K, pipeline stages.
+
+    Columns and stages leave a row's bits alone, and so does K where there is one span.
+    """
 
     columns: int
     depth: int
@@ -29,31 +35,56 @@ class Tiles:
     stages: int
 
 
-def choose(weight: Tensor, dtype: torch.dtype, spans: int | None = None) -> Tiles:
-    """Tiles of a matrix [N, K], for rows of `dtype`; as many spans as keep all programs busy.
+def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | None = None) -> Tiles:
+    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_linear.json).
 
     A tile is no larger than a block of scales, and divides it.
     """
     n, k = weight.shape
-    columns = 64 if n >= 4096 else 32 if n >= 1024 else 16
     # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
     deepest = BLOCK if dtype.itemsize == 2 else 32
     depth = min(deepest, max(16, triton.next_power_of_2(k)))
-    if spans is None:
-        wanted = PROGRAMS // triton.cdiv(n, columns)
-        spans = max(1, min(wanted, MOST_SPANS, k // (4 * depth)))
-    return Tiles(columns, depth, spans, 4)
+    blocks = triton.cdiv(n, COLUMNS)
+    limit = most_spans or MOST_SPANS
+    most = min(limit, max(1, k // (4 * depth)))
+    once = min(max(1, PROCESSORS // blocks), most)
+    if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
+        # One program a multiprocessor, with all of its shared memory for what is on its way.
+        tiles = Tiles(COLUMNS, depth, once, 6)
+    elif blocks <= 2 * PROCESSORS:
+        tiles = Tiles(COLUMNS, min(depth, 64), min(limit, max(1, k // 256)), 4)
+    else:
+        tiles = Tiles(COLUMNS, depth if count <= 16 else min(depth, 64), 1, 3)
+    return fitting(tiles, count, dtype)
 
 
-PROGRAMS = 560
-"""About four for each of a Hopper GPU's 132 multiprocessors."""
-MOST_SPANS = 8
+def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
+    """With as many stages as shared memory has room for."""
+    stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
+    stages = max(1, min(tiles.stages, _shared_memory() // stage))
+    return Tiles(tiles.columns, tiles.depth, tiles.spans, stages)
+
+
+@cache
+def _shared_memory() -> int:
+    """Bytes that a program may have, some left for what else it keeps there."""
+    most = 227 << 10  # Hopper's
+    if torch.cuda.is_available():
+        most = torch.cuda.get_device_properties().shared_memory_per_block_optin
+    return most - (4 << 10)
+
+
+COLUMNS = 64
+"""The least that Hopper's tensor cores take of the larger side."""
+PROCESSORS = 132
+"""Multiprocessors of a Hopper GPU."""
+MOST_SPANS = 4
 _BLOCK = tl.constexpr(BLOCK)
 
 
 def tile_rows(count: int) -> int:
-    """Rows of a tile; either gives the same bits."""
-    return 16 if count <= 16 else 32
+    """Rows of a tile; any gives the same bits."""
+    return 16 if count <= 16 else 32 if count <= 32 else 64
 
 
 @opaque
@@ -81,8 +112,8 @@ def _launch(
 ) -> Tensor:
     """Parts [S, T, N]: float32, or `single` where there is one span."""
     values, scale = split(weight)
-    tiles = tiles or choose(values, x.dtype)
     count, (n, k) = x.shape[0], values.shape
+    tiles = tiles or choose(values, x.dtype, count)
     if x.stride(1) != 1:
         x = x.contiguous()
     dtype = torch.float32 if tiles.spans > 1 else single
@@ -116,15 +147,16 @@ def _stream(
     if scale is not None:
         scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
     depth = tl.arange(0, DEPTH)
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    total = tl.zeros((COLUMNS, ROWS), tl.float32)
     for tile in tl.range(first, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
+        w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = add_product(total, a, load_weight(w_row, at, k, EVEN), scale, tile * DEPTH)
+        total = add_product(total, w, a, scale, tile * DEPTH)
     if bias is not None and span == 0:
-        total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
+        total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
     out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
-    tl.store(out, total, (row < count)[:, None] & (column < n)[None, :])
+    tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
 
 
 @triton.jit
@@ -148,14 +180,24 @@ def scales(scale, matrix, n, row, k):
 
 
 @triton.jit
-def add_product(total, a, weight, scale, at):
-    """total + a times a tile of a weight, transposed, that begins `at` columns into its row."""
+def add_product(total, weight, a, scale, at):
+    """total + a tile of a weight, which begins `at` columns into its rows, times rows `a`.
+
+    `scale` may be one place for the tile, or one for each of its rows, [rows, 1].
+    """
     if scale is None:
-        return tl.dot(a, weight.T, total, input_precision="ieee")
+        return tl.dot(weight, a.T, total, input_precision="ieee")
     else:
         tl.static_assert(_BLOCK % weight.shape[0] == 0 and _BLOCK % weight.shape[1] == 0)
-        product = tl.dot(a, weight.to(a.dtype).T, input_precision="ieee")
+        product = tl.dot(weight.to(a.dtype), a.T, input_precision="ieee")
         return total + product * tl.load(scale + at // _BLOCK)
+
+
+@triton.jit
+def halves(total):
+    """Of [2 * C, R] the two halves, transposed: [R, C] each."""
+    half: tl.constexpr = total.shape[0] // 2
+    return tl.split(total.reshape(2, half, total.shape[1]).permute(2, 1, 0))
 
 
 @triton.jit

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import triton
 import triton.language as tl
@@ -14,6 +12,7 @@ from parse_runtime.kernels.cuda.stream import (
     Tiles,
     add_product,
     choose,
+    halves,
     load_rows,
     load_weight,
     scales,
@@ -39,19 +38,14 @@ def stream_swiglu(
     """`parse_runtime.kernels.swiglu.linear_swiglu` for few rows."""
     values, scale = split(gate_up)
     count, n, k = x.shape[0], values.shape[0] // 2, values.shape[1]
-    if tiles is None:
-        # Two matrices are read at once: half the columns, but twice the depth where there is room.
-        tiles = choose(values, x.dtype, spans=1)
-        room = x.dtype == torch.bfloat16 and count <= 16 and scale is None
-        depth = tiles.depth * (2 if room else 1)
-        tiles = replace(tiles, columns=max(16, tiles.columns // 2), depth=depth)
+    tiles = tiles or choose(values, x.dtype, count, most_spans=1)
     if x.stride(1) != 1:
         x = x.contiguous()
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
     rows = tile_rows(count)
-    _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns)](
+    _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](
         x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
-        ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
+        ROWS=rows, COLUMNS=tiles.columns // 2, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
         STAGES=tiles.stages, GELU=gelu, num_warps=4, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return out
@@ -77,23 +71,22 @@ def _stream_swiglu(
     release()
     wait()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    tiles = tl.cdiv(k, DEPTH)
-    gate_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
-    up_row = gate_row + n.to(tl.int64) * w_stride
-    gate_scale, up_scale = scale, scale
+    # One tile has COLUMNS rows of the gates' matrix, then as many of the values'.
+    both = tl.arange(0, 2 * COLUMNS)
+    within = tl.minimum(tl.program_id(1) * COLUMNS + both % COLUMNS, n - 1).to(tl.int64)
+    w_row = weight + (both // COLUMNS * n.to(tl.int64) + within)[:, None] * w_stride
     if scale is not None:
-        gate_scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
-        up_scale = scales(scale, 1, n, tl.program_id(1) * COLUMNS, k)
+        scale = scales(scale, both // COLUMNS, n, tl.program_id(1) * COLUMNS, k)[:, None]
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
-    gate = tl.zeros((ROWS, COLUMNS), tl.float32)
-    up = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for tile in tl.range(0, tiles, num_stages=STAGES):
+    total = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
+    for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
+        w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        gate = add_product(gate, a, load_weight(gate_row, at, k, EVEN), gate_scale, tile * DEPTH)
-        up = add_product(up, a, load_weight(up_row, at, k, EVEN), up_scale, tile * DEPTH)
+        total = add_product(total, w, a, scale, tile * DEPTH)
+    gate, up = halves(total)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     out += row.to(tl.int64)[:, None] * n + column[None, :]
     there = (row < count)[:, None] & (column < n)[None, :]
     tl.store(out, _activate(gate, GELU) * up, there)
