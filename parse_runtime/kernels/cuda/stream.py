@@ -26,7 +26,8 @@ from parse_runtime.kernels.quantized import BLOCK, Weight, split
 class Tiles:
     """Columns and K of a tile, spans of K, pipeline stages.
 
-    Columns and stages leave a row's bits alone, and so does K where there is one span.
+    Columns and stages leave a row's bits alone, and so does K where there are neither spans nor
+    scales.
     """
 
     columns: int
@@ -44,17 +45,20 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | Non
     # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
     deepest = BLOCK if dtype.itemsize == 2 else 32
     depth = min(deepest, max(16, triton.next_power_of_2(k)))
+    scaled = weight.dtype.itemsize == 1  # by tile: its depth counts for a row's bits
     blocks = triton.cdiv(n, COLUMNS)
     limit = most_spans or MOST_SPANS
-    most = min(limit, max(1, k // (4 * depth)))
+    most = min(limit, max(1, k // (2 * depth)))
     once = min(max(1, PROCESSORS // blocks), most)
     if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
         # One program a multiprocessor, with all of its shared memory for what is on its way.
         tiles = Tiles(COLUMNS, depth, once, 6)
     elif blocks <= 2 * PROCESSORS:
-        tiles = Tiles(COLUMNS, min(depth, 64), min(limit, max(1, k // 256)), 4)
+        tiles = Tiles(COLUMNS, min(depth, 64), min(limit, 4, max(1, k // 256)), 4)
+    elif blocks <= 3 * PROCESSORS or (count > 16 and not scaled):
+        tiles = Tiles(COLUMNS, min(depth, 64), 1, 4)
     else:
-        tiles = Tiles(COLUMNS, depth if count <= 16 else min(depth, 64), 1, 3)
+        tiles = Tiles(COLUMNS, depth, 1, 3)
     return fitting(tiles, count, dtype)
 
 
@@ -70,7 +74,8 @@ def _shared_memory() -> int:
     """Bytes that a program may have, some left for what else it keeps there."""
     most = 227 << 10  # Hopper's
     if torch.cuda.is_available():
-        most = torch.cuda.get_device_properties().shared_memory_per_block_optin
+        properties = torch.cuda.get_device_properties()
+        most = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
     return most - (4 << 10)
 
 
@@ -78,7 +83,7 @@ COLUMNS = 64
 """The least that Hopper's tensor cores take of the larger side."""
 PROCESSORS = 132
 """Multiprocessors of a Hopper GPU."""
-MOST_SPANS = 4
+MOST_SPANS = 8
 _BLOCK = tl.constexpr(BLOCK)
 
 
