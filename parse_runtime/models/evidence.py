@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.signature.evidence import FLOOR, STATISTICS, UNLIKELY
 
 _SUMS = len(STATISTICS) - 1
@@ -22,15 +23,7 @@ def statistics(logits: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
     `logits` [N, V] are the target's before each token, `draft` [N] the token's log-probability
     under the draft model.
     """
-    # Two tensors of N x V and no more: their memory is what this costs on a CPU.
-    below = logits.to(torch.float32, copy=True)
-    choices = below.argmax(-1)
-    below.sub_(below.amax(-1, keepdim=True)).clamp_(min=FLOOR)
-    own = below.gather(1, tokens[:, None])[:, 0]
-    weights = below.exp()
-    total = weights.sum(-1)
-    entropy = total.log() - weights.mul_(below).sum(-1) / total
-    own = (own - total.log()).clamp(min=FLOOR)
+    own, entropy, choices = token_likelihood(logits, tokens, FLOOR)
     unlike = choices != tokens
     unlikely = own.exp() < UNLIKELY
     columns = (torch.ones_like(own), unlike.float(), unlikely.float(), own, entropy, draft, own)

@@ -21,6 +21,7 @@ from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.cuda.reduce import all_reduce
 from parse_runtime.kernels.experts import experts
+from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.quantized import Quantized, plain
@@ -95,6 +96,7 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     add_rms_norm(linear_parts(x, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
     all_reduce(total, ranks)
     scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
+    token_likelihood(scores.to(dtype), numbers, -100.0)
     sample(scores, heat, heat, numbers, numbers)
     plan = torch.zeros(5, count, dtype=torch.int64)
     sample_and_step(scores, heat, heat, numbers, plan, KEYS)

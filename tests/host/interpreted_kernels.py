@@ -12,8 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from attention_cases import exact, random_case, rows_visible, step_visible
 
-from parse_runtime.kernels.cuda import attend_rows, attend_step
+from parse_runtime.kernels.cuda import attend_rows, attend_step, likelihood
 from parse_runtime.kernels.cuda import sample as sampler
+from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.sample import sample, sample_and_step
 
 LAYOUTS = [
@@ -87,6 +88,19 @@ def stepped(launch: Callable[..., torch.Tensor]) -> list[list[int]]:
     return [launch(*rows[:4], *given).tolist(), *plan.tolist()]
 
 
+def likelihoods() -> float:
+    """The largest difference from the same in torch, and 1 where another token is the likeliest."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        logits = (rows[0] * 20).to(dtype)
+        logits[1, 500] = logits[1, 4500] = 200.0  # the lowest of equal ones
+        tokens = torch.tensor([0, 8999, 77, 4096, 500, int(logits[5].argmin())])
+        given = logits, tokens, -100.0
+        pairs = zip(likelihood.launch(*given), token_likelihood(*given), strict=True)
+        found += [float((ours - theirs).abs().max()) for ours, theirs in pairs]
+    return max(found)
+
+
 generator = torch.Generator().manual_seed(1)
 rows = (
     torch.randn(6, 9000, generator=generator) * 3,
@@ -100,6 +114,7 @@ print(
     json.dumps(
         {
             "errors": errors(),
+            "likelihoods": likelihoods(),
             "variations": variations(),
             "misread": misread(),
             "tokens": sampler.launch(*rows).tolist(),
