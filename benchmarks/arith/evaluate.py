@@ -25,7 +25,7 @@ from benchmarks.arith.task import grade
 from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
 from parse_runtime.calibration.interval import share
-from parse_runtime.engine.batch import Piece, Sampling
+from parse_runtime.engine.batch import Chunk, Sampling
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.graphs.loading import Loaded, load
 
@@ -246,7 +246,7 @@ class _Separate:
 
     def separate(self, tokens: list[int], words: tuple[int, int]) -> float:
         """P(yes) / (P(yes) + P(no)) after `tokens`."""
-        [logits] = self._inner.prefill_all([Piece(0, tokens, 0, Sampling(), scored=True)])
+        [logits] = self._inner.prefill_all([Chunk(0, tokens, 0, Sampling(), scored=True)])
         yes, no = (float(logits[word]) for word in words)
         return float(1 / (1 + np.exp(no - yes)))
 

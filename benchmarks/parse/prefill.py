@@ -10,7 +10,7 @@ import torch
 from benchmarks.parse.measure import CapturedSession, median_seconds, wall_seconds
 from benchmarks.parse.models import Model
 from parse_runtime.capture.passes import Passes
-from parse_runtime.engine.batch import Piece, Sampling
+from parse_runtime.engine.batch import Chunk, Sampling
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.signature.sizes import PassSizes, prompts_of
 
@@ -36,7 +36,7 @@ def shared_passes(
         passes = Passes("target", config, parameters, sizes, session.register)
         session.add(passes)
         decoder = GraphDecoder(session, passes.signature)
-        prompts = [Piece(s, list(range(s, s + prompt)), 0, Sampling()) for s in range(slots)]
+        prompts = [Chunk(s, list(range(s, s + prompt)), 0, Sampling()) for s in range(slots)]
         first = decoder.prefill_all(prompts)
         alone = [decoder.prefill_all([one])[0] for one in prompts]
         seconds = wall_seconds(lambda d=decoder, p=prompts: d.prefill_all(p))

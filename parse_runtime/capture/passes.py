@@ -147,7 +147,7 @@ class Passes:
         return Speculation(tree, depths, drafts, self._head, self.sizes.max_len)
 
     def prefill(self, signature: PassSignature) -> dict[str, Tensor]:
-        """Pieces of prompts, and a token sampled after each of their last rows."""
+        """Chunks of prompts, and a token sampled after each of their last rows."""
         rows = Rows.of(self._read(signature, "plan"), self._read(signature, "slots"))
         hidden, features = self._forward(rows, self.sizes.max_len + 1)
         wanted = self._read(signature, "wanted")

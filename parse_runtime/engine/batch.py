@@ -30,7 +30,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Tokens that a slot's sequence goes on with from position `start` on: a prompt, or a part."""
 
     slot: int
@@ -42,7 +42,7 @@ class Piece:
     following: int | None = None
     """The prompt's next token, where it does not end here: then nothing is wanted."""
 
-    def part(self, begin: int, end: int) -> Piece:
+    def part(self, begin: int, end: int) -> Chunk:
         """Its tokens from number `begin` up to `end`."""
         following = self.tokens[end] if end < len(self.tokens) else self.following
         tokens, start = self.tokens[begin:end], self.start + begin

@@ -54,11 +54,11 @@ def pack(
 
 
 def holding(rows: Sequence[int], sizes: Sequence[PrefillSize]) -> PrefillSize:
-    """The smallest pass that takes all of the pieces; ValueError where there is none."""
+    """The smallest pass that takes all of the chunks; ValueError where there is none."""
     for size in sizes:
         if len(rows) <= size.prompts and _taken(rows, size) == list(rows):
             return size
-    raise ValueError(f"no prefill pass of {list(sizes)} takes pieces of {list(rows)} rows")
+    raise ValueError(f"no prefill pass of {list(sizes)} takes chunks of {list(rows)} rows")
 
 
 def plan(due: Sequence[Due], sizes: Mapping[str, Sequence[PrefillSize]], room: int) -> list[Pass]:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.engine.batch import Batch, Piece
+from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
 from parse_runtime.signature.sizes import PrefillSize
@@ -61,10 +61,10 @@ class Decoder(Protocol):
     prefills: tuple[PrefillSize, ...]
     """Sizes of its prefill passes, rising."""
 
-    def prefill_pass(self, pieces: Sequence[Piece]) -> list[int | Logits | None]:
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
         """Put tokens behind what their slots hold; the token, or the logits, that follow each.
 
-        One of `prefills` must hold the pieces, which are of different slots; None where a prompt
+        One of `prefills` must hold the chunks, which are of different slots; None where a prompt
         goes on.
         """
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import cast
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.batch import Batch, Piece
+from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.packing import VERIFY, Due, Pass, plan
 from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
@@ -41,10 +41,10 @@ class _Running:
         call = cast(Verification, self.call)
         return Due(VERIFY, len(call.shared_prefix) + len(call.cuts) * len(call.suffix))
 
-    def piece(self, rows: int) -> Piece:
+    def chunk(self, rows: int) -> Chunk:
         """The next tokens of its prefill."""
         call = cast(Prefill, self.call)
-        whole = Piece(self.slot, call.tokens, call.start, self.request.sampling, call.scored)
+        whole = Chunk(self.slot, call.tokens, call.start, self.request.sampling, call.scored)
         return whole.part(self.done, self.done + rows)
 
 
@@ -171,12 +171,12 @@ class Scheduler:
         return plan([running.due for running in self._due], sizes, rows)
 
     def _prefill(self, name: str, shares: Mapping[_Running, int]) -> None:
-        """One pass over pieces of prompts; one by one where it fails, to find whose error it is."""
+        """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
         if not shares:
             return  # They failed in a pass before.
         model = self._target if name == "target" else self._draft
         try:
-            results = model.prefill_pass([r.piece(rows) for r, rows in shares.items()])
+            results = model.prefill_pass([r.chunk(rows) for r, rows in shares.items()])
         except Exception as error:
             if len(shares) == 1:
                 [running] = shares

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike, Launchable, Readback
-from parse_runtime.engine.batch import Batch, Piece, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.packing import holding, pack
 from parse_runtime.engine.protocols import Logits
 from parse_runtime.graphs.flight import Flight
@@ -19,8 +19,8 @@ from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import SEGMENT, packed, padded
 
 
-def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Chunks of the largest of the rising `sizes`, the rest with the smallest that holds it."""
+def parts_of(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Parts of the largest of the rising `sizes`, the rest with the smallest that holds it."""
     for begin in range(0, count, sizes[-1]):
         part = slice(begin, min(begin + sizes[-1], count))
         yield part, next(size for size in sizes if size >= part.stop - part.start)
@@ -54,60 +54,60 @@ class GraphDecoder:
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """Put tokens at `start` and after, in as many passes as it takes; the one that follows."""
-        [token] = self.prefill_all([Piece(slot, tokens, start, sampling)])
+        [token] = self.prefill_all([Chunk(slot, tokens, start, sampling)])
         return int(token)
 
-    def prefill_all(self, prompts: Sequence[Piece]) -> list[int | Logits]:
+    def prefill_all(self, prompts: Sequence[Chunk]) -> list[int | Logits]:
         """As `prefill`, of prompts of different slots, which share passes."""
         done = [0] * len(prompts)
         found: dict[int, int | Logits] = {}
         while left := [i for i in range(len(prompts)) if i not in found]:
             _, rows = pack([len(prompts[i].tokens) - done[i] for i in left], self.prefills)
             taken = list(zip(left, rows, strict=False))
-            pieces = [prompts[i].part(done[i], done[i] + count) for i, count in taken]
-            for (i, count), result in zip(taken, self.prefill_pass(pieces), strict=True):
+            chunks = [prompts[i].part(done[i], done[i] + count) for i, count in taken]
+            for (i, count), result in zip(taken, self.prefill_pass(chunks), strict=True):
                 done[i] += count
                 if result is not None:
                     found[i] = result
         return [found[i] for i in range(len(prompts))]
 
-    def prefill_pass(self, pieces: Sequence[Piece]) -> list[int | Logits | None]:
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
         """In the smallest pass that holds them; where no prompt ends, nothing is waited for."""
-        graph = self._launch(self._write_prefill(pieces))
-        ended = [piece for piece in pieces if piece.following is None]
+        graph = self._launch(self._write_prefill(chunks))
+        ended = [chunk for chunk in chunks if chunk.following is None]
         tokens: list[int] = graph.read("token").tolist() if ended else []
         # Large, and read only where somebody asks for them.
-        logits: Any = graph.read("logits") if any(piece.scored for piece in ended) else None
+        logits: Any = graph.read("logits") if any(chunk.scored for chunk in ended) else None
         result: list[int | Logits | None] = []
-        for i, piece in enumerate(pieces):
-            if piece.following is not None:
+        for i, chunk in enumerate(chunks):
+            if chunk.following is not None:
                 result.append(None)
             else:
-                result.append(floats(logits[i]) if piece.scored else tokens[i])
+                result.append(floats(logits[i]) if chunk.scored else tokens[i])
         return result
 
-    def _write_prefill(self, pieces: Sequence[Piece]) -> PassSignature:
-        for piece in pieces:
-            end = piece.start + len(piece.tokens)
-            self._check(end, [piece.slot])
-            self.row_tokens[piece.slot, piece.start : end] = piece.tokens
-        self._make_void([piece.slot for piece in pieces])
-        length, count = holding([len(piece.tokens) for piece in pieces], self.prefills)
+    def _write_prefill(self, chunks: Sequence[Chunk]) -> PassSignature:
+        for chunk in chunks:
+            end = chunk.start + len(chunk.tokens)
+            self._check(end, [chunk.slot])
+            self.row_tokens[chunk.slot, chunk.start : end] = chunk.tokens
+        self._make_void([chunk.slot for chunk in chunks])
+        length, count = holding([len(chunk.tokens) for chunk in chunks], self.prefills)
         signature = self._prefill[length]
         inputs = signature.inputs
-        parts = [(piece.tokens, piece.start) for piece in pieces]
+        parts = [(chunk.tokens, chunk.start) for chunk in chunks]
         plan, (begins, ends) = packed(parts, length, self.max_len)
         slots = np.zeros(inputs["slots"].shape, np.int64)
-        for piece, begin, end in zip(pieces, begins, ends, strict=True):
-            slots[begin // SEGMENT : end // SEGMENT + 1] = piece.slot
+        for chunk, begin, end in zip(chunks, begins, ends, strict=True):
+            slots[begin // SEGMENT : end // SEGMENT + 1] = chunk.slot
         self._write(inputs["plan"], plan)
         self._write(inputs["slots"], slots)
         # The last one once more, where there are fewer: what is stored twice is the same.
-        every = [*range(len(pieces)), *[len(pieces) - 1] * (count - len(pieces))]
+        every = [*range(len(chunks)), *[len(chunks) - 1] * (count - len(chunks))]
         self._write(inputs["wanted"], ends[every])
-        self._write_sampling(signature, [pieces[i].sampling for i in every], count)
+        self._write_sampling(signature, [chunks[i].sampling for i in every], count)
         if "next" in inputs:
-            following = [-1 if p.following is None else p.following for p in pieces]
+            following = [-1 if p.following is None else p.following for p in chunks]
             self._write(inputs["next"], np.asarray(following, np.int64)[every])
         return signature
 
@@ -116,7 +116,7 @@ class GraphDecoder:
         self._note(batch)
         flight, self._flight = self._flight, None
         if len(batch) > self._largest:
-            parts = chunks(len(batch), list(self._decode))
+            parts = parts_of(len(batch), list(self._decode))
             return [token for part, _ in parts for token in self._begin(batch[part]).tokens()]
         places = flight.places(batch) if flight else None
         if flight is None or places is None:
@@ -162,7 +162,7 @@ class GraphDecoder:
         """Parts of the batch, each with the pass that was launched for it."""
         self._note(batch)
         self._flight = None
-        for part, _ in chunks(len(batch), list(self._decode)):
+        for part, _ in parts_of(len(batch), list(self._decode)):
             some = batch[part]
             yield some, self._launch(self._write_step(some))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.engine.batch import Batch, Piece
+from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.signature.tree import DraftTree
 
@@ -58,5 +58,5 @@ class DraftProposer:
             unlike = np.flatnonzero(self._draft.row_tokens[slot, :end] != sequence)
             if unlike.size:
                 start = int(unlike[0])
-                missing.append(Piece(slot, sequence[start:].tolist(), start, sampling))
+                missing.append(Chunk(slot, sequence[start:].tolist(), start, sampling))
         self._draft.prefill_all(missing)

@@ -13,7 +13,7 @@ from foundryrt.protocols import GraphsLike
 from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
-from parse_runtime.graphs.decoder import GraphDecoder, chunks, floats
+from parse_runtime.graphs.decoder import GraphDecoder, floats, parts_of
 from parse_runtime.graphs.proposer import DraftProposer
 from parse_runtime.signature.evidence import LOG_ODDS, SCOPES, STATISTICS, Evidence, carry
 from parse_runtime.signature.passes import ModelSignature
@@ -77,7 +77,7 @@ class GraphTarget(GraphDecoder):
             drafts = self._proposer.propose(self.row_tokens, batch)
             self._session.write(self._signature.drafts.name, drafts)
         result: list[list[int]] = []
-        for part, size in chunks(len(batch), list(self._extend)):
+        for part, size in parts_of(len(batch), list(self._extend)):
             result += self._extend_part(size, batch[part])
         for slot, position, found in zip(batch.slots, batch.positions, result, strict=True):
             end = min(position + len(found), self.max_len)

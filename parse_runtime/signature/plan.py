@@ -44,15 +44,15 @@ def causal(tokens: Sequence[int], start: int, length: int, max_len: int) -> Plan
 
 
 def packed(
-    pieces: Sequence[tuple[Sequence[int], int]], length: int, max_len: int
+    chunks: Sequence[tuple[Sequence[int], int]], length: int, max_len: int
 ) -> tuple[Plan, NDArray[np.int64]]:
     """Tokens that continue several sequences, each given with its length so far, in `length` rows.
 
-    Each piece begins at a multiple of SEGMENT. Returns the plan, and the first and last rows of the
-    pieces, int64 [2, pieces].
+    Each chunk begins at a multiple of SEGMENT. Returns the plan, and the first and last rows of the
+    chunks, int64 [2, chunks].
     """
     plan, places, row = padded(length, max_len), [], 0
-    for tokens, start in pieces:
+    for tokens, start in chunks:
         end = row + len(tokens)
         plan[:, row:end] = causal(tokens, start, len(tokens), max_len)
         places.append((row, end - 1))

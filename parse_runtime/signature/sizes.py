@@ -17,7 +17,7 @@ class PrefillSize(NamedTuple):
 
     rows: int
     prompts: int
-    """Pieces of prompts that it takes at most."""
+    """Chunks of prompts that it takes at most."""
 
 
 def prompts_of(rows: int, slots: int) -> int:

@@ -20,7 +20,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.session import Session
 from parse_runtime.capture.record import Settings
 from parse_runtime.commands.run import Options, run
-from parse_runtime.engine.batch import Batch, Piece, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.sizes import PassSizes
@@ -40,10 +40,10 @@ def settings(folder: Path, **changes: Any) -> Settings:
     return Settings(model=str(folder), **values)
 
 
-def prompts(sampling: Sampling = GREEDY, **changes: Any) -> list[Piece]:
+def prompts(sampling: Sampling = GREEDY, **changes: Any) -> list[Chunk]:
     """A prompt in each of four slots, of unlike lengths."""
     return [
-        Piece(slot, TOKENS[slot][:length], 0, sampling, **changes)
+        Chunk(slot, TOKENS[slot][:length], 0, sampling, **changes)
         for slot, length in LENGTHS.items()
     ]
 
@@ -68,11 +68,11 @@ def test_each_prompt_has_the_logits_of_transformers(kind: str, tmp_path: Path) -
     assert session.graph("target.prefill", len=160, prompts=4).read("token").shape == (4,)
     for logits, (slot, length) in zip(found, LENGTHS.items(), strict=True):
         close(logits, expected(slot, length))
-    # Pieces that go on, one of them unfinished, beside a prompt that takes another's place.
+    # Chunks that go on, one of them unfinished, beside a prompt that takes another's place.
     more = [
-        Piece(0, TOKENS[0][32:60], 32, GREEDY, scored=True),
-        Piece(1, TOKENS[1][33:50], 33, GREEDY, following=TOKENS[1][50]),
-        Piece(2, TOKENS[2][:40], 0, GREEDY, scored=True),
+        Chunk(0, TOKENS[0][32:60], 32, GREEDY, scored=True),
+        Chunk(1, TOKENS[1][33:50], 33, GREEDY, following=TOKENS[1][50]),
+        Chunk(2, TOKENS[2][:40], 0, GREEDY, scored=True),
     ]
     first, unfinished, last = target.prefill_pass(more)
     close(first, expected(0, 60))

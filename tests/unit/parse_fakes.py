@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.engine.batch import Batch, Piece, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.judge import SELECTIONS, stride_cuts
 from parse_runtime.engine.packing import holding
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
@@ -67,19 +67,19 @@ class Fake:
         held[start:] = tokens
         return held
 
-    def prefill_pass(self, pieces: Sequence[Piece]) -> list[int | Logits | None]:
-        assert len({piece.slot for piece in pieces}) == len(pieces) > 0
-        holding([len(piece.tokens) for piece in pieces], self.prefills)
-        self.prompts.append([piece.slot for piece in pieces])
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+        assert len({chunk.slot for chunk in chunks}) == len(chunks) > 0
+        holding([len(chunk.tokens) for chunk in chunks], self.prefills)
+        self.prompts.append([chunk.slot for chunk in chunks])
         result: list[int | Logits | None] = []
-        for piece in pieces:
-            assert piece.tokens
-            held = self._put(piece.slot, piece.tokens, piece.start)
-            if piece.following is not None:
+        for chunk in chunks:
+            assert chunk.tokens
+            held = self._put(chunk.slot, chunk.tokens, chunk.start)
+            if chunk.following is not None:
                 result.append(None)
             else:
-                scored = piece.scored
-                said = self.logits(piece.slot) if scored else self.say(held, piece.sampling)
+                scored = chunk.scored
+                said = self.logits(chunk.slot) if scored else self.say(held, chunk.sampling)
                 result.append(said)
         return result
 

@@ -179,7 +179,7 @@ def test_only_steps_that_are_wanted_are_run() -> None:
     assert used.launches.count("target.decode") == 11 and used.steps_ahead == 2
 
 
-def test_pieces_of_a_prompt_hold_up_no_step_ahead() -> None:
+def test_chunks_of_a_prompt_hold_up_no_step_ahead() -> None:
     asked = [request(20, [4, 4], max_rounds=0), request(9, [5] * 20, max_rounds=0)]
     scheduler = Scheduler(*open_models(used := device()), 4)
     writes: list[str] = []

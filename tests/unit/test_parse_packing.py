@@ -64,11 +64,11 @@ def test_a_pass_is_as_large_as_it_pays(
     assert (size.rows, found) == (rows, taken)
 
 
-def test_pieces_that_no_pass_takes_are_an_error() -> None:
+def test_chunks_that_no_pass_takes_are_an_error() -> None:
     assert holding([33, 1], SIZES["target"]).rows == 128
-    with pytest.raises(ValueError, match="takes pieces of"):
+    with pytest.raises(ValueError, match="takes chunks of"):
         holding([2000, 100], SIZES["target"])
-    with pytest.raises(ValueError, match="takes pieces of"):
+    with pytest.raises(ValueError, match="takes chunks of"):
         holding([1, 1], [PrefillSize(100, 1)])
 
 

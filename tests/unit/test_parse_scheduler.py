@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.engine.batch import Batch, Piece, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.engine import Engine, Overloaded, Stopped
 from parse_runtime.engine.protocols import Logits
 from parse_runtime.engine.request import Request
@@ -132,7 +132,7 @@ def test_prompts_share_a_pass() -> None:
     assert target.prompts == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_answers_go_on_between_the_pieces_of_a_prompt() -> None:
+def test_answers_go_on_between_the_chunks_of_a_prompt() -> None:
     target, draft = models(2)
     target.say = mixing(1, 997)
     scheduler, heard = Scheduler(target, draft, 16), [Heard(), Heard()]
@@ -143,7 +143,7 @@ def test_answers_go_on_between_the_pieces_of_a_prompt() -> None:
     while not heard[1].said:
         said.append(len(heard[0].said))
         scheduler.step()
-    # A piece of 16 tokens a step, and a token of the other answer.
+    # A chunk of 16 tokens a step, and a token of the other answer.
     assert said == [1, 2, 3, 4] and target.prompts == [[0], [1], [1], [1], [1]]
 
 
@@ -155,10 +155,10 @@ class Failing(Fake):
 
 
 class Unready(Fake):
-    def prefill_pass(self, pieces: Sequence[Piece]) -> list[int | Logits | None]:
-        if 666 in {piece.sampling.seed for piece in pieces}:
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+        if 666 in {chunk.sampling.seed for chunk in chunks}:
             raise FoundryError("this one fails")
-        return super().prefill_pass(pieces)
+        return super().prefill_pass(chunks)
 
 
 @pytest.mark.parametrize("kind", [Failing, Unready])
