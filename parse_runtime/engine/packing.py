@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from parse_runtime.signature.plan import SEGMENT
+from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.sizes import PrefillSize
 
 VERIFY = "verify"
@@ -31,7 +31,9 @@ class Pass:
 
     kind: str
     shares: Mapping[int, int]
-    """How many rows it computes, by the number of the one that waits."""
+    """How many rows it computes, by the number of the one that waits,"""
+    ends: frozenset[int]
+    """and those that it computes the last rows of."""
 
 
 def pack(
@@ -46,7 +48,7 @@ def pack(
     possible = [size for size in sizes if size.rows <= room] or sizes[:1]
     for smaller, size in zip(reversed(possible[:-1]), reversed(possible), strict=False):
         taken = _taken(left, size)
-        used = sum(map(_segments, taken[:-1])) + taken[-1]
+        used = sum(map(_aligned, taken[:-1])) + taken[-1]
         several = -(-used // smaller.rows)
         if used == size.rows or (several > 1 and _cost(size) <= several * _cost(smaller)):
             return size, taken
@@ -79,12 +81,12 @@ def plan(due: Sequence[Due], sizes: Mapping[str, Sequence[PrefillSize]], room: i
             rows, shares = size.rows, dict(zip(together, taken, strict=False))
         if passes and rows > room:
             break
-        passes.append(Pass(kind, shares))
-        room -= rows
         for number, count in shares.items():
             left[number] -= count
-            if not left[number]:
-                del left[number]
+        ends = frozenset(number for number in shares if not left[number])
+        left = {number: count for number, count in left.items() if number not in ends}
+        passes.append(Pass(kind, shares, ends))
+        room -= rows
     return passes
 
 
@@ -96,12 +98,12 @@ def _taken(left: Sequence[int], size: PrefillSize) -> list[int]:
         if used >= size.rows:
             break
         taken.append(min(rows, size.rows - used))
-        used += _segments(taken[-1])
+        used += _aligned(taken[-1])
     return taken
 
 
-def _segments(rows: int) -> int:
-    return -(-rows // SEGMENT) * SEGMENT
+def _aligned(rows: int) -> int:
+    return -(-rows // ALIGNMENT) * ALIGNMENT
 
 
 def _cost(size: PrefillSize) -> int:

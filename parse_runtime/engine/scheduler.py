@@ -157,11 +157,7 @@ class Scheduler:
         Others join after a prefill or a verification of that model.
         """
         kinds = ("draft",) if kind is Decode else ("target", VERIFY)
-        joins = any(
-            one.kind in kinds
-            and any(rows == self._due[n].due.rows for n, rows in one.shares.items())
-            for one in self._planned()
-        )
+        joins = any(one.ends and one.kind in kinds for one in self._planned())
         return not joins and not all(cast(Decode | Extend, r.call).last for r in together)
 
     def _planned(self) -> list[Pass]:

@@ -16,7 +16,7 @@ from parse_runtime.engine.packing import holding, pack
 from parse_runtime.engine.protocols import Logits
 from parse_runtime.graphs.flight import Flight
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
-from parse_runtime.signature.plan import SEGMENT, packed, padded
+from parse_runtime.signature.plan import ALIGNMENT, packed, padded
 
 
 def parts_of(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
@@ -99,7 +99,7 @@ class GraphDecoder:
         plan, (begins, ends) = packed(parts, length, self.max_len)
         slots = np.zeros(inputs["slots"].shape, np.int64)
         for chunk, begin, end in zip(chunks, begins, ends, strict=True):
-            slots[begin // SEGMENT : end // SEGMENT + 1] = chunk.slot
+            slots[begin // ALIGNMENT : end // ALIGNMENT + 1] = chunk.slot
         self._write(inputs["plan"], plan)
         self._write(inputs["slots"], slots)
         # The last one once more, where there are fewer: what is stored twice is the same.

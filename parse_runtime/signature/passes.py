@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, SCOPES, STATISTICS
-from parse_runtime.signature.plan import SEGMENT, padded, padded_scored
+from parse_runtime.signature.plan import ALIGNMENT, padded, padded_scored
 from parse_runtime.signature.sizes import PassSizes
 
 VOCABULARY = -1
@@ -108,7 +108,7 @@ class ModelSignature:
     def prefill(self, length: int) -> PassSignature:
         """`plan` of `length` rows of several prompts, which end at the rows `wanted` [prompts].
 
-        `slots` has the slot of each SEGMENT rows in turn; with one prompt, [1], of all rows.
+        `slots` has the slot of each ALIGNMENT rows in turn; with one prompt, [1], of all rows.
         `next` [prompts], for the head, has the tokens after the wanted rows, and -1 where it is to
         be the sampled one. Where there are fewer prompts, the last is repeated.
         """
@@ -119,8 +119,7 @@ class ModelSignature:
         }  # fmt: skip
         key = {"len": length}
         if sizes.prompts:
-            segments = length // SEGMENT if count > 1 else 1
-            inputs["slots"] = np.zeros(segments, np.int64)
+            inputs["slots"] = np.zeros(length // ALIGNMENT if count > 1 else 1, np.int64)
             key["prompts"] = count
         if self.head:
             inputs["next"] = np.full(count, -1, np.int64)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Plan = NDArray[np.int64]
 """[5, T]: tokens, positions, rows, cuts, starts (`parse_runtime.models.decoder.Rows`)."""
 
-SEGMENT = 32
-"""Rows in turn of a prefill pass that belong to one slot: graphs in bundles know it."""
+ALIGNMENT = 32
+"""Each prompt of a prefill pass begins at a multiple of so many rows: graphs in bundles know it."""
 
 
 def cache_rows(max_len: int, scratch: int) -> int:
@@ -48,15 +48,15 @@ def packed(
 ) -> tuple[Plan, NDArray[np.int64]]:
     """Tokens that continue several sequences, each given with its length so far, in `length` rows.
 
-    Each chunk begins at a multiple of SEGMENT. Returns the plan, and the first and last rows of the
-    chunks, int64 [2, chunks].
+    Each chunk begins at a multiple of ALIGNMENT. Returns the plan, and the first and last rows of
+    the chunks, int64 [2, chunks].
     """
     plan, places, row = padded(length, max_len), [], 0
     for tokens, start in chunks:
         end = row + len(tokens)
         plan[:, row:end] = causal(tokens, start, len(tokens), max_len)
         places.append((row, end - 1))
-        row = -(-end // SEGMENT) * SEGMENT
+        row = -(-end // ALIGNMENT) * ALIGNMENT
     return plan, np.asarray(places, np.int64).T
 
 

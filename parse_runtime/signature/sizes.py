@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from parse_runtime.signature.plan import SEGMENT, cache_rows
+from parse_runtime.signature.plan import ALIGNMENT, cache_rows
 from parse_runtime.signature.tree import DraftTree
 
 DTYPES = ("float32", "bfloat16")
@@ -13,7 +13,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class PrefillSize(NamedTuple):
-    """Of a prefill pass; of `prompts` above 1, rows of each begin at a multiple of SEGMENT."""
+    """Of a prefill pass; of `prompts` above 1, rows of each begin at a multiple of ALIGNMENT."""
 
     rows: int
     prompts: int
@@ -22,7 +22,7 @@ class PrefillSize(NamedTuple):
 
 def prompts_of(rows: int, slots: int) -> int:
     """How many prompts share a prefill pass of so many rows."""
-    return max(min(slots, rows // SEGMENT), 1) if rows % SEGMENT == 0 else 1
+    return max(min(slots, rows // ALIGNMENT), 1) if rows % ALIGNMENT == 0 else 1
 
 
 @dataclass(frozen=True, kw_only=True)

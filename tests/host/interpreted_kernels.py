@@ -16,7 +16,7 @@ from attention_cases import exact, random_case, rows_visible, step_visible
 from parse_runtime.kernels.cuda import attend_rows, attend_step
 from parse_runtime.kernels.cuda import sample as sampler
 from parse_runtime.kernels.sample import sample, sample_and_step
-from parse_runtime.signature.plan import SEGMENT, causal
+from parse_runtime.signature.plan import ALIGNMENT, causal
 
 LAYOUTS = [
     (1, 16, 1, 40, False), (2, 80, 9, 70, False), (5, 32, 7, 9, False), (16, 24, 3, 130, False),
@@ -72,9 +72,10 @@ def row_variations() -> int:
     """Values of a prompt's rows that change when it shares a pass, or has another place in one."""
     differing = 0
     for window in (0, 7):
-        case = random_case(5, length=SEGMENT, batch=3, group=3, keys=80, windowed=bool(window))
+        case = random_case(5, length=ALIGNMENT, batch=3, group=3, keys=80, windowed=bool(window))
         plans = [
-            causal([0] * count, start, SEGMENT, 79) for count, start in ((32, 40), (9, 0), (20, 3))
+            causal([0] * count, start, ALIGNMENT, 79)
+            for count, start in ((32, 40), (9, 0), (20, 3))
         ]
         found = []
         for places in ((0, 1, 2), (2, 0, 1), (1,)):
@@ -85,11 +86,11 @@ def row_variations() -> int:
             if window:
                 starts = torch.maximum(starts, rows - window + 1)
             result = attend_rows.launch(
-                torch.cat([case.q.split(SEGMENT)[i] for i in places]), case.cache,
+                torch.cat([case.q.split(ALIGNMENT)[i] for i in places]), case.cache,
                 case.slots[list(places)], rows, cuts, starts, 80,
                 attend_rows.Tiles(16, 16, 4, 2), lows, case.scale, case.cap,
             )  # fmt: skip
-            found.append(result.split(SEGMENT)[places.index(1)][:9])
+            found.append(result.split(ALIGNMENT)[places.index(1)][:9])
         differing += sum(int((found[0] != other).sum()) for other in found[1:])
     return differing
 

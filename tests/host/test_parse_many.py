@@ -64,7 +64,7 @@ def test_each_prompt_has_the_logits_of_transformers(kind: str, tmp_path: Path) -
         return found
 
     found = target.prefill_pass(prompts(scored=True))
-    # Segments of 32 rows: 1, 1, 2 and 1.
+    # They take 32, 32, 64 and 32 rows.
     assert session.graph("target.prefill", len=160, prompts=4).read("token").shape == (4,)
     for logits, (slot, length) in zip(found, LENGTHS.items(), strict=True):
         close(logits, expected(slot, length))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.signature.passes import ModelSignature, PassSignature
-from parse_runtime.signature.plan import SEGMENT
+from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.selection import SelectionRule
 from parse_runtime.signature.sizes import PassSizes, prompts_of
 from tests.unit.parse_fakes import VOCABULARY, Answer
@@ -173,7 +173,7 @@ class Model:
 
     def prefill(self, slots: Any, plan: Any, wanted: Any, sampling: Any, seeds: Any) -> Any:
         each = plan.shape[1] // len(slots)
-        assert len(slots) == 1 or each == SEGMENT
+        assert len(slots) == 1 or each == ALIGNMENT
         for i, slot in enumerate(slots.tolist()):
             self._put(slot, plan[:, i * each : (i + 1) * each])
         tokens, logits = [], []

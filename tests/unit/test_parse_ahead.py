@@ -199,14 +199,21 @@ def test_chunks_of_a_prompt_hold_up_no_step_ahead() -> None:
     assert used.launches.count("target.prefill") == 6
 
 
-def test_no_step_is_launched_ahead_of_a_sequence_that_joins() -> None:
+@pytest.mark.parametrize(("prompt", "passes"), [([3, 4], 1), ([1] * 20, 2)])
+def test_no_step_is_launched_ahead_of_a_sequence_that_joins(
+    prompt: list[int], passes: int
+) -> None:
     """It would have to be repeated, or the sequence have a step of its own."""
-    scheduler = Scheduler(*open_models(used := device()), 1)
+    scheduler = Scheduler(*open_models(used := device()), 20)
+    asked = request(12, [3, 4], max_rounds=0), request(12, prompt, max_rounds=0)
     heard = [Heard(), Heard()]
-    for listener in heard:
-        scheduler.submit(request(12, [3, 4], max_rounds=0), listener)
+    for chosen, listener in zip(asked, heard, strict=True):
+        scheduler.submit(chosen, listener)
+        scheduler.step()
     while scheduler.step():
         pass
-    assert heard[0].said == heard[1].said == alone(request(12, [3, 4], max_rounds=0)).said
+    for chosen, listener in zip(asked, heard, strict=True):
+        listener.check(alone(chosen))
+    assert used.launches.count("target.prefill") == 1 + passes
     # The second answer is a step behind the first.
     assert used.launches.count("target.decode") == 12

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parse_runtime.engine.packing import VERIFY, Due, holding, pack, plan
-from parse_runtime.signature.plan import SEGMENT, packed
+from parse_runtime.signature.plan import ALIGNMENT, packed
 from parse_runtime.signature.sizes import PrefillSize, prompts_of
 
 SIZES = {
@@ -32,11 +32,11 @@ def test_a_pass_takes_the_oldest_whole_and_of_the_last_a_part(
     plan, (begins, ends) = packed([([1] * count, 0) for count in taken], size.rows, 5000)
     assert plan.shape == (5, size.rows) and ends[-1] < size.rows
     assert [end - begin + 1 for begin, end in zip(begins, ends, strict=True)] == taken
-    assert all(begin % SEGMENT == 0 for begin in begins)
+    assert all(begin % ALIGNMENT == 0 for begin in begins)
     if taken != left[: len(taken)]:
         assert ends[-1] == size.rows - 1
     elif len(left) > len(taken):
-        used = -(-(int(ends[-1]) + 1) // SEGMENT) * SEGMENT
+        used = -(-(int(ends[-1]) + 1) // ALIGNMENT) * ALIGNMENT
         assert len(taken) == size.prompts or used >= size.rows
     assert holding(taken, sizes).rows <= size.rows
 
@@ -97,6 +97,7 @@ def test_what_waits_longest_comes_first_and_all_come_in_the_end(
             rows += count
             for i, share in one.shares.items():
                 left[i] = Due(left[i].kind, left[i].rows - share)
+            assert one.ends == {i for i in one.shares if not left[i].rows}
         assert left[0].rows < oldest
         assert all(one.rows >= 0 for one in left)
         left = [one for one in left if one.rows]
