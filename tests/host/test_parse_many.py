@@ -147,6 +147,23 @@ def test_drafts_after_a_shared_pass_are_those_after_one_s_own(way: str, drafted:
     assert sum(map(sum, found[0][4:])) > 40
 
 
+def test_the_head_stores_what_it_stores_of_each_prompt_alone(drafted: Path) -> None:
+    """Also of a chunk that does not end its prompt, and where a pass could take more prompts."""
+    chosen = settings(drafted / "target", eagle=str(drafted / "head"))
+    first, second, third, _ = prompts()
+    chunks = [first, third.part(0, 21), second]
+    stored = []
+    for passes in ([chunks], [[first], [second], [third]]):
+        session, target, _, _ = eager(chosen)
+        for some in passes:
+            target.prefill_pass(some)
+        stored.append(session.tensors["target.eagle.cache"])
+    for chunk in chunks:
+        shared, own = (cache[:, :, :, chunk.slot, : len(chunk.tokens)] for cache in stored)
+        assert own.abs().amin(-1).max() > 0
+        assert (shared - own).abs().max() < 1e-4 * own.abs().max()
+
+
 def test_ranks_share_a_pass_over_several_prompts(drafted: Path) -> None:
     chosen = settings(drafted / "target", eagle=str(drafted / "head"))
 

@@ -200,9 +200,7 @@ def test_chunks_of_a_prompt_hold_up_no_step_ahead() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "passes"), [([3, 4], 1), ([1] * 20, 2)])
-def test_no_step_is_launched_ahead_of_a_sequence_that_joins(
-    prompt: list[int], passes: int
-) -> None:
+def test_no_step_is_launched_ahead_of_a_sequence_that_joins(prompt: list[int], passes: int) -> None:
     """It would have to be repeated, or the sequence have a step of its own."""
     scheduler = Scheduler(*open_models(used := device()), 20)
     asked = request(12, [3, 4], max_rounds=0), request(12, prompt, max_rounds=0)
