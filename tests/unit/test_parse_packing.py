@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundryrt.errors import UsageError
+from parse_runtime.capture.settings import Settings
 from parse_runtime.engine.packing import VERIFY, Due, holding, pack, plan
 from parse_runtime.signature.plan import ALIGNMENT, packed
 from parse_runtime.signature.sizes import PrefillSize, prompts_of
@@ -70,6 +72,13 @@ def test_chunks_that_no_pass_takes_are_an_error() -> None:
         holding([2000, 100], SIZES["target"])
     with pytest.raises(ValueError, match="takes chunks of"):
         holding([1, 1], [PrefillSize(100, 1)])
+
+
+def test_a_capture_says_how_many_prompts_its_passes_take() -> None:
+    sizes = Settings(model="m", max_len=64, slots=3, prefill="32,64,100,192").sizes()
+    assert sizes.prefills == ((32, 1), (64, 2), (100, 1), (192, 3))
+    with pytest.raises(UsageError, match=r"prefill '193': .* as the slots have, 192"):
+        Settings(model="m", max_len=64, slots=3, prefill="193")
 
 
 due = st.builds(Due, st.sampled_from(["target", "draft", VERIFY]), st.integers(1, 900))
