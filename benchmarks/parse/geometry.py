@@ -150,7 +150,7 @@ def host(bench: Benchmark) -> None:
 
 def prefill(bench: Benchmark) -> None:
     """Many prompts by shared passes, of 0.6B and 14B."""
-    sizes = ((32, 64), 20, 4) if bench.tiny else ((128, 512, 2048), 250, 64)
+    sizes = ((32, 64), 20, 4) if bench.tiny else ((128, 256, 512, 1024, 2048), 250, 64)
     rows = []
     for name in ("qwen3-0.6b", "qwen3-14b"):
         for row in shared_passes(bench.model(name), bench.device, *sizes):

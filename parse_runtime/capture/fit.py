@@ -37,7 +37,9 @@ class Limits:
 
 
 LIMITS = {
-    "cuda": Limits(dtype="bfloat16", max_len=8192, slots=64, prefill=(128, 512, 2048), share=0.85),
+    "cuda": Limits(
+        dtype="bfloat16", max_len=8192, slots=64, prefill=(128, 256, 512, 1024, 2048), share=0.85
+    ),
     "host": Limits(dtype="float32", max_len=2048, slots=4, prefill=(32, 128), share=0.5),
 }
 _SHORTEST = 256

@@ -29,7 +29,7 @@ def test_a_model_of_14b_on_gpus() -> None:
     wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
     assert wide == {
         "dtype": "bfloat16", "max_rounds": 0, "max_len": 8192, "slots": 32,
-        "prefill": "128,512,2048",
+        "prefill": "128,256,512,1024,2048",
     }  # fmt: skip
     narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
     assert (narrow["max_len"], narrow["slots"]) == (8192, 2)
@@ -52,15 +52,15 @@ def test_passes_that_compute_in_more_than_is_left_are_not_captured() -> None:
         expert_intermediate=2048,
     )  # fmt: skip
     model: Any = SimpleNamespace(config=config, parameters=[])
-    assert _scratch(model, 512, 64, "bfloat16") < 1.8 * GIB < _scratch(model, 2048, 64, "bfloat16")
+    assert _scratch(model, 1024, 64, "bfloat16") < 1.8 * GIB < _scratch(model, 2048, 64, "bfloat16")
     found = choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, model, model)
-    assert found["prefill"] == "128,512"
+    assert found["prefill"] == "128,256,512,1024"
 
 
 def test_what_is_given_stays() -> None:
     given = {"model": "m", "max_len": 100, "slots": 3, "draft": "d", "dtype": "float32"}
     found = choose(given, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
-    assert found == {"prefill": "128"}
+    assert found == {"prefill": "128,256"}
     short = choose({"model": "m", "max_len": 20}, LIMITS["host"], 300 * GIB, MODEL, MODEL)
     assert short["prefill"] == "32"
     given = {"model": "m", "max_len": 20, "slots": 1}
