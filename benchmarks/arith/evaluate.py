@@ -25,7 +25,7 @@ from benchmarks.arith.task import grade
 from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
 from parse_runtime.calibration.interval import share
-from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.batch import Chunk, Sampling
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.graphs.loading import Loaded, load
 
@@ -120,7 +120,7 @@ def run(
 
 def _open(session: Session) -> Loaded:
     loaded = load(session)
-    return replace(loaded, target=_Separate(session, loaded.target))
+    return replace(loaded, target=_Separate(loaded.target))
 
 
 def _methods(
@@ -238,19 +238,15 @@ class Others:
 class _Separate:
     """A target that can also judge one prefix by a prefill of its own."""
 
-    def __init__(self, session: Session, target: Any) -> None:
-        self._session, self._inner = session, target
+    def __init__(self, target: Any) -> None:
+        self._inner = target
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def separate(self, tokens: list[int], words: tuple[int, int]) -> float:
         """P(yes) / (P(yes) + P(no)) after `tokens`."""
-        self._inner.prefill(0, tokens, 0, Sampling())
-        lengths = sorted(int(k["len"]) for g, k in self._session.graphs if g == "target.prefill")
-        rest = len(tokens) % lengths[-1] or lengths[-1]
-        length = next(length for length in lengths if length >= rest)
-        logits = self._session.graph("target.prefill", len=length).read("logits")[0]
+        [logits] = self._inner.prefill_all([Chunk(0, tokens, 0, Sampling(), scored=True)])
         yes, no = (float(logits[word]) for word in words)
         return float(1 / (1 + np.exp(no - yes)))
 

@@ -24,7 +24,7 @@ from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
-from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.sizes import PassSizes, prompts_of
 from parse_runtime.signature.tree import DraftTree
 from parse_runtime.text.translation import SameTokens
 
@@ -109,8 +109,11 @@ def _open(
     target: Model, draft: Model, device: str, profile: Profile, speculates: bool
 ) -> tuple[GivenTarget, GraphDecoder]:
     slots, length = max(profile.batches), profile.prompt + profile.answer + profile.depth + 1
-    sizes = {"max_len": length, "slots": slots, "prefill": (profile.prompt,)}
-    sizes["decode"] = profile.batches
+    prefill = profile.prompt, 8 * profile.prompt
+    sizes: dict[str, Any] = {
+        "max_len": length, "slots": slots, "prefill": prefill, "decode": profile.batches,
+        "prompts": tuple(prompts_of(rows, slots) for rows in prefill),
+    }  # fmt: skip
     rows = profile.answer + profile.cuts * profile.suffix
     tree = DraftTree(profile.depth) if speculates else None
     target_sizes = PassSizes(**sizes, verify=((rows, profile.cuts),), tree=tree)

@@ -26,6 +26,7 @@ from benchmarks.parse.measure import (
     wall_seconds,
 )
 from benchmarks.parse.models import CONFIGS, decode_bytes, random_parameters
+from benchmarks.parse.prefill import shared_passes
 from benchmarks.parse.steps import host_share
 from benchmarks.parse.verification import Sizes, evidence_seconds, verification
 from benchmarks.report import RESULTS, Output, Report, chosen, say
@@ -35,7 +36,7 @@ from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.signature.sizes import PassSizes
 
 FILE = RESULTS / "parse_geometry.json"
-PARTS = ("decode", "host", "verify", "evidence", "gain", "peers", "moe", "32b")
+PARTS = ("decode", "host", "prefill", "verify", "evidence", "gain", "peers", "moe", "32b")
 AGREEMENT = 0.8
 """Fraction of tokens on which the assistant of `peers` agrees with the target."""
 
@@ -147,6 +148,17 @@ def host(bench: Benchmark) -> None:
             bench.save("host", found)
 
 
+def prefill(bench: Benchmark) -> None:
+    """Many prompts by shared passes, of 0.6B and 14B."""
+    sizes = ((32, 64), 20, 4) if bench.tiny else ((128, 256, 512, 1024, 2048), 250, 64)
+    rows = []
+    for name in ("qwen3-0.6b", "qwen3-14b"):
+        for row in shared_passes(bench.model(name), bench.device, *sizes):
+            rows.append({"model": name, **row})
+            say(str(rows[-1]))
+            bench.save("prefill", {"rows": rows})
+
+
 def verify(bench: Benchmark) -> None:
     sizes = Sizes(32, 64, 4, (2, 4, 8)) if bench.tiny else Sizes()
     found: dict[str, Any] = {"sizes": vars(sizes), "seconds_by_cuts": []}
@@ -237,7 +249,7 @@ def large(bench: Benchmark) -> None:
 
 
 MEASURE: dict[str, Callable[[Benchmark], None]] = dict(
-    zip(PARTS, (decode, host, verify, evidence, gain, compare, moe, large), strict=True)
+    zip(PARTS, (decode, host, prefill, verify, evidence, gain, compare, moe, large), strict=True)
 )
 
 

@@ -70,7 +70,7 @@ def _engine_seconds(
 ) -> tuple[float, list[int]]:
     """Of a step, and the tokens of the first answer."""
     # No answer asks for a draft. All prompts are read in the first steps.
-    scheduler = Scheduler(target, target, single_passes=batch)
+    scheduler = Scheduler(target, target, prefill_rows=batch * prompt)
     listeners = [_Listener() for _ in range(batch)]
     for slot, listener in enumerate(listeners):
         scheduler.submit(_request(list(range(slot, slot + prompt)), steps + 8), listener)

@@ -20,6 +20,7 @@ from foundryrt.errors import UsageError
 from foundryrt.nvml import NoNvml, Nvml, visible
 from foundryrt.options import flag
 from parse_runtime.capture.settings import Settings
+from parse_runtime.signature.sizes import prompts_of
 from parse_runtime.weights.source import Model, open_model
 
 
@@ -36,7 +37,9 @@ class Limits:
 
 
 LIMITS = {
-    "cuda": Limits(dtype="bfloat16", max_len=8192, slots=64, prefill=(64, 256, 1024), share=0.85),
+    "cuda": Limits(
+        dtype="bfloat16", max_len=8192, slots=64, prefill=(128, 256, 512, 1024, 2048), share=0.85
+    ),
     "host": Limits(dtype="float32", max_len=2048, slots=4, prefill=(32, 128), share=0.5),
 }
 _SHORTEST = 256
@@ -85,7 +88,15 @@ def choose(
         ):
             slots *= 2
     found |= {"max_len": length, "slots": slots}
-    found["prefill"] = ",".join(str(n) for n in limits.prefill if n <= length) or str(length)
+    # What is left is also for the graphs themselves, and for what libraries take.
+    left = available * (1 - limits.share) / 2
+    smallest, *larger = limits.prefill
+    rows = [min(smallest, slots * length)]
+    for count in larger:
+        needed = max(_scratch(model, count, slots, dtype) for model in (target, draft))
+        if count <= slots * length and needed <= left:
+            rows.append(count)
+    found["prefill"] = ",".join(map(str, rows))
     return {name: value for name, value in found.items() if name not in given}
 
 
@@ -109,6 +120,17 @@ def _caches(
         c = model.config
         total += 2 * c.layers * c.kv_heads * c.head_dim * rows * slots * DTYPES.get(dtype, 4)
     return total
+
+
+def _scratch(model: Model, rows: int, slots: int, dtype: str) -> int:
+    """Bytes that a prefill pass computes in: hidden states and a block's inside, then logits.
+
+    All passes use the same memory by turns, so the largest counts.
+    """
+    c = model.config
+    inside = max(3 * c.intermediate, c.experts_per_token * (3 * c.expert_intermediate + c.hidden))
+    row = 4 * c.hidden + max(inside, 2 * c.qkv_rows)
+    return (row * rows + 2 * c.vocab * prompts_of(rows, slots)) * DTYPES.get(dtype, 4)
 
 
 def memory(target: str) -> int:

@@ -90,7 +90,6 @@ class Passes:
         if c.windowed_rope_theta:
             name = "windowed_frequencies"
             self._windowed_frequencies = self._constant(name, c.windowed_frequencies())
-        self._slot = self._input(found.slot)
         for signature in (*self._prefill, *self._decode, *self._verify):
             self._add_inputs(signature)
         if s.verify:
@@ -148,18 +147,19 @@ class Passes:
         return Speculation(tree, depths, drafts, self._head, self.sizes.max_len)
 
     def prefill(self, signature: PassSignature) -> dict[str, Tensor]:
-        """A chunk of one slot, and a token sampled after its wanted row."""
-        rows, hidden, features = self._slot_pass(signature, self.sizes.max_len + 1)
+        """Chunks of prompts, and a token sampled after each of their last rows."""
+        rows = Rows.of(self._read(signature, "plan"), self._read(signature, "slots"))
+        hidden, features = self._forward(rows, self.sizes.max_len + 1)
         wanted = self._read(signature, "wanted")
         scores = self._logits(hidden.index_select(0, wanted))
         token = self._sample(signature, scores, rows.positions.index_select(0, wanted))
         self._keep_likelihood(scores, token, rows.places(self.cache.rows).index_select(0, wanted))
         if self._head:
             after = self._read(signature, "next")
-            following = torch.cat((rows.tokens[1:], token))
+            following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             following = following.index_copy(0, wanted, torch.where(after < 0, token, after))
             self._speculation.fill_head_cache(features, rows, following)
-        return {"token": token, "logits": scores.float()}
+        return {"token": token, "logits": scores}
 
     def decode(self, signature: PassSignature) -> dict[str, Tensor]:
         """One row of each of any slots, and a token sampled after each.
@@ -205,7 +205,8 @@ class Passes:
         A verdict is the logistic score of the cut's `evidence`; in a pass without evidence it is
         P(yes) / (P(yes) + P(no)).
         """
-        rows, hidden, features = self._slot_pass(signature, self.sizes.cache_rows)
+        rows = Rows.of(self._read(signature, "plan"), self._read(signature, "slot"))
+        hidden, features = self._forward(rows, self.sizes.cache_rows)
         if self._head:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.fill_head_cache(features, rows, following)
@@ -232,7 +233,7 @@ class Passes:
             draft = torch.zeros_like(tokens, dtype=torch.float32)
             each = self._weighed(hidden, scored, draft)
         else:
-            own = self.draft_likelihood.index_select(0, self._slot)
+            own = self.draft_likelihood.index_select(0, self._read(signature, "slot"))
             draft = own[0].index_select(0, places)
             asked = least_sure(draft, segments, cuts, math.ceil(len(tokens) * self.asked))
             found = self._weighed(
@@ -257,10 +258,6 @@ class Passes:
         """A draft model's log-probability of each sampled token, at the row before it."""
         if self.likelihood is not None:
             self.likelihood.view(-1).index_copy_(0, places, log_likelihood(scores, token))
-
-    def _slot_pass(self, signature: PassSignature, keys: int) -> tuple[Rows, Tensor, list[Tensor]]:
-        rows = Rows.of(self._read(signature, "plan"), self._slot)
-        return rows, *self._forward(rows, keys)
 
     def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
         return forward(

@@ -8,7 +8,7 @@ from foundryrt.errors import UsageError
 from foundryrt.options import option
 from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import scored_tokens
-from parse_runtime.signature.sizes import DTYPES, PassSizes
+from parse_runtime.signature.sizes import DTYPES, PassSizes, prompts_of
 from parse_runtime.signature.tree import DraftTree
 
 _TREE_ROWS = 63
@@ -26,7 +26,7 @@ class _Recorded:
     tp: int = option(1, "ranks, each with a GPU, that share the target model")
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
-    prefill: str = option("32,128", "lengths of prefill passes")
+    prefill: str = option("32,128", "rows of prefill passes; multiples of 32 take several prompts")
     verify: str = option("128x4,384x8", "ROWSxCUTS of verify passes")
     evidence: str = option(
         "", "drafted tokens that verify passes take evidence of, as 64,128; empty: up to cuts x "
@@ -76,8 +76,11 @@ class Settings(Rules, _Recorded):
                 f"eagle-depth {self.eagle_depth} and eagle-width {self.eagle_width} give "
                 f"{sizes.tree.rows} rows; at most {_TREE_ROWS} are possible"
             )
-        if not sizes.prefill or max(sizes.prefill) > self.max_len:
-            raise UsageError(f"prefill {self.prefill!r}: lengths up to max-len {self.max_len}")
+        if max(sizes.prefill) > self.slots * self.max_len:
+            raise UsageError(
+                f"prefill {self.prefill!r}: up to as many rows as the slots have, "
+                f"{self.slots * self.max_len}"
+            )
 
     def _check_loose(self) -> None:
         if self.fly_window < 0 or not 0 <= self.fly_entropy <= 1:
@@ -112,6 +115,7 @@ class Settings(Rules, _Recorded):
             max_len=self.max_len,
             slots=self.slots,
             prefill=tuple(prefill),
+            prompts=tuple(prompts_of(rows, self.slots) for rows in prefill),
             verify=tuple(verify),
             scored=scored,
             decode=tuple(decode),

@@ -1,4 +1,4 @@
-"""The sequences that one pass serves."""
+"""The sequences that one pass serves, and the prompts that one takes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,26 @@ class Sampling:
             raise UsageError(f"top-p {self.top_p}: a number above 0 and up to 1 is needed")
         if not 0 <= self.seed < 1 << 63:
             raise UsageError(f"seed {self.seed}: a number from 0 to 2^63 - 1 is needed")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens that a slot's sequence goes on with from position `start` on: a prompt, or a part."""
+
+    slot: int
+    tokens: Sequence[int]
+    start: int
+    sampling: Sampling
+    scored: bool = False
+    """The logits after the last token are wanted, in place of a token."""
+    following: int | None = None
+    """The prompt's next token, where it does not end here: then nothing is wanted."""
+
+    def part(self, begin: int, end: int) -> Chunk:
+        """Its tokens from number `begin` up to `end`."""
+        following = self.tokens[end] if end < len(self.tokens) else self.following
+        tokens, start = self.tokens[begin:end], self.start + begin
+        return replace(self, tokens=tokens, start=start, following=following)
 
 
 @dataclass(frozen=True)

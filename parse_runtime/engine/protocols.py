@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
+from parse_runtime.signature.sizes import PrefillSize
 
 Logits = NDArray[np.float32]
 """[vocabulary], of one row."""
@@ -57,9 +58,15 @@ class Decoder(Protocol):
 
     max_len: int
     slots: int
+    prefills: tuple[PrefillSize, ...]
+    """Sizes of its prefill passes, rising."""
 
-    def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
-        """Put tokens at `start` and after, behind what the slot holds; the token that follows."""
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+        """Put tokens behind what their slots hold; the token, or the logits, that follow each.
+
+        One of `prefills` must hold the chunks, which are of different slots; None where a prompt
+        goes on.
+        """
 
     def decode(self, batch: Batch) -> list[int]:
         """Put each token into its slot; the token that follows each."""
@@ -73,9 +80,6 @@ class Target(Decoder, Protocol):
 
         For the batch's `scored` sequences, the logits after the token.
         """
-
-    def prefill_logits(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
-        """As `prefill`, but the logits after the last token."""
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
         """Judge prefixes of a slot's sequence; afterwards the slot holds all of it."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import cast
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.batch import Batch
+from parse_runtime.engine.batch import Batch, Chunk
+from parse_runtime.engine.packing import VERIFY, Due, Pass, plan
 from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
@@ -26,10 +26,26 @@ class _Running:
     answer: Answer
     calls: Calls
     call: Call | None = None
+    done: int = 0
+    """Tokens of its prefill that its slot holds already."""
 
     @property
     def request(self) -> Request:
         return self.answer.request
+
+    @property
+    def due(self) -> Due:
+        """Its prefill or verification, as far as it is left."""
+        if isinstance(self.call, Prefill):
+            return Due(self.call.model, len(self.call.tokens) - self.done)
+        call = cast(Verification, self.call)
+        return Due(VERIFY, len(call.shared_prefix) + len(call.cuts) * len(call.suffix))
+
+    def chunk(self, rows: int) -> Chunk:
+        """The next tokens of its prefill."""
+        call = cast(Prefill, self.call)
+        whole = Chunk(self.slot, call.tokens, call.start, self.request.sampling, call.scored)
+        return whole.part(self.done, self.done + rows)
 
 
 class Scheduler:
@@ -40,11 +56,14 @@ class Scheduler:
     comes out of `step` or `cancel`; the other answers can still go on then.
     """
 
-    def __init__(self, target: Target, draft: Decoder, single_passes: int = 2) -> None:
-        """`single_passes`: prefills and verifications a step, which all others wait for."""
-        if single_passes < 1:
-            raise UsageError(f"single-passes {single_passes}: at least 1 is needed")
-        self._target, self._draft, self._single_passes = target, draft, single_passes
+    def __init__(self, target: Target, draft: Decoder, prefill_rows: int = 0) -> None:
+        """`prefill_rows`: rows of prefills and verifications a step, which all others wait for.
+
+        0 for as many as the largest prefill pass has.
+        """
+        if prefill_rows < 0:
+            raise UsageError(f"prefill-rows {prefill_rows}: at least 0 is needed")
+        self._target, self._draft, self._prefill_rows = target, draft, prefill_rows
         self.slots = min(target.slots, draft.slots)
         self.max_len = target.max_len
         self._free = list(range(self.slots))
@@ -94,7 +113,7 @@ class Scheduler:
             _report(answer, "cancelled", error)
 
     def step(self) -> bool:
-        """One batch of drafting, one of resuming, a few prefills and verifications.
+        """One batch of drafting, one of resuming, some rows of prefills and verifications.
 
         False where nothing is left to do.
         """
@@ -102,9 +121,14 @@ class Scheduler:
             self._admit(self._waiting.popleft())
         self._batch(Decode, self._draft.decode)
         self._batch(Extend, self._target.extend)
-        for _ in range(min(self._single_passes, len(self._due))):
-            running = self._due.popleft()
-            self._guarded(running, partial(self._single, running))
+        due = list(self._due)
+        for one in self._planned():
+            if one.kind == VERIFY:
+                [number] = one.shares
+                self._verify(due[number])
+            else:
+                shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
+                self._prefill(one.kind, shares)
         return bool(self._running or self._waiting)
 
     def _admit(self, answer: Answer) -> None:
@@ -132,19 +156,43 @@ class Scheduler:
 
         Others join after a prefill or a verification of that model.
         """
-        model = "draft" if kind is Decode else "target"
-        calls = [running.call for running in islice(self._due, self._single_passes)]
-        alone = any((c.model if isinstance(c, Prefill) else "target") == model for c in calls)
-        return not alone and not all(cast(Decode | Extend, r.call).last for r in together)
+        kinds = ("draft",) if kind is Decode else ("target", VERIFY)
+        joins = any(one.ends and one.kind in kinds for one in self._planned())
+        return not joins and not all(cast(Decode | Extend, r.call).last for r in together)
 
-    def _single(self, running: _Running) -> object:
-        call, slot = running.call, running.slot
-        if isinstance(call, Prefill):
-            if call.scored:
-                return self._target.prefill_logits(slot, call.tokens, call.start)
-            model = self._target if call.model == "target" else self._draft
-            return model.prefill(slot, call.tokens, call.start, running.request.sampling)
-        return self._target.verify(slot, cast(Verification, call))
+    def _planned(self) -> list[Pass]:
+        """Prefills and verifications that come next, by their numbers among those due."""
+        sizes = {"target": self._target.prefills, "draft": self._draft.prefills}
+        rows = self._prefill_rows or max(known[-1].rows for known in sizes.values())
+        return plan([running.due for running in self._due], sizes, rows)
+
+    def _prefill(self, name: str, shares: Mapping[_Running, int]) -> None:
+        """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
+        if not shares:
+            return  # They failed in a pass before.
+        model = self._target if name == "target" else self._draft
+        try:
+            results = model.prefill_pass([r.chunk(rows) for r, rows in shares.items()])
+        except Exception as error:
+            if len(shares) == 1:
+                [running] = shares
+                self._fail(running, error)
+                return
+            for running, rows in shares.items():
+                self._prefill(name, {running: rows})
+            return
+        for (running, rows), result in zip(shares.items(), results, strict=True):
+            if rows < running.due.rows:
+                running.done += rows
+                continue
+            running.done = 0
+            self._due.remove(running)
+            self._guarded(running, partial(_same, result))
+
+    def _verify(self, running: _Running) -> None:
+        self._due.remove(running)
+        call = cast(Verification, running.call)
+        self._guarded(running, partial(self._target.verify, running.slot, call))
 
     def _guarded(self, running: _Running, result: Callable[[], object]) -> None:
         """Send an answer the result of its pass; note what it asks for next, or its end."""
@@ -153,13 +201,16 @@ class Scheduler:
         except StopIteration as end:
             self._finish(running, end.value)
         except Exception as error:
-            running.calls.close()
-            self._release(running)
-            self.failed += not isinstance(error, UsageError)
-            running.answer.listener.failed(error)
+            self._fail(running, error)
         else:
             if isinstance(running.call, Prefill | Verification):
                 self._due.append(running)
+
+    def _fail(self, running: _Running, error: Exception) -> None:
+        running.calls.close()
+        self._release(running)
+        self.failed += not isinstance(error, UsageError)
+        running.answer.listener.failed(error)
 
     def _finish(self, running: _Running, reason: str) -> None:
         self._release(running)

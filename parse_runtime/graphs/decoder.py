@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike, Launchable, Readback
-from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
+from parse_runtime.engine.packing import holding, pack
+from parse_runtime.engine.protocols import Logits
 from parse_runtime.graphs.flight import Flight
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
-from parse_runtime.signature.plan import causal, padded
+from parse_runtime.signature.plan import ALIGNMENT, packed, padded
 
 
-def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Chunks of the largest of the rising `sizes`, the rest with the smallest that holds it."""
+def parts_of(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Parts of the largest of the rising `sizes`, the rest with the smallest that holds it."""
     for begin in range(0, count, sizes[-1]):
         part = slice(begin, min(begin + sizes[-1], count))
         yield part, next(size for size in sizes if size >= part.stop - part.start)
@@ -29,16 +31,15 @@ class GraphDecoder:
 
     Where its signature says `run_ahead`, the device does not wait for the host: before a step's
     tokens are read, the next step is launched, which finds them on the device. At most one step is
-    in flight behind the one that is read, and any other pass of the model makes it void.
+    in flight behind the one that is read, and any other pass over one of its slots makes it void.
     """
 
     def __init__(self, session: GraphsLike, signature: ModelSignature) -> None:
         sizes = signature.sizes
-        self.max_len, self.slots = sizes.max_len, sizes.slots
+        self.max_len, self.slots, self.prefills = sizes.max_len, sizes.slots, sizes.prefills
         self.row_tokens = np.full((self.slots, self.max_len), -1, np.int64)
         """The token that each row of each slot was computed from."""
         self._session, self._signature = session, signature
-        self._slot = signature.slot
         self._prefill = {length: signature.prefill(length) for length in sizes.prefill}
         self._decode = {batch: signature.decode(batch) for batch in sizes.batches}
         self._largest = max(sizes.batches)
@@ -52,34 +53,70 @@ class GraphDecoder:
         self.row_tokens = before.row_tokens
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
-        """In chunks of the longest pass, the rest in the shortest that holds it."""
-        return int(self._prefilled(slot, tokens, start, sampling).read("token")[0])
+        """Put tokens at `start` and after, in as many passes as it takes; the one that follows."""
+        [token] = self.prefill_all([Chunk(slot, tokens, start, sampling)])
+        return int(token)
 
-    def _prefilled(
-        self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling
-    ) -> Launchable:
-        self._check(start + len(tokens), [slot])
-        self._flight = None
-        self.row_tokens[slot, start : start + len(tokens)] = tokens
-        self._write(self._slot, np.asarray([slot], np.int64))
-        for part, length in chunks(len(tokens), list(self._prefill)):
-            chunk, signature = tokens[part], self._prefill[length]
-            inputs = signature.inputs
-            self._write(inputs["plan"], causal(chunk, start + part.start, length, self.max_len))
-            self._write(inputs["wanted"], np.asarray([len(chunk) - 1], np.int64))
-            self._write_sampling(signature, [sampling], 1)
-            if "next" in inputs:
-                following = tokens[part.stop] if part.stop < len(tokens) else -1
-                self._write(inputs["next"], np.asarray([following], np.int64))
-            graph = self._launch(signature)
-        return graph
+    def prefill_all(self, prompts: Sequence[Chunk]) -> list[int | Logits]:
+        """As `prefill`, of prompts of different slots, which share passes."""
+        done = [0] * len(prompts)
+        found: dict[int, int | Logits] = {}
+        while left := [i for i in range(len(prompts)) if i not in found]:
+            _, rows = pack([len(prompts[i].tokens) - done[i] for i in left], self.prefills)
+            taken = list(zip(left, rows, strict=False))
+            chunks = [prompts[i].part(done[i], done[i] + count) for i, count in taken]
+            for (i, count), result in zip(taken, self.prefill_pass(chunks), strict=True):
+                done[i] += count
+                if result is not None:
+                    found[i] = result
+        return [found[i] for i in range(len(prompts))]
+
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+        """In the smallest pass that holds them; where no prompt ends, nothing is waited for."""
+        graph = self._launch(self._write_prefill(chunks))
+        ended = [chunk for chunk in chunks if chunk.following is None]
+        tokens: list[int] = graph.read("token").tolist() if ended else []
+        # Large, and read only where somebody asks for them.
+        logits: Any = graph.read("logits") if any(chunk.scored for chunk in ended) else None
+        result: list[int | Logits | None] = []
+        for i, chunk in enumerate(chunks):
+            if chunk.following is not None:
+                result.append(None)
+            else:
+                result.append(floats(logits[i]) if chunk.scored else tokens[i])
+        return result
+
+    def _write_prefill(self, chunks: Sequence[Chunk]) -> PassSignature:
+        for chunk in chunks:
+            end = chunk.start + len(chunk.tokens)
+            self._check(end, [chunk.slot])
+            self.row_tokens[chunk.slot, chunk.start : end] = chunk.tokens
+        self._make_void([chunk.slot for chunk in chunks])
+        length, count = holding([len(chunk.tokens) for chunk in chunks], self.prefills)
+        signature = self._prefill[length]
+        inputs = signature.inputs
+        parts = [(chunk.tokens, chunk.start) for chunk in chunks]
+        plan, (begins, ends) = packed(parts, length, self.max_len)
+        slots = np.zeros(inputs["slots"].shape, np.int64)
+        for chunk, begin, end in zip(chunks, begins, ends, strict=True):
+            slots[begin // ALIGNMENT : end // ALIGNMENT + 1] = chunk.slot
+        self._write(inputs["plan"], plan)
+        self._write(inputs["slots"], slots)
+        # The last one once more, where there are fewer: what is stored twice is the same.
+        every = [*range(len(chunks)), *[len(chunks) - 1] * (count - len(chunks))]
+        self._write(inputs["wanted"], ends[every])
+        self._write_sampling(signature, [chunks[i].sampling for i in every], count)
+        if "next" in inputs:
+            following = [-1 if p.following is None else p.following for p in chunks]
+            self._write(inputs["next"], np.asarray(following, np.int64)[every])
+        return signature
 
     def decode(self, batch: Batch) -> list[int]:
         """In parts of the largest pass, the rest in the smallest that holds it."""
         self._note(batch)
         flight, self._flight = self._flight, None
         if len(batch) > self._largest:
-            parts = chunks(len(batch), list(self._decode))
+            parts = parts_of(len(batch), list(self._decode))
             return [token for part, _ in parts for token in self._begin(batch[part]).tokens()]
         places = flight.places(batch) if flight else None
         if flight is None or places is None:
@@ -125,7 +162,7 @@ class GraphDecoder:
         """Parts of the batch, each with the pass that was launched for it."""
         self._note(batch)
         self._flight = None
-        for part, _ in chunks(len(batch), list(self._decode)):
+        for part, _ in parts_of(len(batch), list(self._decode)):
             some = batch[part]
             yield some, self._launch(self._write_step(some))
 
@@ -139,6 +176,11 @@ class GraphDecoder:
         self._write(signature.inputs["plan"], plan)
         self._write_slots(signature, batch, size)
         return signature
+
+    def _make_void(self, slots: Collection[int]) -> None:
+        """Forget the step in flight where other rows of its sequences are computed."""
+        if self._flight and not set(slots).isdisjoint(self._flight.batch.slots):
+            self._flight = None
 
     def _note(self, batch: Batch) -> None:
         self._check(max(batch.positions) + 1, batch.slots)
@@ -188,3 +230,10 @@ class GraphDecoder:
             )
         if not 0 <= min(slots) <= max(slots) < self.slots:
             raise UsageError(f"slots {list(slots)}: the bundle has {self.slots}")
+
+
+def floats(row: NDArray[Any]) -> Logits:
+    """Float32 of logits in the model's dtype; bfloat16 is read as its bits."""
+    if row.dtype == np.uint16:
+        return (row.astype(np.uint32) << 16).view(np.float32)
+    return row.astype(np.float32)

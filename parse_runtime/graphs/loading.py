@@ -106,6 +106,11 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         found = (key for graph, key in session.graphs if graph == f"{model}.{name}")
         return sorted(tuple(int(key[part]) for part in keys) for key in found)
 
+    prefill = sorted(
+        (int(key["len"]), int(key.get("prompts", 0)))
+        for graph, key in session.graphs
+        if graph == f"{model}.prefill"
+    )
     width = settings["eagle_width"] if settings["eagle"] else 1
     verify = tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts"))
     # Bundles of before 2026-11-29 have no such settings, and no evidence or other evidence.
@@ -114,7 +119,8 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
     return PassSizes(
         max_len=settings["max_len"],
         slots=settings["slots"],
-        prefill=tuple(length for (length,) in sizes("prefill", "len")),
+        prefill=tuple(length for length, _ in prefill),
+        prompts=tuple(count for _, count in prefill if count),
         verify=verify,
         scored=scored,
         decode=tuple(batch for (batch,) in sizes("decode", "batch")),

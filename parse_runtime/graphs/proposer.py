@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.signature.tree import DraftTree
 
@@ -28,8 +28,7 @@ class DraftProposer:
         the row at each of the batch's positions, and goes on from there.
         """
         slots, positions, samplings = batch.slots, batch.positions, batch.samplings
-        for slot, position, sampling in zip(slots, positions, samplings, strict=True):
-            self._catch_up(row_tokens[slot, :position], slot, sampling)
+        self._catch_up(row_tokens, batch)
         tokens = [
             int(row_tokens[slot, position]) for slot, position in zip(slots, positions, strict=True)
         ]
@@ -52,8 +51,12 @@ class DraftProposer:
                 self._drafts[slots[i], 0, step] = token
         return self._drafts
 
-    def _catch_up(self, sequence: NDArray[np.int64], slot: int, sampling: Sampling) -> None:
-        unlike = np.flatnonzero(self._draft.row_tokens[slot, : len(sequence)] != sequence)
-        if unlike.size:
-            start = int(unlike[0])
-            self._draft.prefill(slot, sequence[start:].tolist(), start, sampling)
+    def _catch_up(self, row_tokens: NDArray[np.int64], batch: Batch) -> None:
+        missing = []
+        for slot, end, sampling in zip(batch.slots, batch.positions, batch.samplings, strict=True):
+            sequence = row_tokens[slot, :end]
+            unlike = np.flatnonzero(self._draft.row_tokens[slot, :end] != sequence)
+            if unlike.size:
+                start = int(unlike[0])
+                missing.append(Chunk(slot, sequence[start:].tolist(), start, sampling))
+        self._draft.prefill_all(missing)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike
-from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.judge import SELECTIONS, whole_first
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
-from parse_runtime.graphs.decoder import GraphDecoder, chunks
+from parse_runtime.graphs.decoder import GraphDecoder, floats, parts_of
 from parse_runtime.graphs.proposer import DraftProposer
 from parse_runtime.signature.evidence import LOG_ODDS, SCOPES, STATISTICS, Evidence, carry
 from parse_runtime.signature.passes import ModelSignature
@@ -39,10 +38,6 @@ class GraphTarget(GraphDecoder):
         self._verify = {size: signature.verify(*size) for size in sizes.verify}
         batches = sizes.batches if sizes.tree else ()
         self._extend = {batch: signature.extend(batch) for batch in batches}
-
-    def prefill_logits(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
-        """As `prefill`, but the logits after the last token, float32 [vocabulary]."""
-        return _floats(self._prefilled(slot, tokens, start, Sampling()).read("logits")[0])
 
     def extend(self, batch: Batch) -> list[list[int] | Logits]:
         """The drafted tokens that decoding would have given, and the one after them.
@@ -72,7 +67,7 @@ class GraphTarget(GraphDecoder):
             # Large, and read only where somebody asks for them.
             logits = graph.read("logits") if wanted.intersection(some.slots) else tokens
             for i, slot in enumerate(some.slots):
-                result.append(_floats(logits[i]) if slot in wanted else [int(tokens[i])])
+                result.append(floats(logits[i]) if slot in wanted else [int(tokens[i])])
         return result
 
     def _speculated(self, batch: Batch) -> list[list[int]]:
@@ -82,7 +77,7 @@ class GraphTarget(GraphDecoder):
             drafts = self._proposer.propose(self.row_tokens, batch)
             self._session.write(self._signature.drafts.name, drafts)
         result: list[list[int]] = []
-        for part, size in chunks(len(batch), list(self._extend)):
+        for part, size in parts_of(len(batch), list(self._extend)):
             result += self._extend_part(size, batch[part])
         for slot, position, found in zip(batch.slots, batch.positions, result, strict=True):
             end = min(position + len(found), self.max_len)
@@ -103,7 +98,7 @@ class GraphTarget(GraphDecoder):
     def verify(self, slot: int, verification: Verification) -> Verdict:
         """One pass where a captured one is large enough, else several, each with its share."""
         self._check(verification.start + len(verification.shared_prefix), [slot])
-        self._flight = None
+        self._make_void([slot])
         longest, suffix = list(self._verify)[-1][0], len(verification.suffix)
         if suffix > longest:
             raise UsageError(
@@ -181,7 +176,7 @@ class GraphTarget(GraphDecoder):
         last_rows = np.zeros(most, np.int64)
         last_rows[: len(ends)] = ends
         self.row_tokens[slot, start : start + len(prefix)] = prefix
-        self._write(self._slot, np.asarray([slot], np.int64))
+        self._write(inputs["slot"], np.asarray([slot], np.int64))
         self._write(inputs["plan"], plan)
         self._write(inputs["wanted"], last_rows)
         self._write(inputs["threshold"], np.asarray([part.threshold], np.float32))
@@ -204,10 +199,3 @@ def _of_cuts(found: Sequence[Verdict]) -> Evidence | None:
     """The rows that belong to cuts."""
     rows = [one.evidence[: len(one.verdicts)] for one in found if one.evidence is not None]
     return np.concatenate(rows) if rows else None
-
-
-def _floats(row: NDArray[Any]) -> Logits:
-    """Float32 of logits in the model's dtype; bfloat16 is read as its bits."""
-    if row.dtype == np.uint16:
-        return (row.astype(np.uint32) << 16).view(np.float32)
-    return row.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Attention of many rows of one slot: prefill, and verification of many prefixes at once."""
+"""Attention of many rows a slot: prefill, and verification of many prefixes at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parse_runtime.kernels import masked
 
 
 def attend_rows(
-    q: Tensor, cache_layer: Tensor, slot: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
+    q: Tensor, cache_layer: Tensor, slots: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
     keys: int, *, lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """[T, H * D] of queries [T, H, D].
@@ -17,17 +17,17 @@ def attend_rows(
     the first range begins at 0; with them a row has a sliding window.
 
     `cache_layer` [2, KV, S, R, D] holds keys and values, already written and finite; only the
-    first `keys` of a slot's R rows are read. `slot` int64 [1]; `rows`, `cuts`, `starts`, `lows`
-    int64 [T]. H is a multiple of KV: query head h reads key head h // (H // KV). A row that sees
-    nothing is zero. Scores are multiplied by `scale` (D ** -0.5 unless given), and with a `cap`
-    they become cap * tanh(score / cap) (Gemma 2, arXiv 2408.00118). Float32 is computed in
-    float32, bfloat16 accumulates in float32.
+    first `keys` of a slot's R rows are read. `slots` int64 [B], of which T / B rows in turn belong
+    to each; `rows`, `cuts`, `starts`, `lows` int64 [T]. H is a multiple of KV: query head h reads
+    key head h // (H // KV). A row that sees nothing is zero. Scores are multiplied by `scale`
+    (D ** -0.5 unless given), and with a `cap` they become cap * tanh(score / cap) (Gemma 2, arXiv
+    2408.00118). Float32 is computed in float32, bfloat16 accumulates in float32.
     """
     if q.is_cuda:
         from parse_runtime.kernels.cuda import attend_rows as kernel
 
         return kernel.launch(
-            q, cache_layer, slot, rows, cuts, starts, keys, lows=lows, scale=scale, cap=cap
+            q, cache_layer, slots, rows, cuts, starts, keys, lows=lows, scale=scale, cap=cap
         )
     visible = masked.below_or_own(keys, rows, cuts, starts, lows)
-    return masked.attend(q, masked.chosen(cache_layer, slot, keys), visible, scale, cap)
+    return masked.attend(q, masked.chosen(cache_layer, slots, keys), visible, scale, cap)

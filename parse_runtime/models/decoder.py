@@ -49,17 +49,17 @@ class Rows:
     starts: Tensor
     """and those from the start up to the row itself,"""
     slots: Tensor
-    """[1], the slot of every row, or [B], and then T / B rows in turn belong to each."""
+    """[B], of which T / B rows in turn belong to each."""
     ancestors: Tensor | None = None
     """or, where given, those whose distance from the start is a set bit."""
     lows: Tensor | None = None
     """Where given, key rows below the cut are seen from here on."""
 
     @staticmethod
-    def of(plan: Tensor, slot: Tensor) -> Rows:
-        """Rows of one slot, from int64 [5, T], as `parse_runtime.signature.plan` makes it."""
+    def of(plan: Tensor, slots: Tensor) -> Rows:
+        """Rows of slots, from int64 [5, T], as `parse_runtime.signature.plan` makes it."""
         tokens, positions, rows, cuts, starts = plan.unbind(0)
-        return Rows(tokens, positions, rows, cuts, starts, slot)
+        return Rows(tokens, positions, rows, cuts, starts, slots)
 
     @staticmethod
     def steps(plan: Tensor, slots: Tensor) -> Rows:
@@ -95,7 +95,8 @@ class Rows:
 
     def places(self, rows: int) -> Tensor:
         """Where keys and values go in a cache whose slots, `rows` long, lie end to end."""
-        slots = self.slots if self.ancestors is None else self.slots.repeat_interleave(self.length)
+        one = self.slots.shape[0] == 1
+        slots = self.slots if one else self.slots.repeat_interleave(self.length)
         return self.rows + slots * rows
 
 

@@ -18,7 +18,9 @@ class Serving:
     port: int = option(8000, "0: any free one")
     name: str = option("", "the model's name; by default its own folder's")
     queue: int = option(64, "requests that may wait for a slot, then 429")
-    single_passes: int = option(2, "prefills and verifications between two decode batches")
+    prefill_rows: int = option(
+        0, "rows of prompts and verifications between two decode batches; 0: the largest prefill's"
+    )
     connections: int = option(512, "open at a time; fewer where the process may open few files")
     client_timeout: int = option(30, "seconds for a request to come in, or a client to read on")
     grace: int = option(30, "seconds to finish requests after SIGTERM")
@@ -32,7 +34,7 @@ class Serving:
             raise UsageError(f"port {self.port}: 0 to 65535")
         for name, least in (
             ("queue", 0),
-            ("single_passes", 1),
+            ("prefill_rows", 0),
             ("connections", 1),
             ("client_timeout", 1),
             ("grace", 0),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, SCOPES, STATISTICS
-from parse_runtime.signature.plan import padded, padded_scored
+from parse_runtime.signature.plan import ALIGNMENT, padded, padded_scored
 from parse_runtime.signature.sizes import PassSizes
 
 VOCABULARY = -1
@@ -82,7 +82,7 @@ class ModelSignature:
 
     @property
     def slot(self) -> Input:
-        """[1], the slot that prefill and verify passes are about."""
+        """[1], the slot that verify passes are about."""
         return Input(self.tensor("slot"), np.zeros(1, np.int64))
 
     @property
@@ -106,18 +106,29 @@ class ModelSignature:
         return Input(self.tensor("likelihood"), np.zeros(shape, np.float32), "state")
 
     def prefill(self, length: int) -> PassSignature:
-        """`plan` of `length` rows, the last token's row as `wanted`; `next`, the token after it.
+        """`plan` of `length` rows of several prompts, which end at the rows `wanted` [prompts].
 
-        `next` is for the head, and -1 where the token is to be the sampled one.
+        `slots` has the slot of each ALIGNMENT rows in turn; with one prompt, [1], of all rows.
+        `next` [prompts], for the head, has the tokens after the wanted rows, and -1 where it is to
+        be the sampled one. Where there are fewer prompts, the last is repeated.
         """
-        inputs = {"plan": self._plan(length), "wanted": np.zeros(1, np.int64), **_sampling(1)}
+        sizes = self.sizes
+        count = dict(sizes.prefills)[length]
+        inputs = {
+            "plan": self._plan(length), "wanted": np.zeros(count, np.int64), **_sampling(count)
+        }  # fmt: skip
+        key = {"len": length}
+        if sizes.prompts:
+            inputs["slots"] = np.zeros(length // ALIGNMENT if count > 1 else 1, np.int64)
+            key["prompts"] = count
         if self.head:
-            inputs["next"] = np.full(1, -1, np.int64)
+            inputs["next"] = np.full(count, -1, np.int64)
         outputs = {
-            "token": Output((1,), "int64"),
-            "logits": Output((1, VOCABULARY), "float32"),
+            "token": Output((count,), "int64"),
+            "logits": Output((count, VOCABULARY), MODEL_DTYPE),
         }
-        return self._pass("prefill", f"{length}", {"len": length}, inputs, outputs, slot=True)
+        shared = {} if sizes.prompts else {"slots": self.slot}
+        return self._pass("prefill", f"{length}", key, inputs, outputs, shared)
 
     def decode(self, batch: int) -> PassSignature:
         """A row of each of the `slots`.
@@ -180,17 +191,19 @@ class ModelSignature:
             inputs["carried"] = np.zeros((len(SCOPES), len(STATISTICS)), np.float32)
             outputs["evidence"] = Output((cuts, len(EVIDENCE)), "float32")
         key = {"len": length, "cuts": cuts}
-        return self._pass("verify", f"{length}x{cuts}", key, inputs, outputs, slot=True)
+        shared = {"slot": self.slot}
+        return self._pass("verify", f"{length}x{cuts}", key, inputs, outputs, shared)
 
     def _plan(self, length: int) -> NDArray[np.int64]:
         return padded(length, self.sizes.max_len)
 
     def _pass(
         self, name: str, size: str, key: Mapping[str, int], inputs: Mapping[str, Contents],
-        outputs: Mapping[str, Output], slot: bool = False, changed: Collection[str] = (),
+        outputs: Mapping[str, Output], shared: Mapping[str, Input] | None = None,
+        changed: Collection[str] = (),
     ) -> PassSignature:  # fmt: skip
-        """`changed` names inputs that the graph changes."""
-        found = {"slot": self.slot} if slot else {}
+        """`shared` inputs are other passes', too; `changed` names those that the graph changes."""
+        found = dict(shared or {})
         for short, initial in inputs.items():
             # No state: what bundles of one model keep there, whatever their passes, is shared.
             role = "output" if short in changed else "input"

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 Plan = NDArray[np.int64]
 """[5, T]: tokens, positions, rows, cuts, starts (`parse_runtime.models.decoder.Rows`)."""
 
+ALIGNMENT = 32
+"""Each prompt of a prefill pass begins at a multiple of so many rows: graphs in bundles know it."""
+
 
 def cache_rows(max_len: int, scratch: int) -> int:
     """Rows of a slot that holds a sequence of `max_len` and `scratch` rows of suffixes."""
@@ -38,6 +41,23 @@ def causal(tokens: Sequence[int], start: int, length: int, max_len: int) -> Plan
     plan[3, :count] = positions + 1
     plan[4, :count] = positions
     return plan
+
+
+def packed(
+    chunks: Sequence[tuple[Sequence[int], int]], length: int, max_len: int
+) -> tuple[Plan, NDArray[np.int64]]:
+    """Tokens that continue several sequences, each given with its length so far, in `length` rows.
+
+    Each chunk begins at a multiple of ALIGNMENT. Returns the plan, and the first and last rows of
+    the chunks, int64 [2, chunks].
+    """
+    plan, places, row = padded(length, max_len), [], 0
+    for tokens, start in chunks:
+        end = row + len(tokens)
+        plan[:, row:end] = causal(tokens, start, len(tokens), max_len)
+        places.append((row, end - 1))
+        row = -(-end // ALIGNMENT) * ALIGNMENT
+    return plan, np.asarray(places, np.int64).T
 
 
 def padded_scored(count: int, cuts: int, max_len: int) -> NDArray[np.int64]:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from parse_runtime.signature.plan import cache_rows
+from parse_runtime.signature.plan import ALIGNMENT, cache_rows
 from parse_runtime.signature.tree import DraftTree
 
 DTYPES = ("float32", "bfloat16")
 """What weights, caches and hidden states may be."""
+
+
+class PrefillSize(NamedTuple):
+    """Of a prefill pass; of `prompts` above 1, rows of each begin at a multiple of ALIGNMENT."""
+
+    rows: int
+    prompts: int
+    """Chunks of prompts that it takes at most."""
+
+
+def prompts_of(rows: int, slots: int) -> int:
+    """How many prompts share a prefill pass of so many rows."""
+    return max(min(slots, rows // ALIGNMENT), 1) if rows % ALIGNMENT == 0 else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +33,10 @@ class PassSizes:
     """Tokens of a sequence."""
     slots: int = 1
     prefill: tuple[int, ...] = ()
-    """Lengths of chunks, rising."""
+    """Rows, rising."""
+    prompts: tuple[int, ...] = ()
+    """Of each of `prefill`, the prompts that share it; empty where they take one slot only, as in
+    bundles of before 2026-11-30."""
     verify: tuple[tuple[int, int], ...] = ()
     """(rows, cuts), rising."""
     scored: tuple[int, ...] = ()
@@ -28,6 +45,12 @@ class PassSizes:
     """Batches of the decode and extend passes; empty for 1, 2, 4, ... and the slots."""
     tree: DraftTree | None = None
     """What the extend passes check; None for no such passes."""
+
+    @property
+    def prefills(self) -> tuple[PrefillSize, ...]:
+        """Sizes of prefill passes, rising."""
+        prompts = self.prompts or (1,) * len(self.prefill)
+        return tuple(map(PrefillSize, self.prefill, prompts))
 
     @property
     def cache_rows(self) -> int:

@@ -15,7 +15,7 @@ from parse_models import answer, eager, quiet, save, save_head
 from quantized_models import save_fp8
 
 from parse_runtime.capture.record import Settings
-from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
 
 SIZES = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64,
@@ -79,6 +79,18 @@ def advances(settings: Settings, sampling: Sampling) -> dict[str, Any]:
     return {"unlike": min(unlike, default=-1), "tokens_per_pass": made / passes}
 
 
+def following(settings: Settings, together: bool, device: str = "cuda") -> list[int]:
+    """The token after each prompt, and the one after that, by passes of 64 rows."""
+    target = eager(settings, (5, 9), device)[1]
+    prompts = [
+        Chunk(slot, tokens, 0, Sampling(0.8, 0.95, slot)) for slot, tokens in PROMPTS.items()
+    ]
+    given = [prompts] if together else [[prompt] for prompt in prompts]
+    tokens = [int(token) for some in given for token in target.prefill_all(some)]
+    ends = [len(prompt.tokens) for prompt in prompts]
+    return tokens + target.decode(Batch(list(PROMPTS), tokens, ends, [Sampling()] * len(ends)))
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     if not (folder / "target").exists():
@@ -89,6 +101,7 @@ def main() -> None:
             "texts": [answer(settings, options, "cuda")["text"] for options in OPTIONS],
             "greedy": advances(settings, Sampling()),
             "sampled": advances(settings, Sampling(0.8, 0.95, 7)),
+            "following": [following(settings, together) for together in (True, False)],
         }
         print(json.dumps(report), flush=True)
 

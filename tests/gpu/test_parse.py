@@ -91,6 +91,14 @@ def test_advances_give_the_tokens_of_decoding(models: Any, way: str) -> None:
         assert report["greedy"]["tokens_per_pass"] > 1.3
 
 
+@pytest.mark.parametrize("way", [*WAYS, *FAMILIES])
+def test_prompts_that_share_a_pass_of_64_rows_have_the_tokens_of_their_own(
+    models: Any, way: str
+) -> None:
+    together, alone = models[way][1]["following"]
+    assert together == alone and len(together) == 6
+
+
 @pytest.mark.parametrize("way", ["draft", "chain"])
 def test_one_sequence_is_answered_as_by_the_target_alone(models: Any, way: str) -> None:
     # The answers without rounds: those of the target's own tokens.

@@ -69,9 +69,9 @@ def random_case(
 
 
 def rows(case: Case) -> Tensor:
-    """What `attend_rows` gives for the first of the slots."""
+    """What `attend_rows` gives."""
     return attend_rows(
-        case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, case.keys,
+        case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, case.keys,
         lows=case.lows, scale=case.scale, cap=case.cap,
     )  # fmt: skip
 

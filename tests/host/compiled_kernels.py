@@ -71,10 +71,10 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
     frequencies = torch.zeros(HEAD_DIM // 2)
     q = rotate_store(parts, numbers, frequencies, cache, numbers, head_norms, 1e-6)
-    attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS)
+    attend_rows(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS)
     x = attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length)
     window = {"lows": numbers, "scale": 0.1, "cap": 50.0}
-    attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS, **window)
+    attend_rows(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, **window)
     attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length, **window)
     x, total = add_rms_norm(linear_parts(x, normal(HIDDEN, x.shape[1])), total, norm, 1e-6)
     linear_swiglu(x, normal(2 * WIDTH, HIDDEN), True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,6 +17,7 @@ from parse_runtime.kernels.cuda import attend_rows, attend_step, likelihood
 from parse_runtime.kernels.cuda import sample as sampler
 from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.sample import sample, sample_and_step
+from parse_runtime.signature.plan import ALIGNMENT, causal
 
 LAYOUTS = [
     (1, 16, 1, 40, False), (2, 80, 9, 70, False), (5, 32, 7, 9, False), (16, 24, 3, 130, False),
@@ -30,13 +32,14 @@ def errors() -> dict[str, float]:
             "group": group, "head_dim": head_dim, "length": length, "keys": keys,
             "windowed": windowed,
         }  # fmt: skip
-        case = random_case(seed, **layout)
-        found = attend_rows.launch(
-            case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, keys,
-            attend_rows.Tiles(16, 16, 4, 2), case.lows, case.scale, case.cap,
-        )  # fmt: skip
-        expected = exact(case, rows_visible(case))
-        worst["rows"] = max(worst["rows"], float((found - expected).norm() / expected.norm()))
+        for batch in (1, 3):
+            case = random_case(seed, **layout, batch=batch)
+            found = attend_rows.launch(
+                case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, keys,
+                attend_rows.Tiles(16, 16, 4, 2), case.lows, case.scale, case.cap,
+            )  # fmt: skip
+            expected = exact(case, rows_visible(case))
+            worst["rows"] = max(worst["rows"], float((found - expected).norm() / expected.norm()))
         case = random_case(seed, **layout, batch=2)
         found = attend_step.launch(
             case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, keys,
@@ -63,6 +66,33 @@ def variations() -> int:
             numbers = (slots, cuts, starts, bits, 100, length, tiles, low, case.scale, case.cap)
             found.append(attend_step.launch(q, case.cache, *numbers)[-1])
         differing += int((found[0] != found[1]).sum())
+    return differing
+
+
+def row_variations() -> int:
+    """Values of a prompt's rows that change when it shares a pass, or has another place in one."""
+    differing = 0
+    for window in (0, 7):
+        case = random_case(5, length=ALIGNMENT, batch=3, group=3, keys=80, windowed=bool(window))
+        plans = [
+            causal([0] * count, start, ALIGNMENT, 79)
+            for count, start in ((32, 40), (9, 0), (20, 3))
+        ]
+        found = []
+        for places in ((0, 1, 2), (2, 0, 1), (1,)):
+            _, positions, rows, cuts, starts = torch.from_numpy(
+                np.concatenate([plans[i] for i in places], 1)
+            ).unbind(0)
+            lows = (positions - window + 1).clamp(min=0) if window else None
+            if window:
+                starts = torch.maximum(starts, rows - window + 1)
+            result = attend_rows.launch(
+                torch.cat([case.q.split(ALIGNMENT)[i] for i in places]), case.cache,
+                case.slots[list(places)], rows, cuts, starts, 80,
+                attend_rows.Tiles(16, 16, 4, 2), lows, case.scale, case.cap,
+            )  # fmt: skip
+            found.append(result.split(ALIGNMENT)[places.index(1)][:9])
+        differing += sum(int((found[0] != other).sum()) for other in found[1:])
     return differing
 
 
@@ -116,6 +146,7 @@ print(
             "errors": errors(),
             "likelihoods": likelihoods(),
             "variations": variations(),
+            "row_variations": row_variations(),
             "misread": misread(),
             "tokens": sampler.launch(*rows).tolist(),
             "expected_tokens": sample(*rows).tolist(),

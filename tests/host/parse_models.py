@@ -20,7 +20,7 @@ from foundryc.ranks import Ranks
 from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings, build
 from parse_runtime.commands.run import Options, run
-from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.batch import Chunk, Sampling
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.graphs.target import GraphTarget
@@ -190,12 +190,8 @@ def answer(settings: Settings, options: dict[str, Any], device: str = "cpu") -> 
 
 
 def logits(model: GraphDecoder, tokens: Sequence[int], start: int = 0, slot: int = 0) -> Any:
-    """Float32 [vocab] after a prefill that fits one pass, or that ends in the shortest one."""
-    model.prefill(slot, tokens, start, GREEDY)
-    lengths = list(model._prefill)
-    rest = len(tokens) % lengths[-1] or lengths[-1]
-    signature = model._prefill[next(n for n in lengths if n >= rest)]
-    return model._session.graph(signature.graph, **signature.key).read("logits")[0]
+    """Float32 [vocab] after a prefill."""
+    return model.prefill_all([Chunk(slot, tokens, start, GREEDY, scored=True)])[0]
 
 
 def require_smollm2() -> None:

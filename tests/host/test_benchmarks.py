@@ -22,7 +22,7 @@ def test_every_benchmark_says_its_options(name: str) -> None:
 
 def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     output = tmp_path / "geometry.json"
-    geometry.run(parts="decode,host", tiny=True, output=output)
+    geometry.run(parts="decode,host,prefill", tiny=True, output=output)
     parts = json.loads(output.read_text())
     found, rows = parts["decode"], parts["host"]["rows"]
     assert found["device"] and found["by_batch"] and found["decode_over_bandwidth"] > 0
@@ -30,6 +30,9 @@ def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
         # The model says the token after the last.
         assert row["seconds_graph"] > 0 and row["follows"] == [16, 17, 18, 19]
     assert [row["batch"] for row in rows] == [1, 1, 4, 4]
+    for row in parts["prefill"]["rows"]:
+        assert row["seconds"] > 0 and row["tokens_per_second"] > 0
+        assert row["same_tokens"] == row["prompts"] == 4
 
 
 def test_toy_models_do_not_touch_the_results() -> None:

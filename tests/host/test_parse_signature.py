@@ -102,11 +102,13 @@ def test_inputs_keep_their_names(folder: Path) -> None:
         for signature, _ in passes.graphs()
         for found in signature.inputs.values()
     }
-    expected = {"target.slot", "draft.slot"}
+    expected = {"target.slot"}
     for model in ("target", "draft"):
         sampled = {"sampling", "seeds"}
         for length in (4, 8):
-            inputs = {"plan", "wanted", *sampled} | ({"next"} if model == "target" else set())
+            inputs = {"plan", "wanted", "slots", *sampled} | (
+                {"next"} if model == "target" else set()
+            )
             expected |= {f"{model}.prefill.{length}.{name}" for name in inputs}
         for batch in (1, 2, 3):
             expected |= {f"{model}.decode.{batch}.{n}" for n in ("plan", "slots", *sampled)}

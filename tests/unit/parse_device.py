@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.signature.passes import ModelSignature, PassSignature
+from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.sizes import PassSizes, prompts_of
 from tests.unit.parse_fakes import VOCABULARY, Answer
 
 MAX_LEN = 64
-PREFILL, VERIFY = (4, 16), ((24, 3), (64, 9))
+PREFILL, VERIFY = (4, 16, 96), ((24, 3), (64, 9))
 
 
 class Device:
@@ -29,8 +30,12 @@ class Device:
     def __init__(
         self, target: Answer, draft: Answer, judge: Callable[[list[int]], float], slots: int,
         decode: tuple[int, ...] = (), run_ahead: bool = True, before: Device | None = None,
+        packs: bool = True,
     ) -> None:  # fmt: skip
-        """`before`: one whose caches are this one's, too, as those of a bundle in its place."""
+        """`before`: one whose caches are this one's, too, as those of a bundle in its place.
+
+        Without `packs` a prefill takes one slot, as in earlier bundles.
+        """
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
             "stride": 1, "evidence": "0", "run_ahead": run_ahead,
@@ -44,7 +49,10 @@ class Device:
         self._unread: list[Readback] = []
         self._tensors: dict[str, NDArray[Any]] = {}
         self._graphs: dict[tuple[str, tuple[tuple[str, int], ...]], Graph] = {}
-        sizes = {"max_len": MAX_LEN, "slots": slots, "prefill": PREFILL, "decode": decode}
+        sizes: dict[str, Any] = {
+            "max_len": MAX_LEN, "slots": slots, "prefill": PREFILL, "decode": decode,
+            "prompts": tuple(prompts_of(rows, slots) for rows in PREFILL) if packs else (),
+        }  # fmt: skip
         for name, say, more in (("target", target, {"verify": VERIFY}), ("draft", draft, {})):
             signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)
             rows = before.models[len(self.models)].rows if before else None
@@ -163,11 +171,17 @@ class Model:
         logits[self._say(held, Sampling())] = 9
         return logits
 
-    def prefill(self, slot: Any, plan: Any, wanted: Any, sampling: Any, seeds: Any) -> Any:
-        self._put(int(slot[0]), plan)
-        held = self._held(int(slot[0]), int(plan[1, wanted[0]]) + 1)
-        token = self._say(held, _sampling(sampling, seeds, 0))
-        return {"token": np.asarray([token]), "logits": self._logits(held)[None]}
+    def prefill(self, slots: Any, plan: Any, wanted: Any, sampling: Any, seeds: Any) -> Any:
+        each = plan.shape[1] // len(slots)
+        assert len(slots) == 1 or each == ALIGNMENT
+        for i, slot in enumerate(slots.tolist()):
+            self._put(slot, plan[:, i * each : (i + 1) * each])
+        tokens, logits = [], []
+        for i, row in enumerate(wanted.tolist()):
+            held = self._held(int(slots[row // each]), int(plan[1, row]) + 1)
+            tokens.append(self._say(held, _sampling(sampling, seeds, i)))
+            logits.append(self._logits(held))
+        return {"token": np.asarray(tokens), "logits": np.stack(logits)}
 
     def _put(self, slot: int, plan: NDArray[np.int64]) -> None:
         for token, position, row, _, _ in plan.T.tolist():

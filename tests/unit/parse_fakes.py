@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.judge import SELECTIONS, stride_cuts
-from parse_runtime.engine.protocols import Verdict, Verification
+from parse_runtime.engine.packing import holding
+from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import TokenLogprobs
+from parse_runtime.signature.sizes import PrefillSize
 from parse_runtime.text.translation import SameTokens
 
 VOCABULARY = 100
@@ -52,9 +54,12 @@ class Fake:
     several: int = 1
     slots: int = 1
     max_len: int = 64
+    prefills: tuple[PrefillSize, ...] = (PrefillSize(16, 1), PrefillSize(96, 3))
     rows: dict[int, list[int]] = field(default_factory=dict)
     passes: list[list[int]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    prompts: list[list[int]] = field(default_factory=list)
+    """Slots of each prefill pass."""
 
     def _put(self, slot: int, tokens: Sequence[int], start: int) -> list[int]:
         held = self.rows.setdefault(slot, [])
@@ -62,9 +67,21 @@ class Fake:
         held[start:] = tokens
         return held
 
-    def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
-        assert tokens
-        return self.say(self._put(slot, tokens, start), sampling)
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+        assert len({chunk.slot for chunk in chunks}) == len(chunks) > 0
+        holding([len(chunk.tokens) for chunk in chunks], self.prefills)
+        self.prompts.append([chunk.slot for chunk in chunks])
+        result: list[int | Logits | None] = []
+        for chunk in chunks:
+            assert chunk.tokens
+            held = self._put(chunk.slot, chunk.tokens, chunk.start)
+            if chunk.following is not None:
+                result.append(None)
+            else:
+                scored = chunk.scored
+                said = self.logits(chunk.slot) if scored else self.say(held, chunk.sampling)
+                result.append(said)
+        return result
 
     def decode(self, batch: Batch) -> list[int]:
         assert len(set(batch.slots)) == len(batch) > 0
@@ -82,10 +99,6 @@ class Fake:
         found = np.random.default_rng(abs(hash(tuple(held)))).normal(size=VOCABULARY)
         found[self.say(held, Sampling())] += 9
         return found.astype(np.float32)
-
-    def prefill_logits(self, slot: int, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
-        self._put(slot, tokens, start)
-        return self.logits(slot)
 
     def extend(self, batch: Batch) -> list[Following]:
         found = [[token] for token in self.decode(batch)]

@@ -47,16 +47,16 @@ requests = st.builds(
 
 @given(
     st.lists(st.tuples(requests, st.integers(0, 12)), min_size=1, max_size=9),
-    st.integers(1, 4), st.integers(1, 2), st.sampled_from([(), (1,), (1, 3)]), st.booleans(),
-    st.sets(st.integers(0, 8)),
+    st.integers(1, 4), st.integers(0, 120), st.sampled_from([(), (1,), (1, 3)]), st.booleans(),
+    st.booleans(), st.sets(st.integers(0, 8)),
 )  # fmt: skip
 def test_answers_are_those_of_steps_that_wait(
-    arrivals: list[tuple[Request, int]], slots: int, singles: int, sizes: tuple[int, ...],
-    run_ahead: bool, dropped: set[int],
+    arrivals: list[tuple[Request, int]], slots: int, rows: int, sizes: tuple[int, ...],
+    run_ahead: bool, packs: bool, dropped: set[int],
 ) -> None:  # fmt: skip
     sizes = tuple(size for size in sizes if size <= slots)
     scheduler = Scheduler(
-        *open_models(used := device(slots, decode=sizes, run_ahead=run_ahead)), singles
+        *open_models(used := device(slots, decode=sizes, run_ahead=run_ahead, packs=packs)), rows
     )
     heard: list[Heard] = []
     for i, (chosen, pause) in enumerate(arrivals):
@@ -179,14 +179,39 @@ def test_only_steps_that_are_wanted_are_run() -> None:
     assert used.launches.count("target.decode") == 11 and used.steps_ahead == 2
 
 
-def test_no_step_is_launched_ahead_of_a_sequence_that_joins() -> None:
-    """It would have to be repeated, or the sequence have a step of its own."""
-    scheduler = Scheduler(*open_models(used := device()), 1)
+def test_chunks_of_a_prompt_hold_up_no_step_ahead() -> None:
+    asked = [request(20, [4, 4], max_rounds=0), request(9, [5] * 20, max_rounds=0)]
+    scheduler = Scheduler(*open_models(used := device()), 4)
+    writes: list[str] = []
+    used.write = watched(used.write, writes)  # type: ignore[method-assign]
     heard = [Heard(), Heard()]
-    for listener in heard:
-        scheduler.submit(request(12, [3, 4], max_rounds=0), listener)
+    for chosen, listener in zip(asked, heard, strict=True):
+        scheduler.submit(chosen, listener)
+        scheduler.step()
     while scheduler.step():
         pass
-    assert heard[0].said == heard[1].said == alone(request(12, [3, 4], max_rounds=0)).said
+    for chosen, listener in zip(asked, heard, strict=True):
+        listener.check(alone(chosen))
+        assert listener.reason == "length"
+    # The host writes a plan where an answer begins, joins, or is left alone.
+    plans = [name for name in writes if "decode" in name and "plan" in name]
+    assert plans == [f"target.decode.{batch}.plan" for batch in (1, 2, 1)]
+    assert used.launches.count("target.prefill") == 6
+
+
+@pytest.mark.parametrize(("prompt", "passes"), [([3, 4], 1), ([1] * 20, 2)])
+def test_no_step_is_launched_ahead_of_a_sequence_that_joins(prompt: list[int], passes: int) -> None:
+    """It would have to be repeated, or the sequence have a step of its own."""
+    scheduler = Scheduler(*open_models(used := device()), 20)
+    asked = request(12, [3, 4], max_rounds=0), request(12, prompt, max_rounds=0)
+    heard = [Heard(), Heard()]
+    for chosen, listener in zip(asked, heard, strict=True):
+        scheduler.submit(chosen, listener)
+        scheduler.step()
+    while scheduler.step():
+        pass
+    for chosen, listener in zip(asked, heard, strict=True):
+        listener.check(alone(chosen))
+    assert used.launches.count("target.prefill") == 1 + passes
     # The second answer is a step behind the first.
     assert used.launches.count("target.decode") == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from foundryc.cache.request import Request
 from foundryrt.errors import UsageError
-from parse_runtime.capture.fit import LIMITS, _caches, _weights, choose, memory
+from parse_runtime.capture.fit import LIMITS, _caches, _scratch, _weights, choose, memory
 from parse_runtime.models.config import ModelConfig
 
 CONFIG = ModelConfig(
@@ -28,7 +29,7 @@ def test_a_model_of_14b_on_gpus() -> None:
     wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
     assert wide == {
         "dtype": "bfloat16", "max_rounds": 0, "max_len": 8192, "slots": 32,
-        "prefill": "64,256,1024",
+        "prefill": "128,256,512,1024,2048",
     }  # fmt: skip
     narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
     assert (narrow["max_len"], narrow["slots"]) == (8192, 2)
@@ -44,12 +45,26 @@ def test_weights_in_fp8_leave_room() -> None:
     assert (found["max_len"], found["slots"]) == (8192, 2)
 
 
+def test_passes_that_compute_in_more_than_is_left_are_not_captured() -> None:
+    # Of a mixture whose rows go to many experts: the rest of 24 GiB is 1.8.
+    config = replace(
+        CONFIG, architecture="qwen3_moe", layers=2, experts=64, experts_per_token=60,
+        expert_intermediate=2048,
+    )  # fmt: skip
+    model: Any = SimpleNamespace(config=config, parameters=[])
+    assert _scratch(model, 1024, 64, "bfloat16") < 1.8 * GIB < _scratch(model, 2048, 64, "bfloat16")
+    found = choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, model, model)
+    assert found["prefill"] == "128,256,512,1024"
+
+
 def test_what_is_given_stays() -> None:
     given = {"model": "m", "max_len": 100, "slots": 3, "draft": "d", "dtype": "float32"}
     found = choose(given, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
-    assert found == {"prefill": "64"}
+    assert found == {"prefill": "128,256"}
     short = choose({"model": "m", "max_len": 20}, LIMITS["host"], 300 * GIB, MODEL, MODEL)
-    assert short["prefill"] == "20"
+    assert short["prefill"] == "32"
+    given = {"model": "m", "max_len": 20, "slots": 1}
+    assert choose(given, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)["prefill"] == "20"
     with pytest.raises(UsageError, match="64 x 8192 tokens"):
         choose({"model": "m", "slots": 64, "max_len": 8192}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
 

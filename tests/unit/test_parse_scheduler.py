@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import NoReturn
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
-from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.engine import Engine, Overloaded, Stopped
+from parse_runtime.engine.protocols import Logits
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request
@@ -34,7 +36,7 @@ def alone(chosen: Request) -> Heard:
 
 
 requests = st.builds(
-    request, st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=20),
+    request, st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=24),
     st.integers(0, 3), max_rounds=st.integers(0, 3), two_stage=st.booleans(),
     threshold=st.sampled_from([0.0, 0.3, 0.9]), stride=st.integers(1, 9),
     selection=st.sampled_from(["first-failure", "longest-accepted"]),
@@ -43,12 +45,12 @@ requests = st.builds(
 
 @given(
     st.lists(st.tuples(requests, st.integers(0, 12)), min_size=1, max_size=12),
-    st.integers(1, 5), st.integers(1, 3), st.integers(1, 4), st.sets(st.integers(0, 11)),
+    st.integers(1, 5), st.integers(0, 200), st.integers(1, 4), st.sets(st.integers(0, 11)),
 )  # fmt: skip
 def test_an_answer_does_not_depend_on_what_else_runs(
-    arrivals: list[tuple[Request, int]], slots: int, singles: int, several: int, dropped: set[int]
+    arrivals: list[tuple[Request, int]], slots: int, rows: int, several: int, dropped: set[int]
 ) -> None:
-    scheduler = Scheduler(*models(slots, several), singles)
+    scheduler = Scheduler(*models(slots, several), rows)
     heard: list[Heard] = []
     for chosen, pause in arrivals:
         heard.append(Heard())
@@ -120,6 +122,31 @@ def test_answers_share_passes_and_start_in_their_order() -> None:
     assert max(target.batches) == 3
 
 
+def test_prompts_share_a_pass() -> None:
+    target, draft = models(7)
+    scheduler, heard = Scheduler(target, draft), [Heard() for _ in range(7)]
+    for i, listener in enumerate(heard):
+        scheduler.submit(request(10, [i + 1] * 20, max_rounds=0), listener)
+    while scheduler.step():
+        pass
+    assert target.prompts == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_answers_go_on_between_the_chunks_of_a_prompt() -> None:
+    target, draft = models(2)
+    target.say = mixing(1, 997)
+    scheduler, heard = Scheduler(target, draft, 16), [Heard(), Heard()]
+    scheduler.submit(request(20, [5], max_rounds=0), heard[0])
+    scheduler.step()
+    scheduler.submit(request(5, [6] * 58, max_rounds=0), heard[1])
+    said = []
+    while not heard[1].said:
+        said.append(len(heard[0].said))
+        scheduler.step()
+    # A chunk of 16 tokens a step, and a token of the other answer.
+    assert said == [1, 2, 3, 4] and target.prompts == [[0], [1], [1], [1], [1]]
+
+
 class Failing(Fake):
     def decode(self, batch: Batch) -> list[int]:
         if 666 in {s.seed for s in batch.samplings}:
@@ -127,11 +154,19 @@ class Failing(Fake):
         return super().decode(batch)
 
 
+class Unready(Fake):
+    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+        if 666 in {chunk.sampling.seed for chunk in chunks}:
+            raise FoundryError("this one fails")
+        return super().prefill_pass(chunks)
+
+
+@pytest.mark.parametrize("kind", [Failing, Unready])
 @pytest.mark.parametrize("role", ["target", "draft"])
-def test_an_error_ends_its_own_request(role: str) -> None:
+def test_an_error_ends_its_own_request(role: str, kind: type[Fake]) -> None:
     target, draft = models(4)
-    bad = Failing(mixing(1, 997), judge, slots=4) if role == "target" else target
-    worse = Failing(mixing(2, 997), slots=4) if role == "draft" else draft
+    bad = kind(mixing(1, 997), judge, slots=4) if role == "target" else target
+    worse = kind(mixing(2, 997), slots=4) if role == "draft" else draft
     scheduler, heard = Scheduler(bad, worse), [Heard() for _ in range(6)]
     rounds = 0 if role == "target" else 1
     seeds = [666 if i == 2 else 1 for i in range(6)]

@@ -1,4 +1,4 @@
-"""Flash attention of the rows of one slot, masked by two integers a row."""
+"""Flash attention of many rows of each slot, masked by two integers a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tiles:
 
 @opaque
 def launch(
-    q: Tensor, cache_layer: Tensor, slot: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
+    q: Tensor, cache_layer: Tensor, slots: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
     keys: int, tiles: Tiles | None = None, lows: Tensor | None = None,
     scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
@@ -34,15 +34,18 @@ def launch(
     count, heads, head_dim = q.shape
     kv_heads = cache_layer.shape[1]
     group = heads // kv_heads
-    tiles = tiles or choose(q.dtype, head_dim, count * group)
+    of_slot = count // slots.shape[0]
+    tiles = tiles or choose(q.dtype, head_dim, count * group, of_slot * group)
+    # A tile never has rows of two slots.
+    blocks = triton.cdiv(of_slot * group, tiles.queries)
     out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
     rows, cuts, starts = side_by_side(rows, cuts, starts)
     lows = None if lows is None else lows.contiguous()
     if q.stride(2) != 1:
         q = q.contiguous()
-    _attend[kv_heads, triton.cdiv(count * group, tiles.queries)](
-        q, cache_layer[0], cache_layer[1], out, slot, rows, cuts, starts, lows,
-        count, keys, (scale or head_dim**-0.5) * LOG2_E,
+    _attend[kv_heads, blocks * slots.shape[0]](
+        q, cache_layer[0], cache_layer[1], out, slots, rows, cuts, starts, lows,
+        of_slot, blocks, keys, (scale or head_dim**-0.5) * LOG2_E,
         q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
         KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim,
         WIDTH=max(16, triton.next_power_of_2(head_dim)), QUERIES=tiles.queries, KEYS=tiles.keys,
@@ -51,18 +54,22 @@ def launch(
     return out
 
 
-def choose(dtype: torch.dtype, head_dim: int, queries: int) -> Tiles:
-    """Tiles for a number of query rows a key head (benchmarks/results/parse_tiles.json)."""
+def choose(dtype: torch.dtype, head_dim: int, queries: int, of_slot: int) -> Tiles:
+    """Tiles for a number of query rows a key head (benchmarks/results/parse_tiles.json).
+
+    `of_slot` of them in turn belong to one slot: a large tile that they do not fill is no gain.
+    """
     if dtype == torch.float32:
         # Without matrix units for float32, larger tiles spill registers.
         return Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(16, 16, 4, 2)
-    return Tiles(128, 64, 8, 3) if queries > 8192 else Tiles(64, 64, 4, 2)
+    large = queries > 8192 and (of_slot > 8192 or of_slot % 128 == 0)
+    return Tiles(128, 64, 8, 3) if large else Tiles(64, 64, 4, 2)
 
 
-@triton.jit(do_not_specialize=["count", "keys"])
+@triton.jit(do_not_specialize=["of_slot", "blocks", "keys"])
 def _attend(
-    q, k, v, out, slot, rows, cuts, starts, lows,
-    count, keys, scale,
+    q, k, v, out, slots, rows, cuts, starts, lows,
+    of_slot, blocks, keys, scale,
     q_token, q_head, kv_head, kv_slot,
     KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
@@ -72,9 +79,10 @@ def _attend(
     head = tl.program_id(0)
     # Later rows see more keys as a rule, and start first.
     block = tl.num_programs(1) - 1 - tl.program_id(1)
-    query = block * QUERIES + tl.arange(0, QUERIES)
-    token, member = query // GROUP, head * GROUP + query % GROUP
-    valid = token < count
+    place = block // blocks
+    query = block % blocks * QUERIES + tl.arange(0, QUERIES)
+    token, member = place * of_slot + query // GROUP, head * GROUP + query % GROUP
+    valid = query < of_slot * GROUP
     row = tl.load(rows + token, mask=valid, other=-1).to(tl.int32)
     cut = tl.load(cuts + token, mask=valid, other=0).to(tl.int32)
     start = tl.load(starts + token, mask=valid, other=0).to(tl.int32)
@@ -82,7 +90,7 @@ def _attend(
     d = tl.arange(0, WIDTH)
     inside = valid[:, None] & (d < HEAD_DIM)[None, :]
     x = tl.load(q + token[:, None] * q_token + member[:, None] * q_head + d, inside, other=0.0)
-    base = tl.load(slot) * kv_slot + head.to(tl.int64) * kv_head
+    base = tl.load(slots + place) * kv_slot + head.to(tl.int64) * kv_head
     k += base
     v += base
 
@@ -140,8 +148,8 @@ def _attend(
         top = new
 
     acc /= tl.where(total > 0, total, 1.0)[:, None]
-    place = token[:, None].to(tl.int64) * (tl.num_programs(0) * GROUP) + member[:, None]
-    tl.store(out + place * HEAD_DIM + d, acc.to(out.dtype.element_ty), inside)
+    at = token[:, None].to(tl.int64) * (tl.num_programs(0) * GROUP) + member[:, None]
+    tl.store(out + at * HEAD_DIM + d, acc.to(out.dtype.element_ty), inside)
 
 
 @triton.jit
