@@ -75,6 +75,14 @@ std::optional<Error> Lanes::make(uint32_t graph, std::unique_lock<std::mutex>& l
     return failure;
 }
 
+void Lanes::prefer(uint32_t graph) {
+    std::lock_guard lock(mutex_);
+    const auto place = std::find(queue_.begin(), queue_.end(), graph);
+    if (place == queue_.end() || (first_ && graph == *first_)) return;
+    const bool after_first = first_ && queue_.front() == *first_;
+    std::rotate(queue_.begin() + after_first, place, place + 1);
+}
+
 void Lanes::require(uint32_t graph) {
     std::unique_lock lock(mutex_);
     if (!started_) refuse("a graph was asked for before the start");

@@ -37,6 +37,8 @@ class Lanes {
     void start(uint32_t first);
     // No more graphs will be declared; `wait` throws this.
     void abandon(const std::string& message);
+    // A declared graph that nobody has begun is the next to be made, after `first`.
+    void prefer(uint32_t graph);
     // Returns once the graph is made; after `start`. Throws what making it throws.
     void require(uint32_t graph);
     // Graphs that are made; whether this one is.

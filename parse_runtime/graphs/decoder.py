@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,9 @@ class GraphDecoder:
     Where its signature says `run_ahead`, the device does not wait for the host: before a step's
     tokens are read, the next step is launched, which finds them on the device. At most one step is
     in flight behind the one that is read, and any other pass of the model makes it void.
+
+    Where a pass's graph is not ready yet, as after a switch of bundles, a larger one that is takes
+    its place; padding changes no token.
     """
 
     def __init__(self, session: GraphsLike, signature: ModelSignature) -> None:
@@ -44,6 +47,8 @@ class GraphDecoder:
         self._largest = max(sizes.batches)
         self._written: dict[str, NDArray[Any]] = {}
         self._graphs: dict[PassSignature, Launchable] = {}
+        self._ready: set[PassSignature] = set()
+        """Passes that are known to be launched without waiting."""
         self._readbacks: dict[PassSignature, list[Readback]] = {}
         self._flight: Flight | None = None
 
@@ -62,8 +67,8 @@ class GraphDecoder:
         self._flight = None
         self.row_tokens[slot, start : start + len(tokens)] = tokens
         self._write(self._slot, np.asarray([slot], np.int64))
-        for part, length in chunks(len(tokens), list(self._prefill)):
-            chunk, signature = tokens[part], self._prefill[length]
+        for part, least in chunks(len(tokens), list(self._prefill)):
+            chunk, (length, signature) = tokens[part], self._sized(self._prefill, least)
             inputs = signature.inputs
             self._write(inputs["plan"], causal(chunk, start + part.start, length, self.max_len))
             self._write(inputs["wanted"], np.asarray([len(chunk) - 1], np.int64))
@@ -87,11 +92,12 @@ class GraphDecoder:
         if not self._may_run_ahead(flight, batch):
             return flight.tokens(places)
         self._forget_next(batch)
-        if places == range(len(flight.batch)):
+        fitting = self._sized(self._decode, len(batch))[1]
+        if places == range(len(flight.batch)) and flight.signature is fitting:
             following = self._fly(flight.signature, batch)
             tokens = flight.tokens(places)
         else:
-            # The plan on the device has other sequences, or another order.
+            # The plan on the device has other sequences, or another order, or another size.
             tokens = flight.tokens(places)
             following = self._begin(batch.followed_by(tokens))
         self._flight = replace(following, batch=batch.followed_by(tokens))
@@ -131,8 +137,8 @@ class GraphDecoder:
 
     def _write_step(self, batch: Batch) -> PassSignature:
         """Write the inputs of the smallest decode pass that holds the batch."""
-        size = next(size for size in self._decode if size >= len(batch))
-        signature, count = self._decode[size], len(batch)
+        size, signature = self._sized(self._decode, len(batch))
+        count = len(batch)
         plan = padded(size, self.max_len)
         here = np.asarray(batch.positions, np.int64)
         plan[:, :count] = batch.tokens, here, here, here + 1, here
@@ -173,10 +179,34 @@ class GraphDecoder:
             self._session.write(tensor.name, values)
             self._written[tensor.name] = values
 
-    def _launch(self, signature: PassSignature) -> Launchable:
+    def _sized(self, passes: Mapping[int, PassSignature], least: int) -> tuple[int, PassSignature]:
+        """Of passes of rising sizes, the one to take for `least` rows, and its size."""
+        sizes = [size for size in passes if size >= least]
+        chosen = self._choose([passes[size] for size in sizes])
+        return sizes[chosen], passes[sizes[chosen]]
+
+    def _choose(self, passes: Sequence[PassSignature]) -> int:
+        """Which of several that will do, rising: the first that is ready, else the first of all.
+
+        That one is made next, so that no step is larger than it has to be for long.
+        """
+        found = (i for i, each in enumerate(passes) if self._is_ready(each, soon=not i))
+        return next(found, 0)
+
+    def _is_ready(self, signature: PassSignature, soon: bool) -> bool:
+        if signature not in self._ready:
+            if not self._graph(signature).ready(soon):
+                return False
+            self._ready.add(signature)
+        return True
+
+    def _graph(self, signature: PassSignature) -> Launchable:
         if signature not in self._graphs:
             self._graphs[signature] = self._session.graph(signature.graph, **signature.key)
-        graph = self._graphs[signature]
+        return self._graphs[signature]
+
+    def _launch(self, signature: PassSignature) -> Launchable:
+        graph = self._graph(signature)
         graph.launch()
         return graph
 

@@ -82,15 +82,16 @@ class GraphTarget(GraphDecoder):
             drafts = self._proposer.propose(self.row_tokens, batch)
             self._session.write(self._signature.drafts.name, drafts)
         result: list[list[int]] = []
-        for part, size in chunks(len(batch), list(self._extend)):
-            result += self._extend_part(size, batch[part])
+        for part, _ in chunks(len(batch), list(self._extend)):
+            result += self._extend_part(batch[part])
         for slot, position, found in zip(batch.slots, batch.positions, result, strict=True):
             end = min(position + len(found), self.max_len)
             self.row_tokens[slot, position + 1 : end] = found[: end - position - 1]
         return result
 
-    def _extend_part(self, size: int, batch: Batch) -> list[list[int]]:
-        signature, count = self._extend[size], len(batch)
+    def _extend_part(self, batch: Batch) -> list[list[int]]:
+        size, signature = self._sized(self._extend, len(batch))
+        count = len(batch)
         roots = np.zeros((2, size), np.int64)
         roots[1] = self.max_len
         roots[:, :count] = batch.tokens, batch.positions
@@ -160,21 +161,18 @@ class GraphTarget(GraphDecoder):
 
     def _fitting(
         self, whole: Verification, start: int, until: int, cuts: int
-    ) -> tuple[int, int] | None:
-        """The smallest pass for so many cuts and the tokens from `start` to `until`."""
+    ) -> list[tuple[int, int]]:
+        """Passes for so many cuts and the tokens from `start` to `until`, the smallest first."""
         rows = until - start + cuts * len(whole.suffix)
         scored = until - max(whole.drafted, start + 1) if whole.score else 0
         by = self._signature.sizes.scored_by
-        return next(
-            (v for v in self._verify if v[0] >= rows and v[1] >= cuts and by(*v) >= scored), None
-        )
+        return [v for v in self._verify if v[0] >= rows and v[1] >= cuts and by(*v) >= scored]
 
     def _pass(self, slot: int, part: Verification, carried: NDArray[np.float32]) -> Verdict:
         """One pass; its evidence has a row for each cut that the pass could have."""
         prefix, start, cuts = part.shared_prefix, part.start, part.cuts
-        size = self._fitting(part, start, start + len(prefix), len(cuts))
-        assert size is not None
-        length, most = size
+        sizes = self._fitting(part, start, start + len(prefix), len(cuts))
+        size = length, most = sizes[self._choose([self._verify[each] for each in sizes])]
         signature = self._verify[size]
         inputs = signature.inputs
         plan, ends = verification_plan(prefix, start, part.suffix, cuts, length, self.max_len)
