@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from foundryrt.cuda.pipeline import CudaPipeline
     from foundryrt.cuda.readback import CudaReadback
     from foundryrt.weight_files import FileState
+
+
+_BRIEF = 4 << 30
+"""Bytes of weights that are loaded in some tenths of a second: graphs can wait as long."""
 
 
 class CudaBackend:
@@ -203,7 +208,11 @@ class CudaBackend:
         self._preparation = Worker()
         self._undo.push(self._preparation.join)
         if load:
-            self.load_weights()
+            sources = self._bundle.manifest.weights.sources
+            brief = sum(source.length for source in sources) <= _BRIEF
+            # Both want the driver's lock, and nothing can be launched before the weights are there.
+            with self.graphs.paused() if brief else nullcontext():
+                self.load_weights()
         elif self._bundle.manifest.weights.recipes and "weights" not in self._given:
             self._preparation.start(partial(_prepare, self._loader))
         self.uploader.finish()

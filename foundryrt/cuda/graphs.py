@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, SectionKind
@@ -174,6 +175,15 @@ class Graphs:
         manifest = self._bundle.manifest
         left = (graph for i, graph in enumerate(manifest.graphs) if not self.is_ready(i))
         return _NODE_BYTES * sum(manifest.templates[graph.template].nodes for graph in left)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Begin no graph meanwhile, but those that are required."""
+        self._native.pause(True)
+        try:
+            yield
+        finally:
+            self._native.pause(False)
 
     def prefer(self, index: int) -> None:
         """Have graph `index` made next, unless that has begun; it is read in its turn."""

@@ -87,6 +87,7 @@ def library() -> ctypes.CDLL:
     )  # fmt: skip
     loaded.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
     loaded.foundry_prefer.argtypes = (c_void_p, c_uint32)
+    loaded.foundry_pause.argtypes = (c_void_p, c_int)
     loaded.foundry_resolve.argtypes = (c_void_p,)
     loaded.foundry_set_variable.argtypes = (
         c_void_p, c_uint32, c_char_p, c_void_p, c_uint64, POINTER(Relocations),
@@ -197,6 +198,10 @@ class Materializer:
     def prefer(self, graph: int) -> None:
         """Have a declared graph made next, unless it is being made already."""
         _check(self._library.foundry_prefer(self._handle, graph))
+
+    def pause(self, paused: bool) -> None:
+        """Whether threads are to begin no graph; `require` still makes one."""
+        _check(self._library.foundry_pause(self._handle, paused))
 
     def resolve(self) -> None:
         """Load the functions of all graphs and check their addresses, once all are declared.

@@ -58,6 +58,10 @@ FOUNDRY_EXPORT int foundry_prefer(Materializer* self, uint32_t graph) {
     return guarded([&] { self->prefer(graph); });
 }
 
+FOUNDRY_EXPORT int foundry_pause(Materializer* self, int paused) {
+    return guarded([&] { self->pause(paused != 0); });
+}
+
 FOUNDRY_EXPORT int foundry_resolve(Materializer* self) {
     return guarded([&] { self->resolve(); });
 }

@@ -83,6 +83,14 @@ void Lanes::prefer(uint32_t graph) {
     std::rotate(queue_.begin() + after_first, place, place + 1);
 }
 
+void Lanes::pause(bool paused) {
+    {
+        std::lock_guard lock(mutex_);
+        paused_ = paused;
+    }
+    changed_.notify_all();
+}
+
 void Lanes::require(uint32_t graph) {
     std::unique_lock lock(mutex_);
     if (!started_) refuse("a graph was asked for before the start");
@@ -101,7 +109,7 @@ void Lanes::require(uint32_t graph) {
 bool Lanes::finished() const { return stopped_ || failure_ || ready_ == states_.size(); }
 
 bool Lanes::next_may_begin() const {
-    if (!started_ || callers_ > 0 || queue_.empty() || free_.empty()) return false;
+    if (!started_ || paused_ || callers_ > 0 || queue_.empty() || free_.empty()) return false;
     return !first_ || queue_.front() == first_ || states_[*first_] == State::ready;
 }
 

@@ -37,6 +37,8 @@ class Materializer {
     void abandon(const char* message) { lanes_.abandon(message); }
     // The graph is made next if nobody has begun it.
     void prefer(uint32_t graph) { lanes_.prefer(graph); }
+    // Threads begin no graph while paused.
+    void pause(bool paused) { lanes_.pause(paused); }
     // Loads the functions of all graphs and checks all addresses in them: what is left to be made can fail in
     // the driver alone. Only after `start`, once every graph has been declared.
     void resolve();

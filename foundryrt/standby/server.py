@@ -61,6 +61,7 @@ class Standby:
     def serve(self) -> None:
         """Run what is handed over, until a signal ends this process."""
         threading.Thread(target=self._accept, daemon=True).start()
+        gc.freeze()  # what has been imported stays, and need not be looked through again
         while True:
             job = self._jobs.get()
             code = _execute(job, self._run)

@@ -13,6 +13,7 @@ import pytest
 
 from foundryrt.bundle.addresses import Addresses
 from foundryrt.bundle.reader import Bundle
+from foundryrt.cuda.backend import CudaBackend
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
 from tests.fakecuda import bundle as counters
@@ -217,3 +218,26 @@ def test_any_failing_call_undoes_everything(path, fake):
             second.wait()
 
     assert len(fake.fail_each(use)) > 40
+
+
+@pytest.mark.parametrize(("most", "begun"), [(0, 2), (-1, 9)])
+def test_graphs_wait_for_weights_that_are_loaded_soon(long, fake, monkeypatch, most, begun):
+    """What was begun is ended, and what a caller requires is made; a long load holds up none."""
+    made: list[int] = []
+
+    def load(backend: CudaBackend) -> None:
+        until(lambda: made.extend(fake.instantiated) or len(made) == 2)
+        fake.hold()
+        until(lambda: backend.ready() == begun)
+        time.sleep(0.05)
+        made.extend(fake.instantiated)
+        assert len(made) == begun
+        backend.launch(8)
+
+    monkeypatch.setattr("foundryrt.cuda.backend._BRIEF", most)
+    monkeypatch.setattr(CudaBackend, "load_weights", load)
+    fake.hold(0)
+    with Session.open(long) as session:
+        assert (session.read("result") == 1000).all()
+        session.wait()
+    assert fake.live == ""
