@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike, Launchable, Readback
 from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.graphs.first import stands_in
 from parse_runtime.graphs.flight import Flight
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import causal, padded
@@ -31,8 +32,8 @@ class GraphDecoder:
     tokens are read, the next step is launched, which finds them on the device. At most one step is
     in flight behind the one that is read, and any other pass of the model makes it void.
 
-    Where a pass's graph is not ready yet, as after a switch of bundles, a larger one that is takes
-    its place; padding changes no token.
+    Where the graph of a batch is not ready yet, as after a switch of bundles, a larger one that is
+    takes its place if rows have the same bits in both.
     """
 
     def __init__(self, session: GraphsLike, signature: ModelSignature) -> None:
@@ -67,8 +68,8 @@ class GraphDecoder:
         self._flight = None
         self.row_tokens[slot, start : start + len(tokens)] = tokens
         self._write(self._slot, np.asarray([slot], np.int64))
-        for part, least in chunks(len(tokens), list(self._prefill)):
-            chunk, (length, signature) = tokens[part], self._sized(self._prefill, least)
+        for part, length in chunks(len(tokens), list(self._prefill)):
+            chunk, signature = tokens[part], self._prefill[length]
             inputs = signature.inputs
             self._write(inputs["plan"], causal(chunk, start + part.start, length, self.max_len))
             self._write(inputs["wanted"], np.asarray([len(chunk) - 1], np.int64))
@@ -180,20 +181,20 @@ class GraphDecoder:
             self._written[tensor.name] = values
 
     def _sized(self, passes: Mapping[int, PassSignature], least: int) -> tuple[int, PassSignature]:
-        """Of passes of rising sizes, the one to take for `least` rows, and its size."""
-        sizes = [size for size in passes if size >= least]
-        chosen = self._choose([passes[size] for size in sizes])
-        return sizes[chosen], passes[sizes[chosen]]
+        """Of passes of rising batches, the one to take for `least` sequences, and its batch.
 
-    def _choose(self, passes: Sequence[PassSignature]) -> int:
-        """Which of several that will do, rising: the first that is ready, else the first of all.
-
-        That one is made next, so that no step is larger than it has to be for long.
+        That is the smallest that holds them, or one that stands in for it; the smallest is made
+        next then, so that no step is larger than it has to be for long.
         """
-        found = (i for i, each in enumerate(passes) if self._is_ready(each, soon=not i))
-        return next(found, 0)
+        sizes = [size for size in passes if size >= least]
+        smallest = passes[sizes[0]]
+        if not self._is_ready(smallest, soon=True):
+            for size in sizes[1:]:
+                if stands_in(passes[size].key, smallest.key) and self._is_ready(passes[size]):
+                    return size, passes[size]
+        return sizes[0], smallest
 
-    def _is_ready(self, signature: PassSignature, soon: bool) -> bool:
+    def _is_ready(self, signature: PassSignature, soon: bool = False) -> bool:
         if signature not in self._ready:
             if not self._graph(signature).ready(soon):
                 return False

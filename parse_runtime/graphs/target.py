@@ -161,18 +161,21 @@ class GraphTarget(GraphDecoder):
 
     def _fitting(
         self, whole: Verification, start: int, until: int, cuts: int
-    ) -> list[tuple[int, int]]:
-        """Passes for so many cuts and the tokens from `start` to `until`, the smallest first."""
+    ) -> tuple[int, int] | None:
+        """The smallest pass for so many cuts and the tokens from `start` to `until`."""
         rows = until - start + cuts * len(whole.suffix)
         scored = until - max(whole.drafted, start + 1) if whole.score else 0
         by = self._signature.sizes.scored_by
-        return [v for v in self._verify if v[0] >= rows and v[1] >= cuts and by(*v) >= scored]
+        return next(
+            (v for v in self._verify if v[0] >= rows and v[1] >= cuts and by(*v) >= scored), None
+        )
 
     def _pass(self, slot: int, part: Verification, carried: NDArray[np.float32]) -> Verdict:
         """One pass; its evidence has a row for each cut that the pass could have."""
         prefix, start, cuts = part.shared_prefix, part.start, part.cuts
-        sizes = self._fitting(part, start, start + len(prefix), len(cuts))
-        size = length, most = sizes[self._choose([self._verify[each] for each in sizes])]
+        size = self._fitting(part, start, start + len(prefix), len(cuts))
+        assert size is not None
+        length, most = size
         signature = self._verify[size]
         inputs = signature.inputs
         plan, ends = verification_plan(prefix, start, part.suffix, cuts, length, self.max_len)

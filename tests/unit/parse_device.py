@@ -112,7 +112,7 @@ class Graph:
         run: Callable[..., dict[str, Any]], late: int,
     ) -> None:  # fmt: skip
         self._device, self._name, self._size, self._run = device, name, size, run
-        self._late = late
+        self._late = late or -1
         self._inputs = {short: device._tensors[name] for short, name in inputs.items()}
         self.outputs: dict[str, NDArray[Any]] = {}
 

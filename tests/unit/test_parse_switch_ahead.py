@@ -32,12 +32,11 @@ class Switched:
         self.scheduler = Scheduler(*self.models)
 
     def switch(self, kind: Kind, late: int) -> None:
-        """Graphs of all sizes but the largest become ready later, by `late` at different times."""
-        largest = {"target.prefill": 16, "draft.prefill": 16, "target.verify": 64}
+        """Smaller batches than the largest become ready later, by `late` at different times."""
 
         def asked(name: str, size: int) -> int:
-            most = largest.get(name, max(kind[0], default=3))
-            return hash((late, name, size)) % (late + 1) if size < most else 0
+            needed = not name.endswith(".decode") or size == max(kind[0], default=3)
+            return 0 if needed else hash((late, name, size)) % (late + 1)
 
         after = device(decode=kind[0], run_ahead=kind[1], before=self.used, late=asked)
         models = open_models(after)

@@ -1,8 +1,8 @@
 """A bundle takes the place of another while decode steps run. Arguments: model, mode, folder.
 
 The bundle's own copy of itself takes its place, over its weights and state: another base, graphs,
-inputs and outputs of its own. As in a server, it does so once the graphs are ready that steps of
-eight sequences need, and any other batch; the rest is made while it runs.
+inputs and outputs of its own. As in a server, it does so once the graphs are ready that eight
+sequences need, and those that stand in for other batches; the rest is made while it runs.
 """
 
 from __future__ import annotations
