@@ -195,9 +195,9 @@ class Session:
                 if how.followers is not None or bundle.manifest.ranks:
                     raise UsageError("ranks share no memory with another session: share no region")
             device = how.followers.devices[0] if how.followers else how.device
+            order = _indices(bundle, first(bundle))
             followers = others(bundle)
             how = replace(how, device=device, followers=followers)
-            order = _indices(bundle, first(bundle))
             return Session(bundle, _open(bundle, how, place=place, order=order), how)
         except BaseException:
             bundle.close()
