@@ -182,6 +182,7 @@ def _handed_over_ms(folder: Path, command: list[Any]) -> float:
     place = folder / "listener.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place))
+        listener.settimeout(60)
         listener.listen()
         spawned = time.time()
         environment = os.environ | {"FOUNDRY_STANDBY": str(place), "PYTHONPATH": search_path()}
