@@ -62,6 +62,14 @@ class Backend(Protocol):
     def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Block until every graph can be launched; `progress` gets (ready, all)."""
 
+    def prefer(self, graph: int) -> None:
+        """Have a graph made before those that nobody waits for."""
+
+    def prepare(
+        self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Block until these can be launched, and all others are read, checked and preloaded."""
+
     def load_weights(self, check: bool = True) -> None:
         """Fill the weights from their files."""
 
@@ -99,10 +107,12 @@ def open_backend(
     place: Mapping[str, object] | None,
     rank: int = 0,
     shared: bool = False,
+    order: Sequence[int] = (),
 ) -> RankBackend:
     """The bundle on its target; arguments are those of `Session.open`, `first` a graph's index,
     `rank` which of the bundle's ranks this process is. Where digests are `shared` out among all
-    ranks, weights are loaded by a later call of `load_weights`."""
+    ranks, weights are loaded by a later call of `load_weights`. Graphs in `order` are made before
+    the rest, which matters on cuda."""
     if bundle.manifest.target == "host":
         if base is not None:
             raise UsageError("a host bundle lies at no address: give no base")
@@ -111,4 +121,6 @@ def open_backend(
         return HostBackend(bundle, weights, load_weights, place, rank, shared)
     from foundryrt.cuda.backend import CudaBackend
 
-    return CudaBackend(bundle, device, first, weights, load_weights, base, place, rank, shared)
+    return CudaBackend(
+        bundle, device, first, weights, load_weights, base, place, rank, shared, order
+    )

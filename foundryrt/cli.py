@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -224,7 +225,7 @@ def standby(
 
     with reporting():
         path = socket or Path(wire.path())
-        with server.Standby(path, lambda: run_app(lambda: app(bundle_first(sys.argv[1:])))) as own:
+        with server.Standby(path, main) as own:
             ready = warm.warm_up(device, host)
             note(f"standing by at {path}: {', '.join(ready)}")
             own.serve()
@@ -294,6 +295,9 @@ def _server(name: str, driver: RunWorkload) -> ServingWorkload:
     return driver
 
 
+_command = cache(lambda: typer.main.get_command(app))  # a process that stands by runs many
+
+
 def main() -> None:
     """Entry point of the command."""
-    run_app(lambda: app(bundle_first(sys.argv[1:])))
+    run_app(lambda: _command()(bundle_first(sys.argv[1:])))

@@ -64,7 +64,7 @@ def note(text: object) -> None:
     print("\n  ".join(printable(line) for line in str(text).split("\n")), file=sys.stderr)
 
 
-def run_app(app: Callable[[], None]) -> None:
+def run_app(app: Callable[[], object]) -> None:
     """Run a command to its end, which is reached when its output is out.
 
     Where stdout or a file fails in a way that the command does not know, one line says so.

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     )  # numpy is imported by code that asks for arrays: it takes long
 
 
+GraphKey = tuple[str, Mapping[str, int | str]]
+"""Name and key of a graph."""
+
+
 class Tensor(Protocol):
     """A tensor in place: on host a numpy view, on cuda a `foundryrt.cuda.tensor.DeviceTensor`.
 
@@ -53,7 +57,10 @@ class Readback(Protocol):
 
 
 class Launchable(Protocol):
-    """A graph that is ready to launch, such as `foundryrt.session.Graph`."""
+    """A graph that can be launched, such as `foundryrt.session.Graph`."""
+
+    def ready(self, soon: bool = False) -> bool:
+        """Whether it can be launched without waiting; with `soon`, it is made next if not."""
 
     def launch(self) -> object:
         """Run the graph, or queue it."""
@@ -76,7 +83,7 @@ class GraphsLike(Protocol):
         """What the workload was captured with."""
 
     @property
-    def graphs(self) -> Sequence[tuple[str, Mapping[str, int | str]]]:
+    def graphs(self) -> Sequence[GraphKey]:
         """Name and key of every graph."""
 
     def graph(self, name: str, **key: int | str) -> Launchable:

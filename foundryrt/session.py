@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
-    from foundryrt.protocols import Readback, Tensor
+    from foundryrt.protocols import GraphKey, Readback, Tensor
     from foundryrt.ranks.followers import Followers
     from foundryrt.trust import Trust
 
@@ -41,6 +41,13 @@ class Graph:
         `stream` is a CUstream: torch's `stream.cuda_stream`, which is 0 for CUDA's default stream.
         """
         self._session._backend().launch(self._index, stream)
+
+    def ready(self, soon: bool = False) -> bool:
+        """Whether it can be launched without waiting; with `soon`, it is made next if not."""
+        backend = self._session._backend()
+        if soon:
+            backend.prefer(self._index)
+        return bool(backend.ready(self._index))
 
     def tensor(self, name: str) -> Tensor:
         """An output of this graph, or a shared tensor, in place (see `Session.tensor`)."""
@@ -156,8 +163,7 @@ class Session:
         try:
             if grow:
                 bundle.manifest = grown(bundle.manifest, grow)
-            graphs = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
-            index = None if first is None else _find(graphs, first[0], first[1])
+            (index,) = [None] if first is None else _indices(bundle, [first])
             return cls(bundle, _open(bundle, how, index, load_weights, base, place), how)
         except BaseException:
             bundle.close()
@@ -168,15 +174,17 @@ class Session:
         path: str | os.PathLike[str],
         shared: Callable[[Bundle, Bundle], Iterable[str]],
         others: Callable[[Bundle], Followers | None] = lambda _: None,
+        first: Callable[[Bundle], Iterable[GraphKey]] = lambda _: (),
     ) -> Session:
         """Open another bundle over memory of this session, so that it can take this one's place.
 
         Signatures that are required, weights folder and device are this session's.
         `shared(own, other)` is called when the other bundle is checked, before any memory is taken
         for it, and names the regions to share. `others(other)` starts the ranks of a bundle for
-        several. Ranks share nothing, on either side. Errors are those of `open`, and UsageError
-        where a region's contents differ. Either session may be closed first; where nothing is
-        shared, this one may be closed already, or by `shared`.
+        several. Ranks share nothing, on either side. `first(other)` are names and keys of graphs
+        that are made before its others, in this order; `prepare` waits for them. Errors are those
+        of `open`, and UsageError where a region's contents differ. Either session may be closed
+        first; where nothing is shared, this one may be closed already, or by `shared`.
         """
         own, how = self._bundle, self._how
         bundle = open_bundle(path, how.trust)
@@ -187,9 +195,10 @@ class Session:
                 if how.followers is not None or bundle.manifest.ranks:
                     raise UsageError("ranks share no memory with another session: share no region")
             device = how.followers.devices[0] if how.followers else how.device
+            order = _indices(bundle, first(bundle))
             followers = others(bundle)
             how = replace(how, device=device, followers=followers)
-            return Session(bundle, _open(bundle, how, place=place), how)
+            return Session(bundle, _open(bundle, how, place=place, order=order), how)
         except BaseException:
             bundle.close()
             raise
@@ -298,6 +307,21 @@ class Session:
         """
         self._backend().wait(progress)
 
+    def prepare(
+        self,
+        graphs: Iterable[GraphKey],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Block until these graphs, by name and key, can be launched, ahead of all others.
+
+        The whole bundle is read and checked then and its kernels are loaded, so that only the
+        driver can fail to make one of the others, in the background; `wait` raises that. Where
+        memory is short, on the host and with other ranks, every graph is waited for. `progress`
+        gets (ready, all) as graphs become ready. Errors are those of `graph` and `wait`.
+        """
+        backend = self._backend()
+        backend.prepare(_indices(self._bundle, graphs), progress)
+
     def seed(self, seed: int) -> None:
         """Seed the random numbers that graphs draw, as torch.manual_seed does.
 
@@ -342,12 +366,20 @@ def _open(
     load_weights: bool = True,
     base: int | None = None,
     place: Mapping[str, object] | None = None,
+    order: Sequence[int] = (),
 ) -> Backend:
     if how.followers is None:
-        return open_backend(bundle, how.weights, how.device, first, load_weights, base, place)
+        return open_backend(
+            bundle, how.weights, how.device, first, load_weights, base, place, order=order
+        )
     from foundryrt.ranks.leader import open_leader
 
     return open_leader(bundle, how.followers, how.weights, first, load_weights)
+
+
+def _indices(bundle: Bundle, graphs: Iterable[GraphKey]) -> list[int]:
+    known = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
+    return [_find(known, name, dict(key)) for name, key in graphs]
 
 
 def _find(

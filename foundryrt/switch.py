@@ -85,7 +85,8 @@ def described(report: dict[str, Any]) -> str:
     memory = "" if added is None else f"; {size(added)} of device memory were added"
     return (
         f"{report['bundle']} is served: {report['name']}, {report['graphs']} graphs,"
-        f"{ranks} opened in {report['open_seconds']:.2f} s; {how}{memory}\n"
+        f"{ranks} opened in {report['open_seconds']:.2f} s, all graphs ready after"
+        f" {report['ready_seconds']:.2f} s; {how}{memory}\n"
     )
 
 

@@ -49,6 +49,9 @@ class CapturedGraph:
         self._run, self._pool = run, pool
         self._graph: torch.cuda.CUDAGraph | None = None
 
+    def ready(self, soon: bool = False) -> bool:
+        return True
+
     def launch(self) -> None:
         if self._graph is None:
             with torch.inference_mode():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from typing import Annotated, Any
 from typer import Option
 
 from benchmarks.device import gpu
-from benchmarks.report import RESULTS, Output, today, write_results
+from benchmarks.report import RESULTS, Output, chosen, today, write_results
 from benchmarks.start.cold import MODES, ROOT, Model, search_path, step
+from foundryrt.standby import wire
 
 ELSEWHERE = "0x640000000000"
 # As in a cold start, without what other packages' .pth files import.
 COMMAND = (sys.executable, "-S", "-c", "from foundryrt.start import main; main()")
+PARTS = ("capture", "places", "switch", "standby")
 WORKLOAD = """
 import time
 from dataclasses import dataclass
@@ -35,10 +38,15 @@ class Options:
     spawned: float = 0.0
 
 def run(session, options, json):
+    begun = time.time()
     graph = session.graph("decode", batch=1)
     graph.launch()
+    launched = time.time()
     graph.tensor("logits").read_bytes()
-    return {"first_launch_ms": (time.time() - options.spawned) * 1e3}
+    clock = time.time() - time.perf_counter()
+    steps = {step: at + clock for step, at in session._opened.timeline}
+    steps |= {"workload": begun, "launched": launched, "logits": time.time()}
+    return {step: (at - options.spawned) * 1e3 for step, at in steps.items()}
 """
 
 
@@ -48,6 +56,9 @@ def run(
     repeats: Annotated[
         int, Option(help="Processes at each place, of which medians are taken.")
     ] = 5,
+    parts: Annotated[
+        str, Option(help="Which to run; the others keep the results that are there.")
+    ] = ",".join(PARTS),
     output: Output = RESULTS / "relocate.json",
 ) -> None:
     """Measure relocating, captures with proof, a switch of bundles, and starts through standby.
@@ -56,8 +67,11 @@ def run(
     """
     import torch
 
+    wanted = chosen(parts, PARTS, "--parts")
+
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    report: dict[str, Any] = {
+    found = json.loads(output.read_text()) if output.exists() else {}
+    report: dict[str, Any] = found | {
         "date": today(),
         "model": model.value,
         "mode": mode,
@@ -67,9 +81,12 @@ def run(
     }
     with tempfile.TemporaryDirectory(dir=memory) as name:
         folder = Path(name)
+        if "capture" not in wanted:
+            step("capture.py", model.value, mode, folder, "prove")
         for part in (_capture, _places, _switch, _standby):
-            report |= part(model.value, mode, folder, repeats)
-            write_results(output, report)
+            if part.__name__[1:] in wanted:
+                report |= part(model.value, mode, folder, repeats)
+                write_results(output, report)
 
 
 def _capture(model: str, mode: str, folder: Path, _: int) -> dict[str, Any]:
@@ -135,15 +152,48 @@ def _standby(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any
         if "standing by" not in (said := standby.stderr.readline()):
             raise SystemExit(f"standby: {said}{standby.stderr.read()}")
         bundle = folder / f"{model}.{mode}.fdy"
-        times = []
+        asked = [*COMMAND, "run", bundle, "--standby", "--json", "--workload", workload]
+        handed, runs = [], []
         for _ in range(repeats + 1):
+            handed.append(_handed_over_ms(folder, asked))
             done = subprocess.run(
-                [*COMMAND, "run", bundle, "--standby", "--json", "--workload", workload,
-                 "--spawned", repr(time.time())],
+                [*asked, "--spawned", repr(time.time())],
                 env=environment, cwd=ROOT, check=True, capture_output=True, text=True,
             )  # fmt: skip
-            times.append(json.loads(done.stdout)["first_launch_ms"])
+            runs.append(json.loads(done.stdout))
     finally:
         standby.send_signal(signal.SIGINT)
         standby.wait(30)
-    return {"standby_ms": times[1:], "standby_first_launch_ms": statistics.median(times[1:])}
+    # The first command finds less in caches than the others.
+    first, *others = ({"handed over": at} | run for at, run in zip(handed, runs, strict=True))
+    times = [run["logits"] for run in others]
+    return {
+        "standby_ms": times,
+        "standby_first_launch_ms": statistics.median(times),
+        "standby_first_command_ms": first["logits"],
+        "standby_timeline_ms": {
+            step: statistics.median(run[step] for run in others) for step in others[0]
+        },
+    }
+
+
+def _handed_over_ms(folder: Path, command: list[Any]) -> float:
+    """From the start of a client until its words are here; nothing is run."""
+    place = folder / "listener.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.settimeout(60)
+        listener.listen()
+        spawned = time.time()
+        environment = os.environ | {"FOUNDRY_STANDBY": str(place), "PYTHONPATH": search_path()}
+        client = subprocess.Popen(command, env=environment, cwd=ROOT)
+        connection, _ = listener.accept()
+        with connection:
+            _, files = wire.receive(connection, 3)
+            handed = time.time()
+            for file in files:
+                os.close(file)
+            wire.send(connection, "exit", "0")
+        client.wait(30)
+    place.unlink()
+    return (handed - spawned) * 1e3

@@ -8,6 +8,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from foundryc.compare.clocks import clock_readings
 from foundryc.compare.regions import Audit, Index, Regions
 from foundryc.template import Words
 from foundryrt.errors import FoundryError
@@ -187,6 +188,7 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     changed = _bytes(first ^ moved) != 0
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
     noisy |= np.repeat(_host_addresses(words[:, rest], rest), 4, axis=1)
+    noisy |= clock_readings(words[:, rest])[:, None]
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))
         raise FoundryError(

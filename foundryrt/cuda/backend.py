@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,14 +49,18 @@ if TYPE_CHECKING:
     from foundryrt.weight_files import FileState
 
 
+_BRIEF = 4 << 30
+"""Bytes of weights that are loaded in some tenths of a second: graphs can wait as long."""
+
+
 class CudaBackend:
     """Context, arena and graphs of `bundle`; a failure on the way undoes every earlier phase.
 
     `first` is the index of the graph to make launchable before this returns; the others follow in
-    the background. `weights` is the folder of the weight files, where they have moved;
-    with `load_weights=False` they stay zero until `load_weights` is called. `base` is where the
-    arena must lie, `place` as for `Session.open`, `rank` which of the bundle's ranks this is,
-    `shared` whether it compares the digests of its share of the weights alone.
+    the background, those in `order` first. `weights` is the folder of the weight files, where they
+    have moved; with `load_weights=False` they stay zero until `load_weights` is called. `base` is
+    where the arena must lie, `place` as for `Session.open`, `rank` which of the bundle's ranks this
+    is, `shared` whether it compares the digests of its share of the weights alone.
 
     `close`, or the end of the last reference, waits for the preparation of weights, the pipelines
     and the stream, ends the graphs' threads and frees graphs, digest kernels, pinned buffers, the
@@ -73,6 +78,7 @@ class CudaBackend:
         place: Mapping[str, object] | None = None,
         rank: int = 0,
         shared: bool = False,
+        order: Sequence[int] = (),
     ) -> None:
         check_rank(bundle.manifest, rank)
         self._bundle = bundle
@@ -84,7 +90,7 @@ class CudaBackend:
         self._random: RandomState | None = None
         self._undo = Undo()
         try:
-            self._begin_reading(first)
+            self._begin_reading(first, order)
             given = given_regions(place or {}, bundle.manifest)
             refuse_missing(place or {}, bundle.manifest)
             self._open_device(device, sum(own.size for own in given if not own.given))
@@ -100,9 +106,9 @@ class CudaBackend:
             self._undo.rollback()
             raise
 
-    def _begin_reading(self, first: int | None) -> None:
+    def _begin_reading(self, first: int | None, order: Sequence[int]) -> None:
         """Graphs are read while the driver is starting."""
-        self.graphs = Graphs(self._bundle, first, self._undo)
+        self.graphs = Graphs(self._bundle, first, self._undo, order)
         self.graphs.read()
 
     def _open_device(self, ordinal: int, given: int) -> None:
@@ -203,7 +209,11 @@ class CudaBackend:
         self._preparation = Worker()
         self._undo.push(self._preparation.join)
         if load:
-            self.load_weights()
+            sources = self._bundle.manifest.weights.sources
+            brief = sum(source.length for source in sources) <= _BRIEF
+            # Both want the driver's lock, and nothing can be launched before the weights are there.
+            with self.graphs.paused() if brief else nullcontext():
+                self.load_weights()
         elif self._bundle.manifest.weights.recipes and "weights" not in self._given:
             self._preparation.start(partial(_prepare, self._loader))
         self.uploader.finish()
@@ -230,6 +240,19 @@ class CudaBackend:
         """Block until every graph can be launched; `progress` gets (ready, all)."""
         self.graphs.wait(progress)
         self._done("all graphs")
+
+    def prefer(self, graph: int) -> None:
+        """See Backend.prefer."""
+        self.graphs.prefer(graph)
+
+    def prepare(
+        self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """See Backend.prepare; all graphs are waited for where memory may not suffice for them."""
+        self.graphs.prepare(graphs, progress)
+        if self.free_memory() < self.graphs.bytes_left:
+            self.graphs.wait(progress)
+        self._done("prepared")
 
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Queue a graph on `stream` (a CUstream, 0 for CUDA's default; else the session's own)."""

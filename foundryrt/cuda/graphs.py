@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, SectionKind
@@ -14,6 +15,9 @@ from foundryrt.parallel import Worker, each
 from foundryrt.undo import Undo
 
 _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
+_NODE_BYTES = 6 << 10
+"""Device memory of a node of an executable graph, with room: 3.4 and 5.1 KB were measured, the
+latter with the binaries' own (`graph_bytes` in benchmarks/results/relocate.json)."""
 _PATIENCE = 1.0  # seconds that the reader waits for a caller, which may have been interrupted
 
 
@@ -35,14 +39,18 @@ def _nodes(bundle: Bundle) -> int:
 
 
 class Graphs:
-    """Makes the bundle's graphs launchable in the background, `first` before the others.
+    """Makes the bundle's graphs launchable in the background.
 
-    `close`, which is also a step of `undo`, frees them.
+    `first` is made before all others and alone, then come those in `order`. `close`, which is also
+    a step of `undo`, frees them.
     """
 
-    def __init__(self, bundle: Bundle, first: int | None, undo: Undo) -> None:
+    def __init__(
+        self, bundle: Bundle, first: int | None, undo: Undo, order: Sequence[int] = ()
+    ) -> None:
         self._bundle = bundle
         self._first = first
+        self._order = order
         manifest = bundle.manifest
         self._native = Materializer(
             len(manifest.kernels),
@@ -52,6 +60,7 @@ class Graphs:
             _nodes(bundle),
             undo,
         )
+        self._total = len(manifest.graphs)
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -134,11 +143,9 @@ class Graphs:
         self._native.start(context, self._first, self._bundle.manifest.regions, deltas)
 
     def _declare_all(self) -> None:
-        order = list(range(len(self._bundle.manifest.graphs)))
-        if self._first is not None:
-            order.remove(self._first)
-            order.insert(0, self._first)
-        for index in order:
+        first = [] if self._first is None else [self._first]
+        # Each where it comes first.
+        for index in dict.fromkeys([*first, *self._order, *range(self._total)]):
             with self._lock:
                 while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
                     pass
@@ -162,26 +169,71 @@ class Graphs:
         """Whether graph `index` can be launched at once."""
         return self._native.is_ready(index)
 
+    @property
+    def bytes_left(self) -> int:
+        """Device memory that the driver may take for graphs that are not made yet."""
+        manifest = self._bundle.manifest
+        left = (graph for i, graph in enumerate(manifest.graphs) if not self.is_ready(i))
+        return _NODE_BYTES * sum(manifest.templates[graph.template].nodes for graph in left)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Begin no graph meanwhile, but those that are required."""
+        self._native.pause(True)
+        try:
+            yield
+        finally:
+            self._native.pause(False)
+
+    def prefer(self, index: int) -> None:
+        """Have graph `index` made next, unless that has begun; it is read in its turn."""
+        self._native.prefer(index)
+
+    def prepare(
+        self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Block until these can be launched; the rest is read and checked, its kernels are loaded.
+
+        `progress` as for `wait`. Afterwards a graph can fail in the driver alone.
+        """
+        self._reader.join()
+        if self._failure is not None:
+            raise self._failure
+        for index in reversed(graphs):
+            self.prefer(index)
+        self._native.resolve()
+        self._until(lambda _: all(map(self.is_ready, graphs)), progress, 1)
+        for index in graphs:
+            self.require(index)  # its upload has ended, too
+
     def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Block until every graph can be launched; raises what stopped the background work.
 
         `progress` gets (ready, all) whenever more are ready.
         """
-        total = len(self._bundle.manifest.graphs)
+        # Without a callback there is no need to wake up for each graph.
+        step = self._total if progress is None else 1
+        self._until(lambda ready: ready == self._total, progress, step)
+
+    def _until(
+        self,
+        done: Callable[[int], bool],
+        progress: Callable[[int, int], None] | None,
+        step: int,
+    ) -> None:
+        """Until `done(ready)`, asked whenever `step` more graphs are ready."""
         seen = -1
         while True:
             try:
-                # Without a callback there is no need to wake up for each graph.
-                wanted = total if progress is None else max(seen + 1, 0)
-                ready = self._native.wait(min(wanted, total), _TICK)
+                ready = self._native.wait(min(seen + step, self._total), _TICK)
             except FoundryError:
                 if self._failure is not None:
                     raise self._failure from None
                 raise
             if ready > seen and progress is not None:
-                progress(ready, total)
+                progress(ready, self._total)
             seen = ready
-            if ready == total:
+            if done(ready):
                 return
 
     def close(self) -> None:

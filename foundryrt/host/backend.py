@@ -174,6 +174,17 @@ class HostBackend:
             if progress is not None:
                 progress(self.ready(), total)
 
+    def prefer(self, graph: int) -> None:
+        """Prepare a graph at once: that takes no longer than a launch."""
+        with self._launching:
+            self.require(graph)
+
+    def prepare(
+        self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Prepare every graph, not `graphs` alone: on the host that is what checks them."""
+        self.wait(progress)
+
     def _rows(self, index: int) -> AnyArray:
         tensor = self._bundle.manifest.tensors[index]
         columns = tensor.shape[-1] if tensor.shape else 1

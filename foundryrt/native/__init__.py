@@ -86,6 +86,9 @@ def library() -> ctypes.CDLL:
         c_void_p, c_uint32, c_char_p, c_uint32, c_uint64, c_void_p, c_void_p,
     )  # fmt: skip
     loaded.foundry_require.argtypes = (c_void_p, c_uint32, POINTER(c_void_p))
+    loaded.foundry_prefer.argtypes = (c_void_p, c_uint32)
+    loaded.foundry_pause.argtypes = (c_void_p, c_int)
+    loaded.foundry_resolve.argtypes = (c_void_p,)
     loaded.foundry_set_variable.argtypes = (
         c_void_p, c_uint32, c_char_p, c_void_p, c_uint64, POINTER(Relocations),
     )  # fmt: skip
@@ -191,6 +194,21 @@ class Materializer:
         executable = c_void_p()
         _check(self._library.foundry_require(self._handle, graph, byref(executable)))
         return executable.value or 0
+
+    def prefer(self, graph: int) -> None:
+        """Have a declared graph made next, unless it is being made already."""
+        _check(self._library.foundry_prefer(self._handle, graph))
+
+    def pause(self, paused: bool) -> None:
+        """Whether threads are to begin no graph; `require` still makes one."""
+        _check(self._library.foundry_pause(self._handle, paused))
+
+    def resolve(self) -> None:
+        """Load the functions of all graphs and check their addresses, once all are declared.
+
+        What can still fail is the driver making a graph.
+        """
+        _check(self._library.foundry_resolve(self._handle))
 
     def set_variable(self, variable: Variable) -> None:
         """What a variable of a kernel binary gets as soon as the binary is loaded."""

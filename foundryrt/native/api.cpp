@@ -54,6 +54,18 @@ FOUNDRY_EXPORT int foundry_require(Materializer* self, uint32_t graph, CUgraphEx
     return guarded([&] { *out = self->require(graph); });
 }
 
+FOUNDRY_EXPORT int foundry_prefer(Materializer* self, uint32_t graph) {
+    return guarded([&] { self->prefer(graph); });
+}
+
+FOUNDRY_EXPORT int foundry_pause(Materializer* self, int paused) {
+    return guarded([&] { self->pause(paused != 0); });
+}
+
+FOUNDRY_EXPORT int foundry_resolve(Materializer* self) {
+    return guarded([&] { self->resolve(); });
+}
+
 FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, const char* name,
                                         const void* data, uint64_t size,
                                         const foundry_relocations* addresses) {

@@ -75,6 +75,22 @@ std::optional<Error> Lanes::make(uint32_t graph, std::unique_lock<std::mutex>& l
     return failure;
 }
 
+void Lanes::prefer(uint32_t graph) {
+    std::lock_guard lock(mutex_);
+    const auto place = std::find(queue_.begin(), queue_.end(), graph);
+    if (place == queue_.end() || (first_ && graph == *first_)) return;
+    const bool after_first = first_ && queue_.front() == *first_;
+    std::rotate(queue_.begin() + after_first, place, place + 1);
+}
+
+void Lanes::pause(bool paused) {
+    {
+        std::lock_guard lock(mutex_);
+        paused_ = paused;
+    }
+    changed_.notify_all();
+}
+
 void Lanes::require(uint32_t graph) {
     std::unique_lock lock(mutex_);
     if (!started_) refuse("a graph was asked for before the start");
@@ -93,7 +109,7 @@ void Lanes::require(uint32_t graph) {
 bool Lanes::finished() const { return stopped_ || failure_ || ready_ == states_.size(); }
 
 bool Lanes::next_may_begin() const {
-    if (!started_ || callers_ > 0 || queue_.empty() || free_.empty()) return false;
+    if (!started_ || paused_ || callers_ > 0 || queue_.empty() || free_.empty()) return false;
     return !first_ || queue_.front() == first_ || states_[*first_] == State::ready;
 }
 

@@ -37,6 +37,10 @@ class Lanes {
     void start(uint32_t first);
     // No more graphs will be declared; `wait` throws this.
     void abandon(const std::string& message);
+    // A declared graph that nobody has begun is the next to be made, after `first`.
+    void prefer(uint32_t graph);
+    // While paused, threads begin no graph; callers still make what they require.
+    void pause(bool paused);
     // Returns once the graph is made; after `start`. Throws what making it throws.
     void require(uint32_t graph);
     // Graphs that are made; whether this one is.
@@ -68,6 +72,7 @@ class Lanes {
     uint32_t callers_ = 0;  // that wait for a graph, or make it
     uint32_t ready_ = 0;
     bool started_ = false;
+    bool paused_ = false;
     bool stopped_ = false;
     std::optional<Error> failure_;
     Threads threads_;  // last: they end before what they use

@@ -73,6 +73,30 @@ void Materializer::start(CUcontext context, uint32_t first, const foundry_place*
     lanes_.start(first);
 }
 
+void Materializer::check_addresses(const foundry_template& table, const Member& member,
+                                   const std::string& name) const {
+    uint64_t changed = 0;  // the member's words rise as those of the relocations do
+    for (uint64_t i = 0; i < table.relocations.count; ++i) {
+        const uint32_t word = table.relocations.word[i];
+        while (changed < member.count && member.word[changed] < word) ++changed;
+        const bool own = changed < member.count && member.word[changed] == word;
+        placement_(own ? member.value[changed] : table.parameters[word], table.relocations.region[i], name);
+    }
+}
+
+void Materializer::resolve() {
+    if (context_ == nullptr) refuse("functions were asked for before the start");
+    check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
+    for (const Graph& graph : graphs_) {
+        if (graph.name.empty()) refuse("functions were asked for before all graphs were declared");
+        const foundry_template& table = templates_[graph.index];
+        kernels_.resolve(table);
+        if (!placement_.moved()) continue;
+        check_addresses(table, {}, graph.name);
+        check_addresses(table, graph.member, graph.name);
+    }
+}
+
 CUgraphExec Materializer::require(uint32_t graph) {
     lanes_.require(graph);
     finish_uploads(graphs_[graph].name);

@@ -35,6 +35,13 @@ class Materializer {
     // The places are the regions', in the bundle's order.
     void start(CUcontext context, uint32_t first, const foundry_place* places, uint32_t regions);
     void abandon(const char* message) { lanes_.abandon(message); }
+    // The graph is made next if nobody has begun it.
+    void prefer(uint32_t graph) { lanes_.prefer(graph); }
+    // Threads begin no graph while paused.
+    void pause(bool paused) { lanes_.pause(paused); }
+    // Loads the functions of all graphs and checks all addresses in them: what is left to be made can fail in
+    // the driver alone. Only after `start`, once every graph has been declared.
+    void resolve();
     // Returns once the graph can be launched: ahead of the others. Only after `start`.
     CUgraphExec require(uint32_t graph);
     uint32_t ready() { return lanes_.ready(); }
@@ -55,6 +62,8 @@ class Materializer {
     using Builders = std::vector<std::unique_ptr<Builder>>;
 
     void make(uint32_t graph, size_t lane);
+    // Throws what building a member would throw for an address in it.
+    void check_addresses(const foundry_template& table, const Member& member, const std::string& name) const;
     // Takes a builder of the template's topology out of the lane's, or makes one.
     std::unique_ptr<Builder> take(Builders& builders, const foundry_template& table, const std::string& name);
     // An exec must not be launched before its upload has ended; on any thread.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -166,6 +166,15 @@ class Leader:
         self._together(lambda: None, (Kind.WAIT,))
         self._own.wait(noted)
         self._followers.await_all("waited", lambda _: noted(*last))
+
+    def prefer(self, graph: int) -> None:
+        self._own.prefer(graph)
+
+    def prepare(
+        self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Wait for every graph: a rank that makes one later would keep the others waiting."""
+        self.wait(progress)
 
     def synchronize(self) -> None:
         self._checked(self._own.synchronize)

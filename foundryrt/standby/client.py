@@ -6,36 +6,44 @@ Imports little: the command is to be quicker than one that starts by itself.
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
+from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from foundryrt.standby import wire
 
 
 def hand_over(path: str, arguments: list[str]) -> int:
     """Have the process that listens at `path` run `foundryrt` with these arguments; exit code."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(path)
-        except OSError as error:
-            return _failed(
-                f"no process stands by at {path} ({error.strerror}); start one with"
-                " foundryrt standby"
-            )
-        job = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda n, _: wire.send(connection, {"signal": n}))
-            wire.send(connection, job, (0, 1, 2))
-            answer, _ = wire.receive(connection)
-        except (OSError, ValueError) as error:
-            return _failed(f"the process that stands by at {path} does not answer: {error}")
+    connection = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        return _failed(
+            f"no process stands by at {path} ({error.strerror}); start one with foundryrt standby"
+        )
+    environment = [f"{name}={value}" for name, value in os.environ.items()]
+    job = (os.getcwd(), str(len(arguments)), *arguments, *environment)
+    try:
+        wire.send(connection, "run", *job, files=(0, 1, 2))
+        # The other process is at work meanwhile; a signal until then ends this one, and its end
+        # that one's work.
+        _pass_on_signals(connection)
+        answer, _ = wire.receive(connection)
+    except (OSError, ValueError) as error:
+        return _failed(f"the process that stands by at {path} does not answer: {error}")
+    finally:
+        connection.close()
     if answer is None:
         return _failed(f"the process that stands by at {path} has ended meanwhile")
-    if "refused" in answer:
-        return _failed(str(answer["refused"]))
-    return int(answer["exit"])
+    kind, value = answer
+    return _failed(value) if kind == "refused" else int(value)
+
+
+def _pass_on_signals(connection: socket) -> None:
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: wire.send(connection, "signal", str(n)))
 
 
 def _failed(problem: str) -> int:

@@ -24,7 +24,7 @@ from foundryrt.standby import wire
 _FIXED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "FOUNDRY_LIBCUDA")
 """Settings that were read when this process started."""
 _CREDENTIALS = struct.Struct("<3i")  # struct ucred: process, user, group
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = {str(int(number)): number for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Standby:
     def serve(self) -> None:
         """Run what is handed over, until a signal ends this process."""
         threading.Thread(target=self._accept, daemon=True).start()
+        gc.freeze()  # what has been imported stays, and need not be looked through again
         while True:
             job = self._jobs.get()
             code = _execute(job, self._run)
@@ -69,7 +70,7 @@ class Standby:
             gc.collect()  # what the command left in cycles holds device memory
             self._free.release()
             with contextlib.suppress(OSError):  # nobody waits for it any more
-                wire.send(job.connection, {"exit": code})
+                wire.send(job.connection, "exit", str(code))
             job.connection.close()
 
     def _accept(self) -> None:
@@ -80,7 +81,7 @@ class Standby:
                 return  # it is closed
             try:
                 self._admit(connection)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            except (OSError, ValueError):
                 connection.close()  # whoever it was is gone, or is no command of ours
 
     def _admit(self, connection: socket.socket) -> None:
@@ -91,17 +92,16 @@ class Standby:
             return
         message, files = wire.receive(connection, 3)
         connection.settimeout(None)
-        if message is None or len(files) != 3:
+        if message is None or message[:1] != ["run"] or len(files) != 3:
             raise ValueError("no command")
+        _, folder, count, *words = message
+        arguments, environment = words[: int(count)], words[int(count) :]
+        variables = (variable.partition("=") for variable in environment)
         job = _Job(
-            connection,
-            files,
-            [str(word) for word in message["arguments"]],
-            str(message["folder"]),
-            {str(name): str(value) for name, value in message["environment"].items()},
+            connection, files, arguments, folder, {name: value for name, _, value in variables}
         )
         if problem := self._refusal(job):
-            wire.send(connection, {"refused": problem})
+            wire.send(connection, "refused", problem)
             connection.close()
             for file in files:
                 os.close(file)
@@ -190,10 +190,11 @@ class _Watch:
                 message, _ = wire.receive(self._connection)
             except (OSError, ValueError):
                 message = None
-            number = signal.SIGINT if message is None else message.get("signal")
+            # A client that is gone interrupts its command.
+            number = str(int(signal.SIGINT)) if message is None else message[-1]
             with self._lock:
                 if not self._over and number in _SIGNALS:
-                    signal.pthread_kill(self._command, number)
+                    signal.pthread_kill(self._command, _SIGNALS[number])
             if message is None:
                 return
 
@@ -204,7 +205,7 @@ def _as_client(job: _Job) -> Iterator[None]:
     kept = [os.dup(file) for file in range(3)]
     streams = sys.stdin, sys.stdout, sys.stderr
     folder, environment, arguments = os.getcwd(), dict(os.environ), sys.argv
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS.values()}
     try:
         for file, own in zip(job.files, range(3), strict=True):
             os.dup2(file, own)

@@ -1,16 +1,20 @@
-"""What a command and a standby process say to each other: JSON over a Unix socket, and files."""
+"""What a command and a standby process say to each other: words over a Unix socket, and files.
+
+Of what the interpreter itself is made of alone: to import json and socket would take the command
+longer than all else that it does.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import struct
-from typing import Any
+from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET, socket
+from array import array
+from collections.abc import Sequence
 
 from foundryrt.runtime_folder import runtime_folder
 
-_LENGTH = struct.Struct("<I")
+_LENGTH = 4
+"""Bytes in front of a message, which say how long it is."""
 _MOST = 16 << 20
 """Bytes of a message: arguments and environment of a command."""
 
@@ -22,38 +26,42 @@ def path() -> str:
     return os.path.join(runtime_folder(), "foundryrt-standby.sock")
 
 
-def send(connection: socket.socket, message: dict[str, Any], files: tuple[int, ...] = ()) -> None:
-    """Send a message, with copies of open files."""
-    data = json.dumps(message).encode()
-    data = _LENGTH.pack(len(data)) + data
-    sent = socket.send_fds(connection, [data], list(files)) if files else 0
+def send(connection: socket, *words: str, files: Sequence[int] = ()) -> None:
+    """Send words, as the system gives them to programs, with copies of open files.
+
+    No such word holds a zero byte.
+    """
+    data = b"\0".join(os.fsencode(word) for word in words)
+    data = len(data).to_bytes(_LENGTH, "little") + data
+    rights = [(SOL_SOCKET, SCM_RIGHTS, array("i", files))]
+    sent = connection.sendmsg([data], rights) if files else 0
     if sent < len(data):  # sending nothing fails where an answer has come and its sender is gone
         connection.sendall(data[sent:])
 
 
-def receive(connection: socket.socket, files: int = 0) -> tuple[dict[str, Any] | None, list[int]]:
-    """The next message and the files that came with it, at most `files`; None at the end.
+def receive(connection: socket, files: int = 0) -> tuple[list[str] | None, list[int]]:
+    """The next words and the files that came with them, at most `files`; None at the end.
 
     ValueError for what is no message.
     """
     data = b""
-    found: list[int] = []
+    found = array("i")
     if files:
-        data, found, _, _ = socket.recv_fds(connection, 1 << 16, files)
-    while len(data) < _LENGTH.size:
-        more = connection.recv(_LENGTH.size - len(data))
+        data, rights, _, _ = connection.recvmsg(1 << 16, CMSG_SPACE(files * found.itemsize))
+        for level, kind, numbers in rights:
+            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+                found.frombytes(numbers[: len(numbers) // found.itemsize * found.itemsize])
+    while len(data) < _LENGTH:
+        more = connection.recv(_LENGTH - len(data))
         if not more:
-            return None, found
+            return None, found.tolist()
         data += more
-    (length,) = _LENGTH.unpack_from(data)
+    length = int.from_bytes(data[:_LENGTH], "little")
     if length > _MOST:
         raise ValueError(f"a message of {length} bytes")
-    while len(data) < _LENGTH.size + length:
-        more = connection.recv(min(1 << 20, _LENGTH.size + length - len(data)))
+    while len(data) < _LENGTH + length:
+        more = connection.recv(min(1 << 20, _LENGTH + length - len(data)))
         if not more:
-            return None, found
+            return None, found.tolist()
         data += more
-    message = json.loads(data[_LENGTH.size :])
-    if not isinstance(message, dict):
-        raise ValueError("a message that is no object")
-    return message, found
+    return [os.fsdecode(word) for word in data[_LENGTH:].split(b"\0")], found.tolist()

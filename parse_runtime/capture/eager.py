@@ -53,6 +53,9 @@ class EagerGraph:
         self._run = run
         self._outputs: dict[str, Tensor] = {}
 
+    def ready(self, soon: bool = False) -> bool:
+        return True
+
     def launch(self) -> None:
         with torch.inference_mode():
             self._outputs = self._run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from foundryrt.protocols import GraphsLike, Launchable, Readback
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.packing import holding, pack
 from parse_runtime.engine.protocols import Logits
+from parse_runtime.graphs.first import stands_in
 from parse_runtime.graphs.flight import Flight
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import ALIGNMENT, packed, padded
@@ -32,6 +33,9 @@ class GraphDecoder:
     Where its signature says `run_ahead`, the device does not wait for the host: before a step's
     tokens are read, the next step is launched, which finds them on the device. At most one step is
     in flight behind the one that is read, and any other pass over one of its slots makes it void.
+
+    Where the graph of a batch is not ready yet, as after a switch of bundles, a larger one that is
+    takes its place if rows have the same bits in both.
     """
 
     def __init__(self, session: GraphsLike, signature: ModelSignature) -> None:
@@ -45,6 +49,8 @@ class GraphDecoder:
         self._largest = max(sizes.batches)
         self._written: dict[str, NDArray[Any]] = {}
         self._graphs: dict[PassSignature, Launchable] = {}
+        self._ready: set[PassSignature] = set()
+        """Passes that are known to be launched without waiting."""
         self._readbacks: dict[PassSignature, list[Readback]] = {}
         self._flight: Flight | None = None
 
@@ -124,11 +130,12 @@ class GraphDecoder:
         if not self._may_run_ahead(flight, batch):
             return flight.tokens(places)
         self._forget_next(batch)
-        if places == range(len(flight.batch)):
+        fitting = self._sized(self._decode, len(batch))[1]
+        if places == range(len(flight.batch)) and flight.signature is fitting:
             following = self._fly(flight.signature, batch)
             tokens = flight.tokens(places)
         else:
-            # The plan on the device has other sequences, or another order.
+            # The plan on the device has other sequences, or another order, or another size.
             tokens = flight.tokens(places)
             following = self._begin(batch.followed_by(tokens))
         self._flight = replace(following, batch=batch.followed_by(tokens))
@@ -168,8 +175,8 @@ class GraphDecoder:
 
     def _write_step(self, batch: Batch) -> PassSignature:
         """Write the inputs of the smallest decode pass that holds the batch."""
-        size = next(size for size in self._decode if size >= len(batch))
-        signature, count = self._decode[size], len(batch)
+        size, signature = self._sized(self._decode, len(batch))
+        count = len(batch)
         plan = padded(size, self.max_len)
         here = np.asarray(batch.positions, np.int64)
         plan[:, :count] = batch.tokens, here, here, here + 1, here
@@ -215,10 +222,34 @@ class GraphDecoder:
             self._session.write(tensor.name, values)
             self._written[tensor.name] = values
 
-    def _launch(self, signature: PassSignature) -> Launchable:
+    def _sized(self, passes: Mapping[int, PassSignature], least: int) -> tuple[int, PassSignature]:
+        """Of passes of rising batches, the one to take for `least` sequences, and its batch.
+
+        That is the smallest that holds them, or one that stands in for it; the smallest is made
+        next then, so that no step is larger than it has to be for long.
+        """
+        sizes = [size for size in passes if size >= least]
+        smallest = passes[sizes[0]]
+        if not self._is_ready(smallest, soon=True):
+            for size in sizes[1:]:
+                if stands_in(passes[size].key, smallest.key) and self._is_ready(passes[size]):
+                    return size, passes[size]
+        return sizes[0], smallest
+
+    def _is_ready(self, signature: PassSignature, soon: bool = False) -> bool:
+        if signature not in self._ready:
+            if not self._graph(signature).ready(soon):
+                return False
+            self._ready.add(signature)
+        return True
+
+    def _graph(self, signature: PassSignature) -> Launchable:
         if signature not in self._graphs:
             self._graphs[signature] = self._session.graph(signature.graph, **signature.key)
-        graph = self._graphs[signature]
+        return self._graphs[signature]
+
+    def _launch(self, signature: PassSignature) -> Launchable:
+        graph = self._graph(signature)
         graph.launch()
         return graph
 

@@ -77,15 +77,16 @@ class GraphTarget(GraphDecoder):
             drafts = self._proposer.propose(self.row_tokens, batch)
             self._session.write(self._signature.drafts.name, drafts)
         result: list[list[int]] = []
-        for part, size in parts_of(len(batch), list(self._extend)):
-            result += self._extend_part(size, batch[part])
+        for part, _ in parts_of(len(batch), list(self._extend)):
+            result += self._extend_part(batch[part])
         for slot, position, found in zip(batch.slots, batch.positions, result, strict=True):
             end = min(position + len(found), self.max_len)
             self.row_tokens[slot, position + 1 : end] = found[: end - position - 1]
         return result
 
-    def _extend_part(self, size: int, batch: Batch) -> list[list[int]]:
-        signature, count = self._extend[size], len(batch)
+    def _extend_part(self, batch: Batch) -> list[list[int]]:
+        size, signature = self._sized(self._extend, len(batch))
+        count = len(batch)
         roots = np.zeros((2, size), np.int64)
         roots[1] = self.max_len
         roots[:, :count] = batch.tokens, batch.positions

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.ranks import summed
-from parse_runtime.kernels.streamed import STREAMED_ROWS
+from parse_runtime.kernels.rows import STREAMED_ROWS
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-STREAMED_ROWS = 64
-"""Above so many rows a product is bound by arithmetic, and the library's is used."""
+from parse_runtime.kernels.rows import STREAMED_ROWS
 
 
 def streams(x: Tensor) -> bool:

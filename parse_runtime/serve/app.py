@@ -76,7 +76,10 @@ class Service(Lifecycle):
         return reply(self._card())
 
     async def health(self, request: Request) -> Response:
-        """200 where every graph can be launched and the engine works, else 503."""
+        """200 where no answer waits for a graph and the engine works, else 503.
+
+        That is once all are ready, after a switch at once: see `first_graphs`.
+        """
         with self._changing:
             session, ranks = self.served.session, self.served.ranks
             graphs, digest, paused = len(session.graphs), session.digest, self._gate.closed
@@ -84,7 +87,10 @@ class Service(Lifecycle):
         running, waiting = self.load
         state = "switching" if paused and not self._stopped.is_set() else self.engine.state
         if state == "ok" and ready < graphs:
-            state = "failing" if self._broken else "starting"
+            if self._broken:
+                state = "failing"
+            elif not self.prepared.is_set():
+                state = "starting"
         report = {
             "status": state, "graphs": graphs, "ready": ready, "running": running,
             "waiting": waiting, "failed_in_a_row": self.failed, "bundle": digest,

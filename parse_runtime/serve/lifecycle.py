@@ -52,19 +52,32 @@ class Lifecycle:
         return self.engine.failed
 
     def prepare(self) -> None:
-        """Make every graph ready, until the engine stops; of a thread of its own.
+        """Make every graph of the first bundle ready, until the engine stops; of its own thread.
 
         Answers need not wait for all.
         """
         try:
-            self.served.session.wait(self.go_on)
+            self.complete()
         except Stopped:
             pass
         except Exception:
             _LOG.exception("a graph cannot be prepared")
-            self._broken = True
         finally:
             self.prepared.set()
+
+    def complete(self) -> None:
+        """Wait until every graph of what is served is ready.
+
+        Where one cannot be made, that is raised, and health is `failing` until another bundle is
+        served. Passes go on as long as a larger graph does for it. Stopped once the server stops.
+        """
+        try:
+            self.served.session.wait(self.go_on)
+        except Stopped:
+            raise
+        except Exception:
+            self._broken = True
+            raise
 
     def go_on(self, ready: int = 0, total: int = 0) -> None:
         """Raise Stopped once the server stops: work in the background is to end."""
@@ -77,7 +90,7 @@ class Lifecycle:
             self._gate.close()
 
     def serve(self, served: Served, again: bool = False) -> None:
-        """Answer new requests with another bundle, all of whose graphs are ready.
+        """Answer new requests with another bundle, whose graphs no answer has to wait for.
 
         `again`: with the one that answered before.
         """

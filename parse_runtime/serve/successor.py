@@ -11,10 +11,12 @@ import msgspec
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.protocols import GraphKey
 from foundryrt.ranks.command import check_more, more
 from foundryrt.ranks.followers import Followers
 from foundryrt.session import Session
 from parse_runtime.graphs.continuing import shared_regions
+from parse_runtime.graphs.first import first_graphs
 from parse_runtime.graphs.loading import Loaded, load, texts
 from parse_runtime.serve.served import Served
 
@@ -34,7 +36,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Successor:
-    """An open bundle, all of whose graphs are ready."""
+    """An open bundle; the graphs that answers need first are ready (`first_graphs`)."""
 
     session: Session
     loaded: Loaded
@@ -52,7 +54,8 @@ def open_successor(
     """Open what is asked for; UsageError where it is not of the models of `before`.
 
     `progress` is called as graphs become ready; what it raises ends the wait. `stop` is called with
-    the bundle of `before` once the other one is checked, and nothing is shared then.
+    the bundle of `before` once the other one is checked, and nothing is shared then. The session's
+    `wait` waits for the graphs that nobody needs yet: only the driver can fail to make one.
     """
     shared: list[str] = []
 
@@ -70,8 +73,9 @@ def open_successor(
     def others(other: Bundle) -> Followers | None:
         return more(other.manifest, asked.bundle, asked.tp, asked.devices)
 
-    session = before.session.beside(asked.bundle, choose, others)
-    return _ready(session, shared, unlike_tokenizers, progress)
+    first = _First(before)
+    session = before.session.beside(asked.bundle, choose, others, first)
+    return _ready(session, first, shared, unlike_tokenizers, progress)
 
 
 def open_again(
@@ -90,16 +94,35 @@ def open_again(
         devices = ranks.devices if other.manifest.target == "cuda" else None
         return more(other.manifest, str(own.path), ranks.world, devices)
 
-    session = before.session.beside(own.path, choose, others)
-    return _ready(session, [], unlike_tokenizers, progress)
+    first = _First(before)
+    session = before.session.beside(own.path, choose, others, first)
+    return _ready(session, first, [], unlike_tokenizers, progress)
+
+
+class _First:
+    """The graphs that have to be ready for a bundle to take the place of `before`."""
+
+    def __init__(self, before: Served) -> None:
+        self._before = before
+        self.graphs: list[GraphKey] = []
+
+    def __call__(self, other: Bundle) -> list[GraphKey]:
+        running, _ = self._before.engine.load
+        known = [(graph.name, graph.key) for graph in other.manifest.graphs]
+        self.graphs = first_graphs(known, max(1, running))
+        return self.graphs
 
 
 def _ready(
-    session: Session, shared: list[str], unlike_tokenizers: str, progress: Progress
+    session: Session,
+    first: _First,
+    shared: list[str],
+    unlike_tokenizers: str,
+    progress: Progress,
 ) -> Successor:
     try:
         loaded = load(session, unlike_tokenizers)
-        session.wait(progress)
+        session.prepare(first.graphs, progress)
     except BaseException:
         session.close()
         raise

@@ -7,6 +7,7 @@ import hmac
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from starlette.routing import Route
 from foundryrt.admin import VARIABLE
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import note
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, RankLost
 from foundryrt.ranks.command import end_with, stop_serving
 from parse_runtime.engine.engine import Stopped
 from parse_runtime.engine.protocols import Decoder, Target
@@ -104,7 +105,6 @@ class Switching:
         free = before.session.free_memory()
         opened = open_successor(before, asked, self._options.unlike_tokenizers, service.go_on)
         seconds = time.perf_counter() - began
-        left = opened.session.free_memory() if opened.shared else None
         continued = "state" in opened.shared
         engine, paused = None, 0.0
         try:
@@ -117,12 +117,20 @@ class Switching:
             opened.session.close()
             raise
         self._serve(after)
-        drained = 0.0 if continued else self._drain(before)
-        close(before.session)
+        swapped, drained = time.perf_counter(), 0.0
+        try:
+            # The bundle before is closed later: that, too, keeps the driver busy.
+            self._complete(asked)
+            ready = time.perf_counter() - began
+            left = opened.session.free_memory() if opened.shared else None
+        finally:
+            if not continued:
+                drained = self._drain(before, swapped)
+            close(before.session)
         before.check()  # answers were lost, and the server ends
         return {
-            **_facts(after), "open_seconds": seconds, "swap_ms": paused * 1e3,
-            "continued": continued, "drain_seconds": drained,
+            **_facts(after), "open_seconds": seconds, "ready_seconds": ready,
+            "swap_ms": paused * 1e3, "continued": continued, "drain_seconds": drained,
             "added_bytes": None if free is None or left is None else free - left,
         }  # fmt: skip
 
@@ -138,7 +146,7 @@ class Switching:
         def stop(own: Bundle) -> None:
             nonlocal drained, since
             service.pause()
-            drained, since = self._drain(before), time.perf_counter()
+            drained, since = self._drain(before, time.perf_counter()), time.perf_counter()
             try:
                 before.check()
             except FoundryError as error:
@@ -159,9 +167,11 @@ class Switching:
         after = served(opened.session, opened.loaded, self._options)
         self._serve(after)
         seconds = time.perf_counter() - since
+        self._complete(asked)
         return {
-            **_facts(after), "open_seconds": seconds, "swap_ms": seconds * 1e3,
-            "continued": False, "drain_seconds": drained, "added_bytes": None,
+            **_facts(after), "open_seconds": seconds, "ready_seconds": time.perf_counter() - since,
+            "swap_ms": seconds * 1e3, "continued": False, "drain_seconds": drained,
+            "added_bytes": None,
         }  # fmt: skip
 
     def _go_back(self, before: Served, own: Bundle, reason: Exception) -> None:
@@ -175,15 +185,29 @@ class Switching:
             stop_serving()
         else:
             self._serve(served(opened.session, opened.loaded, self._options), again=True)
+            with suppress(Exception):  # `reason` is told; health tells of this one
+                service.complete()
 
     def _serve(self, after: Served, again: bool = False) -> None:
         self._service.serve(after, again)
         if after.session.followers:
             end_with(after.session.followers, serving=True)
 
-    def _drain(self, before: Served) -> float:
-        """Let the answers that began with a bundle come to their ends with it; seconds."""
-        since = time.perf_counter()
+    def _complete(self, asked: Asked) -> None:
+        """Wait for the graphs that no answer has needed yet; ApiError where one cannot be made."""
+        try:
+            self._service.complete()
+        except (Stopped, RankLost):
+            raise
+        except FoundryError as error:
+            message = (
+                f"{asked.bundle} is served, but {error}; answers go on as long as a larger graph"
+                " does for it: switch to another bundle, or start the server again"
+            )
+            raise ApiError(500, message, "bundle", "not_complete") from None
+
+    def _drain(self, before: Served, since: float) -> float:
+        """Let the answers that began with a bundle come to their ends; seconds from `since`."""
         before.engine.close()
         self._service.engines.remove(before.engine)
         return time.perf_counter() - since

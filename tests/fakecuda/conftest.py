@@ -25,6 +25,7 @@ class FakeDriver:
         self._library = library
         library.fakecuda_calls.restype = ctypes.c_int64
         library.fakecuda_fail.argtypes = (ctypes.c_int64, ctypes.c_int)
+        library.fakecuda_hold.argtypes = (ctypes.c_size_t, ctypes.c_int)
         library.fakecuda_device.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64)
 
     def fail(self, call: int, code: int = 2) -> None:
@@ -52,6 +53,17 @@ class FakeDriver:
     def device(self, architecture: int = 90, version: int = 13000, memory: int = 1 << 30) -> None:
         """What the device claims to be."""
         self._library.fakecuda_device(architecture, version, memory)
+
+    def hold(self, nodes: int = -1, code: int = 0) -> None:
+        """Graphs of more nodes wait to be made, or fail with `code`; -1 for no such limit."""
+        self._library.fakecuda_hold(nodes % (1 << 64), code)
+
+    @property
+    def instantiated(self) -> list[int]:
+        """Nodes of the graphs whose making has begun since this was asked last."""
+        text = ctypes.create_string_buffer(4096)
+        self._library.fakecuda_instantiated(text, len(text))
+        return [int(nodes) for nodes in text.value.split()]
 
     def peer(self, device: int = 0, access: bool = True) -> None:
         """Where memory of other processes lies, and whether the device can reach it."""
@@ -105,8 +117,10 @@ def fake(library: ctypes.CDLL) -> Iterator[FakeDriver]:
     driver = FakeDriver(library)
     driver.fail(0)
     driver.device()
+    _ = driver.instantiated  # asked now, it begins here
     assert driver.live == ""
     yield driver
     driver.fail(0)
+    driver.hold()
     driver.device()
     driver.peer()

@@ -19,6 +19,11 @@ inline std::atomic<int> architecture{90}, version{13000};
 inline std::atomic<uint64_t> memory{1ull << 30};
 // Where imported memory is said to lie, and whether it can be reached from elsewhere.
 inline std::atomic<int> peer_device{0}, peer_access{1};
+// Graphs of more nodes than these wait to be instantiated, or fail where there is a code for it.
+inline std::atomic<size_t> most_nodes{SIZE_MAX};
+inline std::atomic<int> too_many_code{0};
+// Nodes of the graphs whose instantiation began, in that order.
+inline std::string instantiated;
 inline int device_context;
 // The primary context is a new one (the next generation) each time that it is retained after its release.
 inline std::atomic<int> retained{0}, generation{0};

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <sstream>
+#include <utility>
 
 #include "fake.hpp"
 
@@ -16,6 +17,12 @@ void fakecuda_fail(int64_t call, int code) { calls = 0, fail_at = call, fail_cod
 int64_t fakecuda_calls() { return calls; }
 void fakecuda_device(int sm, int cuda_version, uint64_t bytes) {
     architecture = sm, version = cuda_version, memory = bytes;
+}
+void fakecuda_hold(size_t nodes, int code) { too_many_code = code, most_nodes = nodes; }
+// Node counts of the graphs whose instantiation began since the last call of this.
+void fakecuda_instantiated(char* text, size_t size) {
+    std::lock_guard lock(guard);
+    std::strncpy(text, std::exchange(instantiated, "").c_str(), size);
 }
 void fakecuda_peer(int device, int access) { peer_device = device, peer_access = access; }
 // What was made and not freed, as "name count" pairs.

@@ -3,9 +3,12 @@
 // A "cubin" is the text `FAKE` and the names of its kernels, each after a space. Every kernel does the same:
 // it adds its third argument to the uint32 elements at its first; the second says how many.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <sstream>
+#include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -286,6 +289,16 @@ CUresult cuGraphNodeSetEnabled(CUgraphExec exec, CUgraphNode node, unsigned enab
 }
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
     IN_CONTEXT;
+    const size_t nodes = reinterpret_cast<Graph*>(graph)->nodes.size();
+    {
+        std::lock_guard lock(fake::guard);
+        fake::instantiated += std::to_string(nodes) + ' ';
+    }
+    for (int waited = 0; nodes > fake::most_nodes; ++waited) {
+        if (fake::too_many_code != 0) return static_cast<CUresult>(fake::too_many_code.load());
+        if (waited == 30'000) return CUDA_ERROR_LAUNCH_TIMEOUT;  // so that a test that has failed ends
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     *out = handle<CUgraphExec>(new std::vector<Node>(reinterpret_cast<Graph*>(graph)->ordered()));
     count("exec", 1);
     return CUDA_SUCCESS;

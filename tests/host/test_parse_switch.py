@@ -79,7 +79,7 @@ def test_answers_go_on_where_the_state_is_shared(server: Server, bundles: dict[s
             assert report["continued"] and report["added_bytes"] is None
             assert report["digest"] == server.health()["bundle"] == digest(bundles[name])
             assert report["graphs"] == server.health()["graphs"] == server.health()["ready"]
-            assert report["open_seconds"] > 0 < report["swap_ms"]
+            assert report["ready_seconds"] > report["open_seconds"] > 0 < report["swap_ms"]
             before = len(got)
             until(lambda before=before: len(got) > before + 6)
     assert all(text == expected[question] for question, text in got)

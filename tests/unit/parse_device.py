@@ -30,17 +30,23 @@ class Device:
     def __init__(
         self, target: Answer, draft: Answer, judge: Callable[[list[int]], float], slots: int,
         decode: tuple[int, ...] = (), run_ahead: bool = True, before: Device | None = None,
-        packs: bool = True,
+        packs: bool = True, late: Callable[[str, int], int] = lambda name, size: 0,
     ) -> None:  # fmt: skip
         """`before`: one whose caches are this one's, too, as those of a bundle in its place.
 
-        Without `packs` a prefill takes one slot, as in earlier bundles.
+        Without `packs` a prefill takes one slot, as in earlier bundles. `late`: how many answers of
+        a graph, of a size, that it is not ready there are.
         """
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
             "stride": 1, "evidence": "0", "run_ahead": run_ahead,
         }  # fmt: skip
         self.launches: list[str] = []
+        self.sizes: list[int] = []
+        """Of the launches."""
+        self.waited_for: list[tuple[str, int]] = []
+        """Graphs that were launched before they were ready, and their sizes."""
+        self._late = late
         self.steps_ahead = 0
         """The most decode steps that were launched and not waited for."""
         self.models: list[Model] = []
@@ -70,7 +76,9 @@ class Device:
             self._tensors.setdefault(found.name, found.initial.copy())
         inputs = {short: found.name for short, found in signature.inputs.items()}
         key = tuple(sorted(signature.key.items()))
-        self._graphs[signature.graph, key] = Graph(self, signature.graph, inputs, run)
+        size = next(iter(signature.key.values()))
+        late = self._late(signature.graph, size)
+        self._graphs[signature.graph, key] = Graph(self, signature.graph, size, inputs, run, late)
 
     @property
     def graphs(self) -> list[tuple[str, Mapping[str, int | str]]]:
@@ -105,14 +113,22 @@ class Device:
 
 class Graph:
     def __init__(
-        self, device: Device, name: str, inputs: Mapping[str, str],
-        run: Callable[..., dict[str, Any]],
+        self, device: Device, name: str, size: int, inputs: Mapping[str, str],
+        run: Callable[..., dict[str, Any]], late: int,
     ) -> None:  # fmt: skip
-        self._device, self._name, self._run = device, name, run
+        self._device, self._name, self._size, self._run = device, name, size, run
+        self._late = late or -1
         self._inputs = {short: device._tensors[name] for short, name in inputs.items()}
         self.outputs: dict[str, NDArray[Any]] = {}
 
+    def ready(self, soon: bool = False) -> bool:
+        self._late -= 1
+        return self._late < 0
+
     def launch(self) -> None:
+        if self._late >= 0:
+            self._device.waited_for.append((self._name, self._size))
+        self._device.sizes.append(self._size)
         self._device.launches.append(self._name)
         self._device.queue(self._launch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -284,6 +285,17 @@ def test_residue_that_two_captures_share_is_noise(values) -> None:
     """Words that captures of ATen's, cuFFT's and CUTLASS's kernels had."""
     word = int(compare(*hand([values, (0, 0, 0)])).graphs[0].words[4])
     assert not word & _differing(values) and word == values[0] & ~_differing(values)
+
+
+@pytest.mark.parametrize("since", [(60, 40, 20), (3000, 20, 40)])
+def test_nothing_of_a_time_is_kept(since) -> None:
+    """Its highest bytes are the same in captures that are made within minutes."""
+    values = tuple(time.time_ns() - seconds * 10**9 for seconds in since)
+    assert int(compare(*hand([values, (0, 0, 0)])).graphs[0].words[4]) == 0  # type: ignore[list-item]
+    # What is no time of these days stays, but for the bytes that differ.
+    later = tuple(value + (1 << 62) for value in values)
+    word = int(compare(*hand([later, (0, 0, 0)])).graphs[0].words[4])  # type: ignore[list-item]
+    assert word >> 61
 
 
 @pytest.mark.parametrize("byte", [0, 4])

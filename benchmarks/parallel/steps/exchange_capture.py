@@ -10,7 +10,7 @@ import torch
 from benchmarks.parallel.steps.sizes import COUNT, WIDTH, sizes
 from foundryc.recorder import Recorder
 from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
-from parse_runtime.kernels.streamed import STREAMED_ROWS
+from parse_runtime.kernels.rows import STREAMED_ROWS
 
 path, world, largest = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 10
 recorder = Recorder("cuda", "exchanges", {})

@@ -1,7 +1,8 @@
 """A bundle takes the place of another while decode steps run. Arguments: model, mode, folder.
 
 The bundle's own copy of itself takes its place, over its weights and state: another base, graphs,
-inputs and outputs of its own.
+inputs and outputs of its own. As in a server, it does so once the graphs are ready that eight
+sequences need, and those that stand in for other batches; the rest is made while it runs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from foundryrt.cuda.device import open_device
 from foundryrt.cuda.driver import driver
 from foundryrt.session import Session
 from foundryrt.undo import Undo
+from parse_runtime.graphs.first import first_graphs
 
 BATCH = 8
 SHARED = ("weights", "state")
@@ -77,8 +79,7 @@ def region_bytes(path: Path, but: tuple[str, ...] = ()) -> dict[str, int]:
     return {r.name: -(-r.size // PAGE) * PAGE for r in regions if r.name not in but}
 
 
-def prepared(session: Session) -> Session:
-    session.wait()
+def with_input(session: Session) -> Session:
     session.tensor(f"plan.{BATCH}").write_bytes(plan(BATCH, 0))
     return session
 
@@ -95,25 +96,30 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
     with Undo() as undo:
         device = open_device(driver(), 0, needs, undo)
         free = [device.free_memory()]
-        x = prepared(Session.open(path))
+        x = with_input(Session.open(path))
+        x.wait()
+        needed = first_graphs(x.graphs, BATCH)
         free.append(device.free_memory())
         with Steps(x) as steps:
             time.sleep(SECONDS)
             asked = time.perf_counter()
-            y = x.beside(path, lambda own, other: SHARED)
+            y = x.beside(path, lambda own, other: SHARED, first=lambda _: needed)
             opened = time.perf_counter()
-            prepared(y)
+            y.prepare(needed)
+            prepared, ready_then = time.perf_counter(), y.ready()
+            steps.session = with_input(y)
+            first = steps.until(y)
+            y.wait()
             ready = time.perf_counter()
             device.enter()
             free.append(device.free_memory())
-            steps.session = y
-            first = steps.until(y)
             expected = logits(x)
+            closing = time.perf_counter()
             x.close()
             closed = time.perf_counter()
             time.sleep(SECONDS)
             ended = time.perf_counter()
-        same = logits(y) == expected
+        same, timeline = logits(y) == expected, y._opened.timeline
         y.close()
     own = region_bytes(path, SHARED)
     graphs = [
@@ -124,10 +130,19 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
         "identical": same,
         "ms": (first - asked) * 1e3,
         "open_ms": (opened - asked) * 1e3,
-        "graphs_ms": (ready - opened) * 1e3,
-        "close_ms": (closed - first) * 1e3,
+        "needed_ms": (prepared - opened) * 1e3,
+        "needed_graphs": len(needed),
+        "ready_at_swap": ready_then,
+        "all_ready_ms": (ready - asked) * 1e3,
+        "timeline_ms": {step: (at - asked) * 1e3 for step, at in timeline},
+        "close_ms": (closed - closing) * 1e3,
         "step_ms": statistics.median(b - a for a, b in pairwise(before)) * 1e3,
         "gap_ms": steps.gap(asked - 0.1, ended),
+        "gaps_ms": {
+            "until the swap": steps.gap(asked - 0.1, first),
+            "until all are ready": steps.gap(first - 0.1, ready),
+            "while the first is closed": steps.gap(closing - 0.1, ended),
+        },
         "gap_alone_ms": steps.gap(asked - SECONDS / 2, asked),
         "extra_bytes": free[1] - free[2],
         "own_region_bytes": own,

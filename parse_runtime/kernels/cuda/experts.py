@@ -25,7 +25,8 @@ from parse_runtime.kernels.cuda.stream import (
     stream_parts,
 )
 from parse_runtime.kernels.quantized import Weight, split
-from parse_runtime.kernels.streamed import STREAMED_ROWS, streams
+from parse_runtime.kernels.rows import STREAMED_ROWS
+from parse_runtime.kernels.streamed import streams
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 from parse_runtime.kernels.cuda.stream import sum_parts
-from parse_runtime.kernels.streamed import STREAMED_ROWS
+from parse_runtime.kernels.rows import STREAMED_ROWS
 
 
 @opaque

@@ -1,0 +1,73 @@
+"""Words and files between a command and a process that stands by."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from foundryrt.standby import wire
+
+Ends = tuple[socket.socket, socket.socket]
+words = st.binary(max_size=40).map(lambda b: os.fsdecode(b.replace(b"\0", b"")))
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(words, min_size=1, max_size=9), max_size=4))
+def test_words_arrive_as_they_were(ends: Ends, messages: list[list[str]]) -> None:
+    for message in messages:
+        wire.send(ends[0], *message)
+    assert [wire.receive(ends[1]) for _ in messages] == [(message, []) for message in messages]
+
+
+def test_files_arrive_with_a_message_that_is_longer_than_a_buffer(
+    ends: Ends, tmp_path: Path
+) -> None:
+    message = ["run", *(f"NAME{i}={'x' * 1000}" for i in range(300))]
+    with (tmp_path / "file").open("w+") as file:
+        if (child := os.fork()) == 0:
+            wire.send(ends[0], *message, files=(file.fileno(), 2))
+            os._exit(0)
+        found, files = wire.receive(ends[1], 3)
+        os.waitpid(child, 0)
+        assert found == message and len(files) == 2
+        os.write(files[0], b"here")
+        assert (tmp_path / "file").read_text() == "here"
+        for each in files:
+            os.close(each)
+
+
+def test_the_end_and_what_is_no_message(ends: Ends) -> None:
+    ends[0].sendall(b"\xff\xff\xff\xff")
+    with pytest.raises(ValueError, match="a message of 4294967295 bytes"):
+        wire.receive(ends[1])
+    ends[0].sendall(b"\x05\0\0\0cut")
+    ends[0].shutdown(socket.SHUT_WR)
+    assert wire.receive(ends[1]) == (None, [])
+
+
+def test_a_command_imports_next_to_nothing_before_it_has_handed_over() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from foundryrt import start\n"
+        "from foundryrt.standby import client, wire\n"
+        "print(*{'json', 'socket', 'signal', 'typing', 're', 'enum', 'struct'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script, str(Path(__file__).parents[2])],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "\n"
