@@ -70,6 +70,11 @@ BENCHMARKS = {
             "cache.json",
         ),
         Benchmark(
+            "serve", "serving.serve",
+            "our server beside vLLM's on one GPU: starting, tokens a second, Poisson arrivals",
+            "serve.json",
+        ),
+        Benchmark(
             "serve-size", "serving.size", "what the serving process's packages take on disk",
             "serve_size.json",
         ),
