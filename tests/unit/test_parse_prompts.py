@@ -125,6 +125,6 @@ S, HELLO, WORLD, MARK = 256, 257, 258, 259
 )
 def test_streamed_bytes_and_skipped_tokens(tokens: list[int], expected: str) -> None:
     tokenizer = byte_fallback()
-    one_by_one = TextStream(tokenizer)
-    assert "".join(one_by_one.push([token]) for token in tokens) == expected
-    assert TextStream(tokenizer).push(tokens) == expected
+    stream = tokenizer.stream()
+    assert isinstance(stream, TextStream)
+    assert "".join(stream.push(token) for token in tokens) == expected
