@@ -54,6 +54,8 @@ class Scheduler:
         """Those whose next pass is a prefill or a verification, longest waiting first."""
         self.failed = 0
         """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
+        self.told: Callable[[], object] = lambda: None
+        """Called once the answers of a pass have been told what it gave them."""
 
     @property
     def running(self) -> int:
@@ -102,9 +104,11 @@ class Scheduler:
             self._admit(self._waiting.popleft())
         self._batch(Decode, self._draft.decode)
         self._batch(Extend, self._target.extend)
+        self.told()
         for _ in range(min(self._single_passes, len(self._due))):
             running = self._due.popleft()
             self._guarded(running, partial(self._single, running))
+            self.told()
         return bool(self._running or self._waiting)
 
     def _admit(self, answer: Answer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -132,6 +133,8 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
     switching = Switching(service, options, token.text)
     limits = Limits(connections, options.client_timeout)
     server = Server(service, service.app([switching.route]), options.grace, limits)
+    # What is there stays: a full collection would look through it and hold all answers up.
+    gc.freeze()
     try:
         server.run(sockets=[listening])
     finally:
