@@ -75,6 +75,11 @@ BENCHMARKS = {
             "serve.json",
         ),
         Benchmark(
+            "serve-host", "serving.host",
+            "processor time of a token in our server, from the pass to the socket",
+            "serve_host.json",
+        ),
+        Benchmark(
             "serve-size", "serving.size", "what the serving process's packages take on disk",
             "serve_size.json",
         ),

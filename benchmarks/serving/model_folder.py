@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import chain, islice, product
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.parse.models import CONFIGS, random_parameters
 from benchmarks.parse.peers import transformers_names
+from benchmarks.serving.text_files import write_text
 from parse_runtime.models.config import ModelConfig
 
-PIECES = "pieces.json"
 _SHARD = 4 << 30
-_PRINTED = [chr(code) for code in range(0x21, 0x7F)]
-_TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
 
 def write(name: str, folder: Path, device: str) -> None:
     """Files of the model; config.json, without which it is none, comes last."""
     config = CONFIGS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(config.vocab, folder)
+    write_text(config.vocab, folder)
     _write_weights(config, folder, device)
     (folder / "config.json").write_text(json.dumps(_described(config), indent=1))
 
@@ -65,22 +61,6 @@ def _write_weights(c: ModelConfig, folder: Path, device: str) -> None:
     total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def _write_text(vocab: int, folder: Path) -> None:
-    """A byte-level tokenizer: bytes, then pairs and triples of printed characters."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = ((a, b) for a, b in product(_PRINTED, repeat=2))
-    triples = ((a + b, c) for a, b, c in product(_PRINTED, repeat=3))
-    merges = list(islice(chain(pairs, triples), vocab - len(alphabet)))
-    pieces = [*alphabet, *(left + right for left, right in merges)]
-    tokenizer = Tokenizer(models.BPE({text: i for i, text in enumerate(pieces)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    configuration = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": _TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(configuration))
-    (folder / PIECES).write_text(json.dumps(pieces))
 
 
 if __name__ == "__main__":

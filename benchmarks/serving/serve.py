@@ -33,6 +33,7 @@ from benchmarks.serving.servers import (
     capture,
     write_model,
 )
+from benchmarks.serving.text_files import PIECES
 
 PARTS = ("start", "throughput", "poisson")
 PROMPT, TOKENS, MAX_LEN = 256, 128, 512
@@ -234,7 +235,7 @@ class Bench:
             port=server.port, model="model", prompt=self.sizes.prompt, tokens=self.sizes.tokens,
             # Each load has prompts of its own, the same for both servers.
             seed=10_007 * what["requests"] + what.get("concurrent", 0),
-            pieces=str(setup.folder / "pieces.json"), limit=min(_LOAD_LIMIT, alarm.left), **what,
+            pieces=str(setup.folder / PIECES), limit=min(_LOAD_LIMIT, alarm.left), **what,
         )  # fmt: skip
         core = max(os.sched_getaffinity(0))
         done = subprocess.run(
