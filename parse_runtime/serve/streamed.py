@@ -106,7 +106,8 @@ class Answers:
                 return
         except Exception as error:
             self.abandon(error)
-        self._said.put_nowait(part)
+        else:
+            self._said.put_nowait(part)
 
     async def __aiter__(self) -> AsyncIterator[Part]:
         """Parts of the texts; the last of each answer has none.
