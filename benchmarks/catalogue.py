@@ -70,6 +70,16 @@ BENCHMARKS = {
             "cache.json",
         ),
         Benchmark(
+            "serve", "serving.serve",
+            "our server beside vLLM's on one GPU: starting, tokens a second, Poisson arrivals",
+            "serve.json",
+        ),
+        Benchmark(
+            "serve-host", "serving.host",
+            "processor time of a token in our server, from the pass to the socket",
+            "serve_host.json",
+        ),
+        Benchmark(
             "serve-size", "serving.size", "what the serving process's packages take on disk",
             "serve_size.json",
         ),

@@ -17,6 +17,8 @@ choose() {
         relocate) limit=300 options=(relocate) ;;
         foreign) limit=300 options=(foreign) ;;
         engine) limit=400 options=(engine) ;;
+        serve) limit=590 options=(serve --models qwen3-0.6b) ;;
+        serve14b) limit=590 options=(serve --models qwen3-14b) ;;
         share) limit=300 options=(rank-share) ;;
         ranks) limit=300 options=(tensor-parallel) ;;
         instantiate) limit=75 options=(instantiate) ;;

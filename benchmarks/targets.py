@@ -269,7 +269,7 @@ TABLES: dict[str, list[list[Target]]] = {
          for key, what in (("first_token", "to the first token"),
                            ("between_tokens", "between tokens"))
          for share in ("p50", "p99")],
-        [serving("start to first token / vLLM's warm start", "start_over_vllm", 1 / 20, 1 / 40)],
+        [serving("start to first token / vLLM's warm start", "start/over_vllm", 1 / 20, 1 / 40)],
         [serving("0.6B decode step at batch 1, device", "host/step_ms_1", 0.8, 0.65, GEOMETRY,
                  unit="ms"),
          serving("0.6B: host time beyond the graph at 1", "host/host_share_1", 0.10, 0.05,

@@ -15,7 +15,7 @@ from hf_runtime import signature
 from hf_runtime.generate import CapturedModel, Sampling
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.stopping import StopText
-from parse_runtime.text.tokenizer import TextStream, Tokenizer
+from parse_runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def run(session: SessionLike, options: Options, json: bool) -> dict[str, Any]:
         prompt = tokenizer.encode(options.prompt, special=True)
     else:
         prompt = tokenizer.encode(chat.prompt(options.prompt))
-    text = StopText(TextStream(tokenizer), [options.stop] if options.stop else [])
+    text = StopText(tokenizer.stream(), [options.stop] if options.stop else [])
     shown: list[str] = []
 
     def show(part: str) -> None:

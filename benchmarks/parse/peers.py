@@ -27,7 +27,7 @@ def as_transformers(c: ModelConfig, p: dict[str, Tensor], device: str) -> Any:
     )  # fmt: skip
     with torch.device("meta"):
         model = Qwen3ForCausalLM(config)
-    for name, tensor in _names(c, p).items():
+    for name, tensor in transformers_names(c, p).items():
         module, _, attribute = name.rpartition(".")
         shared = nn.Parameter(tensor, requires_grad=False)
         setattr(model.get_submodule(module), attribute, shared)
@@ -39,7 +39,8 @@ def as_transformers(c: ModelConfig, p: dict[str, Tensor], device: str) -> Any:
     return model.eval()
 
 
-def _names(c: ModelConfig, p: dict[str, Tensor]) -> dict[str, Tensor]:
+def transformers_names(c: ModelConfig, p: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Views of our parameters by the names that transformers gives them."""
     found = {
         "model.embed_tokens.weight": p["embed"],
         "model.norm.weight": p["norm"],

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.protocols import Decoder, Target
@@ -15,7 +16,7 @@ from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.scheduler import Scheduler
 
 _LOG = logging.getLogger(__name__)
-
+Take = Callable[[list[Any]], object]
 
 FAILING = 3
 """After so many failed answers in a row the device is taken to be broken."""
@@ -47,6 +48,8 @@ class Engine:
         self._coming = 0
         """Answers that are submitted, but not yet known to the scheduler."""
         self._closing = False
+        self._left: dict[Take, list[Any]] = {}
+        scheduler.told = self._hand_over
         self._thread = threading.Thread(target=self._work, name="parse-engine", daemon=True)
         self._thread.start()
 
@@ -144,6 +147,19 @@ class Engine:
             self._changed.notify()
         self._thread.join(seconds)
 
+    def leave(self, take: Take, value: object) -> None:
+        """Have `take` called with a list of all that was left for it since it was last called.
+
+        That is once the answers of the present pass have been told of it: what is said of many
+        answers wakes another thread once. Of the engine's thread.
+        """
+        self._left.setdefault(take, []).append(value)
+
+    def _hand_over(self) -> None:
+        left, self._left = self._left, {}
+        for take, values in left.items():
+            self._guarded(partial(take, values))
+
     def _admit(self, request: Request, listener: Listener) -> None:
         self._scheduler.submit(request, listener)
         with self._changed:
@@ -164,8 +180,10 @@ class Engine:
                     return
             for command in commands:
                 self._guarded(command)
+            self._hand_over()
             # After an error there may be more to do.
             busy = self._guarded(self._scheduler.step) is not False
+            self._hand_over()
 
     @staticmethod
     def _guarded(call: Callable[[], object]) -> object:

@@ -18,7 +18,7 @@ from parse_runtime.text.chat import Chat, Conversation
 from parse_runtime.text.grammar import Grammars
 from parse_runtime.text.spelling import Spelling
 from parse_runtime.text.stopping import StopText
-from parse_runtime.text.tokenizer import TextStream, Tokenizer
+from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import TokenTranslation
 
 _COMPOSED = 4
@@ -83,9 +83,9 @@ class Prompts:
                 "judge-prompt: without a question there are verdicts only by a calibration that "
                 "had none (foundryc calibrate --judge-prompt '')"
             )
-        suffix = rules.judge_prompt and self.target.chat.judge_suffix(
-            messages, rules.judge_prompt, **settings
-        )
+        # Templates take their time.
+        judging = rules.judge_prompt if rules.max_rounds else ""
+        suffix = judging and self.target.chat.judge_suffix(messages, judging, **settings)
         return Request(
             prompt=tokens,
             draft_prompt=tokens if self.translation.same else self._draft_prompt(prompt, settings),
@@ -135,7 +135,7 @@ class Prompts:
 
     def text(self, stops: Sequence[str]) -> StopText:
         """Turns an answer's tokens into text up to a stop string."""
-        return StopText(TextStream(self.target.tokenizer), stops)
+        return StopText(self.target.tokenizer.stream(), stops)
 
     def encode(
         self, prompt: Conversation | Raw, settings: Mapping[str, Any] | None = None

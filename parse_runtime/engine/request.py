@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from foundryrt.errors import UsageError
@@ -111,8 +111,7 @@ class Statistics:
 
     def report(self) -> dict[str, Any]:
         """JSON-able, with the ratios of the counts, without the evidence."""
-        counts = asdict(replace(self, evidence=[]))
-        del counts["evidence"]
+        counts = {name: value for name, value in vars(self).items() if name != "evidence"}
         return {
             **counts,
             "acceptance_length": _ratio(self.accepted, self.rounds),

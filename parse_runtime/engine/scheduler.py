@@ -73,6 +73,8 @@ class Scheduler:
         """Those whose next pass is a prefill or a verification, longest waiting first."""
         self.failed = 0
         """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
+        self.told: Callable[[], object] = lambda: None
+        """Called once the answers of a pass have been told what it gave them."""
 
     @property
     def running(self) -> int:
@@ -121,6 +123,7 @@ class Scheduler:
             self._admit(self._waiting.popleft())
         self._batch(Decode, self._draft.decode)
         self._batch(Extend, self._target.extend)
+        self.told()
         due = list(self._due)
         for one in self._planned():
             if one.kind == VERIFY:
@@ -129,6 +132,7 @@ class Scheduler:
             else:
                 shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
                 self._prefill(one.kind, shares)
+            self.told()
         return bool(self._running or self._waiting)
 
     def _admit(self, answer: Answer) -> None:

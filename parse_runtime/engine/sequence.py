@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Listener, Request, Statistics
@@ -26,8 +26,7 @@ class Prefill:
     scored: bool = False
 
 
-@dataclass(frozen=True)
-class Decode:
+class Decode(NamedTuple):
     """The draft model's next token; answered by it. `last`: no other follows, whatever it is."""
 
     token: int
@@ -35,8 +34,7 @@ class Decode:
     last: bool = False
 
 
-@dataclass(frozen=True)
-class Extend:
+class Extend(NamedTuple):
     """The target's next tokens; answered by a list of them, or `scored` by the next's logits.
 
     `last`: no other follows for now, whatever they are.
@@ -159,7 +157,7 @@ class Answer:
         written = translation.to_target(answer, draft)
         if translation.same:
             return written[:room], ended and len(written) <= room
-        stop = next((i for i, token in enumerate(written) if token in request.stops), None)
+        stop = _first(written, request.stops)
         if stop is not None:
             written, ended = written[:stop], True
         elif not request.ends:
@@ -211,7 +209,7 @@ class Answer:
                 self._rows = length
                 self.statistics.advances += 1
             tokens = tokens[: until - length]
-            stop = next((i for i, t in enumerate(tokens) if t in self.request.stops), None)
+            stop = _first(tokens, self.request.stops)
             before = self.statistics.tokens
             reason = self._append(tokens[:stop]) or ("stop" if stop is not None else None)
             if length > len(self.request.prompt):
@@ -236,6 +234,14 @@ class Answer:
 
 def _never(token: int) -> bool:
     return False
+
+
+def _first(tokens: Sequence[int], wanted: frozenset[int]) -> int | None:
+    """The place of the first token that is wanted."""
+    for place, token in enumerate(tokens):
+        if token in wanted:
+            return place
+    return None
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -28,6 +28,8 @@ from parse_runtime.serve.served import Served
 from parse_runtime.serve.streamed import Answers
 
 _LEFT = 499
+_SHORT = 4096
+"""Bytes of a body that are read in less time than a thread for it takes."""
 Result = TypeVar("Result")
 
 
@@ -128,7 +130,8 @@ class Service(Lifecycle):
             raise ApiError(400, f"the body cannot be read: {error}") from None
         if body.model is not None:
             self._known(body.model)
-        answers, completion = await self._begin(body, kind is ChatBody)
+        short = len(content) <= _SHORT
+        answers, completion = await self._begin(body, kind is ChatBody, short)
         if body.stream:
             return Events(answers, completion, self.close)
         try:
@@ -136,21 +139,22 @@ class Service(Lifecycle):
         finally:
             self.close(answers)
 
-    async def _begin(self, body: Body, chat: bool) -> tuple[Answers, CompletionFormat]:
+    async def _begin(self, body: Body, chat: bool, short: bool) -> tuple[Answers, CompletionFormat]:
         """Submit what is asked, to the bundle that it was made for."""
         waited = False
         while True:
             waited |= await self._gate.passed()
             served = self.served
-            # Templates and tokenizers may take their time over a long prompt.
-            asked = await run_in_threadpool(
+            requests = partial(
                 body.requests, served.prompts, served.rules, served.engine.max_len
-            )
+            )  # fmt: skip
+            # Templates and tokenizers may take their time over a long prompt.
+            asked = requests() if short else await run_in_threadpool(requests)
             if len(asked) > served.engine.capacity:
                 message = f"n={len(asked)}: there is room for {served.engine.capacity} answers"
                 raise ApiError(400, message, "n")
             text = partial(served.prompts.text, body.stops())
-            answers = Answers(asked, text, self.metrics.ended)
+            answers = Answers(served.engine, asked, text, self.metrics.ended)
             # How tokens are written, where the answer lists them.
             spelling = None if body.listed() is None else served.prompts.spelling
             completion = CompletionFormat(chat, served.name, body.counted(), spelling)
@@ -188,6 +192,8 @@ class Service(Lifecycle):
         self, request: Request, answers: Answers, completion: CompletionFormat
     ) -> Response:
         """The answers, or a status that nobody sees where the client leaves before it."""
+
+        answers.direct = lambda part: True  # Nobody wants to know of it before the end.
 
         async def collect() -> None:
             async for _ in answers:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.sampling.sampler import TokenLogprobs
 from parse_runtime.serve.likelihoods import chat_logprobs, text_logprobs
@@ -29,6 +31,8 @@ class CompletionFormat:
     """How tokens are written, where their log probabilities are wanted."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
+    _around: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    """Of an answer's chunks, what is before and behind the text."""
 
     def whole(self, outcomes: Sequence[Outcome]) -> Json:
         """The whole answers, with the counts of PARSE as `parse`: a list of several answers'."""
@@ -54,6 +58,19 @@ class CompletionFormat:
         """A chunk of text."""
         content = {"content": part.text} if self.chat else part.text
         return self._chunk(part.outcome.index, content, self._logprobs(part.logprobs))
+
+    def encoded(self, part: Part) -> bytes:
+        """A part of an answer, its last one too, as the JSON of a chunk."""
+        if part.last:
+            return msgspec.json.encode(self.last(part))
+        if self.spelling is not None:
+            return msgspec.json.encode(self.chunk(part))
+        around = self._around.get(part.outcome.index)
+        if around is None:
+            encoded = msgspec.json.encode(self.chunk(Part(part.outcome, self.id)))
+            before, _, behind = encoded.partition(f'"{self.id}"'.encode())
+            around = self._around[part.outcome.index] = before, behind
+        return around[0] + msgspec.json.encode(part.text) + around[1]
 
     def last(self, part: Part) -> Json:
         """The chunk that says why an answer ended, with the counts of PARSE.

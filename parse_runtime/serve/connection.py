@@ -46,6 +46,8 @@ class Connection(H11Protocol):
 
     def __init__(self, limits: Limits, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
+        # Applications find it in their scope.
+        self.app_state = {**self.app_state, "connection": self}
         self._limits = limits
         self._heard = self.loop.time()
         self._refused = False
@@ -56,6 +58,19 @@ class Connection(H11Protocol):
     def idle(self) -> bool:
         """No request is being answered."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def flowing(self) -> bool:
+        """`send_chunk` may be called: the client reads, and the answer is sent in chunks."""
+        return (
+            not self.flow.write_paused
+            and not self.transport.is_closing()
+            and self.cycle.scope["http_version"] == "1.1"
+        )
+
+    def send_chunk(self, data: bytes) -> None:
+        """Part of the body of the answer that has begun, beside those that go through ASGI."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

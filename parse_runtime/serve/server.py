@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -106,9 +107,13 @@ def listen(options: Serving) -> socket.socket:
     """UsageError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        return socket.create_server((options.host, options.port), family=family)
+        listening = socket.create_server((options.host, options.port), family=family)
     except OSError as error:
         raise UsageError(f"{options.host} port {options.port}: {error.strerror}") from None
+    # Connections inherit it. Without it each small part of a stream waits for the client to
+    # acknowledge the one before, up to 40 ms; asyncio sees to that for sockets of its own alone.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def answer(service: Service, listening: socket.socket, options: Serving) -> None:
@@ -128,6 +133,8 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
     switching = Switching(service, options, token.text)
     limits = Limits(connections, options.client_timeout)
     server = Server(service, service.app([switching.route]), options.grace, limits)
+    # What is there stays: a full collection would look through it and hold all answers up.
+    gc.freeze()
     try:
         server.run(sockets=[listening])
     finally:

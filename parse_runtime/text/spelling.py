@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from parse_runtime.text.byte_stream import byte_alphabet
 from parse_runtime.text.tokenizer import Tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -19,7 +20,9 @@ class Spelling:
         found = json.loads(tokenizer.to_json())
         self._added = {token["id"]: token["content"] for token in found["added_tokens"]}
         steps = _steps(found["decoder"])
-        self._bytes = _alphabet() if any(step["type"] == "ByteLevel" for step in steps) else None
+        self._bytes = (
+            byte_alphabet() if any(step["type"] == "ByteLevel" for step in steps) else None
+        )
         self._replaced = [
             (step["pattern"]["String"], step["content"])
             for step in steps
@@ -60,15 +63,3 @@ def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     if decoder["type"] == "Sequence":
         return [step for part in decoder["decoders"] for step in _steps(part)]
     return [decoder]
-
-
-def _alphabet() -> dict[str, int]:
-    """Characters that byte-level tokenizers write for bytes: those in print stand for themselves.
-
-    The others take the characters from U+0100 on, in turn, as in GPT-2's encoder.
-    """
-    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printed]
-    table = {chr(byte): byte for byte in printed}
-    table.update({chr(0x100 + i): byte for i, byte in enumerate(others)})
-    return table

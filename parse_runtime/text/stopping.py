@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parse_runtime.text.tokenizer import TextStream
+from parse_runtime.text.tokenizer import Stream
 
 
 class StopText:
@@ -13,7 +13,7 @@ class StopText:
     The texts joined do not depend on how the tokens are pushed.
     """
 
-    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
+    def __init__(self, stream: Stream, stops: Sequence[str]) -> None:
         self._stream, self._stops = stream, [stop for stop in stops if stop]
         self._held = ""
         self.length = 0
@@ -23,8 +23,10 @@ class StopText:
 
     def push(self, token: int) -> str:
         """The text that is certain to be part of the answer now."""
-        new = self._stream.push([token])
+        new = self._stream.push(token)
         self.length += len(new)
+        if not self._stops:
+            return new
         self._held += new
         found = [(at + len(s), at) for s in self._stops if (at := self._held.find(s)) >= 0]
         if found:

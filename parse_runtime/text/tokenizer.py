@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from foundryrt.errors import UsageError
+from parse_runtime.text.byte_stream import ByteStream, TokenBytes
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
@@ -26,6 +28,19 @@ def package_reads(failure: str) -> Iterator[None]:
         raise UsageError(f"{failure}: {' '.join(str(error).split())}") from error
 
 
+class Stream(Protocol):
+    """Text of a growing sequence of tokens, never cut inside a character."""
+
+    def push(self, token: int) -> str:
+        """The text that became complete; "" while a character is still in parts."""
+
+    def rest(self) -> str:
+        """The text of an end inside a character: replacement characters for its bytes."""
+
+    def fork(self) -> Stream:
+        """A stream that goes on from here by itself."""
+
+
 class Tokenizer:
     """A thin face of `tokenizers.Tokenizer`."""
 
@@ -36,6 +51,7 @@ class Tokenizer:
         """Ids are below it; not all have to be in use."""
         self.longest = max(map(len, vocabulary), default=0)
         """Characters of the longest token."""
+        self._bytes = TokenBytes.of(inner)
         listed = json.dumps(sorted(vocabulary.items()))
         self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
         """Equal for tokenizers whose tokens have the same ids."""
@@ -97,6 +113,10 @@ class Tokenizer:
         found = self._inner.id_to_token(token)
         return None if found is None else str(found)
 
+    def stream(self) -> Stream:
+        """Makes text of the tokens of an answer as they come."""
+        return ByteStream(self._bytes) if self._bytes else TextStream(self)
+
     def single(self, text: str) -> int:
         """The id of a text that is one token; UsageError where it is several."""
         tokens = self.encode(text)
@@ -108,7 +128,7 @@ class Tokenizer:
 
 
 class TextStream:
-    """Text of a growing sequence of tokens, never cut inside a character."""
+    """A `Stream` for any decoder, which is asked again for the tokens before the last."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -118,15 +138,12 @@ class TextStream:
         self._before = ""
         """Text of the tokens from `_start` to `_read`."""
 
-    def push(self, tokens: Sequence[int]) -> str:
+    def push(self, token: int) -> str:
         """The text that became complete; "" while a character is still in parts.
 
         Text is decoded from the last text returned on, since decoders may treat the first token
         of a text specially (a leading space).
         """
-        return "".join([self._push(token) for token in tokens])
-
-    def _push(self, token: int) -> str:
         self._tokens.append(token)
         after = self._tokenizer.decode(self._tokens[self._start :])
         if not after.startswith(self._before):

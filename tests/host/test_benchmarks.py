@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import application
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.parse import geometry
+from benchmarks.serving import serve
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
@@ -38,3 +39,18 @@ def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
 def test_toy_models_do_not_touch_the_results() -> None:
     with pytest.raises(typer.BadParameter, match="mean nothing"):
         geometry.run(tiny=True)
+
+
+def test_a_toy_model_tries_the_comparison_of_servers(tmp_path) -> None:
+    output = tmp_path / "serve.json"
+    serve.run(
+        engines="ours", parts="start,throughput", concurrent="1,3", starts=1, folder=tmp_path,
+        tiny=True, output=output,
+    )  # fmt: skip
+    found = json.loads(output.read_text())
+    assert found["start"]["tiny"]["ours"]["first_token_s"] > 0
+    for level, row in found["throughput"]["tiny"]["ours"]["at"].items():
+        # Every answer counts on from its prompt.
+        assert row["right"] == row["requests"] == 4 * max(2, int(level)) and not row["failed"]
+        assert row["tokens"] == 8 * row["requests"] and row["tokens_per_second"] > 0
+    assert (tmp_path / "serve-logs" / "tiny.ours.log").read_text().count("listening") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, processors
 
 from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.prompts import Prompts, Raw, TextFormat
+from parse_runtime.engine.rules import Rules
 from parse_runtime.text.assets import assets_from_gguf, assets_from_hf
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import TextStream, Tokenizer
@@ -125,6 +128,17 @@ S, HELLO, WORLD, MARK = 256, 257, 258, 259
 )
 def test_streamed_bytes_and_skipped_tokens(tokens: list[int], expected: str) -> None:
     tokenizer = byte_fallback()
-    one_by_one = TextStream(tokenizer)
-    assert "".join(one_by_one.push([token]) for token in tokens) == expected
-    assert TextStream(tokenizer).push(tokens) == expected
+    stream = tokenizer.stream()
+    assert isinstance(stream, TextStream)
+    assert "".join(stream.push(token) for token in tokens) == expected
+
+
+def test_without_drafts_nobody_is_asked_and_no_template_is_needed() -> None:
+    tokenizer = byte_fallback()
+    text = TextFormat(tokenizer, Chat("", {}, ()))
+    prompts = Prompts(text, text, SameTokens(frozenset()))
+    for rounds in (0, 1):
+        rules = Rules(max_rounds=rounds)
+        with nullcontext() if not rounds else pytest.raises(UsageError, match="chat template"):
+            asked = prompts.request(Raw([HELLO]), 1, Sampling(), rules)
+            assert not asked.suffix and asked.prompt == [HELLO]

@@ -168,6 +168,18 @@ def test_requests_that_do_not_come_in_are_given_up() -> None:
         assert server.post()[0] == 200
 
 
+def test_small_parts_of_a_stream_do_not_wait_for_the_client() -> None:
+    from parse_runtime.serve import Serving
+    from parse_runtime.serve.server import listen
+
+    with (
+        listen(Serving(port=0)) as listening,
+        socket.create_connection(listening.getsockname(), 10),
+        listening.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_client_that_does_not_read_on_is_cut() -> None:
     requests = 3000
     with served(0, "--client-timeout=1") as server:

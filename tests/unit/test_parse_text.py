@@ -7,11 +7,14 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Inner
 
 from foundryrt.errors import UsageError
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.gguf_config import config_from_gguf
 from parse_runtime.models.hf_config import config_from_hf
+from parse_runtime.text.byte_stream import ByteStream
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.gguf_tokenizer import tokenizer_from_gguf
 from parse_runtime.text.tokenizer import TextStream, Tokenizer
@@ -259,11 +262,28 @@ BYTES = Tokenizer.from_json(tokenizer_from_gguf(metadata("qwen2"), "x"))
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd")))
 def test_streamed_text_never_holds_half_a_character(text: str) -> None:
     tokens = BYTES.encode(text)
-    stream = TextStream(BYTES)
-    pieces = [stream.push([token]) for token in tokens]
-    assert all("\ufffd" not in piece for piece in pieces)
-    assert "".join(pieces) == BYTES.decode(tokens)
-    assert TextStream(BYTES).push(tokens) == BYTES.decode(tokens)
+    for stream in (BYTES.stream(), TextStream(BYTES)):
+        pieces = [stream.push(token) for token in tokens]
+        assert all("\ufffd" not in piece for piece in pieces)
+        assert "".join(pieces) == BYTES.decode(tokens)
+
+
+ADDED = Inner.from_str(BYTES.to_json())
+ADDED.add_tokens([AddedToken("<tool call>"), AddedToken("<tool>"), AddedToken("\u00e9")])
+ADDED.add_special_tokens([AddedToken("<pad>", special=True)])
+WITH_ADDED = Tokenizer(ADDED)
+tokens_of_added = st.lists(st.integers(0, WITH_ADDED.size + 2), max_size=12)
+
+
+@given(tokens_of_added, tokens_of_added)
+def test_text_of_bytes_is_that_of_all_together(tokens: list[int], more: list[int]) -> None:
+    stream = WITH_ADDED.stream()
+    assert isinstance(stream, ByteStream)
+    begun = "".join(stream.push(token) for token in tokens)
+    fork = stream.fork()
+    for ahead in (fork, stream):
+        end = "".join(ahead.push(token) for token in more) + ahead.rest()
+        assert begun + end == WITH_ADDED.decode([*tokens, *more])
 
 
 def test_ids_with_gaps_and_text_that_is_no_unicode() -> None:

@@ -1,0 +1,145 @@
+"""What a token costs our server's process on the CPU, from the pass to the socket.
+
+The passes compute nothing (`stub.py`). `--before` names another checkout, measured by turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from benchmarks.device import cpu
+from benchmarks.report import RESULTS, Output, say, today, write_results
+from benchmarks.serving.load import Plan
+from benchmarks.serving.servers import ROOT
+from benchmarks.serving.text_files import PIECES, write_text
+
+VOCABULARY, PROMPT, TOKENS = 151_936, 256, 128
+_LIMIT = 120.0
+"""Seconds of a load."""
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A server that runs."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def seconds(self) -> tuple[float, float]:
+        """Processor time so far, of the program and of the system for it."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        user, system = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:13])
+        return user, system
+
+
+def run(
+    streams: Annotated[str, Option(help="Answers at a time.")] = "64,256",
+    before: Annotated[Path | None, Option(help="Another checkout, to compare with.")] = None,
+    rounds: Annotated[int, Option(help="Loads, of which medians are taken.")] = 7,
+    step_ms: Annotated[float, Option(help="Of a device's step, for what it waits.")] = 2.5,
+    output: Output = RESULTS / "serve_host.json",
+) -> None:
+    """Measure processor time a token, and what a step takes beyond the device's."""
+    trees = {"after": ROOT} | ({"before": before.resolve()} if before else {})
+    result: dict[str, Any] = {
+        "device": cpu(), "date": today(), "rounds": rounds, "prompt": PROMPT, "answer": TOKENS,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_text(VOCABULARY, folder)
+        for count in map(int, streams.split(",")):
+            found = measure(folder, trees, count, rounds, 0.0)
+            paced = measure(folder, trees, count, rounds, step_ms * 1e-3)
+            for tree, own in found.items():
+                step = paced[tree]["ms_per_token"]
+                own["step"] = {
+                    **paced[tree], "device_ms": step_ms, "beyond_us": (step - step_ms) * 1e3,
+                }  # fmt: skip
+            if before:
+                rates = (found[tree]["us_per_token"] for tree in ("before", "after"))
+                found["times_cheaper"] = next(rates) / next(rates)
+            result[str(count)] = found
+            write_results(output, result)
+
+
+def measure(
+    folder: Path, trees: dict[str, Path], streams: int, rounds: int, step: float
+) -> dict[str, Any]:
+    """Medians of each tree's rounds; the first round of each is not counted."""
+    rows: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}
+    with ExitStack() as stack:
+        stubs = {
+            name: stack.enter_context(serving(tree, folder, streams, step))
+            for name, tree in trees.items()
+        }
+        for number in range(rounds + 1):
+            for name, stub in stubs.items():
+                row = load(stub, folder, streams, number)
+                say(f"{streams} streams, step {step * 1e3} ms, {name}: {row}")
+                if number:
+                    rows[name].append(row)
+    return {
+        name: {key: statistics.median(row[key] for row in own) for key in own[0]}
+        for name, own in rows.items()
+    }
+
+
+@contextmanager
+def serving(tree: Path, folder: Path, streams: int, step: float) -> Iterator[Stub]:
+    """A server of a checkout."""
+    stub = Path(__file__).with_name("stub.py")
+    # Without `site`, whose .pth files may put an editable install before all else.
+    path = os.pathsep.join((str(tree), sysconfig.get_path("purelib")))
+    process = subprocess.Popen(
+        [sys.executable, "-S", str(stub), str(folder), str(streams), str(step)],
+        cwd=tree, env=os.environ | {"PYTHONPATH": path}, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        port = re.search(r"listening on http://127.0.0.1:(\d+)/", line)
+        if port is None:
+            raise SystemExit(f"{tree}: the server does not begin: {line}{process.stderr.read()}")
+        yield Stub(process, int(port[1]))
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def load(stub: Stub, folder: Path, streams: int, seed: int) -> dict[str, float]:
+    """Two answers to each stream."""
+    plan = Plan(
+        port=stub.port, model="model", prompt=PROMPT, tokens=TOKENS, seed=seed, limit=_LIMIT,
+        pieces=str(folder / PIECES), requests=2 * streams, concurrent=streams,
+    )  # fmt: skip
+    began = stub.seconds()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.serving.load"], cwd=ROOT, text=True, check=True,
+        input=json.dumps(asdict(plan)), stdout=subprocess.PIPE,
+    )  # fmt: skip
+    user, system = (
+        (end - begin) / (plan.requests * TOKENS) * 1e6
+        for begin, end in zip(began, stub.seconds(), strict=True)
+    )
+    found = json.loads(done.stdout)
+    if found["right"] != plan.requests:
+        raise SystemExit(f"answers are wrong: {found}")
+    return {
+        "us_per_token": user + system, "user_us": user, "system_us": system,
+        "tokens_per_chunk": found["tokens_per_chunk"],
+        "ms_per_token": found["time_per_token_ms"]["p50"],
+    }  # fmt: skip
