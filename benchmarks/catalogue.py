@@ -79,6 +79,11 @@ BENCHMARKS = {
             "otfs.json", gpu=True,
         ),
         Benchmark(
+            "otfs-mailbox", "receiver.mailbox",
+            "the equalizer without clusters, as older GPUs have it, beside that with clusters",
+            "otfs_mailbox.json", gpu=True,
+        ),
+        Benchmark(
             "otfs-sweep", "receiver.sweep", "divisions of the equalizer among blocks and threads",
             "otfs_sweep.json", gpu=True,
         ),

@@ -54,10 +54,12 @@ def record(recorder: Recorder, settings: Settings) -> None:
 
 
 def _kernels(settings: Settings) -> Receive:
+    from foundryc.cuda.kernels import architecture
     from otfs_pipeline.receiver.kernels.geometry import Geometry
+    from otfs_pipeline.receiver.kernels.platforms import platform
     from otfs_pipeline.receiver.kernels.receiver import KernelReceiver
 
-    return KernelReceiver(Geometry.of(settings))
+    return KernelReceiver(Geometry.of(settings, platform(architecture())))
 
 
 def _native(recorder: Recorder, settings: Settings) -> Receive:

@@ -14,7 +14,8 @@ from foundryrt.errors import UsageError
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.link.channel import Taps
-from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.platforms import HOPPER
 from otfs_pipeline.settings import Settings
 from tests.gpu.otfs_rounding import bounds
 from tests.host.kernels_on_cpu import receive
@@ -154,7 +155,7 @@ def test_a_frame_of_zeros_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delays", [64, 128, 1024, 2048, 4096, 8192, 16384])
 def test_every_grid_fits(delays: int) -> None:
     geometry = Geometry.of(Settings(grid=f"{delays}x32"))
-    assert geometry.shared_bytes <= SHARED_LIMIT
+    assert geometry.shared_bytes <= HOPPER.block_shared
     assert geometry.span * geometry.cluster >= geometry.length
     assert geometry.span >= geometry.halo or geometry.cluster == 1
 
@@ -165,7 +166,7 @@ def test_the_sweep_varies_what_fits(grid: str) -> None:
     found = list(sweep.divisions(default))
     assert {geometry.cluster for geometry in [default, *found]} >= {3, 7}
     for geometry in found:
-        assert geometry.shared_bytes <= SHARED_LIMIT // geometry.resident
+        assert geometry.shared_bytes <= HOPPER.resident_shared(geometry.resident)
         assert geometry.span * geometry.cluster >= geometry.length
 
 
