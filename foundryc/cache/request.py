@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from foundryrt.bundle.schema import TARGETS
 from foundryrt.errors import UsageError
 from foundryrt.workload import is_file
 
+_ARCHITECTURE = re.compile(r"sm_[1-9][0-9]{1,2}")
 # An arena spans 1.25 TiB; programs lie below these addresses, libraries above.
 BASES = range(0x100000000000, 0x700000000000, 2 << 40)
 
@@ -38,6 +40,8 @@ class Request:
     """Whether the bundle may lie anywhere, proved by comparing captures (cuda)."""
     command: tuple[str, ...] = ()
     """What `foundryc capture` takes to ask for the same, but for the output."""
+    architectures: tuple[str, ...] = ()
+    """Of GPUs that the bundle is for, beside the one that captures it (cuda)."""
     why: str = ""
     """Why this target, where nobody asked for one."""
 
@@ -52,6 +56,7 @@ class Request:
         base: str | None = None,
         relocate: bool | None = None,
         fit: bool = False,
+        arch: str | None = None,
     ) -> Request:
         """A workload that is not named is the one whose options `arguments` are; a target that is
         not named is the one that this machine can capture for. With `fit` the workload chooses the
@@ -86,6 +91,7 @@ class Request:
                 else "--embed-weights: with --tp, ranks have weights of their own, which stay in "
                 "their files"
             )
+        architectures = () if arch is None else _architectures(arch, chosen)
         address = None if base is None else _address(base, chosen)
         # A folder of this machine is no name to find a workload by.
         known = Path(asked).stem if is_file(asked) else asked
@@ -95,6 +101,7 @@ class Request:
             )
         command = ["--target", chosen] + ["--embed-weights"] * embed_weights
         command += ["--compile"] * compile + ([] if base is None else ["--base", base])
+        command += [] if arch is None else ["--arch", ",".join(architectures)]
         if script is not None:
             command += ["--", *arguments]
         else:
@@ -109,6 +116,7 @@ class Request:
             address,
             chosen == "cuda" if relocate is None else relocate,
             tuple(command),
+            architectures,
             why,
         )
 
@@ -129,6 +137,8 @@ class Request:
             parts["compile"] = "true"
         if self.relocate:
             parts["relocate"] = "true"
+        if self.architectures:
+            parts["architectures"] = ",".join(self.architectures)
         if self.base is not None:
             parts["base"] = hex(self.base)
         for text in given:
@@ -143,6 +153,16 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     return [
         f"{options.flag(field)}={value}" for field, value in values.items() if value is not None
     ]
+
+
+def _architectures(text: str, target: str) -> tuple[str, ...]:
+    """The names in a list with commas, each once, in order of their numbers."""
+    names = {name.strip() for name in text.split(",")}
+    if target != "cuda" or not all(_ARCHITECTURE.fullmatch(name) for name in names):
+        raise UsageError(
+            f"--arch {text}: only --target cuda takes GPU architectures, as in sm_80,sm_87,sm_90"
+        )
+    return tuple(sorted(names, key=lambda name: int(name[3:])))
 
 
 def _address(text: str, target: str) -> int:

@@ -34,11 +34,11 @@ Loader = Callable[[bytes, str, int], Launchable]
 """Makes a kernel of a binary, its name, and how many bytes of dynamic shared memory it may have."""
 
 
-def architecture() -> str:
-    """That of torch's current GPU, as the compiler names it, such as `sm_90`."""
+def architecture(device: Any = None) -> str:
+    """That of a GPU, by default torch's current one, as the compiler names it, such as `sm_90`."""
     import torch  # What is compiled without a GPU needs none.
 
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
 
 
