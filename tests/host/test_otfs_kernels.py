@@ -108,14 +108,16 @@ def test_blocks_with_inner_and_outer_warps(
 
 
 @pytest.mark.parametrize(
-    ("changes", "snr_db", "seed"),
+    ("changes", "snr_db", "seed", "least"),
     [
-        ({"grid": "64x32"}, 20.0, 1),
-        ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 10),
+        ({"grid": "64x32"}, 20.0, 1, 1e-4),
+        ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 10, 1e-4),
+        # It amplifies little; of its taps at far Dopplers the interpolation shows, in H too.
+        ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0, 92728682, 1e-5),
     ],
 )
 def test_frames_that_amplify_rounding_are_within_their_own_bound(
-    changes: dict[str, Any], snr_db: float, seed: int, tmp_path: Path
+    changes: dict[str, Any], snr_db: float, seed: int, least: float, tmp_path: Path
 ) -> None:
     link = Settings(**changes)
     geometry = Geometry(link, each=1, group=4, cluster=1)
@@ -124,7 +126,7 @@ def test_frames_that_amplify_rounding_are_within_their_own_bound(
     exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
     allowed = bounds(frame.samples, geometry, exact)
     off = np.abs(got["symbols"] * got["mu"] - exact.symbols * exact.mu).max()
-    assert 1e-4 < off < allowed.equalized
+    assert least < off < allowed.equalized
     assert abs(got["mu"] / exact.mu - 1) < allowed.mu
     assert not np.any((got["bits"] != exact.bits) & (np.abs(exact.llr) > allowed.llr))
 
