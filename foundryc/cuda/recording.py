@@ -18,7 +18,7 @@ from foundryc.cuda.arena import BASE, Arena, is_zero
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.build import Build, OnlyMemory
 from foundryc.cuda.collection import postponed
-from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
+from foundryc.cuda.extract import CapturedFunction, CapturedGraph, extract, foreign_addresses
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.images import arena_image, foreign_image, pointers
@@ -223,6 +223,8 @@ class CudaRecording:
         with torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(pool), only_memory:
             yield build
         table = build.table(graph.name, graph.key, self.binaries.noted)
+        called = [CapturedFunction(f.name, 0, 0, -1, False) for f in self.binaries.functions]
+        self._follow(CapturedGraph(table.columns, tuple(called)))
         graph.table = replace(graph.table, builds={**graph.table.builds, architecture: table})
 
     def adopt(
@@ -253,7 +255,7 @@ class CudaRecording:
 
     def _keep(self, recorded: RecordedGraph, raw_graph: int) -> None:
         captured = extract(raw_graph)
-        self.foreign.follow(foreign_addresses(captured, self.arena.base, self.arena.end))
+        self._follow(captured)
         recorded.table = self._table(recorded, captured)
         for named in recorded.named:
             if self._locate(named.tensor) is None:
@@ -262,6 +264,10 @@ class CudaRecording:
                     " graph does not use; it must be made by the graph or be a registered tensor"
                 )
         self.graphs.append(recorded)
+
+    def _follow(self, graph: CapturedGraph) -> None:
+        """Take in the memory of others that a graph is given."""
+        self.foreign.follow(foreign_addresses(graph, self.arena.base, self.arena.end))
 
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded; embedded weights are read from the device when they are written."""

@@ -10,12 +10,11 @@ import msgspec
 import pytest
 import zstandard
 
-from foundryrt.bundle import errors, tables
+from foundryrt.bundle import errors
 from foundryrt.bundle.builds import architectures, built_for
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import (
-    Build,
     Column,
     Function,
     Kernel,
@@ -32,6 +31,7 @@ from foundryrt.errors import UsageError
 from tests.attacks import samples
 from tests.attacks.samples import (
     Parts,
+    builds,
     parts,
     with_copy,
     with_manifest,
@@ -102,18 +102,6 @@ def variable(**changes: object) -> Parts:
 
 def random(seed: int = 0) -> Parts:
     return with_manifest(random=Random(seed=seed, offset=1, initial_seed=0))
-
-
-def builds(*names: str, member: dict[str, object] | None = None, **changes: object) -> Parts:
-    """The valid bundle with its graph built for these architectures, too."""
-    sample, found = parts(), []
-    columns, data = tables.pack(member or samples.member_columns(), tables.MEMBER_COLUMNS)
-    for number, name in enumerate(names):
-        build = Build(architecture=name, template=0, section=len(sample.sections), columns=columns)
-        sample.sections.append((SectionKind.MEMBER, f"build {number}", data, Codec.NONE))
-        found.append(msgspec.structs.replace(build, **changes))
-    graph = msgspec.structs.replace(sample.manifest.graphs[0], builds=tuple(found))
-    return replace(sample, manifest=msgspec.structs.replace(sample.manifest, graphs=(graph,)))
 
 
 def second_graph(sample: Parts) -> Parts:

@@ -105,11 +105,19 @@ def builder(recorded, monkeypatch):  # noqa: F811
     return recorded
 
 
-def test_what_is_recorded_for_another_gpu_runs_there(builder, tmp_path, fake):
+def test_what_is_recorded_for_another_gpu_runs_there(builder, tmp_path, fake, monkeypatch):
+    audited = []
+    monkeypatch.setattr(
+        recording, "foreign_addresses", lambda graph, *_: audited.append(graph) or []
+    )
     for graph in builder.graphs:
         with builder.build(graph, "sm_80") as build:
             kernel = build.load(b"FAKE old\0", "old", 0)
             kernel.launch((1, 1, 1), (32, 1, 1), [counters.IO, counters.COUNT, 3], stream=7)
+    # Memory of others that a build is given would be taken in.
+    assert [[graph.functions[f].name for f in graph.columns["function"]] for graph in audited] == [
+        ["old"]
+    ] * 3
     capture = builder.capture(False)
     assert capture.requirements.architecture == "sm_90"
     relocated = capture.graphs[0].builds["sm_80"].columns
