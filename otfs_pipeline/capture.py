@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from otfs_pipeline.receiver.kernels.platforms import PLATFORMS
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import GRAPH, signature
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
     Receive = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
-__all__ = ["Settings", "record"]
+__all__ = ["ARCHITECTURES", "Settings", "record"]
+
+ARCHITECTURES = tuple(PLATFORMS)
 
 
 def record(recorder: Recorder, settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from foundryrt.bundle.schema import TARGETS
 from foundryrt.errors import UsageError
 from foundryrt.workload import is_file
 
-_ARCHITECTURE = re.compile(r"sm_[1-9][0-9]{1,2}")
 # An arena spans 1.25 TiB; programs lie below these addresses, libraries above.
 BASES = range(0x100000000000, 0x700000000000, 2 << 40)
 
@@ -79,6 +77,7 @@ class Request:
             module = workload.find(asked)
             given = options.given(module.Settings, arguments)
         chosen, why = (target, "") if target else usable_target()
+        architectures = () if arch is None else _architectures(arch, chosen, asked, module)
         if fit:
             if not isinstance(module, WithFit):
                 raise UsageError(f"--fit: workload {asked!r} cannot choose its sizes")
@@ -91,7 +90,6 @@ class Request:
                 else "--embed-weights: with --tp, ranks have weights of their own, which stay in "
                 "their files"
             )
-        architectures = () if arch is None else _architectures(arch, chosen)
         address = None if base is None else _address(base, chosen)
         # A folder of this machine is no name to find a workload by.
         known = Path(asked).stem if is_file(asked) else asked
@@ -155,14 +153,18 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _architectures(text: str, target: str) -> tuple[str, ...]:
-    """The names in a list with commas, each once, in order of their numbers."""
+def _architectures(
+    text: str, target: str, workload: str, module: CaptureWorkload
+) -> tuple[str, ...]:
+    """The names in a list with commas, each once, in the order in which the workload has them."""
+    there = tuple(getattr(module, "ARCHITECTURES", ()))
     names = {name.strip() for name in text.split(",")}
-    if target != "cuda" or not all(_ARCHITECTURE.fullmatch(name) for name in names):
+    if target != "cuda" or not names <= set(there):
         raise UsageError(
-            f"--arch {text}: only --target cuda takes GPU architectures, as in sm_80,sm_87,sm_90"
+            f"--arch {text}: only --target cuda takes GPU architectures, and workload {workload!r}"
+            f" has kernels for {', '.join(there) or 'none but the GPU that captures it'}"
         )
-    return tuple(sorted(names, key=lambda name: int(name[3:])))
+    return tuple(name for name in there if name in names)
 
 
 def _address(text: str, target: str) -> int:

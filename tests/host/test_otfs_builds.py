@@ -133,11 +133,16 @@ def test_architectures_are_read_from_the_command(text: str, names: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("text", "target"), [("sm_80", "host"), ("90", "cuda"), ("sm_80,", "cuda"), ("sm_90a", "cuda")]
+    ("text", "target"), [("sm_80", "host"), ("90", "cuda"), ("sm_80,", "cuda"), ("sm_75", "cuda")]
 )
 def test_what_is_no_architecture_is_refused(text: str, target: str) -> None:
-    with pytest.raises(UsageError, match=f"--arch {text}: only --target cuda takes"):
+    with pytest.raises(UsageError, match=f"--arch {text}: only --target cuda .* for sm_80, sm_86"):
         Request.read("otfs", target, False, [], arch=text)
+
+
+def test_workloads_without_such_kernels_refuse_architectures() -> None:
+    with pytest.raises(UsageError, match="workload 'parse' has kernels for none but the GPU that"):
+        Request.read("parse", "cuda", False, ["--model", "x"], arch="sm_80")
 
 
 def test_builds_are_for_cuda_alone() -> None:

@@ -70,6 +70,14 @@ def test_decoder_and_numbers_of_a_frame_are_within_the_limits(target: Platform) 
             _check(resources(image, name), launch, target, 1)
 
 
+def test_a_decoder_that_does_not_fit_is_refused() -> None:
+    # All columns of the larger base graph, at its largest lifting size.
+    large = decoder.Program(TransportBlock.of(1_944_000, 4, 0.3), 4)
+    assert large.launches["decode"].shared > PLATFORMS["sm_89"].block_shared
+    with pytest.raises(UsageError, match="sm_89 has 101376; use a higher --code-rate"):
+        decoder.KernelDecoder(large, {}, PLATFORMS["sm_89"])
+
+
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.architecture)
 @pytest.mark.parametrize("delays", [31, 128, 2048, 8192])
 def test_every_grid_fits(delays: int, target: Platform) -> None:
