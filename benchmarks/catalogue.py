@@ -89,6 +89,16 @@ BENCHMARKS = {
             "otfs.json", gpu=True,
         ),
         Benchmark(
+            "otfs-mailbox", "receiver.mailbox",
+            "the equalizer without clusters, as older GPUs have it, beside that with clusters",
+            "otfs_mailbox.json", gpu=True,
+        ),
+        Benchmark(
+            "otfs-predicted", "receiver.predicted",
+            "frame times of GPUs that are not here, from counts and data sheets: none is measured",
+            "otfs_predicted.json",
+        ),
+        Benchmark(
             "otfs-sweep", "receiver.sweep", "divisions of the equalizer among blocks and threads",
             "otfs_sweep.json", gpu=True,
         ),

@@ -23,6 +23,7 @@ choose() {
         ranks) limit=300 options=(tensor-parallel) ;;
         instantiate) limit=75 options=(instantiate) ;;
         otfs) limit=300 options=(otfs) ;;
+        mailbox) limit=300 options=(otfs-mailbox) ;;
         sweep) limit=200 options=(otfs-sweep) ;;
         triton) limit=60 options=(otfs-triton) ;;
         decode) limit=100 options=(parse-geometry --parts decode,verify,evidence) ;;

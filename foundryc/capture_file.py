@@ -42,7 +42,7 @@ from foundryrt.bundle.tables import TEMPLATE_COLUMNS, pack, unpack
 from foundryrt.bundle.writer import Buffer
 from foundryrt.errors import FoundryError
 
-MAGIC = b"FDYCAP\x04\n"
+MAGIC = b"FDYCAP\x05\n"
 _HEADER = struct.Struct("<8sQQ32s")
 _LEVEL = 3
 _STEP = 16 << 20
@@ -67,6 +67,7 @@ class _Graph(msgspec.Struct):
     columns: dict[str, Column]
     data: _Blob
     random: int
+    builds: dict[str, _Graph]
 
 
 class _Region(msgspec.Struct):
@@ -148,12 +149,6 @@ def load(path: str | os.PathLike[str]) -> Capture:
 
 
 def _stored(capture: Capture, file: BinaryIO) -> _Index:
-    graphs = []
-    for table in capture.graphs:
-        columns, data = pack(table.columns, TEMPLATE_COLUMNS)
-        graphs.append(
-            _Graph(table.name, table.key, columns, _append(file, [data], True), table.random)
-        )
     return _Index(
         target=capture.target,
         requirements=capture.requirements,
@@ -176,7 +171,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
         tensors=list(capture.tensors),
         functions=list(capture.functions),
         variables=list(capture.variables),
-        graphs=graphs,
+        graphs=[_graph(table, file) for table in capture.graphs],
         kernels=[_append(file, [data], True) for data in capture.kernels],
         slices={index: list(slices) for index, slices in capture.slices.items()},
         digest_kernel=capture.digest_kernel,
@@ -185,6 +180,13 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
         growing=list(capture.growing),
         ranks=capture.ranks,
     )
+
+
+def _graph(table: GraphTable, file: BinaryIO) -> _Graph:
+    columns, data = pack(table.columns, TEMPLATE_COLUMNS)
+    blob = _append(file, [data], True)
+    builds = {name: _graph(build, file) for name, build in table.builds.items()}
+    return _Graph(table.name, table.key, columns, blob, table.random, builds)
 
 
 def _append(file: BinaryIO, parts: Iterable[Buffer], compress: bool) -> _Blob:
@@ -265,7 +267,8 @@ class _File:
 def _table(file: _File, graph: _Graph) -> GraphTable:
     views = unpack(graph.columns, TEMPLATE_COLUMNS, memoryview(file.bytes(graph.data)))
     columns = {name: np.asarray(view) for name, view in views.items()}
-    return GraphTable(graph.name, graph.key, columns, graph.random)
+    builds = {name: _table(file, build) for name, build in graph.builds.items()}
+    return GraphTable(graph.name, graph.key, columns, graph.random, builds)
 
 
 def _image(file: _File, region: _Region) -> RegionImage:

@@ -80,6 +80,7 @@ def capture(
     base: cache_cli.Base = None,
     relocate: cache_cli.Relocate = None,
     fit: cache_cli.Fit = False,
+    arch: cache_cli.Arch = None,
     cache: Annotated[
         str | None,
         typer.Option(envvar="FOUNDRY_CACHE", help="Fetch it from this cache, or push it there."),
@@ -96,7 +97,7 @@ def capture(
     """
     with reporting():
         request = Request.read(
-            name, target, embed_weights, context.args, compile, base, relocate, fit
+            name, target, embed_weights, context.args, compile, base, relocate, fit, arch
         )
         output = output or _unused_name(request, target, force)
         check_output(output)
@@ -121,6 +122,7 @@ def _unused_name(request: Request, target: str | None, force: bool) -> Path:
     marks = [target] if target else []
     marks += ["embedded"] if request.embed_weights else []
     marks += ["compiled"] if request.compile else []
+    marks += list(request.architectures)
     marks += [] if request.base is None else [f"base{request.base:x}"]
     path = Path(file_name(request.workload, request.settings, *marks))
     if path.exists() and not force:

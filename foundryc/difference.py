@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import msgspec
 
 from foundryc.template import GraphTable
+from foundryrt.bundle.builds import builds_of
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import GraphEntry, Growth
+from foundryrt.bundle.schema import Build, GraphEntry, Growth
 from foundryrt.bundle.tables import NO_FUNCTION
 
 Difference = dict[str, str]
@@ -64,9 +65,14 @@ def _graphs(bundle: Bundle) -> dict[str, str]:
     """A graph's content in a form that does not depend on the numbering of functions."""
     manifest = bundle.manifest
     described = {}
-    for index, graph in enumerate(manifest.graphs):
-        table = bundle.template(graph.template)
-        words = bundle.member(index).apply(table)
+    parts: list[tuple[str, GraphEntry | Build]] = []
+    for graph in manifest.graphs:
+        title = graph_title(graph)
+        parts.append((title, graph))
+        parts += [(f"{title} for {build.architecture}", build) for build in builds_of(graph)]
+    for title, part in parts:
+        table = bundle.template(part.template)
+        words = bundle.member_of(part).apply(table)
         names = [
             "" if number == NO_FUNCTION else manifest.functions[number].name
             for number in table.function.tolist()
@@ -76,7 +82,7 @@ def _graphs(bundle: Bundle) -> dict[str, str]:
                        "edge_from_port", "edge_to_port", "edge_type"):  # fmt: skip
             topology.update(getattr(table, column).tobytes())
         parameters = hashlib.sha256(words.tobytes()).hexdigest()
-        described[graph_title(graph)] = (
+        described[title] = (
             f"{len(table.kind)} nodes, topology {topology.hexdigest()[:12]}, "
             f"parameters {parameters[:12]}"
         )

@@ -25,6 +25,7 @@ from foundryrt.bundle.schema import ROLES, TARGETS
 from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
+    from foundryc.cuda.build import Build
     from foundryc.cuda.recording import CudaRecording
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -54,6 +55,7 @@ class Recorder:
     `settings` is flat: what the workload's driver must know about the capture. `progress` is told
     what comes next. `base` is the first address of the memory on cuda, the same for all by default.
     A bundle is bound to it, unless `elsewhere` offers captures of the same program to compare with.
+    `architectures`, such as `sm_80`, are of GPUs that the bundle is to run on beside this one.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Recorder:
         progress: Callable[[str], None] | None = None,
         base: int | None = None,
         elsewhere: Elsewhere | None = None,
+        architectures: Sequence[str] = (),
     ) -> None:
         if target not in TARGETS:
             raise UsageError(f"target {target!r}: use one of {', '.join(TARGETS)}")
@@ -72,6 +75,8 @@ class Recorder:
             raise UsageError("--compile needs --target cuda: compiled CPU code is no ATen operator")
         self._compile = compile
         self._compiled = False
+        if architectures and target != "cuda":
+            raise UsageError("architectures are of GPUs: only --target cuda has them")
         if elsewhere is not None and target != "cuda":
             raise UsageError("captures elsewhere are compared for --target cuda alone")
         for key, value in settings.items():
@@ -86,6 +91,7 @@ class Recorder:
         self._files: dict[str, bytes] = {}
         self._elsewhere = elsewhere
         self._recording = _open_recording(target, base)
+        self._architectures = tuple(dict.fromkeys(architectures))
         self._ranks: Ranks | None = None
         self._begun = False
         self._by_rank = False
@@ -232,6 +238,25 @@ class Recorder:
             self._ranks.settle()
 
     @property
+    def architectures(self) -> tuple[str, ...]:
+        """Those that the bundle is to be for beside this GPU's: every graph needs a `build`."""
+        if not self._architectures:
+            return ()
+        own = cast("CudaRecording", self._recording).architecture
+        return tuple(name for name in self._architectures if name != own)
+
+    def build(self, graph: GraphRecording, architecture: str) -> AbstractContextManager[Build]:
+        """Record `graph` once more, after its block, as GPUs of `architecture` run it.
+
+        Nothing runs: the block launches kernels that `Build.load` has made of binaries for that
+        architecture, one after another, on the graph's inputs and outputs and on memory that torch
+        gives in the block. UsageError on host, and where torch is asked for more than memory.
+        """
+        if self.target != "cuda":
+            raise UsageError("builds are for GPUs: only --target cuda has them")
+        return cast("CudaRecording", self._recording).build(graph, architecture)
+
+    @property
     def pool(self) -> tuple[int, int]:
         """The memory pool to capture graphs with (`torch.cuda.graph(pool=...)`) that are adopted.
 
@@ -275,6 +300,11 @@ class Recorder:
             raise UsageError(f"workload {self._workload!r} does not support --compile")
         self._progress(f"writing {path}")
         capture = self._recording.capture(embed_weights)
+        if any(tuple(graph.builds) != self.architectures for graph in capture.graphs):
+            raise UsageError(
+                f"--arch: workload {self._workload!r} does not record its graphs for other GPUs"
+                f" than this one; leave out {', '.join(self.architectures)}"
+            )
         if (stored := store()) is not None:
             capture_file.save(capture, stored)
         elif self._elsewhere is None:

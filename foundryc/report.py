@@ -11,6 +11,7 @@ import msgspec
 from rich.filesize import decimal
 
 from foundryc.difference import Difference, graph_title
+from foundryrt.bundle.builds import architectures
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import GraphEntry, Manifest, Region, SectionKind
@@ -27,6 +28,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "templates": len(manifest.templates),
         "nodes": sum(manifest.templates[graph.template].nodes for graph in manifest.graphs),
         "kernels": len(manifest.kernels),
+        "architectures": list(architectures(manifest)),
         "arena_bytes": manifest.requirements.memory,
         "foreign_regions": sum(bool(region.owner) for region in manifest.regions),
         "foreign_bytes": sum(region.size for region in manifest.regions if region.owner),
@@ -148,7 +150,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
     manifest = bundle.manifest
     requirements = manifest.requirements
     needs = [f"{decimal(requirements.memory)} arena"]
-    needs += [requirements.architecture] if requirements.architecture else []
+    needs += [" or ".join(architectures(manifest))] if requirements.architecture else []
     needs += [f"driver {requirements.driver} or later"] if requirements.driver else []
     needs += [f"torch {requirements.torch}"] if requirements.torch else []
     settings = manifest.workload.settings.items()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,8 @@ class GraphTable:
     columns: Columns
     random: int = 0
     """By how much a launch advances the offset of the random numbers."""
+    builds: Mapping[str, GraphTable] = field(default_factory=dict)
+    """The graph as GPUs of other architectures run it, by their names."""
 
     @classmethod
     def of_nodes(
@@ -134,7 +136,8 @@ class GraphTable:
         found = {"relocation_word": word, "relocation_region": region[word]}
         dtypes = {name: np.dtype(f"<{TEMPLATE_COLUMNS[name]}") for name in found}
         columns = {name: own.astype(dtypes[name]) for name, own in found.items()}
-        return replace(self, columns=self.columns | columns)
+        builds = {name: build.relocated(spans) for name, build in self.builds.items()}
+        return replace(self, columns=self.columns | columns, builds=builds)
 
     def topology(self) -> bytes:
         """A digest of all but the words; equal topologies share a template."""
@@ -148,11 +151,15 @@ class GraphTable:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A graph as the difference to its template: `word` rising and `value`, both [n]."""
+    """A graph as the difference to its template: `word` rising and `value`, both [n].
+
+    `builds` are members for other architectures.
+    """
 
     graph: GraphTable
     template: int
     columns: Columns
+    builds: Mapping[str, Member]
 
 
 def relocations(data: npt.NDArray[np.uint8], spans: Spans) -> tuple[Relocation, ...]:
@@ -177,11 +184,14 @@ def share(graphs: Iterable[GraphTable]) -> tuple[list[GraphTable], list[Member]]
     """Templates, each the first graph of its topology, and every graph as a member of one."""
     found: dict[bytes, int] = {}
     templates: list[GraphTable] = []
-    members = []
-    for graph in graphs:
+
+    def member(graph: GraphTable) -> Member:
         index = found.setdefault(graph.topology(), len(templates))
         if index == len(templates):
             templates.append(graph)
         word = np.flatnonzero(graph.words != templates[index].words)
-        members.append(Member(graph, index, {"word": word, "value": graph.words[word]}))
-    return templates, members
+        columns = {"word": word, "value": graph.words[word]}
+        builds = {name: member(build) for name, build in graph.builds.items()}
+        return Member(graph, index, columns, builds)
+
+    return templates, [member(graph) for graph in graphs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -36,6 +36,8 @@ class Declarations(Protocol):
     """Its options do not tell that it is meant: it is captured by `--workload` only."""
     PACKAGES: Sequence[str]
     """Packages beside its own whose sources a cache key counts."""
+    ARCHITECTURES: Collection[str]
+    """Of GPUs that it has kernels for: `--arch` takes them, and it records a build for each."""
     LIBRARIES: Sequence[str]
     """Distributions whose versions a cache key counts, beside torch and CUDA's."""
 

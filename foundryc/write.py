@@ -13,6 +13,8 @@ from foundryc.template import GraphTable, Member, share
 from foundryc.weights import build_weights
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
+    Build,
+    Column,
     GraphEntry,
     Kernel,
     Manifest,
@@ -73,11 +75,33 @@ def _graphs(
     """Each template lies before its first member, so that one graph is read in one go."""
     shared, members = share(tables)
     templates: list[Template] = []
-    graphs = []
-    for index, member in enumerate(members):
+
+    def place(member: Member, name: str) -> tuple[int, dict[str, Column]]:
         if member.template == len(templates):
             templates.append(_template(writer, member.template, shared[member.template]))
-        graphs.append(_graph(writer, index, member))
+        columns, data = pack(member.columns, MEMBER_COLUMNS)
+        return writer.add(SectionKind.MEMBER, name, data), columns
+
+    graphs = []
+    for index, member in enumerate(members):
+        section, columns = place(member, f"graph {index}")
+        builds = []
+        for architecture, build in member.builds.items():
+            own, its = place(build, f"graph {index} {architecture}")
+            builds.append(
+                Build(architecture=architecture, template=build.template, section=own, columns=its)
+            )
+        graphs.append(
+            GraphEntry(
+                name=member.graph.name,
+                key=member.graph.key,
+                template=member.template,
+                section=section,
+                columns=columns,
+                random=member.graph.random,
+                builds=tuple(builds) or msgspec.UNSET,
+            )
+        )
     return tuple(templates), tuple(graphs)
 
 
@@ -85,19 +109,6 @@ def _template(writer: BundleWriter, index: int, table: GraphTable) -> Template:
     columns, data = pack(table.columns, TEMPLATE_COLUMNS)
     section = writer.add(SectionKind.TEMPLATE, f"template {index}", data)
     return Template(section=section, nodes=table.nodes, edges=table.edges, columns=columns)
-
-
-def _graph(writer: BundleWriter, index: int, member: Member) -> GraphEntry:
-    columns, data = pack(member.columns, MEMBER_COLUMNS)
-    section = writer.add(SectionKind.MEMBER, f"graph {index}", data)
-    return GraphEntry(
-        name=member.graph.name,
-        key=member.graph.key,
-        template=member.template,
-        section=section,
-        columns=columns,
-        random=member.graph.random,
-    )
 
 
 def _kernel(writer: BundleWriter, data: bytes) -> Kernel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from otfs_pipeline.receiver.kernels.platforms import PLATFORMS
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import GRAPH, signature
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
     Receive = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
-__all__ = ["Settings", "record"]
+__all__ = ["ARCHITECTURES", "Settings", "record"]
+
+ARCHITECTURES = tuple(PLATFORMS)
 
 
 def record(recorder: Recorder, settings: Settings) -> None:
@@ -34,62 +37,55 @@ def record(recorder: Recorder, settings: Settings) -> None:
         )
         for name, given in frame.inputs.items()
     ]
-    receive = _kernels(settings) if device == "cuda" else _native(recorder, settings)
-    decode, measure = _decoder(recorder, settings), _quality(recorder, settings)
+    with torch.no_grad():
+        if device == "cuda":
+            _record_kernels(recorder, settings, inputs[0])
+            return
+        receive = _host(recorder, settings)
+        with recorder.graph(GRAPH) as graph:
+            results = receive(*inputs)
+            for name in frame.outputs:
+                graph.output(name, results[name])
+
+
+def _record_kernels(recorder: Recorder, settings: Settings, samples: torch.Tensor) -> None:
+    from foundryc.cuda.kernels import architecture
+    from otfs_pipeline.receiver.kernels.frame import KernelFrame, decoder_program
+    from otfs_pipeline.receiver.kernels.platforms import platform
+
+    program = decoder_program(settings)
+    constants = _constants(recorder, program.constants() if program else {})
+    receive = KernelFrame(settings, constants, platform(architecture()))
+    with recorder.warm_up():
+        receive(samples)
+    with recorder.graph(GRAPH) as graph:
+        results = receive(samples)
+        for name in signature(settings).outputs:
+            graph.output(name, results[name])
+    for name in recorder.architectures:
+        with recorder.build(graph, name) as build:
+            KernelFrame(settings, constants, platform(name), build.load)(samples, results)
+
+
+def _host(recorder: Recorder, settings: Settings) -> Receive:
+    from otfs_pipeline.receiver.decoder import Decoder
+    from otfs_pipeline.receiver.decoder import tables as decoder_tables
+    from otfs_pipeline.receiver.native import NativeReceiver, tables
+    from otfs_pipeline.receiver.quality import measure
+
+    receive = NativeReceiver(settings, _constants(recorder, tables(settings)))
+    block, decode = settings.transport_block, None
+    if block is not None:
+        constants = _constants(recorder, decoder_tables(block))
+        decode = Decoder(block, settings.decoder_iterations, constants)
 
     def whole(samples: torch.Tensor) -> dict[str, torch.Tensor]:
         results = receive(samples)
         if decode:
             results |= decode(results["llr"].reshape(-1))
-        return results | measure(samples, results["symbols"])
+        return results | measure(samples, results["symbols"], settings)
 
-    with torch.no_grad():
-        if device == "cuda":
-            with recorder.warm_up():
-                whole(*inputs)
-        with recorder.graph(GRAPH) as graph:
-            results = whole(*inputs)
-            for name in frame.outputs:
-                graph.output(name, results[name])
-
-
-def _kernels(settings: Settings) -> Receive:
-    from otfs_pipeline.receiver.kernels.geometry import Geometry
-    from otfs_pipeline.receiver.kernels.receiver import KernelReceiver
-
-    return KernelReceiver(Geometry.of(settings))
-
-
-def _native(recorder: Recorder, settings: Settings) -> Receive:
-    from otfs_pipeline.receiver.native import NativeReceiver, tables
-
-    return NativeReceiver(settings, _constants(recorder, tables(settings)))
-
-
-def _decoder(recorder: Recorder, settings: Settings) -> Receive | None:
-    block = settings.transport_block
-    if block is None:
-        return None
-    if recorder.target == "cuda":
-        from otfs_pipeline.receiver.kernels.decoder import KernelDecoder, Program
-
-        program = Program(block, settings.decoder_iterations)
-        return KernelDecoder(program, _constants(recorder, program.constants()))
-    from otfs_pipeline.receiver.decoder import Decoder, tables
-
-    return Decoder(block, settings.decoder_iterations, _constants(recorder, tables(block)))
-
-
-def _quality(
-    recorder: Recorder, settings: Settings
-) -> Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]:
-    if recorder.target == "cuda":
-        from otfs_pipeline.receiver.kernels.quality import KernelQuality
-
-        return KernelQuality(settings)
-    from otfs_pipeline.receiver.quality import measure
-
-    return lambda samples, symbols: measure(samples, symbols, settings)
+    return whole
 
 
 def _constants(recorder: Recorder, values: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

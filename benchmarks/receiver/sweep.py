@@ -26,7 +26,7 @@ from benchmarks.report import RESULTS, Output, chosen, today, write_results
 from foundryc.cuda.driver import bindings, call
 from otfs_pipeline.frames import source
 from otfs_pipeline.receiver.kernels import program
-from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry, held_samples
+from otfs_pipeline.receiver.kernels.geometry import Geometry, held_samples
 from otfs_pipeline.settings import Settings
 
 GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
@@ -156,8 +156,8 @@ def divisions(default: Geometry) -> Iterator[Geometry]:
 def fits(geometry: Geometry) -> bool:
     """Whether a block has room and its neighbours hold what its taps reach."""
     return (
-        geometry.shared_bytes <= SHARED_LIMIT
-        and 64 <= geometry.threads <= 1024
+        geometry.fits
+        and geometry.threads >= 64
         and geometry.span >= geometry.halo
         and geometry.each <= held_samples(geometry.settings)
     )

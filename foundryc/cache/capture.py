@@ -68,6 +68,7 @@ def capture_now(request: Request, path: Path) -> None:
             progress=lambda phase: update(0, phase),
             base=request.base,
             elsewhere=elsewhere,
+            architectures=request.architectures,
         )
         closing.enter_context(recorder)
         update(0, "loading")

@@ -55,6 +55,14 @@ Base = Annotated[
 ]
 
 
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Architectures of GPUs that the bundle is for beside the one here (cuda), which need"
+        " not be here: sm_80,sm_87. The workload must have kernels for them.",
+        show_default=False,
+    ),
+]
 Relocate = Annotated[
     bool | None,
     typer.Option(
@@ -75,6 +83,7 @@ def key(
     base: Base = None,
     relocate: Relocate = None,
     fit: Fit = False,
+    arch: Arch = None,
     device_profile: Annotated[
         str | None, typer.Option(help="A named GPU such as h100-sxm, for want of one here.")
     ] = None,
@@ -94,7 +103,7 @@ def key(
     with reporting():
         target = target or ("cuda" if device_profile else None)
         request = Request.read(
-            name, target, embed_weights, context.args, compile, base, relocate, fit
+            name, target, embed_weights, context.args, compile, base, relocate, fit, arch
         )
         say_target(request)
         parts = request.parts(device_profile, part or ())

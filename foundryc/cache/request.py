@@ -38,6 +38,8 @@ class Request:
     """Whether the bundle may lie anywhere, proved by comparing captures (cuda)."""
     command: tuple[str, ...] = ()
     """What `foundryc capture` takes to ask for the same, but for the output."""
+    architectures: tuple[str, ...] = ()
+    """Of GPUs that the bundle is for, beside the one that captures it (cuda)."""
     why: str = ""
     """Why this target, where nobody asked for one."""
 
@@ -52,6 +54,7 @@ class Request:
         base: str | None = None,
         relocate: bool | None = None,
         fit: bool = False,
+        arch: str | None = None,
     ) -> Request:
         """A workload that is not named is the one whose options `arguments` are; a target that is
         not named is the one that this machine can capture for. With `fit` the workload chooses the
@@ -74,6 +77,7 @@ class Request:
             module = workload.find(asked)
             given = options.given(module.Settings, arguments)
         chosen, why = (target, "") if target else usable_target()
+        architectures = () if arch is None else _architectures(arch, chosen, asked, module)
         if fit:
             if not isinstance(module, WithFit):
                 raise UsageError(f"--fit: workload {asked!r} cannot choose its sizes")
@@ -95,6 +99,7 @@ class Request:
             )
         command = ["--target", chosen] + ["--embed-weights"] * embed_weights
         command += ["--compile"] * compile + ([] if base is None else ["--base", base])
+        command += [] if arch is None else ["--arch", ",".join(architectures)]
         if script is not None:
             command += ["--", *arguments]
         else:
@@ -109,6 +114,7 @@ class Request:
             address,
             chosen == "cuda" if relocate is None else relocate,
             tuple(command),
+            architectures,
             why,
         )
 
@@ -129,6 +135,8 @@ class Request:
             parts["compile"] = "true"
         if self.relocate:
             parts["relocate"] = "true"
+        if self.architectures:
+            parts["architectures"] = ",".join(self.architectures)
         if self.base is not None:
             parts["base"] = hex(self.base)
         for text in given:
@@ -143,6 +151,20 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     return [
         f"{options.flag(field)}={value}" for field, value in values.items() if value is not None
     ]
+
+
+def _architectures(
+    text: str, target: str, workload: str, module: CaptureWorkload
+) -> tuple[str, ...]:
+    """The names in a list with commas, each once, in the order in which the workload has them."""
+    there = tuple(getattr(module, "ARCHITECTURES", ()))
+    names = {name.strip() for name in text.split(",")}
+    if target != "cuda" or not names <= set(there):
+        raise UsageError(
+            f"--arch {text}: only --target cuda takes GPU architectures, and workload {workload!r}"
+            f" has kernels for {', '.join(there) or 'none but the GPU that captures it'}"
+        )
+    return tuple(name for name in there if name in names)
 
 
 def _address(text: str, target: str) -> int:

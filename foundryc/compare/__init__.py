@@ -52,7 +52,10 @@ def compare(a: Capture, again: Capture, moved: Capture) -> Capture:
     regions = Regions.of([capture.regions for capture in captures])
     return replace(
         a,
-        graphs=tuple(_settle_graph(captures, regions, i) for i in range(len(a.graphs))),
+        graphs=tuple(
+            _settle_graph(captures, regions, tables)
+            for tables in zip(*(capture.graphs for capture in captures), strict=True)
+        ),
         regions=tuple(settle_region(captures, regions, i) for i in range(len(a.regions))),
         variables=tuple(settle_variable(captures, regions, i) for i in range(len(a.variables))),
         relocatable=True,
@@ -67,15 +70,16 @@ def unclear(a: Capture, again: Capture, moved: Capture) -> list[str]:
     captures = (a, again, moved)
     regions = Regions.of([capture.regions for capture in captures])
     found = []
-    for index, table in enumerate(a.graphs):
-        place = GraphPlace(table, a.functions)
-        at = _settled(captures, regions, index).unclear
+    for tables in zip(*(capture.graphs for capture in captures), strict=True):
+        place = GraphPlace(tables[0], a.functions)
+        at = _settled(captures, regions, tables).unclear
         found += [place.name(*divmod(int(byte), 8)) for byte in at]
     return found
 
 
-def _settled(captures: Sequence[Capture], regions: Regions, index: int) -> Settled:
-    tables = [capture.graphs[index] for capture in captures]
+def _settled(
+    captures: Sequence[Capture], regions: Regions, tables: Sequence[GraphTable]
+) -> Settled:
     return settle(
         np.stack([table.words for table in tables]),
         np.stack([audited(table) for table in tables]),
@@ -84,12 +88,18 @@ def _settled(captures: Sequence[Capture], regions: Regions, index: int) -> Settl
     )
 
 
-def _settle_graph(captures: Sequence[Capture], regions: Regions, index: int) -> GraphTable:
-    first = captures[0].graphs[index]
-    settled = _settled(captures, regions, index)
+def _settle_graph(
+    captures: Sequence[Capture], regions: Regions, tables: Sequence[GraphTable]
+) -> GraphTable:
+    first = tables[0]
+    settled = _settled(captures, regions, tables)
     columns = first.columns | {
         "parameters": settled.words,
         "relocation_word": settled.relocated.astype("<u4"),
         "relocation_region": settled.region.astype("<u1"),
     }
-    return replace(first, columns=columns)
+    builds = {
+        name: _settle_graph(captures, regions, [table.builds[name] for table in tables])
+        for name in first.builds
+    }
+    return replace(first, columns=columns, builds=builds)

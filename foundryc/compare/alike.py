@@ -43,15 +43,21 @@ def differences(a: Capture, b: Capture) -> Iterator[str]:
     for index, slices in a.slices.items():
         if list(slices) != list(b.slices[index]):
             yield f"tensor {quoted(a.tensors[index].name)} is made of other weights"
-    yield from _lists("graph", *(map(graph_title, c.graphs) for c in (a, b)))
+    yield from _lists("graph", *(map(_title, c.graphs) for c in (a, b)))
     for one, two in zip(a.graphs, b.graphs, strict=True):
         yield from _topology(one, two, a)
+        for name, build in one.builds.items():
+            yield from _topology(build, two.builds[name], a)
 
 
 def _lists(what: str, a: Iterable[str], b: Iterable[str]) -> Iterator[str]:
     for index, (one, two) in enumerate(zip_longest(a, b, fillvalue="missing")):
         if one != two:
             yield f"{what} {index} is {quoted(one)} and {quoted(two)}"
+
+
+def _title(graph: GraphTable) -> str:
+    return " for ".join([graph_title(graph), *graph.builds])
 
 
 def _regions(capture: Capture) -> Iterator[str]:

@@ -18,7 +18,7 @@ from foundryc.compare.contents import region_words, variable_words
 from foundryc.compare.places import GraphPlace, RegionPlace, VariablePlace
 from foundryc.compare.regions import Audit, audited
 from foundryc.compare.words import Mask, Place
-from foundryc.template import Words
+from foundryc.template import GraphTable, Words
 from foundryrt.bundle.schema import Growth
 from foundryrt.errors import FoundryError
 from foundryrt.printable import quoted
@@ -69,16 +69,21 @@ def _as_few(a: Capture, grown: Capture) -> Capture:
 def _words(captures: Sequence[Capture]) -> Iterator[str]:
     """What depends among arguments, first bytes of regions and variables, each that has any."""
     first = captures[0]
-    for index, table in enumerate(first.graphs):
-        tables = [capture.graphs[index] for capture in captures]
-        words, found = np.stack([t.words for t in tables]), np.stack([audited(t) for t in tables])
-        yield from _dependent(captures, words, found, GraphPlace(table, first.functions))
+    for tables in zip(*(capture.graphs for capture in captures), strict=True):
+        yield from _graph_words(captures, tables)
+        for name in tables[0].builds:
+            yield from _graph_words(captures, [table.builds[name] for table in tables])
     for index in range(len(first.regions)):
         for start, words, found in region_words(captures, index):
             yield from _dependent(captures, words, found, RegionPlace(first, index, start))
     for index, variable in enumerate(first.variables):
         place = VariablePlace(variable.name, variable.kernel)
         yield from _dependent(captures, *variable_words(captures, index), place)
+
+
+def _graph_words(captures: Sequence[Capture], tables: Sequence[GraphTable]) -> Iterator[str]:
+    words, found = np.stack([t.words for t in tables]), np.stack([audited(t) for t in tables])
+    yield from _dependent(captures, words, found, GraphPlace(tables[0], captures[0].functions))
 
 
 def _dependent(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from foundryc.cuda.build import NotedKernel
 from foundryc.cuda.extract import CapturedFunction
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.harvest import Harvest
@@ -40,8 +41,7 @@ class Binaries:
             self._values[captured.module] = changed(own)
             for name, data in self._values[captured.module].items():
                 self._foreign.follow(pointed_to(captured, name, data))
-        self._used.setdefault(cubin, set()).add(captured.name)
-        kernel = list(self._used).index(cubin)
+        kernel = self._kernel(cubin, captured.name)
         for name, data in self._values[captured.module].items():
             if self._variables.setdefault((kernel, name), data) != data:
                 raise FoundryError(
@@ -56,6 +56,20 @@ class Binaries:
             cluster_nonportable=captured.nonportable,
         )
         return self._index.setdefault(function, len(self._index))
+
+    def noted(self, kernel: NotedKernel) -> int:
+        """The number of a function of a build, whose binary nothing has loaded."""
+        function = Function(
+            name=kernel.name,
+            kernel=self._kernel(kernel.image, kernel.name),
+            max_dynamic_shared=kernel.most_shared,
+        )
+        return self._index.setdefault(function, len(self._index))
+
+    def _kernel(self, cubin: bytes, name: str) -> int:
+        """The number of a binary, of which the kernel `name` is used."""
+        self._used.setdefault(cubin, set()).add(name)
+        return list(self._used).index(cubin)
 
     def refuse_addresses(self) -> None:
         """FoundryError where a graph is given the address of a module variable.

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from foundryc.cuda import driver, wheels
 from foundryrt.errors import FoundryError, install
 
 _LOG = 4000
 """Bytes of a compiler's log that a message shows."""
+
+
+class Launchable(Protocol):
+    """A kernel that a graph may launch."""
+
+    def launch(
+        self,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[int],
+        stream: int,
+        shared: int = 0,
+    ) -> None:
+        """As `Kernel.launch`."""
+
+
+Loader = Callable[[bytes, str, int], Launchable]
+"""Makes a kernel of a binary, its name, and how many bytes of dynamic shared memory it may have."""
+
+
+def architecture(device: Any = None) -> str:
+    """That of a GPU, by default torch's current one, as the compiler names it, such as `sm_90`."""
+    import torch  # What is compiled without a GPU needs none.
+
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
 
 
 def compile_source(text: str | bytes, name: str, architecture: str) -> bytes:

@@ -16,17 +16,19 @@ from foundryc.capture import Capture
 from foundryc.cuda import driver, harvest, proof
 from foundryc.cuda.arena import BASE, Arena, is_zero
 from foundryc.cuda.binaries import Binaries
+from foundryc.cuda.build import Build, OnlyMemory
 from foundryc.cuda.collection import postponed
-from foundryc.cuda.extract import CapturedGraph, extract, foreign_addresses
+from foundryc.cuda.extract import CapturedFunction, CapturedGraph, extract, foreign_addresses
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
 from foundryc.cuda.images import arena_image, foreign_image, pointers
-from foundryc.cuda.kernels import compile_source
+from foundryc.cuda.kernels import architecture, compile_source
 from foundryc.cuda.program import Program
 from foundryc.cuda.randomness import Generator, find_generator
 from foundryc.difference import graph_title
 from foundryc.elsewhere import grown
 from foundryc.producer import producer
+from foundryc.recording import GraphRecording
 from foundryc.template import GraphTable, Spans
 from foundryc.weights import WeightSlice
 from foundryrt.bundle.schema import Growth, Ranks, Requirements, Tensor
@@ -88,6 +90,11 @@ class CudaRecording:
         """Of growing tensors, and of programs that have ended: the bundle holds what is in them."""
         self._seen: set[int] = set()
         """Addresses of blocks whose contents were looked at."""
+
+    @property
+    def architecture(self) -> str:
+        """Of the GPU that records, such as `sm_90`."""
+        return architecture(self.arena.device)
 
     def register(
         self, name: str, tensor: torch.Tensor, role: str, slices: Iterable[WeightSlice] = ()
@@ -205,6 +212,21 @@ class CudaRecording:
         recorded.torch_graph = graph
         self._keep(recorded, graph.raw_cuda_graph())
 
+    @contextmanager
+    def build(self, graph: GraphRecording, architecture: str) -> Iterator[Build]:
+        """See Recorder.build."""
+        if not isinstance(graph, RecordedGraph) or graph.table is None:
+            raise UsageError(f"{architecture}: a build is of a graph that has been recorded")
+        build = Build(architecture)
+        only_memory = OnlyMemory()  # type: ignore[no-untyped-call]
+        pool = self.arena.pool
+        with torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(pool), only_memory:
+            yield build
+        table = build.table(graph.name, graph.key, self.binaries.noted)
+        called = [CapturedFunction(f.name, 0, 0, -1, False) for f in self.binaries.functions]
+        self._follow(CapturedGraph(table.columns, tuple(called)))
+        graph.table = replace(graph.table, builds={**graph.table.builds, architecture: table})
+
     def adopt(
         self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
     ) -> None:
@@ -233,7 +255,7 @@ class CudaRecording:
 
     def _keep(self, recorded: RecordedGraph, raw_graph: int) -> None:
         captured = extract(raw_graph)
-        self.foreign.follow(foreign_addresses(captured, self.arena.base, self.arena.end))
+        self._follow(captured)
         recorded.table = self._table(recorded, captured)
         for named in recorded.named:
             if self._locate(named.tensor) is None:
@@ -242,6 +264,10 @@ class CudaRecording:
                     " graph does not use; it must be made by the graph or be a registered tensor"
                 )
         self.graphs.append(recorded)
+
+    def _follow(self, graph: CapturedGraph) -> None:
+        """Take in the memory of others that a graph is given."""
+        self.foreign.follow(foreign_addresses(graph, self.arena.base, self.arena.end))
 
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded; embedded weights are read from the device when they are written."""
@@ -252,11 +278,10 @@ class CudaRecording:
         named = self.tensors + [tensor for graph in self.graphs for tensor in graph.named]
         embedded = _embedded(named, embed_weights)
         slices = {i: t.slices for i, t in enumerate(named) if t.slices and i not in embedded}
-        major, minor = torch.cuda.get_device_capability(self.arena.device)
-        architecture, digest_kernel = f"sm_{major}{minor}", -1
+        digest_kernel = -1
         if slices:
             digest_kernel = len(kernels)
-            kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, architecture))
+            kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, self.architecture))
         stored = [named[i].tensor for i in sorted(embedded)]
         world = self._ranks.world if self._ranks else 0
         own = [
@@ -274,7 +299,7 @@ class CudaRecording:
             target="cuda",
             requirements=Requirements(
                 memory=sum(image.memory for image in regions if not image.given),
-                architecture=architecture,
+                architecture=self.architecture,
                 driver=_DRIVER,
             ),
             producer=producer(cuda=torch.version.cuda or ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foundryrt.bundle.builds import architectures, check_builds, with_builds
 from foundryrt.bundle.errors import (
     InvalidReference,
     InvalidValue,
@@ -57,6 +58,7 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     _check_random(manifest)
     for graph in manifest.graphs:
         _refer(f"graph {quoted(graph.name)}", graph.template, manifest.templates)
+    check_builds(manifest)
     for template in manifest.templates:
         _require(template.nodes >= 0 and template.edges >= 0, "a template's counts are negative")
     for variable in manifest.variables:
@@ -84,7 +86,7 @@ def _check_text(manifest: Manifest) -> None:
     for name in names:
         _require(printable(name), f"name {quoted(name)} is empty or not printable")
     requirements = manifest.requirements
-    for text in (requirements.architecture, requirements.torch):
+    for text in (*architectures(manifest), requirements.torch):
         _require(not text or printable(text), f"requirement {quoted(text)} is not printable")
     _require(requirements.driver >= 0, "the driver version is negative")
 
@@ -92,7 +94,8 @@ def _check_text(manifest: Manifest) -> None:
 def _check_sections(manifest: Manifest, sections: tuple[Section, ...]) -> None:
     """Each section is used by exactly one thing, and that thing is of its kind."""
     users = [(SectionKind.TEMPLATE, template.section) for template in manifest.templates]
-    users += [(SectionKind.MEMBER, graph.section) for graph in manifest.graphs]
+    members = [part for graph in manifest.graphs for part in with_builds(graph)]
+    users += [(SectionKind.MEMBER, member.section) for member in members]
     users += [(SectionKind.KERNEL, kernel.section) for kernel in manifest.kernels]
     users += [(SectionKind.REGION, r.section) for r in manifest.regions if r.section != -1]
     for kind, index in users:

@@ -15,6 +15,7 @@ import zstandard
 
 from foundryrt.bundle import signature, tables
 from foundryrt.bundle.addresses import Addresses, check_bytes
+from foundryrt.bundle.builds import with_builds
 from foundryrt.bundle.check import check_manifest
 from foundryrt.bundle.errors import (
     BundleError,
@@ -35,7 +36,7 @@ from foundryrt.bundle.layout import (
     unpack_header,
     unpack_table,
 )
-from foundryrt.bundle.schema import Manifest, SectionKind
+from foundryrt.bundle.schema import Build, GraphEntry, Manifest, SectionKind
 from foundryrt.errors import DISTRIBUTION, Unreadable, UsageError
 from foundryrt.printable import quoted
 from foundryrt.regular import open_regular
@@ -219,7 +220,10 @@ class Bundle:
 
     def member(self, index: int) -> tables.MemberTable:
         """The columns of graph `index`; whether its words fit the template is checked later."""
-        graph = self.manifest.graphs[index]
+        return self.member_of(self.manifest.graphs[index])
+
+    def member_of(self, graph: GraphEntry | Build) -> tables.MemberTable:
+        """The same of a graph, or of a build of one."""
         arrays = tables.unpack(graph.columns, tables.MEMBER_COLUMNS, self.raw(graph.section))
         table = tables.MemberTable(**arrays)
         table.check()
@@ -253,18 +257,19 @@ class Bundle:
         manifest = self.manifest
         # Bundles that stay where they were have had other words there.
         moves = manifest.relocatable or any(region.owner for region in manifest.regions)
-        members: dict[int, list[int]] = {}
-        for index, graph in enumerate(manifest.graphs):
-            members.setdefault(graph.template, []).append(index)
+        members: dict[int, list[tuple[str, GraphEntry | Build]]] = {}
+        for graph in manifest.graphs:
+            for part in with_builds(graph):
+                members.setdefault(part.template, []).append((graph.name, part))
         # One at a time, and no member is applied: many small ones may share a large template.
         for number in range(len(manifest.templates)):
             template = self.template(number)
             addresses = Addresses(template, manifest.regions) if moves else None
-            for index in members.get(number, ()):
-                member = self.member(index)
+            for name, part in members.get(number, ()):
+                member = self.member_of(part)
                 member.check_fits(len(template.parameters))
                 if addresses is not None:
-                    addresses.check(manifest.graphs[index].name, member)
+                    addresses.check(name, member)
         for region in manifest.regions:
             if region.relocations:
                 where, data = f"region {quoted(region.name)}", self.raw(region.section)

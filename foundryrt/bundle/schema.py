@@ -21,6 +21,8 @@ import msgspec
 #    refuse bundles that have them.
 #    2026-11-29, Manifest.ranks and WeightRecipe.rank added, and left out where there are none;
 #    earlier readers refuse bundles that have them.
+#    2026-11-29, GraphEntry.builds added, and left out where there are none; earlier readers refuse
+#    bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -82,7 +84,7 @@ class Requirements(Record, frozen=True):
     memory: int
     """Bytes of arena."""
     architecture: str = ""
-    """`sm_90` for cuda; empty for host."""
+    """`sm_90` for cuda; empty for host. Of the GPU that made it: graphs may have other builds."""
     driver: int = 0
     """Lowest driver version as `cuDriverGetVersion` gives it (13000); 0 for host."""
     torch: str = ""
@@ -178,6 +180,15 @@ class Template(Record, frozen=True):
     columns: dict[str, Column]
 
 
+class Build(Record, frozen=True):
+    """A graph as GPUs of another architecture run it; its tensors are the graph's."""
+
+    architecture: str
+    template: int
+    section: int
+    columns: dict[str, Column]
+
+
 class GraphEntry(Record, frozen=True):
     """A member of a template: the words of its parameters that differ from the template's."""
 
@@ -188,6 +199,8 @@ class GraphEntry(Record, frozen=True):
     columns: dict[str, Column]
     random: int = 0
     """By how much a launch advances the offset of the random numbers."""
+    builds: tuple[Build, ...] | msgspec.UnsetType = msgspec.UNSET
+    """For other architectures than the bundle's own; false where there are none."""
 
 
 class Random(Record, frozen=True):

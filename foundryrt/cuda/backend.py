@@ -14,6 +14,7 @@ from weakref import WeakSet
 from msgspec.structs import replace
 
 from foundryrt.bundle.alike import check_alike, given_regions, refuse_missing
+from foundryrt.bundle.builds import architectures, built_for
 from foundryrt.bundle.ranks import (
     BOUND_MS,
     MISSING,
@@ -27,7 +28,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.cuda.arena import Arena, Placing
 from foundryrt.cuda.contents import fill
-from foundryrt.cuda.device import Device, open_device
+from foundryrt.cuda.device import Device, architecture_of, open_device
 from foundryrt.cuda.digest import Digester, Range
 from foundryrt.cuda.driver import NON_BLOCKING, driver
 from foundryrt.cuda.given import Memory, Shared, memory_of
@@ -90,6 +91,7 @@ class CudaBackend:
         self._random: RandomState | None = None
         self._undo = Undo()
         try:
+            self._choose_builds(device)
             self._begin_reading(first, order)
             given = given_regions(place or {}, bundle.manifest)
             refuse_missing(place or {}, bundle.manifest)
@@ -105,6 +107,13 @@ class CudaBackend:
         except BaseException:
             self._undo.rollback()
             raise
+
+    def _choose_builds(self, ordinal: int) -> None:
+        """Where graphs differ by architecture, the manifest is from here on that of this GPU's."""
+        if len(architectures(self._bundle.manifest)) > 1:
+            cuda = driver()
+            here = architecture_of(cuda, cuda.ask("cuDeviceGet", ordinal))
+            self._bundle.manifest = built_for(self._bundle.manifest, here)
 
     def _begin_reading(self, first: int | None, order: Sequence[int]) -> None:
         """Graphs are read while the driver is starting."""

@@ -52,9 +52,7 @@ def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: Undo) -> 
     is touched, its free memory before any is taken.
     """
     device = cuda.ask("cuDeviceGet", ordinal)
-    major = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MAJOR, device)
-    minor = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MINOR, device)
-    architecture = f"sm_{major}{minor}"
+    architecture = architecture_of(cuda, device)
     _check_device(needs, architecture, cuda.version())
     context = c_void_p()
     cuda.hold(
@@ -65,6 +63,13 @@ def open_device(cuda: Driver, ordinal: int, needs: Requirements, undo: Undo) -> 
     opened.enter()
     _check_memory(needs, opened)
     return opened
+
+
+def architecture_of(cuda: Driver, device: int) -> str:
+    """Such as `sm_90`, of a CUdevice; nothing of it is used."""
+    major = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MAJOR, device)
+    minor = cuda.ask("cuDeviceGetAttribute", CAPABILITY_MINOR, device)
+    return f"sm_{major}{minor}"
 
 
 def _check_device(needs: Requirements, architecture: str, version: int) -> None:

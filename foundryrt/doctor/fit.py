@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from foundryrt.bundle.builds import architectures
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Requirements
 from foundryrt.doctor.machine import Machine
@@ -35,14 +36,14 @@ def checks(bundle: Bundle, machine: Machine, weights: Path | None) -> list[Check
     needs = bundle.manifest.requirements
     world = bundle.manifest.ranks.world if bundle.manifest.ranks else 1
     if bundle.manifest.target == "cuda":
-        found = [*_cuda(needs, machine), *_gpus(world, machine)]
+        found = [*_cuda(needs, architectures(bundle.manifest), machine), *_gpus(world, machine)]
     else:
         found = [*_host(structs.replace(needs, memory=world * needs.memory), machine)]
     found += [_workload(bundle), *_weights(bundle, weights)]
     return [replace(check, remedy="") if check.ok else check for check in found]
 
 
-def _cuda(needs: Requirements, machine: Machine) -> Iterator[Check]:
+def _cuda(needs: Requirements, those: tuple[str, ...], machine: Machine) -> Iterator[Check]:
     yield Check(
         "driver",
         f"CUDA {release(needs.driver)} or later",
@@ -54,14 +55,14 @@ def _cuda(needs: Requirements, machine: Machine) -> Iterator[Check]:
     yield _library("foundryrt", machine, f"install {DISTRIBUTION} again, for this platform")
     first = next((gpu for gpu in machine.gpus if gpu.index in machine.visible[:1]), None)
     if first is None:
-        yield Check("GPU", needs.architecture, "none", False, _no_gpu(machine))
+        yield Check("GPU", " or ".join(those), "none", False, _no_gpu(machine))
         return
     yield Check(
         "architecture",
-        needs.architecture,
+        " or ".join(those),
         f"{first.architecture} ({first.name})",
-        first.architecture == needs.architecture,
-        "capture the bundle again on such a GPU" + _another(needs, machine, first),
+        first.architecture in those,
+        "capture the bundle again on such a GPU" + _another(needs, those, machine, first),
     )
     free = first.memory_free
     yield Check(
@@ -69,7 +70,7 @@ def _cuda(needs: Requirements, machine: Machine) -> Iterator[Check]:
         f"{size(needs.memory)} for the arena",
         "unknown" if free is None else f"{size(free)} free on GPU {first.index}",
         None if free is None else needs.memory <= free,
-        "end what else uses the GPU" + _another(needs, machine, first),
+        "end what else uses the GPU" + _another(needs, those, machine, first),
     )
     if first.compute_mode == "exclusive process":
         users = len(first.processes or ())
@@ -157,9 +158,9 @@ def _no_gpu(machine: Machine) -> str:
     return "run it where there is such a GPU, or capture it with --target host"
 
 
-def _another(needs: Requirements, machine: Machine, first: Gpu) -> str:
+def _another(needs: Requirements, those: tuple[str, ...], machine: Machine, first: Gpu) -> str:
     for gpu in machine.gpus:
-        fits = gpu.architecture == needs.architecture and needs.memory <= (gpu.memory_free or 0)
+        fits = gpu.architecture in those and needs.memory <= (gpu.memory_free or 0)
         if gpu is not first and gpu.usable and fits:
             return f"; GPU {gpu.index} would do: CUDA_VISIBLE_DEVICES={gpu.uuid}"
     return ""

@@ -14,6 +14,7 @@ import zstandard
 from foundryrt.bundle import tables
 from foundryrt.bundle.layout import Codec, Section, align, pack_header, pack_table
 from foundryrt.bundle.schema import (
+    Build,
     Function,
     GraphEntry,
     Kernel,
@@ -162,6 +163,18 @@ def with_copy(**changes: object) -> Parts:
     copy = msgspec.structs.replace(weights.recipes[0].copies[0], **changes)
     recipes = (WeightRecipe(tensor=0, copies=(copy,)),)
     return with_manifest(weights=msgspec.structs.replace(weights, recipes=recipes))
+
+
+def builds(*names: str, member: dict[str, object] | None = None, **changes: object) -> Parts:
+    """The valid bundle with its graph built for these architectures, too."""
+    sample, found = parts(), list[Build]()
+    columns, data = tables.pack(member or member_columns(), tables.MEMBER_COLUMNS)
+    for number, name in enumerate(names):
+        build = Build(architecture=name, template=0, section=len(sample.sections), columns=columns)
+        sample.sections.append((SectionKind.MEMBER, f"build {number}", data, Codec.NONE))
+        found.append(msgspec.structs.replace(build, **changes))
+    graph = msgspec.structs.replace(sample.manifest.graphs[0], builds=tuple(found))
+    return replace(sample, manifest=msgspec.structs.replace(sample.manifest, graphs=(graph,)))
 
 
 def with_template(**changes: object) -> Parts:

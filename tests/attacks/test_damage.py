@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from foundryrt.bundle import errors
+from foundryrt.bundle.builds import architectures, built_for
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import (
@@ -30,6 +31,7 @@ from foundryrt.errors import UsageError
 from tests.attacks import samples
 from tests.attacks.samples import (
     Parts,
+    builds,
     parts,
     with_copy,
     with_manifest,
@@ -100,6 +102,17 @@ def variable(**changes: object) -> Parts:
 
 def random(seed: int = 0) -> Parts:
     return with_manifest(random=Random(seed=seed, offset=1, initial_seed=0))
+
+
+def second_graph(sample: Parts) -> Parts:
+    """Beside that graph one that is built for nothing else."""
+    manifest = sample.manifest
+    sample.sections.append((SectionKind.MEMBER, "other", sample.sections[1][2], Codec.NONE))
+    other = msgspec.structs.replace(
+        parts().manifest.graphs[0], name="other", section=len(sample.sections) - 1
+    )
+    changed = msgspec.structs.replace(manifest, graphs=(*manifest.graphs, other))
+    return replace(sample, manifest=changed)
 
 
 SLABS = Region(name="symmetric", base=0x600000003000, size=8192, peer_stride=4096)
@@ -460,6 +473,29 @@ ATTACKS = {
         with_manifest(target="host", relocatable=True),
         errors.InvalidValue,
     ),
+    "built twice for one architecture": (builds("sm_80", "sm_80"), errors.DuplicateName),
+    "built again for its own": (builds("sm_90"), errors.DuplicateName),
+    "built for nothing that has a name": (builds(""), errors.InvalidValue),
+    "built for another in part": (second_graph(builds("sm_80")), errors.InvalidValue),
+    "built on host": (
+        replace(
+            builds("sm_80"),
+            manifest=msgspec.structs.replace(
+                builds("sm_80").manifest, target="host", relocatable=False
+            ),
+        ),
+        errors.InvalidValue,
+    ),
+    "a build of no template": (builds("sm_80", template=7), errors.InvalidReference),
+    "a build whose member is the graph's": (builds("sm_80", section=1), errors.DuplicateName),
+    "a build's word beyond": (
+        builds("sm_80", member={"word": [0, 10], "value": [1, 2]}),
+        errors.TableMalformed,
+    ),
+    "a build's address of no region": (
+        builds("sm_80", member={"word": [3], "value": [5]}),
+        errors.InvalidValue,
+    ),
     "word beyond": (with_member(word=[0, 10]), errors.TableMalformed),
     "words twice": (with_member(word=[7, 7]), errors.TableMalformed),
     "word without value": (with_member(value=[1]), errors.TableMalformed),
@@ -490,6 +526,19 @@ def test_valid_sample_is_accepted(tmp_path: Path) -> None:
         assert bytes(bundle.kernel(0)) == samples.KERNEL
         words = bundle.member(0).apply(bundle.template(0))
         assert words.tolist() == [100, 1, 2, 0x600000002010, 4, 5, 6, 2**64 - 1, 8, 9]
+
+
+def test_valid_builds_are_accepted(tmp_path: Path) -> None:
+    with Bundle.open(builds("sm_80", "sm_120").write(tmp_path / "a.fdy")) as bundle:
+        bundle.verify()
+        assert architectures(bundle.manifest) == ("sm_90", "sm_80", "sm_120")
+        chosen = built_for(bundle.manifest, "sm_80")
+        assert (chosen.graphs[0].section, chosen.weights.digest_kernel) == (5, -1)
+        assert architectures(chosen) == ("sm_80",)
+        own = built_for(bundle.manifest, "sm_90")
+        assert own == parts().manifest
+    with Bundle.open(parts().write(tmp_path / "b.fdy")) as bundle:
+        assert architectures(bundle.manifest) == ("sm_90",)
 
 
 def test_valid_ranks_are_accepted(tmp_path: Path) -> None:

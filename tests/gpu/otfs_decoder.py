@@ -7,10 +7,12 @@ import json
 import numpy as np
 import torch
 
+from foundryc.cuda.kernels import architecture
 from otfs_pipeline.coding import encode
 from otfs_pipeline.coding.transport import TransportBlock
 from otfs_pipeline.receiver.decoder import Decoder, tables
 from otfs_pipeline.receiver.kernels.decoder import KernelDecoder, Program
+from otfs_pipeline.receiver.kernels.platforms import platform
 
 ITERATIONS = 20
 # Noise at which blocks are decoded with room to spare, so that rounding decides nothing.
@@ -37,7 +39,7 @@ def compare(block: TransportBlock, sigma: float) -> dict[str, object]:
     spoilt[: block.sent_bits(0)] *= -1
     program = Program(block, ITERATIONS)
     constants = {name: torch.from_numpy(v).cuda() for name, v in program.constants().items()}
-    kernels = KernelDecoder(program, constants)
+    kernels = KernelDecoder(program, constants, platform(architecture()))
     good, again, bad = (kernels(x.cuda()) for x in (llr, llr, spoilt))
     host = {name: torch.from_numpy(value) for name, value in tables(block).items()}
     expected = Decoder(block, ITERATIONS, host)(llr)

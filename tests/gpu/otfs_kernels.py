@@ -17,8 +17,11 @@ from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.kernels import program
 from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.platforms import HOPPER
 from otfs_pipeline.settings import Settings
 
+# As GPUs without clusters have it; it runs on all.
+MAILBOX = {"platform": replace(HOPPER, clusters=False)}
 CASES = {
     "qpsk": (Settings(grid="64x32", modulation=4, iterations=8), 10.0, {}),
     "small": (Settings(grid="64x32"), 20.0, {}),
@@ -30,8 +33,13 @@ CASES = {
     "halves": (Settings(grid="4096x12"), 20.0, {"each": 9, "cluster": 7}),
     "edges": (Settings(grid="4096x12"), 20.0, {"each": 11, "cluster": 3}),
     "antennas": (Settings(grid="1024x32", antennas=4), 15.0, {}),
+    "one_block": (Settings(grid="1024x32"), 20.0, MAILBOX | {"cluster": 1, "each": 5}),
+    "mailbox": (Settings(grid="4096x12"), 20.0, MAILBOX | {"each": 11, "cluster": 3}),
+    "mailbox_antennas": (
+        Settings(grid="1024x32", antennas=4), 15.0, MAILBOX | {"each": 3, "cluster": 7}
+    ),
     "large": (Settings(grid="4096x32", iterations=12), 20.0, {}),
-}
+}  # fmt: skip
 
 
 def main() -> None:

@@ -6,8 +6,10 @@ import json
 
 import torch
 
+from foundryc.cuda.kernels import architecture
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import frame
+from otfs_pipeline.receiver.kernels.platforms import platform
 from otfs_pipeline.receiver.kernels.quality import KernelQuality
 from otfs_pipeline.receiver.quality import measure
 from otfs_pipeline.settings import Settings
@@ -26,7 +28,8 @@ def numbers(link: Settings) -> dict[str, list[float]]:
     samples[:5] = samples[torch.view_as_real(samples).abs().amax(-1).argmax()]
     generator = torch.Generator().manual_seed(1)
     symbols = torch.randn(frame.data_symbols(link), dtype=torch.complex64, generator=generator)
-    kernels = KernelQuality(link)(samples.cuda(), symbols.cuda())
+    on_gpu = samples.cuda(), symbols.cuda()
+    kernels = KernelQuality(link, platform(architecture()))(*on_gpu)
     host = measure(samples, symbols, link)
     return {name: [float(kernels[name]), float(value)] for name, value in host.items()}
 

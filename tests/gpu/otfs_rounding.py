@@ -71,9 +71,12 @@ def _run(
     """x̂ [D] and μ by the recursion of equalize.cu in float32, with its coefficients' errors."""
     s = geometry.settings
     taps, sigma2 = exact.estimate.taps, np.float32(exact.estimate.noise_variance)
-    error = coefficient_error(geometry, taps) * rng.choice([-1, 1], taps.value.size)
-    forward = _single(banded.bands(taps, s.q))
-    adjoint = _single(banded.bands(replace(taps, value=taps.value * (1 + error)), s.q))
+
+    def interpolated(beyond: int) -> banded.Bands:
+        error = coefficient_error(geometry, taps, beyond) * rng.choice([-1, 1], taps.value.size)
+        return _single(banded.bands(replace(taps, value=taps.value * (1 + error)), s.q))
+
+    forward, adjoint = interpolated(0), interpolated(geometry.group - 2)
     mask = reference.time_mask(s).astype(np.float32)
 
     def periods(p: np.ndarray) -> np.ndarray:
@@ -92,7 +95,7 @@ def _run(
     def energy(p: np.ndarray) -> np.ndarray:
         return np.einsum("nm,nm->n", p.conj(), p).real[:, None]
 
-    response = reference.pilot_response(s, banded.bands(taps, s.q))
+    response = reference.pilot_response(s, forward)
     residual = back(periods((samples - response).astype(np.complex64)))
     x = direction = y = np.zeros_like(residual)
     before, alphas, betas = None, [], []
@@ -116,13 +119,14 @@ def _run(
     return frame.extract(zak(flat(x), s.m, s.n), s), mu
 
 
-def coefficient_error(geometry: Geometry, taps: Taps) -> np.ndarray:
-    """Relative error of a tap's part of a coefficient in Hᴴ, [taps].
+def coefficient_error(geometry: Geometry, taps: Taps, beyond: int) -> np.ndarray:
+    """Relative error of a tap's part of a coefficient, [taps].
 
-    A coefficient is linear between nodes; that of a group's last delay is taken up to `group` - 2
-    samples beyond a node. A tap at Doppler b turns by 2πb/Q a sample.
+    A coefficient is linear between nodes, and is taken up to `beyond` samples behind the next one:
+    in Hᴴ, that of a group's last delay. A tap at Doppler b turns by 2πb/Q a sample, and pulses
+    without a roll-off have taps far beyond the fastest path.
     """
-    step, beyond = geometry.node_step, geometry.group - 2
+    step = geometry.node_step
     if step == 1:
         return np.zeros(taps.value.size)
     turn = 2 * np.pi * taps.doppler / geometry.settings.q

@@ -26,7 +26,7 @@ struct Barrier {
 
 struct Block {
     Index index;
-    Barrier all;
+    Barrier all, some;
     std::vector<Barrier> warps;
     std::vector<float> exchange;
     std::vector<unsigned char> memory;
@@ -105,34 +105,6 @@ static void sincospif(float x, float* sine, float* cosine) {
 static int min(int a, int b) { return a < b ? a : b; }
 
 static unsigned char* dynamic_shared() { return current->block->memory.data(); }
-
-template <class T>
-T* remote(T* address, int rank) {
-    auto offset = reinterpret_cast<unsigned char*>(address) - dynamic_shared();
-    return reinterpret_cast<T*>((*blocks)[rank].memory.data() + offset);
-}
-
-struct alignas(8) Signal {
-    int bytes;
-    short pending, phases;
-};
-
-static void count(Signal* signal, int bytes) {
-    signal->bytes += bytes;
-    if (signal->bytes == 0 && signal->pending == 0) signal->pending = 1, signal->phases++;
-}
-
-static void init_signal(Signal* signal) { *signal = {0, 1, 0}; }
-static void expect(Signal* signal, int bytes) { signal->pending--, count(signal, bytes); }
-static void wait_for(Signal* signal, int parity) {
-    while ((signal->phases & 1) == parity) swapcontext(&current->context, &scheduler);
-}
-
-template <class T>
-void push(T* address, int rank, T value, Signal* signal) {
-    *remote(address, rank) = value;
-    count(remote(signal, rank), -int(sizeof value));
-}
 
 static void enter() {
     body();

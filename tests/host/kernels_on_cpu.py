@@ -16,18 +16,18 @@ HERE = Path(__file__).parent
 # Of `receive` below.
 PARAMETERS = (
     "samples", "taps_table", "tap_energy", "noise", "groups", "noise_variance", "taps",
-    "equalized", "moments", "symbols", "llr", "bits", "mu", "variance",
+    "equalized", "moments", "mailbox", "symbols", "llr", "bits", "mu", "variance",
 )  # fmt: skip
 LAUNCHES = """
 extern "C" void receive(const Sample* samples, Sample* taps, float* tap_energy, float* noise,
     int* groups, float* noise_variance, long long* kept, Sample* equalized, Sample* moments,
-    Sample* symbols, void* llr, void* bits, float* mu, float* variance) {
+    Slot* mailbox, Sample* symbols, void* llr, void* bits, float* mu, float* variance) {
   launch(%(window)d, 32 * WINDOW_ROWS, 1, 0, [=] {
-      window_cu::read_window(samples, taps, tap_energy, noise); });
+      window_cu::read_window(samples, taps, tap_energy, noise, mailbox); });
   launch(1, 1024, 1, 0, [=] {
       select_cu::select_taps(taps, tap_energy, noise, groups, noise_variance, kept); });
   launch(N * CLUSTER, THREADS, CLUSTER, sizeof(equalize_cu::Shared), [=] {
-      equalize_cu::equalize(samples, taps, groups, noise_variance, equalized, moments); });
+      equalize_cu::equalize(samples, taps, groups, noise_variance, equalized, moments, mailbox); });
   launch(%(data)d, 256, 1, 0, [=] {
       demap_cu::demap(equalized, moments, symbols, (demap_cu::SymbolLlr*)llr,
                       (demap_cu::SymbolBits*)bits, mu, variance); });
@@ -38,8 +38,11 @@ extern "C" void receive(const Sample* samples, Sample* taps, float* tap_energy, 
 def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, np.ndarray]:
     """One frame [MN] complex64 through the kernels; results as those of `receiver.Receiver`."""
     text = ['#include "cuda_on_cpu.h"', program.macros(geometry), program.text("common.cuh")]
-    for source in program.KERNELS.values():
-        files = [f for f in source.files if f not in ("common.cuh", "cluster.cuh")]
+    text.append('#include "exchange_on_cpu.h"')
+    for kernel in program.KERNELS:
+        own = program.files(geometry, kernel)
+        # What cuda_on_cpu.h has in their place.
+        files = [f for f in own if f not in ("common.cuh", "cluster.cuh", "mailbox.cuh")]
         name = files[-1].replace(".", "_")
         text.append(f"namespace {name} {{\n{''.join(map(program.text, files))}\n}}")
     text.append(

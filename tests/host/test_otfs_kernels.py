@@ -14,7 +14,8 @@ from foundryrt.errors import UsageError
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.link.channel import Taps
-from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.platforms import HOPPER
 from otfs_pipeline.settings import Settings
 from tests.gpu.otfs_rounding import bounds
 from tests.host.kernels_on_cpu import receive
@@ -107,14 +108,16 @@ def test_blocks_with_inner_and_outer_warps(
 
 
 @pytest.mark.parametrize(
-    ("changes", "snr_db", "seed"),
+    ("changes", "snr_db", "seed", "least"),
     [
-        ({"grid": "64x32"}, 20.0, 1),
-        ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 10),
+        ({"grid": "64x32"}, 20.0, 1, 1e-4),
+        ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 10, 1e-4),
+        # It amplifies little; of its taps at far Dopplers the interpolation shows, in H too.
+        ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0, 92728682, 1e-5),
     ],
 )
 def test_frames_that_amplify_rounding_are_within_their_own_bound(
-    changes: dict[str, Any], snr_db: float, seed: int, tmp_path: Path
+    changes: dict[str, Any], snr_db: float, seed: int, least: float, tmp_path: Path
 ) -> None:
     link = Settings(**changes)
     geometry = Geometry(link, each=1, group=4, cluster=1)
@@ -123,7 +126,7 @@ def test_frames_that_amplify_rounding_are_within_their_own_bound(
     exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
     allowed = bounds(frame.samples, geometry, exact)
     off = np.abs(got["symbols"] * got["mu"] - exact.symbols * exact.mu).max()
-    assert 1e-4 < off < allowed.equalized
+    assert least < off < allowed.equalized
     assert abs(got["mu"] / exact.mu - 1) < allowed.mu
     assert not np.any((got["bits"] != exact.bits) & (np.abs(exact.llr) > allowed.llr))
 
@@ -154,7 +157,7 @@ def test_a_frame_of_zeros_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delays", [64, 128, 1024, 2048, 4096, 8192, 16384])
 def test_every_grid_fits(delays: int) -> None:
     geometry = Geometry.of(Settings(grid=f"{delays}x32"))
-    assert geometry.shared_bytes <= SHARED_LIMIT
+    assert geometry.shared_bytes <= HOPPER.block_shared
     assert geometry.span * geometry.cluster >= geometry.length
     assert geometry.span >= geometry.halo or geometry.cluster == 1
 
@@ -165,7 +168,7 @@ def test_the_sweep_varies_what_fits(grid: str) -> None:
     found = list(sweep.divisions(default))
     assert {geometry.cluster for geometry in [default, *found]} >= {3, 7}
     for geometry in found:
-        assert geometry.shared_bytes <= SHARED_LIMIT // geometry.resident
+        assert geometry.shared_bytes <= HOPPER.resident_shared(geometry.resident)
         assert geometry.span * geometry.cluster >= geometry.length
 
 

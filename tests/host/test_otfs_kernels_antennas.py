@@ -15,7 +15,8 @@ from foundryrt.errors import UsageError
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.kernels import program, quality
-from otfs_pipeline.receiver.kernels.geometry import SHARED_LIMIT, Geometry
+from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.platforms import HOPPER
 from otfs_pipeline.settings import Settings
 from tests.host.kernels_on_cpu import receive
 
@@ -88,7 +89,7 @@ def test_a_dead_antenna_changes_nothing_and_a_spoilt_one_shows(tmp_path: Path) -
 def test_grids_fit_and_compile(grid: str, antennas: int) -> None:
     link = Settings(grid=grid, antennas=antennas)
     geometry = Geometry.of(link)
-    assert geometry.shared_bytes <= SHARED_LIMIT
+    assert geometry.shared_bytes <= HOPPER.block_shared
     assert geometry.span * geometry.cluster >= geometry.length
     # A static_assert compares the shared memory with what is counted.
     assert program.images(geometry, "sm_90a").keys() == program.KERNELS.keys()
@@ -97,5 +98,5 @@ def test_grids_fit_and_compile(grid: str, antennas: int) -> None:
 
 def test_the_largest_grid_fits_with_two_antennas_but_not_with_four() -> None:
     assert Geometry.of(Settings(grid="16384x32", antennas=2)).cluster == 8
-    with pytest.raises(UsageError, match=r"shared memory; use fewer .* antennas"):
+    with pytest.raises(UsageError, match=r"shared memory of sm_90; use fewer .* antennas"):
         Geometry.of(Settings(grid="16384x32", antennas=4))

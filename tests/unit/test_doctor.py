@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from foundryrt.bundle.schema import Ranks, Tensor
 from foundryrt.cli import app
 from foundryrt.nvml import Nvml, visible
-from tests.attacks.samples import Parts, parts, with_manifest
+from tests.attacks.samples import Parts, builds, parts, with_manifest
 from tests.unit.fake_nvml import GIB, FakeGpu, FakeNvml, NVMLError
 from tests.unit.test_imports import imported
 
@@ -133,6 +133,16 @@ def test_another_gpu_would_do(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> 
     assert "CUDA_VISIBLE_DEVICES=GPU-0a" in str(found["architecture"]["remedy"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert doctor(monkeypatch, FakeNvml(old, FakeGpu()), bundle).exit_code == 0
+
+
+def test_a_bundle_that_is_built_for_two_architectures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = builds("sm_89").write(tmp_path / "a.fdy")
+    for capability, fits in (((8, 9), True), ((9, 0), True), ((8, 0), False)):
+        gpu = FakeGpu("a GPU", "GPU-9z", capability=capability)
+        found = checks(doctor(monkeypatch, FakeNvml(gpu), path, "--json"))["architecture"]
+        assert found["ok"] is fits and found["needed"] == "sm_90 or sm_89"
 
 
 def test_what_a_bundle_lacks(monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_path: Path) -> None:

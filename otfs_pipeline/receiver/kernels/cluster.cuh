@@ -51,6 +51,11 @@ __device__ __forceinline__ void cluster_barrier() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// Those of the equalizer's two exchanges.
+struct Waiting {
+    Signal r_here, y_here;
+};
+
 // The block's dynamic shared memory.
 __device__ __forceinline__ unsigned char* dynamic_shared() {
     extern __shared__ __align__(16) unsigned char memory[];

@@ -7,6 +7,14 @@ struct alignas(8) Sample {
     float re, im;
 };
 
+// A sample that one block leaves for another (mailbox.cuh).
+struct alignas(16) Slot {
+    float re;
+    int re_step;
+    float im;
+    int im_step;
+};
+
 __device__ __forceinline__ Sample operator+(Sample a, Sample b) { return {a.re + b.re, a.im + b.im}; }
 __device__ __forceinline__ Sample operator-(Sample a, Sample b) { return {a.re - b.re, a.im - b.im}; }
 __device__ __forceinline__ Sample operator*(float a, Sample b) { return {a * b.re, a * b.im}; }

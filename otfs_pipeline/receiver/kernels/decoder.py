@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from foundryc.cuda.kernels import Kernel, compile_source
+from foundryc.cuda.kernels import Kernel, Loader, compile_source
+from foundryrt.errors import UsageError
 from otfs_pipeline.coding import crc
 from otfs_pipeline.coding.graph import PUNCTURED_COLUMNS
 from otfs_pipeline.coding.rate_matching import received_rows
 from otfs_pipeline.coding.transport import TransportBlock
 from otfs_pipeline.receiver.decoder import FILLER_LLR, OFFSET, SLOPE, places
+from otfs_pipeline.receiver.kernels.launch import Tensors, launch, made
+from otfs_pipeline.receiver.kernels.platforms import Platform
 from otfs_pipeline.receiver.kernels.program import Launch, text
 from otfs_pipeline.signature import Tensor
 
@@ -111,34 +113,39 @@ class Program(NamedTuple):
 class KernelDecoder:
     """As `decoder.Decoder`, on the current CUDA device and stream."""
 
-    def __init__(self, program: Program, constants: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        constants: Tensors,
+        platform: Platform,
+        load: Loader = Kernel.load,
+    ) -> None:
         """Compiles the kernels; `constants` are those of the program, on the device.
 
-        FoundryError where the device cannot load them.
+        UsageError where a code block does not fit into the platform's shared memory; FoundryError
+        where the device cannot load them.
         """
-        # Makes the context that the kernels are loaded into.
-        torch.cuda.synchronize()
-        major, minor = torch.cuda.get_device_capability()
-        image = compile_source(
-            text("dynamic.cuh") + program.source(), "decode.cu", f"sm_{major}{minor}"
-        )
+        shared = program.launches["decode"].shared
+        if shared > platform.block_shared:
+            raise UsageError(
+                f"the decoder needs {shared} bytes of shared memory a block,"
+                f" {platform.architecture} has {platform.block_shared}; use a higher --code-rate or"
+                " another GPU"
+            )
+        source = text("dynamic.cuh") + program.source()
+        image = compile_source(source, "decode.cu", platform.architecture)
         self._program = program
         self._constants = constants
         self._kernels = {
-            name: Kernel.load(image, name, launch.shared)
-            for name, launch in program.launches.items()
+            name: load(image, name, launch.shared) for name, launch in program.launches.items()
         }
 
-    def __call__(self, llr: torch.Tensor) -> dict[str, torch.Tensor]:
-        """LLRs [coded bits] as received to `payload`, `block_errors` and `frame_error`."""
+    def __call__(self, llr: torch.Tensor, into: Tensors | None = None) -> dict[str, torch.Tensor]:
+        """LLRs [coded bits] as received to `payload`, `block_errors` and `frame_error`.
+
+        Those of `into` are written where they are.
+        """
         buffers = self._program.buffers
-        tensors = {
-            name: llr.new_empty(buffer.shape, dtype=getattr(torch, buffer.dtype))
-            for name, buffer in buffers.items()
-        }
-        known = {"llr": llr, **self._constants, **tensors}
-        stream = torch.cuda.current_stream().cuda_stream
-        for name, (blocks, threads, shared) in self._program.launches.items():
-            arguments = [known[buffer].data_ptr() for buffer in PARAMETERS[name]]
-            self._kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)
+        tensors = made(buffers, {**self._constants, **(into or {}), "llr": llr}, llr)
+        launch(self._kernels, self._program.launches, PARAMETERS, tensors)
         return {name: tensors[name] for name in list(buffers)[1:]}

@@ -1,19 +1,20 @@
-// LMMSE equalization by conjugate gradients in the time domain: one cluster a Doppler period.
+// LMMSE equalization by conjugate gradients in the time domain: CLUSTER blocks a Doppler period.
 //
 // In time the channel is y[n] = sum_a c_a[n] x[n-a] with c_a[n] = sum_b h[a,b] e^{j2πb(n-a)/Q}: all
 // Doppler taps of a delay are one slowly turning coefficient. The guard strip, silent in every
 // period of M samples and longer than the channel, keeps the periods apart: (P HᴴH P + σ²I) x = P Hᴴ y
 // is N systems that know nothing of each other, so nothing of the frame's size is ever waited for.
 //
-// A cluster's blocks own SPAN samples of a period each, and hold x, p in registers and r, y = Hp in
-// shared memory. What the taps reach beyond a block is sent into its neighbours' shared memory.
+// A period's blocks own SPAN samples each, and hold x, p in registers and r, y = Hp in shared memory.
+// What the taps reach beyond a block is sent to its neighbours: in a cluster into their shared memory,
+// elsewhere through a mailbox.
 // An index j counts from the first sample that data reaches, FIRST_SAMPLE after the pilot.
 //
 // Of several antennas HᴴH and Hᴴy are sums over them, each scaled to the same noise variance
 // (maximum-ratio combining): y is there once for each, all else once.
 //
 // Hp is Hr plus β times the one before, so β is not needed until Hr is done, nor α until Hᴴy is:
-// sums and edges travel through the cluster while all warps but those at a block's edges multiply.
+// sums and edges travel while all warps but those at a block's edges multiply.
 
 // This thread's part of two sums over the frequencies, of λc and (λ+σ²)λc² (equalize.bias), where λ
 // is Σ |H(t,f)|² over the antennas, in the middle of the period's data, and c the filter that the steps
@@ -54,32 +55,26 @@ __device__ Sample bias(const Shared& s, int groups, int rank, float sigma2) {
 }
 
 // `moments` [N]: the two sums of `bias`.
-extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, RESIDENT)
+extern "C" __global__ void PLACED __launch_bounds__(THREADS, RESIDENT)
 equalize(const Sample* samples, const Sample* taps, const int* selected, const float* noise_variance,
-         Sample* equalized, Sample* moments) {
+         Sample* equalized, Sample* moments, Slot* mailbox) {
     Shared& s = *reinterpret_cast<Shared*>(dynamic_shared());
-    const int rank = blockIdx.x % CLUSTER, period = blockIdx.x / CLUSTER;
+    const Place at = place(s, mailbox);
+    const int rank = at.rank, period = at.period;
     const int first = threadIdx.x * EACH;
-    const bool forward_waits = reaches_out(rank, BEHIND, AHEAD);
-    const bool adjoint_waits = reaches_out(rank, AHEAD, BEHIND);
+    auto of_r = exchange_r(s, mailbox, at);
+    auto of_y = exchange_y(s, mailbox, at);
+    const bool forward_waits = of_r.waits(), adjoint_waits = of_y.waits();
     float scale[ANTENNAS];
     const float sigma2 = whiten(noise_variance, scale);
 
-    constexpr int PARTS = CLUSTER * WARPS * sizeof(float);
-    const int r_bytes = PARTS + sizeof(Sample) * (rank > 0 ? BEHIND : 0)
-                        + sizeof(Sample) * (rank + 1 < CLUSTER ? AHEAD : 0);
-    const int y_bytes = PARTS + ANTENNAS * sizeof(Sample) * (rank > 0 ? AHEAD : 0)
-                        + ANTENNAS * sizeof(Sample) * (rank + 1 < CLUSTER ? BEHIND : 0);
-
-    if (threadIdx.x == 0) init_signal(&s.r_here), init_signal(&s.y_here);
     for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.r[i] = {0, 0};
     const int groups = prepare(s, taps, selected, scale, rank, period);
 #pragma unroll
     for (int antenna = 0; antenna < ANTENNAS; antenna++) {
         load(s, samples, antenna, scale[antenna], groups, rank, period);
     }
-    // From here on the neighbours send into this block.
-    cluster_barrier();
+    begin_exchanges();
 
     unsigned silent = 0;
 #pragma unroll
@@ -102,14 +97,12 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     }
     for (int step = 0;; step++) {
         // `sum` is r here.
-        send_edges(s.r, s.r + BEHIND + SPAN, BEHIND, AHEAD, rank, first, sum, &s.r_here);
-        send_part(part, s.energy, rank, &s.r_here);
-        arrive(&s.r_here, r_bytes);
+        of_r.send_edges(0, first, sum, step);
+        of_r.send_part(part, step);
         __syncthreads();
-        if (forward_waits) await(&s.r_here, step);
+        if (forward_waits) of_r.receive(step);
         forward(s, 0, groups, first, sum);
-        if (!forward_waits) await(&s.r_here, step);
-        const float next = total(s.energy);
+        const float next = of_r.total(step);
         const float beta = step ? next / fmaxf(residual, TINY) : 0;
         residual = next;
         part = 0;
@@ -120,7 +113,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
             y[e] = sum[e];
             part += energy(sum[e]) + sigma2 * energy(p[e]);
         }
-        send_edges(s.y[0], s.y[0] + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum, &s.y_here);
+        of_y.send_edges(0, first, sum, step);
         // Of the antennas, the first one's products alone have a wait to hide.
         for (int antenna = 1; antenna < ANTENNAS; antenna++) {
             Sample* const other = s.y[antenna];
@@ -131,16 +124,14 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
                 other[AHEAD + first + e] = sum[e];
                 part += energy(sum[e]);
             }
-            send_edges(other, other + AHEAD + SPAN, AHEAD, BEHIND, rank, first, sum, &s.y_here);
+            of_y.send_edges(antenna, first, sum, step);
         }
-        send_part(part, s.curvature, rank, &s.y_here);
-        arrive(&s.y_here, y_bytes);
+        of_y.send_part(part, step);
         __syncthreads();
         const bool last = step + 1 == ITERATIONS;
-        if (adjoint_waits || last) await(&s.y_here, step);
+        if (adjoint_waits && !last) of_y.receive(step);
         if (!last) adjoint(s, groups, first, sum);
-        if (!adjoint_waits && !last) await(&s.y_here, step);
-        const float alpha = residual / fmaxf(total(s.curvature), TINY);
+        const float alpha = residual / fmaxf(of_y.total(step), TINY);
         if (threadIdx.x == 0) s.alpha[step] = alpha, s.beta[step] = beta;
 #pragma unroll
         for (int e = 0; e < EACH; e++) x[e] = x[e] + alpha * p[e];
@@ -165,13 +156,13 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[BEHIND + i];
     }
     Sample moment = bias(s, groups, rank, sigma2);
-    // One after the other: `energy` was read before the last exchange, `curvature` after it.
-    send_part(moment.re, s.energy, rank, &s.r_here);
-    arrive(&s.r_here, PARTS);
-    await(&s.r_here, ITERATIONS);
-    send_part(moment.im, s.curvature, rank, &s.y_here);
-    arrive(&s.y_here, PARTS);
-    await(&s.y_here, ITERATIONS);
-    moment = {total(s.energy), total(s.curvature)};
+    // One after the other: all had read the last step's sum of `of_r` before they sent a part of that
+    // of `of_y`, which others may still read.
+    of_r.send_part(moment.re, ITERATIONS, false);
+    __syncthreads();
+    moment.re = of_r.total(ITERATIONS);
+    of_y.send_part(moment.im, ITERATIONS, false);
+    __syncthreads();
+    moment.im = of_y.total(ITERATIONS);
     if (rank == 0 && threadIdx.x == 0) moments[period] = moment;
 }

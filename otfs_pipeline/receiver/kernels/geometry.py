@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
 from otfs_pipeline.link.reference import eigenvalue_bins
+from otfs_pipeline.receiver.kernels.platforms import HOPPER, MOST_REGISTERS, Platform
 from otfs_pipeline.settings import Settings
 
-# Dynamic shared memory that a block of compute capability 9.0 can have, in bytes.
-SHARED_LIMIT = 232_448
 # Doppler bins whose tile of 32 delays fits into static shared memory.
 MOST_DOPPLERS = 128
 # Samples a thread computes with one coefficient. Odd: a warp's stride then has no bank conflict.
@@ -20,6 +20,18 @@ EACH_CHOICES = (3, 5, 9, 11)
 MOST_OF_SEVEN = 192
 # Neighbouring delays that share loads, at most.
 GROUP = 4
+LIKE_HOPPER = ("sm_90", "sm_100")
+# Blocks of a period at most: a cluster can have eight on every GPU that has clusters.
+MOST_BLOCKS = 8
+STRETCHES = (1, 2, 4)
+# Of Vehicular-A at 16384 delays, above the noise at 20 dB.
+TYPICAL_DELAYS = 24
+# Instructions for each multiply-add, and more of them where a thread has few samples.
+ISSUED, LOADS = 1.6, 4.0
+# Warps that keep a multiprocessor busy.
+BUSY_WARPS = 8
+# Of a half of a step: the block's barrier, and what an exchange adds. The last is assumed.
+BARRIER_US, CLUSTER_US, MAILBOX_US = 0.2, 0.4, 1.2
 # Radians that the channel at nu_max may turn within half of them.
 HELD_TURN = 1e-3
 # Relative error of linear interpolation between two nodes of a coefficient, at nu_max. In Hᴴ a
@@ -40,52 +52,42 @@ class Geometry:
     """Sizes for `settings`; UsageError where a grid is beyond the kernels.
 
     `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
-    blocks a Doppler period.
+    blocks a Doppler period, a cluster where `platform` has them; `stretch`: a power of two, by
+    which nodes of a coefficient lie further apart than they need to, to save memory.
     """
 
     settings: Settings
     each: int
     group: int
     cluster: int
+    platform: Platform = HOPPER
+    stretch: int = 1
 
     @classmethod
-    def of(cls, settings: Settings) -> Geometry:
-        """The choice for a grid, by benchmarks/results/otfs_sweep.json."""
-        if settings.waveform != "zak":
-            raise UsageError(
-                f"waveform {settings.waveform}: the CUDA receiver takes zak; use --waveform zak or "
-                "--target host"
-            )
-        if settings.pilot != "point":
-            raise UsageError(
-                f"pilot {settings.pilot}: the CUDA receiver takes a point pilot; use --pilot point "
-                "or --target host"
-            )
-        if settings.n > MOST_DOPPLERS:
-            raise UsageError(
-                f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "
-                "most; use a smaller grid or --target host"
-            )
+    def of(cls, settings: Settings, platform: Platform = HOPPER) -> Geometry:
+        """The choice for a grid: on Hopper, and what is like it, by
+        benchmarks/results/otfs_sweep.json, else by counts (`iteration_us`)."""
+        _check(settings)
         held = held_samples(settings)
         choices = [each for each in EACH_CHOICES if each <= held] or [1]
-        # Of seven blocks, as many warps as fit; of fewer, as few coefficients as can be.
-        divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
-        if settings.antennas > 1:
-            # Their vectors and coefficients may need the memory of more blocks.
-            divisions.append((choices[-1], 8))
-        for each, cluster in divisions:
-            geometry = cls(settings, each, GROUP, cluster)
-            if cluster == 7 and (geometry.threads > MOST_OF_SEVEN or geometry.resident < 2):
-                continue
-            # A block's neighbours must hold all that its taps reach.
-            reached = cluster == 1 or geometry.span >= geometry.halo
-            if geometry.threads <= 1024 and reached and geometry.shared_bytes <= SHARED_LIMIT:
-                return geometry
-        raise UsageError(
-            f"grid {settings.grid} with {settings.window_delays} delay taps does not fit into a "
-            "cluster's shared memory; use fewer delay bins, max-taps or antennas, or a smaller "
-            "guard"
-        )
+        if platform.architecture in LIKE_HOPPER and platform.clusters:
+            found = next(_measured(settings, choices, platform), None)
+        else:
+            found = min(_divisions(settings, choices, platform), key=iteration_us, default=None)
+        if found is None:
+            raise UsageError(
+                f"grid {settings.grid} with {settings.window_delays} delay taps does not fit into"
+                f" the shared memory of {platform.architecture}; use fewer delay bins, max-taps or"
+                " antennas, or a smaller guard"
+            )
+        return found
+
+    @property
+    def fits(self) -> bool:
+        """Whether a block has room, and its neighbours hold all that its taps reach."""
+        reached = self.cluster == 1 or self.span >= self.halo
+        room = self.shared_bytes <= self.platform.block_shared
+        return self.threads <= 1024 and reached and room
 
     @property
     def length(self) -> int:
@@ -118,7 +120,8 @@ class Geometry:
         """Samples between two nodes of a coefficient, a power of two."""
         s = self.settings
         turn = 2 * math.pi * max(s.nu_max * s.frame_seconds, 1.0) / s.q
-        return 1 << max(0, int(math.log2(max(1.0, math.sqrt(8 * NODE_ERROR) / turn))))
+        step = 1 << max(0, int(math.log2(max(1.0, math.sqrt(8 * NODE_ERROR) / turn))))
+        return self.stretch * step
 
     @property
     def shared_bytes(self) -> int:
@@ -132,7 +135,16 @@ class Geometry:
     @property
     def resident(self) -> int:
         """Blocks that a multiprocessor holds at once: two where their registers and memory fit."""
-        return 2 if self.threads <= 256 and self.shared_bytes <= SHARED_LIMIT // 2 - 1024 else 1
+        room = self.shared_bytes <= self.platform.resident_shared(2)
+        return 2 if self.threads <= 256 and room else 1
+
+    @property
+    def mailbox_slots(self) -> int:
+        """Slots of 16 bytes by which a frame's blocks reach one another without clusters."""
+        if self.platform.clusters or self.cluster == 1:
+            return 0
+        a_block = (1 + self.settings.antennas) * self.halo + self.threads // 32
+        return 1 + self.settings.n * self.cluster * a_block
 
     @property
     def window_blocks(self) -> int:
@@ -164,6 +176,7 @@ class Geometry:
             "ANTENNAS": s.antennas, "WINDOW_BLOCKS": self.window_blocks,
             "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
             "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
+            "MAILBOX_SLOTS": self.mailbox_slots,
         }  # fmt: skip
         real = {
             "PILOT_AMPLITUDE": s.pilot_amplitude,
@@ -171,3 +184,71 @@ class Geometry:
             "LEVEL_SCALE": 1 / math.sqrt(2 * (s.modulation - 1) / 3),
         }
         return {k: f"({v})" for k, v in whole.items()} | {k: f"({v:.9e}f)" for k, v in real.items()}
+
+
+def _check(settings: Settings) -> None:
+    if settings.waveform != "zak":
+        raise UsageError(
+            f"waveform {settings.waveform}: the CUDA receiver takes zak; use --waveform zak or "
+            "--target host"
+        )
+    if settings.pilot != "point":
+        raise UsageError(
+            f"pilot {settings.pilot}: the CUDA receiver takes a point pilot; use --pilot point "
+            "or --target host"
+        )
+    if settings.n > MOST_DOPPLERS:
+        raise UsageError(
+            f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "
+            "most; use a smaller grid or --target host"
+        )
+
+
+def _measured(settings: Settings, choices: Sequence[int], platform: Platform) -> Iterator[Geometry]:
+    """Those that fit on Hopper, the fastest first."""
+    # Of seven blocks, as many warps as fit; of fewer, as few coefficients as can be.
+    divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
+    if settings.antennas > 1:
+        # Their vectors and coefficients may need the memory of more blocks.
+        divisions.append((choices[-1], 8))
+    for each, cluster in divisions:
+        geometry = Geometry(settings, each, GROUP, cluster, platform)
+        if cluster == 7 and (geometry.threads > MOST_OF_SEVEN or geometry.resident < 2):
+            continue
+        if geometry.fits:
+            yield geometry
+
+
+def _divisions(
+    settings: Settings, choices: Sequence[int], platform: Platform
+) -> Iterator[Geometry]:
+    """All that fit, with nodes as close as they can be."""
+    for each in choices:
+        for cluster in range(1, MOST_BLOCKS + 1):
+            stretched = (Geometry(settings, each, GROUP, cluster, platform, s) for s in STRETCHES)
+            found = next((geometry for geometry in stretched if geometry.fits), None)
+            # x, p and a sum in registers, and what else a thread needs.
+            if found and found.threads * (6 * each + 56) <= MOST_REGISTERS:
+                yield found
+
+
+def iteration_us(geometry: Geometry) -> float:
+    """Microseconds of one of the equalizer's iterations, as counts predict it.
+
+    Multiprocessors multiply for all blocks that they hold at once, then for the next; they wait
+    for two exchanges. Within a third of what an H100 was measured to take (otfs_sweep.json).
+    """
+    s, platform = geometry.settings, geometry.platform
+    blocks, held = s.n * geometry.cluster, platform.multiprocessors * geometry.resident
+    if platform.clusters:
+        # A cluster's blocks are neighbours: of each sixteen multiprocessors some may stay empty.
+        held = platform.multiprocessors // 16 * (16 * geometry.resident // geometry.cluster)
+        held *= geometry.cluster
+    rounds = -(-blocks // held)
+    together = min(geometry.resident, -(-blocks // platform.multiprocessors))
+    busy = min(1.0, together * geometry.threads / 32 / BUSY_WARPS)
+    products = 8 * min(TYPICAL_DELAYS, geometry.delays) * together * geometry.span
+    issued = products * ISSUED * (1 + LOADS / geometry.each)
+    rate = platform.tflops / 2 * 1e6 / platform.multiprocessors
+    exchange = 0.0 if geometry.cluster == 1 else CLUSTER_US if platform.clusters else MAILBOX_US
+    return rounds * (issued / rate / busy + 2 * (BARRIER_US + exchange))

@@ -31,6 +31,6 @@ struct Shared {
     int delay[MAX_DELAYS];
     float curvature[CLUSTER * WARPS], energy[CLUSTER * WARPS];
     float alpha[ITERATIONS], beta[ITERATIONS];
-    Signal r_here, y_here;
+    Waiting waiting;
 };
 static_assert(sizeof(Shared) <= SHARED_BYTES, "Geometry.shared_bytes counts too little");

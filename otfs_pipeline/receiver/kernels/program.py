@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from foundryc.cuda.kernels import Kernel, compile_source
+from foundryc.cuda.kernels import Kernel, Loader, compile_source
 from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.signature import Tensor, received
 
@@ -30,7 +30,7 @@ class Launch(NamedTuple):
 KERNELS = {
     "read_window": Source(
         ("common.cuh", "window.cu"),
-        ("samples", "taps_table", "tap_energy", "noise"),
+        ("samples", "taps_table", "tap_energy", "noise", "mailbox"),
     ),
     "select_taps": Source(
         ("common.cuh", "select.cu"),
@@ -41,12 +41,12 @@ KERNELS = {
             "common.cuh",
             "cluster.cuh",
             "layout.cuh",
-            "exchange.cuh",
+            "cluster_exchange.cuh",
             "products.cuh",
             "setup.cuh",
             "equalize.cu",
         ),
-        ("samples", "taps_table", "groups", "noise_variance", "equalized", "moments"),
+        ("samples", "taps_table", "groups", "noise_variance", "equalized", "moments", "mailbox"),
     ),
     "demap": Source(
         ("common.cuh", "demap.cu"),
@@ -54,6 +54,17 @@ KERNELS = {
     ),
 }
 """In the order in which they run."""
+WITHOUT_CLUSTERS = {
+    "cluster.cuh": "mailbox.cuh",
+    "cluster_exchange.cuh": "mailbox_exchange.cuh",
+}
+"""The files that stand for others where a GPU has no clusters."""
+
+
+def files(geometry: Geometry, kernel: str) -> list[str]:
+    """The files that a kernel is made of."""
+    other = {} if geometry.platform.clusters else WITHOUT_CLUSTERS
+    return [other.get(file, file) for file in KERNELS[kernel].files]
 
 
 def buffers(geometry: Geometry) -> dict[str, Tensor]:
@@ -63,7 +74,7 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
     block: these three have a first dimension of the antennas where there are several. groups the
     number of delay groups, then each one's first delay and how many delays are before it, the
     latter once more at the end; equalized [MN] x̂ in time, data samples only; moments [N] two sums
-    a period.
+    a period; mailbox: mailbox_exchange.cuh.
     """
     s = geometry.settings
     antennas = s.frame_shape[:-1]
@@ -75,6 +86,7 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
         "groups": Tensor((1 + 2 * (geometry.delays + 1),), "int32"),
         "equalized": Tensor((s.q,), "complex64"),
         "moments": Tensor((s.n,), "complex64"),
+        "mailbox": Tensor((geometry.mailbox_slots, 4), "int32"),
     }
     return scratch | received(s)
 
@@ -106,8 +118,8 @@ def images(geometry: Geometry, architecture: str) -> dict[str, bytes]:
     FoundryError with the compiler's log where it fails.
     """
     return {
-        name: _compile(macros(geometry) + "".join(map(text, source.files)), architecture)
-        for name, source in KERNELS.items()
+        name: _compile(macros(geometry) + "".join(map(text, files(geometry, name))), architecture)
+        for name in KERNELS
     }
 
 
@@ -117,14 +129,15 @@ def _compile(source: str, architecture: str) -> bytes:
 
 
 class Program:
-    """The kernels of `images` in the current context."""
+    """The kernels of `images`: in the current context, or what else `load` makes of them."""
 
-    def __init__(self, geometry: Geometry, images: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, geometry: Geometry, images: Mapping[str, bytes], load: Loader = Kernel.load
+    ) -> None:
         """FoundryError where the device cannot load them."""
         self.launches = launches(geometry)
         self.kernels = {
-            name: Kernel.load(images[name], name, launch.shared)
-            for name, launch in self.launches.items()
+            name: load(images[name], name, launch.shared) for name, launch in self.launches.items()
         }
 
     def launch(self, name: str, addresses: Mapping[str, int], stream: int) -> None:

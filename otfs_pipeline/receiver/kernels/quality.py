@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from foundryc.cuda.kernels import Kernel, compile_source
+from foundryc.cuda.kernels import Kernel, Loader, compile_source
 from otfs_pipeline.link import frame
+from otfs_pipeline.receiver.kernels.launch import Tensors, launch, made
+from otfs_pipeline.receiver.kernels.platforms import Platform
 from otfs_pipeline.receiver.kernels.program import Launch, text
 from otfs_pipeline.receiver.quality import CELL
 from otfs_pipeline.settings import Settings
@@ -60,26 +62,22 @@ def source(settings: Settings) -> str:
 class KernelQuality:
     """As `quality.measure`, on the current CUDA device and stream."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, platform: Platform, load: Loader = Kernel.load) -> None:
         """Compiles the kernels; FoundryError where the device cannot load them."""
-        # Makes the context that the kernels are loaded into.
-        torch.cuda.synchronize()
-        major, minor = torch.cuda.get_device_capability()
-        image = compile_source(source(settings), "quality.cu", f"sm_{major}{minor}")
+        image = compile_source(source(settings), "quality.cu", platform.architecture)
         self._buffers = buffers(settings)
         self._launches = launches(settings)
         self._numbers = quality(settings)
-        self._kernels = {name: Kernel.load(image, name) for name in PARAMETERS}
+        self._kernels = {name: load(image, name, 0) for name in PARAMETERS}
 
-    def __call__(self, samples: torch.Tensor, symbols: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Samples [MN] or [antennas, MN] and symbols [D] to the outputs of `signature.quality`."""
-        tensors = {
-            name: samples.new_empty(buffer.shape, dtype=getattr(torch, buffer.dtype))
-            for name, buffer in self._buffers.items()
-        }
-        known = {"samples": samples, "symbols": symbols, **tensors}
-        stream = torch.cuda.current_stream().cuda_stream
-        for name, (blocks, threads, shared) in self._launches.items():
-            arguments = [known[buffer].data_ptr() for buffer in PARAMETERS[name]]
-            self._kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)
+    def __call__(
+        self, samples: torch.Tensor, symbols: torch.Tensor, into: Tensors | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Samples [MN] or [antennas, MN] and symbols [D] to the outputs of `signature.quality`.
+
+        Those of `into` are written where they are.
+        """
+        given = {**(into or {}), "samples": samples, "symbols": symbols}
+        tensors = made(self._buffers, given, samples)
+        launch(self._kernels, self._launches, PARAMETERS, tensors)
         return {name: tensors[name] for name in self._numbers}

@@ -1,12 +1,18 @@
 // The Zak transform of the delays that the pilot's response covers, read off as taps h[b, a].
+// Empties the equalizer's mailbox, if it has one.
 //
 // One block a 32 delays of an antenna, one lane a delay. Columns beyond the channel's Dopplers hold noise alone.
 
 extern "C" __global__ void __launch_bounds__(32 * WINDOW_ROWS)
-read_window(const Sample* samples, Sample* taps, float* tap_energy, float* noise) {
+read_window(const Sample* samples, Sample* taps, float* tap_energy, float* noise,
+            Slot* mailbox) {
     __shared__ Sample tile[N][32];
     __shared__ Sample roots[N];
     __shared__ float partial[WINDOW_ROWS];
+    for (int i = blockIdx.x * 32 * WINDOW_ROWS + threadIdx.x; i < MAILBOX_SLOTS;
+         i += ANTENNAS * WINDOW_BLOCKS * 32 * WINDOW_ROWS) {
+        mailbox[i] = {0, 0, 0, 0};
+    }
     int lane = threadIdx.x % 32, row = threadIdx.x / 32;
     const int antenna = ANTENNAS > 1 ? blockIdx.x / WINDOW_BLOCKS : 0;
     samples += antenna * Q, taps += antenna * DOPPLERS * WINDOW, tap_energy += antenna * DOPPLERS * WINDOW;

@@ -1,0 +1,50 @@
+"""All kernels of a frame: receiver, decoder, and how the frame was."""
+
+from __future__ import annotations
+
+import torch
+
+from foundryc.cuda.kernels import Kernel, Loader
+from otfs_pipeline.receiver.kernels.decoder import KernelDecoder, Program
+from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.launch import Tensors
+from otfs_pipeline.receiver.kernels.platforms import Platform
+from otfs_pipeline.receiver.kernels.quality import KernelQuality
+from otfs_pipeline.receiver.kernels.receiver import KernelReceiver
+from otfs_pipeline.settings import Settings
+
+
+def decoder_program(settings: Settings) -> Program | None:
+    """The decoder of frames that are coded."""
+    block = settings.transport_block
+    return None if block is None else Program(block, settings.decoder_iterations)
+
+
+class KernelFrame:
+    """Samples of a frame to the outputs of `signature.signature`, on GPUs like `platform`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        constants: Tensors,
+        platform: Platform,
+        load: Loader = Kernel.load,
+    ) -> None:
+        """Compiles the kernels; `constants` are the decoder's, on the device.
+
+        UsageError where `platform` cannot have this grid; FoundryError where the device cannot load
+        the kernels.
+        """
+        self._receive = KernelReceiver(Geometry.of(settings, platform), load)
+        self._measure = KernelQuality(settings, platform, load)
+        program = decoder_program(settings)
+        self._decode = program and KernelDecoder(program, constants, platform, load)
+
+    def __call__(
+        self, samples: torch.Tensor, into: Tensors | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The outputs; those of `into` are written where they are."""
+        results = self._receive(samples, into)
+        if self._decode:
+            results |= self._decode(results["llr"].view(-1), into)
+        return results | self._measure(samples, results["symbols"], into)
