@@ -102,7 +102,13 @@ def evidence_seconds(
             scored=(s.draft,) if share else (),
         )  # fmt: skip
         session = CapturedSession(device)
-        passes = Passes("target", config, parameters, own, session.register, asked=share or 1.0)
+        said = session.register(
+            "draft.likelihood", -torch.rand(own.slots, own.max_len + 1), "state"
+        )
+        passes = Passes(
+            "target", config, parameters, own, session.register, asked=share or 1.0,
+            draft_likelihood=said,
+        )  # fmt: skip
         session.add(passes)
         target = GraphTarget(session, passes.signature)
         target.prefill(0, tokens[: s.prompt], 0, Sampling())

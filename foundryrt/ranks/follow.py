@@ -142,6 +142,9 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
 
     bundle = open_bundle(path)
     line.open(hello(bundle, rank, world, device).message())
+    if bundle.manifest.target == "cuda":
+        # It imports numpy, which takes as long as the driver's start; later, all ranks would wait.
+        import foundryrt.cuda.readback  # noqa: F401
     order, _ = line.next()
     weights = None if order["weights"] is None else Path(order["weights"])
     first = order["first"]

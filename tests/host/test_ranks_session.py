@@ -99,9 +99,9 @@ def test_one_process_goes_on_where_rank_0_was(bundles, monkeypatch) -> None:
     ):
         devices: list[int] = []
 
-        def opening(bundle, weights, device, *more):  # type: ignore[no-untyped-def]
+        def opening(bundle, weights, device, *more, **named):  # type: ignore[no-untyped-def]
             devices.append(device)
-            return open_backend(bundle, weights, device, *more)
+            return open_backend(bundle, weights, device, *more, **named)
 
         monkeypatch.setattr("foundryrt.session.open_backend", opening)
         with session.beside(bundles[2], lambda own, other: []) as alone:
