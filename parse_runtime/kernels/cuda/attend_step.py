@@ -7,6 +7,7 @@ ascending order, so that a row's bits depend on its query and on the keys it see
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -15,9 +16,16 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
+from parse_runtime.kernels.cuda.rotate import blocks, prepared, rotate_group
 
 UNITED, UNITE_WARPS = 32, 4
 """Spans that are united at a time: fixed, as the order of sums depends on it."""
+FEW = 8
+"""So many spans are united one after the other, in whichever kernel needs them."""
+ROTATION = (
+    "parts", "positions", "frequencies", "cache", "write", "q_norm", "k_norm", "eps", "offset",
+    "kv_stride", "PARTS", "HEADS", "PAIRS",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,34 +53,111 @@ def launch(
     lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.attend_step.attend_step`."""
+    return unite(partial(
+        q, cache_layer, slots, cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
+    ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Sums [T, heads, spans, head_dim] of spans of keys, not united yet.
+
+    `tops` and `totals` [T, heads, spans] are a span's largest score and its sum of exponentials.
+    Only what the last four say that a row sees has been written.
+    """
+
+    sums: Tensor
+    tops: Tensor
+    totals: Tensor
+    keys: int
+    span: int
+    dtype: torch.dtype
+    cuts: Tensor
+    starts: Tensor
+    ancestors: Tensor
+    lows: Tensor | None
+
+    @property
+    def seen(self) -> tuple[Any, ...]:
+        """What says which spans a row sees."""
+        return self.cuts, self.starts, self.ancestors, self.lows, self.keys
+
+
+@dataclass(frozen=True)
+class Unrotated:
+    """What `rotate_store` is given beside a cache."""
+
+    qkv: Tensor
+    positions: Tensor
+    inverse_frequencies: Tensor
+    write: Tensor
+    norms: tuple[Tensor, Tensor] | None
+    eps: float
+    offset: float
+
+
+def partial(
+    q: Tensor | Unrotated, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
+    ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
+    lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
+) -> Partial:  # fmt: skip
+    """The spans of `attend_step`. Queries that are not rotated are, where a slot has one row."""
+    rotation: dict[str, Any] = dict.fromkeys(ROTATION)
+    if isinstance(q, Unrotated):
+        given = q
+        parts, positions, write, group, q = prepared(
+            given.qkv, given.positions, cache_layer, given.write
+        )
+        q_norm, k_norm = given.norms or (None, None)
+        rotation = dict(zip(ROTATION, (
+            parts, positions, given.inverse_frequencies, cache_layer, write, q_norm, k_norm,
+            given.eps, given.offset, cache_layer.stride(0), parts.shape[0],
+            *blocks(group, q.shape[2]).values(),
+        ), strict=True))  # fmt: skip
     count, heads, head_dim = q.shape
     kv_heads = cache_layer.shape[1]
     group, batch = heads // kv_heads, count // length
     tiles = tiles or choose(q.dtype, keys)
     spans = triton.cdiv(keys, tiles.span)
-    blocks = triton.cdiv(group * length, tiles.queries)
-    share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * blocks))
+    query_blocks = triton.cdiv(group * length, tiles.queries)
+    share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * query_blocks))
     slots, cuts, starts, ancestors = side_by_side(slots, cuts, starts, ancestors)
     lows = None if lows is None else lows.contiguous()
     if q.stride(2) != 1:
         q = q.contiguous()
     sums = torch.empty(count, heads, spans, head_dim, dtype=torch.float32, device=q.device)
     totals = torch.empty(2, count, heads, spans, dtype=torch.float32, device=q.device)
-    out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
     width = max(16, triton.next_power_of_2(head_dim))
     bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}
-    _partial[blocks * share, kv_heads, batch](
+    _partial[query_blocks * share, kv_heads, batch](
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
         slots, cuts, starts, ancestors, lows, length, keys, spans, share,
         (scale or head_dim**-0.5) * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
+        q.stride(0), q.stride(1), *cache_layer.stride()[1:3], **rotation,
         KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
         CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
     )  # fmt: skip
+    return Partial(
+        sums, totals[0], totals[1], keys, tiles.span, q.dtype, cuts, starts, ancestors, lows
+    )
+
+
+def unite(partial: Partial) -> Tensor:
+    """[T, heads * head_dim] of partial sums."""
+    count, heads, spans, head_dim = partial.sums.shape
+    dtype, device = partial.dtype, partial.sums.device
+    out = torch.empty(count, heads * head_dim, dtype=dtype, device=device)
+    width = max(16, triton.next_power_of_2(head_dim))
+    if spans <= FEW:
+        _unite_few[heads, count](
+            partial.sums, partial.tops, partial.totals, out, *partial.seen,
+            HEAD_DIM=head_dim, WIDTH=width, SPAN=partial.span, SPANS=spans, num_warps=4, **OPTIONS,
+        )  # fmt: skip
+        return out
     _unite[heads, count](
-        sums, totals[0], totals[1], out, cuts, starts, ancestors, lows, keys, spans,
-        HEAD_DIM=head_dim, WIDTH=width, SPAN=tiles.span, UNITED=UNITED,
+        partial.sums, partial.tops, partial.totals, out, *partial.seen, spans,
+        HEAD_DIM=head_dim, WIDTH=width, SPAN=partial.span, UNITED=UNITED,
         num_warps=UNITE_WARPS, **OPTIONS,
     )  # fmt: skip
     return out
@@ -95,11 +180,21 @@ def _partial(
     q_token, q_head, kv_head, kv_slot,
     KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
     SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
+    parts, positions, frequencies, cache, write, q_norm, k_norm, eps, offset, kv_stride,
+    PARTS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
     block, part = tl.program_id(0) // share, tl.program_id(0) % share
     head, slot = tl.program_id(1), tl.program_id(2)
+    if PARTS is not None:
+        # Every program writes the row's query heads, key and value, to read its own words.
+        rotate_group(
+            slot, head, tl.num_programs(2), tl.num_programs(1),
+            parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
+            kv_stride, kv_head, KV_ROW, PARTS, GROUP, HEAD_DIM // 2, HEADS, PAIRS,
+        )  # fmt: skip
+        tl.debug_barrier()
     query = block * QUERIES + tl.arange(0, QUERIES)
     token, member = slot * length + query // GROUP, head * GROUP + query % GROUP
     valid = query < length * GROUP
@@ -219,6 +314,56 @@ def _unite(
     acc /= tl.where(total > 0, total, 1.0)
     place_out = (token.to(tl.int64) * tl.num_programs(0) + head) * HEAD_DIM
     tl.store(out + place_out + d, acc.to(out.dtype.element_ty), d < HEAD_DIM)
+
+
+@triton.jit(do_not_specialize=["tops", "totals", "keys"])
+def _unite_few(
+    sums, tops, totals, out, cuts, starts, ancestors, lows, keys,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    token, head = tl.program_id(1), tl.program_id(0)
+    d = tl.arange(0, WIDTH)
+    place = token.to(tl.int64) * tl.num_programs(0) + head
+    x = united(
+        sums, tops, totals, place + d * 0, d, token, cuts, starts, ancestors, lows, keys,
+        HEAD_DIM, SPAN, SPANS,
+    )  # fmt: skip
+    tl.store(out + place * HEAD_DIM + d, x.to(out.dtype.element_ty), d < HEAD_DIM)
+
+
+@triton.jit
+def united(
+    sums, tops, totals, place, d, token, cuts, starts, ancestors, lows, keys,
+    HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
+):  # fmt: skip
+    """Elements `d` of a token's heads, at `place`: spans in turn, so the same in every kernel."""
+    cut = tl.minimum(tl.load(cuts + token).to(tl.int32), keys)
+    start = tl.load(starts + token).to(tl.int32)
+    end = tl.minimum(start + _bit_length(tl.load(ancestors + token)), keys)
+    floor = tl.load(lows + token).to(tl.int32) if lows is not None else 0
+    top = tl.full(d.shape, float("-inf"), tl.float32)
+    levels, weights, parts = (), (), ()
+    for span in tl.static_range(SPANS):
+        left = span * SPAN
+        # Only spans that this row sees: others were left unwritten, or say nothing.
+        near = (start < left + SPAN) & (end > left) & (end > start)
+        below = tl.maximum(left, floor) < tl.minimum(left + SPAN, cut)
+        seen = (below | near) & (d < HEAD_DIM)
+        at = place * SPANS + span
+        level = tl.load(tops + at, seen, other=float("-inf"))
+        top = tl.maximum(top, level)
+        levels = levels + (level,)
+        weights = weights + (tl.load(totals + at, seen, other=0.0),)
+        parts = parts + (tl.load(sums + at * HEAD_DIM + d, seen, other=0.0),)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    total, acc = tl.zeros(d.shape, tl.float32), tl.zeros(d.shape, tl.float32)
+    for span in tl.static_range(SPANS):
+        fade = tl.exp2(levels[span] - top)
+        total = tl.fma(fade, weights[span], total)
+        acc = tl.fma(fade, parts[span], acc)
+    return acc / tl.where(total > 0, total, 1.0)
 
 
 @triton.jit

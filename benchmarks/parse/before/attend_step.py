@@ -1,0 +1,233 @@
+"""Split-key attention of a few rows of each slot: partial sums of fixed spans, then their union.
+
+Every program computes a span's partial sums in the same way, and spans are united in
+ascending order, so that a row's bits depend on its query and on the keys it sees alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
+
+UNITED, UNITE_WARPS = 32, 4
+"""Spans that are united at a time: fixed, as the order of sums depends on it."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Keys of a span; query rows and keys of a tile; warps; stages; programs that fill a device.
+
+    All of these but the last decide a row's bits, so they may depend on what all passes of a model
+    share. `registers` bounds those of a thread: with fewer than the compiler would take, more
+    programs share a multiprocessor.
+    """
+
+    span: int
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    programs: int
+    registers: int | None = None
+
+
+@opaque
+def launch(
+    q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
+    ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
+    lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """`parse_runtime.kernels.attend_step.attend_step`."""
+    count, heads, head_dim = q.shape
+    kv_heads = cache_layer.shape[1]
+    group, batch = heads // kv_heads, count // length
+    tiles = tiles or choose(q.dtype, keys)
+    spans = triton.cdiv(keys, tiles.span)
+    blocks = triton.cdiv(group * length, tiles.queries)
+    share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * blocks))
+    slots, cuts, starts, ancestors = side_by_side(slots, cuts, starts, ancestors)
+    lows = None if lows is None else lows.contiguous()
+    if q.stride(2) != 1:
+        q = q.contiguous()
+    sums = torch.empty(count, heads, spans, head_dim, dtype=torch.float32, device=q.device)
+    totals = torch.empty(2, count, heads, spans, dtype=torch.float32, device=q.device)
+    out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
+    width = max(16, triton.next_power_of_2(head_dim))
+    bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}
+    _partial[blocks * share, kv_heads, batch](
+        q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
+        slots, cuts, starts, ancestors, lows, length, keys, spans, share,
+        (scale or head_dim**-0.5) * LOG2_E,
+        q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
+        KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
+        SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
+        CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
+    )  # fmt: skip
+    _unite[heads, count](
+        sums, totals[0], totals[1], out, cuts, starts, ancestors, lows, keys, spans,
+        HEAD_DIM=head_dim, WIDTH=width, SPAN=tiles.span, UNITED=UNITED,
+        num_warps=UNITE_WARPS, **OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+def choose(dtype: torch.dtype, keys: int) -> Tiles:
+    """Tiles for a number of keys that may be read (benchmarks/results/parse_tiles.json)."""
+    span = 128 if keys <= 1024 else 256 if keys <= 6144 else 512
+    if dtype == torch.float32:
+        return Tiles(span, 16, 32, 4, 2, 528)
+    return Tiles(span, 64, 64, 4, 3, 1056)
+
+
+# Their values, and where parts of a buffer begin, depend on the rows of a pass and would choose
+# other machine code, and so perhaps other bits.
+@triton.jit(do_not_specialize=["tops", "totals", "length", "keys", "spans", "share"])
+def _partial(
+    q, k, v, sums, tops, totals,
+    slots, cuts, starts, ancestors, lows, length, keys, spans, share, scale,
+    q_token, q_head, kv_head, kv_slot,
+    KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
+    SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    block, part = tl.program_id(0) // share, tl.program_id(0) % share
+    head, slot = tl.program_id(1), tl.program_id(2)
+    query = block * QUERIES + tl.arange(0, QUERIES)
+    token, member = slot * length + query // GROUP, head * GROUP + query % GROUP
+    valid = query < length * GROUP
+    cut = tl.load(cuts + token, mask=valid, other=0).to(tl.int32)
+    start = tl.load(starts + token, mask=valid, other=0).to(tl.int32)
+    bits = tl.load(ancestors + token, mask=valid, other=0)
+    low, high = bits.to(tl.int32), (bits >> 32).to(tl.int32)
+    end = tl.minimum(start + _bit_length(bits), keys)
+    cut = tl.minimum(cut, keys)
+    most = tl.max(cut)
+    # Where every row sees every key of a tile, there is nothing to mask.
+    least = tl.min(tl.where(valid, cut, keys))
+    if lows is not None:
+        floor = tl.load(lows + token, mask=valid, other=0).to(tl.int32)
+        lowest = tl.min(tl.where(valid & (floor < cut), floor, keys))
+        least = 0  # every tile of a window is masked
+
+    d = tl.arange(0, WIDTH)
+    inside = valid[:, None] & (d < HEAD_DIM)[None, :]
+    x = tl.load(q + token[:, None] * q_token + member[:, None] * q_head + d, inside, other=0.0)
+    base = tl.load(slots + slot) * kv_slot + head.to(tl.int64) * kv_head
+    k += base
+    v += base
+    place = (token.to(tl.int64) * (tl.num_programs(1) * GROUP) + member) * spans
+
+    for span in range(part, spans, share):
+        left = span * SPAN
+        right = tl.minimum(left + SPAN, keys)
+        # Rows of a slot may look at places far apart (padding): only tiles that are seen count,
+        # and a tile begins at a multiple of KEYS whichever rows there are.
+        near = (start < right) & (end > left) & (end > start)
+        own_first = tl.min(tl.where(near, start, right))
+        first = tl.maximum(own_first, left) // KEYS * KEYS
+        if lows is None:
+            first = tl.where(most > left, left, first)
+        else:
+            begin = tl.maximum(lowest, left)
+            some = begin < tl.minimum(most, right)
+            first = tl.where(some, tl.minimum(begin // KEYS * KEYS, first), first)
+        last = tl.maximum(tl.minimum(most, right), tl.max(tl.where(near, end, left)))
+        last = tl.minimum(last, right)
+        if first < last:
+            top = tl.full([QUERIES], float("-inf"), tl.float32)
+            total = tl.zeros([QUERIES], tl.float32)
+            acc = tl.zeros([QUERIES, WIDTH], tl.float32)
+            for tile in tl.range(first, last, KEYS):
+                key = tile + tl.arange(0, KEYS)
+                there = (key < last)[:, None] & (d < HEAD_DIM)[None, :]
+                places = key[:, None] * KV_ROW + d[None, :]
+                kt = tl.load(k + places, there, other=0.0)
+                vt = tl.load(v + places, there, other=0.0)
+                scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)
+                if tile + KEYS > least:
+                    bit = key[None, :] - start[:, None]
+                    word = tl.where(bit < 32, low[:, None], high[:, None])
+                    own = ((word >> (bit & 31)) & 1) == 1
+                    own = own & (bit >= 0) & (bit < 64) & (key < keys)[None, :]
+                    below = key[None, :] < cut[:, None]
+                    if lows is not None:
+                        below = below & (key[None, :] >= floor[:, None])
+                    seen = below | own
+                    scores = tl.where(seen, scores, float("-inf"))
+                new = tl.maximum(top, tl.max(scores, 1) * scale)
+                # A row that has seen nothing so far must not meet inf - inf.
+                level = tl.where(new == float("-inf"), 0.0, new)
+                p = tl.exp2(scores * scale - level[:, None])
+                fade = tl.exp2(top - level)
+                total = total * fade + tl.sum(p, 1)
+                acc = acc * fade[:, None]
+                acc = tl.dot(p.to(vt.dtype), vt, acc, input_precision="ieee")
+                top = new
+            tl.store(tops + place + span, top, valid)
+            tl.store(totals + place + span, total, valid)
+            tl.store(sums + (place + span)[:, None] * HEAD_DIM + d, acc, inside)
+
+
+@triton.jit(do_not_specialize=["tops", "totals", "keys", "spans"])
+def _unite(
+    sums, tops, totals, out, cuts, starts, ancestors, lows, keys, spans,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, UNITED: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    token, head = tl.program_id(1), tl.program_id(0)
+    cut = tl.minimum(tl.load(cuts + token).to(tl.int32), keys)
+    start = tl.load(starts + token).to(tl.int32)
+    end = tl.minimum(start + _bit_length(tl.load(ancestors + token)), keys)
+    if lows is not None:
+        floor = tl.load(lows + token).to(tl.int32)
+    place = (token.to(tl.int64) * tl.num_programs(0) + head) * spans
+    d = tl.arange(0, WIDTH)
+    top = float("-inf")
+    total = 0.0
+    acc = tl.zeros([WIDTH], tl.float32)
+    for first in range(0, tl.cdiv(tl.maximum(cut, end), SPAN), UNITED):
+        span = first + tl.arange(0, UNITED)
+        left = span * SPAN
+        # Only spans that this row sees: others were left unwritten, or say nothing.
+        near = (start < left + SPAN) & (end > left) & (end > start)
+        below = left < cut
+        if lows is not None:
+            below = tl.maximum(left, floor) < tl.minimum(left + SPAN, cut)
+        seen = (span < spans) & (below | near)
+        tops_ = tl.load(tops + place + span, seen, other=float("-inf"))
+        new = tl.maximum(top, tl.max(tops_, 0))
+        level = tl.where(new == float("-inf"), 0.0, new)
+        weight = tl.exp2(tops_ - level)
+        fade = tl.exp2(top - level)
+        total = total * fade + tl.sum(weight * tl.load(totals + place + span, seen, other=0.0), 0)
+        part = tl.load(
+            sums + (place + span)[:, None] * HEAD_DIM + d,
+            seen[:, None] & (d < HEAD_DIM)[None, :],
+            other=0.0,
+        )
+        acc = acc * fade + tl.sum(part * weight[:, None], 0)
+        top = new
+    acc /= tl.where(total > 0, total, 1.0)
+    place_out = (token.to(tl.int64) * tl.num_programs(0) + head) * HEAD_DIM
+    tl.store(out + place_out + d, acc.to(out.dtype.element_ty), d < HEAD_DIM)
+
+
+@triton.jit
+def _bit_length(bits):
+    """Bits of an int64 up to the highest that is set: 0 to 64."""
+    bits = bits.to(tl.uint64, bitcast=True)
+    length = (bits * 0).to(tl.int32)
+    for power in tl.static_range(5, -1, -1):
+        upper = bits >> (1 << power)
+        length += tl.where(upper != 0, 1 << power, 0)
+        bits = tl.where(upper != 0, upper, bits)
+    return length + (bits != 0).to(tl.int32)

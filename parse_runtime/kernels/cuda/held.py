@@ -1,0 +1,263 @@
+"""Products of few rows with small matrices, whose weights are there before the rows are.
+
+A program owns some columns and a span of K, few enough for its registers: it loads all of its
+weights before it waits for the kernel before it. So memory is read while other kernels run that
+need little of it. How a row is summed depends on the matrix alone, as in `stream.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from parse_runtime.kernels.cuda.attend_step import Partial, united
+from parse_runtime.kernels.cuda.chain import COMPILED, OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.norm import norm_scales, normed_row
+from parse_runtime.kernels.cuda.swiglu import activate
+from parse_runtime.kernels.quantized import Weight, split
+
+DEPTH = 128
+COLUMNS = 32
+"""A warp has eight of them, which is what an instruction takes."""
+MOST_TILES = 8
+"""Tiles of DEPTH that a program's registers hold,"""
+ROWS, GROUPS = 16, 1
+"""Rows that are multiplied at a time, and programs that share them."""
+PROGRAMS, MOST_PROGRAMS = 112, 264
+"""and programs that keep a Hopper GPU's 132 multiprocessors busy, and that they hold at a time."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """How a matrix is shared out: columns of a program, spans of K, tiles of a span."""
+
+    spans: int
+    tiles: int
+    columns: int = COLUMNS
+
+
+def holding(weight: Weight, gated: bool = False) -> Holding | None:
+    """None where programs cannot hold a matrix [N, K]; of gates and values K is not split."""
+    values, scale = split(weight)
+    n, k = values.shape
+    if scale is not None or values.dtype.itemsize != 2 or k % DEPTH or values.stride(1) != 1:
+        return None
+    blocks, tiles = triton.cdiv(n, COLUMNS), k // DEPTH
+    for spans in range(1, 2 if gated else tiles // 2 + 1):
+        if tiles % spans == 0 and tiles // spans <= MOST_TILES:
+            if blocks * spans > MOST_PROGRAMS:
+                return None
+            if gated or blocks * spans >= PROGRAMS:
+                return Holding(spans, tiles // spans)
+    return None
+
+
+@opaque
+def held_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, how: Holding, gated: bool = False,
+    gelu: bool = False,
+) -> Tensor:  # fmt: skip
+    """Parts [S, T, N] of x [T, K] times weight transposed; if gated, [1, T, N / 2] of x's dtype."""
+    count, n = x.shape[0], weight.shape[0]
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    out = _result(how, count, n, x, gated)
+    _held_rows[min(GROUPS, triton.cdiv(count, ROWS)), triton.cdiv(n, how.columns), how.spans](
+        x, weight, bias, out, count, n, x.stride(0), weight.stride(0),
+        ROWS=ROWS, MANY=count > ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles, GATED=gated, GELU=gelu,
+        num_warps=4, num_stages=1, **OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+@opaque
+def normed_product(
+    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, offset: float,
+    weight: Tensor, bias: Tensor | None, how: Holding, gated: bool = False, gelu: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`add_rms_norm` of one row and `held_product` of it, and the sum that was normalized."""
+    parts = x.contiguous() if x.dim() == 3 else x.contiguous()[None]
+    n, width = weight.shape
+    total = torch.empty(1, width, dtype=norm.dtype, device=x.device)
+    out = _result(how, 1, n, total, gated)
+    _held_normed[1, triton.cdiv(n, how.columns)](
+        parts, residual, norm, total, weight, bias, out, n, weight.stride(0), eps, offset,
+        PARTS=parts.shape[0], COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles, GATED=gated,
+        ROWS=ROWS, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
+    )  # fmt: skip
+    return out, total
+
+
+@opaque
+def united_product(
+    partial: Partial, weight: Tensor, bias: Tensor | None, how: Holding
+) -> Tensor:
+    """`held_product` of one row whose attention is not united yet."""
+    n = weight.shape[0]
+    head_dim, spans = partial.sums.shape[3], partial.sums.shape[2]
+    out = torch.empty(how.spans, 1, n, dtype=torch.float32, device=weight.device)
+    _held_united[1, triton.cdiv(n, how.columns), how.spans](
+        partial.sums, partial.tops, partial.totals, *partial.seen,
+        weight, bias, out, n, weight.stride(0),
+        HEAD_DIM=head_dim, SPAN=partial.span, SPANS=spans, ROWS=ROWS,
+        COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles, num_warps=4, num_stages=1, **OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+def _result(how: Holding, count: int, n: int, x: Tensor, gated: bool) -> Tensor:
+    n = n // 2 if gated else n
+    dtype = x.dtype if gated else torch.float32
+    return torch.empty(how.spans, count, n, dtype=dtype, device=x.device)
+
+
+# Values of a count would choose other machine code, and so perhaps other bits.
+@triton.jit(do_not_specialize=["count"])
+def _held_rows(
+    x, weight, bias, out, count, n, x_stride, w_stride,
+    ROWS: tl.constexpr, MANY: tl.constexpr,
+    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+    GATED: tl.constexpr, GELU: tl.constexpr,
+):  # fmt: skip
+    release()
+    held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
+    wait()
+    x += tl.program_id(2) * TILES * DEPTH
+    if MANY:
+        for first in tl.range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
+            row = first + tl.arange(0, ROWS)
+            total = product(rows_of(x, row, count, x_stride, DEPTH, TILES), held, TILES)
+            finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
+    else:
+        row = tl.arange(0, ROWS)
+        total = product(rows_of(x, row, count, x_stride, DEPTH, TILES), held, TILES)
+        finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
+
+
+@triton.jit
+def rows_of(x, row, count, x_stride, DEPTH: tl.constexpr, TILES: tl.constexpr):
+    """Tiles of some rows."""
+    x += row.to(tl.int64)[:, None] * x_stride
+    rows = ()
+    for tile in tl.static_range(TILES):
+        at = tile * DEPTH + tl.arange(0, DEPTH)[None, :]
+        rows = rows + (tl.load(x + at, (row < count)[:, None], other=0.0),)
+    return rows
+
+
+@triton.jit
+def _held_normed(
+    parts, residual, norm, total, weight, bias, out, n, w_stride, eps, offset,
+    PARTS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+    GATED: tl.constexpr, ROWS: tl.constexpr, GELU: tl.constexpr,
+):  # fmt: skip
+    release()
+    held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
+    scales = norm_scales(norm, offset, DEPTH, TILES)
+    wait()
+    xs, normed = normed_row(parts, residual, scales, total, eps, DEPTH * TILES, PARTS, DEPTH, TILES)
+    if tl.program_id(1) == 0:
+        for tile in tl.static_range(TILES):
+            tl.store(total + tile * DEPTH + tl.arange(0, DEPTH), xs[tile])
+    row = tl.arange(0, ROWS)
+    total = product(only_row(normed, row, TILES), held, TILES)
+    finish(total, bias, out, row, 1, n, COLUMNS, GATED, GELU)
+
+
+@triton.jit(do_not_specialize=["tops", "totals", "keys"])
+def _held_united(
+    sums, tops, totals, cuts, starts, ancestors, lows, keys, weight, bias, out, n, w_stride,
+    HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    release()
+    held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, False)
+    wait()
+    tiles = ()
+    for tile in tl.static_range(TILES):
+        at = (tl.program_id(2) * TILES + tile) * DEPTH + tl.arange(0, DEPTH)
+        x = united(
+            sums, tops, totals, at // HEAD_DIM, at % HEAD_DIM, 0, cuts, starts, ancestors, lows,
+            keys, HEAD_DIM, SPAN, SPANS,
+        )  # fmt: skip
+        tiles = tiles + (x.to(weight.dtype.element_ty),)
+    row = tl.arange(0, ROWS)
+    total = product(only_row(tiles, row, TILES), held, TILES)
+    finish(total, bias, out, row, 1, n, COLUMNS, False, False)
+
+
+@triton.jit
+def only_row(tiles, row, TILES: tl.constexpr):
+    """Tiles of rows that are zero but for the first."""
+    rows = ()
+    for tile in tl.static_range(TILES):
+        rows = rows + (tl.where((row == 0)[:, None], tiles[tile][None, :], 0.0),)
+    return rows
+
+
+@triton.jit
+def hold(
+    weight, n, w_stride, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+    GATED: tl.constexpr,
+):  # fmt: skip
+    """A program's tiles of a weight [n, k]. If gated, gates and values are columns in turn."""
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    # Columns past the end read the last one.
+    column = tl.minimum(column, n - 1)
+    if GATED:
+        column = column // 2 + column % 2 * (n // 2)
+    weight += column.to(tl.int64)[:, None] * w_stride + tl.program_id(2) * TILES * DEPTH
+    held = ()
+    for tile in tl.static_range(TILES):
+        at = tile * DEPTH + tl.arange(0, DEPTH)[None, :]
+        held = held + (tl.load(weight + at, eviction_policy="evict_first"),)
+    if COMPILED:
+        tl.debug_barrier()  # else loads would wait for each other, to save registers
+    settled = ()
+    for tile in tl.static_range(TILES):
+        settled = settled + (settle(held[tile]),)
+    return settled
+
+
+@triton.jit
+def settle(x):
+    """The same values, which are used after all loads before have been issued."""
+    if COMPILED:
+        return tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=2
+        )
+    return x
+
+
+@triton.jit
+def product(rows, held, TILES: tl.constexpr):
+    """Of tiles of rows with those of a weight. Each is a product of its own: one after the other
+    they would wait for each other."""
+    total = tl.dot(rows[0], held[0].T, input_precision="ieee")
+    for tile in tl.static_range(1, TILES):
+        total = tl.fma(tl.dot(rows[tile], held[tile].T, input_precision="ieee"), 1.0, total)
+    return total
+
+
+@triton.jit
+def finish(
+    total, bias, out, row, count, n,
+    COLUMNS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
+):  # fmt: skip
+    """Store a program's part."""
+    column, span = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(2)
+    there = (row < count)[:, None]
+    if GATED:
+        gate, up = tl.split(total.reshape(total.shape[0], COLUMNS // 2, 2))
+        column = tl.program_id(1) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
+        out += row.to(tl.int64)[:, None] * (n // 2) + column[None, :]
+        tl.store(out, activate(gate, GELU) * up, there & (column < n // 2)[None, :])
+    else:
+        if bias is not None and span == 0:
+            total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
+        out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
+        tl.store(out, total, there & (column < n)[None, :])
