@@ -23,7 +23,12 @@ from torch import Tensor
 from benchmarks.parse.before import attend_step as old_attend
 from benchmarks.parse.before import norm as old_norm
 from benchmarks.parse.before import rotate as old_rotate
+from parse_runtime.kernels import normed
+from parse_runtime.kernels.attend_step import attend_step_parts
 from parse_runtime.kernels.cuda import attend_step, held, norm, rotate, stream, swiglu
+from parse_runtime.kernels.cuda.unite import unite
+from parse_runtime.kernels.linear import linear_parts
+from parse_runtime.kernels.rotate import Rotation
 
 LAYERS = 28
 
@@ -48,7 +53,7 @@ GEOMETRIES = {"0.6B": Geometry(1024, 16, 3072, 28), "14B": Geometry(5120, 40, 17
 
 @dataclass(frozen=True)
 class Variant:
-    """What is fused; `today` is the nine launches."""
+    """What is fused; `today` is the nine launches before."""
 
     today: bool = False
     hold: bool = True
@@ -58,12 +63,25 @@ class Variant:
     queries: int = 0
     """Query rows of an attention tile, unless 0,"""
     span: int = 0
-    """keys of a span,"""
-    stages: int = 0
-    """and stages."""
-    groups: int = 1
+    """and keys of a span."""
+    depth: int = 128
+
+    def use(self) -> None:
+        """Set the kernels' switches."""
+        held.MOST_PROGRAMS = 264 if self.hold else 0
+        attend_step.ROTATED_ROWS = int(self.rotate)
+        held.UNITED_ROWS = int(self.unite)
+        normed.NORMED_ROWS = int(self.norm)
+        norm.CHUNK = held.DEPTH = self.depth
+        held.MOST_TILES = 1024 // self.depth
+        attend_step.choose = self.tiles
+
+    def tiles(self, dtype: torch.dtype, keys: int) -> attend_step.Tiles:
+        found = CHOOSE(dtype, keys)
+        return replace(found, queries=self.queries or found.queries, span=self.span or found.span)
 
 
+CHOOSE = attend_step.choose
 NOW = Variant()
 VARIANTS = {
     "today": Variant(today=True),
@@ -72,11 +90,14 @@ VARIANTS = {
     "held unite": Variant(rotate=False, norm=False),
     "held norm": Variant(rotate=False, unite=False),
     "all": NOW,
+    "all but norm": replace(NOW, norm=False),
+    "all but unite": replace(NOW, unite=False),
+    "all d256": replace(NOW, depth=256),
     "all q16": replace(NOW, queries=16),
+    "all q16 d256": replace(NOW, queries=16, depth=256),
     "all q16 s64": replace(NOW, queries=16, span=64),
     "all q16 s128": replace(NOW, queries=16, span=128),
     "all s64": replace(NOW, span=64),
-    "all groups2": replace(NOW, groups=2),
     "fused, not held": Variant(hold=False),
 }
 
@@ -114,51 +135,20 @@ class Layer:
             if v.today:
                 y, hidden = old_norm.add_rms_norm(added, hidden, self.norm, eps)
                 qkv = stream.stream_parts(y, qkv_w)
-                q = old_rotate.rotate_store(
-                    qkv, cuts, self.frequencies, cache, places, heads, eps
-                )
+                q = old_rotate.rotate_store(qkv, cuts, self.frequencies, cache, places, heads, eps)
                 a = old_attend.launch(q, cache, *numbers)
                 o = stream.stream_parts(a, o_w)
                 y, hidden = old_norm.add_rms_norm(o, hidden, self.norm, eps)
                 added = stream.stream_parts(swiglu.stream_swiglu(y, gate_w), down_w)
                 continue
-            qkv, hidden = normed(v, added, hidden, self.norm, qkv_w)
-            tiles = attend_step.choose(torch.bfloat16, self.keys)
-            tiles = replace(tiles, queries=v.queries or tiles.queries, span=v.span or tiles.span)
-            if v.rotate:
-                q = attend_step.Unrotated(
-                    qkv, cuts, self.frequencies, places, heads, eps, 0.0
-                )
-            else:
-                q = rotate.rotate_store(qkv, cuts, self.frequencies, cache, places, heads, eps)
-            partial = attend_step.partial(q, cache, *numbers, tiles)
-            how = held.holding(o_w) if v.hold else None
-            if v.unite and how and cuts.shape[0] == 1 and partial.sums.shape[2] <= attend_step.FEW:
-                o = held.united_product(partial, o_w, None, how)
-            else:
-                o = product(v, attend_step.unite(partial), o_w)
-            y, hidden = normed(v, o, hidden, self.norm, gate_w, gated=True)
-            added = product(v, y, down_w)
+            qkv, hidden = normed.normed_parts(
+                added, hidden, self.norm, eps, 0.0, None, qkv_w
+            )  # fmt: skip
+            how = Rotation(cuts, self.frequencies, places, heads, eps, 0.0)
+            o = attend_step_parts(qkv, how, cache, *numbers, o_w)
+            y, hidden = normed.normed_swiglu(o, hidden, self.norm, eps, 0.0, None, gate_w)
+            added = linear_parts(y, down_w)
         return added
-
-
-def product(v: Variant, x: Tensor, w: Tensor, gated: bool = False) -> Tensor:
-    how = held.holding(w, gated) if v.hold else None
-    if how is None:
-        return swiglu.stream_swiglu(x, w) if gated else stream.stream_parts(x, w)
-    out = held.held_product(x, w, None, how, gated)
-    return out[0] if gated else out
-
-
-def normed(
-    v: Variant, x: Tensor, residual: Tensor | None, weight: Tensor, w: Tensor, gated: bool = False
-) -> tuple[Tensor, Tensor]:
-    how = held.holding(w, gated) if v.hold else None
-    if v.norm and how and how.spans == 1 and x.shape[-2] == 1:
-        out, total = held.normed_product(x, residual, weight, 1e-6, 0.0, w, None, how, gated)
-        return out[0] if gated else out, total
-    y, total = norm.add_rms_norm(x, residual, weight, 1e-6)
-    return product(v, y, w, gated), total
 
 
 WEIGHTS: dict[Geometry, Any] = {}
@@ -190,10 +180,12 @@ def layers(name: str, batch: int, keys: int) -> dict[str, Any]:
     expected = layer.run(VARIANTS["today"]).float().sum(0)
     found: dict[str, Any] = {"model": name, "batch": batch, "keys": keys}
     for label, v in of(name, batch, keys).items():
-        held.GROUPS = v.groups
+        v.use()
         try:
             out = layer.run(v)
-            entry: dict[str, Any] = {"us": round(microseconds(lambda v=v: layer.run(v)) / LAYERS, 2)}
+            entry: dict[str, Any] = {
+                "us": round(microseconds(lambda v=v: layer.run(v)) / LAYERS, 2)
+            }
             total = out.float().sum(0)
             entry["far"] = round(float((total - expected).norm() / expected.norm()), 5)
             if batch > 1:
@@ -212,9 +204,9 @@ def of(name: str, batch: int, keys: int) -> dict[str, Variant]:
     if name == "14B":
         names = ["today", "all", "all q16", "all q16 s128"]
     elif batch == 1:
-        names = [n for n in VARIANTS if n != "all groups2"]
+        names = list(VARIANTS)
     else:
-        names = ["today", "held", "all", "all q16", "all q16 s64", "all groups2"]
+        names = ["today", "held", "all", "all d256", "all q16", "all q16 s64"]
     if keys > 512:
         names = [n for n in names if "s64" not in n]  # more than FEW spans
     return {n: VARIANTS[n] for n in names}
@@ -222,6 +214,7 @@ def of(name: str, batch: int, keys: int) -> dict[str, Variant]:
 
 def kernels() -> dict[str, Any]:
     """Each kernel of 0.6B at one row alone, 28 in turn over other weights, microseconds each."""
+    NOW.use()
     layer = Layer(GEOMETRIES["0.6B"], 1, 512)
     cuts, slots, one = layer.rows["cuts"], layer.rows["slots"], layer.rows["one"]
     numbers = slots, cuts, cuts, one, 512, 1
@@ -229,9 +222,8 @@ def kernels() -> dict[str, Any]:
     y, act, a = normal(1, 1024), normal(1, 3072), normal(1, 2048)
     parts, qkv = torch.randn(4, 1, 1024, device="cuda"), torch.randn(1, 1, 4096, device="cuda")
     q = normal(1, 16, 128)
-    unrotated = attend_step.Unrotated(qkv, cuts, layer.frequencies, cuts, heads, 1e-6, 0.0)
+    turn = Rotation(cuts, layer.frequencies, cuts, heads, 1e-6, 0.0)
     spans = attend_step.partial(q, cache[0], *numbers)
-    how = [held.holding(w, i == 2) for i, w in enumerate(layer.weights[0])]
     tiles = attend_step.choose(torch.bfloat16, 512)
     q16 = replace(tiles, queries=16)
     s64 = replace(q16, span=64)
@@ -240,9 +232,13 @@ def kernels() -> dict[str, Any]:
         "add_rms_norm today": lambda i: old_norm.add_rms_norm(parts, y, layer.norm, 1e-6),
         "add_rms_norm": lambda i: norm.add_rms_norm(parts, y, layer.norm, 1e-6),
         "qkv today": lambda i: stream.stream_parts(y, ws[i][0]),
-        "qkv held": lambda i: held.held_product(y, ws[i][0], None, how[0]),
+        "qkv held": lambda i: held.held_product(y, ws[i][0], None),
+        "qkv held d256": lambda i: held.held_product(y, ws[i][0], None),
+        "qkv normed d256": lambda i: held.normed_product(
+            parts, y, layer.norm, 1e-6, 0.0, ws[i][0], None
+        ),
         "qkv normed": lambda i: held.normed_product(
-            parts, y, layer.norm, 1e-6, 0.0, ws[i][0], None, how[0]
+            parts, y, layer.norm, 1e-6, 0.0, ws[i][0], None
         ),
         "rotate today": lambda i: old_rotate.rotate_store(
             qkv, cuts, layer.frequencies, cache[i % 4], cuts, heads, 1e-6
@@ -254,24 +250,25 @@ def kernels() -> dict[str, Any]:
         "partial": lambda i: attend_step.partial(q, cache[i % 4], *numbers),
         "partial q16": lambda i: attend_step.partial(q, cache[i % 4], *numbers, q16),
         "partial q16 s64": lambda i: attend_step.partial(q, cache[i % 4], *numbers, s64),
-        "rotate partial": lambda i: attend_step.partial(unrotated, cache[i % 4], *numbers),
+        "rotate partial": lambda i: attend_step.partial(qkv, cache[i % 4], *numbers, rotation=turn),
         "rotate partial q16": lambda i: attend_step.partial(
-            unrotated, cache[i % 4], *numbers, q16
+            qkv, cache[i % 4], *numbers, q16, rotation=turn
         ),
-        "unite": lambda i: attend_step.unite(spans),
+        "unite": lambda i: unite(spans),
         "o today": lambda i: stream.stream_parts(a, ws[i][1]),
-        "o held": lambda i: held.held_product(a, ws[i][1], None, how[1]),
-        "o united": lambda i: held.united_product(spans, ws[i][1], None, how[1]),
+        "o held": lambda i: held.held_product(a, ws[i][1], None),
+        "o united": lambda i: held.united_product(spans, ws[i][1]),
         "gate_up today": lambda i: swiglu.stream_swiglu(y, ws[i][2]),
-        "gate_up held": lambda i: held.held_product(y, ws[i][2], None, how[2], True),
+        "gate_up held": lambda i: held.held_product(y, ws[i][2], None, True),
         "gate_up normed": lambda i: held.normed_product(
-            parts, y, layer.norm, 1e-6, 0.0, ws[i][2], None, how[2], True
+            parts, y, layer.norm, 1e-6, 0.0, ws[i][2], None, True
         ),
         "down today": lambda i: stream.stream_parts(act, ws[i][3]),
-        "down held": lambda i: held.held_product(act, ws[i][3], None, how[3]),
+        "down held": lambda i: held.held_product(act, ws[i][3], None),
     }
     found: dict[str, Any] = {}
     for name, call in calls.items():
+        (replace(NOW, depth=256) if "d256" in name else NOW).use()
         try:
             found[name] = round(microseconds(lambda c=call: [c(i) for i in range(28)]) / 28, 2)
         except Exception as error:
@@ -301,6 +298,7 @@ def compile_case(index: int) -> None:
     GEOMETRIES[name] = replace(GEOMETRIES[name], weights=1)
     layer = Layer(GEOMETRIES[name], batch, keys)
     for v in of(name, batch, keys).values():
+        v.use()
         try:
             layer.run(v, None, 2)
             layer.run(v, 0, 2)
@@ -317,8 +315,10 @@ def main() -> None:
         compile_all()
     compiled = time.perf_counter() - begun
     report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(), "compile_s": round(compiled, 1), "kernels": kernels()
-    }  # fmt: skip
+        "device": torch.cuda.get_device_name(),
+        "compile_s": round(compiled, 1),
+        "kernels": kernels(),
+    }
     report["layers"] = []
     for case in CASES:
         report["layers"].append(layers(*case))

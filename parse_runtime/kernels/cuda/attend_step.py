@@ -17,12 +17,12 @@ from torch import Tensor
 from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 from parse_runtime.kernels.cuda.rotate import blocks, prepared, rotate_group
+from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
+from parse_runtime.kernels.rotate import Rotation
 
-UNITED, UNITE_WARPS = 32, 4
-"""Spans that are united at a time: fixed, as the order of sums depends on it."""
-FEW = 8
-"""So many spans are united one after the other, in whichever kernel needs them."""
-ROTATION = (
+ROTATED_ROWS = 1
+"""Up to so many rows of a slot, every program of a slot rotates them for itself: 0 or 1."""
+ROTATED = (
     "parts", "positions", "frequencies", "cache", "write", "q_norm", "k_norm", "eps", "offset",
     "kv_stride", "PARTS", "HEADS", "PAIRS",
 )  # fmt: skip
@@ -58,61 +58,22 @@ def launch(
     ))  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Partial:
-    """Sums [T, heads, spans, head_dim] of spans of keys, not united yet.
-
-    `tops` and `totals` [T, heads, spans] are a span's largest score and its sum of exponentials.
-    Only what the last four say that a row sees has been written.
-    """
-
-    sums: Tensor
-    tops: Tensor
-    totals: Tensor
-    keys: int
-    span: int
-    dtype: torch.dtype
-    cuts: Tensor
-    starts: Tensor
-    ancestors: Tensor
-    lows: Tensor | None
-
-    @property
-    def seen(self) -> tuple[Any, ...]:
-        """What says which spans a row sees."""
-        return self.cuts, self.starts, self.ancestors, self.lows, self.keys
-
-
-@dataclass(frozen=True)
-class Unrotated:
-    """What `rotate_store` is given beside a cache."""
-
-    qkv: Tensor
-    positions: Tensor
-    inverse_frequencies: Tensor
-    write: Tensor
-    norms: tuple[Tensor, Tensor] | None
-    eps: float
-    offset: float
-
-
 def partial(
-    q: Tensor | Unrotated, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
+    q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
     ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
     lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
+    rotation: Rotation | None = None,
 ) -> Partial:  # fmt: skip
-    """The spans of `attend_step`. Queries that are not rotated are, where a slot has one row."""
-    rotation: dict[str, Any] = dict.fromkeys(ROTATION)
-    if isinstance(q, Unrotated):
-        given = q
+    """The spans of `attend_step`, not united; with a rotation `q` is as `rotate_store` has it."""
+    rotated: dict[str, Any] = dict.fromkeys(ROTATED)
+    if rotation is not None:
         parts, positions, write, group, q = prepared(
-            given.qkv, given.positions, cache_layer, given.write
+            q, rotation.positions, cache_layer, rotation.write
         )
-        q_norm, k_norm = given.norms or (None, None)
-        rotation = dict(zip(ROTATION, (
-            parts, positions, given.inverse_frequencies, cache_layer, write, q_norm, k_norm,
-            given.eps, given.offset, cache_layer.stride(0), parts.shape[0],
-            *blocks(group, q.shape[2]).values(),
+        rotated = dict(zip(ROTATED, (
+            parts, positions, rotation.inverse_frequencies, cache_layer, write,
+            *(rotation.norms or (None, None)), rotation.eps, rotation.offset,
+            cache_layer.stride(0), parts.shape[0], *blocks(group, q.shape[2]).values(),
         ), strict=True))  # fmt: skip
     count, heads, head_dim = q.shape
     kv_heads = cache_layer.shape[1]
@@ -133,7 +94,7 @@ def partial(
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
         slots, cuts, starts, ancestors, lows, length, keys, spans, share,
         (scale or head_dim**-0.5) * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:3], **rotation,
+        q.stride(0), q.stride(1), *cache_layer.stride()[1:3], **rotated,
         KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
         CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
@@ -143,24 +104,17 @@ def partial(
     )
 
 
-def unite(partial: Partial) -> Tensor:
-    """[T, heads * head_dim] of partial sums."""
-    count, heads, spans, head_dim = partial.sums.shape
-    dtype, device = partial.dtype, partial.sums.device
-    out = torch.empty(count, heads * head_dim, dtype=dtype, device=device)
-    width = max(16, triton.next_power_of_2(head_dim))
-    if spans <= FEW:
-        _unite_few[heads, count](
-            partial.sums, partial.tops, partial.totals, out, *partial.seen,
-            HEAD_DIM=head_dim, WIDTH=width, SPAN=partial.span, SPANS=spans, num_warps=4, **OPTIONS,
-        )  # fmt: skip
-        return out
-    _unite[heads, count](
-        partial.sums, partial.tops, partial.totals, out, *partial.seen, spans,
-        HEAD_DIM=head_dim, WIDTH=width, SPAN=partial.span, UNITED=UNITED,
-        num_warps=UNITE_WARPS, **OPTIONS,
-    )  # fmt: skip
-    return out
+@opaque
+def rotated_partial(
+    qkv: Tensor, rotation: Rotation, cache_layer: Tensor, slots: Tensor, cuts: Tensor,
+    starts: Tensor, ancestors: Tensor, keys: int, length: int, lows: Tensor | None = None,
+    scale: float | None = None, cap: float = 0.0, tiles: Tiles | None = None,
+) -> Partial:  # fmt: skip
+    """`rotate_store` and `partial`: one kernel where a slot has up to ROTATED_ROWS."""
+    numbers = slots, cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
+    if length <= ROTATED_ROWS:
+        return partial(qkv, cache_layer, *numbers, rotation)
+    return partial(rotation.store(qkv, cache_layer), cache_layer, *numbers)
 
 
 def choose(dtype: torch.dtype, keys: int) -> Tiles:
@@ -202,7 +156,7 @@ def _partial(
     start = tl.load(starts + token, mask=valid, other=0).to(tl.int32)
     bits = tl.load(ancestors + token, mask=valid, other=0)
     low, high = bits.to(tl.int32), (bits >> 32).to(tl.int32)
-    end = tl.minimum(start + _bit_length(bits), keys)
+    end = tl.minimum(start + bit_length(bits), keys)
     cut = tl.minimum(cut, keys)
     most = tl.max(cut)
     # Where every row sees every key of a tile, there is nothing to mask.
@@ -269,110 +223,3 @@ def _partial(
             tl.store(tops + place + span, top, valid)
             tl.store(totals + place + span, total, valid)
             tl.store(sums + (place + span)[:, None] * HEAD_DIM + d, acc, inside)
-
-
-@triton.jit(do_not_specialize=["tops", "totals", "keys", "spans"])
-def _unite(
-    sums, tops, totals, out, cuts, starts, ancestors, lows, keys, spans,
-    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, UNITED: tl.constexpr,
-):  # fmt: skip
-    release()
-    wait()
-    token, head = tl.program_id(1), tl.program_id(0)
-    cut = tl.minimum(tl.load(cuts + token).to(tl.int32), keys)
-    start = tl.load(starts + token).to(tl.int32)
-    end = tl.minimum(start + _bit_length(tl.load(ancestors + token)), keys)
-    if lows is not None:
-        floor = tl.load(lows + token).to(tl.int32)
-    place = (token.to(tl.int64) * tl.num_programs(0) + head) * spans
-    d = tl.arange(0, WIDTH)
-    top = float("-inf")
-    total = 0.0
-    acc = tl.zeros([WIDTH], tl.float32)
-    for first in range(0, tl.cdiv(tl.maximum(cut, end), SPAN), UNITED):
-        span = first + tl.arange(0, UNITED)
-        left = span * SPAN
-        # Only spans that this row sees: others were left unwritten, or say nothing.
-        near = (start < left + SPAN) & (end > left) & (end > start)
-        below = left < cut
-        if lows is not None:
-            below = tl.maximum(left, floor) < tl.minimum(left + SPAN, cut)
-        seen = (span < spans) & (below | near)
-        tops_ = tl.load(tops + place + span, seen, other=float("-inf"))
-        new = tl.maximum(top, tl.max(tops_, 0))
-        level = tl.where(new == float("-inf"), 0.0, new)
-        weight = tl.exp2(tops_ - level)
-        fade = tl.exp2(top - level)
-        total = total * fade + tl.sum(weight * tl.load(totals + place + span, seen, other=0.0), 0)
-        part = tl.load(
-            sums + (place + span)[:, None] * HEAD_DIM + d,
-            seen[:, None] & (d < HEAD_DIM)[None, :],
-            other=0.0,
-        )
-        acc = acc * fade + tl.sum(part * weight[:, None], 0)
-        top = new
-    acc /= tl.where(total > 0, total, 1.0)
-    place_out = (token.to(tl.int64) * tl.num_programs(0) + head) * HEAD_DIM
-    tl.store(out + place_out + d, acc.to(out.dtype.element_ty), d < HEAD_DIM)
-
-
-@triton.jit(do_not_specialize=["tops", "totals", "keys"])
-def _unite_few(
-    sums, tops, totals, out, cuts, starts, ancestors, lows, keys,
-    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
-):  # fmt: skip
-    release()
-    wait()
-    token, head = tl.program_id(1), tl.program_id(0)
-    d = tl.arange(0, WIDTH)
-    place = token.to(tl.int64) * tl.num_programs(0) + head
-    x = united(
-        sums, tops, totals, place + d * 0, d, token, cuts, starts, ancestors, lows, keys,
-        HEAD_DIM, SPAN, SPANS,
-    )  # fmt: skip
-    tl.store(out + place * HEAD_DIM + d, x.to(out.dtype.element_ty), d < HEAD_DIM)
-
-
-@triton.jit
-def united(
-    sums, tops, totals, place, d, token, cuts, starts, ancestors, lows, keys,
-    HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
-):  # fmt: skip
-    """Elements `d` of a token's heads, at `place`: spans in turn, so the same in every kernel."""
-    cut = tl.minimum(tl.load(cuts + token).to(tl.int32), keys)
-    start = tl.load(starts + token).to(tl.int32)
-    end = tl.minimum(start + _bit_length(tl.load(ancestors + token)), keys)
-    floor = tl.load(lows + token).to(tl.int32) if lows is not None else 0
-    top = tl.full(d.shape, float("-inf"), tl.float32)
-    levels, weights, parts = (), (), ()
-    for span in tl.static_range(SPANS):
-        left = span * SPAN
-        # Only spans that this row sees: others were left unwritten, or say nothing.
-        near = (start < left + SPAN) & (end > left) & (end > start)
-        below = tl.maximum(left, floor) < tl.minimum(left + SPAN, cut)
-        seen = (below | near) & (d < HEAD_DIM)
-        at = place * SPANS + span
-        level = tl.load(tops + at, seen, other=float("-inf"))
-        top = tl.maximum(top, level)
-        levels = levels + (level,)
-        weights = weights + (tl.load(totals + at, seen, other=0.0),)
-        parts = parts + (tl.load(sums + at * HEAD_DIM + d, seen, other=0.0),)
-    top = tl.where(top == float("-inf"), 0.0, top)
-    total, acc = tl.zeros(d.shape, tl.float32), tl.zeros(d.shape, tl.float32)
-    for span in tl.static_range(SPANS):
-        fade = tl.exp2(levels[span] - top)
-        total = tl.fma(fade, weights[span], total)
-        acc = tl.fma(fade, parts[span], acc)
-    return acc / tl.where(total > 0, total, 1.0)
-
-
-@triton.jit
-def _bit_length(bits):
-    """Bits of an int64 up to the highest that is set: 0 to 64."""
-    bits = bits.to(tl.uint64, bitcast=True)
-    length = (bits * 0).to(tl.int32)
-    for power in tl.static_range(5, -1, -1):
-        upper = bits >> (1 << power)
-        length += tl.where(upper != 0, 1 << power, 0)
-        bits = tl.where(upper != 0, upper, bits)
-    return length + (bits != 0).to(tl.int32)

@@ -14,30 +14,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.attend_step import Partial, united
 from parse_runtime.kernels.cuda.chain import COMPILED, OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.norm import norm_scales, normed_row
+from parse_runtime.kernels.cuda.norm import CHUNK, norm_scales, normed_row
+from parse_runtime.kernels.cuda.stream import append
 from parse_runtime.kernels.cuda.swiglu import activate
+from parse_runtime.kernels.cuda.unite import FEW, Partial, united
 from parse_runtime.kernels.quantized import Weight, split
 
-DEPTH = 128
+DEPTH = CHUNK
 COLUMNS = 32
 """A warp has eight of them, which is what an instruction takes."""
 MOST_TILES = 8
 """Tiles of DEPTH that a program's registers hold,"""
-ROWS, GROUPS = 16, 1
-"""Rows that are multiplied at a time, and programs that share them."""
+ROWS = 16
+"""Rows that are multiplied at a time."""
+UNITED_ROWS = 1
+"""Up to so many rows, every program unites what it reads of the attention for itself: 0 or 1."""
 PROGRAMS, MOST_PROGRAMS = 112, 264
 """and programs that keep a Hopper GPU's 132 multiprocessors busy, and that they hold at a time."""
 
 
 @dataclass(frozen=True)
 class Holding:
-    """How a matrix is shared out: columns of a program, spans of K, tiles of a span."""
+    """Spans of K, and tiles of a span."""
 
     spans: int
     tiles: int
-    columns: int = COLUMNS
 
 
 def holding(weight: Weight, gated: bool = False) -> Holding | None:
@@ -58,61 +60,76 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
 
 @opaque
 def held_product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, how: Holding, gated: bool = False,
-    gelu: bool = False,
-) -> Tensor:  # fmt: skip
-    """Parts [S, T, N] of x [T, K] times weight transposed; if gated, [1, T, N / 2] of x's dtype."""
-    count, n = x.shape[0], weight.shape[0]
+    x: Tensor, weight: Weight, bias: Tensor | None, gated: bool = False, gelu: bool = False,
+    how: Holding | None = None,
+) -> Tensor | None:  # fmt: skip
+    """Parts [S, T, N] of x [T, K] times weight transposed; if gated, [1, T, N / 2] of x's dtype.
+
+    None where the weight cannot be held, as of the functions below.
+    """
+    how = how or holding(weight, gated)
+    if how is None:
+        return None
+    values, _ = split(weight)
+    count, n = x.shape[0], values.shape[0]
     if x.stride(1) != 1:
         x = x.contiguous()
-    out = _result(how, count, n, x, gated)
-    _held_rows[min(GROUPS, triton.cdiv(count, ROWS)), triton.cdiv(n, how.columns), how.spans](
-        x, weight, bias, out, count, n, x.stride(0), weight.stride(0),
-        ROWS=ROWS, MANY=count > ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles, GATED=gated, GELU=gelu,
-        num_warps=4, num_stages=1, **OPTIONS,
+    out = _result(how, count, n, x.dtype, x.device, gated)
+    _held_rows[1, triton.cdiv(n, COLUMNS), how.spans](
+        x, values, bias, out, count, n, x.stride(0), values.stride(0),
+        ROWS=ROWS, MANY=count > ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, TILES=how.tiles,
+        GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
 
 
 @opaque
 def normed_product(
-    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, offset: float,
-    weight: Tensor, bias: Tensor | None, how: Holding, gated: bool = False, gelu: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`add_rms_norm` of one row and `held_product` of it, and the sum that was normalized."""
+    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, offset: float, weight: Weight,
+    bias: Tensor | None, gated: bool = False, gelu: bool = False, how: Holding | None = None,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+    """`held_product` of one row that `add_rms_norm` normalizes, and the sum that it normalizes."""
+    how = how or holding(weight, gated)
+    if how is None or how.spans > 1:
+        return None
     parts = x.contiguous() if x.dim() == 3 else x.contiguous()[None]
-    n, width = weight.shape
+    values, _ = split(weight)
+    n, width = values.shape
     total = torch.empty(1, width, dtype=norm.dtype, device=x.device)
-    out = _result(how, 1, n, total, gated)
-    _held_normed[1, triton.cdiv(n, how.columns)](
-        parts, residual, norm, total, weight, bias, out, n, weight.stride(0), eps, offset,
-        PARTS=parts.shape[0], COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles, GATED=gated,
-        ROWS=ROWS, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
+    out = _result(how, 1, n, norm.dtype, x.device, gated)
+    _held_normed[1, triton.cdiv(n, COLUMNS)](
+        parts, residual, norm, total, values, bias, out, n, values.stride(0), eps, offset,
+        PARTS=parts.shape[0], ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, TILES=how.tiles,
+        GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out, total
 
 
 @opaque
-def united_product(
-    partial: Partial, weight: Tensor, bias: Tensor | None, how: Holding
-) -> Tensor:
-    """`held_product` of one row whose attention is not united yet."""
-    n = weight.shape[0]
-    head_dim, spans = partial.sums.shape[3], partial.sums.shape[2]
-    out = torch.empty(how.spans, 1, n, dtype=torch.float32, device=weight.device)
-    _held_united[1, triton.cdiv(n, how.columns), how.spans](
-        partial.sums, partial.tops, partial.totals, *partial.seen,
-        weight, bias, out, n, weight.stride(0),
-        HEAD_DIM=head_dim, SPAN=partial.span, SPANS=spans, ROWS=ROWS,
-        COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles, num_warps=4, num_stages=1, **OPTIONS,
+def united_product(partial: Partial, weight: Weight, how: Holding | None = None) -> Tensor | None:
+    """`held_product` of one row whose spans of attention are not united yet, if they are few."""
+    how = how or holding(weight)
+    count, _, spans, head_dim = partial.sums.shape
+    if how is None or count > UNITED_ROWS or spans > FEW:
+        return None
+    values, _ = split(weight)
+    n = values.shape[0]
+    out = _result(how, 1, n, partial.dtype, values.device, False)
+    _held_united[1, triton.cdiv(n, COLUMNS), how.spans](
+        partial.sums, partial.tops, partial.totals, *partial.seen, values, out, n,
+        values.stride(0), HEAD_DIM=head_dim, SPAN=partial.span, SPANS=spans,
+        ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, TILES=how.tiles,
+        num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
 
 
-def _result(how: Holding, count: int, n: int, x: Tensor, gated: bool) -> Tensor:
-    n = n // 2 if gated else n
-    dtype = x.dtype if gated else torch.float32
-    return torch.empty(how.spans, count, n, dtype=dtype, device=x.device)
+def _result(
+    how: Holding, count: int, n: int, dtype: torch.dtype, device: torch.device, gated: bool
+) -> Tensor:
+    if gated:
+        return torch.empty(1, count, n // 2, dtype=dtype, device=device)
+    return torch.empty(how.spans, count, n, dtype=torch.float32, device=device)
 
 
 # Values of a count would choose other machine code, and so perhaps other bits.
@@ -128,7 +145,7 @@ def _held_rows(
     wait()
     x += tl.program_id(2) * TILES * DEPTH
     if MANY:
-        for first in tl.range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
+        for first in tl.range(0, count, ROWS):
             row = first + tl.arange(0, ROWS)
             total = product(rows_of(x, row, count, x_stride, DEPTH, TILES), held, TILES)
             finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
@@ -145,7 +162,7 @@ def rows_of(x, row, count, x_stride, DEPTH: tl.constexpr, TILES: tl.constexpr):
     rows = ()
     for tile in tl.static_range(TILES):
         at = tile * DEPTH + tl.arange(0, DEPTH)[None, :]
-        rows = rows + (tl.load(x + at, (row < count)[:, None], other=0.0),)
+        rows = append(rows, tl.load(x + at, (row < count)[:, None], other=0.0))
     return rows
 
 
@@ -170,7 +187,7 @@ def _held_normed(
 
 @triton.jit(do_not_specialize=["tops", "totals", "keys"])
 def _held_united(
-    sums, tops, totals, cuts, starts, ancestors, lows, keys, weight, bias, out, n, w_stride,
+    sums, tops, totals, cuts, starts, ancestors, lows, keys, weight, out, n, w_stride,
     HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
@@ -184,10 +201,10 @@ def _held_united(
             sums, tops, totals, at // HEAD_DIM, at % HEAD_DIM, 0, cuts, starts, ancestors, lows,
             keys, HEAD_DIM, SPAN, SPANS,
         )  # fmt: skip
-        tiles = tiles + (x.to(weight.dtype.element_ty),)
+        tiles = append(tiles, x.to(weight.dtype.element_ty))
     row = tl.arange(0, ROWS)
     total = product(only_row(tiles, row, TILES), held, TILES)
-    finish(total, bias, out, row, 1, n, COLUMNS, False, False)
+    finish(total, None, out, row, 1, n, COLUMNS, False, False)
 
 
 @triton.jit
@@ -195,7 +212,8 @@ def only_row(tiles, row, TILES: tl.constexpr):
     """Tiles of rows that are zero but for the first."""
     rows = ()
     for tile in tl.static_range(TILES):
-        rows = rows + (tl.where((row == 0)[:, None], tiles[tile][None, :], 0.0),)
+        x = tiles[tile]
+        rows = append(rows, tl.broadcast_to(x[None, :], (row.shape[0], x.shape[0])))
     return rows
 
 
@@ -214,12 +232,12 @@ def hold(
     held = ()
     for tile in tl.static_range(TILES):
         at = tile * DEPTH + tl.arange(0, DEPTH)[None, :]
-        held = held + (tl.load(weight + at, eviction_policy="evict_first"),)
+        held = append(held, tl.load(weight + at, eviction_policy="evict_first"))
     if COMPILED:
         tl.debug_barrier()  # else loads would wait for each other, to save registers
     settled = ()
     for tile in tl.static_range(TILES):
-        settled = settled + (settle(held[tile]),)
+        settled = append(settled, settle(held[tile]))
     return settled
 
 

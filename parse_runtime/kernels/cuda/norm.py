@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.stream import sum_parts
+from parse_runtime.kernels.cuda.stream import append, sum_parts
 
 CHUNK, NARROW = 128, 1024
 """A row up to NARROW is read in chunks, an element a thread: as products do that normalize one."""
@@ -86,7 +86,7 @@ def norm_scales(weight, offset, CHUNK: tl.constexpr, CHUNKS: tl.constexpr):
     scales = ()
     for chunk in tl.static_range(CHUNKS):
         scale = tl.load(weight + chunk * CHUNK + tl.arange(0, CHUNK))
-        scales = scales + (scale.to(tl.float32) + offset,)
+        scales = append(scales, scale.to(tl.float32) + offset)
     return scales
 
 
@@ -106,11 +106,11 @@ def normed_row(
         if residual is not None:
             x += tl.load(residual + at).to(tl.float32)
         x = x.to(total.dtype.element_ty)
-        xs = xs + (x,)
+        xs = append(xs, x)
         squares = tl.fma(x.to(tl.float32), x.to(tl.float32), squares)
     factor = tl.rsqrt(tl.fma(tl.sum(squares, 0), 1.0 / (CHUNK * CHUNKS), eps))
     ys = ()
     for chunk in tl.static_range(CHUNKS):
         y = xs[chunk].to(tl.float32) * factor * scales[chunk]
-        ys = ys + (y.to(total.dtype.element_ty),)
+        ys = append(ys, y.to(total.dtype.element_ty))
     return xs, ys

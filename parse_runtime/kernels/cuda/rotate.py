@@ -19,12 +19,11 @@ def rotate_store(
     """`parse_runtime.kernels.rotate.rotate_store`."""
     parts, positions, write, group, q = prepared(qkv, positions, cache_layer, write)
     q_norm, k_norm = norms if norms is not None else (None, None)
-    count, heads, head_dim = q.shape
-    _rotate_store[count, cache_layer.shape[1]](
+    _rotate_store[q.shape[0], cache_layer.shape[1]](
         parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps, offset,
         cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
-        PARTS=parts.shape[0], GROUP=group, HALF=head_dim // 2,
-        **blocks(group, head_dim), num_warps=4, **OPTIONS,
+        PARTS=parts.shape[0], GROUP=group, HALF=q.shape[2] // 2,
+        **blocks(group, q.shape[2]), num_warps=4, **OPTIONS,
     )  # fmt: skip
     return q
 

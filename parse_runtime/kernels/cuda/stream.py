@@ -175,3 +175,9 @@ def sum_parts(parts, there, stride, SPANS: tl.constexpr):
     for span in tl.static_range(1, SPANS):
         total += tl.load(parts + span * stride, there, other=other)
     return total
+
+
+@triton.jit
+def append(values, value):
+    """A tuple with one more value."""
+    return values + (value,)  # noqa: RUF005 - the compiler knows no unpacking
