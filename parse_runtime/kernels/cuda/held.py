@@ -21,17 +21,19 @@ from parse_runtime.kernels.cuda.swiglu import activate
 from parse_runtime.kernels.cuda.unite import FEW, Partial, united
 from parse_runtime.kernels.quantized import Weight, split
 
-DEPTH = CHUNK
-COLUMNS = 32
-"""A warp has eight of them, which is what an instruction takes."""
+DEPTH, COLUMNS = CHUNK, 32
+"""Of a tile. A warp has eight columns, which is what an instruction takes."""
 MOST_TILES = 8
-"""Tiles of DEPTH that a program's registers hold,"""
+"""Tiles that the registers of a program hold."""
+PROGRAMS, MOST_PROGRAMS = 112, 264
+"""Programs that keep a Hopper GPU's 132 multiprocessors busy, and that they hold at a time.
+
+With MOST_PROGRAMS 0 nothing is held.
+"""
 ROWS = 16
 """Rows that are multiplied at a time."""
 UNITED_ROWS = 1
 """Up to so many rows, every program unites what it reads of the attention for itself: 0 or 1."""
-PROGRAMS, MOST_PROGRAMS = 112, 264
-"""and programs that keep a Hopper GPU's 132 multiprocessors busy, and that they hold at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,12 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
     if scale is not None or values.dtype.itemsize != 2 or k % DEPTH or values.stride(1) != 1:
         return None
     blocks, tiles = triton.cdiv(n, COLUMNS), k // DEPTH
-    for spans in range(1, 2 if gated else tiles // 2 + 1):
-        if tiles % spans == 0 and tiles // spans <= MOST_TILES:
-            if blocks * spans > MOST_PROGRAMS:
-                return None
-            if gated or blocks * spans >= PROGRAMS:
-                return Holding(spans, tiles // spans)
-    return None
+    spans = [s for s in range(1, tiles + 1) if tiles % s == 0 and tiles // s <= MOST_TILES]
+    if gated:
+        spans = [s for s in spans if s == 1]
+    busy = [s for s in spans if blocks * s >= PROGRAMS]
+    chosen = busy[0] if busy else max(spans, default=MOST_PROGRAMS)
+    return Holding(chosen, tiles // chosen) if blocks * chosen <= MOST_PROGRAMS else None
 
 
 @opaque
@@ -212,8 +213,7 @@ def only_row(tiles, row, TILES: tl.constexpr):
     """Tiles of rows that are zero but for the first."""
     rows = ()
     for tile in tl.static_range(TILES):
-        x = tiles[tile]
-        rows = append(rows, tl.broadcast_to(x[None, :], (row.shape[0], x.shape[0])))
+        rows = append(rows, tl.where((row == 0)[:, None], tiles[tile][None, :], 0.0))
     return rows
 
 
