@@ -59,9 +59,7 @@ def norms() -> None:
             for found, expected in zip((y, total), norm.add_rms_norm(*given), strict=True):
                 near(f"{name} {found is y}", found, expected)
             for gated in (False, True):
-                product, entered = held.normed_product(
-                    *given, w, None, gated, False, Holding(1, 3)
-                )
+                product, entered = held.normed_product(*given, w, None, gated, False, Holding(1, 3))
                 same(f"{name} sum", entered, total)
                 expected = held.held_product(y, w, None, gated, False, Holding(1, 3))
                 same(f"{name} product {gated}", product, expected)

@@ -30,8 +30,8 @@ PROGRAMS, MOST_PROGRAMS = 112, 264
 
 With MOST_PROGRAMS 0 nothing is held.
 """
-ROWS = 16
-"""Rows that are multiplied at a time."""
+ROWS, SHARE = 16, 32
+"""Rows that are multiplied at a time, and those that a program multiplies one after the other."""
 UNITED_ROWS = 1
 """Up to so many rows, every program unites what it reads of the attention for itself: 0 or 1."""
 
@@ -76,7 +76,7 @@ def held_product(
     if x.stride(1) != 1:
         x = x.contiguous()
     out = _result(how, count, n, x.dtype, x.device, gated)
-    _held_rows[1, triton.cdiv(n, COLUMNS), how.spans](
+    _held_rows[triton.cdiv(count, SHARE), triton.cdiv(n, COLUMNS), how.spans](
         x, values, bias, out, count, n, x.stride(0), values.stride(0),
         ROWS=ROWS, MANY=count > ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, TILES=how.tiles,
         GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
@@ -146,7 +146,7 @@ def _held_rows(
     wait()
     x += tl.program_id(2) * TILES * DEPTH
     if MANY:
-        for first in tl.range(0, count, ROWS):
+        for first in tl.range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
             row = first + tl.arange(0, ROWS)
             total = product(rows_of(x, row, count, x_stride, DEPTH, TILES), held, TILES)
             finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
