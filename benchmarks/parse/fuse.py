@@ -65,6 +65,7 @@ class Variant:
     span: int = 0
     """and keys of a span."""
     depth: int = 128
+    programs: int = 112
 
     def use(self) -> None:
         """Set the kernels' switches."""
@@ -73,7 +74,8 @@ class Variant:
         held.UNITED_ROWS = int(self.unite)
         normed.NORMED_ROWS = int(self.norm)
         norm.CHUNK = held.DEPTH = self.depth
-        held.MOST_TILES = 1024 // self.depth
+        held.MOST_TILES = 512 // self.depth
+        held.PROGRAMS = self.programs
         attend_step.choose = self.tiles
 
     def tiles(self, dtype: torch.dtype, keys: int) -> attend_step.Tiles:
@@ -92,9 +94,10 @@ VARIANTS = {
     "all": NOW,
     "all but norm": replace(NOW, norm=False),
     "all but unite": replace(NOW, unite=False),
-    "all d256": replace(NOW, depth=256),
+    "all p64": replace(NOW, programs=64),
+    "all d256 p64": replace(NOW, depth=256, programs=64),
     "all q16": replace(NOW, queries=16),
-    "all q16 d256": replace(NOW, queries=16, depth=256),
+    "all q16 p64": replace(NOW, queries=16, programs=64),
     "all q16 s64": replace(NOW, queries=16, span=64),
     "all q16 s128": replace(NOW, queries=16, span=128),
     "all s64": replace(NOW, span=64),
@@ -206,7 +209,7 @@ def of(name: str, batch: int, keys: int) -> dict[str, Variant]:
     elif batch == 1:
         names = list(VARIANTS)
     else:
-        names = ["today", "held", "all", "all d256", "all q16", "all q16 s64"]
+        names = ["today", "held", "all", "all p64", "all q16", "all q16 s64"]
     if keys > 512:
         names = [n for n in names if "s64" not in n]  # more than FEW spans
     return {n: VARIANTS[n] for n in names}
@@ -220,7 +223,7 @@ def kernels() -> dict[str, Any]:
     numbers = slots, cuts, cuts, one, 512, 1
     heads, cache = (layer.head_norm, layer.head_norm), layer.caches
     y, act, a = normal(1, 1024), normal(1, 3072), normal(1, 2048)
-    parts, qkv = torch.randn(4, 1, 1024, device="cuda"), torch.randn(1, 1, 4096, device="cuda")
+    parts, qkv = torch.randn(8, 1, 1024, device="cuda"), torch.randn(2, 1, 4096, device="cuda")
     q = normal(1, 16, 128)
     turn = Rotation(cuts, layer.frequencies, cuts, heads, 1e-6, 0.0)
     spans = attend_step.partial(q, cache[0], *numbers)
@@ -257,6 +260,8 @@ def kernels() -> dict[str, Any]:
         "unite": lambda i: unite(spans),
         "o today": lambda i: stream.stream_parts(a, ws[i][1]),
         "o held": lambda i: held.held_product(a, ws[i][1], None),
+        "o united p64": lambda i: held.united_product(spans, ws[i][1]),
+        "down held p64": lambda i: held.held_product(act, ws[i][3], None),
         "o united": lambda i: held.united_product(spans, ws[i][1]),
         "gate_up today": lambda i: swiglu.stream_swiglu(y, ws[i][2]),
         "gate_up held": lambda i: held.held_product(y, ws[i][2], None, True),
@@ -268,7 +273,7 @@ def kernels() -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, call in calls.items():
-        (replace(NOW, depth=256) if "d256" in name else NOW).use()
+        VARIANTS["all d256 p64" if "d256" in name else "all p64" if "p64" in name else "all"].use()
         try:
             found[name] = round(microseconds(lambda c=call: [c(i) for i in range(28)]) / 28, 2)
         except Exception as error:

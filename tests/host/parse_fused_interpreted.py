@@ -34,16 +34,16 @@ def same(name: str, found: Tensor, expected: Tensor) -> None:
 
 
 def products() -> None:
-    """Columns that no program has all of; one row, a whole and a cut-off tile, several tiles."""
+    """Columns that no program has all of; one row, a tile of rows, more, and several programs."""
     for n, k, gated in ((100, 512, False), (200, 256, True)):
         w = torch.randn(n, k) * k**-0.5
-        how = Holding(1, k // 128) if gated else Holding(2, k // 256)
+        how = Holding(1, k // 128, 32) if gated else Holding(2, k // 256, 64)
         x = torch.randn(40, k)
         for bias in (None,) if gated else (None, torch.randn(n)):
             whole = held.held_product(x, w, bias, gated, True, how)
             expected = swiglu.swiglu(x @ w.T, True) if gated else x @ w.T
             near(f"{n} {bias is None}", whole.sum(0), expected if bias is None else expected + bias)
-            for count in (1, 16, 17):
+            for count in (1, 8, 9, 33):
                 part = held.held_product(x[:count], w, bias, gated, True, how)
                 same(f"{n} {bias is None} {count}", part, whole[:, :count])
 
@@ -59,9 +59,10 @@ def norms() -> None:
             for found, expected in zip((y, total), norm.add_rms_norm(*given), strict=True):
                 near(f"{name} {found is y}", found, expected)
             for gated in (False, True):
-                product, entered = held.normed_product(*given, w, None, gated, False, Holding(1, 3))
+                how = Holding(1, 3, 32) if gated else Holding(3, 1, 64)
+                product, entered = held.normed_product(*given, w, None, gated, False, how)
                 same(f"{name} sum", entered, total)
-                expected = held.held_product(y, w, None, gated, False, Holding(1, 3))
+                expected = held.held_product(y, w, None, gated, False, how)
                 same(f"{name} product {gated}", product, expected)
 
 
@@ -97,8 +98,9 @@ def attention() -> None:
             same(f"{name} {span}", unite.unite(at_once), x)
             if batch == 1 and span > 16:
                 w = torch.randn(40, heads * head_dim)
-                product = held.united_product(at_once, w, Holding(1, 3))
-                expected_product = held.held_product(x, w, None, how=Holding(1, 3))
+                how = Holding(3, 1, 64)
+                product = held.united_product(at_once, w, how)
+                expected_product = held.held_product(x, w, None, how=how)
                 same(f"{name} {span} product", product, expected_product)
         near(f"{name} cache", caches[1], caches[0])
         same(f"{name} cache", caches[2], caches[1])

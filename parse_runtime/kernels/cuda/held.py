@@ -15,22 +15,23 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import COMPILED, OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.norm import CHUNK, norm_scales, normed_row
+from parse_runtime.kernels.cuda.norm import CHUNK, NARROW, norm_scales, normed_row
 from parse_runtime.kernels.cuda.stream import append
 from parse_runtime.kernels.cuda.swiglu import activate
 from parse_runtime.kernels.cuda.unite import FEW, Partial, united
 from parse_runtime.kernels.quantized import Weight, split
 
-DEPTH, COLUMNS = CHUNK, 32
-"""Of a tile. A warp has eight columns, which is what an instruction takes."""
-MOST_TILES = 8
-"""Tiles that the registers of a program hold."""
+DEPTH, COLUMNS = CHUNK, 64
+"""Of a tile: 16 columns a warp, as an instruction takes with eight rows."""
+MOST_TILES = 4
+"""Tiles that the registers of a program hold. Of gates and values, twice as many of half the size.
+"""
 PROGRAMS, MOST_PROGRAMS = 112, 264
 """Programs that keep a Hopper GPU's 132 multiprocessors busy, and that they hold at a time.
 
 With MOST_PROGRAMS 0 nothing is held.
 """
-ROWS, SHARE = 16, 32
+ROWS, SHARE = 8, 32
 """Rows that are multiplied at a time, and those that a program multiplies one after the other."""
 UNITED_ROWS = 1
 """Up to so many rows, every program unites what it reads of the attention for itself: 0 or 1."""
@@ -38,10 +39,11 @@ UNITED_ROWS = 1
 
 @dataclass(frozen=True)
 class Holding:
-    """Spans of K, and tiles of a span."""
+    """Spans of K, tiles of a span, columns of a tile."""
 
     spans: int
     tiles: int
+    columns: int
 
 
 def holding(weight: Weight, gated: bool = False) -> Holding | None:
@@ -50,13 +52,17 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
     n, k = values.shape
     if scale is not None or values.dtype.itemsize != 2 or k % DEPTH or values.stride(1) != 1:
         return None
-    blocks, tiles = triton.cdiv(n, COLUMNS), k // DEPTH
-    spans = [s for s in range(1, tiles + 1) if tiles % s == 0 and tiles // s <= MOST_TILES]
+    half = 2 if gated else 1
+    columns, most, tiles = COLUMNS // half, MOST_TILES * half, k // DEPTH
+    spans = [s for s in range(1, tiles + 1) if tiles % s == 0 and tiles // s <= most]
     if gated:
         spans = [s for s in spans if s == 1]
+    blocks = triton.cdiv(n, columns)
     busy = [s for s in spans if blocks * s >= PROGRAMS]
     chosen = busy[0] if busy else max(spans, default=MOST_PROGRAMS)
-    return Holding(chosen, tiles // chosen) if blocks * chosen <= MOST_PROGRAMS else None
+    if blocks * chosen > MOST_PROGRAMS:
+        return None
+    return Holding(chosen, tiles // chosen, columns)
 
 
 @opaque
@@ -76,9 +82,9 @@ def held_product(
     if x.stride(1) != 1:
         x = x.contiguous()
     out = _result(how, count, n, x.dtype, x.device, gated)
-    _held_rows[triton.cdiv(count, SHARE), triton.cdiv(n, COLUMNS), how.spans](
+    _held_rows[triton.cdiv(count, SHARE), triton.cdiv(n, how.columns), how.spans](
         x, values, bias, out, count, n, x.stride(0), values.stride(0),
-        ROWS=ROWS, MANY=count > ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, TILES=how.tiles,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles,
         GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
@@ -91,16 +97,17 @@ def normed_product(
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """`held_product` of one row that `add_rms_norm` normalizes, and the sum that it normalizes."""
     how = how or holding(weight, gated)
-    if how is None or how.spans > 1:
+    if how is None or split(weight)[0].shape[1] > NARROW:
         return None
     parts = x.contiguous() if x.dim() == 3 else x.contiguous()[None]
     values, _ = split(weight)
     n, width = values.shape
     total = torch.empty(1, width, dtype=norm.dtype, device=x.device)
     out = _result(how, 1, n, norm.dtype, x.device, gated)
-    _held_normed[1, triton.cdiv(n, COLUMNS)](
+    _held_normed[1, triton.cdiv(n, how.columns), how.spans](
         parts, residual, norm, total, values, bias, out, n, values.stride(0), eps, offset,
-        PARTS=parts.shape[0], ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, TILES=how.tiles,
+        PARTS=parts.shape[0], SPANS=how.spans,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles,
         GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out, total
@@ -116,10 +123,10 @@ def united_product(partial: Partial, weight: Weight, how: Holding | None = None)
     values, _ = split(weight)
     n = values.shape[0]
     out = _result(how, 1, n, partial.dtype, values.device, False)
-    _held_united[1, triton.cdiv(n, COLUMNS), how.spans](
+    _held_united[1, triton.cdiv(n, how.columns), how.spans](
         partial.sums, partial.tops, partial.totals, *partial.seen, values, out, n,
         values.stride(0), HEAD_DIM=head_dim, SPAN=partial.span, SPANS=spans,
-        ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, TILES=how.tiles,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles,
         num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
@@ -137,21 +144,15 @@ def _result(
 @triton.jit(do_not_specialize=["count"])
 def _held_rows(
     x, weight, bias, out, count, n, x_stride, w_stride,
-    ROWS: tl.constexpr, MANY: tl.constexpr,
-    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
     GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
     wait()
     x += tl.program_id(2) * TILES * DEPTH
-    if MANY:
-        for first in tl.range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
-            row = first + tl.arange(0, ROWS)
-            total = product(rows_of(x, row, count, x_stride, DEPTH, TILES), held, TILES)
-            finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
-    else:
-        row = tl.arange(0, ROWS)
+    for first in tl.range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
+        row = first + tl.arange(0, ROWS)
         total = product(rows_of(x, row, count, x_stride, DEPTH, TILES), held, TILES)
         finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
 
@@ -169,20 +170,30 @@ def rows_of(x, row, count, x_stride, DEPTH: tl.constexpr, TILES: tl.constexpr):
 
 @triton.jit
 def _held_normed(
-    parts, residual, norm, total, weight, bias, out, n, w_stride, eps, offset,
-    PARTS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
-    GATED: tl.constexpr, ROWS: tl.constexpr, GELU: tl.constexpr,
+    parts, residual, norm, entered, weight, bias, out, n, w_stride, eps, offset,
+    PARTS: tl.constexpr, SPANS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+    GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
-    scales = norm_scales(norm, offset, DEPTH, TILES)
+    scales = norm_scales(norm, offset, DEPTH, TILES * SPANS)
     wait()
-    xs, normed = normed_row(parts, residual, scales, total, eps, DEPTH * TILES, PARTS, DEPTH, TILES)
-    if tl.program_id(1) == 0:
-        for tile in tl.static_range(TILES):
-            tl.store(total + tile * DEPTH + tl.arange(0, DEPTH), xs[tile])
+    xs, ys = normed_row(
+        parts, residual, scales, entered, eps, DEPTH * TILES * SPANS, PARTS, DEPTH, TILES * SPANS
+    )
+    span = tl.program_id(2)
+    if (tl.program_id(1) == 0) & (span == 0):
+        for chunk in tl.static_range(TILES * SPANS):
+            tl.store(entered + chunk * DEPTH + tl.arange(0, DEPTH), xs[chunk])
+    tiles = ()
+    for tile in tl.static_range(TILES):
+        own = ys[tile]
+        for other in tl.static_range(1, SPANS):
+            own = tl.where(span == other, ys[other * TILES + tile], own)
+        tiles = append(tiles, own)
     row = tl.arange(0, ROWS)
-    total = product(only_row(normed, row, TILES), held, TILES)
+    total = product(only_row(tiles, row, TILES), held, TILES)
     finish(total, bias, out, row, 1, n, COLUMNS, GATED, GELU)
 
 
@@ -253,12 +264,15 @@ def settle(x):
 
 @triton.jit
 def product(rows, held, TILES: tl.constexpr):
-    """Of tiles of rows with those of a weight. Each is a product of its own: one after the other
-    they would wait for each other."""
-    total = tl.dot(rows[0], held[0].T, input_precision="ieee")
+    """[rows, columns] of tiles of rows and of a weight.
+
+    Each tile is a product of its own: one after the other they would wait for each other. Columns
+    come first, as an instruction takes 16 of these and only eight rows.
+    """
+    total = tl.dot(held[0], rows[0].T, input_precision="ieee")
     for tile in tl.static_range(1, TILES):
-        total = tl.fma(tl.dot(rows[tile], held[tile].T, input_precision="ieee"), 1.0, total)
-    return total
+        total = tl.fma(tl.dot(held[tile], rows[tile].T, input_precision="ieee"), 1.0, total)
+    return total.T
 
 
 @triton.jit
