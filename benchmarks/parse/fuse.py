@@ -1,8 +1,10 @@
 """A decoder layer at few rows: launches that are fused in several ways, against nine launches.
 
-`python -m benchmarks.parse.fuse [--quick]` prints one JSON object. Needs a GPU. A graph holds 28
-layers; times are medians over replays, in microseconds a layer. `same` says whether a row alone has
-the bits that it has among the batch; `far` is the distance of the last output from today's.
+`python -m benchmarks.parse.fuse [--quick]` prints one JSON object; `--quick` leaves out batches. It
+needs a GPU. A graph holds 28 layers; times are medians over replays, in microseconds a layer.
+`same` says whether a row alone has the bits that it has among the batch, or, of one row, whether
+another run gives the same; `far1` and `far28` are distances from today's output after as many
+layers.
 """
 
 from __future__ import annotations
@@ -123,6 +125,8 @@ class Layer:
         self.rows = {
             "slots": row, "cuts": keys - 2 - row % 3, "one": torch.ones_like(row),
         }  # fmt: skip
+        # Kernels may read weights before those ahead of them have ended.
+        torch.cuda.synchronize()
 
     def run(self, v: Variant, only: int | None = None, layers: int = LAYERS) -> Tensor:
         """The last product of all rows, or of one."""
@@ -180,7 +184,8 @@ def microseconds(call: Callable[[], Any], replays: int = 11) -> float:
 
 def layers(name: str, batch: int, keys: int) -> dict[str, Any]:
     layer = Layer(GEOMETRIES[name], batch, keys)
-    expected = layer.run(VARIANTS["today"]).float().sum(0)
+    today = VARIANTS["today"]
+    expected = {depth: layer.run(today, layers=depth).float().sum(0) for depth in (1, LAYERS)}
     found: dict[str, Any] = {"model": name, "batch": batch, "keys": keys}
     for label, v in of(name, batch, keys).items():
         v.use()
@@ -189,8 +194,9 @@ def layers(name: str, batch: int, keys: int) -> dict[str, Any]:
             entry: dict[str, Any] = {
                 "us": round(microseconds(lambda v=v: layer.run(v)) / LAYERS, 2)
             }
-            total = out.float().sum(0)
-            entry["far"] = round(float((total - expected).norm() / expected.norm()), 5)
+            for depth, then in expected.items():
+                total = layer.run(v, layers=depth).float().sum(0)
+                entry[f"far{depth}"] = round(float((total - then).norm() / then.norm()), 5)
             if batch > 1:
                 rows = [layer.run(v, i) for i in (0, batch - 1)]
                 entry["same"] = torch.equal(torch.cat(rows, 1), out[:, [0, batch - 1]])
@@ -281,28 +287,36 @@ def kernels() -> dict[str, Any]:
     return found
 
 
-CASES = [(name, batch, keys) for name in GEOMETRIES for batch in (1, 8, 64) for keys in (512, 2048)]
+CASES = [
+    (name, batch, keys)
+    for name in GEOMETRIES
+    for batch in ((1,) if "--quick" in sys.argv else (1, 8, 64))
+    for keys in (512, 2048)
+]
+PARTS = 4
+"""Processes that compile a case of one row, which has most variants."""
 
 
 def compile_all() -> None:
     """Every case once, in processes of their own, so that Triton's cache has all kernels."""
     arguments = [sys.executable, "-m", "benchmarks.parse.fuse", "--compile"]
-    running = [
-        subprocess.Popen([*arguments, str(i)], stdout=subprocess.DEVNULL)
-        for i in range(len(CASES) + 1)
+    work = [json.dumps(None)]
+    work += [
+        json.dumps([*case, part]) for case in CASES for part in range(PARTS if case[1] == 1 else 1)
     ]
+    running = [subprocess.Popen([*arguments, one], stdout=subprocess.DEVNULL) for one in work]
     for process in running:
         process.wait()
 
 
-def compile_case(index: int) -> None:
-    if index == len(CASES):
+def compile_case(case: list[Any] | None) -> None:
+    if case is None:
         kernels()
         return
-    name, batch, keys = CASES[index]
+    name, batch, keys, part = case
     GEOMETRIES[name] = replace(GEOMETRIES[name], weights=1)
     layer = Layer(GEOMETRIES[name], batch, keys)
-    for v in of(name, batch, keys).values():
+    for v in list(of(name, batch, keys).values())[part :: PARTS if batch == 1 else 1]:
         v.use()
         try:
             layer.run(v, None, 2)
@@ -314,7 +328,7 @@ def compile_case(index: int) -> None:
 def main() -> None:
     begun = time.perf_counter()
     if "--compile" in sys.argv:
-        compile_case(int(sys.argv[-1]))
+        compile_case(json.loads(sys.argv[-1]))
         return
     if (os.cpu_count() or 1) >= 8:
         compile_all()

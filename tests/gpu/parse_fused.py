@@ -33,6 +33,8 @@ class Layer:
         self.norm, self.head_norms = random(HIDDEN), (random(HEAD_DIM), random(HEAD_DIM))
         self.caches = [random(2, KV_HEADS, slots, ROWS, HEAD_DIM) for _ in range(2)]
         self.frequencies = 1e6 ** -(torch.arange(64, device="cuda") / 64)
+        # Kernels may read weights before those ahead of them have ended.
+        torch.cuda.synchronize()
 
     def run(
         self, x: Tensor, slots: Tensor, rows: Tensor, starts: Tensor, ancestors: Tensor, keys: int
