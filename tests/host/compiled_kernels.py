@@ -29,6 +29,7 @@ from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.quantized import Quantized, plain
 from parse_runtime.kernels.rotate import Rotation, rotate_store
 from parse_runtime.kernels.sample import sample, sample_and_step
+from parse_runtime.kernels.streamed import STREAMED_ROWS
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 
 PASSES = ((1, 1), (2, 1), (1, 5), (4, 4))
@@ -75,6 +76,9 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
     frequencies = torch.zeros(HEAD_DIM // 2)
     q = rotate_store(parts, numbers, frequencies, cache, numbers, head_norms, 1e-6)
+    many = torch.zeros(STREAMED_ROWS + 1, dtype=torch.int64)
+    wide = normal(many.shape[0], parts.shape[2])
+    rotate_store(wide, many, frequencies, cache, many, head_norms, 1e-6)
     attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS)
     x = attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length)
     window = {"lows": numbers, "scale": 0.1, "cap": 50.0}

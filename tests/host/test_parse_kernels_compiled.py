@@ -21,7 +21,7 @@ def report() -> Any:
 
 def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
     """Whichever way a program goes, and before it touches memory: `kernels/cuda/chain.py`."""
-    assert len(report["kernels"]) == 24
+    assert len(report["kernels"]) == 25
     for name, kernel in report["kernels"].items():
         assert kernel["programmatic"], name
         for code in kernel["code"]:
@@ -54,8 +54,8 @@ def test_fused_kernels_sum_in_the_order_of_those_they_replace(report: Any) -> No
     assert len(norm) == 1
     assert all(found == norm for found in layouts("_add_rms_norm_narrow"))
     assert all(found == norm for found in layouts("_held_normed"))
-    heads = layouts("_rotate_store")[0]
+    heads = layouts("_rotate_groups")[0]
     assert len(heads) == 1
-    assert all(found == heads for found in layouts("_rotate_store"))
+    assert all(found == heads for found in layouts("_rotate_groups"))
     # The first of each type has been rotated before, the last rotates.
     assert [heads <= found for found in layouts("_partial")].count(True) == 2

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
-from parse_runtime.kernels.cuda.rotate import blocks, prepared, rotate_group
+from parse_runtime.kernels.cuda.rotate_group import blocks, prepared, rotate_group
 from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
 from parse_runtime.kernels.rotate import Rotation
 
