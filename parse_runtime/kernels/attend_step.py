@@ -47,8 +47,8 @@ def attend_step_parts(
 ) -> Tensor:  # fmt: skip
     """`rotate_store`, `attend_step` and `linear_parts` with a weight, in turn; the same bits.
 
-    On CUDA one row of a small model takes two kernels for it. The slots of rows that are read
-    afterwards differ: a row may be attended to before another slot's key has been stored.
+    On CUDA one row of a small model takes two kernels for it. `slots` are different ones, but for
+    padding: a row may be computed before the keys of the others have been stored.
     """
     if qkv.is_cuda:
         from parse_runtime.kernels.cuda import attend_step as kernel

@@ -2,7 +2,7 @@
 
 By kernel: its binaries for passes of 1 to 16 rows, and, of the PTX of each, what comes before
 `griddepcontrol.wait`: instructions that touch memory, branches, and further waits anywhere; of its
-sums the layouts.
+sums and products the layouts.
 """
 
 from __future__ import annotations
@@ -156,6 +156,13 @@ def sums(ttgir: str) -> list[str]:
     return sorted({f"{shape} {layouts[layout]}" for shape, layout in found})
 
 
+def products(ttgir: str) -> list[str]:
+    """Layouts of what is multiplied: these decide which numbers an instruction adds up."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    found = re.findall(r"opIdx = (\d), parent = (#\w+)(, kWidth = \d+)?", ttgir)
+    return sorted({f"{side} {layouts[mma]}{width}" for side, mma, width in found})
+
+
 def main() -> None:
     triton.runtime.driver.set_active(Hopper())
     compiled: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -182,6 +189,7 @@ def main() -> None:
             "programmatic": all(k.metadata.launch_pdl for k in kernels.values()),
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
+            "products": [products(k.asm["ttgir"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()
     }

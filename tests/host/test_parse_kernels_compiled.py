@@ -45,7 +45,7 @@ def test_one_code_serves_any_number_of_rows(report: Any) -> None:
 
 
 def test_fused_kernels_sum_in_the_order_of_those_they_replace(report: Any) -> None:
-    """A row's norm, and its heads' norms, have one layout of warps and lanes wherever they are."""
+    """Products, a row's norm, and its heads' norms have one layout of warps and lanes each."""
 
     def layouts(name: str) -> list[set[str]]:
         return [set(found) for found in report["kernels"][name]["sums"]]
@@ -59,3 +59,6 @@ def test_fused_kernels_sum_in_the_order_of_those_they_replace(report: Any) -> No
     assert all(found == heads for found in layouts("_rotate_groups"))
     # The first of each type has been rotated before, the last rotates.
     assert [heads <= found for found in layouts("_partial")].count(True) == 2
+    held = [report["kernels"][f"_held_{name}"]["products"] for name in ("rows", "normed", "united")]
+    assert len({tuple(found) for kernel in held for found in kernel}) == 1
+    assert len(held[0][0]) == 2
