@@ -5,6 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from parse_runtime.kernels import masked
+from parse_runtime.kernels.linear import linear_parts
+from parse_runtime.kernels.quantized import Weight
+from parse_runtime.kernels.rotate import Rotation
 
 
 def attend_step(
@@ -35,3 +38,32 @@ def attend_step(
         )  # fmt: skip
     visible = masked.below_or_ancestor(keys, cuts, starts, ancestors, lows)
     return masked.attend(q, masked.chosen(cache_layer, slots, keys), visible, scale, cap)
+
+
+def attend_step_parts(
+    qkv: Tensor, rotation: Rotation, cache_layer: Tensor, slots: Tensor, cuts: Tensor,
+    starts: Tensor, ancestors: Tensor, keys: int, length: int, weight: Weight, *,
+    lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """`rotate_store`, `attend_step` and `linear_parts` with a weight, in turn; the same bits.
+
+    On CUDA one row of a small model takes two kernels for it. `slots` are different ones, but for
+    padding: a row may be computed before the keys of the others have been stored.
+    """
+    if qkv.is_cuda:
+        from parse_runtime.kernels.cuda import attend_step as kernel
+        from parse_runtime.kernels.cuda.held import united_product
+        from parse_runtime.kernels.cuda.unite import unite
+
+        partial = kernel.rotated_partial(
+            qkv, rotation, cache_layer, slots, cuts, starts, ancestors, keys, length, lows, scale,
+            cap,
+        )  # fmt: skip
+        held = united_product(partial, weight)
+        return linear_parts(unite(partial), weight) if held is None else held
+    q = rotation.store(qkv, cache_layer)
+    x = attend_step(
+        q, cache_layer, slots, cuts, starts, ancestors, keys, length, lows=lows, scale=scale,
+        cap=cap,
+    )  # fmt: skip
+    return linear_parts(x, weight)

@@ -31,7 +31,9 @@ def linear_parts(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tenso
     Elsewhere S is 1 and the dtype is x's.
     """
     if streams(x):
+        from parse_runtime.kernels.cuda.held import held_product
         from parse_runtime.kernels.cuda.stream import stream_parts
 
-        return stream_parts(x, weight, bias)
+        held = held_product(x, weight, bias)
+        return stream_parts(x, weight, bias) if held is None else held
     return F.linear(x, plain(weight, x.dtype), bias)[None]

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from parse_runtime.kernels.norm import added, rms_norm
+
+
+class Rotation(NamedTuple):
+    """What `rotate_store` is given beside a product and a cache."""
+
+    positions: Tensor
+    inverse_frequencies: Tensor
+    write: Tensor
+    norms: tuple[Tensor, Tensor] | None
+    eps: float
+    offset: float
+
+    def store(self, qkv: Tensor, cache_layer: Tensor) -> Tensor:
+        """`rotate_store`."""
+        return rotate_store(
+            qkv, self.positions, self.inverse_frequencies, cache_layer, self.write, self.norms,
+            self.eps, self.offset,
+        )  # fmt: skip
 
 
 def rotate_store(

@@ -28,7 +28,9 @@ def linear_swiglu(x: Tensor, gate_up: Weight, gelu: bool = False) -> Tensor:
     Rows are independent as in `linear`.
     """
     if streams(x):
+        from parse_runtime.kernels.cuda.held import held_product
         from parse_runtime.kernels.cuda.swiglu import stream_swiglu
 
-        return stream_swiglu(x, gate_up, gelu)
+        held = held_product(x, gate_up, None, True, gelu)
+        return stream_swiglu(x, gate_up, gelu) if held is None else held[0]
     return swiglu(F.linear(x, plain(gate_up, x.dtype)), gelu)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
-from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.kernels.attend_step import attend_step_parts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.quantized import weight_of
 from parse_runtime.kernels.ranks import first_of, own_rows, summed
-from parse_runtime.kernels.rotate import rotate_store
+from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.moe import mixture
@@ -195,15 +196,22 @@ def decoder_layer(
     # Output norms add the shares themselves; none is before the first layer.
     left = None if c.output_norms else ranks
     entering = ranks if hidden is None else left
-    x, entered = add_rms_norm(added, hidden, weights["input_norm"], eps, offset, entering)
-    added = attention(weights, shared, x, stored)
+    qkv, entered = normed_parts(
+        added, hidden, weights["input_norm"], eps, offset, entering,
+        weight_of(weights, "qkv"), weights.get("qkv_bias"),
+    )  # fmt: skip
+    added = attended(weights, shared, qkv, stored)
     if c.output_norms:
         added, _ = add_rms_norm(added, None, weights["attention_output_norm"], eps, offset, ranks)
-    x, hidden = add_rms_norm(added, entered, weights["post_norm"], eps, offset, left)
     if "router" in weights:
+        x, hidden = add_rms_norm(added, entered, weights["post_norm"], eps, offset, left)
         added = mixture(weights, c, x, shared.first_expert)
     else:
-        added = mlp(weights, x, c.gelu)
+        x, hidden = normed_swiglu(
+            added, entered, weights["post_norm"], eps, offset, left,
+            weight_of(weights, "gate_up"), c.gelu,
+        )  # fmt: skip
+        added = linear_parts(x, weight_of(weights, "down"))
     if c.output_norms:
         added, _ = add_rms_norm(added, None, weights["mlp_output_norm"], eps, offset, ranks)
     return added, entered, hidden
@@ -211,28 +219,37 @@ def decoder_layer(
 
 def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) -> Tensor:
     """Self-attention over x [T, width], as `linear_parts`; keys and values are stored first."""
+    return attended(w, shared, linear_parts(x, weight_of(w, "qkv"), w.get("qkv_bias")), stored)
+
+
+def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
+    """`attention` from a query-key-value product on."""
     r, c, keys = shared.rows, shared.config, shared.keys
     scale, cap = c.score_scale or None, c.score_cap
-    q = store(w, shared, linear_parts(x, weight_of(w, "qkv"), w.get("qkv_bias")), stored)
-    if r.ancestors is None:
-        x = attend_rows(
-            q, stored, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows, scale=scale, cap=cap
-        )
-    else:
-        x = attend_step(
-            q, stored, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length, lows=r.lows,
-            scale=scale, cap=cap,
+    if r.ancestors is not None:
+        return attend_step_parts(
+            qkv, rotation(w, shared), stored, r.slots, r.cuts, r.starts, r.ancestors, keys,
+            r.length, weight_of(w, "o"), lows=r.lows, scale=scale, cap=cap,
         )  # fmt: skip
+    q = store(w, shared, qkv, stored)
+    x = attend_rows(
+        q, stored, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows, scale=scale, cap=cap
+    )
     return linear_parts(x, weight_of(w, "o"))
 
 
 def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
     """Rotated queries of a query-key-value product; keys and values go to the cache."""
+    return rotation(w, shared).store(qkv, stored)
+
+
+def rotation(w: Mapping[str, Tensor], shared: Pass) -> Rotation:
+    """Of a layer's queries and keys."""
     c = shared.config
     norms = (w["q_norm"], w["k_norm"]) if c.qk_norm else None
-    return rotate_store(
-        qkv, shared.rows.positions, shared.inverse_frequencies, stored, shared.places, norms,
-        c.rms_eps, c.norm_offset,
+    return Rotation(
+        shared.rows.positions, shared.inverse_frequencies, shared.places, norms, c.rms_eps,
+        c.norm_offset,
     )  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """Compiles the Triton kernels for a Hopper GPU without one; prints, as JSON, what the code shows.
 
 By kernel: its binaries for passes of 1 to 16 rows, and, of the PTX of each, what comes before
-`griddepcontrol.wait`: instructions that touch memory, branches, and further waits anywhere.
+`griddepcontrol.wait`: instructions that touch memory, branches, and further waits anywhere; of its
+sums and products the layouts.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -18,20 +20,24 @@ from triton.runtime.jit import JITFunction
 
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
-from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
 from parse_runtime.kernels.cuda.reduce import all_reduce
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.quantized import Quantized, plain
-from parse_runtime.kernels.rotate import rotate_store
+from parse_runtime.kernels.rotate import Rotation, rotate_store
+from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 
 PASSES = ((1, 1), (2, 1), (1, 5), (4, 4))
 """Slots and rows of each."""
-HIDDEN, WIDTH, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY, KEYS = 256, 512, 5, 1, 64, 272, 257
+HIDDEN, WIDTH, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY, KEYS = 256, 512, 4, 1, 64, 272, 257
+MANY_KEYS, WIDE = 2049, 1032
+"""Keys that take more than a few spans, and a row that is not narrow."""
 WAIT, MEMORY = "griddepcontrol.wait", ("ld.global", "st.global", "cp.async", "atom.", "red.global")
 
 
@@ -71,12 +77,18 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
     frequencies = torch.zeros(HEAD_DIM // 2)
     q = rotate_store(parts, numbers, frequencies, cache, numbers, head_norms, 1e-6)
+    many = torch.zeros(STREAMED_ROWS + 1, dtype=torch.int64)
+    wide = normal(many.shape[0], parts.shape[2])
+    rotate_store(wide, many, frequencies, cache, many, head_norms, 1e-6)
     attend_rows(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS)
     x = attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length)
     window = {"lows": numbers, "scale": 0.1, "cap": 50.0}
     attend_rows(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, **window)
     attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length, **window)
     x, total = add_rms_norm(linear_parts(x, normal(HIDDEN, x.shape[1])), total, norm, 1e-6)
+    add_rms_norm(normal(count, WIDE), None, normal(WIDE), 1e-6)
+    long = normal(2, KV_HEADS, slots, MANY_KEYS, HEAD_DIM)
+    attend_step(q, long, numbers[:slots], numbers, numbers, numbers, MANY_KEYS, length)
     linear_swiglu(x, normal(2 * WIDTH, HIDDEN), True)
     x = linear_swiglu(x, normal(2 * WIDTH, HIDDEN))
     x = linear(x, normal(HIDDEN, WIDTH))
@@ -102,6 +114,23 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     sample_and_step(scores, heat, heat, numbers, plan, KEYS)
 
 
+def run_fused(dtype: torch.dtype) -> None:
+    """What one row runs in place of kernels of `run`."""
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=dtype)
+
+    norm, number = normal(HIDDEN), torch.zeros(1, dtype=torch.int64)
+    qkv_weight, o = normal((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN), normal(HIDDEN, HIDDEN)
+    qkv, total = normed_parts(normal(1, HIDDEN), None, norm, 1e-6, 0.0, None, qkv_weight)
+    head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
+    rotation = Rotation(number, torch.zeros(HEAD_DIM // 2), number, head_norms, 1e-6, 0.0)
+    cache = normal(2, KV_HEADS, 1, KEYS, HEAD_DIM)
+    numbers = number, number, number, number, KEYS, 1
+    added = attend_step_parts(qkv, rotation, cache, *numbers, o)
+    normed_swiglu(added, total, norm, 1e-6, 0.0, None, normal(2 * WIDTH, HIDDEN))
+
+
 def quantized(*shape: int) -> Quantized:
     *outer, n, k = shape
     values = torch.zeros(shape, dtype=torch.float8_e4m3fn)
@@ -111,7 +140,7 @@ def quantized(*shape: int) -> Quantized:
 def before_wait(ptx: str) -> dict[str, int]:
     """Of a kernel: memory instructions and branches before its wait, and how many waits it has."""
     head, *rest = ptx[ptx.index(".entry") :].split(WAIT)
-    found = [line.split(" ") for line in head.splitlines()]
+    found = [line.split() for line in head.splitlines()]
     words = [word for line in found for word in line]
     return {
         "loads": sum(word.startswith("ld.global") for word in words),
@@ -120,6 +149,20 @@ def before_wait(ptx: str) -> dict[str, int]:
         "waits": len(rest),
         "releases": head.count("griddepcontrol.launch_dependents"),
     }
+
+
+def sums(ttgir: str) -> list[str]:
+    """Shapes and layouts of what is summed: these decide the order."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    found = re.findall(r"\}\) : \((tensor<[0-9x]+xf32), (#\w+)>\)", ttgir)
+    return sorted({f"{shape} {layouts[layout]}" for shape, layout in found})
+
+
+def products(ttgir: str) -> list[str]:
+    """Layouts of what is multiplied: these decide which numbers an instruction adds up."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    found = re.findall(r"opIdx = (\d), parent = (#\w+)(, kWidth = \d+)?", ttgir)
+    return sorted({f"{side} {layouts[mma]}{width}" for side, mma, width in found})
 
 
 def main() -> None:
@@ -141,10 +184,14 @@ def main() -> None:
                 here: list[str] = []
                 run(slots, length, dtype)
                 of_pass[f"{dtype} {slots}x{length}"] = here
+            here = []
+            run_fused(dtype)
     report = {
         name: {
             "programmatic": all(k.metadata.launch_pdl for k in kernels.values()),
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
+            "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
+            "products": [products(k.asm["ttgir"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()
     }

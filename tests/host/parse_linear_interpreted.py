@@ -80,15 +80,17 @@ def fused() -> dict[str, float]:
             positions, write = torch.tensor([5, 100, 3000]), torch.tensor([3, 25, 59])
             frequencies = 10000 ** -torch.rand(head_dim // 2)
             for norms in (None, (torch.randn(head_dim), torch.randn(head_dim))):
-                caches = torch.zeros(2, 2, 2, 3, 20, head_dim)
-                q, expected = (
-                    function(qkv, positions, frequencies, cache, write, norms, 1e-6, spans / 3)
-                    for function, cache in zip(
-                        (cuda_rotate.rotate_store, rotate.rotate_store), caches, strict=True
-                    )
+                given = (norms, 1e-6, spans / 3)
+                expected = torch.zeros(2, 2, 3, 20, head_dim)
+                expected_q = rotate.rotate_store(
+                    qkv, positions, frequencies, expected, write, *given
                 )
-                name = f"rotate {spans} {head_dim} {norms is not None}"
-                found[name] = max(distance(q, expected), distance(*caches))
+                for few in (64, 0):  # rows: one kernel is of few, the other of more
+                    cuda_rotate.STREAMED_ROWS = few
+                    cache = torch.zeros_like(expected)
+                    q = cuda_rotate.rotate_store(qkv, positions, frequencies, cache, write, *given)
+                    name = f"rotate {spans} {head_dim} {norms is not None} {few}"
+                    found[name] = max(distance(q, expected_q), distance(cache, expected))
     return found
 
 

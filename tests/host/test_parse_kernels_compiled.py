@@ -11,6 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_script import kernel_report
 
+NORMS = "_add_rms_norm", "_reduce_add_rms_norm"
+
 
 @pytest.fixture(scope="module")
 def report() -> Any:
@@ -19,15 +21,17 @@ def report() -> Any:
 
 def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
     """Whichever way a program goes, and before it touches memory: `kernels/cuda/chain.py`."""
-    assert len(report["kernels"]) == 20
+    assert len(report["kernels"]) == 26
     for name, kernel in report["kernels"].items():
         assert kernel["programmatic"], name
         for code in kernel["code"]:
             assert code["waits"] == code["releases"] == 1, name
             assert code["branches"] == 0, name
-            # A norm's weights are no other kernel's result.
-            weights = code["loads"] if name.endswith("_add_rms_norm") else 0
+            # Weights are no other kernel's result.
+            weights = code["loads"] if name.startswith(("_held", *NORMS)) else 0
             assert code["memory"] == weights, name
+            if name.startswith("_held"):
+                assert weights > 0, name
 
 
 def test_one_code_serves_any_number_of_rows(report: Any) -> None:
@@ -38,3 +42,23 @@ def test_one_code_serves_any_number_of_rows(report: Any) -> None:
         passes.setdefault(name.split()[0], set()).add(found)
     for dtype, found in passes.items():
         assert len(found) == 1, dtype
+
+
+def test_fused_kernels_sum_in_the_order_of_those_they_replace(report: Any) -> None:
+    """Products, a row's norm, and its heads' norms have one layout of warps and lanes each."""
+
+    def layouts(name: str) -> list[set[str]]:
+        return [set(found) for found in report["kernels"][name]["sums"]]
+
+    norm = layouts("_add_rms_norm_narrow")[0]
+    assert len(norm) == 1
+    assert all(found == norm for found in layouts("_add_rms_norm_narrow"))
+    assert all(found == norm for found in layouts("_held_normed"))
+    heads = layouts("_rotate_groups")[0]
+    assert len(heads) == 1
+    assert all(found == heads for found in layouts("_rotate_groups"))
+    # The first of each type has been rotated before, the last rotates.
+    assert [heads <= found for found in layouts("_partial")].count(True) == 2
+    held = [report["kernels"][f"_held_{name}"]["products"] for name in ("rows", "normed", "united")]
+    assert len({tuple(found) for kernel in held for found in kernel}) == 1
+    assert len(held[0][0]) == 2

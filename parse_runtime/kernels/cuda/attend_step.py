@@ -7,6 +7,7 @@ ascending order, so that a row's bits depend on its query and on the keys it see
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -15,9 +16,16 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
+from parse_runtime.kernels.cuda.rotate_group import blocks, prepared, rotate_group
+from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
+from parse_runtime.kernels.rotate import Rotation
 
-UNITED, UNITE_WARPS = 32, 4
-"""Spans that are united at a time: fixed, as the order of sums depends on it."""
+ROTATED_ROWS = 1
+"""Up to so many rows of a slot, every program of a slot rotates them for itself: 0 or 1."""
+ROTATED = (
+    "parts", "positions", "frequencies", "cache", "write", "q_norm", "k_norm", "eps", "offset",
+    "kv_stride", "PARTS", "HEADS", "PAIRS",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,37 +53,68 @@ def launch(
     lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.attend_step.attend_step`."""
+    return unite(partial(
+        q, cache_layer, slots, cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
+    ))  # fmt: skip
+
+
+def partial(
+    q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
+    ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
+    lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
+    rotation: Rotation | None = None,
+) -> Partial:  # fmt: skip
+    """The spans of `attend_step`, not united; with a rotation `q` is as `rotate_store` has it."""
+    rotated: dict[str, Any] = dict.fromkeys(ROTATED)
+    if rotation is not None:
+        parts, positions, write, group, q = prepared(
+            q, rotation.positions, cache_layer, rotation.write
+        )
+        rotated = dict(zip(ROTATED, (
+            parts, positions, rotation.inverse_frequencies, cache_layer, write,
+            *(rotation.norms or (None, None)), rotation.eps, rotation.offset,
+            cache_layer.stride(0), parts.shape[0], *blocks(group, q.shape[2]).values(),
+        ), strict=True))  # fmt: skip
     count, heads, head_dim = q.shape
     kv_heads = cache_layer.shape[1]
     group, batch = heads // kv_heads, count // length
     tiles = tiles or choose(q.dtype, keys)
     spans = triton.cdiv(keys, tiles.span)
-    blocks = triton.cdiv(group * length, tiles.queries)
-    share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * blocks))
+    query_blocks = triton.cdiv(group * length, tiles.queries)
+    share = min(spans, triton.cdiv(tiles.programs, kv_heads * batch * query_blocks))
     slots, cuts, starts, ancestors = side_by_side(slots, cuts, starts, ancestors)
     lows = None if lows is None else lows.contiguous()
     if q.stride(2) != 1:
         q = q.contiguous()
     sums = torch.empty(count, heads, spans, head_dim, dtype=torch.float32, device=q.device)
     totals = torch.empty(2, count, heads, spans, dtype=torch.float32, device=q.device)
-    out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
     width = max(16, triton.next_power_of_2(head_dim))
     bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}
-    _partial[blocks * share, kv_heads, batch](
+    _partial[query_blocks * share, kv_heads, batch](
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
         slots, cuts, starts, ancestors, lows, length, keys, spans, share,
         (scale or head_dim**-0.5) * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
+        q.stride(0), q.stride(1), *cache_layer.stride()[1:3], **rotated,
         KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
         CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
     )  # fmt: skip
-    _unite[heads, count](
-        sums, totals[0], totals[1], out, cuts, starts, ancestors, lows, keys, spans,
-        HEAD_DIM=head_dim, WIDTH=width, SPAN=tiles.span, UNITED=UNITED,
-        num_warps=UNITE_WARPS, **OPTIONS,
-    )  # fmt: skip
-    return out
+    return Partial(
+        sums, totals[0], totals[1], keys, tiles.span, q.dtype, cuts, starts, ancestors, lows
+    )
+
+
+@opaque
+def rotated_partial(
+    qkv: Tensor, rotation: Rotation, cache_layer: Tensor, slots: Tensor, cuts: Tensor,
+    starts: Tensor, ancestors: Tensor, keys: int, length: int, lows: Tensor | None = None,
+    scale: float | None = None, cap: float = 0.0, tiles: Tiles | None = None,
+) -> Partial:  # fmt: skip
+    """`rotate_store` and `partial`: one kernel where a slot has up to ROTATED_ROWS."""
+    numbers = slots, cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
+    if length <= ROTATED_ROWS:
+        return partial(qkv, cache_layer, *numbers, rotation)
+    return partial(rotation.store(qkv, cache_layer), cache_layer, *numbers)
 
 
 def choose(dtype: torch.dtype, keys: int) -> Tiles:
@@ -83,7 +122,7 @@ def choose(dtype: torch.dtype, keys: int) -> Tiles:
     span = 128 if keys <= 1024 else 256 if keys <= 6144 else 512
     if dtype == torch.float32:
         return Tiles(span, 16, 32, 4, 2, 528)
-    return Tiles(span, 64, 64, 4, 3, 1056)
+    return Tiles(span, 16, 64, 4, 3, 1056)
 
 
 # Their values, and where parts of a buffer begin, depend on the rows of a pass and would choose
@@ -95,11 +134,21 @@ def _partial(
     q_token, q_head, kv_head, kv_slot,
     KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
     SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
+    parts, positions, frequencies, cache, write, q_norm, k_norm, eps, offset, kv_stride,
+    PARTS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
     block, part = tl.program_id(0) // share, tl.program_id(0) % share
     head, slot = tl.program_id(1), tl.program_id(2)
+    if PARTS is not None:
+        # Every program writes the row's query heads, key and value, to read its own words.
+        rotate_group(
+            slot, head, tl.num_programs(2), tl.num_programs(1),
+            parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
+            kv_stride, kv_head, KV_ROW, PARTS, GROUP, HEAD_DIM // 2, HEADS, PAIRS,
+        )  # fmt: skip
+        tl.debug_barrier()
     query = block * QUERIES + tl.arange(0, QUERIES)
     token, member = slot * length + query // GROUP, head * GROUP + query % GROUP
     valid = query < length * GROUP
@@ -107,7 +156,7 @@ def _partial(
     start = tl.load(starts + token, mask=valid, other=0).to(tl.int32)
     bits = tl.load(ancestors + token, mask=valid, other=0)
     low, high = bits.to(tl.int32), (bits >> 32).to(tl.int32)
-    end = tl.minimum(start + _bit_length(bits), keys)
+    end = tl.minimum(start + bit_length(bits), keys)
     cut = tl.minimum(cut, keys)
     most = tl.max(cut)
     # Where every row sees every key of a tile, there is nothing to mask.
@@ -174,60 +223,3 @@ def _partial(
             tl.store(tops + place + span, top, valid)
             tl.store(totals + place + span, total, valid)
             tl.store(sums + (place + span)[:, None] * HEAD_DIM + d, acc, inside)
-
-
-@triton.jit(do_not_specialize=["tops", "totals", "keys", "spans"])
-def _unite(
-    sums, tops, totals, out, cuts, starts, ancestors, lows, keys, spans,
-    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, UNITED: tl.constexpr,
-):  # fmt: skip
-    release()
-    wait()
-    token, head = tl.program_id(1), tl.program_id(0)
-    cut = tl.minimum(tl.load(cuts + token).to(tl.int32), keys)
-    start = tl.load(starts + token).to(tl.int32)
-    end = tl.minimum(start + _bit_length(tl.load(ancestors + token)), keys)
-    if lows is not None:
-        floor = tl.load(lows + token).to(tl.int32)
-    place = (token.to(tl.int64) * tl.num_programs(0) + head) * spans
-    d = tl.arange(0, WIDTH)
-    top = float("-inf")
-    total = 0.0
-    acc = tl.zeros([WIDTH], tl.float32)
-    for first in range(0, tl.cdiv(tl.maximum(cut, end), SPAN), UNITED):
-        span = first + tl.arange(0, UNITED)
-        left = span * SPAN
-        # Only spans that this row sees: others were left unwritten, or say nothing.
-        near = (start < left + SPAN) & (end > left) & (end > start)
-        below = left < cut
-        if lows is not None:
-            below = tl.maximum(left, floor) < tl.minimum(left + SPAN, cut)
-        seen = (span < spans) & (below | near)
-        tops_ = tl.load(tops + place + span, seen, other=float("-inf"))
-        new = tl.maximum(top, tl.max(tops_, 0))
-        level = tl.where(new == float("-inf"), 0.0, new)
-        weight = tl.exp2(tops_ - level)
-        fade = tl.exp2(top - level)
-        total = total * fade + tl.sum(weight * tl.load(totals + place + span, seen, other=0.0), 0)
-        part = tl.load(
-            sums + (place + span)[:, None] * HEAD_DIM + d,
-            seen[:, None] & (d < HEAD_DIM)[None, :],
-            other=0.0,
-        )
-        acc = acc * fade + tl.sum(part * weight[:, None], 0)
-        top = new
-    acc /= tl.where(total > 0, total, 1.0)
-    place_out = (token.to(tl.int64) * tl.num_programs(0) + head) * HEAD_DIM
-    tl.store(out + place_out + d, acc.to(out.dtype.element_ty), d < HEAD_DIM)
-
-
-@triton.jit
-def _bit_length(bits):
-    """Bits of an int64 up to the highest that is set: 0 to 64."""
-    bits = bits.to(tl.uint64, bitcast=True)
-    length = (bits * 0).to(tl.int32)
-    for power in tl.static_range(5, -1, -1):
-        upper = bits >> (1 << power)
-        length += tl.where(upper != 0, 1 << power, 0)
-        bits = tl.where(upper != 0, upper, bits)
-    return length + (bits != 0).to(tl.int32)

@@ -23,9 +23,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
+COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 
-OPTIONS: dict[str, Any] = {"launch_pdl": True} if _COMPILED.value else {}
+OPTIONS: dict[str, Any] = {"launch_pdl": True} if COMPILED.value else {}
 """Launch options of every kernel of a chain."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,12 +49,12 @@ def side_by_side(*tensors: Tensor) -> list[Tensor]:
 @triton.jit
 def release():
     """Let the next kernel's programs start."""
-    if _COMPILED:
+    if COMPILED:
         gdc_launch_dependents()
 
 
 @triton.jit
 def wait():
     """Return when all earlier kernels have finished."""
-    if _COMPILED:
+    if COMPILED:
         gdc_wait()

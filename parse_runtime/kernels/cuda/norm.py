@@ -8,7 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.stream import sum_parts
+from parse_runtime.kernels.cuda.stream import append, sum_parts
+
+CHUNK, NARROW = 128, 1024
+"""A row up to NARROW is read in chunks, an element a thread: as products do that normalize one."""
 
 
 @opaque
@@ -22,6 +25,12 @@ def add_rms_norm(
     total = torch.empty_like(normed)
     if residual is not None:
         residual = residual.contiguous()
+    if width % CHUNK == 0 and width <= NARROW:
+        _add_rms_norm_narrow[(count,)](
+            parts, residual, weight, normed, total, eps, offset,
+            WIDTH=width, PARTS=spans, CHUNK=CHUNK, CHUNKS=width // CHUNK, num_warps=4, **OPTIONS,
+        )  # fmt: skip
+        return normed, total
     block = triton.next_power_of_2(width)
     _add_rms_norm[(count,)](
         parts, residual, weight, normed, total, width, eps, offset,
@@ -49,3 +58,59 @@ def _add_rms_norm(
     wide = x.to(tl.float32)
     wide *= tl.rsqrt(tl.sum(wide * wide, 0) / width + eps)
     tl.store(normed + here, wide * scale, there)
+
+
+@triton.jit
+def _add_rms_norm_narrow(
+    parts, residual, weight, normed, total, eps, offset,
+    WIDTH: tl.constexpr, PARTS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    release()
+    scales = norm_scales(weight, offset, CHUNK, CHUNKS)
+    wait()
+    row = tl.program_id(0).to(tl.int64) * WIDTH
+    before = residual
+    if residual is not None:
+        before = residual + row
+    stride = tl.num_programs(0) * WIDTH
+    xs, ys = normed_row(parts + row, before, scales, total, eps, stride, PARTS, CHUNK, CHUNKS)
+    for chunk in tl.static_range(CHUNKS):
+        at = row + chunk * CHUNK + tl.arange(0, CHUNK)
+        tl.store(total + at, xs[chunk])
+        tl.store(normed + at, ys[chunk])
+
+
+@triton.jit
+def norm_scales(weight, offset, CHUNK: tl.constexpr, CHUNKS: tl.constexpr):
+    """What a row's chunks are multiplied by."""
+    scales = ()
+    for chunk in tl.static_range(CHUNKS):
+        scale = tl.load(weight + chunk * CHUNK + tl.arange(0, CHUNK))
+        scales = append(scales, scale.to(tl.float32) + offset)
+    return scales
+
+
+@triton.jit
+def normed_row(
+    parts, residual, scales, total, eps, stride,
+    PARTS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """Chunks of a row's sum, and of that normalized, both as `total` has them.
+
+    The same bits in every kernel of as many warps: nothing is left to the compiler's order.
+    """
+    xs, squares = (), tl.zeros((CHUNK,), tl.float32)
+    for chunk in tl.static_range(CHUNKS):
+        at = chunk * CHUNK + tl.arange(0, CHUNK)
+        x = sum_parts(parts + at, None, stride, PARTS)
+        if residual is not None:
+            x += tl.load(residual + at).to(tl.float32)
+        x = x.to(total.dtype.element_ty)
+        xs = append(xs, x)
+        squares = tl.fma(x.to(tl.float32), x.to(tl.float32), squares)
+    factor = tl.rsqrt(tl.fma(tl.sum(squares, 0), 1.0 / (CHUNK * CHUNKS), eps))
+    ys = ()
+    for chunk in tl.static_range(CHUNKS):
+        y = xs[chunk].to(tl.float32) * factor * scales[chunk]
+        ys = append(ys, y.to(total.dtype.element_ty))
+    return xs, ys

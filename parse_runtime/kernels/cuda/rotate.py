@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
+from parse_runtime.kernels.cuda.rotate_group import rotate_groups
 from parse_runtime.kernels.cuda.stream import sum_parts
 from parse_runtime.kernels.rows import STREAMED_ROWS
 
@@ -18,6 +19,10 @@ def rotate_store(
     write: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, offset: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.rotate.rotate_store`."""
+    if qkv.shape[-2] <= STREAMED_ROWS:
+        return rotate_groups(
+            qkv, positions, inverse_frequencies, cache_layer, write, norms, eps, offset
+        )
     parts = qkv.contiguous() if qkv.dim() == 3 else qkv.contiguous()[None]
     spans, count, width = parts.shape
     kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]

@@ -217,7 +217,14 @@ def _add(parts, out, n, SPANS: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def sum_parts(parts, there, stride, SPANS: tl.constexpr):
     """Float32 sum of SPANS parts that lie `stride` apart, in ascending order."""
-    total = tl.load(parts, there, other=0.0).to(tl.float32)
+    other: tl.constexpr = None if there is None else 0.0
+    total = tl.load(parts, there, other=other).to(tl.float32)
     for span in tl.static_range(1, SPANS):
-        total += tl.load(parts + span * stride, there, other=0.0)
+        total += tl.load(parts + span * stride, there, other=other)
     return total
+
+
+@triton.jit
+def append(values, value):
+    """A tuple with one more value."""
+    return values + (value,)  # noqa: RUF005 - the compiler knows no unpacking

@@ -59,7 +59,7 @@ def _swiglu(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
     gate_up += row * 2 * width + at
     gate = tl.load(gate_up, at < width).to(tl.float32)
     up = tl.load(gate_up + width, at < width).to(tl.float32)
-    tl.store(out + row * width + at, _activate(gate, GELU) * up, at < width)
+    tl.store(out + row * width + at, activate(gate, GELU) * up, at < width)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -89,11 +89,11 @@ def _stream_swiglu(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     out += row.to(tl.int64)[:, None] * n + column[None, :]
     there = (row < count)[:, None] & (column < n)[None, :]
-    tl.store(out, _activate(gate, GELU) * up, there)
+    tl.store(out, activate(gate, GELU) * up, there)
 
 
 @triton.jit
-def _activate(gate, GELU: tl.constexpr):
+def activate(gate, GELU: tl.constexpr):
     """SiLU, or GELU approximated by tanh: x / 2 * (1 + tanh(u)) is x * sigmoid(2u)."""
     if GELU:
         # u = sqrt(2 / pi) * (x + 0.044715 * x ** 3)

@@ -1,0 +1,48 @@
+"""A norm and the product that reads it: for one row of a small model, one kernel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from foundryc.ranks import Ranks
+from parse_runtime.kernels.linear import linear_parts
+from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.quantized import Weight
+from parse_runtime.kernels.swiglu import linear_swiglu
+
+NORMED_ROWS = 1
+"""Up to so many rows, every program of a product normalizes them for itself: 0 or 1."""
+
+
+def normed_parts(
+    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, offset: float,
+    ranks: Ranks | None, weight: Weight, bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(linear_parts(normed, weight, bias), sum) of what `add_rms_norm` gives; the same bits."""
+    if _alone(x, norm, ranks):
+        from parse_runtime.kernels.cuda import held
+
+        found = held.normed_product(x, residual, norm, eps, offset, weight, bias)
+        if found is not None:
+            return found
+    normed, total = add_rms_norm(x, residual, norm, eps, offset, ranks)
+    return linear_parts(normed, weight, bias), total
+
+
+def normed_swiglu(
+    x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, offset: float,
+    ranks: Ranks | None, gate_up: Weight, gelu: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(linear_swiglu(normed, gate_up, gelu), sum) of what `add_rms_norm` gives; the same bits."""
+    if _alone(x, norm, ranks):
+        from parse_runtime.kernels.cuda import held
+
+        found = held.normed_product(x, residual, norm, eps, offset, gate_up, None, True, gelu)
+        if found is not None:
+            return found[0][0], found[1]
+    normed, total = add_rms_norm(x, residual, norm, eps, offset, ranks)
+    return linear_swiglu(normed, gate_up, gelu), total
+
+
+def _alone(x: Tensor, norm: Tensor, ranks: Ranks | None) -> bool:
+    return x.is_cuda and x.shape[-2] <= NORMED_ROWS and ranks is None

@@ -1,0 +1,114 @@
+"""Prints, as JSON, how far held and fused Triton kernels, interpreted on the CPU, are from others.
+
+Run with TRITON_INTERPRET=1. `near` are distances from the references, `differing` counts of values
+that differ from those of the kernels that a fused one replaces. Float32 only.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor
+
+from parse_runtime.kernels import norm, swiglu
+from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.kernels.cuda import attend_step as cuda_attend
+from parse_runtime.kernels.cuda import held, unite
+from parse_runtime.kernels.cuda import norm as cuda_norm
+from parse_runtime.kernels.cuda import rotate as cuda_rotate
+from parse_runtime.kernels.cuda.held import Holding
+from parse_runtime.kernels.rotate import Rotation
+
+NEAR: dict[str, float] = {}
+DIFFERING: dict[str, int] = {}
+
+
+def near(name: str, found: Tensor, expected: Tensor) -> None:
+    NEAR[name] = float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def same(name: str, found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    DIFFERING[name] = int((found != expected).sum())
+
+
+def products() -> None:
+    """Columns that no program has all of; one row, a tile of rows, more, and several programs."""
+    for n, k, gated in ((100, 512, False), (200, 256, True)):
+        w = torch.randn(n, k) * k**-0.5
+        how = Holding(1, k // 128, 32) if gated else Holding(2, k // 256, 64)
+        x = torch.randn(40, k)
+        for bias in (None,) if gated else (None, torch.randn(n)):
+            whole = held.held_product(x, w, bias, gated, True, how)
+            expected = swiglu.swiglu(x @ w.T, True) if gated else x @ w.T
+            near(f"{n} {bias is None}", whole.sum(0), expected if bias is None else expected + bias)
+            for count in (1, 8, 9, 33):
+                part = held.held_product(x[:count], w, bias, gated, True, how)
+                same(f"{n} {bias is None} {count}", part, whole[:, :count])
+
+
+def norms() -> None:
+    """A row that is normalized by its product, or before it."""
+    weight, w = torch.randn(384), torch.randn(64, 384) * 384**-0.5
+    for x in (torch.randn(1, 384), torch.randn(3, 1, 384)):
+        for residual in (None, torch.randn(1, 384)):
+            given = x, residual, weight, 1e-6, 0.5
+            y, total = cuda_norm.add_rms_norm(*given)
+            name = f"norm {x.dim()} {residual is not None}"
+            for found, expected in zip((y, total), norm.add_rms_norm(*given), strict=True):
+                near(f"{name} {found is y}", found, expected)
+            for gated in (False, True):
+                how = Holding(1, 3, 32) if gated else Holding(3, 1, 64)
+                product, entered = held.normed_product(*given, w, None, gated, False, how)
+                same(f"{name} sum", entered, total)
+                expected = held.held_product(y, w, None, gated, False, how)
+                same(f"{name} product {gated}", product, expected)
+
+
+def attention() -> None:
+    """One row of each slot, rotated by attention itself; one slot, united by the product."""
+    heads, kv_heads, head_dim, rows, keys = 6, 2, 64, 200, 160
+    for batch, norms_too, windowed in ((1, False, False), (1, True, True), (3, True, False)):
+        name = f"attention {batch} {norms_too}"
+        qkv = torch.randn(2, batch, (heads + 2 * kv_heads) * head_dim)
+        start, slots = torch.tensor([150, 20, 77])[:batch], torch.arange(batch)
+        head_norms = (torch.randn(head_dim), torch.randn(head_dim)) if norms_too else None
+        rotation = Rotation(
+            torch.randint(0, 3000, (batch,)), 10000 ** -torch.rand(head_dim // 2),
+            start + slots * rows, head_norms, 1e-6, 0.5,
+        )  # fmt: skip
+        caches = torch.randn(2, kv_heads, batch, rows, head_dim).repeat(3, 1, 1, 1, 1, 1)
+        lows = start - 40 if windowed else None
+        numbers = slots, start, start, torch.ones_like(start), keys, 1
+        expected = attend_step(
+            rotation.store(qkv, caches[0]), caches[0], *numbers, lows=lows
+        )  # fmt: skip
+        q = cuda_rotate.rotate_store(
+            qkv, *rotation[:2], caches[1], rotation.write, head_norms, 1e-6, 0.5
+        )
+        for span in (16, 32, 160):
+            tiles = cuda_attend.Tiles(span, 16, 16, 4, 2, 7)
+            apart = cuda_attend.partial(q, caches[1], *numbers, tiles, lows)
+            at_once = cuda_attend.rotated_partial(
+                qkv, rotation, caches[2], *numbers, lows, tiles=tiles
+            )
+            x = unite.unite(apart)
+            near(f"{name} {span}", x, expected)
+            same(f"{name} {span}", unite.unite(at_once), x)
+            if batch == 1 and span > 16:
+                w = torch.randn(40, heads * head_dim)
+                how = Holding(3, 1, 64)
+                product = held.united_product(at_once, w, how)
+                expected_product = held.held_product(x, w, None, how=how)
+                same(f"{name} {span} product", product, expected_product)
+        near(f"{name} cache", caches[1], caches[0])
+        same(f"{name} cache", caches[2], caches[1])
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    products()
+    norms()
+    attention()
+    print(json.dumps({"near": NEAR, "differing": DIFFERING}))
