@@ -17,7 +17,8 @@ from parse_runtime.capture.record import Settings
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.target import GraphTarget
-from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.kernels.attend_step import attend_step_parts
+from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.models import decoder
 from parse_runtime.models.acceptance import accept
 from parse_runtime.signature.tree import DraftTree
@@ -160,14 +161,18 @@ def test_rows_lie_as_kernels_read_them(
     """Kernels take pointers: a broadcast that was not written out would be read past its end."""
     seen: list[str] = []
 
-    def checked(*tensors: object, lows: torch.Tensor | None, **more: float) -> torch.Tensor:
-        for number, tensor in enumerate((*tensors[2:], lows), start=2):
+    def checked(
+        qkv: torch.Tensor, rotation: Rotation, cache: torch.Tensor, *numbers: object,
+        lows: torch.Tensor | None, **more: float,
+    ) -> torch.Tensor:  # fmt: skip
+        *rows, weight = numbers
+        for number, tensor in enumerate((rotation.positions, rotation.write, *rows, lows)):
             if isinstance(tensor, torch.Tensor) and tensor.stride() != (1,):
-                seen.append(f"argument {number}: {tensor.stride()}")
-        return attend_step(*tensors, lows=lows, **more)  # type: ignore[arg-type]
+                seen.append(f"number {number}: {tensor.stride()}")
+        return attend_step_parts(qkv, rotation, cache, *rows, weight, lows=lows, **more)  # type: ignore[arg-type]
 
     target = opened(folders, WAYS["tree"])
-    monkeypatch.setattr(decoder, "attend_step", checked)
+    monkeypatch.setattr(decoder, "attend_step_parts", checked)
     slots = list(range(batch))
     for _ in range(2):
         target.extend(Batch(slots, [5] * batch, [2] * batch, [GREEDY] * batch))
