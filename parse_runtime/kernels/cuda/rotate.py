@@ -12,6 +12,9 @@ from parse_runtime.kernels.cuda.rotate_group import rotate_groups
 from parse_runtime.kernels.cuda.stream import sum_parts
 from parse_runtime.kernels.rows import STREAMED_ROWS
 
+TOGETHER = 16
+"""Heads of a program."""
+
 
 @opaque
 def rotate_store(
@@ -30,14 +33,12 @@ def rotate_store(
     q = torch.empty(count, heads, head_dim, dtype=cache_layer.dtype, device=qkv.device)
     positions, write = side_by_side(positions, write)
     q_norm, k_norm = norms if norms is not None else (None, None)
-    # Sums of squares have their order by heads and warps: one choice for passes of few rows.
-    together, warps = (4, 4) if count <= STREAMED_ROWS else (16, 2)
-    _rotate_store[count, triton.cdiv(heads + 2 * kv_heads, together)](
+    _rotate_store[count, triton.cdiv(heads + 2 * kv_heads, TOGETHER)](
         parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps, offset,
         heads, kv_heads,
         cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
         SPANS=spans, HALF=head_dim // 2, WIDTH=triton.next_power_of_2(head_dim // 2),
-        HEADS=together, num_warps=warps, **OPTIONS,
+        HEADS=TOGETHER, num_warps=2, **OPTIONS,
     )  # fmt: skip
     return q
 
