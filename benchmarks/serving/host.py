@@ -41,11 +41,10 @@ class Stub:
     process: subprocess.Popen[str]
     port: int
 
-    def seconds(self) -> tuple[float, float]:
-        """Processor time so far, of the program and of the system for it."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        user, system = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:13])
-        return user, system
+    def busy_us(self) -> float:
+        """Processor time of its threads so far, in microseconds."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e3
 
 
 def run(
@@ -93,15 +92,11 @@ def measure(
                 long = load(stub, folder, streams, number, FEW + TOKENS)
                 row = {
                     # Of a request with its first tokens, and of each further one.
-                    "us_per_request": short["user_us"] + short["system_us"],
-                    **{
-                        f"{kind}us_per_token": (long[f"{part}_us"] - short[f"{part}_us"]) / TOKENS
-                        for kind, part in (("user_", "user"), ("system_", "system"))
-                    },
+                    "us_per_request": short["busy_us"],
+                    "us_per_token": (long["busy_us"] - short["busy_us"]) / TOKENS,
                     "tokens_per_chunk": long["tokens_per_chunk"],
                     "ms_per_token": long["ms_per_token"],
-                }  # fmt: skip
-                row["us_per_token"] = row["user_us_per_token"] + row["system_us_per_token"]
+                }
                 say(f"{streams} streams, {name}: {row}")
                 if number:
                     rows[name].append(row)
@@ -140,19 +135,16 @@ def load(stub: Stub, folder: Path, streams: int, seed: int, tokens: int) -> dict
         pieces=str(folder / PIECES), requests=streams * (2 if tokens > FEW else 6),
         concurrent=streams,
     )  # fmt: skip
-    began = stub.seconds()
+    before = stub.busy_us()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.serving.load"], cwd=ROOT, text=True, check=True,
         input=json.dumps(asdict(plan)), stdout=subprocess.PIPE,
     )  # fmt: skip
-    user, system = (
-        (end - begin) / plan.requests * 1e6
-        for begin, end in zip(began, stub.seconds(), strict=True)
-    )
+    busy = (stub.busy_us() - before) / plan.requests
     found = json.loads(done.stdout)
     if found["right"] != plan.requests:
         raise SystemExit(f"answers are wrong: {found}")
     return {
-        "user_us": user, "system_us": system, "tokens_per_chunk": found["tokens_per_chunk"],
+        "busy_us": busy, "tokens_per_chunk": found["tokens_per_chunk"],
         "ms_per_token": found["time_per_token_ms"]["p50"],
     }  # fmt: skip
