@@ -1,6 +1,7 @@
 """What a token costs our server's process on the CPU, from the pass to the socket.
 
-The passes compute nothing (`stub.py`). `--before` names another checkout, measured by turns.
+The passes compute nothing (`stub.py`). Processor time is taken at slow steps, so that each token is
+a chunk of its own. `--before` names another checkout, measured by turns.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from benchmarks.serving.load import Plan
 from benchmarks.serving.servers import ROOT
 from benchmarks.serving.text_files import PIECES, write_text
 
-VOCABULARY, PROMPT, TOKENS = 151_936, 256, 128
+VOCABULARY, PROMPT, FEW, TOKENS = 151_936, 256, 2, 128
+SLOW_MS = 20.0
 _LIMIT = 120.0
 """Seconds of a load."""
 
@@ -39,21 +41,20 @@ class Stub:
     process: subprocess.Popen[str]
     port: int
 
-    def seconds(self) -> tuple[float, float]:
-        """Processor time so far, of the program and of the system for it."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        user, system = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:13])
-        return user, system
+    def busy_us(self) -> float:
+        """Processor time of its threads so far, in microseconds."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e3
 
 
 def run(
     streams: Annotated[str, Option(help="Answers at a time.")] = "64,256",
     before: Annotated[Path | None, Option(help="Another checkout, to compare with.")] = None,
     rounds: Annotated[int, Option(help="Loads, of which medians are taken.")] = 7,
-    step_ms: Annotated[float, Option(help="Of a device's step, for what it waits.")] = 2.5,
+    step_ms: Annotated[float, Option(help="Of a device that is to wait for nothing.")] = 2.5,
     output: Output = RESULTS / "serve_host.json",
 ) -> None:
-    """Measure processor time a token, and what a step takes beyond the device's."""
+    """Measure processor time a token, and what a step of 64 takes beyond the device's."""
     trees = {"after": ROOT} | ({"before": before.resolve()} if before else {})
     result: dict[str, Any] = {
         "device": cpu(), "date": today(), "rounds": rounds, "prompt": PROMPT, "answer": TOKENS,
@@ -62,34 +63,41 @@ def run(
         folder = Path(name)
         write_text(VOCABULARY, folder)
         for count in map(int, streams.split(",")):
-            found = measure(folder, trees, count, rounds, 0.0)
-            paced = measure(folder, trees, count, rounds, step_ms * 1e-3)
-            for tree, own in found.items():
-                step = paced[tree]["ms_per_token"]
-                own["step"] = {
-                    **paced[tree], "device_ms": step_ms, "beyond_us": (step - step_ms) * 1e3,
-                }  # fmt: skip
-            if before:
-                rates = (found[tree]["us_per_token"] for tree in ("before", "after"))
-                found["times_cheaper"] = next(rates) / next(rates)
-            result[str(count)] = found
+            found = measure(folder, trees, count, rounds, SLOW_MS)
+            for what in ("request", "token") if before else ():
+                own = [found[tree][f"us_per_{what}"] for tree in ("before", "after")]
+                found[f"{what}_times_cheaper"] = own[0] / own[1]
+            result[f"streams_{count}"] = {"step_ms": SLOW_MS, **found}
             write_results(output, result)
+        found = measure(folder, trees, 64, rounds, step_ms)
+        for tree in trees:
+            found[tree]["beyond_us"] = (found[tree]["ms_per_token"] - step_ms) * 1e3
+        result["step_of_64"] = {"step_ms": step_ms, **found}
+        write_results(output, result)
 
 
 def measure(
-    folder: Path, trees: dict[str, Path], streams: int, rounds: int, step: float
+    folder: Path, trees: dict[str, Path], streams: int, rounds: int, step_ms: float
 ) -> dict[str, Any]:
     """Medians of each tree's rounds; the first round of each is not counted."""
     rows: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}
     with ExitStack() as stack:
         stubs = {
-            name: stack.enter_context(serving(tree, folder, streams, step))
+            name: stack.enter_context(serving(tree, folder, streams, step_ms * 1e-3))
             for name, tree in trees.items()
         }
         for number in range(rounds + 1):
             for name, stub in stubs.items():
-                row = load(stub, folder, streams, number)
-                say(f"{streams} streams, step {step * 1e3} ms, {name}: {row}")
+                short = load(stub, folder, streams, number, FEW)
+                long = load(stub, folder, streams, number, FEW + TOKENS)
+                row = {
+                    # Of a request with its first tokens, and of each further one.
+                    "us_per_request": short["busy_us"],
+                    "us_per_token": (long["busy_us"] - short["busy_us"]) / TOKENS,
+                    "tokens_per_chunk": long["tokens_per_chunk"],
+                    "ms_per_token": long["ms_per_token"],
+                }
+                say(f"{streams} streams, {name}: {row}")
                 if number:
                     rows[name].append(row)
     return {
@@ -120,26 +128,23 @@ def serving(tree: Path, folder: Path, streams: int, step: float) -> Iterator[Stu
         process.wait(60)
 
 
-def load(stub: Stub, folder: Path, streams: int, seed: int) -> dict[str, float]:
-    """Two answers to each stream."""
+def load(stub: Stub, folder: Path, streams: int, seed: int, tokens: int) -> dict[str, float]:
+    """Processor time of a request, in microseconds, with an answer of so many tokens."""
     plan = Plan(
-        port=stub.port, model="model", prompt=PROMPT, tokens=TOKENS, seed=seed, limit=_LIMIT,
-        pieces=str(folder / PIECES), requests=2 * streams, concurrent=streams,
+        port=stub.port, model="model", prompt=PROMPT, tokens=tokens, seed=seed, limit=_LIMIT,
+        pieces=str(folder / PIECES), requests=streams * (2 if tokens > FEW else 6),
+        concurrent=streams,
     )  # fmt: skip
-    began = stub.seconds()
+    before = stub.busy_us()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.serving.load"], cwd=ROOT, text=True, check=True,
         input=json.dumps(asdict(plan)), stdout=subprocess.PIPE,
     )  # fmt: skip
-    user, system = (
-        (end - begin) / (plan.requests * TOKENS) * 1e6
-        for begin, end in zip(began, stub.seconds(), strict=True)
-    )
+    busy = (stub.busy_us() - before) / plan.requests
     found = json.loads(done.stdout)
     if found["right"] != plan.requests:
         raise SystemExit(f"answers are wrong: {found}")
     return {
-        "us_per_token": user + system, "user_us": user, "system_us": system,
-        "tokens_per_chunk": found["tokens_per_chunk"],
+        "busy_us": busy, "tokens_per_chunk": found["tokens_per_chunk"],
         "ms_per_token": found["time_per_token_ms"]["p50"],
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 
@@ -102,6 +103,8 @@ class Lifecycle:
             self._broken = False
             self.switches += not again
             self._gate.open()
+        # What the server froze at its start may be the bundle before, which is to go.
+        gc.unfreeze()
         if not again:
             self.metrics.serves(served.name, served.session.digest)
             self.metrics.switched()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-from contextlib import suppress
 
 import tokenizers
 from tokenizers import decoders
@@ -32,30 +31,33 @@ class TokenBytes:
         self._inner = inner
         added = inner.get_added_tokens_decoder().values()
         self._special = {token.content for token in added if token.special}
-        self._known: dict[int, bytes] = {}
-        self.texts: dict[int, str] = {}
-        """Of tokens that were asked for and are whole characters."""
+        self._texts: dict[int, str | None] = {}
 
     @staticmethod
     def of(inner: tokenizers.Tokenizer) -> TokenBytes | None:
         """None where a token's text depends on those around it."""
         return TokenBytes(inner) if isinstance(inner.decoder, decoders.ByteLevel) else None
 
-    def __getitem__(self, token: int) -> bytes:
-        found = self._known.get(token)
-        if found is None:
-            found = self._known[token] = self._spelled(token)
-            with suppress(UnicodeDecodeError):
-                self.texts[token] = found.decode()
-        return found
+    def text(self, token: int) -> str | None:
+        """The text of a token that is whole characters; None for others."""
+        try:
+            return self._texts[token]
+        except KeyError:
+            try:
+                text = self[token].decode()
+            except UnicodeDecodeError:
+                text = None
+            self._texts[token] = text
+            return text
 
-    def _spelled(self, token: int) -> bytes:
+    def __getitem__(self, token: int) -> bytes:
         piece = self._inner.id_to_token(token)
         if piece is None or piece in self._special:
             return b""
-        if _ALPHABET.keys() >= set(piece):
-            return bytes(_ALPHABET[character] for character in piece)
-        return piece.encode()
+        try:
+            return bytes([_ALPHABET[character] for character in piece])
+        except KeyError:
+            return piece.encode()
 
 
 class ByteStream:
@@ -69,7 +71,7 @@ class ByteStream:
 
     def push(self, token: int) -> str:
         """The text that became complete."""
-        if not self._inside and (text := self._tokens.texts.get(token)) is not None:
+        if not self._inside and (text := self._tokens.text(token)) is not None:
             return text
         new = self._decoder.decode(self._tokens[token])
         self._inside = bool(self._decoder.getstate()[0])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.serving import host
 from benchmarks.serving.load import percentiles, report
 from benchmarks.serving.ratios import Results
 from benchmarks.serving.stream import Connection, Reply, read, request
@@ -164,3 +165,19 @@ def test_ratios_are_those_of_what_both_did(tmp_path: Path) -> None:
         ("start", "qwen3-0.6b", "ours", {"first_token_s": 2}),
     )["start"]
     assert start["over_vllm"] == 0.04
+
+
+def test_the_host_benchmark_serves_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
+    for name, value in {"VOCABULARY": 500, "TOKENS": 6, "SLOW_MS": 1.0}.items():
+        monkeypatch.setattr(host, name, value)
+    output = tmp_path / "host.json"
+    host.run(streams="2", rounds=1, step_ms=0.5, before=host.ROOT, output=output)
+    found = json.loads(output.read_text())
+    for tree in ("before", "after"):
+        own = found["streams_2"][tree]
+        assert own["us_per_request"] > own["us_per_token"] > 0
+        assert found["step_of_64"][tree]["ms_per_token"] > 0
+    assert found["streams_2"]["token_times_cheaper"] > 0
