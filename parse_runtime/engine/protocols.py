@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.tables import Tables
 from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
 
@@ -52,11 +53,23 @@ class Decoder(Protocol):
     """A model whose cache holds `slots` sequences of up to `max_len` tokens.
 
     Every pass says at which positions it writes; whatever a slot holds from there on is void.
-    A pass that is repeated gives the same again.
+    A pass that is repeated gives the same again. `tables` must have blocks for all rows that a
+    pass writes.
     """
 
     max_len: int
     slots: int
+    tables: Tables
+    reach: int
+    """Rows that a decode or extend pass may write, from its token's on."""
+    pass_rows: int
+    """Rows of the longest prefill pass, in which a prompt begins."""
+
+    def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        """The slot begins with these tokens, in blocks that it was given to share."""
+
+    def forget(self, slot: int) -> None:
+        """Give back the slot's blocks, and what they hold."""
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """Put tokens at `start` and after, behind what the slot holds; the token that follows."""
@@ -67,6 +80,9 @@ class Decoder(Protocol):
 
 class Target(Decoder, Protocol):
     """A decoder that also judges, and may have several tokens of its own in one pass."""
+
+    proposes: int
+    """Rows of the draft model, from a step's own on, that an extend pass may have it write."""
 
     def extend(self, batch: Batch) -> list[list[int] | Logits]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give.

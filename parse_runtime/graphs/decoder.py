@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike, Launchable, Readback
 from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.tables import Tables
 from parse_runtime.graphs.flight import Flight
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import causal, padded
@@ -37,6 +38,9 @@ class GraphDecoder:
         self.max_len, self.slots = sizes.max_len, sizes.slots
         self.row_tokens = np.full((self.slots, self.max_len), -1, np.int64)
         """The token that each row of each slot was computed from."""
+        self.tables = Tables(signature)
+        self.reach = 2 if signature.run_ahead else 1
+        self.pass_rows = max(sizes.prefill, default=1)
         self._session, self._signature = session, signature
         self._slot = signature.slot
         self._prefill = {length: signature.prefill(length) for length in sizes.prefill}
@@ -49,7 +53,16 @@ class GraphDecoder:
 
     def take_over(self, before: GraphDecoder) -> None:
         """Go on where another decoder stopped, whose cache is this one's too."""
-        self.row_tokens = before.row_tokens
+        self.row_tokens, self.tables = before.row_tokens, before.tables
+
+    def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        """Its first rows are in blocks that others computed."""
+        self.row_tokens[slot, : len(tokens)] = tokens
+
+    def forget(self, slot: int) -> None:
+        """The slot holds nothing."""
+        self.tables.release(slot)
+        self.row_tokens[slot] = -1
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """In chunks of the longest pass, the rest in the shortest that holds it."""
@@ -59,6 +72,7 @@ class GraphDecoder:
         self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling
     ) -> Launchable:
         self._check(start + len(tokens), [slot])
+        self._reserve([slot], [start], len(tokens))
         self._flight = None
         self.row_tokens[slot, start : start + len(tokens)] = tokens
         self._write(self._slot, np.asarray([slot], np.int64))
@@ -142,6 +156,7 @@ class GraphDecoder:
 
     def _note(self, batch: Batch) -> None:
         self._check(max(batch.positions) + 1, batch.slots)
+        self._reserve(batch.slots, batch.positions, 2 if batch.ahead else 1)
         self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions)] = batch.tokens
 
     def _forget_next(self, batch: Batch) -> None:
@@ -176,9 +191,23 @@ class GraphDecoder:
     def _launch(self, signature: PassSignature) -> Launchable:
         if signature not in self._graphs:
             self._graphs[signature] = self._session.graph(signature.graph, **signature.key)
+        if self.tables.changed:
+            self.tables.changed = False
+            if self._signature.sizes.kv_tokens is not None:
+                self._session.write(self._signature.tables.name, self.tables.values)
         graph = self._graphs[signature]
         graph.launch()
         return graph
+
+    def _reserve(self, slots: Sequence[int], starts: Sequence[int], count: int) -> None:
+        """Blocks for so many rows of each slot, where nobody has reserved them."""
+        rows = self.tables.rows
+        for slot, start in zip(slots, starts, strict=True):
+            if start + count > rows[slot] and not self.tables.reserve(slot, start + count):
+                raise UsageError(
+                    f"slot {slot}: no block is left for row {start + count - 1}; capture with "
+                    "larger --kv-tokens, or hold less"
+                )
 
     def _check(self, length: int, slots: Sequence[int]) -> None:
         if length > self.max_len:

@@ -114,6 +114,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
     return PassSizes(
         max_len=settings["max_len"],
         slots=settings["slots"],
+        kv_tokens=settings.get("kv_tokens"),
         prefill=tuple(length for (length,) in sizes("prefill", "len")),
         verify=verify,
         scored=scored,

@@ -19,21 +19,33 @@ from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.moe import mixture
+from parse_runtime.signature.sizes import BLOCK
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of every layer: [layers, 2, kv_heads, slots, rows, head_dim].
+    """Keys and values of every layer: [blocks, layers, 2, BLOCK, kv_heads, head_dim].
 
-    A slot holds one sequence. Which of its rows belong to the sequence is the caller's business:
-    a row is read only where a mask allows it, so a sequence is cropped by forgetting its end.
+    A slot holds one sequence; its row r is row r % BLOCK of block tables[slot, r // BLOCK], and
+    `tables` int32 [slots, ceil(rows / BLOCK)] is the caller's business. So is which of the rows
+    belong to the sequence: a row is read only where a mask allows it, so a sequence is cropped by
+    forgetting its end. Blocks come first: no address inside one depends on how many there are.
     """
 
     values: Tensor
+    tables: Tensor
 
-    @property
-    def rows(self) -> int:
-        return int(self.values.shape[4])
+    @staticmethod
+    def apart(like: Tensor, config: ModelConfig, slots: int, rows: int) -> Cache:
+        """Zeros of the type and device of `like`: slots one behind the other that share nothing."""
+        blocks = -(-rows // BLOCK)
+        shape = (slots * blocks, config.layers, 2, BLOCK, config.kv_heads, config.head_dim)
+        tables = torch.arange(slots * blocks, dtype=torch.int32, device=like.device)
+        return Cache(like.new_zeros(shape), tables.view(slots, blocks))
+
+    def layer(self, index: int) -> Tensor:
+        """[2, blocks, BLOCK, kv_heads, head_dim], as paged engines have a layer's cache."""
+        return self.values[:, index].transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Rows:
         return replace(self, lows=lows, starts=torch.maximum(self.starts, self.rows - (window - 1)))
 
     def places(self, rows: int) -> Tensor:
-        """Where keys and values go in a cache whose slots, `rows` long, lie end to end."""
+        """The rows in a tensor whose slots, `rows` long, lie end to end."""
         slots = self.slots if self.ancestors is None else self.slots.repeat_interleave(self.length)
         return self.rows + slots * rows
 
@@ -106,7 +118,8 @@ class Pass:
     config: ModelConfig
     inverse_frequencies: Tensor
     rows: Rows
-    places: Tensor
+    tables: Tensor
+    """Of the cache."""
     keys: int
     """Attention reads the first `keys` rows of a slot."""
     ranks: Ranks | None = None
@@ -142,7 +155,7 @@ def forward(
     """
     run = layer or decoder_layer
     shared = windowed = Pass(
-        config, inverse_frequencies, rows, rows.places(cache.rows), keys, ranks,
+        config, inverse_frequencies, rows, cache.tables, keys, ranks,
         first_of(ranks, config.experts // ranks.world) if ranks and config.experts else None,
     )  # fmt: skip
     if config.windowed_layers:
@@ -154,7 +167,7 @@ def forward(
     for index in range(config.layers):
         weights = of_layer(parameters, index)
         part = windowed if index in config.windowed_layers else shared
-        added, entered, hidden = run(weights, part, added, hidden, cache.values[index])
+        added, entered, hidden = run(weights, part, added, hidden, cache.layer(index))
         entering.append(entered)
     x, _ = add_rms_norm(
         added, hidden, parameters["norm"], config.rms_eps, config.norm_offset,
@@ -215,23 +228,24 @@ def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) 
     q = store(w, shared, linear_parts(x, weight_of(w, "qkv"), w.get("qkv_bias")), stored)
     if r.ancestors is None:
         x = attend_rows(
-            q, stored, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows, scale=scale, cap=cap
-        )
+            q, stored, shared.tables, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows,
+            scale=scale, cap=cap,
+        )  # fmt: skip
     else:
         x = attend_step(
-            q, stored, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length, lows=r.lows,
-            scale=scale, cap=cap,
+            q, stored, shared.tables, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length,
+            lows=r.lows, scale=scale, cap=cap,
         )  # fmt: skip
     return linear_parts(x, weight_of(w, "o"))
 
 
 def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
     """Rotated queries of a query-key-value product; keys and values go to the cache."""
-    c = shared.config
+    c, r = shared.config, shared.rows
     norms = (w["q_norm"], w["k_norm"]) if c.qk_norm else None
     return rotate_store(
-        qkv, shared.rows.positions, shared.inverse_frequencies, stored, shared.places, norms,
-        c.rms_eps, c.norm_offset,
+        qkv, r.positions, shared.inverse_frequencies, stored, shared.tables, r.slots, r.rows,
+        norms, c.rms_eps, c.norm_offset,
     )  # fmt: skip
 
 

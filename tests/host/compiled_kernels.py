@@ -64,17 +64,19 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
 
     count = slots * length
     numbers, heat = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
-    cache, norm = normal(2, KV_HEADS, slots, KEYS, HEAD_DIM), normal(HIDDEN)
+    cache, norm = normal(60, 3, 2, 16, KV_HEADS, HEAD_DIM)[:, 1].transpose(0, 1), normal(HIDDEN)
+    tables = torch.zeros(4, 17, dtype=torch.int32)
     x, total = add_rms_norm(normal(count, HIDDEN), None, norm, 1e-6)
     parts = linear_parts(x, normal((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN))
     head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
     frequencies = torch.zeros(HEAD_DIM // 2)
-    q = rotate_store(parts, numbers, frequencies, cache, numbers, head_norms, 1e-6)
-    attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS)
-    x = attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length)
+    where = cache, tables, numbers[:slots]
+    q = rotate_store(parts, numbers, frequencies, *where, numbers, head_norms, 1e-6)
+    attend_rows(q, cache, tables, numbers[:1], numbers, numbers, numbers, KEYS)
+    x = attend_step(q, *where, numbers, numbers, numbers, KEYS, length)
     window = {"lows": numbers, "scale": 0.1, "cap": 50.0}
-    attend_rows(q, cache, numbers[:1], numbers, numbers, numbers, KEYS, **window)
-    attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length, **window)
+    attend_rows(q, cache, tables, numbers[:1], numbers, numbers, numbers, KEYS, **window)
+    attend_step(q, *where, numbers, numbers, numbers, KEYS, length, **window)
     x, total = add_rms_norm(linear_parts(x, normal(HIDDEN, x.shape[1])), total, norm, 1e-6)
     linear_swiglu(x, normal(2 * WIDTH, HIDDEN), True)
     x = linear_swiglu(x, normal(2 * WIDTH, HIDDEN))

@@ -31,15 +31,16 @@ def errors() -> dict[str, float]:
         }  # fmt: skip
         case = random_case(seed, **layout)
         found = attend_rows.launch(
-            case.q, case.cache, case.slots[:1], case.rows, case.cuts, case.starts, keys,
-            attend_rows.Tiles(16, 16, 4, 2), case.lows, case.scale, case.cap,
+            case.q, case.cache, case.tables, case.slots[:1], case.rows, case.cuts, case.starts,
+            keys, attend_rows.Tiles(16, 16, 4, 2), case.lows, case.scale, case.cap,
         )  # fmt: skip
         expected = exact(case, rows_visible(case))
         worst["rows"] = max(worst["rows"], float((found - expected).norm() / expected.norm()))
         case = random_case(seed, **layout, batch=2)
         found = attend_step.launch(
-            case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, keys,
-            length, attend_step.Tiles(32, 16, 16, 4, 2, 7), case.lows, case.scale, case.cap,
+            case.q, case.cache, case.tables, case.slots, case.cuts, case.starts,
+            case.ancestors, keys, length, attend_step.Tiles(32, 16, 16, 4, 2, 7), case.lows,
+            case.scale, case.cap,
         )  # fmt: skip
         expected = exact(case, step_visible(case))
         worst["step"] = max(worst["step"], float((found - expected).norm() / expected.norm()))
@@ -60,7 +61,7 @@ def variations() -> int:
         ):
             tiles = attend_step.Tiles(32, 16, 16, 4, 2, programs)
             numbers = (slots, cuts, starts, bits, 100, length, tiles, low, case.scale, case.cap)
-            found.append(attend_step.launch(q, case.cache, *numbers)[-1])
+            found.append(attend_step.launch(q, case.cache, case.tables, *numbers)[-1])
         differing += int((found[0] != found[1]).sum())
     return differing
 
@@ -72,8 +73,8 @@ def misread() -> int:
     found = []
     for spread in (one.expand(3), one.repeat(3)):
         numbers = (case.slots, spread, spread, spread)
-        step = attend_step.launch(case.q, case.cache, *numbers, 40, 3)
-        own = attend_rows.launch(case.q, case.cache, case.slots, spread, spread, spread, 40)
+        step = attend_step.launch(case.q, case.cache, case.tables, *numbers, 40, 3)
+        own = attend_rows.launch(case.q, case.cache, case.tables, case.slots, *[spread] * 3, 40)
         found.append(torch.cat((step, own)))
     return int((found[0] != found[1]).sum())
 

@@ -77,18 +77,22 @@ def fused() -> dict[str, float]:
             found[name] = max(map(distance, ours, theirs))
         for head_dim in (64, 80):
             qkv = torch.randn(*size, (4 + 2 * 2) * head_dim)
-            positions, write = torch.tensor([5, 100, 3000]), torch.tensor([3, 25, 59])
+            positions, rows = torch.tensor([5, 100, 3000]), torch.tensor([3, 25, 19])
+            tables = torch.randperm(9, dtype=torch.int32)[:6].view(3, 2)
             frequencies = 10000 ** -torch.rand(head_dim // 2)
             for norms in (None, (torch.randn(head_dim), torch.randn(head_dim))):
-                caches = torch.zeros(2, 2, 2, 3, 20, head_dim)
-                q, expected = (
-                    function(qkv, positions, frequencies, cache, write, norms, 1e-6, spans / 3)
-                    for function, cache in zip(
-                        (cuda_rotate.rotate_store, rotate.rotate_store), caches, strict=True
+                for slots in (torch.tensor([2]), torch.tensor([2, 0, 1])):
+                    # As a layer's part of a cache: blocks are further apart than they are long.
+                    caches = torch.zeros(2, 9, 2, 16, 2, head_dim).transpose(1, 2)
+                    where = tables, slots, rows
+                    q, expected = (
+                        function(qkv, positions, frequencies, cache, *where, norms, 1e-6, spans / 3)
+                        for function, cache in zip(
+                            (cuda_rotate.rotate_store, rotate.rotate_store), caches, strict=True
+                        )
                     )
-                )
-                name = f"rotate {spans} {head_dim} {norms is not None}"
-                found[name] = max(distance(q, expected), distance(*caches))
+                    name = f"rotate {spans} {head_dim} {norms is not None} {len(slots)}"
+                    found[name] = max(distance(q, expected), distance(*caches))
     return found
 
 

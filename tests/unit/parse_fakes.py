@@ -13,8 +13,11 @@ from parse_runtime.engine.judge import SELECTIONS, stride_cuts
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.tables import Tables
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import TokenLogprobs
+from parse_runtime.signature.passes import ModelSignature
+from parse_runtime.signature.sizes import BLOCK, PassSizes
 from parse_runtime.text.translation import SameTokens
 
 VOCABULARY = 100
@@ -52,14 +55,42 @@ class Fake:
     several: int = 1
     slots: int = 1
     max_len: int = 64
+    kv_tokens: int | None = 0
+    pass_rows: int = 8
+    reach: int = 0
+    proposes: int = 0
     rows: dict[int, list[int]] = field(default_factory=dict)
     passes: list[list[int]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        sizes = PassSizes(max_len=self.max_len, slots=self.slots, kv_tokens=self.kv_tokens)
+        self.tables = Tables(ModelSignature("fake", sizes))
+        self.reach = self.reach or self.several
+        self.blocks = np.full((sizes.fixed_blocks + sizes.pool_blocks, BLOCK), -1)
+        """What each block's rows were computed from: the length of the beginning, and its hash."""
+
+    def take_over(self, before: Fake) -> None:
+        """Have its caches, and leave it none."""
+        self.tables, self.blocks = before.tables, before.blocks
+        before.rows, self.rows = {}, before.rows
+
+    def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        self.rows[slot] = list(tokens)
+
+    def forget(self, slot: int) -> None:
+        self.tables.release(slot)
 
     def _put(self, slot: int, tokens: Sequence[int], start: int) -> list[int]:
         held = self.rows.setdefault(slot, [])
         assert 0 <= slot < self.slots and 0 <= start <= len(held) and start + len(tokens) <= 64
         held[start:] = tokens
+        for row in range(len(held)):
+            block, known = self.tables.values[slot, row // BLOCK], hash(tuple(held[: row + 1]))
+            assert block or self.kv_tokens is None
+            if row >= start:
+                self.blocks[block, row % BLOCK] = known
+            assert self.blocks[block, row % BLOCK] == known
         return held
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
+from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped, row_places
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 
 UNITED, UNITE_WARPS = 32, 4
@@ -40,13 +40,13 @@ class Tiles:
 
 @opaque
 def launch(
-    q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
+    q: Tensor, cache_layer: Tensor, tables: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
     ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
     lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.attend_step.attend_step`."""
     count, heads, head_dim = q.shape
-    kv_heads = cache_layer.shape[1]
+    block, kv_heads = cache_layer.shape[2:4]
     group, batch = heads // kv_heads, count // length
     tiles = tiles or choose(q.dtype, keys)
     spans = triton.cdiv(keys, tiles.span)
@@ -63,10 +63,11 @@ def launch(
     bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}
     _partial[blocks * share, kv_heads, batch](
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
-        slots, cuts, starts, ancestors, lows, length, keys, spans, share,
-        (scale or head_dim**-0.5) * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
-        KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
+        tables, slots, cuts, starts, ancestors, lows, length, keys, spans, share,
+        tables.shape[1], (scale or head_dim**-0.5) * LOG2_E,
+        q.stride(0), q.stride(1), cache_layer.stride(1),
+        KV_ROW=cache_layer.stride(2), KV_HEAD=cache_layer.stride(3), BLOCK=block,
+        GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
         CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
     )  # fmt: skip
@@ -91,10 +92,11 @@ def choose(dtype: torch.dtype, keys: int) -> Tiles:
 @triton.jit(do_not_specialize=["tops", "totals", "length", "keys", "spans", "share"])
 def _partial(
     q, k, v, sums, tops, totals,
-    slots, cuts, starts, ancestors, lows, length, keys, spans, share, scale,
-    q_token, q_head, kv_head, kv_slot,
-    KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
-    SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
+    tables, slots, cuts, starts, ancestors, lows, length, keys, spans, share, table_blocks, scale,
+    q_token, q_head, kv_block,
+    KV_ROW: tl.constexpr, KV_HEAD: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, QUERIES: tl.constexpr,
+    KEYS: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -120,9 +122,9 @@ def _partial(
     d = tl.arange(0, WIDTH)
     inside = valid[:, None] & (d < HEAD_DIM)[None, :]
     x = tl.load(q + token[:, None] * q_token + member[:, None] * q_head + d, inside, other=0.0)
-    base = tl.load(slots + slot) * kv_slot + head.to(tl.int64) * kv_head
-    k += base
-    v += base
+    table = tables + tl.load(slots + slot) * table_blocks
+    k += head * KV_HEAD
+    v += head * KV_HEAD
     place = (token.to(tl.int64) * (tl.num_programs(1) * GROUP) + member) * spans
 
     for span in range(part, spans, share):
@@ -148,7 +150,7 @@ def _partial(
             for tile in tl.range(first, last, KEYS):
                 key = tile + tl.arange(0, KEYS)
                 there = (key < last)[:, None] & (d < HEAD_DIM)[None, :]
-                places = key[:, None] * KV_ROW + d[None, :]
+                places = row_places(table, key, last, kv_block, KV_ROW, BLOCK)[:, None] + d[None, :]
                 kt = tl.load(k + places, there, other=0.0)
                 vt = tl.load(v + places, there, other=0.0)
                 scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)

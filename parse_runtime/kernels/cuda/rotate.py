@@ -14,31 +14,32 @@ from parse_runtime.kernels.cuda.stream import sum_parts
 @opaque
 def rotate_store(
     qkv: Tensor, positions: Tensor, inverse_frequencies: Tensor, cache_layer: Tensor,
-    write: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, offset: float = 0.0,
+    tables: Tensor, slots: Tensor, rows: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float,
+    offset: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.rotate.rotate_store`."""
     parts = qkv.contiguous() if qkv.dim() == 3 else qkv.contiguous()[None]
     spans, count, width = parts.shape
-    kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]
+    block, kv_heads, head_dim = cache_layer.shape[2:]
     heads = width // head_dim - 2 * kv_heads
     q = torch.empty(count, heads, head_dim, dtype=cache_layer.dtype, device=qkv.device)
-    positions, write = side_by_side(positions, write)
+    positions, slots, rows = side_by_side(positions, slots, rows)
     q_norm, k_norm = norms if norms is not None else (None, None)
     _rotate_store[count, heads + 2 * kv_heads](
-        parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps, offset,
-        heads, kv_heads,
-        cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
-        SPANS=spans, HALF=head_dim // 2, WIDTH=triton.next_power_of_2(head_dim // 2),
-        num_warps=1, **OPTIONS,
+        parts, positions, inverse_frequencies, q, cache_layer, tables, slots, rows, q_norm, k_norm,
+        eps, offset, heads, kv_heads, count // slots.shape[0], tables.shape[1],
+        *cache_layer.stride()[:4],
+        BLOCK=block, SPANS=spans, HALF=head_dim // 2,
+        WIDTH=triton.next_power_of_2(head_dim // 2), num_warps=1, **OPTIONS,
     )  # fmt: skip
     return q
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _rotate_store(
-    parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
-    heads, kv_heads, kv_stride, head_stride, row_stride,
-    SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
+    parts, positions, frequencies, q, cache, tables, slots, rows, q_norm, k_norm, eps, offset,
+    heads, kv_heads, length, blocks, kv_stride, block_stride, row_stride, head_stride,
+    BLOCK: tl.constexpr, SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     release()
     row, head = tl.program_id(0), tl.program_id(1)
@@ -64,8 +65,11 @@ def _rotate_store(
     if key < 0:
         out = q + (row.to(tl.int64) * heads + head) * 2 * HALF + at
     else:
+        place = tl.load(rows + row)
+        table = tables + tl.load(slots + row // length) * blocks
+        block = tl.load(table + place // BLOCK).to(tl.int64)
         value = key // kv_heads
         out = cache + value * kv_stride + (key - value * kv_heads) * head_stride + at
-        out += tl.load(write + row) * row_stride
+        out += block * block_stride + place % BLOCK * row_stride
     tl.store(out, a, there)
     tl.store(out + HALF, b, there)
