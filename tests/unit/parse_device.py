@@ -16,7 +16,7 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.signature.passes import ModelSignature, PassSignature
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.sizes import BLOCK, PassSizes
 from tests.unit.parse_fakes import VOCABULARY, Answer
 
 MAX_LEN = 64
@@ -29,12 +29,18 @@ class Device:
     def __init__(
         self, target: Answer, draft: Answer, judge: Callable[[list[int]], float], slots: int,
         decode: tuple[int, ...] = (), run_ahead: bool = True, before: Device | None = None,
+        kv_tokens: int | None = None,
     ) -> None:  # fmt: skip
-        """`before`: one whose caches are this one's, too, as those of a bundle in its place."""
+        """`before`: one whose caches are this one's, too, as those of a bundle in its place.
+
+        Without `kv_tokens` a bundle of before there were tables.
+        """
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
             "stride": 1, "evidence": "0", "run_ahead": run_ahead,
         }  # fmt: skip
+        if kv_tokens is not None:
+            self.settings["kv_tokens"] = kv_tokens
         self.launches: list[str] = []
         self.steps_ahead = 0
         """The most decode steps that were launched and not waited for."""
@@ -44,11 +50,17 @@ class Device:
         self._unread: list[Readback] = []
         self._tensors: dict[str, NDArray[Any]] = {}
         self._graphs: dict[tuple[str, tuple[tuple[str, int], ...]], Graph] = {}
-        sizes = {"max_len": MAX_LEN, "slots": slots, "prefill": PREFILL, "decode": decode}
+        sizes = {
+            "max_len": MAX_LEN, "slots": slots, "prefill": PREFILL, "decode": decode,
+            "kv_tokens": kv_tokens,
+        }  # fmt: skip
         for name, say, more in (("target", target, {"verify": VERIFY}), ("draft", draft, {})):
             signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)
             rows = before.models[len(self.models)].rows if before else None
-            model = Model(say, judge, slots, rows)
+            tables = signature.tables
+            if kv_tokens is not None:
+                self._tensors[tables.name] = tables.initial.copy()
+            model = Model(say, judge, signature.sizes, rows, self._tensors.get(tables.name))
             self.models.append(model)
             for length in PREFILL:
                 self._add(signature.prefill(length), model.prefill)
@@ -147,14 +159,24 @@ class Model:
     """What its passes compute: the rows of its slots hold tokens, -1 where nobody wrote."""
 
     def __init__(
-        self, say: Answer, judge: Callable[[list[int]], float], slots: int,
-        rows: NDArray[np.int64] | None = None,
+        self, say: Answer, judge: Callable[[list[int]], float], sizes: PassSizes,
+        rows: NDArray[np.int64] | None, tables: NDArray[np.int32] | None,
     ) -> None:  # fmt: skip
-        self._say, self._judge = say, judge
-        self.rows = np.full((slots, MAX_LEN), -1, np.int64) if rows is None else rows
+        self._say, self._judge, self._tables = say, judge, tables
+        shape = (sizes.slots, MAX_LEN)
+        if tables is not None:
+            shape = (sizes.fixed_blocks + sizes.pool_blocks, BLOCK)
+        self.rows = np.full(shape, -1, np.int64) if rows is None else rows
+
+    def _place(self, slot: int, row: int) -> tuple[int, int]:
+        if self._tables is None:
+            return slot, row
+        block = int(self._tables[slot, row // BLOCK])
+        assert block
+        return block, row % BLOCK
 
     def _held(self, slot: int, length: int) -> list[int]:
-        held: list[int] = self.rows[slot, :length].tolist()
+        held = [int(self.rows[self._place(slot, row)]) for row in range(length)]
         assert -1 not in held
         return held
 
@@ -173,7 +195,7 @@ class Model:
         for token, position, row, _, _ in plan.T.tolist():
             if row < MAX_LEN:
                 assert row == position
-                self.rows[slot, row] = token
+                self.rows[self._place(slot, row)] = token
 
     def waiting(self, plan: Any, slots: Any, sampling: Any, seeds: Any) -> Any:
         count = plan.shape[1]

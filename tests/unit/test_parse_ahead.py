@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.memory import SHARING
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
@@ -36,7 +37,8 @@ def alone(chosen: Request) -> Heard:
 
 
 requests = st.builds(
-    request, st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=20),
+    request, st.integers(1, 40),
+    st.lists(st.integers(1, 50), min_size=1, max_size=20) | st.sampled_from([[5] * 23, [5] * 20]),
     st.integers(0, 3), st.sampled_from([None, None, None, Processing(logprobs=1)]),
     max_rounds=st.integers(0, 2), threshold=st.sampled_from([0.0, 0.3, 0.9]),
     stride=st.integers(5, 9),
@@ -48,16 +50,16 @@ requests = st.builds(
 @given(
     st.lists(st.tuples(requests, st.integers(0, 12)), min_size=1, max_size=9),
     st.integers(1, 4), st.integers(1, 2), st.sampled_from([(), (1,), (1, 3)]), st.booleans(),
-    st.sets(st.integers(0, 8)),
+    st.sets(st.integers(0, 8)), st.none() | st.integers(MAX_LEN, 3 * MAX_LEN),
+    st.sampled_from(SHARING),
 )  # fmt: skip
 def test_answers_are_those_of_steps_that_wait(
     arrivals: list[tuple[Request, int]], slots: int, singles: int, sizes: tuple[int, ...],
-    run_ahead: bool, dropped: set[int],
+    run_ahead: bool, dropped: set[int], kv_tokens: int | None, sharing: str,
 ) -> None:  # fmt: skip
     sizes = tuple(size for size in sizes if size <= slots)
-    scheduler = Scheduler(
-        *open_models(used := device(slots, decode=sizes, run_ahead=run_ahead)), singles
-    )
+    used = device(slots, decode=sizes, run_ahead=run_ahead, kv_tokens=kv_tokens)
+    scheduler = Scheduler(*open_models(used), singles, sharing)
     heard: list[Heard] = []
     for i, (chosen, pause) in enumerate(arrivals):
         heard.append(Heard())
