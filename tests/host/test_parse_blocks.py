@@ -26,6 +26,7 @@ ENDLESS = Ending(ignore_stops=True)
 WAYS: dict[str, dict[str, object]] = {
     "plain": {},
     "draft": {"draft": "draft", "speculate": "draft", "eagle_depth": 3},
+    "chain": {"model": "quiet", "eagle": "head", "eagle_depth": 5},
     "tree": {"model": "quiet", "eagle": "head", "eagle_depth": 3, "eagle_width": 2},
 }
 
@@ -74,7 +75,7 @@ def answers(scheduler: Scheduler, prompts: Prompts) -> list[Outcome]:
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["plain", "draft", "tree"])
 def test_answers_over_few_blocks_are_those_over_many(folder: Path, way: str) -> None:
     _, *many = opened(folder, way, 0, "off")
     expected = answers(*many)
@@ -145,3 +146,24 @@ def test_padding_and_suffixes_leave_the_sequences_alone(folder: Path) -> None:
     assert outcome.error is None and outcome.statistics.verdicts
     for slot, held in zip((0, 1), before, strict=True):
         assert torch.equal(rows(session, scheduler, slot, MAX_LEN), held)
+
+
+@pytest.mark.parametrize("way", ["chain", "tree"])
+def test_a_head_drafts_in_rows_that_are_there(folder: Path, way: str) -> None:
+    """Behind what is accepted, and across the ends of blocks."""
+    drafted = []
+    for ample in (True, False):
+        session, scheduler, _ = opened(folder, way, 0, "off")
+        target = scheduler._target
+        slots = [0, 1, 2]
+        for slot in slots:
+            if ample:
+                target.tables.reserve(slot, MAX_LEN)
+            target.prefill(slot, [slot + 3] * (slot + 1), 0, GREEDY)
+        last, ends, found = [7, 8, 9], [1, 2, 3], []
+        while max(ends) < MAX_LEN - 8:
+            for i, tokens in enumerate(target.extend(Batch(slots, last, ends, [GREEDY] * 3))):
+                last[i], ends[i] = int(tokens[-1]), ends[i] + len(tokens)
+            found.append(session.tensors["target.tree"].clone())
+        drafted.append(torch.stack(found))
+    assert torch.equal(*drafted)

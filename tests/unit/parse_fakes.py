@@ -59,6 +59,8 @@ class Fake:
     pass_rows: int = 8
     reach: int = 0
     proposes: int = 0
+    drafter: Fake | None = None
+    """Whose rows it proposes tokens by."""
     rows: dict[int, list[int]] = field(default_factory=dict)
     passes: list[list[int]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
@@ -68,7 +70,9 @@ class Fake:
         self.tables = Tables(ModelSignature("fake", sizes))
         self.reach = self.reach or self.several
         self.blocks = np.full((sizes.fixed_blocks + sizes.pool_blocks, BLOCK), -1)
-        """What each block's rows were computed from: the length of the beginning, and its hash."""
+        """What each block's rows were computed from: the hash of the beginning."""
+        self.left: set[int] = set()
+        """Slots whose `rows` are those of an answer that has left."""
 
     def take_over(self, before: Fake) -> None:
         """Have its caches, and leave it none."""
@@ -76,12 +80,16 @@ class Fake:
         before.rows, self.rows = {}, before.rows
 
     def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        self.left.discard(slot)
         self.rows[slot] = list(tokens)
 
     def forget(self, slot: int) -> None:
         self.tables.release(slot)
+        self.left.add(slot)
 
     def _put(self, slot: int, tokens: Sequence[int], start: int) -> list[int]:
+        if slot in self.left:
+            self.hold(slot, [])
         held = self.rows.setdefault(slot, [])
         assert 0 <= slot < self.slots and 0 <= start <= len(held) and start + len(tokens) <= 64
         held[start:] = tokens
@@ -119,6 +127,9 @@ class Fake:
         return self.logits(slot)
 
     def extend(self, batch: Batch) -> list[Following]:
+        if self.drafter:
+            for slot, position in zip(batch.slots, batch.positions, strict=True):
+                assert min(position + self.proposes, 64) <= self.drafter.tables.rows[slot]
         found = [[token] for token in self.decode(batch)]
         for slot, new, sampling in zip(batch.slots, found, batch.samplings, strict=True):
             if slot in batch.scored:

@@ -27,9 +27,9 @@ def judge(held: list[int]) -> float:
 def models(slots: int, tokens: int = 0, several: int = 1, pass_rows: int = 8, proposes: int = 0,
            ahead: int = 0, stop_every: int = 41) -> tuple[Fake, Fake]:  # fmt: skip
     more = {"slots": slots, "kv_tokens": tokens, "pass_rows": pass_rows}
-    say = mixing(1, stop_every)
-    target = Fake(say, judge, several, reach=several + ahead, proposes=proposes, **more)
-    return target, Fake(mixing(2), reach=1 + ahead, **more)
+    say, draft = mixing(1, stop_every), Fake(mixing(2), reach=1 + ahead, **more)
+    proposing = {"proposes": proposes, "drafter": draft if proposes else None}
+    return Fake(say, judge, several, reach=several + ahead, **proposing, **more), draft
 
 
 def alone(chosen: Request, stop_every: int = 41) -> Heard:
@@ -113,6 +113,21 @@ def test_the_youngest_gives_way_and_is_the_next_to_begin() -> None:
     for one, listener in zip(chosen, heard, strict=True):
         listener.check(alone(one, NEVER))
     assert heard[0].statistics.preempted == 0 < heard[1].statistics.preempted
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6])
+def test_what_gives_way_between_rounds_drafts_again(threshold: float) -> None:
+    rules = {"max_rounds": 3, "threshold": threshold, "resume_tokens": 9}
+    chosen = [request(40, [i + 1] * 12, **rules) for i in range(4)]
+    scheduler = Scheduler(*models(3, 5 * BLOCK, stop_every=NEVER))
+    heard = [Heard() for _ in chosen]
+    for one, listener in zip(chosen, heard, strict=True):
+        scheduler.submit(one, listener)
+    while scheduler.step():
+        pass
+    for one, listener in zip(chosen, heard, strict=True):
+        listener.check(alone(one, NEVER))
+    assert any(heard.statistics.preempted for heard in heard)
 
 
 def test_one_that_gave_way_can_be_cancelled() -> None:
