@@ -29,8 +29,8 @@ from parse_runtime.models.eagle3 import Head, tapped_layers
 from parse_runtime.models.evidence import (
     believed,
     by_cut,
+    keep_likelihood,
     least_sure,
-    log_likelihood,
     statistics,
     verdicts,
 )
@@ -154,7 +154,9 @@ class Passes:
         wanted = self._read(signature, "wanted")
         scores = self._logits(hidden.index_select(0, wanted))
         token = self._sample(signature, scores, rows.positions.index_select(0, wanted))
-        self._keep_likelihood(scores, token, self._likelihood_places(rows, wanted))
+        if self.likelihood is not None:
+            places = rows.places(self.sizes.max_len + 1).index_select(0, wanted)
+            keep_likelihood(self.likelihood, places, scores, token)
         if self._head:
             after = self._read(signature, "next")
             following = torch.cat((rows.tokens[1:], token))
@@ -169,7 +171,8 @@ class Passes:
         """
         plan = self._read(signature, "plan")
         rows = Rows.steps(plan, self._read(signature, "slots"))
-        places = self._likelihood_places(rows)
+        # Before the plan moves on; no kernel is spent on it where nobody asks.
+        places = None if self.likelihood is None else rows.places(self.sizes.max_len + 1)
         hidden, _ = self._forward(rows, self.sizes.max_len + 1)
         scores = self._logits(hidden)
         sampling = self._sampling(signature)
@@ -177,7 +180,8 @@ class Passes:
             token = sample_and_step(scores, *sampling, plan, self.sizes.max_len)
         else:
             token = sample(scores, *sampling, rows.positions)
-        self._keep_likelihood(scores, token, places)
+        if self.likelihood is not None and places is not None:
+            keep_likelihood(self.likelihood, places, scores, token)
         return {"token": token, "logits": scores}
 
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -253,18 +257,6 @@ class Passes:
         if scores.dtype == torch.float32:
             return scores.index_select(1, self._judge)
         return logits_of(self.parameters, hidden, self._judge, self.config.logit_cap, self.ranks)
-
-    def _likelihood_places(self, rows: Rows, wanted: Tensor | None = None) -> Tensor | None:
-        """Where those of some rows are kept, by default of all; None where none are."""
-        if self.likelihood is None:
-            return None
-        places = rows.places(self.sizes.max_len + 1)
-        return places if wanted is None else places.index_select(0, wanted)
-
-    def _keep_likelihood(self, scores: Tensor, token: Tensor, places: Tensor | None) -> None:
-        """A draft model's log-probability of each sampled token, at the row before it."""
-        if self.likelihood is not None and places is not None:
-            self.likelihood.view(-1).index_copy_(0, places, log_likelihood(scores, token))
 
     def _slot_pass(self, signature: PassSignature, keys: int) -> tuple[Rows, Tensor, list[Tensor]]:
         rows = Rows.of(self._read(signature, "plan"), self._slot)
