@@ -11,12 +11,13 @@ import numpy as np
 from parse_runtime.signature.sizes import BLOCK
 
 
-def contents(tokens: Sequence[int]) -> Iterator[bytes]:
+def contents(tokens: Sequence[int], computed: int = 0) -> Iterator[bytes]:
     """A name for each whole block of a sequence: of its tokens, and of all before them.
 
     A digest that nobody can find another preimage of: a prompt must not meet a stranger's block.
+    `computed` tells ways apart in which the same tokens were computed.
     """
-    before = b""
+    before = computed.to_bytes(8)
     for end in range(BLOCK, len(tokens) + 1, BLOCK):
         block = np.asarray(tokens[end - BLOCK : end], np.int64).tobytes()
         before = blake2b(before + block, digest_size=32).digest()

@@ -134,7 +134,9 @@ class Memory:
     def _contents(self, model: Decoder, tokens: Sequence[int]) -> list[bytes]:
         """Of whole steps, without the last token: its row may be computed again."""
         step = self._step(model)
-        return list(contents(tokens[: (len(tokens) - 1) // step * step]))
+        # After a switch there may be passes of another length.
+        computed = model.pass_rows if self._sharing == "exact" else 0
+        return list(contents(tokens[: (len(tokens) - 1) // step * step], computed))
 
     def _found(self, model: Decoder, tokens: Sequence[int]) -> list[int]:
         if self._sharing == "off":

@@ -13,7 +13,7 @@ from typing import Any
 
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Listener, Request, Statistics
-from parse_runtime.sampling.sampler import TokenLogprobs
+from parse_runtime.sampling.sampler import Sampler, TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Answer:
         self._rounds = 0
         self._until = 0  # Where the target ends to decode before the next round.
         self._chooses = self.request.processing.needed
-        self._sampler = self.request.sampler() if self._chooses else None
+        self._sampler: Sampler | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -112,8 +112,8 @@ class Answer:
 
     def _chosen(self) -> Calls:
         """The target alone, each token chosen from the logits of its pass; why it ended."""
-        counts, sampler = self.statistics, self._sampler
-        assert sampler is not None
+        counts = self.statistics
+        sampler = self._sampler = self._sampler or self.request.sampler()
         since = time.perf_counter()
         logits = yield Prefill("target", list(self._sequence), 0, scored=True)
         counts.prefill_seconds += time.perf_counter() - since

@@ -106,6 +106,8 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         found = (key for graph, key in session.graphs if graph == f"{model}.{name}")
         return sorted(tuple(int(key[part]) for part in keys) for key in found)
 
+    if 0 < (settings.get("kv_tokens") or 0) < settings["max_len"]:
+        raise FoundryError("the bundle's caches do not hold one sequence: capture it again")
     width = settings["eagle_width"] if settings["eagle"] else 1
     verify = tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts"))
     # Bundles of before 2026-11-29 have no such settings, and no evidence or other evidence.

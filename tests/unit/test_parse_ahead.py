@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundryrt.errors import FoundryError
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.memory import SHARING
 from parse_runtime.engine.protocols import Verification
@@ -73,6 +74,11 @@ def test_answers_are_those_of_steps_that_wait(
     assert used.steps_ahead <= (3 if run_ahead else 1)
     for (chosen, _), got in zip(arrivals, heard, strict=True):
         got.check(alone(chosen))
+
+
+def test_caches_that_hold_no_sequence_are_refused() -> None:
+    with pytest.raises(FoundryError, match="do not hold one sequence"):
+        open_models(device(kv_tokens=MAX_LEN - 1))
 
 
 def decoded(decoder: GraphDecoder, slots: list[int], count: int, ahead: bool) -> list[list[int]]:

@@ -103,6 +103,7 @@ def test_contents_are_equal_where_all_before_is(a: list[int], b: list[int]) -> N
         for end in range(1, min(len(a), len(b)) // BLOCK + 1)
     ]  # fmt: skip
     assert alike == expected and len(list(contents(a))) == len(a) // BLOCK
+    assert not {*contents(a)} & {*contents(a, 64)}
 
 
 def test_what_left_longest_ago_is_taken_first() -> None:
