@@ -26,6 +26,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.calibration import questions as shipped
 from parse_runtime.calibration.answers import Question
 from parse_runtime.engine.judge import PROMPT, stride_cuts
+from parse_runtime.signature.sizes import blocks_of
 from parse_runtime.weights.source import Model, open_model
 
 _TOGETHER = 10
@@ -74,9 +75,7 @@ class Gatherer:
             line["draft_log_likelihood"] = own
             for cut, following in [(0, first), *going_on]:
                 length = len(prompt) + cut
-                self.target.cache.values[:, :, :, slot, :length] = self.judge.cache.values[
-                    :, :, :, 0, :length
-                ]
+                self._copy(slot, length)
                 branches.append((line, cut, length, following))
                 slot += 1
             found.append(line)
@@ -107,6 +106,12 @@ class Gatherer:
         return texts, [
             _rounded(one[: len(text.tokens)]) for one, text in zip(said, texts, strict=True)
         ]
+
+    def _copy(self, slot: int, length: int) -> None:
+        """The first rows of what was judged, whole blocks of them, to a slot of the target."""
+        own, other = self.judge.cache, self.target.cache
+        blocks = slice(blocks_of(length))
+        other.values[other.tables[slot, blocks].long()] = own.values[own.tables[0, blocks].long()]
 
     def _decode(
         self, network: Network, starts: list[int], firsts: list[int], rooms: list[int],

@@ -24,17 +24,17 @@ class Network:
             "model", model.parameters, dtype, lambda name, tensor, role, slices=None: tensor
         )
         self._frequencies = torch.tensor(self.config.inverse_frequencies())
-        self.cache = self._empty(slots, max_len + 1 + scratch)
+        self.rows = max_len + 1 + scratch
+        self.cache = self._empty(slots, self.rows)
 
     def _empty(self, slots: int, rows: int) -> Cache:
-        c = self.config
-        shape = (c.layers, 2, c.kv_heads, slots, rows, c.head_dim)
-        return Cache(torch.zeros(shape, dtype=self._parameters["embed"].dtype))
+        return Cache.apart(self._parameters["embed"], self.config, slots, rows)
 
     def beside(self, slots: int) -> Network:
         """The same weights with another cache, of so many slots without scratch rows."""
         other = copy(self)
-        other.cache = other._empty(slots, self.max_len + 1)
+        other.rows = self.max_len + 1
+        other.cache = other._empty(slots, other.rows)
         return other
 
     def read(self, slot: int, tokens: Sequence[int], start: int = 0) -> Tensor:
@@ -47,8 +47,10 @@ class Network:
     ) -> tuple[Tensor, Tensor]:
         """Hidden states of a sequence's tokens, and of the last token of each cut's suffix."""
         rows = len(tokens) + len(cuts) * len(suffix)
-        plan, ends = verification_plan(tokens, 0, suffix, cuts, rows, self.max_len)
-        found = self._run(Rows.of(torch.from_numpy(plan), torch.tensor([slot])), self.cache.rows)
+        plan, ends = verification_plan(
+            tokens, 0, suffix, cuts, rows, self.max_len, self.max_len + 1
+        )
+        found = self._run(Rows.of(torch.from_numpy(plan), torch.tensor([slot])), self.rows)
         return found[: len(tokens)], found[torch.from_numpy(ends)]
 
     def step(self, slots: Sequence[int], tokens: Sequence[int], places: Sequence[int]) -> Tensor:

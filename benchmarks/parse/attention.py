@@ -23,6 +23,7 @@ from parse_runtime.kernels.cuda import attend_rows as rows_kernel
 from parse_runtime.kernels.cuda import attend_step as step_kernel
 from parse_runtime.kernels.sample import sample
 from parse_runtime.signature.plan import Plan, causal, verification_plan
+from parse_runtime.signature.sizes import BLOCK, blocks_of
 
 KV_HEADS, HEAD_DIM, VOCABULARY, MAX_LEN = 8, 128, 151936, 8192
 ROW_TILES = [(128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3)]
@@ -82,12 +83,26 @@ def bandwidths() -> tuple[float, float]:
     return 2 * source.nbytes / copied, source.nbytes / microseconds([source.sum])
 
 
+def paged(slots: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Random keys and values in blocks of slots, and the tables, in no order."""
+    each = blocks_of(rows)
+    cache = random(2, slots * each, BLOCK, KV_HEADS, HEAD_DIM)
+    return cache, torch.randperm(slots * each, device="cuda").int().view(slots, each)
+
+
+def contiguous(cache: Tensor, tables: Tensor, rows: int) -> Tensor:
+    """The same as other kernels read it, [2, slots, kv_heads, rows, head_dim]."""
+    held = cache[:, tables.long()].flatten(2, 3)[:, :, :rows]
+    return held.transpose(2, 3).contiguous()
+
+
 def rows_call(
-    q: Tensor, cache: Tensor, plan: Plan, keys: int, tiles: rows_kernel.Tiles | None = None
-) -> Call:
+    q: Tensor, cache: tuple[Tensor, Tensor], plan: Plan, keys: int,
+    tiles: rows_kernel.Tiles | None = None,
+) -> Call:  # fmt: skip
     slot = torch.zeros(1, dtype=torch.int64, device="cuda")
     _, _, row, cut, start = torch.from_numpy(plan).cuda().unbind(0)
-    return lambda: rows_kernel.launch(q, cache, slot, row, cut, start, keys, tiles)
+    return lambda: rows_kernel.launch(q, *cache, slot, row, cut, start, keys, tiles)
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -102,12 +117,12 @@ def prefill(group: int, tiles: bool) -> Iterator[dict[str, Any]]:
     """Causal prefill of whole prompts, against the flash backend of torch."""
     for length in (64, 512, 1024, 2048, 4096, 8192):
         q = random(length, group * KV_HEADS, HEAD_DIM)
-        cache = random(2, KV_HEADS, 1, length, HEAD_DIM)
+        cache = paged(1, length)
         plan = causal([0] * length, 0, length, MAX_LEN)
         calls = 8 if length <= 2048 else 2
         ours = microseconds([rows_call(q, cache, plan, length)] * calls)
         heads = q.transpose(0, 1)[None].contiguous()
-        k, v = cache[0].transpose(0, 1), cache[1].transpose(0, 1)
+        k, v = contiguous(*cache, length)
         theirs = microseconds([lambda q=heads, k=k, v=v: flash(q, k, v)] * calls)
         work = 2 * 2 * group * KV_HEADS * HEAD_DIM * length * (length + 1) / 2
         found: dict[str, Any] = {
@@ -131,9 +146,11 @@ def verify(group: int, tiles: bool) -> Iterator[dict[str, Any]]:
         length = shared + cuts * suffix
         total = MAX_LEN + 1 + cuts * suffix
         q = random(length, group * KV_HEADS, HEAD_DIM)
-        cache = random(2, KV_HEADS, 1, total, HEAD_DIM)
+        cache = paged(1, total)
         where = [prefix + (i + 1) * shared // cuts for i in range(cuts)]
-        plan, _ = verification_plan([0] * shared, prefix, [0] * suffix, where, length, MAX_LEN)
+        plan, _ = verification_plan(
+            [0] * shared, prefix, [0] * suffix, where, length, MAX_LEN, MAX_LEN + 1
+        )
         plain = causal([0] * length, prefix, length, MAX_LEN)
         _, _, row, cut, start = torch.from_numpy(plan).cuda()[..., None].unbind(0)
         key = torch.arange(total, device="cuda")
@@ -141,7 +158,7 @@ def verify(group: int, tiles: bool) -> Iterator[dict[str, Any]]:
         # The mask's own last dimension must be aligned for the backend that takes one.
         mask = F.pad(mask, (0, -total % 8))[..., :total]
         heads = q.transpose(0, 1)[None].contiguous()
-        k, v = (cache[i].transpose(0, 1).repeat_interleave(group, 1) for i in (0, 1))
+        k, v = contiguous(*cache, total).repeat_interleave(group, 2)
         one = microseconds([rows_call(q, cache, plan, total)] * 8)
         other = microseconds([rows_call(q, cache, plain, total)] * 8)
         found: dict[str, Any] = {
@@ -171,7 +188,7 @@ def step(group: int, bandwidth: float, tiles: bool) -> Iterator[dict[str, Any]]:
     for batch, context, length in shapes:
         bytes_ = 2 * KV_HEADS * batch * context * HEAD_DIM * 2
         sets = max(2, min(16, 2 * 10**8 // bytes_))
-        caches = [random(2, KV_HEADS, batch, context + length, HEAD_DIM) for _ in range(sets)]
+        caches = [paged(batch, context + length) for _ in range(sets)]
         q = random(batch * length, group * KV_HEADS, HEAD_DIM)
         slots = torch.arange(batch, device="cuda")
         start = torch.full((batch * length,), context, device="cuda")
@@ -179,12 +196,12 @@ def step(group: int, bandwidth: float, tiles: bool) -> Iterator[dict[str, Any]]:
 
         def calls(
             t: step_kernel.Tiles | None,
-            q: Tensor = q, caches: list[Tensor] = caches, slots: Tensor = slots,
+            q: Tensor = q, caches: list[tuple[Tensor, Tensor]] = caches, slots: Tensor = slots,
             start: Tensor = start, bits: Tensor = bits, keys: int = context + length,
             length: int = length,
         ) -> list[Call]:  # fmt: skip
             return [
-                lambda c=c: step_kernel.launch(q, c, slots, start, start, bits, keys, length, t)
+                lambda c=c: step_kernel.launch(q, *c, slots, start, start, bits, keys, length, t)
                 for c in caches
             ]
 
@@ -195,8 +212,7 @@ def step(group: int, bandwidth: float, tiles: bool) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
         if length == 1:
             heads = q.view(batch, group * KV_HEADS, 1, HEAD_DIM)
-            peers = [(c[0].transpose(0, 1)[:, :, :context], c[1].transpose(0, 1)[:, :, :context])
-                     for c in caches]  # fmt: skip
+            peers = [tuple(contiguous(*c, context)) for c in caches]
             found["sdpa_us"] = microseconds(
                 [
                     lambda q=heads, k=k, v=v: F.scaled_dot_product_attention(

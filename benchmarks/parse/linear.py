@@ -23,6 +23,7 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu
+from parse_runtime.signature.sizes import BLOCK
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM = 5120, 17408, 40, 8, 128
 MATRICES: dict[str, tuple[int, int, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -69,7 +70,8 @@ def layer() -> Iterator[dict[str, Any]]:
     sizes = [MATRICES[name][:2] for name in ("qkv", "o", "gate_up", "down")]
     weights = [[normal(n, k, std=0.02) for n, k in sizes] for _ in range(2)]
     norm, head_norm = normal(HIDDEN), normal(HEAD_DIM)
-    cache = normal(2, KV_HEADS, 1, 1024, HEAD_DIM)
+    cache = normal(2, 1024 // BLOCK, BLOCK, KV_HEADS, HEAD_DIM)
+    tables = torch.arange(1024 // BLOCK, dtype=torch.int32, device="cuda")[None]
     frequencies = torch.rand(HEAD_DIM // 2, device="cuda")
     slots = torch.zeros(1, dtype=torch.int64, device="cuda")
     for count in (1, 8, 16):
@@ -87,10 +89,10 @@ def layer() -> Iterator[dict[str, Any]]:
                 qkv, o, gate_up, down = weights[i % 2]
                 y, hidden = add_rms_norm(added, hidden, norm, 1e-6)
                 q = rotate_store(
-                    linear_parts(y, qkv), position, frequencies, cache, position,
+                    linear_parts(y, qkv), position, frequencies, cache, tables, slots, position,
                     (head_norm, head_norm), 1e-6,
                 )  # fmt: skip
-                a = attend_step(q, cache, slots, first, first, seen, 1024, count)
+                a = attend_step(q, cache, tables, slots, first, first, seen, 1024, count)
                 y, hidden = add_rms_norm(linear_parts(a, o), hidden, norm, 1e-6)
                 added = linear_parts(linear_swiglu(y, gate_up), down)
             return added

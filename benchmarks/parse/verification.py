@@ -131,8 +131,8 @@ def batch_seconds(
     plans = [torch.from_numpy(causal([1] * n, 0, n, max(lengths))) for n in lengths]
     slots = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     rows = Rows(*torch.cat(plans, dim=1).to(device).unbind(0), slots=slots.to(device))
-    shape = (config.layers, 2, config.kv_heads, len(lengths), max(lengths) + 1, config.head_dim)
-    cache = Cache(torch.zeros(shape, dtype=torch.bfloat16, device=device))
+    like = torch.empty(0, dtype=torch.bfloat16, device=device)
+    cache = Cache.apart(like, config, len(lengths), max(lengths) + 1)
     frequencies = torch.tensor(config.inverse_frequencies(), device=device)
     ends = torch.tensor(lengths, device=device).cumsum(0) - 1
 
@@ -145,7 +145,7 @@ def batch_seconds(
         for slot, length in enumerate(lengths):
             here = slice(first, first + length)
             numbers = (rows.rows[here], rows.cuts[here], rows.starts[here])
-            parts.append(attend_rows(q[here], stored, every[slot], *numbers, length))
+            parts.append(attend_rows(q[here], stored, cache.tables, every[slot], *numbers, length))
             first += length
         added = linear_parts(torch.cat(parts), w["o"])
         x, hidden = add_rms_norm(added, entered, w["post_norm"], config.rms_eps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from foundryrt.errors import UsageError
 from foundryrt.nvml import NoNvml, Nvml, visible
 from foundryrt.options import flag
 from parse_runtime.capture.settings import Settings
-from parse_runtime.signature.sizes import prompts_of
+from parse_runtime.signature.sizes import BLOCK, prompts_of
 from parse_runtime.weights.source import Model, open_model
 
 
@@ -43,6 +43,7 @@ LIMITS = {
     "host": Limits(dtype="float32", max_len=2048, slots=4, prefill=(32, 128), share=0.5),
 }
 _SHORTEST = 256
+_STEP = 1024
 
 
 def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def choose(
 ) -> dict[str, Any]:
     """As `fitted`, with `available` bytes: first the longest sequences, then the most of them.
 
-    The number of slots and a length that is cut down are powers of two.
+    Slots share the tokens that there is room for. The number of slots and a length that is cut
+    down are powers of two.
     """
     found: dict[str, Any] = {"dtype": limits.dtype}
     if not (given.get("draft") or given.get("eagle")):
@@ -71,22 +73,22 @@ def choose(
     dtype = str(given.get("dtype", limits.dtype))
     room = int(available * limits.share) - _weights(target, draft, dtype)
     most = min(limits.max_len, target.config.max_positions, draft.config.max_positions)
-    length = int(given.get("max_len", most))
-    slots = int(given.get("slots", 1))
-    while (needed := _caches(given, length, slots, target, draft, dtype)) > room:
+    length, tokens = int(given.get("max_len", most)), int(given.get("kv_tokens", 0))
+    while (needed := _caches(given, length, tokens or length, target, draft, dtype)) > room:
         shorter = 1 << (length - 1).bit_length() - 1
         if "max_len" in given or shorter < _SHORTEST:
             raise UsageError(
-                f"{given['model']}: its weights and {slots} x {length} tokens of cache need "
+                f"{given['model']}: its weights and {tokens or length} tokens of cache need "
                 f"{(needed - room) / 2**30:.1f} GiB more than the {available / 2**30:.1f} GiB "
-                "here allow; take a smaller model, or --max-len and --slots below these"
+                "here allow; take a smaller model, or --max-len and --kv-tokens below these"
             )
         length = shorter
-    if "slots" not in given:
-        while slots < limits.slots and (
-            _caches(given, length, 2 * slots, target, draft, dtype) <= room
-        ):
-            slots *= 2
+    held = tokens or length + (room - needed) // _token(target, draft, dtype=dtype)
+    slots = int(given.get("slots", limits.slots))
+    while "slots" not in given and slots > 1 and slots * min(length, _SHORTEST) > held:
+        slots //= 2
+    if held < slots * length:
+        found["kv_tokens"] = max(held // _STEP * _STEP, length)
     found |= {"max_len": length, "slots": slots}
     # What is left is also for the graphs themselves, and for what libraries take.
     left = available * (1 - limits.share) / 2
@@ -107,19 +109,25 @@ def _weights(target: Model, draft: Model, dtype: str) -> int:
     )
 
 
+def _token(*models: Model, dtype: str) -> int:
+    """Bytes of a token in the caches of all models."""
+    configs = [model.config for model in models]
+    return sum(2 * c.layers * c.kv_heads * c.head_dim for c in configs) * DTYPES.get(dtype, 4)
+
+
 def _caches(
-    given: Mapping[str, Any], length: int, slots: int, target: Model, draft: Model, dtype: str
+    given: Mapping[str, Any], length: int, tokens: int, target: Model, draft: Model, dtype: str
 ) -> int:
-    """Bytes of both models' caches; the target's has rows for the judge's suffixes, too."""
+    """Bytes of both models' caches; the target's has blocks for the judge's suffixes, too."""
     settings = Settings(
-        model="", max_len=length, slots=slots, prefill="1",
+        model="", max_len=length, kv_tokens=max(tokens, length), prefill="1",
         verify=str(given.get("verify", Settings.verify)),
     )  # fmt: skip
-    total = 0
-    for model, rows in ((target, settings.sizes().cache_rows), (draft, length + 1)):
-        c = model.config
-        total += 2 * c.layers * c.kv_heads * c.head_dim * rows * slots * DTYPES.get(dtype, 4)
-    return total
+    sizes = settings.sizes()
+    return sum(
+        (each.fixed_blocks + each.pool_blocks) * BLOCK * _token(model, dtype=dtype)
+        for model, each in ((target, sizes), (draft, replace(sizes, verify=(), scored=())))
+    )
 
 
 def _scratch(model: Model, rows: int, slots: int, dtype: str) -> int:

@@ -29,15 +29,15 @@ from parse_runtime.models.eagle3 import Head, tapped_layers
 from parse_runtime.models.evidence import (
     believed,
     by_cut,
+    keep_likelihood,
     least_sure,
-    log_likelihood,
     statistics,
     verdicts,
 )
 from parse_runtime.models.loose import LooseRule
 from parse_runtime.models.speculation import Speculation
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
-from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.sizes import BLOCK, PassSizes
 
 Run = Callable[[], dict[str, Tensor]]
 """Computes a pass; its outputs by name."""
@@ -84,7 +84,8 @@ class Passes:
         self._decode = [found.decode(batch) for batch in s.batches]
         self._verify = [found.verify(length, cuts) for length, cuts in s.verify]
         self._extend = [found.extend(batch) for batch in s.batches] if s.tree else []
-        self.cache = self._add_cache("cache", c, s.cache_rows)
+        self._tables = self._input(found.tables)
+        self.cache = self._add_cache("cache", c)
         self._frequencies = self._constant("inverse_frequencies", c.inverse_frequencies())
         self._windowed_frequencies = None
         if c.windowed_rope_theta:
@@ -110,11 +111,11 @@ class Passes:
         tensor = torch.tensor(values, dtype=torch.float32)
         return self.register(self.signature.tensor(name), tensor, "constant")
 
-    def _add_cache(self, name: str, c: ModelConfig, rows: int) -> Cache:
-        dtype = self.parameters["embed"].dtype
-        shape = (c.layers, 2, c.kv_heads, self.sizes.slots, rows, c.head_dim)
-        empty = torch.zeros(shape, dtype=dtype)
-        return Cache(self.register(self.signature.tensor(name), empty, "state"))
+    def _add_cache(self, name: str, c: ModelConfig) -> Cache:
+        blocks = self.sizes.fixed_blocks + self.sizes.pool_blocks
+        shape = (blocks, c.layers, 2, BLOCK, c.kv_heads, c.head_dim)
+        empty = torch.zeros(shape, dtype=self.parameters["embed"].dtype)
+        return Cache(self.register(self.signature.tensor(name), empty, "state"), self._tables)
 
     def _input(self, found: Input) -> Tensor:
         """Its tensor, which is registered once, whatever passes share it."""
@@ -133,7 +134,7 @@ class Passes:
     def _add_head(self) -> Head:
         assert self.head is not None
         config, parameters = self.head
-        cache = self._add_cache("eagle.cache", config, self.sizes.max_len + 1)
+        cache = self._add_cache("eagle.cache", config)
         frequencies = self._constant("eagle.frequencies", config.inverse_frequencies())
         shared = {"embed": self.parameters["embed"]}
         ranks = None if "embed" in parameters else self.ranks
@@ -153,7 +154,9 @@ class Passes:
         wanted = self._read(signature, "wanted")
         scores = self._logits(hidden.index_select(0, wanted))
         token = self._sample(signature, scores, rows.positions.index_select(0, wanted))
-        self._keep_likelihood(scores, token, rows.places(self.cache.rows).index_select(0, wanted))
+        if self.likelihood is not None:
+            places = rows.places(self.sizes.max_len + 1).index_select(0, wanted)
+            keep_likelihood(self.likelihood, places, scores, token)
         if self._head:
             after = self._read(signature, "next")
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
@@ -168,7 +171,8 @@ class Passes:
         """
         plan = self._read(signature, "plan")
         rows = Rows.steps(plan, self._read(signature, "slots"))
-        places = rows.places(self.cache.rows)
+        # Before the plan moves on; no kernel is spent on it where nobody asks.
+        places = None if self.likelihood is None else rows.places(self.sizes.max_len + 1)
         hidden, _ = self._forward(rows, self.sizes.max_len + 1)
         scores = self._logits(hidden)
         sampling = self._sampling(signature)
@@ -176,7 +180,8 @@ class Passes:
             token = sample_and_step(scores, *sampling, plan, self.sizes.max_len)
         else:
             token = sample(scores, *sampling, rows.positions)
-        self._keep_likelihood(scores, token, places)
+        if self.likelihood is not None and places is not None:
+            keep_likelihood(self.likelihood, places, scores, token)
         return {"token": token, "logits": scores}
 
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -206,7 +211,7 @@ class Passes:
         P(yes) / (P(yes) + P(no)).
         """
         rows = Rows.of(self._read(signature, "plan"), self._read(signature, "slot"))
-        hidden, features = self._forward(rows, self.sizes.cache_rows)
+        hidden, features = self._forward(rows, self.sizes.slot_rows)
         if self._head:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.fill_head_cache(features, rows, following)
@@ -253,11 +258,6 @@ class Passes:
         if scores.dtype == torch.float32:
             return scores.index_select(1, self._judge)
         return logits_of(self.parameters, hidden, self._judge, self.config.logit_cap, self.ranks)
-
-    def _keep_likelihood(self, scores: Tensor, token: Tensor, places: Tensor) -> None:
-        """A draft model's log-probability of each sampled token, at the row before it."""
-        if self.likelihood is not None:
-            self.likelihood.view(-1).index_copy_(0, places, log_likelihood(scores, token))
 
     def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
         return forward(

@@ -23,6 +23,7 @@ class _Recorded:
     draft: str = option("", "as --model; empty: the target drafts itself")
     max_len: int = option(512, "tokens of prompt and answer")
     slots: int = option(1, "sequences at a time")
+    kv_tokens: int = option(0, "tokens of all sequences together; 0: slots x max-len")
     tp: int = option(1, "ranks, each with a GPU, that share the target model")
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
@@ -63,6 +64,10 @@ class Settings(Rules, _Recorded):
         for name in ("max_len", "slots", "tp", "eagle_depth", "eagle_width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')}: at least 1 is needed")
+        if self.kv_tokens and self.kv_tokens < self.max_len:
+            raise UsageError(
+                f"kv-tokens {self.kv_tokens}: less than one sequence of max-len {self.max_len}"
+            )
         if not self.judge_prompt:
             raise UsageError("judge-prompt: the judge needs a question")
         if not 0 < self.evidence_share <= 1:
@@ -114,6 +119,7 @@ class Settings(Rules, _Recorded):
         return PassSizes(
             max_len=self.max_len,
             slots=self.slots,
+            kv_tokens=self.kv_tokens,
             prefill=tuple(prefill),
             prompts=tuple(prompts_of(rows, self.slots) for rows in prefill),
             verify=tuple(verify),

@@ -13,6 +13,7 @@ from parse_runtime.commands.calibrate import Calibrating, calibrate
 from parse_runtime.commands.jobs import Defaults, Job, Line, read
 from parse_runtime.commands.many import answer_all
 from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.memory import SHARING, SHARING_OPTION
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import RuleChanges, Rules
@@ -35,6 +36,7 @@ class _Asked:
     seed: int = option(0, "of the sampling")
     stop: str = option("", "text that ends an answer")
     unlike_tokenizers: str = option(*UNLIKE_OPTION)
+    share_prefixes: str = option(*SHARING_OPTION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class Options(RuleChanges, _Asked):
             raise UsageError("give either --prompt TEXT or --input FILE")
         if self.unlike_tokenizers not in UNLIKE:
             raise UsageError(f"unlike-tokenizers: one of {', '.join(UNLIKE)}")
+        if self.share_prefixes not in SHARING:
+            raise UsageError(f"share-prefixes: one of {', '.join(SHARING)}")
         self.sampling()
         Rules().changed(self.changes())
 
@@ -56,7 +60,7 @@ class Options(RuleChanges, _Asked):
 def run(session: SessionLike, options: Options, json: bool) -> dict[str, object]:
     """Answer the prompts; texts, counts and times."""
     loaded = load(session, options.unlike_tokenizers)
-    scheduler = Scheduler(loaded.target, loaded.draft)
+    scheduler = Scheduler(loaded.target, loaded.draft, sharing=options.share_prefixes)
     defaults = Defaults(
         options.max_new_tokens,
         options.sampling(),

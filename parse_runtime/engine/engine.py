@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from foundryrt.errors import FoundryError, UsageError
+from parse_runtime.engine.memory import Usage
 from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.scheduler import Scheduler
@@ -84,6 +85,11 @@ class Engine:
     def load(self) -> tuple[int, int]:
         """Answers that run, and that wait."""
         return self._scheduler.running, self._scheduler.waiting + self._coming
+
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """Blocks of the caches of target and draft model."""
+        return self._scheduler.memory.usage
 
     def submit(self, request: Request, listener: Listener, waited: bool = False) -> None:
         """Have `request` answered; UsageError where it does not fit, Overloaded for too many.

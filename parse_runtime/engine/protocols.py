@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_runtime.engine.batch import Batch, Chunk
+from parse_runtime.engine.tables import Tables
 from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
 from parse_runtime.signature.sizes import PrefillSize
@@ -53,13 +54,23 @@ class Decoder(Protocol):
     """A model whose cache holds `slots` sequences of up to `max_len` tokens.
 
     Every pass says at which positions it writes; whatever a slot holds from there on is void.
-    A pass that is repeated gives the same again.
+    A pass that is repeated gives the same again. `tables` must have blocks for all rows that a
+    pass writes.
     """
 
     max_len: int
     slots: int
     prefills: tuple[PrefillSize, ...]
     """Sizes of its prefill passes, rising."""
+    tables: Tables
+    reach: int
+    """Rows that a decode or extend pass may write, from its token's on."""
+
+    def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        """The slot begins with these tokens, in blocks that it was given to share."""
+
+    def forget(self, slot: int) -> None:
+        """Give back the slot's blocks, and what they hold."""
 
     def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
         """Put tokens behind what their slots hold; the token, or the logits, that follow each.
@@ -74,6 +85,9 @@ class Decoder(Protocol):
 
 class Target(Decoder, Protocol):
     """A decoder that also judges, and may have several tokens of its own in one pass."""
+
+    proposes: int
+    """Rows of the draft model, from a step's own on, that an extend pass may have it write."""
 
     def extend(self, batch: Batch) -> list[list[int] | Logits]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give.

@@ -91,6 +91,10 @@ class Statistics:
     """Tokens of all drafts, in the target's tokens."""
     accepted: int = 0
     tokens: int = 0
+    shared: int = 0
+    """Tokens of prompts, for target and draft model, that an earlier prompt had computed."""
+    preempted: int = 0
+    """How often it gave its memory to older answers, and went on later."""
     advances: int = 0
     """Extend passes, or decode passes in their place."""
     advanced: int = 0

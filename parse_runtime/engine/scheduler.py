@@ -11,6 +11,7 @@ from typing import cast
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Batch, Chunk
+from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.packing import VERIFY, Due, Pass, plan
 from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
@@ -52,20 +53,25 @@ class Scheduler:
     """Runs answers in steps; of one thread. A slot is the same of target and draft.
 
     What an answer becomes depends on nothing but its request: only times differ with what else
-    runs. An error ends the one request whose pass it came from. What a listener's `failed` raises
-    comes out of `step` or `cancel`; the other answers can still go on then.
+    runs. Where blocks of the caches run out, answers wait before they begin, and one that needs a
+    block takes those of the youngest, which goes on later. An error ends the one request whose pass
+    it came from. What a listener's `failed` raises comes out of `step` or `cancel`; the other
+    answers can still go on then.
     """
 
-    def __init__(self, target: Target, draft: Decoder, prefill_rows: int = 0) -> None:
+    def __init__(
+        self, target: Target, draft: Decoder, prefill_rows: int = 0, sharing: str = SHARING[0]
+    ) -> None:
         """`prefill_rows`: rows of prefills and verifications a step, which all others wait for.
 
-        0 for as many as the largest prefill pass has.
+        0 for as many as the largest prefill pass has. `sharing` is that of `Memory`.
         """
         if prefill_rows < 0:
             raise UsageError(f"prefill-rows {prefill_rows}: at least 0 is needed")
         self._target, self._draft, self._prefill_rows = target, draft, prefill_rows
         self.slots = min(target.slots, draft.slots)
         self.max_len = target.max_len
+        self.memory = Memory(target, draft, sharing)
         self._free = list(range(self.slots))
         self._waiting: deque[Answer] = deque()
         self._running: dict[Listener, _Running] = {}
@@ -95,6 +101,7 @@ class Scheduler:
         """Go on with other models, whose caches hold what those of the present ones do."""
         assert min(target.slots, draft.slots) == self.slots and target.max_len == self.max_len
         self._target, self._draft = target, draft
+        self.memory.replace(target, draft)
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Queue an answer; UsageError where it does not fit the caches."""
@@ -119,31 +126,61 @@ class Scheduler:
 
         False where nothing is left to do.
         """
-        while self._free and self._waiting:
+        while self._free and self._waiting and self._may_begin(self._waiting[0]):
             self._admit(self._waiting.popleft())
         self._batch(Decode, self._draft.decode)
         self._batch(Extend, self._target.extend)
         self.told()
         due = list(self._due)
         for one in self._planned():
-            if one.kind == VERIFY:
-                [number] = one.shares
-                self._verify(due[number])
-            else:
-                shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
-                self._prefill(one.kind, shares)
+            # Some of them may have failed in a pass before, or give way now.
+            shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
+            there = self._make_room(list(shares))
+            if one.kind != VERIFY:
+                self._prefill(one.kind, {running: shares[running] for running in there})
+            elif there:
+                self._verify(there[0])
             self.told()
         return bool(self._running or self._waiting)
 
+    def _may_begin(self, answer: Answer) -> bool:
+        drafts = answer.drafts or self._target.proposes > 0
+        return self.memory.admits(answer.tokens, drafts, len(self._running))
+
     def _admit(self, answer: Answer) -> None:
-        answer.statistics.queue_seconds = time.perf_counter() - answer.begun
+        if not answer.statistics.queue_seconds:
+            answer.statistics.queue_seconds = time.perf_counter() - answer.begun
         running = _Running(self._free.pop(0), answer, answer.calls())
         self._running[answer.listener] = running
         self._guarded(running, lambda: None)
+        self._make_room([running])
+
+    def _make_room(self, asking: Sequence[_Running]) -> list[_Running]:
+        """Those that have blocks for what they ask for; the oldest get them first."""
+        for running in sorted(asking, key=_age):
+            while self._runs(running) and not self.memory.reserve(
+                running.slot, cast(Call, running.call)
+            ):
+                self._preempt(max(self._running.values(), key=_age))
+        return [running for running in asking if self._runs(running)]
+
+    def _preempt(self, running: _Running) -> None:
+        """Its blocks are free, and it is the next to begin, from the tokens that it has."""
+        running.calls.close()
+        self._release(running)
+        self._waiting.appendleft(running.answer)
+        running.answer.statistics.preempted += 1
+
+    def _runs(self, running: _Running) -> bool:
+        return self._running.get(running.answer.listener) is running
 
     def _batch(self, kind: type[Decode] | type[Extend], run: BatchPass) -> None:
         """One pass of all that ask for it; one by one where it fails, to find whose error it is."""
         together = [running for running in self._running.values() if isinstance(running.call, kind)]
+        steps = [(running.slot, cast(Call, running.call)) for running in together]
+        if self.memory.lacks(steps):
+            self.memory.reserve_ahead(steps)
+            together = self._make_room(together)
         if not together:
             return
         try:
@@ -173,7 +210,7 @@ class Scheduler:
     def _prefill(self, name: str, shares: Mapping[_Running, int]) -> None:
         """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
         if not shares:
-            return  # They failed in a pass before.
+            return
         model = self._target if name == "target" else self._draft
         try:
             results = model.prefill_pass([r.chunk(rows) for r, rows in shares.items()])
@@ -191,6 +228,9 @@ class Scheduler:
                 continue
             running.done = 0
             self._due.remove(running)
+            request, call = running.request, cast(Prefill, running.call)
+            prompt = request.prompt if name == "target" else request.draft_prompt
+            self.memory.publish(running.slot, call, prompt)
             self._guarded(running, partial(_same, result))
 
     def _verify(self, running: _Running) -> None:
@@ -207,6 +247,10 @@ class Scheduler:
         except Exception as error:
             self._fail(running, error)
         else:
+            if isinstance(running.call, Prefill):
+                whole = running.call
+                running.call = self.memory.begin(running.slot, whole)
+                running.answer.statistics.shared += running.call.start - whole.start
             if isinstance(running.call, Prefill | Verification):
                 self._due.append(running)
 
@@ -223,9 +267,15 @@ class Scheduler:
 
     def _release(self, running: _Running) -> None:
         del self._running[running.answer.listener]
+        self.memory.forget(running.slot)
         self._free.append(running.slot)
         if running in self._due:
             self._due.remove(running)
+
+
+def _age(running: _Running) -> float:
+    """Greater for younger ones."""
+    return running.answer.begun
 
 
 def _batch_of(together: Sequence[_Running], ahead: bool = False) -> Batch:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Listener, Request, Statistics
-from parse_runtime.sampling.sampler import TokenLogprobs
+from parse_runtime.sampling.sampler import Sampler, TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,11 @@ Calls = Generator[Call, Any, Any]
 
 @dataclass(eq=False)
 class Answer:
-    """The state of one answer; `calls` is its course."""
+    """The state of one answer; `calls` is its course.
+
+    Where a course is given up, and the slot with it, another one goes on behind the tokens that are
+    final: they are part of its first prefill, and a draft is written and judged again.
+    """
 
     request: Request
     listener: Listener
@@ -65,30 +69,49 @@ class Answer:
     def __post_init__(self) -> None:
         self._sequence = list(self.request.prompt)
         self._limit = len(self._sequence) + self.request.max_new_tokens
+        self._rounds = 0
+        self._until = 0  # Where the target ends to decode before the next round.
+        self._chooses = self.request.processing.needed
+        self._sampler: Sampler | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self._rows = 0  # Tokens of the sequence whose keys and values the target holds.
         self._draft_rows: list[int] = []  # Tokens that the draft model holds.
 
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The prompt, and what is final of the answer."""
+        return self._sequence
+
+    @property
+    def drafts(self) -> bool:
+        """Whether the draft model is to write any of it."""
+        return not self._chooses and self._rounds < self.request.rules.max_rounds
+
     def calls(self) -> Calls:
         """Passes of the answer, to its end; returns why it ended, `stop` or `length`."""
-        if self.request.processing.needed:
+        self._forget()
+        if self._chooses:
             return (yield from self._chosen())
         since = time.perf_counter()
         following = yield Prefill("target", list(self._sequence), 0)
-        self._rows = len(self._sequence)
+        self._rows = self._prefilled = len(self._sequence)
         self.statistics.prefill_seconds += time.perf_counter() - since
         rules = self.request.rules
-        for number in range(rules.max_rounds):
-            if number:
-                until = min(len(self._sequence) + rules.resume_tokens, self._limit)
-                if (reason := (yield from self._resume(until, following))) is not None:
-                    return reason
+        while self._rounds < rules.max_rounds:
+            if (reason := (yield from self._resume(self._until, following))) is not None:
+                return reason
             if (reason := (yield from self._round())) is not None:
                 return reason
+            self._rounds += 1
+            self._until = min(len(self._sequence) + rules.resume_tokens, self._limit)
         return (yield from self._resume(self._limit, following))
 
     def _chosen(self) -> Calls:
         """The target alone, each token chosen from the logits of its pass; why it ended."""
-        counts, sampler = self.statistics, self.request.sampler()
+        counts = self.statistics
+        sampler = self._sampler = self._sampler or self.request.sampler()
         since = time.perf_counter()
         logits = yield Prefill("target", list(self._sequence), 0, scored=True)
         counts.prefill_seconds += time.perf_counter() - since
@@ -196,13 +219,13 @@ class Answer:
         """The target decodes up to length `until`; a reason where the answer is done.
 
         Tokens beyond are dropped: where a round begins must not depend on how many come at once.
-        `following` is what the prefill said to come after the prompt.
+        `following` is what the prefill said to come next.
         """
         since = time.perf_counter()
         reason = None
         while reason is None and len(self._sequence) < until:
             length = len(self._sequence)
-            if length == len(self.request.prompt):
+            if length == self._prefilled:
                 tokens = [following]
             else:
                 tokens = yield Extend(self._sequence[-1], length - 1, last=length + 1 == until)
@@ -212,7 +235,7 @@ class Answer:
             stop = _first(tokens, self.request.stops)
             before = self.statistics.tokens
             reason = self._append(tokens[:stop]) or ("stop" if stop is not None else None)
-            if length > len(self.request.prompt):
+            if length > self._prefilled:
                 self.statistics.advanced += self.statistics.tokens - before
         self.statistics.resume_seconds += time.perf_counter() - since
         return reason

@@ -7,7 +7,8 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 
 _MEANING = (
-    "eagle_depth", "eagle_width", "fly_window", "fly_entropy", "evidence_share", "yes", "no",
+    "max_len", "kv_tokens", "eagle_depth", "eagle_width", "fly_window", "fly_entropy",
+    "evidence_share", "yes", "no",
 )  # fmt: skip
 """Settings that an answer's tokens may depend on, and no shape of the state need tell."""
 
@@ -32,7 +33,7 @@ def shared_regions(own: Bundle, other: Bundle) -> list[str]:
 
 
 def _continues(own: Bundle, other: Bundle) -> bool:
-    """Slots, lengths, dtype and the largest verification are in the state's shapes."""
+    """Slots, dtype and the largest verification are in the state's shapes."""
     mine, others = (bundle.manifest.workload.settings for bundle in (own, other))
     scored = [settings.get("evidence", "0") != "0" for settings in (mine, others)]
     return (

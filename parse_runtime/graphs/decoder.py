@@ -14,6 +14,7 @@ from foundryrt.protocols import GraphsLike, Launchable, Readback
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.packing import holding, pack
 from parse_runtime.engine.protocols import Logits
+from parse_runtime.engine.tables import Tables
 from parse_runtime.graphs.first import stands_in
 from parse_runtime.graphs.flight import Flight
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
@@ -43,6 +44,8 @@ class GraphDecoder:
         self.max_len, self.slots, self.prefills = sizes.max_len, sizes.slots, sizes.prefills
         self.row_tokens = np.full((self.slots, self.max_len), -1, np.int64)
         """The token that each row of each slot was computed from."""
+        self.tables = Tables(signature)
+        self.reach = 2 if signature.run_ahead else 1
         self._session, self._signature = session, signature
         self._prefill = {length: signature.prefill(length) for length in sizes.prefill}
         self._decode = {batch: signature.decode(batch) for batch in sizes.batches}
@@ -56,7 +59,16 @@ class GraphDecoder:
 
     def take_over(self, before: GraphDecoder) -> None:
         """Go on where another decoder stopped, whose cache is this one's too."""
-        self.row_tokens = before.row_tokens
+        self.row_tokens, self.tables = before.row_tokens, before.tables
+
+    def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        """Its first rows are in blocks that others computed."""
+        self.row_tokens[slot, : len(tokens)] = tokens
+
+    def forget(self, slot: int) -> None:
+        """The slot holds nothing."""
+        self.tables.release(slot)
+        self.row_tokens[slot] = -1
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int, sampling: Sampling) -> int:
         """Put tokens at `start` and after, in as many passes as it takes; the one that follows."""
@@ -96,6 +108,7 @@ class GraphDecoder:
         for chunk in chunks:
             end = chunk.start + len(chunk.tokens)
             self._check(end, [chunk.slot])
+            self._reserve([chunk.slot], [chunk.start], len(chunk.tokens))
             self.row_tokens[chunk.slot, chunk.start : end] = chunk.tokens
         self._make_void([chunk.slot for chunk in chunks])
         length, count = holding([len(chunk.tokens) for chunk in chunks], self.prefills)
@@ -191,6 +204,7 @@ class GraphDecoder:
 
     def _note(self, batch: Batch) -> None:
         self._check(max(batch.positions) + 1, batch.slots)
+        self._reserve(batch.slots, batch.positions, 2 if batch.ahead else 1)
         self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions)] = batch.tokens
 
     def _forget_next(self, batch: Batch) -> None:
@@ -250,8 +264,22 @@ class GraphDecoder:
 
     def _launch(self, signature: PassSignature) -> Launchable:
         graph = self._graph(signature)
+        if self.tables.changed:
+            self.tables.changed = False
+            if self._signature.sizes.kv_tokens is not None:
+                self._session.write(self._signature.tables.name, self.tables.values)
         graph.launch()
         return graph
+
+    def _reserve(self, slots: Sequence[int], starts: Sequence[int], count: int) -> None:
+        """Blocks for so many rows of each slot, where nobody has reserved them."""
+        rows = self.tables.rows
+        for slot, start in zip(slots, starts, strict=True):
+            if start + count > rows[slot] and not self.tables.reserve(slot, start + count):
+                raise UsageError(
+                    f"slot {slot}: no block is left for row {start + count - 1}; capture with "
+                    "larger --kv-tokens, or hold less"
+                )
 
     def _check(self, length: int, slots: Sequence[int]) -> None:
         if length > self.max_len:

@@ -106,6 +106,8 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         found = (key for graph, key in session.graphs if graph == f"{model}.{name}")
         return sorted(tuple(int(key[part]) for part in keys) for key in found)
 
+    if 0 < (settings.get("kv_tokens") or 0) < settings["max_len"]:
+        raise FoundryError("the bundle's caches do not hold one sequence: capture it again")
     prefill = sorted(
         (int(key["len"]), int(key.get("prompts", 0)))
         for graph, key in session.graphs
@@ -121,6 +123,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         slots=settings["slots"],
         prefill=tuple(length for length, _ in prefill),
         prompts=tuple(count for _, count in prefill if count),
+        kv_tokens=settings.get("kv_tokens"),
         verify=verify,
         scored=scored,
         decode=tuple(batch for (batch,) in sizes("decode", "batch")),

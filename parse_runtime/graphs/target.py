@@ -35,6 +35,11 @@ class GraphTarget(GraphDecoder):
         super().__init__(session, signature)
         self._proposer = proposer
         sizes = signature.sizes
+        if sizes.tree:
+            # A head keeps what it drafts behind the path that was accepted.
+            deeper = sizes.tree.depth if signature.head else 0
+            self.reach = max(self.reach, sizes.tree.rows + deeper)
+        self.proposes = sizes.tree.depth if sizes.tree and proposer else 0
         self._verify = {size: signature.verify(*size) for size in sizes.verify}
         batches = sizes.batches if sizes.tree else ()
         self._extend = {batch: signature.extend(batch) for batch in batches}
@@ -72,6 +77,7 @@ class GraphTarget(GraphDecoder):
 
     def _speculated(self, batch: Batch) -> list[list[int]]:
         self._note(batch)
+        self._reserve(batch.slots, batch.positions, self.reach)
         self._flight = None
         if self._proposer:
             drafts = self._proposer.propose(self.row_tokens, batch)
@@ -98,7 +104,9 @@ class GraphTarget(GraphDecoder):
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
         """One pass where a captured one is large enough, else several, each with its share."""
-        self._check(verification.start + len(verification.shared_prefix), [slot])
+        start, prefix = verification.start, verification.shared_prefix
+        self._check(start + len(prefix), [slot])
+        self._reserve([slot], [start], len(prefix))
         self._make_void([slot])
         longest, suffix = list(self._verify)[-1][0], len(verification.suffix)
         if suffix > longest:
@@ -173,7 +181,10 @@ class GraphTarget(GraphDecoder):
         length, most = size
         signature = self._verify[size]
         inputs = signature.inputs
-        plan, ends = verification_plan(prefix, start, part.suffix, cuts, length, self.max_len)
+        plan, ends = verification_plan(
+            prefix, start, part.suffix, cuts, length, self.max_len,
+            self._signature.sizes.scratch_row,
+        )  # fmt: skip
         last_rows = np.zeros(most, np.int64)
         last_rows[: len(ends)] = ends
         self.row_tokens[slot, start : start + len(prefix)] = prefix

@@ -56,7 +56,10 @@ def attend(
     return x.permute(1, 3, 0, 2, 4).reshape(count, heads * head_dim)
 
 
-def chosen(cache_layer: Tensor, slots: Tensor, keys: int) -> Tensor:
-    """The first `keys` rows of some slots, [2, KV, B, keys, D]; a copy unless there is one slot."""
-    cache = cache_layer[:, :, :, :keys]
-    return cache if cache.shape[2] == 1 == slots.shape[0] else cache.index_select(2, slots)
+def chosen(cache_layer: Tensor, tables: Tensor, slots: Tensor, keys: int) -> Tensor:
+    """A copy of the first `keys` rows of some slots, [2, KV, B, keys, D]."""
+    block = cache_layer.shape[2]
+    blocks = tables[:, : -(-keys // block)].index_select(0, slots).flatten()
+    rows = cache_layer.index_select(1, blocks)
+    rows = rows.reshape(2, slots.shape[0], -1, *rows.shape[3:])
+    return rows[:, :, :keys].permute(0, 3, 1, 2, 4)

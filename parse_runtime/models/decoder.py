@@ -20,21 +20,33 @@ from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.moe import mixture
+from parse_runtime.signature.sizes import BLOCK
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of every layer: [layers, 2, kv_heads, slots, rows, head_dim].
+    """Keys and values of every layer: [blocks, layers, 2, BLOCK, kv_heads, head_dim].
 
-    A slot holds one sequence. Which of its rows belong to the sequence is the caller's business:
-    a row is read only where a mask allows it, so a sequence is cropped by forgetting its end.
+    A slot holds one sequence; its row r is row r % BLOCK of block tables[slot, r // BLOCK], and
+    `tables` int32 [slots, ceil(rows / BLOCK)] is the caller's business. So is which of the rows
+    belong to the sequence: a row is read only where a mask allows it, so a sequence is cropped by
+    forgetting its end. Blocks come first: no address inside one depends on how many there are.
     """
 
     values: Tensor
+    tables: Tensor
 
-    @property
-    def rows(self) -> int:
-        return int(self.values.shape[4])
+    @staticmethod
+    def apart(like: Tensor, config: ModelConfig, slots: int, rows: int) -> Cache:
+        """Zeros of the type and device of `like`: slots one behind the other that share nothing."""
+        blocks = -(-rows // BLOCK)
+        shape = (slots * blocks, config.layers, 2, BLOCK, config.kv_heads, config.head_dim)
+        tables = torch.arange(slots * blocks, dtype=torch.int32, device=like.device)
+        return Cache(like.new_zeros(shape), tables.view(slots, blocks))
+
+    def layer(self, index: int) -> Tensor:
+        """[2, blocks, BLOCK, kv_heads, head_dim], as paged engines have a layer's cache."""
+        return self.values[:, index].transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class Rows:
         return replace(self, lows=lows, starts=torch.maximum(self.starts, self.rows - (window - 1)))
 
     def places(self, rows: int) -> Tensor:
-        """Where keys and values go in a cache whose slots, `rows` long, lie end to end."""
+        """The rows in a tensor whose slots, `rows` long, lie end to end."""
         one = self.slots.shape[0] == 1
         slots = self.slots if one else self.slots.repeat_interleave(self.length)
         return self.rows + slots * rows
@@ -108,7 +120,8 @@ class Pass:
     config: ModelConfig
     inverse_frequencies: Tensor
     rows: Rows
-    places: Tensor
+    tables: Tensor
+    """Of the cache."""
     keys: int
     """Attention reads the first `keys` rows of a slot."""
     ranks: Ranks | None = None
@@ -144,7 +157,7 @@ def forward(
     """
     run = layer or decoder_layer
     shared = windowed = Pass(
-        config, inverse_frequencies, rows, rows.places(cache.rows), keys, ranks,
+        config, inverse_frequencies, rows, cache.tables, keys, ranks,
         first_of(ranks, config.experts // ranks.world) if ranks and config.experts else None,
     )  # fmt: skip
     if config.windowed_layers:
@@ -156,7 +169,7 @@ def forward(
     for index in range(config.layers):
         weights = of_layer(parameters, index)
         part = windowed if index in config.windowed_layers else shared
-        added, entered, hidden = run(weights, part, added, hidden, cache.values[index])
+        added, entered, hidden = run(weights, part, added, hidden, cache.layer(index))
         entering.append(entered)
     x, _ = add_rms_norm(
         added, hidden, parameters["norm"], config.rms_eps, config.norm_offset,
@@ -228,29 +241,29 @@ def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor)
     scale, cap = c.score_scale or None, c.score_cap
     if r.ancestors is not None:
         return attend_step_parts(
-            qkv, rotation(w, shared), stored, r.slots, r.cuts, r.starts, r.ancestors, keys,
-            r.length, weight_of(w, "o"), lows=r.lows, scale=scale, cap=cap,
+            qkv, rotation(w, shared), stored, shared.tables, r.slots, r.cuts, r.starts,
+            r.ancestors, keys, r.length, weight_of(w, "o"), lows=r.lows, scale=scale, cap=cap,
         )  # fmt: skip
     q = store(w, shared, qkv, stored)
     x = attend_rows(
-        q, stored, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows, scale=scale, cap=cap
-    )
+        q, stored, shared.tables, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows,
+        scale=scale, cap=cap,
+    )  # fmt: skip
     return linear_parts(x, weight_of(w, "o"))
 
 
 def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
     """Rotated queries of a query-key-value product; keys and values go to the cache."""
-    return rotation(w, shared).store(qkv, stored)
+    return rotation(w, shared).store(qkv, stored, shared.tables, shared.rows.slots)
 
 
 def rotation(w: Mapping[str, Tensor], shared: Pass) -> Rotation:
     """Of a layer's queries and keys."""
-    c = shared.config
+    c, r = shared.config, shared.rows
     norms = (w["q_norm"], w["k_norm"]) if c.qk_norm else None
     return Rotation(
-        shared.rows.positions, shared.inverse_frequencies, shared.places, norms, c.rms_eps,
-        c.norm_offset,
-    )  # fmt: skip
+        r.positions, shared.inverse_frequencies, r.rows, norms, c.rms_eps, c.norm_offset
+    )
 
 
 def mlp(w: Mapping[str, Tensor], x: Tensor, gelu: bool = False) -> Tensor:

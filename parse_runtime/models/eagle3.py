@@ -44,7 +44,7 @@ class Head:
     def fill_cache(self, feature: Tensor, rows: Rows) -> None:
         """Store keys and values of target rows; `rows.tokens` are the tokens that follow them."""
         qkv = linear_parts(self._input(feature, rows.tokens), self.parameters["qkv"])
-        store(self.parameters, self._pass(rows), qkv, self.cache.values[0])
+        store(self.parameters, self._pass(rows), qkv, self.cache.layer(0))
 
     def step(self, feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """Log-probabilities float32 [T, draft vocabulary] of what follows each row, and the
@@ -52,7 +52,7 @@ class Head:
         """
         p, c = self.parameters, self.config
         x = self._input(feature, rows.tokens)
-        added = attention(p, self._pass(rows), x, self.cache.values[0])
+        added = attention(p, self._pass(rows), x, self.cache.layer(0))
         x, hidden = add_rms_norm(added, feature, p["post_norm"], c.rms_eps)
         x, output = add_rms_norm(mlp(p, x), hidden, p["norm"], c.rms_eps)
         return linear(x, p["head"]).float().log_softmax(-1), output
@@ -130,5 +130,5 @@ class Head:
         return torch.cat((e, f), dim=-1)
 
     def _pass(self, rows: Rows) -> Pass:
-        places = rows.places(self.cache.rows)
-        return Pass(self.config, self.inverse_frequencies, rows, places, self.cache.rows)
+        tables, keys = self.cache.tables, self.max_len + 1
+        return Pass(self.config, self.inverse_frequencies, rows, tables, keys)

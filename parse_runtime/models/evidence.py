@@ -17,6 +17,14 @@ def log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
     return likelihood.gather(1, tokens[:, None])[:, 0].clamp(min=FLOOR)
 
 
+def keep_likelihood(likelihood: Tensor, places: Tensor, logits: Tensor, tokens: Tensor) -> None:
+    """Put a draft model's log-probability of each sampled token at the row before it.
+
+    `likelihood` is `ModelSignature.likelihood`, `places` int64 [N] are the rows of all slots.
+    """
+    likelihood.view(-1).index_copy_(0, places, log_likelihood(logits, tokens))
+
+
 def statistics(logits: Tensor, tokens: Tensor, draft: Tensor) -> Tensor:
     """Float32 [N, STATISTICS] of each drafted token alone.
 

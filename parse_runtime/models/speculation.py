@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from parse_runtime.kernels.rotate import places
 from parse_runtime.models.acceptance import accept
 from parse_runtime.models.decoder import Cache, Rows
 from parse_runtime.models.eagle3 import Head
+from parse_runtime.signature.sizes import BLOCK
 from parse_runtime.signature.tree import DraftTree
 
 
@@ -67,10 +69,9 @@ class Speculation:
             return
         to, inside = self._path_rows(position, count)
         come = torch.where(inside, position[:, None] + path, to)
-        first = slots[:, None] * cache.rows
-        flat = cache.values.flatten(3, 4).flatten(0, 2)
-        moved = flat.index_select(1, (come + first).flatten())
-        flat.index_copy_(1, (to + first).flatten(), moved)
+        rows = cache.values.movedim(3, 1)
+        there, here = (places(cache.tables, slots, moved.flatten(), BLOCK) for moved in (come, to))
+        rows.index_put_(here, rows[there])
 
     def fill_head_cache(self, features: Sequence[Tensor], rows: Rows, following: Tensor) -> None:
         """Let the head store the rows of a prefill or verify pass; `following` has the next tokens.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.options import option
 from foundryrt.session import Session
+from parse_runtime.engine.memory import SHARING, SHARING_OPTION
 from parse_runtime.graphs.loading import UNLIKE_OPTION
 
 
@@ -21,6 +22,7 @@ class Serving:
     prefill_rows: int = option(
         0, "rows of prompts and verifications between two decode batches; 0: the largest prefill's"
     )
+    share_prefixes: str = option(*SHARING_OPTION)
     connections: int = option(512, "open at a time; fewer where the process may open few files")
     client_timeout: int = option(30, "seconds for a request to come in, or a client to read on")
     grace: int = option(30, "seconds to finish requests after SIGTERM")
@@ -32,6 +34,8 @@ class Serving:
             raise UsageError("host: an address is needed; 0.0.0.0 for all of this machine")
         if not 0 <= self.port < 1 << 16:
             raise UsageError(f"port {self.port}: 0 to 65535")
+        if self.share_prefixes not in SHARING:
+            raise UsageError(f"share-prefixes: one of {', '.join(SHARING)}")
         for name, least in (
             ("queue", 0),
             ("prefill_rows", 0),

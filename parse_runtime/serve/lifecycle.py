@@ -8,6 +8,7 @@ import threading
 
 from foundryrt.errors import FoundryError
 from parse_runtime.engine.engine import Engine, Stopped, aborted
+from parse_runtime.engine.memory import Usage
 from parse_runtime.serve.gate import Gate
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.served import Served
@@ -46,6 +47,11 @@ class Lifecycle:
         """Answers that run, and that wait, with any bundle."""
         loads = [engine.load for engine in list(self.engines)]
         return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
+
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """Blocks of the caches for new requests."""
+        return self.engine.usage
 
     @property
     def failed(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import (
@@ -13,6 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from parse_runtime.engine.memory import Usage
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.serve.gpus import GpuCollector
 
@@ -30,6 +32,10 @@ class Answering(Protocol):
     @property
     def failed(self) -> int:
         """Answers that failed in a row."""
+
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """Blocks of the caches, by model."""
 
 
 class Metrics:
@@ -65,6 +71,18 @@ class Metrics:
             "parse_failed_in_a_row", "Answers that failed since one did not", registry=registry
         )
         failed.set_function(lambda: answering.failed)
+        blocks = Gauge(
+            "parse_kv_blocks", "Blocks of 16 tokens of the caches: all, used, used by several",
+            ["model", "kind"], registry=registry,
+        )  # fmt: skip
+        for model in answering.usage:
+            for kind in ("total", "used", "shared"):
+                count = partial(_blocks, answering, model, kind)
+                blocks.labels(model, kind).set_function(count)
+        self._preemptions = Counter(
+            "parse_preemptions", "Times that an answer gave its blocks to older ones",
+            registry=registry,
+        )  # fmt: skip
         self._bundle = Info("parse_bundle", "The bundle that answers", registry=registry)
         self._switches = Counter("parse_switches", "Switches to another bundle", registry=registry)
         registry.register(GpuCollector())
@@ -95,10 +113,11 @@ class Metrics:
         counts = outcome.statistics
         for kind, number in (
             ("prompt", len(outcome.request.prompt)), ("generated", counts.tokens),
-            ("drafted", counts.drafted), ("accepted", counts.accepted),
+            ("drafted", counts.drafted), ("accepted", counts.accepted), ("shared", counts.shared),
         ):  # fmt: skip
             self._tokens.labels(kind).inc(number)
         self._rounds.inc(counts.rounds)
+        self._preemptions.inc(counts.preempted)
         self._seconds.observe(counts.seconds)
         if counts.tokens:
             self._first.observe(counts.first_token_seconds)
@@ -109,3 +128,7 @@ class Metrics:
     def page(self) -> bytes:
         """The exposition, as text."""
         return generate_latest(self._registry)
+
+
+def _blocks(answering: Answering, model: str, kind: str) -> float:
+    return float(getattr(answering.usage[model], kind))

@@ -47,7 +47,9 @@ def served(
 ) -> Served:
     """An open bundle with its engine running: a new one, or one that its models were given to."""
     if engine is None:
-        scheduler = Scheduler(loaded.target, loaded.draft, options.prefill_rows)
+        scheduler = Scheduler(
+            loaded.target, loaded.draft, options.prefill_rows, options.share_prefixes
+        )
         engine = Engine(scheduler, options.queue)
     name = options.name or str(session.settings["model"]).rstrip("/").rpartition("/")[2]
     return Served(name, engine, loaded, session)

@@ -21,7 +21,7 @@ VOCABULARY = -1
 MODEL_DTYPE = "model"
 """A dtype of an output: that of the model's weights."""
 
-Contents = NDArray[np.int64] | NDArray[np.float32]
+Contents = NDArray[np.int64] | NDArray[np.int32] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,17 @@ class ModelSignature:
     def slot(self) -> Input:
         """[1], the slot that verify passes are about."""
         return Input(self.tensor("slot"), np.zeros(1, np.int64))
+
+    @property
+    def tables(self) -> Input:
+        """[slots, blocks of a slot]: in which block of the caches each of its rows is.
+
+        Block 0 stands for none: it takes the rows of padding. Those of suffixes follow.
+        """
+        sizes = self.sizes
+        tables = np.zeros((sizes.slots, sizes.sequence_blocks + sizes.fixed_blocks - 1), np.int32)
+        tables[:, sizes.sequence_blocks :] = np.arange(1, sizes.fixed_blocks)
+        return Input(self.tensor("tables"), tables, "state")
 
     @property
     def drafts(self) -> Input:

@@ -1,7 +1,7 @@
 """Rows of a pass as integers: what each row is, where it is kept, and what it may read.
 
-Rows of a slot's cache: [0, max_len) the sequence, max_len a row for padding, then scratch rows
-for the judge's suffixes.
+Rows of a slot: [0, max_len) the sequence, max_len a row for padding, then, from a row that sizes
+say (`parse_runtime.signature.sizes`), scratch rows for the judge's suffixes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,6 @@ Plan = NDArray[np.int64]
 
 ALIGNMENT = 32
 """Each prompt of a prefill pass begins at a multiple of so many rows: graphs in bundles know it."""
-
-
-def cache_rows(max_len: int, scratch: int) -> int:
-    """Rows of a slot that holds a sequence of `max_len` and `scratch` rows of suffixes."""
-    return max_len + 1 + scratch
 
 
 def padded(length: int, max_len: int) -> Plan:
@@ -95,20 +90,21 @@ def verification_plan(
     cuts: Sequence[int],
     length: int,
     max_len: int,
+    scratch: int,
 ) -> tuple[Plan, NDArray[np.int64]]:
     """The one-pass verification of prefixes, padded to `length` rows.
 
     `shared_prefix` continues a sequence of `start` tokens. Each cut is a sequence length, at most
     `start + len(shared_prefix)`; its suffix takes the positions after it, reads the sequence below
-    it and itself. Returns the plan and the index of each suffix's last row; of an empty suffix,
-    that of some row.
+    it and itself, and is kept in rows from `scratch` on. Returns the plan and the index of each
+    suffix's last row; of an empty suffix, that of some row.
     """
     plan = causal(shared_prefix, start, length, max_len)
     size, row = len(suffix), len(shared_prefix)
     ends = []
     for i, cut in enumerate(cuts):
         here = slice(row, row + size)
-        own = max_len + 1 + i * size
+        own = scratch + i * size
         plan[0, here] = suffix
         plan[1, here] = np.arange(cut, cut + size)
         plan[2, here] = np.arange(own, own + size)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from parse_runtime.signature.plan import ALIGNMENT, cache_rows
+from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.tree import DraftTree
 
+BLOCK = 16
+"""Rows of a block of the caches."""
 DTYPES = ("float32", "bfloat16")
 """What weights, caches and hidden states may be."""
 
@@ -32,6 +34,9 @@ class PassSizes:
     max_len: int
     """Tokens of a sequence."""
     slots: int = 1
+    kv_tokens: int | None = 0
+    """Tokens that the sequences of all slots have room for, 0 for slots x max_len. None: slots
+    have rows of their own and no tables, in bundles of before 2026-11-30."""
     prefill: tuple[int, ...] = ()
     """Rows, rising."""
     prompts: tuple[int, ...] = ()
@@ -53,9 +58,32 @@ class PassSizes:
         return tuple(map(PrefillSize, self.prefill, prompts))
 
     @property
-    def cache_rows(self) -> int:
-        """Rows of a slot's cache."""
-        return cache_rows(self.max_len, max((length for length, _ in self.verify), default=0))
+    def scratch_row(self) -> int:
+        """The first of a slot's rows for suffixes, in a block behind those of the sequence."""
+        return self.max_len + 1 if self.kv_tokens is None else self.sequence_blocks * BLOCK
+
+    @property
+    def slot_rows(self) -> int:
+        """Rows of a slot: the sequence, padding, and the suffixes of the largest verification."""
+        return self.scratch_row + max((length for length, _ in self.verify), default=0)
+
+    @property
+    def sequence_blocks(self) -> int:
+        """Entries of a slot's table that are its own."""
+        return blocks_of(self.max_len + 1)
+
+    @property
+    def fixed_blocks(self) -> int:
+        """Blocks that belong to no slot: one for rows of no sequence, and all slots' scratch.
+
+        A verification is about one slot, and nothing of its suffixes is read behind it.
+        """
+        return 1 + blocks_of(self.slot_rows) - self.sequence_blocks
+
+    @property
+    def pool_blocks(self) -> int:
+        """Blocks that slots take and give back."""
+        return blocks_of(self.kv_tokens or 0) or self.slots * blocks_of(self.max_len)
 
     def scored_by(self, rows: int, cuts: int) -> int:
         """Drafted tokens that the verify pass of that size has evidence of."""
@@ -68,3 +96,8 @@ class PassSizes:
             return self.decode
         powers = [1 << i for i in range((self.slots - 1).bit_length())]
         return (*powers, self.slots)
+
+
+def blocks_of(rows: int) -> int:
+    """Blocks that hold so many rows."""
+    return -(-rows // BLOCK)

@@ -64,7 +64,7 @@ def against_dense_mask() -> float:
     visible = rows_visible(case)
     visible[:, 0] = True
     case.cuts.clamp_(min=1)
-    k, v = (case.cache[i, :, int(case.slots[0]), : case.keys] for i in (0, 1))
+    k, v = case.of_slot(int(case.slots[0]))[:, :, : case.keys]
     dense = F.scaled_dot_product_attention(
         case.q.transpose(0, 1)[None],
         k.repeat_interleave(5, 0)[None],
@@ -120,7 +120,8 @@ def chain_variations() -> int:
     for i in range(12):
         one = part(chain, 0, 1, 12)
         alone = Case(
-            q=one.q[i : i + 1], cache=one.cache, slots=one.slots, rows=one.rows[:1],
+            q=one.q[i : i + 1], cache=one.cache, tables=one.tables, slots=one.slots,
+            rows=one.rows[:1],
             cuts=one.cuts[:1] + i + 1, starts=one.starts[:1] + i, ancestors=one.ancestors[:1],
             keys=one.keys,
         )  # fmt: skip

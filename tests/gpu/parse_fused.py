@@ -14,7 +14,8 @@ from torch import Tensor
 from parse_runtime.kernels.attend_step import attend_step_parts
 from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
-from parse_runtime.kernels.rotate import Rotation
+from parse_runtime.kernels.rotate import Rotation, places
+from parse_runtime.signature.sizes import BLOCK
 
 HIDDEN, HEADS, KV_HEADS, MLP, HEAD_DIM, ROWS = 1024, 16, 8, 3072, 128, 2048
 
@@ -31,7 +32,9 @@ class Layer:
         )  # fmt: skip
         self.weights = [random(n, k, scale=k**-0.5) for n, k in shapes]
         self.norm, self.head_norms = random(HIDDEN), (random(HEAD_DIM), random(HEAD_DIM))
-        self.caches = [random(2, KV_HEADS, slots, ROWS, HEAD_DIM) for _ in range(2)]
+        blocks = slots * ROWS // BLOCK
+        self.caches = random(blocks, 2, 2, BLOCK, KV_HEADS, HEAD_DIM).transpose(0, 1)
+        self.tables = torch.randperm(blocks, device="cuda").int().view(slots, -1)
         self.frequencies = 1e6 ** -(torch.arange(64, device="cuda") / 64)
         # Kernels may read weights before those ahead of them have ended.
         torch.cuda.synchronize()
@@ -42,19 +45,20 @@ class Layer:
         """All that two layers give, of rows side by side in their slots, and what they store."""
         added, hidden, found = x, None, []
         length = rows.shape[0] // slots.shape[0]
-        places = rows + slots.repeat_interleave(length) * ROWS
-        rotation = Rotation(rows, self.frequencies, places, self.head_norms, 1e-6, 0.0)
+        rotation = Rotation(rows, self.frequencies, rows, self.head_norms, 1e-6, 0.0)
+        block, inside = places(self.tables, slots, rows, BLOCK)
         qkv_weight, o, gate_up, down = self.weights
-        for cache in self.caches:
+        for cache in self.caches.transpose(1, 2):
             qkv, hidden = normed_parts(added, hidden, self.norm, 1e-6, 0.0, None, qkv_weight)
             added = attend_step_parts(
-                qkv, rotation, cache, slots, starts, starts, ancestors, keys, length, o
-            )
+                qkv, rotation, cache, self.tables, slots, starts, starts, ancestors, keys, length,
+                o,
+            )  # fmt: skip
             found += [qkv, hidden, added]
             y, hidden = normed_swiglu(added, hidden, self.norm, 1e-6, 0.0, None, gate_up)
             added = linear_parts(y, down)
             found += [y[None], hidden, added]
-            found += list(cache.flatten(2, 3)[:, :, places].unbind(0))
+            found += list(cache[:, block, inside].transpose(1, 2).unbind(0))
         # The number of rows last but one, as parts have it.
         return [part.reshape(-1, part.shape[-2], part.shape[-1]) for part in found]
 

@@ -13,6 +13,7 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
+from parse_runtime.signature.sizes import BLOCK
 
 MATRICES = [(5120, 5120), (100, 96), (1040, 520)]
 COUNTS = (1, 5, 16, 17, 64, 65)
@@ -98,18 +99,24 @@ def fused() -> dict[str, float]:
                 name = f"norm {count} {spans} {before is not None}"
                 found[name] = max(distance(a, b) for a, b in zip(pair, exact, strict=True))
             for head_dim in (64, 80, 128):
-                heads, kv_heads, slots, rows = 10, 2, 3, 100
+                heads, kv_heads, blocks = 10, 2, 42
                 qkv = random(*size, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
                 positions = torch.randint(0, 30000, (count,), device="cuda")
                 frequencies = 1e6 ** -torch.rand(head_dim // 2, device="cuda")
-                write = torch.randperm(slots * rows, device="cuda")[:count]
-                cache = random(2, kv_heads, slots, rows, head_dim)
+                rows = torch.randperm(14 * BLOCK, device="cuda")[:count]
+                slots = torch.tensor([1], device="cuda")
+                tables = torch.randperm(blocks, device="cuda").int().view(3, 14)
+                # As a layer's part of a cache: blocks are further apart than they are long.
+                cache = random(blocks, 2, 2, BLOCK, kv_heads, head_dim)[:, 1].transpose(0, 1)
                 for norms in (None, (random(head_dim), random(head_dim))):
                     expected = wide(cache)
-                    q = rotate_store(qkv, positions, frequencies, cache, write, norms, 1e-6, offset)
+                    q = rotate_store(
+                        qkv, positions, frequencies, cache, tables, slots, rows, norms, 1e-6, offset
+                    )
                     q64 = rotate_store(
                         wide(qkv), positions.cpu(), frequencies.cpu(), expected,
-                        write.cpu(), norms and (wide(norms[0]), wide(norms[1])), 1e-6, offset,
+                        tables.cpu(), slots.cpu(), rows.cpu(),
+                        norms and (wide(norms[0]), wide(norms[1])), 1e-6, offset,
                     )  # fmt: skip
                     name = f"rotate {count} {spans} {head_dim} {norms is not None}"
                     found[name] = max(distance(q, q64), distance(cache, expected))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
+from parse_runtime.signature.sizes import BLOCK, blocks_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Case:
 
     q: Tensor
     cache: Tensor
+    """[2, blocks, BLOCK, kv_heads, head_dim], as `tables` say."""
+    tables: Tensor
     slots: Tensor
     rows: Tensor
     cuts: Tensor
@@ -31,6 +34,10 @@ class Case:
     def length(self) -> int:
         return self.q.shape[0] // self.slots.shape[0]
 
+    def of_slot(self, slot: int) -> Tensor:
+        """A copy of the keys and values of a slot's rows, [2, kv_heads, rows, head_dim]."""
+        return self.cache[:, self.tables[slot].long()].flatten(1, 2).transpose(1, 2)
+
     def to(self, device: str) -> Case:
         fields = vars(self)
         return Case(**{n: f.to(device) if isinstance(f, Tensor) else f for n, f in fields.items()})
@@ -43,6 +50,8 @@ def random_case(
 ) -> Case:  # fmt: skip
     """Rows with random cuts (0 among them) and random own spans, or spans of no key.
 
+    Slots' blocks lie in random order among others.
+
     Where windowed, rows see no key below a random one (which may lie beyond the cut), by scores of
     another scale and with a cap.
     """
@@ -52,10 +61,13 @@ def random_case(
     def below(n: int) -> Tensor:
         return torch.randint(0, n, (count,), generator=g)
 
-    starts = below(keys)
+    starts, each = below(keys), blocks_of(keys + 9)
+    blocks = torch.randperm(slots * each + 2, generator=g, dtype=torch.int32)
+    shape = (2, len(blocks), BLOCK, kv_heads, head_dim)
     return Case(
         q=torch.randn(count, group * kv_heads, head_dim, generator=g).to(dtype),
-        cache=torch.randn(2, kv_heads, slots, keys + 9, head_dim, generator=g).to(dtype),
+        cache=torch.randn(shape, generator=g).to(dtype),
+        tables=blocks[: slots * each].view(slots, each),
         slots=torch.randperm(slots, generator=g)[:batch],
         rows=(starts + below(keys) - keys // 4).clamp(max=keys - 1),
         cuts=(below(keys + 1 + keys // 4) - keys // 4).clamp(min=0),
@@ -71,16 +83,16 @@ def random_case(
 def rows(case: Case) -> Tensor:
     """What `attend_rows` gives."""
     return attend_rows(
-        case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, case.keys,
-        lows=case.lows, scale=case.scale, cap=case.cap,
+        case.q, case.cache, case.tables, case.slots, case.rows, case.cuts, case.starts,
+        case.keys, lows=case.lows, scale=case.scale, cap=case.cap,
     )  # fmt: skip
 
 
 def step(case: Case) -> Tensor:
     """What `attend_step` gives."""
     return attend_step(
-        case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, case.keys,
-        case.length, lows=case.lows, scale=case.scale, cap=case.cap,
+        case.q, case.cache, case.tables, case.slots, case.cuts, case.starts, case.ancestors,
+        case.keys, case.length, lows=case.lows, scale=case.scale, cap=case.cap,
     )  # fmt: skip
 
 
@@ -108,12 +120,12 @@ def step_visible(case: Case) -> Tensor:
 def exact(case: Case, visible: Tensor) -> Tensor:
     """Float64 [B * L, H * D]: softmax over what each row sees; zero where it sees nothing."""
     count, heads, head_dim = case.q.shape
-    group = heads // case.cache.shape[1]
+    group = heads // case.cache.shape[3]
     found = []
     for slot, q, seen in zip(
         case.slots, case.q.split(case.length), visible.split(case.length), strict=True
     ):
-        cache = case.cache[:, :, int(slot), : case.keys].double()
+        cache = case.of_slot(int(slot))[:, :, : case.keys].double()
         k, v = cache.repeat_interleave(group, 1)
         scores = torch.einsum("lhd,hkd->lhk", q.double(), k) * (case.scale or head_dim**-0.5)
         if case.cap:

@@ -71,24 +71,26 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
 
     count = slots * length
     numbers, heat = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
-    cache, norm = normal(2, KV_HEADS, slots, KEYS, HEAD_DIM), normal(HIDDEN)
+    cache, norm = normal(60, 3, 2, 16, KV_HEADS, HEAD_DIM)[:, 1].transpose(0, 1), normal(HIDDEN)
+    tables = torch.zeros(4, 17, dtype=torch.int32)
     x, total = add_rms_norm(normal(count, HIDDEN), None, norm, 1e-6)
     parts = linear_parts(x, normal((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN))
     head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
     frequencies = torch.zeros(HEAD_DIM // 2)
-    q = rotate_store(parts, numbers, frequencies, cache, numbers, head_norms, 1e-6)
+    where = cache, tables, numbers[:slots]
+    q = rotate_store(parts, numbers, frequencies, *where, numbers, head_norms, 1e-6)
     many = torch.zeros(STREAMED_ROWS + 1, dtype=torch.int64)
     wide = normal(many.shape[0], parts.shape[2])
-    rotate_store(wide, many, frequencies, cache, many, head_norms, 1e-6)
-    attend_rows(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS)
-    x = attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length)
+    rotate_store(wide, many, frequencies, cache, tables, many[:1], many, head_norms, 1e-6)
+    attend_rows(q, *where, numbers, numbers, numbers, KEYS)
+    x = attend_step(q, *where, numbers, numbers, numbers, KEYS, length)
     window = {"lows": numbers, "scale": 0.1, "cap": 50.0}
-    attend_rows(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, **window)
-    attend_step(q, cache, numbers[:slots], numbers, numbers, numbers, KEYS, length, **window)
+    attend_rows(q, *where, numbers, numbers, numbers, KEYS, **window)
+    attend_step(q, *where, numbers, numbers, numbers, KEYS, length, **window)
     x, total = add_rms_norm(linear_parts(x, normal(HIDDEN, x.shape[1])), total, norm, 1e-6)
     add_rms_norm(normal(count, WIDE), None, normal(WIDE), 1e-6)
-    long = normal(2, KV_HEADS, slots, MANY_KEYS, HEAD_DIM)
-    attend_step(q, long, numbers[:slots], numbers, numbers, numbers, MANY_KEYS, length)
+    long = torch.zeros(4, 129, dtype=torch.int32)
+    attend_step(q, cache, long, numbers[:slots], numbers, numbers, numbers, MANY_KEYS, length)
     linear_swiglu(x, normal(2 * WIDTH, HIDDEN), True)
     x = linear_swiglu(x, normal(2 * WIDTH, HIDDEN))
     x = linear(x, normal(HIDDEN, WIDTH))
@@ -125,9 +127,10 @@ def run_fused(dtype: torch.dtype) -> None:
     qkv, total = normed_parts(normal(1, HIDDEN), None, norm, 1e-6, 0.0, None, qkv_weight)
     head_norms = normal(HEAD_DIM), normal(HEAD_DIM)
     rotation = Rotation(number, torch.zeros(HEAD_DIM // 2), number, head_norms, 1e-6, 0.0)
-    cache = normal(2, KV_HEADS, 1, KEYS, HEAD_DIM)
+    cache = normal(60, 3, 2, 16, KV_HEADS, HEAD_DIM)[:, 1].transpose(0, 1)
+    tables = torch.zeros(4, 17, dtype=torch.int32)
     numbers = number, number, number, number, KEYS, 1
-    added = attend_step_parts(qkv, rotation, cache, *numbers, o)
+    added = attend_step_parts(qkv, rotation, cache, tables, *numbers, o)
     normed_swiglu(added, total, norm, 1e-6, 0.0, None, normal(2 * WIDTH, HIDDEN))
 
 

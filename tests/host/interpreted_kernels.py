@@ -35,15 +35,16 @@ def errors() -> dict[str, float]:
         for batch in (1, 3):
             case = random_case(seed, **layout, batch=batch)
             found = attend_rows.launch(
-                case.q, case.cache, case.slots, case.rows, case.cuts, case.starts, keys,
-                attend_rows.Tiles(16, 16, 4, 2), case.lows, case.scale, case.cap,
+                case.q, case.cache, case.tables, case.slots, case.rows, case.cuts, case.starts,
+                keys, attend_rows.Tiles(16, 16, 4, 2), case.lows, case.scale, case.cap,
             )  # fmt: skip
             expected = exact(case, rows_visible(case))
             worst["rows"] = max(worst["rows"], float((found - expected).norm() / expected.norm()))
         case = random_case(seed, **layout, batch=2)
         found = attend_step.launch(
-            case.q, case.cache, case.slots, case.cuts, case.starts, case.ancestors, keys,
-            length, attend_step.Tiles(32, 16, 16, 4, 2, 7), case.lows, case.scale, case.cap,
+            case.q, case.cache, case.tables, case.slots, case.cuts, case.starts,
+            case.ancestors, keys, length, attend_step.Tiles(32, 16, 16, 4, 2, 7), case.lows,
+            case.scale, case.cap,
         )  # fmt: skip
         expected = exact(case, step_visible(case))
         worst["step"] = max(worst["step"], float((found - expected).norm() / expected.norm()))
@@ -64,7 +65,7 @@ def variations() -> int:
         ):
             tiles = attend_step.Tiles(32, 16, 16, 4, 2, programs)
             numbers = (slots, cuts, starts, bits, 100, length, tiles, low, case.scale, case.cap)
-            found.append(attend_step.launch(q, case.cache, *numbers)[-1])
+            found.append(attend_step.launch(q, case.cache, case.tables, *numbers)[-1])
         differing += int((found[0] != found[1]).sum())
     return differing
 
@@ -87,7 +88,7 @@ def row_variations() -> int:
             if window:
                 starts = torch.maximum(starts, rows - window + 1)
             result = attend_rows.launch(
-                torch.cat([case.q.split(ALIGNMENT)[i] for i in places]), case.cache,
+                torch.cat([case.q.split(ALIGNMENT)[i] for i in places]), case.cache, case.tables,
                 case.slots[list(places)], rows, cuts, starts, 80,
                 attend_rows.Tiles(16, 16, 4, 2), lows, case.scale, case.cap,
             )  # fmt: skip
@@ -103,8 +104,8 @@ def misread() -> int:
     found = []
     for spread in (one.expand(3), one.repeat(3)):
         numbers = (case.slots, spread, spread, spread)
-        step = attend_step.launch(case.q, case.cache, *numbers, 40, 3)
-        own = attend_rows.launch(case.q, case.cache, case.slots, spread, spread, spread, 40)
+        step = attend_step.launch(case.q, case.cache, case.tables, *numbers, 40, 3)
+        own = attend_rows.launch(case.q, case.cache, case.tables, case.slots, *[spread] * 3, 40)
         found.append(torch.cat((step, own)))
     return int((found[0] != found[1]).sum())
 

@@ -19,6 +19,7 @@ from parse_runtime.kernels.cuda import norm as cuda_norm
 from parse_runtime.kernels.cuda import rotate as cuda_rotate
 from parse_runtime.kernels.cuda.held import Holding
 from parse_runtime.kernels.rotate import Rotation
+from parse_runtime.signature.sizes import BLOCK, blocks_of
 
 NEAR: dict[str, float] = {}
 DIFFERING: dict[str, int] = {}
@@ -72,20 +73,23 @@ def attention() -> None:
     for batch, norms_too, windowed in ((1, False, False), (1, True, True), (3, True, False)):
         name = f"attention {batch} {norms_too}"
         qkv = torch.randn(2, batch, (heads + 2 * kv_heads) * head_dim)
-        start, slots = torch.tensor([150, 20, 77])[:batch], torch.arange(batch)
+        start, slots = torch.tensor([150, 20, 77])[:batch], torch.randperm(3)[:batch]
         head_norms = (torch.randn(head_dim), torch.randn(head_dim)) if norms_too else None
         rotation = Rotation(
             torch.randint(0, 3000, (batch,)), 10000 ** -torch.rand(head_dim // 2),
-            start + slots * rows, head_norms, 1e-6, 0.5,
+            start, head_norms, 1e-6, 0.5,
         )  # fmt: skip
-        caches = torch.randn(2, kv_heads, batch, rows, head_dim).repeat(3, 1, 1, 1, 1, 1)
+        # As a layer's part of a cache, with slots' blocks in random order among others.
+        each = blocks_of(rows)
+        tables = torch.randperm(3 * each + 2, dtype=torch.int32)[: 3 * each].view(3, each)
+        values = torch.randn(3 * each + 2, 2, 2, BLOCK, kv_heads, head_dim)
+        caches = [values.clone()[:, 1].transpose(0, 1) for _ in range(3)]
         lows = start - 40 if windowed else None
-        numbers = slots, start, start, torch.ones_like(start), keys, 1
-        expected = attend_step(
-            rotation.store(qkv, caches[0]), caches[0], *numbers, lows=lows
-        )  # fmt: skip
+        numbers = tables, slots, start, start, torch.ones_like(start), keys, 1
+        q = rotation.store(qkv, caches[0], tables, slots)
+        expected = attend_step(q, caches[0], *numbers, lows=lows)
         q = cuda_rotate.rotate_store(
-            qkv, *rotation[:2], caches[1], rotation.write, head_norms, 1e-6, 0.5
+            qkv, *rotation[:2], caches[1], tables, slots, start, head_norms, 1e-6, 0.5
         )
         for span in (16, 32, 160):
             tiles = cuda_attend.Tiles(span, 16, 16, 4, 2, 7)

@@ -77,20 +77,26 @@ def fused() -> dict[str, float]:
             found[name] = max(map(distance, ours, theirs))
         for head_dim in (64, 80):
             qkv = torch.randn(*size, (4 + 2 * 2) * head_dim)
-            positions, write = torch.tensor([5, 100, 3000]), torch.tensor([3, 25, 59])
+            positions, rows = torch.tensor([5, 100, 3000]), torch.tensor([3, 25, 19])
+            tables = torch.randperm(9, dtype=torch.int32)[:6].view(3, 2)
             frequencies = 10000 ** -torch.rand(head_dim // 2)
             for norms in (None, (torch.randn(head_dim), torch.randn(head_dim))):
                 given = (norms, 1e-6, spans / 3)
-                expected = torch.zeros(2, 2, 3, 20, head_dim)
-                expected_q = rotate.rotate_store(
-                    qkv, positions, frequencies, expected, write, *given
-                )
-                for few in (64, 0):  # rows: one kernel is of few, the other of more
-                    cuda_rotate.STREAMED_ROWS = few
-                    cache = torch.zeros_like(expected)
-                    q = cuda_rotate.rotate_store(qkv, positions, frequencies, cache, write, *given)
-                    name = f"rotate {spans} {head_dim} {norms is not None} {few}"
-                    found[name] = max(distance(q, expected_q), distance(cache, expected))
+                for slots in (torch.tensor([2]), torch.tensor([2, 0, 1])):
+                    # As a layer's part of a cache: blocks are further apart than they are long.
+                    expected = torch.zeros(9, 2, 16, 2, head_dim).transpose(0, 1)
+                    where = tables, slots, rows
+                    expected_q = rotate.rotate_store(
+                        qkv, positions, frequencies, expected, *where, *given
+                    )
+                    for few in (64, 0):  # rows: one kernel is of few, the other of more
+                        cuda_rotate.STREAMED_ROWS = few
+                        cache = torch.zeros(9, 2, 16, 2, head_dim).transpose(0, 1)
+                        q = cuda_rotate.rotate_store(
+                            qkv, positions, frequencies, cache, *where, *given
+                        )
+                        name = f"rotate {spans} {head_dim} {norms is not None} {len(slots)} {few}"
+                        found[name] = max(distance(q, expected_q), distance(cache, expected))
     return found
 
 

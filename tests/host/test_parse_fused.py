@@ -60,11 +60,14 @@ def test_fused_functions_are_those_they_name():
     gated, entered = normed_swiglu(x, residual, norm, 1e-6, 1.0, None, gate_up, True)
     assert torch.equal(entered, total)
     assert torch.equal(gated, linear_swiglu(normed, gate_up, True))
-    number, caches = torch.tensor([3]), torch.randn(2, 2, 1, 1, 5, 6)
+    number, caches = torch.tensor([3]), torch.randn(2, 2, 3, 16, 1, 6)
     rotation = Rotation(number, torch.rand(3), number, None, 1e-6, 0.0)
     caches[1] = caches[0]
-    numbers = torch.tensor([0]), number, number, torch.ones_like(number), 5, 1
+    where = torch.tensor([[2]], dtype=torch.int32), torch.tensor([0])
+    numbers = *where, number, number, torch.ones_like(number), 5, 1
     found = attend_step_parts(qkv, rotation, caches[0], *numbers, o)
-    q = rotate_store(qkv, number, rotation.inverse_frequencies, caches[1], number, None, 1e-6)
+    q = rotate_store(
+        qkv, number, rotation.inverse_frequencies, caches[1], *where, number, None, 1e-6
+    )
     assert torch.equal(found, linear_parts(attend_step(q, caches[1], *numbers), o))
     assert torch.equal(caches[0], caches[1])

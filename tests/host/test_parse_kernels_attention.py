@@ -16,6 +16,7 @@ from kernel_script import kernel_report
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.signature.plan import causal, verification_plan
+from parse_runtime.signature.sizes import BLOCK, blocks_of
 
 layouts = st.fixed_dictionaries(
     {
@@ -59,11 +60,10 @@ def test_what_a_row_does_not_see_is_not_read() -> None:
     before = rows(case)
     unseen = ~rows_visible(case).any(0)
     assert unseen.any()
-    slot = int(case.slots[0])
-    other = [s for s in range(case.cache.shape[2]) if s != slot]
-    case.cache[:, :, other] = 1e9
-    case.cache[:, :, slot, case.keys :] = 1e9
-    case.cache[:, :, slot, : case.keys][:, :, unseen] = 1e9
+    read = torch.zeros(case.cache.shape[1:3], dtype=torch.bool)
+    seen = (~unseen).nonzero()[:, 0]
+    read[case.tables[int(case.slots[0])][seen // BLOCK].long(), seen % BLOCK] = True
+    case.cache[:, ~read] = 1e9
     after = rows(case)
     assert torch.equal(before, after)
 
@@ -84,20 +84,30 @@ def test_one_verification_equals_separate_prefills(
     cuts = sorted(data.draw(st.sets(lengths, min_size=1, max_size=5)))
     max_len, heads, head_dim = 40, 4, 8
     count = shared + suffix * len(cuts) + padding
-    plan, _ = verification_plan([0] * shared, prefix, [0] * suffix, cuts, count, max_len)
+    plan, _ = verification_plan(
+        [0] * shared, prefix, [0] * suffix, cuts, count, max_len, max_len + 1
+    )
     _, _, own_rows, chosen, starts = torch.from_numpy(plan).unbind(0)
     g = torch.Generator().manual_seed(seed)
     keys = max_len + 1 + suffix * len(cuts)
-    cache = torch.randn(2, 2, 2, keys, head_dim, generator=g)
+    blocks = blocks_of(keys)
+    cache = torch.randn(2, 2 * blocks, BLOCK, 2, head_dim, generator=g)
+    table = torch.randperm(2 * blocks, generator=g, dtype=torch.int32)[:blocks]
+    tables = torch.stack((table.flip(0), table))
     q = torch.randn(count, heads, head_dim, generator=g)
     slot = torch.ones(1, dtype=torch.int64)
-    found = attend_rows(q, cache, slot, own_rows, chosen, starts, keys)
+    found = attend_rows(q, cache, tables, slot, own_rows, chosen, starts, keys)
     for i, cut in enumerate(cuts):
         index = torch.arange(shared + i * suffix, shared + (i + 1) * suffix)
-        own = cache[:, :, :, own_rows[index]]
-        alone = torch.cat((cache[:, :, :, :cut], own), 3)
+        row = torch.cat((torch.arange(cut), own_rows[index]))
+        held = cache[:, table[row // BLOCK].long(), row % BLOCK]
+        alone = torch.zeros(2, blocks_of(len(row)), BLOCK, 2, head_dim)
+        alone.flatten(1, 2)[:, : len(row)] = held
+        order = torch.arange(alone.shape[1], dtype=torch.int32).expand(2, -1)
         plain = torch.from_numpy(causal([0] * suffix, cut, suffix, max_len))
-        expected = attend_rows(q[index], alone, slot, plain[2], plain[3], plain[4], cut + suffix)
+        expected = attend_rows(
+            q[index], alone, order, slot, plain[2], plain[3], plain[4], cut + suffix
+        )
         assert (found[index] - expected).abs().max() < 1e-5
 
 
@@ -108,9 +118,10 @@ def test_a_chain_equals_decoding_row_by_row(seed: int, length: int, known: int) 
     index = torch.arange(length)
     cut = torch.full((length,), known)
     slots, row = case.slots, known + index
-    at_once = attend_step(case.q, case.cache, slots, cut, cut, (2 << index) - 1, case.keys, length)
+    cache = case.cache, case.tables
+    at_once = attend_step(case.q, *cache, slots, cut, cut, (2 << index) - 1, case.keys, length)
     slots, one = slots.expand(length), torch.ones(length, dtype=torch.int64)
-    alone = attend_step(case.q, case.cache, slots, row, row, one, case.keys, 1)
+    alone = attend_step(case.q, *cache, slots, row, row, one, case.keys, 1)
     assert (at_once - alone).abs().max() < 1e-5
 
 

@@ -17,7 +17,7 @@ from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.signature.passes import ModelSignature, PassSignature
 from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import PassSizes, prompts_of
+from parse_runtime.signature.sizes import BLOCK, PassSizes, prompts_of
 from tests.unit.parse_fakes import VOCABULARY, Answer
 
 MAX_LEN = 64
@@ -31,16 +31,20 @@ class Device:
         self, target: Answer, draft: Answer, judge: Callable[[list[int]], float], slots: int,
         decode: tuple[int, ...] = (), run_ahead: bool = True, before: Device | None = None,
         packs: bool = True, late: Callable[[str, int], int] = lambda name, size: 0,
+        kv_tokens: int | None = None,
     ) -> None:  # fmt: skip
         """`before`: one whose caches are this one's, too, as those of a bundle in its place.
 
         Without `packs` a prefill takes one slot, as in earlier bundles. `late`: how many answers of
-        a graph, of a size, that it is not ready there are.
+        a graph, of a size, that it is not ready there are. Without `kv_tokens` a bundle of before
+        there were tables.
         """
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
             "stride": 1, "evidence": "0", "run_ahead": run_ahead,
         }  # fmt: skip
+        if kv_tokens is not None:
+            self.settings["kv_tokens"] = kv_tokens
         self.launches: list[str] = []
         self.sizes: list[int] = []
         """Of the launches."""
@@ -58,11 +62,15 @@ class Device:
         sizes: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "prefill": PREFILL, "decode": decode,
             "prompts": tuple(prompts_of(rows, slots) for rows in PREFILL) if packs else (),
+            "kv_tokens": kv_tokens,
         }  # fmt: skip
         for name, say, more in (("target", target, {"verify": VERIFY}), ("draft", draft, {})):
             signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)
             rows = before.models[len(self.models)].rows if before else None
-            model = Model(say, judge, slots, rows)
+            tables = signature.tables
+            if kv_tokens is not None:
+                self._tensors[tables.name] = tables.initial.copy()
+            model = Model(say, judge, signature.sizes, rows, self._tensors.get(tables.name))
             self.models.append(model)
             for length in PREFILL:
                 self._add(signature.prefill(length), model.prefill)
@@ -171,14 +179,24 @@ class Model:
     """What its passes compute: the rows of its slots hold tokens, -1 where nobody wrote."""
 
     def __init__(
-        self, say: Answer, judge: Callable[[list[int]], float], slots: int,
-        rows: NDArray[np.int64] | None = None,
+        self, say: Answer, judge: Callable[[list[int]], float], sizes: PassSizes,
+        rows: NDArray[np.int64] | None, tables: NDArray[np.int32] | None,
     ) -> None:  # fmt: skip
-        self._say, self._judge = say, judge
-        self.rows = np.full((slots, MAX_LEN), -1, np.int64) if rows is None else rows
+        self._say, self._judge, self._tables = say, judge, tables
+        shape = (sizes.slots, MAX_LEN)
+        if tables is not None:
+            shape = (sizes.fixed_blocks + sizes.pool_blocks, BLOCK)
+        self.rows = np.full(shape, -1, np.int64) if rows is None else rows
+
+    def _place(self, slot: int, row: int) -> tuple[int, int]:
+        if self._tables is None:
+            return slot, row
+        block = int(self._tables[slot, row // BLOCK])
+        assert block
+        return block, row % BLOCK
 
     def _held(self, slot: int, length: int) -> list[int]:
-        held: list[int] = self.rows[slot, :length].tolist()
+        held = [int(self.rows[self._place(slot, row)]) for row in range(length)]
         assert -1 not in held
         return held
 
@@ -203,7 +221,7 @@ class Model:
         for token, position, row, _, _ in plan.T.tolist():
             if row < MAX_LEN:
                 assert row == position
-                self.rows[slot, row] = token
+                self.rows[self._place(slot, row)] = token
 
     def waiting(self, plan: Any, slots: Any, sampling: Any, seeds: Any) -> Any:
         count = plan.shape[1]

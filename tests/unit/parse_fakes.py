@@ -14,9 +14,11 @@ from parse_runtime.engine.packing import holding
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.tables import Tables
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import TokenLogprobs
-from parse_runtime.signature.sizes import PrefillSize
+from parse_runtime.signature.passes import ModelSignature
+from parse_runtime.signature.sizes import BLOCK, PassSizes, PrefillSize
 from parse_runtime.text.translation import SameTokens
 
 VOCABULARY = 100
@@ -55,16 +57,51 @@ class Fake:
     slots: int = 1
     max_len: int = 64
     prefills: tuple[PrefillSize, ...] = (PrefillSize(16, 1), PrefillSize(96, 3))
+    kv_tokens: int | None = 0
+    reach: int = 0
+    proposes: int = 0
+    drafter: Fake | None = None
+    """Whose rows it proposes tokens by."""
     rows: dict[int, list[int]] = field(default_factory=dict)
     passes: list[list[int]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
     """Slots of each prefill pass."""
 
+    def __post_init__(self) -> None:
+        sizes = PassSizes(max_len=self.max_len, slots=self.slots, kv_tokens=self.kv_tokens)
+        self.tables = Tables(ModelSignature("fake", sizes))
+        self.reach = self.reach or self.several
+        self.blocks = np.full((sizes.fixed_blocks + sizes.pool_blocks, BLOCK), -1)
+        """What each block's rows were computed from: the hash of the beginning."""
+        self.left: set[int] = set()
+        """Slots whose `rows` are those of an answer that has left."""
+
+    def take_over(self, before: Fake) -> None:
+        """Have its caches, and leave it none."""
+        self.tables, self.blocks = before.tables, before.blocks
+        before.rows, self.rows = {}, before.rows
+
+    def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        self.left.discard(slot)
+        self.rows[slot] = list(tokens)
+
+    def forget(self, slot: int) -> None:
+        self.tables.release(slot)
+        self.left.add(slot)
+
     def _put(self, slot: int, tokens: Sequence[int], start: int) -> list[int]:
+        if slot in self.left:
+            self.hold(slot, [])
         held = self.rows.setdefault(slot, [])
         assert 0 <= slot < self.slots and 0 <= start <= len(held) and start + len(tokens) <= 64
         held[start:] = tokens
+        for row in range(len(held)):
+            block, known = self.tables.values[slot, row // BLOCK], hash(tuple(held[: row + 1]))
+            assert block or self.kv_tokens is None
+            if row >= start:
+                self.blocks[block, row % BLOCK] = known
+            assert self.blocks[block, row % BLOCK] == known
         return held
 
     def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
@@ -101,6 +138,9 @@ class Fake:
         return found.astype(np.float32)
 
     def extend(self, batch: Batch) -> list[Following]:
+        if self.drafter:
+            for slot, position in zip(batch.slots, batch.positions, strict=True):
+                assert min(position + self.proposes, 64) <= self.drafter.tables.rows[slot]
         found = [[token] for token in self.decode(batch)]
         for slot, new, sampling in zip(batch.slots, found, batch.samplings, strict=True):
             if slot in batch.scored:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundryrt.errors import FoundryError
 from parse_runtime.engine.batch import Batch, Sampling
+from parse_runtime.engine.memory import SHARING
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
@@ -36,7 +38,8 @@ def alone(chosen: Request) -> Heard:
 
 
 requests = st.builds(
-    request, st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=20),
+    request, st.integers(1, 40),
+    st.lists(st.integers(1, 50), min_size=1, max_size=20) | st.sampled_from([[5] * 23, [5] * 20]),
     st.integers(0, 3), st.sampled_from([None, None, None, Processing(logprobs=1)]),
     max_rounds=st.integers(0, 2), threshold=st.sampled_from([0.0, 0.3, 0.9]),
     stride=st.integers(5, 9),
@@ -49,15 +52,15 @@ requests = st.builds(
     st.lists(st.tuples(requests, st.integers(0, 12)), min_size=1, max_size=9),
     st.integers(1, 4), st.integers(0, 120), st.sampled_from([(), (1,), (1, 3)]), st.booleans(),
     st.booleans(), st.sets(st.integers(0, 8)),
+    st.none() | st.integers(MAX_LEN, 3 * MAX_LEN), st.sampled_from(SHARING),
 )  # fmt: skip
 def test_answers_are_those_of_steps_that_wait(
     arrivals: list[tuple[Request, int]], slots: int, rows: int, sizes: tuple[int, ...],
-    run_ahead: bool, packs: bool, dropped: set[int],
+    run_ahead: bool, packs: bool, dropped: set[int], kv_tokens: int | None, sharing: str,
 ) -> None:  # fmt: skip
     sizes = tuple(size for size in sizes if size <= slots)
-    scheduler = Scheduler(
-        *open_models(used := device(slots, decode=sizes, run_ahead=run_ahead, packs=packs)), rows
-    )
+    used = device(slots, decode=sizes, run_ahead=run_ahead, packs=packs, kv_tokens=kv_tokens)
+    scheduler = Scheduler(*open_models(used), rows, sharing)
     heard: list[Heard] = []
     for i, (chosen, pause) in enumerate(arrivals):
         heard.append(Heard())
@@ -71,6 +74,11 @@ def test_answers_are_those_of_steps_that_wait(
     assert used.steps_ahead <= (3 if run_ahead else 1)
     for (chosen, _), got in zip(arrivals, heard, strict=True):
         got.check(alone(chosen))
+
+
+def test_caches_that_hold_no_sequence_are_refused() -> None:
+    with pytest.raises(FoundryError, match="do not hold one sequence"):
+        open_models(device(kv_tokens=MAX_LEN - 1))
 
 
 def decoded(decoder: GraphDecoder, slots: list[int], count: int, ahead: bool) -> list[list[int]]:

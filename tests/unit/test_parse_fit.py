@@ -28,11 +28,13 @@ GIB = 1 << 30
 def test_a_model_of_14b_on_gpus() -> None:
     wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
     assert wide == {
-        "dtype": "bfloat16", "max_rounds": 0, "max_len": 8192, "slots": 32,
+        "dtype": "bfloat16", "max_rounds": 0, "max_len": 8192, "slots": 64, "kv_tokens": 299008,
         "prefill": "128,256,512,1024,2048",
     }  # fmt: skip
     narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
-    assert (narrow["max_len"], narrow["slots"]) == (8192, 2)
+    assert (narrow["max_len"], narrow["slots"], narrow["kv_tokens"]) == (8192, 64, 20480)
+    least = choose({"model": "m", "max_len": 2048}, LIMITS["cuda"], 35 * GIB, MODEL, MODEL)
+    assert (least["slots"], least["kv_tokens"]) == (16, 6144)
     with pytest.raises(UsageError, match=r"m: .* GiB more than the 24\.0 GiB"):
         choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, MODEL, MODEL)
 
@@ -42,7 +44,7 @@ def test_weights_in_fp8_leave_room() -> None:
     model: Any = SimpleNamespace(config=CONFIG, parameters=[weights])
     assert 2 * _weights(model, model, "bfloat16") == _weights(MODEL, MODEL, "bfloat16")
     found = choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, model, model)
-    assert (found["max_len"], found["slots"]) == (8192, 2)
+    assert (found["max_len"], found["slots"], found["kv_tokens"]) == (8192, 64, 21504)
 
 
 def test_passes_that_compute_in_more_than_is_left_are_not_captured() -> None:
@@ -65,8 +67,10 @@ def test_what_is_given_stays() -> None:
     assert short["prefill"] == "32"
     given = {"model": "m", "max_len": 20, "slots": 1}
     assert choose(given, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)["prefill"] == "20"
-    with pytest.raises(UsageError, match="64 x 8192 tokens"):
-        choose({"model": "m", "slots": 64, "max_len": 8192}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
+    with pytest.raises(UsageError, match="500000 tokens of cache"):
+        choose({"model": "m", "kv_tokens": 500000}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
+    few = choose({"model": "m", "kv_tokens": 9000}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
+    assert (few["slots"], few["max_len"]) == (32, 8192) and "kv_tokens" not in few
 
 
 @given(available=st.integers(35, 400), slots=st.none() | st.integers(1, 40))
@@ -77,12 +81,16 @@ def test_it_fits_and_is_as_much_as_fits(available: int, slots: int | None) -> No
     try:
         found = {**given, **choose(given, limits, total, MODEL, MODEL)}
     except UsageError:
-        assert _caches(given, 256, slots or 1, MODEL, MODEL, "bfloat16") > room
+        assert _caches(given, 256, 256, MODEL, MODEL, "bfloat16") > room
         return
     length, chosen = int(found["max_len"]), int(found["slots"])
-    assert _caches(given, length, chosen, MODEL, MODEL, "bfloat16") <= room
+    tokens = int(found.get("kv_tokens", length * chosen))
+    assert length <= tokens <= length * chosen
+    assert _caches(given, length, tokens, MODEL, MODEL, "bfloat16") <= room
+    if "kv_tokens" in found:
+        assert _caches(given, length, tokens + 2048, MODEL, MODEL, "bfloat16") > room
     if slots is None and chosen < limits.slots:
-        assert _caches(given, length, 2 * chosen, MODEL, MODEL, "bfloat16") > room
+        assert 256 * chosen <= max(tokens, 256) < 512 * chosen + 1024
 
 
 def test_the_machine_says_how_much_it_has() -> None:

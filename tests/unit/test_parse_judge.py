@@ -70,12 +70,13 @@ def test_rows_of_a_verification_read_what_a_separate_prefill_would(data: st.Data
     total = start + len(prefix)
     cuts = sorted(data.draw(st.sets(st.integers(0, total), max_size=4)))
     length = len(prefix) + len(suffix) * len(cuts) + data.draw(st.integers(0, 5))
-    plan, ends = verification_plan(prefix, start, suffix, cuts, length, max_len)
+    scratch = data.draw(st.integers(max_len + 1, max_len + 20))
+    plan, ends = verification_plan(prefix, start, suffix, cuts, length, max_len, scratch)
     tokens, positions, rows, low, own = plan
     position_of = {row: row for row in range(start)} | dict(zip(rows, positions, strict=True))
 
     def reads(i: int) -> list[int]:
-        return [k for k in range(max_len + 1 + length) if k < low[i] or own[i] <= k <= rows[i]]
+        return [k for k in range(scratch + length) if k < low[i] or own[i] <= k <= rows[i]]
 
     real = len(prefix) + len(suffix) * len(cuts)
     assert len(set(rows[:real].tolist())) == real
@@ -92,11 +93,11 @@ def test_rows_of_a_verification_read_what_a_separate_prefill_would(data: st.Data
 
 
 def test_padding_is_never_read_by_others() -> None:
-    plan, _ = verification_plan([1, 2], 3, [7], [4, 5], 8, 16)
+    plan, _ = verification_plan([1, 2], 3, [7], [4, 5], 8, 16, 17)
     _, _, rows, cuts, starts = plan[:, :4]
     assert not np.any((cuts > 16) | ((starts <= 16) & (rows >= 16)))
     with pytest.raises(ValueError):
-        verification_plan([1, 2, 3], 0, [7], [1], 2, 16)
+        verification_plan([1, 2, 3], 0, [7], [1], 2, 16, 17)
 
 
 @given(

@@ -74,6 +74,26 @@ def test_health_follows_a_device_that_fails_and_recovers(serving: Serving) -> No
     assert serving.metric("parse_failed_in_a_row ") == 0
 
 
+def test_metrics_show_the_blocks_of_the_caches(serving: Serving) -> None:
+    blocks = {
+        f'{{kind="{kind}",model="{model}"}}': count
+        for model in ("target", "draft") for kind, count in (("total", 8), ("used", 0))
+    }  # fmt: skip
+    for _ in range(2):
+        assert serving.ask(prompt="x" * 20, max_tokens=4).status_code == 200
+        for labels, count in blocks.items():
+            assert serving.metric(f"parse_kv_blocks{labels}") == count
+    assert serving.metric('parse_tokens_total{kind="shared"}') == 16
+    assert serving.metric("parse_preemptions_total ") == 0
+    serving.device.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(serving.ask, prompt="x" * 20, max_tokens=9)
+        while serving.metric('parse_kv_blocks{kind="used",model="target"}') != 2:
+            time.sleep(0.01)
+        serving.device.gate.set()
+        assert answer.result().status_code == 200
+
+
 def test_what_a_request_is_to_blame_for_is_no_failure_of_the_device(serving: Serving) -> None:
     serving.device.fault = UsageError, "the judge's question is too long"
     for _ in range(FAILING):

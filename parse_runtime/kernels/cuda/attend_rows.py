@@ -26,13 +26,13 @@ class Tiles:
 
 @opaque
 def launch(
-    q: Tensor, cache_layer: Tensor, slots: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
-    keys: int, tiles: Tiles | None = None, lows: Tensor | None = None,
+    q: Tensor, cache_layer: Tensor, tables: Tensor, slots: Tensor, rows: Tensor, cuts: Tensor,
+    starts: Tensor, keys: int, tiles: Tiles | None = None, lows: Tensor | None = None,
     scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.attend_rows.attend_rows`."""
     count, heads, head_dim = q.shape
-    kv_heads = cache_layer.shape[1]
+    block, kv_heads = cache_layer.shape[2:4]
     group = heads // kv_heads
     of_slot = count // slots.shape[0]
     tiles = tiles or choose(q.dtype, head_dim, count * group, of_slot * group)
@@ -44,10 +44,11 @@ def launch(
     if q.stride(2) != 1:
         q = q.contiguous()
     _attend[kv_heads, blocks * slots.shape[0]](
-        q, cache_layer[0], cache_layer[1], out, slots, rows, cuts, starts, lows,
-        of_slot, blocks, keys, (scale or head_dim**-0.5) * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:3],
-        KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim,
+        q, cache_layer[0], cache_layer[1], out, tables, slots, rows, cuts, starts, lows,
+        of_slot, blocks, keys, tables.shape[1], (scale or head_dim**-0.5) * LOG2_E,
+        q.stride(0), q.stride(1), cache_layer.stride(1),
+        KV_ROW=cache_layer.stride(2), KV_HEAD=cache_layer.stride(3), BLOCK=block,
+        GROUP=group, HEAD_DIM=head_dim,
         WIDTH=max(16, triton.next_power_of_2(head_dim)), QUERIES=tiles.queries, KEYS=tiles.keys,
         CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
@@ -68,11 +69,12 @@ def choose(dtype: torch.dtype, head_dim: int, queries: int, of_slot: int) -> Til
 
 @triton.jit(do_not_specialize=["of_slot", "blocks", "keys"])
 def _attend(
-    q, k, v, out, slots, rows, cuts, starts, lows,
-    of_slot, blocks, keys, scale,
-    q_token, q_head, kv_head, kv_slot,
-    KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
+    q, k, v, out, tables, slots, rows, cuts, starts, lows,
+    of_slot, blocks, keys, table_blocks, scale,
+    q_token, q_head, kv_block,
+    KV_ROW: tl.constexpr, KV_HEAD: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    CAP: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -90,9 +92,9 @@ def _attend(
     d = tl.arange(0, WIDTH)
     inside = valid[:, None] & (d < HEAD_DIM)[None, :]
     x = tl.load(q + token[:, None] * q_token + member[:, None] * q_head + d, inside, other=0.0)
-    base = tl.load(slots + place) * kv_slot + head.to(tl.int64) * kv_head
-    k += base
-    v += base
+    table = tables + tl.load(slots + place) * table_blocks
+    k += head * KV_HEAD
+    v += head * KV_HEAD
 
     # Keys below every cut need no mask; then come those below some cut, and beyond the last cut
     # only the span from the first own start, which for suffixes lies far off in scratch rows.
@@ -115,13 +117,14 @@ def _attend(
     acc = tl.zeros([QUERIES, WIDTH], tl.float32)
     for first in tl.range(begin, open_end, KEYS):
         key = first + tl.arange(0, KEYS)
-        kt = _load(k, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, False)
+        places = row_places(table, key, keys, kv_block, KV_ROW, BLOCK)
+        kt = _load(k + places, key, d, keys, HEAD_DIM, WIDTH, False)
         scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)
         new = tl.maximum(top, tl.max(scores, 1) * scale)
         p = tl.exp2(scores * scale - new[:, None])
         fade = tl.exp2(top - new)
         total = total * fade + tl.sum(p, 1)
-        vt = _load(v, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, False)
+        vt = _load(v + places, key, d, keys, HEAD_DIM, WIDTH, False)
         acc = tl.dot(p.to(vt.dtype), vt, acc * fade[:, None], input_precision="ieee")
         top = new
     masked = (cut_end - open_end) // KEYS
@@ -129,7 +132,8 @@ def _attend(
     for i in tl.range(0, masked + own):
         first = tl.where(i < masked, open_end + i * KEYS, own_first + (i - masked) * KEYS)
         key = first + tl.arange(0, KEYS)
-        kt = _load(k, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, True)
+        places = row_places(table, key, keys, kv_block, KV_ROW, BLOCK)
+        kt = _load(k + places, key, d, keys, HEAD_DIM, WIDTH, True)
         scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)
         mine = (key[None, :] >= start[:, None]) & (key[None, :] <= row[:, None])
         below = key[None, :] < cut[:, None]
@@ -143,7 +147,7 @@ def _attend(
         p = tl.exp2(scores * scale - level[:, None])
         fade = tl.exp2(top - level)
         total = total * fade + tl.sum(p, 1)
-        vt = _load(v, key, d, keys, KV_ROW, HEAD_DIM, WIDTH, True)
+        vt = _load(v + places, key, d, keys, HEAD_DIM, WIDTH, True)
         acc = tl.dot(p.to(vt.dtype), vt, acc * fade[:, None], input_precision="ieee")
         top = new
 
@@ -163,12 +167,18 @@ def capped(scores, scale, CAP: tl.constexpr):
 
 
 @triton.jit
+def row_places(table, key, end, kv_block, KV_ROW: tl.constexpr, BLOCK: tl.constexpr):
+    """Int64 offsets of rows of a slot by its table, which is not read from row `end` on."""
+    block = tl.load(table + key // BLOCK, key < end, other=0)
+    return block.to(tl.int64) * kv_block + key % BLOCK * KV_ROW
+
+
+@triton.jit
 def _load(
-    base, key, d, keys,
-    KV_ROW: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, BOUNDED: tl.constexpr,
+    rows, key, d, keys, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, BOUNDED: tl.constexpr
 ):  # fmt: skip
     """[KEYS, WIDTH] rows of keys or values; zero past the end of a head, and of the keys."""
-    places = base + key[:, None] * KV_ROW + d[None, :]
+    places = rows[:, None] + d[None, :]
     if BOUNDED:
         return tl.load(places, (key < keys)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
     elif HEAD_DIM < WIDTH:

@@ -14,16 +14,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
+from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped, row_places
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
-from parse_runtime.kernels.cuda.rotate_group import blocks, prepared, rotate_group
+from parse_runtime.kernels.cuda.rotate_group import prepared, rotate_group, row_place, sizes
 from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
 from parse_runtime.kernels.rotate import Rotation
 
 ROTATED_ROWS = 1
 """Up to so many rows of a slot, every program of a slot rotates them for itself: 0 or 1."""
 ROTATED = (
-    "parts", "positions", "frequencies", "cache", "write", "q_norm", "k_norm", "eps", "offset",
+    "parts", "positions", "frequencies", "cache", "rows", "q_norm", "k_norm", "eps", "offset",
     "kv_stride", "PARTS", "HEADS", "PAIRS",
 )  # fmt: skip
 
@@ -48,18 +48,19 @@ class Tiles:
 
 @opaque
 def launch(
-    q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
+    q: Tensor, cache_layer: Tensor, tables: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
     ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
     lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.attend_step.attend_step`."""
     return unite(partial(
-        q, cache_layer, slots, cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
+        q, cache_layer, tables, slots, cuts, starts, ancestors, keys, length, tiles, lows, scale,
+        cap,
     ))  # fmt: skip
 
 
 def partial(
-    q: Tensor, cache_layer: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
+    q: Tensor, cache_layer: Tensor, tables: Tensor, slots: Tensor, cuts: Tensor, starts: Tensor,
     ancestors: Tensor, keys: int, length: int, tiles: Tiles | None = None,
     lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
     rotation: Rotation | None = None,
@@ -67,16 +68,15 @@ def partial(
     """The spans of `attend_step`, not united; with a rotation `q` is as `rotate_store` has it."""
     rotated: dict[str, Any] = dict.fromkeys(ROTATED)
     if rotation is not None:
-        parts, positions, write, group, q = prepared(
-            q, rotation.positions, cache_layer, rotation.write
-        )
+        parts, group, q = prepared(q, cache_layer)
         rotated = dict(zip(ROTATED, (
-            parts, positions, rotation.inverse_frequencies, cache_layer, write,
-            *(rotation.norms or (None, None)), rotation.eps, rotation.offset,
-            cache_layer.stride(0), parts.shape[0], *blocks(group, q.shape[2]).values(),
+            parts, *side_by_side(rotation.positions), rotation.inverse_frequencies, cache_layer,
+            *side_by_side(rotation.rows), *(rotation.norms or (None, None)), rotation.eps,
+            rotation.offset, cache_layer.stride(0), parts.shape[0],
+            *sizes(group, q.shape[2]).values(),
         ), strict=True))  # fmt: skip
     count, heads, head_dim = q.shape
-    kv_heads = cache_layer.shape[1]
+    block, kv_heads = cache_layer.shape[2:4]
     group, batch = heads // kv_heads, count // length
     tiles = tiles or choose(q.dtype, keys)
     spans = triton.cdiv(keys, tiles.span)
@@ -92,10 +92,11 @@ def partial(
     bound = {} if tiles.registers is None else {"maxnreg": tiles.registers}
     _partial[query_blocks * share, kv_heads, batch](
         q, cache_layer[0], cache_layer[1], sums, totals[0], totals[1],
-        slots, cuts, starts, ancestors, lows, length, keys, spans, share,
-        (scale or head_dim**-0.5) * LOG2_E,
-        q.stride(0), q.stride(1), *cache_layer.stride()[1:3], **rotated,
-        KV_ROW=cache_layer.stride(3), GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
+        tables, slots, cuts, starts, ancestors, lows, length, keys, spans, share,
+        tables.shape[1], (scale or head_dim**-0.5) * LOG2_E,
+        q.stride(0), q.stride(1), cache_layer.stride(1), **rotated,
+        KV_ROW=cache_layer.stride(2), KV_HEAD=cache_layer.stride(3), BLOCK=block,
+        GROUP=group, HEAD_DIM=head_dim, WIDTH=width,
         SPAN=tiles.span, QUERIES=tiles.queries, KEYS=tiles.keys,
         CAP=cap * LOG2_E, num_warps=tiles.warps, num_stages=tiles.stages, **bound, **OPTIONS,
     )  # fmt: skip
@@ -106,15 +107,17 @@ def partial(
 
 @opaque
 def rotated_partial(
-    qkv: Tensor, rotation: Rotation, cache_layer: Tensor, slots: Tensor, cuts: Tensor,
-    starts: Tensor, ancestors: Tensor, keys: int, length: int, lows: Tensor | None = None,
-    scale: float | None = None, cap: float = 0.0, tiles: Tiles | None = None,
+    qkv: Tensor, rotation: Rotation, cache_layer: Tensor, tables: Tensor, slots: Tensor,
+    cuts: Tensor, starts: Tensor, ancestors: Tensor, keys: int, length: int,
+    lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
+    tiles: Tiles | None = None,
 ) -> Partial:  # fmt: skip
     """`rotate_store` and `partial`: one kernel where a slot has up to ROTATED_ROWS."""
-    numbers = slots, cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
+    numbers = cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
     if length <= ROTATED_ROWS:
-        return partial(qkv, cache_layer, *numbers, rotation)
-    return partial(rotation.store(qkv, cache_layer), cache_layer, *numbers)
+        return partial(qkv, cache_layer, tables, slots, *numbers, rotation)
+    q = rotation.store(qkv, cache_layer, tables, slots)
+    return partial(q, cache_layer, tables, slots, *numbers)
 
 
 def choose(dtype: torch.dtype, keys: int) -> Tiles:
@@ -130,23 +133,26 @@ def choose(dtype: torch.dtype, keys: int) -> Tiles:
 @triton.jit(do_not_specialize=["tops", "totals", "length", "keys", "spans", "share"])
 def _partial(
     q, k, v, sums, tops, totals,
-    slots, cuts, starts, ancestors, lows, length, keys, spans, share, scale,
-    q_token, q_head, kv_head, kv_slot,
-    KV_ROW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr,
-    SPAN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAP: tl.constexpr,
-    parts, positions, frequencies, cache, write, q_norm, k_norm, eps, offset, kv_stride,
+    tables, slots, cuts, starts, ancestors, lows, length, keys, spans, share, table_blocks, scale,
+    q_token, q_head, kv_block,
+    KV_ROW: tl.constexpr, KV_HEAD: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, QUERIES: tl.constexpr,
+    KEYS: tl.constexpr, CAP: tl.constexpr,
+    parts, positions, frequencies, cache, rows, q_norm, k_norm, eps, offset, kv_stride,
     PARTS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
     block, part = tl.program_id(0) // share, tl.program_id(0) % share
     head, slot = tl.program_id(1), tl.program_id(2)
+    table = tables + tl.load(slots + slot) * table_blocks
     if PARTS is not None:
         # Every program writes the row's query heads, key and value, to read its own words.
+        cache += row_place(table, tl.load(rows + slot), kv_block, KV_ROW, BLOCK)
         rotate_group(
             slot, head, tl.num_programs(2), tl.num_programs(1),
-            parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
-            kv_stride, kv_head, KV_ROW, PARTS, GROUP, HEAD_DIM // 2, HEADS, PAIRS,
+            parts, positions, frequencies, q, cache, q_norm, k_norm, eps, offset,
+            kv_stride, KV_HEAD, PARTS, GROUP, HEAD_DIM // 2, HEADS, PAIRS,
         )  # fmt: skip
         tl.debug_barrier()
     query = block * QUERIES + tl.arange(0, QUERIES)
@@ -169,9 +175,8 @@ def _partial(
     d = tl.arange(0, WIDTH)
     inside = valid[:, None] & (d < HEAD_DIM)[None, :]
     x = tl.load(q + token[:, None] * q_token + member[:, None] * q_head + d, inside, other=0.0)
-    base = tl.load(slots + slot) * kv_slot + head.to(tl.int64) * kv_head
-    k += base
-    v += base
+    k += head * KV_HEAD
+    v += head * KV_HEAD
     place = (token.to(tl.int64) * (tl.num_programs(1) * GROUP) + member) * spans
 
     for span in range(part, spans, share):
@@ -197,7 +202,7 @@ def _partial(
             for tile in tl.range(first, last, KEYS):
                 key = tile + tl.arange(0, KEYS)
                 there = (key < last)[:, None] & (d < HEAD_DIM)[None, :]
-                places = key[:, None] * KV_ROW + d[None, :]
+                places = row_places(table, key, last, kv_block, KV_ROW, BLOCK)[:, None] + d[None, :]
                 kt = tl.load(k + places, there, other=0.0)
                 vt = tl.load(v + places, there, other=0.0)
                 scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)

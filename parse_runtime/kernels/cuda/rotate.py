@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
-from parse_runtime.kernels.cuda.rotate_group import rotate_groups
+from parse_runtime.kernels.cuda.rotate_group import rotate_groups, row_place
 from parse_runtime.kernels.cuda.stream import sum_parts
 from parse_runtime.kernels.rows import STREAMED_ROWS
 
@@ -19,35 +19,38 @@ TOGETHER = 16
 @opaque
 def rotate_store(
     qkv: Tensor, positions: Tensor, inverse_frequencies: Tensor, cache_layer: Tensor,
-    write: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, offset: float = 0.0,
+    tables: Tensor, slots: Tensor, rows: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float,
+    offset: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.rotate.rotate_store`."""
     if qkv.shape[-2] <= STREAMED_ROWS:
         return rotate_groups(
-            qkv, positions, inverse_frequencies, cache_layer, write, norms, eps, offset
-        )
+            qkv, positions, inverse_frequencies, cache_layer, tables, slots, rows, norms, eps,
+            offset,
+        )  # fmt: skip
     parts = qkv.contiguous() if qkv.dim() == 3 else qkv.contiguous()[None]
     spans, count, width = parts.shape
-    kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]
+    block, kv_heads, head_dim = cache_layer.shape[2:]
     heads = width // head_dim - 2 * kv_heads
     q = torch.empty(count, heads, head_dim, dtype=cache_layer.dtype, device=qkv.device)
-    positions, write = side_by_side(positions, write)
+    positions, slots, rows = side_by_side(positions, slots, rows)
     q_norm, k_norm = norms if norms is not None else (None, None)
     _rotate_store[count, triton.cdiv(heads + 2 * kv_heads, TOGETHER)](
-        parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps, offset,
-        heads, kv_heads,
-        cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
-        SPANS=spans, HALF=head_dim // 2, WIDTH=triton.next_power_of_2(head_dim // 2),
-        HEADS=TOGETHER, num_warps=2, **OPTIONS,
+        parts, positions, inverse_frequencies, q, cache_layer, tables, slots, rows, q_norm, k_norm,
+        eps, offset, heads, kv_heads, count // slots.shape[0], tables.shape[1],
+        *cache_layer.stride()[:4],
+        BLOCK=block, SPANS=spans, HALF=head_dim // 2,
+        WIDTH=triton.next_power_of_2(head_dim // 2), HEADS=TOGETHER, num_warps=2, **OPTIONS,
     )  # fmt: skip
     return q
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _rotate_store(
-    parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
-    heads, kv_heads, kv_stride, head_stride, row_stride,
-    SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+    parts, positions, frequencies, q, cache, tables, slots, rows, q_norm, k_norm, eps, offset,
+    heads, kv_heads, length, table_blocks, kv_stride, block_stride, row_stride, head_stride,
+    BLOCK: tl.constexpr, SPANS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
 ):  # fmt: skip
     release()
     row, head = tl.program_id(0), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
@@ -79,7 +82,9 @@ def _rotate_store(
     tl.store(out, a, own)
     tl.store(out + HALF, b, own)
     value = key // kv_heads
-    out = cache + tl.load(write + row) * row_stride + at[None, :]
+    table = tables + tl.load(slots + row // length) * table_blocks
+    out = cache + row_place(table, tl.load(rows + row), block_stride, row_stride, BLOCK)
+    out += at[None, :]
     out += (value * kv_stride + (key - value * kv_heads) * head_stride)[:, None]
     own = there & (key >= 0)[:, None]
     tl.store(out, a, own)

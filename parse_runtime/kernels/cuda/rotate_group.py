@@ -13,66 +13,76 @@ from parse_runtime.kernels.cuda.stream import sum_parts
 
 def rotate_groups(
     qkv: Tensor, positions: Tensor, inverse_frequencies: Tensor, cache_layer: Tensor,
-    write: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, offset: float,
+    tables: Tensor, slots: Tensor, rows: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float,
+    offset: float,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.rotate.rotate_store`."""
-    parts, positions, write, group, q = prepared(qkv, positions, cache_layer, write)
+    parts, group, q = prepared(qkv, cache_layer)
+    positions, slots, rows = side_by_side(positions, slots, rows)
     q_norm, k_norm = norms if norms is not None else (None, None)
-    _rotate_groups[q.shape[0], cache_layer.shape[1]](
-        parts, positions, inverse_frequencies, q, cache_layer, write, q_norm, k_norm, eps, offset,
-        cache_layer.stride(0), cache_layer.stride(1), cache_layer.stride(3),
-        PARTS=parts.shape[0], GROUP=group, HALF=q.shape[2] // 2,
-        **blocks(group, q.shape[2]), num_warps=4, **OPTIONS,
+    block, kv_heads = cache_layer.shape[2:4]
+    _rotate_groups[q.shape[0], kv_heads](
+        parts, positions, inverse_frequencies, q, cache_layer, tables, slots, rows, q_norm, k_norm,
+        eps, offset, q.shape[0] // slots.shape[0], tables.shape[1], *cache_layer.stride()[:4],
+        BLOCK=block, PARTS=parts.shape[0], GROUP=group, HALF=q.shape[2] // 2,
+        **sizes(group, q.shape[2]), num_warps=4, **OPTIONS,
     )  # fmt: skip
     return q
 
 
-def prepared(
-    qkv: Tensor, positions: Tensor, cache_layer: Tensor, write: Tensor
-) -> tuple[Tensor, Tensor, Tensor, int, Tensor]:
-    """Parts, positions, places as kernels read them; query heads of a group; rotated queries."""
+def prepared(qkv: Tensor, cache_layer: Tensor) -> tuple[Tensor, int, Tensor]:
+    """Parts as kernels read them; query heads of a group; room for rotated queries."""
     parts = qkv.contiguous() if qkv.dim() == 3 else qkv.contiguous()[None]
-    kv_heads, head_dim = cache_layer.shape[1], cache_layer.shape[4]
+    kv_heads, head_dim = cache_layer.shape[3:]
     heads = parts.shape[2] // head_dim - 2 * kv_heads
     q = torch.empty(parts.shape[1], heads, head_dim, dtype=cache_layer.dtype, device=qkv.device)
-    positions, write = side_by_side(positions, write)
-    return parts, positions, write, heads // kv_heads, q
+    return parts, heads // kv_heads, q
 
 
-def blocks(group: int, head_dim: int) -> dict[str, int]:
+def sizes(group: int, head_dim: int) -> dict[str, int]:
     """Heads and pairs that a program of `rotate_group` has room for."""
     return {
         "HEADS": triton.next_power_of_2(group + 2), "PAIRS": triton.next_power_of_2(head_dim // 2)
     }  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _rotate_groups(
-    parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
-    kv_stride, head_stride, row_stride,
-    PARTS: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
-    PAIRS: tl.constexpr,
+    parts, positions, frequencies, q, cache, tables, slots, rows, q_norm, k_norm, eps, offset,
+    length, table_blocks, kv_stride, block_stride, row_stride, head_stride,
+    BLOCK: tl.constexpr, PARTS: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
+    row = tl.program_id(0)
+    table = tables + tl.load(slots + row // length) * table_blocks
+    cache += row_place(table, tl.load(rows + row), block_stride, row_stride, BLOCK)
     rotate_group(
-        tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1),
-        parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
-        kv_stride, head_stride, row_stride, PARTS, GROUP, HALF, HEADS, PAIRS,
+        row, tl.program_id(1), tl.num_programs(0), tl.num_programs(1),
+        parts, positions, frequencies, q, cache, q_norm, k_norm, eps, offset,
+        kv_stride, head_stride, PARTS, GROUP, HALF, HEADS, PAIRS,
     )  # fmt: skip
+
+
+@triton.jit
+def row_place(table, row, block_stride, row_stride, BLOCK: tl.constexpr):
+    """Int64 offset in the caches of a row of a slot, by the slot's table."""
+    block = tl.load(table + row // BLOCK).to(tl.int64)
+    return block * block_stride + row % BLOCK * row_stride
 
 
 @triton.jit
 def rotate_group(
     row, kv_head, count, kv_heads,
-    parts, positions, frequencies, q, cache, write, q_norm, k_norm, eps, offset,
-    kv_stride, head_stride, row_stride,
+    parts, positions, frequencies, q, cache, q_norm, k_norm, eps, offset,
+    kv_stride, head_stride,
     PARTS: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
     PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Of one row and key head: rotate its query heads and the key, store these and the value.
 
-    The same bits in every kernel of as many warps.
+    `cache` points to the row's place. The same bits in every kernel of as many warps.
     """
     member, at = tl.arange(0, HEADS)[:, None], tl.arange(0, PAIRS)[None, :]
     queries, keys = member < GROUP, member == GROUP
@@ -105,6 +115,5 @@ def rotate_group(
     tl.store(out, a, there & queries)
     tl.store(out + HALF, b, there & queries)
     out = cache + (member - GROUP) * kv_stride + kv_head.to(tl.int64) * head_stride + at
-    out += tl.load(write + row) * row_stride
     tl.store(out, a, there & (member >= GROUP))
     tl.store(out + HALF, b, there & (member >= GROUP))
