@@ -44,18 +44,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(
-    folder: Path, way: str, kv_tokens: int, sharing: str
+    folder: Path, way: str, kv_tokens: int, sharing: str, prefill: str = "8,24"
 ) -> tuple[EagerSession, Scheduler, Prompts]:
     named = {k: str(folder / str(v)) if k in ("model", "draft", "eagle") else v
              for k, v in {"model": "target", **WAYS[way]}.items()}  # fmt: skip
     chosen = Settings(
-        max_len=MAX_LEN, slots=3, decode="1,3", prefill="8,24",
-        verify="48x3", kv_tokens=kv_tokens, judge_prompt="ok?", **named,
+        max_len=MAX_LEN, slots=3, decode="1,3", prefill=prefill, verify="48x3",
+        kv_tokens=kv_tokens, judge_prompt="ok?", **named,
     )  # fmt: skip
     session, target, draft, model = eager(chosen, (5, 9))
     text = TextFormat(model.text.tokenizer, model.text.chat)
     prompts = Prompts(text, text, translation(text, text, "refuse"))
-    return session, Scheduler(target, draft, sharing=sharing), prompts
+    return session, Scheduler(target, draft, MAX_LEN, sharing), prompts
 
 
 def answers(scheduler: Scheduler, prompts: Prompts) -> list[Outcome]:
@@ -75,21 +75,27 @@ def answers(scheduler: Scheduler, prompts: Prompts) -> list[Outcome]:
     return found
 
 
-@pytest.mark.parametrize("way", ["plain", "draft", "tree"])
-def test_answers_over_few_blocks_are_those_over_many(folder: Path, way: str) -> None:
-    _, *many = opened(folder, way, 0, "off")
+@pytest.mark.parametrize(
+    ("way", "prefill"),
+    # Passes of one prompt each, and of up to three.
+    [("plain", "8,24"), ("draft", "8,24"), ("tree", "8,24"), ("draft", "32,96"), ("tree", "32,96")],
+)
+def test_answers_over_few_blocks_are_those_over_many(folder: Path, way: str, prefill: str) -> None:
+    _, *many = opened(folder, way, 0, "off", prefill)
     expected = answers(*many)
     assert [outcome.error for outcome in expected] == [None] * 7
     assert sum(outcome.statistics.preempted for outcome in expected) == 0
     for sharing in ("off", "exact", "blocks"):
-        _, *few = opened(folder, way, 144, sharing)
+        _, *few = opened(folder, way, 144, sharing, prefill)
         found = answers(*few)
         for one, other in zip(found, expected, strict=True):
             assert (one.error, one.text, one.reason) == (None, other.text, other.reason)
             assert one.statistics.accepted == other.statistics.accepted
         if sharing == "off":
             assert sum(outcome.statistics.preempted for outcome in found) > 0
-        assert (sum(outcome.statistics.shared for outcome in found) > 0) == (sharing != "off")
+        # What begins the prompts is no whole pass of 96 rows.
+        shares = sharing == "blocks" or (sharing == "exact" and prefill == "8,24")
+        assert (sum(outcome.statistics.shared for outcome in found) > 0) == shares
 
 
 def rows(session: EagerSession, scheduler: Scheduler, slot: int, count: int) -> torch.Tensor:
