@@ -40,7 +40,7 @@ PROMPT, TOKENS, MAX_LEN = 256, 128, 512
 SHARE = 0.7
 """Arrivals, of vLLM's best rate."""
 CAPTURE = (
-    "--no-relocate --slots 256 --prefill 256,1024 --dtype bfloat16 --max-rounds 0 --evidence 0"
+    "--no-relocate --slots 256 --prefill 64,256 --dtype bfloat16 --max-rounds 0 --evidence 0"
     " --judge-prompt ok? --yes a --no b"
 )
 _ROUNDS = 4
