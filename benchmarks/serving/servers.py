@@ -72,15 +72,15 @@ def _program(module: str) -> list[str]:
 
 
 def _environment(setup: Setup, engine: str) -> dict[str, str]:
+    path = os.environ.get("PYTHONPATH", "")
     if engine == "vllm":
         own = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        if setup.vllm_path:
-            own["PYTHONPATH"] = os.pathsep.join(
-                os.path.abspath(part) for part in setup.vllm_path.split(os.pathsep)
-            )
+        path = setup.vllm_path or path
     else:
-        own = {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    return os.environ | own
+        own, path = {}, f"{ROOT}{os.pathsep}{path}"
+    # The process works in another folder.
+    parts = [os.path.abspath(part) for part in path.split(os.pathsep) if part]
+    return os.environ | own | {"PYTHONPATH": os.pathsep.join(parts)}
 
 
 def capture(setup: Setup, target: str, limit: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -33,8 +34,13 @@ PARSE = (
 
 def devices(world: int) -> str:
     """A GPU for each rank, or one for all."""
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
-    there = len(listed.stdout.splitlines())
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        seen = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True,
+        ).stdout.replace("\n", ",").rstrip(",")  # fmt: skip
+    there = len(seen.split(","))
     return ",".join(str(rank if there >= world else 0) for rank in range(world))
 
 

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.serving import host
+from benchmarks.serving import host, serve
 from benchmarks.serving.load import percentiles, report
 from benchmarks.serving.ratios import Results
 from benchmarks.serving.stream import Connection, Reply, read, request
+from foundryrt import options
+from parse_runtime.capture.settings import Settings
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST = b"\r\n0\r\n\r\n"
@@ -181,3 +183,16 @@ def test_the_host_benchmark_serves_without_a_model(
         assert own["us_per_request"] > own["us_per_token"] > 0
         assert found["step_of_64"][tree]["ms_per_token"] > 0
     assert found["streams_2"]["token_times_cheaper"] > 0
+
+
+def test_what_ours_is_captured_with_are_settings() -> None:
+    for sizes in (serve.Sizes(), serve.TINY):
+        words = sizes.capture.replace("--no-relocate", "").split()
+        own, rest = options.split(words, options.names(Settings))
+        assert own == words and not rest
+        given = dict(zip((name[2:].replace("-", "_") for name in own[::2]), own[1::2], strict=True))
+        types = {name: type(getattr(Settings, name)) for name in given}
+        values = {name: types[name](value) for name, value in given.items()}
+        made = Settings(model="", max_len=sizes.max_len, **values)
+        assert made.max_rounds == 0 and sizes.prompt in made.sizes().prefill
+        assert sizes.prompt + sizes.tokens <= made.max_len
