@@ -13,6 +13,7 @@ from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.engine import FAILING
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.request import Request
+from parse_runtime.signature.sizes import PrefillSize
 from parse_runtime.text.tokenizer import Tokenizer
 from tests.unit.parse_fakes import mixing
 
@@ -79,6 +80,7 @@ def test_metrics_show_the_blocks_of_the_caches(serving: Serving) -> None:
         f'{{kind="{kind}",model="{model}"}}': count
         for model in ("target", "draft") for kind, count in (("total", 8), ("used", 0))
     }  # fmt: skip
+    serving.device.prefills = (PrefillSize(16, 1),)
     for _ in range(2):
         assert serving.ask(prompt="x" * 20, max_tokens=4).status_code == 200
         for labels, count in blocks.items():
