@@ -33,9 +33,9 @@ class Memory:
     """What the slots of a target and a draft model hold, in blocks.
 
     `sharing` says how much of a prompt may be another's. `exact`: as many rows as both begin with
-    in whole passes of the longest kind, which give the same bits whatever follows. `blocks`: all
-    blocks that are alike; the other rows are then computed in passes of another size, and agree up
-    to rounding.
+    in whole passes of the longest kind, which give the same bits whatever follows where prompts are
+    computed one by one. `blocks`: all blocks that are alike; the other rows are then computed in
+    passes of another size, and agree up to rounding.
     """
 
     def __init__(self, target: Target, draft: Decoder, sharing: str = SHARING[0]) -> None:
