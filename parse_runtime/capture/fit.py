@@ -93,10 +93,11 @@ def choose(
     # What is left is also for the graphs themselves, and for what libraries take.
     left = available * (1 - limits.share) / 2
     smallest, *larger = limits.prefill
-    rows = [min(smallest, slots * length)]
+    held = min(held, slots * length)
+    rows = [min(smallest, held)]
     for count in larger:
         needed = max(_scratch(model, count, slots, dtype) for model in (target, draft))
-        if count <= slots * length and needed <= left:
+        if count <= held and needed <= left:
             rows.append(count)
     found["prefill"] = ",".join(map(str, rows))
     return {name: value for name, value in found.items() if name not in given}

@@ -71,6 +71,9 @@ def test_what_is_given_stays() -> None:
         choose({"model": "m", "kv_tokens": 500000}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
     few = choose({"model": "m", "kv_tokens": 9000}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
     assert (few["slots"], few["max_len"]) == (32, 8192) and "kv_tokens" not in few
+    # No pass has more rows than there are tokens.
+    given = {"model": "m", "max_len": 512, "kv_tokens": 1000}
+    assert choose(given, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)["prefill"] == "128,256,512"
 
 
 @given(available=st.integers(35, 400), slots=st.none() | st.integers(1, 40))
