@@ -19,8 +19,9 @@ from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.models.decoder import Cache, Pass, Rows, forward, logits, mlp, store
+from parse_runtime.models.decoder import Pass, Rows, forward, logits, mlp, store
 from parse_runtime.signature.plan import causal
 from parse_runtime.signature.sizes import PassSizes
 

@@ -15,9 +15,9 @@ from parse_runtime.capture.parameters import Register
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.models.acceptance import select
+from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import (
-    Cache,
     Layer,
     Rows,
     decoder_layer,

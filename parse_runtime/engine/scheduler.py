@@ -5,48 +5,20 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.batch import Batch, Chunk
+from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.memory import SHARING, Memory
-from parse_runtime.engine.packing import VERIFY, Due, Pass, plan
+from parse_runtime.engine.packing import VERIFY, Pass, plan
 from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
-from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
+from parse_runtime.engine.running import Running, batch_of, begun
+from parse_runtime.engine.sequence import Answer, Call, Decode, Extend, Prefill
 
 BatchPass = Callable[[Batch], Sequence[object]]
 """Answers each sequence of a batch."""
-
-
-@dataclass(eq=False)
-class _Running:
-    slot: int
-    answer: Answer
-    calls: Calls
-    call: Call | None = None
-    done: int = 0
-    """Tokens of its prefill that its slot holds already."""
-
-    @property
-    def request(self) -> Request:
-        return self.answer.request
-
-    @property
-    def due(self) -> Due:
-        """Its prefill or verification, as far as it is left."""
-        if isinstance(self.call, Prefill):
-            return Due(self.call.model, len(self.call.tokens) - self.done)
-        call = cast(Verification, self.call)
-        return Due(VERIFY, len(call.shared_prefix) + len(call.cuts) * len(call.suffix))
-
-    def chunk(self, rows: int) -> Chunk:
-        """The next tokens of its prefill."""
-        call = cast(Prefill, self.call)
-        whole = Chunk(self.slot, call.tokens, call.start, self.request.sampling, call.scored)
-        return whole.part(self.done, self.done + rows)
 
 
 class Scheduler:
@@ -74,8 +46,8 @@ class Scheduler:
         self.memory = Memory(target, draft, sharing)
         self._free = list(range(self.slots))
         self._waiting: deque[Answer] = deque()
-        self._running: dict[Listener, _Running] = {}
-        self._due: deque[_Running] = deque()
+        self._running: dict[Listener, Running] = {}
+        self._due: deque[Running] = deque()
         """Those whose next pass is a prefill or a verification, longest waiting first."""
         self.failed = 0
         """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
@@ -150,28 +122,28 @@ class Scheduler:
     def _admit(self, answer: Answer) -> None:
         if not answer.statistics.queue_seconds:
             answer.statistics.queue_seconds = time.perf_counter() - answer.begun
-        running = _Running(self._free.pop(0), answer, answer.calls())
+        running = Running(self._free.pop(0), answer, answer.calls())
         self._running[answer.listener] = running
         self._guarded(running, lambda: None)
         self._make_room([running])
 
-    def _make_room(self, asking: Sequence[_Running]) -> list[_Running]:
+    def _make_room(self, asking: Sequence[Running]) -> list[Running]:
         """Those that have blocks for what they ask for; the oldest get them first."""
-        for running in sorted(asking, key=_age):
+        for running in sorted(asking, key=begun):
             while self._runs(running) and not self.memory.reserve(
                 running.slot, cast(Call, running.call)
             ):
-                self._preempt(max(self._running.values(), key=_age))
+                self._preempt(max(self._running.values(), key=begun))
         return [running for running in asking if self._runs(running)]
 
-    def _preempt(self, running: _Running) -> None:
+    def _preempt(self, running: Running) -> None:
         """Its blocks are free, and it is the next to begin, from the tokens that it has."""
         running.calls.close()
         self._release(running)
         self._waiting.appendleft(running.answer)
         running.answer.statistics.preempted += 1
 
-    def _runs(self, running: _Running) -> bool:
+    def _runs(self, running: Running) -> bool:
         return self._running.get(running.answer.listener) is running
 
     def _batch(self, kind: type[Decode] | type[Extend], run: BatchPass) -> None:
@@ -184,7 +156,7 @@ class Scheduler:
         if not together:
             return
         try:
-            results = run(_batch_of(together, self._stays(kind, together)))
+            results = run(batch_of(together, self._stays(kind, together)))
         except Exception:
             for running in together:
                 self._guarded(running, partial(_alone, run, running))
@@ -192,7 +164,7 @@ class Scheduler:
         for running, result in zip(together, results, strict=True):
             self._guarded(running, partial(_same, result))
 
-    def _stays(self, kind: type[Decode] | type[Extend], together: Sequence[_Running]) -> bool:
+    def _stays(self, kind: type[Decode] | type[Extend], together: Sequence[Running]) -> bool:
         """Whether a model's next batch is likely to come next, with these sequences and no others.
 
         Others join after a prefill or a verification of that model.
@@ -207,7 +179,7 @@ class Scheduler:
         rows = self._prefill_rows or max(known[-1].rows for known in sizes.values())
         return plan([running.due for running in self._due], sizes, rows)
 
-    def _prefill(self, name: str, shares: Mapping[_Running, int]) -> None:
+    def _prefill(self, name: str, shares: Mapping[Running, int]) -> None:
         """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
         if not shares:
             return
@@ -233,12 +205,12 @@ class Scheduler:
             self.memory.publish(running.slot, call, prompt)
             self._guarded(running, partial(_same, result))
 
-    def _verify(self, running: _Running) -> None:
+    def _verify(self, running: Running) -> None:
         self._due.remove(running)
         call = cast(Verification, running.call)
         self._guarded(running, partial(self._target.verify, running.slot, call))
 
-    def _guarded(self, running: _Running, result: Callable[[], object]) -> None:
+    def _guarded(self, running: Running, result: Callable[[], object]) -> None:
         """Send an answer the result of its pass; note what it asks for next, or its end."""
         try:
             running.call = running.calls.send(result())
@@ -254,18 +226,18 @@ class Scheduler:
             if isinstance(running.call, Prefill | Verification):
                 self._due.append(running)
 
-    def _fail(self, running: _Running, error: Exception) -> None:
+    def _fail(self, running: Running, error: Exception) -> None:
         running.calls.close()
         self._release(running)
         self.failed += not isinstance(error, UsageError)
         running.answer.listener.failed(error)
 
-    def _finish(self, running: _Running, reason: str) -> None:
+    def _finish(self, running: Running, reason: str) -> None:
         self._release(running)
         self.failed = 0
         _report(running.answer, reason)
 
-    def _release(self, running: _Running) -> None:
+    def _release(self, running: Running) -> None:
         del self._running[running.answer.listener]
         self.memory.forget(running.slot)
         self._free.append(running.slot)
@@ -273,30 +245,8 @@ class Scheduler:
             self._due.remove(running)
 
 
-def _age(running: _Running) -> float:
-    """Greater for younger ones."""
-    return running.answer.begun
-
-
-def _batch_of(together: Sequence[_Running], ahead: bool = False) -> Batch:
-    calls = [cast(Decode | Extend, running.call) for running in together]
-    scored = frozenset(
-        running.slot
-        for running, call in zip(together, calls, strict=True)
-        if isinstance(call, Extend) and call.scored
-    )
-    return Batch(
-        [running.slot for running in together],
-        [call.token for call in calls],
-        [call.position for call in calls],
-        [running.request.sampling for running in together],
-        scored,
-        ahead,
-    )
-
-
-def _alone(run: BatchPass, running: _Running) -> object:
-    return run(_batch_of([running]))[0]
+def _alone(run: BatchPass, running: Running) -> object:
+    return run(batch_of([running]))[0]
 
 
 def _same(result: object) -> object:

@@ -15,8 +15,9 @@ from torch import Tensor
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.models.decoder import Cache, Pass, Rows, attention, mlp, rows_of, store
+from parse_runtime.models.decoder import Pass, Rows, attention, mlp, rows_of, store
 from parse_runtime.signature.tree import DraftTree
 
 

@@ -1,0 +1,66 @@
+"""An answer that runs: where it is, and what it asks for next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from parse_runtime.engine.batch import Batch, Chunk
+from parse_runtime.engine.packing import VERIFY, Due
+from parse_runtime.engine.protocols import Verification
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
+
+
+@dataclass(eq=False)
+class Running:
+    """An answer that has a slot, and the pass that it asks for."""
+
+    slot: int
+    answer: Answer
+    calls: Calls
+    call: Call | None = None
+    done: int = 0
+    """Tokens of its prefill that its slot holds already."""
+
+    @property
+    def request(self) -> Request:
+        return self.answer.request
+
+    @property
+    def due(self) -> Due:
+        """Its prefill or verification, as far as it is left."""
+        if isinstance(self.call, Prefill):
+            return Due(self.call.model, len(self.call.tokens) - self.done)
+        call = cast(Verification, self.call)
+        return Due(VERIFY, len(call.shared_prefix) + len(call.cuts) * len(call.suffix))
+
+    def chunk(self, rows: int) -> Chunk:
+        """The next tokens of its prefill."""
+        call = cast(Prefill, self.call)
+        whole = Chunk(self.slot, call.tokens, call.start, self.request.sampling, call.scored)
+        return whole.part(self.done, self.done + rows)
+
+
+def begun(running: Running) -> float:
+    """When its answer came in: later for younger ones."""
+    return running.answer.begun
+
+
+def batch_of(together: Sequence[Running], ahead: bool = False) -> Batch:
+    """The batch of those that ask for a step of one kind."""
+    calls = [cast(Decode | Extend, running.call) for running in together]
+    scored = frozenset(
+        running.slot
+        for running, call in zip(together, calls, strict=True)
+        if isinstance(call, Extend) and call.scored
+    )
+    return Batch(
+        [running.slot for running in together],
+        [call.token for call in calls],
+        [call.position for call in calls],
+        [running.request.sampling for running in together],
+        scored,
+        ahead,
+    )
