@@ -91,7 +91,7 @@ def attention() -> None:
         q = cuda_rotate.rotate_store(
             qkv, *rotation[:2], caches[1], tables, slots, start, head_norms, 1e-6, 0.5
         )
-        for span in (16, 32, 160):
+        for span in (16, 32, 256):
             tiles = cuda_attend.Tiles(span, 16, 16, 4, 2, 7)
             apart = cuda_attend.partial(q, caches[1], *numbers, tiles, lows)
             at_once = cuda_attend.rotated_partial(

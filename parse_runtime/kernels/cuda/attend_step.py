@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped, row_places
+from parse_runtime.kernels.cuda.attend_rows import LOG2_E, capped
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
 from parse_runtime.kernels.cuda.rotate_group import prepared, rotate_group, row_place, sizes
 from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
@@ -33,7 +33,8 @@ class Tiles:
     """Keys of a span; query rows and keys of a tile; warps; stages; programs that fill a device.
 
     All of these but the last decide a row's bits, so they may depend on what all passes of a model
-    share. `registers` bounds those of a thread: with fewer than the compiler would take, more
+    share. A span is a power of two of keys, at least a tile's; a tile has whole blocks of the
+    caches. `registers` bounds those of a thread: with fewer than the compiler would take, more
     programs share a multiprocessor.
     """
 
@@ -199,10 +200,14 @@ def _partial(
             top = tl.full([QUERIES], float("-inf"), tl.float32)
             total = tl.zeros([QUERIES], tl.float32)
             acc = tl.zeros([QUERIES, WIDTH], tl.float32)
+            # Read in the loop, keys would wait for the table, and fewer tiles be on their way.
+            at = left // BLOCK + tl.arange(0, SPAN // BLOCK)
+            held = tl.load(table + at, at * BLOCK < last, other=0)
             for tile in tl.range(first, last, KEYS):
                 key = tile + tl.arange(0, KEYS)
                 there = (key < last)[:, None] & (d < HEAD_DIM)[None, :]
-                places = row_places(table, key, last, kv_block, KV_ROW, BLOCK)[:, None] + d[None, :]
+                of_key = tl.gather(held, (key - left) // BLOCK, 0).to(tl.int64)
+                places = (of_key * kv_block + key % BLOCK * KV_ROW)[:, None] + d[None, :]
                 kt = tl.load(k + places, there, other=0.0)
                 vt = tl.load(v + places, there, other=0.0)
                 scores = capped(tl.dot(x, kt.T, input_precision="ieee"), scale, CAP)
