@@ -14,6 +14,7 @@ from foundryc.ranks import Ranks
 from parse_runtime.capture.parameters import Register
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
+from parse_runtime.kernels.streamed import of_steps
 from parse_runtime.models.acceptance import select
 from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
@@ -294,4 +295,12 @@ class Passes:
             (self._verify, self.verify),
             (self._extend, self.extend),
         )
-        return [(found, partial(run, found)) for passes, run in kinds for found in passes]
+        return [
+            (found, partial(self._run, partial(run, found)))
+            for passes, run in kinds
+            for found in passes
+        ]
+
+    def _run(self, run: Run) -> dict[str, Tensor]:
+        with of_steps(self.sizes.step_rows):
+            return run()

@@ -8,6 +8,7 @@ from parse_runtime.kernels import masked
 from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.quantized import Weight
 from parse_runtime.kernels.rotate import Rotation
+from parse_runtime.kernels.streamed import holds
 
 
 def attend_step(
@@ -59,7 +60,7 @@ def attend_step_parts(
             qkv, rotation, cache_layer, tables, slots, cuts, starts, ancestors, keys, length, lows,
             scale, cap,
         )  # fmt: skip
-        held = united_product(partial, weight)
+        held = united_product(partial, weight) if holds(qkv) else None
         return linear_parts(unite(partial), weight) if held is None else held
     q = rotation.store(qkv, cache_layer, tables, slots)
     x = attend_step(

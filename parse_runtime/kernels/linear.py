@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parse_runtime.kernels.quantized import Weight, plain
-from parse_runtime.kernels.streamed import streams
+from parse_runtime.kernels.streamed import holds, streams
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -30,10 +30,14 @@ def linear_parts(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tenso
     (`add_rms_norm`, `rotate_store`) adds their float32 sums, and so no launch is spent on it.
     Elsewhere S is 1 and the dtype is x's.
     """
-    if streams(x):
+    if holds(x):
         from parse_runtime.kernels.cuda.held import held_product
-        from parse_runtime.kernels.cuda.stream import stream_parts
 
         held = held_product(x, weight, bias)
-        return stream_parts(x, weight, bias) if held is None else held
+        if held is not None:
+            return held
+    if streams(x):
+        from parse_runtime.kernels.cuda.stream import stream_parts
+
+        return stream_parts(x, weight, bias)
     return F.linear(x, plain(weight, x.dtype), bias)[None]

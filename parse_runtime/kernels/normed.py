@@ -8,6 +8,7 @@ from foundryc.ranks import Ranks
 from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.quantized import Weight
+from parse_runtime.kernels.streamed import holds
 from parse_runtime.kernels.swiglu import linear_swiglu
 
 NORMED_ROWS = 1
@@ -45,4 +46,4 @@ def normed_swiglu(
 
 
 def _alone(x: Tensor, norm: Tensor, ranks: Ranks | None) -> bool:
-    return x.is_cuda and x.shape[-2] <= NORMED_ROWS and ranks is None
+    return x.shape[-2] <= NORMED_ROWS and ranks is None and holds(x)

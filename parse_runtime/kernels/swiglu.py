@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parse_runtime.kernels.quantized import Weight, plain
-from parse_runtime.kernels.streamed import streams
+from parse_runtime.kernels.streamed import holds, streams
 
 
 def swiglu(gate_up: Tensor, gelu: bool = False) -> Tensor:
@@ -27,10 +27,14 @@ def linear_swiglu(x: Tensor, gate_up: Weight, gelu: bool = False) -> Tensor:
 
     Rows are independent as in `linear`.
     """
-    if streams(x):
+    if holds(x):
         from parse_runtime.kernels.cuda.held import held_product
-        from parse_runtime.kernels.cuda.swiglu import stream_swiglu
 
         held = held_product(x, gate_up, None, True, gelu)
-        return stream_swiglu(x, gate_up, gelu) if held is None else held[0]
+        if held is not None:
+            return held[0]
+    if streams(x):
+        from parse_runtime.kernels.cuda.swiglu import stream_swiglu
+
+        return stream_swiglu(x, gate_up, gelu)
     return swiglu(F.linear(x, plain(gate_up, x.dtype)), gelu)

@@ -90,6 +90,11 @@ class PassSizes:
         return dict(zip(self.verify, self.scored, strict=False)).get((rows, cuts), 0)
 
     @property
+    def step_rows(self) -> int:
+        """Most rows of a decode or extend pass."""
+        return max(self.batches) * (self.tree.rows if self.tree else 1)
+
+    @property
     def batches(self) -> tuple[int, ...]:
         """Rising batches, the last of all slots unless `decode` says otherwise."""
         if self.decode:

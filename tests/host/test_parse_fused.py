@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,10 @@ from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.quantized import Quantized
 from parse_runtime.kernels.rotate import Rotation, rotate_store
+from parse_runtime.kernels.streamed import holds, of_steps, streams
 from parse_runtime.kernels.swiglu import linear_swiglu
+from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.tree import DraftTree
 
 
 def test_fused_kernels_near_the_references_and_equal_to_those_they_replace():
@@ -48,6 +52,20 @@ def test_which_matrices_are_held(shape, gated, expected):
     assert held.holding(weight, gated) == (expected and held.Holding(*expected))
     assert held.holding(weight.float(), gated) is None
     assert held.holding(Quantized(weight, weight), gated) is None
+
+
+@pytest.mark.parametrize(
+    ("batches", "tree", "held"),
+    [((1, 8), None, True), ((1, 4), DraftTree(1, 1), True), ((1, 4), DraftTree(2, 1), False),
+     ((1, 16), None, False)],
+)  # fmt: skip
+def test_a_model_of_many_rows_a_step_holds_nothing(batches, tree, held):
+    """Not even in its passes of one row: a row's bits are those that it has among others."""
+    sizes = PassSizes(max_len=64, slots=batches[-1], decode=batches, tree=tree)
+    row = SimpleNamespace(is_cuda=True, shape=(1, 1024))
+    with of_steps(sizes.step_rows):
+        assert holds(row) == held and streams(row)
+    assert holds(row)
 
 
 def test_fused_functions_are_those_they_name():

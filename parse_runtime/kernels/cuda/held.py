@@ -28,10 +28,7 @@ MOST_TILES = 4
 """
 PROGRAMS, MOST_PROGRAMS = 64, 264
 """Programs that keep a Hopper GPU's 132 multiprocessors busy (benchmarks/results/parse_fused.json),
-and that they hold at a time.
-
-With MOST_PROGRAMS 0 nothing is held.
-"""
+and that they hold at a time."""
 ROWS, SHARE = 8, 32
 """Rows that are multiplied at a time, and those that a program multiplies one after the other."""
 UNITED_ROWS = 1
@@ -60,7 +57,7 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
         spans = [s for s in spans if s == 1]
     blocks = triton.cdiv(n, columns)
     busy = [s for s in spans if blocks * s >= PROGRAMS]
-    chosen = busy[0] if busy else max(spans, default=MOST_PROGRAMS)
+    chosen = busy[0] if busy else max(spans, default=MOST_PROGRAMS + 1)
     if blocks * chosen > MOST_PROGRAMS:
         return None
     return Holding(chosen, tiles // chosen, columns)
