@@ -1,4 +1,4 @@
-"""One request on a connection of its own, as clients of many kinds make it.
+"""A request, as clients of many kinds make it.
 
 Over plain sockets: what came before a connection broke, and how it broke, is what counts here.
 """
@@ -32,6 +32,8 @@ class Manner:
     slow: bool = False
     half: bool = False
     """Half a request is sent, and no more."""
+    again: bool = False
+    """Asks once more on the same connection; the second answer counts."""
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Reply:
     body: bytes = b""
     whole: bool = False
     """The body came to the end that HTTP gives it."""
+    again: bool = False
+    """It is the second on its connection."""
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -51,6 +55,11 @@ class Reply:
             return [json.loads(self.body)]
         parts = [part.removeprefix(b"data: ") for part in self.body.split(b"\n\n") if part]
         return [json.loads(part) for part in parts if part != DONE]
+
+    @property
+    def keeps(self) -> bool:
+        """The connection may be used again."""
+        return self.whole and self.headers.get("connection") != "close"
 
     @property
     def done(self) -> bool:
@@ -81,6 +90,10 @@ async def exchange(port: int, path: str, body: dict[str, Any], manner: Manner) -
         with suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             async with asyncio.timeout(manner.leaves):
                 await _read(reader, reply, manner.slow)
+                if manner.again and reply.status == 200 and reply.keeps:
+                    reply = Reply(again=True)
+                    writer.write(asked)
+                    await _read(reader, reply, manner.slow)
     finally:
         writer.close()
     return reply

@@ -1,7 +1,7 @@
 """Our server above its capacity, with clients of all manners, switches and restarts.
 
-Every request has to end as the right answer, as an error that its client is told, or by its client's
-leaving. Right is what the same request gave alone. What is counted: verdicts.py.
+Every request has to end as the right answer, as an error that its client is told, or because its
+client left. Right is what the same request gave alone. What is counted: verdicts.py.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typer import Option
 
 from benchmarks.device import cpu
 from benchmarks.report import RESULTS, Output, say, today, write_results
-from benchmarks.serving.exchange import Manner, exchange
+from benchmarks.serving.exchange import Manner, Reply, exchange
 from benchmarks.serving.questions import Answer, Question, questions, read
 from benchmarks.serving.random_model import capture_all, write_pair
 from benchmarks.serving.soaked import Soaked
 from benchmarks.serving.verdicts import Counts, shown, verdict
 
-SLOTS, QUEUE, CLIENT_TIMEOUT, GRACE = 4, 6, 5, 2
+SLOTS, QUEUE, CLIENT_TIMEOUT, GRACE = 4, 6, 5, 1
 _BOUND = 90.0
 """Seconds after which a request that has not ended is lost."""
 _AGAIN, _TRIES = 0.25, 80
@@ -35,6 +35,7 @@ _SERVER = (
     f"--name soak --queue {QUEUE} --client-timeout {CLIENT_TIMEOUT} --grace {GRACE}"
     " --connections 256"
 )
+_SAMPLES = 20
 _CAPACITY_AT = SLOTS + QUEUE // 2
 _SWITCHES = ("alike", "apart", "one")
 
@@ -43,7 +44,7 @@ def run(
     minutes: Annotated[float, Option(help="Of arrivals.")] = 20.0,
     over: Annotated[float, Option(help="Arrivals, of what the server can answer.")] = 1.5,
     switches: Annotated[int, Option(help="To other bundles, spread over the time.")] = 9,
-    restarts: Annotated[int, Option(help="Spread over the second half of the time.")] = 4,
+    restarts: Annotated[int, Option(help="In the middle fifth of the time.")] = 4,
     seed: Annotated[int, Option(help="Of arrivals and manners.")] = 1,
     output: Output = RESULTS / "serve_soak.json",
 ) -> None:
@@ -72,28 +73,32 @@ class Soak:
         self._asked = questions()
         self._expected: list[Answer] = []
         self._counts = Counts()
-        self._processes: list[dict[str, Any]] = []
         self._refused = 0
 
-    async def run(self, seconds: float, over: float, switches: int, restarts: int) -> dict[str, Any]:
+    async def run(
+        self, seconds: float, over: float, switches: int, restarts: int
+    ) -> dict[str, Any]:
         """All of it; what was found."""
         await self._server.start()
         self._expected = [await self._alone(question) for question in self._asked]
         capacity = await self._capacity(min(20.0, seconds / 4))
         say(f"{len(self._asked)} questions, {capacity:.1f} a second; now {over} times as many")
-        self._begin()
+        await self._server.idle()
+        samples = [self._server.usage()]
         async with asyncio.TaskGroup() as group:
             events = group.create_task(self._events(seconds, switches, restarts))
+            watching = group.create_task(self._watch(samples, seconds / _SAMPLES))
             await self._arrivals(seconds, capacity * over)
+            watching.cancel()
         await self._server.idle()
-        self._processes[-1]["end"] = self._server.usage()
+        samples.append(self._server.usage())
         await self._server.stop()
         counts = self._counts
         return {
             "minutes": seconds / 60, "capacity_per_second": capacity, "over": over,
             "questions": len(self._asked), "requests": counts.total,
             "requests_lost": counts.lost + counts.wrong, "tries_refused": self._refused,
-            "counts": asdict(counts), "switches": events.result(), "processes": self._processes,
+            "counts": asdict(counts), "switches": events.result(), "usage": samples,
         }  # fmt: skip
 
     async def _alone(self, question: Question) -> Answer:
@@ -134,20 +139,21 @@ class Soak:
         question = self._asked[number]
         about = {"after": round(after, 2), "question": number, "manner": asdict(manner)}
         for _ in range(_TRIES):
-            listening = self._server.listening
+            stops = self._server.stops
             try:
                 async with asyncio.timeout(_BOUND):
                     reply = await self._exchange(question, manner)
-                break
+                refused = reply.again and not reply.status
             except ConnectionRefusedError:
-                if listening and self._server.listening:
-                    self._counts.ended("lost", {**about, "refused": True})
-                    return
-                self._refused += 1
-                await asyncio.sleep(_AGAIN)
+                reply, refused = Reply(), True
             except (ConnectionError, TimeoutError) as error:
                 self._counts.ended("lost", {**about, "error": repr(error)})
                 return
+            # While the server works, neither may be.
+            if not refused or not (stops % 2 or self._server.stops != stops):
+                break
+            self._refused += 1
+            await asyncio.sleep(_AGAIN)
         else:
             self._counts.ended("refused", about)
             return
@@ -158,23 +164,24 @@ class Soak:
             kind = "wrong"
         self._counts.ended(kind, {**about, **shown(reply)})
 
-    def _begin(self) -> None:
-        self._processes.append({"begin": self._server.usage()})
+    async def _watch(self, samples: list[dict[str, float]], every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            if not self._server.stops % 2:
+                samples.append(self._server.usage())
 
     async def _events(self, seconds: float, switches: int, restarts: int) -> list[dict[str, Any]]:
-        """Switches over the whole time, restarts over the second half; what the switches said."""
+        """Switches over the whole time, restarts in its middle; what the switches said."""
         begun = time.monotonic()
         due = [(seconds * (i + 1) / (switches + 1), "switch") for i in range(switches)]
-        due += [(seconds * (0.5 + 0.5 * i / restarts), "restart") for i in range(restarts)]
+        due += [(seconds * (0.4 + 0.2 * (i + 0.5) / restarts), "restart") for i in range(restarts)]
         reports: list[dict[str, Any]] = []
         for after, what in sorted(due):
             await asyncio.sleep(max(0.0, begun + after - time.monotonic()))
             say(f"{what}; {self._counts.total} ended, {self._counts.lost} lost")
             if what == "restart":
-                self._processes[-1]["end"] = self._server.usage()
                 await self._server.stop()
                 await self._server.start()
-                self._begin()
             else:
                 name = _SWITCHES[len(reports) % len(_SWITCHES)]
                 report = await self._server.switch(self._bundles[name])
@@ -184,7 +191,7 @@ class Soak:
 
 
 def _manner(drawn: random.Random) -> Manner:
-    """Half of the clients stream; a few leave, read slowly, or send half a request."""
+    """Half stream; some ask twice, a few leave, read slowly, or send half a request."""
     kind, stream = drawn.random(), drawn.random() < 0.5
     if kind < 0.12:
         return Manner(stream, leaves=drawn.uniform(0.0, 1.5))
@@ -192,7 +199,7 @@ def _manner(drawn: random.Random) -> Manner:
         return Manner(stream, slow=True)
     if kind < 0.22:
         return Manner(stream, half=True)
-    return Manner(stream)
+    return Manner(stream, again=kind < 0.5)
 
 
 def _faults(log: Path) -> Sequence[str]:

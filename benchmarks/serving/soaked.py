@@ -24,11 +24,9 @@ class Soaked:
         """Its log and its token are in `folder`."""
         self.port = port
         self.log = folder / "server.log"
-        self.listening = False
-        """False from the signal that stops it until it is started again."""
-        self._command = [
-            sys.executable, "-c", "from foundryrt.start import main; main()",
-        ]  # fmt: skip
+        self.stops = 0
+        """How often it was told to stop, or was started after it: odd while nobody listens."""
+        self._command = [sys.executable, "-c", "from foundryrt.start import main; main()"]
         self._serve = ["serve", str(bundle), "--port", str(port), *options]
         self._environment = os.environ | {"XDG_RUNTIME_DIR": str(folder)}
         self._process: asyncio.subprocess.Process | None = None
@@ -44,12 +42,12 @@ class Soaked:
             if self._process.returncode is not None or time.monotonic() - begun > _STARTS:
                 raise SystemExit(f"the server does not begin: {self.log.read_text()[-3000:]}")
             await asyncio.sleep(0.1)
-        self.listening = True
+        self.stops += self.stops % 2
 
     async def stop(self) -> None:
         """By SIGTERM; SystemExit where that does not end it well."""
         assert self._process is not None
-        self.listening = False
+        self.stops += 1
         self._process.send_signal(signal.SIGTERM)
         code = await asyncio.wait_for(self._process.wait(), _ENDS)
         if code:
@@ -68,11 +66,12 @@ class Soaked:
         return dict(json.loads(said))
 
     def usage(self) -> dict[str, float]:
-        """Resident megabytes, open files and threads of the process."""
+        """Resident megabytes, open files, connections' included, and threads of the process."""
         assert self._process is not None
         proc = Path(f"/proc/{self._process.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         return {
+            "process": self.stops // 2,
             "rss_mb": round(int(status["VmRSS"].split()[0]) / 1e3, 1),
             "files": len(list((proc / "fd").iterdir())),
             "threads": int(status["Threads"]),

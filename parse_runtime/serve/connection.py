@@ -20,6 +20,8 @@ BACKLOG = 32
 _SPARE_FILES = 4 * BACKLOG
 """Of one turn's connections while others are being closed, and of the process itself."""
 _FEWEST = 8
+_ON_ITS_WAY = 0.5
+"""Seconds for a request that a client has sent before it can know that the server stops."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Connection(H11Protocol):
         self.app_state = {**self.app_state, "connection": self}
         self._limits = limits
         self._heard = self.loop.time()
-        self._refused = False
+        self._refused = self._stopping = False
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
 
@@ -84,10 +86,20 @@ class Connection(H11Protocol):
             self._refuse(ApiError(503, "too many connections: come again later", code="overloaded"))
             return
         super().data_received(data)
+        if self._stopping and not self.idle:
+            self.cycle.keep_alive = False
         if self.transport.is_closing() or not (self.idle or self.cycle.more_body):
             self._reading = _cancelled(self._reading)
         elif self._reading is None:
             self._reading = self._later(self._too_slow)
+
+    def shutdown(self) -> None:
+        """Close once what is asked, or on its way, is answered."""
+        if self.idle and not self._stopping:
+            self._stopping = True
+            self.loop.call_later(_ON_ITS_WAY, self._end)
+        elif not self.idle:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -113,6 +125,14 @@ class Connection(H11Protocol):
             self._refuse(ApiError(408, f"no whole request in {self._limits.seconds} seconds"))
         else:
             self.transport.abort()
+
+    def _end(self) -> None:
+        if self.transport.is_closing() or not self.idle:
+            return
+        if self.conn.trailing_data[0]:
+            self._refuse(ApiError(503, "the server stops", code="stopped"))
+        else:
+            self.transport.close()
 
     def _make_room(self) -> None:
         others = [
