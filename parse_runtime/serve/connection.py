@@ -86,8 +86,6 @@ class Connection(H11Protocol):
             self._refuse(ApiError(503, "too many connections: come again later", code="overloaded"))
             return
         super().data_received(data)
-        if self._stopping and not self.idle:
-            self.cycle.keep_alive = False
         if self.transport.is_closing() or not (self.idle or self.cycle.more_body):
             self._reading = _cancelled(self._reading)
         elif self._reading is None:

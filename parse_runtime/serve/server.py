@@ -74,6 +74,8 @@ class Server(uvicorn.Server):
         self._end = time.monotonic() + grace + _LAST_WORDS
         self._loop.call_later(grace, self._abort)
         await self._stop_listening(sockets or [])
+        # Of all answers that have not begun; it closes connections once they are sent.
+        self.server_state.default_headers.append((b"connection", b"close"))
         await super().shutdown(sockets)
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
