@@ -5,6 +5,7 @@ Their answers differ with every prompt and seed, so that a mixed-up one shows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,8 +34,8 @@ def write_pair(folder: Path) -> None:
         write_text(VOCAB, folder / name)
 
 
-def capture_all(folder: Path, slots: int) -> dict[str, Path]:
-    """Bundles of the pair by name: `one`, and two that a server of it may be switched to.
+def capture_some(folder: Path, slots: int, names: Iterable[str]) -> dict[str, Path]:
+    """Bundles of the pair by name: `one`, and those that a server of it may be switched to.
 
     `alike` has other passes over caches that are alike, `apart` caches of another size.
     """
@@ -48,8 +49,10 @@ def capture_all(folder: Path, slots: int) -> dict[str, Path]:
         "alike": replace(one, prefill="16,64", decode=f"1,{slots}"),
         "apart": replace(one, slots=slots - 1),
     }
-    for name, settings in bundles.items():
-        with Recorder(target="host", workload="parse", settings=asdict(settings)) as recorder:
-            record(recorder, settings)
-            recorder.save(folder / f"{name}.fdy")
-    return {name: folder / f"{name}.fdy" for name in bundles}
+    made = {name: folder / f"{name}.fdy" for name in names}
+    for name, path in made.items():
+        settings = asdict(bundles[name])
+        with Recorder(target="host", workload="parse", settings=settings) as recorder:
+            record(recorder, bundles[name])
+            recorder.save(path)
+    return made

@@ -22,7 +22,7 @@ from benchmarks.device import cpu
 from benchmarks.report import RESULTS, Output, say, today, write_results
 from benchmarks.serving.exchange import Manner, Reply, exchange
 from benchmarks.serving.questions import Answer, Question, questions, read
-from benchmarks.serving.random_model import capture_all, write_pair
+from benchmarks.serving.random_model import capture_some, write_pair
 from benchmarks.serving.soaked import Soaked
 from benchmarks.serving.verdicts import Counts, shown, verdict
 
@@ -45,6 +45,7 @@ def run(
     over: Annotated[float, Option(help="Arrivals, of what the server can answer.")] = 1.5,
     switches: Annotated[int, Option(help="To other bundles, spread over the time.")] = 9,
     restarts: Annotated[int, Option(help="In the middle fifth of the time.")] = 4,
+    kinds: Annotated[int, Option(help="Requests to draw from; 0: all there are.")] = 0,
     seed: Annotated[int, Option(help="Of arrivals and manners.")] = 1,
     output: Output = RESULTS / "serve_soak.json",
 ) -> None:
@@ -52,9 +53,11 @@ def run(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pair(folder)
-        bundles = capture_all(folder, SLOTS)
+        bundles = capture_some(folder, SLOTS, {"one", *_SWITCHES[:switches]})
         server = Soaked(bundles["one"], folder, _free_port(), _SERVER.split())
-        soak = Soak(server, bundles, random.Random(seed))
+        drawn, asked = random.Random(seed), questions()
+        asked = drawn.sample(asked, kinds) if kinds else asked
+        soak = Soak(server, bundles, drawn, asked)
         try:
             found = asyncio.run(soak.run(minutes * 60, over, switches, restarts))
         finally:
@@ -68,9 +71,14 @@ def run(
 class Soak:
     """One soak of a server."""
 
-    def __init__(self, server: Soaked, bundles: dict[str, Path], drawn: random.Random) -> None:
-        self._server, self._bundles, self._drawn = server, bundles, drawn
-        self._asked = questions()
+    def __init__(
+        self,
+        server: Soaked,
+        bundles: dict[str, Path],
+        drawn: random.Random,
+        asked: Sequence[Question],
+    ) -> None:
+        self._server, self._bundles, self._drawn, self._asked = server, bundles, drawn, asked
         self._expected: list[Answer] = []
         self._counts = Counts()
         self._refused = 0

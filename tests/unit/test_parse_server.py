@@ -140,6 +140,7 @@ def test_connections_that_stand_when_the_server_stops_are_answered() -> None:
 
 def test_connections_that_the_system_has_accepted_are_answered() -> None:
     with served(0) as server, ExitStack() as stack:
+        server.health()
         server.process.send_signal(signal.SIGSTOP)
         # One more than the server accepts in one turn of its event loop.
         clients = [
