@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from benchmarks.report import RESULTS, Output, say, today, write_results
 from benchmarks.serving.exchange import Manner, Reply, exchange
 from benchmarks.serving.questions import Answer, Question, questions, read
 from benchmarks.serving.random_model import capture_some, write_pair
+from benchmarks.serving.servers import free_port
 from benchmarks.serving.soaked import Soaked
 from benchmarks.serving.verdicts import Counts, shown, verdict
 
@@ -54,7 +54,7 @@ def run(
         folder = Path(name)
         write_pair(folder)
         bundles = capture_some(folder, SLOTS, {"one", *_SWITCHES[:switches]})
-        server = Soaked(bundles["one"], folder, _free_port(), _SERVER.split())
+        server = Soaked(bundles["one"], folder, free_port(), _SERVER.split())
         drawn, asked = random.Random(seed), questions()
         asked = drawn.sample(asked, kinds) if kinds else asked
         soak = Soak(server, bundles, drawn, asked)
@@ -214,8 +214,3 @@ def _faults(log: Path) -> Sequence[str]:
     """Lines of the server's log beside those of its beginnings."""
     lines = log.read_text(errors="replace").splitlines()
     return [line for line in lines if ": listening on " not in line][:50]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
