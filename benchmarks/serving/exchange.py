@@ -47,6 +47,8 @@ class Reply:
     """The body came to the end that HTTP gives it."""
     again: bool = False
     """It is the second on its connection."""
+    left: bool = False
+    """The client left before the end."""
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -88,12 +90,13 @@ async def exchange(port: int, path: str, body: dict[str, Any], manner: Manner) -
         writer.write(asked[: len(asked) // 2] if manner.half else asked)
         # What broke, and where, is told by what is in the reply.
         with suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            async with asyncio.timeout(manner.leaves):
+            async with asyncio.timeout(manner.leaves) as staying:
                 await _read(reader, reply, manner.slow)
                 if manner.again and reply.status == 200 and reply.keeps:
                     reply = Reply(again=True)
                     writer.write(asked)
                     await _read(reader, reply, manner.slow)
+        reply.left = staying.expired()
     finally:
         writer.close()
     return reply

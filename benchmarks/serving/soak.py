@@ -166,9 +166,7 @@ class Soak:
             self._counts.ended("refused", about)
             return
         kind = verdict(reply, self._expected[number], manner.stream)
-        if manner.leaves is not None and kind == "lost":
-            kind = "left"
-        elif manner.half and kind == "right":
+        if manner.half and kind == "right":
             kind = "wrong"
         self._counts.ended(kind, {**about, **shown(reply)})
 

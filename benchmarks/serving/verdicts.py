@@ -41,11 +41,13 @@ class Counts:
 
 
 def verdict(reply: Reply, expected: Answer, stream: bool) -> str:
-    """How a request ended whose client stayed.
+    """How a request ended: `left` where its client did.
 
     Told: an error's status with a message, 429 with Retry-After, or an event of a stream. Lost:
     nothing came, or less than HTTP or the stream said there would be. Anything else is wrong.
     """
+    if reply.left:
+        return "left"
     if not reply.whole or not reply.body:
         return "lost"
     try:

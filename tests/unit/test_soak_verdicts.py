@@ -83,6 +83,8 @@ def test_other_texts_and_counts_are_wrong(events: list[Any]) -> None:
         (replace(answered(whole()), whole=False), "lost"),
         (Reply(200, {"content-type": "application/json"}, b"", whole=True), "lost"),
         (Reply(), "lost"),
+        (Reply(left=True), "left"),
+        (replace(streamed(PIECES[:2], done=False), whole=False, left=True), "left"),
     ],
 )
 def test_errors_are_told_and_silence_is_not(reply: Reply, kind: str) -> None:
