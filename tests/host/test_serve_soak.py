@@ -16,7 +16,7 @@ from benchmarks.serving import soak
 
 def test_nothing_is_lost_above_capacity_with_a_switch_and_a_restart(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
-    soak.run(minutes=0.05, over=3, switches=1, restarts=1, kinds=16, output=output)
+    soak.run(minutes=0.04, over=3, switches=1, restarts=1, kinds=12, output=output)
     found = json.loads(output.read_text())
     counts = found["counts"]
     assert counts["faults"] == [] and found["requests_lost"] == 0
