@@ -52,7 +52,7 @@ class Connection(H11Protocol):
         self.app_state = {**self.app_state, "connection": self}
         self._limits = limits
         self._heard = self.loop.time()
-        self._refused = self._stopping = False
+        self._refused = False
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
 
@@ -93,10 +93,9 @@ class Connection(H11Protocol):
 
     def shutdown(self) -> None:
         """Close once what is asked, or on its way, is answered."""
-        if self.idle and not self._stopping:
-            self._stopping = True
+        if self.idle:
             self.loop.call_later(_ON_ITS_WAY, self._end)
-        elif not self.idle:
+        else:
             super().shutdown()
 
     def pause_writing(self) -> None:
