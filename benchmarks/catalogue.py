@@ -80,6 +80,16 @@ BENCHMARKS = {
             "serve_host.json",
         ),
         Benchmark(
+            "serve-ray", "serving.ray_replica",
+            "a replica through Ray Serve to its first token, beside the process's own start",
+            "serve_ray.json",
+        ),
+        Benchmark(
+            "serve-soak", "serving.soak",
+            "requests lost or wrong above our server's capacity, with switches and restarts",
+            "serve_soak.json",
+        ),
+        Benchmark(
             "serve-size", "serving.size", "what the serving process's packages take on disk",
             "serve_size.json",
         ),

@@ -287,9 +287,9 @@ TABLES: dict[str, list[list[Target]]] = {
         [serving("packages of the serving process, installed", "installed_mb", 200, 120,
                  "serve_size.json", unit="MB", cpu=True)],
         [serving("replica through Ray Serve / the process's own start", "ray_start_ratio",
-                 1.5, 1.2, cpu=True)],
+                 1.5, 1.2, file="serve_ray.json", cpu=True)],
         [serving("requests lost or wrong in 20 minutes above capacity", "requests_lost", 0,
-                 cpu=True)],
+                 file="serve_soak.json", cpu=True)],
     ],
     "receiver of a radio": [
         [otfs("raw waveform in: SNR lost at 15, 20, 25 dB, the worst", "raw_loss_db", 1.0, 0.3,

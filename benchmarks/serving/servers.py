@@ -123,7 +123,7 @@ class Server:
     """A server from its start on; leaving the `with` block ends it."""
 
     def __init__(self, setup: Setup, engine: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._log = setup.logs / f"{setup.folder.name}.{engine}.log"
         self._begun = time.monotonic()
         self._process = _spawn(setup, engine, COMMANDS[engine](setup, self.port), self._log)
@@ -140,23 +140,9 @@ class Server:
                 "ignore_eos": True, "stream": True}  # fmt: skip
         asked = post("/v1/completions", body)
         while True:
-            if (came := self._ask(asked, limit)) is not None:
+            if (came := first_text(self.port, asked, limit)) is not None:
                 return came - self._begun
             self._wait(limit)
-
-    def _ask(self, asked: bytes, limit: float) -> float | None:
-        """When the first text came; None where the server does not answer yet."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), limit) as connection:
-                connection.sendall(asked)
-                came = b""
-                while b'"text"' not in came:
-                    if not (more := connection.recv(1 << 16)):
-                        return None
-                    came += more
-                return time.monotonic() if came.startswith(b"HTTP/1.1 200") else None
-        except (ConnectionError, TimeoutError):
-            return None
 
     def ready(self, limit: float) -> float:
         """Seconds from the start of the process until /health says that all is well."""
@@ -184,6 +170,21 @@ class Server:
         time.sleep(0.01)
 
 
+def first_text(port: int, asked: bytes, limit: float) -> float | None:
+    """When the first text of a stream came (`time.monotonic`); None where none does yet."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), limit) as connection:
+            connection.sendall(asked)
+            came = b""
+            while b'"text"' not in came:
+                if not (more := connection.recv(1 << 16)):
+                    return None
+                came += more
+            return time.monotonic() if came.startswith(b"HTTP/1.1 200") else None
+    except (ConnectionError, TimeoutError):
+        return None
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """The process and all that it has started."""
     process.terminate()
@@ -201,7 +202,8 @@ def _end_of(log: Path) -> str:
     return f"{log} ends:\n{log.read_text(errors='replace')[-3000:]}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 

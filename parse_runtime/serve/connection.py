@@ -20,6 +20,8 @@ BACKLOG = 32
 _SPARE_FILES = 4 * BACKLOG
 """Of one turn's connections while others are being closed, and of the process itself."""
 _FEWEST = 8
+_ON_ITS_WAY = 0.5
+"""Seconds for a request that a client has sent before it can know that the server stops."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ class Connection(H11Protocol):
         elif self._reading is None:
             self._reading = self._later(self._too_slow)
 
+    def shutdown(self) -> None:
+        """Close once what is asked, or on its way, is answered."""
+        if self.idle:
+            self.loop.call_later(_ON_ITS_WAY, self._end)
+        else:
+            super().shutdown()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._writing = self._later(self.transport.abort)
@@ -113,6 +122,14 @@ class Connection(H11Protocol):
             self._refuse(ApiError(408, f"no whole request in {self._limits.seconds} seconds"))
         else:
             self.transport.abort()
+
+    def _end(self) -> None:
+        if self.transport.is_closing() or not self.idle:
+            return
+        if self.conn.trailing_data[0]:
+            self._refuse(ApiError(503, "the server stops", code="stopped"))
+        else:
+            self.transport.close()
 
     def _make_room(self) -> None:
         others = [

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -27,6 +28,8 @@ from parse_runtime.serve.switching import Switching
 
 _LAST_WORDS = 5
 """Seconds for clients to read how their answers ended."""
+_TURNS = 3
+"""Of the event loop, until a connection that it has accepted is there."""
 
 
 class Server(uvicorn.Server):
@@ -70,7 +73,36 @@ class Server(uvicorn.Server):
         grace = 0 if self._hurried else self._grace
         self._end = time.monotonic() + grace + _LAST_WORDS
         self._loop.call_later(grace, self._abort)
+        await self._stop_listening(sockets or [])
+        # Of all answers that have not begun; it closes connections once they are sent.
+        self.server_state.default_headers.append((b"connection", b"close"))
         await super().shutdown(sockets)
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Take in the clients whose connections stand: the system resets those that are left."""
+        loop = asyncio.get_running_loop()
+        for listening in sockets:
+            loop.remove_reader(listening)
+        # What asyncio has accepted is made a connection in the turns that follow, or dropped.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        accepted = []
+        for listening in sockets:
+            # BlockingIOError, where there is no more.
+            with suppress(OSError):
+                while True:
+                    accepted.append(listening.accept()[0])
+        for server in self.servers:
+            server.close()
+        for client in accepted:
+            client.setblocking(False)
+            await loop.connect_accepted_socket(self._connection, client)
+
+    def _connection(self) -> asyncio.Protocol:
+        config, state = self.config, self.server_state
+        return config.http_protocol_class(  # type: ignore[call-arg]
+            config=config, server_state=state, app_state=self.lifespan.state
+        )
 
     def _abort(self) -> None:
         if not self._aborted:

@@ -19,6 +19,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
 pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
 
+from parse_runtime.serve.connection import BACKLOG
+
 
 class Server:
     """Its process and port."""
@@ -104,6 +106,54 @@ def test_every_client_hears_of_the_end_while_a_pass_is_long(grace: int, signals:
         answer = unfinished.getresponse()
         assert answer.status == 503 and json.loads(answer.read())["error"]["code"] == "stopped"
         assert server.process.stderr is not None and server.process.stderr.read() == ""
+
+
+def test_connections_that_stand_when_the_server_stops_are_answered() -> None:
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+    with served(0) as server, ExitStack() as stack:
+        address = "127.0.0.1", server.port
+
+        def connected() -> socket.socket:
+            return stack.enter_context(socket.create_connection(address, 10))
+
+        new, used, half = (connected() for _ in range(3))
+        used.sendall(head + b"\r\n")
+        while not used.recv(1 << 16).endswith(b"}"):
+            pass
+        half.sendall(head)
+        server.health()
+        server.process.send_signal(signal.SIGTERM)
+        with suppress(ConnectionError):
+            while True:
+                connected()
+                time.sleep(0.01)
+        # Neither can know that nobody listens any more.
+        for client in (new, used):
+            client.sendall(head + b"\r\n")
+        for client, status in ((new, b"200"), (used, b"200"), (half, b"503")):
+            with client.makefile("rb") as answer:
+                got = answer.read()
+            assert got.startswith(b"HTTP/1.1 " + status) and b"connection: close\r\n" in got
+        assert b"the server stops" in got
+        assert server.process.wait(10) == 0
+
+
+def test_connections_that_the_system_has_accepted_are_answered() -> None:
+    with served(0) as server, ExitStack() as stack:
+        server.health()
+        server.process.send_signal(signal.SIGSTOP)
+        # One more than the server accepts in one turn of its event loop.
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            for _ in range(BACKLOG + 1)
+        ]
+        for client in clients:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        for client in clients:
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 def test_idle_connections_make_room_for_others() -> None:

@@ -1,0 +1,128 @@
+"""A replica through Ray Serve, from none to its first token, beside the server's own start.
+
+Of the deployment examples/deploy/ray_serve.py, on the CPU. Needs Ray beside what serving needs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from benchmarks.device import cpu
+from benchmarks.report import RESULTS, Output, say, today, write_results
+from benchmarks.serving.random_model import capture_some, write_pair
+from benchmarks.serving.servers import ROOT, Server, Setup, first_text, free_port
+from benchmarks.serving.stream import request
+
+_PROMPT = [70, 71, 72]
+_LIMIT = 120.0
+"""Seconds for a start, and for Ray to end a replica."""
+_DECISION = re.compile(r"(\d+-\d+-\d+ \d+:\d+:\d+,\d+) .*[Uu]pscaling .* from 0 to 1 ")
+"""In the log of Serve's controller."""
+
+
+def run(
+    rounds: Annotated[int, Option(help="Starts of each, of which medians are taken.")] = 3,
+    output: Output = RESULTS / "serve_ray.json",
+) -> None:
+    """Measure how long a replica takes through Ray Serve, over what the process itself takes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_pair(folder)
+        bundle = capture_some(folder, 4, ["one"])["one"]
+        own = [_own(folder) for _ in range(rounds)]
+        say(f"foundryrt serve: {own}")
+        with _deployed(bundle) as deployment:
+            through = [deployment.replica() for _ in range(rounds)]
+        say(f"Ray Serve: {through}")
+    start = statistics.median(own)
+    decided, asked = (
+        statistics.median(one[key] for one in through)
+        for key in ("from_decision_s", "from_request_s")
+    )
+    result = {
+        "device": cpu(), "date": today(), "ray": deployment.version, "own_start_s": own,
+        "replicas": through, "ray_start_ratio": decided / start,
+        "from_request_ratio": asked / start,
+    }  # fmt: skip
+    write_results(output, result)
+
+
+def _own(folder: Path) -> float:
+    """Seconds from the start of `foundryrt serve` to its first token."""
+    setup = Setup(
+        folder / "one", max_len=0, capture=(), vllm_path="", logs=folder,
+        cores=frozenset(os.sched_getaffinity(0)),
+    )  # fmt: skip
+    with Server(setup, "ours") as server:
+        return server.first_token(_PROMPT, _LIMIT)
+
+
+@contextmanager
+def _deployed(bundle: Path) -> Iterator[Deployment]:
+    """The deployment, without a replica yet, in a Ray of its own."""
+    import ray
+    from ray import serve
+
+    # Ray's processes have this one's environment.
+    os.environ |= {"PARSE_BUNDLE": str(bundle), "PYTHONPATH": str(ROOT)}
+    context = ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
+    try:
+        port = free_port()
+        serve.start(http_options={"port": port})
+        from examples.deploy.ray_serve import app
+
+        serve.run(app)
+        yield Deployment(port, Path(context.address_info["session_dir"]), ray.__version__)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+class Deployment:
+    """From none to one replica and back."""
+
+    def __init__(self, port: int, session: Path, version: str) -> None:
+        self.version = version
+        self._port, self._logs = port, session / "logs" / "serve"
+
+    def replica(self) -> dict[str, float]:
+        """Seconds from a request, and from the decision to scale, to the first token."""
+        self._wait_for_none()
+        body: dict[str, Any] = {"prompt": _PROMPT, "max_tokens": 2, "ignore_eos": True}
+        begun = time.time()
+        if (
+            first_text(self._port, request("/v1/completions", body | {"stream": True}), _LIMIT)
+            is None
+        ):
+            raise SystemExit(f"the deployment does not answer; see {self._logs}")
+        came = time.time()
+        decided = next(moment for moment in self._decisions() if moment >= begun)
+        return {"from_request_s": came - begun, "from_decision_s": came - decided}
+
+    def _decisions(self) -> Iterator[float]:
+        for log in self._logs.glob("controller_*.log"):
+            for line in log.read_text().splitlines():
+                if found := _DECISION.search(line):
+                    yield datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+    def _wait_for_none(self) -> None:
+        from ray import serve
+
+        end = time.monotonic() + _LIMIT
+        while any(
+            serve.status().applications["default"].deployments["Parse"].replica_states.values()
+        ):
+            if time.monotonic() > end:
+                raise SystemExit(f"the replica does not end; see {self._logs}")
+            time.sleep(0.5)
