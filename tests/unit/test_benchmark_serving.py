@@ -181,7 +181,7 @@ def test_the_host_benchmark_serves_without_a_model(
     for tree in ("before", "after"):
         own = found["streams_2"][tree]
         assert own["us_per_request"] > own["us_per_token"] > 0
-        assert found["step_of_64"][tree]["ms_per_token"] > 0
+        assert found["step_of_64"][tree]["ms_per_token"] >= 0
     assert found["streams_2"]["token_times_cheaper"] > 0
 
 
