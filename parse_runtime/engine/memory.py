@@ -53,17 +53,17 @@ class Memory:
         pools = {"target": self._target.tables.pool, "draft": self._draft.tables.pool}
         return {name: Usage(pool.used, pool.shared, pool.count) for name, pool in pools.items()}
 
-    def admits(self, tokens: Sequence[int], drafts: bool, others: int) -> bool:
+    def admits(self, tokens: Sequence[int], drafted: int, others: int) -> bool:
         """Whether a sequence may begin beside `others` that grow, each by a block before long.
 
-        `drafts`: the draft model is to write some of it, too.
+        `drafted`: tokens that the draft model is to have before it writes any; 0 if it never does.
         """
         if not others:
             return True
-        needed = blocks_of(len(tokens) + 1) + others
         target, draft = self._target.tables, self._draft.tables
-        if drafts and not draft.ample and draft.pool.free < needed:
+        if drafted and not draft.ample and draft.pool.free < _blocks(self._draft, drafted) + others:
             return False
+        needed = _blocks(self._target, len(tokens)) + others
         if target.ample or target.pool.free >= needed:
             return True
         found = self._found(self._target, tokens)
@@ -142,3 +142,8 @@ class Memory:
         if self._sharing == "off":
             return []
         return model.tables.found(self._contents(model, tokens), self._step(model))
+
+
+def _blocks(model: Decoder, tokens: int) -> int:
+    """Of so many tokens and the first step behind them."""
+    return blocks_of(min(tokens + model.reach, model.max_len))

@@ -117,7 +117,8 @@ class Scheduler:
 
     def _may_begin(self, answer: Answer) -> bool:
         drafts = answer.drafts or self._target.proposes > 0
-        return self.memory.admits(answer.tokens, drafts, len(self._running))
+        drafted = answer.drafted if drafts else 0
+        return self.memory.admits(answer.tokens, drafted, len(self._running))
 
     def _admit(self, answer: Answer) -> None:
         if not answer.statistics.queue_seconds:
@@ -222,7 +223,8 @@ class Scheduler:
             if isinstance(running.call, Prefill):
                 whole = running.call
                 running.call = self.memory.begin(running.slot, whole)
-                running.answer.statistics.shared += running.call.start - whole.start
+                if not running.answer.statistics.preempted:  # else it finds its own
+                    running.answer.statistics.shared += running.call.start - whole.start
             if isinstance(running.call, Prefill | Verification):
                 self._due.append(running)
 

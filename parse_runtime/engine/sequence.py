@@ -89,6 +89,12 @@ class Answer:
         """Whether the draft model is to write any of it."""
         return not self._chooses and self._rounds < self.request.rules.max_rounds
 
+    @property
+    def drafted(self) -> int:
+        """About how many tokens the draft model has when it begins to write."""
+        answered = len(self._sequence) - len(self.request.prompt)
+        return max(len(self.request.draft_prompt) + answered, len(self._sequence))
+
     def calls(self) -> Calls:
         """Passes of the answer, to its end; returns why it ended, `stop` or `length`."""
         self._forget()

@@ -96,6 +96,11 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """How many of the likeliest tokens are to be listed beside each; None for no list."""
         raise NotImplementedError
 
+    @property
+    def compiles(self) -> bool:
+        """Whether a grammar is made for it, which may take long however short the body is."""
+        return False
+
     def grammar(self, prompts: Prompts) -> Grammar | None:
         """What the answer's text has to follow."""
         return None
@@ -245,6 +250,10 @@ class ChatBody(Body, kw_only=True):
 
     def listed(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def compiles(self) -> bool:
+        return self.response_format is not None
 
     def grammar(self, prompts: Prompts) -> Grammar | None:
         schema = None if self.response_format is None else self.response_format.schema()

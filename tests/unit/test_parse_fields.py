@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -270,6 +271,26 @@ def test_a_schema_is_followed(client) -> None:  # type: ignore[no-untyped-def]
         refused = chat(client, response_format=named).json()["error"]
         assert refused["param"] == "response_format" and "cannot be followed" in refused["message"]
         assert "\n" not in refused["message"]
+
+
+def test_others_do_not_wait_while_a_grammar_is_made(client, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    begun, done = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        begun.set()
+        assert done.wait(20)
+
+    monkeypatch.setattr("parse_runtime.text.grammar.Grammars.json", slow)
+    wanted = {"response_format": {"type": "json_object"}}
+    asks = threading.Thread(target=chat, args=(client,), kwargs=wanted)
+    asks.start()
+    try:
+        assert begun.wait(20)
+        assert client.get("/health").status_code == 200
+        assert asks.is_alive()
+    finally:
+        done.set()
+        asks.join(20)
 
 
 def test_what_a_schema_needs_is_named_where_it_is_missing(client, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,6 +188,25 @@ def test_what_is_shared_takes_no_room() -> None:
     while scheduler.step():
         pass
     assert sum(listener.statistics.preempted for listener in heard) == 0
+
+
+@pytest.mark.parametrize("longer", ["draft prompts", "steps"])
+def test_what_begins_has_room_for_its_first_passes(longer: str) -> None:
+    """Else it would give way at once, begin again, and keep the others from the device."""
+    steps = longer == "steps"
+    more = {"slots": 8, "kv_tokens": 80, "prefills": (PrefillSize(64, 2),)}
+    target = Fake(mixing(1, NEVER), judge, reach=33 if steps else 2, **more)
+    scheduler = Scheduler(target, Fake(mixing(2, NEVER), reach=2, **more))
+    heard = [Heard() for _ in range(4)]
+    for number, one in enumerate(heard):
+        rules = {"max_rounds": 0 if steps else 1, "threshold": 0.0}
+        plain = request(12 if steps else 16, [number + 1] * 2, **rules)
+        scheduler.submit(replace(plain, draft_prompt=[1] * 34), one)
+    while scheduler.step():
+        pass
+    assert all(one.reason == "length" for one in heard)
+    assert sum(one.statistics.preempted for one in heard) <= 6
+    assert not any(one.statistics.shared for one in heard)
 
 
 def test_no_request_names_a_block() -> None:
