@@ -20,11 +20,13 @@ from parse_runtime.engine.prompts import Prompts, TextFormat
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.engine.tables import Tables
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
 from parse_runtime.serve.served import Served
 from parse_runtime.serve.server import answer, listen
-from parse_runtime.signature.sizes import PrefillSize
+from parse_runtime.signature.passes import ModelSignature
+from parse_runtime.signature.sizes import PassSizes, PrefillSize
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import SameTokens
@@ -35,11 +37,22 @@ class Passes:
 
     max_len = 512
     prefills = (PrefillSize(2048, 64),)
+    reach = 1
+    proposes = 0
 
     def __init__(self, slots: int, step: float) -> None:
         self.slots, self._step = slots, step
+        self.tables = Tables(
+            ModelSignature("stub", PassSizes(max_len=self.max_len, slots=slots, kv_tokens=0))
+        )
         self._begun: float | None = None
         """When the step that was launched ahead began."""
+
+    def hold(self, slot: int, tokens: Sequence[int]) -> None:
+        pass
+
+    def forget(self, slot: int) -> None:
+        self.tables.release(slot)
 
     def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
         return [c.tokens[-1] + 1 if c.following is None else None for c in chunks]

@@ -64,7 +64,7 @@ def test_the_scaler_reads_a_metric_of_the_server() -> None:
     pytest.importorskip("prometheus_client", reason="pip install 'foundry-graphs[serve]'")
     from parse_runtime.serve.metrics import Metrics
 
-    engine: Any = SimpleNamespace(load=(3, 5), failed=0)
+    engine: Any = SimpleNamespace(load=(3, 5), failed=0, usage={})
     page = Metrics(engine).page().decode()
     (metric,) = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
     assert f"\n{metric['pods']['metric']['name']} 5.0\n" in page
