@@ -5,6 +5,7 @@ Imports little: the command is to be quicker than one that starts by itself.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` imports takes milliseconds
 import os
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
@@ -25,8 +26,7 @@ def hand_over(path: str, arguments: list[str]) -> int:
     job = (os.getcwd(), str(len(arguments)), *arguments, *environment)
     try:
         wire.send(connection, "run", *job, files=(0, 1, 2))
-        # The other process is at work meanwhile; a signal until then ends this one, and its end
-        # that one's work.
+        # A signal until then ends this process, and its end the other one's work.
         _pass_on_signals(connection)
         answer, _ = wire.receive(connection)
     except (OSError, ValueError) as error:
@@ -40,10 +40,8 @@ def hand_over(path: str, arguments: list[str]) -> int:
 
 
 def _pass_on_signals(connection: socket) -> None:
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: wire.send(connection, "signal", str(n)))
+    for number in (_signal.SIGINT, _signal.SIGTERM):
+        _signal.signal(number, lambda n, _: wire.send(connection, "signal", str(n)))
 
 
 def _failed(problem: str) -> int:
