@@ -11,9 +11,6 @@ from parse_runtime.kernels.quantized import Weight
 from parse_runtime.kernels.streamed import holds
 from parse_runtime.kernels.swiglu import linear_swiglu
 
-NORMED_ROWS = 1
-"""Up to so many rows, every program of a product normalizes them for itself: 0 or 1."""
-
 
 def normed_parts(
     x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, offset: float,
@@ -46,4 +43,5 @@ def normed_swiglu(
 
 
 def _alone(x: Tensor, norm: Tensor, ranks: Ranks | None) -> bool:
-    return x.shape[-2] <= NORMED_ROWS and ranks is None and holds(x)
+    """Whether there is one row, which every program of a product normalizes for itself."""
+    return x.shape[-2] == 1 and ranks is None and holds(x)

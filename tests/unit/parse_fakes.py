@@ -14,6 +14,7 @@ from parse_runtime.engine.packing import holding
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.engine.tables import Tables
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import TokenLogprobs
@@ -222,3 +223,20 @@ def request(
         max_new_tokens=limit, rules=chosen, sampling=Sampling(seed=seed),
         processing=processing or Processing(),
     )  # fmt: skip
+
+
+def submitted(
+    scheduler: Scheduler, arrivals: Sequence[tuple[Request, int]], dropped: set[int]
+) -> list[Heard]:
+    """Submit requests, so many steps behind each, then cancel those `dropped` that still run."""
+    heard: list[Heard] = []
+    for chosen, pause in arrivals:
+        heard.append(Heard())
+        scheduler.submit(chosen, heard[-1])
+        for _ in range(pause):
+            scheduler.step()
+    for i in dropped & set(range(len(heard))):
+        if not heard[i].done:
+            scheduler.cancel(heard[i])
+            assert heard[i].reason == "cancelled"
+    return heard

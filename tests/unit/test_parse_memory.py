@@ -14,7 +14,7 @@ from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.signature.sizes import BLOCK, PrefillSize, prompts_of
-from tests.unit.parse_fakes import Fake, Heard, mixing, request
+from tests.unit.parse_fakes import Fake, Heard, mixing, request, submitted
 
 MAX_LEN = 64
 NEVER = 1 << 60
@@ -76,16 +76,7 @@ def test_answers_over_few_blocks_are_those_over_many(
 ) -> None:  # fmt: skip
     now = models(slots, tokens, **sizes)
     scheduler = Scheduler(*now, rows, sharing)
-    heard: list[Heard] = []
-    for chosen, pause in arrivals:
-        heard.append(Heard())
-        scheduler.submit(chosen, heard[-1])
-        for _ in range(pause):
-            scheduler.step()
-    for i in dropped & set(range(len(heard))):
-        if not heard[i].done:
-            scheduler.cancel(heard[i])
-            assert heard[i].reason == "cancelled"
+    heard = submitted(scheduler, arrivals, dropped)
     steps = 0
     while scheduler.step():
         steps += 1

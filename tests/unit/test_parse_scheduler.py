@@ -16,7 +16,7 @@ from parse_runtime.engine.engine import Engine, Overloaded, Stopped
 from parse_runtime.engine.protocols import Logits
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
-from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request
+from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request, submitted
 
 
 def judge(held: list[int]) -> float:
@@ -51,16 +51,7 @@ def test_an_answer_does_not_depend_on_what_else_runs(
     arrivals: list[tuple[Request, int]], slots: int, rows: int, several: int, dropped: set[int]
 ) -> None:
     scheduler = Scheduler(*models(slots, several), rows)
-    heard: list[Heard] = []
-    for chosen, pause in arrivals:
-        heard.append(Heard())
-        scheduler.submit(chosen, heard[-1])
-        for _ in range(pause):
-            scheduler.step()
-    for i in dropped & set(range(len(heard))):
-        if not heard[i].done:
-            scheduler.cancel(heard[i])
-            assert heard[i].reason == "cancelled"
+    heard = submitted(scheduler, arrivals, dropped)
     steps = 0
     while scheduler.step():
         steps += 1

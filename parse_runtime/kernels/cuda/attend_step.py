@@ -20,8 +20,6 @@ from parse_runtime.kernels.cuda.rotate_group import prepared, rotate_group, row_
 from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
 from parse_runtime.kernels.rotate import Rotation
 
-ROTATED_ROWS = 1
-"""Up to so many rows of a slot, every program of a slot rotates them for itself: 0 or 1."""
 ROTATED = (
     "parts", "positions", "frequencies", "cache", "rows", "q_norm", "k_norm", "eps", "offset",
     "kv_stride", "PARTS", "HEADS", "PAIRS",
@@ -113,9 +111,9 @@ def rotated_partial(
     lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
     tiles: Tiles | None = None,
 ) -> Partial:  # fmt: skip
-    """`rotate_store` and `partial`: one kernel where a slot has up to ROTATED_ROWS."""
+    """`rotate_store` and `partial`: one kernel where a slot has one row."""
     numbers = cuts, starts, ancestors, keys, length, tiles, lows, scale, cap
-    if length <= ROTATED_ROWS:
+    if length == 1:  # every program of a slot rotates it for itself
         return partial(qkv, cache_layer, tables, slots, *numbers, rotation)
     q = rotation.store(qkv, cache_layer, tables, slots)
     return partial(q, cache_layer, tables, slots, *numbers)

@@ -31,8 +31,6 @@ PROGRAMS, MOST_PROGRAMS = 64, 264
 and that they hold at a time."""
 ROWS, SHARE = 8, 32
 """Rows that are multiplied at a time, and those that a program multiplies one after the other."""
-UNITED_ROWS = 1
-"""Up to so many rows, every program unites what it reads of the attention for itself: 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def united_product(partial: Partial, weight: Weight, how: Holding | None = None)
     """`held_product` of one row whose spans of attention are not united yet, if they are few."""
     how = how or holding(weight)
     count, _, spans, head_dim = partial.sums.shape
-    if how is None or count > UNITED_ROWS or spans > FEW:
+    if how is None or count > 1 or spans > FEW:
         return None
     values, _ = split(weight)
     n = values.shape[0]
