@@ -7,6 +7,7 @@ that differ from those of the kernels that a fused one replaces. Float32 only.
 from __future__ import annotations
 
 import json
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -100,6 +101,8 @@ def attention() -> None:
             x = unite.unite(apart)
             near(f"{name} {span}", x, expected)
             same(f"{name} {span}", unite.unite(at_once), x)
+            with patch.object(unite, "PROGRAMS", 0):
+                same(f"{name} {span} together", unite.unite(apart), x)
             if batch == 1 and span > 16:
                 w = torch.randn(40, heads * head_dim)
                 how = Holding(3, 1, 64)

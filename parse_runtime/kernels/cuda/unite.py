@@ -20,6 +20,8 @@ UNITED, UNITE_WARPS = 32, 4
 """Spans that are united at a time: fixed, as the order of sums depends on it."""
 FEW = 8
 """So many spans are united one after the other, in whichever kernel needs them."""
+TOGETHER, PROGRAMS = 4, 2048
+"""Heads that a program unites where there are more heads of rows than PROGRAMS."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,11 @@ def unite(partial: Partial) -> Tensor:
     out = torch.empty(count, heads * head_dim, dtype=dtype, device=device)
     width = max(16, triton.next_power_of_2(head_dim))
     if spans <= FEW:
-        _unite_few[heads, count](
-            partial.sums, partial.tops, partial.totals, out, *partial.seen,
-            HEAD_DIM=head_dim, WIDTH=width, SPAN=partial.span, SPANS=spans, num_warps=4, **OPTIONS,
+        together = TOGETHER if heads * count > PROGRAMS else 1
+        _unite_few[triton.cdiv(heads, together), count](
+            partial.sums, partial.tops, partial.totals, out, heads, *partial.seen,
+            HEAD_DIM=head_dim, WIDTH=width, SPAN=partial.span, SPANS=spans, TOGETHER=together,
+            num_warps=4, **OPTIONS,
         )  # fmt: skip
         return out
     _unite[heads, count](
@@ -115,16 +119,19 @@ def _unite(
 
 @triton.jit(do_not_specialize=["tops", "totals", "keys"])
 def _unite_few(
-    sums, tops, totals, out, cuts, starts, ancestors, lows, keys,
+    sums, tops, totals, out, heads, cuts, starts, ancestors, lows, keys,
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
-    token, head = tl.program_id(1), tl.program_id(0)
-    d = tl.arange(0, WIDTH)
-    place = token.to(tl.int64) * tl.num_programs(0) + head
+    token = tl.program_id(1)
+    element = tl.arange(0, TOGETHER * WIDTH)
+    head, d = tl.program_id(0) * TOGETHER + element // WIDTH, element % WIDTH
+    d = tl.where(head < heads, d, HEAD_DIM)
+    place = token.to(tl.int64) * heads + head
     x = united(
-        sums, tops, totals, place + d * 0, d, token, cuts, starts, ancestors, lows, keys,
+        sums, tops, totals, place, d, token, cuts, starts, ancestors, lows, keys,
         HEAD_DIM, SPAN, SPANS,
     )  # fmt: skip
     tl.store(out + place * HEAD_DIM + d, x.to(out.dtype.element_ty), d < HEAD_DIM)
