@@ -31,6 +31,7 @@ from parse_runtime.kernels.quantized import Quantized, plain
 from parse_runtime.kernels.rotate import Rotation, rotate_store
 from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.sample import sample, sample_and_step
+from parse_runtime.kernels.streamed import of_steps
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 
 PASSES = ((1, 1), (2, 1), (1, 5), (4, 4))
@@ -83,6 +84,8 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     wide = normal(many.shape[0], parts.shape[2])
     rotate_store(wide, many, frequencies, cache, tables, many[:1], many, head_norms, 1e-6)
     attend_rows(q, *where, numbers, numbers, numbers, KEYS)
+    with of_steps(STREAMED_ROWS):
+        attend_step(q, *where, numbers, numbers, numbers, KEYS, length)
     x = attend_step(q, *where, numbers, numbers, numbers, KEYS, length)
     window = {"lows": numbers, "scale": 0.1, "cap": 50.0}
     attend_rows(q, *where, numbers, numbers, numbers, KEYS, **window)

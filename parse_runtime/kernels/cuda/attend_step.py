@@ -19,6 +19,7 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_s
 from parse_runtime.kernels.cuda.rotate_group import prepared, rotate_group, row_place, sizes
 from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
 from parse_runtime.kernels.rotate import Rotation
+from parse_runtime.kernels.streamed import crowded
 
 ROTATED = (
     "parts", "positions", "frequencies", "cache", "rows", "q_norm", "k_norm", "eps", "offset",
@@ -124,7 +125,11 @@ def choose(dtype: torch.dtype, keys: int) -> Tiles:
     span = 128 if keys <= 1024 else 256 if keys <= 6144 else 512
     if dtype == torch.float32:
         return Tiles(span, 16, 32, 4, 2, 528)
-    return Tiles(span, 16, 64, 4, 3, 1056)
+    if span > 128:
+        return Tiles(span, 16, 64, 4, 3, 1056)
+    if crowded():
+        return Tiles(span, 16, 64, 2, 2, 264)
+    return Tiles(span, 16, 64, 4, 2, 1056)
 
 
 # Their values, and where parts of a buffer begin, depend on the rows of a pass and would choose
