@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from typer import Option
 
+from benchmarks.parse.served import served
 from benchmarks.report import RESULTS, Output, today, write_results
 from parse_runtime.kernels.cuda import attend_rows as rows_kernel
 from parse_runtime.kernels.cuda import attend_step as step_kernel
@@ -263,6 +264,8 @@ def run(
         "sample": sampling,
         "prefill_group_8": lambda: prefill(8, False),
         "step_group_8": lambda: step(8, bandwidth, False),
+        "served": lambda: served(5, bandwidth, tiles, paged, microseconds),
+        "served_group_2": lambda: served(2, bandwidth, tiles, paged, microseconds),
     }
     for name, part in parts.items():
         report[name] = []
