@@ -74,7 +74,8 @@ def choose(
     room = int(available * limits.share) - _weights(target, draft, dtype)
     most = min(limits.max_len, target.config.max_positions, draft.config.max_positions)
     length, tokens = int(given.get("max_len", most)), int(given.get("kv_tokens", 0))
-    while (needed := _caches(given, length, tokens or length, target, draft, dtype)) > room:
+    slots = int(given.get("slots", limits.slots))
+    while (needed := _caches(given, slots, length, tokens or length, target, draft, dtype)) > room:
         shorter = 1 << (length - 1).bit_length() - 1
         if "max_len" in given or shorter < _SHORTEST:
             raise UsageError(
@@ -84,7 +85,6 @@ def choose(
             )
         length = shorter
     held = tokens or length + (room - needed) // _token(target, draft, dtype=dtype)
-    slots = int(given.get("slots", limits.slots))
     while "slots" not in given and slots > 1 and slots * min(length, _SHORTEST) > held:
         slots //= 2
     if held < slots * length:
@@ -117,17 +117,21 @@ def _token(*models: Model, dtype: str) -> int:
 
 
 def _caches(
-    given: Mapping[str, Any], length: int, tokens: int, target: Model, draft: Model, dtype: str
-) -> int:
+    given: Mapping[str, Any], slots: int, length: int, tokens: int, target: Model, draft: Model,
+    dtype: str,
+) -> int:  # fmt: skip
     """Bytes of both models' caches; the target's has blocks for the judge's suffixes, too."""
     settings = Settings(
-        model="", max_len=length, kv_tokens=max(tokens, length), prefill="1",
+        model="", max_len=length, slots=slots, kv_tokens=max(tokens, length), prefill="1",
         verify=str(given.get("verify", Settings.verify)),
     )  # fmt: skip
     sizes = settings.sizes()
     return sum(
         (each.fixed_blocks + each.pool_blocks) * BLOCK * _token(model, dtype=dtype)
-        for model, each in ((target, sizes), (draft, replace(sizes, verify=(), scored=())))
+        for model, each in (
+            (target, sizes),
+            (draft, replace(sizes, verify=(), shared=(), scored=())),
+        )
     )
 
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.packing import VERIFY, Due
-from parse_runtime.engine.protocols import Verification
+from parse_runtime.engine.protocols import Target, Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
 
@@ -28,13 +28,12 @@ class Running:
     def request(self) -> Request:
         return self.answer.request
 
-    @property
-    def due(self) -> Due:
+    def due(self, target: Target) -> Due:
         """Its prefill or verification, as far as it is left."""
         if isinstance(self.call, Prefill):
             return Due(self.call.model, len(self.call.tokens) - self.done)
         call = cast(Verification, self.call)
-        return Due(VERIFY, len(call.shared_prefix) + len(call.cuts) * len(call.suffix))
+        return Due(VERIFY, call.rows, target.shares(call))
 
     def chunk(self, rows: int) -> Chunk:
         """The next tokens of its prefill."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -110,8 +111,8 @@ class Scheduler:
             there = self._make_room(list(shares))
             if one.kind != VERIFY:
                 self._prefill(one.kind, {running: shares[running] for running in there})
-            elif there:
-                self._verify(there[0])
+            else:
+                self._verify(there)
             self.told()
         return bool(self._running or self._waiting)
 
@@ -178,7 +179,7 @@ class Scheduler:
         """Prefills and verifications that come next, by their numbers among those due."""
         sizes = {"target": self._target.prefills, "draft": self._draft.prefills}
         rows = self._prefill_rows or max(known[-1].rows for known in sizes.values())
-        return plan([running.due for running in self._due], sizes, rows)
+        return plan([running.due(self._target) for running in self._due], sizes, rows)
 
     def _prefill(self, name: str, shares: Mapping[Running, int]) -> None:
         """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
@@ -196,7 +197,7 @@ class Scheduler:
                 self._prefill(name, {running: rows})
             return
         for (running, rows), result in zip(shares.items(), results, strict=True):
-            if rows < running.due.rows:
+            if rows < running.due(self._target).rows:
                 running.done += rows
                 continue
             running.done = 0
@@ -206,10 +207,17 @@ class Scheduler:
             self.memory.publish(running.slot, call, prompt)
             self._guarded(running, partial(_same, result))
 
-    def _verify(self, running: Running) -> None:
-        self._due.remove(running)
-        call = cast(Verification, running.call)
-        self._guarded(running, partial(self._target.verify, running.slot, call))
+    def _verify(self, together: Sequence[Running]) -> None:
+        """One pass; one by one where it fails, to find whose error it is."""
+        wanted = {running.slot: cast(Verification, running.call) for running in together}
+        results: list[Callable[[], object]]
+        results = [partial(self._target.verify, *one) for one in wanted.items()]
+        if len(together) > 1:
+            with contextlib.suppress(Exception):
+                results = [partial(_same, one) for one in self._target.verify_pass(wanted)]
+        for running, result in zip(together, results, strict=True):
+            self._due.remove(running)
+            self._guarded(running, result)
 
     def _guarded(self, running: Running, result: Callable[[], object]) -> None:
         """Send an answer the result of its pass; note what it asks for next, or its end."""
