@@ -71,13 +71,14 @@ def sharing(due: Mapping[int, Due], room: float = inf) -> tuple[SharedSize, list
     None where no pass of up to `room` rows costs less than a pass for each. They go in whole; where
     one has no room, a younger one may.
     """
+    first, most = next(iter(due)), 1
     found: tuple[SharedSize, list[int]] | None = None
-    for size in next(iter(due.values())).shared:
+    for size in due[first].shared:
         taken = _together(due, size)
         alone = sum(max(due[number].rows, _FLAT) for number in taken)
-        most = len(found[1]) if found else 1
-        if len(taken) > most and size.rows <= room and max(size.rows, _FLAT) <= alone:
-            found = size, taken
+        pays = size.rows <= room and max(size.rows, _FLAT) <= alone
+        if pays and len(taken) > most and taken[0] == first:
+            found, most = (size, taken), len(taken)
     return found
 
 

@@ -94,6 +94,9 @@ class Target(Decoder, Protocol):
     proposes: int
     """Rows of the draft model, from a step's own on, that an extend pass may have it write."""
 
+    shared: tuple[SharedSize, ...]
+    """Sizes of its verify passes of several drafts, rising."""
+
     def extend(self, batch: Batch) -> list[list[int] | Logits]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give.
 
@@ -104,7 +107,7 @@ class Target(Decoder, Protocol):
         """Judge prefixes of a slot's sequence; afterwards the slot holds all of it."""
 
     def shares(self, verification: Verification) -> Sequence[SharedSize]:
-        """The passes of several drafts that it may be in, rising; none where there are none."""
+        """Those of `shared` that it may be in."""
 
     def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
-        """As `verify`, of several slots in one pass, which all of them may share."""
+        """As `verify`, of several slots in one pass, which one of `shared` must allow."""

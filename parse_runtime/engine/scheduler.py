@@ -37,7 +37,8 @@ class Scheduler:
     ) -> None:
         """`prefill_rows`: rows of prefills and verifications a step, which all others wait for.
 
-        0 for as many as the largest prefill pass has. `sharing` is that of `Memory`.
+        0 for as many as the largest pass of prompts, or of several drafts, has. `sharing` is that
+        of `Memory`.
         """
         if prefill_rows < 0:
             raise UsageError(f"prefill-rows {prefill_rows}: at least 0 is needed")
@@ -178,7 +179,9 @@ class Scheduler:
     def _planned(self) -> list[Pass]:
         """Prefills and verifications that come next, by their numbers among those due."""
         sizes = {"target": self._target.prefills, "draft": self._draft.prefills}
-        rows = self._prefill_rows or max(known[-1].rows for known in sizes.values())
+        largest = [known[-1].rows for known in sizes.values()]
+        largest += [size.rows for size in self._target.shared]
+        rows = self._prefill_rows or max(largest)
         return plan([running.due(self._target) for running in self._due], sizes, rows)
 
     def _prefill(self, name: str, shares: Mapping[Running, int]) -> None:

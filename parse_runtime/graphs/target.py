@@ -42,6 +42,7 @@ class GraphTarget(GraphDecoder):
             self.reach = max(self.reach, sizes.tree.rows + deeper)
         self.proposes = sizes.tree.depth if sizes.tree and proposer else 0
         self._verify = {size: signature.verify(*size) for size in sizes.verify}
+        self.shared = sizes.shared
         self._shared = {size: signature.verify(*size) for size in sizes.shared}
         batches = sizes.batches if sizes.tree else ()
         self._extend = {batch: signature.extend(batch) for batch in batches}
