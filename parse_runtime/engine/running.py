@@ -8,9 +8,10 @@ from typing import cast
 
 from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.packing import VERIFY, Due
-from parse_runtime.engine.protocols import Target, Verification
+from parse_runtime.engine.protocols import Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
+from parse_runtime.signature.sizes import SharedSize
 
 
 @dataclass(eq=False)
@@ -23,17 +24,20 @@ class Running:
     call: Call | None = None
     done: int = 0
     """Tokens of its prefill that its slot holds already."""
+    shared: Sequence[SharedSize] = ()
+    """Passes of several drafts that its verification may be in."""
 
     @property
     def request(self) -> Request:
         return self.answer.request
 
-    def due(self, target: Target) -> Due:
+    @property
+    def due(self) -> Due:
         """Its prefill or verification, as far as it is left."""
         if isinstance(self.call, Prefill):
             return Due(self.call.model, len(self.call.tokens) - self.done)
         call = cast(Verification, self.call)
-        return Due(VERIFY, call.rows, target.shares(call))
+        return Due(VERIFY, call.rows, self.shared)
 
     def chunk(self, rows: int) -> Chunk:
         """The next tokens of its prefill."""

@@ -76,6 +76,8 @@ class Scheduler:
         assert min(target.slots, draft.slots) == self.slots and target.max_len == self.max_len
         self._target, self._draft = target, draft
         self.memory.replace(target, draft)
+        for running in self._due:
+            self._note_shared(running)
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Queue an answer; UsageError where it does not fit the caches."""
@@ -182,7 +184,7 @@ class Scheduler:
         largest = [known[-1].rows for known in sizes.values()]
         largest += [size.rows for size in self._target.shared]
         rows = self._prefill_rows or max(largest)
-        return plan([running.due(self._target) for running in self._due], sizes, rows)
+        return plan([running.due for running in self._due], sizes, rows)
 
     def _prefill(self, name: str, shares: Mapping[Running, int]) -> None:
         """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
@@ -200,7 +202,7 @@ class Scheduler:
                 self._prefill(name, {running: rows})
             return
         for (running, rows), result in zip(shares.items(), results, strict=True):
-            if rows < running.due(self._target).rows:
+            if rows < running.due.rows:
                 running.done += rows
                 continue
             running.done = 0
@@ -237,7 +239,12 @@ class Scheduler:
                 if not running.answer.statistics.preempted:  # else it finds its own
                     running.answer.statistics.shared += running.call.start - whole.start
             if isinstance(running.call, Prefill | Verification):
+                self._note_shared(running)
                 self._due.append(running)
+
+    def _note_shared(self, running: Running) -> None:
+        if isinstance(running.call, Verification):
+            running.shared = self._target.shares(running.call)
 
     def _fail(self, running: Running, error: Exception) -> None:
         running.calls.close()

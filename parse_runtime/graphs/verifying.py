@@ -30,10 +30,9 @@ def verify_inputs(
     wanted: Mapping[int, Verification],
     carried: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Inputs of `ModelSignature.verify` by name, for verifications by slot.
+    """Inputs of `ModelSignature.verify` by name, for as many verifications as the pass takes.
 
-    There are no more than the pass takes. `carried` is what earlier passes found about the only
-    one.
+    They are given by slot. `carried` is what earlier passes found about the only one.
     """
     length, drafts = signature.key["len"], signature.key.get("drafts", 1)
     values: dict[str, NDArray[Any]] = {
@@ -71,18 +70,18 @@ def verify_inputs(
 def found_by(graph: Launchable, wanted: Mapping[int, Verification]) -> list[Verdict]:
     """What a pass that was launched found about each; evidence has a row for each cut it takes."""
     kept, verdicts = graph.read("kept"), graph.read("verdicts")
-    drafts = len(kept)
-    verdicts = verdicts.reshape(drafts, -1)
-    scored = any(one.score for one in wanted.values())
-    evidence = graph.read("evidence").reshape(*verdicts.shape, -1) if scored else verdicts
+    verdicts = verdicts.reshape(len(kept), -1)
+    evidence = None
+    if any(one.score for one in wanted.values()):
+        evidence = graph.read("evidence").reshape(*verdicts.shape, -1)
     return [
         Verdict(
             one.cuts[kept[i] - 1] if kept[i] else 0,
             verdicts[i, : len(one.cuts)].tolist(),
-            evidence[i] if one.score else None,
+            evidence[i] if one.score and evidence is not None else None,
         )
         for i, one in enumerate(wanted.values())
-    ]  # fmt: skip
+    ]
 
 
 def concluded(verification: Verification, found: Sequence[Verdict]) -> Verdict:

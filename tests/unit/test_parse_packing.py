@@ -185,7 +185,10 @@ def test_a_capture_says_how_many_drafts_share_its_verify_passes() -> None:
         # Evidence of as many tokens as in a pass of one draft.
         assert sizes.scored == (60, 120)
         assert [sizes.scored_by(*size) for size in expected] == [60, 120, 120][: len(expected)]
+        # Suffixes begin with a tile of keys.
+        assert sizes.scratch_row == (192 if expected else 144)
         assert sizes.slot_rows == sizes.scratch_row + (256 if expected else 128)
+        assert sizes.fixed_blocks == 1 + sizes.slot_rows // 16 - 9
 
 
 @pytest.mark.parametrize(
