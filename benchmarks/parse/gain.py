@@ -8,7 +8,7 @@ be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,12 @@ class GivenTarget(GraphTarget):
     acceptance = 0.0
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
-        found = super().verify(slot, verification)
+        return self._given(verification, super().verify(slot, verification))
+
+    def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
+        return list(map(self._given, wanted.values(), super().verify_pass(wanted)))
+
+    def _given(self, verification: Verification, found: Verdict) -> Verdict:
         most = self.profile.prompt + self.acceptance * self.profile.answer
         kept = max((cut for cut in verification.cuts if cut <= most), default=0)
         return Verdict(kept, found.verdicts)

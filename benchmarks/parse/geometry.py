@@ -18,6 +18,7 @@ import torch
 from typer import BadParameter, Option
 
 from benchmarks.parse import peers
+from benchmarks.parse.drafts import Drafts, shared_verification
 from benchmarks.parse.gain import Profile, gains
 from benchmarks.parse.measure import (
     CapturedSession,
@@ -169,6 +170,13 @@ def verify(bench: Benchmark) -> None:
             found["one_pass_over_sequential"] = row["one_pass"] / row["sequential_reuse"]
         say(str(row))
         bench.save("verify", found)
+    drafts = Drafts(16, 4, (32, 64), (2, 4)) if bench.tiny else Drafts()
+    found |= {"drafts": vars(drafts), "seconds_by_drafts": []}
+    for name in ("qwen3-0.6b", "qwen3-14b"):
+        for row in shared_verification(bench.model(name), bench.device, drafts):
+            found["seconds_by_drafts"].append({"model": name, **row})
+            say(f"{name} {row}")
+            bench.save("verify", found)
 
 
 def evidence(bench: Benchmark) -> None:

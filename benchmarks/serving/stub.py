@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ from parse_runtime.serve.app import Service
 from parse_runtime.serve.served import Served
 from parse_runtime.serve.server import answer, listen
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.sizes import PassSizes, PrefillSize
+from parse_runtime.signature.sizes import PassSizes, PrefillSize, SharedSize
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import SameTokens
@@ -39,6 +39,7 @@ class Passes:
     prefills = (PrefillSize(2048, 64),)
     reach = 1
     proposes = 0
+    shared: tuple[SharedSize, ...] = ()
 
     def __init__(self, slots: int, step: float) -> None:
         self.slots, self._step = slots, step
@@ -70,6 +71,12 @@ class Passes:
         return [[token + 1] for token in batch.tokens]
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
+        raise NotImplementedError
+
+    def shares(self, verification: Verification) -> list[SharedSize]:
+        raise NotImplementedError
+
+    def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
         raise NotImplementedError
 
 

@@ -32,15 +32,24 @@ class Limits:
     max_len: int
     slots: int
     prefill: tuple[int, ...]
+    verify: str
+    """Where answers are drafted whole."""
     share: float
     """Of the memory that weights and caches may have; the rest is for what passes compute."""
 
 
 LIMITS = {
     "cuda": Limits(
-        dtype="bfloat16", max_len=8192, slots=64, prefill=(128, 256, 512, 1024, 2048), share=0.85
+        dtype="bfloat16",
+        max_len=8192,
+        slots=64,
+        prefill=(128, 256, 512, 1024, 2048),
+        verify=f"{Settings.verify},512x4x4,768x8x4",
+        share=0.85,
     ),
-    "host": Limits(dtype="float32", max_len=2048, slots=4, prefill=(32, 128), share=0.5),
+    "host": Limits(
+        dtype="float32", max_len=2048, slots=4, prefill=(32, 128), verify=Settings.verify, share=0.5
+    ),
 }
 _SHORTEST = 256
 _STEP = 1024
@@ -70,11 +79,14 @@ def choose(
     found: dict[str, Any] = {"dtype": limits.dtype}
     if not (given.get("draft") or given.get("eagle")):
         found["max_rounds"] = 0  # A model that drafts whole answers for itself gains nothing.
+    elif limits.verify != Settings.verify:
+        found["verify"] = limits.verify
     dtype = str(given.get("dtype", limits.dtype))
     room = int(available * limits.share) - _weights(target, draft, dtype)
     most = min(limits.max_len, target.config.max_positions, draft.config.max_positions)
     length, tokens = int(given.get("max_len", most)), int(given.get("kv_tokens", 0))
-    while (needed := _caches(given, length, tokens or length, target, draft, dtype)) > room:
+    sized = {**found, **given}
+    while (needed := _caches(sized, length, tokens or length, target, draft, dtype)) > room:
         shorter = 1 << (length - 1).bit_length() - 1
         if "max_len" in given or shorter < _SHORTEST:
             raise UsageError(
@@ -121,13 +133,17 @@ def _caches(
 ) -> int:
     """Bytes of both models' caches; the target's has blocks for the judge's suffixes, too."""
     settings = Settings(
-        model="", max_len=length, kv_tokens=max(tokens, length), prefill="1",
+        model="", max_len=length, slots=int(given.get("slots", LIMITS["cuda"].slots)),
+        kv_tokens=max(tokens, length), prefill="1",
         verify=str(given.get("verify", Settings.verify)),
     )  # fmt: skip
     sizes = settings.sizes()
     return sum(
         (each.fixed_blocks + each.pool_blocks) * BLOCK * _token(model, dtype=dtype)
-        for model, each in ((target, sizes), (draft, replace(sizes, verify=(), scored=())))
+        for model, each in (
+            (target, sizes),
+            (draft, replace(sizes, verify=(), shared=(), scored=())),
+        )
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor
 
 from foundryc.ranks import Ranks
+from parse_runtime.capture.judging import Judging
 from parse_runtime.capture.parameters import Register
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.streamed import of_steps
-from parse_runtime.models.acceptance import select
 from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import (
@@ -27,14 +26,7 @@ from parse_runtime.models.decoder import (
     logits_of,
 )
 from parse_runtime.models.eagle3 import Head, tapped_layers
-from parse_runtime.models.evidence import (
-    believed,
-    by_cut,
-    keep_likelihood,
-    least_sure,
-    statistics,
-    verdicts,
-)
+from parse_runtime.models.evidence import keep_likelihood
 from parse_runtime.models.loose import LooseRule
 from parse_runtime.models.speculation import Speculation
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
@@ -83,7 +75,7 @@ class Passes:
         self.signature = found = ModelSignature(self.name, s, self.head is not None, self.run_ahead)
         self._prefill = [found.prefill(length) for length in s.prefill]
         self._decode = [found.decode(batch) for batch in s.batches]
-        self._verify = [found.verify(length, cuts) for length, cuts in s.verify]
+        self._verify = [found.verify(*size) for size in (*s.verify, *s.shared)]
         self._extend = [found.extend(batch) for batch in s.batches] if s.tree else []
         self._tables = self._input(found.tables)
         self.cache = self._add_cache("cache", c)
@@ -95,12 +87,7 @@ class Passes:
         for signature in (*self._prefill, *self._decode, *self._verify):
             self._add_inputs(signature)
         if s.verify:
-            tokens = torch.tensor(self.judge_tokens, dtype=torch.int64)
-            self._judge = self.register(found.tensor("judge_tokens"), tokens, "constant")
-        if s.scored:
-            digits = torch.zeros(c.vocab, dtype=torch.bool)
-            digits[: len(self.digits)] = torch.tensor(self.digits[: c.vocab], dtype=torch.bool)
-            self._digits = self.register(found.tensor("digits"), digits, "constant")
+            self._judging = self._add_judging()
         self._head = self._add_head() if self.head else None
         self._tapped = tapped_layers(c.layers) if self.head else ()
         for signature in self._extend:
@@ -147,6 +134,19 @@ class Passes:
         depths = torch.tensor(tree.depths, dtype=torch.int64)
         depths = self.register(self.signature.tensor("tree.depths"), depths, "constant")
         return Speculation(tree, depths, drafts, self._head, self.sizes.max_len)
+
+    def _add_judging(self) -> Judging:
+        tokens, digits = torch.tensor(self.judge_tokens, dtype=torch.int64), None
+        tokens = self.register(self.signature.tensor("judge_tokens"), tokens, "constant")
+        if self.sizes.scored:
+            digits = torch.zeros(self.config.vocab, dtype=torch.bool)
+            known = torch.tensor(self.digits[: self.config.vocab], dtype=torch.bool)
+            digits[: len(known)] = known
+            digits = self.register(self.signature.tensor("digits"), digits, "constant")
+        return Judging(
+            tokens, digits, self.draft_likelihood, self.asked, self._logits,
+            partial(logits_of, self.parameters, cap=self.config.logit_cap, ranks=self.ranks),
+        )  # fmt: skip
 
     def prefill(self, signature: PassSignature) -> dict[str, Tensor]:
         """Chunks of prompts, and a token sampled after each of their last rows."""
@@ -206,59 +206,14 @@ class Passes:
         return {"accepted": count, "token": after}
 
     def verify(self, signature: PassSignature) -> dict[str, Tensor]:
-        """`verdicts` of each cut, and the number of the `kept` one.
-
-        A verdict is the logistic score of the cut's `evidence`; in a pass without evidence it is
-        P(yes) / (P(yes) + P(no)).
-        """
-        rows = Rows.of(self._read(signature, "plan"), self._read(signature, "slot"))
+        """`Judging.outputs`, of one draft or several."""
+        inputs = {name: self._read(signature, name) for name in signature.inputs}
+        rows = Rows.of(inputs["plan"], inputs["slots"])
         hidden, features = self._forward(rows, self.sizes.slot_rows)
         if self._head:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.fill_head_cache(features, rows, following)
-        wanted = self._read(signature, "wanted")
-        ends = hidden.index_select(0, wanted)
-        scores = self._logits(ends)
-        chosen = self._judged(ends, scores)
-        found = {"logits": scores.float()}
-        if "score" in signature.inputs:
-            found["evidence"] = self._evidence(signature, hidden, chosen)
-            judged = verdicts(found["evidence"], self._read(signature, "score"))
-        else:
-            judged = chosen.softmax(-1)[:, 0].contiguous()
-        count, rule = torch.split(self._read(signature, "rule"), 1)
-        kept = select(judged, count, self._read(signature, "threshold"), rule)
-        return {"verdicts": judged, "kept": kept, **found}
-
-    def _evidence(self, signature: PassSignature, hidden: Tensor, chosen: Tensor) -> Tensor:
-        """[cuts, EVIDENCE] from all rows' hidden states and the logits [cuts, 2] of yes and no."""
-        scored, cuts = self._read(signature, "scored"), chosen.shape[0]
-        _, tokens, segments, places = scored.unbind(0)
-        numbers = self._digits.index_select(0, tokens)
-        if self.draft_likelihood is None:
-            draft = torch.zeros_like(tokens, dtype=torch.float32)
-            each = self._weighed(hidden, scored, draft)
-        else:
-            own = self.draft_likelihood.index_select(0, self._read(signature, "slot"))
-            draft = own[0].index_select(0, places)
-            asked = least_sure(draft, segments, cuts, math.ceil(len(tokens) * self.asked))
-            found = self._weighed(
-                hidden, scored.index_select(1, asked), draft.index_select(0, asked)
-            )
-            each = believed(draft).index_copy(0, asked, found)
-        counted = by_cut(each, numbers, segments, self._read(signature, "carried"), cuts)
-        return torch.cat((chosen[:, :1] - chosen[:, 1:], counted), 1)
-
-    def _weighed(self, hidden: Tensor, scored: Tensor, draft: Tensor) -> Tensor:
-        """[N, STATISTICS] of some drafted tokens."""
-        scores = self._logits(hidden.index_select(0, scored[0]))
-        return statistics(scores, scored[1], draft)
-
-    def _judged(self, hidden: Tensor, scores: Tensor) -> Tensor:
-        """Float32 [cuts, 2]: logits of yes and no. In bfloat16 they would come in eighths."""
-        if scores.dtype == torch.float32:
-            return scores.index_select(1, self._judge)
-        return logits_of(self.parameters, hidden, self._judge, self.config.logit_cap, self.ranks)
+        return self._judging.outputs(inputs, hidden)
 
     def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
         return forward(

@@ -118,7 +118,7 @@ def _exchanged(settings: Settings, config: ModelConfig) -> int:
     """Bytes that a rank sends at a time: the rows of any pass, up to a bound for long ones."""
     sizes = settings.sizes()
     steps = sizes.batches[-1] * (sizes.tree.rows if sizes.tree else 1)
-    rows = max(steps, *sizes.prefill, *(length for length, _ in sizes.verify))
+    rows = max(steps, *sizes.prefill, *(length for length, *_ in (*sizes.verify, *sizes.shared)))
     size = rows * config.hidden * (4 if settings.dtype == "float32" else 2)
     return min(-(-size // _UNIT) * _UNIT, _LARGEST)
 
@@ -188,7 +188,7 @@ def build(
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
-    drafting = replace(sizes, verify=(), scored=(), tree=None)
+    drafting = replace(sizes, verify=(), shared=(), scored=(), tree=None)
     drafts = Passes(
         "draft", draft.config, weights, drafting, register, compiled=compiled,
         likelihood=likelihood, run_ahead=settings.run_ahead,

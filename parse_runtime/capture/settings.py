@@ -8,7 +8,8 @@ from foundryrt.errors import UsageError
 from foundryrt.options import option
 from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import scored_tokens
-from parse_runtime.signature.sizes import DTYPES, PassSizes, prompts_of
+from parse_runtime.signature.plan import ALIGNMENT
+from parse_runtime.signature.sizes import DTYPES, PassSizes, SharedSize, prompts_of
 from parse_runtime.signature.tree import DraftTree
 
 _TREE_ROWS = 63
@@ -28,7 +29,10 @@ class _Recorded:
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
     prefill: str = option("32,128", "rows of prefill passes; multiples of 32 take several prompts")
-    verify: str = option("128x4,384x8", "ROWSxCUTS of verify passes")
+    verify: str = option(
+        "128x4,384x8", "ROWSxCUTS of verify passes, ROWSxCUTSxDRAFTS of those that up to so many "
+        "drafts share"
+    )  # fmt: skip
     evidence: str = option(
         "", "drafted tokens that verify passes take evidence of, as 64,128; empty: up to cuts x "
         "stride; 0: none"
@@ -104,17 +108,25 @@ class Settings(Rules, _Recorded):
         """Static sizes of the target's passes; UsageError where a list cannot be read."""
         try:
             prefill = sorted({int(part) for part in self.prefill.split(",")})
-            verify = sorted({_rows_and_cuts(part) for part in self.verify.split(",")})
+            verify, shared = _verify_sizes(self.verify)
             decode = sorted({int(part) for part in self.decode.split(",") if part})
             scored = scored_tokens(verify, self.stride, self.evidence)
         except ValueError:
             raise UsageError(
                 f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
-                f"128x4,384x8, and decode {self.decode!r} like 1,4,8 or nothing; evidence "
-                f"{self.evidence!r}: a number for each of verify, or nothing"
+                f"128x4,384x8 or 128x4,256x4x3, and decode {self.decode!r} like 1,4,8 or nothing; "
+                f"evidence {self.evidence!r}: a number for each verify of one draft, or nothing"
             ) from None
         if min(*prefill, *decode, *(number for size in verify for number in size)) < 1:
             raise UsageError("prefill, verify and decode: sizes must be at least 1")
+        possible = {cuts for _, cuts in verify}
+        for rows, cuts, drafts in shared:
+            if rows % ALIGNMENT or drafts < 2 or cuts not in possible:
+                raise UsageError(
+                    f"verify {rows}x{cuts}x{drafts}: drafts share passes of multiples of "
+                    f"{ALIGNMENT} rows, 2 drafts at least, and as many cuts as a pass of one draft "
+                    f"has: {', '.join(map(str, sorted(possible)))}"
+                )
         width = self.eagle_width if self.eagle else 1
         return PassSizes(
             max_len=self.max_len,
@@ -123,12 +135,31 @@ class Settings(Rules, _Recorded):
             prefill=tuple(prefill),
             prompts=tuple(prompts_of(rows, self.slots) for rows in prefill),
             verify=tuple(verify),
+            shared=_for_slots(shared, self.slots),
             scored=scored,
             decode=tuple(decode),
             tree=DraftTree(self.eagle_depth, width) if self.eagle or self.speculate else None,
         )
 
 
-def _rows_and_cuts(text: str) -> tuple[int, int]:
-    rows, cuts = text.split("x")
-    return int(rows), int(cuts)
+def _verify_sizes(text: str) -> tuple[list[tuple[int, int]], list[SharedSize]]:
+    """Of passes of one draft, and of several; ValueError where there is none of the first."""
+    single, shared = set(), set()
+    for part in text.split(","):
+        rows, cuts, *several = map(int, part.split("x"))
+        if several:
+            [drafts] = several
+            shared.add(SharedSize(rows, cuts, drafts))
+        else:
+            single.add((rows, cuts))
+    if not single:
+        raise ValueError("no pass of one draft")
+    return sorted(single), sorted(shared)
+
+
+def _for_slots(shared: list[SharedSize], slots: int) -> tuple[SharedSize, ...]:
+    """Without the drafts that there can never be, and the passes of which one is left."""
+    most = [
+        size._replace(drafts=min(size.drafts, slots, size.rows // ALIGNMENT)) for size in shared
+    ]
+    return tuple(sorted({size for size in most if size.drafts > 1}))

@@ -1,4 +1,4 @@
-"""Which rows of the prompts that wait go into prefill passes, oldest first."""
+"""Which rows of prompts go into prefill passes, which drafts into verify passes, oldest first."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import inf
 
 from parse_runtime.signature.plan import ALIGNMENT
-from parse_runtime.signature.sizes import PrefillSize
+from parse_runtime.signature.sizes import PrefillSize, SharedSize
 
 VERIFY = "verify"
-"""The kind of pass that judges one draft."""
+"""The kind of pass that judges drafts."""
 _FLAT = 256
 """A pass of fewer rows takes about as long as one of these: it is the weights that are read."""
 
@@ -23,6 +23,8 @@ class Due:
     """The model of a prefill, or VERIFY."""
     rows: int
     """What is left of it."""
+    shared: Sequence[SharedSize] = ()
+    """Verify passes of several drafts that a verification may be in, rising."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,47 @@ def holding(rows: Sequence[int], sizes: Sequence[PrefillSize]) -> PrefillSize:
     raise ValueError(f"no prefill pass of {list(sizes)} takes chunks of {list(rows)} rows")
 
 
+def sharing(due: Mapping[int, Due], room: float = inf) -> tuple[SharedSize, list[int]] | None:
+    """The verify pass that the first of those that wait shares with most others, and which take it.
+
+    None where no pass of up to `room` rows costs less than a pass for each. They go in whole; where
+    one has no room, a younger one may.
+    """
+    first, most = next(iter(due)), 1
+    found: tuple[SharedSize, list[int]] | None = None
+    for size in due[first].shared:
+        taken = _together(due, size)
+        alone = sum(max(due[number].rows, _FLAT) for number in taken)
+        pays = size.rows <= room and max(size.rows, _FLAT) <= alone
+        if pays and len(taken) > most and taken[0] == first:
+            found, most = (size, taken), len(taken)
+    return found
+
+
+def shared_by(due: Mapping[int, Due]) -> SharedSize:
+    """The smallest verify pass that takes all of them; ValueError where there is none."""
+    for size in next(iter(due.values())).shared:
+        if len(_together(due, size)) == len(due):
+            return size
+    raise ValueError(f"no verify pass takes drafts of {[one.rows for one in due.values()]} rows")
+
+
+def _together(due: Mapping[int, Due], size: SharedSize) -> list[int]:
+    """Verifications that a pass takes, until it is full."""
+    taken: list[int] = []
+    used = 0
+    for number, one in due.items():
+        if size in one.shared and used + one.rows <= size.rows and len(taken) < size.drafts:
+            taken.append(number)
+            used += _aligned(one.rows)
+    return taken
+
+
 def plan(due: Sequence[Due], sizes: Mapping[str, Sequence[PrefillSize]], room: int) -> list[Pass]:
     """The passes of one step: those that wait longest, as long as there is room for their rows.
 
-    There is at least one, whatever its size. A prefill takes younger prompts of its model along.
+    There is at least one, whatever its size. A prefill takes younger prompts of its model along, a
+    verification younger drafts.
     """
     left = {number: one.rows for number, one in enumerate(due)}
     passes: list[Pass] = []
@@ -74,7 +113,10 @@ def plan(due: Sequence[Due], sizes: Mapping[str, Sequence[PrefillSize]], room: i
         first = next(iter(left))
         kind = due[first].kind
         if kind == VERIFY:
-            rows, shares = left[first], {first: left[first]}
+            waiting = {n: due[n] for n in left if due[n].kind == VERIFY}
+            shared = sharing(waiting, room)
+            rows = shared[0].rows if shared else left[first]
+            shares = {number: left[number] for number in (shared[1] if shared else [first])}
         else:
             together = [number for number in left if due[number].kind == kind]
             size, taken = pack([left[number] for number in together], sizes[kind], room)

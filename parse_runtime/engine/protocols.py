@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.tables import Tables
 from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import PrefillSize
+from parse_runtime.signature.sizes import PrefillSize, SharedSize
 
 Logits = NDArray[np.float32]
 """[vocabulary], of one row."""
@@ -38,6 +38,11 @@ class Verification:
     drafted: int = 0
     """Position of the draft's first token. There is evidence of the tokens from here on that have
     a token of `shared_prefix` before them."""
+
+    @property
+    def rows(self) -> int:
+        """What it takes of a pass, where one is large enough."""
+        return len(self.shared_prefix) + len(self.cuts) * len(self.suffix)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,9 @@ class Target(Decoder, Protocol):
     proposes: int
     """Rows of the draft model, from a step's own on, that an extend pass may have it write."""
 
+    shared: tuple[SharedSize, ...]
+    """Sizes of its verify passes of several drafts, rising."""
+
     def extend(self, batch: Batch) -> list[list[int] | Logits]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give.
 
@@ -97,3 +105,9 @@ class Target(Decoder, Protocol):
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
         """Judge prefixes of a slot's sequence; afterwards the slot holds all of it."""
+
+    def shares(self, verification: Verification) -> Sequence[SharedSize]:
+        """Those of `shared` that it may be in."""
+
+    def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
+        """As `verify`, of several slots in one pass, which one of `shared` must allow."""

@@ -11,6 +11,7 @@ from parse_runtime.engine.packing import VERIFY, Due
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
+from parse_runtime.signature.sizes import SharedSize
 
 
 @dataclass(eq=False)
@@ -23,6 +24,8 @@ class Running:
     call: Call | None = None
     done: int = 0
     """Tokens of its prefill that its slot holds already."""
+    shared: Sequence[SharedSize] = ()
+    """Passes of several drafts that its verification may be in."""
 
     @property
     def request(self) -> Request:
@@ -34,7 +37,7 @@ class Running:
         if isinstance(self.call, Prefill):
             return Due(self.call.model, len(self.call.tokens) - self.done)
         call = cast(Verification, self.call)
-        return Due(VERIFY, len(call.shared_prefix) + len(call.cuts) * len(call.suffix))
+        return Due(VERIFY, call.rows, self.shared)
 
     def chunk(self, rows: int) -> Chunk:
         """The next tokens of its prefill."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,8 @@ class Scheduler:
     ) -> None:
         """`prefill_rows`: rows of prefills and verifications a step, which all others wait for.
 
-        0 for as many as the largest prefill pass has. `sharing` is that of `Memory`.
+        0 for as many as the largest pass of prompts, or of several drafts, has. `sharing` is that
+        of `Memory`.
         """
         if prefill_rows < 0:
             raise UsageError(f"prefill-rows {prefill_rows}: at least 0 is needed")
@@ -74,6 +76,8 @@ class Scheduler:
         assert min(target.slots, draft.slots) == self.slots and target.max_len == self.max_len
         self._target, self._draft = target, draft
         self.memory.replace(target, draft)
+        for running in self._due:
+            self._note_shared(running)
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Queue an answer; UsageError where it does not fit the caches."""
@@ -110,8 +114,8 @@ class Scheduler:
             there = self._make_room(list(shares))
             if one.kind != VERIFY:
                 self._prefill(one.kind, {running: shares[running] for running in there})
-            elif there:
-                self._verify(there[0])
+            else:
+                self._verify(there)
             self.told()
         return bool(self._running or self._waiting)
 
@@ -177,7 +181,9 @@ class Scheduler:
     def _planned(self) -> list[Pass]:
         """Prefills and verifications that come next, by their numbers among those due."""
         sizes = {"target": self._target.prefills, "draft": self._draft.prefills}
-        rows = self._prefill_rows or max(known[-1].rows for known in sizes.values())
+        largest = [known[-1].rows for known in sizes.values()]
+        largest += [size.rows for size in self._target.shared]
+        rows = self._prefill_rows or max(largest)
         return plan([running.due for running in self._due], sizes, rows)
 
     def _prefill(self, name: str, shares: Mapping[Running, int]) -> None:
@@ -206,10 +212,17 @@ class Scheduler:
             self.memory.publish(running.slot, call, prompt)
             self._guarded(running, partial(_same, result))
 
-    def _verify(self, running: Running) -> None:
-        self._due.remove(running)
-        call = cast(Verification, running.call)
-        self._guarded(running, partial(self._target.verify, running.slot, call))
+    def _verify(self, together: Sequence[Running]) -> None:
+        """One pass; one by one where it fails, to find whose error it is."""
+        wanted = {running.slot: cast(Verification, running.call) for running in together}
+        results: list[Callable[[], object]]
+        results = [partial(self._target.verify, *one) for one in wanted.items()]
+        if len(together) > 1:
+            with contextlib.suppress(Exception):
+                results = [partial(_same, one) for one in self._target.verify_pass(wanted)]
+        for running, result in zip(together, results, strict=True):
+            self._due.remove(running)
+            self._guarded(running, result)
 
     def _guarded(self, running: Running, result: Callable[[], object]) -> None:
         """Send an answer the result of its pass; note what it asks for next, or its end."""
@@ -226,7 +239,12 @@ class Scheduler:
                 if not running.answer.statistics.preempted:  # else it finds its own
                     running.answer.statistics.shared += running.call.start - whole.start
             if isinstance(running.call, Prefill | Verification):
+                self._note_shared(running)
                 self._due.append(running)
+
+    def _note_shared(self, running: Running) -> None:
+        if isinstance(running.call, Verification):
+            running.shared = self._target.shares(running.call)
 
     def _fail(self, running: Running, error: Exception) -> None:
         running.calls.close()

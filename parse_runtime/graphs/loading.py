@@ -18,7 +18,7 @@ from parse_runtime.graphs.proposer import DraftProposer
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.sizes import PassSizes
+from parse_runtime.signature.sizes import PassSizes, SharedSize
 from parse_runtime.signature.tree import DraftTree
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
@@ -114,7 +114,12 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         if graph == f"{model}.prefill"
     )
     width = settings["eagle_width"] if settings["eagle"] else 1
-    verify = tuple((length, cuts) for length, cuts in sizes("verify", "len", "cuts"))
+    judging = sorted(
+        (int(key["len"]), int(key["cuts"]), int(key.get("drafts", 1)))
+        for graph, key in session.graphs
+        if graph == f"{model}.verify"
+    )
+    verify = tuple((length, cuts) for length, cuts, drafts in judging if drafts == 1)
     # Bundles of before 2026-11-29 have no such settings, and no evidence or other evidence.
     asked = settings["evidence"] if "evidence_share" in settings else "0"
     scored = scored_tokens(verify, settings["stride"], asked) if verify else ()
@@ -125,6 +130,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         prompts=tuple(count for _, count in prefill if count),
         kv_tokens=settings.get("kv_tokens"),
         verify=verify,
+        shared=tuple(SharedSize(*size) for size in judging if size[2] > 1),
         scored=scored,
         decode=tuple(batch for (batch,) in sizes("decode", "batch")),
         tree=DraftTree(settings["eagle_depth"], width) if sizes("extend", "len") else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike
 from parse_runtime.engine.batch import Batch
-from parse_runtime.engine.judge import SELECTIONS, whole_first
+from parse_runtime.engine.packing import VERIFY, Due, shared_by
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.graphs.decoder import GraphDecoder, floats, parts_of
 from parse_runtime.graphs.proposer import DraftProposer
-from parse_runtime.signature.evidence import LOG_ODDS, SCOPES, STATISTICS, Evidence, carry
-from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.plan import padded_scored, scored_tokens, verification_plan
+from parse_runtime.graphs.verifying import concluded, found_by, verify_inputs
+from parse_runtime.signature.evidence import SCOPES, STATISTICS, carry
+from parse_runtime.signature.passes import ModelSignature, PassSignature
+from parse_runtime.signature.sizes import SharedSize
 
 
 class GraphTarget(GraphDecoder):
@@ -41,6 +42,8 @@ class GraphTarget(GraphDecoder):
             self.reach = max(self.reach, sizes.tree.rows + deeper)
         self.proposes = sizes.tree.depth if sizes.tree and proposer else 0
         self._verify = {size: signature.verify(*size) for size in sizes.verify}
+        self.shared = sizes.shared
+        self._shared = {size: signature.verify(*size) for size in sizes.shared}
         batches = sizes.batches if sizes.tree else ()
         self._extend = {batch: signature.extend(batch) for batch in batches}
 
@@ -104,39 +107,57 @@ class GraphTarget(GraphDecoder):
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
         """One pass where a captured one is large enough, else several, each with its share."""
-        start, prefix = verification.start, verification.shared_prefix
-        self._check(start + len(prefix), [slot])
-        self._reserve([slot], [start], len(prefix))
-        self._make_void([slot])
-        longest, suffix = list(self._verify)[-1][0], len(verification.suffix)
-        if suffix > longest:
-            raise UsageError(
-                f"the judge's question has {suffix} tokens, the largest verify pass {longest} "
-                "rows: capture with a larger --verify"
-            )
-        if verification.score and not self._signature.sizes.scored:
-            raise UsageError(
-                "the bundle's passes have no evidence: capture it again, without --evidence 0"
-            )
+        self._prepare({slot: verification})
         found, carried = [], np.zeros((len(SCOPES), len(STATISTICS)), np.float32)
         for part in self._parts(verification):
-            found.append(self._pass(slot, part, carried))
+            size = self._own(part)
+            assert size is not None
+            found += self._pass(self._verify[size], {slot: part}, carried)
             if (evidence := found[-1].evidence) is not None:
                 carried = carry(evidence, len(part.cuts))
-        evidence = _of_cuts(found)
-        whole = verification.score.whole if verification.score else None
-        if len(found) == 1 and not whole:
-            return replace(found[0], evidence=evidence)
-        verdicts = [verdict for one in found for verdict in one.verdicts]
-        # As the graphs compare.
-        threshold = float(np.float32(verification.threshold))
-        if whole:
-            assert evidence is not None
-            verdicts[-1] = whole.verdict(evidence[-1])
-            kept = whole_first(verification.cuts, verdicts, threshold, verification.rule)
-        else:
-            kept = SELECTIONS[verification.rule](verification.cuts, verdicts, threshold)
-        return Verdict(kept, verdicts, evidence)
+        return concluded(verification, found)
+
+    def shares(self, verification: Verification) -> list[SharedSize]:
+        """Those in which its verdicts are what they are in a pass of its own.
+
+        With a score that is where each draft has as much evidence: the target is asked about a
+        share of the tokens that there could be.
+        """
+        own = self._own(verification) if self._shared else None
+        if own is None:
+            return []
+        by, cuts = self._signature.sizes.scored_by, len(verification.cuts)
+        return [
+            size
+            for size in self._shared
+            if size.rows >= verification.rows and size.cuts >= cuts
+            and (not verification.score or by(*size) == by(*own))
+        ]  # fmt: skip
+
+    def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
+        """In the smallest pass that takes them; ValueError where there is none."""
+        due = {slot: Due(VERIFY, one.rows, self.shares(one)) for slot, one in wanted.items()}
+        signature = self._shared[shared_by(due)]
+        self._prepare(wanted)
+        found = self._pass(signature, wanted)
+        return [concluded(one, [said]) for one, said in zip(wanted.values(), found, strict=True)]
+
+    def _prepare(self, wanted: Mapping[int, Verification]) -> None:
+        """See that they can be judged, by what the bundle has."""
+        longest = list(self._verify)[-1][0]
+        for slot, one in wanted.items():
+            self._check(one.start + len(one.shared_prefix), [slot])
+            self._reserve([slot], [one.start], len(one.shared_prefix))
+            if (suffix := len(one.suffix)) > longest:
+                raise UsageError(
+                    f"the judge's question has {suffix} tokens, the largest verify pass {longest} "
+                    "rows: capture with a larger --verify"
+                )
+            if one.score and not self._signature.sizes.scored:
+                raise UsageError(
+                    "the bundle's passes have no evidence: capture it again, without --evidence 0"
+                )
+        self._make_void(wanted)
 
     def _parts(self, whole: Verification) -> Iterator[Verification]:
         """The verification in parts that fit a pass each, every one going on from the one before.
@@ -173,41 +194,18 @@ class GraphTarget(GraphDecoder):
             (v for v in self._verify if v[0] >= rows and v[1] >= cuts and by(*v) >= scored), None
         )
 
-    def _pass(self, slot: int, part: Verification, carried: NDArray[np.float32]) -> Verdict:
-        """One pass; its evidence has a row for each cut that the pass could have."""
-        prefix, start, cuts = part.shared_prefix, part.start, part.cuts
-        size = self._fitting(part, start, start + len(prefix), len(cuts))
-        assert size is not None
-        length, most = size
-        signature = self._verify[size]
-        inputs = signature.inputs
-        plan, ends = verification_plan(
-            prefix, start, part.suffix, cuts, length, self.max_len,
-            self._signature.sizes.scratch_row,
-        )  # fmt: skip
-        last_rows = np.zeros(most, np.int64)
-        last_rows[: len(ends)] = ends
-        self.row_tokens[slot, start : start + len(prefix)] = prefix
-        self._write(inputs["slot"], np.asarray([slot], np.int64))
-        self._write(inputs["plan"], plan)
-        self._write(inputs["wanted"], last_rows)
-        self._write(inputs["threshold"], np.asarray([part.threshold], np.float32))
-        self._write(inputs["rule"], np.asarray([len(cuts), part.rule], np.int64))
-        if "score" in inputs:
-            self._write(inputs["score"], (part.score or LOG_ODDS).packed)
-        if part.score:
-            padding = padded_scored(self._signature.sizes.scored_by(*size), most, self.max_len)
-            scored = scored_tokens(prefix, start, part.drafted, cuts, padding)
-            self._write(inputs["scored"], scored)
-            self._write(inputs["carried"], carried)
-        graph = self._launch(signature)
-        kept = int(graph.read("kept")[0])
-        verdicts = [float(verdict) for verdict in graph.read("verdicts")[: len(cuts)]]
-        evidence = graph.read("evidence") if part.score else None
-        return Verdict(cuts[kept - 1] if kept else 0, verdicts, evidence)
+    def _own(self, part: Verification) -> tuple[int, int] | None:
+        """The smallest pass for all of it."""
+        return self._fitting(part, part.start, part.start + len(part.shared_prefix), len(part.cuts))
 
-
-def _of_cuts(found: Sequence[Verdict]) -> Evidence | None:
-    """The rows that belong to cuts."""
-    rows = [one.evidence[: len(one.verdicts)] for one in found if one.evidence is not None]
-    return np.concatenate(rows) if rows else None
+    def _pass(
+        self, signature: PassSignature, wanted: Mapping[int, Verification],
+        carried: NDArray[np.float32] | None = None,
+    ) -> list[Verdict]:  # fmt: skip
+        for slot, one in wanted.items():
+            end = one.start + len(one.shared_prefix)
+            self.row_tokens[slot, one.start : end] = one.shared_prefix
+        values = verify_inputs(signature, self._signature.sizes, wanted, carried)
+        for name, array in values.items():
+            self._write(signature.inputs[name], array)
+        return found_by(self._launch(signature), wanted)

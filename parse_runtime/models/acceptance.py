@@ -37,13 +37,13 @@ def accept(
 
 
 def select(verdicts: Tensor, count: Tensor, threshold: Tensor, rule: Tensor) -> Tensor:
-    """Int64 [1]: the number, from 1, of the kept one of the first `count` verdicts; 0 for none.
+    """Int64 [D]: the number, from 1, of the kept one of the first `count` verdicts; 0 for none.
 
-    `rule` is a `SelectionRule`. First failure: the last before the first one below `threshold`.
-    Longest accepted: the last that is not below it. All but `verdicts` are [1].
+    Of D drafts: `verdicts` [D, cuts], all else [D]. `rule` is a `SelectionRule`. First failure: the
+    last before the first one below `threshold`. Longest accepted: the last that is not below it.
     """
-    number = torch.arange(1, verdicts.shape[0] + 1, dtype=torch.int64, device=verdicts.device)
-    passed = (verdicts >= threshold) & (number <= count)
-    first = passed.to(torch.int64).cumprod(0).sum(0, keepdim=True)
-    longest = torch.where(passed, number, 0).amax(0, keepdim=True)
+    number = torch.arange(1, verdicts.shape[1] + 1, dtype=torch.int64, device=verdicts.device)
+    passed = (verdicts >= threshold[:, None]) & (number <= count[:, None])
+    first = passed.to(torch.int64).cumprod(1).sum(1)
+    longest = torch.where(passed, number, 0).amax(1)
     return torch.where(rule == _FIRST_FAILURE, first, longest)

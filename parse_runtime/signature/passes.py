@@ -82,7 +82,7 @@ class ModelSignature:
 
     @property
     def slot(self) -> Input:
-        """[1], the slot that verify passes are about."""
+        """[1], the slot that verify passes of one draft are about."""
         return Input(self.tensor("slot"), np.zeros(1, np.int64))
 
     @property
@@ -173,37 +173,46 @@ class ModelSignature:
         key = {"batch": batch, "len": tree.rows}
         return self._pass("extend", f"{batch}", key, inputs, outputs)
 
-    def verify(self, length: int, cuts: int) -> PassSignature:
+    def verify(self, length: int, cuts: int, drafts: int = 1) -> PassSignature:
         """`plan` of `length` rows, the last rows of the suffixes as `wanted`.
 
         `rule` is how many of the cuts are meant, and the number of a `SelectionRule`. `kept` is
-        the number, from 1, of the cut that it selects, 0 for none.
+        the number, from 1, of the cut that it selects, 0 for none. `slots` has the slot, [1].
 
         Where the size has drafted tokens to score: `score` are the weights and offset of verdicts
         (`signature/evidence.py`), `scored` [4, tokens] the row before each drafted token, the
         token, the number from 0 of the cut that ends its segment, and the draft model's row before
         it; `carried` [scopes, statistics] is what an earlier pass found of the draft, of the first
         segment and of numbers.
+
+        With several `drafts` `slots` has the slot of each ALIGNMENT rows in turn, and all else has
+        a size `drafts`: before its others, but in `rule` and `scored` behind the first. `cuts` are
+        those of each draft, and a draft model's row counts from the first slot's first.
         """
+        each = (drafts,) if drafts > 1 else ()
         inputs: dict[str, Contents] = {
             "plan": self._plan(length),
-            "wanted": np.zeros(cuts, np.int64),
-            "rule": np.zeros(2, np.int64),
-            "threshold": np.zeros(1, np.float32),
+            "wanted": np.zeros((*each, cuts), np.int64),
+            "rule": np.zeros((2, *each), np.int64),
+            "threshold": np.zeros(drafts, np.float32),
         }
         outputs = {
-            "verdicts": Output((cuts,), "float32"),
-            "kept": Output((1,), "int64"),
-            "logits": Output((cuts, VOCABULARY), "float32"),
+            "verdicts": Output((*each, cuts), "float32"),
+            "kept": Output((drafts,), "int64"),
+            "logits": Output((*each, cuts, VOCABULARY), "float32"),
         }
-        if scored := self.sizes.scored_by(length, cuts):
-            inputs["score"] = LOG_ODDS.packed
-            inputs["scored"] = padded_scored(scored, cuts, self.sizes.max_len)
-            inputs["carried"] = np.zeros((len(SCOPES), len(STATISTICS)), np.float32)
-            outputs["evidence"] = Output((cuts, len(EVIDENCE)), "float32")
-        key = {"len": length, "cuts": cuts}
-        shared = {"slot": self.slot}
-        return self._pass("verify", f"{length}x{cuts}", key, inputs, outputs, shared)
+        if scored := self.sizes.scored_by(length, cuts, drafts):
+            one = padded_scored(scored, cuts, self.sizes.max_len)
+            weights = LOG_ODDS.packed
+            inputs["score"] = np.broadcast_to(weights, (*each, len(weights))).copy()
+            inputs["scored"] = np.stack([one] * drafts, 1) if each else one
+            inputs["carried"] = np.zeros((*each, len(SCOPES), len(STATISTICS)), np.float32)
+            outputs["evidence"] = Output((*each, cuts, len(EVIDENCE)), "float32")
+        size, key, shared = f"{length}x{cuts}", {"len": length, "cuts": cuts}, {"slots": self.slot}
+        if each:
+            size, key["drafts"], shared = f"{size}x{drafts}", drafts, {}
+            inputs["slots"] = np.zeros(length // ALIGNMENT, np.int64)
+        return self._pass("verify", size, key, inputs, outputs, shared)
 
     def _plan(self, length: int) -> NDArray[np.int64]:
         return padded(length, self.sizes.max_len)

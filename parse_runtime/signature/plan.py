@@ -7,6 +7,7 @@ say (`parse_runtime.signature.sizes`), scratch rows for the judge's suffixes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,20 @@ Plan = NDArray[np.int64]
 """[5, T]: tokens, positions, rows, cuts, starts (`parse_runtime.models.decoder.Rows`)."""
 
 ALIGNMENT = 32
-"""Each prompt of a prefill pass begins at a multiple of so many rows: graphs in bundles know it."""
+"""Each prompt, or draft, of a pass begins at a multiple of so many rows: graphs know it."""
+
+
+class Judged(NamedTuple):
+    """What `verification_plan` is given of a verification."""
+
+    shared_prefix: Sequence[int]
+    start: int
+    suffix: Sequence[int]
+    cuts: Sequence[int]
+
+    @property
+    def rows(self) -> int:
+        return len(self.shared_prefix) + len(self.cuts) * len(self.suffix)
 
 
 def padded(length: int, max_len: int) -> Plan:
@@ -113,3 +127,24 @@ def verification_plan(
         row += size
         ends.append(max(row - 1, 0))
     return plan, np.asarray(ends, np.int64)
+
+
+def packed_verifications(
+    judged: Sequence[Judged], length: int, max_len: int, scratch: int
+) -> tuple[Plan, list[int], list[NDArray[np.int64]]]:
+    """Verifications of different slots in one plan of `length` rows.
+
+    Each begins at a multiple of ALIGNMENT, and its suffixes are kept as far behind `scratch`.
+    Padding reads nothing: so no row's tile of attention depends on where its verification begins.
+    Returns the plan, the first row of each, and the last rows of its suffixes.
+    """
+    plan, row = padded(length, max_len), 0
+    plan[4] = scratch + length
+    begins, ends = [], []
+    for one in judged:
+        here, last = verification_plan(*one, one.rows, max_len, scratch + row)
+        plan[:, row : row + one.rows] = here
+        begins.append(row)
+        ends.append(row + last)
+        row += -(-one.rows // ALIGNMENT) * ALIGNMENT
+    return plan, begins, ends

@@ -12,6 +12,8 @@ BLOCK = 16
 """Rows of a block of the caches."""
 DTYPES = ("float32", "bfloat16")
 """What weights, caches and hidden states may be."""
+_TILE = 64
+"""The most keys of a tile of attention (`parse_runtime.kernels.cuda.attend_rows`)."""
 
 
 class PrefillSize(NamedTuple):
@@ -20,6 +22,16 @@ class PrefillSize(NamedTuple):
     rows: int
     prompts: int
     """Chunks of prompts that it takes at most."""
+
+
+class SharedSize(NamedTuple):
+    """Of a verify pass of several drafts; rows of each begin at a multiple of ALIGNMENT."""
+
+    rows: int
+    """Of all drafts together."""
+    cuts: int
+    """Of each draft, at most."""
+    drafts: int
 
 
 def prompts_of(rows: int, slots: int) -> int:
@@ -44,6 +56,8 @@ class PassSizes:
     bundles of before 2026-11-30."""
     verify: tuple[tuple[int, int], ...] = ()
     """(rows, cuts), rising."""
+    shared: tuple[SharedSize, ...] = ()
+    """Of verify passes of several drafts, rising; none in bundles of before 2026-11-30."""
     scored: tuple[int, ...] = ()
     """Of each of `verify`, the drafted tokens that it has evidence of; empty for none."""
     decode: tuple[int, ...] = ()
@@ -59,13 +73,20 @@ class PassSizes:
 
     @property
     def scratch_row(self) -> int:
-        """The first of a slot's rows for suffixes, in a block behind those of the sequence."""
-        return self.max_len + 1 if self.kv_tokens is None else self.sequence_blocks * BLOCK
+        """The first of a slot's rows for suffixes, in a block behind those of the sequence.
+
+        Where drafts share passes, no tile of attention has keys of both.
+        """
+        if self.kv_tokens is None:
+            return self.max_len + 1
+        rows = self.sequence_blocks * BLOCK
+        return -(-rows // _TILE) * _TILE if self.shared else rows
 
     @property
     def slot_rows(self) -> int:
         """Rows of a slot: the sequence, padding, and the suffixes of the largest verification."""
-        return self.scratch_row + max((length for length, _ in self.verify), default=0)
+        lengths = [rows for rows, *_ in (*self.verify, *self.shared)]
+        return self.scratch_row + max(lengths, default=0)
 
     @property
     def sequence_blocks(self) -> int:
@@ -76,7 +97,8 @@ class PassSizes:
     def fixed_blocks(self) -> int:
         """Blocks that belong to no slot: one for rows of no sequence, and all slots' scratch.
 
-        A verification is about one slot, and nothing of its suffixes is read behind it.
+        The drafts of a verify pass have different rows of it, and nothing of their suffixes is read
+        behind the pass.
         """
         return 1 + blocks_of(self.slot_rows) - self.sequence_blocks
 
@@ -85,9 +107,15 @@ class PassSizes:
         """Blocks that slots take and give back."""
         return blocks_of(self.kv_tokens or 0) or self.slots * blocks_of(self.max_len)
 
-    def scored_by(self, rows: int, cuts: int) -> int:
-        """Drafted tokens that the verify pass of that size has evidence of."""
-        return dict(zip(self.verify, self.scored, strict=False)).get((rows, cuts), 0)
+    def scored_by(self, rows: int, cuts: int, drafts: int = 1) -> int:
+        """Drafted tokens that the verify pass of that size has evidence of, of each draft.
+
+        Of several, as many as the largest pass of one draft with as many cuts.
+        """
+        known = zip(self.verify, self.scored, strict=False)
+        if drafts == 1:
+            return dict(known).get((rows, cuts), 0)
+        return max((count for (_, most), count in known if most == cuts), default=0)
 
     @property
     def step_rows(self) -> int:

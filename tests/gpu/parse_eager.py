@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
 from parse_models import answer, eager, quiet, save, save_head
 from quantized_models import save_fp8
 
 from parse_runtime.capture.record import Settings
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
+from parse_runtime.engine.protocols import Verification
+from parse_runtime.signature.evidence import LOG_ODDS
 
 SIZES = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64,
@@ -91,6 +95,30 @@ def following(settings: Settings, together: bool, device: str = "cuda") -> list[
     return tokens + target.decode(Batch(list(PROMPTS), tokens, ends, [Sampling()] * len(ends)))
 
 
+def judged(settings: Settings, device: str = "cuda") -> dict[str, Any]:
+    """Verdicts and evidence of a draft in a pass of two drafts of 64 rows, by what is beside it and
+    before it, and its verdicts in a pass of its own."""
+    session, target, _, _ = eager(settings, (5, 9), device)
+    said = session.tensors["draft.likelihood"]
+    said.copy_(-torch.rand(said.shape, generator=torch.Generator().manual_seed(3)))
+    wanted = {}
+    for slot, prompt in PROMPTS.items():
+        target.prefill(slot, prompt, 0, Sampling())
+        base, draft = len(prompt), list(range(slot + 40, slot + 53))
+        wanted[slot] = Verification(
+            [prompt[-1], *draft], base - 1, [base + 6, base + 13], [61, 62, 63], score=LOG_ODDS,
+            drafted=base,
+        )  # fmt: skip
+    own = target.verify(2, wanted[2])
+    found = []
+    for order in ((2,), (2, 0), (0, 2), (3, 2)):
+        verdicts = target.verify_pass({slot: wanted[slot] for slot in order})
+        one = verdicts[order.index(2)]
+        assert one.evidence is not None
+        found.append([one.verdicts, one.evidence.tolist()])
+    return {"shared": found, "own": own.verdicts}
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     if not (folder / "target").exists():
@@ -102,6 +130,7 @@ def main() -> None:
             "greedy": advances(settings, Sampling()),
             "sampled": advances(settings, Sampling(0.8, 0.95, 7)),
             "following": [following(settings, together) for together in (True, False)],
+            "judged": judged(settings),
         }
         print(json.dumps(report), flush=True)
 

@@ -37,7 +37,7 @@ def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any
     paths = {k: str(folder / v) if k in ("draft", "eagle") else v for k, v in way.items()}
     return {
         "model": str(folder / "target"), "max_len": 256, "slots": 4, "decode": "1,4",
-        "prefill": "64", "verify": "128x16", "dtype": "bfloat16", "judge_prompt": "ok?",
+        "prefill": "64", "verify": "32x2,128x16,64x2x2", "dtype": "bfloat16", "judge_prompt": "ok?",
         "yes": "y", "no": "n",
         **paths, **changes,
     }  # fmt: skip
@@ -97,6 +97,16 @@ def test_prompts_that_share_a_pass_of_64_rows_have_the_tokens_of_their_own(
 ) -> None:
     together, alone = models[way][1]["following"]
     assert together == alone and len(together) == 6
+
+
+@pytest.mark.parametrize("way", [*WAYS, *FAMILIES])
+def test_a_draft_has_the_same_verdicts_whatever_shares_its_pass_of_64_rows(
+    models: Any, way: str
+) -> None:
+    found = models[way][1]["judged"]
+    first, *others = found["shared"]
+    assert len(first[0]) == 2 and all(other == first for other in others)
+    assert found["own"] == pytest.approx(first[0], abs=0.02)
 
 
 @pytest.mark.parametrize("way", ["draft", "chain"])

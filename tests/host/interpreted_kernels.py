@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from attention_cases import exact, random_case, rows_visible, step_visible
+from attention_cases import Case, exact, random_case, rows_visible, step_visible
 
 from parse_runtime.kernels.cuda import attend_rows, attend_step, likelihood
 from parse_runtime.kernels.cuda import sample as sampler
 from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.sample import sample, sample_and_step
-from parse_runtime.signature.plan import ALIGNMENT, causal
+from parse_runtime.signature.plan import ALIGNMENT, Judged, causal, packed_verifications
+from parse_runtime.signature.sizes import BLOCK
 
 LAYOUTS = [
     (1, 16, 1, 40, False), (2, 80, 9, 70, False), (5, 32, 7, 9, False), (16, 24, 3, 130, False),
@@ -97,6 +99,60 @@ def row_variations() -> int:
     return differing
 
 
+def judged() -> tuple[float, int]:
+    """Of verifications of several slots in a pass: the error of their rows, and how many values of
+    the first change by its place in the pass, or by those beside it."""
+    worst, differing = 0.0, 0
+    for window in (0, 7):
+        found = []
+        for order in ((0, 1), (1, 0), (2, 0), (0,), (2, 1)):
+            case, begins = verification(order, window)
+            result = attend_rows.launch(
+                case.q, case.cache, case.tables, case.slots, case.rows, case.cuts, case.starts,
+                case.keys, attend_rows.Tiles(16, 64, 4, 2), case.lows, case.scale, case.cap,
+            )  # fmt: skip
+            expected = exact(case, rows_visible(case))
+            worst = max(worst, float((result - expected).norm() / expected.norm()))
+            if 0 in order:
+                begin = begins[order.index(0)]
+                found.append(result[begin : begin + JUDGED[0].rows])
+        differing += sum(int((found[0] != other).sum()) for other in found[1:])
+    return worst, differing
+
+
+JUDGED = (
+    Judged([0] * 20, 30, [0] * 3, [35, 44, 50]), Judged([0] * 41, 9, [0] * 9, [20, 50]),
+    Judged([0] * 9, 81, [0] * 7, [88, 90]),
+)  # fmt: skip
+
+
+def verification(order: tuple[int, ...], window: int) -> tuple[Case, list[int]]:
+    """A pass over some of JUDGED, each in the slot of its number, and the first rows of each."""
+    scratch, length = 128, 128
+    case = random_case(
+        6, length=ALIGNMENT, batch=4, group=3, keys=scratch + length, slots=4,
+        windowed=bool(window),
+    )  # fmt: skip
+    plan, begins, _ = packed_verifications([JUDGED[i] for i in order], length, 103, scratch)
+    _, positions, rows, cuts, starts = torch.from_numpy(plan).unbind(0)
+    if window:
+        starts = torch.maximum(starts, rows - window + 1)
+    q, tables = torch.zeros_like(case.q), case.tables.clone()
+    slots = torch.zeros(length // ALIGNMENT, dtype=torch.int64)
+    for i, begin in zip(order, begins, strict=True):
+        end = begin + JUDGED[i].rows
+        q[begin:end] = case.q[: end - begin] + i
+        slots[begin // ALIGNMENT : -(-end // ALIGNMENT)] = i
+        # Its suffixes find the same keys and values, wherever they are kept.
+        kept = case.tables[i, scratch // BLOCK :]
+        tables[i, (scratch + begin) // BLOCK :] = kept[: len(kept) - begin // BLOCK]
+    lows = (positions - window + 1).clamp(min=0) if window else None
+    found = replace(
+        case, q=q, tables=tables, slots=slots, rows=rows, cuts=cuts, starts=starts, lows=lows
+    )
+    return found, begins
+
+
 def misread() -> int:
     """Values that change where numbers of rows are broadcast, not written out."""
     case = random_case(4, length=3, keys=40)
@@ -148,6 +204,7 @@ print(
             "likelihoods": likelihoods(),
             "variations": variations(),
             "row_variations": row_variations(),
+            "judged": judged(),
             "misread": misread(),
             "tokens": sampler.launch(*rows).tolist(),
             "expected_tokens": sample(*rows).tolist(),

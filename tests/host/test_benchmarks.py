@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import application
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.parse import geometry
+from benchmarks.parse.drafts import Drafts, shared_verification
+from benchmarks.parse.models import CONFIGS, random_parameters
 from benchmarks.serving import serve
 
 
@@ -34,6 +36,15 @@ def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     for row in parts["prefill"]["rows"]:
         assert row["seconds"] > 0 and row["tokens_per_second"] > 0
         assert row["same_tokens"] == row["prompts"] == 4
+
+
+def test_toy_models_try_verifications_that_share_a_pass() -> None:
+    model = CONFIGS["tiny"], random_parameters(CONFIGS["tiny"], "cpu", 1.0)
+    given = Drafts(16, 4, (32, 64), (2, 3))
+    rows = list(shared_verification(model, "cpu", given))
+    assert [(row["rows"], row["drafts"]) for row in rows] == [(32, 2), (32, 3), (64, 2), (64, 3)]
+    for row in rows:
+        assert min(row["pass"], row["passes"], row["wall"], row["wall_in_turn"]) > 0
 
 
 def test_toy_models_do_not_touch_the_results() -> None:

@@ -43,10 +43,12 @@ def opened(folder: Path, **changes: object) -> tuple[Scheduler, Prompts]:
     return Scheduler(target, draft), Prompts(*formats, translation(*formats, "retokenize"))
 
 
-@pytest.fixture(scope="module", params=["", "draft"])
+@pytest.fixture(scope="module", params=["", "draft", "shared"])
 def tiny(request, tmp_path_factory) -> tuple[Scheduler, Prompts]:  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("tiny")
     save(folder, "qwen3")
+    if request.param == "shared":
+        return opened(folder, verify="48x3,120x6,192x6x3", prefill="16,64,192")
     return opened(folder, speculate=request.param)
 
 

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recorded(folder: Path, case: str) -> tuple[Settings, EagerSession, list[Passes]]:
     values: dict[str, object] = {
         "model": str(folder / "target"), "draft": str(folder / "draft"), "max_len": 40, "slots": 3,
-        "prefill": "4,8", "verify": "12x2,20x3", **CASES[case],
+        "prefill": "4,8", "verify": "12x2,20x3,96x3x2", **CASES[case],
     }  # fmt: skip
     if "eagle" in values:
         values["eagle"] = str(folder / "head")
@@ -82,7 +82,7 @@ def test_a_session_has_the_signatures_of_its_capture(folder: Path, case: str) ->
         assert (theirs.model, theirs.head) == (ours.model, ours.head)
         assert theirs.run_ahead == ours.run_ahead == (case != "waiting")
         assert theirs.sizes.batches == ours.sizes.batches
-        for name in ("max_len", "slots", "prefill", "verify", "tree"):
+        for name in ("max_len", "slots", "prefill", "verify", "shared", "scored", "tree"):
             assert getattr(theirs.sizes, name) == getattr(ours.sizes, name)
 
 
@@ -117,5 +117,6 @@ def test_inputs_keep_their_names(folder: Path) -> None:
     for size in ("12x2", "20x3"):
         own = ("plan", "wanted", "rule", "threshold", "score", "scored", "carried")
         expected |= {f"target.verify.{size}.{n}" for n in own}
+    expected |= {f"target.verify.96x3x2.{n}" for n in (*own, "slots")}
     assert names == expected
     assert session.tensors["target.tree"].shape == (4, 3, 7)

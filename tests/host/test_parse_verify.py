@@ -102,22 +102,21 @@ def test_too_large_a_verification_is_spread_over_passes(tiny: Loaded) -> None:
         assert verdict == pytest.approx(yes / (yes + no), abs=1e-4)
 
 
+judged_draft = st.tuples(
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, float("nan")]), min_size=6, max_size=6),
+    st.integers(1, 6), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(list(SELECTIONS)),
+)  # fmt: skip
+
+
 @settings(max_examples=200)
-@given(
-    verdicts=st.lists(
-        st.sampled_from([0.0, 0.25, 0.5, 0.75, float("nan")]), min_size=6, max_size=6
-    ),
-    count=st.integers(1, 6),
-    threshold=st.sampled_from([0.0, 0.5, 1.0]),
-    rule=st.sampled_from(list(SELECTIONS)),
-)
+@given(st.lists(judged_draft, min_size=1, max_size=3))
 def test_the_graph_selects_as_the_rules_say(
-    verdicts: list[float], count: int, threshold: float, rule: SelectionRule
+    drafts: list[tuple[list[float], int, float, SelectionRule]],
 ) -> None:
-    numbers = torch.tensor([count]), torch.tensor([int(rule)])
-    kept = select(torch.tensor(verdicts), numbers[0], torch.tensor([threshold]), numbers[1])
-    judged = list(range(1, count + 1))
-    assert kept.tolist() == [SELECTIONS[rule](judged, verdicts[:count], threshold)]
+    kept = select(*map(torch.tensor, zip(*drafts, strict=True)))
+    for found, (verdicts, count, threshold, rule) in zip(kept.tolist(), drafts, strict=True):
+        judged = list(range(1, count + 1))
+        assert found == SELECTIONS[rule](judged, verdicts[:count], threshold)
 
 
 @pytest.fixture(scope="module")

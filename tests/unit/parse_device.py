@@ -17,11 +17,12 @@ from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.signature.passes import ModelSignature, PassSignature
 from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import BLOCK, PassSizes, prompts_of
+from parse_runtime.signature.sizes import BLOCK, PassSizes, SharedSize, prompts_of
 from tests.unit.parse_fakes import VOCABULARY, Answer
 
 MAX_LEN = 64
 PREFILL, VERIFY = (4, 16, 96), ((24, 3), (64, 9))
+SHARED = SharedSize(64, 3, 2), SharedSize(192, 9, 3)
 
 
 class Device:
@@ -31,13 +32,13 @@ class Device:
         self, target: Answer, draft: Answer, judge: Callable[[list[int]], float], slots: int,
         decode: tuple[int, ...] = (), run_ahead: bool = True, before: Device | None = None,
         packs: bool = True, late: Callable[[str, int], int] = lambda name, size: 0,
-        kv_tokens: int | None = None,
+        kv_tokens: int | None = None, shared: tuple[SharedSize, ...] = (),
     ) -> None:  # fmt: skip
         """`before`: one whose caches are this one's, too, as those of a bundle in its place.
 
         Without `packs` a prefill takes one slot, as in earlier bundles. `late`: how many answers of
         a graph, of a size, that it is not ready there are. Without `kv_tokens` a bundle of before
-        there were tables.
+        there were tables. `shared`: verify passes of several drafts.
         """
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
@@ -64,7 +65,10 @@ class Device:
             "prompts": tuple(prompts_of(rows, slots) for rows in PREFILL) if packs else (),
             "kv_tokens": kv_tokens,
         }  # fmt: skip
-        for name, say, more in (("target", target, {"verify": VERIFY}), ("draft", draft, {})):
+        for name, say, more in (
+            ("target", target, {"verify": VERIFY, "shared": shared}),
+            ("draft", draft, {}),
+        ):
             signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)
             rows = before.models[len(self.models)].rows if before else None
             tables = signature.tables
@@ -76,7 +80,7 @@ class Device:
                 self._add(signature.prefill(length), model.prefill)
             for batch in signature.sizes.batches:
                 self._add(signature.decode(batch), model.decode if run_ahead else model.waiting)
-            for size in signature.sizes.verify:
+            for size in (*signature.sizes.verify, *signature.sizes.shared):
                 self._add(signature.verify(*size), model.verify)
 
     def _add(self, signature: PassSignature, run: Callable[..., dict[str, Any]]) -> None:
@@ -244,16 +248,22 @@ class Model:
         plan[1:] += going
         return found
 
-    def verify(self, slot: Any, plan: Any, wanted: Any, rule: Any, threshold: Any) -> Any:
-        self._put(int(slot[0]), plan)
-        count = int(rule[0])
-        cuts = [int(cut) for cut in plan[3, wanted[:count]]]
-        verdicts = [np.float32(self._judge(self._held(int(slot[0]), cut))) for cut in cuts]
-        kept = SELECTIONS[SelectionRule(int(rule[1]))](cuts, verdicts, threshold[0])
-        number = cuts.index(kept) + 1 if kept else 0
-        filled = np.zeros(len(wanted), np.float32)
-        filled[:count] = verdicts
-        return {"verdicts": filled, "kept": np.asarray([number])}
+    def verify(self, slots: Any, plan: Any, wanted: Any, rule: Any, threshold: Any) -> Any:
+        each = plan.shape[1] // len(slots)
+        for i, slot in enumerate(slots.tolist()):
+            self._put(slot, plan[:, i * each : (i + 1) * each])
+        found, numbers = np.zeros(wanted.shape, np.float32), []
+        drafts = len(threshold)
+        rules, verdicts = rule.reshape(2, drafts), found.reshape(drafts, -1)
+        for i, ends in enumerate(wanted.reshape(drafts, -1)):
+            places = ends[: rules[0, i]]
+            cuts = plan[3, places].tolist()
+            for j, (cut, row) in enumerate(zip(cuts, places, strict=True)):
+                verdicts[i, j] = self._judge(self._held(int(slots[row // each]), cut))
+            choose = SELECTIONS[SelectionRule(int(rules[1, i]))]
+            kept = choose(cuts, verdicts[i, : len(cuts)].tolist(), threshold[i])
+            numbers.append(cuts.index(kept) + 1 if kept else 0)
+        return {"verdicts": found, "kept": np.asarray(numbers)}
 
 
 def _sampling(values: NDArray[np.float32], seeds: NDArray[np.int64], row: int) -> Sampling:

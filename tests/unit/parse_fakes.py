@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.judge import SELECTIONS, stride_cuts
-from parse_runtime.engine.packing import holding
+from parse_runtime.engine.packing import VERIFY, Due, holding, shared_by
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
@@ -19,7 +19,7 @@ from parse_runtime.engine.tables import Tables
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import TokenLogprobs
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.sizes import BLOCK, PassSizes, PrefillSize
+from parse_runtime.signature.sizes import BLOCK, PassSizes, PrefillSize, SharedSize
 from parse_runtime.text.translation import SameTokens
 
 VOCABULARY = 100
@@ -68,6 +68,10 @@ class Fake:
     batches: list[int] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
     """Slots of each prefill pass."""
+    shared: tuple[SharedSize, ...] = ()
+    """Passes that verifications share."""
+    judged: list[list[int]] = field(default_factory=list)
+    """Slots of each of these."""
 
     def __post_init__(self) -> None:
         sizes = PassSizes(max_len=self.max_len, slots=self.slots, kv_tokens=self.kv_tokens)
@@ -152,6 +156,15 @@ class Fake:
             self.logits(slot) if slot in batch.scored else new
             for slot, new in zip(batch.slots, found, strict=True)
         ]
+
+    def shares(self, wanted: Verification) -> list[SharedSize]:
+        return [s for s in self.shared if wanted.rows <= s.rows and len(wanted.cuts) <= s.cuts]
+
+    def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
+        assert len(wanted) > 1
+        shared_by({slot: Due(VERIFY, v.rows, self.shares(v)) for slot, v in wanted.items()})
+        self.judged.append(list(wanted))
+        return [self.verify(slot, one) for slot, one in wanted.items()]
 
     def verify(self, slot: int, wanted: Verification) -> Verdict:
         assert list(wanted.suffix) == SUFFIX

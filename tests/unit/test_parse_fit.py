@@ -62,7 +62,11 @@ def test_passes_that_compute_in_more_than_is_left_are_not_captured() -> None:
 def test_what_is_given_stays() -> None:
     given = {"model": "m", "max_len": 100, "slots": 3, "draft": "d", "dtype": "float32"}
     found = choose(given, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
-    assert found == {"prefill": "128,256"}
+    assert found == {"prefill": "128,256", "verify": "128x4,384x8,512x4x4,768x8x4"}
+    assert choose({**given, "verify": "64x4"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL) == {
+        "prefill": "128,256"
+    }
+    assert "verify" not in choose({**given, "slots": 4}, LIMITS["host"], 300 * GIB, MODEL, MODEL)
     short = choose({"model": "m", "max_len": 20}, LIMITS["host"], 300 * GIB, MODEL, MODEL)
     assert short["prefill"] == "32"
     given = {"model": "m", "max_len": 20, "slots": 1}
@@ -94,6 +98,14 @@ def test_it_fits_and_is_as_much_as_fits(available: int, slots: int | None) -> No
         assert _caches(given, length, tokens + 2048, MODEL, MODEL, "bfloat16") > room
     if slots is None and chosen < limits.slots:
         assert 256 * chosen <= max(tokens, 256) < 512 * chosen + 1024
+
+
+def test_suffixes_of_drafts_that_share_a_pass_have_blocks() -> None:
+    sizes = (100, 100, MODEL, MODEL, "bfloat16")
+    given = {"verify": "64x4,384x4x4", "slots": 4}
+    bytes_of_a_row = _caches({"verify": "65x4"}, *sizes) - _caches({"verify": "64x4"}, *sizes)
+    assert bytes_of_a_row > 0
+    assert _caches(given, *sizes) - _caches({**given, "slots": 1}, *sizes) > 15 * bytes_of_a_row
 
 
 def test_the_machine_says_how_much_it_has() -> None:

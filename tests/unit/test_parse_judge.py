@@ -15,7 +15,12 @@ from parse_runtime.engine.judge import (
     stride_cuts,
     whole_first,
 )
-from parse_runtime.signature.plan import verification_plan
+from parse_runtime.signature.plan import (
+    ALIGNMENT,
+    Judged,
+    packed_verifications,
+    verification_plan,
+)
 from parse_runtime.signature.selection import SelectionRule
 
 judged = st.lists(st.floats(0, 1), max_size=12).flatmap(
@@ -90,6 +95,41 @@ def test_rows_of_a_verification_read_what_a_separate_prefill_would(data: st.Data
     assert np.all(rows[real:] == max_len) and all(
         reads(i) == [max_len] for i in range(real, length)
     )
+
+
+verifications = st.builds(
+    Judged, st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(0, 10),
+    st.lists(st.integers(10, 19), max_size=5), st.sets(st.integers(1, 10), max_size=4).map(sorted),
+)  # fmt: skip
+
+
+@given(st.lists(verifications, min_size=1, max_size=4), st.integers(0, 40))
+def test_verifications_of_a_pass_have_the_rows_that_they_have_alone(
+    judged: list[Judged], more: int
+) -> None:
+    max_len, scratch = 50, 64
+    aligned = [-(-one.rows // ALIGNMENT) * ALIGNMENT for one in judged]
+    length = sum(aligned) + more
+    plan, begins, ends = packed_verifications(judged, length, max_len, scratch)
+    assert begins == [sum(aligned[:i]) for i in range(len(judged))]
+    kept: set[int] = set()
+    padding = np.ones(length, bool)
+    for one, begin, last in zip(judged, begins, ends, strict=True):
+        alone, expected = verification_plan(*one, one.rows, max_len, scratch)
+        here = plan[:, begin : begin + one.rows]
+        # Rows of suffixes are as far behind those of others as their verifications are.
+        moved = alone + np.where(alone >= scratch, begin, 0)
+        assert np.array_equal(here[:2], alone[:2]) and np.array_equal(here[2:], moved[2:])
+        assert (last - begin).tolist() == expected.tolist()
+        own = {row for row in here[2].tolist() if row >= scratch}
+        assert kept.isdisjoint(own) and max(own, default=0) < scratch + length
+        kept |= own
+        padding[begin : begin + one.rows] = False
+    _, _, rows, cuts, starts = plan[:, padding]
+    assert np.all(rows == max_len) and np.all(cuts == 0) and np.all(starts > rows)
+    if judged[-1].rows > 1:
+        with pytest.raises(ValueError):
+            packed_verifications(judged, begins[-1] + judged[-1].rows - 1, max_len, scratch)
 
 
 def test_padding_is_never_read_by_others() -> None:

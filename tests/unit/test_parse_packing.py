@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from foundryrt.errors import UsageError
 from parse_runtime.capture.settings import Settings
-from parse_runtime.engine.packing import VERIFY, Due, holding, pack, plan
+from parse_runtime.engine.packing import VERIFY, Due, holding, pack, plan, shared_by, sharing
 from parse_runtime.signature.plan import ALIGNMENT, packed
-from parse_runtime.signature.sizes import PrefillSize, prompts_of
+from parse_runtime.signature.sizes import PrefillSize, SharedSize, prompts_of
 
 SIZES = {
     model: [PrefillSize(rows, prompts_of(rows, 64)) for rows in lengths]
@@ -81,7 +81,11 @@ def test_a_capture_says_how_many_prompts_its_passes_take() -> None:
         Settings(model="m", max_len=64, slots=3, prefill="193")
 
 
-due = st.builds(Due, st.sampled_from(["target", "draft", VERIFY]), st.integers(1, 900))
+SHARED = SharedSize(256, 4, 3), SharedSize(768, 8, 8), SharedSize(1024, 4, 4)
+rows = st.integers(1, 900)
+due = st.builds(Due, st.sampled_from(["target", "draft", VERIFY]), rows) | st.builds(
+    Due, st.just(VERIFY), rows, st.sampled_from([SHARED, SHARED[:1], SHARED[1:]])
+)
 
 
 @given(st.lists(due, max_size=30), st.integers(1, 3000))
@@ -97,8 +101,11 @@ def test_what_waits_longest_comes_first_and_all_come_in_the_end(
         for number, one in enumerate(passes):
             assert {left[i].kind for i in one.shares} == {one.kind}
             if one.kind == VERIFY:
-                [(i, count)] = one.shares.items()
-                assert count == left[i].rows
+                assert all(count == left[i].rows for i, count in one.shares.items())
+                judged = {i: left[i] for i in one.shares}
+                count = next(iter(one.shares.values()))
+                if len(judged) > 1:
+                    count = min(size.rows for size in SHARED if fits(judged, size))
             else:
                 count = holding(list(one.shares.values()), SIZES[one.kind]).rows
             # The first may be too large: something must be done.
@@ -112,6 +119,84 @@ def test_what_waits_longest_comes_first_and_all_come_in_the_end(
         left = [one for one in left if one.rows]
         steps += 1
         assert steps < 500
+
+
+def fits(judged: dict[int, Due], size: SharedSize) -> bool:
+    """Whether a pass takes all of these."""
+    aligned = [-(-one.rows // ALIGNMENT) * ALIGNMENT for one in judged.values()]
+    last = list(judged.values())[-1].rows
+    return (
+        all(size in one.shared for one in judged.values())
+        and len(judged) <= size.drafts
+        and sum(aligned[:-1]) + last <= size.rows
+    )
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(1, 1500))
+def test_drafts_share_a_pass_where_that_costs_less_than_a_pass_for_each(
+    waiting: list[int], room: int
+) -> None:
+    due = {i + 5: Due(VERIFY, count, SHARED) for i, count in enumerate(waiting)}
+    found = sharing(due, room)
+    if found is None:
+        return
+    size, taken = found
+    judged = {number: due[number] for number in taken}
+    assert len(taken) > 1 and taken[0] == 5 and taken == sorted(taken)
+    assert size in SHARED and size.rows <= room and fits(judged, size)
+    assert size.rows <= sum(max(one.rows, 256) for one in judged.values())
+    assert fits(judged, shared_by(judged)) and shared_by(judged).rows <= size.rows
+
+
+@pytest.mark.parametrize(
+    ("waiting", "room", "expected"),
+    [
+        ([60], 4096, None),
+        ([60, 60], 4096, (256, [0, 1])),
+        ([60, 60], 255, None),
+        ([100, 100, 100], 4096, (768, [0, 1, 2])),
+        ([100, 200, 100], 512, (256, [0, 2])),
+        ([60] * 9, 4096, (768, list(range(8)))),
+        ([300, 300], 4096, None),  # 768 rows cost more than 600.
+        ([384, 384], 4096, (768, [0, 1])),
+        ([900, 100], 4096, None),
+        ([250, 250, 250, 250], 4096, (1024, [0, 1, 2, 3])),
+    ],
+)
+def test_a_verify_pass_takes_as_many_as_it_pays_for(
+    waiting: list[int], room: int, expected: tuple[int, list[int]] | None
+) -> None:
+    found = sharing({i: Due(VERIFY, count, SHARED) for i, count in enumerate(waiting)}, room)
+    assert (found and (found[0].rows, found[1])) == expected
+
+
+def test_drafts_that_no_pass_takes_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"no verify pass takes drafts of \[200, 900\] rows"):
+        shared_by({0: Due(VERIFY, 200, SHARED), 1: Due(VERIFY, 900, SHARED)})
+
+
+def test_a_capture_says_how_many_drafts_share_its_verify_passes() -> None:
+    text = "64x4,128x8,64x4x8,256x8x2,256x8x9"
+    for slots, expected in (
+        (1, ()), (2, ((64, 4, 2), (256, 8, 2))), (9, ((64, 4, 2), (256, 8, 2), (256, 8, 8))),
+    ):  # fmt: skip
+        sizes = Settings(model="m", max_len=128, slots=slots, verify=text).sizes()
+        assert sizes.verify == ((64, 4), (128, 8)) and sizes.shared == expected
+        # Evidence of as many tokens as in a pass of one draft.
+        assert sizes.scored == (60, 120)
+        assert [sizes.scored_by(*size) for size in expected] == [60, 120, 120][: len(expected)]
+        # Suffixes begin with a tile of keys.
+        assert sizes.scratch_row == (192 if expected else 144)
+        assert sizes.slot_rows == sizes.scratch_row + (256 if expected else 128)
+        assert sizes.fixed_blocks == 1 + sizes.slot_rows // 16 - 9
+
+
+@pytest.mark.parametrize(
+    "verify", ["64x4x2", "64x4,100x4x2", "64x4,64x4x1", "64x4,64x8x2", "64x4,64x4x2x2", "64"]
+)
+def test_unfit_sizes_of_verify_passes_are_refused(verify: str) -> None:
+    with pytest.raises(UsageError, match="verify"):
+        Settings(model="m", max_len=128, slots=4, verify=verify)
 
 
 def test_a_verification_that_has_no_room_waits_and_holds_up_what_is_younger() -> None:

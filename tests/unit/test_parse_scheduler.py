@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.engine import Engine, Overloaded, Stopped
-from parse_runtime.engine.protocols import Logits
+from parse_runtime.engine.protocols import Logits, Verdict, Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.signature.sizes import PrefillSize, SharedSize
 from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request, submitted
 
 
@@ -23,8 +24,11 @@ def judge(held: list[int]) -> float:
     return hash(tuple(held)) % 100 / 100
 
 
-def models(slots: int, several: int = 1) -> tuple[Fake, Fake]:
-    return Fake(mixing(1), judge, several, slots), Fake(mixing(2), slots=slots)
+SHARED = SharedSize(64, 3, 2), SharedSize(256, 20, 4)
+
+
+def models(slots: int, several: int = 1, shared: tuple[SharedSize, ...] = ()) -> tuple[Fake, Fake]:
+    return Fake(mixing(1), judge, several, slots, shared=shared), Fake(mixing(2), slots=slots)
 
 
 def alone(chosen: Request) -> Heard:
@@ -46,11 +50,13 @@ requests = st.builds(
 @given(
     st.lists(st.tuples(requests, st.integers(0, 12)), min_size=1, max_size=12),
     st.integers(1, 5), st.integers(0, 200), st.integers(1, 4), st.sets(st.integers(0, 11)),
+    st.sampled_from([(), SHARED]),
 )  # fmt: skip
 def test_an_answer_does_not_depend_on_what_else_runs(
-    arrivals: list[tuple[Request, int]], slots: int, rows: int, several: int, dropped: set[int]
-) -> None:
-    scheduler = Scheduler(*models(slots, several), rows)
+    arrivals: list[tuple[Request, int]], slots: int, rows: int, several: int, dropped: set[int],
+    shared: tuple[SharedSize, ...],
+) -> None:  # fmt: skip
+    scheduler = Scheduler(*models(slots, several, shared), rows)
     heard = submitted(scheduler, arrivals, dropped)
     steps = 0
     while scheduler.step():
@@ -121,6 +127,46 @@ def test_prompts_share_a_pass() -> None:
     while scheduler.step():
         pass
     assert target.prompts == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_drafts_that_wait_share_a_pass_up_to_the_budget() -> None:
+    for rows, expected in ((0, [[0, 1, 2, 3]]), (256, [[0, 1, 2, 3]]), (128, [[0, 1], [2, 3]])):
+        target, draft = models(6, shared=(SharedSize(128, 9, 2), SharedSize(256, 9, 4)))
+        draft.say = mixing(2, 997)
+        scheduler, heard = Scheduler(target, draft, rows), [Heard() for _ in range(4)]
+        target.prefills = draft.prefills = (PrefillSize(256, 6),)
+        for i, listener in enumerate(heard):
+            scheduler.submit(request(20, [i + 1] * 4), listener)
+        while scheduler.step():
+            pass
+        assert target.judged == expected
+        for i, got in enumerate(heard):
+            assert got.error is None and got.statistics.verdicts and got.said, i
+
+
+class Unjudged(Fake):
+    """Never judges a draft that begins with 13."""
+
+    def verify(self, slot: int, wanted: Verification) -> Verdict:
+        if self.rows[slot][0] == 13:
+            raise FoundryError("this one fails")
+        return super().verify(slot, wanted)
+
+
+def test_a_verification_that_fails_beside_others_ends_its_own_request() -> None:
+    shared = (SharedSize(128, 9, 4),)
+    target = Unjudged(mixing(1), judge, slots=4, shared=shared)
+    scheduler = Scheduler(target, models(4)[1], 1024)
+    heard = [Heard() for _ in range(4)]
+    asked = [request(20, [first] * 4) for first in (11, 13, 12, 14)]
+    for chosen, listener in zip(asked, heard, strict=True):
+        scheduler.submit(chosen, listener)
+    while scheduler.step():
+        pass
+    assert any(len(together) > 1 and 1 in together for together in target.judged)
+    assert str(heard[1].error) == "this one fails"
+    for i in (0, 2, 3):
+        heard[i].check(alone(asked[i]))
 
 
 def test_answers_go_on_between_the_chunks_of_a_prompt() -> None:
