@@ -25,6 +25,7 @@ from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings
 from parse_runtime.commands.run import Options, run
 from parse_runtime.engine.batch import Batch
+from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, Score
@@ -135,6 +136,31 @@ def test_a_draft_does_not_change_by_those_beside_it(loaded: Loaded) -> None:
         fill(target, wanted)
         found.append(target.verify_pass(wanted)[1])
     check(*found, one)
+
+
+def test_each_draft_is_kept_by_its_own_threshold_and_rule(loaded: Loaded) -> None:
+    _, target = loaded
+    cuts = [8, 11, 14, 17]
+    wanted = {
+        slot: Verification([7, *range(s, s + 12)], 4, cuts, [61, s])
+        for slot, s in ((3, 20), (0, 90), (2, 150), (1, 77))
+    }
+    fill(target, wanted)
+    for slot, one in wanted.items():
+        verdicts = target.verify(slot, one).verdicts
+        # Some cut is better than one before it: the rules differ.
+        rise = max(range(1, 4), key=lambda i: verdicts[i] - min(verdicts[:i]))
+        threshold = (verdicts[rise] + min(verdicts[:rise])) / 2
+        wanted[slot] = replace(one, threshold=threshold, rule=SelectionRule(slot % 2))
+    kept = set()
+    for found, one in zip(target.verify_pass(wanted), wanted.values(), strict=True):
+        first, longest = (
+            SELECTIONS[rule](cuts, found.verdicts, one.threshold) for rule in SelectionRule
+        )
+        assert first < longest
+        assert found.kept == (first if one.rule == SelectionRule.FIRST_FAILURE else longest)
+        kept.add(found.kept)
+    assert len(kept) > 1
 
 
 def test_only_drafts_of_which_as_much_is_asked_share_a_pass(tmp_path: Path) -> None:
