@@ -10,6 +10,7 @@ float32.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.chain import COMPILED, OPTIONS, opaque, release, wait
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
 
 
@@ -84,6 +85,10 @@ COLUMNS = 64
 PROCESSORS = 132
 """Multiprocessors of a Hopper GPU."""
 MOST_SPANS = 8
+EARLY = int(os.environ.get("EARLY", 0))
+"""Tiles of weights that a program has in registers before it waits,"""
+AHEAD = int(os.environ.get("AHEAD", 0))
+"""and those behind them that it has the second-level cache read, then and in its loop."""
 _BLOCK = tl.constexpr(BLOCK)
 
 
@@ -124,12 +129,24 @@ def _launch(
     dtype = torch.float32 if tiles.spans > 1 else single
     parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
     rows = tile_rows(count)
+    early = early_tiles(values, tiles)
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, num_warps=4, num_stages=tiles.stages, **OPTIONS,
+        STAGES=tiles.stages, EARLY=early, AHEAD=AHEAD * 64 // tiles.depth, num_warps=4, num_stages=tiles.stages,
+        **OPTIONS,
     )  # fmt: skip
     return parts
+
+
+def early_tiles(values: Tensor, tiles: Tiles) -> int:
+    """Tiles that every program may load before it waits."""
+    k = values.shape[1]
+    if values.dtype.itemsize != 2 or k % tiles.depth:
+        return 0
+    every = k // tiles.depth
+    fewest = every - triton.cdiv(every, tiles.spans) * (tiles.spans - 1)
+    return max(0, min(EARLY * 64 // tiles.depth, fewest))
 
 
 # Values of a count would choose other machine code, and so perhaps other bits.
@@ -137,10 +154,9 @@ def _launch(
 def _stream(
     x, weight, scale, bias, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     release()
-    wait()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     span, tiles = tl.program_id(2), tl.cdiv(k, DEPTH)
@@ -148,12 +164,21 @@ def _stream(
     first, last = span * share, tl.minimum(span * share + share, tiles)
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
+    held = hold_tiles(w_row, first, DEPTH, EARLY)
+    prefetch_tiles(w_row, first + EARLY, last, k, DEPTH, AHEAD)
+    wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
         scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((COLUMNS, ROWS), tl.float32)
-    for tile in tl.range(first, last, num_stages=STAGES):
+    for tile in tl.static_range(EARLY):
+        at = (first + tile) * DEPTH + depth[None, :]
+        a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
+        total = add_product(total, held[tile], a, scale, (first + tile) * DEPTH)
+    for tile in tl.range(first + EARLY, last, num_stages=STAGES):
+        if AHEAD:
+            prefetch(w_row, tile + AHEAD, last, k, DEPTH)
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
@@ -162,6 +187,63 @@ def _stream(
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
     out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
     tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def hold_tiles(w_row, first, DEPTH: tl.constexpr, EARLY: tl.constexpr):
+    """The first tiles of a program's weights, in registers."""
+    held = ()
+    for tile in tl.static_range(EARLY):
+        at = (first + tile) * DEPTH + tl.arange(0, DEPTH)[None, :]
+        held = append(held, tl.load(w_row + at, eviction_policy="evict_first"))
+    if COMPILED and EARLY:
+        tl.debug_barrier()  # else loads would wait for each other, to save registers
+    settled = ()
+    for tile in tl.static_range(EARLY):
+        settled = append(settled, settle(held[tile]))
+    return settled
+
+
+@triton.jit
+def settle(x):
+    """The same values, which are used after all loads before have been issued."""
+    if COMPILED:
+        return tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=2
+        )
+    return x
+
+
+@triton.jit
+def prefetch_tiles(w_row, first, last, k, DEPTH: tl.constexpr, AHEAD: tl.constexpr):
+    """Have the second-level cache read some tiles, as far as there are any."""
+    for tile in tl.static_range(AHEAD):
+        prefetch(w_row, first + tile, last, k, DEPTH)
+
+
+@triton.jit
+def prefetch(w_row, tile, last, k, DEPTH: tl.constexpr):
+    """Have the second-level cache read a tile."""
+    if COMPILED:
+        half: tl.constexpr = DEPTH // 2
+        size: tl.constexpr = w_row.dtype.element_ty.primitive_bitwidth // 8 * half
+        place = (w_row + tile * DEPTH + half * tl.arange(0, 2)[None, :]).to(tl.int64)
+        there = (tile < last) & ((tile + 1) * DEPTH <= k)
+        tl.inline_asm_elementwise(
+            """
+            {
+                .reg .pred there;
+                setp.ne.s32 there, $2, 0;
+                @there cp.async.bulk.prefetch.L2.global [$1], $3;
+                mov.b32 $0, 0;
+            }
+            """,
+            "=r,l,r,r",
+            [place, there.to(tl.int32), tl.full((), size, tl.int32)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @triton.jit
