@@ -133,8 +133,8 @@ def _launch(
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=early, AHEAD=AHEAD * 64 // tiles.depth, num_warps=4, num_stages=tiles.stages,
-        **OPTIONS,
+        STAGES=tiles.stages, EARLY=early, AHEAD=AHEAD * 64 // tiles.depth, num_warps=4,
+        num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return parts
 
@@ -146,7 +146,8 @@ def early_tiles(values: Tensor, tiles: Tiles) -> int:
         return 0
     every = k // tiles.depth
     fewest = every - triton.cdiv(every, tiles.spans) * (tiles.spans - 1)
-    return max(0, min(EARLY * 64 // tiles.depth, fewest))
+    found: int = max(0, min(EARLY * 64 // tiles.depth, fewest))
+    return found
 
 
 # Values of a count would choose other machine code, and so perhaps other bits.

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda import stream
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.stream import (
     Tiles,
     add_product,
@@ -51,8 +51,9 @@ def stream_swiglu(
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](
         x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns // 2, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=early_tiles(values, tiles), AHEAD=stream.AHEAD * 64 // tiles.depth,
-        GELU=gelu, num_warps=4, num_stages=tiles.stages, **OPTIONS,
+        STAGES=tiles.stages, EARLY=early_tiles(values, tiles),
+        AHEAD=stream.AHEAD * 64 // tiles.depth, GELU=gelu, num_warps=4, num_stages=tiles.stages,
+        **OPTIONS,
     )  # fmt: skip
     return out
 
