@@ -30,7 +30,7 @@ def side_by_side(run: Any, world: int) -> torch.Tensor:
     """Logits [B, vocab] of what each rank has of the vocabulary."""
     own = run()
     parts = torch.empty(world, *own.shape, device="cuda", dtype=own.dtype)
-    dist.all_gather_into_tensor(parts, own)
+    dist.all_gather_into_tensor(parts.flatten(0, 1), own)
     return parts.transpose(0, 1).flatten(1)
 
 
@@ -45,9 +45,9 @@ def main(name: str, rank: int, world: int, meeting: str) -> None:
     # Of the output table each has a part of the vocabulary; embeddings are whole everywhere.
     table = "embed" if c.tied else "head"
     weights["head"] = weights[table][: c.vocab // world]
-    c_run = partial(model.layer, summed=summed)
+    layer = partial(model.layer, summed=summed)
     passes, _ = model.decode_passes(
-        name, weights, lambda _, tensor, role: tensor.to("cuda"), lambda _: c_run, world
+        name, weights, lambda _, tensor, role: tensor.to("cuda"), lambda _: layer, world
     )
     graphs, pool = [], torch.cuda.graph_pool_handle()
     with torch.inference_mode():
