@@ -86,9 +86,7 @@ PROCESSORS = 132
 """Multiprocessors of a Hopper GPU."""
 MOST_SPANS = 8
 EARLY = int(os.environ.get("EARLY", 0))
-"""Tiles of weights that a program has in registers before it waits,"""
-AHEAD = int(os.environ.get("AHEAD", 0))
-"""and those behind them that it has the second-level cache read, then and in its loop."""
+"""Bytes / 8192 of weights that a program has in registers before it waits."""
 _BLOCK = tl.constexpr(BLOCK)
 
 
@@ -129,20 +127,22 @@ def _launch(
     dtype = torch.float32 if tiles.spans > 1 else single
     parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
     rows = tile_rows(count)
-    early = early_tiles(values, tiles)
+    early = early_tiles(values, tiles, count)
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=early, AHEAD=AHEAD * 64 // tiles.depth, num_warps=4,
-        num_stages=tiles.stages, **OPTIONS,
+        STAGES=tiles.stages, EARLY=early, num_warps=4, num_stages=tiles.stages,
+        **bound_registers(early), **OPTIONS,
     )  # fmt: skip
     return parts
 
 
-def early_tiles(values: Tensor, tiles: Tiles) -> int:
+def early_tiles(values: Tensor, tiles: Tiles, count: int) -> int:
     """Tiles that every program may load before it waits."""
-    k = values.shape[1]
-    if values.dtype.itemsize != 2 or k % tiles.depth:
+    n, k = values.shape
+    if values.dtype.itemsize != 2 or k % tiles.depth or tile_rows(count) > 16:
+        return 0
+    if triton.cdiv(n, tiles.columns) * tiles.spans > 3 * PROCESSORS:
         return 0
     every = k // tiles.depth
     fewest = every - triton.cdiv(every, tiles.spans) * (tiles.spans - 1)
@@ -150,12 +150,16 @@ def early_tiles(values: Tensor, tiles: Tiles) -> int:
     return found
 
 
+def bound_registers(early: int) -> dict[str, int]:
+    return {"maxnreg": 168} if early else {}
+
+
 # Values of a count would choose other machine code, and so perhaps other bits.
 @triton.jit(do_not_specialize=["count"])
 def _stream(
     x, weight, scale, bias, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -166,20 +170,16 @@ def _stream(
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
     held = hold_tiles(w_row, first, DEPTH, EARLY)
-    prefetch_tiles(w_row, first + EARLY, last, k, DEPTH, AHEAD)
     wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
         scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((COLUMNS, ROWS), tl.float32)
+    rows = early_rows(x_row, (row < count)[:, None], first, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
-        at = (first + tile) * DEPTH + depth[None, :]
-        a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = add_product(total, held[tile], a, scale, (first + tile) * DEPTH)
+        total = add_product(total, held[tile], rows[tile], scale, (first + tile) * DEPTH)
     for tile in tl.range(first + EARLY, last, num_stages=STAGES):
-        if AHEAD:
-            prefetch(w_row, tile + AHEAD, last, k, DEPTH)
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
@@ -206,6 +206,16 @@ def hold_tiles(w_row, first, DEPTH: tl.constexpr, EARLY: tl.constexpr):
 
 
 @triton.jit
+def early_rows(x_row, there, first, DEPTH: tl.constexpr, EARLY: tl.constexpr):
+    """The rows that the held tiles are multiplied by, all on their way at once."""
+    rows = ()
+    for tile in tl.static_range(EARLY):
+        at = (first + tile) * DEPTH + tl.arange(0, DEPTH)[None, :]
+        rows = append(rows, tl.load(x_row + at, there, other=0.0))
+    return rows
+
+
+@triton.jit
 def settle(x):
     """The same values, which are used after all loads before have been issued."""
     if COMPILED:
@@ -213,38 +223,6 @@ def settle(x):
             "mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=2
         )
     return x
-
-
-@triton.jit
-def prefetch_tiles(w_row, first, last, k, DEPTH: tl.constexpr, AHEAD: tl.constexpr):
-    """Have the second-level cache read some tiles, as far as there are any."""
-    for tile in tl.static_range(AHEAD):
-        prefetch(w_row, first + tile, last, k, DEPTH)
-
-
-@triton.jit
-def prefetch(w_row, tile, last, k, DEPTH: tl.constexpr):
-    """Have the second-level cache read a tile."""
-    if COMPILED:
-        half: tl.constexpr = DEPTH // 2
-        size: tl.constexpr = w_row.dtype.element_ty.primitive_bitwidth // 8 * half
-        place = (w_row + tile * DEPTH + half * tl.arange(0, 2)[None, :]).to(tl.int64)
-        there = (tile < last) & ((tile + 1) * DEPTH <= k)
-        tl.inline_asm_elementwise(
-            """
-            {
-                .reg .pred there;
-                setp.ne.s32 there, $2, 0;
-                @there cp.async.bulk.prefetch.L2.global [$1], $3;
-                mov.b32 $0, 0;
-            }
-            """,
-            "=r,l,r,r",
-            [place, there.to(tl.int32), tl.full((), size, tl.int32)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
 
 
 @triton.jit

@@ -7,19 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda import stream
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.stream import (
     Tiles,
     add_product,
+    bound_registers,
     choose,
+    early_rows,
     early_tiles,
     halves,
     hold_tiles,
     load_rows,
     load_weight,
-    prefetch,
-    prefetch_tiles,
     scales,
     tile_rows,
 )
@@ -47,13 +46,12 @@ def stream_swiglu(
     if x.stride(1) != 1:
         x = x.contiguous()
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
-    rows = tile_rows(count)
+    rows, early = tile_rows(count), early_tiles(values, tiles, count)
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](
         x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns // 2, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=early_tiles(values, tiles),
-        AHEAD=stream.AHEAD * 64 // tiles.depth, GELU=gelu, num_warps=4, num_stages=tiles.stages,
-        **OPTIONS,
+        STAGES=tiles.stages, EARLY=early, GELU=gelu, num_warps=4, num_stages=tiles.stages,
+        **bound_registers(early), **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -73,7 +71,7 @@ def _swiglu(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
 def _stream_swiglu(
     x, weight, scale, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, GELU: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -83,20 +81,16 @@ def _stream_swiglu(
     w_row = weight + (both // COLUMNS * n.to(tl.int64) + within)[:, None] * w_stride
     last = tl.cdiv(k, DEPTH)
     held = hold_tiles(w_row, 0, DEPTH, EARLY)
-    prefetch_tiles(w_row, EARLY, last, k, DEPTH, AHEAD)
     wait()
     if scale is not None:
         scale = scales(scale, both // COLUMNS, n, tl.program_id(1) * COLUMNS, k)[:, None]
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
+    rows = early_rows(x_row, (row < count)[:, None], 0, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
-        at = tile * DEPTH + depth[None, :]
-        a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = add_product(total, held[tile], a, scale, tile * DEPTH)
+        total = add_product(total, held[tile], rows[tile], scale, tile * DEPTH)
     for tile in tl.range(EARLY, last, num_stages=STAGES):
-        if AHEAD:
-            prefetch(w_row, tile + AHEAD, last, k, DEPTH)
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
