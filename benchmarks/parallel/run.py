@@ -89,6 +89,7 @@ def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> di
     for world, path in paths.items():
         own = gpus if world > 1 else gpus.split(",")[0]
         runs = [_step("decode_time.py", path, own) for _ in range(repeats)]
+        say(f"{world} ranks: {runs[-1]}")
         found[f"ranks_{world}"] = {
             "step_ms": {
                 batch: median(one["step_ms"][batch] for one in runs) for batch in runs[0]["step_ms"]
@@ -138,6 +139,7 @@ def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> d
     path, first = folder / f"{model}.many.fdy", gpus.split(",")[0]
     _step("decode_capture.py", model, ranks, path, "many", visible=first)
     ours = [_step("decode_time.py", path, gpus) for _ in range(repeats)]
+    say(f"from a bundle: {ours[-1]['all_ready_ms']:.0f} ms")
     theirs = []
     for number in range(2):
         meeting = folder / f"meeting.{number}"

@@ -10,8 +10,7 @@ float32.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -19,22 +18,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import COMPILED, OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
+from parse_runtime.kernels.streamed import shared
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Columns and K of a tile, spans of K, pipeline stages.
+    """Columns and K of a tile, spans of K, pipeline stages, tiles that are held before a wait.
 
-    Columns and stages leave a row's bits alone, and so does K where there are neither spans nor
-    scales.
+    Columns, stages and held tiles leave a row's bits alone, and so does K where there are neither
+    spans nor scales.
     """
 
     columns: int
     depth: int
     spans: int
     stages: int
+    early: int = 0
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Launch options: with more registers fewer programs would fit beside each other."""
+        bound = {"maxnreg": REGISTERS} if self.early else {}
+        return {"num_warps": 4, "num_stages": self.stages, **bound}
 
 
 def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | None = None) -> Tiles:
@@ -55,19 +63,31 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | Non
         # One program a multiprocessor, with all of its shared memory for what is on its way.
         tiles = Tiles(COLUMNS, depth, once, 6)
     elif blocks <= 2 * PROCESSORS:
-        tiles = Tiles(COLUMNS, min(depth, 64), min(limit, 4, max(1, k // 256)), 4)
-    elif blocks <= 3 * PROCESSORS or (count > 16 and not scaled):
+        spans = min(limit, 4, max(1, k // 256))
+        tiles = Tiles(COLUMNS, min(depth, 64), spans, 4 if spans > 1 else 6)
+    elif blocks <= 1.05 * RESIDENT or (count > 16 and not scaled):
+        # Of few more than are resident with deep tiles the last would run alone.
         tiles = Tiles(COLUMNS, min(depth, 64), 1, 4)
     else:
         tiles = Tiles(COLUMNS, depth, 1, 3)
-    return fitting(tiles, count, dtype)
+    tiles = fitting(tiles, count, dtype)
+    few = count <= 16 and blocks * tiles.spans <= RESIDENT
+    if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
+        tiles = replace(tiles, early=_early(tiles, k // tiles.depth))
+    return tiles
+
+
+def _early(tiles: Tiles, count: int) -> int:
+    """Of so many tiles those that a program holds, which every span must have."""
+    last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
+    return max(0, min(EARLY // tiles.depth, int(last)))
 
 
 def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
     """With as many stages as shared memory has room for."""
     stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
     stages = max(1, min(tiles.stages, _shared_memory() // stage))
-    return Tiles(tiles.columns, tiles.depth, tiles.spans, stages)
+    return replace(tiles, stages=stages)
 
 
 @cache
@@ -85,8 +105,10 @@ COLUMNS = 64
 PROCESSORS = 132
 """Multiprocessors of a Hopper GPU."""
 MOST_SPANS = 8
-EARLY = int(os.environ.get("EARLY", 0))
-"""Bytes / 8192 of weights that a program has in registers before it waits."""
+RESIDENT = 3 * PROCESSORS
+"""Programs that are on a device at once: where there are more, most do not start early."""
+EARLY, REGISTERS = 384, 168
+"""Columns of a weight that a program holds before it waits, and a thread's registers then."""
 _BLOCK = tl.constexpr(BLOCK)
 
 
@@ -127,31 +149,12 @@ def _launch(
     dtype = torch.float32 if tiles.spans > 1 else single
     parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
     rows = tile_rows(count)
-    early = early_tiles(values, tiles, count)
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=early, num_warps=4, num_stages=tiles.stages,
-        **bound_registers(early), **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, **tiles.options, **OPTIONS,
     )  # fmt: skip
     return parts
-
-
-def early_tiles(values: Tensor, tiles: Tiles, count: int) -> int:
-    """Tiles that every program may load before it waits."""
-    n, k = values.shape
-    if values.dtype.itemsize != 2 or k % tiles.depth or tile_rows(count) > 16:
-        return 0
-    if triton.cdiv(n, tiles.columns) * tiles.spans > 3 * PROCESSORS:
-        return 0
-    every = k // tiles.depth
-    fewest = every - triton.cdiv(every, tiles.spans) * (tiles.spans - 1)
-    found: int = max(0, min(EARLY * 64 // tiles.depth, fewest))
-    return found
-
-
-def bound_registers(early: int) -> dict[str, int]:
-    return {"maxnreg": 168} if early else {}
 
 
 # Values of a count would choose other machine code, and so perhaps other bits.
@@ -169,14 +172,14 @@ def _stream(
     first, last = span * share, tl.minimum(span * share + share, tiles)
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
-    held = hold_tiles(w_row, first, DEPTH, EARLY)
+    held = hold(w_row, first, DEPTH, EARLY)
     wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
         scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((COLUMNS, ROWS), tl.float32)
-    rows = early_rows(x_row, (row < count)[:, None], first, DEPTH, EARLY)
+    rows = rows_of(x_row, (row < count)[:, None], first, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
         total = add_product(total, held[tile], rows[tile], scale, (first + tile) * DEPTH)
     for tile in tl.range(first + EARLY, last, num_stages=STAGES):
@@ -188,41 +191,6 @@ def _stream(
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
     out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
     tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
-
-
-@triton.jit
-def hold_tiles(w_row, first, DEPTH: tl.constexpr, EARLY: tl.constexpr):
-    """The first tiles of a program's weights, in registers."""
-    held = ()
-    for tile in tl.static_range(EARLY):
-        at = (first + tile) * DEPTH + tl.arange(0, DEPTH)[None, :]
-        held = append(held, tl.load(w_row + at, eviction_policy="evict_first"))
-    if COMPILED and EARLY:
-        tl.debug_barrier()  # else loads would wait for each other, to save registers
-    settled = ()
-    for tile in tl.static_range(EARLY):
-        settled = append(settled, settle(held[tile]))
-    return settled
-
-
-@triton.jit
-def early_rows(x_row, there, first, DEPTH: tl.constexpr, EARLY: tl.constexpr):
-    """The rows that the held tiles are multiplied by, all on their way at once."""
-    rows = ()
-    for tile in tl.static_range(EARLY):
-        at = (first + tile) * DEPTH + tl.arange(0, DEPTH)[None, :]
-        rows = append(rows, tl.load(x_row + at, there, other=0.0))
-    return rows
-
-
-@triton.jit
-def settle(x):
-    """The same values, which are used after all loads before have been issued."""
-    if COMPILED:
-        return tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=2
-        )
-    return x
 
 
 @triton.jit
@@ -283,9 +251,3 @@ def sum_parts(parts, there, stride, SPANS: tl.constexpr):
     for span in tl.static_range(1, SPANS):
         total += tl.load(parts + span * stride, there, other=other)
     return total
-
-
-@triton.jit
-def append(values, value):
-    """A tuple with one more value."""
-    return values + (value,)  # noqa: RUF005 - the compiler knows no unpacking

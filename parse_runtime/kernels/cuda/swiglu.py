@@ -8,15 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.cuda.stream import (
     Tiles,
     add_product,
-    bound_registers,
     choose,
-    early_rows,
-    early_tiles,
     halves,
-    hold_tiles,
     load_rows,
     load_weight,
     scales,
@@ -46,12 +43,11 @@ def stream_swiglu(
     if x.stride(1) != 1:
         x = x.contiguous()
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
-    rows, early = tile_rows(count), early_tiles(values, tiles, count)
+    rows = tile_rows(count)
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](
         x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns // 2, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=early, GELU=gelu, num_warps=4, num_stages=tiles.stages,
-        **bound_registers(early), **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, GELU=gelu, **tiles.options, **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -80,14 +76,14 @@ def _stream_swiglu(
     within = tl.minimum(tl.program_id(1) * COLUMNS + both % COLUMNS, n - 1).to(tl.int64)
     w_row = weight + (both // COLUMNS * n.to(tl.int64) + within)[:, None] * w_stride
     last = tl.cdiv(k, DEPTH)
-    held = hold_tiles(w_row, 0, DEPTH, EARLY)
+    held = hold(w_row, 0, DEPTH, EARLY)
     wait()
     if scale is not None:
         scale = scales(scale, both // COLUMNS, n, tl.program_id(1) * COLUMNS, k)[:, None]
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
-    rows = early_rows(x_row, (row < count)[:, None], 0, DEPTH, EARLY)
+    rows = rows_of(x_row, (row < count)[:, None], 0, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
         total = add_product(total, held[tile], rows[tile], scale, tile * DEPTH)
     for tile in tl.range(EARLY, last, num_stages=STAGES):
