@@ -8,6 +8,7 @@ exact: the interpreter cuts numbers off to bfloat16.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 import triton
@@ -24,13 +25,23 @@ def store(place, word, there):
     tl.store(place, word, there)
 
 
-@triton.jit
-def clock():
-    return tl.full((), 0, tl.int64)
+class Clock:
+    """Stands still; a program asks it when it begins to wait, and at every look."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.then: Callable[[], None] = lambda: None
+        """Called at the first look, behind it."""
+
+    def __call__(self) -> tl.tensor:
+        self.asked += 1
+        if self.asked == 2:
+            self.then()
+        return tl.full((), 0, tl.int64)
 
 
 # Both are machine code.
-exchange._store, exchange.globaltimer = store, clock
+exchange._store = store
 CAPACITY = 4096
 
 
@@ -71,7 +82,12 @@ def normed(rank: int, world: int, dtype: torch.dtype, spans: int, row: bool) -> 
     count, width = 3, 66
     shares = [whole(count, width).to(dtype) for _ in range(world)]
     ranks = ranks_of(rank, world)
-    fill(ranks, rank, shares)
+    clock = exchange.globaltimer = Clock()
+    if spans == 1:  # the last of them comes a look later
+        fill(ranks, rank, shares[:-1])
+        clock.then = lambda: fill(ranks, rank, shares)
+    else:
+        fill(ranks, rank, shares)
     parts = whole(spans, count, width)
     own = shares[rank] = parts.sum(0).to(dtype)
     residual = whole(count, width).to(dtype) if row else None
@@ -149,6 +165,7 @@ def _left_empty(ranks: Ranks, rank: int) -> bool:
 
 def main() -> None:
     found = {}
+    exchange.globaltimer = Clock()
     for dtype in (torch.float32, torch.bfloat16):
         found[f"alone {dtype}"] = alone(dtype)
         for rank, world in ((0, 2), (1, 2), (2, 3)):
