@@ -19,8 +19,9 @@ choose() {
         engine) limit=400 options=(engine) ;;
         serve) limit=590 options=(serve --models qwen3-0.6b) ;;
         serve14b) limit=590 options=(serve --models qwen3-14b) ;;
-        share) limit=300 options=(rank-share) ;;
-        ranks) limit=300 options=(tensor-parallel) ;;
+        share) limit=590 options=(rank-share) ;;
+        ranks) limit=500 options=(tensor-parallel) ;;
+        serve_ranks) limit=590 options=(serve --tp 2 --models qwen3-14b --parts throughput --concurrent "1,16,64") ;;
         instantiate) limit=75 options=(instantiate) ;;
         otfs) limit=300 options=(otfs) ;;
         mailbox) limit=300 options=(otfs-mailbox) ;;

@@ -144,7 +144,8 @@ def serving(name: str, path: str, must: float, aim: float | None = None,
 
 GEOMETRY = "parse_geometry.json"
 ARITH, JUDGE, LINK = "parse_arith.json", "parse_judge.json", "otfs_link.json"
-LARGE, EIGHT, CPU = "tp235b.json", "tp8.json", "otfs_cpu.json"
+LARGE, EIGHT, SERVED = "tp235b.json", "tp8.json", "serve_ranks.json"
+CPU = "otfs_cpu.json"
 
 TABLES: dict[str, list[list[Target]]] = {
     "cold start": [*start("eager"), *start("compile")],
@@ -211,11 +212,13 @@ TABLES: dict[str, list[list[Target]]] = {
                   REPORTED, higher=True) for size in ("14B", "32B")],
         [parallel(f"{size} decoding at batch 1, TP 4 / TP 1", f"decode_{size}_4/speedup/1", 2.2, 3,
                   higher=True) for size in ("14B", "32B")],
-        [parallel("decoding over vLLM, TP 2 and 4, batch 1, 16, 64, the least",
-                  "decode_over_vllm", 1.0, 1.2, higher=True)],
+        [parallel(f"{size}, TP {n}: tokens/s over vLLM's, 1, 16 and 64 at a time, the least",
+                  f"throughput/{size}_tp{n}/over_vllm", 1.0, 1.2, SERVED, higher=True)
+         for size in ("14B", "32B") for n in (2, 4)],
         [parallel(f"{n} GPUs: all ranks' first launch / bare processes",
                   f"decode_14B_{n}/first_launch_ratio", 1.3, 1.1) for n in (2, 4)],
-        [parallel("all ranks' graphs / torch and NCCL capturing", "all_ready_ratio", 0.1, 0.05)],
+        [parallel(f"{n} GPUs: all ranks' graphs / torch and NCCL capturing",
+                  f"capture_14B_{n}/all_ready_ratio", 0.1, 0.05) for n in (2, 4)],
         [parallel("switch TP 2 to TP 4, until the first token", "switch_s", 3, 1, unit="s")],
         [parallel("235B, one rank of 8: all graphs", "all_ready_s", 3.9, 1, LARGE, unit="s")],
         [parallel("235B, one rank of 8: first launch / bare start", "first_launch_ratio", 2.0, 1.3,

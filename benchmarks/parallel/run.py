@@ -1,4 +1,4 @@
-"""Ranks on the GPUs of one host: exchanges beside NCCL's, decoding beside one GPU, starting.
+"""Ranks on the GPUs of one host: exchanges and captures beside NCCL's, decoding beside one GPU.
 
 A bundle is captured on one GPU and run by as many processes as there are ranks.
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from benchmarks.start.cold import STEPS as START_STEPS
 from benchmarks.start.cold import process
 
 STEPS = Path(__file__).parent / "steps"
-PARTS = ("allreduce", "decode")
+PARTS = ("allreduce", "decode", "capture", "profile")
 SMALL = 256 << 10
 """Bytes up to which an all-reduce counts as small."""
 NAMES = {"qwen3-14b": "14B", "qwen3-32b": "32B", "qwen3-0.6b": "0.6B", "tiny": "tiny"}
@@ -36,7 +37,7 @@ def run(
     devices: Annotated[
         str, Option(help="Their GPUs, as 0,1; by default in order. One may be named twice.")
     ] = "",
-    parts: Annotated[str, Option(help="Of allreduce and decode.")] = ",".join(PARTS),
+    parts: Annotated[str, Option(help=f"Of {', '.join(PARTS)}.")] = ",".join(PARTS),
     models: Annotated[str, Option(help="Geometries to decode.")] = "qwen3-14b",
     largest: Annotated[int, Option(help="KiB of the largest exchange.")] = 64 << 10,
     repeats: Annotated[int, Option(help="Starts, of which medians are taken.")] = 3,
@@ -54,9 +55,10 @@ def run(
             if part == "allreduce":
                 report.save(f"allreduce_{ranks}", _allreduce(folder, ranks, gpus, largest))
                 continue
+            measure = {"decode": _decode, "capture": _capture, "profile": _profile}[part]
             for model in chosen(models, tuple(NAMES), "--models"):
-                found = _decode(folder, model, ranks, gpus, repeats)
-                report.save(f"decode_{NAMES[model]}_{ranks}", found)
+                found = measure(folder, model, ranks, gpus, repeats)
+                report.save(f"{part}_{NAMES[model]}_{ranks}", found)
     finally:
         shutil.rmtree(folder)
 
@@ -82,17 +84,12 @@ def _allreduce(folder: Path, ranks: int, gpus: str, largest: int) -> dict[str, A
 
 def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> dict[str, Any]:
     """Milliseconds of a decode step on one GPU and on all, by batch, and how all of them start."""
-    paths = {world: folder / f"{model}.{world}.fdy" for world in (1, ranks)}
-    _side_by_side(
-        [
-            lambda w=world, g=own: _step("decode_capture.py", model, w, paths[w], visible=g)
-            for world, own in zip(paths, (gpus.split(",")[0], gpus.split(",")[-1]), strict=True)
-        ]
-    )
+    paths = _captured(folder, model, ranks, gpus)
     found: dict[str, Any] = {"model": model, "weights": "zeros, made on the device"}
     for world, path in paths.items():
         own = gpus if world > 1 else gpus.split(",")[0]
         runs = [_step("decode_time.py", path, own) for _ in range(repeats)]
+        say(f"{world} ranks: {runs[-1]}")
         found[f"ranks_{world}"] = {
             "step_ms": {
                 batch: median(one["step_ms"][batch] for one in runs) for batch in runs[0]["step_ms"]
@@ -113,6 +110,50 @@ def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> di
     found["bare_ms"], found["bare_seeing_all_ms"] = median(bare), median(seeing_all)
     found["first_launch_ratio"] = found[f"ranks_{ranks}"]["first_launch_ms"] / found["bare_ms"]
     return found
+
+
+def _captured(folder: Path, model: str, ranks: int, gpus: str) -> dict[int, Path]:
+    """Bundles of decode passes by number of ranks: of one and of all."""
+    paths = {world: folder / f"{model}.{world}.fdy" for world in (1, ranks)}
+    own = dict(zip(paths, (gpus.split(",")[0], gpus.split(",")[-1]), strict=True))
+    _side_by_side([
+        lambda w=world: _step("decode_capture.py", model, w, paths[w], "", visible=own[w])
+        for world, path in paths.items()
+        if not path.exists()
+    ])  # fmt: skip
+    return paths
+
+
+def _profile(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> dict[str, Any]:
+    """Microseconds of a decode step by kernel, on one GPU and on rank 0 of all."""
+    return {
+        f"ranks_{world}": _step(
+            "decode_profile.py", path, gpus if world > 1 else gpus.split(",")[0]
+        )
+        for world, path in _captured(folder, model, ranks, gpus).items()
+    }
+
+
+def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> dict[str, Any]:
+    """Milliseconds until all ranks have as many graphs: from a bundle, and by torch with NCCL."""
+    path, first = folder / f"{model}.many.fdy", gpus.split(",")[0]
+    _step("decode_capture.py", model, ranks, path, "many", visible=first)
+    ours = [_step("decode_time.py", path, gpus) for _ in range(repeats)]
+    say(f"from a bundle: {ours[-1]['all_ready_ms']:.0f} ms")
+    theirs = []
+    for number in range(2):
+        meeting = folder / f"meeting.{number}"
+        calls = [
+            partial(_step, "capture_nccl.py", model, rank, ranks, meeting, visible=gpu)
+            for rank, gpu in enumerate(gpus.split(","))
+        ]
+        theirs.append(_side_by_side(calls))
+    own = median(one["all_ready_ms"] for one in ours)
+    nccl = median(max(rank["all_ready_ms"] for rank in one) for one in theirs)
+    return {
+        "graphs": theirs[0][0]["graphs"], "all_ready_ms": own, "nccl_all_ready_ms": nccl,
+        "all_ready_ratio": own / nccl, "nccl": theirs,
+    }  # fmt: skip
 
 
 def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
@@ -145,7 +186,6 @@ def _step(script: str, *arguments: object, visible: str = "") -> Any:
     return report
 
 
-def _side_by_side(calls: Sequence[Callable[[], Any]]) -> None:
-    with ThreadPoolExecutor(len(calls)) as threads:
-        for done in [threads.submit(call) for call in calls]:
-            done.result()
+def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    with ThreadPoolExecutor(max(1, len(calls))) as threads:
+        return [done.result() for done in [threads.submit(call) for call in calls]]

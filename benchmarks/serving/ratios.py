@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.device import cpu, gpu
 from benchmarks.report import today, write_results
 
-MODELS = {"qwen3-0.6b": "0.6B", "qwen3-14b": "14B"}
+MODELS = {"qwen3-0.6b": "0.6B", "qwen3-14b": "14B", "qwen3-32b": "32B"}
 """What the file calls them."""
 _RATIO = "over_vllm"
 
@@ -17,8 +17,8 @@ _RATIO = "over_vllm"
 class Results:
     """The file: by part, model and engine, with the ratios that both together give."""
 
-    def __init__(self, path: Path, tiny: bool) -> None:
-        self._path = path
+    def __init__(self, path: Path, tiny: bool, ranks: int = 1) -> None:
+        self._path, self._ranks = path, ranks
         self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         self.about = {"device": "CPU" if tiny else gpu(), "date": today(), "cpu": cpu()}
         if not tiny:
@@ -26,14 +26,18 @@ class Results:
 
     def of(self, part: str, model: str, engine: str) -> dict[str, Any]:
         """What was found there."""
-        found: dict[str, Any] = self._found.get(part, {}).get(short(model), {}).get(engine, {})
+        found: dict[str, Any] = (
+            self._found.get(part, {}).get(self._short(model), {}).get(engine, {})
+        )
         return found
 
     def save(self, part: str, model: str, engine: str, found: dict[str, Any]) -> None:
         """Write what an engine was found to do, and the ratios again."""
         own = self._found.setdefault(part, {})
         own |= self.about
-        one = own.setdefault(short(model), {"model": f"{model} geometry, random bfloat16 weights"})
+        one = own.setdefault(
+            self._short(model), {"model": f"{model} geometry, random bfloat16 weights"}
+        )
         one[engine] = {**self.about, **found}
         _forget(one)
         if "vllm" in one and "ours" in one:
@@ -46,10 +50,10 @@ class Results:
             own |= {key: max(row[key] for row in rows if key in row) for key in ratios}
         write_results(self._path, self._found)
 
-
-def short(model: str) -> str:
-    """What the file calls a model."""
-    return MODELS.get(model, model)
+    def _short(self, model: str) -> str:
+        """What the file calls a model, and the ranks that share it."""
+        ranks = f"_tp{self._ranks}" if self._ranks > 1 else ""
+        return MODELS.get(model, model) + ranks
 
 
 def _forget(part: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Our server and vLLM's on one GPU, one after the other: starting, throughput, arrivals.
+"""Our server and vLLM's, one after the other: starting, throughput, arrivals.
 
 Both have the same model folder, the same cores and the same client, a process on a core that
 neither has. Results are written after each measurement; what is not run keeps what is in the file.
@@ -67,7 +67,8 @@ TINY = Sizes(
 
 
 def run(
-    models: Annotated[str, Option(help="Of qwen3-0.6b and qwen3-14b.")] = ",".join(MODELS),
+    models: Annotated[str, Option(help=f"Of {', '.join(MODELS)}.")] = "qwen3-0.6b,qwen3-14b",
+    tp: Annotated[int, Option(help="GPUs that share the model.")] = 1,
     engines: Annotated[str, Option(help="Of vllm and ours.")] = ",".join(COMMANDS),
     parts: Annotated[str, Option(help="Of start, throughput and poisson.")] = ",".join(PARTS),
     concurrent: Annotated[str, Option(help="Requests at a time.")] = "1,16,64,256",
@@ -82,7 +83,9 @@ def run(
     output: Output = RESULTS / "serve.json",
 ) -> None:  # fmt: skip
     """Measure our server beside vLLM's, both warm, never at once."""
-    if tiny and output == RESULTS / "serve.json":
+    if tp > 1 and output == RESULTS / "serve.json":
+        output = RESULTS / "serve_ranks.json"
+    if tiny and output.parent == RESULTS:
         raise BadParameter("figures of toy models mean nothing: give --output", param_hint="--tiny")
     levels = [int(level) for level in concurrent.split(",")]
     names = ["tiny"] if tiny else chosen(models, tuple(MODELS), "--models")
@@ -92,7 +95,7 @@ def run(
     resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
     sizes = TINY if tiny else Sizes()
     bench = Bench(
-        Results(output, tiny), sizes, chosen(parts, PARTS, "--parts"), levels, starts, seconds
+        Results(output, tiny, tp), sizes, chosen(parts, PARTS, "--parts"), levels, starts, seconds
     )
     cores = sorted(os.sched_getaffinity(0))
     servers = frozenset(cores[:-1] if len(cores) > 2 else cores)
@@ -104,7 +107,7 @@ def run(
             write_model(name, place, "cpu" if tiny else "cuda", alarm.left)
             setup = Setup(
                 place, sizes.max_len, shlex.split(f"{sizes.capture} {options}"), vllm_path,
-                output.resolve().parent / "serve-logs", servers,
+                output.resolve().parent / "serve-logs", servers, tp,
             )  # fmt: skip
             for engine in wanted:
                 try:
@@ -190,7 +193,7 @@ class Bench:
                 said = {"capture_s": took, "capture": shlex.join(setup.capture)}
                 mark.write_text(json.dumps(said))
         else:
-            mark = setup.folder.with_suffix(".vllm.json")
+            mark = setup.folder.with_name(f"{setup.name}.vllm.json")
             if not mark.exists():
                 say("vLLM's first start, which fills its caches")
                 with Server(setup, engine) as server:

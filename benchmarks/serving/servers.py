@@ -40,10 +40,17 @@ class Setup:
     """PYTHONPATH of vLLM's process."""
     logs: Path
     cores: frozenset[int]
+    ranks: int = 1
+    """GPUs that share the model."""
+
+    @property
+    def name(self) -> str:
+        """Of what is made for it, and of its logs."""
+        return self.folder.name + (f".tp{self.ranks}" if self.ranks > 1 else "")
 
     @property
     def bundle(self) -> Path:
-        return self.folder.with_suffix(".fdy")
+        return self.folder.with_name(f"{self.name}.fdy")
 
 
 def ours(setup: Setup, port: int) -> list[str]:
@@ -51,6 +58,7 @@ def ours(setup: Setup, port: int) -> list[str]:
     return [
         *_program("foundryrt.start"), "serve", str(setup.bundle), "--host", "127.0.0.1",
         "--port", str(port), "--name", "model", "--queue", _MANY, "--connections", _MANY,
+        *_ranks(setup, "--tp"),
     ]  # fmt: skip
 
 
@@ -61,10 +69,15 @@ def vllm(setup: Setup, port: int) -> list[str]:
         "--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port),
         "--max-model-len", str(setup.max_len), "--dtype", "bfloat16",
         "--no-enable-prefix-caching", "--disable-log-stats", "--disable-uvicorn-access-log",
+        *_ranks(setup, "--tensor-parallel-size"),
     ]  # fmt: skip
 
 
 COMMANDS = {"vllm": vllm, "ours": ours}
+
+
+def _ranks(setup: Setup, option: str) -> list[str]:
+    return [option, str(setup.ranks)] if setup.ranks > 1 else []
 
 
 def _program(module: str) -> list[str]:
@@ -90,9 +103,9 @@ def capture(setup: Setup, target: str, limit: float) -> float:
     command = [
         *_program("foundryc.cli"), "capture", "--workload", "parse", "--target", target,
         "--output", str(partial), "--model", str(setup.folder),
-        "--max-len", str(setup.max_len), *setup.capture,
+        "--max-len", str(setup.max_len), *setup.capture, *_ranks(setup, "--tp"),
     ]  # fmt: skip
-    log = setup.logs / f"{setup.folder.name}.capture.log"
+    log = setup.logs / f"{setup.name}.capture.log"
     with _spawn(setup, "ours", command, log) as process:
         try:
             if process.wait(limit):
@@ -124,7 +137,7 @@ class Server:
 
     def __init__(self, setup: Setup, engine: str) -> None:
         self.port = free_port()
-        self._log = setup.logs / f"{setup.folder.name}.{engine}.log"
+        self._log = setup.logs / f"{setup.name}.{engine}.log"
         self._begun = time.monotonic()
         self._process = _spawn(setup, engine, COMMANDS[engine](setup, self.port), self._log)
 

@@ -22,6 +22,7 @@ def run(
     ),
     ranks: Annotated[int, Option(help="Of how many the share is one.")] = 8,
     repeats: Annotated[int, Option(help="Processes, of which medians are taken.")] = 3,
+    proof: Annotated[int, Option(help="Seconds for a capture with proof; 0 for none.")] = 540,
     output: Output = RESULTS / "tp235b.json",
 ) -> None:
     """Capture, then start. Written after the capture, and at the end."""
@@ -32,8 +33,9 @@ def run(
             "date": today(), "device": gpu(), "driver": gpu("driver_version"), "model": model,
             "ranks": ranks, "weights": "zeros, made on the device",
         }  # fmt: skip
-        report |= step("share_capture.py", model, ranks, path)
+        report |= step("share_capture.py", model, ranks, path, proof)
         report |= {
+            "proved": bool(proof),
             "capture_minutes": (time.time() - began) / 60,
             "bundle_mb": path.stat().st_size / 1e6,
         }

@@ -124,13 +124,50 @@ def await_words(own, capacity, state, there, first, COUNT: tl.constexpr):
             awaited = there & takes_part(source, rank, ranks)
             got = tl.load(own + source * capacity, awaited, other=1, volatile=True)
             missing = tl.where(got == 0, source + 1, missing)
-        # Another program's error ends this one's wait, too. Warps may read the clock and the error
-        # differently, and must leave together: the maximum over all of them decides.
-        over = (globaltimer() - began > bound) | (tl.load(state + 2, volatile=True) != 0)
-        late = tl.max(tl.where(missing > 0, 2 * missing + over.to(tl.int32), 0), 0)
+        late = lateness(missing, began, bound, state)
         waiting = (late > 0) & (late % 2 == 0)
     if late > 0:
         tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
+
+
+@triton.jit
+def await_sums(
+    own, capacity, state, rank, ranks, there, WORLD: tl.constexpr, PAIRS: tl.constexpr
+):  # fmt: skip
+    """Float32 sums, in the order of ranks, of the words of all; see `await_words`.
+
+    What a look finds is summed at once: words that have come are not read another time.
+    """
+    began, bound = globaltimer(), tl.load(state + 3).to(tl.int64) * 1000000
+    low, high = tl.full(there.shape, 0, tl.float32), tl.full(there.shape, 0, tl.float32)
+    late = rank - rank
+    waiting = ranks > 0
+    while waiting:
+        missing = tl.full(there.shape, 0, tl.int32)
+        low, high = tl.full(there.shape, 0, tl.float32), tl.full(there.shape, 0, tl.float32)
+        for source in tl.static_range(WORLD):
+            awaited = there & takes_part(source, rank, ranks)
+            word = tl.load(own + source * capacity, awaited, other=0, volatile=True)
+            missing = tl.where(awaited & (word == 0), source + 1, missing)
+            lower, upper = numbers(word, PAIRS)
+            low += lower
+            high += upper
+        late = lateness(missing, began, bound, state)
+        waiting = (late > 0) & (late % 2 == 0)
+    if late > 0:
+        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
+    return low, high
+
+
+@triton.jit
+def lateness(missing, began, bound, state):
+    """0 where no rank is `missing`; else twice 1 + a missing rank, and one more if it is too late.
+
+    Another program's error ends this one's wait, too. Warps may read the clock and the error
+    differently, and must leave together: the maximum over all of them decides.
+    """
+    over = (globaltimer() - began > bound) | (tl.load(state + 2, volatile=True) != 0)
+    return tl.max(tl.where(missing > 0, 2 * missing + over.to(tl.int32), 0), 0)
 
 
 @triton.jit

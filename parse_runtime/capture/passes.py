@@ -257,5 +257,5 @@ class Passes:
         ]
 
     def _run(self, run: Run) -> dict[str, Tensor]:
-        with of_steps(self.sizes.step_rows):
+        with of_steps(self.sizes.step_rows, self.ranks is not None):
             return run()

@@ -13,6 +13,7 @@ from parse_runtime.kernels.rows import STREAMED_ROWS
 HELD_ROWS = 8
 """Up to so many rows a step, programs may hold their part of a small matrix (`cuda/held.py`)."""
 _MOST: ContextVar[int] = ContextVar("most rows of a step", default=1)
+_SHARED: ContextVar[bool] = ContextVar("ranks share the model", default=False)
 
 
 def streams(x: Tensor) -> bool:
@@ -33,11 +34,23 @@ def crowded() -> bool:
     return _MOST.get() > HELD_ROWS
 
 
+def shared() -> bool:
+    """Whether ranks share the model: each waits for the others, and its memory has nothing to do.
+
+    Programs then hold the first part of any matrix; a row's bits do not depend on it.
+    """
+    return _SHARED.get()
+
+
 @contextmanager
-def of_steps(rows: int) -> Iterator[None]:
-    """Within it, kernels are those of a model whose decode and extend passes have up to `rows`."""
-    token = _MOST.set(rows)
+def of_steps(rows: int, ranks: bool = False) -> Iterator[None]:
+    """Within it, kernels are those of a model whose decode and extend passes have up to `rows`.
+
+    `ranks`: and which several ranks share.
+    """
+    tokens = _MOST.set(rows), _SHARED.set(ranks)
     try:
         yield
     finally:
-        _MOST.reset(token)
+        _MOST.reset(tokens[0])
+        _SHARED.reset(tokens[1])

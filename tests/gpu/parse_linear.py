@@ -12,6 +12,7 @@ from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
+from parse_runtime.kernels.streamed import HELD_ROWS, of_steps
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 from parse_runtime.signature.sizes import BLOCK
 
@@ -55,7 +56,10 @@ def products() -> dict[str, float]:
 
 
 def row_variations() -> int:
-    """Rows whose bits change with the number of rows beside them."""
+    """Rows whose bits change with the number of rows beside them.
+
+    Of ranks, programs hold weights for the fewer rows alone.
+    """
     changed = 0
     for n, k in MATRICES:
         w, gates = random(n, k, scale=k**-0.5), random(2 * n, k, scale=k**-0.5)
@@ -196,6 +200,9 @@ def main() -> None:
         "mixture": mixture(),
         "captured": captured(),
     }
+    with of_steps(HELD_ROWS + 1, ranks=True):
+        report["products_of_ranks"] = products()
+        report["row_variations_of_ranks"] = row_variations()
     print(json.dumps(report))
 
 

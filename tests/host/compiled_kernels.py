@@ -110,7 +110,9 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     experts(x, normal(8, HIDDEN), gate_up, down, 2, True)
     words = torch.zeros(4, dtype=torch.int32)
     ranks = Ranks(2, words, torch.zeros(2 * 4 * 65536, dtype=torch.uint8), 65536)
-    add_rms_norm(linear_parts(x, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
+    with of_steps(16, ranks=True):
+        gated = linear_swiglu(total, normal(2 * WIDTH, HIDDEN))
+        add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
     all_reduce(total, ranks)
     scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
     token_likelihood(scores.to(dtype), numbers, -100.0)

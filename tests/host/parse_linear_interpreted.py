@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,6 +44,12 @@ def products() -> dict[str, float]:
         found[f"swiglu {shape}"] = distance(cuda_swiglu.swiglu(x @ gates.T, gelu), gated)
         streamed = cuda_swiglu.stream_swiglu(x, gates, gelu)
         found[f"stream_swiglu {shape}"] = distance(streamed, gated)
+        for early in {1, k // 64} if k % 32 == 0 else ():  # of at least so many in a span
+            tiles = stream.Tiles(16, 32, 2, 2, early)
+            parts = stream.stream_parts(x, w, bias, tiles)
+            found[f"early {early} parts {shape}"] = distance(parts.sum(0), expected)
+            streamed = cuda_swiglu.stream_swiglu(x, gates, gelu, replace(tiles, spans=1))
+            found[f"early {early} stream_swiglu {shape}"] = distance(streamed, gated)
     return found
 
 

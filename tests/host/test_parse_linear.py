@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from kernel_script import kernel_report
 from parse_runtime.kernels.experts import experts, route
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.streamed import of_steps
 from parse_runtime.kernels.swiglu import linear_swiglu
 
 
@@ -25,6 +27,27 @@ def test_interpreted_kernels_near_the_references():
     assert report.pop("compiled")
     for name, error in report.items():
         assert error < 2e-6, name
+
+
+@given(
+    n=st.integers(1, 400), k=st.integers(1, 200), count=st.integers(1, 64),
+    most=st.sampled_from([None, 1]), wide=st.booleans(), ranks=st.booleans(),
+)  # fmt: skip
+def test_programs_hold_no_more_than_their_span_has(n, k, count, most, wide, ranks):
+    pytest.importorskip("triton")
+    from parse_runtime.kernels.cuda.stream import RESIDENT, choose
+
+    dtype = torch.float32 if wide else torch.bfloat16
+    weight = torch.empty(64 * n, 16 * k, dtype=dtype, device="meta")
+    with of_steps(1, ranks):
+        tiles = choose(weight, dtype, count, most)
+    every = 16 * k / tiles.depth
+    last = every - -(-every // tiles.spans) * (tiles.spans - 1)
+    if wide or not ranks or count > 16 or every % 1 or n * tiles.spans > RESIDENT:
+        assert not tiles.early
+    else:
+        assert 0 <= tiles.early <= max(last, 0)
+        assert tiles.early or last <= 0
 
 
 def test_parts_add_up_to_the_product():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from bisect import bisect_left
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.serving import host, serve
 from benchmarks.serving.load import percentiles, report
 from benchmarks.serving.ratios import Results
+from benchmarks.serving.servers import Setup, ours, vllm
 from benchmarks.serving.stream import Connection, Reply, read, request
 from foundryrt import options
 from parse_runtime.capture.settings import Settings
@@ -196,3 +198,21 @@ def test_what_ours_is_captured_with_are_settings() -> None:
         made = Settings(model="", max_len=sizes.max_len, **values)
         assert made.max_rounds == 0 and sizes.prompt in made.sizes().prefill
         assert sizes.prompt + sizes.tokens <= made.max_len
+
+
+def test_servers_of_several_ranks_are_told_so_and_have_results_of_their_own(tmp_path: Path) -> None:
+    alone = Setup(tmp_path / "qwen3-14b", 64, (), "", tmp_path, frozenset())
+    two = replace(alone, ranks=2)
+    assert ours(two, 1) == [
+        str(two.bundle) if word == str(alone.bundle) else word for word in ours(alone, 1)
+    ] + ["--tp", "2"]
+    assert vllm(two, 1) == [*vllm(alone, 1), "--tensor-parallel-size", "2"]
+    assert two.bundle != alone.bundle
+
+    path = tmp_path / "results.json"
+    for ranks, engine, tokens in ((1, "vllm", 10), (2, "vllm", 20), (2, "ours", 30)):
+        found = {"at": {"1": {"tokens_per_second": tokens, "failed": 0}}}
+        Results(path, True, ranks).save("throughput", "qwen3-14b", engine, found)
+    throughput = json.loads(path.read_text())["throughput"]
+    assert throughput["14B_tp2"]["over_vllm"] == 1.5
+    assert "ours" not in throughput["14B"]

@@ -1,4 +1,7 @@
-"""Captures decode passes of a model, or of a rank's share. Arguments: model, ranks, bundle."""
+"""Captures decode passes of a model, or of a rank's share. Arguments: model, ranks, bundle, many.
+
+`many` is a word: as many as torch captures; or empty.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from foundryc.recorder import Recorder
 from parse_runtime.capture.passes import Passes
 from parse_runtime.models.shard import Shard
 
-name, world, path = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-shard, own = Shard(CONFIGS[name], world), sizes(name)
-recorder = Recorder("cuda", "parse", {"model": name, "tp": world})
+name, world, path, many = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), bool(sys.argv[4])
+shard, own = Shard(CONFIGS[name], world), sizes(name, many)
+recorder = Recorder("cuda", "parse", {"model": name, "tp": world, "many": many})
 ranks = None
 if world > 1:
     ranks = recorder.ranks(world, own.batches[-1] * shard.whole.hidden * 2)

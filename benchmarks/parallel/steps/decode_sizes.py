@@ -1,14 +1,18 @@
-"""Sizes of the decode passes that are timed."""
+"""Sizes of the decode passes that are captured."""
 
 from __future__ import annotations
 
+from benchmarks.start.steps.model import batches
 from parse_runtime.signature.sizes import PassSizes
 
 START = 512
-"""Tokens before the first step."""
+"""Tokens before the first step that is timed."""
 
 
-def sizes(model: str) -> PassSizes:
-    """Of a model; small ones of toys."""
-    batches = (1, 4) if model == "tiny" else (1, 16, 64)
-    return PassSizes(max_len=2 * START, slots=batches[-1], decode=batches)
+def sizes(model: str, many: bool = False) -> PassSizes:
+    """Of a model: those that are timed, small ones of toys, or as many as torch captures."""
+    if many:
+        own = tuple(batches(model))
+        return PassSizes(max_len=64, slots=own[-1], decode=own)
+    own = (1, 4) if model == "tiny" else (1, 16, 64)
+    return PassSizes(max_len=2 * START, slots=own[-1], decode=own)

@@ -1,4 +1,7 @@
-"""Starts a bundle of decode_capture.py and times its steps. Arguments: bundle, devices."""
+"""Starts a bundle of decode_capture.py and times its steps, unless these are many.
+
+Arguments: bundle, devices.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def main() -> None:
     marks["all_ready_ms"] = (time.time() - SPAWNED) * 1e3
     own = sizes(session.settings["model"])
     signature, step_ms = ModelSignature("target", own, False, True), {}
-    for batch in own.batches:
+    for batch in () if session.settings["many"] else own.batches:
         inputs = signature.decode(batch).inputs
         graph, times = session.graph("target.decode", batch=batch), []
         session.write(inputs["slots"].name, np.arange(batch, dtype=np.int64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -35,6 +35,14 @@ GEOMETRY = {
     # Two processes' weights and caches must fit one device when replays are compared.
     "qwen3-14b": Geometry(40, 5120, 17408, 40, tied=False, context=32),
 }
+
+
+def share(c: Geometry, ranks: int) -> Geometry:
+    """Of one of several ranks: heads and the MLP's width are its own."""
+    return replace(
+        c, heads=c.heads // ranks, kv_heads=c.kv_heads // ranks,
+        intermediate=c.intermediate // ranks,
+    )  # fmt: skip
 
 
 def batches(name: str) -> list[int]:
@@ -107,8 +115,14 @@ def _turn(x: Any, cosine: Any, sine: Any) -> Any:
     return torch.cat((low * cosine - high * sine, high * cosine + low * sine), -1)
 
 
-def layer(c: Geometry, w: dict[str, Any], step: tuple[Any, ...], x: Any, cache: Any) -> Any:
-    """One layer for a row of each slot; x [B, hidden], cache [2, slots, kv_heads, context, dim]."""
+def layer(
+    c: Geometry, w: dict[str, Any], step: tuple[Any, ...], x: Any, cache: Any,
+    summed: Callable[[Any], Any] = lambda share: share,
+) -> Any:  # fmt: skip
+    """One layer for a row of each slot; x [B, hidden], cache [2, slots, kv_heads, context, dim].
+
+    Of one of several ranks, `summed` adds up their shares.
+    """
     from torch.nn.functional import linear, silu
 
     cosine, sine, slots, positions, mask = step
@@ -121,9 +135,9 @@ def layer(c: Geometry, w: dict[str, Any], step: tuple[Any, ...], x: Any, cache: 
     keys[slots, :, positions], values[slots, :, positions] = k, v
     scores = q.view(batch, c.kv_heads, group, -1) @ keys[:batch].transpose(-1, -2)
     shares = (scores.float() * c.head_dim**-0.5 + mask).softmax(-1).to(x.dtype)
-    x = x + linear((shares @ values[:batch]).reshape(batch, -1), w["o"])
+    x = x + summed(linear((shares @ values[:batch]).reshape(batch, -1), w["o"]))
     normed = _norm(x, w["post_norm"])
-    return x + linear(silu(linear(normed, w["gate"])) * linear(normed, w["up"]), w["down"])
+    return x + summed(linear(silu(linear(normed, w["gate"])) * linear(normed, w["up"]), w["down"]))
 
 
 def decode(c: Geometry, w: dict[str, Any], plan: Any, cache: Any, run: Callable[..., Any]) -> Any:
@@ -142,18 +156,20 @@ def decode(c: Geometry, w: dict[str, Any], plan: Any, cache: Any, run: Callable[
         prefix = f"layers.{index}."
         own = {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
         x = run(c, own, step, x, cache[index])
-    table = w["embed"] if c.tied else w["head"]
+    table = w.get("head", w["embed"])
     return torch.nn.functional.linear(_norm(x, w["norm"]), table).float()
 
 
-def decode_passes(name: str, weights: dict[str, Any], register: Any, compiled: Any) -> Any:
+def decode_passes(
+    name: str, weights: dict[str, Any], register: Any, compiled: Any, ranks: int = 1
+) -> Any:
     """(batch size, function that gives the logits) for every batch size, and the cache.
 
     One layer is compiled, not the model: all layers and batch sizes share its code.
     """
     import torch
 
-    c = GEOMETRY[name]
+    c = share(GEOMETRY[name], ranks)
     slots = max(batches(name))
     shape = (c.layers, 2, slots, c.kv_heads, c.context, c.head_dim)
     empty = torch.zeros(shape, dtype=torch.bfloat16, device=weights["embed"].device)

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parse_runtime.kernels.cuda.chain import COMPILED, OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.early import append, hold, rows_of
 from parse_runtime.kernels.cuda.norm import CHUNK, NARROW, norm_scales, normed_row
-from parse_runtime.kernels.cuda.stream import append
 from parse_runtime.kernels.cuda.swiglu import activate
 from parse_runtime.kernels.cuda.unite import FEW, Partial, united
 from parse_runtime.kernels.quantized import Weight, split
@@ -144,24 +144,15 @@ def _held_rows(
     GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
-    held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
+    held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
     wait()
     x += tl.program_id(2) * TILES * DEPTH
     for first in tl.range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
         row = first + tl.arange(0, ROWS)
-        total = product(rows_of(x, row, count, x_stride, DEPTH, TILES), held, TILES)
+        x_row = x + row.to(tl.int64)[:, None] * x_stride
+        rows = rows_of(x_row, (row < count)[:, None], 0, DEPTH, TILES)
+        total = product(rows, held, TILES)
         finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
-
-
-@triton.jit
-def rows_of(x, row, count, x_stride, DEPTH: tl.constexpr, TILES: tl.constexpr):
-    """Tiles of some rows."""
-    x += row.to(tl.int64)[:, None] * x_stride
-    rows = ()
-    for tile in tl.static_range(TILES):
-        at = tile * DEPTH + tl.arange(0, DEPTH)[None, :]
-        rows = append(rows, tl.load(x + at, (row < count)[:, None], other=0.0))
-    return rows
 
 
 @triton.jit
@@ -172,7 +163,7 @@ def _held_normed(
     GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
-    held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
+    held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
     scales = norm_scales(norm, offset, DEPTH, TILES * SPANS)
     wait()
     xs, ys = normed_row(
@@ -200,7 +191,7 @@ def _held_united(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     release()
-    held = hold(weight, n, w_stride, COLUMNS, DEPTH, TILES, False)
+    held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, False)
     wait()
     tiles = ()
     for tile in tl.static_range(TILES):
@@ -225,7 +216,7 @@ def only_row(tiles, row, TILES: tl.constexpr):
 
 
 @triton.jit
-def hold(
+def hold_part(
     weight, n, w_stride, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
     GATED: tl.constexpr,
 ):  # fmt: skip
@@ -236,26 +227,7 @@ def hold(
     if GATED:
         column = column // 2 + column % 2 * (n // 2)
     weight += column.to(tl.int64)[:, None] * w_stride + tl.program_id(2) * TILES * DEPTH
-    held = ()
-    for tile in tl.static_range(TILES):
-        at = tile * DEPTH + tl.arange(0, DEPTH)[None, :]
-        held = append(held, tl.load(weight + at, eviction_policy="evict_first"))
-    if COMPILED:
-        tl.debug_barrier()  # else loads would wait for each other, to save registers
-    settled = ()
-    for tile in tl.static_range(TILES):
-        settled = append(settled, settle(held[tile]))
-    return settled
-
-
-@triton.jit
-def settle(x):
-    """The same values, which are used after all loads before have been issued."""
-    if COMPILED:
-        return tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=2
-        )
-    return x
+    return hold(weight, 0, DEPTH, TILES)
 
 
 @triton.jit

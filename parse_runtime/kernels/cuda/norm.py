@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.stream import append, sum_parts
+from parse_runtime.kernels.cuda.early import append
+from parse_runtime.kernels.cuda.stream import sum_parts
 
 CHUNK, NARROW = 128, 1024
 """A row up to NARROW is read in chunks, an element a thread: as products do that normalize one."""

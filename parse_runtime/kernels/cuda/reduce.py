@@ -15,18 +15,20 @@ from foundryc.cuda.exchange import (
     WORD,
     as_word,
     as_words,
+    await_sums,
     await_words,
     clear,
     numbers,
     parameters,
     send,
     send_to,
-    takes_part,
 )
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.stream import sum_parts
 
+REGISTERS = 80
+"""Of a thread of `reduce_add_rms_norm`, where it has up to eight words of up to four ranks."""
 _BLOCK = 256
 """Words of a rank's piece that a program of `all_reduce` adds up."""
 
@@ -45,6 +47,9 @@ def reduce_add_rms_norm(
     total = torch.empty_like(normed)
     row = width // DTYPES[weight.dtype]
     block = triton.next_power_of_2(row)
+    warps = min(16, max(1, block // 128))
+    # With all that the compiler would take, no program could start beside those of a product.
+    bound = {"maxnreg": REGISTERS} if block <= 256 * warps and ranks.world <= 4 else {}
     held = ranks.capacity // (row * WORD)
     for first in range(0, count, held):
         rows = min(held, count - first)
@@ -53,7 +58,7 @@ def reduce_add_rms_norm(
             as_words(weight), as_words(normed[first:]), as_words(total[first:]),
             *parameters(ranks), row, count * width, eps, offset,
             SPANS=spans, WORLD=ranks.world, PAIRS=weight.dtype == torch.bfloat16, BLOCK=block,
-            num_warps=min(16, max(1, block // 128)), **OPTIONS,
+            num_warps=warps, **bound, **OPTIONS,
         )  # fmt: skip
     return normed, total
 
@@ -67,23 +72,26 @@ def _reduce_add_rms_norm(
     release()
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < width
-    low_scale, high_scale = numbers(tl.load(weight + at, there, other=0), PAIRS)
-    wait()
+    scale = tl.load(weight + at, there, other=0)
+    # Known before a pass is launched, as weights are.
     rank, ranks = tl.load(state), tl.load(state + 1)
+    wait()
     here = row * width + at
     if PAIRS:
-        low = sum_parts(parts + 2 * here, there, span, SPANS)
-        high = sum_parts(parts + 2 * here + 1, there, span, SPANS)
+        both = 2 * here[:, None] + tl.arange(0, 2)[None, :]
+        low, high = tl.split(sum_parts(parts + both, there[:, None], span, SPANS))
     else:
         low = sum_parts(parts + here, there, span, SPANS)
         high = low
     place = slabs + buffer + rank * capacity + here
     send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS)
+    if residual is not None:  # read while words are on their way
+        before = tl.load(residual + here, there, other=0)
     own = slabs + rank.to(tl.int64) * slab + buffer + here
-    await_words(own, capacity, state, there, 0, WORLD)
-    low, high = sum_words(own, capacity, rank, ranks, there, WORLD, PAIRS)
+    low, high = await_sums(own, capacity, state, rank, ranks, there, WORLD, PAIRS)
+    clear(own, capacity, rank, ranks, there, WORLD)
     if residual is not None:
-        more_low, more_high = numbers(tl.load(residual + here, there, other=0), PAIRS)
+        more_low, more_high = numbers(before, PAIRS)
         low += more_low
         high += more_high
     word = as_word(low, high, PAIRS)
@@ -94,23 +102,10 @@ def _reduce_add_rms_norm(
     else:
         mean = tl.sum(low * low, 0) / width
     factor = tl.rsqrt(mean + eps)
+    low_scale, high_scale = numbers(scale, PAIRS)
     low *= factor * (low_scale + offset)
     high *= factor * (high_scale + offset)
     tl.store(normed + here, as_word(low, high, PAIRS), there)
-
-
-@triton.jit
-def sum_words(own, capacity, rank, ranks, there, WORLD: tl.constexpr, PAIRS: tl.constexpr):
-    """Float32 sums of what the ranks have sent, in their order."""
-    low, high = tl.full(there.shape, 0, tl.float32), tl.full(there.shape, 0, tl.float32)
-    for source in tl.static_range(WORLD):
-        came = there & takes_part(source, rank, ranks)
-        word = tl.load(own + source * capacity, came, other=0, volatile=True)
-        lower, upper = numbers(word, PAIRS)
-        low += lower
-        high += upper
-    clear(own, capacity, rank, ranks, there, WORLD)
-    return low, high
 
 
 @opaque
@@ -156,8 +151,8 @@ def _all_reduce(
             send_to(place, slab, piece, word, one < count, PAIRS)
         own = slabs + rank.to(tl.int64) * slab + buffer + here
         mine = first + rank * BLOCK < count
-        await_words(own, capacity, state, mine, 0, WORLD)
-        low, high = sum_words(own, capacity, rank, ranks, mine, WORLD, PAIRS)
+        low, high = await_sums(own, capacity, state, rank, ranks, mine, WORLD, PAIRS)
+        clear(own, capacity, rank, ranks, mine, WORLD)
         half = capacity // 2
         send(place + half, slab, rank, ranks, as_word(low, high, PAIRS), mine, WORLD, PAIRS)
         # The last tile's pieces of some ranks are shorter, or not there at all.

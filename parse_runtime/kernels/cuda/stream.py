@@ -10,7 +10,7 @@ float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -19,21 +19,30 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
+from parse_runtime.kernels.streamed import shared
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Columns and K of a tile, spans of K, pipeline stages.
+    """Columns and K of a tile, spans of K, pipeline stages, tiles that are held before a wait.
 
-    Columns and stages leave a row's bits alone, and so does K where there are neither spans nor
-    scales.
+    Columns, stages and held tiles leave a row's bits alone, and so does K where there are neither
+    spans nor scales.
     """
 
     columns: int
     depth: int
     spans: int
     stages: int
+    early: int = 0
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Launch options: with more registers fewer programs would fit beside each other."""
+        bound = {"maxnreg": REGISTERS} if self.early else {}
+        return {"num_warps": 4, "num_stages": self.stages, **bound}
 
 
 def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | None = None) -> Tiles:
@@ -54,19 +63,31 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | Non
         # One program a multiprocessor, with all of its shared memory for what is on its way.
         tiles = Tiles(COLUMNS, depth, once, 6)
     elif blocks <= 2 * PROCESSORS:
-        tiles = Tiles(COLUMNS, min(depth, 64), min(limit, 4, max(1, k // 256)), 4)
-    elif blocks <= 3 * PROCESSORS or (count > 16 and not scaled):
+        spans = min(limit, 4, max(1, k // 256))
+        tiles = Tiles(COLUMNS, min(depth, 64), spans, 4 if spans > 1 else 6)
+    elif blocks <= 1.05 * RESIDENT or (count > 16 and not scaled):
+        # Of few more than are resident with deep tiles the last would run alone.
         tiles = Tiles(COLUMNS, min(depth, 64), 1, 4)
     else:
         tiles = Tiles(COLUMNS, depth, 1, 3)
-    return fitting(tiles, count, dtype)
+    tiles = fitting(tiles, count, dtype)
+    few = count <= 16 and blocks * tiles.spans <= RESIDENT
+    if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
+        tiles = replace(tiles, early=_early(tiles, k // tiles.depth))
+    return tiles
+
+
+def _early(tiles: Tiles, count: int) -> int:
+    """Of so many tiles those that a program holds, which every span must have."""
+    last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
+    return max(0, min(EARLY // tiles.depth, int(last)))
 
 
 def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
     """With as many stages as shared memory has room for."""
     stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
     stages = max(1, min(tiles.stages, _shared_memory() // stage))
-    return Tiles(tiles.columns, tiles.depth, tiles.spans, stages)
+    return replace(tiles, stages=stages)
 
 
 @cache
@@ -84,6 +105,10 @@ COLUMNS = 64
 PROCESSORS = 132
 """Multiprocessors of a Hopper GPU."""
 MOST_SPANS = 8
+RESIDENT = 3 * PROCESSORS
+"""Programs that are on a device at once: where there are more, most do not start early."""
+EARLY, REGISTERS = 384, 168
+"""Columns of a weight that a program holds before it waits, and a thread's registers then."""
 _BLOCK = tl.constexpr(BLOCK)
 
 
@@ -127,7 +152,7 @@ def _launch(
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, num_warps=4, num_stages=tiles.stages, **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, **tiles.options, **OPTIONS,
     )  # fmt: skip
     return parts
 
@@ -137,10 +162,9 @@ def _launch(
 def _stream(
     x, weight, scale, bias, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     release()
-    wait()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     span, tiles = tl.program_id(2), tl.cdiv(k, DEPTH)
@@ -148,12 +172,17 @@ def _stream(
     first, last = span * share, tl.minimum(span * share + share, tiles)
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
+    held = hold(w_row, first, DEPTH, EARLY)
+    wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
         scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((COLUMNS, ROWS), tl.float32)
-    for tile in tl.range(first, last, num_stages=STAGES):
+    rows = rows_of(x_row, (row < count)[:, None], first, DEPTH, EARLY)
+    for tile in tl.static_range(EARLY):
+        total = add_product(total, held[tile], rows[tile], scale, (first + tile) * DEPTH)
+    for tile in tl.range(first + EARLY, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
@@ -222,9 +251,3 @@ def sum_parts(parts, there, stride, SPANS: tl.constexpr):
     for span in tl.static_range(1, SPANS):
         total += tl.load(parts + span * stride, there, other=other)
     return total
-
-
-@triton.jit
-def append(values, value):
-    """A tuple with one more value."""
-    return values + (value,)  # noqa: RUF005 - the compiler knows no unpacking

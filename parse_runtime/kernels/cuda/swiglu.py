@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.cuda.stream import (
     Tiles,
     add_product,
@@ -46,7 +47,7 @@ def stream_swiglu(
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](
         x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns // 2, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, GELU=gelu, num_warps=4, num_stages=tiles.stages, **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, GELU=gelu, **tiles.options, **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -66,21 +67,26 @@ def _swiglu(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
 def _stream_swiglu(
     x, weight, scale, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, GELU: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
-    wait()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     # One tile has COLUMNS rows of the gates' matrix, then as many of the values'.
     both = tl.arange(0, 2 * COLUMNS)
     within = tl.minimum(tl.program_id(1) * COLUMNS + both % COLUMNS, n - 1).to(tl.int64)
     w_row = weight + (both // COLUMNS * n.to(tl.int64) + within)[:, None] * w_stride
+    last = tl.cdiv(k, DEPTH)
+    held = hold(w_row, 0, DEPTH, EARLY)
+    wait()
     if scale is not None:
         scale = scales(scale, both // COLUMNS, n, tl.program_id(1) * COLUMNS, k)[:, None]
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
-    for tile in tl.range(0, tl.cdiv(k, DEPTH), num_stages=STAGES):
+    rows = rows_of(x_row, (row < count)[:, None], 0, DEPTH, EARLY)
+    for tile in tl.static_range(EARLY):
+        total = add_product(total, held[tile], rows[tile], scale, tile * DEPTH)
+    for tile in tl.range(EARLY, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.stream import append
+from parse_runtime.kernels.cuda.early import append
 
 UNITED, UNITE_WARPS = 32, 4
 """Spans that are united at a time: fixed, as the order of sums depends on it."""
