@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.engine import Engine
 from parse_runtime.engine.prompts import Prompts, TextFormat
-from parse_runtime.engine.protocols import Logits, Verdict, Verification
+from parse_runtime.engine.protocols import Prefilled, Verdict, Verification
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.engine.tables import Tables
@@ -55,8 +55,8 @@ class Passes:
     def forget(self, slot: int) -> None:
         self.tables.release(slot)
 
-    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
-        return [c.tokens[-1] + 1 if c.following is None else None for c in chunks]
+    def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
+        return lambda: [c.tokens[-1] + 1 if c.following is None else None for c in chunks]
 
     def decode(self, batch: Batch) -> list[int]:
         return [token + 1 for token in batch.tokens]

@@ -27,7 +27,7 @@ class _Recorded:
     kv_tokens: int = option(0, "tokens of all sequences together; 0: slots x max-len")
     tp: int = option(1, "ranks, each with a GPU, that share the target model")
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
-    decode: str = option("", "batches of decode passes; empty: 1,2,4,... and the slots")
+    decode: str = option("", "batches of decode passes; empty: 1,2,..64,96,128,.. and the slots")
     prefill: str = option("32,128", "rows of prefill passes; multiples of 32 take several prompts")
     verify: str = option(
         "128x4,384x8", "ROWSxCUTS of verify passes, ROWSxCUTSxDRAFTS of those that up to so many "

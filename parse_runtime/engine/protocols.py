@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,11 @@ class Verdict:
     """Of each cut, where there was a score."""
 
 
+Prefilled = Callable[[], list[int | Logits | None]]
+"""Waits for a prefill pass: the token, or the logits, that follow each chunk; None where a prompt
+goes on."""
+
+
 class Decoder(Protocol):
     """A model whose cache holds `slots` sequences of up to `max_len` tokens.
 
@@ -77,11 +82,11 @@ class Decoder(Protocol):
     def forget(self, slot: int) -> None:
         """Give back the slot's blocks, and what they hold."""
 
-    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
-        """Put tokens behind what their slots hold; the token, or the logits, that follow each.
+    def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
+        """Launch a pass that puts tokens behind what their slots hold.
 
-        One of `prefills` must hold the chunks, which are of different slots; None where a prompt
-        goes on.
+        One of `prefills` must hold the chunks, which are of different slots. Another pass that is
+        launched before its results are waited for may make them void.
         """
 
     def decode(self, batch: Batch) -> list[int]:

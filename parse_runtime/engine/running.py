@@ -1,17 +1,21 @@
-"""An answer that runs: where it is, and what it asks for next."""
+"""An answer that runs: where it is, what it asks for next, how it ends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from parse_runtime.engine.batch import Batch, Chunk
-from parse_runtime.engine.packing import VERIFY, Due
-from parse_runtime.engine.protocols import Verification
+from parse_runtime.engine.packing import VERIFY, Due, Pass
+from parse_runtime.engine.protocols import Prefilled, Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
 from parse_runtime.signature.sizes import SharedSize
+
+BatchPass = Callable[[Batch], Sequence[object]]
+"""Answers each sequence of a batch."""
 
 
 @dataclass(eq=False)
@@ -46,6 +50,19 @@ class Running:
         return whole.part(self.done, self.done + rows)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A prefill pass that has been launched and is not read yet, and what comes after it."""
+
+    kind: str
+    shares: Mapping[Running, int]
+    """Rows that it computes."""
+    wait: Prefilled
+    due: Sequence[Running]
+    others: Sequence[Pass]
+    """Passes of the same step, of those due."""
+
+
 def begun(running: Running) -> float:
     """When its answer came in: later for younger ones."""
     return running.answer.begun
@@ -67,3 +84,25 @@ def batch_of(together: Sequence[Running], ahead: bool = False) -> Batch:
         scored,
         ahead,
     )
+
+
+def alone(run: BatchPass, running: Running) -> object:
+    """What a pass gives one by itself."""
+    return run(batch_of([running]))[0]
+
+
+def same(result: object) -> object:
+    """A result that is there."""
+    return result
+
+
+def report(answer: Answer, reason: str, error: Exception | None = None) -> None:
+    """Tell a listener that its answer has ended, or failed."""
+    answer.statistics.seconds = time.perf_counter() - answer.begun
+    if error is not None:
+        answer.listener.failed(error)
+        return
+    try:
+        answer.listener.finished(reason, answer.statistics)
+    except Exception as failure:
+        answer.listener.failed(failure)

@@ -10,16 +10,21 @@ from functools import partial
 from typing import cast
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.packing import VERIFY, Pass, plan
-from parse_runtime.engine.protocols import Decoder, Target, Verification
+from parse_runtime.engine.protocols import Decoder, Prefilled, Target, Verification
 from parse_runtime.engine.request import Listener, Request
-from parse_runtime.engine.running import Running, batch_of, begun
+from parse_runtime.engine.running import (
+    BatchPass,
+    Begun,
+    Running,
+    alone,
+    batch_of,
+    begun,
+    report,
+    same,
+)
 from parse_runtime.engine.sequence import Answer, Call, Decode, Extend, Prefill
-
-BatchPass = Callable[[Batch], Sequence[object]]
-"""Answers each sequence of a batch."""
 
 
 class Scheduler:
@@ -51,6 +56,8 @@ class Scheduler:
         self._running: dict[Listener, Running] = {}
         self._due: deque[Running] = deque()
         """Those whose next pass is a prefill or a verification, longest waiting first."""
+        self._begun: Begun | None = None
+        """Of this step, where its first pass is a prefill that runs already."""
         self.failed = 0
         """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
         self.told: Callable[[], object] = lambda: None
@@ -92,10 +99,10 @@ class Scheduler:
         if running := self._running.get(listener):
             running.calls.close()
             self._release(running)
-            _report(running.answer, "cancelled", error)
+            report(running.answer, "cancelled", error)
         for answer in [answer for answer in self._waiting if answer.listener is listener]:
             self._waiting.remove(answer)
-            _report(answer, "cancelled", error)
+            report(answer, "cancelled", error)
 
     def step(self) -> bool:
         """One batch of drafting, one of resuming, some rows of prefills and verifications.
@@ -104,11 +111,17 @@ class Scheduler:
         """
         while self._free and self._waiting and self._may_begin(self._waiting[0]):
             self._admit(self._waiting.popleft())
+        self._begun = None
         self._batch(Decode, self._draft.decode)
-        self._batch(Extend, self._target.extend)
+        if not self._begun:
+            self._batch(Extend, self._target.extend)
         self.told()
-        due = list(self._due)
-        for one in self._planned():
+        due, planned = list(self._due), self._planned()
+        if self._begun:
+            self._prefill(self._begun.kind, self._begun.shares, self._begun.wait)
+            self.told()
+            due, planned = self._begun.due, self._begun.others
+        for one in planned:
             # Some of them may have failed in a pass before, or give way now.
             shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
             there = self._make_room(list(shares))
@@ -164,10 +177,31 @@ class Scheduler:
             results = run(batch_of(together, self._stays(kind, together)))
         except Exception:
             for running in together:
-                self._guarded(running, partial(_alone, run, running))
+                self._guarded(running, partial(alone, run, running))
             return
+        if kind is Extend or not any(isinstance(r.call, Extend) for r in self._running.values()):
+            self._begin_prefill()
         for running, result in zip(together, results, strict=True):
-            self._guarded(running, partial(_same, result))
+            self._guarded(running, partial(same, result))
+
+    def _begin_prefill(self) -> None:
+        """Launch the prefill that comes next, for the device to be at work while tokens are told.
+
+        Not where somebody would have to give way: a step's results are for all that asked for it.
+        """
+        due, planned = list(self._due), self._planned()
+        if not planned or planned[0].kind == VERIFY:
+            return
+        kind, shares = planned[0].kind, {due[n]: rows for n, rows in planned[0].shares.items()}
+        if not all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares):
+            return
+        with contextlib.suppress(Exception):  # it comes again, and is told to whom it concerns
+            wait = self._launch_prefill(kind, shares)
+            self._begun = Begun(kind, shares, wait, due, planned[1:])
+
+    def _launch_prefill(self, name: str, shares: Mapping[Running, int]) -> Prefilled:
+        model = self._target if name == "target" else self._draft
+        return model.begin_prefill([running.chunk(rows) for running, rows in shares.items()])
 
     def _stays(self, kind: type[Decode] | type[Extend], together: Sequence[Running]) -> bool:
         """Whether a model's next batch is likely to come next, with these sequences and no others.
@@ -181,27 +215,36 @@ class Scheduler:
     def _planned(self) -> list[Pass]:
         """Prefills and verifications that come next, by their numbers among those due."""
         sizes = {"target": self._target.prefills, "draft": self._draft.prefills}
-        largest = [known[-1].rows for known in sizes.values()]
-        largest += [size.rows for size in self._target.shared]
-        rows = self._prefill_rows or max(largest)
-        return plan([running.due for running in self._due], sizes, rows)
+        return plan([running.due for running in self._due], sizes, self._room())
 
-    def _prefill(self, name: str, shares: Mapping[Running, int]) -> None:
+    def _room(self) -> int:
+        """Rows of prefills and verifications of a step."""
+        if self._prefill_rows:
+            return self._prefill_rows
+        largest = max(self._target.prefills[-1].rows, self._draft.prefills[-1].rows)
+        largest = max([largest, *(size.rows for size in self._target.shared)])
+        waiting = sum(running.due.rows for running in self._due)
+        others = len(self._running) > len(self._due)
+        return largest // 4 if others and waiting < largest else largest
+
+    def _prefill(
+        self, name: str, shares: Mapping[Running, int], wait: Prefilled | None = None
+    ) -> None:  # fmt: skip
         """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
         if not shares:
             return
-        model = self._target if name == "target" else self._draft
         try:
-            results = model.prefill_pass([r.chunk(rows) for r, rows in shares.items()])
+            results = (wait or self._launch_prefill(name, shares))()
         except Exception as error:
-            if len(shares) == 1:
-                [running] = shares
-                self._fail(running, error)
-                return
             for running, rows in shares.items():
-                self._prefill(name, {running: rows})
+                if running in self._due and len(shares) == 1:
+                    self._fail(running, error)
+                elif running in self._due:
+                    self._prefill(name, {running: rows})
             return
         for (running, rows), result in zip(shares.items(), results, strict=True):
+            if running not in self._due:
+                continue  # it has ended meanwhile
             if rows < running.due.rows:
                 running.done += rows
                 continue
@@ -210,7 +253,7 @@ class Scheduler:
             request, call = running.request, cast(Prefill, running.call)
             prompt = request.prompt if name == "target" else request.draft_prompt
             self.memory.publish(running.slot, call, prompt)
-            self._guarded(running, partial(_same, result))
+            self._guarded(running, partial(same, result))
 
     def _verify(self, together: Sequence[Running]) -> None:
         """One pass; one by one where it fails, to find whose error it is."""
@@ -219,7 +262,7 @@ class Scheduler:
         results = [partial(self._target.verify, *one) for one in wanted.items()]
         if len(together) > 1:
             with contextlib.suppress(Exception):
-                results = [partial(_same, one) for one in self._target.verify_pass(wanted)]
+                results = [partial(same, one) for one in self._target.verify_pass(wanted)]
         for running, result in zip(together, results, strict=True):
             self._due.remove(running)
             self._guarded(running, result)
@@ -255,7 +298,7 @@ class Scheduler:
     def _finish(self, running: Running, reason: str) -> None:
         self._release(running)
         self.failed = 0
-        _report(running.answer, reason)
+        report(running.answer, reason)
 
     def _release(self, running: Running) -> None:
         del self._running[running.answer.listener]
@@ -263,22 +306,3 @@ class Scheduler:
         self._free.append(running.slot)
         if running in self._due:
             self._due.remove(running)
-
-
-def _alone(run: BatchPass, running: Running) -> object:
-    return run(batch_of([running]))[0]
-
-
-def _same(result: object) -> object:
-    return result
-
-
-def _report(answer: Answer, reason: str, error: Exception | None = None) -> None:
-    answer.statistics.seconds = time.perf_counter() - answer.begun
-    if error is not None:
-        answer.listener.failed(error)
-        return
-    try:
-        answer.listener.finished(reason, answer.statistics)
-    except Exception as failure:
-        answer.listener.failed(failure)

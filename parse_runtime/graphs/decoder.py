@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike, Launchable, Readback
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.packing import holding, pack
-from parse_runtime.engine.protocols import Logits
+from parse_runtime.engine.protocols import Logits, Prefilled
 from parse_runtime.engine.tables import Tables
 from parse_runtime.graphs.first import stands_in
 from parse_runtime.graphs.flight import Flight
@@ -83,26 +84,15 @@ class GraphDecoder:
             _, rows = pack([len(prompts[i].tokens) - done[i] for i in left], self.prefills)
             taken = list(zip(left, rows, strict=False))
             chunks = [prompts[i].part(done[i], done[i] + count) for i, count in taken]
-            for (i, count), result in zip(taken, self.prefill_pass(chunks), strict=True):
+            for (i, count), result in zip(taken, self.begin_prefill(chunks)(), strict=True):
                 done[i] += count
                 if result is not None:
                     found[i] = result
         return [found[i] for i in range(len(prompts))]
 
-    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+    def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         """In the smallest pass that holds them; where no prompt ends, nothing is waited for."""
-        graph = self._launch(self._write_prefill(chunks))
-        ended = [chunk for chunk in chunks if chunk.following is None]
-        tokens: list[int] = graph.read("token").tolist() if ended else []
-        # Large, and read only where somebody asks for them.
-        logits: Any = graph.read("logits") if any(chunk.scored for chunk in ended) else None
-        result: list[int | Logits | None] = []
-        for i, chunk in enumerate(chunks):
-            if chunk.following is not None:
-                result.append(None)
-            else:
-                result.append(floats(logits[i]) if chunk.scored else tokens[i])
-        return result
+        return partial(_prefilled, self._launch(self._write_prefill(chunks)), chunks)
 
     def _write_prefill(self, chunks: Sequence[Chunk]) -> PassSignature:
         for chunk in chunks:
@@ -289,6 +279,20 @@ class GraphDecoder:
             )
         if not 0 <= min(slots) <= max(slots) < self.slots:
             raise UsageError(f"slots {list(slots)}: the bundle has {self.slots}")
+
+
+def _prefilled(graph: Launchable, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+    ended = [chunk for chunk in chunks if chunk.following is None]
+    tokens: list[int] = graph.read("token").tolist() if ended else []
+    # Large, and read only where somebody asks for them.
+    logits: Any = graph.read("logits") if any(chunk.scored for chunk in ended) else None
+    result: list[int | Logits | None] = []
+    for i, chunk in enumerate(chunks):
+        if chunk.following is not None:
+            result.append(None)
+        else:
+            result.append(floats(logits[i]) if chunk.scored else tokens[i])
+    return result
 
 
 def floats(row: NDArray[Any]) -> Logits:

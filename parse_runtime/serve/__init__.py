@@ -20,7 +20,7 @@ class Serving:
     name: str = option("", "the model's name; by default its own folder's")
     queue: int = option(64, "requests that may wait for a slot, then 429")
     prefill_rows: int = option(
-        0, "rows of prompts and verifications between two decode batches; 0: the largest pass's"
+        0, "rows of prompts and verifications between two decode batches; 0: by how many wait"
     )
     share_prefixes: str = option(*SHARING_OPTION)
     connections: int = option(512, "open at a time; fewer where the process may open few files")

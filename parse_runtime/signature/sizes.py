@@ -12,6 +12,8 @@ BLOCK = 16
 """Rows of a block of the caches."""
 DTYPES = ("float32", "bfloat16")
 """What weights, caches and hidden states may be."""
+_MANY = 64
+"""From so many rows on, half of a step's may not be padding: arithmetic bounds it."""
 _TILE = 64
 """The most keys of a tile of attention (`parse_runtime.kernels.cuda.attend_rows`)."""
 
@@ -128,7 +130,8 @@ class PassSizes:
         if self.decode:
             return self.decode
         powers = [1 << i for i in range((self.slots - 1).bit_length())]
-        return (*powers, self.slots)
+        between = [3 * power // 2 for power in powers if power >= _MANY]
+        return (*sorted(powers + [size for size in between if size < self.slots]), self.slots)
 
 
 def blocks_of(rows: int) -> int:

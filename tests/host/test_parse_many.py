@@ -63,7 +63,7 @@ def test_each_prompt_has_the_logits_of_transformers(kind: str, tmp_path: Path) -
             found: np.ndarray = oracle(torch.tensor([TOKENS[slot][:length]])).logits[0, -1].numpy()
         return found
 
-    found = target.prefill_pass(prompts(scored=True))
+    found = target.begin_prefill(prompts(scored=True))()
     # They take 32, 32, 64 and 32 rows.
     assert session.graph("target.prefill", len=160, prompts=4).read("token").shape == (4,)
     for logits, (slot, length) in zip(found, LENGTHS.items(), strict=True):
@@ -74,7 +74,7 @@ def test_each_prompt_has_the_logits_of_transformers(kind: str, tmp_path: Path) -
         Chunk(1, TOKENS[1][33:50], 33, GREEDY, following=TOKENS[1][50]),
         Chunk(2, TOKENS[2][:40], 0, GREEDY, scored=True),
     ]
-    first, unfinished, last = target.prefill_pass(more)
+    first, unfinished, last = target.begin_prefill(more)()
     close(first, expected(0, 60))
     close(last, expected(2, 40))
     assert unfinished is None
@@ -93,7 +93,7 @@ def test_sampling_and_likelihood_are_each_prompt_s_own(tmp_path: Path) -> None:
     save(tmp_path, "qwen3")
     together, alone = (eager(settings(tmp_path)) for _ in range(2))
     chosen = [replace(p, sampling=replace(SEEDED, seed=p.slot)) for p in prompts()]
-    found = together[2].prefill_pass(chosen)
+    found = together[2].begin_prefill(chosen)()
     assert found == [alone[2].prefill_all([prompt])[0] for prompt in chosen]
     assert len({*found}) > 1
     shared, own = (one[0].tensors["draft.likelihood"] for one in (together, alone))
@@ -156,7 +156,7 @@ def test_the_head_stores_what_it_stores_of_each_prompt_alone(drafted: Path) -> N
     for passes in ([chunks], [[first], [second], [third]]):
         session, target, _, _ = eager(chosen)
         for some in passes:
-            target.prefill_pass(some)
+            target.begin_prefill(some)()
         blocks = torch.from_numpy(target.tables.values).long()
         # [slots, blocks, layers, 2, BLOCK, kv_heads, head_dim]
         cache = session.tensors["target.eagle.cache"][blocks]
@@ -171,7 +171,7 @@ def test_ranks_share_a_pass_over_several_prompts(drafted: Path) -> None:
     chosen = settings(drafted / "target", eagle=str(drafted / "head"))
 
     def given(target: GraphDecoder) -> np.ndarray:
-        return np.stack(target.prefill_pass(prompts(scored=True)))  # type: ignore[arg-type]
+        return np.stack(target.begin_prefill(prompts(scored=True))())  # type: ignore[arg-type]
 
     expected = given(eager(chosen)[1])
     for own in on_ranks(2, lambda ranks: given(eager(chosen, ranks=ranks)[1]), 1 << 16):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.judge import SELECTIONS, stride_cuts
 from parse_runtime.engine.packing import VERIFY, Due, holding, shared_by
-from parse_runtime.engine.protocols import Logits, Verdict, Verification
+from parse_runtime.engine.protocols import Logits, Prefilled, Verdict, Verification
 from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
@@ -68,6 +68,7 @@ class Fake:
     batches: list[int] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
     """Slots of each prefill pass."""
+    launched: int = 0
     shared: tuple[SharedSize, ...] = ()
     """Passes that verifications share."""
     judged: list[list[int]] = field(default_factory=list)
@@ -96,6 +97,7 @@ class Fake:
         self.left.add(slot)
 
     def _put(self, slot: int, tokens: Sequence[int], start: int) -> list[int]:
+        self.launched += 1
         if slot in self.left:
             self.hold(slot, [])
         held = self.rows.setdefault(slot, [])
@@ -109,7 +111,17 @@ class Fake:
             assert self.blocks[block, row % BLOCK] == known
         return held
 
-    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+    def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
+        result = self._prefilled(chunks)
+        launched = self.launched
+
+        def wait() -> list[int | Logits | None]:
+            assert self.launched == launched
+            return result
+
+        return wait
+
+    def _prefilled(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
         assert len({chunk.slot for chunk in chunks}) == len(chunks) > 0
         holding([len(chunk.tokens) for chunk in chunks], self.prefills)
         self.prompts.append([chunk.slot for chunk in chunks])

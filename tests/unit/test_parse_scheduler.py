@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.engine import Engine, Overloaded, Stopped
-from parse_runtime.engine.protocols import Logits, Verdict, Verification
+from parse_runtime.engine.protocols import Prefilled, Verdict, Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.signature.sizes import PrefillSize, SharedSize
@@ -121,7 +121,7 @@ def test_answers_share_passes_and_start_in_their_order() -> None:
 
 def test_prompts_share_a_pass() -> None:
     target, draft = models(7)
-    scheduler, heard = Scheduler(target, draft), [Heard() for _ in range(7)]
+    scheduler, heard = Scheduler(target, draft, 96), [Heard() for _ in range(7)]
     for i, listener in enumerate(heard):
         scheduler.submit(request(10, [i + 1] * 20, max_rounds=0), listener)
     while scheduler.step():
@@ -184,6 +184,79 @@ def test_answers_go_on_between_the_chunks_of_a_prompt() -> None:
     assert said == [1, 2, 3, 4] and target.prompts == [[0], [1], [1], [1], [1]]
 
 
+@pytest.mark.parametrize("others, passes", [(False, 1), (True, 4)])
+def test_prompts_take_a_quarter_of_the_room_beside_others(others: bool, passes: int) -> None:
+    target, draft = models(2)
+    target.say = mixing(1, 997)
+    scheduler, heard = Scheduler(target, draft), [Heard(), Heard()]
+    if others:
+        scheduler.submit(request(20, [5], max_rounds=0), heard[0])
+        scheduler.step()
+    before = len(target.prompts)
+    scheduler.submit(request(5, [6] * 58, max_rounds=0), heard[1])
+    for _ in range(passes):
+        assert not heard[1].said
+        scheduler.step()
+    # Of 96 rows, or of 16 where 24 have room.
+    assert heard[1].said and len(target.prompts) == before + passes
+
+
+class Told(Heard):
+    """Notes how many passes of `target` have been launched when it hears of its tokens."""
+
+    def __init__(self, target: Fake, then: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self._target, self._then = target, then
+        self.launched: list[int] = []
+
+    def tokens(self, tokens, logprobs=()):  # type: ignore[no-untyped-def]
+        super().tokens(tokens, logprobs)
+        self.launched.append(len(self._target.prompts))
+        self._then()
+
+
+def test_a_prefill_is_launched_before_others_are_told_their_tokens() -> None:
+    target, draft = models(2)
+    target.say = mixing(1, 997)
+    scheduler, heard = Scheduler(target, draft), [Told(target), Heard()]
+    scheduler.submit(request(20, [5], max_rounds=0), heard[0])
+    scheduler.step()
+    scheduler.submit(asked := request(5, [6] * 8, max_rounds=0), heard[1])
+    scheduler.step()
+    assert heard[0].launched == [1, 2]
+    while scheduler.step():
+        pass
+    assert heard[1].said == alone(asked).said
+
+
+def test_an_answer_may_be_cancelled_while_its_prompt_is_on_the_device() -> None:
+    target, draft = models(3)
+    target.say = mixing(1, 997)
+    scheduler, heard = Scheduler(target, draft), [Heard(), Heard()]
+    teller = Told(target, lambda: len(target.prompts) == 2 and scheduler.cancel(heard[0]))
+    scheduler.submit(request(20, [5], max_rounds=0), teller)
+    scheduler.step()
+    asked = [request(5, [i] * 8, max_rounds=0) for i in (6, 7)]
+    for one, listener in zip(asked, heard, strict=True):
+        scheduler.submit(one, listener)
+    while scheduler.step():
+        pass
+    assert heard[0].reason == "cancelled" and not heard[0].said
+    assert heard[1].said == alone(asked[1]).said
+
+
+class Late(Fake):
+    """Fails when a pass is waited for."""
+
+    def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
+        wait = super().begin_prefill(chunks)
+
+        def fail() -> NoReturn:
+            raise FoundryError("this one fails")
+
+        return fail if 666 in {chunk.sampling.seed for chunk in chunks} else wait
+
+
 class Failing(Fake):
     def decode(self, batch: Batch) -> list[int]:
         if 666 in {s.seed for s in batch.samplings}:
@@ -192,13 +265,13 @@ class Failing(Fake):
 
 
 class Unready(Fake):
-    def prefill_pass(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
+    def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         if 666 in {chunk.sampling.seed for chunk in chunks}:
             raise FoundryError("this one fails")
-        return super().prefill_pass(chunks)
+        return super().begin_prefill(chunks)
 
 
-@pytest.mark.parametrize("kind", [Failing, Unready])
+@pytest.mark.parametrize("kind", [Failing, Unready, Late])
 @pytest.mark.parametrize("role", ["target", "draft"])
 def test_an_error_ends_its_own_request(role: str, kind: type[Fake]) -> None:
     target, draft = models(4)
