@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from parse_runtime.calibration.answers import is_right
+from benchmarks.judge.humaneval import is_right
 from parse_runtime.calibration.collect import Draft, Samples
 from parse_runtime.models.evidence import by_cut
 from parse_runtime.signature.evidence import SCOPES, STATISTICS, UNLIKELY, Evidence

@@ -79,8 +79,7 @@ def _calls(pair: Gatherer) -> dict[str, Callable[[], object]]:
         slots, places = list(range(batch)), [PROMPT + 30] * batch
         for name, network in networks.items():
             found[f"{name} step {batch}"] = partial(network.step, slots, [5] * batch, places)
-        # FLy's long chains of many answers take longer than all the rest together.
-        for depth in DEPTHS[: 2 if batch == 1 else 1]:
+        for depth in DEPTHS:
             chains = torch.full((batch, depth + 1), 5)
             call = partial(pair.target.chains, slots, chains, places)
             found[f"chains of {depth} {batch}"] = call
@@ -121,15 +120,17 @@ def verify(pair: Gatherer, tokens: list[int], judged: bool, share: float) -> obj
 
 def costs(measured: dict[str, float], batch: int, suffix: int, depth: int) -> Costs:
     """Of so many answers at a time; milliseconds to seconds."""
-    cuts = len(stride_cuts(DRAFTED, STRIDE))
-    small = measured[f"verify {STRIDE} judged, evidence"] / 1e3
-    large = measured[f"verify {DRAFTED} judged, evidence"] / 1e3
-    row = (large - small) / (DRAFTED - STRIDE + (cuts - 1) * suffix)
+    rows, seconds = [], []
+    for drafted in (STRIDE, DRAFTED):
+        for judged, asked in (("", 0), (" judged", suffix)):
+            rows.append(drafted + len(stride_cuts(drafted, STRIDE)) * asked)
+            seconds.append(measured[f"verify {drafted}{judged}, evidence of half"] / 1e3)
+    row, base = np.polyfit(rows, seconds, 1)
     return Costs(
         target_prefill=measured["target prefill"] / 1e3,
         draft_prefill=measured["draft prefill"] / 1e3,
         target_step=measured[f"target step {batch}"] / 1e3 / batch,
         draft_step=measured[f"draft step {batch}"] / 1e3 / batch,
         extend=measured[f"chains of {depth} {batch}"] / 1e3 / batch,
-        verify=small - row * (STRIDE + suffix), verify_row=row, suffix=suffix, depth=depth,
+        verify=float(base), verify_row=float(row), suffix=suffix, depth=depth,
     )  # fmt: skip

@@ -59,7 +59,7 @@ class Options(RuleChanges, _Asked):
 
 def run(session: SessionLike, options: Options, json: bool) -> dict[str, object]:
     """Answer the prompts; texts, counts and times."""
-    loaded = load(session, options.unlike_tokenizers)
+    loaded = load(session, options.unlike_tokenizers, options.calibrated is not False)
     scheduler = Scheduler(loaded.target, loaded.draft, sharing=options.share_prefixes)
     defaults = Defaults(
         options.max_new_tokens,
