@@ -184,6 +184,7 @@ BENCHMARKS = {
         ),
         Benchmark("judge-humaneval", "judge.humaneval", "the short questions of HumanEval"),
         Benchmark("judge-ask", "judge.ask", "other questions to the judge about gathered drafts"),
+        Benchmark("judge-transfer", "judge.transfer", "drafts of other questions by the same fit"),
         Benchmark("judge-fly", "judge.fly", "answers of a pair by FLy on a CPU"),
         Benchmark("judge-units", "judge.units", "what each pass of a pair takes on a CPU"),
         Benchmark(

@@ -25,7 +25,7 @@ ASKED = {"right": "Is your answer right?", "correct": "Correct?"}
 """In a turn of the user's, by name; none is longer than the default, for which there is room."""
 BARE = "\n\nCorrect? Yes or No:"
 """In no turn at all: the chat template's own tokens are more than the question's."""
-LENGTH, STRIDE = 64, 8
+LENGTH = 64
 """Of the drafts, as judge-gather makes them."""
 
 
@@ -82,7 +82,7 @@ def run(
     lines = read(drafts)[:questions]
     said = {line["prompt"]: line for line in read(answers)} if answers.exists() else {}
     with torch.inference_mode():
-        pair = Gatherer(open_model(model), open_model(draft), "bfloat16", LENGTH, STRIDE)
+        pair = Gatherer(open_model(model), open_model(draft), "bfloat16", LENGTH)
         for number, line in enumerate(lines, start=1):
             if line["prompt"] not in said:
                 said[line["prompt"]] = {"prompt": line["prompt"], "log_odds": ask(pair, line)}

@@ -31,6 +31,8 @@ from parse_runtime.weights.source import Model, open_model
 
 _TOGETHER = 10
 """Questions whose drafts and branches are decoded together."""
+STRIDE = 8
+"""Tokens between cuts."""
 ROOM = 160
 """Tokens of a prompt, at most; of a shipped question with its chat's, some 60 are usual."""
 
@@ -47,7 +49,7 @@ class Gatherer:
     """A pair of models of one tokenizer, in this process."""
 
     def __init__(
-        self, target: Model, draft: Model, dtype: str, length: int, stride: int = 8,
+        self, target: Model, draft: Model, dtype: str, length: int, stride: int = STRIDE,
         question: str = PROMPT, words: tuple[str, str] = ("Yes", "No"), room: int = ROOM,
     ) -> None:  # fmt: skip
         if target.text.tokenizer.fingerprint != draft.text.tokenizer.fingerprint:
@@ -217,7 +219,7 @@ def run(
     room: Annotated[int, Option(help="Longest question in tokens, with the chat's.")] = ROOM,
     length: Annotated[int, Option(help="Longest answer in tokens.")] = 64,
     dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "bfloat16",
-    stride: Annotated[int, Option(help="Tokens between cuts.")] = 8,
+    stride: Annotated[int, Option(help="Tokens between cuts.")] = STRIDE,
     processes: Annotated[int, Option(help="Each with one thread; they share the weights.")] = 1,
 ) -> None:
     """Gather drafts of a pair on a CPU."""

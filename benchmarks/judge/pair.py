@@ -22,6 +22,7 @@ from benchmarks.judge.replay import Course
 from benchmarks.judge.units import BATCHES, costs
 from benchmarks.report import RESULTS, say, write_results
 from parse_runtime.calibration.answers import gives
+from parse_runtime.calibration.calibrate import best
 from parse_runtime.calibration.collect import Samples
 from parse_runtime.engine.judge import PROMPT, first_failure
 from parse_runtime.engine.rules import Rules
@@ -54,10 +55,11 @@ def run(
     say("fitted")
     methods = {
         **by_method(lines, found, kept[verdicts.WRONG_KEPT]),
-        "parse, no question": replay.courses(lines, found, unasked, asks=False),
-        "parse, no question + draft speculation": replay.courses(
-            lines, found, unasked, replay.DEPTH, asks=False
-        ),
+        **{
+            name.replace("parse", "parse, no question"): courses
+            for name, courses in by_method(lines, found, unasked, asks=False).items()
+            if name.startswith("parse") and "alone" not in name
+        },
     }
     places = _places(measured["milliseconds"], suffix, replay.DEPTH)
     own, *others = (gains(methods, each) for each in places)
@@ -74,16 +76,19 @@ def run(
         for rows in own.values():
             rows["target + FLy"].update(answers.said(found))
     predicted = dict(zip(PREDICTED, others, strict=True))
-    first = own["batch_1"]["parse"]
+    # What foundryc calibrate makes of the pair.
+    asked = best(found, Rules(), "", verdicts.WRONG_KEPT).judge_prompt
+    default = "parse" if asked else "parse, no question"
+    first = own["batch_1"][default]
     result = {
         "questions": len(lines), **verdicts.report(found),
         "ended": verdicts.by_evidence(
             found.some(np.flatnonzero([line["draft"]["ended"] for line in lines]))
         ),
-        "units": measured, "methods": own, "gain": first["gain"],
+        "units": measured, "methods": own, "default": default, "gain": first["gain"],
         "accuracy_lost_points": first["lost_points"]["value"],
         "predicted": predicted,
-        "predicted_gain": {name: each["batch_1"]["parse"]["gain"]
+        "predicted_gain": {name: each["batch_1"][default]["gain"]
                            for name, each in predicted.items()},
         "evidence_cost": measured["evidence_cost"],
         "by_share_kept": [
@@ -100,8 +105,11 @@ def run(
     write_results(output, {**file, **result})
 
 
-def by_method(lines: Sequence[Line], found: Samples, kept: Any) -> Methods:
-    """`kept` [repeats, drafts]: what stays of each draft by calibrated verdicts."""
+def by_method(lines: Sequence[Line], found: Samples, kept: Any, asks: bool = True) -> Methods:
+    """`kept` [repeats, drafts]: what stays of each draft by calibrated verdicts.
+
+    `asks`: whether those ask the judge, which alone judges in one method.
+    """
     answered = list(zip(lines, found.drafts, strict=True))
     # Log-odds above 0 are verdicts above 0.5.
     judged = np.asarray(
@@ -114,8 +122,8 @@ def by_method(lines: Sequence[Line], found: Samples, kept: Any) -> Methods:
             [replay.alone(line, draft.target_right, replay.DEPTH) for line, draft in answered]
         ],
         "parse, judge alone": replay.courses(lines, found, judged),
-        "parse": replay.courses(lines, found, kept),
-        "parse + draft speculation": replay.courses(lines, found, kept, replay.DEPTH),
+        "parse": replay.courses(lines, found, kept, asks=asks),
+        "parse + draft speculation": replay.courses(lines, found, kept, replay.DEPTH, asks),
     }
 
 

@@ -11,46 +11,64 @@ from typer import Option
 from benchmarks.report import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs"
+_BATCHES = (1, 4, 16)
+_MARKS = "osD^v<>Pp*X"
 
 
 def run(
     results: Annotated[
-        Path, Option(help="What the benchmark parse-judge has written.", exists=True)
+        Path, Option(help="What judge-pair or parse-judge has written.", exists=True)
     ] = RESULTS / "parse_judge.json",
+    control: Annotated[Path, Option(help="What arith has written, of the trained pair.")] = RESULTS
+    / "parse_arith.json",
     output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="An SVG.")] = DOCS
     / "parse-judge.svg",
 ) -> None:
-    """Draw a row of two panels for each pair, as far as measured."""
+    """Draw a row of panels for each pair: by answers at a time, and verdicts; what is measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-    others = [found.get(name) for name in ("weak", "control")]
-    pairs = [part for part in (found, *others) if part and "histograms" in part]
-    figure = Figure(figsize=(10, 3.6 * len(pairs)), layout="constrained")
+    pairs = [part for part in (found, found.get("weak")) if part and "histograms" in part]
+    if control.exists():
+        pairs += _trained(json.loads(control.read_text(encoding="utf-8")))
+    figure = Figure(figsize=(17, 4.4 * len(pairs)), layout="constrained")
     FigureCanvasAgg(figure)
-    for part, (left, right) in zip(
-        pairs, figure.subplots(len(pairs), 2, squeeze=False), strict=True
+    for part, axes in zip(
+        pairs, figure.subplots(len(pairs), len(_BATCHES) + 1, squeeze=False), strict=True
     ):
+        for panel in axes[:-1]:
+            panel.set_axis_off()
         title = f"{part['target']} with {part['draft']}, {part['device']}, {part['date'][:10]}"
-        left.set_title(title, fontsize=8, loc="left")
-        if "methods" in part:
-            _methods(left, next(iter(part["methods"].values())))
-        else:
-            left.set_axis_off()
-            left.text(0, 0.5, "methods were not measured")
-        _histograms(right, part["histograms"])
+        axes[0].set_title(title, fontsize=9, loc="left")
+        for panel, batch in zip(axes, _BATCHES, strict=False):
+            if rows := part.get("methods", {}).get(f"batch_{batch}"):
+                _methods(panel, rows, batch)
+        _histograms(axes[-1], part["histograms"])
     figure.savefig(output)
 
 
-def _methods(axes: Any, rows: dict[str, Any]) -> None:
-    for name, row in rows.items():
+def _trained(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trained pair, where it was calibrated, as the others are told."""
+    if "calibration" not in found:
+        return []
+    methods = {name: part["methods"] for name, part in found.items() if name.startswith("batch_")}
+    about = {"target": "trained target", "draft": "trained draft", "methods": methods}
+    return [{**found["calibration"], **about}]
+
+
+def _methods(axes: Any, rows: dict[str, Any], batch: int) -> None:
+    axes.set_axis_on()
+    for number, (name, row) in enumerate(rows.items()):
         share = row["accuracy"]
         sides = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
-        axes.errorbar([row["gain"]], [share["share"]], sides, fmt="o", capsize=3, label=name)
-    axes.set(xscale="log", xlabel="throughput over the target alone")
+        axes.errorbar(
+            [row["gain"]], [share["share"]], sides, fmt=_MARKS[number % len(_MARKS)], capsize=3,
+            label=name,
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel=f"throughput over the target alone, {batch} at a time")
     axes.set_ylabel("right answers (95 % interval)")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=6)
     axes.grid(alpha=0.3)
 
 

@@ -45,13 +45,16 @@ def test_the_report_says_which_evidence_tells(samples: Samples, tmp_path: Path) 
     about = {"target": "a", "draft": "b", "device": "CPU", "date": "2026-11-29"}
     row = {"gain": 1.5, "accuracy": {"share": 0.5, "low": 0.4, "high": 0.6}}
     methods = {"batch_1": {name: row for name in METHODS}}
-    file = tmp_path / "judge.json"
-    file.write_text(
-        json.dumps({**about, **found, "control": {**about, **found, "methods": methods}})
-    )
-    plot.run(file, tmp_path / "judge.svg")
-    drawn = (tmp_path / "judge.svg").read_text()
-    assert drawn.startswith("<?xml") and drawn.count("<!-- a with b") == 2
+    trained = {"batch_1": {"methods": methods["batch_1"]}}
+    file, control = tmp_path / "judge.json", tmp_path / "arith.json"
+    file.write_text(json.dumps({**about, **found, "weak": {**about, **found, "methods": methods}}))
+    control.write_text(json.dumps({**trained, "calibration": {**about, **found}}))
+    for other, count in ((control, 1), (tmp_path / "none", 0)):
+        plot.run(file, other, tmp_path / "judge.svg")
+        drawn = (tmp_path / "judge.svg").read_text()
+        assert drawn.startswith("<?xml") and drawn.count("<!-- a with b") == 2
+        assert drawn.count("<!-- trained target with trained draft") == count
+        assert drawn.count("<!-- throughput over the target alone, 1 at a time") == 1 + count
 
 
 def test_each_method_has_a_bundle_of_the_pair() -> None:
