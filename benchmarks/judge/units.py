@@ -21,8 +21,9 @@ from benchmarks.judge.passes import Network
 from benchmarks.judge.predict import Costs
 from benchmarks.report import say, today, write_results
 from parse_runtime.engine.judge import stride_cuts
-from parse_runtime.models import evidence
-from parse_runtime.signature.evidence import SCOPES, STATISTICS
+from parse_runtime.kernels.evidence import by_cut, least_sure
+from parse_runtime.kernels.likelihood import token_likelihood
+from parse_runtime.signature.evidence import FLOOR, SCOPES, STATISTICS, UNLIKELY
 from parse_runtime.weights.source import open_model
 
 PROMPT, DRAFTED, STRIDE = 40, 64, 16
@@ -108,13 +109,13 @@ def verify(pair: Gatherer, tokens: list[int], judged: bool, share: float) -> obj
     if share:
         segments = torch.from_numpy(np.searchsorted(cuts, np.arange(1, count + 1)))
         draft = -torch.arange(count) / count
-        asked = evidence.least_sure(draft, segments, len(cuts), math.ceil(share * count))
-        said = evidence.statistics(
-            pair.judge.logits(trunk[asked]), torch.tensor(tokens[1:])[asked], draft[asked]
-        )
-        each = evidence.believed(draft).index_copy(0, asked, said)
-        numbers, carried = segments == 0, torch.zeros(len(SCOPES), len(STATISTICS))
-        found.append(evidence.by_cut(each, numbers, segments, carried, len(cuts)))
+        some, place = least_sure(draft, segments, len(cuts), math.ceil(share * count))
+        drafted = torch.tensor(tokens[1:])
+        said = token_likelihood(pair.judge.logits(trunk[some]), drafted[some], FLOOR)
+        carried = torch.zeros(len(SCOPES), len(STATISTICS))
+        chosen = torch.zeros(len(cuts), 2)
+        rest = drafted, draft, segments == 0, segments, carried, UNLIKELY
+        found.append(by_cut(chosen, said, place, *rest))
     return found
 
 

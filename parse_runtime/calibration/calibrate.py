@@ -19,7 +19,7 @@ from parse_runtime.engine.rules import Rules
 
 _LEAST = 5
 """Drafts of either kind without which nothing can be said."""
-_ADDS = 0.01
+_ADDS = 0.005
 """By how much an area must be larger with the judge's answer than without, to be worth asking."""
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from foundryc.ranks import Ranks
 from parse_runtime.capture.parameters import Register
+from parse_runtime.kernels.evidence import by_cut, least_sure
+from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.streamed import of_steps
@@ -27,16 +29,10 @@ from parse_runtime.models.decoder import (
     logits_of,
 )
 from parse_runtime.models.eagle3 import Head, tapped_layers
-from parse_runtime.models.evidence import (
-    believed,
-    by_cut,
-    keep_likelihood,
-    least_sure,
-    statistics,
-    verdicts,
-)
+from parse_runtime.models.evidence import keep_likelihood, verdicts
 from parse_runtime.models.loose import LooseRule
 from parse_runtime.models.speculation import Speculation
+from parse_runtime.signature.evidence import FLOOR, UNLIKELY
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.sizes import BLOCK, PassSizes
 
@@ -232,27 +228,22 @@ class Passes:
 
     def _evidence(self, signature: PassSignature, hidden: Tensor, chosen: Tensor) -> Tensor:
         """[cuts, EVIDENCE] from all rows' hidden states and the logits [cuts, 2] of yes and no."""
-        scored, cuts = self._read(signature, "scored"), chosen.shape[0]
+        scored = self._read(signature, "scored")
         _, tokens, segments, places = scored.unbind(0)
         numbers = self._digits.index_select(0, tokens)
         if self.draft_likelihood is None:
             draft = torch.zeros_like(tokens, dtype=torch.float32)
-            each = self._weighed(hidden, scored, draft)
+            asked, place = scored, torch.arange(len(tokens), device=tokens.device)
         else:
             own = self.draft_likelihood.index_select(0, self._read(signature, "slot"))
             draft = own[0].index_select(0, places)
-            asked = least_sure(draft, segments, cuts, math.ceil(len(tokens) * self.asked))
-            found = self._weighed(
-                hidden, scored.index_select(1, asked), draft.index_select(0, asked)
-            )
-            each = believed(draft).index_copy(0, asked, found)
-        counted = by_cut(each, numbers, segments, self._read(signature, "carried"), cuts)
-        return torch.cat((chosen[:, :1] - chosen[:, 1:], counted), 1)
-
-    def _weighed(self, hidden: Tensor, scored: Tensor, draft: Tensor) -> Tensor:
-        """[N, STATISTICS] of some drafted tokens."""
-        scores = self._logits(hidden.index_select(0, scored[0]))
-        return statistics(scores, scored[1], draft)
+            count = math.ceil(len(tokens) * self.asked)
+            some, place = least_sure(draft, segments, chosen.shape[0], count)
+            asked = scored.index_select(1, some)
+        scores = self._logits(hidden.index_select(0, asked[0]))
+        said = token_likelihood(scores, asked[1], FLOOR)
+        carried = self._read(signature, "carried")
+        return by_cut(chosen, said, place, tokens, draft, numbers, segments, carried, UNLIKELY)
 
     def _judged(self, hidden: Tensor, scores: Tensor) -> Tensor:
         """Float32 [cuts, 2]: logits of yes and no. In bfloat16 they would come in eighths."""

@@ -131,7 +131,7 @@ def test_triton_code_interpreted() -> None:
     assert set(report["errors"]) == {"rows", "step"}
     assert all(error < 1e-6 for error in report["errors"].values())
     assert report["variations"] == report["row_variations"] == report["misread"] == 0
-    assert report["likelihoods"] < 2e-5
+    assert report["likelihoods"] < 2e-5 and report["evidence_errors"] < 1e-5
     assert report["tokens"] == report["expected_tokens"]
     assert report["narrow_tokens"] == report["expected_narrow_tokens"]
     assert report["step_plan"] == report["expected_step_plan"]
