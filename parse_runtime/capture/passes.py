@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foundryc.ranks import Ranks
 from parse_runtime.capture.parameters import Register
-from parse_runtime.kernels.evidence import by_cut, least_sure
+from parse_runtime.kernels.evidence import by_cut, least_sure, whole_tiles
 from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
@@ -213,22 +213,23 @@ class Passes:
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.fill_head_cache(features, rows, following)
         wanted = self._read(signature, "wanted")
-        ends = hidden.index_select(0, wanted)
-        scores = self._logits(ends)
-        chosen = self._judged(ends, scores)
-        found = {"logits": scores.float()}
         if "score" in signature.inputs:
-            found["evidence"] = self._evidence(signature, hidden, chosen)
+            found = self._evidence(signature, hidden, wanted)
             judged = verdicts(found["evidence"], self._read(signature, "score"))
         else:
-            judged = chosen.softmax(-1)[:, 0].contiguous()
+            ends = hidden.index_select(0, wanted)
+            scores = self._logits(ends)
+            found = {"logits": scores.float()}
+            judged = self._judged(ends, scores).softmax(-1)[:, 0].contiguous()
         count, rule = torch.split(self._read(signature, "rule"), 1)
         kept = select(judged, count, self._read(signature, "threshold"), rule)
         return {"verdicts": judged, "kept": kept, **found}
 
-    def _evidence(self, signature: PassSignature, hidden: Tensor, chosen: Tensor) -> Tensor:
-        """[cuts, EVIDENCE] from all rows' hidden states and the logits [cuts, 2] of yes and no."""
-        scored = self._read(signature, "scored")
+    def _evidence(
+        self, signature: PassSignature, hidden: Tensor, wanted: Tensor
+    ) -> dict[str, Tensor]:
+        """`evidence` [cuts, EVIDENCE] from all rows' hidden states, and `logits` of the wanted."""
+        cuts, scored = wanted.shape[0], self._read(signature, "scored")
         _, tokens, segments, places = scored.unbind(0)
         numbers = self._digits.index_select(0, tokens)
         if self.draft_likelihood is None:
@@ -237,13 +238,17 @@ class Passes:
         else:
             own = self.draft_likelihood.index_select(0, self._read(signature, "slot"))
             draft = own[0].index_select(0, places)
-            count = math.ceil(len(tokens) * self.asked)
-            some, place = least_sure(draft, segments, chosen.shape[0], count)
+            count = whole_tiles(math.ceil(len(tokens) * self.asked), cuts)
+            some, place = least_sure(draft, segments, cuts, count)
             asked = scored.index_select(1, some)
-        scores = self._logits(hidden.index_select(0, asked[0]))
-        said = token_likelihood(scores, asked[1], FLOOR)
+        # One product for both: it reads the whole output layer.
+        together = hidden.index_select(0, torch.cat((wanted, asked[0])))
+        scores = self._logits(together)
+        chosen = self._judged(together[:cuts], scores[:cuts])
+        said = token_likelihood(scores[cuts:], asked[1], FLOOR)
         carried = self._read(signature, "carried")
-        return by_cut(chosen, said, place, tokens, draft, numbers, segments, carried, UNLIKELY)
+        found = by_cut(chosen, said, place, tokens, draft, numbers, segments, carried, UNLIKELY)
+        return {"logits": scores[:cuts].float(), "evidence": found}
 
     def _judged(self, hidden: Tensor, scores: Tensor) -> Tensor:
         """Float32 [cuts, 2]: logits of yes and no. In bfloat16 they would come in eighths."""

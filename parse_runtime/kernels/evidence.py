@@ -8,6 +8,17 @@ from torch import Tensor
 _SUMS = 6
 """Statistics of `parse_runtime.signature.evidence` that are sums; a least one follows them."""
 
+_TILE = 128
+"""Rows that a product of many computes together."""
+
+
+def whole_tiles(count: int, cuts: int) -> int:
+    """How many tokens to ask about in place of `count`, for whose rows and the cuts' one product
+    is made: up to a twentieth fewer, where a tile would have few rows else.
+    """
+    left_over = (count + cuts) % _TILE
+    return count - left_over if 20 * left_over <= count else count
+
 
 def least_sure(draft: Tensor, segments: Tensor, cuts: int, count: int) -> tuple[Tensor, Tensor]:
     """Which of N drafted tokens have the least log-probabilities `draft` [N]: int64 [count].
