@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from benchmarks.arith.plot import panel
 from benchmarks.report import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 _BATCHES = (1, 4, 16)
-_MARKS = "osD^v<>Pp*X"
 
 
 def run(
@@ -29,22 +29,23 @@ def run(
     from matplotlib.figure import Figure
 
     found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-    pairs = [part for part in (found, found.get("weak")) if part and "histograms" in part]
+    pairs = [found]
     if control.exists():
         pairs += _trained(json.loads(control.read_text(encoding="utf-8")))
-    figure = Figure(figsize=(17, 4.4 * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(22, 3.8 * len(pairs)), layout="constrained")
     FigureCanvasAgg(figure)
-    for part, axes in zip(
-        pairs, figure.subplots(len(pairs), len(_BATCHES) + 1, squeeze=False), strict=True
-    ):
-        for panel in axes[:-1]:
-            panel.set_axis_off()
+    rows_of_panels = figure.subplots(len(pairs), len(_BATCHES) + 1, squeeze=False)
+    for part, panels in zip(pairs, rows_of_panels, strict=True):
+        for axes in panels[:-1]:
+            axes.set_axis_off()
         title = f"{part['target']} with {part['draft']}, {part['device']}, {part['date'][:10]}"
-        axes[0].set_title(title, fontsize=9, loc="left")
-        for panel, batch in zip(axes, _BATCHES, strict=False):
+        panels[0].set_title(title, fontsize=9, loc="left")
+        for axes, batch in zip(panels, _BATCHES, strict=False):
             if rows := part.get("methods", {}).get(f"batch_{batch}"):
-                _methods(panel, rows, batch)
-        _histograms(axes[-1], part["histograms"])
+                axes.set_axis_on()
+                panel(axes, rows)
+                axes.set_xlabel(f"throughput over the target alone, {batch} at a time")
+        _histograms(panels[-1], part["histograms"])
     figure.savefig(output)
 
 
@@ -55,21 +56,6 @@ def _trained(found: dict[str, Any]) -> list[dict[str, Any]]:
     methods = {name: part["methods"] for name, part in found.items() if name.startswith("batch_")}
     about = {"target": "trained target", "draft": "trained draft", "methods": methods}
     return [{**found["calibration"], **about}]
-
-
-def _methods(axes: Any, rows: dict[str, Any], batch: int) -> None:
-    axes.set_axis_on()
-    for number, (name, row) in enumerate(rows.items()):
-        share = row["accuracy"]
-        sides = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
-        axes.errorbar(
-            [row["gain"]], [share["share"]], sides, fmt=_MARKS[number % len(_MARKS)], capsize=3,
-            label=name,
-        )  # fmt: skip
-    axes.set(xscale="log", xlabel=f"throughput over the target alone, {batch} at a time")
-    axes.set_ylabel("right answers (95 % interval)")
-    axes.legend(fontsize=6)
-    axes.grid(alpha=0.3)
 
 
 def _histograms(axes: Any, counts: dict[str, list[int]]) -> None:

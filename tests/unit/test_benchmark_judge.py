@@ -47,12 +47,12 @@ def test_the_report_says_which_evidence_tells(samples: Samples, tmp_path: Path) 
     methods = {"batch_1": {name: row for name in METHODS}}
     trained = {"batch_1": {"methods": methods["batch_1"]}}
     file, control = tmp_path / "judge.json", tmp_path / "arith.json"
-    file.write_text(json.dumps({**about, **found, "weak": {**about, **found, "methods": methods}}))
+    file.write_text(json.dumps({**about, **found, "methods": methods}))
     control.write_text(json.dumps({**trained, "calibration": {**about, **found}}))
     for other, count in ((control, 1), (tmp_path / "none", 0)):
         plot.run(file, other, tmp_path / "judge.svg")
         drawn = (tmp_path / "judge.svg").read_text()
-        assert drawn.startswith("<?xml") and drawn.count("<!-- a with b") == 2
+        assert drawn.startswith("<?xml") and drawn.count("<!-- a with b") == 1
         assert drawn.count("<!-- trained target with trained draft") == count
         assert drawn.count("<!-- throughput over the target alone, 1 at a time") == 1 + count
 
