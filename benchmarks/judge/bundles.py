@@ -49,13 +49,6 @@ class Pair:
         return {**self.settings, **base, **own[name]}
 
 
-CONTROL = Pair(
-    str(arith.WEIGHTS / "target"), str(arith.WEIGHTS / "draft"), str(arith.WEIGHTS / "eagle3"),
-    arith.SETTINGS,
-)  # fmt: skip
-"""The pair that was trained to judge (docs/parse-arith.md)."""
-
-
 def real(model: str, draft: str, eagle: str, dtype: str, length: int) -> Pair:
     """A pair that was not trained for it, for answers of `length` tokens."""
     target, other = open_model(model), open_model(draft)

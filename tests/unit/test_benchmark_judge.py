@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.judge import plot, verdicts
-from benchmarks.judge.bundles import CONTROL, Pair
+from benchmarks.judge.bundles import Pair
 from benchmarks.judge.methods import METHODS
 from parse_runtime.calibration.collect import Draft, Samples
 from parse_runtime.signature.evidence import EVIDENCE
@@ -60,8 +60,9 @@ def test_the_report_says_which_evidence_tells(samples: Samples, tmp_path: Path) 
 def test_each_method_has_a_bundle_of_the_pair() -> None:
     unlike = Pair("t", "d", "", {}, same_tokens=False)
     assert {v for v, _, _ in METHODS.values() if unlike.has(v)} == {"plain", "draft"}
+    whole = Pair("t", "d", "e", {})
     for variant in {v for v, _, _ in METHODS.values()}:
-        assert CONTROL.has(variant) and CONTROL.variant(variant)["model"]
-    fly = CONTROL.variant("fly")
+        assert whole.has(variant) and whole.variant(variant)["model"]
+    fly = whole.variant("fly")
     assert fly["speculate"] == "draft" and fly["fly-window"] == 6 and fly["eagle-depth"] > 6
-    assert CONTROL.variant("draft")["model"] == CONTROL.draft
+    assert whole.variant("draft")["model"] == "d" and "draft" not in whole.variant("draft")
