@@ -182,6 +182,9 @@ BENCHMARKS = {
             "judge-gather", "judge.gather",
             "drafts of a pair on a CPU, with all that the target says of them",
         ),
+        Benchmark("judge-humaneval", "judge.humaneval", "the short questions of HumanEval"),
+        Benchmark("judge-ask", "judge.ask", "other questions to the judge about gathered drafts"),
+        Benchmark("judge-transfer", "judge.transfer", "drafts of other questions by the same fit"),
         Benchmark("judge-fly", "judge.fly", "answers of a pair by FLy on a CPU"),
         Benchmark("judge-units", "judge.units", "what each pass of a pair takes on a CPU"),
         Benchmark(

@@ -34,8 +34,8 @@ choose() {
         large) limit=150 options=(parse-geometry --parts moe,32b) ;;
         linear) limit=120 options=(parse-linear) ;;
         attention) limit=150 options=(parse-attention) ;;
-        arith) limit=240 options=(arith --target cuda --concurrent 1,16 --problems 256
-            --parts methods,verdict_max_abs_diff,verdicts) ;;
+        arith) limit=250 options=(arith --target cuda --concurrent 1,4,16 --problems 128,128,256
+            --calibration 200 --parts methods,verdict_max_abs_diff,verdicts) ;;
         arith_sweep) limit=130 options=(arith --target cuda --concurrent 16 --problems 256
             --parts all_rejected,sweep) ;;
         *) echo "gpu.sh: no part $1; benchmarks/README.md lists them" >&2; exit 2 ;;

@@ -1,4 +1,4 @@
-"""The bundles that an evaluation compares: the pair, the pair with a head, the draft alone."""
+"""The bundles that an evaluation compares: the pair, alone and with what speculates; the draft."""
 
 from __future__ import annotations
 
@@ -26,28 +26,39 @@ SETTINGS: dict[str, object] = {
     "max-rounds": 8,
     "resume-tokens": task.LINE,
 }
+SPECULATE: dict[str, object] = {"speculate": "draft", "eagle-depth": 8}
+"""Exact speculation by the draft model, and how many tokens it drafts ahead."""
+FLY: dict[str, object] = {"speculate": "draft", "eagle-depth": 16, "fly-window": 6}
+"""The published window, and a chain in which there is room for it."""
 
 
 def capture(
     folder: Path, weights: Path, target: str, dtype: str, slots: int, depth: int, width: int,
     wanted: Collection[str],
 ) -> dict[str, Path]:  # fmt: skip
-    """Paths of the wanted bundles of `pair`, `eagle3` and `draft`; `target` is host or cuda."""
-    pair = ["--model", str(weights / "target"), "--draft", str(weights / "draft")]
-    head = ["--eagle", str(weights / "eagle3"), "--eagle-depth", str(depth)]
-    head += ["--eagle-width", str(width)]
-    models = {"pair": pair, "eagle3": pair + head, "draft": ["--model", str(weights / "draft")]}
-    common = [f"--{name}={value}" for name, value in SETTINGS.items()]
-    common += [f"--dtype={dtype}", f"--slots={slots}", f"--target={target}"]
+    """Paths of the wanted bundles; `target` is host or cuda.
+
+    `pair`, alone or with `eagle3`, whose head has a `depth` and a `width`, `speculate` or `fly`;
+    `draft` is the draft model by itself.
+    """
+    pair = {"model": weights / "target", "draft": weights / "draft"}
+    head = {"eagle": weights / "eagle3", "eagle-depth": depth, "eagle-width": width}
+    models: dict[str, dict[str, object]] = {
+        "pair": {**pair}, "eagle3": {**pair, **head}, "speculate": {**pair, **SPECULATE},
+        "fly": {**pair, **FLY}, "draft": {"model": weights / "draft"},
+    }  # fmt: skip
+    common = {**SETTINGS, "dtype": dtype, "slots": slots, "target": target}
     bundles, captures = {}, []
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(sorted(wanted)):
         bundles[name] = folder / f"{name}.fdy"
         command = [sys.executable, "-c", "from foundryc.cli import main; main()", "capture"]
-        command += ["--workload", "parse", *models[name], *common, "-o", str(bundles[name])]
+        command += ["--workload", "parse", "-o", str(bundles[name])]
+        command += [f"--{key}={value}" for key, value in {**common, **models[name]}.items()]
         if target == "cuda":
-            # The evaluation opens all in one process, where their addresses must differ.
-            command.append(f"--base={FIRST_BASE + index * (2 << 40):#x}")
+            # The evaluation opens all in one process, where their addresses must differ; they lie
+            # where they were captured, so that nothing is to be proved of other places.
+            command += [f"--base={FIRST_BASE + index * (2 << 40):#x}", "--no-relocate"]
         captures.append(subprocess.Popen(command))
     # All are waited for: none goes on writing where another one has failed.
     failed = [process for process in captures if process.wait()]

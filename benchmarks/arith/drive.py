@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from benchmarks.arith import task
 from benchmarks.arith.bundles import MAX_NEW_TOKENS
 from benchmarks.arith.vocabulary import ids, tokenizer
 from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.calibration import Calibration
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.engine.protocols import Verdict
 from parse_runtime.engine.scheduler import Scheduler
@@ -67,19 +68,29 @@ def answer(
         )
         for problem in problems
     ]
-    scheduler = Scheduler(loaded.target, loaded.draft)
-    coming = deque(outcomes)
+    return Run(outcomes, seconds(loaded, outcomes, concurrent))
+
+
+def seconds(loaded: Loaded, outcomes: Sequence[Outcome], concurrent: int) -> float:
+    """How long all take, `concurrent` at a time; the error of one that failed."""
+    scheduler, coming, busy = Scheduler(loaded.target, loaded.draft), deque(outcomes), True
     begin = time.perf_counter()
-    busy = True
     while busy or coming:
         while coming and scheduler.running + scheduler.waiting < concurrent:
             one = coming.popleft()
             scheduler.submit(one.request, one)
         busy = scheduler.step()
-    seconds = time.perf_counter() - begin
+    took = time.perf_counter() - begin
     if failed := [outcome.error for outcome in outcomes if outcome.error]:
         raise failed[0]
-    return Run(outcomes, seconds)
+    return took
+
+
+def calibrated(loaded: Loaded, found: Calibration) -> Loaded:
+    """Even where verdicts do not separate: what that costs is to be seen."""
+    rules = {**found.rules, "max_rounds": loaded.rules.max_rounds}
+    prompts = replace(loaded.prompts, calibration=found)
+    return replace(loaded, prompts=prompts, rules=loaded.rules.changed(rules))
 
 
 class Rejecting:

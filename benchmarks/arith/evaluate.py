@@ -1,13 +1,12 @@
 """Accuracy against speed of the trained pair, by the engine over captured bundles.
 
 All methods answer the same problems in turn, chunk by chunk, in one process; a throughput is the
-median over the chunks. Results are written as they come, each part with its device and date;
-parts that are not run keep what is in the file.
+median over the chunks. Results are written as they come, after every chunk, each part with its
+device and date; parts that are not run keep what is in the file.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,36 +17,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from typer import Option
+from typer import BadParameter, Option
 
 from benchmarks.arith import bundles, drive, judging
-from benchmarks.arith.task import grade
+from benchmarks.arith.methods import METHODS, calibrate, measure, row
 from benchmarks.report import RESULTS, Report, chosen, say
 from foundryrt.session import Session
-from parse_runtime.calibration.interval import share
 from parse_runtime.engine.batch import Chunk, Sampling
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.graphs.loading import Loaded, load
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "target": ("pair", {"max_rounds": 0}),
-    "draft": ("draft", {"max_rounds": 0}),
-    "target+eagle3": ("eagle3", {"max_rounds": 0}),
-    "parse": ("pair", {}),
-    "parse+eagle3": ("eagle3", {}),
-}
 STRIDES = (4, 8, 16, 32)
 SWEEP = (0.0, 0.01, 0.1, 0.9)
 REJECTED = 64
 """Problems of which all drafts are rejected: a ratio of times, without an interval to narrow."""
-PARTS = {
-    "methods": ("pair", "eagle3", "draft"),
+PARTS: dict[str, tuple[str, ...]] = {
+    "methods": (),
     "verdict_max_abs_diff": ("pair", "draft"),
     "all_rejected": ("pair",),
     "verdicts": ("pair", "draft"),
     "sweep": ("pair",),
 }
-"""What can be measured by name, and the bundles that it needs."""
+"""What can be measured by name, and the bundles that it needs; methods have their own."""
 
 
 class Target(StrEnum):
@@ -63,7 +54,16 @@ FILES = {Target.CUDA: "parse_arith.json", Target.HOST: "parse_arith_host.json"}
 def run(
     target: Annotated[Target, Option(help="Where the engine runs.")] = Target.HOST,
     parts: Annotated[str, Option(help="What is measured, comma-separated.")] = ",".join(PARTS),
-    problems: Annotated[int, Option(help="Problems that every method answers.")] = 64,
+    methods: Annotated[
+        str, Option(help="Of the part methods, comma-separated; the target is always there.")
+    ] = ",".join(METHODS),
+    problems: Annotated[
+        str,
+        Option(help="Problems that every method answers, by --concurrent or for all."),
+    ] = "64",
+    calibration: Annotated[
+        int, Option(help="Other problems, that verdicts are fitted to; 0: no fit is measured.")
+    ] = 100,
     chunks: Annotated[int, Option(help="Chunks, of which speeds are medians.")] = 4,
     concurrent: Annotated[str, Option(help="Answers at a time, such as 1,16.")] = "1",
     threshold: Annotated[float, Option(help="From which a verdict accepts a prefix.")] = 0.5,
@@ -83,21 +83,33 @@ def run(
     Results go to parse_arith.json, or parse_arith_host.json on host, unless --output is given.
     """
     at_a_time = [int(part) for part in concurrent.split(",")]
+    counts = [int(part) for part in problems.split(",")]
+    if len(counts) == 1:
+        counts *= len(at_a_time)
+    if len(counts) != len(at_a_time):
+        raise BadParameter(
+            f"{len(counts)} numbers for {len(at_a_time)} of --concurrent; give one or as many",
+            param_hint="--problems",
+        )
     wanted = chosen(parts, tuple(PARTS), "--parts")
+    names = dict.fromkeys(["target", *chosen(methods, tuple(METHODS), "--methods")])
+    needed = {name for part in wanted for name in PARTS[part]}
+    if "methods" in wanted:
+        needed |= {"pair", *(METHODS[name].bundle for name in names)}
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device(target),
         "dtype": dtype,
         "threshold": threshold,
         "eagle": {"depth": eagle_depth, "width": eagle_width},
-        "problems": problems,
+        "problems": counts[-1],
         "seed": seed,
     }
     report = Report(output or RESULTS / FILES[target], about)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         paths = bundles.capture(
             Path(folder), weights, target, dtype, max(at_a_time), eagle_depth, eagle_width,
-            {name for part in wanted for name in PARTS[part]},
+            needed,
         )  # fmt: skip
         say("captured")
         loaded = {}
@@ -106,12 +118,18 @@ def run(
             session.wait()  # what is timed waits for no graph, and shares no core with their making
             loaded[name] = _open(session)
         say("opened")
-        drawn = drive.draw(problems, seed)
+        drawn = drive.draw(max(counts), seed)
         if "methods" in wanted:
-            for count in at_a_time:
-                methods = _methods(loaded, drawn, chunks, count, threshold)
-                report.save(f"batch_{count}", {"methods": methods})
-        others = Others(loaded, drawn, at_a_time[-1], threshold, report)
+            fit = None
+            if calibration:
+                fit, told = calibrate(loaded["pair"], drive.draw(calibration, seed + 1))
+                report.save("calibration", told)
+                say("calibrated")
+            for one, count in zip(at_a_time, counts, strict=True):
+                some = drawn[:count]
+                for found in measure(loaded, names, fit, some, chunks, one, threshold):
+                    report.save(f"batch_{one}", found)
+        others = Others(loaded, drawn[: counts[-1]], at_a_time[-1], threshold, report)
         for part in PARTS:
             if part in wanted and part != "methods":
                 getattr(others, part)()
@@ -121,52 +139,6 @@ def run(
 def _open(session: Session) -> Loaded:
     loaded = load(session)
     return replace(loaded, target=_Separate(loaded.target))
-
-
-def _methods(
-    loaded: dict[str, Loaded], problems: list[drive.Problem], chunks: int, concurrent: int,
-    threshold: float,
-) -> dict[str, Any]:  # fmt: skip
-    """Each method's accuracy, speed and counts."""
-    runs: dict[str, list[drive.Run]] = {name: [] for name in METHODS}
-    size = -(-len(problems) // chunks)
-    for bundle, changes in METHODS.values():
-        drive.answer(loaded[bundle], problems[:concurrent], concurrent, changes)
-    for begin in range(0, len(problems), size):
-        chunk = problems[begin : begin + size]
-        for name, (bundle, changes) in METHODS.items():
-            changes = {"threshold": threshold, **changes}
-            runs[name].append(drive.answer(loaded[bundle], chunk, concurrent, changes))
-        took = ", ".join(f"{name} {found[-1].seconds:.1f} s" for name, found in runs.items())
-        say(f"{concurrent:3} at a time, {begin + len(chunk)} of {len(problems)}: {took}")
-    result = {name: _method(found, problems) for name, found in runs.items()}
-    for name, row in result.items():
-        pairs = zip(runs[name], runs["target"], strict=True)
-        row["gain"] = statistics.median(base.seconds / run.seconds for run, base in pairs)
-        accuracy, rate = row["accuracy"]["share"], row["tokens_per_second"]
-        say(f"{concurrent:3} {name:14} {accuracy:.4f} {rate:9.0f} tokens/s  x{row['gain']:.2f}")
-    return result
-
-
-def _method(runs: list[drive.Run], problems: list[drive.Problem]) -> dict[str, Any]:
-    outcomes = [outcome for run in runs for outcome in run.outcomes]
-    counts = [outcome.statistics for outcome in outcomes]
-    right = sum(grade(o.text) == p.number for o, p in zip(outcomes, problems, strict=True))
-    rounds, advances = sum(c.rounds for c in counts), sum(c.advances for c in counts)
-    drafted = sum(c.drafted for c in counts)
-    return {
-        "accuracy": share(right, len(problems)),
-        "tokens_per_second": statistics.median(run.tokens / run.seconds for run in runs),
-        "problems_per_second": statistics.median(len(run.outcomes) / run.seconds for run in runs),
-        "rounds": rounds / len(counts),
-        "acceptance_length": sum(c.accepted for c in counts) / rounds if rounds else 0.0,
-        "accepted_share": sum(c.accepted for c in counts) / drafted if drafted else 0.0,
-        "tokens_per_advance": sum(c.advanced for c in counts) / advances if advances else 0.0,
-        "seconds": {
-            part: sum(getattr(c, f"{part}_seconds") for c in counts) / len(counts)
-            for part in ("prefill", "draft", "verify", "resume")
-        },
-    }
 
 
 class Others:
@@ -229,9 +201,9 @@ class Others:
             for value in sorted({*SWEEP, self._threshold}):
                 changes = {"threshold": value, "selection": rule}
                 run = drive.answer(self._pair, self._problems, self._concurrent, changes)
-                row = _method([run], self._problems)
-                rows.append({"selection": rule, "threshold": value, **row})
-                say(f"{rule} {value} {row['accuracy']['share']:.4f} {run.seconds:.1f} s")
+                found = row([run], self._problems)
+                rows.append({"selection": rule, "threshold": value, **found})
+                say(f"{rule} {value} {found['accuracy']['share']:.4f} {run.seconds:.1f} s")
                 self._report.save("sweep", {"rows": rows})
 
 

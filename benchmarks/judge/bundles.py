@@ -15,11 +15,6 @@ from parse_runtime.engine.judge import PROMPT
 from parse_runtime.graphs.loading import Loaded, load
 from parse_runtime.weights.source import open_model
 
-DEPTH = 8
-"""Tokens that are drafted ahead."""
-FLY = {"fly-window": 6, "eagle-depth": 16}
-"""The published window, and a chain in which there is room for it."""
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -40,26 +35,18 @@ class Pair:
 
     def variant(self, name: str) -> dict[str, object]:
         """The settings of one of `variants`."""
-        ahead = {"eagle-depth": DEPTH}
         own: dict[str, dict[str, object]] = {
             "plain": {},
             "no-evidence": {"evidence": 0},
-            "speculate": {"speculate": "draft", **ahead},
-            "fly": {"speculate": "draft", **FLY},
-            "eagle3": {"eagle": self.eagle, **ahead},
+            "speculate": {**arith.SPECULATE},
+            "fly": {**arith.FLY},
+            "eagle3": {"eagle": self.eagle, "eagle-depth": arith.SPECULATE["eagle-depth"]},
             "draft": {"model": self.draft},
         }
         base: dict[str, object] = {"model": self.model, "draft": self.draft}
         if name == "draft":
             base = {}
         return {**self.settings, **base, **own[name]}
-
-
-CONTROL = Pair(
-    str(arith.WEIGHTS / "target"), str(arith.WEIGHTS / "draft"), str(arith.WEIGHTS / "eagle3"),
-    arith.SETTINGS,
-)  # fmt: skip
-"""The pair that was trained to judge (docs/parse-arith.md)."""
 
 
 def real(model: str, draft: str, eagle: str, dtype: str, length: int) -> Pair:

@@ -1,7 +1,7 @@
 """Verdicts of a pair of models, and PARSE by them beside its rivals, in one engine.
 
-Each part is written as it comes. For a real pair the figures stand where the table of targets looks
-for them; those of the trained pair are under `control`.
+Each part is written as it comes. The pair that was trained to judge is evaluated by the benchmark
+arith.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from typer import BadParameter, Option
+from typer import Option
 
-from benchmarks.arith import drive
-from benchmarks.arith.bundles import MAX_NEW_TOKENS
 from benchmarks.arith.evaluate import Target, device
 from benchmarks.judge import verdicts
-from benchmarks.judge.bundles import CONTROL, Pair, opened, real
+from benchmarks.judge.bundles import Pair, opened, real
 from benchmarks.judge.methods import Setup, measure
 from benchmarks.report import RESULTS, chosen, say, write_results
 from foundryrt.progress import progress_bar
@@ -47,15 +45,14 @@ _COLLECTED = 4
 
 
 def run(
-    model: Annotated[str, Option(help="Target, as of foundryc capture; empty: the trained pair.")]
-    = "",
-    draft: Annotated[str, Option(help="Its draft model.")] = "",
+    model: Annotated[str, Option(help="Target, as of foundryc capture.")],
+    draft: Annotated[str, Option(help="Its draft model.")],
     eagle: Annotated[str, Option(help="Folder of an EAGLE-3 head of the target.")] = "",
     dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "float32",
     target: Annotated[Target, Option(help="Where the engine runs.")] = Target.HOST,
     questions: Annotated[int, Option(help="Questions that every method answers.")] = 200,
     calibration: Annotated[int, Option(help="Other questions, that verdicts are fitted to.")] = 100,
-    length: Annotated[int, Option(help="Longest answer in tokens, of a real pair.")] = 96,
+    length: Annotated[int, Option(help="Longest answer in tokens.")] = 96,
     concurrent: Annotated[str, Option(help="Answers at a time, such as 1,4,16.")] = "1",
     parts: Annotated[str, Option(help="What is measured, comma-separated.")] = ",".join(PARTS),
     output: Annotated[
@@ -64,11 +61,8 @@ def run(
 ) -> None:  # fmt: skip
     """Measure verdicts of a pair, and its accuracy and throughput by every method."""
     wanted = chosen(parts, PARTS, "--parts")
-    if bool(model) != bool(draft):
-        raise BadParameter("a pair has a --model and a --draft", param_hint="--draft")
     at_a_time = [int(part) for part in concurrent.split(",")]
-    pair = real(model, draft, eagle, dtype, length) if model else CONTROL
-    length = length if model else MAX_NEW_TOKENS
+    pair = real(model, draft, eagle, dtype, length)
     slots = max(*at_a_time, _COLLECTED)
     found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device(target),
@@ -79,10 +73,9 @@ def run(
 
     def save(part: dict[str, Any]) -> None:
         found.update(part)
-        whole = {**file, **found} if model else {**file, "control": found}
-        write_results(output, whole)
+        write_results(output, {**file, **found})
 
-    asked, others = _questions(pair, questions, 0), _questions(pair, calibration, 1)
+    asked, others = shipped.make(questions, 0), shipped.make(calibration, 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with opened(pair, "plain", folder, target, slots) as loaded:
@@ -106,12 +99,6 @@ def run(
                 save({"methods": methods, **_totals(methods)})
         if "cost" in wanted:
             save({"evidence_cost": _cost(pair, folder, target, slots)})
-
-
-def _questions(pair: Pair, count: int, seed: int) -> list[Question]:
-    if pair is not CONTROL:
-        return shipped.make(count, seed)
-    return [Question(p.question, str(p.number)) for p in drive.draw(count, 5000 + seed)]
 
 
 def _samples(loaded: Loaded, questions: list[Question], length: int, prompt: str | None) -> Samples:

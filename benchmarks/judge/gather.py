@@ -31,8 +31,10 @@ from parse_runtime.weights.source import Model, open_model
 
 _TOGETHER = 10
 """Questions whose drafts and branches are decoded together."""
-_ROOM = 160
-"""Tokens of a prompt, at most."""
+STRIDE = 8
+"""Tokens between cuts."""
+ROOM = 160
+"""Tokens of a prompt, at most; of a shipped question with its chat's, some 60 are usual."""
 
 
 @dataclass
@@ -47,8 +49,8 @@ class Gatherer:
     """A pair of models of one tokenizer, in this process."""
 
     def __init__(
-        self, target: Model, draft: Model, dtype: str, length: int, stride: int = 8,
-        question: str = PROMPT, words: tuple[str, str] = ("Yes", "No"),
+        self, target: Model, draft: Model, dtype: str, length: int, stride: int = STRIDE,
+        question: str = PROMPT, words: tuple[str, str] = ("Yes", "No"), room: int = ROOM,
     ) -> None:  # fmt: skip
         if target.text.tokenizer.fingerprint != draft.text.tokenizer.fingerprint:
             raise UsageError("the models' tokenizers differ: foundryc calibrate takes such a pair")
@@ -58,8 +60,8 @@ class Gatherer:
         chat, tokenizer = self.text.chat, self.text.tokenizer
         self.stops = set(chat.stops)
         self.suffix = tokenizer.encode(chat.judge_suffix("", question))
-        self._words = [tokenizer.single(word) for word in words]
-        longest, cuts = _ROOM + length, -(-length // stride)
+        self.words = [tokenizer.single(word) for word in words]
+        longest, cuts = room + length, -(-length // stride)
         self._branches = _TOGETHER * (cuts + 1)
         self.judge = Network(target, dtype, 1, longest, cuts * len(self.suffix))
         self.target = self.judge.beside(self._branches)
@@ -151,8 +153,8 @@ class Gatherer:
         choices = likelihood.argmax(-1).tolist()
         drafted = torch.tensor(draft.tokens, dtype=torch.int64)
         own = likelihood[:count].gather(1, drafted[:, None])[:, 0]
-        odds = self.judge.log_odds(ends, *self._words)
-        rounded = self.judge.logits(ends)[:, self._words].float()
+        odds = self.judge.log_odds(ends, *self.words)
+        rounded = self.judge.logits(ends)[:, self.words].float()
         unlike = [choice != token for choice, token in zip(choices, draft.tokens, strict=False)]
         line: dict[str, Any] = {
             "draft": {"tokens": draft.tokens, "ended": draft.ended}, "cuts": cuts,
@@ -194,12 +196,16 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def unasked(output: Path, questions: int) -> list[Question]:
-    """Of the first questions that ship, those that are not in the JSON lines of `output`."""
+def unasked(output: Path, questions: int, given: Path | None = None) -> list[Question]:
+    """The first questions of `given`, or of those that ship, that `output` has no line of."""
     known = set()
     if output.exists():
         known = {json.loads(line)["prompt"] for line in output.read_text().splitlines()}
-    return [question for question in shipped.make(questions) if question.prompt not in known]
+    wanted = shipped.make(questions)
+    if given:
+        lines = map(json.loads, given.read_text(encoding="utf-8").splitlines()[:questions])
+        wanted = [Question(line["prompt"], line["answer"]) for line in lines]
+    return [question for question in wanted if question.prompt not in known]
 
 
 def run(
@@ -207,16 +213,21 @@ def run(
     draft: Annotated[str, Option(help="Its draft model, of the same tokenizer.")],
     output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="JSON lines.")],
     questions: Annotated[int, Option(help="How many of those that ship.")] = 200,
+    given: Annotated[
+        Path | None, Option("--input", help="JSON lines of prompts and answers in their place.")
+    ] = None,
+    room: Annotated[int, Option(help="Longest question in tokens, with the chat's.")] = ROOM,
     length: Annotated[int, Option(help="Longest answer in tokens.")] = 64,
     dtype: Annotated[str, Option(help="float32 or bfloat16.")] = "bfloat16",
-    stride: Annotated[int, Option(help="Tokens between cuts.")] = 8,
+    stride: Annotated[int, Option(help="Tokens between cuts.")] = STRIDE,
     processes: Annotated[int, Option(help="Each with one thread; they share the weights.")] = 1,
 ) -> None:
     """Gather drafts of a pair on a CPU."""
     torch.set_num_threads(1)
-    left = unasked(output, questions)
+    left = unasked(output, questions, given)
     with torch.inference_mode():
-        gatherer = Gatherer(open_model(model), open_model(draft), dtype, length, stride)
+        models = open_model(model), open_model(draft)
+        gatherer = Gatherer(*models, dtype, length, stride, room=room)
         say(f"{len(left)} of {questions} questions are left")
         # Forked behind the loading, so that all have the same weights in memory.
         children: list[int] = []

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from parse_runtime.calibration.answers import is_right
+from benchmarks.judge.humaneval import is_right
 from parse_runtime.calibration.collect import Draft, Samples
-from parse_runtime.models.evidence import by_cut
+from parse_runtime.kernels.evidence import summed
 from parse_runtime.signature.evidence import SCOPES, STATISTICS, UNLIKELY, Evidence
 from parse_runtime.text.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ def evidence(line: Line, tokenizer: Tokenizer) -> Evidence:
     )  # fmt: skip
     segments = torch.from_numpy(np.searchsorted(cuts, np.arange(1, count + 1)))
     numbers = [tokenizer.decode([token]).strip().isdecimal() for token in drafted.tolist()]
-    counted = by_cut(
+    counted = summed(
         torch.from_numpy(each.astype(np.float32)), torch.tensor(numbers), segments,
         torch.zeros(len(SCOPES), len(STATISTICS)), len(cuts),
     )  # fmt: skip

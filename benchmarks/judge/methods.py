@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arith import drive
 from benchmarks.judge.bundles import Pair, opened
 from benchmarks.report import say
 from parse_runtime.calibration.answers import Question, gives
@@ -16,7 +15,6 @@ from parse_runtime.calibration.interval import share
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.calibration import Calibration
 from parse_runtime.engine.outcome import Outcome
-from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import Loaded
 
 ALONE = {"max_rounds": 0}
@@ -56,19 +54,12 @@ def measure(setup: Setup, at_a_time: Sequence[int]) -> Iterator[tuple[int, str, 
         with opened(setup.pair, variant, setup.folder, setup.target, setup.slots) as loaded:
             for name, (own, rules, fitted) in METHODS.items():
                 if own == variant:
-                    chosen = _calibrated(loaded, setup.calibration) if fitted else loaded
+                    chosen = drive.calibrated(loaded, setup.calibration) if fitted else loaded
                     for count in at_a_time:
                         row = _method(setup, chosen, rules, count)
                         say(f"{count:3} {name:28} {row['accuracy']['share']:.3f}"
                             f" {row['tokens_per_second']:8.1f} tokens/s")  # fmt: skip
                         yield count, name, row
-
-
-def _calibrated(loaded: Loaded, found: Calibration) -> Loaded:
-    """Even where verdicts do not separate: what that costs is to be seen."""
-    rules = {**found.rules, "max_rounds": loaded.rules.max_rounds}
-    prompts = replace(loaded.prompts, calibration=found)
-    return replace(loaded, prompts=prompts, rules=loaded.rules.changed(rules))
 
 
 def _method(setup: Setup, loaded: Loaded, rules: dict[str, Any], at_a_time: int) -> dict[str, Any]:
@@ -84,9 +75,9 @@ def _method(setup: Setup, loaded: Loaded, rules: dict[str, Any], at_a_time: int)
         ]
 
     # What only first answers cost is not timed.
-    _answer(loaded, asked(setup.questions[:at_a_time]), at_a_time)
+    drive.seconds(loaded, asked(setup.questions[:at_a_time]), at_a_time)
     outcomes = asked(setup.questions)
-    seconds = _answer(loaded, outcomes, at_a_time)
+    seconds = drive.seconds(loaded, outcomes, at_a_time)
     counts = [outcome.statistics for outcome in outcomes]
     right = sum(gives(o.text, q.answer) for o, q in zip(outcomes, setup.questions, strict=True))
     tokens, advances = sum(c.tokens for c in counts), sum(c.advances for c in counts)
@@ -101,17 +92,3 @@ def _method(setup: Setup, loaded: Loaded, rules: dict[str, Any], at_a_time: int)
         "target_passes": advances,
         "tokens_per_target_pass": sum(c.advanced for c in counts) / advances if advances else 0.0,
     }
-
-
-def _answer(loaded: Loaded, outcomes: list[Outcome], at_a_time: int) -> float:
-    """The seconds that all take, so many at a time."""
-    scheduler, coming, busy = Scheduler(loaded.target, loaded.draft), deque(outcomes), True
-    begin = time.perf_counter()
-    while busy or coming:
-        while coming and scheduler.running + scheduler.waiting < at_a_time:
-            scheduler.submit(coming[0].request, coming.popleft())
-        busy = scheduler.step()
-    seconds = time.perf_counter() - begin
-    if failed := [outcome.error for outcome in outcomes if outcome.error]:
-        raise failed[0]
-    return seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from benchmarks.judge.replay import Course
 from benchmarks.judge.units import BATCHES, costs
 from benchmarks.report import RESULTS, say, write_results
 from parse_runtime.calibration.answers import gives
+from parse_runtime.calibration.calibrate import best
 from parse_runtime.calibration.collect import Samples
 from parse_runtime.engine.judge import PROMPT, first_failure
 from parse_runtime.engine.rules import Rules
@@ -29,6 +31,8 @@ from parse_runtime.weights.source import open_model
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Of wrong drafts that may be kept whole."""
+PREDICTED = ("14B", "235B")
+"""Targets that are too large for this machine."""
 Methods = Mapping[str, list[list[Course]]]
 """Every question's course, once or more."""
 
@@ -47,40 +51,50 @@ def run(
     found, measured = samples(lines, text.tokenizer), json.loads(units.read_text())
     suffix = len(text.tokenizer.encode(text.chat.judge_suffix("", PROMPT)))
     kept = {each: replay.kept_by_fits(found, each, Rules()) for each in SHARES}
+    unasked = replay.kept_by_fits(found, verdicts.WRONG_KEPT, Rules(judge_prompt=""))
     say("fitted")
-    methods = by_method(lines, found, kept[verdicts.WRONG_KEPT])
-    passes = measured["milliseconds"]
-    here = {batch: costs(passes, batch, suffix, replay.DEPTH) for batch in BATCHES}
-    geometry = json.loads((RESULTS / "parse_geometry.json").read_text())
-    others = {
-        "14B": {batch: dense(geometry, 1.19e9, suffix, batch) for batch in BATCHES},
-        "235B": {batch: LARGE.costs(suffix, batch) for batch in BATCHES},
+    methods = {
+        **by_method(lines, found, kept[verdicts.WRONG_KEPT]),
+        **{
+            name.replace("parse", "parse, no question"): courses
+            for name, courses in by_method(lines, found, unasked, asks=False).items()
+            if name.startswith("parse") and "alone" not in name
+        },
     }
-    predicted = {name: gains(methods, each) for name, each in others.items()}
-    own = gains(methods, here)
+    places = _places(measured["milliseconds"], suffix, replay.DEPTH)
+    own, *others = (gains(methods, each) for each in places)
     for rows in own.values():
         for name, row in rows.items():
             row.update(replay.accuracy(methods[name], found))
     if loose:
-        own["batch_1"]["target + FLy"] = _loose(
-            loose, text.tokenizer, lines, found, costs(passes, 1, suffix, fly.DEPTH), methods, here
-        )
-    first = own["batch_1"]["parse"]
+        answers = Loose.of(loose, text.tokenizer, lines)
+        chains = _places(measured["milliseconds"], suffix, fly.DEPTH)
+        for part, here, long in zip((own, *others), places, chains, strict=True):
+            for batch in BATCHES:
+                gain = answers.gain(methods["target"][0], here[batch], long[batch])
+                part[f"batch_{batch}"]["target + FLy"] = {"gain": gain}
+        for rows in own.values():
+            rows["target + FLy"].update(answers.said(found))
+    predicted = dict(zip(PREDICTED, others, strict=True))
+    # What foundryc calibrate makes of the pair.
+    asked = best(found, Rules(), "", verdicts.WRONG_KEPT).judge_prompt
+    default = "parse" if asked else "parse, no question"
+    first = own["batch_1"][default]
     result = {
         "questions": len(lines), **verdicts.report(found),
         "ended": verdicts.by_evidence(
             found.some(np.flatnonzero([line["draft"]["ended"] for line in lines]))
         ),
-        "units": measured, "methods": own, "gain": first["gain"],
+        "units": measured, "methods": own, "default": default, "gain": first["gain"],
         "accuracy_lost_points": first["lost_points"]["value"],
         "predicted": predicted,
-        "predicted_gain": {name: each["batch_1"]["parse"]["gain"]
+        "predicted_gain": {name: each["batch_1"][default]["gain"]
                            for name, each in predicted.items()},
         "evidence_cost": measured["evidence_cost"],
         "by_share_kept": [
             {
                 "share": share, **replay.accuracy(courses["parse"], found),
-                "gain": gains(courses, here)["batch_1"]["parse"]["gain"],
+                "gain": gains(courses, places[0])["batch_1"]["parse"]["gain"],
             }
             for share, courses in (
                 (share, by_method(lines, found, each)) for share, each in kept.items()
@@ -91,8 +105,11 @@ def run(
     write_results(output, {**file, **result})
 
 
-def by_method(lines: Sequence[Line], found: Samples, kept: Any) -> Methods:
-    """`kept` [repeats, drafts]: what stays of each draft by calibrated verdicts."""
+def by_method(lines: Sequence[Line], found: Samples, kept: Any, asks: bool = True) -> Methods:
+    """`kept` [repeats, drafts]: what stays of each draft by calibrated verdicts.
+
+    `asks`: whether those ask the judge, which alone judges in one method.
+    """
     answered = list(zip(lines, found.drafts, strict=True))
     # Log-odds above 0 are verdicts above 0.5.
     judged = np.asarray(
@@ -105,8 +122,8 @@ def by_method(lines: Sequence[Line], found: Samples, kept: Any) -> Methods:
             [replay.alone(line, draft.target_right, replay.DEPTH) for line, draft in answered]
         ],
         "parse, judge alone": replay.courses(lines, found, judged),
-        "parse": replay.courses(lines, found, kept),
-        "parse + draft speculation": replay.courses(lines, found, kept, replay.DEPTH),
+        "parse": replay.courses(lines, found, kept, asks=asks),
+        "parse + draft speculation": replay.courses(lines, found, kept, replay.DEPTH, asks),
     }
 
 
@@ -124,22 +141,42 @@ def gains(methods: Methods, places: Mapping[int, Costs]) -> dict[str, dict[str, 
     return found
 
 
-def _loose(
-    file: Path, tokenizer: Tokenizer, lines: Sequence[Line], found: Samples, each: Costs,
-    methods: Methods, here: Mapping[int, Costs],
-) -> dict[str, Any]:  # fmt: skip
-    """FLy's answers, beside the target's of the same questions."""
-    answered = {line["prompt"]: line for line in read(file)}
-    asked = [i for i, line in enumerate(lines) if line["prompt"] in answered]
-    courses = []
-    for i in asked:
-        line = answered[lines[i]["prompt"]]
-        right = gives(tokenizer.decode(line["tokens"]), line["answer"])
-        courses.append(Course(right, len(line["tokens"]), passes=line["passes"]))
-    base = here[1].rate([methods["target"][0][i] for i in asked])
-    return {
-        "gain": each.rate(courses, True) / base,
-        **replay.accuracy([courses], found.some(np.asarray(asked))),
-        "target_passes": sum(course.passes for course in courses),
-        "tokens": sum(course.tokens for course in courses),
-    }
+@dataclass(frozen=True)
+class Loose:
+    """FLy's answers to some of the questions, by number."""
+
+    asked: list[int]
+    courses: list[Course]
+
+    @staticmethod
+    def of(file: Path, tokenizer: Tokenizer, lines: Sequence[Line]) -> Loose:
+        """What judge-fly has written."""
+        answered = {line["prompt"]: line for line in read(file)}
+        asked = [i for i, line in enumerate(lines) if line["prompt"] in answered]
+        courses = []
+        for line in (answered[lines[i]["prompt"]] for i in asked):
+            right = gives(tokenizer.decode(line["tokens"]), line["answer"])
+            courses.append(Course(right, len(line["tokens"]), passes=line["passes"]))
+        return Loose(asked, courses)
+
+    def gain(self, target: Sequence[Course], alone: Costs, chains: Costs) -> float:
+        """Over the target's rate of the same questions."""
+        return chains.rate(self.courses, True) / alone.rate([target[i] for i in self.asked])
+
+    def said(self, found: Samples) -> dict[str, Any]:
+        """Accuracy beside the target's, and counts."""
+        return {
+            **replay.accuracy([self.courses], found.some(np.asarray(self.asked))),
+            "target_passes": sum(course.passes for course in self.courses),
+            "tokens": sum(course.tokens for course in self.courses),
+        }
+
+
+def _places(passes: dict[str, float], suffix: int, depth: int) -> list[dict[int, Costs]]:
+    """Of this machine, then of `PREDICTED`: what passes take, by answers at a time."""
+    geometry = json.loads((RESULTS / "parse_geometry.json").read_text())
+    return [
+        {batch: costs(passes, batch, suffix, depth) for batch in BATCHES},
+        {batch: dense(geometry, 1.19e9, suffix, batch, depth) for batch in BATCHES},
+        {batch: LARGE.costs(suffix, batch, depth) for batch in BATCHES},
+    ]

@@ -44,12 +44,16 @@ class Network:
         return self._run(Rows.of(torch.from_numpy(plan), torch.tensor([slot])), self.max_len + 1)
 
     def verify(
-        self, slot: int, tokens: Sequence[int], suffix: Sequence[int], cuts: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states of a sequence's tokens, and of the last token of each cut's suffix."""
+        self, slot: int, tokens: Sequence[int], suffix: Sequence[int], cuts: Sequence[int],
+        start: int = 0,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Hidden states of tokens that continue a slot's `start`, and of each cut's suffix's last.
+
+        A cut is a sequence length.
+        """
         rows = len(tokens) + len(cuts) * len(suffix)
         plan, ends = verification_plan(
-            tokens, 0, suffix, cuts, rows, self.max_len, self.max_len + 1
+            tokens, start, suffix, cuts, rows, self.max_len, self.max_len + 1
         )
         found = self._run(Rows.of(torch.from_numpy(plan), torch.tensor([slot])), self.rows)
         return found[: len(tokens)], found[torch.from_numpy(ends)]

@@ -8,50 +8,54 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from benchmarks.arith.plot import panel
 from benchmarks.report import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs"
+_BATCHES = (1, 4, 16)
 
 
 def run(
     results: Annotated[
-        Path, Option(help="What the benchmark parse-judge has written.", exists=True)
+        Path, Option(help="What judge-pair or parse-judge has written.", exists=True)
     ] = RESULTS / "parse_judge.json",
+    control: Annotated[Path, Option(help="What arith has written, of the trained pair.")] = RESULTS
+    / "parse_arith.json",
     output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="An SVG.")] = DOCS
     / "parse-judge.svg",
 ) -> None:
-    """Draw a row of two panels for each pair, as far as measured."""
+    """Draw a row of panels for each pair: by answers at a time, and verdicts; what is measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-    others = [found.get(name) for name in ("weak", "control")]
-    pairs = [part for part in (found, *others) if part and "histograms" in part]
-    figure = Figure(figsize=(10, 3.6 * len(pairs)), layout="constrained")
+    pairs = [found]
+    if control.exists():
+        pairs += _trained(json.loads(control.read_text(encoding="utf-8")))
+    figure = Figure(figsize=(22, 3.8 * len(pairs)), layout="constrained")
     FigureCanvasAgg(figure)
-    for part, (left, right) in zip(
-        pairs, figure.subplots(len(pairs), 2, squeeze=False), strict=True
-    ):
+    rows_of_panels = figure.subplots(len(pairs), len(_BATCHES) + 1, squeeze=False)
+    for part, panels in zip(pairs, rows_of_panels, strict=True):
+        for axes in panels[:-1]:
+            axes.set_axis_off()
         title = f"{part['target']} with {part['draft']}, {part['device']}, {part['date'][:10]}"
-        left.set_title(title, fontsize=8, loc="left")
-        if "methods" in part:
-            _methods(left, next(iter(part["methods"].values())))
-        else:
-            left.set_axis_off()
-            left.text(0, 0.5, "methods were not measured")
-        _histograms(right, part["histograms"])
+        panels[0].set_title(title, fontsize=9, loc="left")
+        for axes, batch in zip(panels, _BATCHES, strict=False):
+            if rows := part.get("methods", {}).get(f"batch_{batch}"):
+                axes.set_axis_on()
+                panel(axes, rows)
+                axes.set_xlabel(f"throughput over the target alone, {batch} at a time")
+        _histograms(panels[-1], part["histograms"])
     figure.savefig(output)
 
 
-def _methods(axes: Any, rows: dict[str, Any]) -> None:
-    for name, row in rows.items():
-        share = row["accuracy"]
-        sides = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
-        axes.errorbar([row["gain"]], [share["share"]], sides, fmt="o", capsize=3, label=name)
-    axes.set(xscale="log", xlabel="throughput over the target alone")
-    axes.set_ylabel("right answers (95 % interval)")
-    axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
+def _trained(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trained pair, where it was calibrated, as the others are told."""
+    if "calibration" not in found:
+        return []
+    methods = {name: part["methods"] for name, part in found.items() if name.startswith("batch_")}
+    about = {"target": "trained target", "draft": "trained draft", "methods": methods}
+    return [{**found["calibration"], **about}]
 
 
 def _histograms(axes: Any, counts: dict[str, list[int]]) -> None:

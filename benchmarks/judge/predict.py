@@ -57,7 +57,9 @@ class Costs:
         return sum(course.tokens for course in found) / seconds
 
 
-def dense(geometry: dict[str, Any], draft_bytes: float, suffix: int, batch: int) -> Costs:
+def dense(
+    geometry: dict[str, Any], draft_bytes: float, suffix: int, batch: int, depth: int
+) -> Costs:
     """The 14B of `parse_geometry.json` with a small draft model, whose steps are counted.
 
     The draft's are at the share of bandwidth that the smallest model there has reached.
@@ -75,8 +77,8 @@ def dense(geometry: dict[str, Any], draft_bytes: float, suffix: int, batch: int)
     draft, one = draft_bytes / reached, step(1) * batch
     return Costs(
         target_prefill=one, draft_prefill=draft, target_step=step(batch), draft_step=draft / batch,
-        extend=step(9 * batch), verify=float(base), verify_row=float(slope), suffix=suffix,
-        least=one,
+        extend=step((depth + 1) * batch), verify=float(base), verify_row=float(slope),
+        suffix=suffix, least=one, depth=depth,
     )  # fmt: skip
 
 
@@ -93,7 +95,7 @@ class Large:
     operations: float
     """A second, likewise."""
 
-    def costs(self, suffix: int, batch: int) -> Costs:
+    def costs(self, suffix: int, batch: int, depth: int) -> Costs:
         """Of so many answers at a time. Rows choose experts of their own until all are read."""
         whole, draft = self.whole_bytes / self.bandwidth, self.draft_bytes / self.bandwidth
 
@@ -102,8 +104,9 @@ class Large:
 
         return Costs(
             target_prefill=whole, draft_prefill=draft, target_step=step(batch),
-            draft_step=draft / batch, extend=step(9 * batch), verify=whole,
+            draft_step=draft / batch, extend=step((depth + 1) * batch), verify=whole,
             verify_row=self.operations_a_row / self.operations, suffix=suffix, least=whole,
+            depth=depth,
         )  # fmt: skip
 
 

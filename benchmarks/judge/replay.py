@@ -36,6 +36,7 @@ class Course:
     drafted: int = 0
     """Tokens of the draft model, one after the other."""
     cuts: int = 0
+    """Questions to the judge."""
     kept: int = 0
     passes: int = 0
     """The target's, that give a token each, or what follows drafted ones."""
@@ -56,16 +57,16 @@ def written(line: Line, right: bool) -> Course:
     return Course(right, len(tokens), len(tokens) + ended, target=False)
 
 
-def parse(line: Line, right: bool, kept: int, depth: int = 0) -> Course:
-    """PARSE, where `kept` tokens of the draft stay."""
-    draft, cuts = line["draft"], line["cuts"]
+def parse(line: Line, right: bool, kept: int, depth: int = 0, asks: bool = True) -> Course:
+    """PARSE, where `kept` tokens of the draft stay; `asks` the judge at every cut."""
+    draft, cuts = line["draft"], len(line["cuts"]) if asks else 0
     drafted = len(draft["tokens"]) + draft["ended"]
     if kept == len(draft["tokens"]):
-        return Course(right, kept, drafted, len(cuts), kept)
+        return Course(right, kept, drafted, cuts, kept)
     tokens, ended, alike = _behind(line, kept)
     part = {"tokens": tokens, "ended": ended, "drafted_alike": alike}
     passes = _passes(part, int(kept == 0), depth)
-    return Course(right, kept + len(tokens), drafted, len(cuts), kept, passes)
+    return Course(right, kept + len(tokens), drafted, cuts, kept, passes)
 
 
 def _behind(line: Line, kept: int) -> tuple[list[int], bool, str]:
@@ -118,12 +119,13 @@ def kept_by_fits(samples: Samples, false_accepts: float, rules: Rules) -> NDArra
 
 
 def courses(
-    lines: Sequence[Line], samples: Samples, kept: NDArray[np.int64], depth: int = 0
-) -> list[list[Course]]:
+    lines: Sequence[Line], samples: Samples, kept: NDArray[np.int64], depth: int = 0,
+    asks: bool = True,
+) -> list[list[Course]]:  # fmt: skip
     """PARSE of every line, for each row of `kept`."""
     return [
         [
-            parse(line, draft.right[stay] if stay else draft.target_right, stay, depth)
+            parse(line, draft.right[stay] if stay else draft.target_right, stay, depth, asks)
             for line, draft, stay in zip(lines, samples.drafts, row.tolist(), strict=True)
         ]
         for row in kept

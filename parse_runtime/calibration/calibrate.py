@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from foundryrt.errors import UsageError
@@ -17,6 +19,29 @@ from parse_runtime.engine.rules import Rules
 
 _LEAST = 5
 """Drafts of either kind without which nothing can be said."""
+_ADDS = 0.005
+"""By how much an area must be larger with the judge's answer than without, to be worth asking."""
+
+
+def best(samples: Samples, rules: Rules, models: str, false_accepts: float) -> Calibration:
+    """As `calibrated`; the judge is asked only where its answer adds to the rest.
+
+    The question is most of a verification's rows.
+    """
+    found = calibrated(samples, rules, models, false_accepts)
+    without = found.report.get("auc_without_the_judge")
+    if without is None or any(
+        area["value"] > without[kind]["value"] + _ADDS
+        for kind, area in found.report["auc"].items()
+        if kind in ("drafts", "prefixes")
+    ):
+        return found
+    unasked = calibrated(samples, replace(rules, judge_prompt=""), models, false_accepts)
+    asked = {
+        "auc_of_the_judge_alone": found.report["auc_of_the_judge_alone"],
+        "auc_with_the_judge": found.report["auc"],
+    }
+    return msgspec.structs.replace(unasked, report={**unasked.report, **asked})
 
 
 def calibrated(samples: Samples, rules: Rules, models: str, false_accepts: float) -> Calibration:

@@ -144,7 +144,8 @@ class Passes:
             digits[: len(known)] = known
             digits = self.register(self.signature.tensor("digits"), digits, "constant")
         return Judging(
-            tokens, digits, self.draft_likelihood, self.asked, self._logits,
+            tokens, digits, self.draft_likelihood, self.asked, bool(self.sizes.shared),
+            self._logits,
             partial(logits_of, self.parameters, cap=self.config.logit_cap, ranks=self.ranks),
         )  # fmt: skip
 

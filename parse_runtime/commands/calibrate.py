@@ -14,7 +14,7 @@ from foundryrt.progress import progress_bar
 from foundryrt.protocols import SessionLike
 from parse_runtime.calibration import questions
 from parse_runtime.calibration.answers import Question
-from parse_runtime.calibration.calibrate import calibrated
+from parse_runtime.calibration.calibrate import best, calibrated
 from parse_runtime.calibration.collect import collect
 from parse_runtime.engine.calibration import FILE, NOT_SEPARATED, Calibration
 from parse_runtime.graphs.loading import load
@@ -28,7 +28,9 @@ class Calibrating:
     input: str = option("", 'JSON lines {"prompt": ..., "answer": ...} in their place')
     seed: int = option(0, "of the questions that ship")
     max_new_tokens: int = option(96, "longest answer in tokens")
-    judge_prompt: str | None = option(None, "the question to the judge; empty: none is asked")
+    judge_prompt: str | None = option(
+        None, "the question to the judge; empty: none; by default the captured one, if it tells"
+    )
     false_accepts: float = option(0.05, "share of wrong drafts that may be kept whole")
 
     def __post_init__(self) -> None:
@@ -55,11 +57,11 @@ def calibrate(
     asked = (
         _read(options.input) if options.input else questions.make(options.questions, options.seed)
     )
-    rules = loaded.rules
+    rules, fit = loaded.rules, best
     if options.judge_prompt is not None:
-        rules = replace(rules, judge_prompt=options.judge_prompt)
+        rules, fit = replace(rules, judge_prompt=options.judge_prompt), calibrated
     samples = collect(loaded, asked, rules, options.max_new_tokens, progress_bar)
-    found = calibrated(samples, rules, session.weights_digest, options.false_accepts)
+    found = fit(samples, rules, session.weights_digest, options.false_accepts)
     report = {"separates": found.separates, **msgspec.to_builtins(found)}
     if not json:
         write(_text(found))
@@ -107,15 +109,16 @@ def _text(found: Calibration) -> str:
         f"area under the ROC curve: whole drafts {area('auc', 'drafts')}, "
         f"prefixes {area('auc', 'prefixes')}",
     ]
-    if "auc_of_the_judge_alone" in r:
-        lines.append(
-            f"... of the judge's answer alone: {area('auc_of_the_judge_alone', 'drafts')}, "
-            f"{area('auc_of_the_judge_alone', 'prefixes')}"
+    lines += [
+        f"... {what}: {area(name, 'drafts')}, {area(name, 'prefixes')}"
+        for name, what in (
+            ("auc_of_the_judge_alone", "of the judge's answer alone"),
+            ("auc_without_the_judge", "without it"), ("auc_with_the_judge", "with it"),
         )
-        lines.append(
-            f"... without it: {area('auc_without_the_judge', 'drafts')}, "
-            f"{area('auc_without_the_judge', 'prefixes')}"
-        )
+        if name in r
+    ]  # fmt: skip
+    if "auc_with_the_judge" in r:
+        lines.append("the judge's answer adds nothing to the rest: it is not asked")
     lines += [
         f"at threshold {found.threshold:.3f}: false accepts {rate('false_accept')}, "
         f"false rejects {rate('false_reject')}",

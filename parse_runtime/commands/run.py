@@ -59,13 +59,14 @@ class Options(RuleChanges, _Asked):
 
 def run(session: SessionLike, options: Options, json: bool) -> dict[str, object]:
     """Answer the prompts; texts, counts and times."""
-    loaded = load(session, options.unlike_tokenizers)
+    changes = options.changes()
+    loaded = load(session, options.unlike_tokenizers, changes.get("calibrated", True))
     scheduler = Scheduler(loaded.target, loaded.draft, sharing=options.share_prefixes)
     defaults = Defaults(
         options.max_new_tokens,
         options.sampling(),
         [options.stop] if options.stop else [],
-        loaded.rules.changed(options.changes()),
+        loaded.rules.changed(changes),
     )
     if options.prompt:
         job = defaults.job(loaded.prompts, Line(prompt=options.prompt))

@@ -22,6 +22,7 @@ from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
 from parse_runtime.kernels.cuda.reduce import all_reduce
+from parse_runtime.kernels.evidence import by_cut, least_sure
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.linear import linear, linear_parts
@@ -115,7 +116,10 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
         add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
     all_reduce(total, ranks)
     scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
-    token_likelihood(scores.to(dtype), numbers, -100.0)
+    said = token_likelihood(scores.to(dtype), numbers, -100.0)
+    _, place = least_sure(heat, numbers, 2, count)
+    rest = numbers, heat, numbers > 0, numbers, torch.zeros(3, 7), 0.3
+    by_cut(torch.zeros(2, 2), said, place, *rest)
     sample(scores, heat, heat, numbers, numbers)
     plan = torch.zeros(5, count, dtype=torch.int64)
     sample_and_step(scores, heat, heat, numbers, plan, KEYS)

@@ -14,8 +14,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from attention_cases import Case, exact, random_case, rows_visible, step_visible
 
-from parse_runtime.kernels.cuda import attend_rows, attend_step, likelihood
+from parse_runtime.kernels.cuda import attend_rows, attend_step, evidence, likelihood
 from parse_runtime.kernels.cuda import sample as sampler
+from parse_runtime.kernels.evidence import by_cut, least_sure
 from parse_runtime.kernels.likelihood import token_likelihood
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.signature.plan import ALIGNMENT, Judged, causal, packed_verifications
@@ -188,6 +189,33 @@ def likelihoods() -> float:
     return max(found)
 
 
+def evidence_errors() -> float:
+    """The largest difference from the same in torch, and 1 where other tokens are asked about."""
+    found = []
+    for seed, (count, cuts, asked) in enumerate(((1, 1, 1), (40, 3, 20), (600, 9, 201))):
+        g = torch.Generator().manual_seed(seed)
+        draft = -torch.randperm(count, generator=g) / count
+        segments = torch.randint(0, cuts + 1, (count,), generator=g).sort().values
+        picked = evidence.launch_least_sure(draft, segments, cuts, asked)
+        expected = least_sure(draft, segments, cuts, asked)
+        # Tokens that count nowhere are equal, and may take each other's place.
+        counted = segments < cuts
+        same = (picked[1] >= 0)[counted].equal((expected[1] >= 0)[counted])
+        found.append(float(not same or not picked[1][picked[0]].equal(torch.arange(asked))))
+        tokens = torch.randint(0, 50, (count,), generator=g)
+        choices = torch.where(torch.rand(asked, generator=g) < 0.5, tokens[picked[0]], 3)
+        said = -2 * torch.rand(asked, generator=g), torch.rand(asked, generator=g), choices
+        given = (
+            torch.randn(cuts, 2, generator=g), said, picked[1], tokens, draft, tokens > 25,
+            segments, -torch.rand(3, 7, generator=g), 0.3,
+        )  # fmt: skip
+        ours, theirs = evidence.launch_by_cut(*given), by_cut(*given)
+        found.append(float((ours - theirs).abs().max() / theirs.abs().max()))
+    unknown = torch.tensor([0.0, float("nan"), -5.0])
+    found.append(float(evidence.launch_least_sure(unknown, tokens[:3] * 0, 1, 1)[0] != 1))
+    return max(found)
+
+
 generator = torch.Generator().manual_seed(1)
 rows = (
     torch.randn(6, 9000, generator=generator) * 3,
@@ -202,6 +230,7 @@ print(
         {
             "errors": errors(),
             "likelihoods": likelihoods(),
+            "evidence_errors": evidence_errors(),
             "variations": variations(),
             "row_variations": row_variations(),
             "judged": judged(),

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import capture
 from parse_models import save
 
-from benchmarks.judge import fly, lines, replay
+from benchmarks.judge import ask, fly, lines, replay
 from benchmarks.judge.gather import Gatherer
 from foundryrt.session import Session
 from parse_runtime.calibration.answers import Question
@@ -111,6 +111,24 @@ def test_passes_are_those_of_the_engine(
                 assert (course.tokens, course.passes) == (engine.tokens, engine.advances)
                 assert course.cuts == len(engine.verdicts[0])
     assert len(kept) > 2
+
+
+def test_a_question_is_asked_again_behind_the_same_draft(
+    pair: Gatherer, gathered: list[lines.Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask, "ASKED", {"same": "ok?", "other": "so?"})
+    monkeypatch.setattr(ask, "BARE", "?")
+    found = lines.samples(gathered, pair.text.tokenizer)
+    with torch.inference_mode():
+        said = [ask.ask(pair, line) for line in gathered]
+    for line, odds in zip(gathered, said, strict=True):
+        assert odds["same"] == pytest.approx(line["log_odds"], abs=1e-3)
+        assert odds["other"] != odds["same"] != odds["bare"]
+    others = ask.answered(found, [odds["other"] for odds in said])
+    assert others.evidence[:, 0] == pytest.approx(
+        [odds["other"][index] for (d, index) in others.rows for odds in [said[d]]]
+    )
+    assert (others.evidence[:, 1:] == found.evidence[:, 1:]).all()
 
 
 @pytest.mark.parametrize("window", [0, 2])

@@ -22,7 +22,8 @@ PASSES = {
     **{f"target step {b}": 100.0 for b in BATCHES},
     **{f"draft step {b}": 10.0 for b in BATCHES},
     **{f"chains of {d} {b}": 120.0 for d in (8, 16) for b in BATCHES},
-    "verify 16 judged, evidence": 100.0, "verify 64 judged, evidence": 200.0,
+    "verify 16 judged, evidence of half": 100.0, "verify 64 judged, evidence of half": 200.0,
+    "verify 16, evidence of half": 60.0, "verify 64, evidence of half": 90.0,
 }  # fmt: skip
 
 
@@ -63,8 +64,12 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         {"prompt": f"{n}?", "answer": "7", "tokens": own[: 19 - n], "passes": 3} for n in (0, 1)
     )
     loose.write_text("".join(json.dumps(one) + "\n" for one in said))
-    pair.run(drafts, str(folder / "model"), units, loose, output)
-    plot.run(output, folder / "plot.svg")
+    with pytest.MonkeyPatch.context() as patch:
+        # Each share has fits of its own, over again.
+        patch.setattr(pair, "SHARES", (0.05, 0.4))
+        patch.setattr(replay, "REPEATS", 1)
+        pair.run(drafts, str(folder / "model"), units, loose, output)
+    plot.run(output, folder / "none", folder / "plot.svg")
     assert "<!-- a with b" in (folder / "plot.svg").read_text()
     return dict(json.loads(output.read_text()))
 
@@ -76,15 +81,19 @@ def test_each_method_has_its_answers_and_its_speed(result: dict[str, Any]) -> No
     assert result["auc_of_each"]["draft_disagreements"]["drafts"] == 0.0
     assert result["evidence_cost"] == 1.1
     rows = result["methods"]["batch_1"]
-    loose = rows.pop("target + FLy")
+    loose = rows["target + FLy"]
     assert loose["accuracy"]["hits"] == 1 and loose["lost_points"]["value"] == 50
     assert loose["target_passes"] == 6 and loose["gain"] > 1
     assert {name: row["accuracy"]["share"] for name, row in rows.items()} == {
-        "target": 1.0, "draft": 0.5, "target + draft speculation": 1.0,
+        "target": 1.0, "draft": 0.5, "target + draft speculation": 1.0, "target + FLy": 0.5,
         "parse, judge alone": 0.5, "parse": 1.0, "parse + draft speculation": 1.0,
+        "parse, no question": 1.0, "parse, no question + draft speculation": 1.0,
     }  # fmt: skip
     assert rows["target"]["gain"] == 1.0 < rows["target + draft speculation"]["gain"]
     assert rows["draft"]["gain"] > rows["parse, judge alone"]["gain"] > rows["parse"]["gain"] > 1
+    assert rows["parse, no question"]["gain"] > rows["parse"]["gain"]
+    for part in (result["methods"], *result["predicted"].values()):
+        assert all(part[f"batch_{b}"]["target + FLy"]["gain"] > 0 for b in BATCHES)
     kept = [row["gain"] for row in result["by_share_kept"]]
     assert kept == sorted(kept)
     assert result["predicted_gain"].keys() == {"14B", "235B"}

@@ -132,6 +132,8 @@ def test_a_pair_that_separates_judges_by_its_fit(bundle: Path, tmp_path: Path) -
     copy = Path(shutil.copy(bundle, tmp_path / "good.fdy"))
     report = fitted(copy, asked)
     assert report["separates"] and report["auc"] > 0.75
+    # The judge of random weights adds nothing, and is asked again where the fit is left aside.
+    assert report["judge_prompt"] == ""
     with Bundle.open(bundle) as before, Bundle.open(copy) as after:
         after.verify()
         assert after.manifest == before.manifest and after.digest != before.digest

@@ -24,6 +24,7 @@ from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.kernels.evidence import whole_tiles
 from parse_runtime.models.decoder import logits_of
 from parse_runtime.signature.evidence import EVIDENCE, LOG_ODDS, Score
 from parse_runtime.signature.selection import SelectionRule
@@ -271,3 +272,11 @@ def test_an_unfit_share_of_evidence_is_refused(share: float) -> None:
 def test_an_unfit_list_of_evidence_is_refused(evidence: str) -> None:
     with pytest.raises(UsageError, match="evidence"):
         Settings(model="none", verify="24x2,60x4", evidence=evidence)
+
+
+@given(st.integers(1, 3000), st.integers(1, 64))
+def test_what_is_asked_about_fills_tiles_or_is_all(count: int, cuts: int) -> None:
+    found = whole_tiles(count, cuts)
+    assert found == count or (found + cuts) % 128 == 0
+    assert 0.95 * count <= found <= count
+    assert whole_tiles(256, 8) == 248 and whole_tiles(254, 8) == 248 and whole_tiles(30, 4) == 30

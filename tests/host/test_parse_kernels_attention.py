@@ -133,7 +133,7 @@ def test_triton_code_interpreted() -> None:
     assert report["variations"] == report["row_variations"] == report["misread"] == 0
     error, changed = report["judged"]
     assert error < 1e-6 and changed == 0
-    assert report["likelihoods"] < 2e-5
+    assert report["likelihoods"] < 2e-5 and report["evidence_errors"] < 1e-5
     assert report["tokens"] == report["expected_tokens"]
     assert report["narrow_tokens"] == report["expected_narrow_tokens"]
     assert report["step_plan"] == report["expected_step_plan"]

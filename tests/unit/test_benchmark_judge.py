@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.judge import plot, verdicts
-from benchmarks.judge.bundles import CONTROL, Pair
+from benchmarks.judge.bundles import Pair
 from benchmarks.judge.methods import METHODS
 from parse_runtime.calibration.collect import Draft, Samples
 from parse_runtime.signature.evidence import EVIDENCE
@@ -45,20 +45,24 @@ def test_the_report_says_which_evidence_tells(samples: Samples, tmp_path: Path) 
     about = {"target": "a", "draft": "b", "device": "CPU", "date": "2026-11-29"}
     row = {"gain": 1.5, "accuracy": {"share": 0.5, "low": 0.4, "high": 0.6}}
     methods = {"batch_1": {name: row for name in METHODS}}
-    file = tmp_path / "judge.json"
-    file.write_text(
-        json.dumps({**about, **found, "control": {**about, **found, "methods": methods}})
-    )
-    plot.run(file, tmp_path / "judge.svg")
-    drawn = (tmp_path / "judge.svg").read_text()
-    assert drawn.startswith("<?xml") and drawn.count("<!-- a with b") == 2
+    trained = {"batch_1": {"methods": methods["batch_1"]}}
+    file, control = tmp_path / "judge.json", tmp_path / "arith.json"
+    file.write_text(json.dumps({**about, **found, "methods": methods}))
+    control.write_text(json.dumps({**trained, "calibration": {**about, **found}}))
+    for other, count in ((control, 1), (tmp_path / "none", 0)):
+        plot.run(file, other, tmp_path / "judge.svg")
+        drawn = (tmp_path / "judge.svg").read_text()
+        assert drawn.startswith("<?xml") and drawn.count("<!-- a with b") == 1
+        assert drawn.count("<!-- trained target with trained draft") == count
+        assert drawn.count("<!-- throughput over the target alone, 1 at a time") == 1 + count
 
 
 def test_each_method_has_a_bundle_of_the_pair() -> None:
     unlike = Pair("t", "d", "", {}, same_tokens=False)
     assert {v for v, _, _ in METHODS.values() if unlike.has(v)} == {"plain", "draft"}
+    whole = Pair("t", "d", "e", {})
     for variant in {v for v, _, _ in METHODS.values()}:
-        assert CONTROL.has(variant) and CONTROL.variant(variant)["model"]
-    fly = CONTROL.variant("fly")
+        assert whole.has(variant) and whole.variant(variant)["model"]
+    fly = whole.variant("fly")
     assert fly["speculate"] == "draft" and fly["fly-window"] == 6 and fly["eagle-depth"] > 6
-    assert CONTROL.variant("draft")["model"] == CONTROL.draft
+    assert whole.variant("draft")["model"] == "d" and "draft" not in whole.variant("draft")

@@ -15,7 +15,7 @@ from scipy.stats import mannwhitneyu
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.calibration import questions
 from parse_runtime.calibration.answers import agree, gives, last_number
-from parse_runtime.calibration.calibrate import calibrated, least_threshold
+from parse_runtime.calibration.calibrate import best, calibrated, least_threshold
 from parse_runtime.calibration.collect import Draft, Samples
 from parse_runtime.calibration.fit import auc, cross_validated, fit, logistic
 from parse_runtime.calibration.fitted import Fitted
@@ -98,14 +98,14 @@ def test_the_threshold_is_the_least_that_keeps_few_wrong_ones(
         assert (wrong >= lower.max()).sum() > share * len(wrong)
 
 
-def sample(seed: int, drafts: int, informative: bool) -> Samples:
+def sample(seed: int, drafts: int, informative: bool, by: str = "draft_disagreements") -> Samples:
     g = np.random.default_rng(seed)
     found = []
     for number in range(drafts):
         right = number % 2 == 0
         evidence = g.normal(size=(3, len(EVIDENCE))).astype(np.float32)
         if informative:
-            evidence[:, EVIDENCE.index("draft_disagreements")] += 0 if right else 4
+            evidence[:, EVIDENCE.index(by)] += 0 if right else 4
         found.append(Draft([4, 8, 11], evidence, {4: True, 8: right, 11: right}, True))
     return Samples(found)
 
@@ -178,6 +178,16 @@ def test_without_a_question_the_judge_does_not_count() -> None:
     found = calibrated(sample(1, 60, True), Rules(judge_prompt=""), "m", 0.05)
     assert found.score.weights[0] == 0 and found.score.weighs_tokens
     assert not LOG_ODDS.weighs_tokens
+
+
+def test_a_judge_is_asked_where_its_answer_adds_to_the_rest() -> None:
+    idle = best(sample(1, 60, True), Rules(), "m", 0.05)
+    assert idle.judge_prompt == "" and idle.score.weights[0] == 0 and idle.auc > 0.95
+    assert idle.report["auc_with_the_judge"]["drafts"]["value"] > 0.95
+    needed = best(sample(1, 60, True, by="log_odds"), Rules(), "m", 0.05)
+    assert needed.judge_prompt == Rules().judge_prompt and needed.score.weights[0] < 0
+    assert needed.auc > needed.report["auc_without_the_judge"]["drafts"]["value"] + 0.2
+    assert "auc_with_the_judge" not in needed.report
 
 
 @pytest.mark.parametrize(
