@@ -51,6 +51,14 @@ def grown() -> bool:
     return os.environ.get(GROWN, "") not in ("", "0")
 
 
+def fill() -> int:
+    """The byte with which this process fills what is unused of its stack, see foundryc.cuda.stack.
+
+    Another one in each of the captures that are compared: what is left of it is noise.
+    """
+    return 0 if store() is None else 0x5A if moved() else 0xA5
+
+
 class Elsewhere:
     """More processes that run `command`, one after the other; what they store is in `folder`.
 

@@ -13,11 +13,10 @@ import numpy.typing as npt
 import torch
 
 from foundryc.capture import Capture
-from foundryc.cuda import driver, harvest, proof
+from foundryc.cuda import collection, driver, harvest, proof
 from foundryc.cuda.arena import BASE, Arena, is_zero
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.build import Build, OnlyMemory
-from foundryc.cuda.collection import postponed
 from foundryc.cuda.extract import CapturedFunction, CapturedGraph, extract, foreign_addresses
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
@@ -25,8 +24,9 @@ from foundryc.cuda.images import arena_image, foreign_image, pointers
 from foundryc.cuda.kernels import architecture, compile_source
 from foundryc.cuda.program import Program
 from foundryc.cuda.randomness import Generator, find_generator
+from foundryc.cuda.stack import filled
 from foundryc.difference import graph_title
-from foundryc.elsewhere import grown
+from foundryc.elsewhere import fill, grown
 from foundryc.producer import producer
 from foundryc.recording import GraphRecording
 from foundryc.template import GraphTable, Spans
@@ -146,8 +146,10 @@ class CudaRecording:
         """Run the workload eagerly with its memory in the arena: libraries and caches come up."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with (
-            postponed(), torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(self.arena.pool)
-        ):  # fmt: skip
+            collection.collected(),
+            torch.cuda.stream(self.stream),
+            torch.cuda.use_mem_pool(self.arena.pool),
+        ):
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
@@ -205,8 +207,9 @@ class CudaRecording:
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         pool: Any = self.arena.pool.id
         with (
-            postponed(),
+            collection.collected(),
             torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="relaxed"),
+            filled(fill()),
         ):
             yield recorded
         recorded.torch_graph = graph
@@ -272,6 +275,7 @@ class CudaRecording:
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded; embedded weights are read from the device when they are written."""
         torch.cuda.synchronize()
+        collection.done()
         self.binaries.refuse_addresses()
         kernels = self.binaries.kernels()
         generator = self._generator()

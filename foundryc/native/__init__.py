@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -67,6 +67,8 @@ def library() -> ctypes.CDLL:
         c_void_p, c_uint64, c_uint64, c_uint64, POINTER(ForeignPointer), c_uint64,
         POINTER(c_uint64),
     )  # fmt: skip
+    loaded.foundryc_fill_with.argtypes = (c_uint8,)
+    loaded.foundryc_fill_with.restype = None
     return loaded
 
 
