@@ -47,7 +47,7 @@ def test_a_line_and_a_call_find_the_byte_alone(library, value):
         found.look()
         dirty()
         for _ in range(2):
-            -found
+            _ = -found
             dirty(), found.look()
     assert len(found.seen) == 5
     for byte, count in found.seen:
