@@ -26,7 +26,8 @@ from foundryc.cuda.program import Program
 from foundryc.cuda.randomness import Generator, find_generator
 from foundryc.cuda.stack import filled
 from foundryc.difference import graph_title
-from foundryc.elsewhere import fill, grown
+from foundryc.elsewhere import calls_ahead, fill, grown
+from foundryc.leaks import mapped
 from foundryc.producer import producer
 from foundryc.recording import GraphRecording
 from foundryc.template import GraphTable, Spans
@@ -71,6 +72,7 @@ class CudaRecording:
             raise FoundryError("no GPU is visible here; capture on one, or use --target host")
         torch.cuda.set_device(device)
         torch.cuda.synchronize()
+        harvest.pass_calls(calls_ahead())
         self.harvest = harvest.Harvest()
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         # A report of foreign memory then names the line that asked for it.
@@ -323,6 +325,7 @@ class CudaRecording:
                 for index, tensor in enumerate(self.tensors)
                 if tensor.most
             ],
+            mapped=mapped(Path("/proc/self/maps").read_text()),
         )
 
     def rehearse(self, capture: Capture) -> proof.Rehearsal:

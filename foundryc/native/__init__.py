@@ -51,6 +51,7 @@ def library() -> ctypes.CDLL:
     loaded.foundryc_module_count.restype = c_uint64
     loaded.foundryc_module_at.argtypes = (c_uint64, POINTER(ModuleView))
     loaded.foundryc_find_module.argtypes = (c_void_p, POINTER(c_int64))
+    loaded.foundryc_pass_calls.argtypes = (c_uint64,)
     loaded.foundryc_open_arena.argtypes = (c_uint64, c_uint64, c_int)
     loaded.foundryc_close_arena.restype = None
     loaded.foundryc_allocate.argtypes = (c_uint32, c_uint64, c_uint64, POINTER(c_uint64))

@@ -30,6 +30,14 @@ FOUNDRY_EXPORT int foundryc_find_module(CUmodule module, int64_t* out) {
     return guarded([&] { *out = foundry::find_module(module); });
 }
 
+FOUNDRY_EXPORT int foundryc_pass_calls(uint64_t count) {
+    return guarded([&] {
+        CUdevice device = 0;
+        for (uint64_t call = 0; call < count; ++call)
+            foundry::check(foundry::driver().cuDeviceGet(&device, 0), "cuDeviceGet");
+    });
+}
+
 FOUNDRY_EXPORT int foundryc_open_arena(uint64_t base, uint64_t capacity, int device) {
     return guarded([&] { foundry::open_arena(base, capacity, device); });
 }
