@@ -10,7 +10,9 @@ from collections import Counter
 import pytest
 
 from foundryc import elsewhere
+from foundryc.cuda import harvest
 from foundryc.cuda.stack import filled
+from foundryrt.errors import FoundryError
 
 SIZE = 8000
 REST = 200
@@ -102,3 +104,30 @@ def test_captures_that_are_compared_fill_it_with_unlike_bytes(monkeypatch, tmp_p
     seen.append(elsewhere.fill())
     # Unlike in each half of a byte, and in both captures that are compared with the bundle's.
     assert seen == [0, 0xA5, 0x5A]
+
+
+def test_calls_that_are_counted_are_made_in_one_capture(monkeypatch, tmp_path):
+    monkeypatch.delenv(elsewhere.STORE, raising=False)
+    monkeypatch.delenv(elsewhere.MOVED, raising=False)
+    seen = [elsewhere.calls_ahead()]
+    monkeypatch.setenv(elsewhere.STORE, str(tmp_path / "again"))
+    seen.append(elsewhere.calls_ahead())
+    monkeypatch.setenv(elsewhere.MOVED, "1")
+    seen.append(elsewhere.calls_ahead())
+    assert seen[::2] == [0, 0]
+    # However close the counts were, none of their three bytes is what it was.
+    for count in (0, 255, 40253, 65535, 1 << 20):
+        for fewer in range(-100, 100):
+            other = count + fewer + seen[1]
+            assert all(count >> bits & 255 != other >> bits & 255 for bits in (0, 8, 16))
+
+
+def test_so_many_calls_are_made(fake):
+    fake.fail(0)
+    harvest.pass_calls(5)
+    assert fake.calls == 5
+    harvest.pass_calls(0)
+    assert fake.calls == 5
+    fake.fail(3)
+    with pytest.raises(FoundryError, match="cuDeviceGet"):
+        harvest.pass_calls(5)
