@@ -14,7 +14,7 @@ import torch
 
 from foundryc.capture import Capture
 from foundryc.cuda import collection, driver, harvest, proof
-from foundryc.cuda.arena import BASE, Arena, is_zero
+from foundryc.cuda.arena import BASE, REGION_OF_ROLE, Arena, is_zero
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.build import Build, OnlyMemory
 from foundryc.cuda.extract import CapturedFunction, CapturedGraph, extract, foreign_addresses
@@ -33,11 +33,6 @@ from foundryrt.bundle.schema import Ranks
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
-REGION_OF_ROLE = {
-    "weight": "weights", "state": "state",
-    # Not with the state: initial bytes are a region's prefix, and state may be gigabytes of zeros.
-    "constant": "io", "input": "io", "output": "io",
-}  # fmt: skip
 _SPACER = 70 << 20
 """Bytes; more than what one allocation of torch or a library has been seen to round up to."""
 
