@@ -16,7 +16,8 @@ choose() {
             --output $results/cold_start_14b.json) ;;
         relocate) limit=300 options=(relocate) ;;
         foreign) limit=300 options=(foreign) ;;
-        engine) limit=400 options=(engine) ;;
+        engine) limit=500 options=(engine) ;;
+        token) limit=300 options=(engine --parts token) ;;
         serve) limit=590 options=(serve --models qwen3-0.6b) ;;
         serve14b) limit=590 options=(serve --models qwen3-14b) ;;
         share) limit=590 options=(rank-share) ;;

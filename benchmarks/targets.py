@@ -186,7 +186,7 @@ TABLES: dict[str, list[list[Target]]] = {
         [relocation("vLLM with graphs from a bundle: equal answers of 64", "equal_answers", 64,
                     file="engine.json", higher=True),
          relocation("vLLM with graphs from a bundle: time a token / its own",
-                    "time_per_token_ratio", 1.02, 1.0, file="engine.json"),
+                    "by_turns/time_per_token_ratio", 1.02, 1.0, file="engine.json"),
          relocation("vLLM with graphs from a bundle: whole start / its own", "ready_ratio",
                     REPORTED, file="engine.json")],
         [relocation("relocating a node", "us_per_node", 0.5, 0.1, unit="us")],

@@ -72,3 +72,5 @@ class Capture:
     random: Random | None = None
     growing: Sequence[Growth] = ()
     ranks: Ranks | None = None
+    mapped: Sequence[tuple[int, int]] = ()
+    """First address and end of what the process had mapped: no bundle holds it."""

@@ -101,6 +101,7 @@ class _Index(msgspec.Struct):
     random: Random | None
     growing: list[Growth]
     ranks: Ranks | None
+    mapped: list[tuple[int, int]]
 
 
 def save(capture: Capture, path: str | os.PathLike[str]) -> None:
@@ -145,6 +146,7 @@ def load(path: str | os.PathLike[str]) -> Capture:
         random=index.random,
         growing=index.growing,
         ranks=index.ranks,
+        mapped=index.mapped,
     )
 
 
@@ -179,6 +181,7 @@ def _stored(capture: Capture, file: BinaryIO) -> _Index:
         random=capture.random,
         growing=list(capture.growing),
         ranks=capture.ranks,
+        mapped=list(capture.mapped),
     )
 
 

@@ -32,6 +32,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "arena_bytes": manifest.requirements.memory,
         "foreign_regions": sum(bool(region.owner) for region in manifest.regions),
         "foreign_bytes": sum(region.size for region in manifest.regions if region.owner),
+        "foreign": _foreign(manifest),
         "relocatable": manifest.relocatable,
         "ranks": manifest.ranks.world if manifest.ranks else 1,
         "weight_bytes": sum(source.length for source in manifest.weights.sources),
@@ -49,12 +50,8 @@ def print_summary(path: Path, figures: dict[str, Any]) -> None:
         f"(arena {decimal(figures['arena_bytes'])}), target {figures['target']}"
         f"{came.get(figures.get('cache', ''), '')}\n"
     )
-    if figures["foreign_regions"]:
-        write(
-            f"It holds {figures['foreign_regions']} allocations"
-            f" ({decimal(figures['foreign_bytes'])}) that were made outside the recorder:"
-            f" foundryc inspect {printable(path)}\n"
-        )
+    if figures["foreign"]:
+        _print_foreign(figures["foreign"])
 
 
 def as_json(bundle: Bundle) -> dict[str, Any]:
@@ -106,16 +103,8 @@ def print_bundle(bundle: Bundle) -> None:
             for index, region in enumerate(manifest.regions) if not region.owner
         ),
     )  # fmt: skip
-    if any(region.owner for region in manifest.regions):
-        print_table(
-            "Memory of others", ("made by", "regions", "size", "addresses in it", "written"),
-            (
-                (owner, len(regions), decimal(sum(region.size for region in regions)),
-                 sum(len(region.relocations) for region in regions),
-                 "by graphs" if any(region.written for region in regions) else "never seen")
-                for owner, regions in _by_owner(manifest.regions).items()
-            ),
-        )  # fmt: skip
+    if foreign := _foreign(manifest):
+        _print_foreign(foreign)
     if manifest.kernels:
         callers = Counter(function.kernel for function in manifest.functions)
         print_table(
@@ -196,13 +185,40 @@ def _size(region: Region) -> str:
     return f"{region.size // region.peer_stride} slabs of {decimal(region.peer_stride)}"
 
 
-def _by_owner(regions: Iterable[Region]) -> dict[str, list[Region]]:
-    """Foreign regions by who made them, the largest first."""
+def _foreign(manifest: Manifest) -> list[dict[str, Any]]:
+    """Memory that was made outside the recorder, by who made it, the largest first.
+
+    `written` is whether graphs were seen to write to it, in the proof: None where there was none.
+    """
     found: dict[str, list[Region]] = {}
-    for region in regions:
+    for region in manifest.regions:
         if region.owner:
             found.setdefault(region.owner, []).append(region)
-    return dict(sorted(found.items(), key=lambda item: -sum(r.size for r in item[1])))
+    rows: list[dict[str, Any]] = [
+        {
+            "owner": owner,
+            "regions": len(regions),
+            "bytes": sum(region.size for region in regions),
+            "addresses": sum(len(region.relocations) for region in regions),
+            "written": any(r.written for r in regions) if manifest.relocatable else None,
+        }
+        for owner, regions in found.items()
+    ]
+    return sorted(rows, key=lambda row: -int(row["bytes"]))
+
+
+_WRITTEN = {True: "by graphs", False: "not seen", None: "not known (--no-relocate)"}
+
+
+def _print_foreign(rows: Iterable[dict[str, Any]]) -> None:
+    print_table(
+        "Memory of others", ("made by", "regions", "size", "addresses in it", "written"),
+        (
+            (row["owner"], row["regions"], decimal(row["bytes"]), row["addresses"],
+             _WRITTEN[row["written"]])
+            for row in rows
+        ),
+    )  # fmt: skip
 
 
 def _words(graph: GraphEntry) -> int:

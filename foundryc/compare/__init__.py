@@ -49,7 +49,7 @@ def compare(a: Capture, again: Capture, moved: Capture) -> Capture:
                 f"region {quoted(first.name)} lies at {first.base:#x} and {second.base:#x}: the"
                 " first two captures need one base, to tell addresses from noise"
             )
-    regions = Regions.of([capture.regions for capture in captures])
+    regions = Regions.of(captures)
     return replace(
         a,
         graphs=tuple(
@@ -68,7 +68,7 @@ def unclear(a: Capture, again: Capture, moved: Capture) -> list[str]:
     `compare` takes such bytes for noise. Where a bundle fails its proof, one of them may be why.
     """
     captures = (a, again, moved)
-    regions = Regions.of([capture.regions for capture in captures])
+    regions = Regions.of(captures)
     found = []
     for tables in zip(*(capture.graphs for capture in captures), strict=True):
         place = GraphPlace(tables[0], a.functions)

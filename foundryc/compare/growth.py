@@ -16,8 +16,8 @@ from foundryc.capture import Capture
 from foundryc.compare.alike import differences
 from foundryc.compare.contents import region_words, variable_words
 from foundryc.compare.places import GraphPlace, RegionPlace, VariablePlace
-from foundryc.compare.regions import Audit, audited
-from foundryc.compare.words import Mask, Place
+from foundryc.compare.regions import Audit, Mask, audited
+from foundryc.compare.words import Place
 from foundryc.template import GraphTable, Words
 from foundryrt.bundle.schema import Growth
 from foundryrt.errors import FoundryError

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foundryc.capture import Capture
-from foundryc.compare.regions import Index
-from foundryc.compare.words import Mask
+from foundryc.compare.regions import Index, Mask
 from foundryc.difference import graph_title
 from foundryc.template import LAUNCH_WORDS, GraphTable
 from foundryrt.bundle.check import extent

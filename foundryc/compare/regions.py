@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from foundryc.capture import RegionImage
+from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable, Words
 
 Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 Audit = npt.NDArray[np.int16]
 """Numbers of regions, as many as a bundle may have; -1 for none."""
 
@@ -32,23 +33,30 @@ class Regions:
     bases: Words
     placed: Words
     """Where each lies in the bundle: part of the arena where they were, foreign ones in a row."""
+    mapped: tuple[Words, ...]
+    """Of each capture's process uint64 [n, 2], by address: where what it had mapped begins and
+    ends."""
 
     @classmethod
-    def of(cls, captures: Sequence[Sequence[RegionImage]]) -> Regions:
-        """From the regions of three captures, which have the same names and sizes."""
-        first = captures[0]
-        bases = np.array([[image.base for image in images] for images in captures], np.uint64)
+    def of(cls, captures: Sequence[Capture]) -> Regions:
+        """From three captures, whose regions have the same names and sizes."""
+        first = captures[0].regions
+        every = [capture.regions for capture in captures]
+        bases = np.array([[image.base for image in images] for images in every], np.uint64)
         return cls(
             tuple(image.name for image in first),
             np.array([image.size for image in first], np.uint64),
             bases.reshape(len(captures), len(first)),
-            np.array(_placed(captures), np.uint64),
+            np.array(_placed(every), np.uint64),
+            tuple(
+                np.array(sorted(capture.mapped), np.uint64).reshape(-1, 2) for capture in captures
+            ),
         )
 
     @property
-    def moved(self) -> npt.NDArray[np.bool_]:
+    def moved(self) -> Mask:
         """Which do not lie at one address in all captures, bool [n]."""
-        unequal: npt.NDArray[np.bool_] = (self.bases != self.bases[0]).any(axis=0)
+        unequal: Mask = (self.bases != self.bases[0]).any(axis=0)
         return unequal
 
     def find(self, words: Words, preferred: Audit) -> tuple[Index, Words]:
@@ -74,7 +82,17 @@ class Regions:
             region[taken], offset[taken], reason[taken] = index, within[0, kept], better[kept]
         return region, offset
 
-    def holding(self, capture: int, upper: Words) -> npt.NDArray[np.bool_]:
+    def in_process(self, words: Words) -> Mask:
+        """Which of the words uint64 [3, n] point into what their processes had mapped, [n]."""
+        found = np.ones(words.shape[1], bool)
+        for values, spans in zip(words, self.mapped, strict=True):
+            last = np.searchsorted(spans[:, 0], values, side="right") - 1
+            inside = last >= 0
+            inside[inside] = values[inside] < spans[last[inside], 1]
+            found &= inside
+        return found
+
+    def holding(self, capture: int, upper: Words) -> Mask:
         """Which of the upper halves `upper`, uint64 [n], an address in any region can have."""
         found = np.zeros(upper.shape, bool)
         for base, size in zip(self.bases[capture], self.sizes, strict=True):

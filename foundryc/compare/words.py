@@ -9,12 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from foundryc.compare.clocks import clock_readings
-from foundryc.compare.regions import Audit, Index, Regions
+from foundryc.compare.host_addresses import (
+    halves_of_host_addresses,
+    in_all,
+    on_host,
+    pointers_into_process,
+)
+from foundryc.compare.regions import Audit, Index, Mask, Regions
 from foundryc.template import Words
 from foundryrt.errors import FoundryError
 from foundryrt.printable import quoted
-
-Mask = npt.NDArray[np.bool_]
 
 REMEDY = "with --no-relocate the bundle is bound to its addresses"
 _NONE = -1
@@ -187,7 +191,8 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     noisy = _bytes(first ^ again) != 0
     changed = _bytes(first ^ moved) != 0
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
-    noisy |= np.repeat(_host_addresses(words[:, rest], rest), 4, axis=1)
+    noisy |= np.repeat(halves_of_host_addresses(words[:, rest], rest, place.may_be_gap), 4, axis=1)
+    noisy |= pointers_into_process(words[:, rest], regions)[:, None]
     noisy |= clock_readings(words[:, rest])[:, None]
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))
@@ -246,7 +251,7 @@ def _follows_high(half: Words, bases: Words, size: np.uint64) -> Mask:
     alone."""
     lowest, highest = bases >> np.uint64(32), bases + size >> np.uint64(32)
     shows: Mask = (lowest != lowest[0]).any() & ~((bases ^ bases[0]) & _HALF).any()
-    return shows & _in_all((half >= lowest[:, None]) & (half <= highest[:, None]))
+    return shows & in_all((half >= lowest[:, None]) & (half <= highest[:, None]))
 
 
 _HALF = np.uint64(0xFFFFFFFF)
@@ -259,43 +264,8 @@ def _by_chance(values: Words, noisy: Mask, regions: Regions) -> Mask:
     an address on the host, whose lower half is noise: its random part reaches into 2 bits of it.
     """
     lower, upper = noisy[:, :4].any(axis=1), noisy[:, 4:].any(axis=1)
-    upper |= lower & _on_host(values >> np.uint64(32), regions)
+    upper |= lower & on_host(values >> np.uint64(32), regions)
     return np.repeat(np.stack([lower, upper], axis=1), 4, axis=1)
-
-
-def _host_addresses(values: Words, at: Index) -> Mask:
-    """Which halves of the words `at` are of an address on the host in all captures, bool [n, 2].
-
-    An upper half differs between the first two, so it is no value, and neither is any byte of it:
-    those that happen to be equal would else make two bundles of one program differ. With it goes
-    the lower half, if it differs too; of an address 4 bytes in, that is in the word before.
-    """
-    low, high = values & _HALF, values >> np.uint64(32)
-    differ = np.stack([low[0] != low[1], high[0] != high[1]], axis=1)
-    top = np.stack([low, high], axis=2) >> np.uint64(8)
-    upper = differ & _in_all((top == 0x55) | (top == 0x56) | (top >= 0x70) & (top < 0x80))
-    found = upper.copy()
-    found[:, 0] |= upper[:, 1] & differ[:, 0]
-    found[:-1, 1] |= upper[1:, 0] & differ[:-1, 1] & (np.diff(at) == 1)
-    return found
-
-
-def _on_host(halves: Words, regions: Regions) -> Mask:
-    """Which upper halves, uint64 [3, n], an address on the host can have in all captures."""
-    found = (halves >= _HOST_LOWEST) & (halves < _HOST_END)
-    for capture in range(3):
-        found[capture] &= ~regions.holding(capture, halves[capture])
-    return _in_all(found)
-
-
-def _in_all(found: Mask) -> Mask:
-    """What is so in every capture: bool [3, n] to bool [n]."""
-    every: Mask = np.logical_and.reduce(found, axis=0)
-    return every
-
-
-_HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
-"""Upper halves of the addresses where Linux puts programs, their heaps, libraries and stacks."""
 
 
 def _bytes(words: Words) -> npt.NDArray[np.uint8]:

@@ -14,6 +14,11 @@ from foundryc.native import PATH, check, library
 from foundryrt.bundle.schema import REGIONS
 
 BASE = 0x600000000000
+REGION_OF_ROLE = {
+    "weight": "weights", "state": "state",
+    # Not with the state: initial bytes are a region's prefix, and state may be gigabytes of zeros.
+    "constant": "io", "input": "io", "output": "io",
+}  # fmt: skip
 CAPACITY = 256 << 30
 """Addresses a region may take: more than any device has memory."""
 SPAN = 2 << 40

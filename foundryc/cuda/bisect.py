@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from foundryc.capture import Capture
 from foundryc.compare.places import RegionPlace, node_title, node_work
-from foundryc.compare.regions import Index
-from foundryc.compare.words import Mask
+from foundryc.compare.regions import Index, Mask
 from foundryc.cuda.graph import RecordedGraph
 from foundryc.cuda.proof import run_there, what_failed
 from foundryc.cuda.rerun import Rerun, only, read

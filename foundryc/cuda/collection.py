@@ -8,17 +8,26 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
-    """The body runs without garbage collection, which is due when it ends.
+def collected() -> Iterator[None]:
+    """Garbage is collected before the body, and not while it runs.
 
     When a collection comes depends on all that a process has done, such as whether it compiled a
     kernel or found it in a cache. Memory that one frees would be given out again in another order,
-    and captures could not be compared.
+    and captures could not be compared. What is there before the first body is not looked at again
+    until `done`: there are many of those objects and, with torch, many bodies.
     """
     was_enabled = gc.isenabled()
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
             gc.enable()
+
+
+def done() -> None:
+    """No body follows: garbage is looked for everywhere again."""
+    gc.unfreeze()

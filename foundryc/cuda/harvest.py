@@ -21,6 +21,11 @@ def start() -> None:
     check(library().foundryc_start_harvest(_libcupti().encode()))
 
 
+def pass_calls(count: int) -> None:
+    """Make so many driver calls, which the process's CUPTI counts."""
+    check(library().foundryc_pass_calls(count))
+
+
 @dataclass(frozen=True)
 class Module:
     """A module that the driver loaded: its binary, and the driver call that loaded it."""

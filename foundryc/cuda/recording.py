@@ -13,39 +13,28 @@ import numpy.typing as npt
 import torch
 
 from foundryc.capture import Capture
-from foundryc.cuda import driver, harvest, proof
-from foundryc.cuda.arena import BASE, Arena, is_zero
+from foundryc.cuda import collection, driver, harvest, proof
+from foundryc.cuda.arena import BASE, REGION_OF_ROLE, Arena, is_zero
 from foundryc.cuda.binaries import Binaries
 from foundryc.cuda.build import Build, OnlyMemory
-from foundryc.cuda.collection import postponed
 from foundryc.cuda.extract import CapturedFunction, CapturedGraph, extract, foreign_addresses
+from foundryc.cuda.finish import finished
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.cuda.graph import NamedTensor, RecordedGraph
-from foundryc.cuda.images import arena_image, foreign_image, pointers
-from foundryc.cuda.kernels import architecture, compile_source
+from foundryc.cuda.kernels import architecture
 from foundryc.cuda.program import Program
-from foundryc.cuda.randomness import Generator, find_generator
+from foundryc.cuda.stack import filled
 from foundryc.difference import graph_title
-from foundryc.elsewhere import grown
-from foundryc.producer import producer
+from foundryc.elsewhere import calls_ahead, fill, grown
 from foundryc.recording import GraphRecording
-from foundryc.template import GraphTable, Spans
+from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import Growth, Ranks, Requirements, Tensor
+from foundryrt.bundle.schema import Ranks
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
-REGION_OF_ROLE = {
-    "weight": "weights", "state": "state",
-    # Not with the state: initial bytes are a region's prefix, and state may be gigabytes of zeros.
-    "constant": "io", "input": "io", "output": "io",
-}  # fmt: skip
-_DRIVER = 13000
-"""The oldest that foundryrt works with, as cuDriverGetVersion gives it."""
 _SPACER = 70 << 20
 """Bytes; more than what one allocation of torch or a library has been seen to round up to."""
-_UNCOMPARED = "with --no-relocate nothing shows that no kernel depends on how many there are"
-_DIGEST = Path(__file__).with_name("digest.cu")
 
 
 class CudaRecording:
@@ -71,6 +60,7 @@ class CudaRecording:
             raise FoundryError("no GPU is visible here; capture on one, or use --target host")
         torch.cuda.set_device(device)
         torch.cuda.synchronize()
+        harvest.pass_calls(calls_ahead())
         self.harvest = harvest.Harvest()
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         # A report of foreign memory then names the line that asked for it.
@@ -84,7 +74,8 @@ class CudaRecording:
         self.graphs: list[RecordedGraph] = []
         self.initial: dict[int, npt.NDArray[np.uint8]] = {}
         """Arena address -> the bytes that must be there before the first launch."""
-        self._ranks: Ranks | None = None
+        self.shared_by: Ranks | None = None
+        """Processes that run the graphs together, if several do."""
         self._program: Program | None = None
         self._pools: list[torch.cuda.MemPool] = []
         """Of growing tensors, and of programs that have ended: the bundle holds what is in them."""
@@ -100,8 +91,7 @@ class CudaRecording:
         self, name: str, tensor: torch.Tensor, role: str, slices: Iterable[WeightSlice] = ()
     ) -> torch.Tensor:
         """A tensor with the same contents in the arena, to be used from now on."""
-        if any(known.name == name for known in self.tensors):
-            raise UsageError(f"two tensors are registered as {name!r}")
+        self._check_name(name)
         placed = self.arena.empty_like(tensor, REGION_OF_ROLE[role])
         placed.copy_(tensor)
         self.tensors.append(NamedTensor(name, role, placed, slices=tuple(slices)))
@@ -115,8 +105,7 @@ class CudaRecording:
 
         In a capture that shows what depends on the rows it has all of them already.
         """
-        if any(known.name == name for known in self.tensors):
-            raise UsageError(f"two tensors are registered as {name!r}")
+        self._check_name(name)
         shape = (most if grown() else tensor.shape[0], *tensor.shape[1:])
         # A pool of its own: torch gives out nothing else of its memory.
         pool = torch.cuda.MemPool()
@@ -133,8 +122,12 @@ class CudaRecording:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Words and slabs of `world` ranks, of which this process is `rank`."""
         words = self.register("ranks", words, "state")
-        self._ranks = Ranks(world=world, words=len(self.tensors) - 1)
+        self.shared_by = Ranks(world=world, words=len(self.tensors) - 1)
         return words, self.arena.slabs(world, size, rank)
+
+    def _check_name(self, name: str) -> None:
+        if any(known.name == name for known in self.tensors):
+            raise UsageError(f"two tensors are registered as {name!r}")
 
     def _remember(self, address: int, size: int) -> None:
         data = self.arena.bytes_at(address, size).cpu().numpy()
@@ -146,8 +139,10 @@ class CudaRecording:
         """Run the workload eagerly with its memory in the arena: libraries and caches come up."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with (
-            postponed(), torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(self.arena.pool)
-        ):  # fmt: skip
+            collection.collected(),
+            torch.cuda.stream(self.stream),
+            torch.cuda.use_mem_pool(self.arena.pool),
+        ):
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
@@ -165,8 +160,7 @@ class CudaRecording:
 
     def keep(self, name: str, tensor: torch.Tensor) -> None:
         """See Recorder.keep."""
-        if any(known.name == name for known in self.tensors):
-            raise UsageError(f"two tensors are registered as {name!r}")
+        self._check_name(name)
         if self.arena.locate(tensor) is None:
             raise UsageError(
                 f"{name}: is not in the arena; keep tensors that the program made on the GPU, in"
@@ -205,8 +199,9 @@ class CudaRecording:
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         pool: Any = self.arena.pool.id
         with (
-            postponed(),
+            collection.collected(),
             torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="relaxed"),
+            filled(fill()),
         ):
             yield recorded
         recorded.torch_graph = graph
@@ -258,7 +253,7 @@ class CudaRecording:
         self._follow(captured)
         recorded.table = self._table(recorded, captured)
         for named in recorded.named:
-            if self._locate(named.tensor) is None:
+            if self.locate(named.tensor) is None:
                 raise FoundryError(
                     f"graph {recorded.name}: {named.role} {named.name!r} lies in memory that the"
                     " graph does not use; it must be made by the graph or be a registered tensor"
@@ -272,54 +267,8 @@ class CudaRecording:
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded; embedded weights are read from the device when they are written."""
         torch.cuda.synchronize()
-        self.binaries.refuse_addresses()
-        kernels = self.binaries.kernels()
-        generator = self._generator()
-        named = self.tensors + [tensor for graph in self.graphs for tensor in graph.named]
-        embedded = _embedded(named, embed_weights)
-        slices = {i: t.slices for i, t in enumerate(named) if t.slices and i not in embedded}
-        digest_kernel = -1
-        if slices:
-            digest_kernel = len(kernels)
-            kernels.append(compile_source(_DIGEST.read_bytes(), _DIGEST.name, self.architecture))
-        stored = [named[i].tensor for i in sorted(embedded)]
-        world = self._ranks.world if self._ranks else 0
-        own = [
-            arena_image(self.arena, region, stored, self.initial, world)
-            for region in self.arena.regions.values()
-        ]
-        spans = Spans(
-            (span.base, span.size) for regions in (own, self.foreign.regions) for span in regions
-        )
-        regions = [
-            *(replace(image, relocations=pointers(image, spans)) for image in own),
-            *(foreign_image(number, r, spans) for number, r in enumerate(self.foreign.regions)),
-        ]
-        return Capture(
-            target="cuda",
-            requirements=Requirements(
-                memory=sum(image.memory for image in regions if not image.given),
-                architecture=self.architecture,
-                driver=_DRIVER,
-            ),
-            producer=producer(cuda=torch.version.cuda or ""),
-            provenance={"device": torch.cuda.get_device_name(self.arena.device)},
-            regions=regions,
-            tensors=[*map(self._tensor, named), *self._random_tensors(generator)],
-            functions=self.binaries.functions,
-            variables=self.binaries.variables(spans),
-            graphs=[table.relocated(spans) for table in self._tables(generator)],
-            random=generator.described(len(named)) if generator else None,
-            kernels=kernels,
-            slices=slices,
-            digest_kernel=digest_kernel,
-            ranks=self._ranks,
-            growing=[
-                Growth(tensor=index, most=tensor.most, refused=_UNCOMPARED)
-                for index, tensor in enumerate(self.tensors)
-                if tensor.most
-            ],
-        )
+        collection.done()
+        return finished(self, embed_weights)
 
     def rehearse(self, capture: Capture) -> proof.Rehearsal:
         """What the graphs give here, each with the memory that `capture` begins with.
@@ -333,7 +282,7 @@ class CudaRecording:
         names = [graph_title(graph.table) for graph in self.graphs if graph.table is not None]
         proof.prove(path, rehearsal.digests, names)
 
-    def _locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
+    def locate(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """Number of the region that holds the tensor, and how far in."""
         if (place := self.arena.locate(tensor)) is not None:
             return place
@@ -347,49 +296,3 @@ class CudaRecording:
         old = captured.columns["function"]
         columns = captured.columns | {"function": lookup[np.minimum(old, len(local))]}
         return GraphTable(recorded.name, recorded.key, columns)
-
-    def _generator(self) -> Generator | None:
-        """Torch's generator, if it can be one of what graphs use outside the arena."""
-        if not any(region.owner.startswith("torch") for region in self.foreign.regions):
-            return None
-        found = find_generator(self.arena.device, self.stream)
-        return None if self.foreign.locate(found.seed) is None else found
-
-    def _tables(self, generator: Generator | None) -> list[GraphTable]:
-        """The graphs, with what each consumes of the random numbers."""
-        tables = []
-        for graph in self.graphs:
-            if graph.table is None:
-                raise FoundryError(f"graph {graph.name} was not captured")
-            drawn = generator.drawn(graph, self.arena.device) if generator else 0
-            tables.append(replace(graph.table, random=drawn))
-        return tables
-
-    def _random_tensors(self, generator: Generator | None) -> list[Tensor]:
-        """Seed and offset, in this order."""
-        return [
-            Tensor(name=name, region=len(self.arena.regions) + place[0], offset=place[1],
-                   dtype="int64", shape=(1,), strides=(1,), role="state")
-            for name, address in (generator.places if generator else {}).items()
-            if (place := self.foreign.locate(address)) is not None
-        ]  # fmt: skip
-
-    def _tensor(self, named: NamedTensor) -> Tensor:
-        place = self._locate(named.tensor)
-        if place is None:
-            raise FoundryError(f"tensor {named.name!r} is not in the arena")
-        return Tensor(
-            name=named.name,
-            region=place[0],
-            offset=place[1],
-            dtype=str(named.tensor.dtype).removeprefix("torch."),
-            shape=tuple(named.tensor.shape),
-            strides=tuple(named.tensor.stride()),
-            role=named.role,
-            graph=named.graph,
-        )
-
-
-def _embedded(named: list[NamedTensor], embed: bool) -> set[int]:
-    """The weights whose bytes the bundle holds: those that are in no file, or all."""
-    return {i for i, t in enumerate(named) if t.role == "weight" and (embed or not t.slices)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def library() -> ctypes.CDLL:
     loaded.foundryc_module_count.restype = c_uint64
     loaded.foundryc_module_at.argtypes = (c_uint64, POINTER(ModuleView))
     loaded.foundryc_find_module.argtypes = (c_void_p, POINTER(c_int64))
+    loaded.foundryc_pass_calls.argtypes = (c_uint64,)
     loaded.foundryc_open_arena.argtypes = (c_uint64, c_uint64, c_int)
     loaded.foundryc_close_arena.restype = None
     loaded.foundryc_allocate.argtypes = (c_uint32, c_uint64, c_uint64, POINTER(c_uint64))
@@ -67,6 +68,8 @@ def library() -> ctypes.CDLL:
         c_void_p, c_uint64, c_uint64, c_uint64, POINTER(ForeignPointer), c_uint64,
         POINTER(c_uint64),
     )  # fmt: skip
+    loaded.foundryc_fill_with.argtypes = (c_uint8,)
+    loaded.foundryc_fill_with.restype = None
     return loaded
 
 

@@ -7,6 +7,7 @@
 #include "extract.hpp"
 #include "foreign.hpp"
 #include "harvest.hpp"
+#include "stack.hpp"
 
 using foundry::Extracted;
 using foundry::guarded;
@@ -27,6 +28,14 @@ FOUNDRY_EXPORT int foundryc_module_at(uint64_t index, foundry::foundryc_module* 
 
 FOUNDRY_EXPORT int foundryc_find_module(CUmodule module, int64_t* out) {
     return guarded([&] { *out = foundry::find_module(module); });
+}
+
+FOUNDRY_EXPORT int foundryc_pass_calls(uint64_t count) {
+    return guarded([&] {
+        CUdevice device = 0;
+        for (uint64_t call = 0; call < count; ++call)
+            foundry::check(foundry::driver().cuDeviceGet(&device, 0), "cuDeviceGet");
+    });
 }
 
 FOUNDRY_EXPORT int foundryc_open_arena(uint64_t base, uint64_t capacity, int device) {
@@ -108,4 +117,18 @@ FOUNDRY_EXPORT int foundryc_audit(const uint64_t* words, uint64_t count, uint64_
                                   foundry::foundryc_foreign_pointer* out, uint64_t capacity,
                                   uint64_t* found) {
     return guarded([&] { *found = foundry::find_foreign_pointers(words, count, base, end, out, capacity); });
+}
+
+// A Py_tracefunc (cpython/object.h): each line and each call of a C function begins with an unused stack of
+// `fill`, which foundryc_fill_with sets.
+namespace {
+constexpr int LINE = 2, C_CALL = 4;
+uint8_t fill = 0;
+}  // namespace
+
+FOUNDRY_EXPORT void foundryc_fill_with(uint8_t value) { fill = value; }
+
+FOUNDRY_EXPORT int foundryc_trace(void*, void*, int what, void*) {
+    if (what == LINE || what == C_CALL) foundry::fill_stack(fill);
+    return 0;
 }

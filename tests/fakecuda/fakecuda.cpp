@@ -2,6 +2,7 @@
 // devices, and what the tests control; memory.cpp, streams.cpp and graphs.cpp have the rest.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstring>
 #include <sstream>
 #include <utility>
@@ -32,6 +33,12 @@ void fakecuda_live(char* text, size_t size) {
     for (const auto& [what, number] : live)
         if (number != 0) out << what << ' ' << number << ' ';
     std::strncpy(text, out.str().c_str(), size);
+}
+// What a call finds on the stack: `size` bytes that it did not write.
+__attribute__((noinline)) void fakecuda_found_on_stack(unsigned char* out, size_t size) {
+    unsigned char left[8192];
+    asm volatile("" : : "r"(left) : "memory");
+    std::memcpy(out, left, std::min(size, sizeof(left)));
 }
 
 // How cuda-bindings finds all other calls: by the name without the version that cuda.h appends.

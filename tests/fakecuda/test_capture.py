@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foundryc.capture_file import load, save
-from foundryc.cuda import arena, binaries, foreign, recording
+from foundryc.cuda import arena, binaries, finish, foreign, recording
 from foundryc.cuda.extract import CapturedFunction, CapturedGraph
 from foundryc.template import Columns
 from foundryc.weights import TensorFile, whole
@@ -77,12 +77,12 @@ def recorded(monkeypatch, fake):
     monkeypatch.setattr(arena.Region, "used", property(lambda self: USED.get(self.name, 0)))
     monkeypatch.setattr(binaries, "module_variables", lambda module, cubin: [])
     monkeypatch.setattr(recording, "foreign_addresses", lambda *_: [])
-    monkeypatch.setattr(recording, "compile_source", lambda *_: b"FAKE digest\0")
+    monkeypatch.setattr(finish, "compile_source", lambda *_: b"FAKE digest\0")
     monkeypatch.setattr(recording.CudaRecording, "_end_warm_up", lambda self: None)
     made = object.__new__(recording.CudaRecording)
     made.harvest = SimpleNamespace(binary_of=lambda name, module: CUBINS[module])
     made.arena, made.tensors, made.graphs = Arena(), [], []
-    made.foreign, made._ranks = foreign.ForeignMemory(made.arena.base, made.arena.end), None
+    made.foreign, made.shared_by = foreign.ForeignMemory(made.arena.base, made.arena.end), None
     made.binaries = binaries.Binaries(made.harvest, made.foreign)
     made.initial = {counters.STATE: counters.INITIAL.view(np.uint8)}
     made.tensors.append(recording.NamedTensor("state", "state", placed("state", counters.STATE)))

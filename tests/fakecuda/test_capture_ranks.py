@@ -66,7 +66,7 @@ def made(monkeypatch, fake):
 def begin(made) -> None:
     made.harvest = SimpleNamespace(binary_of=lambda name, module: CUBINS[module])
     made.arena, made.tensors, made.graphs, made.initial = Arena(), [], [], {}
-    made._ranks = None
+    made.shared_by = None
     # Copies, as those of a device's memory are.
     made._remember = lambda address, size: made.initial.update(
         {address: np.frombuffer(ctypes.string_at(address, size), np.uint8)}

@@ -103,6 +103,7 @@ def captures(draw: st.DrawFn) -> Capture:
         digest_kernel=draw(kernel),
         provenance={"device": draw(NAME)},
         ranks=Ranks(world=world, words=1) if world else None,
+        mapped=draw(st.lists(st.tuples(WORD, WORD), max_size=3)),
     )
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from foundryc import report
 from foundryrt import __version__
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Region
 from tests.attacks.samples import parts, with_manifest, with_member
 
 
@@ -122,3 +125,42 @@ def test_sign_and_verify(bundle: Path, tmp_path: Path) -> None:
     assert signed == {"bundle": str(bundle), "signer": signers[0]}
     assert signers[0][:16] in foundryc("inspect", bundle).stdout
     assert foundryc("sign", bundle, "--key", public).returncode == 2
+
+
+@pytest.mark.parametrize("proved", [True, False])
+def test_memory_of_others_is_listed(tmp_path: Path, proved: bool) -> None:
+    made = parts()
+    line = "torch, for my.py:7, main"
+    owners = [("a library", 1 << 20, True), (line, 512, False), ("a library", 1 << 19, False)]
+    regions = [
+        Region(name=f"foreign {n}", base=(n + 1) << 44, size=size, owner=owner, written=written)
+        for n, (owner, size, written) in enumerate(owners)
+    ]
+    regions = [*made.manifest.regions, *regions]
+    needs = msgspec.structs.replace(made.manifest.requirements, memory=1 << 40)
+    changed = with_manifest(regions=tuple(regions), relocatable=proved, requirements=needs)
+    path = changed.write(tmp_path / "a.fdy")
+    seen = {True: (True, False), False: (None, None)}[proved]
+    with Bundle.open(path) as bundle:
+        figures = report.summary(bundle)
+    assert figures["foreign"] == [
+        {"owner": "a library", "regions": 2, "bytes": 3 << 19, "addresses": 0, "written": seen[0]},
+        {"owner": line, "regions": 1, "bytes": 512, "addresses": 0, "written": seen[1]},
+    ]
+    shown = foundryc("inspect", path).stdout
+    assert "a library" in shown and line in shown
+    assert ("by graphs" in shown and "not seen" in shown) == proved
+    assert ("not known" in shown) != proved
+
+
+def test_a_capture_ends_with_memory_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {
+        "graphs": 1, "nodes": 2, "templates": 1, "bundle_bytes": 5, "arena_bytes": 6,
+        "target": "cuda", "foreign": [],
+    }  # fmt: skip
+    report.print_summary(Path("x.fdy"), figures)
+    assert "Memory of others" not in capsys.readouterr().out
+    row = {"owner": "a library", "regions": 2, "bytes": 7, "addresses": 3, "written": True}
+    report.print_summary(Path("x.fdy"), figures | {"foreign": [row]})
+    out = capsys.readouterr().out
+    assert "Memory of others" in out and "a library" in out and "by graphs" in out

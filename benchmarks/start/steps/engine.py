@@ -1,6 +1,7 @@
 """A vLLM process: starts, answers, says how long that took. Arguments: model, answers, report.
 
 With FOUNDRY_VLLM_BUNDLE in the environment its decode graphs go into a bundle, or come from it.
+With the argument `both` it captures its own, too, and answers by turns with these and the bundle's.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 SPAWNED = float(os.environ["SPAWNED"])
-TOKENS, PROMPT = 64, 48
+TOKENS, PROMPT, TURNS = 64, 48, 5
 _REPLAYS = 10
 
 
@@ -58,22 +60,55 @@ def main(folder: Path, answers: int, report: Path) -> None:
         outputs = engine.generate(some, sampling, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs], time.time() - began
 
-    _, first = ask(prompts[:1])
-    tokens, _ = ask(prompts)
+    runner = next(one for one in seen if isinstance(one, GPUModelRunner))
+    if "both" in sys.argv:
+        found = _by_turns(runner, partial(_timed, ask, prompts))
+    else:
+        _, first = ask(prompts[:1])
+        found = {
+            "imported_s": imported - SPAWNED,
+            "ready_s": ready - SPAWNED,
+            "first_answer_s": first,
+            "spent_s": spent,
+            "tokens": ask(prompts)[0],
+            **_timed(ask, prompts),
+            "graph_ms": _graph_times(runner),
+        }
+    report.write_text(json.dumps(found))
+
+
+def _timed(ask: Callable[[Any], tuple[list[list[int]], float]], prompts: Any) -> dict[str, Any]:
+    """Medians: a token of one answer alone, a step of all answers."""
     alone, together = (
         sorted(ask(some)[1] for _ in range(5))[2] / TOKENS * 1e3 for some in (prompts[:1], prompts)
     )
-    found = {
-        "imported_s": imported - SPAWNED,
-        "ready_s": ready - SPAWNED,
-        "first_answer_s": first,
-        "spent_s": spent,
-        "ms_per_token": alone,
-        "ms_per_step_together": together,
-        "tokens": tokens,
-        "graph_ms": _graph_times(next(one for one in seen if isinstance(one, GPUModelRunner))),
-    }
-    report.write_text(json.dumps(found))
+    return {"ms_per_token": alone, "ms_per_step_together": together}
+
+
+def _by_turns(runner: Any, timed: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What each turn measures with graphs of vLLM's own and with the bundle's, in one process.
+
+    From one process to the next a token may take half as long again, whose graphs ever it has.
+    """
+    from vllm.config.compilation import CUDAGraphMode
+    from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
+
+    manager = runner.cudagraph_manager
+    graphs = {"bundle": (manager.graphs, manager.hidden_states)}
+    asked, adapted = manager._capture_descs, CudaGraphManager.capture
+    manager.graphs, manager.hidden_states = {}, None
+    manager._capture_descs = {CUDAGraphMode.FULL: asked[CUDAGraphMode.FULL]}
+    CudaGraphManager.capture = adapted.__wrapped__
+    runner.capture_model()
+    manager._capture_descs, CudaGraphManager.capture = asked, adapted
+    graphs["plain"] = (manager.graphs, manager.hidden_states)
+
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "bundle": []}
+    for _ in range(TURNS):
+        for way, own in runs.items():
+            manager.graphs, manager.hidden_states = graphs[way]
+            own.append(timed() | {"graph_ms": _graph_times(runner)})
+    return runs
 
 
 def _graph_times(runner: Any) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""Which words of captures are addresses of their processes' own memory: none of that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from foundryc.compare.regions import Index, Mask, Regions
+from foundryc.template import Words
+
+_HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
+"""Upper halves of the addresses where Linux puts programs, their heaps, libraries and stacks."""
+
+
+def halves_of_host_addresses(values: Words, at: Index, may_be_gap: Callable[[Index], Mask]) -> Mask:
+    """Which halves of the words `at` are of an address on the host in all captures, bool [n, 2].
+
+    An upper half differs between the first two, so it is no value, and neither is any byte of it:
+    those that happen to be equal would else make two bundles of one program differ. With it goes
+    the lower half, if it differs too, in structs with the place alone; of an address 4 bytes in,
+    that is in the word before.
+    """
+    halves = np.stack([values & np.uint64(0xFFFFFFFF), values >> np.uint64(32)], axis=2)
+    differ, top = halves[0] != halves[1], halves >> np.uint64(8)
+    upper: Mask = differ & in_all((top == 0x55) | (top == 0x56) | (top >= 0x70) & (top < 0x80))
+    lower = np.zeros_like(upper)
+    lower[:, 0] = upper[:, 1]
+    lower[:-1, 1] = upper[1:, 0] & (np.diff(at) == 1)
+    elsewhere = lower & ~differ & (halves[0] != halves[2])
+    some = np.flatnonzero(elsewhere.any(axis=1))
+    elsewhere[some] &= may_be_gap(at[some])[:, None]
+    found: Mask = upper | lower & differ | elsewhere
+    return found
+
+
+def pointers_into_process(values: Words, regions: Regions) -> Mask:
+    """Which words are addresses of host memory in all captures, bool [n]: none is a value.
+
+    Their upper halves may be alike in all three, where Linux puts large libraries; the lower ones
+    of the first two are not, or they might be a value beside half an address.
+    """
+    upper = values >> np.uint64(32)
+    differ = (values[0] ^ values[1]) & np.uint64(0xFFFFFFFF) != 0
+    found: Mask = differ & in_all((upper >= _HOST_LOWEST) & (upper < _HOST_END))
+    return found & regions.in_process(values)
+
+
+def on_host(halves: Words, regions: Regions) -> Mask:
+    """Which upper halves, uint64 [3, n], an address on the host can have in all captures."""
+    found = (halves >= _HOST_LOWEST) & (halves < _HOST_END)
+    for capture in range(3):
+        found[capture] &= ~regions.holding(capture, halves[capture])
+    return in_all(found)
+
+
+def in_all(found: Mask) -> Mask:
+    """What is so in every capture: bool [3, n] to bool [n]."""
+    every: Mask = np.logical_and.reduce(found, axis=0)
+    return every

@@ -1,0 +1,37 @@
+"""What a thread does not use of its stack, filled: it ends up in kernels' arguments.
+
+Arguments are structs that calls build on the stack, whose gaps, and rows for dimensions that a
+tensor does not have, hold what was there before: parts of addresses, counters, the arguments of an
+earlier launch. None of it is the program's, and hardly any of it repeats itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from foundryc.native import library
+
+_Function = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.py_object)
+
+
+@contextmanager
+def filled(value: int) -> Iterator[None]:
+    """Every line of Python in the body, and every call of a function in C, begins with a stack
+    that holds the byte `value` wherever it is unused.
+
+    For the calling thread. A debugger or profiler does not see the body.
+    """
+    core = library()
+    core.foundryc_fill_with(value)
+    trace = ctypes.cast(core.foundryc_trace, ctypes.c_void_p)
+    tracer, profiler = sys.gettrace(), sys.getprofile()
+    for name in ("PyEval_SetTrace", "PyEval_SetProfile"):
+        _Function((name, ctypes.pythonapi))(trace, None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+        sys.setprofile(profiler)

@@ -1,0 +1,39 @@
+#include "stack.hpp"
+
+#include <pthread.h>
+
+#include <cstddef>
+#include <cstring>
+
+namespace foundry {
+namespace {
+
+constexpr size_t REACH = 128 << 10;  // bytes below the caller
+constexpr size_t SPARE = 64 << 10;   // of the stack's end, where nothing is written
+
+uintptr_t lowest_address() {
+    pthread_attr_t attributes;
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) return UINTPTR_MAX;
+    void* lowest = nullptr;
+    size_t size = 0;
+    const int failed = pthread_attr_getstack(&attributes, &lowest, &size);
+    pthread_attr_destroy(&attributes);
+    return failed ? UINTPTR_MAX : reinterpret_cast<uintptr_t>(lowest);
+}
+
+__attribute__((noinline)) void fill(uint8_t value) {
+    unsigned char unused[REACH];
+    std::memset(unused, value, sizeof(unused));
+    // The compiler must not leave out what nobody reads.
+    asm volatile("" : : "r"(unused) : "memory");
+}
+
+}  // namespace
+
+void fill_stack(uint8_t value) {
+    thread_local const uintptr_t lowest = lowest_address();
+    const auto here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+    if (here > lowest && here - lowest > REACH + SPARE) fill(value);
+}
+
+}  // namespace foundry

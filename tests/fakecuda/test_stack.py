@@ -1,0 +1,133 @@
+"""What kernels' arguments find on the stack while a graph is recorded."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections import Counter
+
+import pytest
+
+from foundryc import elsewhere
+from foundryc.cuda import harvest
+from foundryc.cuda.stack import filled
+from foundryrt.errors import FoundryError
+
+SIZE = 8000
+REST = 200
+"""What the call itself puts there: its return address, a guard, what it saves."""
+
+
+class Found:
+    """Operators and functions that see what is on the stack below them."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._bytes = ctypes.create_string_buffer(SIZE)
+        self.seen: list[tuple[int, int]] = []
+
+    def look(self) -> None:
+        self._library.fakecuda_found_on_stack(self._bytes, ctypes.c_size_t(SIZE))
+        self.seen += Counter(self._bytes.raw).most_common(1)
+
+    def __neg__(self) -> int:
+        self.look()
+        return 0
+
+
+def dirty(depth: int = 40) -> int:
+    """Leaves much on the stack."""
+    return sum(sorted([depth, *([dirty(depth - 1)] if depth else [])], key=lambda n: -n))
+
+
+@pytest.mark.parametrize("value", [0, 0x5A, 0xA5])
+def test_a_line_and_a_call_find_the_byte_alone(library, value):
+    found = Found(library)
+    dirty()
+    with filled(value):
+        found.look()
+        dirty()
+        for _ in range(2):
+            _ = -found
+            dirty(), found.look()
+    assert len(found.seen) == 5
+    for byte, count in found.seen:
+        assert byte == value and count > SIZE - REST
+
+
+def test_another_thread_is_left_alone(library):
+    found = Found(library)
+    with filled(0xA5):
+        other = threading.Thread(target=found.look)
+        other.start()
+        other.join()
+    assert [byte for byte, _ in found.seen] == [0]  # a new stack
+
+
+def test_a_debugger_and_a_profiler_go_on_afterwards(library):
+    def tracer(*_):
+        return None
+
+    before = sys.gettrace(), sys.getprofile()
+    sys.settrace(tracer), sys.setprofile(tracer)
+    try:
+        with pytest.raises(KeyError), filled(1):
+            raise KeyError
+        assert (sys.gettrace(), sys.getprofile()) == (tracer, tracer)
+    finally:
+        sys.settrace(before[0]), sys.setprofile(before[1])
+
+
+def test_a_thread_with_a_small_stack_is_left_alone(library):
+    before, ended = threading.stack_size(128 << 10), []
+
+    def body():
+        with filled(0xA5):
+            ended.append(sum(range(10)))
+
+    try:
+        small = threading.Thread(target=body)
+        small.start()
+        small.join()
+    finally:
+        threading.stack_size(before)
+    assert ended == [45]
+
+
+def test_captures_that_are_compared_fill_it_with_unlike_bytes(monkeypatch, tmp_path):
+    monkeypatch.delenv(elsewhere.STORE, raising=False)
+    seen = [elsewhere.fill()]
+    monkeypatch.setenv(elsewhere.STORE, str(tmp_path / "again"))
+    seen.append(elsewhere.fill())
+    monkeypatch.setenv(elsewhere.MOVED, "1")
+    seen.append(elsewhere.fill())
+    # Unlike in each half of a byte, and in both captures that are compared with the bundle's.
+    assert seen == [0, 0xA5, 0x5A]
+
+
+def test_calls_that_are_counted_are_made_in_one_capture(monkeypatch, tmp_path):
+    monkeypatch.delenv(elsewhere.STORE, raising=False)
+    monkeypatch.delenv(elsewhere.MOVED, raising=False)
+    seen = [elsewhere.calls_ahead()]
+    monkeypatch.setenv(elsewhere.STORE, str(tmp_path / "again"))
+    seen.append(elsewhere.calls_ahead())
+    monkeypatch.setenv(elsewhere.MOVED, "1")
+    seen.append(elsewhere.calls_ahead())
+    assert seen[::2] == [0, 0]
+    # However close the counts were, none of their three bytes is what it was.
+    for count in (0, 255, 40253, 65535, 1 << 20):
+        for fewer in range(-100, 100):
+            other = count + fewer + seen[1]
+            assert all(count >> bits & 255 != other >> bits & 255 for bits in (0, 8, 16))
+
+
+def test_so_many_calls_are_made(fake):
+    fake.fail(0)
+    harvest.pass_calls(5)
+    assert fake.calls == 5
+    harvest.pass_calls(0)
+    assert fake.calls == 5
+    fake.fail(3)
+    with pytest.raises(FoundryError, match="cuDeviceGet"):
+        harvest.pass_calls(5)

@@ -1,0 +1,83 @@
+"""What is left of the process's own memory in kernels' arguments: all of it goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foundryc.compare import compare
+from foundryc.compare.regions import Regions
+from tests.unit import compared_captures
+from tests.unit.test_compare import ONE_STRUCT, hand
+
+RETURNS = 0x7F019B4E985D, 0x7F01736E985D, 0x7F017EEE985D
+"""Addresses in a library of which Linux puts large pages apart: alike but for two bytes."""
+Spans = list[tuple[int, int]]
+
+
+def settled(values: tuple[int, int, int], maps: list[Spans]) -> int:
+    """What is kept of a word, in processes that had mapped so much."""
+    captures = hand([values, (0, 0, 0), (0, 0, 0)])
+    own = [replace(c, mapped=spans) for c, spans in zip(captures, maps, strict=True)]
+    return int(compare(*own).graphs[0].words[4])
+
+
+def around(values: tuple[int, ...]) -> list[Spans]:
+    return [[(1 << 46, 1 << 46), (v & ~0xFFFFF, v + 1)] for v in values]
+
+
+def test_nothing_of_a_pointer_into_the_process_is_kept() -> None:
+    assert settled(RETURNS, around(RETURNS)) == 0
+    # In one process it points to nothing: it is no pointer, and only what differs goes.
+    spans = around(RETURNS)
+    assert settled(RETURNS, [*spans[:2], [(RETURNS[2] + 1, RETURNS[2] + 9)]]) == 0x7F010000985D
+
+
+@pytest.mark.parametrize("value", [5, 32000])
+def test_a_value_is_kept_beside_half_a_pointer(value: int) -> None:
+    """Of a pointer both halves would differ."""
+    first = tuple(upper << 32 | value for upper in (0x7F01, 0x7F02, 0x7F03))
+    assert settled(first, around(first)) == value  # type: ignore[arg-type]
+    other = 0x5A00 << 32 | value, 0x5A00 << 32 | value, 0x5A00 << 32 | value + (1 << 20)
+    assert settled(other, around(other)) >> 32 == 0x5A00
+
+
+def test_a_value_is_kept_where_its_gap_holds_noise() -> None:
+    values = tuple(32000 << 32 | gap << 8 | 1 for gap in (0x112233, 0x445566, 0x778899))
+    assert settled(values, [[(1 << 46, 1 << 46)]] * 3) == 32000 << 32 | 1  # type: ignore[arg-type]
+
+
+COUNTS = 0x7FFD00009D3D, 0x7FFC00009D3D, 0x7FFF00009D3E
+"""Half an address of the stack, and how many calls the process had made."""
+
+
+def test_a_count_that_differs_with_the_place_goes_with_half_an_address(monkeypatch) -> None:
+    none: list[Spans] = [[], [], []]
+    # In a pointer or scalar it may be a part of an address: only the byte that differs goes.
+    assert settled(COUNTS, none) == 0x9D00
+    monkeypatch.setattr(compared_captures, "skeleton", lambda _: ONE_STRUCT)
+    assert settled(COUNTS, none) == 0
+    alike = 0x7FFD00009D3D, 0x7FFC00009D3D, 0x7FFF00009D3D
+    assert settled(alike, none) == 0x9D3D  # it may be a value
+
+
+@settings(max_examples=60)
+@given(
+    ends=st.lists(st.integers(0, 200), max_size=8, unique=True).filter(lambda e: len(e) % 2 == 0),
+    values=st.lists(st.integers(0, 210), min_size=1, max_size=12),
+    moved=st.integers(0, 3),
+)
+def test_pointers_are_those_in_every_process(ends, values, moved) -> None:
+    ends = sorted(ends)
+    spans = list(zip(ends[::2], ends[1::2], strict=True))
+    elsewhere = [(start + moved, end + moved) for start, end in spans]
+    captures = hand([(0, 0, 0)])
+    maps = (spans, spans[::-1], elsewhere)
+    regions = Regions.of([replace(c, mapped=m) for c, m in zip(captures, maps, strict=True)])
+    words = np.array([values, values, values], np.uint64)
+    wanted = [all(any(s <= v < e for s, e in own) for own in maps) for v in values]
+    assert regions.in_process(words).tolist() == wanted
