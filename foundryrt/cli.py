@@ -28,6 +28,7 @@ from foundryrt.ranks import command as ranks
 from foundryrt.regular import refuse_input
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.session import Session
+from foundryrt.timeline import mark
 from foundryrt.trust import resolve
 from foundryrt.weights import weight_paths
 from foundryrt.workload import RunWorkload, ServingWorkload, find_run
@@ -169,6 +170,7 @@ def serve(
             driver = _server(known, find_run(known, name))
             manifest = opened.manifest
         chosen = options.parse(driver.Serving, context.args)
+        mark("workload")
         with (
             ranks.others(manifest, bundle, tp, devices, serving=True) as others,
             Session.open(

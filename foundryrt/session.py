@@ -211,6 +211,11 @@ class Session:
         check_same_weights(self._bundle.manifest, other.manifest, self._how.weights)
 
     @property
+    def timeline(self) -> list[tuple[str, float]]:
+        """Steps of the opening and when each was done (time.perf_counter, seconds)."""
+        return list(self._backend().timeline)
+
+    @property
     def followers(self) -> Followers | None:
         """The other ranks, where there are any."""
         return self._how.followers

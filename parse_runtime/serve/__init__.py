@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.options import option
 from foundryrt.session import Session
+from foundryrt.timeline import mark
 from parse_runtime.engine.memory import SHARING, SHARING_OPTION
 from parse_runtime.graphs.loading import UNLIKE_OPTION
 
@@ -49,10 +50,13 @@ class Serving:
 
 def serve(session: Session, options: Serving) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
+    for step, at in session.timeline:
+        mark(step, at)
     try:
         from parse_runtime.serve.server import run
     except ImportError as error:
         raise FoundryError(
             f"serving needs {error.name}, which is not installed: {install('serve')}"
         ) from error
+    mark("server")
     run(session, options)

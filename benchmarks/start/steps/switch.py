@@ -119,7 +119,7 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
             closed = time.perf_counter()
             time.sleep(SECONDS)
             ended = time.perf_counter()
-        same, timeline = logits(y) == expected, y._opened.timeline
+        same, timeline = logits(y) == expected, y.timeline
         y.close()
     own = region_bytes(path, SHARED)
     graphs = [
