@@ -205,17 +205,17 @@ class Bundle:
 
     def template(self, index: int) -> tables.TemplateTable:
         """The checked columns of template `index`."""
+        template, table = self.manifest.templates[index], self.unchecked_template(index)
+        functions, regions = len(self.manifest.functions), len(self.manifest.regions)
+        table.check(template.nodes, template.edges, functions, regions)
+        return table
+
+    def unchecked_template(self, index: int) -> tables.TemplateTable:
+        """The same for one who checks what is in the columns; only their lengths are checked."""
         template = self.manifest.templates[index]
-        arrays = tables.unpack(
-            template.columns, tables.TEMPLATE_COLUMNS, self.raw(template.section)
-        )
-        table = tables.TemplateTable(**arrays)
-        table.check(
-            template.nodes,
-            template.edges,
-            len(self.manifest.functions),
-            len(self.manifest.regions),
-        )
+        columns, data = template.columns, self.raw(template.section)
+        table = tables.TemplateTable(**tables.unpack(columns, tables.TEMPLATE_COLUMNS, data))
+        table.check_lengths(template.nodes, template.edges)
         return table
 
     def member(self, index: int) -> tables.MemberTable:

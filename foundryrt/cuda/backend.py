@@ -258,7 +258,7 @@ class CudaBackend:
         self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
     ) -> None:
         """See Backend.prepare; all graphs are waited for where memory may not suffice for them."""
-        self.graphs.prepare(graphs, progress)
+        self.graphs.prepare(graphs, progress, self._done)
         if self.free_memory() < self.graphs.bytes_left:
             self.graphs.wait(progress)
         self._done("prepared")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import NodeKind, SectionKind
 from foundryrt.bundle.tables import TemplateTable
@@ -21,9 +22,12 @@ latter with the binaries' own (`graph_bytes` in benchmarks/results/relocate.json
 _PATIENCE = 1.0  # seconds that the reader waits for a caller, which may have been interrupted
 
 
-def functions_of(table: TemplateTable) -> list[int]:
-    """Indices of the functions that a template's nodes call."""
-    return sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
+def functions_of(table: TemplateTable, known: int) -> list[int]:
+    """Indices of the functions that its nodes call; TableMalformed where one is not `known`."""
+    found = sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
+    if found and found[-1] >= known:
+        raise TableMalformed("graph table: a node calls an unknown function")
+    return found
 
 
 def _nodes(bundle: Bundle) -> int:
@@ -102,8 +106,9 @@ class Graphs:
         if not self._new("graph", index):
             return
         if self._new("template", graph.template):
-            table = self._bundle.template(graph.template)
-            numbers = functions_of(table)
+            # The native core checks what is in it.
+            table = self._bundle.unchecked_template(graph.template)
+            numbers = functions_of(table, len(manifest.functions))
             self._give_kernels({manifest.functions[number].kernel for number in numbers})
             for number in numbers:
                 if self._new("function", number):
@@ -178,7 +183,7 @@ class Graphs:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Begin no graph meanwhile, but those that are required."""
+        """Begin no graph meanwhile, but those that are preferred or required."""
         self._native.pause(True)
         try:
             yield
@@ -186,23 +191,31 @@ class Graphs:
             self._native.pause(False)
 
     def prefer(self, index: int) -> None:
-        """Have graph `index` made next, unless that has begun; it is read in its turn."""
+        """Have graph `index` made next, unless that has begun, once it is read, in its turn."""
         self._native.prefer(index)
 
     def prepare(
-        self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
+        self,
+        graphs: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        done: Callable[[str], object] = lambda step: None,
     ) -> None:
         """Block until these can be launched; the rest is read and checked, its kernels are loaded.
 
-        `progress` as for `wait`. Afterwards a graph can fail in the driver alone.
+        `progress` as for `wait`; `done` is told of steps. Afterwards a graph can fail in the driver
+        alone.
         """
-        self._reader.join()
-        if self._failure is not None:
-            raise self._failure
-        for index in reversed(graphs):
-            self.prefer(index)
-        self._native.resolve()
-        self._until(lambda _: all(map(self.is_ready, graphs)), progress, 1)
+        # Another graph that is being made holds the driver's lock, for milliseconds at a time.
+        with self.paused():
+            for index in reversed(graphs):
+                self.prefer(index)
+            self._reader.join()
+            done("read")
+            if self._failure is not None:
+                raise self._failure
+            self._native.resolve()
+            done("resolved")
+            self._until(lambda _: all(map(self.is_ready, graphs)), progress, 1)
         for index in graphs:
             self.require(index)  # its upload has ended, too
 

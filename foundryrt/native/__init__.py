@@ -196,11 +196,11 @@ class Materializer:
         return executable.value or 0
 
     def prefer(self, graph: int) -> None:
-        """Have a declared graph made next, unless it is being made already."""
+        """Have a graph made next, once it is declared, unless it is being made already."""
         _check(self._library.foundry_prefer(self._handle, graph))
 
     def pause(self, paused: bool) -> None:
-        """Whether threads are to begin no graph; `require` still makes one."""
+        """Whether threads are to begin preferred graphs alone; `require` still makes any."""
         _check(self._library.foundry_pause(self._handle, paused))
 
     def resolve(self) -> None:
