@@ -135,7 +135,7 @@ def _warn_of_no_end(settings: Settings, target: Model, draft: Model) -> None:
 
 def _same_tokens(target: Model, draft: Model) -> bool:
     """Whether both models read and write the same ids."""
-    return target.text.tokenizer.fingerprint == draft.text.tokenizer.fingerprint
+    return target.text.tokenizer.same_tokens(draft.text.tokenizer)
 
 
 def _words(target: Model, settings: Settings) -> tuple[int, int]:

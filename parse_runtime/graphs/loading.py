@@ -134,7 +134,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
 def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -> TokenTranslation:
     """How tokens go between two models; a warning on stderr where text has to be re-tokenized."""
     stops = frozenset(draft.chat.stops)
-    if target.tokenizer.fingerprint == draft.tokenizer.fingerprint:
+    if target.tokenizer.same_tokens(draft.tokenizer):
         return SameTokens(stops)
     if unlike_tokenizers == "refuse":
         raise UsageError(
