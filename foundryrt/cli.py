@@ -130,16 +130,16 @@ def run(
             driver = find_run(opened.manifest.workload.name, name)
             chosen = options.parse(driver.Options, context.args)
             inputs = [opened.path, *weight_paths(opened.manifest, weights)]
-            manifest = opened.manifest
-        for field, path in options.written(chosen).items():
-            refuse_input(options.flag(field), path, inputs)
-        with (
-            ranks.others(manifest, bundle, tp, devices) as others,
-            Session.open(
-                bundle, weights=weights, trust=trust or None, base=_address(base), followers=others
-            ) as session,
-        ):
-            result = driver.run(session, chosen, json)
+            for field, path in options.written(chosen).items():
+                refuse_input(options.flag(field), path, inputs)
+            with (
+                ranks.others(opened.manifest, bundle, tp, devices) as others,
+                Session.open(
+                    opened, weights=weights, trust=trust or None, base=_address(base),
+                    followers=others,
+                ) as session,
+            ):  # fmt: skip
+                result = driver.run(session, chosen, json)
         if json:
             print_json(result)
 
@@ -173,7 +173,7 @@ def serve(
             ranks.others(opened.manifest, bundle, tp, devices, serving=True) as others,
             preparing(driver, opened) as prepared,
             Session.open(
-                bundle, weights=weights, trust=trust or None, base=_address(base), followers=others
+                opened, weights=weights, trust=trust or None, base=_address(base), followers=others
             ) as session,
         ):
             prepared.join()
