@@ -158,7 +158,7 @@ class CudaBackend:
             digester = partial(_digester, self._bundle, self.device, self.stream, self._undo.part())
         self._loader = WeightLoader(
             self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester,
-            self._rank, self._shared,
+            self._rank, self._shared, self._done,
         )  # fmt: skip
 
     def _weights_before_graphs(self, load: bool) -> AbstractContextManager[None]:
