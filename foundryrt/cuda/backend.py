@@ -88,6 +88,7 @@ class CudaBackend:
         self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
+        self._done = partial(_record, self.timeline)
         self._random: RandomState | None = None
         self._undo = Undo()
         try:
@@ -238,9 +239,6 @@ class CudaBackend:
         self.uploader.finish()
         self._done("contents")
 
-    def _done(self, step: str) -> None:
-        self.timeline.append((step, time.perf_counter()))
-
     def load_weights(self, check: bool = True, states: Sequence[FileState] | None = None) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents.
 
@@ -346,6 +344,10 @@ class CudaBackend:
 
 
 # Steps and threads of the session refer to none of its objects that hold its Undo.
+
+
+def _record(timeline: list[tuple[str, float]], step: str) -> None:
+    timeline.append((step, time.perf_counter()))
 
 
 def _close_all(pipelines: WeakSet[Undo]) -> None:
