@@ -265,10 +265,17 @@ class Session:
 
     def file(self, name: str) -> bytes:
         """A file that was attached at capture."""
+        return self._with_file(name).file(name)
+
+    def file_digest(self, name: str) -> bytes:
+        """A digest of such a file: files of equal digests have equal contents."""
+        return self._with_file(name).file_digest(name)
+
+    def _with_file(self, name: str) -> Bundle:
         self._backend()
         if name not in self._bundle.files:
             raise UsageError(f"no file {name!r} in the bundle; there is {_listed(self.files)}")
-        return self._bundle.file(name)
+        return self._bundle
 
     @property
     def files(self) -> list[str]:

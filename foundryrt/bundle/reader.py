@@ -247,10 +247,20 @@ class Bundle:
 
     def file(self, name: str) -> bytes:
         """An attached file; InvalidReference where there is none of that name."""
+        return bytes(self.raw(self._file(name)))
+
+    def file_digest(self, name: str) -> bytes:
+        """SHA-256 of an attached file as it is stored: files of equal digests have equal contents.
+
+        The errors are those of `file`.
+        """
+        return self.sections[self._file(name)].sha256
+
+    def _file(self, name: str) -> int:
         if name not in self._files:
             there = quoted(", ".join(self._files))
             raise InvalidReference(f"no attached file {quoted(name)}; there are {there}")
-        return bytes(self.raw(self._files[name]))
+        return self._files[name]
 
     def check_tables(self) -> None:
         """Check every graph table, every member against its template, and all addresses."""
