@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,13 +99,12 @@ class CudaBackend:
             self._open_device(device, sum(own.size for own in given if not own.given))
             self._make_arena(base, place or {})
             self._prepare_copies()
-            with self._weights_before_graphs(load_weights):
-                self._begin_graphs()
-                self.fill_regions()
-                self._begin_random()
-                self._done("contents queued")
-                self._require_first(first)
-                self._begin_weights(load_weights)
+            self._begin_graphs()
+            self.fill_regions()
+            self._begin_random()
+            self._done("contents queued")
+            self._require_first(first)
+            self._begin_weights(load_weights)
         except BaseException:
             self._undo.rollback()
             raise
@@ -161,19 +160,6 @@ class CudaBackend:
             self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester,
             self._rank, self._shared, self._done,
         )  # fmt: skip
-
-    def _weights_before_graphs(self, load: bool) -> AbstractContextManager[None]:
-        """Begin no graph meanwhile but the first, where weights are loaded and are soon there.
-
-        Both want the driver's lock, and nothing can be launched before the weights are there.
-        """
-        brief = 0 < self._weight_bytes() <= _BRIEF
-        return self.graphs.paused() if load and brief else nullcontext()
-
-    def _weight_bytes(self) -> int:
-        """Of the files that a load reads."""
-        given = "weights" in self._given
-        return 0 if given else sum(each.length for each in self._bundle.manifest.weights.sources)
 
     def _begin_graphs(self) -> None:
         """From here on work is queued, so that closing begins with waiting for it."""
@@ -233,7 +219,11 @@ class CudaBackend:
         self._preparation = Worker()
         self._undo.push(self._preparation.join)
         if load:
-            self.load_weights()
+            sources = self._bundle.manifest.weights.sources
+            brief = sum(source.length for source in sources) <= _BRIEF
+            # Both want the driver's lock, and nothing can be launched before the weights are there.
+            with self.graphs.paused() if brief else nullcontext():
+                self.load_weights()
         elif self._bundle.manifest.weights.recipes and "weights" not in self._given:
             self._preparation.start(partial(_prepare, self._loader))
         self.uploader.finish()

@@ -95,6 +95,25 @@ class Tokenizer:
         """In the package's own format, which `from_json` reads."""
         return str(self._inner.to_str())
 
+    def quick_json(self) -> str:
+        """The same tokenizer in the form that `from_json` reads soonest.
+
+        Merges as texts of two parts take half as long to read as those of two texts.
+        """
+        whole = self.to_json()
+        found = json.loads(whole)
+        model = found["model"]
+        if isinstance(model.get("merges"), list):
+            model["merges"] = [
+                merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]
+            ]
+        quick = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        try:
+            same = str(tokenizers.Tokenizer.from_str(quick).to_str()) == whole
+        except Exception:  # The package raises Exception itself.
+            same = False  # a part may hold a space
+        return quick if same else whole
+
     def adding(self, begin: str, end: str) -> Tokenizer:
         """One that puts these special tokens around a text; "" for none. UsageError if unknown."""
         special = [(token, self.token_id(token)) for token in {begin, end} if token]

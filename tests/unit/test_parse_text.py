@@ -250,6 +250,19 @@ def test_other_gguf_tokenizers_are_refused_by_name(key: str, value: str) -> None
         tokenizer_from_gguf({**metadata("smollm"), key: value}, "x")
 
 
+def test_the_form_that_is_read_soonest_is_the_same_tokenizer() -> None:
+    quick = BYTES.quick_json()
+    assert '"h e"' in quick and '"h e"' not in BYTES.to_json()
+    assert Tokenizer.from_json(quick).to_json() == BYTES.to_json()
+    # A merge of a part with a space cannot be a text of two parts.
+    found = json.loads(BYTES.to_json())
+    model = found["model"]
+    model["vocab"] |= {" ": 300, " h": 301}
+    model["merges"].append([" ", "h"])
+    spaced = Tokenizer.from_json(json.dumps(found))
+    assert spaced.quick_json() == spaced.to_json()
+
+
 def test_a_damaged_gguf_tokenizer_is_refused() -> None:
     damaged = {**metadata("smollm"), "tokenizer.ggml.merges": ["x y"]}
     with pytest.raises(UsageError, match="damaged"):
