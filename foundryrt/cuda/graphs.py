@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import NodeKind, SectionKind
+from foundryrt.bundle.schema import Function, Manifest, NodeKind, SectionKind
 from foundryrt.bundle.tables import TemplateTable
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
@@ -19,6 +20,8 @@ _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
 _NODE_BYTES = 6 << 10
 """Device memory of a node of an executable graph, with room: 3.4 and 5.1 KB were measured, the
 latter with the binaries' own (`graph_bytes` in benchmarks/results/relocate.json)."""
+_FOR_THREADS = 1 << 20
+"""Bytes of kernels whose digests take longer than starting threads for them."""
 _PATIENCE = 1.0  # seconds that the reader waits for a caller, which may have been interrupted
 
 
@@ -40,6 +43,20 @@ def _nodes(bundle: Bundle) -> int:
     kinds = (SectionKind.TEMPLATE, SectionKind.MEMBER, SectionKind.KERNEL)
     stored = sum(section.stored for section in bundle.sections if section.kind in kinds)
     return min(stored, sum(manifest.templates[graph.template].nodes for graph in manifest.graphs))
+
+
+def _keys(manifest: Manifest) -> list[bytes]:
+    """Of each kernel binary, what bundles that may share it as it is loaded have in common."""
+    functions: list[list[Function]] = [[] for _ in manifest.kernels]
+    for function in manifest.functions:
+        functions[function.kernel].append(function)
+    found = []
+    for kernel, own in zip(manifest.kernels, functions, strict=True):
+        states = sorted(
+            (f.name, f.max_dynamic_shared, f.shared_carveout, f.cluster_nonportable) for f in own
+        )
+        found.append(hashlib.sha256(kernel.sha256 + repr(states).encode()).digest())
+    return found
 
 
 class Graphs:
@@ -65,6 +82,7 @@ class Graphs:
             undo,
         )
         self._total = len(manifest.graphs)
+        self._keys = _keys(manifest)
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -119,9 +137,11 @@ class Graphs:
 
     def _give_kernels(self, kernels: set[int]) -> None:
         fresh = [kernel for kernel in sorted(kernels) if self._new("kernel", kernel)]
-        each(self._bundle.kernel, fresh)  # digests, several at once
+        sections = (self._bundle.manifest.kernels[kernel].section for kernel in fresh)
+        if sum(self._bundle.sections[section].stored for section in sections) > _FOR_THREADS:
+            each(self._bundle.kernel, fresh)  # digests, several at once
         for kernel in fresh:
-            self._native.set_kernel(kernel, self._bundle.kernel(kernel))
+            self._native.set_kernel(kernel, self._bundle.kernel(kernel), self._keys[kernel])
         for variable in self._bundle.manifest.variables:
             if variable.kernel in fresh:
                 self._native.set_variable(variable)
