@@ -55,18 +55,23 @@ bool stateless(const File& file) {
         if (!file.text(name, sections[head.e_shstrndx], sections[i].sh_name)) return false;
         global[i] = begins(name, ".nv.global");
     }
-    for (const Elf64_Shdr& table : sections) {
-        if (table.sh_type != SHT_SYMTAB) continue;
+    // What code uses is relocated when it is loaded: no other variable matters.
+    for (const Elf64_Shdr& part : sections) {
+        if (part.sh_type != SHT_RELA && part.sh_type != SHT_REL) continue;
+        if (part.sh_link >= sections.size()) return false;
+        const Elf64_Shdr& table = sections[part.sh_link];
         if (table.sh_link >= sections.size()) return false;
-        for (uint64_t at = 0; at + sizeof(Elf64_Sym) <= table.sh_size; at += sizeof(Elf64_Sym)) {
+        const uint64_t step = part.sh_type == SHT_RELA ? sizeof(Elf64_Rela) : sizeof(Elf64_Rel);
+        for (uint64_t at = 0; at < part.sh_size; at += step) {
+            Elf64_Rel relocation;
             Elf64_Sym symbol;
+            if (!file.read(relocation, part.sh_offset + at)) return false;
+            const uint64_t number = ELF64_R_SYM(relocation.r_info);
+            if (!file.read(symbol, table.sh_offset + number * sizeof(symbol))) return false;
+            if (symbol.st_shndx >= sections.size() || !global[symbol.st_shndx]) continue;
             std::string_view name;
-            if (!file.read(symbol, table.sh_offset + at)) return false;
-            if (symbol.st_shndx >= sections.size() || !global[symbol.st_shndx] ||
-                ELF64_ST_TYPE(symbol.st_info) == STT_SECTION)
-                continue;
             if (!file.text(name, sections[table.sh_link], symbol.st_name)) return false;
-            if (!begins(name, "$str") && !begins(name, "_$_str")) return false;
+            if (!begins(name, "$str") && !begins(name, "_$_str") && !begins(name, "__unnamed_")) return false;
         }
     }
     return true;
