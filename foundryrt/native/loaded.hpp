@@ -21,7 +21,7 @@ struct Loaded {
 };
 
 // Whether launches may leave something in a binary that later ones find: code refers to module variables, but
-// for texts of the compiler's own. True for what cannot be read.
+// for constants of the compiler's own. True for what cannot be read.
 bool has_state(const void* binary, size_t bytes);
 
 // That of everybody who asks with this key and context while somebody holds it; perhaps not loaded yet.
