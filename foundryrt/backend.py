@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """What a target offers to a session; graphs go by their index in the manifest."""
 
+    @property
+    def timeline(self) -> list[tuple[str, float]]:
+        """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
+
     def launch(self, graph: int, stream: int | None = None) -> None:
         """Run a graph, or queue it on `stream`."""
 

@@ -28,9 +28,10 @@ from foundryrt.ranks import command as ranks
 from foundryrt.regular import refuse_input
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.session import Session
+from foundryrt.timeline import mark
 from foundryrt.trust import resolve
 from foundryrt.weights import weight_paths
-from foundryrt.workload import RunWorkload, ServingWorkload, find_run
+from foundryrt.workload import RunWorkload, ServingWorkload, find_run, preparing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -129,16 +130,16 @@ def run(
             driver = find_run(opened.manifest.workload.name, name)
             chosen = options.parse(driver.Options, context.args)
             inputs = [opened.path, *weight_paths(opened.manifest, weights)]
-            manifest = opened.manifest
-        for field, path in options.written(chosen).items():
-            refuse_input(options.flag(field), path, inputs)
-        with (
-            ranks.others(manifest, bundle, tp, devices) as others,
-            Session.open(
-                bundle, weights=weights, trust=trust or None, base=_address(base), followers=others
-            ) as session,
-        ):
-            result = driver.run(session, chosen, json)
+            for field, path in options.written(chosen).items():
+                refuse_input(options.flag(field), path, inputs)
+            with (
+                ranks.others(opened.manifest, bundle, tp, devices) as others,
+                Session.open(
+                    opened, weights=weights, trust=trust or None, base=_address(base),
+                    followers=others,
+                ) as session,
+            ):  # fmt: skip
+                result = driver.run(session, chosen, json)
         if json:
             print_json(result)
 
@@ -163,18 +164,19 @@ def serve(
     Its own options go anywhere between these (see `foundryrt options BUNDLE.fdy --serve`), for
     example --port.
     """
-    with reporting():
-        with open_bundle(bundle, resolve(trust or None)) as opened:
-            known = opened.manifest.workload.name
-            driver = _server(known, find_run(known, name))
-            manifest = opened.manifest
+    with reporting(), open_bundle(bundle, resolve(trust or None)) as opened:
+        known = opened.manifest.workload.name
+        driver = _server(known, find_run(known, name))
         chosen = options.parse(driver.Serving, context.args)
+        mark("workload")
         with (
-            ranks.others(manifest, bundle, tp, devices, serving=True) as others,
+            ranks.others(opened.manifest, bundle, tp, devices, serving=True) as others,
+            preparing(driver, opened) as prepared,
             Session.open(
-                bundle, weights=weights, trust=trust or None, base=_address(base), followers=others
+                opened, weights=weights, trust=trust or None, base=_address(base), followers=others
             ) as session,
         ):
+            prepared.join()
             driver.serve(session, chosen)
 
 

@@ -103,6 +103,9 @@ class FilesLike(Protocol):
     def file(self, name: str) -> bytes:
         """A file that was attached at capture; FoundryError where there is none."""
 
+    def file_digest(self, name: str) -> bytes:
+        """A digest of it: files of equal digests have equal contents."""
+
 
 class SessionLike(GraphsLike, FilesLike, Protocol):
     """What workloads need of a `foundryrt.session.Session`, so that others can stand in for it."""

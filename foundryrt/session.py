@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundryrt.backend import Backend, open_backend
 from foundryrt.bundle import schema
+from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
 from foundryrt.grow import grown
 from foundryrt.remote.bundle import open_bundle
@@ -21,7 +22,6 @@ from foundryrt.trust import KeyPath, resolve
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
 
-    from foundryrt.bundle.reader import Bundle
     from foundryrt.pipeline import Pipeline
     from foundryrt.protocols import GraphKey, Readback, Tensor
     from foundryrt.ranks.followers import Followers
@@ -123,7 +123,7 @@ class Session:
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Bundle,
         weights: str | os.PathLike[str] | None = None,
         device: int = 0,
         first: tuple[str, dict[str, int | str]] | None = None,
@@ -136,6 +136,8 @@ class Session:
     ) -> Session:
         """Check the bundle at `path`, a file or a URL, fill its arena and make it ready.
 
+        A bundle that is open, and was checked as `trust` says, may be given in place of its path;
+        the session closes it.
         `weights` is a folder with the weight files, where they are not where they were at capture.
         `device` and `first`, the graph to have ready first, matter on cuda. `trust` names PEM
         files, or folders of them, with the public keys whose signature is required; without it
@@ -159,7 +161,7 @@ class Session:
         how = _How(resolve(trust), None if weights is None else Path(weights), device, followers)
         if followers is not None and (base is not None or place or grow):
             raise UsageError("ranks open a bundle as it is: give them no base, place or grow")
-        bundle = open_bundle(path, how.trust)
+        bundle = path if isinstance(path, Bundle) else open_bundle(path, how.trust)
         try:
             if grow:
                 bundle.manifest = grown(bundle.manifest, grow)
@@ -211,6 +213,11 @@ class Session:
         check_same_weights(self._bundle.manifest, other.manifest, self._how.weights)
 
     @property
+    def timeline(self) -> list[tuple[str, float]]:
+        """Steps of the opening and when each was done (time.perf_counter, seconds)."""
+        return list(self._backend().timeline)
+
+    @property
     def followers(self) -> Followers | None:
         """The other ranks, where there are any."""
         return self._how.followers
@@ -258,10 +265,17 @@ class Session:
 
     def file(self, name: str) -> bytes:
         """A file that was attached at capture."""
+        return self._with_file(name).file(name)
+
+    def file_digest(self, name: str) -> bytes:
+        """A digest of such a file: files of equal digests have equal contents."""
+        return self._with_file(name).file_digest(name)
+
+    def _with_file(self, name: str) -> Bundle:
         self._backend()
         if name not in self._bundle.files:
             raise UsageError(f"no file {name!r} in the bundle; there is {_listed(self.files)}")
-        return self._bundle.file(name)
+        return self._bundle
 
     @property
     def files(self) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 
 from foundryrt.arguments import bundle_word
 from foundryrt.peek import on_device
+from foundryrt.timeline import mark
 
 TYPE_CHECKING = False  # type checkers know it as True; importing typing would delay the driver
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def main() -> None:
 
 
 def _start() -> None:
+    mark("python")
     words = sys.argv[2:]
     if sys.argv[1:2] in (["run"], ["serve"]) and "--model" in " ".join(words):
         words = _with_bundle(sys.argv[1], words)
@@ -82,4 +84,5 @@ def _start() -> None:
             ranks.begin(words[place])
     from foundryrt import cli
 
+    mark("command")
     cli.main()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,8 +18,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from foundryrt.errors import FoundryError, UsageError, install
+from foundryrt.parallel import Worker
 
 if TYPE_CHECKING:
+    from foundryrt.bundle.reader import Bundle
     from foundryrt.session import Session
 
 _EXTRAS = {"torch": "capture", "safetensors": "capture", "gguf": "capture"}
@@ -47,6 +51,18 @@ class ServingWorkload(RunWorkload, Protocol):
 
 
 @runtime_checkable
+class PreparedWorkload(ServingWorkload, Protocol):
+    """A workload whose server does part of its start while the bundle is opened."""
+
+    def prepare_serving(self, bundle: Bundle) -> object:
+        """Do what needs no session, on a thread of its own; `serve` is called afterwards.
+
+        What it returns is kept until `serve` has ended. What it raises is dropped: `serve` meets
+        the same.
+        """
+
+
+@runtime_checkable
 class WithCapture(RunWorkload, Protocol):
     """A workload whose bundle can be named by what it is captured of."""
 
@@ -65,6 +81,24 @@ class CalibratedWorkload(RunWorkload, Protocol):
         self, session: Session, options: Any, json: bool
     ) -> tuple[dict[str, bytes], dict[str, Any]]:
         """The files to put into the bundle, and what `--json` shows; without it, print that."""
+
+
+@contextmanager
+def preparing(driver: ServingWorkload, bundle: Bundle) -> Iterator[Worker]:
+    """Have a server prepared beside the block; join what is given before `serve` is called."""
+    kept: list[object] = []
+
+    def prepare(driver: PreparedWorkload) -> None:
+        with suppress(Exception):
+            kept.append(driver.prepare_serving(bundle))
+
+    worker = Worker()
+    try:
+        if isinstance(driver, PreparedWorkload):
+            worker.start(partial(prepare, driver))
+        yield worker
+    finally:
+        worker.join()
 
 
 RUN = "foundryrt.workloads"

@@ -53,7 +53,7 @@ def real(model: str, draft: str, eagle: str, dtype: str, length: int) -> Pair:
     """A pair that was not trained for it, for answers of `length` tokens."""
     target, other = open_model(model), open_model(draft)
     suffix = len(target.text.tokenizer.encode(target.text.chat.judge_suffix("", PROMPT)))
-    same = target.text.tokenizer.fingerprint == other.text.tokenizer.fingerprint
+    same = target.text.tokenizer.same_tokens(other.text.tokenizer)
     stride = 16
     cuts = -(-length // stride)
     settings = {

@@ -52,7 +52,7 @@ class Gatherer:
         self, target: Model, draft: Model, dtype: str, length: int, stride: int = STRIDE,
         question: str = PROMPT, words: tuple[str, str] = ("Yes", "No"), room: int = ROOM,
     ) -> None:  # fmt: skip
-        if target.text.tokenizer.fingerprint != draft.text.tokenizer.fingerprint:
+        if not target.text.tokenizer.same_tokens(draft.text.tokenizer):
             raise UsageError("the models' tokenizers differ: foundryc calibrate takes such a pair")
         shared = min(target.config.vocab, draft.config.vocab)
         target, draft = target.narrowed(shared), draft.narrowed(shared)

@@ -167,16 +167,20 @@ class Bench:
         about = self._prepare(engine, setup, alarm)
         first: list[float] = []
         healthy: list[float] = []
+        steps: list[dict[str, Any]] = []
         starts = self.starts if "start" in self.parts else 1
         while len(first) < starts:
             with Server(setup, engine) as server:
                 first.append(server.first_token(self._question(), alarm.left))
+                there = server.graphs() if engine == "ours" else {}
                 healthy.append(server.ready(alarm.left))
                 say(f"{model}, {engine}: first token after {first[-1]:.2f} s")
+                steps.append({**there, "ms": server.timeline_ms()} if there else {})
                 if "start" in self.parts:
                     found = {
                         "first_token_s": statistics.median(first),
                         "healthy_s": statistics.median(healthy), "first_tokens_s": first,
+                        **({"timelines": steps} if any(steps) else {}),
                     }  # fmt: skip
                     self.results.save("start", model, engine, found | about)
                 if len(first) == starts:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -164,6 +166,17 @@ class Server:
                 if self.get("/health")[0] == 200:
                     return time.monotonic() - self._begun
             self._wait(limit)
+
+    def graphs(self) -> dict[str, int]:
+        """How many graphs our server has, and how many are ready now."""
+        health = json.loads(self.get("/health")[1])
+        return {"graphs": health["graphs"], "ready": health["ready"]}
+
+    def timeline_ms(self) -> dict[str, float]:
+        """From the start of our server to each step of its start."""
+        page = self.get("/metrics")[1].decode()
+        found = re.findall(r'^parse_start_seconds{step="(.+)"} (\S+)$', page, re.MULTILINE)
+        return {step: float(at) * 1e3 for step, at in found}
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body."""

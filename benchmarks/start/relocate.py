@@ -44,7 +44,7 @@ def run(session, options, json):
     launched = time.time()
     graph.tensor("logits").read_bytes()
     clock = time.time() - time.perf_counter()
-    steps = {step: at + clock for step, at in session._opened.timeline}
+    steps = {step: at + clock for step, at in session.timeline}
     steps |= {"workload": begun, "launched": launched, "logits": time.time()}
     return {step: (at - options.spawned) * 1e3 for step, at in steps.items()}
 """

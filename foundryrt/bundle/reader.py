@@ -205,17 +205,17 @@ class Bundle:
 
     def template(self, index: int) -> tables.TemplateTable:
         """The checked columns of template `index`."""
+        template, table = self.manifest.templates[index], self.unchecked_template(index)
+        functions, regions = len(self.manifest.functions), len(self.manifest.regions)
+        table.check(template.nodes, template.edges, functions, regions)
+        return table
+
+    def unchecked_template(self, index: int) -> tables.TemplateTable:
+        """The same for one who checks what is in the columns; only their lengths are checked."""
         template = self.manifest.templates[index]
-        arrays = tables.unpack(
-            template.columns, tables.TEMPLATE_COLUMNS, self.raw(template.section)
-        )
-        table = tables.TemplateTable(**arrays)
-        table.check(
-            template.nodes,
-            template.edges,
-            len(self.manifest.functions),
-            len(self.manifest.regions),
-        )
+        columns, data = template.columns, self.raw(template.section)
+        table = tables.TemplateTable(**tables.unpack(columns, tables.TEMPLATE_COLUMNS, data))
+        table.check_lengths(template.nodes, template.edges)
         return table
 
     def member(self, index: int) -> tables.MemberTable:
@@ -247,10 +247,20 @@ class Bundle:
 
     def file(self, name: str) -> bytes:
         """An attached file; InvalidReference where there is none of that name."""
+        return bytes(self.raw(self._file(name)))
+
+    def file_digest(self, name: str) -> bytes:
+        """SHA-256 of an attached file as it is stored: files of equal digests have equal contents.
+
+        The errors are those of `file`.
+        """
+        return self.sections[self._file(name)].sha256
+
+    def _file(self, name: str) -> int:
         if name not in self._files:
             there = quoted(", ".join(self._files))
             raise InvalidReference(f"no attached file {quoted(name)}; there are {there}")
-        return bytes(self.raw(self._files[name]))
+        return self._files[name]
 
     def check_tables(self) -> None:
         """Check every graph table, every member against its template, and all addresses."""

@@ -88,6 +88,7 @@ class CudaBackend:
         self._weights = weights
         self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
         """Steps of the materialization and when each was done (time.perf_counter, seconds)."""
+        self._done = partial(_record, self.timeline)
         self._random: RandomState | None = None
         self._undo = Undo()
         try:
@@ -157,7 +158,7 @@ class CudaBackend:
             digester = partial(_digester, self._bundle, self.device, self.stream, self._undo.part())
         self._loader = WeightLoader(
             self._bundle.manifest, self._arena, self.uploader, self._undo.part(), digester,
-            self._rank, self._shared,
+            self._rank, self._shared, self._done,
         )  # fmt: skip
 
     def _begin_graphs(self) -> None:
@@ -228,9 +229,6 @@ class CudaBackend:
         self.uploader.finish()
         self._done("contents")
 
-    def _done(self, step: str) -> None:
-        self.timeline.append((step, time.perf_counter()))
-
     def load_weights(self, check: bool = True, states: Sequence[FileState] | None = None) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents.
 
@@ -258,7 +256,7 @@ class CudaBackend:
         self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
     ) -> None:
         """See Backend.prepare; all graphs are waited for where memory may not suffice for them."""
-        self.graphs.prepare(graphs, progress)
+        self.graphs.prepare(graphs, progress, self._done)
         if self.free_memory() < self.graphs.bytes_left:
             self.graphs.wait(progress)
         self._done("prepared")
@@ -336,6 +334,10 @@ class CudaBackend:
 
 
 # Steps and threads of the session refer to none of its objects that hold its Undo.
+
+
+def _record(timeline: list[tuple[str, float]], step: str) -> None:
+    timeline.append((step, time.perf_counter()))
 
 
 def _close_all(pipelines: WeakSet[Undo]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import NodeKind, SectionKind
+from foundryrt.bundle.schema import Function, Manifest, NodeKind, SectionKind
 from foundryrt.bundle.tables import TemplateTable
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
@@ -18,12 +20,17 @@ _TICK = 100  # milliseconds after which a waiting thread looks for Ctrl-C
 _NODE_BYTES = 6 << 10
 """Device memory of a node of an executable graph, with room: 3.4 and 5.1 KB were measured, the
 latter with the binaries' own (`graph_bytes` in benchmarks/results/relocate.json)."""
+_FOR_THREADS = 1 << 20
+"""Bytes of kernels whose digests take longer than starting threads for them."""
 _PATIENCE = 1.0  # seconds that the reader waits for a caller, which may have been interrupted
 
 
-def functions_of(table: TemplateTable) -> list[int]:
-    """Indices of the functions that a template's nodes call."""
-    return sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
+def functions_of(table: TemplateTable, known: int) -> list[int]:
+    """Indices of the functions that its nodes call; TableMalformed where one is not `known`."""
+    found = sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
+    if found and found[-1] >= known:
+        raise TableMalformed("graph table: a node calls an unknown function")
+    return found
 
 
 def _nodes(bundle: Bundle) -> int:
@@ -36,6 +43,20 @@ def _nodes(bundle: Bundle) -> int:
     kinds = (SectionKind.TEMPLATE, SectionKind.MEMBER, SectionKind.KERNEL)
     stored = sum(section.stored for section in bundle.sections if section.kind in kinds)
     return min(stored, sum(manifest.templates[graph.template].nodes for graph in manifest.graphs))
+
+
+def _keys(manifest: Manifest) -> list[bytes]:
+    """Of each kernel binary, what bundles that may share it as it is loaded have in common."""
+    functions: list[list[Function]] = [[] for _ in manifest.kernels]
+    for function in manifest.functions:
+        functions[function.kernel].append(function)
+    found = []
+    for kernel, own in zip(manifest.kernels, functions, strict=True):
+        states = sorted(
+            (f.name, f.max_dynamic_shared, f.shared_carveout, f.cluster_nonportable) for f in own
+        )
+        found.append(hashlib.sha256(kernel.sha256 + repr(states).encode()).digest())
+    return found
 
 
 class Graphs:
@@ -61,6 +82,7 @@ class Graphs:
             undo,
         )
         self._total = len(manifest.graphs)
+        self._keys = _keys(manifest)
         self._executables: dict[int, int] = {}
         self._declared: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -102,8 +124,9 @@ class Graphs:
         if not self._new("graph", index):
             return
         if self._new("template", graph.template):
-            table = self._bundle.template(graph.template)
-            numbers = functions_of(table)
+            # The native core checks what is in it.
+            table = self._bundle.unchecked_template(graph.template)
+            numbers = functions_of(table, len(manifest.functions))
             self._give_kernels({manifest.functions[number].kernel for number in numbers})
             for number in numbers:
                 if self._new("function", number):
@@ -114,9 +137,11 @@ class Graphs:
 
     def _give_kernels(self, kernels: set[int]) -> None:
         fresh = [kernel for kernel in sorted(kernels) if self._new("kernel", kernel)]
-        each(self._bundle.kernel, fresh)  # digests, several at once
+        sections = (self._bundle.manifest.kernels[kernel].section for kernel in fresh)
+        if sum(self._bundle.sections[section].stored for section in sections) > _FOR_THREADS:
+            each(self._bundle.kernel, fresh)  # digests, several at once
         for kernel in fresh:
-            self._native.set_kernel(kernel, self._bundle.kernel(kernel))
+            self._native.set_kernel(kernel, self._bundle.kernel(kernel), self._keys[kernel])
         for variable in self._bundle.manifest.variables:
             if variable.kernel in fresh:
                 self._native.set_variable(variable)
@@ -178,7 +203,7 @@ class Graphs:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Begin no graph meanwhile, but those that are required."""
+        """Begin no graph meanwhile, but those that are preferred or required."""
         self._native.pause(True)
         try:
             yield
@@ -186,23 +211,31 @@ class Graphs:
             self._native.pause(False)
 
     def prefer(self, index: int) -> None:
-        """Have graph `index` made next, unless that has begun; it is read in its turn."""
+        """Have graph `index` made next, unless that has begun, once it is read, in its turn."""
         self._native.prefer(index)
 
     def prepare(
-        self, graphs: Sequence[int], progress: Callable[[int, int], None] | None = None
+        self,
+        graphs: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        done: Callable[[str], object] = lambda step: None,
     ) -> None:
         """Block until these can be launched; the rest is read and checked, its kernels are loaded.
 
-        `progress` as for `wait`. Afterwards a graph can fail in the driver alone.
+        `progress` as for `wait`; `done` is told of steps. Afterwards a graph can fail in the driver
+        alone.
         """
-        self._reader.join()
-        if self._failure is not None:
-            raise self._failure
-        for index in reversed(graphs):
-            self.prefer(index)
-        self._native.resolve()
-        self._until(lambda _: all(map(self.is_ready, graphs)), progress, 1)
+        # Another graph that is being made holds the driver's lock, for milliseconds at a time.
+        with self.paused():
+            for index in reversed(graphs):
+                self.prefer(index)
+            self._reader.join()
+            done("read")
+            if self._failure is not None:
+                raise self._failure
+            self._native.resolve()
+            done("resolved")
+            self._until(lambda _: all(map(self.is_ready, graphs)), progress, 1)
         for index in graphs:
             self.require(index)  # its upload has ended, too
 

@@ -18,7 +18,16 @@ def pin(device: Device, size: int, undo: Undo) -> memoryview:
 
     They exist as long as a view of them does. FoundryError where there is no memory for them.
     """
-    # On huge pages this takes 0.03 ms a MB; cuMemHostAlloc 0.4, and the driver's lock with it.
+    memory = block(size)
+    device.cuda.hold(
+        undo, "cuMemHostRegister_v2", (memory, len(memory), 0), "cuMemHostUnregister", (memory,)
+    )
+    return memoryview(memory).cast("B")[:size]
+
+
+def block(size: int) -> ctypes.Array[ctypes.c_uint8]:
+    """Whole pages of zero bytes that hold `size`, not pinned yet; FoundryError without memory."""
+    # On huge pages pinning takes 0.03 ms a MB; cuMemHostAlloc 0.4, and the driver's lock with it.
     alignment = HUGE_PAGE if size >= HUGE_PAGE else PAGESIZE
     length = -(-size // PAGESIZE) * PAGESIZE
     try:
@@ -26,15 +35,12 @@ def pin(device: Device, size: int, undo: Undo) -> memoryview:
     except OSError as error:
         raise FoundryError(f"no memory for pinned buffers: {error}") from error
     whole = (ctypes.c_uint8 * len(memory)).from_buffer(memory)
-    block = (ctypes.c_uint8 * length).from_buffer(memory, -ctypes.addressof(whole) % alignment)
+    found = (ctypes.c_uint8 * length).from_buffer(memory, -ctypes.addressof(whole) % alignment)
     if alignment == HUGE_PAGE:
         with suppress(OSError):  # a kernel without them
             memory.madvise(MADV_HUGEPAGE)
         # By C: the system zeroes 2 MB at a first touch, and other threads want the GIL meanwhile.
-        first = ctypes.addressof(block)
+        first = ctypes.addressof(found)
         for start in range(0, length, HUGE_PAGE):
             ctypes.memset(first + start, 0, 1)
-    device.cuda.hold(
-        undo, "cuMemHostRegister_v2", (block, length, 0), "cuMemHostUnregister", (block,)
-    )
-    return memoryview(block).cast("B")[:size]
+    return found

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from foundryrt.bundle.schema import DTYPES, Manifest, Tensor, WeightCopy, WeightRecipe, WeightSource
 from foundryrt.cuda.arena import Arena
 from foundryrt.cuda.digest import ALIGNMENT, Range
-from foundryrt.cuda.upload import CHUNK, Piece
+from foundryrt.cuda.staging import CHUNK
+from foundryrt.cuda.upload import Piece
 from foundryrt.weights import recipes_of
 
 

@@ -59,11 +59,12 @@ class _Prefix(Bundle):
 
     nodes = 0
 
-    def template(self, index: int) -> TemplateTable:
-        return first_nodes(super().template(index), self.nodes)
+    def unchecked_template(self, index: int) -> TemplateTable:
+        return first_nodes(super().unchecked_template(index), self.nodes)
 
     def member(self, index: int) -> MemberTable:
-        whole, table = super().member(index), super().template(self.manifest.graphs[index].template)
+        graph = self.manifest.graphs[index]
+        whole, table = super().member(index), super().unchecked_template(graph.template)
         count = bisect_left(whole.word, table.parameter_start[self.nodes])
         return MemberTable(whole.word[:count], whole.value[:count])
 

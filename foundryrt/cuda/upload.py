@@ -13,14 +13,16 @@ from typing import NamedTuple
 from foundryrt.addresses import address_of
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
-from foundryrt.cuda.pinned import HUGE_PAGE, pin
+from foundryrt.cuda.pinned import pin
+from foundryrt.cuda.staging import CHUNK, take
 from foundryrt.native import Buffer, FileRange, stream
 from foundryrt.parallel import WORKERS
 from foundryrt.undo import Undo
 
-CHUNK = HUGE_PAGE
 _SPARE = 2  # buffers being copied while every thread fills one
 _EACH = 2  # buffers of a native thread
+FOR_FILES = _EACH * WORKERS
+"""Buffers that `Uploader.files` uses."""
 _HOST, _DEVICE = 1, 2  # CU_MEMORYTYPE_...
 
 
@@ -75,16 +77,18 @@ class Uploader:
         """Make the buffers that `files` needs: pinning memory takes time."""
         self._device.enter()
         with self._lock:
-            self._grow(_EACH * WORKERS - len(self._free))
+            self._grow(FOR_FILES - len(self._free))
 
     def _grow(self, slots: int) -> None:
         if slots <= 0:
             return
         cuda = self._device.cuda
-        memory = pin(self._device, slots * CHUNK, self._undo)
-        for start in range(0, len(memory), CHUNK):
+        buffers = take(slots, self._undo)
+        if missing := slots - len(buffers):
+            memory = pin(self._device, missing * CHUNK, self._undo)
+            buffers += [memory[start : start + CHUNK] for start in range(0, len(memory), CHUNK)]
+        for buffer in buffers:
             event = cuda.make(self._undo, "cuEventCreate", EVENT_WITHOUT_TIME)
-            buffer = memory[start : start + CHUNK]
             self._free.append(_Slot(buffer, address_of(buffer), event))
             self._made += 1
 
@@ -101,7 +105,7 @@ class Uploader:
         """
         self._device.enter()
         with self._lock:
-            self._grow(_EACH * WORKERS - len(self._free))
+            self._grow(FOR_FILES - len(self._free))
             # The native threads wait for a buffer's event, so for copies queued from Python too.
             slots = [self._free.popleft() for _ in range(len(self._free))]
         try:

@@ -36,7 +36,7 @@ class WeightLoader:
     `digester` makes what takes BLAKE3 digests of device memory. The CPU takes those of other kinds
     and of sources that do not arrive as a whole or arrive twice; without `digester` it takes all.
     What needs no weight file is worked out once, by `prepare` or the first load. `undo` ends a
-    load that was interrupted; it must be a part of its own.
+    load that was interrupted; it must be a part of its own. `done` is told of steps of a load.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class WeightLoader:
         digester: Callable[[Sequence[Range]], Digester] | None = None,
         rank: int = 0,
         shared: bool = False,
+        done: Callable[[str], object] = lambda step: None,
     ) -> None:
         self._manifest = manifest
         self._arena = arena
@@ -56,6 +57,7 @@ class WeightLoader:
         self._make_digester = digester
         self._rank = rank
         self._shared = shared
+        self._done = done
         self._digested: Collection[int] = range(len(manifest.weights.sources))
         self._digester: Digester | None = None
         self._plan: Plan | None = None
@@ -91,6 +93,7 @@ class WeightLoader:
         paths = [find_file(file, folder) for file in weights.files]
         with self._lock:
             plan = self._prepare(check)
+            self._done("load prepared")
             self._undo.close()  # an interrupt may have left something
             with self._undo:
                 files = []
@@ -110,6 +113,7 @@ class WeightLoader:
                             )  # names a file that was truncated meanwhile
                         raise
                 check_states(files, states)
+            self._done("weights queued")
             if check and self._digester:
                 for index, digest in zip(plan.ranges, self._digester.take(), strict=True):
                     source = weights.sources[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -67,6 +68,8 @@ class HostBackend:
         self._weights = weights
         self._rank = rank
         self._shared = shared
+        self.timeline: list[tuple[str, float]] = [("open", time.perf_counter())]
+        """See Backend.timeline."""
         manifest = bundle.manifest
         check_rank(manifest, rank)
         check_names(manifest)
@@ -86,8 +89,13 @@ class HostBackend:
                     data, np.uint8
                 )
         self._begin_alone()
+        self._done("contents")
         if load_weights:
             self.load_weights()
+            self._done("weights")
+
+    def _done(self, step: str) -> None:
+        self.timeline.append((step, time.perf_counter()))
 
     def _share(self, place: Mapping[str, object]) -> None:
         """Map regions of other sessions."""

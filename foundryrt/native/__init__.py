@@ -77,7 +77,9 @@ def library() -> ctypes.CDLL:
     )  # fmt: skip
     loaded.foundry_destroy.argtypes = (c_void_p,)
     loaded.foundry_destroy.restype = None
-    loaded.foundry_set_kernel.argtypes = (c_void_p, c_uint32, c_void_p, c_uint64)
+    loaded.foundry_set_kernel.argtypes = (
+        c_void_p, c_uint32, c_void_p, c_uint64, c_char_p, c_uint64,
+    )  # fmt: skip
     loaded.foundry_set_function.argtypes = (
         c_void_p, c_uint32, c_char_p, c_uint32, c_int, c_int, c_int,
     )  # fmt: skip
@@ -154,10 +156,19 @@ class Materializer:
             )
         )  # fmt: skip
 
-    def set_kernel(self, index: int, data: memoryview) -> None:
-        """Give the cubin of kernel `index`."""
+    def set_kernel(self, index: int, data: memoryview, key: bytes = b"") -> None:
+        """Give the cubin of kernel `index`.
+
+        Where other bundles of this process are open with a kernel of the same `key`, it is loaded
+        once for all, unless it has variables. A key stands for the cubin and for the attributes of
+        its functions.
+        """
         self._keep.append(data)
-        _check(self._library.foundry_set_kernel(self._handle, index, address_of(data), data.nbytes))
+        _check(
+            self._library.foundry_set_kernel(
+                self._handle, index, address_of(data), data.nbytes, key, len(key)
+            )
+        )
 
     def set_function(self, index: int, function: Function) -> None:
         """Declare function `index` with its state."""
@@ -196,11 +207,11 @@ class Materializer:
         return executable.value or 0
 
     def prefer(self, graph: int) -> None:
-        """Have a declared graph made next, unless it is being made already."""
+        """Have a graph made next, once it is declared, unless it is being made already."""
         _check(self._library.foundry_prefer(self._handle, graph))
 
     def pause(self, paused: bool) -> None:
-        """Whether threads are to begin no graph; `require` still makes one."""
+        """Whether threads are to begin preferred graphs alone; `require` still makes any."""
         _check(self._library.foundry_pause(self._handle, paused))
 
     def resolve(self) -> None:

@@ -30,8 +30,9 @@ FOUNDRY_EXPORT int foundry_create(uint32_t kernels, uint32_t functions, uint32_t
 
 FOUNDRY_EXPORT void foundry_destroy(Materializer* self) { delete self; }
 
-FOUNDRY_EXPORT int foundry_set_kernel(Materializer* self, uint32_t kernel, const void* data, uint64_t) {
-    return guarded([&] { self->kernels().set_binary(kernel, data); });
+FOUNDRY_EXPORT int foundry_set_kernel(Materializer* self, uint32_t kernel, const void* data, uint64_t bytes,
+                                      const char* key, uint64_t key_bytes) {
+    return guarded([&] { self->kernels().set_binary(kernel, data, bytes, std::string(key, key_bytes)); });
 }
 
 FOUNDRY_EXPORT int foundry_set_function(Materializer* self, uint32_t function, const char* name,

@@ -13,10 +13,10 @@ Kernels::Kernels(uint32_t binaries, uint32_t functions, const Placement& placeme
       functions_(functions),
       handles_(functions) {}
 
-void Kernels::set_binary(uint32_t binary, const void* data) {
+void Kernels::set_binary(uint32_t binary, const void* data, uint64_t bytes, std::string key) {
     Binary& target = binaries_.at(binary);
     std::lock_guard lock(target.mutex);
-    target.data = data;
+    target.data = data, target.bytes = bytes, target.key = std::move(key);
 }
 
 void Kernels::set_function(uint32_t function, const char* name, uint32_t binary, int shared, int carveout,
@@ -38,11 +38,19 @@ void Kernels::set_variable(uint32_t binary, const char* name, const void* data, 
 void Kernels::load(Binary& binary, const std::string& where) {
     if (binary.data == nullptr) refuse(where + ": its kernel binary has not been read yet");
     const ScopedTimer timer(timings_.load);
+    const bool own = binary.key.empty() || !binary.variables.empty() || has_state(binary.data, binary.bytes);
+    std::shared_ptr<Loaded> found = own ? std::make_shared<Loaded>() : loaded(context_, binary.key);
+    std::lock_guard lock(found->mutex);
+    if (found->library) {
+        binary.loaded = std::move(found);
+        return;
+    }
     OwnedLibrary library;
     check(driver().cuLibraryLoadData(library.out(), binary.data, nullptr, nullptr, 0, nullptr, nullptr, 0),
           "cuLibraryLoadData", where);
     for (const Variable& variable : binary.variables) write(variable, library.get());
-    binary.library = std::move(library);
+    found->library = std::move(library);
+    binary.loaded = std::move(found);
 }
 
 void Kernels::write(const Variable& variable, CUlibrary library) const {
@@ -63,11 +71,14 @@ void Kernels::write(const Variable& variable, CUlibrary library) const {
     check(driver().cuMemcpyHtoD(address, bytes.data(), size), "cuMemcpyHtoD", variable.name);
 }
 
-CUfunction Kernels::find(const Binary& binary, const Function& function) {
+CUfunction Kernels::find(Loaded& loaded, const Function& function) {
     const ScopedTimer timer(timings_.resolve);
+    std::lock_guard lock(loaded.mutex);
+    CUfunction& known = loaded.functions[function.name];
+    if (known != nullptr) return known;
     CUkernel kernel = nullptr;
     CUfunction handle = nullptr;
-    check(driver().cuLibraryGetKernel(&kernel, binary.library.get(), function.name.c_str()),
+    check(driver().cuLibraryGetKernel(&kernel, loaded.library.get(), function.name.c_str()),
           "cuLibraryGetKernel", function.name);
     check(driver().cuKernelGetFunction(&handle, kernel), "cuKernelGetFunction", function.name);
     const auto set = [&](CUfunction_attribute attribute, int value) {
@@ -78,7 +89,7 @@ CUfunction Kernels::find(const Binary& binary, const Function& function) {
     if (function.shared > 0) set(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, function.shared);
     if (function.carveout >= 0) set(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, function.carveout);
     if (function.nonportable) set(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
-    return handle;
+    return known = handle;
 }
 
 void Kernels::resolve(uint32_t index) {
@@ -88,8 +99,8 @@ void Kernels::resolve(uint32_t index) {
     Binary& binary = binaries_[function.binary];
     std::lock_guard lock(binary.mutex);
     if (handles_[index].load(std::memory_order_relaxed) != nullptr) return;
-    if (!binary.library) load(binary, function.name);
-    handles_[index].store(find(binary, function), std::memory_order_release);
+    if (!binary.loaded) load(binary, function.name);
+    handles_[index].store(find(*binary.loaded, function), std::memory_order_release);
 }
 
 void Kernels::resolve(const foundry_template& table) {

@@ -7,7 +7,8 @@
 
 namespace foundry {
 
-Lanes::Lanes(uint32_t graphs, uint64_t nodes, Make make) : make_(std::move(make)), states_(graphs) {
+Lanes::Lanes(uint32_t graphs, uint64_t nodes, Make make)
+    : make_(std::move(make)), states_(graphs), preferred_(graphs) {
     queue_.reserve(graphs);
     for (size_t lane = COUNT; lane-- > 0;) free_.push_back(lane);
     threads_ = Threads(COUNT, [this, nodes](size_t) { run(nodes / COUNT); });
@@ -28,7 +29,10 @@ void Lanes::declare(uint32_t graph) {
     {
         std::lock_guard lock(mutex_);
         states_.at(graph) = State::queued;
-        queue_.insert(graph == first_ ? queue_.begin() : queue_.end(), graph);
+        const auto other = [this](uint32_t queued) { return queued != first_ && !preferred_[queued]; };
+        auto place = graph == first_ ? queue_.begin() : queue_.end();
+        if (preferred_[graph]) place = std::find_if(queue_.begin(), queue_.end(), other);
+        queue_.insert(place, graph);
     }
     changed_.notify_all();
 }
@@ -76,11 +80,15 @@ std::optional<Error> Lanes::make(uint32_t graph, std::unique_lock<std::mutex>& l
 }
 
 void Lanes::prefer(uint32_t graph) {
-    std::lock_guard lock(mutex_);
-    const auto place = std::find(queue_.begin(), queue_.end(), graph);
-    if (place == queue_.end() || (first_ && graph == *first_)) return;
-    const bool after_first = first_ && queue_.front() == *first_;
-    std::rotate(queue_.begin() + after_first, place, place + 1);
+    {
+        std::lock_guard lock(mutex_);
+        if (graph == first_) return;
+        preferred_.at(graph) = true;
+        const auto place = std::find(queue_.begin(), queue_.end(), graph);
+        if (place == queue_.end()) return;
+        std::rotate(queue_.begin() + (queue_.front() == first_), place, place + 1);
+    }
+    changed_.notify_all();
 }
 
 void Lanes::pause(bool paused) {
@@ -109,7 +117,8 @@ void Lanes::require(uint32_t graph) {
 bool Lanes::finished() const { return stopped_ || failure_ || ready_ == states_.size(); }
 
 bool Lanes::next_may_begin() const {
-    if (!started_ || paused_ || callers_ > 0 || queue_.empty() || free_.empty()) return false;
+    if (!started_ || callers_ > 0 || queue_.empty() || free_.empty()) return false;
+    if (paused_ && !preferred_[queue_.front()]) return false;
     return !first_ || queue_.front() == first_ || states_[*first_] == State::ready;
 }
 

@@ -37,9 +37,9 @@ class Lanes {
     void start(uint32_t first);
     // No more graphs will be declared; `wait` throws this.
     void abandon(const std::string& message);
-    // A declared graph that nobody has begun is the next to be made, after `first`.
+    // A graph that nobody has begun is the next to be made, after `first`, once it is declared.
     void prefer(uint32_t graph);
-    // While paused, threads begin no graph; callers still make what they require.
+    // While paused, threads begin only graphs that are preferred; callers still make what they require.
     void pause(bool paused);
     // Returns once the graph is made; after `start`. Throws what making it throws.
     void require(uint32_t graph);
@@ -66,6 +66,7 @@ class Lanes {
     std::mutex mutex_;  // for everything below
     std::condition_variable changed_;
     std::vector<State> states_;    // of all graphs
+    std::vector<bool> preferred_;  // likewise
     std::vector<uint32_t> queue_;  // declared graphs that nobody has begun
     std::vector<size_t> free_;     // lanes
     std::optional<uint32_t> first_;

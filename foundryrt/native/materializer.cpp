@@ -69,6 +69,7 @@ void Materializer::start(CUcontext context, uint32_t first, const foundry_place*
     check(driver().cuCtxSetCurrent(context), "cuCtxSetCurrent");
     check(driver().cuStreamCreate(uploads_.out(), CU_STREAM_NON_BLOCKING), "cuStreamCreate");
     context_ = context;
+    kernels_.set_context(context);
     placement_.set(places, regions);
     lanes_.start(first);
 }

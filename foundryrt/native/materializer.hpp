@@ -35,9 +35,9 @@ class Materializer {
     // The places are the regions', in the bundle's order.
     void start(CUcontext context, uint32_t first, const foundry_place* places, uint32_t regions);
     void abandon(const char* message) { lanes_.abandon(message); }
-    // The graph is made next if nobody has begun it.
+    // The graph is made next, once it is declared, if nobody has begun it.
     void prefer(uint32_t graph) { lanes_.prefer(graph); }
-    // Threads begin no graph while paused.
+    // Threads begin only preferred graphs while paused.
     void pause(bool paused) { lanes_.pause(paused); }
     // Loads the functions of all graphs and checks all addresses in them: what is left to be made can fail in
     // the driver alone. Only after `start`, once every graph has been declared.

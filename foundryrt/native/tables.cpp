@@ -98,12 +98,14 @@ void check_relocations(const foundry_template& table, const std::string& name) {
 }  // namespace
 
 void validate(const foundry_template& table, const std::string& name) {
-    if (table.parameter_start[0] != 0 || table.skeleton_start[0] != 0)
-        refuse(name + ": tables do not start at 0");
+    if (table.parameter_start[0] != 0 || table.parameter_start[table.nodes] != table.words ||
+        table.skeleton_start[0] != 0 || table.skeleton_start[table.nodes] != table.skeleton_bytes)
+        refuse(name + ": its nodes do not span their columns");
     for (uint32_t node = 0; node < table.nodes; ++node) NodeCheck(table, name, node).run();
+    // Nodes are stored in topological order, so a graph cannot hold a cycle.
     for (uint32_t edge = 0; edge < table.edges; ++edge)
-        if (table.edge_from[edge] >= table.nodes || table.edge_to[edge] >= table.nodes)
-            refuse(name + ": edge " + std::to_string(edge) + " leads to no node");
+        if (table.edge_from[edge] >= table.edge_to[edge] || table.edge_to[edge] >= table.nodes)
+            refuse(name + ": edge " + std::to_string(edge) + " goes backwards, or to no node");
     check_relocations(table, name);
 }
 

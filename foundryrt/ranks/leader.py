@@ -113,6 +113,11 @@ class Leader:
         self._closed = False
         followers.on_loss.append(own.abandon)
 
+    @property
+    def timeline(self) -> list[tuple[str, float]]:
+        """See Backend.timeline; of this rank."""
+        return self._own.timeline
+
     def launch(self, graph: int, stream: int | None = None) -> None:
         if stream is not None:
             raise UsageError("several ranks launch in one order: give no stream")

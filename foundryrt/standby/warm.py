@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
+from contextlib import suppress
+from ctypes import c_void_p
 from importlib import import_module
 
 from foundryrt.errors import FoundryError, install
@@ -41,6 +42,8 @@ def warm_up(device: int, host: bool) -> list[str]:
 
 def _make_context(ordinal: int) -> None:
     from foundryrt.cuda.driver import driver
+    from foundryrt.cuda.staging import keep
+    from foundryrt.cuda.upload import FOR_FILES
     from foundryrt.native import library
 
     cuda = driver()
@@ -48,8 +51,7 @@ def _make_context(ordinal: int) -> None:
         import_module(module)
     library()
     # For as long as this process lives: sessions come and go.
-    cuda(
-        "cuDevicePrimaryCtxRetain",
-        ctypes.byref(ctypes.c_void_p()),
-        cuda.ask("cuDeviceGet", ordinal),
-    )
+    context = cuda.ask("cuDevicePrimaryCtxRetain", cuda.ask("cuDeviceGet", ordinal), kind=c_void_p)
+    cuda("cuCtxSetCurrent", context)
+    with suppress(FoundryError):  # sessions make those that they need
+        keep(cuda, FOR_FILES)

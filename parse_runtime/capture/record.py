@@ -45,10 +45,10 @@ def record(recorder: Recorder, settings: Settings) -> None:
     if settings.tp > 1:
         ranks = recorder.ranks(settings.tp, _exchanged(settings, target.config))
     _warn_of_no_end(settings, target, draft)
-    recorder.attach("tokenizer.json", target.text.tokenizer.to_json().encode())
+    recorder.attach("tokenizer.json", target.text.tokenizer.quick_json().encode())
     recorder.attach("chat.json", _json(target.text.chat))
     if not _same_tokens(target, draft):
-        recorder.attach("draft.tokenizer.json", draft.text.tokenizer.to_json().encode())
+        recorder.attach("draft.tokenizer.json", draft.text.tokenizer.quick_json().encode())
         recorder.attach("draft.chat.json", _json(draft.text.chat))
     with torch.inference_mode():
         models = build(recorder.register, settings, target, draft, words, recorder.compiled, ranks)
@@ -135,7 +135,7 @@ def _warn_of_no_end(settings: Settings, target: Model, draft: Model) -> None:
 
 def _same_tokens(target: Model, draft: Model) -> bool:
     """Whether both models read and write the same ids."""
-    return target.text.tokenizer.fingerprint == draft.text.tokenizer.fingerprint
+    return target.text.tokenizer.same_tokens(draft.text.tokenizer)
 
 
 def _words(target: Model, settings: Settings) -> tuple[int, int]:

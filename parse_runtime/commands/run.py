@@ -19,9 +19,11 @@ from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import RuleChanges, Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
-from parse_runtime.serve import Serving, serve
+from parse_runtime.serve import Serving, prepare_serving, serve
 
-__all__ = ["Calibrating", "Capture", "Options", "Serving", "calibrate", "run", "serve"]
+__all__ = [
+    "Calibrating", "Capture", "Options", "Serving", "calibrate", "prepare_serving", "run", "serve",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

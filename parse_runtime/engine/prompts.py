@@ -117,7 +117,9 @@ class Prompts:
             prompt = Raw(self.target.chat.prompt(prompt, **(settings or {})))
         size = len(prompt.content) if isinstance(prompt.content, str) else 0
         size = max(size, len(rules.judge_prompt))
-        if size > _COMPOSED * max_len * self.target.tokenizer.longest:
+        most = _COMPOSED * max_len
+        # The longest token is looked for only where it matters.
+        if size > most and size > most * self.target.tokenizer.longest:
             raise TooLong(
                 f"a prompt of {size} characters exceeds the {max_len} tokens of the bundle: "
                 "shorten it, or capture with a larger --max-len"
@@ -150,9 +152,9 @@ class Prompts:
 
     def refuse_unknown(self, tokens: Sequence[int]) -> None:
         """UsageError where the target has no such token."""
-        size = self.target.tokenizer.size
-        if unknown := [token for token in tokens if not 0 <= token < size]:
-            raise UsageError(f"no token {unknown[0]}: ids are from 0 to {size - 1}")
+        tokenizer = self.target.tokenizer
+        if unknown := [token for token in tokens if not tokenizer.has(token)]:
+            raise UsageError(f"no token {unknown[0]}: ids are from 0 to {tokenizer.size - 1}")
 
     def _draft_prompt(self, prompt: Conversation | Raw, settings: Mapping[str, Any]) -> list[int]:
         if not isinstance(prompt, Raw):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -25,7 +24,7 @@ from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import Retokenization, SameTokens, TokenTranslation
 
 _tokenizers: WeakValueDictionary[bytes, Tokenizer] = WeakValueDictionary()
-"""Those in use, by the digest of their JSON."""
+"""Those in use, by the digest of the file that they were read from."""
 UNLIKE = ("retokenize", "refuse")
 UNLIKE_OPTION = (UNLIKE[0], "or refuse a pair whose tokenizers differ")
 """Default and help of the commands' option."""
@@ -140,7 +139,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
 def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -> TokenTranslation:
     """How tokens go between two models; a warning on stderr where text has to be re-tokenized."""
     stops = frozenset(draft.chat.stops)
-    if target.tokenizer.fingerprint == draft.tokenizer.fingerprint:
+    if target.tokenizer.same_tokens(draft.tokenizer):
         return SameTokens(stops)
     if unlike_tokenizers == "refuse":
         raise UsageError(
@@ -154,17 +153,17 @@ def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -
 def _text_format(bundle: FilesLike, prefix: str) -> TextFormat:
     name = f"{prefix}tokenizer.json"
     try:
-        tokenizer = _tokenizer(bundle.file(name))
+        tokenizer = _tokenizer(bundle, name)
         name = f"{prefix}chat.json"
         return TextFormat(tokenizer, Chat.from_dict(json.loads(bundle.file(name))))
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise FoundryError(f"the bundle's {name} cannot be read: {error}") from error
 
 
-def _tokenizer(data: bytes) -> Tokenizer:
+def _tokenizer(bundle: FilesLike, name: str) -> Tokenizer:
     """A server may open bundles of one tokenizer, and reading it keeps other threads waiting."""
-    digest = hashlib.sha256(data).digest()
+    digest = bundle.file_digest(name)
     tokenizer = _tokenizers.get(digest)
     if tokenizer is None:
-        tokenizer = _tokenizers[digest] = Tokenizer.from_json(data.decode())
+        tokenizer = _tokenizers[digest] = Tokenizer.from_json(bundle.file(name).decode())
     return tokenizer

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 
+from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import FoundryError, UsageError, install
 from foundryrt.options import option
 from foundryrt.session import Session
+from foundryrt.timeline import mark
 from parse_runtime.engine.memory import SHARING, SHARING_OPTION
-from parse_runtime.graphs.loading import UNLIKE_OPTION
+from parse_runtime.graphs.loading import UNLIKE_OPTION, texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +50,21 @@ class Serving:
                 raise UsageError(f"{name.replace('_', '-')}: at least {least} is needed")
 
 
+def prepare_serving(bundle: Bundle) -> object:
+    """Import the server and read the tokenizers, tenths of a second each; these are the result."""
+    import_module("parse_runtime.serve.server")
+    return texts(bundle)
+
+
 def serve(session: Session, options: Serving) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs."""
+    for step, at in session.timeline:
+        mark(step, at)
     try:
         from parse_runtime.serve.server import run
     except ImportError as error:
         raise FoundryError(
             f"serving needs {error.name}, which is not installed: {install('serve')}"
         ) from error
+    mark("server")
     run(session, options)

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from foundryrt.timeline import mark
 from parse_runtime.engine.engine import Engine, aborted
 from parse_runtime.serve.body import Body, ChatBody, TextBody
 from parse_runtime.serve.completion import CompletionFormat
@@ -170,6 +171,7 @@ class Service(Lifecycle):
         with self._changing:
             if served is not self.served or self._gate.closed:
                 return False
+            mark("first request")
             self._open[answers] = served.engine
             for outcome in answers.outcomes:
                 served.engine.submit(outcome.request, outcome, waited)

@@ -7,6 +7,7 @@ import logging
 import threading
 
 from foundryrt.errors import FoundryError
+from foundryrt.timeline import mark
 from parse_runtime.engine.engine import Engine, Stopped, aborted
 from parse_runtime.engine.memory import Usage
 from parse_runtime.serve.gate import Gate
@@ -65,6 +66,7 @@ class Lifecycle:
         """
         try:
             self.complete()
+            mark("all graphs")
         except Stopped:
             pass
         except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from foundryrt import timeline
 from parse_runtime.engine.memory import Usage
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.serve.gpus import GpuCollector
@@ -85,6 +87,10 @@ class Metrics:
         )  # fmt: skip
         self._bundle = Info("parse_bundle", "The bundle that answers", registry=registry)
         self._switches = Counter("parse_switches", "Switches to another bundle", registry=registry)
+        self._start = Gauge(
+            "parse_start_seconds", "From the start of the process to a step of it", ["step"],
+            registry=registry,
+        )  # fmt: skip
         registry.register(GpuCollector())
         self._recent = 1.0
 
@@ -121,12 +127,16 @@ class Metrics:
         self._seconds.observe(counts.seconds)
         if counts.tokens:
             self._first.observe(counts.first_token_seconds)
+            came = time.perf_counter() - counts.seconds + counts.first_token_seconds
+            timeline.mark("first token", came)
         for phase in _PHASES:
             self._phases.labels(phase).inc(getattr(counts, f"{phase}_seconds"))
         self._recent += 0.2 * (counts.seconds - self._recent)
 
     def page(self) -> bytes:
         """The exposition, as text."""
+        for step, at in timeline.seconds().items():
+            self._start.labels(step).set(at)
         return generate_latest(self._registry)
 
 

@@ -19,6 +19,7 @@ from foundryrt.admin import Token, make_token
 from foundryrt.console import note, printable
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
+from foundryrt.timeline import mark
 from parse_runtime.graphs.loading import Loaded, load
 from parse_runtime.serve import Serving
 from parse_runtime.serve.app import Service
@@ -120,6 +121,7 @@ class Server(uvicorn.Server):
 def run(session: Session, options: Serving) -> None:
     """Listen and answer; UsageError where the address cannot be had."""
     loaded = load(session, options.unlike_tokenizers)
+    mark("models")
     listening = listen(options)
     service = service_of(session, loaded, options)
     try:
@@ -165,6 +167,7 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
     switching = Switching(service, options, token.text)
     limits = Limits(connections, options.client_timeout)
     server = Server(service, service.app([switching.route]), options.grace, limits)
+    mark("listening")
     # What is there stays: a full collection would look through it and hold all answers up.
     gc.freeze()
     try:

@@ -140,5 +140,5 @@ def close(session: Session) -> None:
 def _check_tokenizers(before: Loaded, after: Bundle) -> None:
     old = before.prompts.target, before.prompts.draft
     for model, one, other in zip(("target", "draft"), old, texts(after), strict=True):
-        if one.tokenizer.fingerprint != other.tokenizer.fingerprint:
+        if not one.tokenizer.same_tokens(other.tokenizer):
             raise UsageError(f"the bundle has another tokenizer of the {model} model")

@@ -14,7 +14,9 @@ import pytest
 from foundryrt.bundle.addresses import Addresses
 from foundryrt.bundle.reader import Bundle
 from foundryrt.cuda.backend import CudaBackend
+from foundryrt.cuda.graphs import Graphs
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.native import Materializer
 from foundryrt.session import Session
 from tests.fakecuda import bundle as counters
 from tests.fakecuda.test_placement import relocated, save
@@ -96,6 +98,36 @@ def test_a_graph_that_is_wanted_soon_is_made_next(long, fake):
         session.wait()
         assert made == [CHAIN] * 2 and 1 in fake.instantiated[:2]
         assert last.ready(soon=True)
+    assert fake.live == ""
+
+
+def test_no_other_graph_is_begun_until_they_are_there(long, fake, monkeypatch):
+    """They are made as soon as they are read, even if that is after all others."""
+    preferred, made = threading.Event(), []
+    read, prefer, resolve = Graphs._read, Graphs.prefer, Materializer.resolve
+
+    def reads(graphs: Graphs, index: int) -> None:
+        assert preferred.wait(20)
+        read(graphs, index)
+
+    def prefers(graphs: Graphs, index: int) -> None:
+        prefer(graphs, index)
+        preferred.set()
+
+    def resolves(native: Materializer) -> None:
+        resolve(native)
+        until(lambda: native.ready)
+        time.sleep(0.05)
+        made.extend(fake.instantiated)
+
+    monkeypatch.setattr(Graphs, "_read", reads)
+    monkeypatch.setattr(Graphs, "prefer", prefers)
+    monkeypatch.setattr(Materializer, "resolve", resolves)
+    with Session.open(long) as session:
+        session.prepare([LAST])
+        assert made == [1]
+        session.wait()
+        assert session.ready() == 9
     assert fake.live == ""
 
 

@@ -177,7 +177,8 @@ def opened(settings: Settings, words: tuple[int, int], device: str = "cpu") -> S
         "chat.json": json.dumps(model.text.chat.to_dict()).encode(),
     }
     return SimpleNamespace(
-        file=files.__getitem__, files=list(files), settings=session.settings,
+        file=files.__getitem__, file_digest=files.__getitem__, files=list(files),
+        settings=session.settings,
         graphs=session.graphs, write=session.write, graph=session.graph,
     )  # fmt: skip
 

@@ -59,7 +59,14 @@ def test_a_toy_model_tries_the_comparison_of_servers(tmp_path) -> None:
         tiny=True, output=output,
     )  # fmt: skip
     found = json.loads(output.read_text())
-    assert found["start"]["tiny"]["ours"]["first_token_s"] > 0
+    ours = found["start"]["tiny"]["ours"]
+    [start] = ours["timelines"]
+    times = list(start["ms"].values())
+    assert next(iter(start["ms"])) == "python" and start["ms"].keys() >= {"open", "first token"}
+    assert times[0] > 0 and times == sorted(times)
+    # The process was started before its first line ran, and the clock has ticks of 10 ms.
+    assert start["ms"]["first token"] - 20 < ours["first_token_s"] * 1e3
+    assert 0 <= start["ready"] <= start["graphs"]
     for level, row in found["throughput"]["tiny"]["ours"]["at"].items():
         # Every answer counts on from its prompt.
         assert row["right"] == row["requests"] == 4 * max(2, int(level)) and not row["failed"]

@@ -177,6 +177,7 @@ def test_threads_of_the_capture_are_used_and_given_back(
         (lambda s: s.write("x", np.zeros((4, 3))), r"x is float32 \(4, 3\), not float64"),
         (lambda s: s.write("x", np.zeros((3, 4), np.float32)), r"not float32 \(3, 4\)"),
         (lambda s: s.file("other"), "notes.txt"),
+        (lambda s: s.file_digest("other"), "notes.txt"),
         (lambda s: [s.close(), s.tensor("x")], "closed"),
         (lambda s: [s.close(), s.graph("step", batch=1, kind="plain")], "closed"),
     ],

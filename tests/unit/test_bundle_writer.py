@@ -54,6 +54,8 @@ def test_sections_round_trip(tmp_path_factory: pytest.TempPathFactory, contents:
     with Bundle.open(path) as bundle:
         bundle.verify()
         assert [bundle.file(name) for name in bundle.files] == [data for data, _ in contents]
+        digests = {bundle.file_digest(name) for name in bundle.files}
+        assert len(digests) >= len({data for data, _ in contents})
         assert all(section.offset % 4096 == 0 for section in bundle.sections)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from foundryc.cache.request import Request
 from foundryc.workload import CaptureWorkload, chosen_by
 from foundryrt import workload
 from foundryrt.errors import FoundryError, UsageError
-from foundryrt.workload import FILE_PREFIX, find_run
+from foundryrt.workload import FILE_PREFIX, find_run, preparing
 
 SAMPLE = Path(__file__).parent / "workload_sample.py"
 
@@ -142,3 +143,38 @@ def test_a_file_that_needs_what_is_not_installed(tmp_path: Path) -> None:
     path.write_text("import no_such_package")
     with pytest.raises(FoundryError, match="needs no_such_package, which is not installed"):
         find_run("x", str(path))
+
+
+@dataclass
+class Server:
+    """A workload that is a server; preparing it takes until `go` is set."""
+
+    Options = Serving = Decoder
+    go: threading.Event
+    prepared: list[str]
+
+    def run(self, session: object, options: object, json: bool) -> None: ...
+
+    def serve(self, session: object, options: object) -> None: ...
+
+    def prepare_serving(self, bundle: str) -> object:
+        assert self.go.wait(20)
+        self.prepared.append(bundle)
+        raise ImportError(bundle)
+
+
+def test_a_server_is_prepared_beside_the_opening_of_its_bundle() -> None:
+    server = Server(threading.Event(), [])
+    with preparing(server, "a.fdy") as prepared:  # type: ignore[arg-type]
+        assert not server.prepared
+        server.go.set()
+        prepared.join()  # what it raised is `serve`'s to say
+        assert server.prepared == ["a.fdy"]
+    server.go.clear()
+    threading.Timer(0.05, server.go.set).start()
+    with pytest.raises(KeyError), preparing(server, "b.fdy"):  # type: ignore[arg-type]
+        raise KeyError
+    # The bundle may be closed now.
+    assert server.prepared == ["a.fdy", "b.fdy"]
+    with preparing(module(Decoder), "c.fdy") as prepared:  # type: ignore[arg-type]
+        prepared.join()

@@ -45,7 +45,7 @@ def main(name: str, mode: str, folder: Path, verify: bool, base: int | None) -> 
     session.load_weights(check=False)
     marks["weights_unchecked"] = time.time()
     manifest = session._bundle.manifest
-    timeline = {step: at + clock - SPAWNED for step, at in session._opened.timeline}
+    timeline = {step: at + clock - SPAWNED for step, at in session.timeline}
     read = sum(source.length for source in manifest.weights.sources)
     report = {
         "marks_ms": {mark: (at - SPAWNED) * 1e3 for mark, at in marks.items()},

@@ -26,7 +26,7 @@ def main(path: str) -> None:
     session.wait()
     ready = time.time()
     manifest = session._bundle.manifest
-    context = dict(session._opened.timeline)["context"] + time.time() - time.perf_counter()
+    context = dict(session.timeline)["context"] + time.time() - time.perf_counter()
     report = {
         "first_launch_ms": (launched - SPAWNED) * 1e3,
         "all_ready_s": ready - SPAWNED,

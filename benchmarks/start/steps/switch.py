@@ -119,7 +119,8 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
             closed = time.perf_counter()
             time.sleep(SECONDS)
             ended = time.perf_counter()
-        same, timeline = logits(y) == expected, y._opened.timeline
+        same, timeline = logits(y) == expected, y.timeline
+        spent = y._opened.graphs.spent
         y.close()
     own = region_bytes(path, SHARED)
     graphs = [
@@ -135,6 +136,7 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
         "ready_at_swap": ready_then,
         "all_ready_ms": (ready - asked) * 1e3,
         "timeline_ms": {step: (at - asked) * 1e3 for step, at in timeline},
+        "spent_ms": {step: seconds * 1e3 for step, seconds in spent.items()},
         "close_ms": (closed - closing) * 1e3,
         "step_ms": statistics.median(b - a for a, b in pairwise(before)) * 1e3,
         "gap_ms": steps.gap(asked - 0.1, ended),

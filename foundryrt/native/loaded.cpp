@@ -1,0 +1,103 @@
+#include "loaded.hpp"
+
+#include <elf.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace foundry {
+namespace {
+
+// Parts of an ELF file; none where it is cut short.
+class File {
+  public:
+    File(const void* data, size_t bytes) : data_(static_cast<const uint8_t*>(data)), bytes_(bytes) {}
+
+    template <class T>
+    bool read(T& out, uint64_t at) const {
+        if (at > bytes_ || bytes_ - at < sizeof(T)) return false;
+        std::memcpy(&out, data_ + at, sizeof(T));
+        return true;
+    }
+    // The text at `offset` of a table of strings.
+    bool text(std::string_view& out, const Elf64_Shdr& table, uint64_t offset) const {
+        if (table.sh_offset > bytes_ || table.sh_size > bytes_ - table.sh_offset || offset >= table.sh_size)
+            return false;
+        const auto* const begin = reinterpret_cast<const char*>(data_ + table.sh_offset + offset);
+        const size_t most = table.sh_size - offset, length = strnlen(begin, most);
+        out = {begin, length};
+        return length < most;
+    }
+
+  private:
+    const uint8_t* data_;
+    size_t bytes_;
+};
+
+bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
+
+// Texts and tables of the compiler and its mathematical functions, by their names.
+bool constant(std::string_view variable) {
+    for (const char* known : {"$str", "_$_str", "__unnamed_", "__cudart_"})
+        if (begins(variable, known)) return true;
+    return false;
+}
+
+// False where there is state, or the file is damaged.
+bool stateless(const File& file) {
+    Elf64_Ehdr head;
+    if (!file.read(head, 0) || std::memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 ||
+        head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_shentsize != sizeof(Elf64_Shdr))
+        return false;
+    std::vector<Elf64_Shdr> sections(head.e_shnum);
+    for (size_t i = 0; i < sections.size(); ++i)
+        if (!file.read(sections[i], head.e_shoff + i * sizeof(Elf64_Shdr))) return false;
+    if (head.e_shstrndx >= sections.size()) return false;
+    std::vector<bool> global(sections.size());
+    for (size_t i = 0; i < sections.size(); ++i) {
+        std::string_view name;
+        if (!file.text(name, sections[head.e_shstrndx], sections[i].sh_name)) return false;
+        global[i] = begins(name, ".nv.global");
+    }
+    // What code uses is relocated when it is loaded: no other variable matters.
+    for (const Elf64_Shdr& part : sections) {
+        if (part.sh_type != SHT_RELA && part.sh_type != SHT_REL) continue;
+        if (part.sh_link >= sections.size()) return false;
+        const Elf64_Shdr& table = sections[part.sh_link];
+        if (table.sh_link >= sections.size()) return false;
+        const uint64_t step = part.sh_type == SHT_RELA ? sizeof(Elf64_Rela) : sizeof(Elf64_Rel);
+        for (uint64_t at = 0; at < part.sh_size; at += step) {
+            Elf64_Rel relocation;
+            Elf64_Sym symbol;
+            if (!file.read(relocation, part.sh_offset + at)) return false;
+            const uint64_t number = ELF64_R_SYM(relocation.r_info);
+            if (!file.read(symbol, table.sh_offset + number * sizeof(symbol))) return false;
+            if (symbol.st_shndx >= sections.size() || !global[symbol.st_shndx]) continue;
+            std::string_view name;
+            if (!file.text(name, sections[table.sh_link], symbol.st_name)) return false;
+            if (!constant(name)) return false;
+        }
+    }
+    return true;
+}
+
+}  // namespace
+
+bool has_state(const void* binary, size_t bytes) { return !stateless(File(binary, bytes)); }
+
+std::shared_ptr<Loaded> loaded(CUcontext context, const std::string& key) {
+    static std::mutex& mutex = *new std::mutex;  // for `all`; both outlive whatever ends with the process
+    static auto& all = *new std::map<std::pair<CUcontext, std::string>, std::weak_ptr<Loaded>>;
+    std::lock_guard lock(mutex);
+    for (auto place = all.begin(); place != all.end();)
+        place = place->second.expired() ? all.erase(place) : std::next(place);
+    std::weak_ptr<Loaded>& known = all[{context, key}];
+    std::shared_ptr<Loaded> found = known.lock();
+    if (!found) known = found = std::make_shared<Loaded>();
+    return found;
+}
+
+}  // namespace foundry

@@ -1,0 +1,33 @@
+// Kernel binaries as the driver has loaded them, which the open bundles of a process share.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "owned.hpp"
+
+namespace foundry {
+
+// One binary. A function that was found has the attributes that its bundle wants.
+struct Loaded {
+    std::mutex mutex;  // for everything here
+    OwnedLibrary library;
+    std::map<std::string, CUfunction> functions;
+};
+
+// Whether launches may leave something in a binary that later ones find: code refers to module variables, but
+// for constants of the compiler's own. True for what cannot be read.
+bool has_state(const void* binary, size_t bytes);
+
+// That of everybody who asks with this key and context while somebody holds it; perhaps not loaded yet.
+//
+// To load a function the driver waits until the device is idle, between two graphs where some run all the
+// time: milliseconds for each binary.
+std::shared_ptr<Loaded> loaded(CUcontext context, const std::string& key);
+
+}  // namespace foundry

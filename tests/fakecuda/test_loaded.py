@@ -1,0 +1,103 @@
+"""Kernel binaries that bundles which are open together have in common are loaded once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from foundryrt.bundle.schema import Variable
+from foundryrt.session import Session
+from tests.fakecuda import bundle as counters
+from tests.fakecuda.elf import cubin
+from tests.fakecuda.test_placement import relocated, run, save
+
+CUBINS = (cubin(b"FAKE add"), cubin(b"FAKE more"))
+OFFSET = Variable(kernel=0, name="offset", data=(100).to_bytes(4, "little"))
+
+
+def libraries(fake) -> int:
+    found = re.search(r"library (\d+)", fake.live)
+    return int(found[1]) if found else 0
+
+
+def captured(cubins=CUBINS, **changes):
+    return replace(relocated(counters.capture(cubins)), **changes)
+
+
+def opened_twice(tmp_path, fake, first, second) -> int:
+    """Libraries that there are while both are open; each gives what it gives alone."""
+    paths = [save(tmp_path / f"{name}.fdy", each) for name, each in (("x", first), ("y", second))]
+    alone = []
+    for path in paths:
+        with Session.open(path) as session:
+            alone.append(run(session))
+    with Session.open(paths[0]) as x:
+        x.wait()
+        with Session.open(paths[1]) as y:
+            y.wait()
+            count = libraries(fake)
+            assert run(x) == alone[0]
+            # What the other one holds stays when this one goes.
+            x.close()
+            assert run(y) == alone[1]
+    assert fake.live == ""
+    return count
+
+
+def test_equal_binaries_are_loaded_once(tmp_path, fake):
+    assert opened_twice(tmp_path, fake, captured(), captured()) == 2
+    other = captured((cubin(b"FAKE add"), cubin(b"FAKE more none")))
+    assert opened_twice(tmp_path, fake, captured(), other) == 3
+
+
+@pytest.mark.parametrize(
+    ("binary", "count"),
+    [
+        (cubin(b"FAKE add", [b"counter"]), 3),
+        (cubin(b"FAKE add", [b"_$_str", b"counter"]), 3),
+        (cubin(b"FAKE add", [b"_$_str", b"$str$1", b"__unnamed_1", b"__cudart_i2opi_f"]), 2),
+        (cubin(b"FAKE add", [], [b"counter"]), 2),
+        (b"FAKE add\0", 3),
+        (CUBINS[0][:-10], 3),
+    ],
+)
+def test_a_binary_that_may_hold_state_is_each_bundle_s_own(tmp_path, fake, binary, count):
+    both = captured((binary, CUBINS[1]))
+    assert opened_twice(tmp_path, fake, both, both) == count
+
+
+def test_a_binary_whose_variables_are_written_is_each_bundle_s_own(tmp_path, fake):
+    written = captured(variables=(OFFSET,))
+    assert opened_twice(tmp_path, fake, captured(), written) == 3
+
+
+def test_functions_of_other_attributes_are_of_another_binary(tmp_path, fake):
+    capture = captured()
+    add, more = capture.functions
+    other = replace(
+        capture, functions=[add, msgspec.structs.replace(more, max_dynamic_shared=1 << 17)]
+    )
+    assert opened_twice(tmp_path, fake, capture, other) == 3
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_no_damage_of_a_binary_s_tables_matters_to_those_who_read_them(
+    data, fake, tmp_path_factory
+):
+    binary = bytearray(cubin(b"FAKE add", [b"counter"]))
+    for _ in range(data.draw(st.integers(1, 6))):
+        # But for the name and the text, by which the stand-in knows it.
+        at = data.draw(st.sampled_from([*range(5, 64), *range(73, len(binary))]))
+        binary[at] = data.draw(st.integers(0, 255))
+    path = save(tmp_path_factory.mktemp("elf") / "c.fdy", captured((bytes(binary), CUBINS[1])))
+    with Session.open(path) as session:
+        session.wait()
+    assert fake.live == ""
