@@ -55,11 +55,12 @@ def signature(settings: Settings) -> Signature:
 
 
 def waveform_signature(settings: Settings) -> Signature:
-    """Of WAVEFORM_GRAPH: a slot's samples at two a symbol, and the outputs of `signature`, `front`.
+    """Of WAVEFORM_GRAPH, whose outputs are those of `signature` and two more.
 
-    waveform        [S]        where `waveform_span` says, from the preamble on
+    waveform        [S]        samples of a slot, two a symbol, those of `waveform_span`
     doubtful        []         1: give the frame on only where its pilot is whole; else 0
-    front           [9]        FRONT; 0 or 2 leave outputs without a frame, `variance` NaN
+    frame           [MN]       what the receiver takes; zeros where no frame is given on
+    front           [9]        FRONT
     """
     first, last = waveform_span(settings)
     return Signature(
@@ -67,7 +68,11 @@ def waveform_signature(settings: Settings) -> Signature:
             "waveform": Tensor((last - first,), "complex64"),
             "doubtful": Tensor((), "uint8"),
         },
-        outputs=signature(settings).outputs | {"front": Tensor((len(FRONT),), "float32")},
+        outputs=signature(settings).outputs
+        | {
+            "frame": Tensor(settings.frame_shape, "complex64"),
+            "front": Tensor((len(FRONT),), "float32"),
+        },
     )
 
 

@@ -95,6 +95,14 @@ class Tracker:
             rest -= piece
             yield from self._run()
 
+    def pending(self) -> tuple[int, np.ndarray] | None:
+        """`start` of the burst that is being received, and its samples so far; None in search."""
+        if self._start is None:
+            return None
+        begin, last = self._start + self._span[0], self._start + self._span[1]
+        end = min(max(self._buffer.end, begin), last)
+        return self._start - self._origin, self._buffer.view(begin, end)
+
     def _run(self) -> Iterator[Burst]:
         while True:
             if self._start is None:

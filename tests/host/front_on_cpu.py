@@ -68,5 +68,5 @@ class FrontOnCpu:
         for bursts in (self._tracker.push(stream), self._tracker.finish()):
             for burst in bursts:
                 told = self.burst(burst.samples, burst.doubtful)
-                found.append((told, burst.start + told["delay"], self.arrays["samples"].copy()))
+                found.append((told, burst.start + told["delay"], self.arrays["frame"].copy()))
         return found

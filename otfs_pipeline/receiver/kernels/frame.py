@@ -74,4 +74,4 @@ class KernelWaveform:
     ) -> dict[str, torch.Tensor]:
         """The outputs; those of `into` are written where they are."""
         found = self._front(waveform, doubtful, into)
-        return self._receive(found["samples"], into) | {"front": found["front"]}
+        return self._receive(found["frame"], into) | found

@@ -33,7 +33,7 @@ PARAMETERS = {
     "weigh_timings": ("pilot", "of_tiles", "spill", "cost"),
     "decide": ("pilot", "parts", "of_tiles", "cost", "part_floor", "correction", "doubtful",
                "tracked", "plan", "front"),
-    "fold": ("waveform", "correction", "pulse_taps", "plan", "samples"),
+    "fold": ("waveform", "correction", "pulse_taps", "plan", "frame"),
 }  # fmt: skip
 """The buffers of each kernel, which run in this order."""
 _FILES = {"align.cu": list(PARAMETERS)[:-1], "fold.cu": ["fold"]}
@@ -106,7 +106,7 @@ def launches(settings: Settings) -> dict[str, Launch]:
 
 
 def buffers(settings: Settings) -> dict[str, Tensor]:
-    """All that the kernels write but `tracked`: scratch, the frame's samples, `front`."""
+    """All that the kernels write but `tracked`: scratch, then outputs of `waveform_signature`."""
     sizes = Sizes(settings)
     return {
         "of_blocks": Tensor((sizes.measure_blocks, 6), "float32"),
@@ -117,7 +117,7 @@ def buffers(settings: Settings) -> dict[str, Tensor]:
         "of_tiles": Tensor((-(-sizes.delays // 64), 7), "float32"),
         "cost": Tensor((sizes.candidates,), "float32"),
         "plan": Tensor((4,), "int64"),
-        "samples": Tensor((settings.q,), "complex64"),
+        "frame": Tensor((settings.q,), "complex64"),
         "front": Tensor((len(FRONT),), "float32"),
     }
 
@@ -216,11 +216,11 @@ class KernelFront:
     def __call__(
         self, waveform: torch.Tensor, doubtful: torch.Tensor, into: Tensors | None = None
     ) -> dict[str, torch.Tensor]:
-        """A burst, as in `signature.waveform_signature`, to `samples` [Q] and `front`.
+        """A burst, as in `signature.waveform_signature`, to its `frame` and `front`.
 
-        Those of `into` are written where they are; samples are zeros where no frame is given on.
+        Those of `into` are written where they are.
         """
         given = {**(into or {}), **self._tables, "waveform": waveform, "doubtful": doubtful}
         tensors = made(self._buffers, given, waveform)
         launch(self._kernels, self._launches, PARAMETERS, tensors)
-        return {name: tensors[name] for name in ("samples", "front")}
+        return {name: tensors[name] for name in ("frame", "front")}
