@@ -115,6 +115,10 @@ class Raw:
 
     def _finite(self, samples: np.ndarray) -> np.ndarray:
         """The samples with zeros for those that are no numbers, which count as lost."""
+        parts = np.ascontiguousarray(samples).view(np.float32)
+        # Of a NaN, neither is less.
+        if not parts.size or (parts.max() < _LARGEST / 2 and parts.min() > -_LARGEST / 2):
+            return samples
         with np.errstate(invalid="ignore"):
             good = np.abs(samples) < _LARGEST
         if good.all():
