@@ -28,7 +28,7 @@ LINKS = {
     "small": Settings(grid="64x32"),
     "odd": Settings(grid="31x37", nu_p=30e3, guard=9, max_taps=64),
     "two roll-offs": Settings(grid="256x32", rolloff=0.1, doppler_rolloff=0.2),
-    "sinc": Settings(grid="256x32", pulse="sinc", guard=55, doppler_reach=8),
+    "sinc": Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8),
     "middle": Settings(grid="1024x32"),
     "large": Settings(grid="16384x32"),
 }

@@ -36,7 +36,8 @@ PARAMETERS = {
     "fold": ("waveform", "correction", "pulse_taps", "plan", "frame"),
 }  # fmt: skip
 """The buffers of each kernel, which run in this order."""
-_FILES = {"align.cu": list(PARAMETERS)[:-1], "fold.cu": ["fold"]}
+FILES = {"align.cu": list(PARAMETERS)[:-1], "fold.cu": ["fold"]}
+"""The kernels of each source file."""
 # Blocks that measure a burst at most, and samples that are worth one.
 _MEASURE_BLOCKS, _MEASURED = 128, 2048
 # Taps of the pulse that a block holds at once.
@@ -209,7 +210,7 @@ class KernelFront:
         self._buffers, self._launches = buffers(settings), launches(settings)
         self._tables = tables
         self._kernels: dict[str, Launchable] = {}
-        for file, names in _FILES.items():
+        for file, names in FILES.items():
             image = compile_source(source(settings, file), file, platform.architecture)
             self._kernels |= {name: load(image, name, 0) for name in names}
 
