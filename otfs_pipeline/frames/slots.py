@@ -82,14 +82,14 @@ class Slots:
 
         To be called in the order of the bursts.
         """
-        self._front = dict(zip(FRONT, front.tolist(), strict=True))
-        given = self._front["given"]
-        self._damaged += given == 0
-        if given != 1:
+        told = dict(zip(FRONT, front.tolist(), strict=True))
+        self._damaged += told["given"] == 0
+        if told["given"] != 1:
             return None
+        self._front = told
         self._frames += 1
-        late = self._drift.of(burst.start + self._front["delay"], burst.run)
-        return self._front["carrier"], late / (OVERSAMPLING * self._settings.bandwidth)
+        late = self._drift.of(burst.start + told["delay"], burst.run)
+        return told["carrier"], late / (OVERSAMPLING * self._settings.bandwidth)
 
     def report(self) -> dict[str, Any]:
         """As `FrontEnd.report`."""
