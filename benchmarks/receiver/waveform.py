@@ -6,7 +6,8 @@ Prints one JSON object; in a process without torch. Bit error rates are before t
 waveforms that come 20 samples late or early and are 2 kHz off, beside those of the frames of
 `source.simulate`, with equal payloads and channels. Latency is from when the samples came that
 complete the next preamble, with which a frame is given on, until decoded payload and block errors
-are in host memory. Samples come in pieces of a 32nd of a slot.
+are in host memory. Samples come in pieces of a 32nd of a slot; the first two slots, in which the
+front end locks, at once.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ from otfs_pipeline.waveform.slot import air_payload_mbps, slot  # noqa: E402
 SNRS = (15.0, 20.0, 25.0)
 OFFSETS = ((-20.0, 2000.0), (20.0, -2000.0))
 PIECES = 32
+# Slots that come at once, before the others at the air's pace.
+LOCKING = 2
 SEED = 1
 QUEUE, DEPTH = 8, 3
 
@@ -198,10 +201,15 @@ def _pieces(
 
 
 def _arriving(samples: np.ndarray, seconds: float, count: int, pool: int) -> Iterator[Frame]:
-    """`count` pieces of a repeated waveform of `pool` slots, each when its last sample comes."""
-    pieces = np.array_split(samples, pool * PIECES)
+    """`count` pieces of a repeated waveform of `pool` slots, each when its last sample comes.
+
+    But for those of the first slots, in which the front end locks.
+    """
+    pieces = itertools.cycle(np.array_split(samples, pool * PIECES))
+    for piece in itertools.islice(pieces, LOCKING * PIECES):
+        yield Frame(piece, UNKNOWN, time.perf_counter())
     due = time.perf_counter()
-    for piece in itertools.islice(itertools.cycle(pieces), count):
+    for piece in itertools.islice(pieces, count - LOCKING * PIECES):
         due += seconds
         sleep_until(due)
         yield Frame(piece, UNKNOWN, due)
