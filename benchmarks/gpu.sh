@@ -22,7 +22,8 @@ choose() {
         share) limit=300 options=(rank-share) ;;
         ranks) limit=300 options=(tensor-parallel) ;;
         instantiate) limit=75 options=(instantiate) ;;
-        otfs) limit=300 options=(otfs) ;;
+        otfs) limit=300 options=(otfs --parts frames) ;;
+        waveform) limit=330 options=(otfs --parts waveform) ;;
         mailbox) limit=300 options=(otfs-mailbox) ;;
         sweep) limit=200 options=(otfs-sweep) ;;
         triton) limit=60 options=(otfs-triton) ;;

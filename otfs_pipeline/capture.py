@@ -8,15 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature
 from otfs_pipeline.receiver.kernels.platforms import PLATFORMS
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import (
-    GRAPH,
-    WAVEFORM_GRAPH,
-    Tensor,
-    signature,
-    waveform_signature,
-)
+from otfs_pipeline.signature import GRAPH, Tensor, signature
 
 if TYPE_CHECKING:
     import numpy as np

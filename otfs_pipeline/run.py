@@ -20,17 +20,12 @@ from otfs_pipeline.frames import stream
 from otfs_pipeline.frames.feed import Feed, frame_period, open_feed
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.results import Results
+from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature
 from otfs_pipeline.link import frame
 from otfs_pipeline.metrics import latency_percentiles
 from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import (
-    GRAPH,
-    WAVEFORM_GRAPH,
-    Signature,
-    signature,
-    waveform_signature,
-)
+from otfs_pipeline.signature import GRAPH, Signature, signature
 
 if TYPE_CHECKING:
     from foundryrt.pipeline import Pipeline

@@ -19,12 +19,12 @@ import torch
 
 from benchmarks.receiver import roofline
 from foundryc.cuda.kernels import Kernel, architecture
+from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.track import Tracker
 from otfs_pipeline.receiver.kernels import front
 from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, decoder_program
 from otfs_pipeline.receiver.kernels.platforms import platform
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import FRONT, waveform_span
 from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.simulate import Simulation
 

@@ -59,7 +59,7 @@ def run(
         folder = Path(place)
         if "waveform" in asked:
             say(f"{GRIDS[0]}: the waveform")
-            result["waveform"] = about(device) | _waveform(folder, frames, seconds, ber_frames)
+            result["coded"] = about(device) | _waveform(folder, frames, seconds, ber_frames)
             write_results(output, result)
         if "frames" in asked:
             with ThreadPoolExecutor(len(wanted)) as workers:

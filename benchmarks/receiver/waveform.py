@@ -37,10 +37,11 @@ from otfs_pipeline.frames.queue import FrameQueue  # noqa: E402
 from otfs_pipeline.frames.raw import Raw  # noqa: E402
 from otfs_pipeline.frames.source import UNKNOWN, Frame  # noqa: E402
 from otfs_pipeline.frames.wire import Counts  # noqa: E402
+from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature  # noqa: E402
 from otfs_pipeline.link import frame  # noqa: E402
 from otfs_pipeline.metrics import latency_percentiles  # noqa: E402
 from otfs_pipeline.settings import Settings  # noqa: E402
-from otfs_pipeline.signature import GRAPH, WAVEFORM_GRAPH, waveform_signature  # noqa: E402
+from otfs_pipeline.signature import GRAPH  # noqa: E402
 from otfs_pipeline.waveform.impair import Impairments  # noqa: E402
 from otfs_pipeline.waveform.simulate import Simulation  # noqa: E402
 from otfs_pipeline.waveform.slot import air_payload_mbps, slot  # noqa: E402
@@ -224,7 +225,7 @@ def measure(path: str, frames: int, seconds: float, pool: int, ber_frames: int) 
             "modulation": link.modulation,
             "code_rate": link.code_rate,
             "cg_iterations": link.iterations,
-            "pace": paced(session, frames, seconds, pool, 20.0),
+            **paced(session, frames, seconds, pool, 20.0),
             "ber": error_rates(session, ber_frames),
         }
 

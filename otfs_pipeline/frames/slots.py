@@ -12,10 +12,10 @@ import numpy as np
 
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.synchronize import Counts, Drift, report
 from otfs_pipeline.front.track import Burst, Tracker
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import FRONT, waveform_span
 
 
 @dataclass(frozen=True)

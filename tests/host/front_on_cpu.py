@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.track import Tracker
 from otfs_pipeline.receiver.kernels import front
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import FRONT, waveform_span
 from tests.host.kernels_on_cpu import garbage
 
 HERE = Path(__file__).parent

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from otfs_pipeline.front.signature import waveform_span
 from otfs_pipeline.front.synchronize import FrontEnd
 from otfs_pipeline.front.track import Tracker
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import waveform_span
 from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.simulate import Simulation
 from otfs_pipeline.waveform.slot import slot

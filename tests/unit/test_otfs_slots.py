@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline import run, send
 from otfs_pipeline.frames.slots import SlotFrame, Slots
+from otfs_pipeline.front.signature import FRONT, waveform_signature, waveform_span
 from otfs_pipeline.front.synchronize import FrontEnd
 from otfs_pipeline.front.track import Burst, Tracker
 from otfs_pipeline.link import reference
-from otfs_pipeline.signature import FRONT, waveform_signature, waveform_span
 from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.simulate import Simulation
 from tests.unit.test_otfs_source import LINK, ReferenceSession

@@ -218,7 +218,7 @@ __device__ __forceinline__ bool is_whole(const float* pilot, const float* parts,
 }
 
 // `plan`: whether the frame is given on, sample of the waveform where the burst begins, part of a sample, and turns
-// of the carrier a sample times 2^64. `front`: signature.FRONT. One block.
+// of the carrier a sample times 2^64. `front`: front/signature.py, FRONT. One block.
 extern "C" __global__ void __launch_bounds__(1024)
 decide(const float* pilot, const float* parts, const float* of_tiles, const float* cost, const float* part_floor,
        const float* correction, const unsigned char* doubtful, double* tracked, long long* plan, float* front) {

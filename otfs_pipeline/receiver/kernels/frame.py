@@ -52,7 +52,7 @@ class KernelFrame:
 
 
 class KernelWaveform:
-    """A slot's waveform to the outputs of `signature.waveform_signature`: one graph a frame.
+    """A slot's waveform to the outputs of `front.signature`: one graph a frame.
 
     `tables` are the front end's (`KernelFront`), `receive` takes its frames.
     """

@@ -15,12 +15,13 @@ import torch
 
 from foundryc.cuda.kernels import Kernel, Launchable, Loader, compile_source
 from otfs_pipeline.front import OVERSAMPLING, align, balance
+from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.synchronize import CARRIER_MEMORY
 from otfs_pipeline.receiver.kernels.launch import Tensors, launch, made
 from otfs_pipeline.receiver.kernels.platforms import Platform
 from otfs_pipeline.receiver.kernels.program import Launch, text
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import FRONT, Tensor, waveform_span
+from otfs_pipeline.signature import Tensor
 from otfs_pipeline.waveform.pulse import pulse_reach, pulse_spectrum, smooth
 from otfs_pipeline.waveform.slot import slot
 
@@ -217,7 +218,7 @@ class KernelFront:
     def __call__(
         self, waveform: torch.Tensor, doubtful: torch.Tensor, into: Tensors | None = None
     ) -> dict[str, torch.Tensor]:
-        """A burst, as in `signature.waveform_signature`, to its `frame` and `front`.
+        """A burst, as in `front.signature`, to its `frame` and `front`.
 
         Those of `into` are written where they are.
         """
