@@ -30,6 +30,7 @@ from otfs_pipeline.waveform.pulse import (
     centre_sample,
     pulse_reach,
     pulse_spectrum,
+    scaled_dft,
     smooth,
 )
 from otfs_pipeline.waveform.slot import slot
@@ -114,7 +115,8 @@ class Aligner:
         first = OVERSAMPLING * (place.centre + chips - seen - spread - around)
         self._index = first[:, None] + np.arange(self._size)
         self._skip = DENSE * around
-        self._pulse = pulse_spectrum(s, self._size, OVERSAMPLING).astype(np.float32)
+        pulse = self._size * pulse_spectrum(s, self._size, OVERSAMPLING)
+        self._pulse = pulse.astype(np.float32)
         spill = spilled(s)
         self._spill = np.fft.rfft(spill, smooth(spill.size))
         self._timings = smooth(spill.size)
@@ -152,7 +154,7 @@ class Aligner:
     def _pulses(self, samples: np.ndarray, start: int) -> np.ndarray:
         """What a matched filter gives around each pulse, tapered again, [periods, delays]."""
         pieces = samples[start + self._index]
-        spectrum = np.fft.fft(pieces, axis=1) * self._pulse
+        spectrum = scaled_dft(pieces, self._size) * self._pulse
         zeros = np.zeros((len(pieces), (DENSE // OVERSAMPLING - 1) * self._size), np.complex64)
         low, high = np.split(spectrum, [-(-self._size // 2)], axis=1)
         filtered = np.fft.ifft(np.concatenate([low, zeros, high], axis=1), axis=1)
