@@ -26,6 +26,9 @@ from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.slot import slot
 
+# Slots of a waveform that wait in memory from which the device copies directly, at most.
+_PINNED = 16
+
 
 @dataclass
 class Feed:
@@ -83,7 +86,7 @@ def open_feed(
     counts = Counts()
     period = frame_period(settings, options)
     # Those that wait and that are in flight, one that is received, one in the loop's hand.
-    slots = options.queue + options.depth + 2
+    slots = min(options.queue, _PINNED) + options.depth + 2
     memory = [staging() for _ in range(slots)] if in_graph else None
     if not options.iq and not options.external:
         paths = profile.find(options.channel)
