@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from otfs_pipeline.link import frame
 from otfs_pipeline.metrics import latency_percentiles
 from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
+from otfs_pipeline.signals import stopped_by_signals
 from otfs_pipeline.signature import GRAPH, Signature, signature
 
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from otfs_pipeline.live.state import State
 
 __all__ = ["Options", "run"]
-
-Handler = Callable[[int, FrameType | None], Any] | int | None
-"""What `signal.signal` takes and gives."""
 
 
 def run(session: Session, options: Options, json: bool) -> dict[str, object]:
@@ -63,7 +59,7 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
             zeros = {name: np.zeros(like.shape, like.dtype) for name, like in takes.inputs.items()}
             pipeline.submit(0, zeros)
             pipeline.wait(0)
-            with _stopped_by_signals(stop) as signals:
+            with stopped_by_signals(stop) as signals:
                 samples, like = next(iter(takes.inputs.items()))
                 staging = partial(pipeline.staging, samples)
                 feed = open_feed(settings, options, stop, staging, in_graph)
@@ -168,26 +164,6 @@ def _receive(
             update(tally.frames, f"frames, {missed} missed their deadline")
 
         stream.receive(feed.frames, pipeline, shape, results.take, stop, seen, tally)
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
-    """The first signal sets `stop` and is listed; a second one has its usual effect."""
-    before: dict[int, Handler] = {}
-    seen: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        seen.append(number)
-        stop.set()
-        signal.signal(number, before[number])
-
-    if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _report(
