@@ -24,7 +24,8 @@ choose() {
         ranks) limit=500 options=(tensor-parallel) ;;
         serve_ranks) limit=590 options=(serve --tp 2 --models qwen3-14b --parts throughput --concurrent "1,16,64") ;;
         instantiate) limit=75 options=(instantiate) ;;
-        otfs) limit=300 options=(otfs) ;;
+        otfs) limit=300 options=(otfs --parts frames) ;;
+        waveform) limit=330 options=(otfs --parts waveform) ;;
         mailbox) limit=300 options=(otfs-mailbox) ;;
         sweep) limit=200 options=(otfs-sweep) ;;
         triton) limit=60 options=(otfs-triton) ;;

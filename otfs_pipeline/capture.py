@@ -1,21 +1,26 @@
-"""Offline side of the workload: records the receiver of one frame as graph `receive`."""
+"""Offline side of the workload: records the receiver of one frame as graph `receive`.
+
+For cuda also as `receive_waveform`, with the front end before it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature
 from otfs_pipeline.receiver.kernels.platforms import PLATFORMS
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import GRAPH, signature
+from otfs_pipeline.signature import GRAPH, Tensor, signature
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from foundryc.cuda.kernels import Loader
     from foundryc.recorder import Recorder
 
-    Receive = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+    Receive = Callable[..., dict[str, torch.Tensor]]
 
 __all__ = ["ARCHITECTURES", "Settings", "record"]
 
@@ -23,24 +28,16 @@ ARCHITECTURES = tuple(PLATFORMS)
 
 
 def record(recorder: Recorder, settings: Settings) -> None:
-    """Records a graph with the inputs and outputs of `signature`."""
+    """Records graphs with the inputs and outputs of `signature` and `waveform_signature`."""
     # Imported late: a capture's options and its key do not need torch.
     import torch
 
-    device = "cuda" if recorder.target == "cuda" else "cpu"
-    frame = signature(settings)
-    inputs = [
-        recorder.register(
-            name,
-            torch.zeros(given.shape, dtype=getattr(torch, given.dtype), device=device),
-            role="input",
-        )
-        for name, given in frame.inputs.items()
-    ]
     with torch.no_grad():
-        if device == "cuda":
-            _record_kernels(recorder, settings, inputs[0])
+        if recorder.target == "cuda":
+            _record_kernels(recorder, settings)
             return
+        frame = signature(settings)
+        inputs = [_zeros(recorder, name, like, "input") for name, like in frame.inputs.items()]
         receive = _host(recorder, settings)
         with recorder.graph(GRAPH) as graph:
             results = receive(*inputs)
@@ -48,23 +45,46 @@ def record(recorder: Recorder, settings: Settings) -> None:
                 graph.output(name, results[name])
 
 
-def _record_kernels(recorder: Recorder, settings: Settings, samples: torch.Tensor) -> None:
+def _record_kernels(recorder: Recorder, settings: Settings) -> None:
     from foundryc.cuda.kernels import architecture
-    from otfs_pipeline.receiver.kernels.frame import KernelFrame, decoder_program
+    from otfs_pipeline.receiver.kernels import front
+    from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, decoder_program
     from otfs_pipeline.receiver.kernels.platforms import platform
 
     program = decoder_program(settings)
     constants = _constants(recorder, program.constants() if program else {})
-    receive = KernelFrame(settings, constants, platform(architecture()))
+    graphs = {GRAPH: signature(settings)}
+    tables: dict[str, torch.Tensor] = {}
+    if settings.antennas == 1:
+        # Nothing synchronizes several yet.
+        graphs[WAVEFORM_GRAPH] = waveform_signature(settings)
+        tables = _constants(recorder, front.constants(settings))
+        tables["tracked"] = _zeros(recorder, "tracked", front.TRACKED, "state")
+    inputs = {
+        graph: [_zeros(recorder, name, tensor, "input") for name, tensor in like.inputs.items()]
+        for graph, like in graphs.items()
+    }
+
+    def made(name: str, *load: Loader) -> dict[str, Receive]:
+        target = platform(name)
+        receive = KernelFrame(settings, constants, target, *load)
+        calls: dict[str, Receive] = {GRAPH: receive}
+        if WAVEFORM_GRAPH in graphs:
+            calls[WAVEFORM_GRAPH] = KernelWaveform(settings, tables, receive, target, *load)
+        return calls
+
+    own = made(architecture())
     with recorder.warm_up():
-        receive(samples)
-    with recorder.graph(GRAPH) as graph:
-        results = receive(samples)
-        for name in signature(settings).outputs:
-            graph.output(name, results[name])
-    for name in recorder.architectures:
-        with recorder.build(graph, name) as build:
-            KernelFrame(settings, constants, platform(name), build.load)(samples, results)
+        for name in graphs:
+            own[name](*inputs[name])
+    for name, like in graphs.items():
+        with recorder.graph(name) as graph:
+            results = own[name](*inputs[name])
+            for output in like.outputs:
+                graph.output(output, results[output])
+        for other in recorder.architectures:
+            with recorder.build(graph, other) as build:
+                made(other, build.load)[name](*inputs[name], results)
 
 
 def _host(recorder: Recorder, settings: Settings) -> Receive:
@@ -86,6 +106,14 @@ def _host(recorder: Recorder, settings: Settings) -> Receive:
         return results | measure(samples, results["symbols"], settings)
 
     return whole
+
+
+def _zeros(recorder: Recorder, name: str, like: Tensor, role: str) -> torch.Tensor:
+    import torch
+
+    device = "cuda" if recorder.target == "cuda" else "cpu"
+    zeros = torch.zeros(like.shape, dtype=getattr(torch, like.dtype), device=device)
+    return recorder.register(name, zeros, role=role)
 
 
 def _constants(recorder: Recorder, values: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

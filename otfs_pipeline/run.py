@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +18,13 @@ from otfs_pipeline.frames import stream
 from otfs_pipeline.frames.feed import Feed, frame_period, open_feed
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.results import Results
+from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature
 from otfs_pipeline.link import frame
 from otfs_pipeline.metrics import latency_percentiles
 from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.signature import GRAPH, signature
+from otfs_pipeline.signals import stopped_by_signals
+from otfs_pipeline.signature import GRAPH, Signature, signature
 
 if TYPE_CHECKING:
     from foundryrt.pipeline import Pipeline
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "run"]
 
-Handler = Callable[[int, FrameType | None], Any] | int | None
-"""What `signal.signal` takes and gives."""
-
 
 def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     """Receive all frames of the source and report; frames that are malformed or lost are counted.
@@ -42,8 +40,7 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     Ctrl-C (or SIGTERM) ends the stream and gives the report; a second one ends the process.
     """
     settings = Settings.recorded(session.settings)
-    graph = session.graph(GRAPH)
-    inputs = signature(settings).inputs
+    graph, takes = _graph(session, settings, options)
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
         plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
@@ -53,18 +50,23 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
         _shown(options, settings) as live,
         Results(options, settings, live.watch.take if live else None) as results,
     ):
-        pipeline = graph.pipeline(tuple(inputs), results.outputs, options.depth, results.lazy)
+        outputs, lazy = results.outputs, results.lazy
+        if in_graph := "front" in takes.outputs:
+            outputs, lazy = (*outputs, "front", "frame"), (*lazy, "frame")
+        pipeline = graph.pipeline(tuple(takes.inputs), outputs, options.depth, lazy)
         try:
             # The first launch also touches memory and makes plans: it is no frame of the stream.
-            zeros = {name: np.zeros(like.shape, like.dtype) for name, like in inputs.items()}
+            zeros = {name: np.zeros(like.shape, like.dtype) for name, like in takes.inputs.items()}
             pipeline.submit(0, zeros)
             pipeline.wait(0)
-            with _stopped_by_signals(stop) as signals:
-                feed = open_feed(settings, options, stop, lambda: pipeline.staging("samples"))
+            with stopped_by_signals(stop) as signals:
+                samples, like = next(iter(takes.inputs.items()))
+                staging = partial(pipeline.staging, samples)
+                feed = open_feed(settings, options, stop, staging, in_graph)
                 tally = stream.Tally()
                 if live:
                     live.follow(feed, results, tally)
-                _receive(feed, pipeline, settings, results, stop, tally)
+                _receive(feed, pipeline, like.shape, results, stop, tally)
         finally:
             stop.set()
             pipeline.close()
@@ -108,6 +110,14 @@ def _shown(options: Options, settings: Settings) -> Iterator[State | None]:
         yield state
 
 
+def _graph(session: Session, settings: Settings, options: Options) -> tuple[Graph, Signature]:
+    """The graph to launch: of --raw the one that has the front end, where the bundle has it."""
+    if options.raw:
+        with suppress(UsageError):
+            return session.graph(WAVEFORM_GRAPH), waveform_signature(settings)
+    return session.graph(GRAPH), signature(settings)
+
+
 def _check_tells(graph: Graph, wanted: str) -> None:
     """UsageError unless the receiver says how frames were, which older bundles' do not."""
     try:
@@ -138,7 +148,7 @@ def _unlocked(raw: Raw) -> str:
 def _receive(
     feed: Feed,
     pipeline: Pipeline,
-    settings: Settings,
+    shape: tuple[int, ...],
     results: Results,
     stop: threading.Event,
     tally: stream.Tally,
@@ -153,28 +163,7 @@ def _receive(
             missed += tally.milliseconds[-1] > deadline
             update(tally.frames, f"frames, {missed} missed their deadline")
 
-        shape = settings.frame_shape
         stream.receive(feed.frames, pipeline, shape, results.take, stop, seen, tally)
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
-    """The first signal sets `stop` and is listed; a second one has its usual effect."""
-    before: dict[int, Handler] = {}
-    seen: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        seen.append(number)
-        stop.set()
-        signal.signal(number, before[number])
-
-    if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _report(

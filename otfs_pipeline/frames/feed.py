@@ -26,6 +26,9 @@ from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.slot import slot
 
+# Slots of a waveform that wait in memory from which the device copies directly, at most.
+_PINNED = 16
+
 
 @dataclass
 class Feed:
@@ -74,10 +77,17 @@ def open_feed(
     options: Options,
     stop: threading.Event,
     staging: Callable[[], np.ndarray],
+    in_graph: bool = False,
 ) -> Feed:
-    """The source of `options`; `staging` gives arrays that the device copies from directly."""
+    """The source of `options`; `staging` gives arrays that the device copies from directly.
+
+    `in_graph`: the front end of --raw is in the graph, which takes slots of the waveform.
+    """
     counts = Counts()
     period = frame_period(settings, options)
+    # Those that wait and that are in flight, one that is received, one in the loop's hand.
+    slots = min(options.queue, _PINNED) + options.depth + 2
+    memory = [staging() for _ in range(slots)] if in_graph else None
     if not options.iq and not options.external:
         paths = profile.find(options.channel)
         name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
@@ -87,7 +97,7 @@ def open_feed(
         opened = recording.open_recording(
             options.iq, options.metadata, options.datatype, settings, options.raw
         )
-        raw = Raw(settings, options.rate or opened.rate) if options.raw else None
+        raw = Raw(settings, options.rate or opened.rate, memory) if options.raw else None
         whole = opened.slots(raw.slot_samples) if raw else opened.count(settings)
         total = min(whole, options.max_frames or whole)
         read = raw.frames(opened.waveform(settings), counts) if raw else opened.frames(settings)
@@ -101,7 +111,7 @@ def open_feed(
     else:
         place = options.zmq or options.shm or options.udp
         sent = _received(settings, options, counts, stop)
-        raw = Raw(settings, options.rate) if options.raw else None
+        raw = Raw(settings, options.rate, memory) if options.raw else None
         read = raw.frames(sent, counts) if raw else sent
         queue = FrameQueue(read, options.queue, not options.lossless, stop)
         frames = _first(queue, options.max_frames) if options.max_frames else queue

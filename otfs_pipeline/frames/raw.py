@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError, install
+from otfs_pipeline.frames.slots import SlotFrame, Slots
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts
 from otfs_pipeline.front import OVERSAMPLING
@@ -43,10 +45,13 @@ def refuse_antennas(settings: Settings) -> None:
 class Raw:
     """The front end of one run; samples come at `rate` a second, 0 for the front end's own.
 
-    UsageError for a rate below the waveform's bandwidth, and for several antennas.
+    With `memory`, the graph has the front end: what is given on are slots, kept in these arrays
+    (see `Slots`). UsageError for a rate below the waveform's bandwidth, and for several antennas.
     """
 
-    def __init__(self, settings: Settings, rate: float) -> None:
+    def __init__(
+        self, settings: Settings, rate: float, memory: Sequence[np.ndarray] | None = None
+    ) -> None:
         refuse_antennas(settings)
         own = settings.bandwidth * OVERSAMPLING
         rate = rate or own
@@ -57,7 +62,7 @@ class Raw:
                 f"samples at a rate from there to {_FASTEST * own:g}"
             )
         self._settings = settings
-        self._front = FrontEnd(settings)
+        self._front = Slots(settings, memory) if memory else FrontEnd(settings)
         self._ratio = own / rate
         self.slot_samples = slot(settings).seconds * rate
         self._filled = int(_FILLED * self.slot_samples)
@@ -90,8 +95,8 @@ class Raw:
         yield from map(self._received, self._front.finish())
 
     def report(self) -> dict[str, Any]:
-        """What the front end counted and measured."""
-        return self._front.report()
+        """What the front end counted and measured, and whether the graph has it."""
+        return {**self._front.report(), "in_graph": isinstance(self._front, Slots)}
 
     def _push(self, samples: np.ndarray, ready: float) -> Iterator[Frame]:
         self._taken += samples.size
@@ -110,6 +115,10 @@ class Raw:
 
     def _finite(self, samples: np.ndarray) -> np.ndarray:
         """The samples with zeros for those that are no numbers, which count as lost."""
+        parts = np.ascontiguousarray(samples).view(np.float32)
+        # Of a NaN, neither is less.
+        if not parts.size or (parts.max() < _LARGEST / 2 and parts.min() > -_LARGEST / 2):
+            return samples
         with np.errstate(invalid="ignore"):
             good = np.abs(samples) < _LARGEST
         if good.all():
@@ -119,13 +128,15 @@ class Raw:
             self._lose(int(begin), int(end))
         return np.where(good, samples, np.complex64(0))
 
-    def _received(self, found: Found, ready: float = 0.0) -> Frame:
+    def _received(self, found: Found | SlotFrame, ready: float = 0.0) -> Frame:
         near = OVERSAMPLING * self._settings.m / 2
         while self._known and self._known[0][0] < found.start - near:
             self._known.popleft()
         bits = coded = UNKNOWN
         if self._known and self._known[0][0] <= found.start + near:
             _, bits, coded = self._known.popleft()
+        if isinstance(found, SlotFrame):
+            return replace(found, bits=bits, ready=ready, coded=coded)
         drift = found.drift / (OVERSAMPLING * self._settings.bandwidth)
         return Frame(found.samples, bits, ready, coded, found.carrier_hz, drift)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -39,6 +39,15 @@ class Frame:
     coded: np.ndarray = field(default_factory=lambda: UNKNOWN)
     carrier_hz: float | None = None
     drift_s: float | None = None
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """What the receiver's graph takes."""
+        return {"samples": self.samples}
+
+    def told(self, outputs: Mapping[str, np.ndarray]) -> Frame | None:
+        """The frame with what the graph's outputs say of it; None where they are of no frame."""
+        return self
 
 
 @lru_cache(maxsize=64)

@@ -100,7 +100,7 @@ def receive(
 
 def _submit(frame: Frame, pipeline: Pipeline, slot: int) -> _InFlight:
     start = frame.ready or time.perf_counter()
-    pipeline.submit(slot, {"samples": frame.samples})
+    pipeline.submit(slot, frame.inputs)
     return _InFlight(slot, frame, start)
 
 
@@ -110,14 +110,14 @@ def _finish(
     """When the results were in host memory (time.perf_counter), and whether they are finite."""
     outputs = pipeline.wait(flight.slot)
     end = time.perf_counter()
-    good = math.isfinite(outputs["variance"])
-    if good:
+    frame = flight.frame.told(outputs)
+    if frame is not None and math.isfinite(outputs["variance"]):
         tally.milliseconds.append((end - flight.start) * 1e3)
-        consumer.queue.put((flight.slot, flight.frame, outputs))
-    else:
-        tally.not_finite += 1
-        consumer.free.append(flight.slot)
-    return end, good
+        consumer.queue.put((flight.slot, frame, outputs))
+        return end, True
+    tally.not_finite += frame is not None
+    consumer.free.append(flight.slot)
+    return end, False
 
 
 class _Consumer:

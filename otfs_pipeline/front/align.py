@@ -30,6 +30,7 @@ from otfs_pipeline.waveform.pulse import (
     centre_sample,
     pulse_reach,
     pulse_spectrum,
+    scaled_dft,
     smooth,
 )
 from otfs_pipeline.waveform.slot import slot
@@ -38,22 +39,44 @@ STEPS = 4
 """Parts of a sample, at two samples a symbol, in which timing is found."""
 _GRID = OVERSAMPLING * STEPS
 # Samples a symbol of the pulses: their energy has twice the pulse's bandwidth.
-_DENSE = 4
+DENSE = 4
 # Of the data's power, what may reach the pilot's window: 10 dB below the noise at 25 dB.
-_REACHES = 3e-4
+REACHES = 3e-4
 # Delays with less than this many times the data's power count as empty.
-_FLOOR = 1.5
+FLOOR = 1.5
 # A burst is looked at in so many parts; none may have more than this share of the data's power
 # where its strip is silent.
-_PARTS, _SILENT = 4, 0.5
+PARTS, SILENT = 4, 0.5
 # Of a spread pilot data are everywhere; few periods' power has peaks of so many times its mean.
 _LOUD = 3.0
 # Pulses spill over so many symbols; the strip is not silent so near to pilot and data.
-_NEAR = 2
+NEAR = 2
 # Share of the pilot's energy that may be beside its place.
-_ASTRAY = 0.1
+ASTRAY = 0.1
 # Of a pulse's tails, in symbols, where they are summed.
 _TAIL = 64
+
+
+def pilot_chips(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Doppler periods of a burst that have a pulse, and its sample, counted from the centre."""
+    half, kp = slot(settings).half, settings.pilot_bin[0] - centre_sample(settings)
+    periods = np.arange(-((half + kp) // settings.m), (half - kp) // settings.m + 1)
+    return periods, kp + periods * settings.m
+
+
+def pilot_taper(settings: Settings) -> np.ndarray:
+    """The burst's window at these pulses, float64."""
+    return np.asarray(burst_window(settings)[slot(settings).half + pilot_chips(settings)[1]])
+
+
+def burst_parts(taper: np.ndarray) -> list[np.ndarray]:
+    """The pulses of each part of a burst."""
+    return np.array_split(np.flatnonzero(taper > 0.5), PARTS)
+
+
+def seen_symbols(settings: Settings) -> int:
+    """Delays that are looked at: the strip, and as much as a coarse timing may be wrong."""
+    return min(settings.guard_bins // 2 + settings.delay_taps, settings.m // 2)
 
 
 @dataclass(frozen=True)
@@ -76,27 +99,25 @@ class Aligner:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = s = settings
-        place, (kp, lp) = slot(s), s.pilot_bin
-        kp -= centre_sample(s)
-        periods = np.arange(-((place.half + kp) // s.m), (place.half - kp) // s.m + 1)
-        chips = kp + periods * s.m
-        self._taper = burst_window(s)[place.half + chips]
-        self._scale = (_DENSE / OVERSAMPLING * self._taper[:, None]).astype(np.float32)
+        place, lp = slot(s), s.pilot_bin[1]
+        periods, chips = pilot_chips(s)
+        self._taper = pilot_taper(s)
+        self._scale = (DENSE / OVERSAMPLING * self._taper[:, None]).astype(np.float32)
         # The pilot's own Doppler turns it from period to period.
         self._turn = np.exp(-2j * np.pi * lp * periods / s.n)[:, None]
-        # Delays that are looked at: the strip, and as much as a coarse timing may be wrong.
-        seen = min(s.guard_bins // 2 + s.delay_taps, s.m // 2)
-        self._delays = np.arange(-_DENSE * seen, _DENSE * seen + 1) / _DENSE
+        seen = seen_symbols(s)
+        self._delays = np.arange(-DENSE * seen, DENSE * seen + 1) / DENSE
         spread = s.guard_bins // 2 if s.pilot == "spread" else 0
-        self._compression = Compression(s, _DENSE, self._delays.size) if spread else None
-        self._filtered = _DENSE * 2 * (seen + spread) + 1
+        self._compression = Compression(s, DENSE, self._delays.size) if spread else None
+        self._filtered = DENSE * 2 * (seen + spread) + 1
         around = min(pulse_reach(s), s.m // 2)
         self._size = smooth(OVERSAMPLING * 2 * (seen + spread + around) + 1)
         first = OVERSAMPLING * (place.centre + chips - seen - spread - around)
         self._index = first[:, None] + np.arange(self._size)
-        self._skip = _DENSE * around
-        self._pulse = pulse_spectrum(s, self._size, OVERSAMPLING).astype(np.float32)
-        spill = _spill(s, np.arange(-2 * _GRID * seen, 2 * _GRID * seen + 1) / _GRID)
+        self._skip = DENSE * around
+        pulse = self._size * pulse_spectrum(s, self._size, OVERSAMPLING)
+        self._pulse = pulse.astype(np.float32)
+        spill = spilled(s)
         self._spill = np.fft.rfft(spill, smooth(spill.size))
         self._timings = smooth(spill.size)
         self._line = np.exp(2j * np.pi * self._delays)
@@ -119,7 +140,7 @@ class Aligner:
         pulses = self._pulses(samples, start)
         power = np.abs(pulses) ** 2
         profile = power.sum(axis=0) / np.sum(self._taper**4)
-        energy = np.maximum(profile - _FLOOR * level, 0)
+        energy = np.maximum(profile - FLOOR * level, 0)
         if self._compression:
             energy = self._compression.paths(energy)
         if not energy.any():
@@ -133,8 +154,8 @@ class Aligner:
     def _pulses(self, samples: np.ndarray, start: int) -> np.ndarray:
         """What a matched filter gives around each pulse, tapered again, [periods, delays]."""
         pieces = samples[start + self._index]
-        spectrum = np.fft.fft(pieces, axis=1) * self._pulse
-        zeros = np.zeros((len(pieces), (_DENSE // OVERSAMPLING - 1) * self._size), np.complex64)
+        spectrum = scaled_dft(pieces, self._size) * self._pulse
+        zeros = np.zeros((len(pieces), (DENSE // OVERSAMPLING - 1) * self._size), np.complex64)
         low, high = np.split(spectrum, [-(-self._size // 2)], axis=1)
         filtered = np.fft.ifft(np.concatenate([low, zeros, high], axis=1), axis=1)
         inner: np.ndarray = filtered[:, self._skip :][:, : self._filtered] * self._scale
@@ -145,15 +166,15 @@ class Aligner:
 
         The latest, since late paths are weak: they may lie below what is seen here.
         """
-        fine = np.zeros((energy.size - 1) * _GRID // _DENSE + 1)
-        fine[:: _GRID // _DENSE] = energy
+        fine = np.zeros((energy.size - 1) * _GRID // DENSE + 1)
+        fine[:: _GRID // DENSE] = energy
         seen = np.fft.rfft(fine, self._timings)
         # Entry k is the sum over delays a of energy(a) · spill(a - d) at d = middle - k.
         cost = np.fft.irfft(self._spill * seen.conj(), self._timings)[: fine.size]
         delay = fine.size // 2 - np.arange(fine.size)
         phase = round(np.angle(energy @ self._line) / (2 * np.pi) * _GRID)
         cost[(delay - phase) % _GRID != 0] = np.inf
-        allowed = cost.min() + _REACHES * self._settings.window_delays * energy.sum()
+        allowed = cost.min() + REACHES * self._settings.window_delays * energy.sum()
         return float(delay[np.argmax(cost <= allowed)]) / _GRID
 
     def _is_whole(self, power: np.ndarray, energy: np.ndarray, delay: float, level: float) -> bool:
@@ -162,11 +183,10 @@ class Aligner:
         After samples that are missing, pilot and data are elsewhere.
         """
         s, symbols = self._settings, self._delays - delay
-        place = (symbols >= -_NEAR) & (symbols <= s.delay_taps + _NEAR)
-        if energy[~place].sum() > _ASTRAY * energy.sum():
+        place = (symbols >= -NEAR) & (symbols <= s.delay_taps + NEAR)
+        if energy[~place].sum() > ASTRAY * energy.sum():
             return False
-        core = np.flatnonzero(self._taper > 0.5)
-        for part in np.array_split(core, _PARTS):
+        for part in burst_parts(self._taper):
             floor = level * np.sum(self._taper[part] ** 4)
             if not self._is_part_whole(power[part].sum(axis=0), symbols, place, floor):
                 return False
@@ -178,14 +198,19 @@ class Aligner:
         s, half = self._settings, self._settings.guard_bins // 2
         if self._compression:
             return not self._compression.is_astray(np.maximum(power - _LOUD * floor, 0), place)
-        silent = (symbols >= s.delay_taps - half + _NEAR) & (symbols <= half - _NEAR) & ~place
-        width = _NEAR * _DENSE
+        silent = (symbols >= s.delay_taps - half + NEAR) & (symbols <= half - NEAR) & ~place
+        width = NEAR * DENSE
         most = np.convolve(np.where(silent, power, 0), np.ones(width) / width).max()
-        return bool(most <= _SILENT * floor)
+        return bool(most <= SILENT * floor)
 
 
-def _spill(s: Settings, delay: np.ndarray) -> np.ndarray:
-    """Energy of data that reach the pilot's window by a path at `delay` [D] in symbols."""
+def spilled(s: Settings) -> np.ndarray:
+    """Energy of data that reach the pilot's window by a path at each delay, float64.
+
+    In steps of an eighth of a symbol, from twice the delays that are looked at before 0 on.
+    """
+    last = 2 * _GRID * seen_symbols(s)
+    delay = np.arange(-last, last + 1) / _GRID
     return np.asarray(_over_the_edge(s, delay) + _over_the_edge(s, s.delay_taps - delay))
 
 

@@ -11,10 +11,33 @@ import math
 
 import numpy as np
 
+from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.link.frame import data_mask
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.waveform.pulse import centre_sample
+
 # Frames over which the averages reach; offsets of a radio drift slowly.
-_MEMORY = 64
+MEMORY = 64
 # An estimate below this many times its own standard deviation is not used: it would add noise.
-_SIGMAS = 3.0
+SIGMAS = 3.0
+# Samples of a frame that are measured, at most.
+_MEASURED = 1 << 15
+
+
+def burst_core(settings: Settings) -> tuple[int, int]:
+    """The middle of a burst, where it has its full power: first sample from the centre, and count.
+
+    At two samples a symbol.
+    """
+    return -OVERSAMPLING * (settings.q // 4), OVERSAMPLING * (settings.q // 2)
+
+
+def data_samples(settings: Settings) -> np.ndarray:
+    """Of these samples, those without the pilot that are measured, int64."""
+    first, count = (part // OVERSAMPLING for part in burst_core(settings))
+    delays = (centre_sample(settings) + first + np.arange(count)) % settings.m
+    data = np.flatnonzero(np.repeat(data_mask(settings)[delays, 0], OVERSAMPLING))
+    return data[:: -(-data.size // _MEASURED)]
 
 
 class Balance:
@@ -28,7 +51,7 @@ class Balance:
 
     def measure(self, samples: np.ndarray) -> None:
         """Take a frame's samples without its pilot, [S] complex at two a symbol, into account."""
-        keep = 1 - 1 / _MEMORY
+        keep = 1 - 1 / MEMORY
         samples = samples.astype(np.complex128)
         self._count = self._count * keep + samples.size
         self._sum = self._sum * keep + samples.sum()
@@ -42,9 +65,9 @@ class Balance:
         if power <= 0:
             return
         self.rms = math.sqrt(power)
-        significant = abs(mean) > _SIGMAS * math.sqrt(power / independent)
+        significant = abs(mean) > SIGMAS * math.sqrt(power / independent)
         self.dc = mean if significant else 0j
-        significant = abs(square) > _SIGMAS * power * math.sqrt(2 / independent)
+        significant = abs(square) > SIGMAS * power * math.sqrt(2 / independent)
         rest = math.sqrt(max(power**2 - abs(square) ** 2, 0.0))
         self.image = square / (power + rest) if significant else 0j
 

@@ -6,11 +6,14 @@ from collections import deque
 
 import numpy as np
 
+# What is this many times less than what lies before it is little.
+_LITTLE = 4
+
 
 class Buffer:
     """A window on an endless stream of complex64 samples: appended at the end, dropped in front.
 
-    What is held is moved to the front only when the space behind it is used up.
+    What is held is moved to the front when it is little, or when the space behind it is used up.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -31,8 +34,7 @@ class Buffer:
     def append(self, samples: np.ndarray) -> None:
         """At most `room` samples."""
         if self._at + self._count + samples.size > self._samples.size:
-            self._samples[: self._count] = self._samples[self._at : self._at + self._count]
-            self._at = 0
+            self._rewind()
         end = self._at + self._count
         self._samples[end : end + samples.size] = samples
         self._count += samples.size
@@ -41,8 +43,15 @@ class Buffer:
         """Forget the samples before an index, which is none that is yet to come."""
         gone = min(max(before - self._first, 0), self._count)
         self._first, self._at, self._count = self._first + gone, self._at + gone, self._count - gone
+        # A long move would hold up the frame that comes next.
+        if _LITTLE * self._count <= self._at and 4 * self._at >= self._samples.size:
+            self._rewind()
         while self._lost and self._lost[0][1] <= self._first:
             self._lost.popleft()
+
+    def _rewind(self) -> None:
+        self._samples[: self._count] = self._samples[self._at : self._at + self._count]
+        self._at = 0
 
     def view(self, begin: int, end: int) -> np.ndarray:
         """Samples begin to end-1, all of which are held; valid until the next `append`."""

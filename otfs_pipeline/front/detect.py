@@ -7,7 +7,7 @@ import numpy as np
 from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.preamble import preamble_template
-from otfs_pipeline.waveform.pulse import smooth
+from otfs_pipeline.waveform.pulse import scaled_dft, smooth
 
 # Noise exceeds a share c of the energy at one place with probability e^(-cM): here 1e-6.
 _FALSE_ALARM = 14.0
@@ -42,8 +42,9 @@ class Detector:
         """At each place, the share of the energy that is the preamble's: 0 to 1."""
         count = smooth(samples.size)
         if count not in self._spectra:
-            self._spectra[count] = np.fft.fft(self.template, count).conj()
-        spectrum = np.fft.fft(samples, count) * self._spectra[count]
+            template = count * np.fft.fft(self.template, count).conj()
+            self._spectra[count] = template.astype(np.complex64)
+        spectrum = scaled_dft(samples, count) * self._spectra[count]
         found = np.abs(np.fft.ifft(spectrum)[: samples.size - self.size + 1]) ** 2
         power = samples.real.astype(np.float64) ** 2 + samples.imag.astype(np.float64) ** 2
         energy = np.cumsum(np.concatenate([[0.0], power]))

@@ -17,6 +17,7 @@ from otfs_pipeline.waveform.pulse import (
     centre_sample,
     pulse_reach,
     pulse_spectrum,
+    scaled_dft,
     smooth,
 )
 from otfs_pipeline.waveform.slot import slot
@@ -39,7 +40,7 @@ class MatchedFilter:
         self._first = OVERSAMPLING * (place.centre - place.half - self._reach)
         self._bandwidth = settings.bandwidth
         size = OVERSAMPLING * self._block
-        pulse = pulse_spectrum(settings, size, OVERSAMPLING) / OVERSAMPLING
+        pulse = size / OVERSAMPLING * pulse_spectrum(settings, size, OVERSAMPLING)
         turn = 2j * np.pi * np.fft.fftfreq(size) / STEPS
         self._filters = [
             (pulse * np.exp(turn * part)).astype(np.complex64) for part in range(STEPS)
@@ -63,7 +64,7 @@ class MatchedFilter:
         size = OVERSAMPLING * self._block
         rows = sliding_window_view(samples[first:], size)[:: OVERSAMPLING * self._hop]
         bins = round(carrier / self._bandwidth * self._block)
-        spectrum = np.fft.fft(rows[: self._blocks], axis=1)
+        spectrum = scaled_dft(rows[: self._blocks], size)
         spectrum *= np.roll(self._filters[steps % STEPS], bins)
         # Every second sample in time is the sum of both halves in frequency.
         folded = spectrum[:, : self._block] + spectrum[:, self._block :]

@@ -63,7 +63,8 @@ class Watch:
         if not self._wanted:
             return
         self._wanted = False
-        symbols, samples = outputs["symbols"], frame.samples.reshape(-1, self._settings.q)
+        symbols, samples = outputs["symbols"], outputs.get("frame", frame.samples)
+        samples = samples.reshape(-1, self._settings.q)
         # No whole number of bins apart: a step that divides N would see few Dopplers.
         some = np.linspace(0, symbols.size - 1, min(SYMBOLS, symbols.size)).astype(np.intp)
         self.sample = Sample(

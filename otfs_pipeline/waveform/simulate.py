@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,17 @@ from otfs_pipeline.waveform.modulate import Modulator, overlap_add
 
 @dataclass(frozen=True)
 class Simulation:
-    """Frame i of a run has the payload and the channel that frame i of `source.simulate` has."""
+    """Frame i of a run has the payload and the channel that frame i of `source.simulate` has.
+
+    More `threads` make all frames at once, and hold them.
+    """
 
     settings: Settings
     seed: int
     profile: Profile = VEHICULAR_A
     impairments: Impairments = NONE
     oversampling: int = 2
+    threads: int = 1
 
     def pieces(self, frames: Iterable[int]) -> Iterator[np.ndarray]:
         """The stream of these frames and a preamble after them, in pieces, complex64.
@@ -45,12 +50,18 @@ class Simulation:
         return [self.impairments.moved(first + slot * step) for slot in range(count)]
 
     def _slots(self, modulator: Modulator, frames: Iterable[int]) -> Iterator[np.ndarray]:
-        for index in frames:
+        def made(index: int) -> np.ndarray:
             # The same first draws as in source.simulate.
             rng = np.random.default_rng([self.seed, index, 1])
             paths = self.profile.draw(rng, self.settings.nu_max, self.settings.gain_model)
             bits = transmit.payload(self.seed, index, self.settings)
             sent = transmit.transmit(bits, self.settings)
             waveform = modulator.waveform(sent, self.impairments.fraction)
-            yield modulator.through(waveform, paths)
+            return modulator.through(waveform, paths)
+
+        if self.threads == 1:
+            yield from map(made, frames)
+        else:
+            with ThreadPoolExecutor(self.threads) as workers:
+                yield from workers.map(made, frames)
         yield modulator.waveform(None, self.impairments.fraction)

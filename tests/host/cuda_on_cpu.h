@@ -103,6 +103,7 @@ static void sincospif(float x, float* sine, float* cosine) {
     *sine = float(std::sin(M_PI * double(x))), *cosine = float(std::cos(M_PI * double(x)));
 }
 static int min(int a, int b) { return a < b ? a : b; }
+static int max(int a, int b) { return a > b ? a : b; }
 
 static unsigned char* dynamic_shared() { return current->block->memory.data(); }
 

@@ -54,7 +54,7 @@ def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, 
     command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
     subprocess.run([*command, str(code), "-o", str(library)], check=True)
     arrays = {
-        name: _garbage(buffer.shape, buffer.dtype)
+        name: garbage(buffer.shape, buffer.dtype)
         for name, buffer in program.buffers(geometry).items()
     }
     known = {"samples": samples} | arrays
@@ -63,7 +63,7 @@ def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, 
     return arrays
 
 
-def _garbage(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def garbage(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """What nobody wrote must not look like a result."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.full(size, 0xFF, np.uint8).view(dtype).reshape(shape)

@@ -18,10 +18,10 @@ from foundryc.cuda.build import Build, OnlyMemory
 from foundryc.recorder import Recorder
 from foundryrt.errors import UsageError
 from otfs_pipeline import capture
-from otfs_pipeline.receiver.kernels import decoder, program, quality
+from otfs_pipeline.receiver.kernels import decoder, front, program, quality
 from otfs_pipeline.receiver.kernels.frame import KernelFrame, decoder_program
 from otfs_pipeline.receiver.kernels.geometry import Geometry
-from otfs_pipeline.receiver.kernels.platforms import PLATFORMS
+from otfs_pipeline.receiver.kernels.platforms import HOPPER, PLATFORMS
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import signature
 
@@ -74,8 +74,8 @@ class FakeRecorder:
     architectures = ("sm_80", "sm_120")
 
     def __init__(self) -> None:
-        self.outputs: dict[str, torch.Tensor] = {}
-        self.builds: dict[str, Build] = {}
+        self.outputs: dict[str, dict[str, torch.Tensor]] = {}
+        self.builds: dict[tuple[str, str], Build] = {}
 
     def register(self, name: str, tensor: torch.Tensor, role: str) -> torch.Tensor:
         return tensor
@@ -86,13 +86,14 @@ class FakeRecorder:
 
     @contextmanager
     def graph(self, name: str) -> Iterator[Any]:
-        yield SimpleNamespace(output=self.outputs.__setitem__)
+        self.outputs[name] = {}
+        yield SimpleNamespace(output=self.outputs[name].__setitem__, name=name)
 
     @contextmanager
     def build(self, graph: Any, architecture: str) -> Iterator[Build]:
-        self.builds[architecture] = Build(architecture)
+        build = self.builds[graph.name, architecture] = Build(architecture)
         with OnlyMemory():
-            yield self.builds[architecture]
+            yield build
 
 
 def test_capture_records_a_build_for_each_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,23 +101,32 @@ def test_capture_records_a_build_for_each_architecture(monkeypatch: pytest.Monke
     from otfs_pipeline.receiver.kernels import frame as frames
 
     here = Build("sm_90")
-    own = lambda *arguments: KernelFrame(*arguments, *[here.load] * (len(arguments) == 3))  # noqa: E731
+    for kind in (frames.KernelFrame, frames.KernelWaveform):
+        # Without a loader: the GPU at hand's.
+        own = lambda *given, kind=kind: kind(*given, *[here.load] * (given[-1] is HOPPER))  # noqa: E731
+        monkeypatch.setattr(frames, kind.__name__, own)
     monkeypatch.setattr(kernels, "architecture", lambda: "sm_90")
-    monkeypatch.setattr(frames, "KernelFrame", own)
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *a, device, **k: zeros(*a, **k))
+    on_host = lambda _, values: {name: torch.from_numpy(v) for name, v in values.items()}  # noqa: E731
+    monkeypatch.setattr(capture, "_constants", on_host)
     recorder = FakeRecorder()
     link = dataclasses.replace(LINK, code_rate=0.0)
     capture.record(recorder, link)  # type: ignore[arg-type]
     tables = {
-        name: build.table(name, {}, lambda kernel: 0)
-        for name, build in (recorder.builds | {"sm_90": here}).items()
+        key: build.table("x", {}, lambda kernel: 0)
+        for key, build in (recorder.builds | {("both", "sm_90"): here}).items()
     }
-    assert list(recorder.builds) == ["sm_80", "sm_120"]
-    # The graph at hand is launched twice, once to warm up.
-    assert tables["sm_90"].nodes == 2 * tables["sm_80"].nodes == 14
-    llr = recorder.outputs["llr"].data_ptr()
-    assert all(np.any(table.words == llr) for table in tables.values())
+    graphs = ("receive", "receive_waveform")
+    assert list(recorder.builds) == [(g, a) for g in graphs for a in ("sm_80", "sm_120")]
+    counts = [tables[graph, "sm_80"].nodes for graph in graphs]
+    assert counts == [7, 7 + len(front.PARAMETERS)]
+    # The graphs at hand are launched twice, once to warm up.
+    assert tables["both", "sm_90"].nodes == 2 * sum(counts)
+    for name in graphs:
+        llr = recorder.outputs[name]["llr"].data_ptr()
+        both = tables[name, "sm_80"], tables["both", "sm_90"]
+        assert all(np.any(table.words == llr) for table in both)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from foundryc.cuda.kernels import compile_source
 from foundryrt.errors import UsageError
 from otfs_pipeline.coding.transport import TransportBlock
-from otfs_pipeline.receiver.kernels import decoder, program, quality
+from otfs_pipeline.receiver.kernels import decoder, front, program, quality
 from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.receiver.kernels.platforms import (
     HOPPER,
@@ -55,7 +55,7 @@ def _check(needs: Resources, launch: program.Launch, target: Platform, blocks: i
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.architecture)
-def test_decoder_and_numbers_of_a_frame_are_within_the_limits(target: Platform) -> None:
+def test_front_end_decoder_and_numbers_of_a_frame_are_within_the_limits(target: Platform) -> None:
     link = Settings(grid="1024x32", code_rate=0.5)
     block = link.transport_block
     assert isinstance(block, TransportBlock)
@@ -63,11 +63,16 @@ def test_decoder_and_numbers_of_a_frame_are_within_the_limits(target: Platform) 
     parts = [
         (program.text("dynamic.cuh") + own.source(), own.launches),
         (quality.source(link), quality.launches(link)),
+        *((front.source(link, file), _part(file, link)) for file in front.FILES),
     ]
     for source, launches in parts:
         image = compile_source(source, "other.cu", target.architecture)
         for name, launch in launches.items():
             _check(resources(image, name), launch, target, 1)
+
+
+def _part(file: str, link: Settings) -> dict[str, program.Launch]:
+    return {name: front.launches(link)[name] for name in front.FILES[file]}
 
 
 def test_a_decoder_that_does_not_fit_is_refused() -> None:

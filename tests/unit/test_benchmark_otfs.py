@@ -13,7 +13,7 @@ from benchmarks.receiver import frames, raw
 @pytest.fixture
 def benchmark_otfs(monkeypatch):
     """The benchmark. Bundles, device and measurements are made up."""
-    monkeypatch.setattr(frames, "_capture", lambda grid, bundle: None)
+    monkeypatch.setattr(frames, "_capture", lambda folder, grid, *options: grid)
     monkeypatch.setattr(frames, "_device", lambda: "a GPU")
     monkeypatch.setattr(frames, "_python", lambda module, *_: {module: "new"})
     return frames.run
@@ -27,6 +27,7 @@ def test_other_grids_and_keys_are_kept(benchmark_otfs, tmp_path, capsys) -> None
     got = json.loads(output.read_text())
     assert got == json.loads(capsys.readouterr().out)
     assert got["notes"] == "kept"
+    assert got["coded"].keys() == {"date", "device", "stage_us", "benchmarks.receiver.waveform"}
     assert [one["grid"] for one in got["grids"]] == ["16384x32", "1024x32", "2048x32"]
     assert got["grids"][1] == old[1]
     for one in got["grids"][::2]:

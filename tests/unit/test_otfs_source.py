@@ -39,7 +39,8 @@ class ReferenceSession:
         }
 
     def graph(self, name: str) -> ReferenceSession:
-        assert name == "receive"
+        if name != "receive":
+            raise UsageError(f"no graph {name}")
         return self
 
     def pipeline(

@@ -1,4 +1,4 @@
-"""All kernels of a frame: receiver, decoder, and how the frame was."""
+"""All kernels of a frame: front end, receiver, decoder, and how the frame was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 
 from foundryc.cuda.kernels import Kernel, Loader
 from otfs_pipeline.receiver.kernels.decoder import KernelDecoder, Program
+from otfs_pipeline.receiver.kernels.front import KernelFront
 from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.receiver.kernels.launch import Tensors
 from otfs_pipeline.receiver.kernels.platforms import Platform
@@ -48,3 +49,29 @@ class KernelFrame:
         if self._decode:
             results |= self._decode(results["llr"].view(-1), into)
         return results | self._measure(samples, results["symbols"], into)
+
+
+class KernelWaveform:
+    """A slot's waveform to the outputs of `front.signature`: one graph a frame.
+
+    `tables` are the front end's (`KernelFront`), `receive` takes its frames.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Tensors,
+        receive: KernelFrame,
+        platform: Platform,
+        load: Loader = Kernel.load,
+    ) -> None:
+        """Compiles the kernels; FoundryError where the device cannot load them."""
+        self._front = KernelFront(settings, tables, platform, load)
+        self._receive = receive
+
+    def __call__(
+        self, waveform: torch.Tensor, doubtful: torch.Tensor, into: Tensors | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The outputs; those of `into` are written where they are."""
+        found = self._front(waveform, doubtful, into)
+        return self._receive(found["frame"], into) | found

@@ -1,0 +1,127 @@
+"""Slots of a waveform for a graph that has the front end: what it takes, and what it says."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from otfs_pipeline.frames.source import UNKNOWN, Frame
+from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.front.signature import FRONT, waveform_span
+from otfs_pipeline.front.synchronize import Counts, Drift, report
+from otfs_pipeline.front.track import Burst, Tracker
+from otfs_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class SlotFrame(Frame):
+    """A frame that is still in its slot's waveform, and the `Slots` that it is from."""
+
+    slots: Slots = field(kw_only=True)
+    burst: Burst = field(kw_only=True)
+
+    @property
+    def start(self) -> int:
+        """About where the preamble begins: an index of the stream of samples."""
+        return self.burst.start
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        doubtful = np.array(self.burst.doubtful, np.uint8)
+        return {"waveform": self.samples, "doubtful": doubtful}
+
+    def told(self, outputs: Mapping[str, np.ndarray]) -> Frame | None:
+        found = self.slots.told(self.burst, outputs["front"])
+        return found and replace(self, carrier_hz=found[0], drift_s=found[1])
+
+
+class Slots:
+    """In place of a `FrontEnd`: finds slots, and keeps their samples until they are done with.
+
+    `memory` are arrays of `waveform_signature`'s shape from which the device copies directly. The
+    samples of a slot are put there as they come, so that little is left to do when it is whole.
+    """
+
+    def __init__(self, settings: Settings, memory: Sequence[np.ndarray]) -> None:
+        self._settings = settings
+        self._tracker = Tracker(settings, waveform_span(settings))
+        self._free = deque(memory)
+        self._size = memory[0].size
+        self._drift = Drift(self._tracker.step)
+        # What the thread of the source counts, and what the one that launches the graph does.
+        self._lost, self._frames, self._damaged = 0, 0, 0
+        self._front = dict.fromkeys(FRONT, 0.0)
+        # The slot that is being received: where it begins, its samples, how many there are.
+        self._start, self._filled = 0, 0
+        self._samples: np.ndarray | None = None
+
+    def push(self, samples: np.ndarray) -> Iterator[SlotFrame]:
+        """The slots that these samples complete; [S] complex64."""
+        yield from self._kept(self._tracker.push(samples))
+        if (pending := self._tracker.pending()) is not None:
+            self._fill(*pending)
+
+    def lose(self, begin: int, end: int) -> None:
+        """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.
+
+        Frames that have some of them are `damaged`.
+        """
+        self._tracker.lose(begin, end)
+
+    def finish(self) -> Iterator[SlotFrame]:
+        """Those that are complete at the end of the stream."""
+        return self._kept(self._tracker.finish())
+
+    def told(self, burst: Burst, front: np.ndarray) -> tuple[float, float] | None:
+        """The frame's carrier offset in Hz and its drift in seconds, by FRONT; None without one.
+
+        To be called in the order of the bursts.
+        """
+        told = dict(zip(FRONT, front.tolist(), strict=True))
+        self._damaged += told["given"] == 0
+        if told["given"] != 1:
+            return None
+        self._front = told
+        self._frames += 1
+        late = self._drift.of(burst.start + told["delay"], burst.run)
+        return told["carrier"], late / (OVERSAMPLING * self._settings.bandwidth)
+
+    def report(self) -> dict[str, Any]:
+        """As `FrontEnd.report`."""
+        front, tracker = self._front, self._tracker
+        counts = Counts(self._frames, tracker.locks, tracker.jumps, self._lost + self._damaged)
+        dc = abs(complex(front["dc_re"], front["dc_im"])) / (front["rms"] or 1.0)
+        image = abs(complex(front["image_re"], front["image_im"]))
+        return report(counts, front["mean_carrier"] if self._frames else None, dc, image)
+
+    def _kept(self, bursts: Iterator[Burst]) -> Iterator[SlotFrame]:
+        for burst in bursts:
+            if burst.lost:
+                self._lost += 1
+                continue
+            kept, self._samples = self._fill(burst.start, burst.samples), None
+            yield SlotFrame(kept, UNKNOWN, slots=self, burst=replace(burst, samples=kept))
+
+    def _fill(self, start: int, samples: np.ndarray) -> np.ndarray:
+        """Keep the first samples of the slot that begins at `start`, up to all; gives them all."""
+        if self._samples is None or start != self._start:
+            self._start, self._filled = start, 0
+        if self._samples is None:
+            self._samples = self._room()
+        self._samples[self._filled : samples.size] = samples[self._filled :]
+        self._filled = samples.size
+        return self._samples
+
+    def _room(self) -> np.ndarray:
+        """An array that is free again as soon as nobody has it."""
+        if not self._free:
+            return np.empty(self._size, np.complex64)
+        memory = self._free.popleft()
+        view = memory.view()
+        weakref.finalize(view, self._free.append, memory)
+        return view
