@@ -6,10 +6,11 @@ import ctypes
 import sys
 import threading
 from collections import Counter
+from functools import partial, reduce
 
 import pytest
 
-from foundryc import elsewhere
+from foundryc import elsewhere, native
 from foundryc.cuda import harvest
 from foundryc.cuda.stack import filled
 from foundryrt.errors import FoundryError
@@ -54,6 +55,22 @@ def test_a_line_and_a_call_find_the_byte_alone(library, value):
     assert len(found.seen) == 5
     for byte, count in found.seen:
         assert byte == value and count > SIZE - REST
+
+
+def test_a_call_later_in_a_line_finds_it_too(library):
+    core, found = native.library(), ctypes.create_string_buffer(SIZE)
+    look = partial(reduce, library.fakecuda_found_on_stack, [found, ctypes.c_size_t(SIZE)])
+
+    def other():
+        core.foundryc_fill_with(1)
+        core.foundryc_fill_with(0xA5)  # before it, the stack is filled with the other byte
+
+    with filled(0xA5):
+        other(), reduce(library.fakecuda_found_on_stack, [found, ctypes.c_size_t(SIZE)])
+    assert Counter(found.raw).most_common(1)[0][0] == 0xA5
+    with filled(0xA5):
+        other(), look()  # no function in C by itself: nothing is filled before it
+    assert Counter(found.raw).most_common(1)[0][0] == 1
 
 
 def test_another_thread_is_left_alone(library):
