@@ -12,6 +12,8 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from foundryrt.standby import wire
 
+_SIGNALS = (_signal.SIGINT, _signal.SIGTERM)
+
 
 def hand_over(path: str, arguments: list[str]) -> int:
     """Have the process that listens at `path` run `foundryrt` with these arguments; exit code."""
@@ -25,9 +27,12 @@ def hand_over(path: str, arguments: list[str]) -> int:
     environment = [f"{name}={value}" for name, value in os.environ.items()]
     job = (os.getcwd(), str(len(arguments)), *arguments, *environment)
     try:
+        # One that comes meanwhile is kept until it can be passed on.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
         wire.send(connection, "run", *job, files=(0, 1, 2))
-        # A signal until then ends this process, and its end the other one's work.
-        _pass_on_signals(connection)
+        for number in _SIGNALS:
+            _signal.signal(number, lambda n, _: wire.send(connection, "signal", str(n)))
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
         answer, _ = wire.receive(connection)
     except (OSError, ValueError) as error:
         return _failed(f"the process that stands by at {path} does not answer: {error}")
@@ -37,11 +42,6 @@ def hand_over(path: str, arguments: list[str]) -> int:
         return _failed(f"the process that stands by at {path} has ended meanwhile")
     kind, value = answer
     return _failed(value) if kind == "refused" else int(value)
-
-
-def _pass_on_signals(connection: socket) -> None:
-    for number in (_signal.SIGINT, _signal.SIGTERM):
-        _signal.signal(number, lambda n, _: wire.send(connection, "signal", str(n)))
 
 
 def _failed(problem: str) -> int:

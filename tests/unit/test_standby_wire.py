@@ -71,3 +71,37 @@ def test_a_command_imports_next_to_nothing_before_it_has_handed_over() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "\n"
+
+
+_SIGNALLED = """
+import os, signal, sys
+from foundryrt.standby import client, wire
+
+send, sent = wire.send, []
+
+def signalled(connection, *words, files=()):
+    send(connection, *words, files=files)
+    if not sent:  # the command is there, and nothing else has happened here
+        os.kill(os.getpid(), signal.SIGTERM)
+    sent.append(words)
+
+wire.send = signalled
+sys.exit(client.hand_over(sys.argv[1], ["run"]))
+"""
+
+
+def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.settimeout(30)
+        listener.listen()
+        process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
+        connection, _ = listener.accept()
+        with connection:
+            message, files = wire.receive(connection, 3)
+            assert message is not None and message[0] == "run"
+            for file in files:
+                os.close(file)
+            assert wire.receive(connection)[0] == ["signal", "15"]
+            wire.send(connection, "exit", "7")
+            assert process.wait(30) == 7
