@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from foundryc.cuda.kernels import Kernel, Loader, compile_source
+from foundryc.cuda.kernels import Kernel, Loader
 from foundryrt.errors import UsageError
 from otfs_pipeline.coding import crc
 from otfs_pipeline.coding.graph import PUNCTURED_COLUMNS
@@ -16,7 +16,7 @@ from otfs_pipeline.coding.transport import TransportBlock
 from otfs_pipeline.receiver.decoder import FILLER_LLR, OFFSET, SLOPE, places
 from otfs_pipeline.receiver.kernels.launch import Tensors, launch, made
 from otfs_pipeline.receiver.kernels.platforms import Platform
-from otfs_pipeline.receiver.kernels.program import Launch, text
+from otfs_pipeline.receiver.kernels.program import Launch, compiled, text
 from otfs_pipeline.signature import Tensor
 
 PARAMETERS = {
@@ -133,7 +133,7 @@ class KernelDecoder:
                 " another GPU"
             )
         source = text("dynamic.cuh") + program.source()
-        image = compile_source(source, "decode.cu", platform.architecture)
+        image = compiled(source, "decode.cu", platform.architecture)
         self._program = program
         self._constants = constants
         self._kernels = {

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from foundryc.cuda.kernels import Kernel, Launchable, Loader, compile_source
+from foundryc.cuda.kernels import Kernel, Launchable, Loader
 from otfs_pipeline.front import OVERSAMPLING, align, balance
 from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.synchronize import CARRIER_MEMORY
 from otfs_pipeline.receiver.kernels.launch import Tensors, launch, made
 from otfs_pipeline.receiver.kernels.platforms import Platform
-from otfs_pipeline.receiver.kernels.program import Launch, text
+from otfs_pipeline.receiver.kernels.program import Launch, compiled, text
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import Tensor
 from otfs_pipeline.waveform.pulse import pulse_reach, pulse_spectrum, smooth
@@ -212,7 +212,7 @@ class KernelFront:
         self._tables = tables
         self._kernels: dict[str, Launchable] = {}
         for file, names in FILES.items():
-            image = compile_source(source(settings, file), file, platform.architecture)
+            image = compiled(source(settings, file), file, platform.architecture)
             self._kernels |= {name: load(image, name, 0) for name in names}
 
     def __call__(

@@ -118,14 +118,17 @@ def images(geometry: Geometry, architecture: str) -> dict[str, bytes]:
     FoundryError with the compiler's log where it fails.
     """
     return {
-        name: _compile(macros(geometry) + "".join(map(text, files(geometry, name))), architecture)
+        name: compiled(
+            macros(geometry) + "".join(map(text, files(geometry, name))), "otfs.cu", architecture
+        )
         for name in KERNELS
     }
 
 
 @cache
-def _compile(source: str, architecture: str) -> bytes:
-    return compile_source(source, "otfs.cu", architecture)
+def compiled(source: str, name: str, architecture: str) -> bytes:
+    """`compile_source`, once for all graphs that have the kernels."""
+    return compile_source(source, name, architecture)
 
 
 class Program:

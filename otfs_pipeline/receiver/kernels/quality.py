@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from foundryc.cuda.kernels import Kernel, Loader, compile_source
+from foundryc.cuda.kernels import Kernel, Loader
 from otfs_pipeline.link import frame
 from otfs_pipeline.receiver.kernels.launch import Tensors, launch, made
 from otfs_pipeline.receiver.kernels.platforms import Platform
-from otfs_pipeline.receiver.kernels.program import Launch, text
+from otfs_pipeline.receiver.kernels.program import Launch, compiled, text
 from otfs_pipeline.receiver.quality import CELL
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import Tensor, quality
@@ -64,7 +64,7 @@ class KernelQuality:
 
     def __init__(self, settings: Settings, platform: Platform, load: Loader = Kernel.load) -> None:
         """Compiles the kernels; FoundryError where the device cannot load them."""
-        image = compile_source(source(settings), "quality.cu", platform.architecture)
+        image = compiled(source(settings), "quality.cu", platform.architecture)
         self._buffers = buffers(settings)
         self._launches = launches(settings)
         self._numbers = quality(settings)
