@@ -238,7 +238,9 @@ class Passes:
         else:
             own = self.draft_likelihood.index_select(0, self._read(signature, "slot"))
             draft = own[0].index_select(0, places)
-            count = whole_tiles(math.ceil(len(tokens) * self.asked), cuts)
+            count = len(tokens)
+            if self.asked < 1:
+                count = whole_tiles(math.ceil(count * self.asked), cuts)
             some, place = least_sure(draft, segments, cuts, count)
             asked = scored.index_select(1, some)
         # One product for both: it reads the whole output layer.
