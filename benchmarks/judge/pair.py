@@ -50,17 +50,12 @@ def run(
     text, lines = open_model(model).text, read(drafts)
     found, measured = samples(lines, text.tokenizer), json.loads(units.read_text())
     suffix = len(text.tokenizer.encode(text.chat.judge_suffix("", PROMPT)))
-    kept = {each: replay.kept_by_fits(found, each, Rules()) for each in SHARES}
-    unasked = replay.kept_by_fits(found, verdicts.WRONG_KEPT, Rules(judge_prompt=""))
+    # What foundryc calibrate makes of the pair.
+    rules = Rules(judge_prompt=best(found, Rules(), "", verdicts.WRONG_KEPT).judge_prompt)
+    default = "parse" if rules.judge_prompt else "parse, no question"
+    asked = by_method(lines, found, replay.kept_by_fits(found, verdicts.WRONG_KEPT, Rules()))
+    methods = {**asked, **_unasked(lines, found)}
     say("fitted")
-    methods = {
-        **by_method(lines, found, kept[verdicts.WRONG_KEPT]),
-        **{
-            name.replace("parse", "parse, no question"): courses
-            for name, courses in by_method(lines, found, unasked, asks=False).items()
-            if name.startswith("parse") and "alone" not in name
-        },
-    }
     places = _places(measured["milliseconds"], suffix, replay.DEPTH)
     own, *others = (gains(methods, each) for each in places)
     for rows in own.values():
@@ -76,9 +71,6 @@ def run(
         for rows in own.values():
             rows["target + FLy"].update(answers.said(found))
     predicted = dict(zip(PREDICTED, others, strict=True))
-    # What foundryc calibrate makes of the pair.
-    asked = best(found, Rules(), "", verdicts.WRONG_KEPT).judge_prompt
-    default = "parse" if asked else "parse, no question"
     first = own["batch_1"][default]
     result = {
         "questions": len(lines), **verdicts.report(found),
@@ -92,17 +84,37 @@ def run(
                            for name, each in predicted.items()},
         "evidence_cost": measured["evidence_cost"],
         "by_share_kept": [
-            {
-                "share": share, **replay.accuracy(courses["parse"], found),
-                "gain": gains(courses, places[0])["batch_1"]["parse"]["gain"],
-            }
-            for share, courses in (
-                (share, by_method(lines, found, each)) for share, each in kept.items()
-            )
+            _of_share(share, lines, found, rules, places[0]) for share in SHARES
         ],
     }  # fmt: skip
     file = json.loads(output.read_text()) if output.exists() else {}
     write_results(output, {**file, **result})
+
+
+def _unasked(lines: Sequence[Line], found: Samples) -> Methods:
+    """PARSE by fits that do without the judge."""
+    rules = Rules(judge_prompt="")
+    kept = replay.kept_by_fits(found, verdicts.WRONG_KEPT, rules)
+    return {
+        name.replace("parse", "parse, no question"): courses
+        for name, courses in by_method(lines, found, kept, asks=False).items()
+        if name.startswith("parse") and "alone" not in name
+    }
+
+
+def _of_share(
+    share: float, lines: Sequence[Line], found: Samples, rules: Rules, places: Mapping[int, Costs]
+) -> dict[str, Any]:
+    """PARSE where such a share of the wrong drafts may be kept whole."""
+    kept = replay.kept_by_fits(found, share, rules)
+    courses = by_method(lines, found, kept, asks=bool(rules.judge_prompt))
+    rows = {batch: row["parse"]["gain"] for batch, row in gains(courses, places).items()}
+    tokens = sum(course.kept for row in courses["parse"] for course in row)
+    drafted = sum(len(line["draft"]["tokens"]) for line in lines) * len(courses["parse"])
+    return {
+        "share": share, **replay.accuracy(courses["parse"], found), "gain": rows["batch_1"],
+        "gains": rows, "tokens_kept": tokens / drafted,
+    }  # fmt: skip
 
 
 def by_method(lines: Sequence[Line], found: Samples, kept: Any, asks: bool = True) -> Methods:

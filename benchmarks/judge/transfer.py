@@ -16,11 +16,12 @@ from benchmarks.judge.lines import Line, evidence, read, samples
 from benchmarks.judge.units import BATCHES, costs
 from benchmarks.report import RESULTS, write_results
 from parse_runtime.calibration.calibrate import calibrated
-from parse_runtime.calibration.fit import auc_interval
+from parse_runtime.calibration.collect import Draft, Samples
+from parse_runtime.calibration.fit import Numbers, auc_interval
+from parse_runtime.calibration.fitted import JUDGE, Fitted
 from parse_runtime.calibration.interval import share
 from parse_runtime.engine.judge import stride_cuts
 from parse_runtime.engine.rules import Rules
-from parse_runtime.signature.evidence import Score
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.source import open_model
 
@@ -39,11 +40,14 @@ def run(
 ) -> None:  # fmt: skip
     """Judge whole drafts of other questions without a question to the judge; PARSE by that."""
     tokenizer = open_model(model).text.tokenizer
-    fit = calibrated(samples(read(fitted), tokenizer), UNASKED, "", verdicts.WRONG_KEPT)
+    known = samples(read(fitted), tokenizer)
+    fit = calibrated(known, UNASKED, "", verdicts.WRONG_KEPT)
     lines = read(drafts)
     found = samples(lines, tokenizer)
-    scores = whole_verdicts(lines, tokenizer, fit.score)
-    right = np.asarray([draft.right[draft.cuts[-1]] for draft in found.drafts])
+    whole = whole_drafts(lines, tokenizer, found)
+    score = fit.score.whole or fit.score
+    scores = np.asarray([score.verdict(row) for row in whole.evidence])
+    right, groups = whole.right, whole.groups
     kept = scores >= fit.threshold
     stays = np.where(kept, [draft.cuts[-1] for draft in found.drafts], 0)[None]
     methods = pair.by_method(lines, found, stays, asks=False)
@@ -54,7 +58,9 @@ def run(
             row.update(replay.accuracy(methods[method], found))
     result: dict[str, Any] = {
         "questions": len(lines),
-        "auc": auc_interval(scores, right, np.arange(len(lines))),
+        "ended": share(sum(line["draft"]["ended"] for line in lines), len(lines)),
+        "auc": auc_interval(scores, right, groups),
+        "auc_fitted_to_both": auc_interval(_of_both(known, whole), right, groups),
         "right_kept": share(int((kept & right).sum()), int(right.sum())),
         "wrong_kept": share(int((kept & ~right).sum()), int((~right).sum())),
         "methods": rows,
@@ -63,11 +69,19 @@ def run(
     write_results(output, {**file, name: result})
 
 
-def whole_verdicts(lines: Sequence[Line], tokenizer: Tokenizer, score: Score) -> Any:
-    """Float64 [lines], of whole drafts, cut as those of the fit were."""
-    found = []
-    for line in lines:
+def whole_drafts(lines: Sequence[Line], tokenizer: Tokenizer, found: Samples) -> Samples:
+    """The whole drafts alone; their evidence is cut as that of the fit."""
+    drafts = []
+    for line, draft in zip(lines, found.drafts, strict=True):
         cuts = stride_cuts(len(line["draft"]["tokens"]), STRIDE)
         known = evidence({**line, "cuts": cuts, "log_odds": [0.0] * len(cuts)}, tokenizer)
-        found.append((score.whole or score).verdict(known[-1]))
-    return np.asarray(found)
+        end = draft.cuts[-1]
+        drafts.append(Draft([end], known[-1:], {end: draft.right[end]}, draft.target_right))
+    return Samples(drafts)
+
+
+def _of_both(known: Samples, others: Samples) -> Numbers:
+    """Verdicts of `others` by a fit to `known` and to the rest of them (cross-validated)."""
+    both = Samples([*known.drafts, *others.drafts])
+    fitted = Fitted.of(both, JUDGE)
+    return fitted.verdicts[both.groups >= len(known.drafts)]

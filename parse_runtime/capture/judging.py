@@ -111,7 +111,8 @@ class Judging:
             every = torch.arange(tokens, device=draft.device).expand(drafts, -1)
             return every, every
         count = math.ceil(tokens * self.asked)
-        count = count if self.shares else whole_tiles(count, cuts)
+        if self.asked < 1 and not self.shares:
+            count = whole_tiles(count, cuts)
         found = [least_sure(draft[i], segments[i], cuts, count) for i in range(drafts)]
         asked, place = zip(*found, strict=True)
         return torch.stack(asked), torch.stack(place)

@@ -7,14 +7,14 @@ from torch import Tensor
 
 _SUMS = 6
 """Statistics of `parse_runtime.signature.evidence` that are sums; a least one follows them."""
-
 _TILE = 128
 """Rows that a product of many computes together."""
 
 
 def whole_tiles(count: int, cuts: int) -> int:
-    """How many tokens to ask about in place of `count`, for whose rows and the cuts' one product
-    is made: up to a twentieth fewer, where a tile would have few rows else.
+    """How many tokens to ask about in place of `count`: up to a twentieth fewer.
+
+    One product is made for their rows and the cuts', whose last tile would have few else.
     """
     left_over = (count + cuts) % _TILE
     return count - left_over if 20 * left_over <= count else count

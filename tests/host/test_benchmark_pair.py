@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import save
 
-from benchmarks.judge import pair, plot, predict, replay
+from benchmarks.judge import pair, plot, predict, replay, transfer
 from benchmarks.judge.units import BATCHES
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.weights.source import open_model
@@ -69,6 +69,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setattr(pair, "SHARES", (0.05, 0.4))
         patch.setattr(replay, "REPEATS", 1)
         pair.run(drafts, str(folder / "model"), units, loose, output)
+    transfer.run(drafts, drafts, str(folder / "model"), units, "same", output)
     plot.run(output, folder / "none", folder / "plot.svg")
     assert "<!-- a with b" in (folder / "plot.svg").read_text()
     return dict(json.loads(output.read_text()))
@@ -99,6 +100,14 @@ def test_each_method_has_its_answers_and_its_speed(result: dict[str, Any]) -> No
     assert result["predicted_gain"].keys() == {"14B", "235B"}
     for place in result["predicted"].values():
         assert place["batch_1"]["draft"]["gain"] > place["batch_1"]["target"]["gain"] == 1.0
+
+
+def test_whole_drafts_of_others_are_judged_by_the_fit(result: dict[str, Any]) -> None:
+    found = result["same"]
+    assert found["questions"] == found["ended"]["hits"] == 60
+    assert found["auc"]["value"] == found["auc_fitted_to_both"]["value"] == 1.0
+    assert found["right_kept"]["share"] == 1.0 and found["wrong_kept"]["hits"] <= 1
+    assert found["methods"]["batch_1"]["parse"]["accuracy"]["hits"] >= 59
 
 
 def test_a_course_costs_its_passes() -> None:
