@@ -26,12 +26,7 @@ def holds(x: Tensor) -> bool:
 
     All passes of a model agree on that, or a row's bits would depend on how many rows there are.
     """
-    return streams(x) and not crowded()
-
-
-def crowded() -> bool:
-    """Whether the model that runs has steps of more than HELD_ROWS rows."""
-    return _MOST.get() > HELD_ROWS
+    return streams(x) and _MOST.get() <= HELD_ROWS
 
 
 def shared() -> bool:

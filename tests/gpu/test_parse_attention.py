@@ -6,22 +6,12 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def reports(run):
+def report(run):
     return run("parse_attention.py")
 
 
-@pytest.fixture(scope="module")
-def report(reports):
-    return reports["few rows a step"]
-
-
-@pytest.fixture(params=["few rows a step", "many rows a step"])
-def either(reports, request):
-    return reports[request.param]
-
-
-def test_near_float64_on_random_cuts_and_head_layouts(either):
-    for name, error in either["against_float64"].items():
+def test_near_float64_on_random_cuts_and_head_layouts(report):
+    for name, error in report["against_float64"].items():
         assert error < (1e-5 if "float32" in name else 1e-2), name
 
 
@@ -29,9 +19,9 @@ def test_no_less_exact_than_torch_with_a_dense_mask(report):
     assert report["against_dense_mask"] < 1.5
 
 
-def test_a_rows_bits_depend_on_nothing_else(either):
-    assert either["row_variations"] == 0
-    assert either["chain_variations"] == 0
+def test_a_rows_bits_depend_on_nothing_else(report):
+    assert report["row_variations"] == 0
+    assert report["chain_variations"] == 0
 
 
 def test_padding_is_harmless(report):

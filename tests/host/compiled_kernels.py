@@ -85,8 +85,6 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     wide = normal(many.shape[0], parts.shape[2])
     rotate_store(wide, many, frequencies, cache, tables, many[:1], many, head_norms, 1e-6)
     attend_rows(q, *where, numbers, numbers, numbers, KEYS)
-    with of_steps(STREAMED_ROWS):
-        attend_step(q, *where, numbers, numbers, numbers, KEYS, length)
     x = attend_step(q, *where, numbers, numbers, numbers, KEYS, length)
     window = {"lows": numbers, "scale": 0.1, "cap": 50.0}
     attend_rows(q, *where, numbers, numbers, numbers, KEYS, **window)

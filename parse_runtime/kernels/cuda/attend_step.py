@@ -19,7 +19,6 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_s
 from parse_runtime.kernels.cuda.rotate_group import prepared, rotate_group, row_place, sizes
 from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
 from parse_runtime.kernels.rotate import Rotation
-from parse_runtime.kernels.streamed import crowded
 
 ROTATED = (
     "parts", "positions", "frequencies", "cache", "rows", "q_norm", "k_norm", "eps", "offset",
@@ -125,11 +124,9 @@ def choose(dtype: torch.dtype, keys: int) -> Tiles:
     span = 128 if keys <= 1024 else 256 if keys <= 6144 else 512
     if dtype == torch.float32:
         return Tiles(span, 16, 32, 4, 2, 528)
-    if span > 128:
-        return Tiles(span, 16, 64, 4, 3, 1056)
-    if crowded():
-        return Tiles(span, 16, 64, 2, 2, 264)
-    return Tiles(span, 16, 64, 4, 2, 1056)
+    # Two warps are faster in decode steps of many slots, but rotate in sums of another order than
+    # `rotate_store` (parse_step_tiles.json).
+    return Tiles(span, 16, 64, 4, 3, 1056)
 
 
 # Their values, and where parts of a buffer begin, depend on the rows of a pass and would choose
