@@ -22,8 +22,8 @@ def refuse(event, arguments):
     if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) <= set("rbt"):
         return
     if event not in {"import", "compile", "exec", "marshal.loads", "os.listdir", "os.scandir",
-                     "sys._getframe", "object.__getattr__", "object.__setattr__", "builtins.id",
-                     "cpython.run_stdin", "code.__new__", "array.__new__"}:
+                     "sys._getframe", "sys._getframemodulename", "object.__getattr__",
+                     "object.__setattr__", "builtins.id", "code.__new__", "array.__new__"}:
         raise PermissionError(f"not here: {event}")
 text = sys.stdin.read()
 sys.addaudithook(refuse)
