@@ -116,11 +116,13 @@ class Scheduler:
         if not self._begun:
             self._batch(Extend, self._target.extend)
         self.told()
-        due, planned = list(self._due), self._planned()
-        if self._begun:
-            self._prefill(self._begun.kind, self._begun.shares, self._begun.wait)
+        if launched := self._begun:
+            self._begun = None
+            self._prefill(launched.kind, launched.shares, launched.wait)
             self.told()
-            due, planned = self._begun.due, self._begun.others
+            due, planned = launched.due, launched.others
+        else:
+            due, planned = list(self._due), self._planned()
         for one in planned:
             # Some of them may have failed in a pass before, or give way now.
             shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
