@@ -18,11 +18,14 @@ _LOWEST = 1 << 32
 """Below it, any number might be an address of a program without random places."""
 
 
-def mapped(maps: str) -> list[Range]:
-    """First address and end of what a process had mapped, from the text of its /proc/PID/maps."""
+def mapped(maps: str, lowest: int = _LOWEST) -> list[Range]:
+    """First address and end of what a process had mapped, from the text of its /proc/PID/maps.
+
+    What begins below `lowest` is left out.
+    """
     spans = [line.split(maxsplit=1)[0].split("-") for line in maps.splitlines()]
     found = [(int(start, 16), int(end, 16)) for start, end in spans]
-    return [(start, end) for start, end in found if start >= _LOWEST]
+    return [(start, end) for start, end in found if start >= lowest]
 
 
 def leaks(

@@ -34,16 +34,24 @@ def halves_of_host_addresses(values: Words, at: Index, may_be_gap: Callable[[Ind
     return found
 
 
-def pointers_into_process(values: Words, regions: Regions) -> Mask:
-    """Which words are addresses of host memory in all captures, bool [n]: none is a value.
+def pointers_into_process(
+    values: Words, at: Index, regions: Regions, may_be_gap: Callable[[Index], Mask]
+) -> Mask:
+    """Which of the words `at` are addresses of host memory in all captures, bool [n].
 
     Their upper halves may be alike in all three, where Linux puts large libraries; the lower ones
-    of the first two are not, or they might be a value beside half an address.
+    of the first two are not, or they might be a value beside half an address. A program that was
+    linked for one place has its heap in the lowest 4 GiB: there what lies in structs, at places
+    that the C library gives out, is no value either.
     """
     upper = values >> np.uint64(32)
     differ = (values[0] ^ values[1]) & np.uint64(0xFFFFFFFF) != 0
-    found: Mask = differ & in_all((upper >= _HOST_LOWEST) & (upper < _HOST_END))
-    return found & regions.in_process(values)
+    high = in_all((upper >= _HOST_LOWEST) & (upper < _HOST_END))
+    low = in_all((upper == 0) & (values % np.uint64(16) == 0))
+    found: Mask = differ & (high | low) & regions.in_process(values)
+    some = np.flatnonzero(found & low)
+    found[some] = may_be_gap(at[some])
+    return found
 
 
 def on_host(halves: Words, regions: Regions) -> Mask:

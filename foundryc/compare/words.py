@@ -192,7 +192,7 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     changed = _bytes(first ^ moved) != 0
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
     noisy |= np.repeat(halves_of_host_addresses(words[:, rest], rest, place.may_be_gap), 4, axis=1)
-    noisy |= pointers_into_process(words[:, rest], regions)[:, None]
+    noisy |= pointers_into_process(words[:, rest], rest, regions, place.may_be_gap)[:, None]
     noisy |= clock_readings(words[:, rest])[:, None]
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))

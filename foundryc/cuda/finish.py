@@ -80,7 +80,7 @@ def finished(recording: CudaRecording, embed_weights: bool) -> Capture:
             for index, tensor in enumerate(recording.tensors)
             if tensor.most
         ],
-        mapped=mapped(Path("/proc/self/maps").read_text()),
+        mapped=mapped(Path("/proc/self/maps").read_text(), lowest=0),
     )
 
 

@@ -37,6 +37,20 @@ def test_nothing_of_a_pointer_into_the_process_is_kept() -> None:
     assert settled(RETURNS, [*spans[:2], [(RETURNS[2] + 1, RETURNS[2] + 9)]]) == 0x7F010000985D
 
 
+HEAP = 0x238C6E80, 0x14F84C80, 0x40FB7C80
+"""Addresses in the heap of a program that was linked for one place."""
+
+
+def test_nothing_of_a_heap_in_the_lowest_places_is_kept(monkeypatch) -> None:
+    assert settled(HEAP, around(HEAP)) == 0x80  # in a scalar it may be a value
+    monkeypatch.setattr(compared_captures, "skeleton", lambda _: ONE_STRUCT)
+    assert settled(HEAP, around(HEAP)) == 0
+    assert settled(HEAP, [*around(HEAP)[:2], []]) == 0x80
+    # A flag over what was left of one is at no place that the C library gives out.
+    flags = tuple(word & ~0xFF | 1 for word in HEAP)
+    assert settled(flags, around(flags)) == 1  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [5, 32000])
 def test_a_value_is_kept_beside_half_a_pointer(value: int) -> None:
     """Of a pointer both halves would differ."""
