@@ -55,6 +55,9 @@ class Passes:
     def forget(self, slot: int) -> None:
         self.tables.release(slot)
 
+    def overlaps(self, chunks: Sequence[Chunk]) -> bool:
+        return True
+
     def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         return lambda: [c.tokens[-1] + 1 if c.following is None else None for c in chunks]
 

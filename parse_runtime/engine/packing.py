@@ -101,6 +101,17 @@ def _together(due: Mapping[int, Due], size: SharedSize) -> list[int]:
     return taken
 
 
+def room_for(due: Sequence[Due], largest: int, others: bool) -> int:
+    """Rows of a step's passes: as many as the largest pass has.
+
+    A quarter of it where a prompt comes first, less is due, and `others` wait for the step to end;
+    passes of up to _FLAT rows would gain these nothing.
+    """
+    if not others or not due or due[0].kind == VERIFY or sum(one.rows for one in due) >= largest:
+        return largest
+    return min(max(largest // 4, _FLAT), largest)
+
+
 def plan(due: Sequence[Due], sizes: Mapping[str, Sequence[PrefillSize]], room: int) -> list[Pass]:
     """The passes of one step: those that wait longest, as long as there is room for their rows.
 

@@ -82,6 +82,9 @@ class Decoder(Protocol):
     def forget(self, slot: int) -> None:
         """Give back the slot's blocks, and what they hold."""
 
+    def overlaps(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a pass of these is on its way while the host goes on."""
+
     def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         """Launch a pass that puts tokens behind what their slots hold.
 

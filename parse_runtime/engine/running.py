@@ -51,7 +51,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Begun:
+class Launched:
     """A prefill pass that has been launched and is not read yet, and what comes after it."""
 
     kind: str
@@ -63,7 +63,7 @@ class Begun:
     """Passes of the same step, of those due."""
 
 
-def begun(running: Running) -> float:
+def arrived(running: Running) -> float:
     """When its answer came in: later for younger ones."""
     return running.answer.begun
 
@@ -86,12 +86,12 @@ def batch_of(together: Sequence[Running], ahead: bool = False) -> Batch:
     )
 
 
-def alone(run: BatchPass, running: Running) -> object:
+def run_alone(run: BatchPass, running: Running) -> object:
     """What a pass gives one by itself."""
     return run(batch_of([running]))[0]
 
 
-def same(result: object) -> object:
+def given(result: object) -> object:
     """A result that is there."""
     return result
 

@@ -11,18 +11,18 @@ from typing import cast
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine.memory import SHARING, Memory
-from parse_runtime.engine.packing import VERIFY, Pass, plan
+from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
 from parse_runtime.engine.protocols import Decoder, Prefilled, Target, Verification
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.running import (
     BatchPass,
-    Begun,
+    Launched,
     Running,
-    alone,
+    arrived,
     batch_of,
-    begun,
+    given,
     report,
-    same,
+    run_alone,
 )
 from parse_runtime.engine.sequence import Answer, Call, Decode, Extend, Prefill
 
@@ -56,7 +56,7 @@ class Scheduler:
         self._running: dict[Listener, Running] = {}
         self._due: deque[Running] = deque()
         """Those whose next pass is a prefill or a verification, longest waiting first."""
-        self._begun: Begun | None = None
+        self._launched: Launched | None = None
         """Of this step, where its first pass is a prefill that runs already."""
         self.failed = 0
         """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
@@ -111,13 +111,13 @@ class Scheduler:
         """
         while self._free and self._waiting and self._may_begin(self._waiting[0]):
             self._admit(self._waiting.popleft())
-        self._begun = None
+        self._launched = None
         self._batch(Decode, self._draft.decode)
-        if not self._begun:
+        if not self._launched:
             self._batch(Extend, self._target.extend)
         self.told()
-        if launched := self._begun:
-            self._begun = None
+        if launched := self._launched:
+            self._launched = None
             self._prefill(launched.kind, launched.shares, launched.wait)
             self.told()
             due, planned = launched.due, launched.others
@@ -149,11 +149,11 @@ class Scheduler:
 
     def _make_room(self, asking: Sequence[Running]) -> list[Running]:
         """Those that have blocks for what they ask for; the oldest get them first."""
-        for running in sorted(asking, key=begun):
+        for running in sorted(asking, key=arrived):
             while self._runs(running) and not self.memory.reserve(
                 running.slot, cast(Call, running.call)
             ):
-                self._preempt(max(self._running.values(), key=begun))
+                self._preempt(max(self._running.values(), key=arrived))
         return [running for running in asking if self._runs(running)]
 
     def _preempt(self, running: Running) -> None:
@@ -179,31 +179,32 @@ class Scheduler:
             results = run(batch_of(together, self._stays(kind, together)))
         except Exception:
             for running in together:
-                self._guarded(running, partial(alone, run, running))
+                self._guarded(running, partial(run_alone, run, running))
             return
         if kind is Extend or not any(isinstance(r.call, Extend) for r in self._running.values()):
             self._begin_prefill()
         for running, result in zip(together, results, strict=True):
-            self._guarded(running, partial(same, result))
+            self._guarded(running, partial(given, result))
 
     def _begin_prefill(self) -> None:
         """Launch the prefill that comes next, for the device to be at work while tokens are told.
 
-        Not where somebody would have to give way: a step's results are for all that asked for it.
+        Not where the host would wait for it, nor where somebody would have to give way: a step's
+        results are for all that asked for it.
         """
         due, planned = list(self._due), self._planned()
         if not planned or planned[0].kind == VERIFY:
             return
         kind, shares = planned[0].kind, {due[n]: rows for n, rows in planned[0].shares.items()}
-        if not all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares):
-            return
+        model, chunks = self._model(kind), [r.chunk(rows) for r, rows in shares.items()]
         with contextlib.suppress(Exception):  # it comes again, and is told to whom it concerns
-            wait = self._launch_prefill(kind, shares)
-            self._begun = Begun(kind, shares, wait, due, planned[1:])
+            there = all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares)
+            if there and model.overlaps(chunks):
+                wait = model.begin_prefill(chunks)
+                self._launched = Launched(kind, shares, wait, due, planned[1:])
 
-    def _launch_prefill(self, name: str, shares: Mapping[Running, int]) -> Prefilled:
-        model = self._target if name == "target" else self._draft
-        return model.begin_prefill([running.chunk(rows) for running, rows in shares.items()])
+    def _model(self, name: str) -> Decoder:
+        return self._target if name == "target" else self._draft
 
     def _stays(self, kind: type[Decode] | type[Extend], together: Sequence[Running]) -> bool:
         """Whether a model's next batch is likely to come next, with these sequences and no others.
@@ -217,17 +218,11 @@ class Scheduler:
     def _planned(self) -> list[Pass]:
         """Prefills and verifications that come next, by their numbers among those due."""
         sizes = {"target": self._target.prefills, "draft": self._draft.prefills}
-        return plan([running.due for running in self._due], sizes, self._room())
-
-    def _room(self) -> int:
-        """Rows of prefills and verifications of a step."""
-        if self._prefill_rows:
-            return self._prefill_rows
-        largest = max(self._target.prefills[-1].rows, self._draft.prefills[-1].rows)
+        due = [running.due for running in self._due]
+        largest = max(size.rows for known in sizes.values() for size in known)
         largest = max([largest, *(size.rows for size in self._target.shared)])
-        waiting = sum(running.due.rows for running in self._due)
-        others = len(self._running) > len(self._due)
-        return largest // 4 if others and waiting < largest else largest
+        others = len(self._running) > len(due)
+        return plan(due, sizes, self._prefill_rows or room_for(due, largest, others))
 
     def _prefill(
         self, name: str, shares: Mapping[Running, int], wait: Prefilled | None = None
@@ -236,7 +231,10 @@ class Scheduler:
         if not shares:
             return
         try:
-            results = (wait or self._launch_prefill(name, shares))()
+            if wait is None:
+                chunks = [running.chunk(rows) for running, rows in shares.items()]
+                wait = self._model(name).begin_prefill(chunks)
+            results = wait()
         except Exception as error:
             for running, rows in shares.items():
                 if running in self._due and len(shares) == 1:
@@ -255,7 +253,7 @@ class Scheduler:
             request, call = running.request, cast(Prefill, running.call)
             prompt = request.prompt if name == "target" else request.draft_prompt
             self.memory.publish(running.slot, call, prompt)
-            self._guarded(running, partial(same, result))
+            self._guarded(running, partial(given, result))
 
     def _verify(self, together: Sequence[Running]) -> None:
         """One pass; one by one where it fails, to find whose error it is."""
@@ -264,10 +262,11 @@ class Scheduler:
         results = [partial(self._target.verify, *one) for one in wanted.items()]
         if len(together) > 1:
             with contextlib.suppress(Exception):
-                results = [partial(same, one) for one in self._target.verify_pass(wanted)]
+                results = [partial(given, one) for one in self._target.verify_pass(wanted)]
         for running, result in zip(together, results, strict=True):
-            self._due.remove(running)
-            self._guarded(running, result)
+            if running in self._due:  # else it has ended meanwhile
+                self._due.remove(running)
+                self._guarded(running, result)
 
     def _guarded(self, running: Running, result: Callable[[], object]) -> None:
         """Send an answer the result of its pass; note what it asks for next, or its end."""

@@ -18,6 +18,7 @@ from parse_runtime.engine.protocols import Logits, Prefilled
 from parse_runtime.engine.tables import Tables
 from parse_runtime.graphs.first import stands_in
 from parse_runtime.graphs.flight import Flight
+from parse_runtime.graphs.results import prefilled
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.plan import ALIGNMENT, packed, padded
 
@@ -57,6 +58,8 @@ class GraphDecoder:
         """Passes that are known to be launched without waiting."""
         self._readbacks: dict[PassSignature, list[Readback]] = {}
         self._flight: Flight | None = None
+        self._overlaps: bool | None = None
+        """Whether launches return before their passes have ended, once that is known."""
 
     def take_over(self, before: GraphDecoder) -> None:
         """Go on where another decoder stopped, whose cache is this one's too."""
@@ -90,9 +93,18 @@ class GraphDecoder:
                     found[i] = result
         return [found[i] for i in range(len(prompts))]
 
+    def overlaps(self, chunks: Sequence[Chunk]) -> bool:
+        """Not where the pass has no graph yet, nor where a launch returns at its end."""
+        signature = self._prefill[holding([len(c.tokens) for c in chunks], self.prefills).rows]
+        if not self._is_ready(signature, soon=True):
+            return False
+        if self._overlaps is None:
+            self._overlaps = self._graph(signature).readback("token").overlaps
+        return self._overlaps
+
     def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         """In the smallest pass that holds them; where no prompt ends, nothing is waited for."""
-        return partial(_prefilled, self._launch(self._write_prefill(chunks)), chunks)
+        return partial(prefilled, self._launch(self._write_prefill(chunks)), chunks)
 
     def _write_prefill(self, chunks: Sequence[Chunk]) -> PassSignature:
         for chunk in chunks:
@@ -279,24 +291,3 @@ class GraphDecoder:
             )
         if not 0 <= min(slots) <= max(slots) < self.slots:
             raise UsageError(f"slots {list(slots)}: the bundle has {self.slots}")
-
-
-def _prefilled(graph: Launchable, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
-    ended = [chunk for chunk in chunks if chunk.following is None]
-    tokens: list[int] = graph.read("token").tolist() if ended else []
-    # Large, and read only where somebody asks for them.
-    logits: Any = graph.read("logits") if any(chunk.scored for chunk in ended) else None
-    result: list[int | Logits | None] = []
-    for i, chunk in enumerate(chunks):
-        if chunk.following is not None:
-            result.append(None)
-        else:
-            result.append(floats(logits[i]) if chunk.scored else tokens[i])
-    return result
-
-
-def floats(row: NDArray[Any]) -> Logits:
-    """Float32 of logits in the model's dtype; bfloat16 is read as its bits."""
-    if row.dtype == np.uint16:
-        return (row.astype(np.uint32) << 16).view(np.float32)
-    return row.astype(np.float32)

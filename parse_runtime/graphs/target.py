@@ -13,8 +13,9 @@ from foundryrt.protocols import GraphsLike
 from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.packing import VERIFY, Due, shared_by
 from parse_runtime.engine.protocols import Logits, Verdict, Verification
-from parse_runtime.graphs.decoder import GraphDecoder, floats, parts_of
+from parse_runtime.graphs.decoder import GraphDecoder, parts_of
 from parse_runtime.graphs.proposer import DraftProposer
+from parse_runtime.graphs.results import floats
 from parse_runtime.graphs.verifying import concluded, found_by, verify_inputs
 from parse_runtime.signature.evidence import SCOPES, STATISTICS, carry
 from parse_runtime.signature.passes import ModelSignature, PassSignature

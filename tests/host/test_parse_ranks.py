@@ -17,7 +17,8 @@ from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.protocols import Verification
-from parse_runtime.graphs.decoder import GraphDecoder, floats
+from parse_runtime.graphs.decoder import GraphDecoder
+from parse_runtime.graphs.results import floats
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.evidence import LOG_ODDS
 

@@ -111,6 +111,9 @@ class Fake:
             assert self.blocks[block, row % BLOCK] == known
         return held
 
+    def overlaps(self, chunks: Sequence[Chunk]) -> bool:
+        return True
+
     def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         result = self._prefilled(chunks)
         launched = self.launched

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from foundryrt.errors import UsageError
 from parse_runtime.capture.settings import Settings
-from parse_runtime.engine.packing import VERIFY, Due, holding, pack, plan, shared_by, sharing
+from parse_runtime.engine.packing import (
+    VERIFY,
+    Due,
+    holding,
+    pack,
+    plan,
+    room_for,
+    shared_by,
+    sharing,
+)
 from parse_runtime.signature.plan import ALIGNMENT, packed
 from parse_runtime.signature.sizes import PrefillSize, SharedSize, prompts_of
 
@@ -209,3 +218,13 @@ def test_a_verification_that_has_no_room_waits_and_holds_up_what_is_younger() ->
     assert planned(512) == planned(1000) == [together]
     assert planned(1112) == [together, (VERIFY, {1: 600})]
     assert planned(1128) == [together, (VERIFY, {1: 600}), ("draft", {2: 10})]
+
+
+def test_room_is_a_quarter_while_little_is_due_beside_others() -> None:
+    due = [Due("target", 300), Due(VERIFY, 200)]
+    assert room_for(due, 2048, True) == 512
+    assert room_for(due, 2048, False) == room_for([Due("target", 2048)], 2048, True) == 2048
+    # A smaller pass would take as long.
+    assert room_for(due, 768, True) == 256 and room_for(due[:1], 400, True) == 256
+    # Drafts that share a pass take no longer than one by one.
+    assert room_for(due[1:], 2048, True) == 2048 == room_for([], 2048, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import pytest
@@ -169,6 +169,28 @@ def test_a_verification_that_fails_beside_others_ends_its_own_request() -> None:
         heard[i].check(alone(asked[i]))
 
 
+def test_a_verification_may_be_cancelled_by_one_that_shares_its_pass() -> None:
+    shared = (SharedSize(128, 9, 4),)
+    target, draft = models(2, shared=shared)
+    scheduler = Scheduler(target, draft, 1024)
+    heard = [Heard(), Heard()]
+
+    class Cancels(Heard):
+        def tokens(self, tokens, logprobs=()):  # type: ignore[no-untyped-def]
+            super().tokens(tokens, logprobs)
+            if target.judged:
+                scheduler.cancel(heard[1])
+
+    heard[0] = Cancels()
+    for listener in heard:
+        scheduler.submit(request(20, [11] * 4), listener)
+    while scheduler.step():
+        pass
+    assert any(len(together) == 2 for together in target.judged)
+    assert heard[0].said == alone(request(20, [11] * 4)).said
+    assert heard[1].reason == "cancelled" and not heard[1].said
+
+
 def test_answers_go_on_between_the_chunks_of_a_prompt() -> None:
     target, draft = models(2)
     target.say = mixing(1, 997)
@@ -182,67 +204,6 @@ def test_answers_go_on_between_the_chunks_of_a_prompt() -> None:
         scheduler.step()
     # A chunk of 16 tokens a step, and a token of the other answer.
     assert said == [1, 2, 3, 4] and target.prompts == [[0], [1], [1], [1], [1]]
-
-
-@pytest.mark.parametrize("others, passes", [(False, 1), (True, 4)])
-def test_prompts_take_a_quarter_of_the_room_beside_others(others: bool, passes: int) -> None:
-    target, draft = models(2)
-    target.say = mixing(1, 997)
-    scheduler, heard = Scheduler(target, draft), [Heard(), Heard()]
-    if others:
-        scheduler.submit(request(20, [5], max_rounds=0), heard[0])
-        scheduler.step()
-    before = len(target.prompts)
-    scheduler.submit(request(5, [6] * 58, max_rounds=0), heard[1])
-    for _ in range(passes):
-        assert not heard[1].said
-        scheduler.step()
-    # Of 96 rows, or of 16 where 24 have room.
-    assert heard[1].said and len(target.prompts) == before + passes
-
-
-class Told(Heard):
-    """Notes how many passes of `target` have been launched when it hears of its tokens."""
-
-    def __init__(self, target: Fake, then: Callable[[], object] = lambda: None) -> None:
-        super().__init__()
-        self._target, self._then = target, then
-        self.launched: list[int] = []
-
-    def tokens(self, tokens, logprobs=()):  # type: ignore[no-untyped-def]
-        super().tokens(tokens, logprobs)
-        self.launched.append(len(self._target.prompts))
-        self._then()
-
-
-def test_a_prefill_is_launched_before_others_are_told_their_tokens() -> None:
-    target, draft = models(2)
-    target.say = mixing(1, 997)
-    scheduler, heard = Scheduler(target, draft), [Told(target), Heard()]
-    scheduler.submit(request(20, [5], max_rounds=0), heard[0])
-    scheduler.step()
-    scheduler.submit(asked := request(5, [6] * 8, max_rounds=0), heard[1])
-    scheduler.step()
-    assert heard[0].launched == [1, 2]
-    while scheduler.step():
-        pass
-    assert heard[1].said == alone(asked).said
-
-
-def test_an_answer_may_be_cancelled_while_its_prompt_is_on_the_device() -> None:
-    target, draft = models(3)
-    target.say = mixing(1, 997)
-    scheduler, heard = Scheduler(target, draft), [Heard(), Heard()]
-    teller = Told(target, lambda: len(target.prompts) == 2 and scheduler.cancel(heard[0]))
-    scheduler.submit(request(20, [5], max_rounds=0), teller)
-    scheduler.step()
-    asked = [request(5, [i] * 8, max_rounds=0) for i in (6, 7)]
-    for one, listener in zip(asked, heard, strict=True):
-        scheduler.submit(one, listener)
-    while scheduler.step():
-        pass
-    assert heard[0].reason == "cancelled" and not heard[0].said
-    assert heard[1].said == alone(asked[1]).said
 
 
 class Late(Fake):
