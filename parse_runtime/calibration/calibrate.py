@@ -26,7 +26,7 @@ _ADDS = 0.005
 def best(samples: Samples, rules: Rules, models: str, false_accepts: float) -> Calibration:
     """As `calibrated`; the judge is asked only where its answer adds to the rest.
 
-    The question is most of a verification's rows.
+    Or where verdicts would not separate without it. The question is most of a verification's rows.
     """
     found = calibrated(samples, rules, models, false_accepts)
     without = found.report.get("auc_without_the_judge")
@@ -37,6 +37,8 @@ def best(samples: Samples, rules: Rules, models: str, false_accepts: float) -> C
     ):
         return found
     unasked = calibrated(samples, replace(rules, judge_prompt=""), models, false_accepts)
+    if found.separates and not unasked.separates:
+        return found
     asked = {
         "auc_of_the_judge_alone": found.report["auc_of_the_judge_alone"],
         "auc_with_the_judge": found.report["auc"],

@@ -16,7 +16,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.request import Request
-from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.rules import BundleRules
 from parse_runtime.text.chat import Conversation
 
 _LONGEST = 8 << 20
@@ -70,7 +70,7 @@ class Defaults:
     max_new_tokens: int
     sampling: Sampling
     stops: Sequence[str]
-    rules: Rules
+    rules: BundleRules
 
     def job(self, prompts: Prompts, line: Line) -> Job:
         """UsageError where the line cannot be answered."""

@@ -16,7 +16,7 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.memory import SHARING, SHARING_OPTION
 from parse_runtime.engine.outcome import Outcome
 from parse_runtime.engine.prompts import Prompts
-from parse_runtime.engine.rules import RuleChanges, Rules
+from parse_runtime.engine.rules import BundleRules, RuleChanges, Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
 from parse_runtime.serve import Serving, prepare_serving, serve
@@ -68,7 +68,7 @@ def run(session: SessionLike, options: Options, json: bool) -> dict[str, object]
         options.max_new_tokens,
         options.sampling(),
         [options.stop] if options.stop else [],
-        loaded.rules.changed(changes),
+        BundleRules(loaded.captured.changed(changes), loaded.rules.changed(changes)),
     )
     if options.prompt:
         job = defaults.job(loaded.prompts, Line(prompt=options.prompt))

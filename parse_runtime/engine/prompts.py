@@ -81,7 +81,7 @@ class Prompts:
         if not (rules.judge_prompt or fitted or rules.max_rounds == 0):
             raise UsageError(
                 "judge-prompt: without a question there are verdicts only by a calibration that "
-                "had none (foundryc calibrate --judge-prompt '')"
+                "had none: give a question, or go by such a calibration (foundryc calibrate)"
             )
         # Templates take their time.
         judging = rules.judge_prompt if rules.max_rounds else ""

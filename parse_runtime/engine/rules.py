@@ -62,6 +62,21 @@ class Rules:
             raise UsageError(f"parse settings: {error}") from None
 
 
+@dataclass(frozen=True)
+class BundleRules:
+    """What answers of one bundle go by, unless a request says otherwise."""
+
+    captured: Rules
+    """Without its calibration."""
+    fitted: Rules
+    """With it; the same where there is none."""
+
+    def changed(self, values: Mapping[str, Any]) -> Rules:
+        """As `Rules.changed`; `calibrated: false` leaves all aside that the calibration changed."""
+        base = self.captured if values.get("calibrated") is False else self.fitted
+        return base.changed(values)
+
+
 class _Changes:
     """Other values for some of the rules, as fields that are None where nothing changes."""
 

@@ -33,11 +33,23 @@ def shared_regions(own: Bundle, other: Bundle) -> list[str]:
 
 
 def _continues(own: Bundle, other: Bundle) -> bool:
-    """Slots, dtype and the largest verification are in the state's shapes."""
+    """Slots, dtype and the largest verification are in the state's shapes.
+
+    That drafts share passes may not be, and what the target is asked about depends on it.
+    """
     mine, others = (bundle.manifest.workload.settings for bundle in (own, other))
     scored = [settings.get("evidence", "0") != "0" for settings in (mine, others)]
     return (
         scored[0] == scored[1]
+        and _shares(own) == _shares(other)
         and all(mine.get(name) == others.get(name) for name in _MEANING)
         and first_difference("state", own, other) is None
+    )
+
+
+def _shares(bundle: Bundle) -> bool:
+    """Whether some verify passes are of several drafts."""
+    return any(
+        graph.name == "target.verify" and int(graph.key.get("drafts", 1)) > 1
+        for graph in bundle.manifest.graphs
     )

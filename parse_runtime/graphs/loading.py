@@ -39,6 +39,8 @@ class Loaded:
     prompts: Prompts
     rules: Rules
     """As the bundle was captured and calibrated."""
+    captured: Rules
+    """As it was captured."""
 
 
 def load(
@@ -51,7 +53,8 @@ def load(
     if unlike_tokenizers not in UNLIKE:
         raise UsageError(f"unlike-tokenizers {unlike_tokenizers!r}: one of {', '.join(UNLIKE)}")
     target, draft = texts(session)
-    rules, calibration = Rules.of(session.settings), None
+    captured, calibration = Rules.of(session.settings), None
+    rules = captured
     if calibrated and FILE in session.files:
         calibration = Calibration.read(session.file(FILE), session.weights_digest)
         rules = rules.changed(calibration.rules)
@@ -61,6 +64,7 @@ def load(
         *open_models(session),
         Prompts(target, draft, translation(target, draft, unlike_tokenizers), calibration),
         rules,
+        captured,
     )
 
 

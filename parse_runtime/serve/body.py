@@ -13,7 +13,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.prompts import Ending, Prompts, Raw
 from parse_runtime.engine.request import Request
-from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.rules import BundleRules
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.serve.errors import ApiError
 from parse_runtime.serve.formats import ResponseFormat
@@ -140,10 +140,10 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             if value is not None and not same:
                 raise ApiError(400, f"{name}={value!r} is not supported here", name, "unsupported")
 
-    def requests(self, prompts: Prompts, rules: Rules, max_len: int) -> list[Request]:
+    def requests(self, prompts: Prompts, bundle_rules: BundleRules, max_len: int) -> list[Request]:
         """As many as answers are wanted; UsageError or ApiError for what cannot be answered."""
         self.refuse()
-        request = self._request(prompts, rules, max_len)
+        request = self._request(prompts, bundle_rules, max_len)
         sampling = request.sampling
         seeds = [(sampling.seed + index) % (1 << 63) for index in range(self.n or 1)]
         return [
@@ -151,7 +151,7 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             for seed in seeds
         ]
 
-    def _request(self, prompts: Prompts, rules: Rules, max_len: int) -> Request:
+    def _request(self, prompts: Prompts, bundle_rules: BundleRules, max_len: int) -> Request:
         temperature = self.temperature or 0.0
         # Greedy answers need no seed; others are to differ unless one was given.
         drawn = secrets.randbits(63) if temperature else 0
@@ -160,7 +160,7 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             1.0 if self.top_p is None else self.top_p,
             drawn if self.seed is None else self.seed,
         )
-        limit, rules = self.tokens_limit(), rules.changed(self.parse or {})
+        limit, rules = self.tokens_limit(), bundle_rules.changed(self.parse or {})
         processing = self.processing(prompts)
         if processing.needed and self.parse and rules.max_rounds:
             # Of what a draft has, the target's logits are known nowhere but at its cuts.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from foundryrt.session import Session
 from parse_runtime.engine.engine import Engine
 from parse_runtime.engine.prompts import Prompts
-from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.rules import BundleRules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import Loaded
 from parse_runtime.serve import Serving
@@ -38,8 +38,8 @@ class Served:
         return self.loaded.prompts
 
     @property
-    def rules(self) -> Rules:
-        return self.loaded.rules
+    def rules(self) -> BundleRules:
+        return BundleRules(self.loaded.captured, self.loaded.rules)
 
 
 def served(

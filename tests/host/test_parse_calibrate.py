@@ -27,10 +27,13 @@ from parse_runtime.calibration.collect import Samples, Taken, collect
 from parse_runtime.capture.record import Settings
 from parse_runtime.commands.run import Calibrating, Options, calibrate, run
 from parse_runtime.engine.batch import Sampling
-from parse_runtime.engine.calibration import FILE
+from parse_runtime.engine.calibration import FILE, Calibration
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import Loaded, load
+from parse_runtime.serve import Serving
+from parse_runtime.serve.body import TextBody
+from parse_runtime.serve.served import served
 from parse_runtime.signature.evidence import EVIDENCE
 
 ASKED = [Question(f"question {i}", "never said by any") for i in range(40)]
@@ -142,6 +145,30 @@ def test_a_pair_that_separates_judges_by_its_fit(bundle: Path, tmp_path: Path) -
     ran, plain = answered(copy), answered(bundle)
     assert answered(copy, calibrated=False)["verdicts"] == plain["verdicts"] != ran["verdicts"]
     assert ran["rounds"] == 1
+
+
+def test_a_request_may_leave_the_calibration_aside(bundle: Path, tmp_path: Path) -> None:
+    """Of a calibration without a question: the captured one is asked again."""
+    with Session.open(bundle) as session:
+        found = Calibration(
+            weights={}, offset=3.0, judge_prompt="", threshold=0.5, auc=0.9,
+            models=session.weights_digest,
+        )  # fmt: skip
+    copy = Path(shutil.copy(bundle, tmp_path / "unasked.fdy"))
+    assert not attach(copy, {FILE: found.packed()})
+    aside = {"prompt": "question 3", "parse": {"calibrated": False}}
+    (tmp_path / "aside.jsonl").write_text(json.dumps(aside))
+    options = Options(input=str(tmp_path / "aside.jsonl"), max_new_tokens=LENGTH)
+    with Session.open(copy) as session:
+        (result,) = run(session, options, True)["results"]
+        assert result["verdicts"] == answered(bundle)["verdicts"] != answered(copy)["verdicts"]
+        of_server = served(session, load(session), Serving())
+        try:
+            body = TextBody(prompt="question 3", max_tokens=LENGTH, parse=aside["parse"])
+            (request,) = body.requests(of_server.prompts, of_server.rules, of_server.engine.max_len)
+        finally:
+            of_server.engine.close()
+    assert request.suffix and request.score is None and request.rules.judge_prompt == "ok?"
 
 
 def test_a_pair_that_does_not_separate_says_so_and_speculates(

@@ -74,7 +74,8 @@ def service(device: Device, template: str = TEMPLATE, session: Session | None = 
     text = TextFormat(Tokenizer(inner), Chat(template, {}, (0,)))
     draft = Fake(mixing(2), slots=device.slots)
     prompts = Prompts(text, text, SameTokens(frozenset({0})))
-    loaded = Loaded(device, draft, prompts, Rules(max_rounds=0))
+    rules = Rules(max_rounds=0)
+    loaded = Loaded(device, draft, prompts, rules, rules)
     engine = Engine(Scheduler(device, draft))
     return Service(Served("fake", engine, loaded, session or Session(1)))
 

@@ -190,6 +190,19 @@ def test_a_judge_is_asked_where_its_answer_adds_to_the_rest() -> None:
     assert "auc_with_the_judge" not in needed.report
 
 
+def test_a_judge_is_asked_where_verdicts_would_not_separate_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However little its answer adds."""
+    samples, unasked = sample(2, 60, True), Rules(judge_prompt="")
+    area = calibrated(samples, Rules(), "m", 0.05).auc
+    assert area - 0.005 < calibrated(samples, unasked, "m", 0.05).auc < area
+    assert best(samples, Rules(), "m", 0.05).judge_prompt == ""
+    monkeypatch.setattr("parse_runtime.engine.calibration.SEPARATES", area)
+    found = best(samples, Rules(), "m", 0.05)
+    assert found.judge_prompt == Rules().judge_prompt and found.separates
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -16,10 +16,14 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def bundle(*without: str, ranks: object = None, **changes: object) -> SimpleNamespace:
+def bundle(
+    *without: str, ranks: object = None, drafts: int = 1, **changes: object
+) -> SimpleNamespace:
     """Of regions that are alike, in that there are none."""
     settings = {name: value for name, value in SETTINGS.items() if name not in without} | changes
+    sizes = [{"len": 128, "cuts": 4}, {"len": 512, "cuts": 4, "drafts": drafts}]
     manifest = SimpleNamespace(
+        graphs=[SimpleNamespace(name="target.verify", key=key) for key in sizes],
         workload=SimpleNamespace(name="parse", settings=settings), regions=(), tensors=(),
         weights=SimpleNamespace(recipes=(), sources=()), ranks=ranks,
     )  # fmt: skip
@@ -39,6 +43,8 @@ def bundle(*without: str, ranks: object = None, **changes: object) -> SimpleName
         (bundle(evidence_share=1.0), False),
         # As of before 2026-11-29: what is called evidence there is taken for none.
         (bundle("evidence_share"), False),
+        # A draft is asked about another number of tokens where some share passes.
+        (bundle(drafts=4), False),
     ],
 )
 def test_answers_go_on_where_their_tokens_are_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,19 +13,19 @@ from foundryrt.errors import UsageError
 from parse_runtime.commands import jobs
 from parse_runtime.commands.jobs import Defaults, Job, Refused, read
 from parse_runtime.engine.batch import Sampling
-from parse_runtime.engine.rules import Rules
+from parse_runtime.engine.rules import BundleRules, Rules
 
 PROMPTS: Any = SimpleNamespace(
     request=lambda prompt, most, sampling, rules: SimpleNamespace(
         prompt=prompt, most=most, sampling=sampling, rules=rules, check=lambda max_len: None
     )
 )
-DEFAULTS = Defaults(8, Sampling(), [], Rules())
+DEFAULTS = Defaults(8, Sampling(), [], BundleRules(Rules(), Rules()))
 
 
-def lines(folder: Path, content: bytes) -> list[Job | Refused]:
+def lines(folder: Path, content: bytes, defaults: Defaults = DEFAULTS) -> list[Job | Refused]:
     (folder / "lines.jsonl").write_bytes(content)
-    return read(str(folder / "lines.jsonl"), PROMPTS, DEFAULTS, 64)
+    return read(str(folder / "lines.jsonl"), PROMPTS, defaults, 64)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,19 @@ def test_a_line_says_what_differs_from_the_options(tmp_path: Path) -> None:
     request: Any = job.request
     assert (request.prompt, request.most, request.sampling) == ("\xe9", 3, Sampling(seed=5))
     assert request.rules == Rules(stride=2)
+
+
+def test_a_line_may_leave_the_calibration_aside(tmp_path: Path) -> None:
+    fitted = Rules(judge_prompt="", threshold=0.25, max_rounds=0)
+    defaults = replace(DEFAULTS, rules=BundleRules(Rules(stride=2), fitted))
+    for values, expected in (
+        (b'{"calibrated": false, "resume_tokens": 3}',
+         Rules(stride=2, calibrated=False, resume_tokens=3)),
+        (b'{"calibrated": true}', fitted),
+        (b"{}", fitted),
+    ):  # fmt: skip
+        (job,) = lines(tmp_path, b'{"prompt": "x", "parse": ' + values + b"}", defaults)
+        assert isinstance(job, Job) and job.request.rules == expected
 
 
 def test_no_lines_and_no_file(tmp_path: Path) -> None:
