@@ -63,7 +63,7 @@ class PassSizes:
     scored: tuple[int, ...] = ()
     """Of each of `verify`, the drafted tokens that it has evidence of; empty for none."""
     decode: tuple[int, ...] = ()
-    """Batches of the decode and extend passes; empty for 1, 2, 4, ... and the slots."""
+    """Batches of the decode and extend passes; empty for 1, 2, 4, ..., above 64 those between, too, and the slots."""
     tree: DraftTree | None = None
     """What the extend passes check; None for no such passes."""
 
