@@ -59,11 +59,11 @@ class PassSizes:
     verify: tuple[tuple[int, int], ...] = ()
     """(rows, cuts), rising."""
     shared: tuple[SharedSize, ...] = ()
-    """Of verify passes of several drafts, rising; none in bundles of before 2026-11-30."""
+    """Of verify passes of several drafts, rising; none in bundles of before 2026-11-29."""
     scored: tuple[int, ...] = ()
     """Of each of `verify`, the drafted tokens that it has evidence of; empty for none."""
     decode: tuple[int, ...] = ()
-    """Batches of the decode and extend passes; empty for 1, 2, 4, ..., above 64 those between, too, and the slots."""
+    """Batches of the decode and extend passes; empty for those of `batches`."""
     tree: DraftTree | None = None
     """What the extend passes check; None for no such passes."""
 
@@ -126,7 +126,8 @@ class PassSizes:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Rising batches, the last of all slots unless `decode` says otherwise."""
+        """Rising batches: unless `decode` says otherwise powers of two, above 64 with one between
+        each two, and the slots."""
         if self.decode:
             return self.decode
         powers = [1 << i for i in range((self.slots - 1).bit_length())]
