@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -163,7 +164,8 @@ def _receive(
             missed += tally.milliseconds[-1] > deadline
             update(tally.frames, f"frames, {missed} missed their deadline")
 
-        stream.receive(feed.frames, pipeline, shape, results.take, stop, seen, tally)
+        most = feed.most or math.inf
+        stream.receive(feed.frames, pipeline, shape, results.take, stop, seen, tally, most)
 
 
 def _report(

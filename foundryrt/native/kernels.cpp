@@ -74,22 +74,27 @@ void Kernels::write(const Variable& variable, CUlibrary library) const {
 CUfunction Kernels::find(Loaded& loaded, const Function& function) {
     const ScopedTimer timer(timings_.resolve);
     std::lock_guard lock(loaded.mutex);
-    CUfunction& known = loaded.functions[function.name];
-    if (known != nullptr) return known;
-    CUkernel kernel = nullptr;
-    CUfunction handle = nullptr;
-    check(driver().cuLibraryGetKernel(&kernel, loaded.library.get(), function.name.c_str()),
-          "cuLibraryGetKernel", function.name);
-    check(driver().cuKernelGetFunction(&handle, kernel), "cuKernelGetFunction", function.name);
-    const auto set = [&](CUfunction_attribute attribute, int value) {
-        check(driver().cuKernelSetAttribute(attribute, value, kernel, 0), "cuKernelSetAttribute",
+    Found& found = loaded.functions[function.name];
+    if (found.handle == nullptr) {
+        check(driver().cuLibraryGetKernel(&found.kernel, loaded.library.get(), function.name.c_str()),
+              "cuLibraryGetKernel", function.name);
+        check(driver().cuKernelGetFunction(&found.handle, found.kernel), "cuKernelGetFunction",
               function.name);
-        check(driver().cuFuncSetAttribute(handle, attribute, value), "cuFuncSetAttribute", function.name);
+    }
+    // A kernel has each attribute once, for all functions of its name: it is raised, and never lowered
+    // below what another one's launches need.
+    const auto raise = [&](CUfunction_attribute attribute, int& known, int value) {
+        if (value <= known) return;
+        check(driver().cuKernelSetAttribute(attribute, value, found.kernel, 0), "cuKernelSetAttribute",
+              function.name);
+        check(driver().cuFuncSetAttribute(found.handle, attribute, value), "cuFuncSetAttribute",
+              function.name);
+        known = value;
     };
-    if (function.shared > 0) set(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, function.shared);
-    if (function.carveout >= 0) set(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, function.carveout);
-    if (function.nonportable) set(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
-    return known = handle;
+    raise(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, found.shared, function.shared);
+    raise(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, found.carveout, function.carveout);
+    raise(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, found.nonportable, function.nonportable);
+    return found.handle;
 }
 
 void Kernels::resolve(uint32_t index) {

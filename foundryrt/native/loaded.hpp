@@ -13,11 +13,19 @@
 
 namespace foundry {
 
-// One binary. A function that was found has the attributes that its bundle wants.
+// A function that was found, and its kernel's attributes: the largest that anybody has wanted so far.
+struct Found {
+    CUkernel kernel = nullptr;
+    CUfunction handle = nullptr;
+    int shared = 0, carveout = -1;
+    int nonportable = 0;
+};
+
+// One binary.
 struct Loaded {
     std::mutex mutex;  // for everything here
     OwnedLibrary library;
-    std::map<std::string, CUfunction> functions;
+    std::map<std::string, Found> functions;
 };
 
 // Whether launches may leave something in a binary that later ones find: code refers to module variables, but

@@ -35,7 +35,8 @@ class Feed:
     """Frames, how many at most (0: unknown), and what was lost before the receiver.
 
     `captures` are those of a recording, for the report. `period` is the time from a frame to the
-    next on the air, in seconds; `raw` is the front end, where there is one.
+    next on the air, in seconds; `raw` is the front end, where there is one. `most`: after how many
+    frames the receiver ends (0: with the source), where only the graph tells which slots have one.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Feed:
     paced: Paced | None = None
     captures: list[dict[str, Any]] | None = None
     raw: Raw | None = None
+    most: int = 0
 
     def report(self) -> dict[str, int]:
         """Counts of frames.
@@ -101,7 +103,7 @@ def open_feed(
         whole = opened.slots(raw.slot_samples) if raw else opened.count(settings)
         total = min(whole, options.max_frames or whole)
         read = raw.frames(opened.waveform(settings), counts) if raw else opened.frames(settings)
-        if options.max_frames or not raw:
+        if not raw or (options.max_frames and not in_graph):
             read = itertools.islice(read, total)
         if options.pace:
             read = _timed(read)
@@ -114,8 +116,11 @@ def open_feed(
         raw = Raw(settings, options.rate, memory) if options.raw else None
         read = raw.frames(sent, counts) if raw else sent
         queue = FrameQueue(read, options.queue, not options.lossless, stop)
-        frames = _first(queue, options.max_frames) if options.max_frames else queue
+        counted = options.max_frames and not in_graph
+        frames = _first(queue, options.max_frames) if counted else queue
         feed = Feed(place, frames, options.max_frames, counts, period, queue, raw=raw)
+    if in_graph:
+        feed.most = options.max_frames
     if options.pace:
         feed.paced = Paced(feed.frames, period, options.queue)
         feed.frames = feed.paced

@@ -56,6 +56,7 @@ def receive(
     stop: threading.Event,
     seen: Callable[[Tally], None] = lambda _: None,
     tally: Tally | None = None,
+    most: float = math.inf,
 ) -> Tally:
     """Receive `frames` of samples of this shape until they end or `stop` is set.
 
@@ -65,7 +66,7 @@ def receive(
     on a machine whose memory is busy: output `variance` tells whether the results are finite. A
     second thread passes results to `take` in order; an exception there ends the run. `seen` is
     called after each frame. `tally` is counted on where one is given, and may be looked at
-    meanwhile.
+    meanwhile. The run ends after `most` frames; a slot that turns out to have none is not counted.
     """
     tally = Tally() if tally is None else tally
     in_flight, source = deque[_InFlight](), iter(frames)
@@ -79,10 +80,12 @@ def receive(
                     tally.seconds = busy - began
                     seen(tally)
                 continue
-            ended = ended or stop.is_set()
+            left = most - tally.frames - tally.not_finite
+            ended = ended or stop.is_set() or left <= 0
             if ended and not in_flight:
                 break
-            if not ended and consumer.free:
+            # What is in flight may be all that is left.
+            if not ended and consumer.free and len(in_flight) < left:
                 try:
                     frame = next(source)
                 except StopIteration:

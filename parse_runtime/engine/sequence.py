@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from foundryrt.timeline import mark
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Listener, Request, Statistics
 from parse_runtime.sampling.sampler import Sampler, TokenLogprobs
@@ -254,6 +255,7 @@ class Answer:
             del taken[len(taken) if end is None else end :]
             if not self.statistics.tokens and taken:
                 self.statistics.first_token_seconds = time.perf_counter() - self.begun
+                mark("first token")
             self._sequence += taken
             self.statistics.tokens += len(taken)
             if end is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Protocol
 
@@ -127,8 +126,6 @@ class Metrics:
         self._seconds.observe(counts.seconds)
         if counts.tokens:
             self._first.observe(counts.first_token_seconds)
-            came = time.perf_counter() - counts.seconds + counts.first_token_seconds
-            timeline.mark("first token", came)
         for phase in _PHASES:
             self._phases.labels(phase).inc(getattr(counts, f"{phase}_seconds"))
         self._recent += 0.2 * (counts.seconds - self._recent)

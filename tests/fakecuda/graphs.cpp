@@ -72,6 +72,13 @@ struct Library {
     Variables variables;
 };
 
+// More than 48 KiB of dynamic shared memory must have been allowed before.
+bool allowed(const CUDA_KERNEL_NODE_PARAMS& node) {
+    const auto& state = reinterpret_cast<Kernel*>(node.func)->state;
+    const auto found = state.find(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
+    return node.sharedMemBytes <= static_cast<unsigned>(found == state.end() ? 48 << 10 : found->second);
+}
+
 void parse(Node& node, const CUDA_KERNEL_NODE_PARAMS& from) {
     node.variables = reinterpret_cast<Kernel*>(from.func)->variables;
     constexpr size_t offsets[] = {0, 8, 12}, sizes[] = {8, 4, 4};
@@ -207,17 +214,14 @@ CUresult cuGraphDestroy(CUgraph graph) {
 CUresult cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode*, size_t,
                                  const CUDA_KERNEL_NODE_PARAMS* parameters) {
     MAY_FAIL;
-    // More than 48 KiB of dynamic shared memory must have been allowed before.
-    const auto& state = reinterpret_cast<Kernel*>(parameters->func)->state;
-    const auto allowed = state.find(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
-    const unsigned limit = allowed == state.end() ? 48 << 10 : allowed->second;
-    if (parameters->sharedMemBytes > limit) return CUDA_ERROR_INVALID_VALUE;
+    if (!allowed(*parameters)) return CUDA_ERROR_INVALID_VALUE;
     Node node{CU_GRAPH_NODE_TYPE_KERNEL};
     parse(node, *parameters);
     return add(graph, out, node);
 }
 CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS* parameters) {
     MAY_FAIL;
+    if (!allowed(*parameters)) return CUDA_ERROR_INVALID_VALUE;
     parse(*node_of(node), *parameters);
     return CUDA_SUCCESS;
 }

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundryrt.bundle.schema import Variable
+from foundryc.template import GraphTable
+from foundryrt.bundle.schema import Function, Variable
 from foundryrt.session import Session
 from tests.fakecuda import bundle as counters
 from tests.fakecuda.elf import cubin
@@ -83,6 +84,29 @@ def test_functions_of_other_attributes_are_of_another_binary(tmp_path, fake):
         capture, functions=[add, msgspec.structs.replace(more, max_dynamic_shared=1 << 17)]
     )
     assert opened_twice(tmp_path, fake, capture, other) == 3
+
+
+@pytest.mark.parametrize("order", [(60, 100), (100, 60), (60, 100, 60), (100, 60, 100)])
+def test_functions_of_one_kernel_may_want_different_attributes(tmp_path, fake, order):
+    """Graph `n` launches with the nth of these KiB of shared memory, by the function for it."""
+    capture, sizes = captured(), sorted(set(order))
+    graphs = []
+    for n, size in enumerate(order):
+        launch = counters._launch(counters.IO, 1, shared=size << 10)
+        node = (counters.KERNEL, sizes.index(size), launch, counters._skeleton(packed=True))
+        # No two are members of one template, each of which is made as it comes.
+        columns = counters._columns([node] * (n + 1), [])
+        graphs.append(GraphTable("sized", {"n": n}, columns))
+    functions = [Function(name="more", kernel=1, max_dynamic_shared=size << 10) for size in sizes]
+    made = relocated(replace(capture, functions=functions, graphs=graphs))
+    path = save(tmp_path / "sized.fdy", made)
+    # The second finds what the first has loaded.
+    with Session.open(path) as first, Session.open(path) as second:
+        for session in (first, second):
+            for n in range(len(order)):
+                session.graph("sized", n=n).launch()
+            assert (session.read("result") == sum(range(len(order) + 1))).all()
+    assert fake.live == ""
 
 
 @settings(

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline import run, send
+from otfs_pipeline.frames import feed
 from otfs_pipeline.frames.slots import SlotFrame, Slots
+from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.front.signature import FRONT, waveform_signature, waveform_span
 from otfs_pipeline.front.synchronize import FrontEnd
 from otfs_pipeline.front.track import Burst, Tracker
@@ -111,6 +113,28 @@ def test_a_run_reports_as_with_the_front_end_in_the_driver(
         assert reports[0][name] == reports[1][name], name
     lost = bool(options)
     assert reports[0]["frames"] == COUNT - lost and one["damaged"] == lost
+
+
+@pytest.mark.parametrize("most", [2, COUNT - 1, COUNT])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_slots_without_a_frame_do_not_count(tmp_path: Path, most: int, depth: int) -> None:
+    air = recorded(tmp_path, "--gap", "700", "--gap-at", "16000")  # In the third of four.
+    for session in (WaveformSession(), ReferenceSession()):
+        options = run.Options(iq=air, raw=True, max_frames=most, depth=depth)
+        report = run.run(session, options, json=True)
+        assert report["front_end"]["damaged"] == (most > 2)
+        assert report["frames"] == report["front_end"]["frames"] == min(most, COUNT - 1)
+
+
+def test_slots_without_a_frame_do_not_count_of_a_live_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces = np.array_split(np.delete(_stream(), np.s_[16_000:16_700]), 40)
+    monkeypatch.setattr(feed, "_received", lambda *_: (Frame(piece, UNKNOWN) for piece in pieces))
+    options = run.Options(shm="ring", raw=True, lossless=True, max_frames=COUNT - 1)
+    for session in (WaveformSession(), ReferenceSession()):
+        report = run.run(session, options, json=True)
+        assert (report["frames"], report["front_end"]["damaged"]) == (COUNT - 1, 1)
 
 
 def test_frames_have_the_carrier_and_drift_that_the_graph_found(tmp_path: Path) -> None:

@@ -42,8 +42,17 @@ class Doubler:
         self.variance[...] = self.samples.view(np.float32).sum()
 
 
-def receive(source, pipeline, take=lambda frame, outputs: None, stop=None) -> stream.Tally:
-    return stream.receive(source, pipeline, (SIZE,), take, stop or threading.Event())
+class Empty(Frame):
+    """A slot that turns out to have no frame."""
+
+    def told(self, outputs: Mapping[str, np.ndarray]) -> None:
+        return None
+
+
+def receive(
+    source, pipeline, take=lambda frame, outputs: None, stop=None, **options
+) -> stream.Tally:
+    return stream.receive(source, pipeline, (SIZE,), take, stop or threading.Event(), **options)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -57,6 +66,40 @@ def test_results_come_in_order_with_their_frames(depth: int) -> None:
     assert got == [(i + 1, 2 * (i + 1)) for i in range(20)]
     assert tally.frames == 20 and tally.seconds > 0
     assert min(tally.milliseconds) >= 0
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_no_more_frames_are_received_than_asked_for(
+    monkeypatch: pytest.MonkeyPatch, most: int, depth: int
+) -> None:
+    pipeline, left = Doubler(depth=depth).pipeline, 0
+    submit = pipeline.submit
+
+    def submit_later(*arguments) -> None:
+        nonlocal left
+        left = 1
+        submit(*arguments)
+
+    def done(slot: int) -> bool:
+        """Not when first asked after a launch: the loop may launch more."""
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    monkeypatch.setattr(pipeline, "submit", submit_later)
+    monkeypatch.setattr(pipeline, "done", done)
+    sent = frames(8)
+    sent[3].samples[0] = np.nan
+    source = [
+        Empty(sent[0].samples, UNKNOWN),
+        *sent[:2],
+        Empty(sent[0].samples, UNKNOWN),
+        *sent[2:],
+    ]
+    tally = receive(source, pipeline, most=most)
+    assert tally.frames + tally.not_finite == most
+    assert tally.not_finite == (most == 4)
 
 
 def test_broken_frames_are_counted_and_never_taken() -> None:

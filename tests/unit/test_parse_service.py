@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from foundryrt import timeline
 from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.engine.engine import FAILING
 from parse_runtime.engine.prompts import Prompts
@@ -94,6 +95,23 @@ def test_metrics_show_the_blocks_of_the_caches(serving: Serving) -> None:
             time.sleep(0.01)
         serving.device.gate.set()
         assert answer.result().status_code == 200
+
+
+def test_the_first_token_is_marked_when_it_comes(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline, "_steps", {})
+    step = 'parse_start_seconds{step="first token"}'
+    serving.device.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(serving.ask)
+        until = time.monotonic() + 10
+        while not (came := serving.metric(step)) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert came and not answer.done()
+        serving.device.gate.set()
+        assert answer.result().status_code == 200
+    assert list(timeline.seconds()).count("first token") == 1
 
 
 def test_what_a_request_is_to_blame_for_is_no_failure_of_the_device(serving: Serving) -> None:
