@@ -59,7 +59,7 @@ class PassSizes:
     verify: tuple[tuple[int, int], ...] = ()
     """(rows, cuts), rising."""
     shared: tuple[SharedSize, ...] = ()
-    """Of verify passes of several drafts, rising; none in bundles of before 2026-11-29."""
+    """Of verify passes of several drafts, rising; none in bundles of before 2026-11-30."""
     scored: tuple[int, ...] = ()
     """Of each of `verify`, the drafted tokens that it has evidence of; empty for none."""
     decode: tuple[int, ...] = ()
