@@ -102,8 +102,9 @@ def main(folder: Path, slots: int, step: float) -> None:
     template = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     text = TextFormat(tokenizer, Chat(template, {}, (0,)))
     passes = Passes(slots, step)
+    rules = Rules(max_rounds=0)
     loaded = SimpleNamespace(
-        target=passes, draft=passes, rules=Rules(max_rounds=0),
+        target=passes, draft=passes, captured=rules, rules=rules,
         prompts=Prompts(text, text, SameTokens(frozenset({0}))),
     )  # fmt: skip
     options = Serving(port=0, connections=4096, queue=4096)
