@@ -175,27 +175,28 @@ class Scheduler:
             together = self._make_room(together)
         if not together:
             return
+        planned = self._planned()
         try:
-            results = run(batch_of(together, self._stays(kind, together)))
+            results = run(batch_of(together, self._stays(kind, together, planned)))
         except Exception:
             for running in together:
                 self._guarded(running, partial(run_alone, run, running))
             return
         if kind is Extend or not any(isinstance(r.call, Extend) for r in self._running.values()):
-            self._begin_prefill()
+            self._begin_prefill(planned)
         for running, result in zip(together, results, strict=True):
             self._guarded(running, partial(given, result))
 
-    def _begin_prefill(self) -> None:
-        """Launch the prefill that comes next, for the device to be at work while tokens are told.
+    def _begin_prefill(self, planned: Sequence[Pass]) -> None:
+        """Launch the prefill that comes first, for the device to be at work while tokens are told.
 
         Not where the host would wait for it, nor where somebody would have to give way: a step's
         results are for all that asked for it.
         """
-        due, planned = list(self._due), self._planned()
         if not planned or planned[0].kind == VERIFY:
             return
-        kind, shares = planned[0].kind, {due[n]: rows for n, rows in planned[0].shares.items()}
+        due, kind = list(self._due), planned[0].kind
+        shares = {due[n]: rows for n, rows in planned[0].shares.items()}
         model, chunks = self._model(kind), [r.chunk(rows) for r, rows in shares.items()]
         with contextlib.suppress(Exception):  # it comes again, and is told to whom it concerns
             there = all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares)
@@ -206,13 +207,16 @@ class Scheduler:
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft
 
-    def _stays(self, kind: type[Decode] | type[Extend], together: Sequence[Running]) -> bool:
+    def _stays(
+        self, kind: type[Decode] | type[Extend], together: Sequence[Running],
+        planned: Sequence[Pass],
+    ) -> bool:  # fmt: skip
         """Whether a model's next batch is likely to come next, with these sequences and no others.
 
         Others join after a prefill or a verification of that model.
         """
         kinds = ("draft",) if kind is Decode else ("target", VERIFY)
-        joins = any(one.ends and one.kind in kinds for one in self._planned())
+        joins = any(one.ends and one.kind in kinds for one in planned)
         return not joins and not all(cast(Decode | Extend, r.call).last for r in together)
 
     def _planned(self) -> list[Pass]:

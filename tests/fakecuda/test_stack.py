@@ -112,25 +112,25 @@ def test_a_thread_with_a_small_stack_is_left_alone(library):
     assert ended == [45]
 
 
-def test_captures_that_are_compared_fill_it_with_unlike_bytes(monkeypatch, tmp_path):
+def said_by_captures(said, monkeypatch, tmp_path):
+    """What the bundle's capture says, the one that is made again, and the moved one."""
     monkeypatch.delenv(elsewhere.STORE, raising=False)
-    seen = [elsewhere.fill()]
+    monkeypatch.delenv(elsewhere.MOVED, raising=False)
+    first = said()
     monkeypatch.setenv(elsewhere.STORE, str(tmp_path / "again"))
-    seen.append(elsewhere.fill())
+    again = said()
     monkeypatch.setenv(elsewhere.MOVED, "1")
-    seen.append(elsewhere.fill())
+    return [first, again, said()]
+
+
+def test_captures_that_are_compared_fill_it_with_unlike_bytes(monkeypatch, tmp_path):
+    seen = said_by_captures(elsewhere.fill, monkeypatch, tmp_path)
     # Unlike in each half of a byte, and in both captures that are compared with the bundle's.
     assert seen == [0, 0xA5, 0x5A]
 
 
 def test_calls_that_are_counted_are_made_in_one_capture(monkeypatch, tmp_path):
-    monkeypatch.delenv(elsewhere.STORE, raising=False)
-    monkeypatch.delenv(elsewhere.MOVED, raising=False)
-    seen = [elsewhere.calls_ahead()]
-    monkeypatch.setenv(elsewhere.STORE, str(tmp_path / "again"))
-    seen.append(elsewhere.calls_ahead())
-    monkeypatch.setenv(elsewhere.MOVED, "1")
-    seen.append(elsewhere.calls_ahead())
+    seen = said_by_captures(elsewhere.calls_ahead, monkeypatch, tmp_path)
     assert seen[::2] == [0, 0]
     # However close the counts were, none of their three bytes is what it was.
     for count in (0, 255, 40253, 65535, 1 << 20):

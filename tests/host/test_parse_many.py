@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import capture
-from parse_models import GREEDY, VOCAB, eager, quiet, save, save_head
+from parse_models import GREEDY, VOCAB, eager, save, save_drafted
 from parse_ranks import on_ranks
 
 from foundryrt.bundle.reader import Bundle
@@ -111,11 +111,7 @@ HEADS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drafted")
-    save(folder / "target", "llama", hidden_size=64, num_attention_heads=8)
-    quiet(folder / "target", 0.01)
-    save_head(folder / "head", folder / "target", good=True)
-    return folder
+    return save_drafted(tmp_path_factory.mktemp("drafted"))
 
 
 def extended(target: GraphTarget, together: bool) -> list[list[int]]:

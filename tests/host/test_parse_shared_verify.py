@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_command import capture
-from parse_models import GREEDY, VOCAB, eager, quiet, save, save_head
+from parse_models import GREEDY, VOCAB, eager, save, save_drafted
 from parse_ranks import on_ranks
 
 from foundryrt.bundle.reader import Bundle
@@ -188,11 +188,7 @@ def test_only_drafts_of_which_as_much_is_asked_share_a_pass(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drafted")
-    save(folder / "target", "llama", hidden_size=64, num_attention_heads=8)
-    quiet(folder / "target", 0.01)
-    save_head(folder / "head", folder / "target", good=True)
-    return folder
+    return save_drafted(tmp_path_factory.mktemp("drafted"))
 
 
 THREE = {

@@ -253,6 +253,14 @@ def request(
     )  # fmt: skip
 
 
+def answered(scheduler: Scheduler, chosen: Request) -> Heard:
+    """What is heard of a request, when all that was submitted has ended."""
+    scheduler.submit(chosen, heard := Heard())
+    while scheduler.step():
+        pass
+    return heard
+
+
 def submitted(
     scheduler: Scheduler, arrivals: Sequence[tuple[Request, int]], dropped: set[int]
 ) -> list[Heard]:

@@ -18,7 +18,7 @@ from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.sampling.processing import Processing
 from tests.unit.parse_device import MAX_LEN, SHARED, Device
-from tests.unit.parse_fakes import Fake, Heard, mixing, request
+from tests.unit.parse_fakes import Fake, Heard, answered, mixing, request
 
 
 def judge(held: list[int]) -> float:
@@ -30,11 +30,7 @@ def device(slots: int = 3, **options) -> Device:
 
 
 def alone(chosen: Request) -> Heard:
-    scheduler = Scheduler(Fake(mixing(1), judge), Fake(mixing(2)))
-    scheduler.submit(chosen, heard := Heard())
-    while scheduler.step():
-        pass
-    return heard
+    return answered(Scheduler(Fake(mixing(1), judge), Fake(mixing(2))), chosen)
 
 
 requests = st.builds(

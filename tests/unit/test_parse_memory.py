@@ -14,7 +14,7 @@ from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.signature.sizes import BLOCK, PrefillSize, prompts_of
-from tests.unit.parse_fakes import Fake, Heard, mixing, request, submitted
+from tests.unit.parse_fakes import Fake, Heard, answered, mixing, request, submitted
 
 MAX_LEN = 64
 NEVER = 1 << 60
@@ -36,11 +36,7 @@ def models(slots: int, tokens: int = 0, several: int = 1, pass_rows: int = 8, pr
 
 
 def alone(chosen: Request, stop_every: int = 41) -> Heard:
-    scheduler, heard = Scheduler(*models(1, stop_every=stop_every)), Heard()
-    scheduler.submit(chosen, heard)
-    while scheduler.step():
-        pass
-    return heard
+    return answered(Scheduler(*models(1, stop_every=stop_every)), chosen)
 
 
 def asked(

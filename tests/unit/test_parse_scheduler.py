@@ -17,7 +17,7 @@ from parse_runtime.engine.protocols import Prefilled, Verdict, Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.signature.sizes import PrefillSize, SharedSize
-from tests.unit.parse_fakes import PROMPT, Fake, Heard, mixing, request, submitted
+from tests.unit.parse_fakes import PROMPT, Fake, Heard, answered, mixing, request, submitted
 
 
 def judge(held: list[int]) -> float:
@@ -32,11 +32,7 @@ def models(slots: int, several: int = 1, shared: tuple[SharedSize, ...] = ()) ->
 
 
 def alone(chosen: Request) -> Heard:
-    scheduler, heard = Scheduler(*models(1)), Heard()
-    scheduler.submit(chosen, heard)
-    while scheduler.step():
-        pass
-    return heard
+    return answered(Scheduler(*models(1)), chosen)
 
 
 requests = st.builds(

@@ -10,7 +10,7 @@ from parse_runtime.engine import scheduler as scheduler_module
 from parse_runtime.engine.batch import Chunk
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
-from tests.unit.parse_fakes import Fake, Heard, mixing, request, submitted
+from tests.unit.parse_fakes import Fake, Heard, answered, mixing, request
 
 
 def models(slots: int) -> tuple[Fake, Fake]:
@@ -19,10 +19,7 @@ def models(slots: int) -> tuple[Fake, Fake]:
 
 def alone(asked: Request) -> list[int]:
     """What an answer says that nothing else runs beside."""
-    [heard] = submitted(scheduler := Scheduler(*models(1)), [(asked, 0)], set())
-    while scheduler.step():
-        pass
-    return heard.said
+    return answered(Scheduler(*models(1)), asked).said
 
 
 @pytest.mark.parametrize("others, passes", [(False, 1), (True, 4)])
