@@ -41,13 +41,13 @@ def pointers_into_process(
 
     Their upper halves may be alike in all three, where Linux puts large libraries; the lower ones
     of the first two are not, or they might be a value beside half an address. A program that was
-    linked for one place has its heap in the lowest 4 GiB: there what lies in structs, at places
-    that the C library gives out, is no value either.
+    linked for one place has its heap in the lowest 4 GiB: there what lies in structs, at multiples
+    of 8 bytes, is no value either.
     """
     upper = values >> np.uint64(32)
     differ = (values[0] ^ values[1]) & np.uint64(0xFFFFFFFF) != 0
     high = in_all((upper >= _HOST_LOWEST) & (upper < _HOST_END))
-    low = in_all((upper == 0) & (values % np.uint64(16) == 0))
+    low = in_all((upper == 0) & (values % np.uint64(8) == 0))
     found: Mask = differ & (high | low) & regions.in_process(values)
     some = np.flatnonzero(found & low)
     found[some] = may_be_gap(at[some])
