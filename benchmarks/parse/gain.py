@@ -17,6 +17,7 @@ import torch
 from benchmarks.parse.measure import CapturedSession, wall_seconds
 from benchmarks.parse.models import Model, random_head
 from parse_runtime.capture.passes import Passes
+from parse_runtime.capture.settings import Settings
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.protocols import Verdict, Verification
 from parse_runtime.engine.request import Request
@@ -24,6 +25,9 @@ from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
+from parse_runtime.signature.evidence import EVIDENCE, Score
+from parse_runtime.signature.passes import ModelSignature
+from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.sizes import PassSizes, prompts_of
 from parse_runtime.signature.tree import DraftTree
 from parse_runtime.text.translation import SameTokens
@@ -31,12 +35,14 @@ from parse_runtime.text.translation import SameTokens
 
 @dataclass(frozen=True)
 class Profile:
-    """Tokens of prompt, answer and judge's suffix; cuts of a draft; what is accepted, and by how
-    many sequences at once."""
+    """Tokens of prompt and answer; cuts of a draft; what is accepted, and by how many sequences at
+    once."""
 
     prompt: int = 256
     answer: int = 256
-    suffix: int = 32
+    questions: tuple[int, ...] = (32, 0)
+    """Tokens of the judge's question. None is asked where a pair's calibration found that evidence
+    of the drafted tokens says as much; the passes then gather it."""
     cuts: int = 8
     acceptances: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -90,18 +96,21 @@ class Listener:
 def gains(
     target: Model, draft: Model, device: str, profile: Profile
 ) -> Iterator[dict[str, float | int | str]]:
-    """Rows: batch, scheme, acceptance, tokens/s and the gain over the target alone."""
+    """Rows: batch, scheme, question, acceptance, tokens/s and the gain over the target alone."""
     alone: dict[int, float] = {}
-    for speculation in ("none", f"{profile.accepted} tokens a pass"):
-        engines = _open(target, draft, device, profile, speculation != "none")
+    profiles = [(eagle, question) for eagle in (False, True) for question in profile.questions]
+    for eagle, question in profiles:
+        speculation = f"{profile.accepted} tokens a pass" if eagle else "none"
+        engines = _open(target, draft, device, profile, eagle, question)
         for batch in profile.batches:
             for i, acceptance in enumerate((None, *profile.acceptances)):
                 # All acceptances run the same passes: the first captures them.
-                rate = _rate(*engines, profile, batch, acceptance, warm=i > 1)
+                rate = _rate(*engines, profile, batch, acceptance, question, warm=i > 1)
                 yield {
                     "batch": batch,
                     "eagle3_profile": speculation,
                     "scheme": "target" if acceptance is None else "parse",
+                    "question": question,
                     "acceptance": -1.0 if acceptance is None else acceptance,
                     "tokens_per_second": rate,
                     # The first row of a batch is the target's own, without speculation.
@@ -111,7 +120,7 @@ def gains(
 
 
 def _open(
-    target: Model, draft: Model, device: str, profile: Profile, speculates: bool
+    target: Model, draft: Model, device: str, profile: Profile, speculates: bool, question: int
 ) -> tuple[GivenTarget, GraphDecoder]:
     slots, length = max(profile.batches), profile.prompt + profile.answer + profile.depth + 1
     prefill = profile.prompt, 8 * profile.prompt
@@ -119,17 +128,27 @@ def _open(
         "max_len": length, "slots": slots, "prefill": prefill, "decode": profile.batches,
         "prompts": tuple(prompts_of(rows, slots) for rows in prefill),
     }  # fmt: skip
-    rows = profile.answer + profile.cuts * profile.suffix
+    rows = profile.answer + profile.cuts * question
+    if not question:  # Evidence of the first drafted token is in the row before it.
+        rows = -(-(rows + 1) // ALIGNMENT) * ALIGNMENT
     tree = DraftTree(profile.depth) if speculates else None
-    target_sizes = PassSizes(**sizes, verify=((rows, profile.cuts),), tree=tree)
+    scored = () if question else (profile.answer,)
+    target_sizes = PassSizes(**sizes, verify=((rows, profile.cuts),), scored=scored, tree=tree)
     config, parameters = target
     vocab = min(32000, config.vocab)
     head = random_head(config, device, vocab) if speculates else None
     session = CapturedSession(device)
+    said = None
+    if scored:
+        kept = ModelSignature("draft", target_sizes).likelihood
+        said = session.register(kept.name, torch.tensor(kept.initial, device=device), kept.role)
     passes = Passes(
-        "target", config, parameters, target_sizes, session.register, head=head, run_ahead=True
+        "target", config, parameters, target_sizes, session.register, head=head, run_ahead=True,
+        draft_likelihood=said, asked=Settings.evidence_share,
+    )  # fmt: skip
+    drafting = Passes(
+        "draft", *draft, PassSizes(**sizes), session.register, run_ahead=True, likelihood=said
     )
-    drafting = Passes("draft", *draft, PassSizes(**sizes), session.register, run_ahead=True)
     session.add(passes)
     session.add(drafting)
     given = GivenTarget(session, passes.signature)
@@ -139,12 +158,13 @@ def _open(
 
 def _rate(
     target: GivenTarget, draft: GraphDecoder, profile: Profile, batch: int,
-    acceptance: float | None, warm: bool,
+    acceptance: float | None, question: int, warm: bool,
 ) -> float:  # fmt: skip
     """Tokens a second of `batch` answers that begin together; None: by the target alone."""
     target.acceptance = acceptance or 0.0
     stride = profile.answer // profile.cuts
     rules = Rules(max_rounds=0 if acceptance is None else 1, stride=stride)
+    score = None if question else Score((0.0, *(1.0 for _ in EVIDENCE[1:])))
 
     def answers(new_tokens: int) -> None:
         scheduler = Scheduler(target, draft)
@@ -152,7 +172,7 @@ def _rate(
             prompt = list(range(i, i + profile.prompt))
             scheduler.submit(
                 Request(
-                    prompt=prompt, draft_prompt=prompt, suffix=list(range(profile.suffix)),
+                    prompt=prompt, draft_prompt=prompt, suffix=list(range(question)), score=score,
                     stops=frozenset(), translation=SameTokens(frozenset()),
                     cuts=lambda drafted: list(range(stride, len(drafted) + 1, stride)),
                     max_new_tokens=new_tokens, rules=rules, sampling=Sampling(),

@@ -190,7 +190,7 @@ def evidence(bench: Benchmark) -> None:
 
 
 def gain(bench: Benchmark) -> None:
-    profile = Profile(16, 32, 2, 4, (0.0, 0.5, 1.0), (1, 2), 2, 2) if bench.tiny else Profile()
+    profile = Profile(16, 32, (2, 0), 4, (0.0, 0.5, 1.0), (1, 2), 2, 2) if bench.tiny else Profile()
     if bench.batches:
         profile = replace(profile, batches=bench.batches)
     target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b")
