@@ -76,6 +76,11 @@ def over_eagle3(part: Any, _: Any) -> float:
     return float(best / methods["target+eagle3"]["gain"])
 
 
+def over_before(first_launch: float, whole: Any) -> float:
+    """Time of the first launch over that of the release before."""
+    return float(first_launch / whole["before"]["first_launch"])
+
+
 def gains_without_loss(part: Any, _: Any) -> bool:
     """Whether both gains are reached, within a point of the target's accuracy."""
     methods = part["methods"]
@@ -87,9 +92,18 @@ def gains_without_loss(part: Any, _: Any) -> bool:
 
 
 def given_acceptance(rows: Any, _: Any) -> float | None:
-    """Gain at an acceptance of 0.75 and batch 32, without drafted tokens."""
+    """Gain at an acceptance of 0.75 and batch 32, without drafted tokens, with a question."""
+    return _given(rows, 32)
+
+
+def given_acceptance_by_evidence(rows: Any, _: Any) -> float | None:
+    """The same where the judge is not asked."""
+    return _given(rows, 0)
+
+
+def _given(rows: Any, question: int) -> float | None:
     wanted = {"batch": 32, "eagle3_profile": "none", "scheme": "parse", "acceptance": 0.75}
-    found = [row["gain"] for row in rows if wanted.items() <= row.items()]
+    found = [row["gain"] for row in rows if {**wanted, "question": question}.items() <= row.items()]
     return float(found[0]) if found else None
 
 
@@ -198,10 +212,8 @@ TABLES: dict[str, list[list[Target]]] = {
          relocation("switch: no memory but the graphs'", "switch/graphs_only", True)],
         [relocation("first launch through standby", "standby_first_launch_ms", 100, 40,
                     unit="ms")],
-        [relocation("cold start: first launch / that of the release before",
-                    "eager/first_launch_over_previous", 1.0, file="cold_start.json"),
-         relocation("cold start: time a node, exec memory grown beforehand",
-                    "eager/us_per_node_grown", REPORTED, 4, file="cold_start.json", unit="us")],
+        [relocation("cold start: first launch / that of the release before", "after/first_launch",
+                    1.0, file="cold_start_before_after.json", figure=over_before)],
     ],
     "tensor parallelism": [
         *([parallel(f"{n} GPUs: all-reduce / NCCL, 8 to 256 KiB, the worst",
@@ -288,7 +300,10 @@ TABLES: dict[str, list[list[Target]]] = {
         [serving("trained pair, 16 at a time: best of ours / EAGLE-3 alone", "batch_16", 1.1, 1.4,
                  ARITH, higher=True, figure=over_eagle3)],
         [serving("14B, acceptance 0.75, batch 32: gain", "gain/gain_by_acceptance", 1.6, 2.0,
-                 "parse_geometry.json", higher=True, figure=given_acceptance)],
+                 GEOMETRY, higher=True, figure=given_acceptance),
+         serving("14B, acceptance 0.75, batch 32: gain without a question",
+                 "gain/gain_by_acceptance", 1.6, 2.0, GEOMETRY, higher=True,
+                 figure=given_acceptance_by_evidence)],
         [serving("packages of the serving process, installed", "installed_mb", 200, 120,
                  "serve_size.json", unit="MB", cpu=True)],
         [serving("replica through Ray Serve / the process's own start", "ray_start_ratio",
