@@ -65,7 +65,6 @@ def receivers(tmp_path_factory):
     return paths
 
 
-@pytest.mark.xfail(reason="residue in kernels' arguments: docs/measurements/start.md")
 def test_two_captures_are_the_same_bytes(receivers, bundles):
     first, second = receivers
     assert first.read_bytes() == second.read_bytes()

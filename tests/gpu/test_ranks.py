@@ -138,7 +138,6 @@ def ask(url: str) -> str:
         return str(json.load(answer)["choices"][0]["text"])
 
 
-@pytest.mark.xfail(reason="residue in kernels' arguments: docs/measurements/start.md")
 def test_a_models_file_is_the_same_from_every_rank(captures: Path) -> None:
     same = [(captures / f"{way}.fdy").read_bytes() for way in ("2", "2 as rank 1")]
     assert same[0] == same[1]
