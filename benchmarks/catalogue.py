@@ -85,6 +85,11 @@ BENCHMARKS = {
             "serve_ray.json",
         ),
         Benchmark(
+            "serve-degree", "serving.degree",
+            "our server from two ranks to four: from the command to the first token by them",
+            "tp.json",
+        ),
+        Benchmark(
             "serve-soak", "serving.soak",
             "requests lost or wrong above our server's capacity, with switches and restarts",
             "serve_soak.json",

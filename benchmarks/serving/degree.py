@@ -1,0 +1,118 @@
+"""A server goes on with more ranks: from the command to the first token of an answer by them.
+
+Bundle and weights are at hand, as files. The server is ours; before and after, its answers are the
+same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import BadParameter, Option
+
+from benchmarks.device import gpu
+from benchmarks.parallel.run import NAMES
+from benchmarks.report import RESULTS, Output, Report, chosen, say, today
+from benchmarks.serving.servers import ROOT, Server, Setup, capture, first_text, write_model
+from benchmarks.serving.stream import request as post
+
+CAPTURE = "--max-rounds 0 --evidence 0 --judge-prompt ok? --yes a --no b"
+LARGE, TINY = "--no-relocate --slots 16 --prefill 256 --dtype bfloat16", "--slots 4 --prefill 16"
+_LIMIT = 240.0
+"""Seconds of a step."""
+
+
+def run(
+    model: Annotated[str, Option(help="Its geometry.")] = "qwen3-14b",
+    before: Annotated[int, Option("--from", help="Ranks at the start.")] = 2,
+    after: Annotated[int, Option("--to", help="Ranks afterwards.")] = 4,
+    repeats: Annotated[int, Option(help="Servers, one after the other.")] = 2,
+    folder: Annotated[Path, Option(help="Model and bundles are made, or found, here.")] = Path(
+        "build/serve"
+    ),
+    tiny: Annotated[bool, Option("--tiny", help="A toy model on the CPU.")] = False,
+    output: Output = RESULTS / "tp.json",
+) -> None:
+    """Measure how long a change of ranks takes; written at the end."""
+    if tiny and output.parent == RESULTS:
+        raise BadParameter("figures of toy models mean nothing: give --output", param_hint="--tiny")
+    name = "tiny" if tiny else chosen(model, tuple(NAMES), "--model")[0]
+    place = folder.resolve() / name
+    write_model(name, place, "cpu" if tiny else "cuda", _LIMIT)
+    cores = frozenset(os.sched_getaffinity(0))
+    logs = output.resolve().parent / "serve-logs"
+    # Bundles lie beside the model: not where the benchmark `serve` has its own.
+    apart = place.parent / "degree" / name
+    apart.parent.mkdir(exist_ok=True)
+    if not apart.exists():
+        apart.symlink_to(place)
+    options = shlex.split(f"{TINY if tiny else LARGE} {CAPTURE}")
+    small = Setup(apart, 64 if tiny else 512, options, "", logs, cores, before)
+    large = replace(small, ranks=after)
+    for setup in (small, large):
+        if not setup.bundle.exists():
+            seconds = capture(setup, "host" if tiny else "cuda", _LIMIT)
+            say(f"{setup.ranks} ranks: captured in {seconds:.1f} s")
+    runs = []
+    for _ in range(repeats):
+        runs.append(_change(small, large))
+        say(str(runs[-1]))
+    best = sorted(runs, key=lambda one: float(one["switch_s"]))[(len(runs) - 1) // 2]
+    about = {"date": today(), "device": "CPU" if tiny else gpu()}
+    Report(output, about).save(f"switch_{before}_{after}", {"model": name, **best, "runs": runs})
+    shutil.rmtree(logs, ignore_errors=True)
+
+
+def _change(small: Setup, large: Setup) -> dict[str, Any]:
+    """One server's: seconds until the command was done, and until the first token after it."""
+    prompt = list(range(1, 9))
+    with Server(small, "ours") as server:
+        started = server.first_token(prompt, _LIMIT)
+        _, alone = _first_token(server, prompt)
+        began = time.monotonic()
+        report = _switch(large, server.port)
+        switched = time.monotonic()
+        came, _ = _first_token(server, prompt)
+    if report["ranks"] != large.ranks:
+        raise SystemExit(f"{report['ranks']} ranks serve, {large.ranks} were asked for")
+    return {
+        "start_s": started, "first_token_ms": alone * 1e3, "switched_s": switched - began,
+        "switch_s": came - began, "report": report,
+    }  # fmt: skip
+
+
+def _first_token(server: Server, prompt: Sequence[int]) -> tuple[float, float]:
+    """When the first token of an answer came, and the seconds that it took."""
+    body = {"model": "model", "prompt": list(prompt), "max_tokens": 2, "temperature": 0,
+            "ignore_eos": True, "stream": True}  # fmt: skip
+    began = time.monotonic()
+    came = first_text(server.port, post("/v1/completions", body), _LIMIT)
+    if came is None:
+        raise SystemExit("the server gave no answer")
+    return came, came - began
+
+
+def _switch(setup: Setup, port: int) -> dict[str, Any]:
+    """What `foundryrt switch` reports."""
+    command = [
+        sys.executable, "-c", "from foundryrt.start import main; main()", "switch",
+        str(setup.bundle), "--tp", str(setup.ranks), "--url", f"http://127.0.0.1:{port}", "--json",
+    ]  # fmt: skip
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    if done.returncode:
+        raise SystemExit(f"the switch failed: {done.stderr[-2000:]}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
