@@ -16,6 +16,7 @@ from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.printable import printable
 from otfs_pipeline.frames.archive import is_archive, read_archive
+from otfs_pipeline.frames.intake import undecoded
 from otfs_pipeline.frames.samples import DATATYPES, by_antenna, decode, encode, width
 from otfs_pipeline.frames.sigmf import Capture, Metadata, parse
 from otfs_pipeline.frames.source import UNKNOWN, Frame, known_coded, known_payload
@@ -78,7 +79,7 @@ class Recording:
             yield from self._read(segment, [*range(0, segment.bytes, length), segment.bytes])
 
     def waveform(self, settings: Settings) -> Iterator[Frame]:
-        """The samples in pieces; each has the payload of the frame that begins with it, if known.
+        """The samples in pieces, `undecoded`, with the payload of the frame that begins with each.
 
         A frame begins where its preamble does.
         """
@@ -90,7 +91,7 @@ class Recording:
             for known, data in self._read(segment, sorted(cuts)):
                 bits = known_payload(*known, settings) if known else UNKNOWN
                 coded = known_coded(*known, settings) if known else UNKNOWN
-                yield Frame(decode(data, self.datatype), bits, coded=coded)
+                yield Frame(undecoded(data, self.datatype), bits, coded=coded)
 
     def _read(
         self, segment: Segment, cuts: list[int]
