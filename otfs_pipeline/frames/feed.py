@@ -13,7 +13,7 @@ import numpy as np
 
 from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
-from otfs_pipeline.frames import recording, shared, source, udp, zeromq
+from otfs_pipeline.frames import opening, shared, source, udp, zeromq
 from otfs_pipeline.frames.pace import Paced
 from otfs_pipeline.frames.queue import FrameQueue
 from otfs_pipeline.frames.raw import Raw
@@ -100,7 +100,7 @@ def open_feed(
         frames: Iterable[Frame | None] = _simulated(settings, options, paths, staging, stop)
         feed = Feed(name, frames, options.frames, counts, period)
     elif options.iq:
-        opened = recording.open_recording(
+        opened = opening.open_recording(
             options.iq, options.metadata, options.datatype, settings, options.raw
         )
         raw = Raw(settings, options.rate or opened.rate, slots) if options.raw else None
