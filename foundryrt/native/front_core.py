@@ -84,6 +84,8 @@ class Correlator:
         The share is |Σ s* x|² / Σ |x|², of a sequence s with unit energy 0 to 1.
         """
         places = samples.size - self._size + 1
+        if places < 1:
+            return None
         library = _held() if samples.size <= _SHORT else _library()
         found = library.foundry_zak_correlation_find(
             self._lanes, self._size, self._places, self._at, samples.ctypes.data, places, threshold

@@ -36,7 +36,7 @@ class Detector:
         `samples` holds the places to look at and a preamble more, [places + size - 1] complex64.
         """
         places = min(samples.size - self.size + 1, self.size)
-        power = 1 << (places - 1).bit_length()
+        power = 1 << max(places - 1, 0).bit_length()
         if power not in self._correlators:
             self._correlators[power] = Correlator(self.template, power)
         return self._correlators[power].find(samples, self.threshold)
