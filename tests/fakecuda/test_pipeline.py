@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ctypes import c_int32
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,31 @@ def test_staging_arrays_are_sent_as_they_are(path, fake):
             staged[...] = value
             pipeline.submit(0, {"state": staged})
             assert (pipeline.wait(0)["result"] == value + ADDED).all()
+        pipeline.close()
+    assert fake.live == ""
+
+
+def test_parts_of_memory_are_sent_as_they_are(path, fake):
+    with Session.open(path) as session:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=1)
+        _, memory, _ = (pipeline.memory(12 * counters.COUNT) for _ in range(3))
+        copied = pipeline._slots[0].inputs["state"].view
+        whole = memory.view(np.int32)
+        parts = [whole[at : at + counters.COUNT] for at in (0, 1, 2 * counters.COUNT)]
+        for value, part in enumerate(parts, 3):
+            part[...] = value
+            pipeline.submit(0, {"state": part})
+            assert (pipeline.wait(0)["result"] == value + ADDED).all()
+            assert not copied.any()
+        # What is elsewhere, not dense, or goes on behind it, goes through the slot's own memory.
+        gaps = whole[::2][: counters.COUNT]
+        end = memory.ctypes.data + memory.size
+        across = (c_int32 * counters.COUNT).from_address(end - 4)  # Whole pages are there.
+        for value, other in enumerate((gaps, frame(0), np.frombuffer(across, np.int32)), 50):
+            other[...] = value
+            pipeline.submit(0, {"state": other})
+            assert (pipeline.wait(0)["result"] == value + ADDED).all()
+            assert (copied == value).all()
         pipeline.close()
     assert fake.live == ""
 
