@@ -105,6 +105,40 @@ def test_more_rows_may_lie_in_memory_of_others(path, fake):
     assert fake.live == ""
 
 
+def test_sessions_share_a_growing_tensor(path, fake):
+    with Session.open(path, grow={"kv": MOST}) as first:
+        first.graph("second").launch()
+        second = first.beside(path, lambda own, other: ["foreign 0"])
+        with second:
+            assert second.rows == first.rows == {"kv": MOST}
+            assert second.tensor("kv").address != first.tensor("kv").address
+            second.graph("second").launch()
+            second.synchronize()
+            assert (first.read("kv")[1] == np.arange(ROW, 2 * ROW) + 10).all()
+            assert (second.read("behind") == 0x01010101).all()
+        with first.beside(path, lambda own, other: ["foreign 0"]) as third:
+            first.close()
+            third.graph("second").launch()
+            third.write("kv", third.read("kv") + 1)
+            assert (third.read("kv")[1] == np.arange(ROW, 2 * ROW) + 16).all()
+    assert fake.live == ""
+
+
+def test_what_cannot_have_as_many_rows_is_not_opened_beside(path, tmp_path, fake):
+    fixed = save(tmp_path / "fixed.fdy", capture([]))
+    few = save(tmp_path / "few.fdy", capture([Growth(tensor=2, most=7)]))
+    with Session.open(path, grow={"kv": 8}) as first:
+        for other, words in (
+            (fixed, "no tensor 'kv' of this bundle grows; none does"),
+            (few, "'kv' can have 3 to 7 rows, not 8"),
+        ):
+            with pytest.raises(UsageError, match=words):
+                first.beside(other, lambda own, other: ["foreign 0"])
+        with first.beside(few, lambda own, other: ["state"]) as apart:
+            assert apart.rows == {"kv": ROWS}
+    assert fake.live == ""
+
+
 def test_memory_for_all_rows_is_asked_for(path, fake):
     fake.device(memory=32 << 20)
     with Session.open(path):
