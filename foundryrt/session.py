@@ -14,7 +14,7 @@ from foundryrt.backend import Backend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
-from foundryrt.grow import grown, growing_regions, rows_of
+from foundryrt.grow import growing_regions, grown, rows_of
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.same_weights import check_same_weights
 from foundryrt.trust import KeyPath, resolve

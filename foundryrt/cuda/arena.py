@@ -40,8 +40,8 @@ class Arena:
     """A bundle's regions on a device, placed and mapped; `undo` frees them.
 
     The parts of the arena keep their distances. Foreign regions lie anywhere, most together. Of
-    ranks' slabs, that of `rank` has memory. UsageError where the arena cannot be moved to the base asked
-    for; FoundryError where addresses are taken in this process or memory does not suffice.
+    ranks' slabs, that of `rank` has memory. UsageError where the arena cannot be moved to the base
+    asked for; FoundryError where addresses are taken in this process or memory does not suffice.
     """
 
     def __init__(

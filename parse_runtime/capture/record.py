@@ -41,6 +41,8 @@ def record(recorder: Recorder, settings: Settings) -> None:
     words = _words(target, settings)
     if recorder.target == "cuda":
         _refuse_old_gpu(target, draft)
+    elif settings.kv_most:
+        raise UsageError("kv-most: on host the caches keep the size of the capture")
     ranks = None
     if settings.tp > 1:
         ranks = recorder.ranks(settings.tp, _exchanged(settings, target.config))

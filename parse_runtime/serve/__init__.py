@@ -12,10 +12,11 @@ from foundryrt.session import Session
 from foundryrt.timeline import mark
 from parse_runtime.engine.memory import SHARING, SHARING_OPTION
 from parse_runtime.graphs.loading import UNLIKE_OPTION, texts
+from parse_runtime.graphs.room import Room
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving:
+class Serving(Room):
     """Where to listen, and how much to take."""
 
     host: str = option("127.0.0.1", "address to listen on")
@@ -32,6 +33,7 @@ class Serving:
     unlike_tokenizers: str = option(*UNLIKE_OPTION)
 
     def __post_init__(self) -> None:
+        self.check_room()
         if not self.host:
             # To the system an empty name is every address of the machine.
             raise UsageError("host: an address is needed; 0.0.0.0 for all of this machine")

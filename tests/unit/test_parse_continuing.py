@@ -25,7 +25,7 @@ def bundle(
     manifest = SimpleNamespace(
         graphs=[SimpleNamespace(name="target.verify", key=key) for key in sizes],
         workload=SimpleNamespace(name="parse", settings=settings), regions=(), tensors=(),
-        weights=SimpleNamespace(recipes=(), sources=()), ranks=ranks,
+        weights=SimpleNamespace(recipes=(), sources=()), ranks=ranks, growing=(),
     )  # fmt: skip
     return SimpleNamespace(manifest=manifest, sections=())
 
