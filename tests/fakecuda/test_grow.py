@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from foundryc import recorder
 from foundryc.capture import RegionImage
@@ -22,6 +24,7 @@ from foundryc.report import print_bundle
 from foundryc.template import GraphTable
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Growth, Requirements, Tensor
+from foundryrt.cli import app
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
 from tests.fakecuda import bundle as counters
@@ -136,6 +139,41 @@ def test_what_cannot_have_as_many_rows_is_not_opened_beside(path, tmp_path, fake
                 first.beside(other, lambda own, other: ["foreign 0"])
         with first.beside(few, lambda own, other: ["state"]) as apart:
             assert apart.rows == {"kv": ROWS}
+    assert fake.live == ""
+
+
+WORKLOAD = """
+import json
+from dataclasses import dataclass
+from foundryrt.options import option
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    rows: int = option(0, "of kv")
+
+Serving = Options
+
+def rows(bundle, options):
+    return {"kv": options.rows} if options.rows else {}
+
+def run(session, options, json):
+    return {"rows": session.rows["kv"], "read": len(session.read("kv"))}
+
+def serve(session, options):
+    print(json.dumps(run(session, options, True)))
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_a_workload_says_how_many_rows_its_options_ask_for(path, tmp_path, fake, command):
+    file = tmp_path / f"growing_{command}.py"
+    file.write_text(WORKLOAD)
+    for options, found in ((["--rows", "9"], 9), ([], ROWS)):
+        shown = ["--json"] if command == "run" else []
+        words = [command, str(path), "--workload", str(file), *shown, *options]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout) == {"rows": found, "read": found}
     assert fake.live == ""
 
 
