@@ -37,12 +37,12 @@ def record(recorder: Recorder, settings: Settings) -> None:
     # Imported late: a capture's options and its key do not need torch.
     import torch
 
+    if settings.kv_most and recorder.target == "host":
+        raise UsageError("kv-most: on host the caches keep the size of the capture")
     target, draft = _models(settings)
     words = _words(target, settings)
     if recorder.target == "cuda":
         _refuse_old_gpu(target, draft)
-    elif settings.kv_most:
-        raise UsageError("kv-most: on host the caches keep the size of the capture")
     ranks = None
     if settings.tp > 1:
         ranks = recorder.ranks(settings.tp, _exchanged(settings, target.config))

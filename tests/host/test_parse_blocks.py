@@ -12,7 +12,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, eager, quiet, save, save_head
 
+from foundryc.recorder import Recorder
+from foundryrt.errors import UsageError
 from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.record import record
 from parse_runtime.capture.settings import Settings
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.outcome import Outcome
@@ -117,6 +120,17 @@ def test_a_session_with_more_blocks_than_at_capture_answers_more_at_once(
     for one, other in zip(found, expected, strict=True):
         assert (one.error, one.text, one.reason) == (None, other.text, other.reason)
         assert one.statistics.preempted == 0
+
+
+def test_on_host_a_capture_promises_no_more_blocks(folder: Path) -> None:
+    settings = Settings(
+        model=str(folder / "target"), max_len=MAX_LEN, prefill="32", kv_most=MAX_LEN
+    )
+    with (
+        Recorder("host", "parse", {}) as recorder,
+        pytest.raises(UsageError, match="on host the caches keep the size of the capture"),
+    ):
+        record(recorder, settings)
 
 
 def rows(session: EagerSession, scheduler: Scheduler, slot: int, count: int) -> torch.Tensor:
