@@ -84,7 +84,8 @@ class Room:
         if needed > share:
             raise UsageError(
                 f"gpu-memory-utilization {self.gpu_memory_utilization}: {size(share)} of GPU "
-                f"{gpu.index}; with the blocks of its capture the bundle needs {size(needed)}"
+                f"{gpu.index} is less than the {size(needed)} that the bundle needs with the "
+                "blocks of its capture: give a larger share, or capture with smaller --kv-tokens"
             )
         if free < share:
             note(f"warning: of the {size(share)} that it may have only {size(free)} are free")
