@@ -30,7 +30,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked(Room):
+class _Asked:
     """Prompts, and how their answers are sampled."""
 
     prompt: str = option("", "the user's question")
@@ -45,7 +45,7 @@ class _Asked(Room):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RuleChanges, _Asked):
+class Options(RuleChanges, Room, _Asked):
     """Prompts, and what differs from the rules of the capture."""
 
     def __post_init__(self) -> None:

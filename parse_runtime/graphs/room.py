@@ -96,8 +96,10 @@ class Room:
 def _caches(manifest: Manifest) -> tuple[list[Tensor], int]:
     """The caches, and by how many blocks all of them may have more; UsageError for none."""
     if not manifest.growing:
+        may = manifest.target == "cuda" and not manifest.ranks
         raise UsageError(
-            "the caches of this bundle keep the blocks of the capture: capture with --kv-most"
+            "the caches of this bundle keep the blocks of the capture: capture with "
+            + ("--kv-most" if may else "larger --kv-tokens")
         )
     for growth in manifest.growing:
         if growth.refused:

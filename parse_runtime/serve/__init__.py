@@ -16,8 +16,8 @@ from parse_runtime.graphs.room import Room
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving(Room):
-    """Where to listen, and how much to take."""
+class _Server:
+    """Where to listen, and for how much."""
 
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8000, "0: any free one")
@@ -31,6 +31,11 @@ class Serving(Room):
     client_timeout: int = option(30, "seconds for a request to come in, or a client to read on")
     grace: int = option(30, "seconds to finish requests after SIGTERM")
     unlike_tokenizers: str = option(*UNLIKE_OPTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving(Room, _Server):
+    """Where to listen, and how much to take."""
 
     def __post_init__(self) -> None:
         self.check_room()

@@ -34,14 +34,17 @@ def cache(name: str, region: int) -> Tensor:
     )  # fmt: skip
 
 
-def bundle(most: int = 4000, refused: str = "", growing: bool = True, nodes: int = 0) -> Any:
+def bundle(
+    most: int = 4000, refused: str = "", growing: bool = True, nodes: int = 0,
+    target: str = "cuda", ranks: object = None,
+) -> Any:  # fmt: skip
     """Two caches, in a bundle of 30 GiB."""
     tensors = (cache("draft.cache", 0), cache("target.cache", 1))
     growths = [Growth(tensor=i, most=most + i + FIXED, refused=refused) for i in range(2)]
     manifest = SimpleNamespace(
         tensors=tensors, growing=tuple(growths) if growing else (), graphs=[
             SimpleNamespace(template=0)], templates=[SimpleNamespace(nodes=nodes)],
-        requirements=SimpleNamespace(memory=30 * GIB),
+        requirements=SimpleNamespace(memory=30 * GIB), target=target, ranks=ranks,
         workload=SimpleNamespace(settings={"max_len": 4096, "slots": 2, "kv_tokens": 0}),
     )  # fmt: skip
     return SimpleNamespace(manifest=manifest)
@@ -109,6 +112,9 @@ def test_what_cannot_be_had_is_refused_with_the_reason(monkeypatch: pytest.Monke
     for asked in ({"kv_blocks": 600}, {"gpu_memory_utilization": 0.9}):
         with pytest.raises(UsageError, match="capture with --kv-most"):
             rows(bundle(growing=False), Serving(**asked))
+        for other in ({"target": "host"}, {"ranks": "two"}):
+            with pytest.raises(UsageError, match="capture with larger --kv-tokens"):
+                rows(bundle(growing=False, **other), Serving(**asked))
         with pytest.raises(UsageError, match="keep the blocks of the capture: node 3 depends"):
             rows(bundle(refused="node 3 depends"), Serving(**asked))
     with pytest.raises(UsageError, match=r"0.3: 32.2 GB of GPU 0 is less than the 33.3 GB that"):
