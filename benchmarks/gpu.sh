@@ -34,6 +34,7 @@ choose() {
         host) limit=60 options=(parse-geometry --parts host) ;;
         gain) limit=200 options=(parse-geometry --parts gain --batches 1,8,32) ;;
         peers) limit=240 options=(parse-geometry --parts peers) ;;
+        long) limit=150 options=(parse-geometry --parts long) ;;
         large) limit=150 options=(parse-geometry --parts moe,32b) ;;
         linear) limit=120 options=(parse-linear) ;;
         attention) limit=150 options=(parse-attention) ;;

@@ -31,7 +31,7 @@ from foundryrt.session import Session
 from foundryrt.timeline import mark
 from foundryrt.trust import resolve
 from foundryrt.weights import weight_paths
-from foundryrt.workload import RunWorkload, ServingWorkload, find_run, preparing
+from foundryrt.workload import RunWorkload, ServingWorkload, find_run, preparing, wanted_rows
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -136,7 +136,7 @@ def run(
                 ranks.others(opened.manifest, bundle, tp, devices) as others,
                 Session.open(
                     opened, weights=weights, trust=trust or None, base=_address(base),
-                    followers=others,
+                    grow=wanted_rows(driver, opened, chosen), followers=others,
                 ) as session,
             ):  # fmt: skip
                 result = driver.run(session, chosen, json)
@@ -173,9 +173,10 @@ def serve(
             ranks.others(opened.manifest, bundle, tp, devices, serving=True) as others,
             preparing(driver, opened) as prepared,
             Session.open(
-                opened, weights=weights, trust=trust or None, base=_address(base), followers=others
+                opened, weights=weights, trust=trust or None, base=_address(base),
+                grow=wanted_rows(driver, opened, chosen), followers=others,
             ) as session,
-        ):
+        ):  # fmt: skip
             prepared.join()
             driver.serve(session, chosen)
 

@@ -28,6 +28,18 @@ def grown(manifest: Manifest, rows: Mapping[str, int]) -> Manifest:
     return manifest
 
 
+def rows_of(manifest: Manifest) -> dict[str, int]:
+    """How many rows each growing tensor has, by name."""
+    tensors = (manifest.tensors[growth.tensor] for growth in manifest.growing)
+    return {tensor.name: tensor.shape[0] for tensor in tensors}
+
+
+def growing_regions(manifest: Manifest) -> frozenset[str]:
+    """Names of the regions that growing tensors are alone in."""
+    tensors = (manifest.tensors[growth.tensor] for growth in manifest.growing)
+    return frozenset(manifest.regions[tensor.region].name for tensor in tensors)
+
+
 def _whole(name: str, count: object) -> int:
     """A number of rows as Python's own: sizes of numpy's would wrap around."""
     try:

@@ -86,6 +86,10 @@ class GraphsLike(Protocol):
     def graphs(self) -> Sequence[GraphKey]:
         """Name and key of every graph."""
 
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """How many rows each tensor has that may have more than at capture, by name."""
+
     def graph(self, name: str, **key: int | str) -> Launchable:
         """The graph of that name and key; UsageError where there is none."""
 

@@ -14,7 +14,7 @@ from foundryrt.backend import Backend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
-from foundryrt.grow import grown
+from foundryrt.grow import growing_regions, grown, rows_of
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.same_weights import check_same_weights
 from foundryrt.trust import KeyPath, resolve
@@ -182,7 +182,8 @@ class Session:
 
         Signatures that are required, weights folder and device are this session's.
         `shared(own, other)` is called when the other bundle is checked, before any memory is taken
-        for it, and names the regions to share. `others(other)` starts the ranks of a bundle for
+        for it, and names the regions to share. With a region of a tensor that may grow, all such
+        tensors have as many rows as here. `others(other)` starts the ranks of a bundle for
         several. Ranks share nothing, on either side. `first(other)` are names and keys of graphs
         that are made before its others, in this order; `prepare` waits for them. Errors are those
         of `open`, and UsageError where a region's contents differ. Either session may be closed
@@ -192,6 +193,8 @@ class Session:
         bundle = open_bundle(path, how.trust)
         try:
             place = dict.fromkeys(shared(own, bundle), self)
+            if growing_regions(own.manifest) & place.keys():
+                bundle.manifest = grown(bundle.manifest, rows_of(own.manifest))
             if place:
                 self._backend()
                 if how.followers is not None or bundle.manifest.ranks:
@@ -305,6 +308,11 @@ class Session:
         `graph` is the index in `graphs` of the one that owns it, -1 where all share it.
         """
         return list(self._bundle.manifest.tensors)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows, the first dimension, each tensor has that may grow, by name."""
+        return rows_of(self._bundle.manifest)
 
     def ready(self, name: str | None = None, **key: int | str) -> int:
         """How many graphs can be launched without waiting; given a graph, 1 if it can, else 0.

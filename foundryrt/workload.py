@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -63,6 +63,14 @@ class PreparedWorkload(ServingWorkload, Protocol):
 
 
 @runtime_checkable
+class GrowingWorkload(RunWorkload, Protocol):
+    """A workload with tensors that may have more rows than at capture (foundryrt/grow.py)."""
+
+    def rows(self, bundle: Bundle, options: Any) -> Mapping[str, int]:
+        """Rows of such tensors, by name, for a session with these options of `run` or `serve`."""
+
+
+@runtime_checkable
 class WithCapture(RunWorkload, Protocol):
     """A workload whose bundle can be named by what it is captured of."""
 
@@ -99,6 +107,11 @@ def preparing(driver: ServingWorkload, bundle: Bundle) -> Iterator[Worker]:
         yield worker
     finally:
         worker.join()
+
+
+def wanted_rows(driver: RunWorkload, bundle: Bundle, options: Any) -> Mapping[str, int]:
+    """What `Session.open` is to `grow`."""
+    return driver.rows(bundle, options) if isinstance(driver, GrowingWorkload) else {}
 
 
 RUN = "foundryrt.workloads"

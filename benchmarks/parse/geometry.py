@@ -20,6 +20,7 @@ from typer import BadParameter, Option
 from benchmarks.parse import peers
 from benchmarks.parse.drafts import Drafts, shared_verification
 from benchmarks.parse.gain import Profile, gains
+from benchmarks.parse.long import Lengths, long_contexts
 from benchmarks.parse.measure import (
     CapturedSession,
     copy_bandwidth,
@@ -37,7 +38,7 @@ from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.signature.sizes import PassSizes
 
 FILE = RESULTS / "parse_geometry.json"
-PARTS = ("decode", "host", "prefill", "verify", "evidence", "gain", "peers", "moe", "32b")
+PARTS = ("decode", "host", "prefill", "long", "verify", "evidence", "gain", "peers", "moe", "32b")
 AGREEMENT = 0.8
 """Fraction of tokens on which the assistant of `peers` agrees with the target."""
 
@@ -160,6 +161,17 @@ def prefill(bench: Benchmark) -> None:
             bench.save("prefill", {"rows": rows})
 
 
+def long(bench: Benchmark) -> None:
+    """Contexts of 32k tokens, of 0.6B and 14B."""
+    lengths = Lengths((96,), (24, 96), (1, 2), 64) if bench.tiny else Lengths()
+    rows = []
+    for name in ("qwen3-0.6b", "qwen3-14b"):
+        for row in long_contexts(bench.model(name), bench.device, bench.bandwidth, lengths):
+            rows.append({"model": name, **row})
+            say(str(rows[-1]))
+            bench.save("long", {"rows": rows})
+
+
 def verify(bench: Benchmark) -> None:
     sizes = Sizes(32, 64, 4, (2, 4, 8)) if bench.tiny else Sizes()
     found: dict[str, Any] = {"sizes": vars(sizes), "seconds_by_cuts": []}
@@ -256,9 +268,9 @@ def large(bench: Benchmark) -> None:
     bench.save("32b", {**found, "one_pass_over_prefill": ratio, "seconds_by_cuts": rows})
 
 
-MEASURE: dict[str, Callable[[Benchmark], None]] = dict(
-    zip(PARTS, (decode, host, prefill, verify, evidence, gain, compare, moe, large), strict=True)
-)
+MEASURE: dict[str, Callable[[Benchmark], None]] = dict(zip(
+    PARTS, (decode, host, prefill, long, verify, evidence, gain, compare, moe, large), strict=True
+))  # fmt: skip
 
 
 def run(

@@ -26,20 +26,22 @@ class Placing:
     """Where the arena may lie: where it was alone, or, if `movable`, where addresses are free.
 
     `base` is the address that its first region must have; None for the recorded one if it is free.
-    `given` has, by region, memory that is somebody else's.
+    `given` has, by region, memory that is somebody else's. Foreign regions that are `alone` have
+    memory of their own, so that another session may share it.
     """
 
     movable: bool = False
     base: int | None = None
     given: Given = field(default_factory=dict)
+    alone: frozenset[str] = frozenset()
 
 
 class Arena:
     """A bundle's regions on a device, placed and mapped; `undo` frees them.
 
-    The parts of the arena keep their distances. Foreign regions lie together, anywhere. Of ranks'
-    slabs, that of `rank` has memory. UsageError where the arena cannot be moved to the base asked
-    for; FoundryError where addresses are taken in this process or memory does not suffice.
+    The parts of the arena keep their distances. Foreign regions lie anywhere, most together. Of
+    ranks' slabs, that of `rank` has memory. UsageError where the arena cannot be moved to the base
+    asked for; FoundryError where addresses are taken in this process or memory does not suffice.
     """
 
     def __init__(
@@ -65,7 +67,11 @@ class Arena:
         self._given = placing.given
         rest = [region for region in mapped if not self._take_given(region, placing.movable)]
         self._place_arena([region for region in rest if not region.owner], placing)
-        self._place_foreign([region for region in rest if region.owner])
+        foreign = [region for region in rest if region.owner]
+        self._place_foreign([region for region in foreign if region.name not in placing.alone])
+        for region in foreign:
+            if region.name in placing.alone:
+                self._place_alone(region)
 
     def address(self, tensor: Tensor) -> int:
         """Where a tensor of the bundle begins."""
@@ -163,6 +169,13 @@ class Arena:
         base = self._reserve(0, self._device_memory.rounded(end))
         self._map("foreign", base, end)
         self._bases |= {name: base + offset for name, offset in places.items()}
+
+    def _place_alone(self, region: Region) -> None:
+        """A range of its own: the beginning of the memory that is shared is that of the region."""
+        within = region.base % _FOREIGN_ALIGNMENT
+        base = self._reserve(0, self._device_memory.rounded(within + region.size))
+        self._map(region.name, base, within + region.size)
+        self._bases[region.name] = base + within
 
     def _reserve(self, base: int, length: int) -> int:
         got = c_uint64()

@@ -38,6 +38,7 @@ from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.cuda.upload import Uploader
 from foundryrt.cuda.weights import WeightLoader
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.grow import growing_regions
 from foundryrt.parallel import Worker
 from foundryrt.printable import quoted
 from foundryrt.undo import Undo
@@ -132,7 +133,7 @@ class CudaBackend:
     def _make_arena(self, base: int | None, place: Mapping[str, object]) -> None:
         manifest = self._bundle.manifest
         self._given = {name: self._memory_of(name, value) for name, value in place.items()}
-        placing = Placing(manifest.relocatable, base, self._given)
+        placing = Placing(manifest.relocatable, base, self._given, growing_regions(manifest))
         self._arena = Arena(self.device, manifest.regions, self._undo.part(), placing, self._rank)
         self._done("arena")
 

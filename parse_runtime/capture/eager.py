@@ -15,18 +15,30 @@ from parse_runtime.capture.passes import Passes, Run
 
 
 class EagerSession:
-    """Give `register` to the passes, then `add` them; on a GPU with `device` "cuda"."""
+    """Give `register` to the passes, then `add` them; on a GPU with `device` "cuda".
 
-    def __init__(self, settings: Mapping[str, Any] | None = None, device: str = "cpu") -> None:
+    `grow` is that of `Session.open`.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any] | None = None, device: str = "cpu",
+        grow: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self.settings = dict(settings or {})
-        self._device = device
+        self.rows: dict[str, int] = {}
+        self._device, self._grow = device, dict(grow or {})
         self.tensors: dict[str, Tensor] = {}
         self._passes: dict[tuple[str, tuple[tuple[str, int | str], ...]], EagerGraph] = {}
 
     def register(
-        self, name: str, tensor: Tensor, role: str, slices: Sequence[WeightSlice] | None = None
-    ) -> Tensor:
+        self, name: str, tensor: Tensor, role: str, slices: Sequence[WeightSlice] | None = None,
+        grows: int | None = None,
+    ) -> Tensor:  # fmt: skip
         """As a recorder does, but in torch's own memory."""
+        if grows is not None:
+            self.rows[name] = self._grow.get(name, tensor.shape[0])
+            more = self.rows[name] - tensor.shape[0]
+            tensor = torch.cat((tensor, tensor.new_zeros(more, *tensor.shape[1:])))
         self.tensors[name] = tensor.to(self._device)
         return self.tensors[name]
 

@@ -41,7 +41,7 @@ class Limits:
 LIMITS = {
     "cuda": Limits(
         dtype="bfloat16",
-        max_len=8192,
+        max_len=32768,
         slots=64,
         prefill=(128, 256, 512, 1024, 2048),
         verify=f"{Settings.verify},512x4x4,768x8x4",
@@ -84,7 +84,8 @@ def choose(
     dtype = str(given.get("dtype", limits.dtype))
     room = int(available * limits.share) - _weights(target, draft, dtype)
     most = min(limits.max_len, target.config.max_positions, draft.config.max_positions)
-    length, tokens = int(given.get("max_len", most)), int(given.get("kv_tokens", 0))
+    tokens = int(given.get("kv_tokens", 0))
+    length = int(given.get("max_len", min(most, tokens or most)))
     sized = {**found, **given}
     while (needed := _caches(sized, length, tokens or length, target, draft, dtype)) > room:
         shorter = 1 << (length - 1).bit_length() - 1

@@ -20,8 +20,9 @@ class Register(Protocol):
     """`Recorder.register`: moves a tensor into the arena and returns the one there."""
 
     def __call__(
-        self, name: str, tensor: Tensor, role: str, slices: Sequence[WeightSlice] | None = None
-    ) -> Tensor: ...
+        self, name: str, tensor: Tensor, role: str, slices: Sequence[WeightSlice] | None = None,
+        grows: int | None = None,
+    ) -> Tensor: ...  # fmt: skip
 
 
 def load_parameters(

@@ -100,10 +100,12 @@ class Passes:
         return self.register(self.signature.tensor(name), tensor, "constant")
 
     def _add_cache(self, name: str, c: ModelConfig) -> Cache:
-        blocks = self.sizes.fixed_blocks + self.sizes.pool_blocks
-        shape = (blocks, c.layers, 2, BLOCK, c.kv_heads, c.head_dim)
+        sizes = self.sizes
+        shape = (sizes.blocks, c.layers, 2, BLOCK, c.kv_heads, c.head_dim)
         empty = torch.zeros(shape, dtype=self.parameters["embed"].dtype)
-        return Cache(self.register(self.signature.tensor(name), empty, "state"), self._tables)
+        grows = sizes.most_blocks if sizes.kv_most else None
+        name = self.signature.tensor(name)
+        return Cache(self.register(name, empty, "state", grows=grows), self._tables)
 
     def _input(self, found: Input) -> Tensor:
         """Its tensor, which is registered once, whatever passes share it."""

@@ -37,6 +37,8 @@ def record(recorder: Recorder, settings: Settings) -> None:
     # Imported late: a capture's options and its key do not need torch.
     import torch
 
+    if settings.kv_most and recorder.target == "host":
+        raise UsageError("kv-most: on host the caches keep the size of the capture")
     target, draft = _models(settings)
     words = _words(target, settings)
     if recorder.target == "cuda":

@@ -25,6 +25,9 @@ class _Recorded:
     max_len: int = option(512, "tokens of prompt and answer")
     slots: int = option(1, "sequences at a time")
     kv_tokens: int = option(0, "tokens of all sequences together; 0: slots x max-len")
+    kv_most: int = option(
+        0, "tokens that a session may give the caches room for (cuda); 0: as many as kv-tokens"
+    )
     tp: int = option(1, "ranks, each with a GPU, that share the target model")
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,..64,96,128,.. and the slots")
@@ -72,6 +75,7 @@ class Settings(Rules, _Recorded):
             raise UsageError(
                 f"kv-tokens {self.kv_tokens}: less than one sequence of max-len {self.max_len}"
             )
+        self._check_most()
         if not self.judge_prompt:
             raise UsageError("judge-prompt: the judge needs a question")
         if not 0 < self.evidence_share <= 1:
@@ -90,6 +94,13 @@ class Settings(Rules, _Recorded):
                 f"prefill {self.prefill!r}: up to as many rows as the slots have, "
                 f"{self.slots * self.max_len}"
             )
+
+    def _check_most(self) -> None:
+        least = self.kv_tokens or self.slots * self.max_len
+        if self.kv_most and self.kv_most < least:
+            raise UsageError(f"kv-most {self.kv_most}: less than the capture's own {least} tokens")
+        if self.kv_most and self.tp > 1:
+            raise UsageError("kv-most: ranks keep the blocks of the capture; give --kv-tokens")
 
     def _check_loose(self) -> None:
         if self.fly_window < 0 or not 0 <= self.fly_entropy <= 1:
@@ -132,6 +143,7 @@ class Settings(Rules, _Recorded):
             max_len=self.max_len,
             slots=self.slots,
             kv_tokens=self.kv_tokens,
+            kv_most=self.kv_most,
             prefill=tuple(prefill),
             prompts=tuple(prompts_of(rows, self.slots) for rows in prefill),
             verify=tuple(verify),

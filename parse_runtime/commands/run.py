@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foundryrt.bundle.reader import Bundle
 from foundryrt.console import write
 from foundryrt.errors import UsageError
 from foundryrt.options import option
@@ -19,10 +20,12 @@ from parse_runtime.engine.prompts import Prompts
 from parse_runtime.engine.rules import BundleRules, RuleChanges, Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import UNLIKE, UNLIKE_OPTION, load
+from parse_runtime.graphs.room import Room
 from parse_runtime.serve import Serving, prepare_serving, serve
 
 __all__ = [
-    "Calibrating", "Capture", "Options", "Serving", "calibrate", "prepare_serving", "run", "serve",
+    "Calibrating", "Capture", "Options", "Serving", "calibrate", "prepare_serving", "rows", "run",
+    "serve",
 ]  # fmt: skip
 
 
@@ -42,12 +45,13 @@ class _Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RuleChanges, _Asked):
+class Options(RuleChanges, Room, _Asked):
     """Prompts, and what differs from the rules of the capture."""
 
     def __post_init__(self) -> None:
         if bool(self.prompt) == bool(self.input):
             raise UsageError("give either --prompt TEXT or --input FILE")
+        self.check_room()
         if self.unlike_tokenizers not in UNLIKE:
             raise UsageError(f"unlike-tokenizers: one of {', '.join(UNLIKE)}")
         if self.share_prefixes not in SHARING:
@@ -57,6 +61,11 @@ class Options(RuleChanges, _Asked):
 
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_p, self.seed)
+
+
+def rows(bundle: Bundle, options: Room) -> dict[str, int]:
+    """Of the caches, which the session is to have."""
+    return options.rows(bundle)
 
 
 def run(session: SessionLike, options: Options, json: bool) -> dict[str, object]:

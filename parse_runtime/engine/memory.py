@@ -131,12 +131,15 @@ class Memory:
     def _step(self, model: Decoder) -> int:
         return lcm(model.prefills[-1].rows, BLOCK) if self._sharing == "exact" else BLOCK
 
-    def _contents(self, model: Decoder, tokens: Sequence[int]) -> list[bytes]:
-        """Of whole steps, without the last token: its row may be computed again."""
+    def _contents(self, model: Decoder, tokens: Sequence[int]) -> Iterator[bytes]:
+        """Of whole steps, without the last token: its row may be computed again.
+
+        As far as they are asked for: of a long prompt that waits they are, before every step.
+        """
         step = self._step(model)
         # After a switch there may be passes of another length.
         computed = model.prefills[-1].rows if self._sharing == "exact" else 0
-        return list(contents(tokens[: (len(tokens) - 1) // step * step], computed))
+        return contents(tokens[: (len(tokens) - 1) // step * step], computed)
 
     def _found(self, model: Decoder, tokens: Sequence[int]) -> list[int]:
         if self._sharing == "off":

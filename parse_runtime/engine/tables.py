@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from parse_runtime.engine.blocks import BlockPool
 from parse_runtime.signature.passes import ModelSignature
@@ -50,7 +50,7 @@ class Tables:
         while held:
             self.pool.give_back(held.pop())
 
-    def found(self, contents: Sequence[bytes], step: int) -> list[int]:
+    def found(self, contents: Iterable[bytes], step: int) -> list[int]:
         """The blocks of the beginning of a sequence, as far as they are there in whole steps."""
         blocks: list[int] = []
         for content in contents if self._paged else ():
@@ -66,7 +66,7 @@ class Tables:
             self._append(slot, block)
         return len(blocks) * BLOCK
 
-    def publish(self, slot: int, contents: Sequence[bytes]) -> None:
+    def publish(self, slot: int, contents: Iterable[bytes]) -> None:
         """Let others find the first blocks of a slot, which nobody changes from now on."""
         if self._paged:
             for block, content in zip(self._held[slot], contents, strict=False):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from foundryrt.bundle.alike import first_difference
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Manifest
 from foundryrt.errors import UsageError
+from foundryrt.grow import growing_regions, grown, rows_of
 
 _MEANING = (
     "max_len", "kv_tokens", "eagle_depth", "eagle_width", "fly_window", "fly_entropy",
@@ -29,7 +31,9 @@ def shared_regions(own: Bundle, other: Bundle) -> list[str]:
                 f"the bundle computes in {types[1]}, the one that is served {types[0]}"
             )
         return []
-    return ["weights", "state"] if _continues(own, other) else ["weights"]
+    if not _continues(own, other):
+        return ["weights"]
+    return ["weights", "state", *sorted(growing_regions(own.manifest))]
 
 
 def _continues(own: Bundle, other: Bundle) -> bool:
@@ -44,7 +48,27 @@ def _continues(own: Bundle, other: Bundle) -> bool:
         and _shares(own) == _shares(other)
         and all(mine.get(name) == others.get(name) for name in _MEANING)
         and first_difference("state", own, other) is None
+        and _may_have_as_many_blocks(own, other)
     )
+
+
+def _may_have_as_many_blocks(own: Bundle, other: Bundle) -> bool:
+    """Whether the caches of `other`, where they have regions of their own, may be those of `own`.
+
+    They have as many blocks then as the session of `own` has.
+    """
+    if growing_regions(own.manifest) != growing_regions(other.manifest):
+        return False
+    try:
+        manifest = grown(other.manifest, rows_of(own.manifest))
+    except UsageError:
+        return False
+    return _caches(manifest) == _caches(own.manifest)
+
+
+def _caches(manifest: Manifest) -> list[tuple[object, ...]]:
+    tensors = (manifest.tensors[growth.tensor] for growth in manifest.growing)
+    return sorted((t.name, manifest.regions[t.region].name, t.shape, t.dtype) for t in tensors)
 
 
 def _shares(bundle: Bundle) -> bool:

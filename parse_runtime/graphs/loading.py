@@ -126,7 +126,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
     # Bundles of before 2026-11-29 have no such settings, and no evidence or other evidence.
     asked = settings["evidence"] if "evidence_share" in settings else "0"
     scored = scored_tokens(verify, settings["stride"], asked) if verify else ()
-    return PassSizes(
+    found = PassSizes(
         max_len=settings["max_len"],
         slots=settings["slots"],
         prefill=tuple(length for length, _ in prefill),
@@ -138,6 +138,9 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         decode=tuple(batch for (batch,) in sizes("decode", "batch")),
         tree=DraftTree(settings["eagle_depth"], width) if sizes("extend", "len") else None,
     )
+    caches = (f"{model}.cache", f"{model}.eagle.cache")
+    blocks = min((session.rows[name] for name in caches if name in session.rows), default=0)
+    return found.holding(blocks) if blocks else found
 
 
 def translation(target: TextFormat, draft: TextFormat, unlike_tokenizers: str) -> TokenTranslation:

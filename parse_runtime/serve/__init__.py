@@ -12,11 +12,12 @@ from foundryrt.session import Session
 from foundryrt.timeline import mark
 from parse_runtime.engine.memory import SHARING, SHARING_OPTION
 from parse_runtime.graphs.loading import UNLIKE_OPTION, texts
+from parse_runtime.graphs.room import Room
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving:
-    """Where to listen, and how much to take."""
+class _Server:
+    """Where to listen, and for how much."""
 
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8000, "0: any free one")
@@ -31,7 +32,13 @@ class Serving:
     grace: int = option(30, "seconds to finish requests after SIGTERM")
     unlike_tokenizers: str = option(*UNLIKE_OPTION)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Serving(Room, _Server):
+    """Where to listen, and how much to take."""
+
     def __post_init__(self) -> None:
+        self.check_room()
         if not self.host:
             # To the system an empty name is every address of the machine.
             raise UsageError("host: an address is needed; 0.0.0.0 for all of this machine")

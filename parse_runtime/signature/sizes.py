@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from parse_runtime.signature.plan import ALIGNMENT
@@ -51,6 +51,8 @@ class PassSizes:
     kv_tokens: int | None = 0
     """Tokens that the sequences of all slots have room for, 0 for slots x max_len. None: slots
     have rows of their own and no tables, in bundles of before 2026-11-30."""
+    kv_most: int = 0
+    """Tokens that a session may give them room for; 0 for those."""
     prefill: tuple[int, ...] = ()
     """Rows, rising."""
     prompts: tuple[int, ...] = ()
@@ -108,6 +110,20 @@ class PassSizes:
     def pool_blocks(self) -> int:
         """Blocks that slots take and give back."""
         return blocks_of(self.kv_tokens or 0) or self.slots * blocks_of(self.max_len)
+
+    @property
+    def blocks(self) -> int:
+        """Of the caches at capture."""
+        return self.fixed_blocks + self.pool_blocks
+
+    @property
+    def most_blocks(self) -> int:
+        """And those that a session may give them."""
+        return max(self.blocks, self.fixed_blocks + blocks_of(self.kv_most))
+
+    def holding(self, blocks: int) -> PassSizes:
+        """Of a session whose caches have so many blocks."""
+        return replace(self, kv_tokens=(blocks - self.fixed_blocks) * BLOCK)
 
     def scored_by(self, rows: int, cuts: int, drafts: int = 1) -> int:
         """Drafted tokens that the verify pass of that size has evidence of, of each draft.

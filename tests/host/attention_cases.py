@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -78,6 +78,22 @@ def random_case(
         scale=0.3 if windowed else None,
         cap=2.0 if windowed else 0.0,
     )
+
+
+def far_apart(case: Case) -> Case:
+    """The same keys and values in blocks so far apart that an int32 does not count to the last.
+
+    Of the memory between them nothing is touched.
+    """
+    _, blocks, _, kv_heads, head_dim = case.cache.shape
+    row = kv_heads * head_dim
+    apart = ((1 << 31) // (blocks - 1) // 16 + 1) * 16
+    size = (blocks - 1) * apart + 2 * BLOCK * row
+    memory = torch.empty(size, dtype=case.cache.dtype, device=case.cache.device)
+    cache = memory.as_strided(case.cache.shape, (BLOCK * row, apart, row, head_dim, 1))
+    cache.copy_(case.cache)
+    assert (case.tables == blocks - 1).any()
+    return replace(case, cache=cache)
 
 
 def rows(case: Case) -> Tensor:

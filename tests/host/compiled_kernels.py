@@ -161,6 +161,11 @@ def before_wait(ptx: str) -> dict[str, int]:
     }
 
 
+def approximate_angles(ptx: str) -> int:
+    """Instructions whose error grows with the angle."""
+    return len(re.findall(r"\b(?:sin|cos)\.approx", ptx))
+
+
 def sums(ttgir: str) -> list[str]:
     """Shapes and layouts of what is summed: these decide the order."""
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
@@ -199,6 +204,7 @@ def main() -> None:
     report = {
         name: {
             "programmatic": all(k.metadata.launch_pdl for k in kernels.values()),
+            "approximate": [approximate_angles(k.asm["ptx"]) for k in kernels.values()],
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,15 +154,17 @@ def eager(
     words: tuple[int, int] = (0, 0),
     device: str = "cpu",
     ranks: Ranks | None = None,
+    grow: Mapping[str, int] | None = None,
 ) -> tuple[EagerSession, GraphTarget, GraphDecoder, Model]:
     """Session, target and draft; without a draft model the target's is its own.
 
-    With `ranks` the session is one of theirs, and the target's parts are.
+    With `ranks` the session is one of theirs, and the target's parts are. `grow` is that of
+    `Session.open`.
     """
     model = open_model(settings.model)
     model = model.sharded(ranks.world) if ranks else model
     draft = open_model(settings.draft) if settings.draft else model
-    session = EagerSession(asdict(settings), device)
+    session = EagerSession(asdict(settings), device, grow)
     rank = int(ranks.words[0]) if ranks else 0
     for passes in build(session.register, settings, model, draft, words, ranks=ranks, rank=rank):
         session.add(passes)
@@ -178,7 +180,7 @@ def opened(settings: Settings, words: tuple[int, int], device: str = "cpu") -> S
     }
     return SimpleNamespace(
         file=files.__getitem__, file_digest=files.__getitem__, files=list(files),
-        settings=session.settings,
+        settings=session.settings, rows=session.rows,
         graphs=session.graphs, write=session.write, graph=session.graph,
     )  # fmt: skip
 

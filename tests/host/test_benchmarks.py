@@ -25,7 +25,7 @@ def test_every_benchmark_says_its_options(name: str) -> None:
 
 def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     output = tmp_path / "geometry.json"
-    geometry.run(parts="decode,host,prefill", tiny=True, output=output)
+    geometry.run(parts="decode,host,prefill,long", tiny=True, output=output)
     parts = json.loads(output.read_text())
     found, rows = parts["decode"], parts["host"]["rows"]
     assert found["device"] and found["by_batch"] and found["decode_over_bandwidth"] > 0
@@ -36,6 +36,11 @@ def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     for row in parts["prefill"]["rows"]:
         assert row["seconds"] > 0 and row["tokens_per_second"] > 0
         assert row["same_tokens"] == row["prompts"] == 4
+    long = parts["long"]["rows"]
+    assert [row["prompts"] for row in long if row["kind"] == "prefill"] == [1, 2] * 2
+    steps = [(row["position"], row["batch"]) for row in long if row["kind"] == "step"]
+    assert steps == [(24, 1), (24, 2), (96, 1), (96, 2)] * 2
+    assert all(row["seconds"] > 0 for row in long)
 
 
 def test_toy_models_try_verifications_that_share_a_pass() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, eager, quiet, save, save_head
 
+from foundryc.recorder import Recorder
+from foundryrt.errors import UsageError
 from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.record import record
 from parse_runtime.capture.settings import Settings
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.outcome import Outcome
@@ -20,6 +23,7 @@ from parse_runtime.engine.prompts import Ending, Prompts, Raw, TextFormat
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import translation
+from parse_runtime.signature.sizes import blocks_of
 
 MAX_LEN, COMMON = 88, "the same words at the beginning of all of them: "
 ENDLESS = Ending(ignore_stops=True)
@@ -44,15 +48,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(
-    folder: Path, way: str, kv_tokens: int, sharing: str, prefill: str = "8,24"
-) -> tuple[EagerSession, Scheduler, Prompts]:
+    folder: Path, way: str, kv_tokens: int, sharing: str, prefill: str = "8,24",
+    kv_most: int = 0, grow: Mapping[str, int] | None = None,
+) -> tuple[EagerSession, Scheduler, Prompts]:  # fmt: skip
     named = {k: str(folder / str(v)) if k in ("model", "draft", "eagle") else v
              for k, v in {"model": "target", **WAYS[way]}.items()}  # fmt: skip
     chosen = Settings(
         max_len=MAX_LEN, slots=3, decode="1,3", prefill=prefill, verify="48x3",
-        kv_tokens=kv_tokens, judge_prompt="ok?", **named,
+        kv_tokens=kv_tokens, kv_most=kv_most, judge_prompt="ok?", **named,
     )  # fmt: skip
-    session, target, draft, model = eager(chosen, (5, 9))
+    session, target, draft, model = eager(chosen, (5, 9), grow=grow)
     text = TextFormat(model.text.tokenizer, model.text.chat)
     prompts = Prompts(text, text, translation(text, text, "refuse"))
     return session, Scheduler(target, draft, MAX_LEN, sharing), prompts
@@ -96,6 +101,36 @@ def test_answers_over_few_blocks_are_those_over_many(folder: Path, way: str, pre
         # What begins the prompts is no whole pass of 96 rows.
         shares = sharing == "blocks" or (sharing == "exact" and prefill == "8,24")
         assert (sum(outcome.statistics.shared for outcome in found) > 0) == shares
+
+
+@pytest.mark.parametrize("way", ["plain", "draft", "chain"])
+def test_a_session_with_more_blocks_than_at_capture_answers_more_at_once(
+    folder: Path, way: str
+) -> None:
+    held, most = 144, 3 * MAX_LEN
+    few, scheduler, prompts = opened(folder, way, held, "off", kv_most=most)
+    expected = answers(scheduler, prompts)
+    assert sum(outcome.statistics.preempted for outcome in expected) > 0
+    more = blocks_of(most) - blocks_of(held)
+    grow = {name: count + more for name, count in few.rows.items()}
+    assert sorted(grow) == sorted(name for name in few.tensors if name.endswith("cache"))
+    _, scheduler, prompts = opened(folder, way, held, "off", kv_most=most, grow=grow)
+    assert scheduler.memory.usage["target"].total == blocks_of(most)
+    found = answers(scheduler, prompts)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.error, one.text, one.reason) == (None, other.text, other.reason)
+        assert one.statistics.preempted == 0
+
+
+def test_on_host_a_capture_promises_no_more_blocks(folder: Path) -> None:
+    settings = Settings(
+        model=str(folder / "target"), max_len=MAX_LEN, prefill="32", kv_most=MAX_LEN
+    )
+    with (
+        Recorder("host", "parse", {}) as recorder,
+        pytest.raises(UsageError, match="on host the caches keep the size of the capture"),
+    ):
+        record(recorder, settings)
 
 
 def rows(session: EagerSession, scheduler: Scheduler, slot: int, count: int) -> torch.Tensor:

@@ -37,6 +37,11 @@ def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
             assert any(code["loads"] for code in kernel["code"]), name
 
 
+def test_angles_of_far_positions_are_exact(report: Any) -> None:
+    for name in ("_rotate_groups", "_rotate_store", "_partial"):
+        assert not any(report["kernels"][name]["approximate"]), name
+
+
 def test_one_code_serves_any_number_of_rows(report: Any) -> None:
     """Else sums might run in another order. `_group` computes with integers alone."""
     passes: dict[str, set[tuple[str, ...]]] = {}

@@ -46,6 +46,7 @@ class Device:
         }  # fmt: skip
         if kv_tokens is not None:
             self.settings["kv_tokens"] = kv_tokens
+        self.rows: dict[str, int] = {}
         self.launches: list[str] = []
         self.sizes: list[int] = []
         """Of the launches."""

@@ -6,7 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from foundryrt.bundle.schema import (
+    GraphEntry,
+    Growth,
+    Manifest,
+    Region,
+    Requirements,
+    Tensor,
+    Workload,
+)
 from foundryrt.errors import UsageError
+from foundryrt.grow import grown
 from parse_runtime.graphs.continuing import shared_regions
 
 SETTINGS = {
@@ -25,7 +35,7 @@ def bundle(
     manifest = SimpleNamespace(
         graphs=[SimpleNamespace(name="target.verify", key=key) for key in sizes],
         workload=SimpleNamespace(name="parse", settings=settings), regions=(), tensors=(),
-        weights=SimpleNamespace(recipes=(), sources=()), ranks=ranks,
+        weights=SimpleNamespace(recipes=(), sources=()), ranks=ranks, growing=(),
     )  # fmt: skip
     return SimpleNamespace(manifest=manifest, sections=())
 
@@ -60,3 +70,47 @@ def test_ranks_share_nothing_and_have_one_dtype() -> None:
         assert shared_regions(*pair) == []  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="computes in bfloat16, the one that is served float32"):
         shared_regions(two, bundle(dtype="bfloat16"))  # type: ignore[arg-type]
+
+
+def growing(
+    rows: int = 8, captured: int = 5, most: int = 20, refused: str = "", row: int = 4,
+    region: str = "foreign 0",
+) -> SimpleNamespace:  # fmt: skip
+    """With caches of their own memory; of a session that has so many rows of them."""
+    plain = bundle()
+    cache = Tensor(
+        name="target.cache", region=0, offset=0, dtype="float32", shape=(captured, row),
+        strides=(row, 1), role="state",
+    )  # fmt: skip
+    manifest = Manifest(
+        format_version=1, target="cuda", workload=Workload(name="parse", settings=SETTINGS),
+        requirements=Requirements(memory=0, architecture="sm_90", driver=13000), producer={},
+        provenance={}, regions=(Region(region, 0, 4 * captured * row, owner="tensor"),),
+        tensors=(cache,), growing=(Growth(tensor=0, most=most, refused=refused),),
+        graphs=tuple(
+            GraphEntry(graph.name, graph.key, 0, 0, {}) for graph in plain.manifest.graphs
+        ),
+    )  # fmt: skip
+    return SimpleNamespace(manifest=grown(manifest, {"target.cache": rows}), sections=())
+
+
+@pytest.mark.parametrize(
+    ("other", "continues"),
+    [
+        (growing(rows=5), True),
+        (growing(rows=7, captured=7, most=8), True),
+        # It cannot have as many blocks, or as few.
+        (growing(rows=5, most=7), False),
+        (growing(rows=9, captured=9), False),
+        (growing(rows=5, refused="why"), False),
+        (growing(rows=8, captured=8, refused="why"), True),
+        (growing(rows=5, row=8), False),
+        (growing(rows=5, region="foreign 1"), False),
+        (bundle(), False),
+    ],
+)
+def test_caches_that_grow_are_shared_where_they_may_have_as_many_blocks(
+    other: SimpleNamespace, continues: bool
+) -> None:
+    found = shared_regions(growing(), other)  # type: ignore[arg-type]
+    assert found == (["weights", "state", "foreign 0"] if continues else ["weights"])

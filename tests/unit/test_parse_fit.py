@@ -28,11 +28,11 @@ GIB = 1 << 30
 def test_a_model_of_14b_on_gpus() -> None:
     wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
     assert wide == {
-        "dtype": "bfloat16", "max_rounds": 0, "max_len": 8192, "slots": 64, "kv_tokens": 299008,
+        "dtype": "bfloat16", "max_rounds": 0, "max_len": 32768, "slots": 64, "kv_tokens": 299008,
         "prefill": "128,256,512,1024,2048",
     }  # fmt: skip
     narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
-    assert (narrow["max_len"], narrow["slots"], narrow["kv_tokens"]) == (8192, 64, 20480)
+    assert (narrow["max_len"], narrow["slots"], narrow["kv_tokens"]) == (16384, 64, 20480)
     least = choose({"model": "m", "max_len": 2048}, LIMITS["cuda"], 35 * GIB, MODEL, MODEL)
     assert (least["slots"], least["kv_tokens"]) == (16, 6144)
     with pytest.raises(UsageError, match=r"m: .* GiB more than the 24\.0 GiB"):
@@ -44,7 +44,7 @@ def test_weights_in_fp8_leave_room() -> None:
     model: Any = SimpleNamespace(config=CONFIG, parameters=[weights])
     assert 2 * _weights(model, model, "bfloat16") == _weights(MODEL, MODEL, "bfloat16")
     found = choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, model, model)
-    assert (found["max_len"], found["slots"], found["kv_tokens"]) == (8192, 64, 21504)
+    assert (found["max_len"], found["slots"], found["kv_tokens"]) == (16384, 64, 21504)
 
 
 def test_passes_that_compute_in_more_than_is_left_are_not_captured() -> None:
@@ -74,7 +74,7 @@ def test_what_is_given_stays() -> None:
     with pytest.raises(UsageError, match="500000 tokens of cache"):
         choose({"model": "m", "kv_tokens": 500000}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
     few = choose({"model": "m", "kv_tokens": 9000}, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)
-    assert (few["slots"], few["max_len"]) == (32, 8192) and "kv_tokens" not in few
+    assert (few["slots"], few["max_len"]) == (32, 9000) and "kv_tokens" not in few
     # No pass has more rows than there are tokens.
     given = {"model": "m", "max_len": 512, "kv_tokens": 1000}
     assert choose(given, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)["prefill"] == "128,256,512"
