@@ -1,0 +1,178 @@
+"""Products of rows in FP8 with weights in FP8, for passes of many rows.
+
+A tile's product of BLOCK columns of K is one of e4m3 numbers on the tensor cores; times the rows'
+and the weight block's scale it is added to the sum in float32 registers. Tiles leave a row's bits
+alone: it is summed block by block in ascending order, whatever is beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from parse_runtime.kernels.activations import LARGEST, SMALLEST
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.swiglu import activate
+from parse_runtime.kernels.quantized import BLOCK, Quantized
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Rows and columns of a tile, warps, pipeline stages."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+def choose(count: int, n: int) -> Tiles:
+    """Tiles for `count` rows and `n` columns."""
+    return Tiles(64, 128, 4, 4)
+
+
+@opaque
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values e4m3 [T, K] and scales float32 [ceil(K / BLOCK), T] of rows x [T, K].
+
+    Their products are what `parse_runtime.kernels.activations.rounded` gives.
+    """
+    count, k = x.shape
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    values = torch.empty(count, k, dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(triton.cdiv(k, BLOCK), count, dtype=torch.float32, device=x.device)
+    _quantize_rows[triton.cdiv(count, 16), scale.shape[0]](
+        x, values, scale, count, k, x.stride(0), ROWS=16, BLOCK=BLOCK, num_warps=4, **OPTIONS
+    )
+    return values, scale
+
+
+@opaque
+def block_scaled(
+    x: Tensor, weight: Quantized, bias: Tensor | None = None, tiles: Tiles | None = None
+) -> Tensor:
+    """Rows x [T, K], rounded to FP8, times a weight [N, K] transposed, plus bias [N]: [T, N]."""
+    values, scale = quantize_rows(x)
+    count, (n, k) = x.shape[0], weight.values.shape
+    tiles = tiles or choose(count, n)
+    out = torch.empty(count, n, dtype=x.dtype, device=x.device)
+    _block_scaled[triton.cdiv(count, tiles.rows), triton.cdiv(n, tiles.columns)](
+        values, scale, weight.values, weight.scale, bias, out, count, n, k,
+        ROWS=tiles.rows, COLUMNS=tiles.columns, EVEN=k % BLOCK == 0, BLOCK=BLOCK,
+        STAGES=tiles.stages, num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+@opaque
+def block_scaled_swiglu(
+    x: Tensor, gate_up: Quantized, gelu: bool = False, tiles: Tiles | None = None
+) -> Tensor:
+    """`parse_runtime.kernels.swiglu.swiglu` of the product with [2I, K], not rounded before it."""
+    values, scale = quantize_rows(x)
+    count, n, k = x.shape[0], gate_up.values.shape[0] // 2, gate_up.values.shape[1]
+    tiles = tiles or choose(count, 2 * n)
+    columns = tiles.columns // 2
+    out = torch.empty(count, n, dtype=x.dtype, device=x.device)
+    _block_scaled_swiglu[triton.cdiv(count, tiles.rows), triton.cdiv(n, columns)](
+        values, scale, gate_up.values, gate_up.scale, out, count, n, k,
+        ROWS=tiles.rows, COLUMNS=columns, EVEN=k % BLOCK == 0, BLOCK=BLOCK, GELU=gelu,
+        STAGES=tiles.stages, num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+_LARGEST, _SMALLEST = tl.constexpr(LARGEST), tl.constexpr(SMALLEST)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _quantize_rows(
+    x, values, scale, count, k, x_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    release()
+    wait()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    there = (row < count)[:, None] & (at < k)
+    own = row.to(tl.int64)[:, None]
+    tile = tl.load(x + own * x_stride + at, there, other=0.0).to(tl.float32)
+    largest = tl.maximum(tl.max(tl.abs(tile), 1), _SMALLEST)
+    factor = tl.div_rn(_LARGEST, largest)
+    tl.store(values + own * k + at, (tile * factor[:, None]).to(values.dtype.element_ty), there)
+    to = scale + tl.program_id(1).to(tl.int64) * count + row
+    tl.store(to, tl.div_rn(largest, _LARGEST), row < count)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _block_scaled(
+    x, x_scale, weight, scale, bias, out, count, n, k,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EVEN: tl.constexpr, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    x_row, x_scale = _rows(x, x_scale, row, count, k)
+    w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * k
+    groups = tl.cdiv(k, BLOCK)
+    scale += tl.program_id(1) * COLUMNS // BLOCK * groups
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for group in tl.range(groups, num_stages=STAGES):
+        a = _tile(x_row, group, k, EVEN, BLOCK)
+        w = _tile(w_row, group, k, EVEN, BLOCK)
+        factor = tl.load(x_scale + group * count) * tl.load(scale + group)
+        total += tl.dot(a, w.T) * factor[:, None]
+    if bias is not None:
+        total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
+    out += row.to(tl.int64)[:, None] * n + column[None, :]
+    tl.store(out, total, (row < count)[:, None] & (column < n)[None, :])
+
+
+@triton.jit(do_not_specialize=["count"])
+def _block_scaled_swiglu(
+    x, x_scale, weight, scale, out, count, n, k,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EVEN: tl.constexpr, BLOCK: tl.constexpr,
+    GELU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    release()
+    wait()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    x_row, x_scale = _rows(x, x_scale, row, count, k)
+    w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * k
+    up_row = w_row + n.to(tl.int64) * k
+    groups = tl.cdiv(k, BLOCK)
+    scale += tl.program_id(1) * COLUMNS // BLOCK * groups
+    up_scale = scale + tl.cdiv(n, BLOCK) * groups
+    gate = tl.zeros((ROWS, COLUMNS), tl.float32)
+    up = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for group in tl.range(groups, num_stages=STAGES):
+        a = _tile(x_row, group, k, EVEN, BLOCK)
+        w = _tile(w_row, group, k, EVEN, BLOCK)
+        v = _tile(up_row, group, k, EVEN, BLOCK)
+        factor = tl.load(x_scale + group * count)[:, None]
+        gate += tl.dot(a, w.T) * (factor * tl.load(scale + group))
+        up += tl.dot(a, v.T) * (factor * tl.load(up_scale + group))
+    out += row.to(tl.int64)[:, None] * n + column[None, :]
+    tl.store(out, activate(gate, GELU) * up, (row < count)[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def _rows(x, x_scale, row, count, k):
+    """Where a program's rows and their scales are; past the last row, that row's."""
+    own = tl.minimum(row, count - 1)
+    return x + own.to(tl.int64)[:, None] * k, x_scale + own
+
+
+@triton.jit
+def _tile(rows, group, k, EVEN: tl.constexpr, BLOCK: tl.constexpr):
+    at = group * BLOCK + tl.arange(0, BLOCK)[None, :]
+    if EVEN:
+        return tl.load(rows + at)
+    return tl.load(rows + at, at < k, other=0.0)
