@@ -106,8 +106,7 @@ def _gate_up(
         scale = scales(scale, matrix, n, tl.program_id(1) * COLUMNS, k)[:, None]
     if expert >= 0:
         token = tl.load(order + row, there, other=0) // top_k
-        if x_scale is not None:
-            x_scale += token
+        a_scale = None if x_scale is None else x_scale + token
         within = tl.minimum(tl.program_id(1) * COLUMNS + both % COLUMNS, n - 1)
         w_row = weight + ((expert * 2 + both // COLUMNS) * n + within)[:, None] * k
         x_row = x + token.to(tl.int64)[:, None] * k
@@ -117,7 +116,7 @@ def _gate_up(
             at = tile * DEPTH + depth[None, :]
             w = load_weight(w_row, at, k, EVEN)
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            total = add_product(total, w, a, scale, tile * DEPTH, x_scale, count)
+            total = add_product(total, w, a, scale, tile * DEPTH, a_scale, count)
         gate, up = halves(total)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         to = out + row.to(tl.int64)[:, None] * n + column[None, :]
@@ -136,8 +135,7 @@ def _down(
         scale = scales(scale, expert, n, tl.program_id(1) * COLUMNS, k)
     if expert >= 0:
         pair = tl.load(order + row, there, other=0)
-        if x_scale is not None:
-            x_scale += tl.where(there, row, 0)
+        a_scale = None if x_scale is None else x_scale + tl.where(there, row, 0)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         w_row = weight + (expert * n + tl.minimum(column, n - 1).to(tl.int64)[:, None]) * k
         x_row = x + row.to(tl.int64)[:, None] * k
@@ -147,7 +145,7 @@ def _down(
             at = tile * DEPTH + depth[None, :]
             w = load_weight(w_row, at, k, EVEN)
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            total = add_product(total, w, a, scale, tile * DEPTH, x_scale, count)
+            total = add_product(total, w, a, scale, tile * DEPTH, a_scale, count)
         to = out + pair.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(to, total.T, there[:, None] & (column < n)[None, :])
 
