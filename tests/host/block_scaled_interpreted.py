@@ -25,7 +25,7 @@ from parse_runtime.kernels.cuda import block_scaled
 from parse_runtime.kernels.cuda import experts as cuda_experts
 from parse_runtime.kernels.quantized import BLOCK
 
-SHAPES = ((1, 100, 96), (5, 1040, 520), (17, 200, 1024), (70, 400, 130))
+SHAPES = ((1, 100, 96), (5, 320, 520), (17, 200, 1024), (70, 400, 130))
 _CONVERT = interpreter._convert_float
 
 
