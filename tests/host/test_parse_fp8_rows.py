@@ -118,6 +118,14 @@ def test_rows_meet_plain_weights_as_they_are() -> None:
     assert torch.equal(found[2], linear_swiglu(x, gates))
 
 
+def test_compiled_code_is_of_one_setting() -> None:
+    x, weight = torch.randn(3, 200), quantize(torch.randn(256, 200))
+    compiled = torch.compile(linear, backend="eager", dynamic=False)
+    for on in (False, True, False):
+        with fp8_activations(on):
+            assert torch.equal(compiled(x, weight), linear(x, weight))
+
+
 def test_interpreted_kernels_near_float64() -> None:
     report = kernel_report("block_scaled_interpreted.py", interpreted=True)
     assert report["quantized_rows"] == report["varied"] == 0
