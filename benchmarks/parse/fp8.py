@@ -1,15 +1,17 @@
 """Products with weights in FP8 for passes of many rows: rows in bfloat16, and in FP8, too.
 
 Qwen3-14B's four matrices, and the experts that one of 8 ranks has of Qwen3-235B-A22B. Beside them
-are the same products with weights in bfloat16 and, of FP8 on both sides, torch's (cuBLAS). Times
-are medians over replays of a CUDA graph that reads more weights than the second-level cache holds;
-`tiles` has those of other tiles. Errors are relative, of the whole result: of matrices to float64
-with the weights dequantized, of experts to those with rows in bfloat16.
+are the same products with weights in bfloat16 and, of FP8 on both sides, torch's (cuBLAS); `tiles`
+has those of other tiles, `passes` prefill passes of some layers. Times are medians over replays of
+a CUDA graph that reads more weights than the second-level cache holds. Errors are relative, of the
+whole result: of matrices to float64 with the weights dequantized, of experts to those with rows in
+bfloat16.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from typer import Option
 
+from benchmarks.parse.fp8_passes import prefills
 from benchmarks.parse.linear import MATRICES, normal, replayed
+from benchmarks.parse.models import CONFIGS, random_parameters
 from benchmarks.report import RESULTS, Output, Report, chosen, say
 from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.cuda import block_scaled
@@ -47,7 +51,9 @@ EXPERT_TILES = [
 ]  # fmt: skip
 TRIED = (64, 128, 512, 2048)
 RANKS, EXPERTS, TOP, HIDDEN, WIDTH = 8, 128, 8, 4096, 1536
-PARTS = ("matrices", "tiles", "experts", "expert_tiles")
+LAYERS = 8
+"""Of 40 in passes: what a pass takes per layer is the same."""
+PARTS = ("matrices", "experts", "passes", "tiles", "expert_tiles")
 
 
 def random_fp8(*shape: int) -> Quantized:
@@ -200,7 +206,14 @@ def expert_tiles() -> Iterator[dict[str, Any]]:
         yield row
 
 
-MEASURED = dict(zip(PARTS, (matrices, tiles, mixtures, expert_tiles), strict=True))
+def passes() -> Iterator[dict[str, Any]]:
+    """Prefill passes of some layers of Qwen3-14B's geometry."""
+    config = replace(CONFIGS["qwen3-14b"], layers=LAYERS)
+    model = config, random_parameters(config, "cuda")
+    yield from prefills(model, "cuda", COUNTS, ("bf16", "weights", "fp8"))
+
+
+MEASURED = dict(zip(PARTS, (matrices, mixtures, passes, tiles, expert_tiles), strict=True))
 
 
 def run(
