@@ -69,16 +69,11 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 def library(x: Tensor, weight: Quantized) -> Tensor:
     """The product of both sides in FP8 by torch, in bfloat16."""
-    values, scale = block_scaled.quantize_rows(x)
+    rows = block_scaled.quantize_rows(x)
     return F.scaled_mm(
-        values,
-        weight.values.t(),
-        scale.t(),
-        F.ScalingType.BlockWise1x128,
-        weight.scale.t(),
-        F.ScalingType.BlockWise128x128,
-        output_dtype=torch.bfloat16,
-    )
+        rows.values, weight.values.t(), rows.scale.t(), F.ScalingType.BlockWise1x128,
+        weight.scale.t(), F.ScalingType.BlockWise128x128, output_dtype=torch.bfloat16,
+    )  # fmt: skip
 
 
 def ways(name: str) -> dict[str, Callable[[Tensor, Any], Tensor]]:
@@ -94,7 +89,7 @@ def ways(name: str) -> dict[str, Callable[[Tensor, Any], Tensor]]:
     return {
         "weights": product, "fp8": in_fp8, "bf16": lambda x, w: end(F.linear(x, w)),
         "library": lambda x, w: end(library(x, w)),
-        "quantize": lambda x, w: block_scaled.quantize_rows(x)[0],
+        "quantize": lambda x, w: block_scaled.quantize_rows(x).values,
     }  # fmt: skip
 
 

@@ -17,8 +17,11 @@ from quantized_cases import exact, rows_like
 from parse_runtime.kernels import experts as reference
 from parse_runtime.kernels.activations import fp8_activations, rounded
 from parse_runtime.kernels.cuda import block_scaled
+from parse_runtime.kernels.cuda.block_scaled import QuantizedRows, quantize_rows
+from parse_runtime.kernels.cuda.norm import add_rms_norm, add_rms_norm_fp8
 from parse_runtime.kernels.experts import experts
-from parse_runtime.kernels.linear import linear
+from parse_runtime.kernels.linear import linear, linear_parts
+from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.quantized import BLOCK, Quantized
 from parse_runtime.kernels.swiglu import linear_swiglu
 
@@ -31,10 +34,30 @@ def rows() -> int:
     for count, k in ((1, 96), (70, 520), (200, 5120)):
         for x in rows_like(count, k):
             for given in (x, x.bfloat16()):
-                values, scale = block_scaled.quantize_rows(given.cuda())
-                found = (values.float() * scale.t().repeat_interleave(BLOCK, 1)[:, :k]).cpu()
-                wanted = rounded(given)
+                found, wanted = dequantized(quantize_rows(given.cuda())).cpu(), rounded(given)
                 differing += int((found != wanted).sum() - (found.isnan() & wanted.isnan()).sum())
+    return differing
+
+
+def dequantized(rows: QuantizedRows) -> Tensor:
+    wide = rows.scale.t().repeat_interleave(BLOCK, 1)
+    return rows.values.float() * wide[:, : rows.values.shape[1]]
+
+
+def normed() -> int:
+    """Values that a norm quantizes to others than are found of what it gives otherwise."""
+    differing = 0
+    for width in (5120, 4096, 1100):
+        x, residual, weight = random(70, width), random(70, width), random(width)
+        rows, total = add_rms_norm_fp8(x, residual, weight, 1e-6)
+        plain, same = add_rms_norm(x, residual, weight, 1e-6)
+        differing += int((dequantized(rows) != dequantized(quantize_rows(plain))).sum())
+        differing += int((total != same).sum())
+        w, gates = quantized(256, width), halves(256, width)
+        fused, total = normed_parts(x, residual, weight, 1e-6, 0.0, None, w)
+        differing += int((fused != linear_parts(plain, w)).sum() + (total != same).sum())
+        fused, total = normed_swiglu(x, residual, weight, 1e-6, 0.0, None, gates)
+        differing += int((fused != linear_swiglu(plain, gates)).sum() + (total != same).sum())
     return differing
 
 
@@ -131,7 +154,7 @@ def main() -> None:
     torch.manual_seed(0)
     with fp8_activations(True):
         report = {
-            "rows": rows(), "products": products(), "variations": variations(),
+            "rows": rows(), "normed": normed(), "products": products(), "variations": variations(),
             "mixture": mixture(), "nonfinite": nonfinite(), "captured": captured(),
         }  # fmt: skip
     print(json.dumps(report))

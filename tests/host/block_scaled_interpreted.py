@@ -21,7 +21,7 @@ from quantized_cases import exact, quantize, rows_like
 
 from parse_runtime.kernels import experts, swiglu
 from parse_runtime.kernels.activations import fp8_activations, rounded
-from parse_runtime.kernels.cuda import block_scaled
+from parse_runtime.kernels.cuda import block_scaled, norm
 from parse_runtime.kernels.cuda import experts as cuda_experts
 from parse_runtime.kernels.quantized import BLOCK
 
@@ -45,10 +45,28 @@ def quantized_rows() -> int:
     differing = 0
     for count, _, k in SHAPES:
         for x in rows_like(count, k):
-            values, scale = block_scaled.quantize_rows(x)
-            wide = scale.T.repeat_interleave(BLOCK, 1)[:, :k]
-            expected = rounded(x)
-            differing += int((values.float() * wide != expected).sum() - expected.isnan().sum())
+            expected, found = rounded(x), dequantized(block_scaled.quantize_rows(x))
+            differing += int((found != expected).sum() - expected.isnan().sum())
+    return differing
+
+
+def dequantized(rows: block_scaled.QuantizedRows) -> Tensor:
+    wide = rows.scale.T.repeat_interleave(BLOCK, 1)
+    return rows.values.float() * wide[:, : rows.values.shape[1]]
+
+
+def normed_rows() -> int:
+    """Values that a norm quantizes to others than are found of what it gives otherwise."""
+    differing = 0
+    for spans, width in ((0, 40), (0, 200), (2, 1100), (0, 1280)):
+        size = (spans, 3, width) if spans else (3, width)
+        x, residual, weight = torch.randn(*size), torch.randn(3, width), torch.randn(width)
+        for before in (None, residual):
+            arguments = x, before, weight, 1e-6, float(spans)
+            normed, total = norm.add_rms_norm(*arguments)
+            rows, same = norm.add_rms_norm_fp8(*arguments)
+            expected = dequantized(block_scaled.quantize_rows(normed))
+            differing += int((dequantized(rows) != expected).sum() + (same != total).sum())
     return differing
 
 
@@ -112,7 +130,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     interpreter._convert_float = convert
     report = {
-        "quantized_rows": quantized_rows(), "products": products(), "mixture": mixture(),
-        "varied": varied(), "nonfinite": nonfinite(),
+        "quantized_rows": quantized_rows(), "normed_rows": normed_rows(),
+        "products": products(), "mixture": mixture(), "varied": varied(), "nonfinite": nonfinite(),
     }  # fmt: skip
     print(json.dumps(report))

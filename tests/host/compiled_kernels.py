@@ -111,6 +111,8 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     with fp8_activations(True):
         wide = linear(x, quantized(WIDTH, HIDDEN))
         linear_parts(wide, quantized(HIDDEN, WIDTH), normal(HIDDEN))
+        normed_parts(total, x, norm, 1e-6, 0.0, None, quantized(WIDTH, HIDDEN))
+        normed_swiglu(x, total, norm, 1e-6, 0.0, None, quantized(2 * WIDTH, HIDDEN))
         linear_swiglu(x, quantized(2 * WIDTH, HIDDEN))
         experts(x, normal(8, HIDDEN), gate_up, down, 2, True)
     words = torch.zeros(4, dtype=torch.int32)

@@ -128,10 +128,13 @@ def test_compiled_code_is_of_one_setting() -> None:
 
 def test_interpreted_kernels_near_float64() -> None:
     report = kernel_report("block_scaled_interpreted.py", interpreted=True)
-    assert report["quantized_rows"] == report["varied"] == 0
+    assert report["quantized_rows"] == report["normed_rows"] == report["varied"] == 0
     assert report["nonfinite"] == [True, True]
-    for name, distance in (report["products"] | report["mixture"]).items():
+    for name, distance in report["products"].items():
         assert distance < 2e-6, name
+    for name, distance in report["mixture"].items():
+        # Gates and values that differ in their last bits may be rounded to other FP8 numbers.
+        assert distance < 1e-3, name
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -21,6 +21,25 @@ from parse_runtime.kernels.quantized import BLOCK, Quantized
 
 
 @dataclass(frozen=True)
+class QuantizedRows:
+    """Rows [T, K] in FP8: `values` e4m3, `scale` float32 [ceil(K / BLOCK), T].
+
+    `dtype` is what they were in, and what their products are in.
+    """
+
+    values: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+
+    @staticmethod
+    def empty(count: int, k: int, like: Tensor) -> QuantizedRows:
+        """Memory for so many rows, which are in the type of `like` otherwise."""
+        values = torch.empty(count, k, dtype=torch.float8_e4m3fn, device=like.device)
+        scale = torch.empty(triton.cdiv(k, BLOCK), count, dtype=torch.float32, device=like.device)
+        return QuantizedRows(values, scale, like.dtype)
+
+
+@dataclass(frozen=True)
 class Tiles:
     """Rows and columns of a tile, warps, pipeline stages."""
 
@@ -36,33 +55,31 @@ def choose(count: int, n: int) -> Tiles:
 
 
 @opaque
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values e4m3 [T, K] and scales float32 [ceil(K / BLOCK), T] of rows x [T, K].
-
-    Their products are what `parse_runtime.kernels.activations.rounded` gives.
-    """
+def quantize_rows(x: Tensor) -> QuantizedRows:
+    """Rows x [T, K] in FP8: they stand for `parse_runtime.kernels.activations.rounded`."""
     count, k = x.shape
     if x.stride(1) != 1:
         x = x.contiguous()
-    values = torch.empty(count, k, dtype=torch.float8_e4m3fn, device=x.device)
-    scale = torch.empty(triton.cdiv(k, BLOCK), count, dtype=torch.float32, device=x.device)
-    _quantize_rows[triton.cdiv(count, 16), scale.shape[0]](
-        x, values, scale, count, k, x.stride(0), ROWS=16, BLOCK=BLOCK, num_warps=4, **OPTIONS
-    )
-    return values, scale
+    rows = QuantizedRows.empty(count, k, x)
+    _quantize_rows[triton.cdiv(count, 16), rows.scale.shape[0]](
+        x, rows.values, rows.scale, count, k, x.stride(0), ROWS=16, BLOCK=BLOCK, num_warps=4,
+        **OPTIONS,
+    )  # fmt: skip
+    return rows
 
 
 @opaque
 def block_scaled(
-    x: Tensor, weight: Quantized, bias: Tensor | None = None, tiles: Tiles | None = None
-) -> Tensor:
-    """Rows x [T, K], rounded to FP8, times a weight [N, K] transposed, plus bias [N]: [T, N]."""
-    values, scale = quantize_rows(x)
-    count, (n, k) = x.shape[0], weight.values.shape
+    x: Tensor | QuantizedRows, weight: Quantized, bias: Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> Tensor:  # fmt: skip
+    """Rows x [T, K] in FP8 times a weight [N, K] transposed, plus bias [N]: [T, N]."""
+    rows = quantize_rows(x) if isinstance(x, Tensor) else x
+    count, (n, k) = rows.values.shape[0], weight.values.shape
     tiles = tiles or choose(count, n)
-    out = torch.empty(count, n, dtype=x.dtype, device=x.device)
+    out = torch.empty(count, n, dtype=rows.dtype, device=rows.values.device)
     _block_scaled[triton.cdiv(count, tiles.rows), triton.cdiv(n, tiles.columns)](
-        values, scale, weight.values, weight.scale, bias, out, count, n, k,
+        rows.values, rows.scale, weight.values, weight.scale, bias, out, count, n, k,
         ROWS=tiles.rows, COLUMNS=tiles.columns, EVEN=k % BLOCK == 0, BLOCK=BLOCK,
         STAGES=tiles.stages, num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
@@ -71,16 +88,16 @@ def block_scaled(
 
 @opaque
 def block_scaled_swiglu(
-    x: Tensor, gate_up: Quantized, gelu: bool = False, tiles: Tiles | None = None
+    x: Tensor | QuantizedRows, gate_up: Quantized, gelu: bool = False, tiles: Tiles | None = None
 ) -> Tensor:
     """`parse_runtime.kernels.swiglu.swiglu` of the product with [2I, K], not rounded before it."""
-    values, scale = quantize_rows(x)
-    count, n, k = x.shape[0], gate_up.values.shape[0] // 2, gate_up.values.shape[1]
+    rows = quantize_rows(x) if isinstance(x, Tensor) else x
+    (count, k), n = rows.values.shape, gate_up.values.shape[0] // 2
     tiles = tiles or choose(count, 2 * n)
     columns = tiles.columns // 2
-    out = torch.empty(count, n, dtype=x.dtype, device=x.device)
+    out = torch.empty(count, n, dtype=rows.dtype, device=rows.values.device)
     _block_scaled_swiglu[triton.cdiv(count, tiles.rows), triton.cdiv(n, columns)](
-        values, scale, gate_up.values, gate_up.scale, out, count, n, k,
+        rows.values, rows.scale, gate_up.values, gate_up.scale, out, count, n, k,
         ROWS=tiles.rows, COLUMNS=columns, EVEN=k % BLOCK == 0, BLOCK=BLOCK, GELU=gelu,
         STAGES=tiles.stages, num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
@@ -101,11 +118,17 @@ def _quantize_rows(
     there = (row < count)[:, None] & (at < k)
     own = row.to(tl.int64)[:, None]
     tile = tl.load(x + own * x_stride + at, there, other=0.0).to(tl.float32)
-    largest = tl.maximum(tl.max(tl.abs(tile), 1), _SMALLEST)
-    factor = tl.div_rn(_LARGEST, largest)
-    tl.store(values + own * k + at, (tile * factor[:, None]).to(values.dtype.element_ty), there)
-    to = scale + tl.program_id(1).to(tl.int64) * count + row
-    tl.store(to, tl.div_rn(largest, _LARGEST), row < count)
+    found, factors = to_fp8(tile)
+    tl.store(values + own * k + at, found, there)
+    tl.store(scale + tl.program_id(1).to(tl.int64) * count + row, factors, row < count)
+
+
+@triton.jit
+def to_fp8(groups):
+    """Float32 groups [G, BLOCK] as e4m3, and the scale of each [G]."""
+    largest = tl.maximum(tl.max(tl.abs(groups), 1), _SMALLEST)
+    values = groups * tl.div_rn(_LARGEST, largest)[:, None]
+    return values.to(tl.float8e4nv), tl.div_rn(largest, _LARGEST)
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -71,14 +71,14 @@ def experts(
     order, blocks = group(chosen, number, tiles.rows)
     gated = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
     common = {"ROWS": tiles.rows, "num_warps": 4, "num_stages": tiles.stages, **OPTIONS}
-    rows, row_scale = quantize_rows(x) if fp8[0] else (x, None)
+    rows, row_scale = _rows(x, fp8[0])
     depth = min(tiles.depth, max(16, triton.next_power_of_2(hidden)))
     _gate_up[blocks.shape[1], triton.cdiv(width, tiles.gates)](
         rows, row_scale, gates, gate_scale, gated, order, blocks, count, width, hidden, top_k,
         COLUMNS=tiles.gates, DEPTH=depth, EVEN=hidden % depth == 0, STAGES=tiles.stages, **common,
     )  # fmt: skip
     each = torch.empty(pairs, hidden, dtype=torch.float32, device=x.device)
-    rows, row_scale = quantize_rows(gated) if fp8[1] else (gated, None)
+    rows, row_scale = _rows(gated, fp8[1])
     depth = min(tiles.depth, max(16, triton.next_power_of_2(width)))
     _down[blocks.shape[1], triton.cdiv(hidden, tiles.columns)](
         rows, row_scale, outputs, down_scale, each, order, blocks, pairs, hidden, width,
@@ -89,6 +89,14 @@ def experts(
         each, weights, out, hidden, TOP=top_k, BLOCK=1024, **OPTIONS
     )
     return out
+
+
+def _rows(x: Tensor, fp8: bool) -> tuple[Tensor, Tensor | None]:
+    """Rows, and their scales where they are to be in FP8."""
+    if not fp8:
+        return x, None
+    rows = quantize_rows(x)
+    return rows.values, rows.scale
 
 
 @triton.jit(do_not_specialize=["count"])
