@@ -41,12 +41,13 @@ def rounded(x: Tensor) -> Tensor:
     """Float32 [..., K] that rows x [..., K] in FP8 stand for, in torch.
 
     Each value is the nearest e4m3 multiple of its group's scale, max |x| / LARGEST: off by at most
-    2**-4 of itself, or 2**-10 of the scale where that is more. A group with a NaN or an infinity
-    gives NaN for these.
+    2**-4 of itself, or 2**-10 of the scale where that is more. A NaN or an infinity gives NaN.
     """
     *outer, width = x.shape
     filled = F.pad(x.float(), (0, -width % BLOCK))
     groups = filled.view(*outer, filled.shape[-1] // BLOCK, BLOCK)
     largest = groups.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
-    values = (groups * (LARGEST / largest)).to(torch.float8_e4m3fn).float()
+    # Of a number over a tensor torch makes a product with the reciprocal, rounded twice.
+    factor = torch.full_like(largest, LARGEST) / largest
+    values = (groups * factor).to(torch.float8_e4m3fn).float()
     return (values * (largest / LARGEST)).view(filled.shape)[..., :width]

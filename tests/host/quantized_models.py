@@ -28,9 +28,11 @@ KINDS: dict[str, dict[str, Any]] = {"qwen3": {}, "qwen3_moe": MIXTURE}
 PLAIN = "model.layers.1.mlp.down_proj"
 
 
-def save_fp8(folder: Path, kind: str, scales: torch.dtype = torch.float32) -> torch.nn.Module:
+def save_fp8(
+    folder: Path, kind: str, scales: torch.dtype = torch.float32, **sizes: Any
+) -> torch.nn.Module:
     """Write a model of SIZES whose projections are in FP8, but PLAIN; the oracle, in float64."""
-    save(folder, kind, **SIZES, **KINDS[kind])
+    save(folder, kind, **{**SIZES, **KINDS[kind], **sizes})
     stored, dequantized = {}, {}
     for name, weight in load_file(folder / "model.safetensors").items():
         stored[name], dequantized[name] = weight, weight.double()

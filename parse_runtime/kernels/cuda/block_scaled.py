@@ -2,22 +2,27 @@
 
 A tile's product of BLOCK columns of K is one of e4m3 numbers on the tensor cores; times the rows'
 and the weight block's scale it is added to the sum in float32 registers. Tiles leave a row's bits
-alone: it is summed block by block in ascending order, whatever is beside it.
+alone: it is summed block by block in ascending order, whatever is beside it. Above STREAMED_ROWS
+rows the library's product is used where it can be: it is faster, and chooses by their number.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.activations import LARGEST, SMALLEST
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.swiglu import activate
+from parse_runtime.kernels.cuda.stream import PROCESSORS
+from parse_runtime.kernels.cuda.swiglu import activate, swiglu
 from parse_runtime.kernels.quantized import BLOCK, Quantized
+from parse_runtime.kernels.rows import STREAMED_ROWS
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,14 @@ class Tiles:
 
 
 def choose(count: int, n: int) -> Tiles:
-    """Tiles for `count` rows and `n` columns."""
-    return Tiles(64, 128, 4, 4)
+    """Tiles for `count` rows and `n` columns (benchmarks/results/parse_fp8.json).
+
+    Shared memory has room for all stages of one program a multiprocessor, of two, or of three.
+    """
+    programs = triton.cdiv(count, 64) * triton.cdiv(n, 128)
+    if programs <= PROCESSORS:
+        return Tiles(64, 128, 4, 6)
+    return Tiles(64, 128, 4, 3 if 2 * PROCESSORS < programs <= 3 * PROCESSORS else 4)
 
 
 @opaque
@@ -75,6 +86,9 @@ def block_scaled(
 ) -> Tensor:  # fmt: skip
     """Rows x [T, K] in FP8 times a weight [N, K] transposed, plus bias [N]: [T, N]."""
     rows = quantize_rows(x) if isinstance(x, Tensor) else x
+    if tiles is None and by_library(rows, weight):
+        product = scaled_mm(rows, weight)
+        return product if bias is None else product + bias
     count, (n, k) = rows.values.shape[0], weight.values.shape
     tiles = tiles or choose(count, n)
     out = torch.empty(count, n, dtype=rows.dtype, device=rows.values.device)
@@ -90,8 +104,10 @@ def block_scaled(
 def block_scaled_swiglu(
     x: Tensor | QuantizedRows, gate_up: Quantized, gelu: bool = False, tiles: Tiles | None = None
 ) -> Tensor:
-    """`parse_runtime.kernels.swiglu.swiglu` of the product with [2I, K], not rounded before it."""
+    """`parse_runtime.kernels.swiglu.linear_swiglu` of rows x [T, K] in FP8 and [2I, K]."""
     rows = quantize_rows(x) if isinstance(x, Tensor) else x
+    if tiles is None and by_library(rows, gate_up):
+        return swiglu(scaled_mm(rows, gate_up), gelu)
     (count, k), n = rows.values.shape, gate_up.values.shape[0] // 2
     tiles = tiles or choose(count, 2 * n)
     columns = tiles.columns // 2
@@ -102,6 +118,28 @@ def block_scaled_swiglu(
         STAGES=tiles.stages, num_warps=tiles.warps, num_stages=tiles.stages, **OPTIONS,
     )  # fmt: skip
     return out
+
+
+def by_library(rows: QuantizedRows, weight: Quantized) -> bool:
+    """Whether the library's product is used: it needs Hopper, whole blocks, aligned scales."""
+    (count, k), n = rows.values.shape, weight.values.shape[0]
+    whole = n % BLOCK == 0 and k % (4 * BLOCK) == 0 and count % 4 == 0
+    return count > STREAMED_ROWS and whole and _has_library()
+
+
+def scaled_mm(rows: QuantizedRows, weight: Quantized) -> Tensor:
+    """The product [T, N] by the library (cuBLAS)."""
+    return F.scaled_mm(
+        rows.values, weight.values.t(), rows.scale.t(), F.ScalingType.BlockWise1x128,
+        weight.scale.t(), F.ScalingType.BlockWise128x128, output_dtype=rows.dtype,
+    )  # fmt: skip
+
+
+@cache
+def _has_library() -> bool:
+    """CuBLAS has these scales on Hopper alone, and torch since 2.10."""
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+    return hopper and hasattr(F, "scaled_mm")
 
 
 _LARGEST, _SMALLEST = tl.constexpr(LARGEST), tl.constexpr(SMALLEST)

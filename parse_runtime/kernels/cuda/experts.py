@@ -45,11 +45,11 @@ class Tiles:
 def choose(count: int, fp8: bool = False) -> Tiles:
     """Few rows are bound by the weights' bandwidth, and are computed in one way for any count.
 
-    `fp8`: rows are in FP8, too.
+    `fp8`: rows are in FP8, too; all tiles then give the same bits.
     """
-    if count <= STREAMED_ROWS:
-        return Tiles(16, 32, 64, 128, 4)
-    return Tiles(64, 64, 128, 128 if fp8 else 64, 3)
+    if fp8:
+        return Tiles(32 if count <= 4 * STREAMED_ROWS else 64, 64, 128, 128, 3)
+    return Tiles(16, 32, 64, 128, 4) if count <= STREAMED_ROWS else Tiles(64, 64, 128, 64, 3)
 
 
 @opaque
