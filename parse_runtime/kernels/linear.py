@@ -17,7 +17,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     On CUDA, up to STREAMED_ROWS rows, a row's result depends on that row alone, bit for bit,
     not on T; it is summed in float32. A quantized weight is read as it is there; elsewhere it is
     dequantized first, and so rounded to x's dtype. Within `fp8_activations` x is rounded to FP8
-    where the weight is quantized; a row's result then depends on that row alone for any T.
+    where the weight is quantized.
     """
     if rounds_rows(weight):
         return _in_fp8(x, weight, bias)
