@@ -59,11 +59,15 @@ def add_rms_norm_fp8(
     ranks: Ranks | None,
 ) -> tuple[QuantizedRows, Tensor]:  # fmt: skip
     """As `add_rms_norm`, the normalized rows in FP8; on CUDA alone."""
+    from parse_runtime.kernels.cuda.block_scaled import quantize_rows
     from parse_runtime.kernels.cuda.norm import add_rms_norm_fp8 as kernel
 
     if ranks is not None:
-        from parse_runtime.kernels.cuda.reduce import all_reduce
+        from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
 
+        if x.shape[-2] <= STREAMED_ROWS:
+            normed, total = reduce_add_rms_norm(x, residual, weight, eps, offset, ranks)
+            return quantize_rows(normed), total
         x = all_reduce(added(x, weight.dtype), ranks)
     return kernel(x, residual, weight, eps, offset)
 

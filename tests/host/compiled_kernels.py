@@ -120,6 +120,8 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     with of_steps(16, ranks=True):
         gated = linear_swiglu(total, normal(2 * WIDTH, HIDDEN))
         add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
+    with fp8_activations(True):
+        normed_parts(total, x, norm, 1e-6, 0.0, ranks, quantized(WIDTH, HIDDEN))
     all_reduce(total, ranks)
     scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
     said = token_likelihood(scores.to(dtype), numbers, -100.0)
