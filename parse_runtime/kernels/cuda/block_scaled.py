@@ -19,7 +19,7 @@ from torch import Tensor
 
 from parse_runtime.kernels.activations import LARGEST, SMALLEST
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.stream import PROCESSORS
+from parse_runtime.kernels.cuda.stream import PROCESSORS, shared_memory
 from parse_runtime.kernels.cuda.swiglu import activate, swiglu
 from parse_runtime.kernels.quantized import BLOCK, Quantized
 from parse_runtime.kernels.rows import STREAMED_ROWS
@@ -59,10 +59,11 @@ def choose(count: int, n: int) -> Tiles:
 
     Shared memory has room for all stages of one program a multiprocessor, of two, or of three.
     """
-    programs = triton.cdiv(count, 64) * triton.cdiv(n, 128)
-    if programs <= PROCESSORS:
-        return Tiles(64, 128, 4, 6)
-    return Tiles(64, 128, 4, 3 if 2 * PROCESSORS < programs <= 3 * PROCESSORS else 4)
+    rows, columns = 64, 128
+    programs = triton.cdiv(count, rows) * triton.cdiv(n, columns)
+    few = programs <= PROCESSORS
+    stages = 6 if few else 3 if 2 * PROCESSORS < programs <= 3 * PROCESSORS else 4
+    return Tiles(rows, columns, 4, min(stages, shared_memory() // ((rows + columns) * BLOCK)))
 
 
 @opaque

@@ -86,12 +86,12 @@ def _early(tiles: Tiles, count: int) -> int:
 def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
     """With as many stages as shared memory has room for."""
     stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
-    stages = max(1, min(tiles.stages, _shared_memory() // stage))
+    stages = max(1, min(tiles.stages, shared_memory() // stage))
     return replace(tiles, stages=stages)
 
 
 @cache
-def _shared_memory() -> int:
+def shared_memory() -> int:
     """Bytes that a program may have, some left for what else it keeps there."""
     most = 227 << 10  # Hopper's
     if torch.cuda.is_available():
