@@ -172,6 +172,11 @@ BENCHMARKS = {
             "parse_linear.json", gpu=True,
         ),
         Benchmark(
+            "parse-fp8", "parse.fp8",
+            "products with weights in FP8: rows in bfloat16, and in FP8, too", "parse_fp8.json",
+            gpu=True,
+        ),
+        Benchmark(
             "parse-attention", "parse.attention", "attention and sampling against torch's own",
             "parse_kernels.json", gpu=True,
         ),

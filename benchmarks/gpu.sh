@@ -37,6 +37,7 @@ choose() {
         long) limit=150 options=(parse-geometry --parts long) ;;
         large) limit=150 options=(parse-geometry --parts moe,32b) ;;
         linear) limit=120 options=(parse-linear) ;;
+        fp8) limit=200 options=(parse-fp8) ;;
         attention) limit=150 options=(parse-attention) ;;
         arith) limit=250 options=(arith --target cuda --concurrent 1,4,16 --problems 128,128,256
             --calibration 200 --parts methods,verdict_max_abs_diff,verdicts) ;;

@@ -12,6 +12,7 @@ from torch import Tensor
 from foundryc.ranks import Ranks
 from parse_runtime.capture.judging import Judging
 from parse_runtime.capture.parameters import Register
+from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.streamed import of_steps
@@ -66,6 +67,9 @@ class Passes:
     """The share of drafted tokens that evidence asks the target about, the least sure ones."""
     ranks: Ranks | None = None
     """Those that share the model; `config` and `parameters` are then one rank's."""
+    fp8_activations: bool = False
+    """Prefill and verify passes multiply in FP8 where weights are in FP8. Decode and extend passes
+    never do: a drafted token is then accepted as it would be decoded."""
     _inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -247,18 +251,19 @@ class Passes:
 
     def graphs(self) -> list[tuple[PassSignature, Run]]:
         """Every pass, and what computes its outputs."""
+        fp8 = self.fp8_activations
         kinds = (
-            (self._prefill, self.prefill),
-            (self._decode, self.decode),
-            (self._verify, self.verify),
-            (self._extend, self.extend),
+            (self._prefill, self.prefill, fp8),
+            (self._decode, self.decode, False),
+            (self._verify, self.verify, fp8),
+            (self._extend, self.extend, False),
         )
         return [
-            (found, partial(self._run, partial(run, found)))
-            for passes, run in kinds
+            (found, partial(self._run, partial(run, found), rounds))
+            for passes, run, rounds in kinds
             for found in passes
         ]
 
-    def _run(self, run: Run) -> dict[str, Tensor]:
-        with of_steps(self.sizes.step_rows, self.ranks is not None):
+    def _run(self, run: Run, fp8: bool) -> dict[str, Tensor]:
+        with of_steps(self.sizes.step_rows, self.ranks is not None), fp8_activations(fp8):
             return run()

@@ -15,6 +15,7 @@ from parse_runtime.capture.settings import Settings
 from parse_runtime.signature.passes import ModelSignature
 from parse_runtime.text.chat import Chat
 from parse_runtime.weights.eagle3 import open_head
+from parse_runtime.weights.quantized import FP8
 from parse_runtime.weights.source import Model, open_model
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ def _models(settings: Settings) -> tuple[Model, Model]:
             raise UsageError(
                 f"max-len {settings.max_len} exceeds the model's {model.config.max_positions}"
             )
+    parameters = (*target.parameters, *draft.parameters)
+    if settings.fp8_activations and not any(p.dtype == FP8 for p in parameters):
+        raise UsageError(
+            "fp8-activations: no weights of the model are in FP8; leave the option out, or take a "
+            "checkpoint in FP8"
+        )
     tree = settings.sizes().tree
     if tree and 0 < target.config.window <= tree.depth:
         raise UsageError(
@@ -187,6 +194,7 @@ def build(
         loose=_loose_rule(settings), draft_likelihood=likelihood, asked=settings.evidence_share,
         run_ahead=settings.run_ahead,
         digits=target.text.tokenizer.digits if sizes.scored else (), ranks=ranks,
+        fp8_activations=settings.fp8_activations,
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
@@ -194,7 +202,7 @@ def build(
     drafts = Passes(
         "draft", draft.config, weights, drafting, register, compiled=compiled,
         likelihood=likelihood, run_ahead=settings.run_ahead,
-        ranks=ranks if draft is target else None,
+        ranks=ranks if draft is target else None, fp8_activations=settings.fp8_activations,
     )  # fmt: skip
     return [passes, drafts]
 

@@ -51,6 +51,9 @@ class _Recorded:
     fly_window: int = option(0, "drafted tokens that must agree behind another; 0: exact")
     fly_entropy: float = option(0.3, "share of the largest entropy from which another may stay")
     dtype: str = option("float32", "float32 or bfloat16")
+    fp8_activations: bool = option(
+        False, "prefill and verify passes round rows to FP8 for products with weights in FP8"
+    )
     yes: str = option("Yes", "the judge's word for valid, one token")
     no: str = option("No", "and for invalid")
     chat_template: str = option("", "Jinja file to use for the model's own")

@@ -43,8 +43,10 @@ def _continues(own: Bundle, other: Bundle) -> bool:
     """
     mine, others = (bundle.manifest.workload.settings for bundle in (own, other))
     scored = [settings.get("evidence", "0") != "0" for settings in (mine, others)]
+    rounded = [settings.get("fp8_activations", False) for settings in (mine, others)]
     return (
         scored[0] == scored[1]
+        and rounded[0] == rounded[1]
         and _shares(own) == _shares(other)
         and all(mine.get(name) == others.get(name) for name in _MEANING)
         and first_difference("state", own, other) is None

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parse_runtime.kernels.quantized import Weight, plain
+from parse_runtime.kernels.activations import rounded, rounds_rows
+from parse_runtime.kernels.quantized import Weight, plain, split
 
 
 def experts(
@@ -27,17 +28,23 @@ def experts(
         from parse_runtime.kernels.cuda.experts import experts as kernel
 
         return kernel(x, router, gate_up, down, top_k, normalize, first)
-    gate_up, down = plain(gate_up, x.dtype), plain(down, x.dtype)
     weights, chosen = route(F.linear(x, router), top_k, normalize)
     # On the CPU all experts are computed, and those that were not chosen weigh nothing.
     dense = torch.zeros(x.shape[0], router.shape[0], dtype=torch.float32, device=x.device)
     dense = dense.scatter(1, chosen, weights)
     if first is not None:
-        own = torch.arange(gate_up.shape[0], dtype=torch.int64, device=x.device)
+        own = torch.arange(split(down)[0].shape[0], dtype=torch.int64, device=x.device)
         dense = dense.index_select(1, first + own)
-    gate, up = torch.matmul(x, gate_up.transpose(1, 2)).chunk(2, dim=-1)
-    y = torch.matmul(F.silu(gate) * up, down.transpose(1, 2))
+    gate, up = _products(x, gate_up).chunk(2, dim=-1)
+    y = _products((F.silu(gate) * up).to(x.dtype), down)
     return (y.float() * dense.t()[:, :, None]).sum(0).to(x.dtype)
+
+
+def _products(x: Tensor, weight: Weight) -> Tensor:
+    """[E, T, N] of x [T, K] or [E, T, K] and weights [E, N, K]; of rows in FP8, in float32."""
+    if rounds_rows(weight):
+        return torch.matmul(rounded(x), plain(weight, torch.float32).transpose(1, 2))
+    return torch.matmul(x, plain(weight, x.dtype).transpose(1, 2))
 
 
 def route(scores: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.ranks import summed
 from parse_runtime.kernels.rows import STREAMED_ROWS
+
+if TYPE_CHECKING:
+    from parse_runtime.kernels.cuda.block_scaled import QuantizedRows
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
@@ -47,6 +52,24 @@ def add_rms_norm(
     x = added(x, weight.dtype)
     total = x if residual is None else residual + x
     return rms_norm(total, weight, eps, offset), total
+
+
+def add_rms_norm_fp8(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float,
+    ranks: Ranks | None,
+) -> tuple[QuantizedRows, Tensor]:  # fmt: skip
+    """As `add_rms_norm`, the normalized rows in FP8; on CUDA alone."""
+    from parse_runtime.kernels.cuda.block_scaled import quantize_rows
+    from parse_runtime.kernels.cuda.norm import add_rms_norm_fp8 as kernel
+
+    if ranks is not None:
+        from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
+
+        if x.shape[-2] <= STREAMED_ROWS:
+            normed, total = reduce_add_rms_norm(x, residual, weight, eps, offset, ranks)
+            return quantize_rows(normed), total
+        x = all_reduce(added(x, weight.dtype), ranks)
+    return kernel(x, residual, weight, eps, offset)
 
 
 def added(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,12 +1,16 @@
-"""A norm and the product that reads it: for one row of a small model, one kernel."""
+"""A norm and the product that reads it: for one row of a small model, one kernel.
+
+Of rows in FP8 the norm quantizes them.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from foundryc.ranks import Ranks
+from parse_runtime.kernels.activations import rounds_rows
 from parse_runtime.kernels.linear import linear_parts
-from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from parse_runtime.kernels.quantized import Weight
 from parse_runtime.kernels.streamed import holds
 from parse_runtime.kernels.swiglu import linear_swiglu
@@ -17,6 +21,11 @@ def normed_parts(
     ranks: Ranks | None, weight: Weight, bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(linear_parts(normed, weight, bias), sum) of what `add_rms_norm` gives; the same bits."""
+    if x.is_cuda and rounds_rows(weight):
+        from parse_runtime.kernels.cuda.block_scaled import block_scaled
+
+        rows, total = add_rms_norm_fp8(x, residual, norm, eps, offset, ranks)
+        return block_scaled(rows, weight, bias)[None], total
     if _alone(x, norm, ranks):
         from parse_runtime.kernels.cuda import held
 
@@ -32,6 +41,11 @@ def normed_swiglu(
     ranks: Ranks | None, gate_up: Weight, gelu: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(linear_swiglu(normed, gate_up, gelu), sum) of what `add_rms_norm` gives; the same bits."""
+    if x.is_cuda and rounds_rows(gate_up):
+        from parse_runtime.kernels.cuda.block_scaled import block_scaled_swiglu
+
+        rows, total = add_rms_norm_fp8(x, residual, norm, eps, offset, ranks)
+        return block_scaled_swiglu(rows, gate_up, gelu), total
     if _alone(x, norm, ranks):
         from parse_runtime.kernels.cuda import held
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parse_runtime.kernels.activations import rounded, rounds_rows
 from parse_runtime.kernels.quantized import Weight, plain
 from parse_runtime.kernels.streamed import holds, streams
 
@@ -27,6 +29,12 @@ def linear_swiglu(x: Tensor, gate_up: Weight, gelu: bool = False) -> Tensor:
 
     Rows are independent as in `linear`.
     """
+    if rounds_rows(gate_up):
+        if x.is_cuda:
+            from parse_runtime.kernels.cuda.block_scaled import block_scaled_swiglu
+
+            return block_scaled_swiglu(x, gate_up, gelu)
+        return swiglu(F.linear(rounded(x), plain(gate_up, torch.float32)), gelu).to(x.dtype)
     if holds(x):
         from parse_runtime.kernels.cuda.held import held_product
 

@@ -18,8 +18,8 @@ def read_scale_block(values: Mapping[str, Any], where: str) -> int:
     """Rows, and columns, of a block that has one scale; 0 where weights are not quantized.
 
     UsageError names what is not supported. Which modules are quantized, their tensors say: so
-    `modules_to_not_convert` is not read. Activations are never quantized here, whatever
-    `activation_scheme` would do.
+    `modules_to_not_convert` is not read. Whether rows are quantized, too, as a "dynamic"
+    `activation_scheme` means, a capture's settings say (`fp8_activations`).
     """
     found = values.get("quantization_config")
     if not found:

@@ -43,6 +43,7 @@ def models(folder: Path) -> None:
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
     save(folder / "mixture", "qwen3_moe", **SIZES, **experts)
     save_fp8(folder / "fp8", "qwen3_moe")
+    save_fp8(folder / "fp8_rows", "qwen3", hidden_size=512)
     layers = ["sliding_attention", "full_attention"] * 2
     save(folder / "gemma3", "gemma3", **SIZES, sliding_window=24, layer_types=layers)
     chosen = {"num_local_experts": 8, "num_experts_per_tok": 2}

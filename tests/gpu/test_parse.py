@@ -30,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-FAMILIES = ("mixture", "gemma3", "mixtral", "fp8")
+FAMILIES = ("mixture", "gemma3", "mixtral", "fp8", "fp8_rows")
 
 
 def settings(folder: Path, way: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -59,6 +59,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str
     wanted = {way: settings(folder, changes) for way, changes in WAYS.items()}
     for name in FAMILIES:
         wanted[name] = settings(folder, {}, model=str(folder / name), speculate="draft")
+    wanted["fp8_rows"]["fp8_activations"] = True
     wanted["plain"] = settings(folder, {})
     # A tree's keys lie in another order, so that only float32 hides the rounding.
     wanted["tree"]["dtype"] = "float32"

@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from foundryc.ranks import Ranks
+from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
 from parse_runtime.kernels.cuda.reduce import all_reduce
@@ -107,11 +108,20 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     plain(quantized(WIDTH, HIDDEN), dtype)
     gate_up, down = quantized(8, 256, HIDDEN), quantized(8, HIDDEN, 128)
     experts(x, normal(8, HIDDEN), gate_up, down, 2, True)
+    with fp8_activations(True):
+        wide = linear(x, quantized(WIDTH, HIDDEN))
+        linear_parts(wide, quantized(HIDDEN, WIDTH), normal(HIDDEN))
+        normed_parts(total, x, norm, 1e-6, 0.0, None, quantized(WIDTH, HIDDEN))
+        normed_swiglu(x, total, norm, 1e-6, 0.0, None, quantized(2 * WIDTH, HIDDEN))
+        linear_swiglu(x, quantized(2 * WIDTH, HIDDEN))
+        experts(x, normal(8, HIDDEN), gate_up, down, 2, True)
     words = torch.zeros(4, dtype=torch.int32)
     ranks = Ranks(2, words, torch.zeros(2 * 4 * 65536, dtype=torch.uint8), 65536)
     with of_steps(16, ranks=True):
         gated = linear_swiglu(total, normal(2 * WIDTH, HIDDEN))
         add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
+    with fp8_activations(True):
+        normed_parts(total, x, norm, 1e-6, 0.0, ranks, quantized(WIDTH, HIDDEN))
     all_reduce(total, ranks)
     scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
     said = token_likelihood(scores.to(dtype), numbers, -100.0)
@@ -180,6 +190,11 @@ def products(ttgir: str) -> list[str]:
     return sorted({f"{side} {layouts[mma]}{width}" for side, mma, width in found})
 
 
+def multiplied(ptx: str) -> list[str]:
+    """Types of what tensor cores multiply."""
+    return sorted(set(re.findall(r"mma\S*\.m\d+n\d+k\d+\S*?\.f32\.(\w+\.\w+)", ptx)))
+
+
 def main() -> None:
     triton.runtime.driver.set_active(Hopper())
     compiled: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -208,6 +223,7 @@ def main() -> None:
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
+            "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 import transformers
 from parse_models import save
-from quantized_cases import exact, quantize
+from quantized_cases import exact, exact_rows, quantize
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 SIZES = {
     "hidden_size": 320, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 128,
@@ -26,9 +28,11 @@ KINDS: dict[str, dict[str, Any]] = {"qwen3": {}, "qwen3_moe": MIXTURE}
 PLAIN = "model.layers.1.mlp.down_proj"
 
 
-def save_fp8(folder: Path, kind: str, scales: torch.dtype = torch.float32) -> torch.nn.Module:
+def save_fp8(
+    folder: Path, kind: str, scales: torch.dtype = torch.float32, **sizes: Any
+) -> torch.nn.Module:
     """Write a model of SIZES whose projections are in FP8, but PLAIN; the oracle, in float64."""
-    save(folder, kind, **SIZES, **KINDS[kind])
+    save(folder, kind, **{**SIZES, **KINDS[kind], **sizes})
     stored, dequantized = {}, {}
     for name, weight in load_file(folder / "model.safetensors").items():
         stored[name], dequantized[name] = weight, weight.double()
@@ -59,3 +63,26 @@ def exact_logits(oracle: torch.nn.Module, tokens: list[int]) -> np.ndarray:
     with torch.no_grad():
         found: np.ndarray = oracle(torch.tensor([tokens])).logits[0].numpy()
     return found
+
+
+class RowsInFp8(TorchFunctionMode):
+    """Within it an oracle rounds rows where its weights were made of FP8, but the rows `kept`."""
+
+    def __init__(self, oracle: torch.nn.Module, kept: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.oracle, self._kept = oracle, list(kept)
+        self._fp8 = {
+            parameter.untyped_storage().data_ptr()
+            for name, parameter in oracle.named_parameters()
+            if "_proj" in name and not name.startswith(PLAIN)
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.linear:
+            x, weight, *rest = args
+            if weight.untyped_storage().data_ptr() in self._fp8:
+                rows = exact_rows(x)[0]
+                if self._kept:
+                    rows[..., self._kept, :] = x[..., self._kept, :]
+                args = rows, weight, *rest
+        return func(*args, **(kwargs or {}))

@@ -22,7 +22,7 @@ def report() -> Any:
 
 def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
     """Whichever way a program goes, and before it touches memory: `kernels/cuda/chain.py`."""
-    assert len(report["kernels"]) == 28
+    assert len(report["kernels"]) == 31
     for name, kernel in report["kernels"].items():
         assert kernel["programmatic"], name
         for code in kernel["code"]:
@@ -50,6 +50,15 @@ def test_one_code_serves_any_number_of_rows(report: Any) -> None:
         passes.setdefault(name.split()[0], set()).add(found)
     for dtype, found in passes.items():
         assert len(found) == 1, dtype
+
+
+def test_rows_in_fp8_are_multiplied_as_they_are(report: Any) -> None:
+    """By FP8 tensor cores, whatever the rows were before they were quantized."""
+    for name in ("_block_scaled", "_block_scaled_swiglu"):
+        assert {tuple(found) for found in report["kernels"][name]["multiplied"]} == {("e4m3.e4m3",)}
+    for name in ("_gate_up", "_down"):
+        found = [kinds for kinds in report["kernels"][name]["multiplied"] if "e4m3.e4m3" in kinds]
+        assert found and all(kinds == ["e4m3.e4m3"] for kinds in found), name
 
 
 def test_fused_kernels_sum_in_the_order_of_those_they_replace(report: Any) -> None:

@@ -49,6 +49,8 @@ def bundle(
         (bundle(fly_window=6), False),
         (bundle(evidence="0"), False),
         (bundle(yes="Right"), False),
+        (bundle(fp8_activations=False), True),
+        (bundle(fp8_activations=True), False),
         # Verdicts under way are made of what the target was asked about.
         (bundle(evidence_share=1.0), False),
         # As of before 2026-11-29: what is called evidence there is taken for none.

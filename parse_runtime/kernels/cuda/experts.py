@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from parse_runtime.kernels.activations import rounds_rows
+from parse_runtime.kernels.cuda.block_scaled import quantize_rows
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.routing import group, route
 from parse_runtime.kernels.cuda.stream import (
@@ -40,22 +42,28 @@ class Tiles:
     stages: int
 
 
-def choose(count: int) -> Tiles:
-    """Few rows are bound by the weights' bandwidth, and are computed in one way for any count."""
+def choose(count: int, fp8: bool = False) -> Tiles:
+    """Few rows are bound by the weights' bandwidth, and are computed in one way for any count.
+
+    `fp8`: rows are in FP8, too; all tiles then give the same bits.
+    """
+    if fp8:
+        return Tiles(32 if count <= 4 * STREAMED_ROWS else 64, 64, 128, 128, 3)
     return Tiles(16, 32, 64, 128, 4) if count <= STREAMED_ROWS else Tiles(64, 64, 128, 64, 3)
 
 
 @opaque
 def experts(
     x: Tensor, router: Tensor, gate_up: Weight, down: Weight, top_k: int, normalize: bool,
-    first: Tensor | None = None,
+    first: Tensor | None = None, tiles: Tiles | None = None,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.experts.experts`."""
     count, hidden = x.shape
+    fp8 = rounds_rows(gate_up), rounds_rows(down)
     (gates, gate_scale), (outputs, down_scale) = split(gate_up), split(down)
     number, _, width = outputs.shape
     pairs = count * top_k
-    tiles = choose(count)
+    tiles = tiles or choose(count, all(fp8))
     x, gates, outputs = x.contiguous(), gates.contiguous(), outputs.contiguous()
     # As `parse_runtime.kernels.linear.linear_parts`, which is above these kernels.
     scores = stream_parts(x, router) if streams(x) else F.linear(x, router)[None]
@@ -63,15 +71,17 @@ def experts(
     order, blocks = group(chosen, number, tiles.rows)
     gated = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
     common = {"ROWS": tiles.rows, "num_warps": 4, "num_stages": tiles.stages, **OPTIONS}
+    rows, row_scale = _rows(x, fp8[0])
     depth = min(tiles.depth, max(16, triton.next_power_of_2(hidden)))
     _gate_up[blocks.shape[1], triton.cdiv(width, tiles.gates)](
-        x, gates, gate_scale, gated, order, blocks, width, hidden, top_k,
+        rows, row_scale, gates, gate_scale, gated, order, blocks, count, width, hidden, top_k,
         COLUMNS=tiles.gates, DEPTH=depth, EVEN=hidden % depth == 0, STAGES=tiles.stages, **common,
     )  # fmt: skip
     each = torch.empty(pairs, hidden, dtype=torch.float32, device=x.device)
+    rows, row_scale = _rows(gated, fp8[1])
     depth = min(tiles.depth, max(16, triton.next_power_of_2(width)))
     _down[blocks.shape[1], triton.cdiv(hidden, tiles.columns)](
-        gated, outputs, down_scale, each, order, blocks, hidden, width,
+        rows, row_scale, outputs, down_scale, each, order, blocks, pairs, hidden, width,
         COLUMNS=tiles.columns, DEPTH=depth, EVEN=width % depth == 0, STAGES=tiles.stages, **common,
     )  # fmt: skip
     out = torch.empty_like(x)
@@ -81,9 +91,17 @@ def experts(
     return out
 
 
-@triton.jit
+def _rows(x: Tensor, fp8: bool) -> tuple[Tensor, Tensor | None]:
+    """Rows, and their scales where they are to be in FP8."""
+    if not fp8:
+        return x, None
+    rows = quantize_rows(x)
+    return rows.values, rows.scale
+
+
+@triton.jit(do_not_specialize=["count"])
 def _gate_up(
-    x, weight, scale, out, order, blocks, n, k, top_k, ROWS: tl.constexpr,
+    x, x_scale, weight, scale, out, order, blocks, count, n, k, top_k, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     release()
@@ -96,6 +114,7 @@ def _gate_up(
         scale = scales(scale, matrix, n, tl.program_id(1) * COLUMNS, k)[:, None]
     if expert >= 0:
         token = tl.load(order + row, there, other=0) // top_k
+        a_scale = None if x_scale is None else x_scale + token
         within = tl.minimum(tl.program_id(1) * COLUMNS + both % COLUMNS, n - 1)
         w_row = weight + ((expert * 2 + both // COLUMNS) * n + within)[:, None] * k
         x_row = x + token.to(tl.int64)[:, None] * k
@@ -105,16 +124,16 @@ def _gate_up(
             at = tile * DEPTH + depth[None, :]
             w = load_weight(w_row, at, k, EVEN)
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            total = add_product(total, w, a, scale, tile * DEPTH)
+            total = add_product(total, w, a, scale, tile * DEPTH, a_scale, count)
         gate, up = halves(total)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         to = out + row.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(to, gate * tl.sigmoid(gate) * up, there[:, None] & (column < n)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _down(
-    x, weight, scale, out, order, blocks, n, k, ROWS: tl.constexpr,
+    x, x_scale, weight, scale, out, order, blocks, count, n, k, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     release()
@@ -124,6 +143,7 @@ def _down(
         scale = scales(scale, expert, n, tl.program_id(1) * COLUMNS, k)
     if expert >= 0:
         pair = tl.load(order + row, there, other=0)
+        a_scale = None if x_scale is None else x_scale + tl.where(there, row, 0)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         w_row = weight + (expert * n + tl.minimum(column, n - 1).to(tl.int64)[:, None]) * k
         x_row = x + row.to(tl.int64)[:, None] * k
@@ -133,7 +153,7 @@ def _down(
             at = tile * DEPTH + depth[None, :]
             w = load_weight(w_row, at, k, EVEN)
             a = load_rows(x_row, at, there[:, None], k, EVEN)
-            total = add_product(total, w, a, scale, tile * DEPTH)
+            total = add_product(total, w, a, scale, tile * DEPTH, a_scale, count)
         to = out + pair.to(tl.int64)[:, None] * n + column[None, :]
         tl.store(to, total.T, there[:, None] & (column < n)[None, :])
 

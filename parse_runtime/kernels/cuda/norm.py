@@ -7,9 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from parse_runtime.kernels.cuda.block_scaled import QuantizedRows, to_fp8
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import append
 from parse_runtime.kernels.cuda.stream import sum_parts
+from parse_runtime.kernels.quantized import BLOCK
 
 CHUNK, NARROW = 128, 1024
 """A row up to NARROW is read in chunks, an element a thread: as products do that normalize one."""
@@ -34,16 +36,35 @@ def add_rms_norm(
         return normed, total
     block = triton.next_power_of_2(width)
     _add_rms_norm[(count,)](
-        parts, residual, weight, normed, total, width, eps, offset,
-        SPANS=spans, BLOCK=block, num_warps=min(16, max(1, block // 256)), **OPTIONS,
+        parts, residual, weight, normed, None, total, width, eps, offset,
+        SPANS=spans, BLOCK=block, GROUP=BLOCK, num_warps=min(16, max(1, block // 256)), **OPTIONS,
     )  # fmt: skip
     return normed, total
 
 
+@opaque
+def add_rms_norm_fp8(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0
+) -> tuple[QuantizedRows, Tensor]:
+    """As `add_rms_norm`; what is normalized is rounded to the weight's type, and then to FP8."""
+    parts = x.contiguous() if x.dim() == 3 else x.contiguous()[None]
+    spans, count, width = parts.shape
+    total = torch.empty(count, width, dtype=weight.dtype, device=x.device)
+    rows = QuantizedRows.empty(count, width, total)
+    if residual is not None:
+        residual = residual.contiguous()
+    block = max(BLOCK, triton.next_power_of_2(width))
+    _add_rms_norm[(count,)](
+        parts, residual, weight, rows.values, rows.scale, total, width, eps, offset,
+        SPANS=spans, BLOCK=block, GROUP=BLOCK, num_warps=min(16, max(1, block // 256)), **OPTIONS,
+    )  # fmt: skip
+    return rows, total
+
+
 @triton.jit
 def _add_rms_norm(
-    parts, residual, weight, normed, total, width, eps, offset,
-    SPANS: tl.constexpr, BLOCK: tl.constexpr,
+    parts, residual, weight, normed, scales, total, width, eps, offset,
+    SPANS: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     release()
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
@@ -58,7 +79,15 @@ def _add_rms_norm(
     tl.store(total + here, x, there)
     wide = x.to(tl.float32)
     wide *= tl.rsqrt(tl.sum(wide * wide, 0) / width + eps)
-    tl.store(normed + here, wide * scale, there)
+    if scales is None:
+        tl.store(normed + here, wide * scale, there)
+    else:
+        groups = (wide * scale).to(total.dtype.element_ty).to(tl.float32)
+        values, factors = to_fp8(groups.reshape(BLOCK // GROUP, GROUP))
+        tl.store(normed + here, values.reshape(BLOCK), there)
+        group = tl.arange(0, BLOCK // GROUP)
+        to = scales + group.to(tl.int64) * tl.num_programs(0) + row
+        tl.store(to, factors, group * GROUP < width)
 
 
 @triton.jit

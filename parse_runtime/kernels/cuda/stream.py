@@ -86,12 +86,12 @@ def _early(tiles: Tiles, count: int) -> int:
 def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
     """With as many stages as shared memory has room for."""
     stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
-    stages = max(1, min(tiles.stages, _shared_memory() // stage))
+    stages = max(1, min(tiles.stages, shared_memory() // stage))
     return replace(tiles, stages=stages)
 
 
 @cache
-def _shared_memory() -> int:
+def shared_memory() -> int:
     """Bytes that a program may have, some left for what else it keeps there."""
     most = 227 << 10  # Hopper's
     if torch.cuda.is_available():
@@ -214,16 +214,19 @@ def scales(scale, matrix, n, row, k):
 
 
 @triton.jit
-def add_product(total, weight, a, scale, at):
+def add_product(total, weight, a, scale, at, a_scale=None, a_stride=0):
     """total + a tile of a weight, which begins `at` columns into its rows, times rows `a`.
 
-    `scale` may be one place for the tile, or one for each of its rows, [rows, 1].
+    `scale` may be one place for the tile, or one for each of its rows, [rows, 1]. `a_scale` is
+    where the first scale of each of the rows `a` is, if these have scales, too.
     """
     if scale is None:
         return tl.dot(weight, a.T, total, input_precision="ieee")
     else:
         tl.static_assert(_BLOCK % weight.shape[0] == 0 and _BLOCK % weight.shape[1] == 0)
         product = tl.dot(weight.to(a.dtype), a.T, input_precision="ieee")
+        if a_scale is not None:
+            product *= tl.load(a_scale + at // _BLOCK * a_stride)[None, :]
         return total + product * tl.load(scale + at // _BLOCK)
 
 
