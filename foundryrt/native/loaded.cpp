@@ -39,10 +39,28 @@ class File {
 
 bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
-// Texts and tables of the compiler and its mathematical functions, by their names.
-bool constant(std::string_view variable) {
-    for (const char* known : {"$str", "_$_str", "__unnamed_", "__cudart_"})
+// A mangled name behind the namespace that nvcc makes for names of one source file, as in
+// `_ZN33_INTERNAL_0f3a_4_a_cu_11f06thrust3seqE`; an empty one where it is not nested.
+std::string_view nested(std::string_view name) {
+    if (!begins(name, "_ZN")) return {};
+    name.remove_prefix(3);
+    size_t digits = 0, length = 0;
+    for (; digits < name.size() && digits < 4 && '0' <= name[digits] && name[digits] <= '9'; ++digits)
+        length = 10 * length + static_cast<size_t>(name[digits] - '0');
+    if (begins(name.substr(digits), "_INTERNAL_") && length <= name.size() - digits)
+        name.remove_prefix(digits + length);
+    return name;
+}
+
+// What launches never write, by its name: texts and tables of the compiler, its mathematical functions and
+// random numbers, and objects without contents of NVIDIA's header libraries. The table of addresses that
+// code looks variables up in has these of every file that includes such a header, used or not.
+bool constant(std::string_view variable, uint64_t bytes) {
+    for (const char* known : {"$str", "_$_str", "__unnamed_", "__cudart_", "precalc_xorwow_", "mrg32k3aM"})
         if (begins(variable, known)) return true;
+    if (bytes > 1) return false;
+    for (const char* library : {"4cuda3std", "6thrust", "4cute"})
+        if (begins(nested(variable), library)) return true;
     return false;
 }
 
@@ -78,7 +96,7 @@ bool stateless(const File& file) {
             if (symbol.st_shndx >= sections.size() || !global[symbol.st_shndx]) continue;
             std::string_view name;
             if (!file.text(name, sections[table.sh_link], symbol.st_name)) return false;
-            if (!constant(name)) return false;
+            if (!constant(name, symbol.st_size)) return false;
         }
     }
     return true;

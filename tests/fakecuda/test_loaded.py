@@ -18,6 +18,8 @@ from tests.fakecuda.elf import cubin
 from tests.fakecuda.test_placement import relocated, run, save
 
 CUBINS = (cubin(b"FAKE add"), cubin(b"FAKE more"))
+FILE = b"_INTERNAL_0f3a_4_a_cu_11f0"
+"""What nvcc puts before names of one source file."""
 OFFSET = Variable(kernel=0, name="offset", data=(100).to_bytes(4, "little"))
 
 
@@ -50,6 +52,13 @@ def opened_twice(tmp_path, fake, first, second) -> int:
     return count
 
 
+def of_libraries(file: bytes) -> list[bytes]:
+    """Names of objects without contents, as in the binaries of torch 2.11 to 2.13."""
+    own = b"_ZN%d%s" % (len(file), file)
+    names = b"4cuda3std3__45__cpo5beginE", b"6thrust12placeholders2_1E", b"4cute1_E"
+    return [own + name for name in names]
+
+
 def test_equal_binaries_are_loaded_once(tmp_path, fake):
     assert opened_twice(tmp_path, fake, captured(), captured()) == 2
     other = captured((cubin(b"FAKE add"), cubin(b"FAKE more none")))
@@ -62,6 +71,13 @@ def test_equal_binaries_are_loaded_once(tmp_path, fake):
         (cubin(b"FAKE add", [b"counter"]), 3),
         (cubin(b"FAKE add", [b"_$_str", b"counter"]), 3),
         (cubin(b"FAKE add", [b"_$_str", b"$str$1", b"__unnamed_1", b"__cudart_i2opi_f"]), 2),
+        (cubin(b"FAKE add", [b"precalc_xorwow_matrix", b"mrg32k3aM1Seq"]), 2),
+        (cubin(b"FAKE add", of_libraries(FILE), size=1), 2),
+        (cubin(b"FAKE add", of_libraries(FILE)), 3),
+        (cubin(b"FAKE add", [*of_libraries(FILE), b"_ZN3own6thrustE"], size=1), 3),
+        (cubin(b"FAKE add", [b"_ZN4cute1_E"], size=1), 2),
+        (cubin(b"FAKE add", [b"4cute1_E"], size=1), 3),
+        (cubin(b"FAKE add", [b"_ZN9999_INTERNAL_4cute1_E"], size=1), 3),
         (cubin(b"FAKE add", [], [b"counter"]), 2),
         (b"FAKE add\0", 3),
         (CUBINS[0][:-10], 3),
