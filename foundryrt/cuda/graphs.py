@@ -167,10 +167,13 @@ class Graphs:
         """Make all graphs in a CUcontext, in the background; `deltas` as for Materializer.start."""
         self._native.start(context, self._first, self._bundle.manifest.regions, deltas)
 
-    def _declare_all(self) -> None:
+    def _in_order(self) -> list[int]:
+        """All graphs, as they are read and made."""
         first = [] if self._first is None else [self._first]
-        # Each where it comes first.
-        for index in dict.fromkeys([*first, *self._order, *range(self._total)]):
+        return list(dict.fromkeys([*first, *self._order, *range(self._total)]))
+
+    def _declare_all(self) -> None:
+        for index in self._in_order():
             with self._lock:
                 while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
                     pass
@@ -209,6 +212,11 @@ class Graphs:
             yield
         finally:
             self._native.pause(False)
+
+    def prefer_first(self) -> None:
+        """As `prefer`, of the graph that comes first: a likely one to be launched first, too."""
+        if self._total:
+            self.prefer(self._in_order()[0])
 
     def prefer(self, index: int) -> None:
         """Have graph `index` made next, unless that has begun, once it is read, in its turn."""
