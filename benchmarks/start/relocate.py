@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ class Options:
     spawned: float = 0.0
 
 def run(session, options, json):
-    begun = time.time()
+    begun, ready = time.time(), session.ready()
     graph = session.graph("decode", batch=1)
     graph.launch()
     launched = time.time()
@@ -46,7 +47,12 @@ def run(session, options, json):
     clock = time.time() - time.perf_counter()
     steps = {step: at + clock for step, at in session.timeline}
     steps |= {"workload": begun, "launched": launched, "logits": time.time()}
-    return {step: (at - options.spawned) * 1e3 for step, at in steps.items()}
+    spent = session._opened.graphs.spent
+    return {
+        "steps": {step: (at - options.spawned) * 1e3 for step, at in steps.items()},
+        "ready": ready,
+        "spent": {step: seconds * 1e3 for step, seconds in spent.items()},
+    }
 """
 
 
@@ -165,16 +171,24 @@ def _standby(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any
         standby.send_signal(signal.SIGINT)
         standby.wait(30)
     # The first command finds less in caches than the others.
-    first, *others = ({"handed over": at} | run for at, run in zip(handed, runs, strict=True))
+    first, *others = (
+        {"handed over": at} | run["steps"] for at, run in zip(handed, runs, strict=True)
+    )
     times = [run["logits"] for run in others]
     return {
         "standby_ms": times,
         "standby_first_launch_ms": statistics.median(times),
         "standby_first_command_ms": first["logits"],
-        "standby_timeline_ms": {
-            step: statistics.median(run[step] for run in others) for step in others[0]
-        },
+        "standby_first_command_timeline_ms": first,
+        "standby_timeline_ms": _medians(others),
+        "standby_spent_ms": _medians([run["spent"] for run in runs[1:]]),
+        "standby_ready_at_workload": [run["ready"] for run in runs],
     }
+
+
+def _medians(each: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of dictionaries of one kind, key by key."""
+    return {key: statistics.median(one[key] for one in each) for key in each[0]}
 
 
 def _handed_over_ms(folder: Path, command: list[Any]) -> float:

@@ -105,8 +105,10 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
             asked = time.perf_counter()
             y = x.beside(path, lambda own, other: SHARED, first=lambda _: order)
             opened = time.perf_counter()
-            y.prepare(needed)
+            seen: list[tuple[int, float]] = []
+            y.prepare(needed, lambda ready, _: seen.append((ready, time.perf_counter())))
             prepared, ready_then = time.perf_counter(), y.ready()
+            spent_then = y._opened.graphs.spent
             steps.session = with_input(y)
             first = steps.until(y)
             y.wait()
@@ -134,6 +136,8 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
         "needed_ms": (prepared - opened) * 1e3,
         "needed_graphs": len(needed),
         "ready_at_swap": ready_then,
+        "ready_ms": [[ready, (at - asked) * 1e3] for ready, at in seen],
+        "spent_at_swap_ms": {step: seconds * 1e3 for step, seconds in spent_then.items()},
         "all_ready_ms": (ready - asked) * 1e3,
         "timeline_ms": {step: (at - asked) * 1e3 for step, at in timeline},
         "spent_ms": {step: seconds * 1e3 for step, seconds in spent.items()},
