@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <set>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -102,20 +103,46 @@ bool stateless(const File& file) {
     return true;
 }
 
+struct Shared {
+    std::mutex mutex;  // for everything here
+    std::map<std::pair<CUcontext, std::string>, std::weak_ptr<Loaded>> all;
+    bool keep = false;
+    std::set<std::shared_ptr<Loaded>> asked, left;  // since a bundle was closed last, and before
+};
+
+Shared& shared() {
+    static Shared& instance = *new Shared;  // outlives whatever ends with the process
+    return instance;
+}
+
 }  // namespace
 
 bool has_state(const void* binary, size_t bytes) { return !stateless(File(binary, bytes)); }
 
 std::shared_ptr<Loaded> loaded(CUcontext context, const std::string& key) {
-    static std::mutex& mutex = *new std::mutex;  // for `all`; both outlive whatever ends with the process
-    static auto& all = *new std::map<std::pair<CUcontext, std::string>, std::weak_ptr<Loaded>>;
-    std::lock_guard lock(mutex);
+    std::lock_guard lock(shared().mutex);
+    auto& all = shared().all;
     for (auto place = all.begin(); place != all.end();)
         place = place->second.expired() ? all.erase(place) : std::next(place);
     std::weak_ptr<Loaded>& known = all[{context, key}];
     std::shared_ptr<Loaded> found = known.lock();
     if (!found) known = found = std::make_shared<Loaded>();
+    if (shared().keep) shared().asked.insert(found);
     return found;
+}
+
+void keep_loaded(bool keep) {
+    {
+        std::lock_guard lock(shared().mutex);
+        shared().keep = keep;
+    }
+    if (!keep) leave_loaded(), leave_loaded();
+}
+
+void leave_loaded() {
+    std::set<std::shared_ptr<Loaded>> gone;  // unloaded without the lock
+    std::lock_guard lock(shared().mutex);
+    gone = std::exchange(shared().left, std::exchange(shared().asked, {}));
 }
 
 }  // namespace foundry

@@ -44,12 +44,12 @@ def _make_context(ordinal: int) -> None:
     from foundryrt.cuda.driver import driver
     from foundryrt.cuda.staging import keep
     from foundryrt.cuda.upload import FOR_FILES
-    from foundryrt.native import library
+    from foundryrt.native import keep_loaded
 
     cuda = driver()
     for module in _CUDA:
         import_module(module)
-    library()
+    keep_loaded()
     # For as long as this process lives: sessions come and go.
     context = cuda.ask("cuDevicePrimaryCtxRetain", cuda.ask("cuDeviceGet", ordinal), kind=c_void_p)
     cuda("cuCtxSetCurrent", context)

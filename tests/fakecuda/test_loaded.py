@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foundryc.template import GraphTable
+from foundryrt import native
 from foundryrt.bundle.schema import Function, Variable
 from foundryrt.session import Session
 from tests.fakecuda import bundle as counters
@@ -141,3 +142,30 @@ def test_no_damage_of_a_binary_s_tables_matters_to_those_who_read_them(
     with Session.open(path) as session:
         session.wait()
     assert fake.live == ""
+
+
+@pytest.fixture
+def keeping(fake):
+    native.keep_loaded()
+    yield
+    native.keep_loaded(False)
+    assert fake.live == ""
+
+
+def test_a_process_may_keep_kernels_of_the_bundle_that_it_closed_last(tmp_path, fake, keeping):
+    """But for those that may hold state; whoever opens it again gets what it gave before."""
+    own = captured((cubin(b"FAKE add", [b"counter"]), CUBINS[1]))
+    other = captured((cubin(b"FAKE add"), cubin(b"FAKE more none")))
+    given, calls = [], []
+    for capture, left in (
+        (captured(), 2), (captured(), 2), (other, 2), (own, 1), (captured(), 2),
+    ):  # fmt: skip
+        fake.fail(0)
+        with Session.open(save(tmp_path / "c.fdy", capture)) as session:
+            session.wait()
+            calls.append(fake.calls)
+            given.append(run(session))
+        assert libraries(fake) == left
+    assert given[0] == given[1] == given[4]
+    # To load both, and to find their kernels.
+    assert calls[1] <= calls[0] - 4 and calls[4] > calls[1]
