@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from contextlib import suppress
 from ctypes import c_void_p
 from importlib import import_module
+from pathlib import Path
 
 from foundryrt.errors import FoundryError, install
+from foundryrt.trust import KeyPath
 from foundryrt.workload import RUN, installed, names
 
 _CUDA = ("foundryrt.cuda.backend", "foundryrt.cuda.pipeline", "numpy")
@@ -38,6 +41,18 @@ def warm_up(device: int, host: bool) -> list[str]:
             return ready
         raise
     return [*ready, f"a context on device {device}"]
+
+
+def open_once(bundle: Path, trust: Iterable[KeyPath] | None, device: int) -> None:
+    """Open a bundle without its weights, make all graphs, and close it.
+
+    Its kernels stay loaded on cuda, and what commands import by and by is there. Errors are those
+    of Session.open.
+    """
+    from foundryrt.session import Session
+
+    with Session.open(bundle, device=device, trust=trust, load_weights=False) as session:
+        session.wait()
 
 
 def _make_context(ordinal: int) -> None:

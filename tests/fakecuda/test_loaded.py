@@ -14,6 +14,7 @@ from foundryc.template import GraphTable
 from foundryrt import native
 from foundryrt.bundle.schema import Function, Variable
 from foundryrt.session import Session
+from foundryrt.standby import warm
 from tests.fakecuda import bundle as counters
 from tests.fakecuda.elf import cubin
 from tests.fakecuda.test_placement import relocated, run, save
@@ -169,3 +170,8 @@ def test_a_process_may_keep_kernels_of_the_bundle_that_it_closed_last(tmp_path, 
     assert given[0] == given[1] == given[4]
     # To load both, and to find their kernels.
     assert calls[1] <= calls[0] - 4 and calls[4] > calls[1]
+
+
+def test_a_bundle_that_is_opened_once_leaves_its_kernels(tmp_path, fake, keeping):
+    warm.open_once(save(tmp_path / "c.fdy", captured()), None, 0)
+    assert libraries(fake) == 2
