@@ -181,7 +181,8 @@ def write_report(
 
     with reporting(), contextlib.ExitStack() as closing:
         opened = [closing.enter_context(Bundle.open(path)) for path in bundles]
-        path = output or bundles[0].with_suffix(".html")
+        first = bundles[0]  # whose name may have other dots: qwen3-0.6b
+        path = output or first.with_name(first.name.removesuffix(".fdy") + ".html")
         refuse_input("the page", path, bundles)
         with AtomicFile(path) as out:
             out.file.write(bundle_page(opened).encode())

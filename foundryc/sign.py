@@ -83,8 +83,8 @@ def create_key(path: Path) -> Path:
     private_key = _private_key_type()
     from cryptography.hazmat.primitives import serialization as form
 
-    public = path.with_suffix(".pem")
-    if public == path:
+    public = path.with_name(path.name.removesuffix(".key") + ".pem")
+    if path.suffix == ".pem":
         raise UsageError(f"{path}: .pem is for the public key; name the private one such as x.key")
     key = private_key.generate()
     secret = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())

@@ -219,10 +219,20 @@ def standby(
     host: Annotated[
         bool, typer.Option("--host", help="Import torch too; a GPU is then not needed.")
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE.fdy",
+            help="One to expect: it is opened once, without weights, and its kernels stay loaded.",
+            show_default=False,
+        ),
+    ] = None,
+    trust: TrustPaths = None,
 ) -> None:
     """Start everything but a bundle, and run `foundryrt run --standby` for this user, at once.
 
-    One command at a time; the process goes on until a signal ends it.
+    One command at a time; the process goes on until a signal ends it. Kernels of the last bundle
+    stay loaded.
     """
     from foundryrt.standby import server, warm, wire
 
@@ -230,6 +240,9 @@ def standby(
         path = socket or Path(wire.path())
         with server.Standby(path, main) as own:
             ready = warm.warm_up(device, host)
+            if bundle is not None:
+                warm.open_once(bundle, trust or None, device)
+                ready.append(f"what {bundle} needs")
             note(f"standing by at {path}: {', '.join(ready)}")
             own.serve()
 

@@ -27,8 +27,15 @@ from benchmarks.serving.stream import request
 _PROMPT = [70, 71, 72]
 _LIMIT = 120.0
 """Seconds for a start, and for Ray to end a replica."""
-_DECISION = re.compile(r"(\d+-\d+-\d+ \d+:\d+:\d+,\d+) .*[Uu]pscaling .* from 0 to 1 ")
+_FORMAT = "%Y-%m-%d %H:%M:%S,%f"
+_TIME = r"(\d+-\d+-\d+ \d+:\d+:\d+,\d+) .*"
+_DECISION = re.compile(_TIME + r"[Uu]pscaling .* from 0 to 1 ")
 """In the log of Serve's controller."""
+_STEPS = {
+    "begins": re.compile(_TIME + "Started initializing replica"),
+    "constructed": re.compile(_TIME + "Finished initializing replica"),
+}
+"""In the log of a replica: its process has imported Ray and the deployment; the bundle is open."""
 
 
 def run(
@@ -107,14 +114,22 @@ class Deployment:
         ):
             raise SystemExit(f"the deployment does not answer; see {self._logs}")
         came = time.time()
-        decided = next(moment for moment in self._decisions() if moment >= begun)
-        return {"from_request_s": came - begun, "from_decision_s": came - decided}
+        decided = self._moment("controller", _DECISION, begun)
+        steps = {name: self._moment("replica", step, begun) for name, step in _STEPS.items()}
+        return {
+            "from_request_s": came - begun, "from_decision_s": came - decided,
+            **{f"{name}_s": at - decided for name, at in steps.items()},
+        }  # fmt: skip
 
-    def _decisions(self) -> Iterator[float]:
-        for log in self._logs.glob("controller_*.log"):
-            for line in log.read_text().splitlines():
-                if found := _DECISION.search(line):
-                    yield datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+    def _moment(self, whose: str, step: re.Pattern[str], begun: float) -> float:
+        """When it was logged first, since `begun`."""
+        lines = (
+            line
+            for log in self._logs.glob(f"{whose}_*.log")
+            for line in log.read_text().splitlines()
+        )
+        found = (datetime.strptime(m[1], _FORMAT) for line in lines if (m := step.search(line)))
+        return min(at.timestamp() for at in found if at.timestamp() >= begun)
 
     def _wait_for_none(self) -> None:
         from ray import serve

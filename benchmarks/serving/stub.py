@@ -55,6 +55,9 @@ class Passes:
     def forget(self, slot: int) -> None:
         self.tables.release(slot)
 
+    def ready(self, chunks: Sequence[Chunk]) -> bool:
+        return True
+
     def overlaps(self, chunks: Sequence[Chunk]) -> bool:
         return True
 
@@ -77,6 +80,9 @@ class Passes:
         raise NotImplementedError
 
     def shares(self, verification: Verification) -> list[SharedSize]:
+        raise NotImplementedError
+
+    def ready_to_verify(self, wanted: Mapping[int, Verification]) -> bool:
         raise NotImplementedError
 
     def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:

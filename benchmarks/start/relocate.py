@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ class Options:
     spawned: float = 0.0
 
 def run(session, options, json):
-    begun = time.time()
+    begun, ready = time.time(), session.ready()
     graph = session.graph("decode", batch=1)
     graph.launch()
     launched = time.time()
@@ -46,7 +47,12 @@ def run(session, options, json):
     clock = time.time() - time.perf_counter()
     steps = {step: at + clock for step, at in session.timeline}
     steps |= {"workload": begun, "launched": launched, "logits": time.time()}
-    return {step: (at - options.spawned) * 1e3 for step, at in steps.items()}
+    spent = session._opened.graphs.spent
+    return {
+        "steps": {step: (at - options.spawned) * 1e3 for step, at in steps.items()},
+        "ready": ready,
+        "spent": {step: seconds * 1e3 for step, seconds in spent.items()},
+    }
 """
 
 
@@ -141,40 +147,59 @@ def _switch(model: str, mode: str, folder: Path, _: int) -> dict[str, Any]:
 
 def _standby(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any]:
     """From the start of `foundryrt run --standby` to the first logits, weights loaded."""
+    # The first command finds less in caches than the others.
+    first, *others = _commands(model, mode, folder, repeats + 1)
+    bundle = str(folder / f"{model}.{mode}.fdy")
+    expected = [_commands(model, mode, folder, 1, "--bundle", bundle)[0] for _ in range(3)]
+    times = [run["steps"]["logits"] for run in others]
+    return {
+        "standby_ms": times,
+        "standby_first_launch_ms": statistics.median(times),
+        "standby_timeline_ms": _medians([run["steps"] for run in others]),
+        "standby_spent_ms": _medians([run["spent"] for run in others]),
+        "standby_ready_at_workload": [run["ready"] for run in others],
+        "standby_first_command_ms": first["steps"]["logits"],
+        "standby_first_command_timeline_ms": first["steps"],
+        "standby_expected_ms": [run["steps"]["logits"] for run in expected],
+        "standby_expected_timeline_ms": _medians([run["steps"] for run in expected]),
+    }
+
+
+def _commands(
+    model: str, mode: str, folder: Path, count: int, *options: str
+) -> list[dict[str, Any]]:
+    """What each of so many commands has found, one after another in a process that stands by."""
     workload, path = folder / "launch.py", folder / "standby.sock"
     workload.write_text(WORKLOAD)
     environment = os.environ | {"FOUNDRY_STANDBY": str(path), "PYTHONPATH": search_path()}
     standby = subprocess.Popen(
-        [*COMMAND, "standby"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+        [*COMMAND, "standby", *options], env=environment, cwd=ROOT, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
     try:
         assert standby.stderr is not None
         if "standing by" not in (said := standby.stderr.readline()):
             raise SystemExit(f"standby: {said}{standby.stderr.read()}")
         bundle = folder / f"{model}.{mode}.fdy"
         asked = [*COMMAND, "run", bundle, "--standby", "--json", "--workload", workload]
-        handed, runs = [], []
-        for _ in range(repeats + 1):
-            handed.append(_handed_over_ms(folder, asked))
+        runs = []
+        for _ in range(count):
+            handed = _handed_over_ms(folder, asked)
             done = subprocess.run(
                 [*asked, "--spawned", repr(time.time())],
                 env=environment, cwd=ROOT, check=True, capture_output=True, text=True,
             )  # fmt: skip
-            runs.append(json.loads(done.stdout))
+            run = json.loads(done.stdout)
+            runs.append(run | {"steps": {"handed over": handed} | run["steps"]})
     finally:
         standby.send_signal(signal.SIGINT)
         standby.wait(30)
-    # The first command finds less in caches than the others.
-    first, *others = ({"handed over": at} | run for at, run in zip(handed, runs, strict=True))
-    times = [run["logits"] for run in others]
-    return {
-        "standby_ms": times,
-        "standby_first_launch_ms": statistics.median(times),
-        "standby_first_command_ms": first["logits"],
-        "standby_timeline_ms": {
-            step: statistics.median(run[step] for run in others) for step in others[0]
-        },
-    }
+    return runs
+
+
+def _medians(each: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of dictionaries of one kind, key by key."""
+    return {key: statistics.median(one[key] for one in each) for key in each[0]}
 
 
 def _handed_over_ms(folder: Path, command: list[Any]) -> float:

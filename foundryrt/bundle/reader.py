@@ -303,7 +303,8 @@ class Bundle:
     def _check_padding(self, table_offset: int) -> None:
         end = HEADER_BYTES
         for offset, stored in [(s.offset, s.stored) for s in self.sections] + [(table_offset, 0)]:
-            if bytes(self._data[end:offset]).strip(b"\0"):
+            gap = bytes(self._data[end:offset])
+            if gap != bytes(len(gap)):
                 raise UncoveredBytes(f"padding before byte {offset} is not zero")
             end = offset + stored
 

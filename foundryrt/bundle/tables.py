@@ -99,10 +99,6 @@ class TemplateTable(msgspec.Struct, frozen=True):
         last = max(self.relocation_region, default=-1)
         _expect(last < regions, "a relocation names no region")
 
-    def calls(self) -> set[tuple[int, int]]:
-        """Kind and function of the nodes, each pair once."""
-        return set(zip(self.kind, self.function, strict=True))
-
 
 class MemberTable(msgspec.Struct, frozen=True):
     """The words of a graph's parameters that differ from its template's."""

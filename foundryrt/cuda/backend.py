@@ -216,7 +216,7 @@ class CudaBackend:
             self._done("first graph")
 
     def _begin_weights(self, load: bool) -> None:
-        """Load them, or prepare that, but not while the first graph is being made."""
+        """Load them, or prepare that, but not while a graph that was asked for is being made."""
         self._preparation = Worker()
         self._undo.push(self._preparation.join)
         if load:
@@ -224,18 +224,25 @@ class CudaBackend:
             brief = sum(source.length for source in sources) <= _BRIEF
             # Both want the driver's lock, and nothing can be launched before the weights are there.
             with self.graphs.paused() if brief else nullcontext():
+                if self._loads:
+                    self.graphs.prefer_first()
                 self.load_weights()
-        elif self._bundle.manifest.weights.recipes and "weights" not in self._given:
+        elif self._loads:
             self._preparation.start(partial(_prepare, self._loader))
         self.uploader.finish()
         self._done("contents")
+
+    @property
+    def _loads(self) -> bool:
+        """Whether there are weights that come from files."""
+        return bool(self._bundle.manifest.weights.recipes) and "weights" not in self._given
 
     def load_weights(self, check: bool = True, states: Sequence[FileState] | None = None) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents.
 
         `states`: see RankBackend.load_weights.
         """
-        if self._bundle.manifest.weights.recipes and "weights" not in self._given:
+        if self._loads:
             self._loader.load(self._weights, check, states)
             self.uploader.finish()
         self._done("weights")

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Function, Manifest, NodeKind, SectionKind
-from foundryrt.bundle.tables import TemplateTable
+from foundryrt.bundle.schema import Function, Manifest, SectionKind
+from foundryrt.bundle.tables import NO_FUNCTION, TemplateTable
+from foundryrt.cuda.ahead import Ahead
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
 from foundryrt.parallel import Worker, each
@@ -26,8 +27,8 @@ _PATIENCE = 1.0  # seconds that the reader waits for a caller, which may have be
 
 
 def functions_of(table: TemplateTable, known: int) -> list[int]:
-    """Indices of the functions that its nodes call; TableMalformed where one is not `known`."""
-    found = sorted({function for kind, function in table.calls() if kind == NodeKind.KERNEL})
+    """Indices of the functions that its nodes name; TableMalformed where one is not `known`."""
+    found = sorted(set(table.function) - {NO_FUNCTION})
     if found and found[-1] >= known:
         raise TableMalformed("graph table: a node calls an unknown function")
     return found
@@ -90,6 +91,7 @@ class Graphs:
         self._changed = threading.Condition(self._lock)
         self._wanted: list[int] = []
         """Graphs that callers wait to read, before the reader takes its next one."""
+        self._tables = Ahead(bundle.unchecked_template)
         self._reader = Worker()
         self._failure: Exception | None = None
         self._stop = False
@@ -125,7 +127,7 @@ class Graphs:
             return
         if self._new("template", graph.template):
             # The native core checks what is in it.
-            table = self._bundle.unchecked_template(graph.template)
+            table = self._tables.take(graph.template)
             numbers = functions_of(table, len(manifest.functions))
             self._give_kernels({manifest.functions[number].kernel for number in numbers})
             for number in numbers:
@@ -167,18 +169,23 @@ class Graphs:
         """Make all graphs in a CUcontext, in the background; `deltas` as for Materializer.start."""
         self._native.start(context, self._first, self._bundle.manifest.regions, deltas)
 
-    def _declare_all(self) -> None:
+    def _in_order(self) -> list[int]:
+        """All graphs, as they are read and made."""
         first = [] if self._first is None else [self._first]
-        # Each where it comes first.
-        for index in dict.fromkeys([*first, *self._order, *range(self._total)]):
-            with self._lock:
-                while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
-                    pass
-                self._wanted.clear()
-                try:
-                    self._declare(index)
-                except Exception:
-                    return  # kept, and raised to every caller
+        return list(dict.fromkeys([*first, *self._order, *range(self._total)]))
+
+    def _declare_all(self) -> None:
+        order, graphs = self._in_order(), self._bundle.manifest.graphs
+        with self._tables.unpacking(graphs[index].template for index in order):
+            for index in order:
+                with self._lock:
+                    while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
+                        pass
+                    self._wanted.clear()
+                    try:
+                        self._declare(index)
+                    except Exception:
+                        return  # kept, and raised to every caller
 
     @property
     def ready(self) -> int:
@@ -209,6 +216,11 @@ class Graphs:
             yield
         finally:
             self._native.pause(False)
+
+    def prefer_first(self) -> None:
+        """As `prefer`, of the graph that comes first: a likely one to be launched first, too."""
+        if self._total:
+            self.prefer(self._in_order()[0])
 
     def prefer(self, index: int) -> None:
         """Have graph `index` made next, unless that has begun, once it is read, in its turn."""

@@ -91,6 +91,8 @@ def library() -> ctypes.CDLL:
     loaded.foundry_prefer.argtypes = (c_void_p, c_uint32)
     loaded.foundry_pause.argtypes = (c_void_p, c_int)
     loaded.foundry_resolve.argtypes = (c_void_p,)
+    loaded.foundry_keep_loaded.argtypes = (c_int,)
+    loaded.foundry_keep_loaded.restype = None
     loaded.foundry_set_variable.argtypes = (
         c_void_p, c_uint32, c_char_p, c_void_p, c_uint64, POINTER(Relocations),
     )  # fmt: skip
@@ -127,6 +129,14 @@ def stream(
             (FileRange * len(ranges))(*ranges), len(ranges),
         )
     )  # fmt: skip
+
+
+def keep_loaded(keep: bool = True) -> None:
+    """Whether kernels of the bundle that was closed last stay loaded, in a context that stays.
+
+    `False` frees them; the context must be current.
+    """
+    library().foundry_keep_loaded(keep)
 
 
 def _relocations(words: memoryview | array[int], regions: memoryview | array[int]) -> Relocations:
@@ -285,5 +295,6 @@ class Materializer:
 
 
 __all__ = [
-    "VIEW_COLUMNS", "Buffer", "FileRange", "Materializer", "TemplateView", "library", "stream",
+    "VIEW_COLUMNS", "Buffer", "FileRange", "Materializer", "TemplateView", "keep_loaded", "library",
+    "stream",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 // The C interface that foundryrt/native/__init__.py binds. Calls return 0, or the code of an error whose
 // message foundry_error has.
 #include "driver.hpp"
+#include "loaded.hpp"
 #include "materializer.hpp"
 #include "upload.hpp"
 
@@ -66,6 +67,8 @@ FOUNDRY_EXPORT int foundry_pause(Materializer* self, int paused) {
 FOUNDRY_EXPORT int foundry_resolve(Materializer* self) {
     return guarded([&] { self->resolve(); });
 }
+
+FOUNDRY_EXPORT void foundry_keep_loaded(int keep) { foundry::keep_loaded(keep != 0); }
 
 FOUNDRY_EXPORT int foundry_set_variable(Materializer* self, uint32_t kernel, const char* name,
                                         const void* data, uint64_t size,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <set>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -39,10 +40,28 @@ class File {
 
 bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
-// Texts and tables of the compiler and its mathematical functions, by their names.
-bool constant(std::string_view variable) {
-    for (const char* known : {"$str", "_$_str", "__unnamed_", "__cudart_"})
+// A mangled name behind the namespace that nvcc makes for names of one source file, as in
+// `_ZN33_INTERNAL_0f3a_4_a_cu_11f06thrust3seqE`; an empty one where it is not nested.
+std::string_view nested(std::string_view name) {
+    if (!begins(name, "_ZN")) return {};
+    name.remove_prefix(3);
+    size_t digits = 0, length = 0;
+    for (; digits < name.size() && digits < 4 && '0' <= name[digits] && name[digits] <= '9'; ++digits)
+        length = 10 * length + static_cast<size_t>(name[digits] - '0');
+    if (begins(name.substr(digits), "_INTERNAL_") && length <= name.size() - digits)
+        name.remove_prefix(digits + length);
+    return name;
+}
+
+// What launches never write, by its name: texts and tables of the compiler, its mathematical functions and
+// random numbers, and objects without contents of NVIDIA's header libraries. The table of addresses that
+// code looks variables up in has these of every file that includes such a header, used or not.
+bool constant(std::string_view variable, uint64_t bytes) {
+    for (const char* known : {"$str", "_$_str", "__unnamed_", "__cudart_", "precalc_xorwow_", "mrg32k3aM"})
         if (begins(variable, known)) return true;
+    if (bytes > 1) return false;
+    for (const char* library : {"4cuda3std", "6thrust", "4cute"})
+        if (begins(nested(variable), library)) return true;
     return false;
 }
 
@@ -78,10 +97,22 @@ bool stateless(const File& file) {
             if (symbol.st_shndx >= sections.size() || !global[symbol.st_shndx]) continue;
             std::string_view name;
             if (!file.text(name, sections[table.sh_link], symbol.st_name)) return false;
-            if (!constant(name)) return false;
+            if (!constant(name, symbol.st_size)) return false;
         }
     }
     return true;
+}
+
+struct Shared {
+    std::mutex mutex;  // for everything here
+    std::map<std::pair<CUcontext, std::string>, std::weak_ptr<Loaded>> all;
+    bool keep = false;
+    std::set<std::shared_ptr<Loaded>> asked, left;  // since a bundle was closed last, and before
+};
+
+Shared& shared() {
+    static Shared& instance = *new Shared;  // outlives whatever ends with the process
+    return instance;
 }
 
 }  // namespace
@@ -89,15 +120,29 @@ bool stateless(const File& file) {
 bool has_state(const void* binary, size_t bytes) { return !stateless(File(binary, bytes)); }
 
 std::shared_ptr<Loaded> loaded(CUcontext context, const std::string& key) {
-    static std::mutex& mutex = *new std::mutex;  // for `all`; both outlive whatever ends with the process
-    static auto& all = *new std::map<std::pair<CUcontext, std::string>, std::weak_ptr<Loaded>>;
-    std::lock_guard lock(mutex);
+    std::lock_guard lock(shared().mutex);
+    auto& all = shared().all;
     for (auto place = all.begin(); place != all.end();)
         place = place->second.expired() ? all.erase(place) : std::next(place);
     std::weak_ptr<Loaded>& known = all[{context, key}];
     std::shared_ptr<Loaded> found = known.lock();
     if (!found) known = found = std::make_shared<Loaded>();
+    if (shared().keep) shared().asked.insert(found);
     return found;
+}
+
+void keep_loaded(bool keep) {
+    {
+        std::lock_guard lock(shared().mutex);
+        shared().keep = keep;
+    }
+    if (!keep) leave_loaded(), leave_loaded();
+}
+
+void leave_loaded() {
+    std::set<std::shared_ptr<Loaded>> gone;  // unloaded without the lock
+    std::lock_guard lock(shared().mutex);
+    gone = std::exchange(shared().left, std::exchange(shared().asked, {}));
 }
 
 }  // namespace foundry

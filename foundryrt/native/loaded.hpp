@@ -38,4 +38,10 @@ bool has_state(const void* binary, size_t bytes);
 // time: milliseconds for each binary.
 std::shared_ptr<Loaded> loaded(CUcontext context, const std::string& key);
 
+// Whether what a bundle has asked for stays loaded when it is closed, until the next one is: in a process
+// that opens one bundle after another in a context of its own.
+void keep_loaded(bool keep);
+// A bundle is closed; with the context current, as those go that the one before has left.
+void leave_loaded();
+
 }  // namespace foundry

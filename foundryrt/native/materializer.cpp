@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "driver.hpp"
+#include "loaded.hpp"
 
 namespace foundry {
 
@@ -16,7 +17,10 @@ Materializer::Materializer(uint32_t kernels, uint32_t functions, uint32_t templa
 
 Materializer::~Materializer() {
     lanes_.stop();
-    if (context_ != nullptr) driver().cuCtxSetCurrent(context_);
+    if (context_ != nullptr) {
+        driver().cuCtxSetCurrent(context_);
+        leave_loaded();
+    }
     trim_heap();
 }
 
@@ -88,13 +92,15 @@ void Materializer::check_addresses(const foundry_template& table, const Member& 
 void Materializer::resolve() {
     if (context_ == nullptr) refuse("functions were asked for before the start");
     check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
+    std::vector<bool> checked(templates_.size());
     for (const Graph& graph : graphs_) {
         if (graph.name.empty()) refuse("functions were asked for before all graphs were declared");
         const foundry_template& table = templates_[graph.index];
         kernels_.resolve(table);
         if (!placement_.moved()) continue;
-        check_addresses(table, {}, graph.name);
-        check_addresses(table, graph.member, graph.name);
+        if (!checked[graph.index]) check_addresses(table, {}, graph.name);
+        checked[graph.index] = true;
+        if (graph.member.count > 0) check_addresses(table, graph.member, graph.name);
     }
 }
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from contextlib import suppress
 from ctypes import c_void_p
 from importlib import import_module
+from pathlib import Path
 
 from foundryrt.errors import FoundryError, install
+from foundryrt.trust import KeyPath
 from foundryrt.workload import RUN, installed, names
 
 _CUDA = ("foundryrt.cuda.backend", "foundryrt.cuda.pipeline", "numpy")
@@ -40,16 +43,28 @@ def warm_up(device: int, host: bool) -> list[str]:
     return [*ready, f"a context on device {device}"]
 
 
+def open_once(bundle: Path, trust: Iterable[KeyPath] | None, device: int) -> None:
+    """Open a bundle without its weights, make all graphs, and close it.
+
+    Its kernels stay loaded on cuda, and what commands import by and by is there. Errors are those
+    of Session.open.
+    """
+    from foundryrt.session import Session
+
+    with Session.open(bundle, device=device, trust=trust, load_weights=False) as session:
+        session.wait()
+
+
 def _make_context(ordinal: int) -> None:
     from foundryrt.cuda.driver import driver
     from foundryrt.cuda.staging import keep
     from foundryrt.cuda.upload import FOR_FILES
-    from foundryrt.native import library
+    from foundryrt.native import keep_loaded
 
     cuda = driver()
     for module in _CUDA:
         import_module(module)
-    library()
+    keep_loaded()
     # For as long as this process lives: sessions come and go.
     context = cuda.ask("cuDevicePrimaryCtxRetain", cuda.ask("cuDeviceGet", ordinal), kind=c_void_p)
     cuda("cuCtxSetCurrent", context)

@@ -7,14 +7,19 @@ longer than all else that it does.
 from __future__ import annotations
 
 import os
+import sys
 from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET, socket
-from array import array
-from collections.abc import Sequence
 
 from foundryrt.runtime_folder import runtime_folder
 
+TYPE_CHECKING = False  # type checkers know it as True
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _LENGTH = 4
 """Bytes in front of a message, which say how long it is."""
+_INT = 4
+"""Bytes of C's int, which a file's number is."""
 _MOST = 16 << 20
 """Bytes of a message: arguments and environment of a command."""
 
@@ -33,7 +38,8 @@ def send(connection: socket, *words: str, files: Sequence[int] = ()) -> None:
     """
     data = b"\0".join(os.fsencode(word) for word in words)
     data = len(data).to_bytes(_LENGTH, "little") + data
-    rights = [(SOL_SOCKET, SCM_RIGHTS, array("i", files))]
+    numbers = b"".join(file.to_bytes(_INT, sys.byteorder) for file in files)
+    rights = [(SOL_SOCKET, SCM_RIGHTS, numbers)]
     sent = connection.sendmsg([data], rights) if files else 0
     if sent < len(data):  # sending nothing fails where an answer has come and its sender is gone
         connection.sendall(data[sent:])
@@ -45,16 +51,17 @@ def receive(connection: socket, files: int = 0) -> tuple[list[str] | None, list[
     ValueError for what is no message.
     """
     data = b""
-    found = array("i")
+    found: list[int] = []
     if files:
-        data, rights, _, _ = connection.recvmsg(1 << 16, CMSG_SPACE(files * found.itemsize))
+        data, rights, _, _ = connection.recvmsg(1 << 16, CMSG_SPACE(files * _INT))
         for level, kind, numbers in rights:
             if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
-                found.frombytes(numbers[: len(numbers) // found.itemsize * found.itemsize])
+                ends = range(_INT, len(numbers) + 1, _INT)
+                found += (int.from_bytes(numbers[end - _INT : end], sys.byteorder) for end in ends)
     while len(data) < _LENGTH:
         more = connection.recv(_LENGTH - len(data))
         if not more:
-            return None, found.tolist()
+            return None, found
         data += more
     length = int.from_bytes(data[:_LENGTH], "little")
     if length > _MOST:
@@ -62,6 +69,6 @@ def receive(connection: socket, files: int = 0) -> tuple[list[str] | None, list[
     while len(data) < _LENGTH + length:
         more = connection.recv(min(1 << 20, _LENGTH + length - len(data)))
         if not more:
-            return None, found.tolist()
+            return None, found
         data += more
-    return [os.fsdecode(word) for word in data[_LENGTH:].split(b"\0")], found.tolist()
+    return [os.fsdecode(word) for word in data[_LENGTH:].split(b"\0")], found

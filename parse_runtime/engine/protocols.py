@@ -82,6 +82,9 @@ class Decoder(Protocol):
     def forget(self, slot: int) -> None:
         """Give back the slot's blocks, and what they hold."""
 
+    def ready(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a pass of these need not wait for its graph, which is made next if it must."""
+
     def overlaps(self, chunks: Sequence[Chunk]) -> bool:
         """Whether a pass of these is on its way while the host goes on."""
 
@@ -116,6 +119,9 @@ class Target(Decoder, Protocol):
 
     def shares(self, verification: Verification) -> Sequence[SharedSize]:
         """Those of `shared` that it may be in."""
+
+    def ready_to_verify(self, wanted: Mapping[int, Verification]) -> bool:
+        """As `ready`, of passes that judge these."""
 
     def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
         """As `verify`, of several slots in one pass, which one of `shared` must allow."""

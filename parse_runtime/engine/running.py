@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,6 +26,8 @@ class Running:
     answer: Answer
     calls: Calls
     call: Call | None = None
+    due_since: float = 0.0
+    """When it began to wait for a prefill or a verification (time.monotonic, seconds)."""
     done: int = 0
     """Tokens of its prefill that its slot holds already."""
     shared: Sequence[SharedSize] = ()
@@ -84,6 +86,11 @@ def batch_of(together: Sequence[Running], ahead: bool = False) -> Batch:
         scored,
         ahead,
     )
+
+
+def wanted_of(due: Iterable[Running]) -> dict[int, Verification]:
+    """The verifications that they ask for, by slot."""
+    return {running.slot: cast(Verification, running.call) for running in due}
 
 
 def run_alone(run: BatchPass, running: Running) -> object:

@@ -23,8 +23,12 @@ from parse_runtime.engine.running import (
     given,
     report,
     run_alone,
+    wanted_of,
 )
 from parse_runtime.engine.sequence import Answer, Call, Decode, Extend, Prefill
+
+_PATIENCE = 1.0
+"""Seconds that a pass is put off for its graph; making all of a bundle takes half of that."""
 
 
 class Scheduler:
@@ -126,6 +130,8 @@ class Scheduler:
         for one in planned:
             # Some of them may have failed in a pass before, or give way now.
             shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
+            if not self._may_run(one.kind, shares):
+                continue
             there = self._make_room(list(shares))
             if one.kind != VERIFY:
                 self._prefill(one.kind, {running: shares[running] for running in there})
@@ -204,6 +210,18 @@ class Scheduler:
                 wait = model.begin_prefill(chunks)
                 self._launched = Launched(kind, shares, wait, due, planned[1:])
 
+    def _may_run(self, kind: str, shares: Mapping[Running, int]) -> bool:
+        """Not a pass whose graph is being made: others go on meanwhile, where there are any."""
+        if not shares:
+            return False
+        since = min(running.due_since for running in shares)
+        # The graph may never be there, where the driver has failed.
+        if len(self._running) == len(self._due) or time.monotonic() > since + _PATIENCE:
+            return True
+        if kind == VERIFY:
+            return self._target.ready_to_verify(wanted_of(shares))
+        return self._model(kind).ready([r.chunk(rows) for r, rows in shares.items()])
+
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft
 
@@ -261,7 +279,7 @@ class Scheduler:
 
     def _verify(self, together: Sequence[Running]) -> None:
         """One pass; one by one where it fails, to find whose error it is."""
-        wanted = {running.slot: cast(Verification, running.call) for running in together}
+        wanted = wanted_of(together)
         results: list[Callable[[], object]]
         results = [partial(self._target.verify, *one) for one in wanted.items()]
         if len(together) > 1:
@@ -288,6 +306,7 @@ class Scheduler:
                     running.answer.statistics.shared += running.call.start - whole.start
             if isinstance(running.call, Prefill | Verification):
                 self._note_shared(running)
+                running.due_since = time.monotonic()
                 self._due.append(running)
 
     def _note_shared(self, running: Running) -> None:

@@ -93,14 +93,21 @@ class GraphDecoder:
                     found[i] = result
         return [found[i] for i in range(len(prompts))]
 
+    def ready(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether the pass has its graph; one that is not there yet is made next."""
+        return self._is_ready(self._prefill_of(chunks), soon=True)
+
     def overlaps(self, chunks: Sequence[Chunk]) -> bool:
         """Not where the pass has no graph yet, nor where a launch returns at its end."""
-        signature = self._prefill[holding([len(c.tokens) for c in chunks], self.prefills).rows]
-        if not self._is_ready(signature, soon=True):
+        if not self.ready(chunks):
             return False
         if self._overlaps is None:
-            self._overlaps = self._graph(signature).readback("token").overlaps
+            self._overlaps = self._graph(self._prefill_of(chunks)).readback("token").overlaps
         return self._overlaps
+
+    def _prefill_of(self, chunks: Sequence[Chunk]) -> PassSignature:
+        """The smallest that holds them."""
+        return self._prefill[holding([len(c.tokens) for c in chunks], self.prefills).rows]
 
     def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         """In the smallest pass that holds them; where no prompt ends, nothing is waited for."""

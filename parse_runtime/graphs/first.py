@@ -11,25 +11,30 @@ from parse_runtime.kernels.rows import STREAMED_ROWS
 Key = Mapping[str, int | str]
 
 
-def first_graphs(graphs: Iterable[GraphKey], running: int) -> list[GraphKey]:
-    """Those without which a pass would wait for its graph, `running` answers' batches first.
+def first_graphs(graphs: Iterable[GraphKey], running: int) -> tuple[list[GraphKey], list[GraphKey]]:
+    """Those without which `running` answers would stop; and these and others, in order of need.
 
-    Of batches that is also the largest that stands in for smaller ones. Prefills and verifications
-    are all needed: with other rows than their own they would agree to rounding only.
+    They go on with a batch for all of them, and the largest one that stands in for it when there
+    are more or fewer. The largest of the other batches come next, which a crowd of new answers
+    would wait for, then prefills and verifications: one that has no graph yet waits for it while
+    other answers go on.
     """
     passes: dict[str, list[Key]] = {}
     for name, key in graphs:
         passes.setdefault(name, []).append(key)
-    batches = {name: keys for name, keys in passes.items() if "batch" in keys[0]}
-    fitting = [(name, _fitting(keys, running)) for name, keys in batches.items()]
-    others = [(name, key) for name, keys in passes.items() if name not in batches for key in keys]
-    largest = [
-        (name, key)
-        for name, keys in batches.items()
-        for key in keys
-        if not any(_rows(other) > _rows(key) and stands_in(other, key) for other in keys)
-    ]
-    return [*fitting, *others, *(graph for graph in largest if graph not in fitting)]
+    needed: list[GraphKey] = []
+    largest: list[GraphKey] = []
+    others: list[GraphKey] = []
+    for name, keys in passes.items():
+        if "batch" not in keys[0]:
+            others += ((name, key) for key in keys)
+            continue
+        needed.append((name, fitting := _fitting(keys, running)))
+        for key in keys:
+            if not any(_rows(other) > _rows(key) and stands_in(other, key) for other in keys):
+                (needed if stands_in(key, fitting) else largest).append((name, key))
+    needed = [graph for i, graph in enumerate(needed) if graph not in needed[:i]]
+    return needed, [*needed, *largest, *others]
 
 
 def stands_in(larger: Key, key: Key) -> bool:

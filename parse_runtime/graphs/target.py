@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -135,24 +136,39 @@ class GraphTarget(GraphDecoder):
             and (not verification.score or by(*size) == by(*own))
         ]  # fmt: skip
 
+    def ready_to_verify(self, wanted: Mapping[int, Verification]) -> bool:
+        """Whether the pass of all, or those of each, have graphs; else they are made next."""
+        if len(wanted) > 1:
+            with suppress(ValueError):
+                return self._is_ready(self._together(wanted), soon=True)
+        fitting = (one for one in wanted.values() if self._may_ask(one))
+        parts = {self._own(part) for one in fitting for part in self._parts(one)}
+        return all([self._is_ready(self._verify[size], soon=True) for size in parts if size])
+
+    def _may_ask(self, one: Verification) -> bool:
+        """Whether some pass takes its question."""
+        return len(one.suffix) <= list(self._verify)[-1][0]
+
     def verify_pass(self, wanted: Mapping[int, Verification]) -> list[Verdict]:
         """In the smallest pass that takes them; ValueError where there is none."""
-        due = {slot: Due(VERIFY, one.rows, self.shares(one)) for slot, one in wanted.items()}
-        signature = self._shared[shared_by(due)]
+        signature = self._together(wanted)
         self._prepare(wanted)
         found = self._pass(signature, wanted)
         return [concluded(one, [said]) for one, said in zip(wanted.values(), found, strict=True)]
 
+    def _together(self, wanted: Mapping[int, Verification]) -> PassSignature:
+        due = {slot: Due(VERIFY, one.rows, self.shares(one)) for slot, one in wanted.items()}
+        return self._shared[shared_by(due)]
+
     def _prepare(self, wanted: Mapping[int, Verification]) -> None:
         """See that they can be judged, by what the bundle has."""
-        longest = list(self._verify)[-1][0]
         for slot, one in wanted.items():
             self._check(one.start + len(one.shared_prefix), [slot])
             self._reserve([slot], [one.start], len(one.shared_prefix))
-            if (suffix := len(one.suffix)) > longest:
+            if not self._may_ask(one):
                 raise UsageError(
-                    f"the judge's question has {suffix} tokens, the largest verify pass {longest} "
-                    "rows: capture with a larger --verify"
+                    f"the judge's question has {len(one.suffix)} tokens, the largest verify pass"
+                    f" {list(self._verify)[-1][0]} rows: capture with a larger --verify"
                 )
             if one.score and not self._signature.sizes.scored:
                 raise UsageError(

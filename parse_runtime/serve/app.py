@@ -79,7 +79,7 @@ class Service(Lifecycle):
         return reply(self._card())
 
     async def health(self, request: Request) -> Response:
-        """200 where no answer waits for a graph and the engine works, else 503.
+        """200 where no answer waits long for a graph and the engine works, else 503.
 
         That is once all are ready, after a switch at once: see `first_graphs`.
         """

@@ -36,7 +36,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Successor:
-    """An open bundle; the graphs that answers need first are ready (`first_graphs`)."""
+    """An open bundle; the graphs that running answers need are ready (`first_graphs`)."""
 
     session: Session
     loaded: Loaded
@@ -100,17 +100,18 @@ def open_again(
 
 
 class _First:
-    """The graphs that have to be ready for a bundle to take the place of `before`."""
+    """The graphs to make first for a bundle to take the place of `before`."""
 
     def __init__(self, before: Served) -> None:
         self._before = before
-        self.graphs: list[GraphKey] = []
+        self.needed: list[GraphKey] = []
+        """Those that have to be ready by then."""
 
     def __call__(self, other: Bundle) -> list[GraphKey]:
         running, _ = self._before.engine.load
         known = [(graph.name, graph.key) for graph in other.manifest.graphs]
-        self.graphs = first_graphs(known, max(1, running))
-        return self.graphs
+        self.needed, order = first_graphs(known, max(1, running))
+        return order
 
 
 def _ready(
@@ -122,7 +123,7 @@ def _ready(
 ) -> Successor:
     try:
         loaded = load(session, unlike_tokenizers)
-        session.prepare(first.graphs, progress)
+        session.prepare(first.needed, progress)
     except BaseException:
         session.close()
         raise

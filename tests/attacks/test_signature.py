@@ -261,6 +261,15 @@ def test_keys_are_private_and_never_overwritten(tmp_path: Path) -> None:
     assert not key.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "public"), [("a.key", "a.pem"), ("a", "a.pem"), ("v1.2", "v1.2.pem")]
+)
+def test_the_public_key_has_the_private_one_s_name(tmp_path: Path, name: str, public: str) -> None:
+    assert create_key(tmp_path / name) == tmp_path / public
+    with pytest.raises(UsageError, match=r"\.pem is for the public key"):
+        create_key(tmp_path / public)
+
+
 def test_a_damaged_bundle_is_not_signed(tmp_path: Path) -> None:
     data = bytearray(UNSIGNED)
     data[4100] ^= 1

@@ -12,15 +12,17 @@ _SYMTAB, _STRTAB, _RELA = 2, 3, 4
 _NAMES = b"\0.shstrtab\0.strtab\0.symtab\0.nv.global.init\0.text.add\0.rela.text.add\0"
 
 
-def cubin(text: bytes, variables: Sequence[bytes] = (), unused: Sequence[bytes] = ()) -> bytes:
-    """`text` names the kernels ("FAKE add"), which refer to `variables`."""
+def cubin(
+    text: bytes, variables: Sequence[bytes] = (), unused: Sequence[bytes] = (), size: int = 4
+) -> bytes:
+    """`text` names the kernels ("FAKE add"), which refer to `variables` of `size` bytes each."""
     names = [*variables, *unused]
     strings = b"\0add\0" + b"".join(name + b"\0" for name in names)
     symbols = _SYMBOL.pack(0, 0, 0, 0, 0, 0) + _SYMBOL.pack(1, 18, 0, 5, 0, 0)
     for name in names:
-        symbols += _SYMBOL.pack(strings.index(name), 1, 0, 4, 0, 4)
+        symbols += _SYMBOL.pack(strings.index(name), 1, 0, 4, 0, size)
     relocations = b"".join(struct.pack("<QIIq", 0, 2, 2 + i, 0) for i in range(len(variables)))
-    parts = [text + b"\0", _NAMES, strings, symbols, bytes(4 * len(names)), relocations]
+    parts = [text + b"\0", _NAMES, strings, symbols, bytes(size * len(names)), relocations]
     places = [_HEADER.size]
     for part in parts:
         places.append(places[-1] + len(part))

@@ -11,13 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foundryc.template import GraphTable
+from foundryrt import native
 from foundryrt.bundle.schema import Function, Variable
 from foundryrt.session import Session
+from foundryrt.standby import warm
 from tests.fakecuda import bundle as counters
 from tests.fakecuda.elf import cubin
 from tests.fakecuda.test_placement import relocated, run, save
 
 CUBINS = (cubin(b"FAKE add"), cubin(b"FAKE more"))
+FILE = b"_INTERNAL_0f3a_4_a_cu_11f0"
+"""What nvcc puts before names of one source file."""
 OFFSET = Variable(kernel=0, name="offset", data=(100).to_bytes(4, "little"))
 
 
@@ -50,6 +54,13 @@ def opened_twice(tmp_path, fake, first, second) -> int:
     return count
 
 
+def of_libraries(file: bytes) -> list[bytes]:
+    """Names of objects without contents, as in the binaries of torch 2.11 to 2.13."""
+    own = b"_ZN%d%s" % (len(file), file)
+    names = b"4cuda3std3__45__cpo5beginE", b"6thrust12placeholders2_1E", b"4cute1_E"
+    return [own + name for name in names]
+
+
 def test_equal_binaries_are_loaded_once(tmp_path, fake):
     assert opened_twice(tmp_path, fake, captured(), captured()) == 2
     other = captured((cubin(b"FAKE add"), cubin(b"FAKE more none")))
@@ -62,6 +73,13 @@ def test_equal_binaries_are_loaded_once(tmp_path, fake):
         (cubin(b"FAKE add", [b"counter"]), 3),
         (cubin(b"FAKE add", [b"_$_str", b"counter"]), 3),
         (cubin(b"FAKE add", [b"_$_str", b"$str$1", b"__unnamed_1", b"__cudart_i2opi_f"]), 2),
+        (cubin(b"FAKE add", [b"precalc_xorwow_matrix", b"mrg32k3aM1Seq"]), 2),
+        (cubin(b"FAKE add", of_libraries(FILE), size=1), 2),
+        (cubin(b"FAKE add", of_libraries(FILE)), 3),
+        (cubin(b"FAKE add", [*of_libraries(FILE), b"_ZN3own6thrustE"], size=1), 3),
+        (cubin(b"FAKE add", [b"_ZN4cute1_E"], size=1), 2),
+        (cubin(b"FAKE add", [b"4cute1_E"], size=1), 3),
+        (cubin(b"FAKE add", [b"_ZN9999_INTERNAL_4cute1_E"], size=1), 3),
         (cubin(b"FAKE add", [], [b"counter"]), 2),
         (b"FAKE add\0", 3),
         (CUBINS[0][:-10], 3),
@@ -125,3 +143,35 @@ def test_no_damage_of_a_binary_s_tables_matters_to_those_who_read_them(
     with Session.open(path) as session:
         session.wait()
     assert fake.live == ""
+
+
+@pytest.fixture
+def keeping(fake):
+    native.keep_loaded()
+    yield
+    native.keep_loaded(False)
+    assert fake.live == ""
+
+
+def test_a_process_may_keep_kernels_of_the_bundle_that_it_closed_last(tmp_path, fake, keeping):
+    """But for those that may hold state; whoever opens it again gets what it gave before."""
+    own = captured((cubin(b"FAKE add", [b"counter"]), CUBINS[1]))
+    other = captured((cubin(b"FAKE add"), cubin(b"FAKE more none")))
+    given, calls = [], []
+    for capture, left in (
+        (captured(), 2), (captured(), 2), (other, 2), (own, 1), (captured(), 2),
+    ):  # fmt: skip
+        fake.fail(0)
+        with Session.open(save(tmp_path / "c.fdy", capture)) as session:
+            session.wait()
+            calls.append(fake.calls)
+            given.append(run(session))
+        assert libraries(fake) == left
+    assert given[0] == given[1] == given[4]
+    # To load both, and to find their kernels.
+    assert calls[1] <= calls[0] - 4 and calls[4] > calls[1]
+
+
+def test_a_bundle_that_is_opened_once_leaves_its_kernels(tmp_path, fake, keeping):
+    warm.open_once(save(tmp_path / "c.fdy", captured()), None, 0)
+    assert libraries(fake) == 2

@@ -273,3 +273,31 @@ def test_graphs_wait_for_weights_that_are_loaded_soon(long, fake, monkeypatch, m
         assert (session.read("result") == 1000).all()
         session.wait()
     assert fake.live == ""
+
+
+@pytest.mark.parametrize(("order", "first"), [([], CHAIN), ([8], 1)])
+def test_the_first_graph_is_made_beside_weights(long, fake, monkeypatch, order, first):
+    """And no other, although none has been begun before."""
+    preferred, made = threading.Event(), []
+    read, prefer = Graphs._read, Graphs.prefer
+
+    def reads(graphs: Graphs, index: int) -> None:
+        assert preferred.wait(20)
+        read(graphs, index)
+
+    def prefers(graphs: Graphs, index: int) -> None:
+        prefer(graphs, index)
+        preferred.set()
+
+    def load(backend: CudaBackend) -> None:
+        until(backend.ready)
+        time.sleep(0.05)
+        made.extend(fake.instantiated)
+
+    monkeypatch.setattr(Graphs, "_read", reads)
+    monkeypatch.setattr(Graphs, "prefer", prefers)
+    monkeypatch.setattr(CudaBackend, "_loads", True)
+    monkeypatch.setattr(CudaBackend, "load_weights", load)
+    CudaBackend(Bundle.open(long), order=order).close()
+    assert made == [first]
+    assert fake.live == ""

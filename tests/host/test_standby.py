@@ -40,12 +40,13 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int
     """Where a process stands by, and its number."""
     path = tmp_path_factory.mktemp("standby") / "s.sock"
     process = subprocess.Popen(
-        [*COMMAND, "standby", "--host", "--socket", str(path)],
+        [*COMMAND, "standby", "--host", "--socket", str(path), "--bundle", str(BUNDLE)],
         stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     assert process.stderr is not None
     said = process.stderr.readline()
     assert f"standing by at {path}: " in said and "torch" in said
+    assert said.endswith(f"what {BUNDLE} needs\n")
     yield path, process.pid
     process.send_signal(signal.SIGINT)
     process.wait(20)
@@ -130,6 +131,16 @@ def test_nobody_stands_by(start, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "start one with foundryrt standby" in err
+
+
+def test_a_bundle_that_cannot_be_opened_is_refused_at_the_start(tmp_path):
+    path = tmp_path / "other.sock"
+    done = subprocess.run(
+        [*COMMAND, "standby", "--host", "--socket", path, "--bundle", tmp_path / "no.fdy"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2 and f"{tmp_path}/no.fdy: no such file" in done.stderr
+    assert not path.exists()
 
 
 def test_two_do_not_share_a_socket(socket):

@@ -111,6 +111,12 @@ class Fake:
             assert self.blocks[block, row % BLOCK] == known
         return held
 
+    def ready(self, chunks: Sequence[Chunk]) -> bool:
+        return True
+
+    def ready_to_verify(self, wanted: Mapping[int, Verification]) -> bool:
+        return True
+
     def overlaps(self, chunks: Sequence[Chunk]) -> bool:
         return True
 

@@ -82,12 +82,13 @@ def test_nodes_that_run_together_stand_below_each_other(tmp_path: Path) -> None:
     assert "gemm × 1" in drawn and "norm × 1" in drawn and "memcpy × 1" in drawn
 
 
-def test_the_command(tmp_path: Path) -> None:
-    bundle = parts().write(tmp_path / "a.fdy")
+@pytest.mark.parametrize(("name", "page"), [("a.fdy", "a.html"), ("q-0.6b", "q-0.6b.html")])
+def test_the_command(tmp_path: Path, name: str, page: str) -> None:
+    bundle = parts().write(tmp_path / name)
     main = [sys.executable, "-c", "from foundryc.cli import main; main()", "report"]
     done = subprocess.run([*main, bundle], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.html'}\n"), done.stderr
-    checked((tmp_path / "a.html").read_text())
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / page}\n"), done.stderr
+    checked((tmp_path / page).read_text())
     broken = subprocess.run(
         [*main, bundle, "-o", tmp_path / "no" / "x.html"], capture_output=True, text=True
     )

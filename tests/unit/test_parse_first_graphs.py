@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.protocols import GraphKey
-from parse_runtime.graphs.first import first_graphs, stands_in
+from parse_runtime.graphs.first import Key, first_graphs, stands_in
 from parse_runtime.kernels.rows import STREAMED_ROWS
 
 sizes = st.integers(1, 130)
@@ -24,29 +26,34 @@ bundles = st.builds(
 
 
 @given(bundles, st.integers(1, 200))
-def test_no_pass_waits_with_them_and_none_is_there_in_vain(
+def test_running_answers_go_on_with_them_and_none_is_there_in_vain(
     graphs: list[GraphKey], running: int
 ) -> None:
-    found = first_graphs(graphs, running)
-    assert all(graph in graphs for graph in found)
-    assert all(found.count(graph) == 1 for graph in found)
+    needed, order = first_graphs(graphs, running)
+    assert all(graph in graphs for graph in order)
+    assert all(order.count(graph) == 1 for graph in order)
+    assert order[: len(needed)] == needed
 
-    def does_for(graph: GraphKey, other: GraphKey) -> bool:
-        (name, key), (other_name, other_key) = graph, other
-        if name != other_name or "batch" not in key:
-            return graph == other
-        return int(key["batch"]) >= int(other_key["batch"]) and stands_in(key, other_key)
+    for name in ("t.decode", "d.decode", "t.extend"):
+        known = [key for other, key in graphs if other == name]
+        fitting = min(
+            (key for key in known if int(key["batch"]) >= running),
+            key=rows, default=max(known, key=rows),
+        )  # fmt: skip
+        alike = max((key for key in known if stands_in(key, fitting)), key=rows)
+        assert [key for other, key in needed if other == name] in ([fitting], [fitting, alike])
+        assert (name, alike) in needed
+        # Every batch has one that stands in for it before any prefill is made.
+        for key in known:
+            larger = [one for one in known if rows(one) >= rows(key) and stands_in(one, key)]
+            assert any((name, one) in order for one in larger)
+    assert all("batch" in key for _, key in needed)
+    others = [graph for graph in graphs if "batch" not in graph[1]]
+    assert order[-len(others) :] == others
 
-    for graph in graphs:
-        assert any(does_for(one, graph) for one in found)
-    # The batches that run come first, in the graph that is made for them.
-    batches, others = found[:3], found[3:]
-    assert [name for name, _ in batches] == ["t.decode", "d.decode", "t.extend"]
-    for name, key in batches:
-        known = [int(other["batch"]) for other_name, other in graphs if other_name == name]
-        assert key["batch"] == min((b for b in known if b >= running), default=max(known))
-    for graph in others:
-        assert not any(does_for(other, graph) for other in graphs if other != graph)
+
+def rows(key: Key) -> int:
+    return prod(map(int, key.values()))
 
 
 def test_rows_have_the_same_bits_where_kernels_are_the_same() -> None:

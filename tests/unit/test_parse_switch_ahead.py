@@ -12,6 +12,7 @@ pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
 
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.engine.sequence import Decode, Extend
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.serve.switching import _models
@@ -32,18 +33,31 @@ class Switched:
         self.scheduler = Scheduler(*self.models)
 
     def switch(self, kind: Kind, late: int) -> None:
-        """Smaller batches than the largest become ready later, by `late` at different times."""
+        """All but the largest batches become ready later, by `late` at different times."""
 
         def asked(name: str, size: int) -> int:
-            needed = not name.endswith(".decode") or size == max(kind[0], default=3)
+            needed = name.endswith(".decode") and size == max(kind[0], default=3)
             return 0 if needed else hash((late, name, size)) % (late + 1)
 
         after = device(decode=kind[0], run_ahead=kind[1], before=self.used, late=asked)
         models = open_models(after)
         served = SimpleNamespace(session=self.used, loaded=_loaded(self.models))
         self.scheduler.replace(*_models(served, _loaded(models)))  # type: ignore[arg-type]
-        assert not self.used.queued and not self.used.waited_for
+        assert not self.used.queued
         self.used, self.models = after, models
+        after.waited_for = NeverInVain(self.scheduler)
+
+
+class NeverInVain(list[tuple[str, int]]):
+    """Passes that wait for their graphs, while no answer has a step to take."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def append(self, one: tuple[str, int]) -> None:
+        asked = [running.call for running in self._scheduler._running.values()]
+        assert not any(isinstance(call, Decode | Extend) for call in asked)
+        super().append(one)
 
 
 def _loaded(models: tuple[GraphDecoder, GraphDecoder]) -> SimpleNamespace:
@@ -57,7 +71,10 @@ def _loaded(models: tuple[GraphDecoder, GraphDecoder]) -> SimpleNamespace:
 def test_answers_are_those_of_one_model(
     first: Kind, switches: list[tuple[int, Kind]], arrivals: list[tuple[Request, int]], late: int
 ) -> None:
-    """Each switch comes so many steps after the one before; no pass waits for its graph."""
+    """Each switch comes so many steps after the one before.
+
+    No pass waits for its graph while an answer has a step to take.
+    """
     made, left, since = Switched(first), list(switches), 0
 
     def step() -> bool:
@@ -76,11 +93,30 @@ def test_answers_are_those_of_one_model(
             step()
     while step():
         pass
-    assert not made.used.waited_for
     for (chosen, _), got in zip(arrivals, heard, strict=True):
         expected = alone(chosen)
         assert got.error is None and (got.said, got.reason) == (expected.said, expected.reason)
         assert got.statistics.verdicts == expected.statistics.verdicts
+
+
+def test_a_graph_that_does_not_come_is_waited_for_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A launch makes it itself, or says why it cannot be made."""
+    never = device(late=lambda name, size: 10**9 if size in (16, 64) else 0)
+    scheduler, heard = Scheduler(*open_models(never)), [Heard(), Heard()]
+    asked = request(40, [3], max_rounds=0), request(2, [4] * 9, max_rounds=0)
+    scheduler.submit(asked[0], heard[0])
+    scheduler.step()
+    scheduler.submit(asked[1], heard[1])
+    for _ in range(5):
+        scheduler.step()
+    assert not heard[1].said and not never.waited_for
+    monkeypatch.setattr("parse_runtime.engine.scheduler._PATIENCE", 0)
+    for _ in range(3):
+        scheduler.step()
+    assert heard[1].said == alone(asked[1]).said and not heard[0].done
+    assert never.waited_for == [("target.prefill", 16)]
 
 
 def test_what_was_in_flight_is_void() -> None:

@@ -1,8 +1,8 @@
 """A bundle takes the place of another while decode steps run. Arguments: model, mode, folder.
 
 The bundle's own copy of itself takes its place, over its weights and state: another base, graphs,
-inputs and outputs of its own. As in a server, it does so once the graphs are ready that eight
-sequences need, and those that stand in for other batches; the rest is made while it runs.
+inputs and outputs of its own. As in a server, it does so once the graph is ready that eight
+sequences need, and the one that stands in for it; the rest is made while it runs.
 """
 
 from __future__ import annotations
@@ -98,15 +98,17 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
         free = [device.free_memory()]
         x = with_input(Session.open(path))
         x.wait()
-        needed = first_graphs(x.graphs, BATCH)
+        needed, order = first_graphs(x.graphs, BATCH)
         free.append(device.free_memory())
         with Steps(x) as steps:
             time.sleep(SECONDS)
             asked = time.perf_counter()
-            y = x.beside(path, lambda own, other: SHARED, first=lambda _: needed)
+            y = x.beside(path, lambda own, other: SHARED, first=lambda _: order)
             opened = time.perf_counter()
-            y.prepare(needed)
+            seen: list[tuple[int, float]] = []
+            y.prepare(needed, lambda ready, _: seen.append((ready, time.perf_counter())))
             prepared, ready_then = time.perf_counter(), y.ready()
+            spent_then = y._opened.graphs.spent
             steps.session = with_input(y)
             first = steps.until(y)
             y.wait()
@@ -134,6 +136,8 @@ def main(name: str, mode: str, folder: Path) -> dict[str, Any]:
         "needed_ms": (prepared - opened) * 1e3,
         "needed_graphs": len(needed),
         "ready_at_swap": ready_then,
+        "ready_ms": [[ready, (at - asked) * 1e3] for ready, at in seen],
+        "spent_at_swap_ms": {step: seconds * 1e3 for step, seconds in spent_then.items()},
         "all_ready_ms": (ready - asked) * 1e3,
         "timeline_ms": {step: (at - asked) * 1e3 for step, at in timeline},
         "spent_ms": {step: seconds * 1e3 for step, seconds in spent.items()},
