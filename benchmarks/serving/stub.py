@@ -61,6 +61,12 @@ class Passes:
     def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         return lambda: [c.tokens[-1] + 1 if c.following is None else None for c in chunks]
 
+    def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
+        return False
+
+    def begin_mixed(self, chunks: Sequence[Chunk], batch: Batch) -> Prefilled:
+        raise NotImplementedError
+
     def decode(self, batch: Batch) -> list[int]:
         return [token + 1 for token in batch.tokens]
 

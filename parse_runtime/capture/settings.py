@@ -9,7 +9,7 @@ from foundryrt.options import option
 from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.plan import ALIGNMENT
-from parse_runtime.signature.sizes import DTYPES, PassSizes, SharedSize, prompts_of
+from parse_runtime.signature.sizes import DTYPES, MixedSize, PassSizes, SharedSize, prompts_of
 from parse_runtime.signature.tree import DraftTree
 
 _TREE_ROWS = 63
@@ -29,6 +29,9 @@ class _Recorded:
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,..64,96,128,.. and the slots")
     prefill: str = option("32,128", "rows of prefill passes; multiples of 32 take several prompts")
+    mixed: str = option(
+        "", "batches of decode steps that the target's prefill passes take along; empty: none"
+    )  # fmt: skip
     verify: str = option(
         "128x4,384x8", "ROWSxCUTS of verify passes, ROWSxCUTSxDRAFTS of those that up to so many "
         "drafts share"
@@ -80,6 +83,7 @@ class Settings(Rules, _Recorded):
         sizes = self.sizes()
         if max(sizes.batches) > self.slots:
             raise UsageError(f"decode {self.decode!r}: batches up to slots, {self.slots}")
+        self._check_mixed(sizes)
         if sizes.tree and sizes.tree.rows > _TREE_ROWS:
             raise UsageError(
                 f"eagle-depth {self.eagle_depth} and eagle-width {self.eagle_width} give "
@@ -90,6 +94,19 @@ class Settings(Rules, _Recorded):
                 f"prefill {self.prefill!r}: up to as many rows as the slots have, "
                 f"{self.slots * self.max_len}"
             )
+
+    def _check_mixed(self, sizes: PassSizes) -> None:
+        if not sizes.mixed:
+            return
+        if max(size.batch for size in sizes.mixed) > self.slots:
+            raise UsageError(f"mixed {self.mixed!r}: batches up to slots, {self.slots}")
+        if sizes.tree:
+            raise UsageError(
+                f"mixed {self.mixed!r}: where single tokens are drafted, steps are extend passes, "
+                "which go with no prompts; leave out --eagle and --speculate, or --mixed"
+            )
+        if not self.run_ahead:
+            raise UsageError(f"mixed {self.mixed!r}: these steps run ahead: leave --run-ahead on")
 
     def _check_loose(self) -> None:
         if self.fly_window < 0 or not 0 <= self.fly_entropy <= 1:
@@ -110,15 +127,17 @@ class Settings(Rules, _Recorded):
             prefill = sorted({int(part) for part in self.prefill.split(",")})
             verify, shared = _verify_sizes(self.verify)
             decode = sorted({int(part) for part in self.decode.split(",") if part})
+            mixed = sorted({int(part) for part in self.mixed.split(",") if part})
             scored = scored_tokens(verify, self.stride, self.evidence)
         except ValueError:
             raise UsageError(
                 f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
-                f"128x4,384x8 or 128x4,256x4x3, and decode {self.decode!r} like 1,4,8 or nothing; "
+                f"128x4,384x8 or 128x4,256x4x3, and decode {self.decode!r} and mixed "
+                f"{self.mixed!r} like 1,4,8 or nothing; "
                 f"evidence {self.evidence!r}: a number for each verify of one draft, or nothing"
             ) from None
-        if min(*prefill, *decode, *(number for size in verify for number in size)) < 1:
-            raise UsageError("prefill, verify and decode: sizes must be at least 1")
+        if min(*prefill, *decode, *mixed, *(number for size in verify for number in size)) < 1:
+            raise UsageError("prefill, verify, decode and mixed: sizes must be at least 1")
         possible = {cuts for _, cuts in verify}
         for rows, cuts, drafts in shared:
             if rows % ALIGNMENT or drafts < 2 or cuts not in possible:
@@ -134,6 +153,11 @@ class Settings(Rules, _Recorded):
             kv_tokens=self.kv_tokens,
             prefill=tuple(prefill),
             prompts=tuple(prompts_of(rows, self.slots) for rows in prefill),
+            mixed=tuple(
+                MixedSize(rows, prompts_of(rows, self.slots), batch)
+                for rows in prefill
+                for batch in mixed
+            ),
             verify=tuple(verify),
             shared=_for_slots(shared, self.slots),
             scored=scored,

@@ -105,10 +105,20 @@ class Target(Decoder, Protocol):
     shared: tuple[SharedSize, ...]
     """Sizes of its verify passes of several drafts, rising."""
 
-    def extend(self, batch: Batch) -> list[list[int] | Logits]:
+    def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
+        """Whether one pass has these chunks, and a step of so many sequences beside them."""
+
+    def begin_mixed(self, chunks: Sequence[Chunk], batch: Batch) -> Prefilled:
+        """As `begin_prefill`, in a pass that also has a step of the batch, of other slots.
+
+        What the step found is in the answer of `extend` when that is asked for it.
+        """
+
+    def extend(self, batch: Batch) -> list[list[int] | Logits | None]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give.
 
-        For the batch's `scored` sequences, the logits after the token.
+        For the batch's `scored` sequences, the logits after the token. None for those that are to
+        be asked for again, as others' steps were on their way already.
         """
 
     def verify(self, slot: int, verification: Verification) -> Verdict:

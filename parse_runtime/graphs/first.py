@@ -15,11 +15,13 @@ def first_graphs(graphs: Iterable[GraphKey], running: int) -> list[GraphKey]:
     """Those without which a pass would wait for its graph, `running` answers' batches first.
 
     Of batches that is also the largest that stands in for smaller ones. Prefills and verifications
-    are all needed: with other rows than their own they would agree to rounding only.
+    are all needed: with other rows than their own they would agree to rounding only. Mixed passes
+    are not: until they are ready, their prompts and steps have passes of their own.
     """
     passes: dict[str, list[Key]] = {}
     for name, key in graphs:
-        passes.setdefault(name, []).append(key)
+        if not {"prompts", "batch"} <= key.keys():
+            passes.setdefault(name, []).append(key)
     batches = {name: keys for name, keys in passes.items() if "batch" in keys[0]}
     fitting = [(name, _fitting(keys, running)) for name, keys in batches.items()]
     others = [(name, key) for name, keys in passes.items() if name not in batches for key in keys]

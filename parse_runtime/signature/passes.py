@@ -156,6 +156,25 @@ class ModelSignature:
         changed = {"plan"} if self.run_ahead else ()
         return self._pass("decode", f"{batch}", {"batch": batch}, inputs, outputs, changed=changed)
 
+    def mixed(self, length: int, prompts: int, batch: int) -> PassSignature:
+        """A row of each of the slots `steps` [batch], then the rows of a `prefill`.
+
+        `plan` [5, batch + length] has both, and so have sampling and outputs [batch + prompts];
+        `wanted` counts the prompts' rows alone.
+        """
+        alone = self.prefill(length)
+        inputs: dict[str, Contents] = {
+            "plan": self._plan(batch + length), "steps": np.arange(batch, dtype=np.int64),
+            "wanted": alone.inputs["wanted"].initial, "slots": alone.inputs["slots"].initial,
+            **_sampling(batch + prompts),
+        }  # fmt: skip
+        outputs = {
+            "token": Output((batch + prompts,), "int64"),
+            "logits": Output((batch + prompts, VOCABULARY), MODEL_DTYPE),
+        }
+        key = {"len": length, "prompts": prompts, "batch": batch}
+        return self._pass("mixed", f"{length}x{batch}", key, inputs, outputs)
+
     def extend(self, batch: int) -> PassSignature:
         """The draft trees of the `slots`; `roots` [2, batch] are the last tokens and positions.
 

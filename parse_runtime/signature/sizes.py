@@ -36,6 +36,16 @@ class SharedSize(NamedTuple):
     drafts: int
 
 
+class MixedSize(NamedTuple):
+    """Of a pass that has the rows of a prefill pass, and a decode step beside them."""
+
+    rows: int
+    """Of prompts."""
+    prompts: int
+    batch: int
+    """Sequences of the step."""
+
+
 def prompts_of(rows: int, slots: int) -> int:
     """How many prompts share a prefill pass of so many rows."""
     return max(min(slots, rows // ALIGNMENT), 1) if rows % ALIGNMENT == 0 else 1
@@ -64,6 +74,8 @@ class PassSizes:
     """Of each of `verify`, the drafted tokens that it has evidence of; empty for none."""
     decode: tuple[int, ...] = ()
     """Batches of the decode and extend passes; empty for those of `batches`."""
+    mixed: tuple[MixedSize, ...] = ()
+    """Passes of prompts and a decode step together, rising."""
     tree: DraftTree | None = None
     """What the extend passes check; None for no such passes."""
 

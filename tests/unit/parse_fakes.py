@@ -124,6 +124,12 @@ class Fake:
 
         return wait
 
+    def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
+        return False
+
+    def begin_mixed(self, chunks: Sequence[Chunk], batch: Batch) -> Prefilled:
+        raise NotImplementedError
+
     def _prefilled(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
         assert len({chunk.slot for chunk in chunks}) == len(chunks) > 0
         holding([len(chunk.tokens) for chunk in chunks], self.prefills)
