@@ -32,6 +32,8 @@ class Limits:
     max_len: int
     slots: int
     prefill: tuple[int, ...]
+    mixed: bool
+    """Whether prefills take along steps of all slots, where no single tokens are drafted."""
     verify: str
     """Where answers are drafted whole."""
     share: float
@@ -44,15 +46,24 @@ LIMITS = {
         max_len=8192,
         slots=64,
         prefill=(128, 256, 512, 1024, 2048),
+        mixed=True,
         verify=f"{Settings.verify},512x4x4,768x8x4",
         share=0.85,
     ),
     "host": Limits(
-        dtype="float32", max_len=2048, slots=4, prefill=(32, 128), verify=Settings.verify, share=0.5
+        dtype="float32",
+        max_len=2048,
+        slots=4,
+        prefill=(32, 128),
+        mixed=False,
+        verify=Settings.verify,
+        share=0.5,
     ),
 }
 _SHORTEST = 256
 _STEP = 1024
+_FEWEST = 64
+"""Sequences of the smallest step that prefills take along: fewer rows cost as much."""
 
 
 def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:
@@ -104,15 +115,25 @@ def choose(
     found |= {"max_len": length, "slots": slots}
     # What is left is also for the graphs themselves, and for what libraries take.
     left = available * (1 - limits.share) / 2
+    extends = given.get("eagle") or given.get("speculate")
+    if limits.mixed and slots > 1 and not extends and given.get("run_ahead", True):
+        found["mixed"] = ",".join(map(str, _beside(slots)))
     smallest, *larger = limits.prefill
     held = min(held, slots * length)
     rows = [min(smallest, held)]
     for count in larger:
-        needed = max(_scratch(model, count, slots, dtype) for model in (target, draft))
+        most = count + (slots if "mixed" in found else 0)
+        needed = max(_scratch(model, most, slots, dtype) for model in (target, draft))
         if count <= held and needed <= left:
             rows.append(count)
     found["prefill"] = ",".join(map(str, rows))
     return {name: value for name, value in found.items() if name not in given}
+
+
+def _beside(slots: int) -> list[int]:
+    """Batches of steps that prefills take along: a captured pass for each, and each prefill."""
+    powers = (_FEWEST << i for i in range(slots.bit_length()))
+    return [*(power for power in powers if power < slots), slots]
 
 
 def _weights(target: Model, draft: Model, dtype: str) -> int:

@@ -75,5 +75,7 @@ class Launched:
     shares: Mapping[Running, int]
     """Rows that it computes."""
     wait: Prefilled
+    mixed: bool
+    """Whether it has a step of others, too."""
     others: Planned
     """Passes of the same step."""

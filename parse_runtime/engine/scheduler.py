@@ -14,7 +14,7 @@ from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.packing import VERIFY
 from parse_runtime.engine.planned import Launched, Planned
-from parse_runtime.engine.protocols import Decoder, Prefilled, Target, Verification
+from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.running import (
     BatchPass,
@@ -102,7 +102,7 @@ class Scheduler:
             running.calls.close()
             self._release(running)
             report(running.answer, "cancelled", error)
-        for answer in [answer for answer in self._waiting if answer.listener is listener]:
+        for answer in [one for one in self._waiting if one.listener is listener]:
             self._waiting.remove(answer)
             report(answer, "cancelled", error)
 
@@ -119,20 +119,17 @@ class Scheduler:
             self._batch(Extend, self._target.extend)
         self.told()
         if launched := self._launched:
-            self._launched = None
-            self._prefill(launched.kind, launched.shares, launched.wait)
+            self._prefill(launched.kind, launched.shares, launched)
             self.told()
-            planned = launched.others
-        else:
-            planned = self._planned()
+        planned = launched.others if launched else self._planned()
         for one in planned.passes:
             # Some of them may have failed in a pass before, or give way now.
             shares = {r: rows for r, rows in planned.shares(one).items() if r in self._due}
             there = self._make_room(list(shares))
-            if one.kind != VERIFY:
-                self._prefill(one.kind, {running: shares[running] for running in there})
-            else:
+            if one.kind == VERIFY:
                 self._verify(there)
+            elif there:
+                self._prefill(one.kind, {running: shares[running] for running in there})
             self.told()
         return bool(self._running or self._waiting)
 
@@ -203,15 +200,13 @@ class Scheduler:
         shares, model = planned.shares(first), self._model(first.kind)
         chunks = [running.chunk(rows) for running, rows in shares.items()]
         with contextlib.suppress(Exception):  # it comes again, and is told to whom it concerns
-            if not all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares):
-                return
-            if beside and self._target.mixes(chunks, len(beside)):
-                wait = self._target.begin_mixed(chunks, beside)
-            elif model.overlaps(chunks):
-                wait = model.begin_prefill(chunks)
-            else:
-                return
-            self._launched = Launched(first.kind, shares, wait, planned.behind_first())
+            there = all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares)
+            mixed = beside if beside and self._target.mixes(chunks, len(beside)) else None
+            if there and (mixed or model.overlaps(chunks)):
+                wait = self._target.begin_mixed(chunks, mixed) if mixed else None
+                wait = wait or model.begin_prefill(chunks)
+                others = planned.behind_first()
+                self._launched = Launched(first.kind, shares, wait, bool(mixed), others)
 
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft
@@ -221,19 +216,19 @@ class Scheduler:
         return Planned.of(self._due, self._target, self._draft, self._prefill_rows, others)
 
     def _prefill(
-        self, name: str, shares: Mapping[Running, int], wait: Prefilled | None = None
+        self, name: str, shares: Mapping[Running, int], launched: Launched | None = None
     ) -> None:  # fmt: skip
         """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
-        if not shares:
-            return
         try:
-            if wait is None:
+            if launched:
+                results = launched.wait()
+            else:
                 chunks = [running.chunk(rows) for running, rows in shares.items()]
-                wait = self._model(name).begin_prefill(chunks)
-            results = wait()
+                results = self._model(name).begin_prefill(chunks)()
         except Exception as error:
+            alone = len(shares) == 1 and not (launched and launched.mixed)
             for running, rows in shares.items():
-                if running in self._due and len(shares) == 1:
+                if running in self._due and alone:
                     self._fail(running, error)
                 elif running in self._due:
                     self._prefill(name, {running: rows})

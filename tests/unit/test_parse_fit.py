@@ -29,7 +29,7 @@ def test_a_model_of_14b_on_gpus() -> None:
     wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
     assert wide == {
         "dtype": "bfloat16", "max_rounds": 0, "max_len": 8192, "slots": 64, "kv_tokens": 299008,
-        "prefill": "128,256,512,1024,2048",
+        "prefill": "128,256,512,1024,2048", "mixed": "64",
     }  # fmt: skip
     narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
     assert (narrow["max_len"], narrow["slots"], narrow["kv_tokens"]) == (8192, 64, 20480)
