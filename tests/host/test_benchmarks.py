@@ -25,7 +25,7 @@ def test_every_benchmark_says_its_options(name: str) -> None:
 
 def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     output = tmp_path / "geometry.json"
-    geometry.run(parts="decode,host,prefill", tiny=True, output=output)
+    geometry.run(parts="decode,host,prefill,mixed", tiny=True, output=output)
     parts = json.loads(output.read_text())
     found, rows = parts["decode"], parts["host"]["rows"]
     assert found["device"] and found["by_batch"] and found["decode_over_bandwidth"] > 0
@@ -36,6 +36,9 @@ def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     for row in parts["prefill"]["rows"]:
         assert row["seconds"] > 0 and row["tokens_per_second"] > 0
         assert row["same_tokens"] == row["prompts"] == 4
+    loads = [row for row in parts["mixed"]["rows"] if "load" in row]
+    assert [row["mixed"] for row in loads] == [False, False, True, True]
+    assert all(row["right"] == row["requests"] == 9 for row in loads)
 
 
 def test_toy_models_try_verifications_that_share_a_pass() -> None:

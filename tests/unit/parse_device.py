@@ -39,8 +39,8 @@ class Device:
 
         Without `packs` a prefill takes one slot, as in earlier bundles. `late`: how many answers of
         a graph, of a size, that it is not ready there are. Without `kv_tokens` a bundle of before
-        there were tables. `shared`: verify passes of several drafts. `mixed`: batches of steps that the
-        target's prefills take along.
+        there were tables. `shared`: verify passes of several drafts. `mixed`: batches of steps
+        that the target's prefills take along.
         """
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
