@@ -111,12 +111,15 @@ def test_a_step_on_its_way_is_told_and_others_are_asked_for_again() -> None:
     target, _ = open_models(used := device())
     first = target.prefill(0, [4, 4], 0, GREEDY)
     wait = target.begin_mixed([Chunk(1, [6] * 9, 0, GREEDY)], Batch([0], [first], [2], [GREEDY]))
+    assert target.row_tokens[0, :3].tolist() == [4, 4, -1]
     prompt = wait()
     assert prompt == [SAYS([6] * 9, GREEDY)]
     batch = Batch([1, 0], [*prompt, first], [9, 2], [GREEDY] * 2, ahead=True)
     told = target.extend(batch)
     second = SAYS([4, 4, first], GREEDY)
     assert told == [None, [second]]
+    # Its last token may turn out not to be wanted.
+    assert target.row_tokens[0, :4].tolist() == [4, 4, first, -1]
     # That of both was launched already.
     before = launched(used)
     told = target.extend(Batch([1, 0], [*prompt, second], [9, 3], [GREEDY] * 2))
