@@ -21,7 +21,7 @@ from benchmarks.parse.steps import request
 from parse_runtime.capture.passes import Passes
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.target import GraphTarget
-from parse_runtime.signature.sizes import MixedSize, PassSizes, prompts_of
+from parse_runtime.signature.sizes import PassSizes, mixed_sizes, prompts_of
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Load:
     prompt: int = 256
     answer: int = 128
     slots: int = 256
-    prefill: tuple[int, ...] = (256, 512, 1024, 2048)
+    prefill: tuple[int, ...] = (256, 384, 512, 1024, 2048)
     decode: tuple[int, ...] = (1, 16, 32, 64, 96, 128, 192, 256)
-    mixed: tuple[int, ...] = (64, 128, 256)
+    mixed: tuple[int, ...] = (64, 96, 128, 256)
     concurrent: tuple[tuple[int, int], ...] = ((64, 256), (256, 512))
     """Requests at a time, and in all."""
     rate: float = 34.0
@@ -47,15 +47,11 @@ class Load:
         return PassSizes(
             max_len=self.prompt + self.answer, slots=self.slots, prefill=self.prefill,
             prompts=tuple(prompts), decode=self.decode,
-            mixed=tuple(
-                MixedSize(rows, count, batch)
-                for rows, count in zip(self.prefill, prompts, strict=True)
-                for batch in self.mixed
-            ),
+            mixed=mixed_sizes(self.prefill, self.mixed, self.slots),
         )  # fmt: skip
 
 
-TINY = Load(16, 8, 4, (32, 96), (1, 4), (2, 4), ((3, 9),), 200.0, 9)
+TINY = Load(16, 8, 4, (64, 96), (1, 4), (2, 4), ((3, 9),), 200.0, 9)
 """For trying the benchmark on a CPU."""
 
 

@@ -45,7 +45,7 @@ LIMITS = {
         dtype="bfloat16",
         max_len=8192,
         slots=64,
-        prefill=(128, 256, 512, 1024, 2048),
+        prefill=(128, 256, 384, 512, 1024, 2048),
         mixed=True,
         verify=f"{Settings.verify},512x4x4,768x8x4",
         share=0.85,
@@ -115,18 +115,19 @@ def choose(
     found |= {"max_len": length, "slots": slots}
     # What is left is also for the graphs themselves, and for what libraries take.
     left = available * (1 - limits.share) / 2
-    extends = given.get("eagle") or given.get("speculate")
-    if limits.mixed and slots > 1 and not extends and given.get("run_ahead", True):
-        found["mixed"] = ",".join(map(str, _beside(slots)))
     smallest, *larger = limits.prefill
     held = min(held, slots * length)
     rows = [min(smallest, held)]
     for count in larger:
-        most = count + (slots if "mixed" in found else 0)
-        needed = max(_scratch(model, most, slots, dtype) for model in (target, draft))
+        needed = max(_scratch(model, count, slots, dtype) for model in (target, draft))
         if count <= held and needed <= left:
             rows.append(count)
     found["prefill"] = ",".join(map(str, rows))
+    extends = given.get("eagle") or given.get("speculate")
+    if limits.mixed and slots > 1 and not extends and given.get("run_ahead", True):
+        # Beside whose rows there are at least as many of prompts.
+        batches = [batch for batch in _beside(slots) if 2 * batch <= rows[-1]]
+        found["mixed"] = "" if "prefill" in given else ",".join(map(str, batches))
     return {name: value for name, value in found.items() if name not in given}
 
 

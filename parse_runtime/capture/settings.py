@@ -9,7 +9,7 @@ from foundryrt.options import option
 from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.plan import ALIGNMENT
-from parse_runtime.signature.sizes import DTYPES, MixedSize, PassSizes, SharedSize, prompts_of
+from parse_runtime.signature.sizes import DTYPES, PassSizes, SharedSize, mixed_sizes, prompts_of
 from parse_runtime.signature.tree import DraftTree
 
 _TREE_ROWS = 63
@@ -96,10 +96,16 @@ class Settings(Rules, _Recorded):
             )
 
     def _check_mixed(self, sizes: PassSizes) -> None:
-        if not sizes.mixed:
+        if not self.mixed:
             return
-        if max(size.batch for size in sizes.mixed) > self.slots:
+        batches = [int(part) for part in self.mixed.split(",") if part]
+        if max(batches) > self.slots:
             raise UsageError(f"mixed {self.mixed!r}: batches up to slots, {self.slots}")
+        if {size.batch for size in sizes.mixed} != set(batches):
+            raise UsageError(
+                f"mixed {self.mixed!r}: each needs a prefill pass of {ALIGNMENT} rows more, not "
+                f"only {self.prefill}"
+            )
         if sizes.tree:
             raise UsageError(
                 f"mixed {self.mixed!r}: where single tokens are drafted, steps are extend passes, "
@@ -153,11 +159,7 @@ class Settings(Rules, _Recorded):
             kv_tokens=self.kv_tokens,
             prefill=tuple(prefill),
             prompts=tuple(prompts_of(rows, self.slots) for rows in prefill),
-            mixed=tuple(
-                MixedSize(rows, prompts_of(rows, self.slots), batch)
-                for rows in prefill
-                for batch in mixed
-            ),
+            mixed=mixed_sizes(prefill, mixed, self.slots),
             verify=tuple(verify),
             shared=_for_slots(shared, self.slots),
             scored=scored,

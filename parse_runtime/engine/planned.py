@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
 from parse_runtime.engine.protocols import Decoder, Prefilled, Target
 from parse_runtime.engine.running import Running
-from parse_runtime.engine.sequence import Decode, Extend
+from parse_runtime.engine.sequence import Decode, Extend, Prefill
+from parse_runtime.signature.sizes import beside
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,22 @@ class Planned:
 
     @staticmethod
     def of(
-        due: Sequence[Running], target: Target, draft: Decoder, rows: int, others: bool
-    ) -> Planned:
-        """As many as `rows` allows; 0 leaves it to what waits. `others` wait for them, too."""
-        sizes = {"target": target.prefills, "draft": draft.prefills}
-        waiting = [running.due for running in due]
-        largest = max(size.rows for known in sizes.values() for size in known)
+        due: Sequence[Running], running: Collection[Running], target: Target, draft: Decoder,
+        rows: int,
+    ) -> Planned:  # fmt: skip
+        """As many as `rows` allows, of all that run; 0 leaves it to what waits."""
+        resuming = sum(isinstance(one.call, Extend) for one in running)
+        mixed = [size.prompt_rows for size in beside(target.mixed, resuming)] if resuming else []
+        sizes = {"target": mixed or target.prefills, "draft": draft.prefills}
+        largest = max(size.rows for model in (target, draft) for size in model.prefills)
         largest = max([largest, *(size.rows for size in target.shared)])
-        return Planned(list(due), plan(waiting, sizes, rows or room_for(waiting, largest, others)))
+        others = len(running) > len(due)
+        due = _without_early(due, running, target) if target.shared else list(due)
+        waiting = [one.due for one in due]
+        passes = plan(waiting, sizes, rows or room_for(waiting, largest, others))
+        if mixed:  # a step goes with one pass
+            passes = [one for i, one in enumerate(passes) if not i or one.kind != "target"]
+        return Planned(due, passes)
 
     @property
     def prefill(self) -> Pass | None:
@@ -65,6 +74,27 @@ class Planned:
             return False
         chunks = [running.chunk(rows) for running, rows in self.shares(first).items()]
         return target.mixes(chunks, len(together))
+
+
+def _without_early(
+    due: Sequence[Running], running: Collection[Running], target: Target
+) -> list[Running]:
+    """Without verifications that had better wait for drafts that are being written.
+
+    They share a pass once as many wait as are being written, or as one takes. A pass for each would
+    hold up those that write, and each of these would then ask for one of its own.
+    """
+    together = [one for one in due if one.shared]
+    writing = sum(_writes(one) for one in running)
+    if len(together) >= min(writing, max(size.drafts for size in target.shared)):
+        return list(due)
+    return [one for one in due if not one.shared]
+
+
+def _writes(running: Running) -> bool:
+    """Whether the draft model writes its answer, or is about to."""
+    call = running.call
+    return isinstance(call, Decode) or (isinstance(call, Prefill) and call.model == "draft")
 
 
 @dataclass(frozen=True)

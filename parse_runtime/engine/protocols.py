@@ -13,7 +13,7 @@ from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.tables import Tables
 from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import PrefillSize, SharedSize
+from parse_runtime.signature.sizes import MixedSize, PrefillSize, SharedSize
 
 Logits = NDArray[np.float32]
 """[vocabulary], of one row."""
@@ -104,6 +104,9 @@ class Target(Decoder, Protocol):
 
     shared: tuple[SharedSize, ...]
     """Sizes of its verify passes of several drafts, rising."""
+
+    mixed: tuple[MixedSize, ...]
+    """Sizes of its passes of prompts and a decode step, by their batches, rising."""
 
     def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
         """Whether one pass has these chunks, and a step of so many sequences beside them."""

@@ -212,8 +212,8 @@ class Scheduler:
         return self._target if name == "target" else self._draft
 
     def _planned(self) -> Planned:
-        others = len(self._running) > len(self._due)
-        return Planned.of(self._due, self._target, self._draft, self._prefill_rows, others)
+        running = self._running.values()
+        return Planned.of(self._due, running, self._target, self._draft, self._prefill_rows)
 
     def _prefill(
         self, name: str, shares: Mapping[Running, int], launched: Launched | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from parse_runtime.graphs.results import floats, prefilled
 from parse_runtime.graphs.verifying import concluded, found_by, verify_inputs
 from parse_runtime.signature.evidence import SCOPES, STATISTICS, carry
 from parse_runtime.signature.passes import ModelSignature, PassSignature
-from parse_runtime.signature.sizes import SharedSize
+from parse_runtime.signature.sizes import SharedSize, beside
 
 
 class GraphTarget(GraphDecoder):
@@ -44,6 +45,7 @@ class GraphTarget(GraphDecoder):
             deeper = sizes.tree.depth if signature.head else 0
             self.reach = max(self.reach, sizes.tree.rows + deeper)
         self.proposes = sizes.tree.depth if sizes.tree and proposer else 0
+        self.mixed = sizes.mixed
         self._mixed = {size: signature.mixed(*size) for size in sizes.mixed}
         self._verify = {size: signature.verify(*size) for size in sizes.verify}
         self.shared = sizes.shared
@@ -70,11 +72,13 @@ class GraphTarget(GraphDecoder):
         return partial(prefilled, self._graph(signature), chunks, signature.key["batch"])
 
     def _mixed_for(self, chunks: Sequence[Chunk], count: int) -> PassSignature | None:
-        rows = holding([len(chunk.tokens) for chunk in chunks], self.prefills).rows
-        return next(
-            (s for size, s in self._mixed.items() if size.rows == rows and size.batch >= count),
-            None,
-        )
+        if not (sizes := beside(self.mixed, count)):
+            return None
+        with suppress(ValueError):  # there is none for so many rows
+            rows = [len(chunk.tokens) for chunk in chunks]
+            wanted = holding(rows, [size.prompt_rows for size in sizes])
+            return next(self._mixed[size] for size in sizes if size.prompt_rows == wanted)
+        return None
 
     def extend(self, batch: Batch) -> list[list[int] | Logits | None]:
         """The drafted tokens that decoding would have given, and the one after them.

@@ -130,7 +130,7 @@ class ModelSignature:
         }  # fmt: skip
         key = {"len": length}
         if sizes.prompts:
-            inputs["slots"] = np.zeros(length // ALIGNMENT if count > 1 else 1, np.int64)
+            inputs["slots"] = _tiles(length, count)
             key["prompts"] = count
         if self.head:
             inputs["next"] = np.full(count, -1, np.int64)
@@ -162,10 +162,9 @@ class ModelSignature:
         `plan` [5, batch + length] has both, and so have sampling and outputs [batch + prompts];
         `wanted` counts the prompts' rows alone.
         """
-        alone = self.prefill(length)
         inputs: dict[str, Contents] = {
             "plan": self._plan(batch + length), "steps": np.arange(batch, dtype=np.int64),
-            "wanted": alone.inputs["wanted"].initial, "slots": alone.inputs["slots"].initial,
+            "wanted": np.zeros(prompts, np.int64), "slots": _tiles(length, prompts),
             **_sampling(batch + prompts),
         }  # fmt: skip
         outputs = {
@@ -248,6 +247,11 @@ class ModelSignature:
             role = "output" if short in changed else "input"
             found[short] = Input(self.tensor(f"{name}.{size}.{short}"), initial, role)
         return PassSignature(self.tensor(name), key, found, outputs)
+
+
+def _tiles(length: int, prompts: int) -> NDArray[np.int64]:
+    """The slot of each ALIGNMENT rows; of one prompt, that of all rows."""
+    return np.zeros(length // ALIGNMENT if prompts > 1 else 1, np.int64)
 
 
 def _sampling(count: int) -> dict[str, Contents]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class SharedSize(NamedTuple):
 
 
 class MixedSize(NamedTuple):
-    """Of a pass that has the rows of a prefill pass, and a decode step beside them."""
+    """Of a pass of prompts and a decode step."""
 
     rows: int
     """Of prompts."""
@@ -45,10 +46,34 @@ class MixedSize(NamedTuple):
     batch: int
     """Sequences of the step."""
 
+    @property
+    def prompt_rows(self) -> PrefillSize:
+        return PrefillSize(self.rows, self.prompts)
+
 
 def prompts_of(rows: int, slots: int) -> int:
     """How many prompts share a prefill pass of so many rows."""
     return max(min(slots, rows // ALIGNMENT), 1) if rows % ALIGNMENT == 0 else 1
+
+
+def beside(sizes: Sequence[MixedSize], count: int) -> list[MixedSize]:
+    """Those with the smallest batch that holds a step of so many sequences."""
+    batch = min((size.batch for size in sizes if size.batch >= count), default=0)
+    return [size for size in sizes if size.batch == batch]
+
+
+def mixed_sizes(
+    prefill: Iterable[int], batches: Iterable[int], slots: int
+) -> tuple[MixedSize, ...]:
+    """Passes of as many rows as prefill passes have, with a step's among them: products of a few
+    rows more take as long as those of many more."""
+    found = {
+        ((rows - batch) // ALIGNMENT * ALIGNMENT, batch) for rows in prefill for batch in batches
+    }
+    return tuple(
+        MixedSize(rows, prompts_of(rows, slots), batch)
+        for rows, batch in sorted(found, key=lambda size: size[::-1]) if rows > 0
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +100,7 @@ class PassSizes:
     decode: tuple[int, ...] = ()
     """Batches of the decode and extend passes; empty for those of `batches`."""
     mixed: tuple[MixedSize, ...] = ()
-    """Passes of prompts and a decode step together, rising."""
+    """Passes of prompts and a decode step together, by their batches, rising."""
     tree: DraftTree | None = None
     """What the extend passes check; None for no such passes."""
 

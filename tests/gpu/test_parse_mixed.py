@@ -47,8 +47,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list
     for model in MODELS:
         for mixed in ("", "4"):
             path = paths[model, mixed] = folder / f"{model}{mixed}.fdy"
-            # In all 36 rows, which have the bits of a pass of their own.
-            values = settings(folder, {}, model=str(folder / model), prefill="32", mixed=mixed)
+            # Up to 64 rows in all, which have the bits of a pass of their own.
+            values = settings(folder, {}, model=str(folder / model), prefill="32,64", mixed=mixed)
             options = [f"--{k.replace('_', '-')}={v}" for k, v in values.items()]
             captures.append(start("-c", CAPTURE, "capture", "--workload", "parse", "--target",
                                   "cuda", "--no-relocate", "-o", path, *options))  # fmt: skip

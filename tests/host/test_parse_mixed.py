@@ -38,7 +38,7 @@ TOKENS = np.random.default_rng(3).integers(0, VOCAB, (4, 64)).tolist()
 
 def settings(folder: Path, **changes: Any) -> Settings:
     values = {
-        "max_len": 64, "slots": 4, "prefill": "32,128", "mixed": "1,3", "verify": "40x2", **changes
+        "max_len": 64, "slots": 4, "prefill": "64,160", "mixed": "1,3", "verify": "40x2", **changes
     }  # fmt: skip
     return Settings(model=str(folder), **values)
 
@@ -57,7 +57,7 @@ def prompts(slots: list[int], sampling: Sampling = GREEDY, **changes: Any) -> li
 def mixed(session: Any, target: GraphTarget, sampling: Sampling = GREEDY) -> dict[int, np.ndarray]:
     """Logits of a step of two slots, and of two prompts beside it, of unlike sizes, by slot."""
     target.prefill_all(prompts([3, 1], sampling))
-    # The smallest pass that holds both: 128 rows, and a step of up to three.
+    # The only pass that holds both: 128 rows of prompts, and a step of up to three.
     wait = target.begin_mixed(prompts([0, 2], sampling, scored=True), step([3, 1], sampling))
     first, second = wait()
     own = session.graph("target.mixed", len=128, prompts=4, batch=3).read("logits")
@@ -67,7 +67,7 @@ def mixed(session: Any, target: GraphTarget, sampling: Sampling = GREEDY) -> dic
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_rows_have_the_logits_of_transformers(kind: str, tmp_path: Path) -> None:
     oracle = save(tmp_path, kind, attn_implementation="eager", **FAMILIES[kind])
-    session, target, _, _ = eager(settings(tmp_path, prefill="128"))
+    session, target, _, _ = eager(settings(tmp_path, prefill="160"))
     ends = {3: 6, 1: 34, 0: 32, 2: 1}
     for slot, found in mixed(session, target).items():
         with torch.no_grad():
@@ -100,7 +100,7 @@ def test_samples_are_those_of_passes_of_their_own(tmp_path: Path) -> None:
 
 def test_ranks_share_a_mixed_pass(tmp_path: Path) -> None:
     save(tmp_path, "qwen3")
-    chosen = settings(tmp_path, prefill="128")
+    chosen = settings(tmp_path, prefill="160")
 
     def given(ranks: Any = None) -> list[np.ndarray]:
         session, target, *_ = eager(chosen, ranks=ranks) if ranks else eager(chosen)
@@ -126,7 +126,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("", "1,3"):
         capture(
             settings(folder / "model", max_len=96, verify="48x3,120x6", judge_prompt="ok?", yes="y",
-                     no="n", stride=5, slots=3, prefill="16,64", mixed=name),
+                     no="n", stride=5, slots=3, prefill="16,64,96", mixed=name),
             folder / f"bundle{name}.fdy",
         )  # fmt: skip
     return {name: folder / f"bundle{name}.fdy" for name in ("", "1,3")}
@@ -164,6 +164,7 @@ def test_a_bundle_answers_as_one_without_mixed_passes(
         ({"mixed": "5"}, "mixed '5': batches up to slots, 4"),
         ({"mixed": "x"}, "mixed 'x' like 1,4,8"),
         ({"mixed": "0"}, "sizes must be at least 1"),
+        ({"mixed": "4", "prefill": "32"}, "each needs a prefill pass of 32 rows more, not only 32"),
         ({"mixed": "2", "speculate": "draft"}, "leave out --eagle and --speculate, or --mixed"),
         ({"mixed": "2", "run_ahead": False}, "leave --run-ahead on"),
     ],

@@ -17,7 +17,7 @@ from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.signature.passes import ModelSignature, PassSignature
 from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import BLOCK, MixedSize, PassSizes, SharedSize, prompts_of
+from parse_runtime.signature.sizes import BLOCK, PassSizes, SharedSize, mixed_sizes, prompts_of
 from tests.unit.parse_fakes import VOCABULARY, Answer
 
 MAX_LEN = 64
@@ -67,11 +67,9 @@ class Device:
             "prompts": tuple(prompts_of(rows, slots) for rows in PREFILL) if packs else (),
             "kv_tokens": kv_tokens,
         }  # fmt: skip
-        mixed_sizes = tuple(
-            MixedSize(rows, prompts_of(rows, slots), batch) for rows in PREFILL for batch in mixed
-        )
+        taken = mixed_sizes(PREFILL, mixed, slots)
         for name, say, more in (
-            ("target", target, {"verify": VERIFY, "shared": shared, "mixed": mixed_sizes}),
+            ("target", target, {"verify": VERIFY, "shared": shared, "mixed": taken}),
             ("draft", draft, {}),
         ):
             signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)

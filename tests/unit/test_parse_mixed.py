@@ -28,12 +28,13 @@ def asked(limit: int, first: int, rows: int, **changes: Any) -> Request:
     return request(limit, [first] * rows, max_rounds=0, **changes)
 
 
-def answers(used: Device, requests: Sequence[Request], rows: int = 0) -> Device:
-    """Each a step behind the one before, compared with answers alone."""
-    scheduler, heard = Scheduler(*open_models(used), rows), [Heard() for _ in requests]
-    for chosen, listener in zip(requests, heard, strict=True):
+def answers(used: Device, requests: Sequence[Request], pauses: Sequence[int] = ()) -> Device:
+    """Each some steps behind the one before, or one; compared with answers alone."""
+    scheduler, heard = Scheduler(*open_models(used)), [Heard() for _ in requests]
+    for chosen, listener, pause in zip(requests, heard, pauses or [1] * len(requests), strict=True):
         scheduler.submit(chosen, listener)
-        scheduler.step()
+        for _ in range(pause):
+            scheduler.step()
     while scheduler.step():
         pass
     for chosen, listener in zip(requests, heard, strict=True):
@@ -54,9 +55,10 @@ def test_a_prompt_goes_beside_a_step_and_its_answer_joins_the_next() -> None:
     assert launched(answers(device(), given)) == (1, 12, 1)
 
 
-def test_each_chunk_of_a_prompt_goes_beside_a_step() -> None:
-    given = [asked(20, 3, 2), asked(9, 5, 16)]
-    assert launched(answers(device(), given, 4)) == (1, 15, 4)
+def test_what_is_left_of_a_prompt_goes_beside_the_next_step() -> None:
+    given = [asked(20, 3, 2), asked(9, 5, 20), asked(9, 7, 40)]
+    # The last prompt has 32 of the pass' 64 rows first, and 8 then.
+    assert launched(answers(device(), given, pauses=(1, 0, 0))) == (1, 17, 2)
 
 
 def test_prompts_that_come_one_after_the_other_find_the_step_on_its_way() -> None:
