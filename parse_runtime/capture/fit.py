@@ -33,7 +33,7 @@ class Limits:
     slots: int
     prefill: tuple[int, ...]
     mixed: bool
-    """Whether prefills take along steps of all slots, where no single tokens are drafted."""
+    """Whether steps go beside prompts, where no single tokens are drafted."""
     verify: str
     """Where answers are drafted whole."""
     share: float
@@ -63,7 +63,7 @@ LIMITS = {
 _SHORTEST = 256
 _STEP = 1024
 _FEWEST = 64
-"""Sequences of the smallest step that prefills take along: fewer rows cost as much."""
+"""Sequences of the smallest step that goes beside prompts: fewer rows cost as much."""
 
 
 def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:
@@ -125,14 +125,14 @@ def choose(
     found["prefill"] = ",".join(map(str, rows))
     extends = given.get("eagle") or given.get("speculate")
     if limits.mixed and slots > 1 and not extends and given.get("run_ahead", True):
-        # Beside whose rows there are at least as many of prompts.
+        # At least half of the largest pass is prompts.
         batches = [batch for batch in _beside(slots) if 2 * batch <= rows[-1]]
         found["mixed"] = "" if "prefill" in given else ",".join(map(str, batches))
     return {name: value for name, value in found.items() if name not in given}
 
 
 def _beside(slots: int) -> list[int]:
-    """Batches of steps that prefills take along: a captured pass for each, and each prefill."""
+    """Batches of steps that go beside prompts; for each there is a pass of each prefill's rows."""
     powers = (_FEWEST << i for i in range(slots.bit_length()))
     return [*(power for power in powers if power < slots), slots]
 

@@ -30,7 +30,7 @@ class _Recorded:
     decode: str = option("", "batches of decode passes; empty: 1,2,..64,96,128,.. and the slots")
     prefill: str = option("32,128", "rows of prefill passes; multiples of 32 take several prompts")
     mixed: str = option(
-        "", "batches of decode steps that the target's prefill passes take along; empty: none"
+        "", "batches of decode steps that go beside prompts, in passes as prefill has; empty: none"
     )  # fmt: skip
     verify: str = option(
         "128x4,384x8", "ROWSxCUTS of verify passes, ROWSxCUTSxDRAFTS of those that up to so many "

@@ -135,8 +135,7 @@ class Scheduler:
 
     def _may_begin(self, answer: Answer) -> bool:
         drafts = answer.drafts or self._target.proposes > 0
-        drafted = answer.drafted if drafts else 0
-        return self.memory.admits(answer.tokens, drafted, len(self._running))
+        return self.memory.admits(answer.tokens, drafts * answer.drafted, len(self._running))
 
     def _admit(self, answer: Answer) -> None:
         if not answer.statistics.queue_seconds:
@@ -201,12 +200,13 @@ class Scheduler:
         chunks = [running.chunk(rows) for running, rows in shares.items()]
         with contextlib.suppress(Exception):  # it comes again, and is told to whom it concerns
             there = all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares)
-            mixed = beside if beside and self._target.mixes(chunks, len(beside)) else None
-            if there and (mixed or model.overlaps(chunks)):
-                wait = self._target.begin_mixed(chunks, mixed) if mixed else None
-                wait = wait or model.begin_prefill(chunks)
-                others = planned.behind_first()
-                self._launched = Launched(first.kind, shares, wait, bool(mixed), others)
+            if there and beside and self._target.mixes(chunks, len(beside)):
+                wait, mixed = self._target.begin_mixed(chunks, beside), True
+            elif there and model.overlaps(chunks):
+                wait, mixed = model.begin_prefill(chunks), False
+            else:
+                return
+            self._launched = Launched(first.kind, shares, wait, mixed, planned.behind_first())
 
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft

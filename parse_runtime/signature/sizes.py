@@ -65,8 +65,10 @@ def beside(sizes: Sequence[MixedSize], count: int) -> list[MixedSize]:
 def mixed_sizes(
     prefill: Iterable[int], batches: Iterable[int], slots: int
 ) -> tuple[MixedSize, ...]:
-    """Passes of as many rows as prefill passes have, with a step's among them: products of a few
-    rows more take as long as those of many more."""
+    """Passes of as many rows as prefill passes have, with a step's among them.
+
+    Products of a few rows more take as long as those of many more.
+    """
     found = {
         ((rows - batch) // ALIGNMENT * ALIGNMENT, batch) for rows in prefill for batch in batches
     }
