@@ -31,6 +31,7 @@ choose() {
         sweep) limit=200 options=(otfs-sweep) ;;
         triton) limit=60 options=(otfs-triton) ;;
         decode) limit=100 options=(parse-geometry --parts decode,verify,evidence) ;;
+        mixed) limit=180 options=(parse-geometry --parts mixed) ;;
         host) limit=60 options=(parse-geometry --parts host) ;;
         gain) limit=200 options=(parse-geometry --parts gain --batches 1,8,32) ;;
         peers) limit=240 options=(parse-geometry --parts peers) ;;

@@ -15,8 +15,6 @@ MAX_NEW_TOKENS = task.ANSWER + 2
 FIRST_BASE = 0x600000000000
 SETTINGS: dict[str, object] = {
     "max-len": 208,
-    "prefill": "16,64",
-    "verify": "32x4,64x8,96x10,128x10,192x12",
     # A vocabulary so small costs nothing: all that fits.
     "evidence": "28,56,86,118,180",
     "judge-prompt": JUDGEMENT,
@@ -26,6 +24,8 @@ SETTINGS: dict[str, object] = {
     "max-rounds": 8,
     "resume-tokens": task.LINE,
 }
+PREFILL, VERIFY = "16,64", "32x4,64x8,96x10,128x10,192x12"
+"""Of one prompt, of one draft: these take up to 59 rows, and up to 192 with their question."""
 SPECULATE: dict[str, object] = {"speculate": "draft", "eagle-depth": 8}
 """Exact speculation by the draft model, and how many tokens it drafts ahead."""
 FLY: dict[str, object] = {"speculate": "draft", "eagle-depth": 16, "fly-window": 6}
@@ -47,7 +47,12 @@ def capture(
         "pair": {**pair}, "eagle3": {**pair, **head}, "speculate": {**pair, **SPECULATE},
         "fly": {**pair, **FLY}, "draft": {"model": weights / "draft"},
     }  # fmt: skip
-    common = {**SETTINGS, "dtype": dtype, "slots": slots, "target": target}
+    several = [count for count in (2, 4, 8, 16) if count <= slots]
+    common = {
+        **SETTINGS, "dtype": dtype, "slots": slots, "target": target,
+        "prefill": ",".join([PREFILL, *(f"{64 * count}" for count in several)]),
+        "verify": ",".join([VERIFY, *(f"{192 * count}x12x{count}" for count in several)]),
+    }  # fmt: skip
     bundles, captures = {}, []
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(sorted(wanted)):

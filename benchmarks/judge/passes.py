@@ -11,7 +11,8 @@ from torch import Tensor
 
 from parse_runtime.capture.parameters import load_parameters
 from parse_runtime.models.cache import Cache
-from parse_runtime.models.decoder import Rows, forward, logits
+from parse_runtime.models.decoder import forward, logits
+from parse_runtime.models.rows import Rows
 from parse_runtime.signature.plan import causal, padded, verification_plan
 from parse_runtime.weights.source import Model
 

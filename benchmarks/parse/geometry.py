@@ -27,6 +27,7 @@ from benchmarks.parse.measure import (
     median_seconds,
     wall_seconds,
 )
+from benchmarks.parse.mixed import TINY, Load, loads
 from benchmarks.parse.models import CONFIGS, decode_bytes, random_parameters
 from benchmarks.parse.prefill import shared_passes
 from benchmarks.parse.steps import host_share
@@ -38,7 +39,10 @@ from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.signature.sizes import PassSizes
 
 FILE = RESULTS / "parse_geometry.json"
-PARTS = ("decode", "host", "prefill", "long", "verify", "evidence", "gain", "peers", "moe", "32b")
+PARTS = (
+    "decode", "host", "prefill", "long", "mixed", "verify", "evidence", "gain", "peers", "moe",
+    "32b",
+)  # fmt: skip
 AGREEMENT = 0.8
 """Fraction of tokens on which the assistant of `peers` agrees with the target."""
 
@@ -172,6 +176,15 @@ def long(bench: Benchmark) -> None:
             bench.save("long", {"rows": rows})
 
 
+def mixed(bench: Benchmark) -> None:
+    """Prompts beside steps of others, of 14B: passes of both, and what they are worth by load."""
+    rows, load = [], TINY if bench.tiny else Load()
+    for row in loads(bench.model("qwen3-14b"), bench.device, load):
+        rows.append(row)
+        say(str(row))
+        bench.save("mixed", {"rows": rows})
+
+
 def verify(bench: Benchmark) -> None:
     sizes = Sizes(32, 64, 4, (2, 4, 8)) if bench.tiny else Sizes()
     found: dict[str, Any] = {"sizes": vars(sizes), "seconds_by_cuts": []}
@@ -269,7 +282,9 @@ def large(bench: Benchmark) -> None:
 
 
 MEASURE: dict[str, Callable[[Benchmark], None]] = dict(zip(
-    PARTS, (decode, host, prefill, long, verify, evidence, gain, compare, moe, large), strict=True
+    PARTS,
+    (decode, host, prefill, long, mixed, verify, evidence, gain, compare, moe, large),
+    strict=True,
 ))  # fmt: skip
 
 

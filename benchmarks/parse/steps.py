@@ -73,7 +73,7 @@ def _engine_seconds(
     scheduler = Scheduler(target, target, prefill_rows=batch * prompt)
     listeners = [_Listener() for _ in range(batch)]
     for slot, listener in enumerate(listeners):
-        scheduler.submit(_request(list(range(slot, slot + prompt)), steps + 8), listener)
+        scheduler.submit(request(list(range(slot, slot + prompt)), steps + 8), listener)
     while not all(len(listener.heard) >= 4 for listener in listeners):
         scheduler.step()
     begun = time.perf_counter()
@@ -85,7 +85,8 @@ def _engine_seconds(
     return seconds, listeners[0].heard
 
 
-def _request(prompt: list[int], new_tokens: int) -> Request:
+def request(prompt: list[int], new_tokens: int) -> Request:
+    """For an answer of the target alone."""
     return Request(
         prompt=prompt, draft_prompt=prompt, suffix=(), stops=frozenset(),
         translation=SameTokens(frozenset()), cuts=lambda draft: [], max_new_tokens=new_tokens,

@@ -21,7 +21,8 @@ from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.models.decoder import Pass, Rows, forward, logits, mlp, store
+from parse_runtime.models.decoder import Pass, forward, logits, mlp, store
+from parse_runtime.models.rows import Rows
 from parse_runtime.signature.plan import causal
 from parse_runtime.signature.sizes import PassSizes
 

@@ -26,7 +26,7 @@ from parse_runtime.serve.app import Service
 from parse_runtime.serve.served import Served
 from parse_runtime.serve.server import answer, listen
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.sizes import PassSizes, PrefillSize, SharedSize
+from parse_runtime.signature.sizes import MixedSize, PassSizes, PrefillSize, SharedSize
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
 from parse_runtime.text.translation import SameTokens
@@ -40,6 +40,7 @@ class Passes:
     reach = 1
     proposes = 0
     shared: tuple[SharedSize, ...] = ()
+    mixed: tuple[MixedSize, ...] = ()
 
     def __init__(self, slots: int, step: float) -> None:
         self.slots, self._step = slots, step
@@ -63,6 +64,12 @@ class Passes:
 
     def begin_prefill(self, chunks: Sequence[Chunk]) -> Prefilled:
         return lambda: [c.tokens[-1] + 1 if c.following is None else None for c in chunks]
+
+    def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
+        return False
+
+    def begin_mixed(self, chunks: Sequence[Chunk], batch: Batch) -> Prefilled:
+        raise NotImplementedError
 
     def decode(self, batch: Batch) -> list[int]:
         return [token + 1 for token in batch.tokens]

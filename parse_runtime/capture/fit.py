@@ -32,6 +32,8 @@ class Limits:
     max_len: int
     slots: int
     prefill: tuple[int, ...]
+    mixed: bool
+    """Whether steps go beside prompts, where no single tokens are drafted."""
     verify: str
     """Where answers are drafted whole."""
     share: float
@@ -43,16 +45,25 @@ LIMITS = {
         dtype="bfloat16",
         max_len=32768,
         slots=64,
-        prefill=(128, 256, 512, 1024, 2048),
+        prefill=(128, 256, 384, 512, 1024, 2048),
+        mixed=True,
         verify=f"{Settings.verify},512x4x4,768x8x4",
         share=0.85,
     ),
     "host": Limits(
-        dtype="float32", max_len=2048, slots=4, prefill=(32, 128), verify=Settings.verify, share=0.5
+        dtype="float32",
+        max_len=2048,
+        slots=4,
+        prefill=(32, 128),
+        mixed=False,
+        verify=Settings.verify,
+        share=0.5,
     ),
 }
 _SHORTEST = 256
 _STEP = 1024
+_FEWEST = 64
+"""Sequences of the smallest step that goes beside prompts: fewer rows cost as much."""
 
 
 def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:
@@ -113,7 +124,18 @@ def choose(
         if count <= held and needed <= left:
             rows.append(count)
     found["prefill"] = ",".join(map(str, rows))
+    apart = any(given.get(name) for name in ("eagle", "speculate", "fp8_activations"))
+    if limits.mixed and slots > 1 and not apart and given.get("run_ahead", True):
+        # At least half of the largest pass is prompts.
+        batches = [batch for batch in _beside(slots) if 2 * batch <= rows[-1]]
+        found["mixed"] = "" if "prefill" in given else ",".join(map(str, batches))
     return {name: value for name, value in found.items() if name not in given}
+
+
+def _beside(slots: int) -> list[int]:
+    """Batches of steps that go beside prompts; for each there is a pass of each prefill's rows."""
+    powers = (_FEWEST << i for i in range(slots.bit_length()))
+    return [*(power for power in powers if power < slots), slots]
 
 
 def _weights(target: Model, draft: Model, dtype: str) -> int:

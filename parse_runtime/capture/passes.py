@@ -20,7 +20,6 @@ from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import (
     Layer,
-    Rows,
     decoder_layer,
     forward,
     logits,
@@ -29,6 +28,7 @@ from parse_runtime.models.decoder import (
 from parse_runtime.models.eagle3 import Head, tapped_layers
 from parse_runtime.models.evidence import keep_likelihood
 from parse_runtime.models.loose import LooseRule
+from parse_runtime.models.rows import Rows
 from parse_runtime.models.speculation import Speculation
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.sizes import BLOCK, PassSizes
@@ -79,6 +79,7 @@ class Passes:
         self.signature = found = ModelSignature(self.name, s, self.head is not None, self.run_ahead)
         self._prefill = [found.prefill(length) for length in s.prefill]
         self._decode = [found.decode(batch) for batch in s.batches]
+        self._mixed = [found.mixed(*size) for size in s.mixed]
         self._verify = [found.verify(*size) for size in (*s.verify, *s.shared)]
         self._extend = [found.extend(batch) for batch in s.batches] if s.tree else []
         self._tables = self._input(found.tables)
@@ -88,7 +89,7 @@ class Passes:
         if c.windowed_rope_theta:
             name = "windowed_frequencies"
             self._windowed_frequencies = self._constant(name, c.windowed_frequencies())
-        for signature in (*self._prefill, *self._decode, *self._verify):
+        for signature in (*self._prefill, *self._decode, *self._mixed, *self._verify):
             self._add_inputs(signature)
         if s.verify:
             self._judging = self._add_judging()
@@ -192,6 +193,20 @@ class Passes:
             keep_likelihood(self.likelihood, places, scores, token)
         return {"token": token, "logits": scores}
 
+    def mixed(self, signature: PassSignature) -> dict[str, Tensor]:
+        """A decode step of some slots, and chunks of prompts of others: weights are read once."""
+        plan, steps = self._read(signature, "plan"), self._read(signature, "steps")
+        rows = Rows.mixed(plan, steps, self._read(signature, "slots"))
+        hidden, _ = self._forward(rows, self.sizes.max_len + 1)
+        wanted, count = self._read(signature, "wanted"), steps.shape[0]
+
+        def chosen(x: Tensor) -> Tensor:
+            return torch.cat((x[:count], x[count:].index_select(0, wanted)))
+
+        scores = self._logits(chosen(hidden))
+        token = self._sample(signature, scores, chosen(rows.positions))
+        return {"token": token, "logits": scores}
+
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
         """Checks the drafts that wait for each of any slots.
 
@@ -255,6 +270,7 @@ class Passes:
         kinds = (
             (self._prefill, self.prefill, fp8),
             (self._decode, self.decode, False),
+            (self._mixed, self.mixed, False),
             (self._verify, self.verify, fp8),
             (self._extend, self.extend, False),
         )

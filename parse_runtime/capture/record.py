@@ -128,6 +128,7 @@ def _exchanged(settings: Settings, config: ModelConfig) -> int:
     sizes = settings.sizes()
     steps = sizes.batches[-1] * (sizes.tree.rows if sizes.tree else 1)
     rows = max(steps, *sizes.prefill, *(length for length, *_ in (*sizes.verify, *sizes.shared)))
+    rows = max([rows, *(size.rows + size.batch for size in sizes.mixed)])
     size = rows * config.hidden * (4 if settings.dtype == "float32" else 2)
     return min(-(-size // _UNIT) * _UNIT, _LARGEST)
 
@@ -198,7 +199,7 @@ def build(
     )  # fmt: skip
     if draft is not target:
         weights = load_parameters("draft", draft.parameters, settings.dtype, register)
-    drafting = replace(sizes, verify=(), shared=(), scored=(), tree=None)
+    drafting = replace(sizes, verify=(), shared=(), scored=(), mixed=(), tree=None)
     drafts = Passes(
         "draft", draft.config, weights, drafting, register, compiled=compiled,
         likelihood=likelihood, run_ahead=settings.run_ahead,

@@ -9,7 +9,7 @@ from foundryrt.options import option
 from parse_runtime.engine.rules import Rules
 from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.plan import ALIGNMENT
-from parse_runtime.signature.sizes import DTYPES, PassSizes, SharedSize, prompts_of
+from parse_runtime.signature.sizes import DTYPES, PassSizes, SharedSize, mixed_sizes, prompts_of
 from parse_runtime.signature.tree import DraftTree
 
 _TREE_ROWS = 63
@@ -32,6 +32,9 @@ class _Recorded:
     run_ahead: bool = option(True, "decode steps begin before the host has read the last one's")
     decode: str = option("", "batches of decode passes; empty: 1,2,..64,96,128,.. and the slots")
     prefill: str = option("32,128", "rows of prefill passes; multiples of 32 take several prompts")
+    mixed: str = option(
+        "", "batches of decode steps that go beside prompts, in passes as prefill has; empty: none"
+    )  # fmt: skip
     verify: str = option(
         "128x4,384x8", "ROWSxCUTS of verify passes, ROWSxCUTSxDRAFTS of those that up to so many "
         "drafts share"
@@ -87,6 +90,7 @@ class Settings(Rules, _Recorded):
         sizes = self.sizes()
         if max(sizes.batches) > self.slots:
             raise UsageError(f"decode {self.decode!r}: batches up to slots, {self.slots}")
+        self._check_mixed(sizes)
         if sizes.tree and sizes.tree.rows > _TREE_ROWS:
             raise UsageError(
                 f"eagle-depth {self.eagle_depth} and eagle-width {self.eagle_width} give "
@@ -104,6 +108,30 @@ class Settings(Rules, _Recorded):
             raise UsageError(f"kv-most {self.kv_most}: less than the capture's own {least} tokens")
         if self.kv_most and self.tp > 1:
             raise UsageError("kv-most: ranks keep the blocks of the capture; give --kv-tokens")
+
+    def _check_mixed(self, sizes: PassSizes) -> None:
+        if not self.mixed:
+            return
+        batches = [int(part) for part in self.mixed.split(",") if part]
+        if max(batches) > self.slots:
+            raise UsageError(f"mixed {self.mixed!r}: batches up to slots, {self.slots}")
+        if {size.batch for size in sizes.mixed} != set(batches):
+            raise UsageError(
+                f"mixed {self.mixed!r}: each needs a prefill pass of {ALIGNMENT} rows more, not "
+                f"only {self.prefill}"
+            )
+        if sizes.tree:
+            raise UsageError(
+                f"mixed {self.mixed!r}: where single tokens are drafted, steps are extend passes, "
+                "which go with no prompts; leave out --eagle and --speculate, or --mixed"
+            )
+        if self.fp8_activations:
+            raise UsageError(
+                f"mixed {self.mixed!r}: a step's rows are never in FP8, those of prompts are: "
+                "leave out --fp8-activations, or --mixed"
+            )
+        if not self.run_ahead:
+            raise UsageError(f"mixed {self.mixed!r}: these steps run ahead: leave --run-ahead on")
 
     def _check_loose(self) -> None:
         if self.fly_window < 0 or not 0 <= self.fly_entropy <= 1:
@@ -124,15 +152,17 @@ class Settings(Rules, _Recorded):
             prefill = sorted({int(part) for part in self.prefill.split(",")})
             verify, shared = _verify_sizes(self.verify)
             decode = sorted({int(part) for part in self.decode.split(",") if part})
+            mixed = sorted({int(part) for part in self.mixed.split(",") if part})
             scored = scored_tokens(verify, self.stride, self.evidence)
         except ValueError:
             raise UsageError(
                 f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
-                f"128x4,384x8 or 128x4,256x4x3, and decode {self.decode!r} like 1,4,8 or nothing; "
+                f"128x4,384x8 or 128x4,256x4x3, and decode {self.decode!r} and mixed "
+                f"{self.mixed!r} like 1,4,8 or nothing; "
                 f"evidence {self.evidence!r}: a number for each verify of one draft, or nothing"
             ) from None
-        if min(*prefill, *decode, *(number for size in verify for number in size)) < 1:
-            raise UsageError("prefill, verify and decode: sizes must be at least 1")
+        if min(*prefill, *decode, *mixed, *(number for size in verify for number in size)) < 1:
+            raise UsageError("prefill, verify, decode and mixed: sizes must be at least 1")
         possible = {cuts for _, cuts in verify}
         for rows, cuts, drafts in shared:
             if rows % ALIGNMENT or drafts < 2 or cuts not in possible:
@@ -149,6 +179,7 @@ class Settings(Rules, _Recorded):
             kv_most=self.kv_most,
             prefill=tuple(prefill),
             prompts=tuple(prompts_of(rows, self.slots) for rows in prefill),
+            mixed=mixed_sizes(prefill, mixed, self.slots),
             verify=tuple(verify),
             shared=_for_slots(shared, self.slots),
             scored=scored,

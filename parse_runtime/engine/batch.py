@@ -79,7 +79,11 @@ class Batch:
             self.ahead,
         )
 
-    def followed_by(self, tokens: Sequence[int]) -> Batch:
-        """The same sequences, with the token that came after each."""
-        positions = [position + 1 for position in self.positions]
-        return replace(self, tokens=tokens, positions=positions)
+    def followed_by(self, tokens: Sequence[int | None]) -> Batch:
+        """The same sequences, with the token that came after each; None: it is where it was."""
+        found = list(zip(tokens, self.tokens, self.positions, strict=True))
+        return replace(
+            self,
+            tokens=[before if token is None else token for token, before, _ in found],
+            positions=[place + (token is not None) for token, _, place in found],
+        )

@@ -13,7 +13,7 @@ from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.tables import Tables
 from parse_runtime.signature.evidence import Evidence, Score
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import PrefillSize, SharedSize
+from parse_runtime.signature.sizes import MixedSize, PrefillSize, SharedSize
 
 Logits = NDArray[np.float32]
 """[vocabulary], of one row."""
@@ -108,10 +108,23 @@ class Target(Decoder, Protocol):
     shared: tuple[SharedSize, ...]
     """Sizes of its verify passes of several drafts, rising."""
 
-    def extend(self, batch: Batch) -> list[list[int] | Logits]:
+    mixed: tuple[MixedSize, ...]
+    """Sizes of its passes of prompts and a decode step, by their batches, rising."""
+
+    def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
+        """Whether one pass has these chunks, and a step of so many sequences beside them."""
+
+    def begin_mixed(self, chunks: Sequence[Chunk], batch: Batch) -> Prefilled:
+        """As `begin_prefill`, in a pass that also has a step of the batch, of other slots.
+
+        What the step found is in the answer of `extend` when that is asked for it.
+        """
+
+    def extend(self, batch: Batch) -> list[list[int] | Logits | None]:
         """As `decode`, but one or more tokens that follow each, as plain decoding would give.
 
-        For the batch's `scored` sequences, the logits after the token.
+        For the batch's `scored` sequences, the logits after the token. None for those that are to
+        be asked for again, as others' steps were on their way already.
         """
 
     def verify(self, slot: int, verification: Verification) -> Verdict:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from parse_runtime.engine.batch import Batch, Chunk
-from parse_runtime.engine.packing import VERIFY, Due, Pass
-from parse_runtime.engine.protocols import Prefilled, Verification
+from parse_runtime.engine.packing import VERIFY, Due
+from parse_runtime.engine.protocols import Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
 from parse_runtime.signature.sizes import SharedSize
@@ -52,19 +52,6 @@ class Running:
         return whole.part(self.done, self.done + rows)
 
 
-@dataclass(frozen=True)
-class Launched:
-    """A prefill pass that has been launched and is not read yet, and what comes after it."""
-
-    kind: str
-    shares: Mapping[Running, int]
-    """Rows that it computes."""
-    wait: Prefilled
-    due: Sequence[Running]
-    others: Sequence[Pass]
-    """Passes of the same step, of those due."""
-
-
 def arrived(running: Running) -> float:
     """When its answer came in: later for younger ones."""
     return running.answer.begun
@@ -91,6 +78,13 @@ def batch_of(together: Sequence[Running], ahead: bool = False) -> Batch:
 def wanted_of(due: Iterable[Running]) -> dict[int, Verification]:
     """The verifications that they ask for, by slot."""
     return {running.slot: cast(Verification, running.call) for running in due}
+
+
+def behind(together: Sequence[Running], batch: Batch, results: Sequence[object]) -> Batch:
+    """The step behind the batch, of those that are to go on whatever was found."""
+    found = [tokens[-1] if isinstance(tokens, list) else None for tokens in results]
+    lasting = [i for i, r in enumerate(together) if not cast(Decode | Extend, r.call).last]
+    return batch.followed_by(found).only(lasting)
 
 
 def run_alone(run: BatchPass, running: Running) -> object:

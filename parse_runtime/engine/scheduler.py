@@ -10,16 +10,18 @@ from functools import partial
 from typing import cast
 
 from foundryrt.errors import UsageError
+from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.memory import SHARING, Memory
-from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
-from parse_runtime.engine.protocols import Decoder, Prefilled, Target, Verification
+from parse_runtime.engine.packing import VERIFY
+from parse_runtime.engine.planned import Launched, Planned
+from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.running import (
     BatchPass,
-    Launched,
     Running,
     arrived,
     batch_of,
+    behind,
     given,
     report,
     run_alone,
@@ -104,7 +106,7 @@ class Scheduler:
             running.calls.close()
             self._release(running)
             report(running.answer, "cancelled", error)
-        for answer in [answer for answer in self._waiting if answer.listener is listener]:
+        for answer in [one for one in self._waiting if one.listener is listener]:
             self._waiting.remove(answer)
             report(answer, "cancelled", error)
 
@@ -121,29 +123,25 @@ class Scheduler:
             self._batch(Extend, self._target.extend)
         self.told()
         if launched := self._launched:
-            self._launched = None
-            self._prefill(launched.kind, launched.shares, launched.wait)
+            self._prefill(launched.kind, launched.shares, launched)
             self.told()
-            due, planned = launched.due, launched.others
-        else:
-            due, planned = list(self._due), self._planned()
-        for one in planned:
+        planned = launched.others if launched else self._planned()
+        for one in planned.passes:
             # Some of them may have failed in a pass before, or give way now.
-            shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
+            shares = {r: rows for r, rows in planned.shares(one).items() if r in self._due}
             if not self._may_run(one.kind, shares):
                 continue
             there = self._make_room(list(shares))
-            if one.kind != VERIFY:
-                self._prefill(one.kind, {running: shares[running] for running in there})
-            else:
+            if one.kind == VERIFY:
                 self._verify(there)
+            elif there:
+                self._prefill(one.kind, {running: shares[running] for running in there})
             self.told()
         return bool(self._running or self._waiting)
 
     def _may_begin(self, answer: Answer) -> bool:
         drafts = answer.drafts or self._target.proposes > 0
-        drafted = answer.drafted if drafts else 0
-        return self.memory.admits(answer.tokens, drafted, len(self._running))
+        return self.memory.admits(answer.tokens, drafts * answer.drafted, len(self._running))
 
     def _admit(self, answer: Answer) -> None:
         if not answer.statistics.queue_seconds:
@@ -182,33 +180,39 @@ class Scheduler:
         if not together:
             return
         planned = self._planned()
+        mixes = kind is Extend and planned.mixes(self._target, together)
+        batch = batch_of(together, not mixes and planned.stays(kind, together))
         try:
-            results = run(batch_of(together, self._stays(kind, together, planned)))
+            results = run(batch)
         except Exception:
             for running in together:
                 self._guarded(running, partial(run_alone, run, running))
             return
         if kind is Extend or not any(isinstance(r.call, Extend) for r in self._running.values()):
-            self._begin_prefill(planned)
+            self._begin_prefill(planned, behind(together, batch, results) if mixes else None)
         for running, result in zip(together, results, strict=True):
-            self._guarded(running, partial(given, result))
+            if result is not None:
+                self._guarded(running, partial(given, result))
 
-    def _begin_prefill(self, planned: Sequence[Pass]) -> None:
+    def _begin_prefill(self, planned: Planned, beside: Batch | None = None) -> None:
         """Launch the prefill that comes first, for the device to be at work while tokens are told.
 
-        Not where the host would wait for it, nor where somebody would have to give way: a step's
-        results are for all that asked for it.
+        `beside`: in one pass with this step. Not where the host would wait for it, nor where
+        somebody would have to give way: a step's results are for all that asked for it.
         """
-        if not planned or planned[0].kind == VERIFY:
+        if (first := planned.prefill) is None:
             return
-        due, kind = list(self._due), planned[0].kind
-        shares = {due[n]: rows for n, rows in planned[0].shares.items()}
-        model, chunks = self._model(kind), [r.chunk(rows) for r, rows in shares.items()]
+        shares, model = planned.shares(first), self._model(first.kind)
+        chunks = [running.chunk(rows) for running, rows in shares.items()]
         with contextlib.suppress(Exception):  # it comes again, and is told to whom it concerns
             there = all(self.memory.reserve(r.slot, cast(Call, r.call)) for r in shares)
-            if there and model.overlaps(chunks):
-                wait = model.begin_prefill(chunks)
-                self._launched = Launched(kind, shares, wait, due, planned[1:])
+            if there and beside and self._target.mixes(chunks, len(beside)):
+                wait, mixed = self._target.begin_mixed(chunks, beside), True
+            elif there and model.overlaps(chunks):
+                wait, mixed = model.begin_prefill(chunks), False
+            else:
+                return
+            self._launched = Launched(first.kind, shares, wait, mixed, planned.behind_first())
 
     def _may_run(self, kind: str, shares: Mapping[Running, int]) -> bool:
         """Not a pass whose graph is being made: others go on meanwhile, where there are any."""
@@ -225,41 +229,24 @@ class Scheduler:
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft
 
-    def _stays(
-        self, kind: type[Decode] | type[Extend], together: Sequence[Running],
-        planned: Sequence[Pass],
-    ) -> bool:  # fmt: skip
-        """Whether a model's next batch is likely to come next, with these sequences and no others.
-
-        Others join after a prefill or a verification of that model.
-        """
-        kinds = ("draft",) if kind is Decode else ("target", VERIFY)
-        joins = any(one.ends and one.kind in kinds for one in planned)
-        return not joins and not all(cast(Decode | Extend, r.call).last for r in together)
-
-    def _planned(self) -> list[Pass]:
-        """Prefills and verifications that come next, by their numbers among those due."""
-        sizes = {"target": self._target.prefills, "draft": self._draft.prefills}
-        due = [running.due for running in self._due]
-        largest = max(size.rows for known in sizes.values() for size in known)
-        largest = max([largest, *(size.rows for size in self._target.shared)])
-        others = len(self._running) > len(due)
-        return plan(due, sizes, self._prefill_rows or room_for(due, largest, others))
+    def _planned(self) -> Planned:
+        running = self._running.values()
+        return Planned.of(self._due, running, self._target, self._draft, self._prefill_rows)
 
     def _prefill(
-        self, name: str, shares: Mapping[Running, int], wait: Prefilled | None = None
+        self, name: str, shares: Mapping[Running, int], launched: Launched | None = None
     ) -> None:  # fmt: skip
         """One pass over chunks of prompts; one by one where it fails, to find whose error it is."""
-        if not shares:
-            return
         try:
-            if wait is None:
+            if launched:
+                results = launched.wait()
+            else:
                 chunks = [running.chunk(rows) for running, rows in shares.items()]
-                wait = self._model(name).begin_prefill(chunks)
-            results = wait()
+                results = self._model(name).begin_prefill(chunks)()
         except Exception as error:
+            alone = len(shares) == 1 and not (launched and launched.mixed)
             for running, rows in shares.items():
-                if running in self._due and len(shares) == 1:
+                if running in self._due and alone:
                     self._fail(running, error)
                 elif running in self._due:
                     self._prefill(name, {running: rows})

@@ -18,9 +18,9 @@ from parse_runtime.engine.protocols import Logits, Prefilled
 from parse_runtime.engine.tables import Tables
 from parse_runtime.graphs.first import stands_in
 from parse_runtime.graphs.flight import Flight
+from parse_runtime.graphs.inputs import Inputs, decode_inputs, prefill_inputs
 from parse_runtime.graphs.results import prefilled
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
-from parse_runtime.signature.plan import ALIGNMENT, packed, padded
 
 
 def parts_of(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
@@ -114,39 +114,36 @@ class GraphDecoder:
         return partial(prefilled, self._launch(self._write_prefill(chunks)), chunks)
 
     def _write_prefill(self, chunks: Sequence[Chunk]) -> PassSignature:
+        self._take(chunks)
+        length, _ = holding([len(chunk.tokens) for chunk in chunks], self.prefills)
+        signature = self._prefill[length]
+        self._write_inputs(signature, prefill_inputs(signature, chunks, self.max_len))
+        return signature
+
+    def _take(self, chunks: Sequence[Chunk]) -> None:
+        """See that they have room, and note what their slots are about to hold."""
         for chunk in chunks:
             end = chunk.start + len(chunk.tokens)
             self._check(end, [chunk.slot])
             self._reserve([chunk.slot], [chunk.start], len(chunk.tokens))
             self.row_tokens[chunk.slot, chunk.start : end] = chunk.tokens
         self._make_void([chunk.slot for chunk in chunks])
-        length, count = holding([len(chunk.tokens) for chunk in chunks], self.prefills)
-        signature = self._prefill[length]
-        inputs = signature.inputs
-        parts = [(chunk.tokens, chunk.start) for chunk in chunks]
-        plan, (begins, ends) = packed(parts, length, self.max_len)
-        slots = np.zeros(inputs["slots"].shape, np.int64)
-        for chunk, begin, end in zip(chunks, begins, ends, strict=True):
-            slots[begin // ALIGNMENT : end // ALIGNMENT + 1] = chunk.slot
-        self._write(inputs["plan"], plan)
-        self._write(inputs["slots"], slots)
-        # The last one once more, where there are fewer: what is stored twice is the same.
-        every = [*range(len(chunks)), *[len(chunks) - 1] * (count - len(chunks))]
-        self._write(inputs["wanted"], ends[every])
-        self._write_sampling(signature, [chunks[i].sampling for i in every], count)
-        if "next" in inputs:
-            following = [-1 if p.following is None else p.following for p in chunks]
-            self._write(inputs["next"], np.asarray(following, np.int64)[every])
-        return signature
 
     def decode(self, batch: Batch) -> list[int]:
         """In parts of the largest pass, the rest in the smallest that holds it."""
+        return [token for token in self._step(batch) if token is not None]
+
+    def _step(self, batch: Batch, partly: bool = False) -> list[int | None]:
+        """As `decode`.
+
+        `partly`: where some are in flight, their tokens alone; the step behind it has the others.
+        """
         self._note(batch)
         flight, self._flight = self._flight, None
         if len(batch) > self._largest:
             parts = parts_of(len(batch), list(self._decode))
             return [token for part, _ in parts for token in self._begin(batch[part]).tokens()]
-        places = flight.places(batch) if flight else None
+        places = flight.places(batch, partly) if flight else None
         if flight is None or places is None:
             flight, places = self._begin(batch), range(len(batch))
         if not self._may_run_ahead(flight, batch):
@@ -198,12 +195,7 @@ class GraphDecoder:
     def _write_step(self, batch: Batch) -> PassSignature:
         """Write the inputs of the smallest decode pass that holds the batch."""
         size, signature = self._sized(self._decode, len(batch))
-        count = len(batch)
-        plan = padded(size, self.max_len)
-        here = np.asarray(batch.positions, np.int64)
-        plan[:, :count] = batch.tokens, here, here, here + 1, here
-        self._write(signature.inputs["plan"], plan)
-        self._write_slots(signature, batch, size)
+        self._write_inputs(signature, decode_inputs(batch, size, self.max_len))
         return signature
 
     def _make_void(self, slots: Collection[int]) -> None:
@@ -220,23 +212,9 @@ class GraphDecoder:
         """A step ahead fills rows with tokens that may turn out not to be wanted."""
         self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions) + 1] = -1
 
-    def _write_slots(self, signature: PassSignature, batch: Batch, size: int) -> None:
-        # Padding goes to the padding row of the first slot.
-        filled = np.zeros(size, np.int64)
-        filled[: len(batch)] = batch.slots
-        self._write(signature.inputs["slots"], filled)
-        self._write_sampling(signature, batch.samplings, size)
-
-    def _write_sampling(
-        self, signature: PassSignature, samplings: Sequence[Sampling], size: int
-    ) -> None:
-        values, seeds = np.zeros((2, size), np.float32), np.zeros(size, np.int64)
-        values[1] = 1
-        for i, sampling in enumerate(samplings):
-            values[:, i] = sampling.temperature, sampling.top_p
-            seeds[i] = sampling.seed
-        self._write(signature.inputs["sampling"], values)
-        self._write(signature.inputs["seeds"], seeds)
+    def _write_inputs(self, signature: PassSignature, values: Inputs) -> None:
+        for name, array in values.items():
+            self._write(signature.inputs[name], array)
 
     def _write(self, tensor: Input, values: NDArray[Any]) -> None:
         """Graphs don't change inputs, so what is there already is not written again."""

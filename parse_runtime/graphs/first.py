@@ -17,7 +17,8 @@ def first_graphs(graphs: Iterable[GraphKey], running: int) -> tuple[list[GraphKe
     They go on with a batch for all of them, and the largest one that stands in for it when there
     are more or fewer. The largest of the other batches come next, which a crowd of new answers
     would wait for, then prefills and verifications: one that has no graph yet waits for it while
-    other answers go on.
+    other answers go on. Mixed passes are last: until they are there, their prompts and steps have
+    passes of their own.
     """
     passes: dict[str, list[Key]] = {}
     for name, key in graphs:
@@ -25,16 +26,20 @@ def first_graphs(graphs: Iterable[GraphKey], running: int) -> tuple[list[GraphKe
     needed: list[GraphKey] = []
     largest: list[GraphKey] = []
     others: list[GraphKey] = []
+    mixed: list[GraphKey] = []
     for name, keys in passes.items():
         if "batch" not in keys[0]:
             others += ((name, key) for key in keys)
+            continue
+        if "prompts" in keys[0]:
+            mixed += ((name, key) for key in keys)
             continue
         needed.append((name, fitting := _fitting(keys, running)))
         for key in keys:
             if not any(_rows(other) > _rows(key) and stands_in(other, key) for other in keys):
                 (needed if stands_in(key, fitting) else largest).append((name, key))
     needed = [graph for i, graph in enumerate(needed) if graph not in needed[:i]]
-    return needed, [*needed, *largest, *others]
+    return needed, [*needed, *largest, *others, *mixed]
 
 
 def stands_in(larger: Key, key: Key) -> bool:

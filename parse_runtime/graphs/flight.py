@@ -18,25 +18,26 @@ class Flight:
     batch: Batch
     readback: Readback
 
-    def places(self, batch: Batch) -> Sequence[int] | None:
+    def places(self, batch: Batch, partly: bool = False) -> Sequence[int | None] | None:
         """Where the rows of `batch` are among its own; None unless all of them are there.
 
-        A range where the two are alike.
-        A row is the same where it has the same slot, token, position and sampling, as long as no
-        other pass has touched the slot.
+        With `partly` one is enough, and the others' places are None. A range where the two are
+        alike. A row is the same where it has the same slot, token, position and sampling, as long
+        as no other pass has touched the slot.
         """
         own = self.batch
         if _rows(own) == _rows(batch):
             return range(len(own))
         found = {row: place for place, row in enumerate(zip(*_rows(own), strict=True))}
         places = [found.get(row) for row in zip(*_rows(batch), strict=True)]
-        known = [place for place in places if place is not None]
-        return known if len(known) == len(places) else None
+        known = sum(place is not None for place in places)
+        return places if known == len(places) or (partly and known) else None
 
-    def tokens(self, places: Sequence[int] | None = None) -> list[int]:
+    def tokens(self, places: Sequence[int | None] | None = None) -> list[int | None]:
         """What was sampled there, by default for the whole batch; waits for it."""
         found: list[int] = self.readback.wait().tolist()
-        return [found[place] for place in places or range(len(self.batch))]
+        every = range(len(self.batch)) if places is None else places
+        return [None if place is None else found[place] for place in every]
 
 
 def _rows(batch: Batch) -> tuple[Sequence[object], ...]:

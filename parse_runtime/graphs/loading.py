@@ -17,7 +17,7 @@ from parse_runtime.graphs.proposer import DraftProposer
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.evidence import scored_tokens
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.sizes import PassSizes, SharedSize
+from parse_runtime.signature.sizes import MixedSize, PassSizes, SharedSize
 from parse_runtime.signature.tree import DraftTree
 from parse_runtime.text.chat import Chat
 from parse_runtime.text.tokenizer import Tokenizer
@@ -116,6 +116,11 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         for graph, key in session.graphs
         if graph == f"{model}.prefill"
     )
+    mixed = [
+        (int(key["len"]), int(key["prompts"]), int(key["batch"]))
+        for graph, key in session.graphs
+        if graph == f"{model}.mixed"
+    ]
     width = settings["eagle_width"] if settings["eagle"] else 1
     judging = sorted(
         (int(key["len"]), int(key["cuts"]), int(key.get("drafts", 1)))
@@ -132,6 +137,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         prefill=tuple(length for length, _ in prefill),
         prompts=tuple(count for _, count in prefill if count),
         kv_tokens=settings.get("kv_tokens"),
+        mixed=tuple(sorted((MixedSize(*size) for size in mixed), key=lambda size: size[::-1])),
         verify=verify,
         shared=tuple(SharedSize(*size) for size in judging if size[2] > 1),
         scored=scored,

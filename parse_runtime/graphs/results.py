@@ -13,12 +13,18 @@ from parse_runtime.engine.batch import Chunk
 from parse_runtime.engine.protocols import Logits
 
 
-def prefilled(graph: Launchable, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
-    """Of a prefill pass that was launched, as `parse_runtime.engine.protocols.Prefilled`."""
+def prefilled(
+    graph: Launchable, chunks: Sequence[Chunk], first: int = 0
+) -> list[int | Logits | None]:
+    """Of a pass of prompts that was launched, as `parse_runtime.engine.protocols.Prefilled`.
+
+    `first`: how many outputs are before those of the prompts.
+    """
     ended = [chunk for chunk in chunks if chunk.following is None]
-    tokens: list[int] = graph.read("token").tolist() if ended else []
+    tokens: list[int] = graph.read("token")[first:].tolist() if ended else []
     # Large, and read only where somebody asks for them.
-    logits: Any = graph.read("logits") if any(chunk.scored for chunk in ended) else None
+    scored = any(chunk.scored for chunk in ended)
+    logits: Any = graph.read("logits")[first:] if scored else None
     result: list[int | Logits | None] = []
     for i, chunk in enumerate(chunks):
         if chunk.following is not None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import UsageError
 from foundryrt.protocols import GraphsLike
-from parse_runtime.engine.batch import Batch
-from parse_runtime.engine.packing import VERIFY, Due, shared_by
-from parse_runtime.engine.protocols import Logits, Verdict, Verification
+from parse_runtime.engine.batch import Batch, Chunk
+from parse_runtime.engine.packing import VERIFY, Due, holding, shared_by
+from parse_runtime.engine.protocols import Logits, Prefilled, Verdict, Verification
 from parse_runtime.graphs.decoder import GraphDecoder, parts_of
+from parse_runtime.graphs.inputs import batch_inputs, mixed_inputs
 from parse_runtime.graphs.proposer import DraftProposer
-from parse_runtime.graphs.results import floats
+from parse_runtime.graphs.results import floats, prefilled
 from parse_runtime.graphs.verifying import concluded, found_by, verify_inputs
 from parse_runtime.signature.evidence import SCOPES, STATISTICS, carry
 from parse_runtime.signature.passes import ModelSignature, PassSignature
-from parse_runtime.signature.sizes import SharedSize
+from parse_runtime.signature.sizes import SharedSize, beside
 
 
 class GraphTarget(GraphDecoder):
@@ -43,13 +45,42 @@ class GraphTarget(GraphDecoder):
             deeper = sizes.tree.depth if signature.head else 0
             self.reach = max(self.reach, sizes.tree.rows + deeper)
         self.proposes = sizes.tree.depth if sizes.tree and proposer else 0
+        self.mixed = sizes.mixed
+        self._mixed = {size: signature.mixed(*size) for size in sizes.mixed}
         self._verify = {size: signature.verify(*size) for size in sizes.verify}
         self.shared = sizes.shared
         self._shared = {size: signature.verify(*size) for size in sizes.shared}
         batches = sizes.batches if sizes.tree else ()
         self._extend = {batch: signature.extend(batch) for batch in batches}
 
-    def extend(self, batch: Batch) -> list[list[int] | Logits]:
+    def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
+        """Not where the pass has no graph yet."""
+        signature = self._mixed_for(chunks, count)
+        return signature is not None and self._is_ready(signature, soon=True)
+
+    def begin_mixed(self, chunks: Sequence[Chunk], batch: Batch) -> Prefilled:
+        """In the smallest pass that holds both."""
+        signature = self._mixed_for(chunks, len(batch))
+        assert signature is not None
+        self._note(batch)
+        # Answers may turn out to have ended before these tokens.
+        self.row_tokens[np.asarray(batch.slots), np.asarray(batch.positions)] = -1
+        self._take(chunks)
+        values = mixed_inputs(signature, chunks, batch, self.max_len)
+        self._write_inputs(signature, values)
+        self._flight = self._fly(signature, batch)
+        return partial(prefilled, self._graph(signature), chunks, signature.key["batch"])
+
+    def _mixed_for(self, chunks: Sequence[Chunk], count: int) -> PassSignature | None:
+        if not (sizes := beside(self.mixed, count)):
+            return None
+        with suppress(ValueError):  # there is none for so many rows
+            rows = [len(chunk.tokens) for chunk in chunks]
+            wanted = holding(rows, [size.prompt_rows for size in sizes])
+            return next(self._mixed[size] for size in sizes if size.prompt_rows == wanted)
+        return None
+
+    def extend(self, batch: Batch) -> list[list[int] | Logits | None]:
         """The drafted tokens that decoding would have given, and the one after them.
 
         Decode passes give the logits of those that are to be scored.
@@ -59,19 +90,19 @@ class GraphTarget(GraphDecoder):
         places = range(len(batch))
         scored = [i for i in places if batch.slots[i] in batch.scored]
         others = [i for i in places if batch.slots[i] not in batch.scored]
-        found: dict[int, list[int] | Logits] = {}
+        found: dict[int, list[int] | Logits | None] = {}
         if scored:
             found.update(zip(scored, self._plain(batch.only(scored)), strict=True))
         if others:
             found.update(zip(others, self._speculated(batch.only(others)), strict=True))
         return [found[i] for i in places]
 
-    def _plain(self, batch: Batch) -> list[list[int] | Logits]:
+    def _plain(self, batch: Batch) -> list[list[int] | Logits | None]:
         """One token a sequence, or its logits, by decode passes."""
         wanted = batch.scored.intersection(batch.slots)
         if not wanted:
-            return [[token] for token in self.decode(batch)]
-        result: list[list[int] | Logits] = []
+            return [token if token is None else [token] for token in self._step(batch, True)]
+        result: list[list[int] | Logits | None] = []
         for some, graph in self._decoded(batch):
             tokens = graph.read("token")
             # Large, and read only where somebody asks for them.
@@ -101,8 +132,7 @@ class GraphTarget(GraphDecoder):
         roots = np.zeros((2, size), np.int64)
         roots[1] = self.max_len
         roots[:, :count] = batch.tokens, batch.positions
-        self._write(signature.inputs["roots"], roots)
-        self._write_slots(signature, batch, size)
+        self._write_inputs(signature, {"roots": roots, **batch_inputs(batch, size)})
         graph = self._launch(signature)
         accepted, after = graph.read("accepted"), graph.read("token")
         return [after[i, : accepted[i] + 1].tolist() for i in range(count)]
@@ -222,7 +252,7 @@ class GraphTarget(GraphDecoder):
         for slot, one in wanted.items():
             end = one.start + len(one.shared_prefix)
             self.row_tokens[slot, one.start : end] = one.shared_prefix
-        values = verify_inputs(signature, self._signature.sizes, wanted, carried)
-        for name, array in values.items():
-            self._write(signature.inputs[name], array)
+        self._write_inputs(
+            signature, verify_inputs(signature, self._signature.sizes, wanted, carried)
+        )
         return found_by(self._launch(signature), wanted)

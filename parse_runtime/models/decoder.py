@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
-from parse_runtime.kernels.attend_step import attend_step_parts
+from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
@@ -21,70 +21,7 @@ from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.moe import mixture
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What the T rows of a pass are, each int64 [T] (docs/parse.md)."""
-
-    tokens: Tensor
-    positions: Tensor
-    rows: Tensor
-    """Row of the slot that a token's key and value are written to."""
-    cuts: Tensor
-    """Key rows below the cut are seen,"""
-    starts: Tensor
-    """and those from the start up to the row itself,"""
-    slots: Tensor
-    """[B], of which T / B rows in turn belong to each."""
-    ancestors: Tensor | None = None
-    """or, where given, those whose distance from the start is a set bit."""
-    lows: Tensor | None = None
-    """Where given, key rows below the cut are seen from here on."""
-
-    @staticmethod
-    def of(plan: Tensor, slots: Tensor) -> Rows:
-        """Rows of slots, from int64 [5, T], as `parse_runtime.signature.plan` makes it."""
-        tokens, positions, rows, cuts, starts = plan.unbind(0)
-        return Rows(tokens, positions, rows, cuts, starts, slots)
-
-    @staticmethod
-    def steps(plan: Tensor, slots: Tensor) -> Rows:
-        """One row of each slot, which reads what is below its cut, and itself."""
-        tokens, positions, rows, cuts, starts = plan.unbind(0)
-        ancestors = torch.ones_like(plan[0])
-        return Rows(tokens, positions, rows, cuts, starts, slots, ancestors)
-
-    @staticmethod
-    def flat(
-        tokens: Tensor, positions: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
-        slots: Tensor, ancestors: Tensor,
-    ) -> Rows:  # fmt: skip
-        """L rows of each of B slots, from [B, L] each; broadcasts are written out for kernels."""
-        flat = [t.flatten().contiguous() for t in (tokens, positions, rows, cuts, starts)]
-        return Rows(flat[0], flat[1], flat[2], flat[3], flat[4], slots, ancestors.flatten())
-
-    @property
-    def length(self) -> int:
-        """Rows of a slot."""
-        return self.tokens.shape[0] // self.slots.shape[0]
-
-    def windowed(self, window: int) -> Rows:
-        """The same rows, which see the last `window` tokens of what they saw, their own included.
-
-        A token below the cut is kept in the row of its position. Ancestors stay: a window is
-        longer than drafts are deep.
-        """
-        lows = (self.positions - (window - 1)).clamp(min=0)
-        if self.ancestors is not None:
-            return replace(self, lows=lows)
-        return replace(self, lows=lows, starts=torch.maximum(self.starts, self.rows - (window - 1)))
-
-    def places(self, rows: int) -> Tensor:
-        """The rows in a tensor whose slots, `rows` long, lie end to end."""
-        one = self.slots.shape[0] == 1
-        slots = self.slots if one else self.slots.repeat_interleave(self.length)
-        return self.rows + slots * rows
+from parse_runtime.models.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -219,11 +156,27 @@ def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor)
             r.ancestors, keys, r.length, weight_of(w, "o"), lows=r.lows, scale=scale, cap=cap,
         )  # fmt: skip
     q = store(w, shared, qkv, stored)
-    x = attend_rows(
+    if r.parts is None:
+        return linear_parts(_seen(shared, r, q, stored), weight_of(w, "o"))
+    count = r.parts[0].length * r.parts[0].slots.shape[0]
+    each = zip(r.parts, (q[:count], q[count:]), strict=True)
+    x = torch.cat([_seen(shared, part, own, stored) for part, own in each])
+    return linear_parts(x, weight_of(w, "o"))
+
+
+def _seen(shared: Pass, r: Rows, q: Tensor, stored: Tensor) -> Tensor:
+    """Of rows that are stored, by `attend_step` or `attend_rows`."""
+    c, keys = shared.config, shared.keys
+    scale, cap = c.score_scale or None, c.score_cap
+    if r.ancestors is not None:
+        return attend_step(
+            q, stored, shared.tables, r.slots, r.cuts, r.starts, r.ancestors, keys, r.length,
+            lows=r.lows, scale=scale, cap=cap,
+        )  # fmt: skip
+    return attend_rows(
         q, stored, shared.tables, r.slots, r.rows, r.cuts, r.starts, keys, lows=r.lows,
         scale=scale, cap=cap,
     )  # fmt: skip
-    return linear_parts(x, weight_of(w, "o"))
 
 
 def store(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:

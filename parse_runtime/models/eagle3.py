@@ -17,7 +17,8 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
-from parse_runtime.models.decoder import Pass, Rows, attention, mlp, rows_of, store
+from parse_runtime.models.decoder import Pass, attention, mlp, rows_of, store
+from parse_runtime.models.rows import Rows
 from parse_runtime.signature.tree import DraftTree
 
 

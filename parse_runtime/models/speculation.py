@@ -11,8 +11,8 @@ from torch import Tensor
 from parse_runtime.kernels.rotate import places
 from parse_runtime.models.acceptance import accept
 from parse_runtime.models.cache import Cache
-from parse_runtime.models.decoder import Rows
 from parse_runtime.models.eagle3 import Head
+from parse_runtime.models.rows import Rows
 from parse_runtime.signature.sizes import BLOCK
 from parse_runtime.signature.tree import DraftTree
 

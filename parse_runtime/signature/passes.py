@@ -130,7 +130,7 @@ class ModelSignature:
         }  # fmt: skip
         key = {"len": length}
         if sizes.prompts:
-            inputs["slots"] = np.zeros(length // ALIGNMENT if count > 1 else 1, np.int64)
+            inputs["slots"] = _tiles(length, count)
             key["prompts"] = count
         if self.head:
             inputs["next"] = np.full(count, -1, np.int64)
@@ -155,6 +155,24 @@ class ModelSignature:
         }
         changed = {"plan"} if self.run_ahead else ()
         return self._pass("decode", f"{batch}", {"batch": batch}, inputs, outputs, changed=changed)
+
+    def mixed(self, length: int, prompts: int, batch: int) -> PassSignature:
+        """A row of each of the slots `steps` [batch], then the rows of a `prefill`.
+
+        `plan` [5, batch + length] has both, and so have sampling and outputs [batch + prompts];
+        `wanted` counts the prompts' rows alone.
+        """
+        inputs: dict[str, Contents] = {
+            "plan": self._plan(batch + length), "steps": np.arange(batch, dtype=np.int64),
+            "wanted": np.zeros(prompts, np.int64), "slots": _tiles(length, prompts),
+            **_sampling(batch + prompts),
+        }  # fmt: skip
+        outputs = {
+            "token": Output((batch + prompts,), "int64"),
+            "logits": Output((batch + prompts, VOCABULARY), MODEL_DTYPE),
+        }
+        key = {"len": length, "prompts": prompts, "batch": batch}
+        return self._pass("mixed", f"{length}x{batch}", key, inputs, outputs)
 
     def extend(self, batch: int) -> PassSignature:
         """The draft trees of the `slots`; `roots` [2, batch] are the last tokens and positions.
@@ -229,6 +247,11 @@ class ModelSignature:
             role = "output" if short in changed else "input"
             found[short] = Input(self.tensor(f"{name}.{size}.{short}"), initial, role)
         return PassSignature(self.tensor(name), key, found, outputs)
+
+
+def _tiles(length: int, prompts: int) -> NDArray[np.int64]:
+    """The slot of each ALIGNMENT rows; of one prompt, that of all rows."""
+    return np.zeros(length // ALIGNMENT if prompts > 1 else 1, np.int64)
 
 
 def _sampling(count: int) -> dict[str, Contents]:

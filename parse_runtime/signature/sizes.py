@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -36,9 +37,45 @@ class SharedSize(NamedTuple):
     drafts: int
 
 
+class MixedSize(NamedTuple):
+    """Of a pass of prompts and a decode step."""
+
+    rows: int
+    """Of prompts."""
+    prompts: int
+    batch: int
+    """Sequences of the step."""
+
+    @property
+    def prompt_rows(self) -> PrefillSize:
+        return PrefillSize(self.rows, self.prompts)
+
+
 def prompts_of(rows: int, slots: int) -> int:
     """How many prompts share a prefill pass of so many rows."""
     return max(min(slots, rows // ALIGNMENT), 1) if rows % ALIGNMENT == 0 else 1
+
+
+def beside(sizes: Sequence[MixedSize], count: int) -> list[MixedSize]:
+    """Those with the smallest batch that holds a step of so many sequences."""
+    batch = min((size.batch for size in sizes if size.batch >= count), default=0)
+    return [size for size in sizes if size.batch == batch]
+
+
+def mixed_sizes(
+    prefill: Iterable[int], batches: Iterable[int], slots: int
+) -> tuple[MixedSize, ...]:
+    """Passes of as many rows as prefill passes have, with a step's among them.
+
+    Products of a few rows more take as long as those of many more.
+    """
+    found = {
+        ((rows - batch) // ALIGNMENT * ALIGNMENT, batch) for rows in prefill for batch in batches
+    }
+    return tuple(
+        MixedSize(rows, prompts_of(rows, slots), batch)
+        for rows, batch in sorted(found, key=lambda size: size[::-1]) if rows > 0
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +103,8 @@ class PassSizes:
     """Of each of `verify`, the drafted tokens that it has evidence of; empty for none."""
     decode: tuple[int, ...] = ()
     """Batches of the decode and extend passes; empty for those of `batches`."""
+    mixed: tuple[MixedSize, ...] = ()
+    """Passes of prompts and a decode step together, by their batches, rising."""
     tree: DraftTree | None = None
     """What the extend passes check; None for no such passes."""
 

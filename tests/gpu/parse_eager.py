@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
@@ -96,6 +98,24 @@ def following(settings: Settings, together: bool, device: str = "cuda") -> list[
     return tokens + target.decode(Batch(list(PROMPTS), tokens, ends, [Sampling()] * len(ends)))
 
 
+def beside(settings: Settings, device: str = "cuda") -> dict[str, bool]:
+    """Whether a step and a prompt have the same logits in one pass of 36 rows and in two."""
+    chosen = replace(settings, prefill="64", mixed="4", speculate="", eagle="")
+    session, target, _, _ = eager(chosen, (5, 9), device)
+    tokens = [target.prefill(slot, PROMPTS[slot], 0, Sampling()) for slot in (2, 0)]
+    ends = [len(PROMPTS[slot]) for slot in (2, 0)]
+    batch = Batch([2, 0], tokens, ends, [Sampling()] * 2)
+    prompt = Chunk(3, PROMPTS[3][:32], 0, Sampling(), scored=True)
+    target.decode(batch)
+    steps = session.graph("target.decode", batch=4).read("logits")[:2]
+    alone = target.begin_prefill([prompt])()
+    together = target.begin_mixed([prompt], batch)()
+    rows = session.graph("target.mixed", len=32, prompts=1, batch=4).read("logits")[:2]
+    return {
+        "steps": np.array_equal(steps, rows), "prompt": np.array_equal(alone, together)
+    }  # fmt: skip
+
+
 def judged(settings: Settings, device: str = "cuda") -> dict[str, Any]:
     """Verdicts and evidence of a draft in a pass of two drafts of 64 rows, by what is beside it and
     before it, and its verdicts in a pass of its own."""
@@ -132,6 +152,7 @@ def main() -> None:
             "sampled": advances(settings, Sampling(0.8, 0.95, 7)),
             "following": [following(settings, together) for together in (True, False)],
             "judged": judged(settings),
+            "beside": beside(settings),
         }
         print(json.dumps(report), flush=True)
 

@@ -110,6 +110,11 @@ def test_a_draft_has_the_same_verdicts_whatever_shares_its_pass_of_64_rows(
     assert found["own"] == pytest.approx(first[0], abs=0.02)
 
 
+@pytest.mark.parametrize("way", [*WAYS, *FAMILIES])
+def test_a_step_and_a_prompt_have_the_bits_of_passes_of_their_own(models: Any, way: str) -> None:
+    assert models[way][1]["beside"] == {"steps": True, "prompt": True}
+
+
 @pytest.mark.parametrize("way", ["draft", "chain"])
 def test_one_sequence_is_answered_as_by_the_target_alone(models: Any, way: str) -> None:
     # The answers without rounds: those of the target's own tokens.

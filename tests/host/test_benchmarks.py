@@ -25,7 +25,7 @@ def test_every_benchmark_says_its_options(name: str) -> None:
 
 def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     output = tmp_path / "geometry.json"
-    geometry.run(parts="decode,host,prefill,long", tiny=True, output=output)
+    geometry.run(parts="decode,host,prefill,long,mixed", tiny=True, output=output)
     parts = json.loads(output.read_text())
     found, rows = parts["decode"], parts["host"]["rows"]
     assert found["device"] and found["by_batch"] and found["decode_over_bandwidth"] > 0
@@ -41,6 +41,9 @@ def test_toy_models_try_the_benchmark_of_real_geometry(tmp_path) -> None:
     steps = [(row["position"], row["batch"]) for row in long if row["kind"] == "step"]
     assert steps == [(24, 1), (24, 2), (96, 1), (96, 2)] * 2
     assert all(row["seconds"] > 0 for row in long)
+    loads = [row for row in parts["mixed"]["rows"] if "load" in row]
+    assert [row["mixed"] for row in loads] == [False, False, True, True]
+    assert all(row["right"] == row["requests"] == 9 for row in loads)
 
 
 def test_toy_models_try_verifications_that_share_a_pass() -> None:

@@ -43,12 +43,14 @@ def opened(folder: Path, **changes: object) -> tuple[Scheduler, Prompts]:
     return Scheduler(target, draft), Prompts(*formats, translation(*formats, "retokenize"))
 
 
-@pytest.fixture(scope="module", params=["", "draft", "shared"])
+@pytest.fixture(scope="module", params=["", "draft", "shared", "mixed"])
 def tiny(request, tmp_path_factory) -> tuple[Scheduler, Prompts]:  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("tiny")
     save(folder, "qwen3")
     if request.param == "shared":
         return opened(folder, verify="48x3,120x6,192x6x3", prefill="16,64,192")
+    if request.param == "mixed":
+        return opened(folder, mixed="1,3", prefill="16,64,96")
     return opened(folder, speculate=request.param)
 
 

@@ -17,7 +17,7 @@ from parse_runtime.engine.judge import SELECTIONS
 from parse_runtime.signature.passes import ModelSignature, PassSignature
 from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.selection import SelectionRule
-from parse_runtime.signature.sizes import BLOCK, PassSizes, SharedSize, prompts_of
+from parse_runtime.signature.sizes import BLOCK, PassSizes, SharedSize, mixed_sizes, prompts_of
 from tests.unit.parse_fakes import VOCABULARY, Answer
 
 MAX_LEN = 64
@@ -33,12 +33,14 @@ class Device:
         decode: tuple[int, ...] = (), run_ahead: bool = True, before: Device | None = None,
         packs: bool = True, late: Callable[[str, int], int] = lambda name, size: 0,
         kv_tokens: int | None = None, shared: tuple[SharedSize, ...] = (),
+        mixed: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         """`before`: one whose caches are this one's, too, as those of a bundle in its place.
 
         Without `packs` a prefill takes one slot, as in earlier bundles. `late`: how many answers of
         a graph, of a size, that it is not ready there are. Without `kv_tokens` a bundle of before
-        there were tables. `shared`: verify passes of several drafts.
+        there were tables. `shared`: verify passes of several drafts. `mixed`: batches of steps
+        that the target's prefills take along.
         """
         self.settings: dict[str, Any] = {
             "max_len": MAX_LEN, "slots": slots, "eagle": "", "speculate": "", "eagle_depth": 4,
@@ -66,8 +68,9 @@ class Device:
             "prompts": tuple(prompts_of(rows, slots) for rows in PREFILL) if packs else (),
             "kv_tokens": kv_tokens,
         }  # fmt: skip
+        taken = mixed_sizes(PREFILL, mixed, slots)
         for name, say, more in (
-            ("target", target, {"verify": VERIFY, "shared": shared}),
+            ("target", target, {"verify": VERIFY, "shared": shared, "mixed": taken}),
             ("draft", draft, {}),
         ):
             signature = ModelSignature(name, PassSizes(**sizes, **more), run_ahead=run_ahead)
@@ -81,6 +84,8 @@ class Device:
                 self._add(signature.prefill(length), model.prefill)
             for batch in signature.sizes.batches:
                 self._add(signature.decode(batch), model.decode if run_ahead else model.waiting)
+            for size in signature.sizes.mixed:
+                self._add(signature.mixed(*size), model.mixed)
             for size in (*signature.sizes.verify, *signature.sizes.shared):
                 self._add(signature.verify(*size), model.verify)
 
@@ -221,6 +226,14 @@ class Model:
             tokens.append(self._say(held, _sampling(sampling, seeds, i)))
             logits.append(self._logits(held))
         return {"token": np.asarray(tokens), "logits": np.stack(logits)}
+
+    def mixed(
+        self, steps: Any, slots: Any, plan: Any, wanted: Any, sampling: Any, seeds: Any
+    ) -> Any:
+        count = len(steps)
+        step = self.waiting(plan[:, :count], steps, sampling[:, :count], seeds[:count])
+        prompts = self.prefill(slots, plan[:, count:], wanted, sampling[:, count:], seeds[count:])
+        return {name: np.concatenate((step[name], prompts[name])) for name in step}
 
     def _put(self, slot: int, plan: NDArray[np.int64]) -> None:
         for token, position, row, _, _ in plan.T.tolist():

@@ -19,7 +19,7 @@ from parse_runtime.engine.tables import Tables
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import TokenLogprobs
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.sizes import BLOCK, PassSizes, PrefillSize, SharedSize
+from parse_runtime.signature.sizes import BLOCK, MixedSize, PassSizes, PrefillSize, SharedSize
 from parse_runtime.text.translation import SameTokens
 
 VOCABULARY = 100
@@ -129,6 +129,14 @@ class Fake:
             return result
 
         return wait
+
+    mixed: tuple[MixedSize, ...] = ()
+
+    def mixes(self, chunks: Sequence[Chunk], count: int) -> bool:
+        return False
+
+    def begin_mixed(self, chunks: Sequence[Chunk], batch: Batch) -> Prefilled:
+        raise NotImplementedError
 
     def _prefilled(self, chunks: Sequence[Chunk]) -> list[int | Logits | None]:
         assert len({chunk.slot for chunk in chunks}) == len(chunks) > 0

@@ -49,16 +49,18 @@ requests = st.builds(
     st.integers(1, 4), st.integers(0, 120), st.sampled_from([(), (1,), (1, 3)]), st.booleans(),
     st.booleans(), st.sets(st.integers(0, 8)),
     st.none() | st.integers(MAX_LEN, 3 * MAX_LEN), st.sampled_from(SHARING), st.booleans(),
+    st.sampled_from([(), (1,), (2,), (1, 4)]),
 )  # fmt: skip
 def test_answers_are_those_of_steps_that_wait(
     arrivals: list[tuple[Request, int]], slots: int, rows: int, sizes: tuple[int, ...],
     run_ahead: bool, packs: bool, dropped: set[int], kv_tokens: int | None, sharing: str,
-    shares: bool,
+    shares: bool, mixed: tuple[int, ...],
 ) -> None:  # fmt: skip
     shared = tuple(size._replace(drafts=min(size.drafts, slots)) for size in SHARED)
     sizes = tuple(size for size in sizes if size <= slots)
     used = device(slots, decode=sizes, run_ahead=run_ahead, packs=packs, kv_tokens=kv_tokens,
-                  shared=shared if shares and slots > 1 else ())  # fmt: skip
+                  shared=shared if shares and slots > 1 else (),
+                  mixed=mixed if packs and run_ahead else ())  # fmt: skip
     scheduler = Scheduler(*open_models(used), rows, sharing)
     heard: list[Heard] = []
     for i, (chosen, pause) in enumerate(arrivals):

@@ -65,3 +65,11 @@ def test_rows_have_the_same_bits_where_kernels_are_the_same() -> None:
         ({"batch": 17, "len": 4}, {"batch": 1, "len": 4}, False),
     ):
         assert stands_in(larger, key) is same
+
+
+def test_mixed_passes_come_last() -> None:
+    graphs: list[GraphKey] = [
+        ("t.prefill", {"len": 64, "prompts": 2}), ("t.decode", {"batch": 4}),
+        ("t.mixed", {"len": 64, "prompts": 2, "batch": 4}),
+    ]  # fmt: skip
+    assert first_graphs(graphs, 1) == ([graphs[1]], [graphs[1], graphs[0], graphs[2]])

@@ -29,7 +29,7 @@ def test_a_model_of_14b_on_gpus() -> None:
     wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
     assert wide == {
         "dtype": "bfloat16", "max_rounds": 0, "max_len": 32768, "slots": 64, "kv_tokens": 299008,
-        "prefill": "128,256,512,1024,2048",
+        "prefill": "128,256,384,512,1024,2048", "mixed": "64",
     }  # fmt: skip
     narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
     assert (narrow["max_len"], narrow["slots"], narrow["kv_tokens"]) == (16384, 64, 20480)
@@ -56,16 +56,18 @@ def test_passes_that_compute_in_more_than_is_left_are_not_captured() -> None:
     model: Any = SimpleNamespace(config=config, parameters=[])
     assert _scratch(model, 1024, 64, "bfloat16") < 1.8 * GIB < _scratch(model, 2048, 64, "bfloat16")
     found = choose({"model": "m"}, LIMITS["cuda"], 24 * GIB, model, model)
-    assert found["prefill"] == "128,256,512,1024"
+    assert found["prefill"] == "128,256,384,512,1024"
 
 
 def test_what_is_given_stays() -> None:
     given = {"model": "m", "max_len": 100, "slots": 3, "draft": "d", "dtype": "float32"}
     found = choose(given, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
-    assert found == {"prefill": "128,256", "verify": "128x4,384x8,512x4x4,768x8x4"}
+    assert found == {
+        "prefill": "128,256", "mixed": "3", "verify": "128x4,384x8,512x4x4,768x8x4",
+    }  # fmt: skip
     assert choose({**given, "verify": "64x4"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL) == {
-        "prefill": "128,256"
-    }
+        "prefill": "128,256", "mixed": "3",
+    }  # fmt: skip
     assert "verify" not in choose({**given, "slots": 4}, LIMITS["host"], 300 * GIB, MODEL, MODEL)
     short = choose({"model": "m", "max_len": 20}, LIMITS["host"], 300 * GIB, MODEL, MODEL)
     assert short["prefill"] == "32"
@@ -77,7 +79,7 @@ def test_what_is_given_stays() -> None:
     assert (few["slots"], few["max_len"]) == (32, 9000) and "kv_tokens" not in few
     # No pass has more rows than there are tokens.
     given = {"model": "m", "max_len": 512, "kv_tokens": 1000}
-    assert choose(given, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)["prefill"] == "128,256,512"
+    assert choose(given, LIMITS["cuda"], 80 * GIB, MODEL, MODEL)["prefill"] == "128,256,384,512"
 
 
 @given(available=st.integers(35, 400), slots=st.none() | st.integers(1, 40))
@@ -98,6 +100,16 @@ def test_it_fits_and_is_as_much_as_fits(available: int, slots: int | None) -> No
         assert _caches(given, length, tokens + 2048, MODEL, MODEL, "bfloat16") > room
     if slots is None and chosen < limits.slots:
         assert 256 * chosen <= max(tokens, 256) < 512 * chosen + 1024
+
+
+def test_prefills_take_steps_along_where_there_are_such() -> None:
+    def mixed(target: str = "cuda", **given: Any) -> str | None:
+        return choose({"model": "m", **given}, LIMITS[target], 300 * GIB, MODEL, MODEL).get("mixed")
+
+    assert (mixed(), mixed(slots=256), mixed(slots=100)) == ("64", "64,128,256", "64,100")
+    assert mixed(slots=1) is mixed(eagle="e") is mixed(speculate="draft") is None
+    assert mixed(prefill="256") == ""
+    assert mixed("host") is mixed(run_ahead=False) is mixed(mixed="2") is None
 
 
 def test_suffixes_of_drafts_that_share_a_pass_have_blocks() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from parse_runtime.engine import scheduler as scheduler_module
+from parse_runtime.engine import planned as planned_module
 from parse_runtime.engine.batch import Chunk
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
@@ -26,7 +26,7 @@ def alone(asked: Request) -> list[int]:
 def test_prompts_take_a_quarter_of_the_room_beside_others(
     others: bool, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler_module, "room_for", lambda due, most, few: 24 if few else most)
+    monkeypatch.setattr(planned_module, "room_for", lambda due, most, few: 24 if few else most)
     target, draft = models(2)
     scheduler, heard = Scheduler(target, draft), [Heard(), Heard()]
     if others:

@@ -1,0 +1,111 @@
+"""Prefills and verifications of a step: what comes next of those that wait, and beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
+from parse_runtime.engine.protocols import Decoder, Prefilled, Target
+from parse_runtime.engine.running import Running
+from parse_runtime.engine.sequence import Decode, Extend, Prefill
+from parse_runtime.signature.sizes import beside
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Passes that come next, by the places of those that are due."""
+
+    due: Sequence[Running]
+    passes: Sequence[Pass]
+
+    @staticmethod
+    def of(
+        due: Sequence[Running], running: Collection[Running], target: Target, draft: Decoder,
+        rows: int,
+    ) -> Planned:  # fmt: skip
+        """As many as `rows` allows, of all that run; 0 leaves it to what waits."""
+        resuming = sum(isinstance(one.call, Extend) for one in running)
+        mixed = [size.prompt_rows for size in beside(target.mixed, resuming)] if resuming else []
+        sizes = {"target": mixed or target.prefills, "draft": draft.prefills}
+        largest = max(size.rows for model in (target, draft) for size in model.prefills)
+        largest = max([largest, *(size.rows for size in target.shared)])
+        others = len(running) > len(due)
+        due = _without_early(due, running, target) if target.shared else list(due)
+        waiting = [one.due for one in due]
+        passes = plan(waiting, sizes, rows or room_for(waiting, largest, others))
+        if mixed:  # a step goes with one pass
+            passes = [one for i, one in enumerate(passes) if not i or one.kind != "target"]
+        return Planned(due, passes)
+
+    @property
+    def prefill(self) -> Pass | None:
+        """What comes first, if that is a prefill."""
+        first = next(iter(self.passes), None)
+        return None if first is None or first.kind == VERIFY else first
+
+    def shares(self, one: Pass) -> dict[Running, int]:
+        """How many rows a pass computes of each."""
+        return {self.due[place]: rows for place, rows in one.shares.items()}
+
+    def behind_first(self) -> Planned:
+        """Without the pass that comes first."""
+        return replace(self, passes=self.passes[1:])
+
+    def stays(self, kind: type[Decode] | type[Extend], together: Sequence[Running]) -> bool:
+        """Whether a model's next batch is likely to come next, with these sequences and no others.
+
+        Others join after a prefill or a verification of that model.
+        """
+        kinds = ("draft",) if kind is Decode else ("target", VERIFY)
+        joins = any(one.ends and one.kind in kinds for one in self.passes)
+        return not joins and not all(cast(Decode | Extend, r.call).last for r in together)
+
+    def mixes(self, target: Target, together: Sequence[Running]) -> bool:
+        """Whether the first pass is a prefill that can have these sequences' next step beside it.
+
+        Logits of a step come of a pass of its own.
+        """
+        first = self.prefill
+        if first is None or first.kind != "target":
+            return False
+        if any(cast(Extend, running.call).scored for running in together):
+            return False
+        chunks = [running.chunk(rows) for running, rows in self.shares(first).items()]
+        return target.mixes(chunks, len(together))
+
+
+def _without_early(
+    due: Sequence[Running], running: Collection[Running], target: Target
+) -> list[Running]:
+    """Without verifications that had better wait for drafts that are being written.
+
+    They share a pass once as many wait as are being written, or as one takes. A pass for each would
+    hold up those that write, and each of these would then ask for one of its own.
+    """
+    together = [one for one in due if one.shared]
+    writing = sum(_writes(one) for one in running)
+    if len(together) >= min(writing, max(size.drafts for size in target.shared)):
+        return list(due)
+    return [one for one in due if not one.shared]
+
+
+def _writes(running: Running) -> bool:
+    """Whether the draft model writes its answer, or is about to."""
+    call = running.call
+    return isinstance(call, Decode) or (isinstance(call, Prefill) and call.model == "draft")
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A prefill pass that has been launched and is not read yet, and what comes after it."""
+
+    kind: str
+    shares: Mapping[Running, int]
+    """Rows that it computes."""
+    wait: Prefilled
+    mixed: bool
+    """Whether it has a step of others, too."""
+    others: Planned
+    """Passes of the same step."""
