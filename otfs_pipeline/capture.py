@@ -48,18 +48,17 @@ def record(recorder: Recorder, settings: Settings) -> None:
 def _record_kernels(recorder: Recorder, settings: Settings) -> None:
     from foundryc.cuda.kernels import architecture
     from otfs_pipeline.receiver.kernels import front
-    from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, decoder_program
+    from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, tables
     from otfs_pipeline.receiver.kernels.platforms import platform
 
-    program = decoder_program(settings)
-    constants = _constants(recorder, program.constants() if program else {})
+    constants = _constants(recorder, tables(settings))
     graphs = {GRAPH: signature(settings)}
-    tables: dict[str, torch.Tensor] = {}
+    of_front: dict[str, torch.Tensor] = {}
     if settings.antennas == 1:
         # Nothing synchronizes several yet.
         graphs[WAVEFORM_GRAPH] = waveform_signature(settings)
-        tables = _constants(recorder, front.constants(settings))
-        tables["tracked"] = _zeros(recorder, "tracked", front.TRACKED, "state")
+        of_front = _constants(recorder, front.constants(settings))
+        of_front["tracked"] = _zeros(recorder, "tracked", front.TRACKED, "state")
     inputs = {
         graph: [_zeros(recorder, name, tensor, "input") for name, tensor in like.inputs.items()]
         for graph, like in graphs.items()
@@ -70,7 +69,7 @@ def _record_kernels(recorder: Recorder, settings: Settings) -> None:
         receive = KernelFrame(settings, constants, target, *load)
         calls: dict[str, Receive] = {GRAPH: receive}
         if WAVEFORM_GRAPH in graphs:
-            calls[WAVEFORM_GRAPH] = KernelWaveform(settings, tables, receive, target, *load)
+            calls[WAVEFORM_GRAPH] = KernelWaveform(settings, of_front, receive, target, *load)
         return calls
 
     own = made(architecture())
