@@ -48,7 +48,7 @@ FLOOR = 1.5
 # where its strip is silent.
 PARTS, SILENT = 4, 0.5
 # Of a spread pilot data are everywhere; few periods' power has peaks of so many times its mean.
-_LOUD = 3.0
+LOUD = 3.0
 # Pulses spill over so many symbols; the strip is not silent so near to pilot and data.
 NEAR = 2
 # Share of the pilot's energy that may be beside its place.
@@ -79,6 +79,12 @@ def seen_symbols(settings: Settings) -> int:
     return min(settings.guard_bins // 2 + settings.delay_taps, settings.m // 2)
 
 
+def filter_reach(settings: Settings) -> int:
+    """Delays that are filtered for these: a spread pilot's strip lies around each."""
+    strip = settings.guard_bins // 2 if settings.pilot == "spread" else 0
+    return seen_symbols(settings) + strip
+
+
 @dataclass(frozen=True)
 class Alignment:
     """`delay` in samples of the front end, a multiple of 1/STEPS.
@@ -107,7 +113,7 @@ class Aligner:
         self._turn = np.exp(-2j * np.pi * lp * periods / s.n)[:, None]
         seen = seen_symbols(s)
         self._delays = np.arange(-DENSE * seen, DENSE * seen + 1) / DENSE
-        spread = s.guard_bins // 2 if s.pilot == "spread" else 0
+        spread = filter_reach(s) - seen
         self._compression = Compression(s, DENSE, self._delays.size) if spread else None
         self._filtered = DENSE * 2 * (seen + spread) + 1
         around = min(pulse_reach(s), s.m // 2)
@@ -197,7 +203,7 @@ class Aligner:
     ) -> bool:
         s, half = self._settings, self._settings.guard_bins // 2
         if self._compression:
-            return not self._compression.is_astray(np.maximum(power - _LOUD * floor, 0), place)
+            return not self._compression.is_astray(np.maximum(power - LOUD * floor, 0), place)
         silent = (symbols >= s.delay_taps - half + NEAR) & (symbols <= half - NEAR) & ~place
         width = NEAR * DENSE
         most = np.convolve(np.where(silent, power, 0), np.ones(width) / width).max()

@@ -38,11 +38,12 @@ class FrontOnCpu:
         code, library = folder / "front.cpp", folder / "front.so"
         calls = []
         for name, (blocks, threads, _) in front.launches(link).items():
-            arguments = ", ".join(front.PARAMETERS[name])
+            arguments = ", ".join(front.parameters(link)[name])
             calls.append(f"launch({blocks}, {threads}, 1, 0, [=] {{ {name}({arguments}); }});")
         declared = ", ".join(f"{kind}* {name}" for name, kind in self._types.items())
-        # The second file's macros and headers are the first one's.
-        files = front.source(link, "align.cu") + front.text("fold.cu")
+        # The other files' macros and headers are the first one's.
+        first, *others = front.files(link)
+        files = front.source(link, first) + "".join(map(front.text, others))
         body = "\n".join(calls)
         code.write_text(
             f'#include "cuda_on_cpu.h"\n{files}\nextern "C" void run({declared}) {{\n{body}\n}}\n'

@@ -36,8 +36,10 @@ def stream(link: Settings, frames: int, **given: Any) -> np.ndarray:
         (Settings(grid="64x32", rolloff=0.3, doppler_rolloff=0.2), 2e-3),
         # A pulse with long tails, in more parts than one, and cut by both.
         (Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8), 3e-2),
+        (Settings(grid="256x32", pilot="spread"), 1e-3),
+        (Settings(grid="256x32", waveform="cp"), 1e-3),
     ],
-    ids=["small", "odd", "two roll-offs", "sinc"],
+    ids=["small", "odd", "two roll-offs", "sinc", "spread", "prefix"],
 )
 def test_the_kernels_find_what_numpy_finds(link: Settings, close: float, tmp_path: Path) -> None:
     samples = stream(link, 2, **OFFSETS)
@@ -62,15 +64,22 @@ def test_the_kernels_find_what_numpy_finds(link: Settings, close: float, tmp_pat
         assert value == pytest.approx(expected, rel=1e-4), name
 
 
-def test_a_doubtful_burst_is_given_on_only_where_it_is_whole(tmp_path: Path) -> None:
-    front, tracker = FrontOnCpu(LINK, tmp_path), Tracker(LINK, waveform_span(LINK))
-    (burst,) = [burst.samples.copy() for burst in tracker.push(stream(LINK, 1))]
+@pytest.mark.parametrize(
+    "link",
+    [LINK, Settings(grid="128x32", pilot="spread"), Settings(grid="64x32", waveform="cp")],
+    ids=["point", "spread", "prefix"],
+)
+def test_a_doubtful_burst_is_given_on_only_where_it_is_whole(
+    link: Settings, tmp_path: Path
+) -> None:
+    front, tracker = FrontOnCpu(link, tmp_path), Tracker(link, waveform_span(link))
+    (burst,) = [burst.samples.copy() for burst in tracker.push(stream(link, 1))]
     whole = front.burst(burst, doubtful=True)
     assert whole["given"] == 1
     known, frame = front.arrays["tracked"].copy(), front.arrays["frame"].copy()
     # Only a frame that is expected says something of the radio; any that is found, of the carrier.
     assert not known[:6].any() and known[6:].any()
-    at = 2 * (slot(LINK).centre - waveform_span(LINK)[0] // 2)
+    at = 2 * (slot(link).centre - waveform_span(link)[0] // 2)
     gap = np.concatenate([np.delete(burst, np.s_[at : at + 160]), np.zeros(160, np.complex64)])
     assert front.burst(gap, doubtful=True)["given"] == 0
     assert not front.arrays["frame"].any()

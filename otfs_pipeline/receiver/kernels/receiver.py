@@ -14,9 +14,7 @@ from otfs_pipeline.signature import received
 class KernelReceiver:
     """As `eager.Receiver`, on the current CUDA device and stream, or as `load` has it."""
 
-    def __init__(
-        self, geometry: Geometry, tables: Tensors, load: Loader = Kernel.load
-    ) -> None:
+    def __init__(self, geometry: Geometry, tables: Tensors, load: Loader = Kernel.load) -> None:
         """Compiles the kernels; `tables` are `program.constants`, on the device.
 
         FoundryError where the device cannot load them.
@@ -36,7 +34,5 @@ class KernelReceiver:
         """
         given = {**(into or {}), **self._tables, "samples": samples}
         tensors = made(self._buffers, given, samples)
-        launch(
-            self._program.kernels, self._program.launches, self._program.parameters, tensors
-        )
+        launch(self._program.kernels, self._program.launches, self._program.parameters, tensors)
         return {name: tensors[name] for name in self._outputs}
