@@ -19,7 +19,9 @@ CALL = """
 template <class... A, std::size_t... I>
 void call(void (*kernel)(A...), void* const* at, std::index_sequence<I...>) { kernel((A)at[I]...); }
 template <class... A>
-void call(void (*kernel)(A...), void* const* at) { call(kernel, at, std::index_sequence_for<A...>()); }
+void call(void (*kernel)(A...), void* const* at) {
+    call(kernel, at, std::index_sequence_for<A...>());
+}
 """
 
 

@@ -1,9 +1,8 @@
-"""The CUDA kernels for spread pilots and for frames with a prefix, run on the CPU, against numpy."""
+"""The CUDA kernels for spread pilots and frames with a prefix, run on the CPU, against numpy."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,14 @@ from foundryrt.errors import UsageError
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.kernels.geometry import Geometry
-from otfs_pipeline.receiver.kernels.platforms import HOPPER, PLATFORMS
 from otfs_pipeline.settings import Settings
 from tests.host.kernels_on_cpu import receive
 
-on_cpu = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 SPREAD = {"pilot": "spread", "iterations": 8}
 PREFIX = {"waveform": "cp", "iterations": 8}
 
 
-@on_cpu
 @pytest.mark.parametrize(
     ("changes", "division", "close"),
     [
@@ -65,3 +62,19 @@ def test_kernels_agree_with_numpy(
     np.testing.assert_allclose(got["symbols"], exact.symbols, atol=close)
     assert np.mean(got["bits"] != exact.bits) < 1e-3
     assert np.mean(got["bits"].ravel() != frame.bits) < 0.1
+
+
+@pytest.mark.parametrize("kind", [SPREAD, PREFIX], ids=["spread", "prefix"])
+def test_a_frame_of_zeros_ends_and_a_spoilt_one_shows(kind: dict[str, Any], tmp_path: Path) -> None:
+    link = Settings(**kind | {"grid": "64x32", "iterations": 2})
+    got = receive(np.zeros(link.q, np.complex64), Geometry.of(link), tmp_path)
+    assert got["noise_variance"] == 0 and got["taps"] == 0 and np.isnan(got["variance"])
+    samples = source.simulate(link, 20.0, 3, 0).samples.copy()
+    samples[5] = np.nan
+    got = receive(samples, Geometry.of(link), tmp_path)
+    assert np.isnan(got["variance"]) and np.isnan(got["llr"]).all()
+
+
+def test_a_strip_that_no_block_can_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match="pilot of 6001 delay bins: the CUDA receiver takes 5"):
+        Geometry.of(Settings(grid="16384x32", pilot="spread", guard=6001))

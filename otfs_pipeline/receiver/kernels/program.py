@@ -119,8 +119,8 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
     block; with_point [MN] samples without what a spread pilot adds to a point; sequences [rows,
     window] and delay_energy [window] of frames with a prefix: these have a first dimension of the
     antennas where there are several. groups the number of delay groups, then each one's first delay
-    and how many delays are before it, the latter once more at the end; equalized [MN] x̂ in time, data samples only; moments [N] two sums
-    a period; mailbox: mailbox_exchange.cuh.
+    and how many delays are before it, the latter once more at the end; equalized [MN] x̂ in time,
+    data samples only; moments [N] two sums a period; mailbox: mailbox_exchange.cuh.
     """
     s = geometry.settings
     antennas = s.frame_shape[:-1]
