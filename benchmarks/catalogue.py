@@ -148,6 +148,11 @@ BENCHMARKS = {
             "otfs_link.json",
         ),
         Benchmark(
+            "otfs-reading", "receiver.reading",
+            "time of the thread that reads a waveform for the graph with the front end",
+            "otfs_reading.json",
+        ),
+        Benchmark(
             "otfs-antennas", "receiver.antennas",
             "bit error rates with one, two and four antennas, and what they gain",
             "otfs_antennas.json",

@@ -9,6 +9,7 @@ from foundryrt.arrays import check_array
 from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from foundryrt.protocols import Tensor
@@ -29,6 +30,9 @@ class Pipeline(Protocol):
 
         It lives as long as the pipeline, and must keep its values until the slot's `wait`.
         """
+
+    def memory(self, size: int) -> NDArray[np.uint8]:
+        """So many new bytes, for `staging` arrays of any inputs anywhere in them."""
 
     def submit(self, slot: int, values: Arrays) -> None:
         """Start a launch with these inputs; the slot's last one must have been waited for."""

@@ -63,7 +63,8 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
             with stopped_by_signals(stop) as signals:
                 samples, like = next(iter(takes.inputs.items()))
                 staging = partial(pipeline.staging, samples)
-                feed = open_feed(settings, options, stop, staging, in_graph)
+                memory = pipeline.memory if in_graph else None
+                feed = open_feed(settings, options, stop, staging, memory)
                 tally = stream.Tally()
                 if live:
                     live.follow(feed, results, tally)

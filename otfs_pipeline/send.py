@@ -24,7 +24,7 @@ from foundryrt.progress import progress_bar
 from foundryrt.remote.bundle import open_bundle
 from otfs_pipeline import send_raw
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive, seconds
-from otfs_pipeline.frames import recording, shared, source, zeromq
+from otfs_pipeline.frames import opening, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
 from otfs_pipeline.frames.raw import refuse_antennas
 from otfs_pipeline.frames.samples import encode, width
@@ -104,7 +104,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _recorded(path: str, settings: Settings) -> Iterator[tuple[Header, bytes]]:
-    played = recording.open_recording(path, "", "", settings)
+    played = opening.open_recording(path, "", "", settings)
     datatype = played.datatype if played.datatype in FORMATS else "cf32_le"
     for known, piece in played.pieces(settings):
         seed, index = known or (-1, 0)

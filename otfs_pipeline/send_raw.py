@@ -15,7 +15,7 @@ import numpy as np
 from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
 from otfs_pipeline.arguments import finite, natural, positive
-from otfs_pipeline.frames import recording, shared, udp, zeromq
+from otfs_pipeline.frames import shared, udp, writing, zeromq
 from otfs_pipeline.frames.pace import sleep_until
 from otfs_pipeline.frames.samples import encode, width
 from otfs_pipeline.frames.wire import Header
@@ -127,7 +127,7 @@ def _write(path: str, waveform: Waveform, frames: int) -> None:
     starts = simulation.starts(frames + 1)
     # Frames of which nothing is left have no annotation.
     notes = [
-        recording.frame_annotation(max(start, 0), end - max(start, 0), simulation.seed, index)
+        writing.frame_annotation(max(start, 0), end - max(start, 0), simulation.seed, index)
         for index, (start, end) in enumerate(itertools.pairwise(starts))
         if end > max(start, 0)
     ]
@@ -138,7 +138,7 @@ def _write(path: str, waveform: Waveform, frames: int) -> None:
                 yield waveform.encoded(piece)
                 update(min(count, frames))
 
-        recording.write_waveform(path, pieces(), waveform.datatype, rate, settings, notes)
+        writing.write_waveform(path, pieces(), waveform.datatype, rate, settings, notes)
 
 
 def _stream(options: argparse.Namespace, waveform: Waveform, frames: int) -> int:

@@ -35,6 +35,7 @@ from otfs_pipeline.frames import source, stream  # noqa: E402
 from otfs_pipeline.frames.pace import sleep_until  # noqa: E402
 from otfs_pipeline.frames.queue import FrameQueue  # noqa: E402
 from otfs_pipeline.frames.raw import Raw  # noqa: E402
+from otfs_pipeline.frames.slots import slot_memory  # noqa: E402
 from otfs_pipeline.frames.source import UNKNOWN, Frame  # noqa: E402
 from otfs_pipeline.frames.wire import Counts  # noqa: E402
 from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature  # noqa: E402
@@ -82,8 +83,8 @@ class Chain:
         self.shape = inputs["waveform"].shape
         graph = session.graph(WAVEFORM_GRAPH)
         self.pipeline: Pipeline = graph.pipeline(tuple(inputs), (*outputs, "front"), DEPTH)
-        self.memory = [self.pipeline.staging("waveform") for _ in range(QUEUE + DEPTH + 2)]
-
+        # Slots that wait, that are in flight, and one between.
+        self.memory = slot_memory(self.settings, QUEUE + DEPTH + 1, self.pipeline.memory)
         # The first launch also touches memory and makes plans.
         zeros = {name: np.zeros(like.shape, like.dtype) for name, like in inputs.items()}
         self.pipeline.submit(0, zeros)

@@ -6,6 +6,7 @@ between those and the graph's tensors stay on the device and take microseconds.
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +73,9 @@ class CudaPipeline:
         self._launch = launch
         self._inputs, self._outputs = dict(inputs), dict(outputs)
         self._lazy = frozenset(lazy)
-        self._staged: dict[int, NDArray[np.uint8]] = {}
+        # Where the memory of staged arrays begins, in order, and where it ends.
+        self._begins: list[int] = []
+        self._ends: dict[int, int] = {}
         self._undo = undo
         device.enter()
         try:
@@ -117,22 +120,37 @@ class CudaPipeline:
         return np.frombuffer(pin(self._device, max(1, size), self._memory), np.uint8, size)
 
     def staging(self, name: str) -> NDArray[Any]:
-        self._device.enter()
         tensor = self._inputs[name]
-        host = self._pin(tensor.extent)
-        self._staged[host.ctypes.data] = host
-        return tensor.view(host)
+        return tensor.view(self.memory(tensor.extent))
+
+    def memory(self, size: int) -> NDArray[np.uint8]:
+        self._device.enter()
+        host = self._pin(size)
+        begin = host.ctypes.data
+        insort(self._begins, begin)
+        self._ends[begin] = begin + size
+        return host
+
+    def _is_staged(self, values: NDArray[Any], like: _Buffer) -> bool:
+        """Whether the device can copy from them as they are."""
+        address = values.ctypes.data
+        before = bisect_right(self._begins, address)
+        return (
+            before > 0
+            and address + like.host.size <= self._ends[self._begins[before - 1]]
+            and values.strides == like.view.strides
+        )
 
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)
         self._device.enter()
         cuda, used = self._device.cuda, self._slots[slot]
         for name, buffer in used.inputs.items():
-            source = self._staged.get(values[name].ctypes.data)
-            if source is None:
+            source = values[name]
+            if not self._is_staged(source, buffer):
                 source = buffer.host
                 buffer.view[...] = values[name]
-            cuda("cuMemcpyHtoDAsync_v2", buffer.device, source.ctypes.data, source.size,
+            cuda("cuMemcpyHtoDAsync_v2", buffer.device, source.ctypes.data, buffer.host.size,
                  self._copy_in)  # fmt: skip
         self._then(self._copy_in, used.arrived, self._compute)
         for name, buffer in used.inputs.items():

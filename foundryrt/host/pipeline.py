@@ -43,6 +43,9 @@ class HostPipeline:
         view = self._inputs[name]
         return np.empty(view.shape, view.dtype)
 
+    def memory(self, size: int) -> NDArray[np.uint8]:
+        return np.empty(size, np.uint8)
+
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)
         with self._launching:

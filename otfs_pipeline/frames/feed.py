@@ -13,11 +13,12 @@ import numpy as np
 
 from foundryrt.errors import UsageError
 from foundryrt.progress import progress_bar
-from otfs_pipeline.frames import recording, shared, source, udp, zeromq
+from otfs_pipeline.frames import opening, shared, source, udp, zeromq
 from otfs_pipeline.frames.pace import Paced
 from otfs_pipeline.frames.queue import FrameQueue
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.samples import DATATYPES
+from otfs_pipeline.frames.slots import slot_memory
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.frames.wire import Counts
 from otfs_pipeline.front import OVERSAMPLING
@@ -79,27 +80,30 @@ def open_feed(
     options: Options,
     stop: threading.Event,
     staging: Callable[[], np.ndarray],
-    in_graph: bool = False,
+    memory: Callable[[int], np.ndarray] | None = None,
 ) -> Feed:
     """The source of `options`; `staging` gives arrays that the device copies from directly.
 
-    `in_graph`: the front end of --raw is in the graph, which takes slots of the waveform.
+    With `memory`, which gives so many bytes of that kind, the front end of --raw is in the graph,
+    which takes slots of the waveform.
     """
     counts = Counts()
     period = frame_period(settings, options)
-    # Those that wait and that are in flight, one that is received, one in the loop's hand.
-    slots = min(options.queue, _PINNED) + options.depth + 2
-    memory = [staging() for _ in range(slots)] if in_graph else None
+    in_graph, slots = memory is not None, None
+    if memory is not None:
+        # Those that wait and that are in flight, one in the loop's hand.
+        used = min(options.queue, _PINNED) + options.depth + 1
+        slots = slot_memory(settings, used, memory)
     if not options.iq and not options.external:
         paths = profile.find(options.channel)
         name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
         frames: Iterable[Frame | None] = _simulated(settings, options, paths, staging, stop)
         feed = Feed(name, frames, options.frames, counts, period)
     elif options.iq:
-        opened = recording.open_recording(
+        opened = opening.open_recording(
             options.iq, options.metadata, options.datatype, settings, options.raw
         )
-        raw = Raw(settings, options.rate or opened.rate, memory) if options.raw else None
+        raw = Raw(settings, options.rate or opened.rate, slots) if options.raw else None
         whole = opened.slots(raw.slot_samples) if raw else opened.count(settings)
         total = min(whole, options.max_frames or whole)
         read = raw.frames(opened.waveform(settings), counts) if raw else opened.frames(settings)
@@ -113,7 +117,7 @@ def open_feed(
     else:
         place = options.zmq or options.shm or options.udp
         sent = _received(settings, options, counts, stop)
-        raw = Raw(settings, options.rate, memory) if options.raw else None
+        raw = Raw(settings, options.rate, slots) if options.raw else None
         read = raw.frames(sent, counts) if raw else sent
         queue = FrameQueue(read, options.queue, not options.lossless, stop)
         counted = options.max_frames and not in_graph

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError, install
+from otfs_pipeline.frames.intake import take
 from otfs_pipeline.frames.slots import SlotFrame, Slots
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts
 from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.front.buffer import PIECE
 from otfs_pipeline.front.synchronize import Found, FrontEnd
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.slot import slot
@@ -21,8 +23,6 @@ from otfs_pipeline.waveform.slot import slot
 if TYPE_CHECKING:
     import soxr
 
-# Squares of larger samples are no float32.
-_LARGEST = 1e15
 # Rates are at most so many times the front end's.
 _FASTEST = 64
 # Slots that are filled in for samples that were lost: after a longer loss, timing is found anew.
@@ -67,13 +67,15 @@ class Raw:
         self.slot_samples = slot(settings).seconds * rate
         self._filled = int(_FILLED * self.slot_samples)
         self._resampler = None if abs(self._ratio - 1) < 1e-9 else _resampler(rate, own)
+        # What the resampler takes next.
+        self._given = np.empty(PIECE if self._resampler else 0, np.complex64)
         self._taken = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)
         self.watch: Callable[[np.ndarray], None] = lambda _: None
         """Is shown all samples, at the front end's rate."""
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
-        """Frames of a stream of samples in pieces of any length.
+        """Frames of a stream of samples in pieces of any length, as `undecoded` gives them.
 
         A piece's payload is that of the frame whose preamble begins with it. Pieces that `counts`
         counts as lost are taken to be as long as the one before.
@@ -81,17 +83,17 @@ class Raw:
         lost, missing, size = counts.lost, counts.missing, 0
         for piece in pieces:
             gone = counts.missing - missing or (counts.lost - lost) * size
-            lost, missing, size = counts.lost, counts.missing, piece.samples.size
+            lost, missing, size = counts.lost, counts.missing, len(piece.samples)
             if gone:
                 zeros = np.zeros(min(gone, self._filled), np.complex64)
                 self._lose(0, zeros.size)
                 yield from self._push(zeros, piece.ready)
             if piece.bits.size:
                 self._known.append((self._taken * self._ratio, piece.bits, piece.coded))
-            yield from self._push(self._finite(piece.samples), piece.ready)
+            yield from self._push(piece.samples, piece.ready)
         if self._resampler is not None:
             rest = self._resampler.resample_chunk(np.zeros((0, 2), np.float32), last=True)
-            yield from map(self._received, self._front.push(_complex(rest)))
+            yield from self._resampled(rest)
         yield from map(self._received, self._front.finish())
 
     def report(self) -> dict[str, Any]:
@@ -99,34 +101,35 @@ class Raw:
         return {**self._front.report(), "in_graph": isinstance(self._front, Slots)}
 
     def _push(self, samples: np.ndarray, ready: float) -> Iterator[Frame]:
-        self._taken += samples.size
-        if self._resampler is not None and samples.size:
-            parts = np.ascontiguousarray(samples).view(np.float32).reshape(-1, 2)
-            samples = _complex(self._resampler.resample_chunk(parts))
+        while len(samples):
+            space = self._front.space() if self._resampler is None else self._given
+            space = space[: len(samples)]
+            self._take(samples[: space.size], space)
+            samples = samples[space.size :]
+            if self._resampler is not None:
+                parts = space.view(np.float32).reshape(-1, 2)
+                yield from self._resampled(self._resampler.resample_chunk(parts), ready)
+                continue
+            self.watch(space)
+            for found in self._front.took(space.size):
+                yield self._received(found, ready)
+
+    def _resampled(self, parts: np.ndarray, ready: float = 0.0) -> Iterator[Frame]:
+        samples = np.ascontiguousarray(parts).view(np.complex64).reshape(-1)
         self.watch(samples)
         for found in self._front.push(samples):
             yield self._received(found, ready)
+
+    def _take(self, samples: np.ndarray, to: np.ndarray) -> None:
+        for begin, end in take(samples, to, streamed=isinstance(self._front, Slots)):
+            self._lose(begin, end)
+        self._taken += to.size
 
     def _lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of those that come next stand for lost ones."""
         blur = _BLUR if self._resampler else 0
         first, last = ((self._taken + at) * self._ratio for at in (begin, end))
         self._front.lose(int(first) - blur, int(last) + 1 + blur)
-
-    def _finite(self, samples: np.ndarray) -> np.ndarray:
-        """The samples with zeros for those that are no numbers, which count as lost."""
-        parts = np.ascontiguousarray(samples).view(np.float32)
-        # Of a NaN, neither is less.
-        if not parts.size or (parts.max() < _LARGEST / 2 and parts.min() > -_LARGEST / 2):
-            return samples
-        with np.errstate(invalid="ignore"):
-            good = np.abs(samples) < _LARGEST
-        if good.all():
-            return samples
-        edges = np.flatnonzero(np.diff(good, prepend=True, append=True))
-        for begin, end in edges.reshape(-1, 2):
-            self._lose(int(begin), int(end))
-        return np.where(good, samples, np.complex64(0))
 
     def _received(self, found: Found | SlotFrame, ready: float = 0.0) -> Frame:
         near = OVERSAMPLING * self._settings.m / 2
@@ -139,10 +142,6 @@ class Raw:
             return replace(found, bits=bits, ready=ready, coded=coded)
         drift = found.drift / (OVERSAMPLING * self._settings.bandwidth)
         return Frame(found.samples, bits, ready, coded, found.carrier_hz, drift)
-
-
-def _complex(parts: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(parts).view(np.complex64).reshape(-1)
 
 
 def _resampler(rate: float, own: float) -> soxr.ResampleStream:

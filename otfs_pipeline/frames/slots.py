@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.front import OVERSAMPLING
+from otfs_pipeline.front.reach import BURSTS, Reach
 from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.synchronize import Counts, Drift, report
 from otfs_pipeline.front.track import Burst, Tracker
@@ -40,31 +41,46 @@ class SlotFrame(Frame):
         return found and replace(self, carrier_hz=found[0], drift_s=found[1])
 
 
+def slot_memory(
+    settings: Settings, slots: int, memory: Callable[[int], np.ndarray]
+) -> list[np.ndarray]:
+    """What `Slots` needs so that so many slots can be in use: arrays of several slots each.
+
+    `memory` gives so many bytes from which the device copies directly.
+    """
+    size = Reach.of(settings, waveform_span(settings)).capacity
+    # Those in use may begin and end in the middle of an array, and one is being filled.
+    count = 1 - (-(slots + BURSTS - 1) // BURSTS)
+    return [memory(8 * size).view(np.complex64) for _ in range(count)]
+
+
 class Slots:
     """In place of a `FrontEnd`: finds slots, and keeps their samples until they are done with.
 
-    `memory` are arrays of `waveform_signature`'s shape from which the device copies directly. The
-    samples of a slot are put there as they come, so that little is left to do when it is whole.
+    Samples are put into the arrays of `slot_memory` once, and slots are parts of these.
     """
 
     def __init__(self, settings: Settings, memory: Sequence[np.ndarray]) -> None:
         self._settings = settings
-        self._tracker = Tracker(settings, waveform_span(settings))
         self._free = deque(memory)
         self._size = memory[0].size
+        self._tracker = Tracker(settings, waveform_span(settings), self._array)
         self._drift = Drift(self._tracker.step)
         # What the thread of the source counts, and what the one that launches the graph does.
         self._lost, self._frames, self._damaged = 0, 0, 0
         self._front = dict.fromkeys(FRONT, 0.0)
-        # The slot that is being received: where it begins, its samples, how many there are.
-        self._start, self._filled = 0, 0
-        self._samples: np.ndarray | None = None
 
     def push(self, samples: np.ndarray) -> Iterator[SlotFrame]:
         """The slots that these samples complete; [S] complex64."""
-        yield from self._kept(self._tracker.push(samples))
-        if (pending := self._tracker.pending()) is not None:
-            self._fill(*pending)
+        return self._given(self._tracker.push(samples))
+
+    def space(self) -> np.ndarray:
+        """Where samples of the stream can be put, instead of pushed; some of them at least."""
+        return self._tracker.space()
+
+    def took(self, count: int) -> Iterator[SlotFrame]:
+        """The slots that so many samples complete, which have been put into `space`."""
+        return self._given(self._tracker.took(count))
 
     def lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.
@@ -75,7 +91,7 @@ class Slots:
 
     def finish(self) -> Iterator[SlotFrame]:
         """Those that are complete at the end of the stream."""
-        return self._kept(self._tracker.finish())
+        return self._given(self._tracker.finish())
 
     def told(self, burst: Burst, front: np.ndarray) -> tuple[float, float] | None:
         """The frame's carrier offset in Hz and its drift in seconds, by FRONT; None without one.
@@ -99,29 +115,19 @@ class Slots:
         image = abs(complex(front["image_re"], front["image_im"]))
         return report(counts, front["mean_carrier"] if self._frames else None, dc, image)
 
-    def _kept(self, bursts: Iterator[Burst]) -> Iterator[SlotFrame]:
+    def _given(self, bursts: Iterator[Burst]) -> Iterator[SlotFrame]:
         for burst in bursts:
             if burst.lost:
                 self._lost += 1
                 continue
-            kept, self._samples = self._fill(burst.start, burst.samples), None
-            yield SlotFrame(kept, UNKNOWN, slots=self, burst=replace(burst, samples=kept))
+            yield SlotFrame(burst.samples, UNKNOWN, slots=self, burst=burst)
 
-    def _fill(self, start: int, samples: np.ndarray) -> np.ndarray:
-        """Keep the first samples of the slot that begins at `start`, up to all; gives them all."""
-        if self._samples is None or start != self._start:
-            self._start, self._filled = start, 0
-        if self._samples is None:
-            self._samples = self._room()
-        self._samples[self._filled : samples.size] = samples[self._filled :]
-        self._filled = samples.size
-        return self._samples
-
-    def _room(self) -> np.ndarray:
-        """An array that is free again as soon as nobody has it."""
+    def _array(self) -> np.ndarray:
+        """An array that is free again as soon as nobody has a part of it."""
         if not self._free:
             return np.empty(self._size, np.complex64)
         memory = self._free.popleft()
-        view = memory.view()
-        weakref.finalize(view, self._free.append, memory)
-        return view
+        # Views of an array keep alive the one that owns a buffer, and none between.
+        owner = np.frombuffer(memory.data, np.complex64)
+        weakref.finalize(owner, self._free.append, memory)
+        return owner

@@ -19,7 +19,8 @@ import numpy as np
 
 from foundryrt.errors import UsageError
 from otfs_pipeline.frames import vita49
-from otfs_pipeline.frames.samples import decode, encode, width
+from otfs_pipeline.frames.intake import undecoded
+from otfs_pipeline.frames.samples import encode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts
 
@@ -91,7 +92,7 @@ def receive(
                     counts.lost, counts.missing = counts.lost + lost, counts.missing + missing
                 last, arrived, ready = found, time.monotonic(), time.perf_counter()
                 waiting.append(found.samples)
-            full = sum(piece.size for piece in waiting) >= _BATCH
+            full = sum(map(len, waiting)) >= _BATCH
             if waiting and (full or found is None):
                 yield Frame(np.concatenate(waiting), UNKNOWN, ready)
                 waiting, arrived = [], time.monotonic()
@@ -130,7 +131,7 @@ def _next(
             counts.damaged(f"a datagram of {len(data)} bytes has no sequence number")
             return "malformed"
         number = _NUMBER.unpack_from(data)[0]
-        samples = decode(memoryview(data)[_NUMBER.size :], datatype)
+        samples = undecoded(memoryview(data)[_NUMBER.size :], datatype)
         return _Datagram(sender, number, 1 << 64, samples)
     packet = vita49.unpack(memoryview(data))
     if packet is None:
@@ -139,7 +140,7 @@ def _next(
         counts.damaged(packet)
         return "malformed"
     # Payloads are filled up to whole words.
-    samples = decode(packet.payload, datatype)
+    samples = undecoded(packet.payload, datatype)
     source = sender, packet.stream
     return _Datagram(source, packet.count, vita49.MODULUS, samples, packet.index, packet.time)
 
@@ -156,7 +157,7 @@ def _accepted(found: _Datagram, last: _Datagram | None, arrived: float, counts: 
     behind = (last.number - found.number) % found.modulus
     late = found.modulus > 2 * _LATE and behind < _LATE
     if found.index is not None and last.index is not None:
-        late = 0 <= last.index - found.index < _LATE * max(found.samples.size, 1)
+        late = 0 <= last.index - found.index < _LATE * max(len(found.samples), 1)
     if late:
         counts.damaged("a datagram came twice, or after later ones")
         return False
@@ -167,7 +168,7 @@ def _gap(found: _Datagram, last: _Datagram | None, rate: float) -> tuple[int, in
     """Datagrams and samples that are missing before this one."""
     if last is None or found.sender != last.sender:
         return 0, 0
-    lost, size = (found.number - last.number - 1) % found.modulus, last.samples.size
+    lost, size = (found.number - last.number - 1) % found.modulus, len(last.samples)
     if found.modulus > 2 * _LATE and lost > found.modulus // 2:
         return 0, 0  # the sender has begun again
     missing = lost * size

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
-# What is this many times less than what lies before it is little.
-_LITTLE = 4
+PIECE = 1 << 16
+"""Samples that are taken at once: other threads wait meanwhile."""
 
 
 class Buffer:
     """A window on an endless stream of complex64 samples: appended at the end, dropped in front.
 
-    What is held is moved to the front when it is little, or when the space behind it is used up.
+    `take` gives arrays of `capacity` samples, one at first. When the space in one is used up, what
+    is held is moved to the front of the next: the same one by default.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._samples = np.zeros(capacity, np.complex64)
+    def __init__(self, capacity: int, take: Callable[[], np.ndarray] | None = None) -> None:
+        own = np.zeros(0 if take else capacity, np.complex64)
+        self._take = take or (lambda: own)
+        self._samples = self._take()
         self._first = self._at = self._count = 0
         self._lost: deque[tuple[int, int]] = deque()
 
@@ -26,35 +30,39 @@ class Buffer:
         """The index after the last sample."""
         return self._first + self._count
 
-    @property
-    def room(self) -> int:
-        """Samples that may be appended."""
-        return self._samples.size - self._count
+    def space(self) -> np.ndarray:
+        """Where the next samples are to be put; then `append` counts them."""
+        if self._at + self._count == self._samples.size:
+            self._move()
+        return self._samples[self._at + self._count :][:PIECE]
 
-    def append(self, samples: np.ndarray) -> None:
-        """At most `room` samples."""
-        if self._at + self._count + samples.size > self._samples.size:
-            self._rewind()
-        end = self._at + self._count
-        self._samples[end : end + samples.size] = samples
-        self._count += samples.size
+    def append(self, count: int) -> None:
+        """So many samples have been put into `space`."""
+        self._count += count
 
-    def drop(self, before: int) -> None:
-        """Forget the samples before an index, which is none that is yet to come."""
+    def drop(self, before: int, coming: int) -> None:
+        """Forget the samples before an index, which is none that is yet to come.
+
+        From there on `coming` samples are wanted next: where they have no space any more, what is
+        held, which is little, is moved now.
+        """
         gone = min(max(before - self._first, 0), self._count)
         self._first, self._at, self._count = self._first + gone, self._at + gone, self._count - gone
-        # A long move would hold up the frame that comes next.
-        if _LITTLE * self._count <= self._at and 4 * self._at >= self._samples.size:
-            self._rewind()
+        if self._at and self._at + coming > self._samples.size:
+            self._move()
         while self._lost and self._lost[0][1] <= self._first:
             self._lost.popleft()
 
-    def _rewind(self) -> None:
-        self._samples[: self._count] = self._samples[self._at : self._at + self._count]
+    def _move(self) -> None:
+        held, self._samples = self._samples[self._at :][: self._count], self._take()
+        self._samples[: self._count] = held
         self._at = 0
 
     def view(self, begin: int, end: int) -> np.ndarray:
-        """Samples begin to end-1, all of which are held; valid until the next `append`."""
+        """Samples begin to end-1, all of which are held.
+
+        Valid until the next `drop` or `space`; longer where `take` gives another array.
+        """
         at = self._at - self._first
         return self._samples[begin + at : end + at]
 

@@ -94,6 +94,15 @@ class FrontEnd:
         for burst in self._tracker.push(samples):
             yield from self._frame(burst)
 
+    def space(self) -> np.ndarray:
+        """Where samples of the stream can be put, instead of pushed; some of them at least."""
+        return self._tracker.space()
+
+    def took(self, count: int) -> Iterator[Found]:
+        """The frames that so many samples complete, which have been put into `space`."""
+        for burst in self._tracker.took(count):
+            yield from self._frame(burst)
+
     def lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +10,14 @@ import numpy as np
 from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.front.buffer import Buffer
 from otfs_pipeline.front.detect import Detector
+from otfs_pipeline.front.reach import Reach
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.slot import slot
-
-# Symbols by which a preamble may come early or late, beside the delays of a channel that changes.
-_SLACK = 4
 
 
 @dataclass(frozen=True)
 class Burst:
-    """A frame's samples [end - begin], views that are valid until the tracker goes on.
+    """A frame's samples [end - begin], views that are valid as long as `Buffer.view`'s.
 
     The preamble begins about sample `start` of the stream, and the samples at `span[0]` from there.
     `doubtful`: the next preamble was not in its place, so some may be missing. `lost`: some of them
@@ -45,38 +43,48 @@ class Tracker:
     doubtful.
 
     A burst's samples are those of `span`: the first and the one after the last that are wanted,
-    from where its preamble begins. locks: preambles found by a search; jumps: preambles that came
-    elsewhere than expected.
+    from where its preamble begins; they lie in arrays that `take` gives (see `Buffer`). locks:
+    preambles found by a search; jumps: preambles that came elsewhere than expected.
     """
 
-    def __init__(self, settings: Settings, span: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        span: tuple[int, int],
+        take: Callable[[], np.ndarray] | None = None,
+    ) -> None:
         self.locks = self.jumps = self.run = 0
-        place = slot(settings)
-        self.step, self._centre = place.chips * OVERSAMPLING, place.centre * OVERSAMPLING
-        self._half = place.half * OVERSAMPLING
+        place, reach = slot(settings), Reach.of(settings, span)
+        self.step, self._reach = reach.step, reach
+        self._centre, self._half = place.centre * OVERSAMPLING, place.half * OVERSAMPLING
         self._detector, self._span = Detector(settings), span
-        self._margin = OVERSAMPLING * (settings.delay_taps + _SLACK)
-        size = self._detector.size
-        # What is looked at, from where a preamble begins: until a burst can be given on, and until
-        # it is decided what has happened where the next preamble is not in its place.
-        self._near = max(span[1], self.step + size) + self._margin
-        self._far = self.step + self._margin + self._near
-        self._before = size + self._margin + max(0, -span[0])
-        self._buffer = Buffer(self._before + self._far + 2 * self.step)
+        self._buffer = Buffer(reach.capacity, take)
         # A stream may begin within a preamble, and is looked at from `before` earlier on.
-        self._next = self._before
-        self._origin = self._before + size // 2
-        self._buffer.append(np.zeros(self._origin, np.complex64))
+        self._next = reach.before
+        self._origin = self._next + reach.size // 2
+        for _ in self._silence(self._origin):
+            pass
         self._start: int | None = None
+        # The burst whose next preamble is not in its place.
+        self._alone: int | None = None
         self._limit: int | None = None
 
     def push(self, samples: np.ndarray) -> Iterator[Burst]:
         """The bursts that these samples complete; [S] complex64."""
         while samples.size:
-            piece = samples[: self._buffer.room]
-            self._buffer.append(piece)
-            samples = samples[piece.size :]
-            yield from self._run()
+            space = self.space()[: samples.size]
+            space[:] = samples[: space.size]
+            samples = samples[space.size :]
+            yield from self.took(space.size)
+
+    def space(self) -> np.ndarray:
+        """Where samples of the stream can be put, instead of pushed; some of them at least."""
+        return self._buffer.space()
+
+    def took(self, count: int) -> Iterator[Burst]:
+        """The bursts that so many samples complete, which have been put into `space`."""
+        self._buffer.append(count)
+        return self._run()
 
     def lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.
@@ -88,38 +96,37 @@ class Tracker:
     def finish(self) -> Iterator[Burst]:
         """The bursts that are complete at the end of the stream."""
         self._limit = self._buffer.end
-        rest = 2 * self._far
-        while rest:
-            piece = min(rest, self._buffer.room)
-            self._buffer.append(np.zeros(piece, np.complex64))
-            rest -= piece
+        for _ in self._silence(2 * self._reach.far):
             yield from self._run()
 
-    def pending(self) -> tuple[int, np.ndarray] | None:
-        """`start` of the burst that is being received, and its samples so far; None in search."""
-        if self._start is None:
-            return None
-        begin, last = self._start + self._span[0], self._start + self._span[1]
-        end = min(max(self._buffer.end, begin), last)
-        return self._start - self._origin, self._buffer.view(begin, end)
+    def _silence(self, count: int) -> Iterator[None]:
+        """Append so many zeros, in parts."""
+        while count:
+            space = self._buffer.space()[:count]
+            space[:] = 0
+            self._buffer.append(space.size)
+            count -= space.size
+            yield
 
     def _run(self) -> Iterator[Burst]:
+        reach = self._reach
         while True:
             if self._start is None:
-                if self._buffer.end < self._next + self.step + self._detector.size:
+                if self._buffer.end < self._next + self.step + reach.size:
                     return
                 self._search()
-            elif self._buffer.end < self._start + self._near:
+            elif self._buffer.end < self._start + reach.near:
                 return
-            elif (found := self._in_place(self._start)) is not None:
+            elif self._alone != self._start and (found := self._in_place(self._start)) is not None:
                 yield from self._burst(self._start, False)
                 self._start = found
-            elif self._buffer.end < self._start + self._far:
+            elif self._buffer.end < self._start + reach.far:
+                self._alone = self._start
                 return
             else:
                 yield from self._elsewhere(self._start)
             at = self._next if self._start is None else self._start
-            self._buffer.drop(at - self._before)
+            self._buffer.drop(at - reach.before, reach.before + reach.near)
 
     def _search(self) -> None:
         begin, self._next = self._next, self._next + self.step
@@ -128,32 +135,32 @@ class Tracker:
             return
         self.locks += 1
         self.run += 1
-        earlier = found - self.step
-        if earlier + self._margin > begin:
+        earlier, margin = found - self.step, self._reach.margin
+        if earlier + margin > begin:
             # The slot is as long as the search: a preamble at its beginning has a next one here.
-            before = self._find(max(begin, earlier - self._margin), earlier + self._margin)
+            before = self._find(max(begin, earlier - margin), earlier + margin)
             found = found if before is None else before
         self._start = found
 
     def _in_place(self, start: int) -> int | None:
         """The next preamble, where it begins about a slot after this one."""
-        expected = start + self.step
-        return self._find(expected - self._margin, expected + self._margin)
+        expected, margin = start + self.step, self._reach.margin
+        return self._find(expected - margin, expected + margin)
 
     def _elsewhere(self, start: int) -> Iterator[Burst]:
         """The next preamble is not in its place: it faded, or samples are missing or too many."""
-        expected = start + self.step
-        found = self._find(start + self._detector.size, expected - self._margin)
+        expected, margin = start + self.step, self._reach.margin
+        found = self._find(start + self._reach.size, expected - margin)
         if found is None:
-            found = self._find(expected + self._margin, expected + self.step + self._margin)
-            if found is not None and found - expected > self.step - 2 * self._margin:
+            found = self._find(expected + margin, expected + self.step + margin)
+            if found is not None and found - expected > self.step - 2 * margin:
                 yield from self._burst(start, False)
                 self._start = expected
                 return
         yield from self._burst(start, True)
         self._start = found
         if found is None:
-            self._next = expected - self._margin
+            self._next = expected - margin
             return
         self.jumps += 1
         self.run += 1
@@ -163,7 +170,7 @@ class Tracker:
 
     def _find(self, begin: int, end: int) -> int | None:
         """The place of a preamble that begins at begin to end-1."""
-        at = self._detector.find(self._buffer.view(begin, end + self._detector.size - 1))
+        at = self._detector.find(self._buffer.view(begin, end + self._reach.size - 1))
         return None if at is None else begin + at
 
     def _burst(self, start: int, doubtful: bool) -> Iterator[Burst]:

@@ -73,6 +73,30 @@ def test_staging_arrays_are_sent_as_they_are(path, fake):
     assert fake.live == ""
 
 
+def test_parts_of_memory_are_sent_as_they_are(path, fake):
+    with Session.open(path) as session:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=1)
+        before, memory, behind = (pipeline.memory(12 * counters.COUNT) for _ in range(3))
+        copied = pipeline._slots[0].inputs["state"].view
+        whole = memory.view(np.int32)
+        parts = [whole[at : at + counters.COUNT] for at in (0, 1, 2 * counters.COUNT)]
+        for value, part in enumerate(parts, 3):
+            part[...] = value
+            pipeline.submit(0, {"state": part})
+            assert (pipeline.wait(0)["result"] == value + ADDED).all()
+            assert not copied.any()
+        # What is elsewhere, or not dense, goes through the slot's own memory.
+        gaps = whole[::2][: counters.COUNT]
+        for value, other in enumerate((gaps, frame(0)), 50):
+            other[...] = value
+            pipeline.submit(0, {"state": other})
+            assert (pipeline.wait(0)["result"] == value + ADDED).all()
+            assert (copied == value).all()
+        assert before.size == behind.size == memory.size
+        pipeline.close()
+    assert fake.live == ""
+
+
 def test_what_does_not_fit_is_refused(path, fake):
     with Session.open(path) as session:
         graph = session.graph("step", by=11)

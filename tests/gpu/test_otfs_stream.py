@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import source, writing
 from otfs_pipeline.link import frame, reference
 from otfs_pipeline.settings import Settings
 
@@ -63,7 +63,7 @@ def test_a_broken_frame_leaves_the_next_one_as_it_is(bundle: Path, tmp_path: Pat
 @pytest.mark.parametrize("datatype", ["cf32_le", "ci16_le"])
 def test_a_recording(bundle: Path, tmp_path: Path, datatype: str) -> None:
     frames = list(source.synthetic(LINK, 25.0, 3, 6))
-    recording.write_recording(str(tmp_path / "link"), frames, LINK, 3, datatype)
+    writing.write_recording(str(tmp_path / "link"), frames, LINK, 3, datatype)
     report = run(bundle, "--iq", tmp_path / "link.sigmf-meta", "--bits-out", tmp_path / "bits")
     assert report["frames"] == report["ber_frames"] == 6
     assert report["ber"] < 5e-3

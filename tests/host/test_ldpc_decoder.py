@@ -18,7 +18,7 @@ from foundryrt.errors import UsageError
 from otfs_pipeline import capture
 from otfs_pipeline.coding import encode, rate_matching, reference
 from otfs_pipeline.coding.transport import TransportBlock
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import source, writing
 from otfs_pipeline.link import frame, transmit
 from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.receiver.decoder import Decoder, box_plus, messages, tables
@@ -176,7 +176,7 @@ def test_recorded_frames_are_decoded_and_only_good_ones_count(bundle: Path, tmp_
     rng = np.random.default_rng(1)
     noise = rng.standard_normal(LINK.q) + 1j * rng.standard_normal(LINK.q)
     frames[1].samples[:] += 3 * noise
-    recording.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+    writing.write_recording(str(tmp_path / "link"), frames, LINK, 7)
     report = run(bundle, "--iq", tmp_path / "link.sigmf-meta")
     assert (report["frames"], report["coding"]["frame_errors"]) == (3, 1)
     assert report["coding"]["uncoded_ber"] > 0.1

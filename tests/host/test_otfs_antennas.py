@@ -21,7 +21,7 @@ from foundryrt.host import zak
 from foundryrt.host.operators import operator
 from foundryrt.native import zak_core
 from otfs_pipeline import capture
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import source, writing
 from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.native import NativeReceiver
 from otfs_pipeline.receiver.quality import measure
@@ -213,7 +213,7 @@ def run(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_bundle_receives_what_a_recording_holds(bundle: Path, tmp_path: Path) -> None:
     frames = list(source.synthetic(TWO, 12.0, 7, 3))
-    recording.write_recording(str(tmp_path / "two"), frames, TWO, 7)
+    writing.write_recording(str(tmp_path / "two"), frames, TWO, 7)
     log = tmp_path / "log.jsonl"
     done = run(bundle, "--iq", str(tmp_path / "two.sigmf-meta"), "--frame-log", str(log))
     assert done.returncode == 0, done.stderr
@@ -229,7 +229,7 @@ def test_a_bundle_receives_what_a_recording_holds(bundle: Path, tmp_path: Path) 
 
 def test_a_bundle_refuses_waveforms_and_other_channels(bundle: Path, tmp_path: Path) -> None:
     link = replace(TWO, antennas=1)
-    recording.write_recording(str(tmp_path / "one"), [source.simulate(link, 20, 1, 0)], link, 1)
+    writing.write_recording(str(tmp_path / "one"), [source.simulate(link, 20, 1, 0)], link, 1)
     done = run(bundle, "--iq", str(tmp_path / "one.sigmf-data"))
     assert done.returncode == 1 and "the bundle receives 2" in done.stderr
     done = run(bundle, "--raw", "--udp", "127.0.0.1:0")

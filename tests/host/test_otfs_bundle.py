@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import source, writing
 from otfs_pipeline.receiver.native import NativeReceiver
 from otfs_pipeline.settings import Settings
 from tests.host.otfs_link import LINK, save_bundle
@@ -69,7 +69,7 @@ def test_the_driver_runs_without_the_receivers_code(
     bundle: Path, link: Settings, tmp_path: Path
 ) -> None:
     frames = list(source.synthetic(link, 25.0, 7, 4))
-    recording.write_recording(str(tmp_path / "link"), frames, link, 7)
+    writing.write_recording(str(tmp_path / "link"), frames, link, 7)
     results = []
     for arguments in (
         ["--frames", "4", "--snr", "25", "--seed", "7"],

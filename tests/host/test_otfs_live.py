@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from otfs_pipeline import send
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import source, writing
 from otfs_pipeline.link import qam, reference
 from tests.host.otfs_link import LINK, save_bundle
 from tests.host.otfs_live import COMMAND, LiveRun
@@ -79,7 +79,7 @@ def test_of_several_antennas_each_is_shown(tmp_path: Path) -> None:
 
 def test_a_line_says_how_its_frame_was(bundle: Path, tmp_path: Path) -> None:
     frames = list(source.synthetic(LINK, 25.0, 7, 3))
-    recording.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+    writing.write_recording(str(tmp_path / "link"), frames, LINK, 7)
     log = tmp_path / "log"
     with LiveRun(bundle, "--iq", tmp_path / "link.sigmf-meta", "--frame-log", log) as run:
         report = run.report()

@@ -15,7 +15,7 @@ import pytest
 import sigmf
 import zmq
 
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import source, writing
 from otfs_pipeline.link import frame, reference
 from tests.host.otfs_link import LINK, save_bundle
 
@@ -66,7 +66,7 @@ def test_files_hold_every_frames_results(bundle: Path, tmp_path: Path) -> None:
 
 def test_a_broken_frame_leaves_its_neighbours_as_they_are(bundle: Path, tmp_path: Path) -> None:
     frames = list(source.synthetic(LINK, 25.0, 7, 4))
-    recording.write_recording(str(tmp_path / "whole"), frames, LINK, 7)
+    writing.write_recording(str(tmp_path / "whole"), frames, LINK, 7)
     samples = np.fromfile(tmp_path / "whole.sigmf-data", np.complex64)
     samples[LINK.q + 3] = np.nan
     samples[2 * LINK.q + 9] = np.inf
@@ -106,7 +106,7 @@ def test_bare_samples_and_an_archive_give_what_a_recording_gives(
     bundle: Path, tmp_path: Path
 ) -> None:
     frames = list(source.synthetic(LINK, 25.0, 7, 4))
-    recording.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+    writing.write_recording(str(tmp_path / "link"), frames, LINK, 7)
     sigmf.fromfile(str(tmp_path / "link.sigmf-meta")).archive(str(tmp_path / "link.sigmf"))
     endpoint, bare = f"ipc://{tmp_path}/link", tmp_path / "bare"
     receiver = start(bundle, "--zmq", endpoint, "--bare", "push", "--lossless",

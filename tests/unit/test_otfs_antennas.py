@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import send
-from otfs_pipeline.frames import recording, source, wire, zeromq
+from otfs_pipeline.frames import opening, source, wire, writing, zeromq
 from otfs_pipeline.frames.condition import Conditions
 from otfs_pipeline.frames.raw import Raw, refuse_antennas
 from otfs_pipeline.frames.samples import by_antenna, encode
@@ -156,11 +156,11 @@ def test_other_numbers_of_antennas_are_refused(antennas: int) -> None:
 def test_a_recordings_channels_are_antennas(tmp_path: Path, datatype: str) -> None:
     frames = list(source.synthetic(SMALL, 20.0, 7, 3))
     path = str(tmp_path / "two")
-    recording.write_recording(path, frames, SMALL, 7, datatype)
+    writing.write_recording(path, frames, SMALL, 7, datatype)
     opened = sigmf.fromfile(f"{path}.sigmf-meta")
     assert opened.num_channels == 2
     theirs = opened.read_samples()
-    ours = recording.open_recording(f"{path}.sigmf-meta", "", "", SMALL)
+    ours = opening.open_recording(f"{path}.sigmf-meta", "", "", SMALL)
     assert ours.count(SMALL) == 3 and ours.captures()[0]["samples"] == 3 * SMALL.q
     for index, (got, sent) in enumerate(zip(ours.frames(SMALL), frames, strict=True)):
         assert got.samples.shape == (2, SMALL.q) and got.samples.flags.c_contiguous
@@ -177,7 +177,7 @@ def test_a_raw_file_has_as_many_channels_as_the_bundle_antennas(tmp_path: Path) 
     data = b"".join(encode(f.samples.T.reshape(-1), "cf32_le") for f in frames)
     path = tmp_path / "two.iq"
     path.write_bytes(data + bytes(8 * 5))
-    got = list(recording.open_recording(str(path), "", "cf32_le", SMALL).frames(SMALL))
+    got = list(opening.open_recording(str(path), "", "cf32_le", SMALL).frames(SMALL))
     np.testing.assert_array_equal(got[1].samples, frames[1].samples)
     # Five samples are no frame of two antennas.
     assert [f.samples.shape for f in got] == [(2, SMALL.q), (2, SMALL.q), (5,)]
@@ -185,17 +185,17 @@ def test_a_raw_file_has_as_many_channels_as_the_bundle_antennas(tmp_path: Path) 
 
 def test_channels_that_are_not_the_antennas_are_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "two")
-    recording.write_recording(path, [source.simulate(SMALL, 20.0, 7, 0)], SMALL, 7)
+    writing.write_recording(path, [source.simulate(SMALL, 20.0, 7, 0)], SMALL, 7)
     for antennas in (1, 4):
         link = replace(SMALL, antennas=antennas)
         with pytest.raises(FoundryError, match=f"num_channels 2: the bundle receives {antennas}"):
-            recording.open_recording(f"{path}.sigmf-meta", "", "", link)
+            opening.open_recording(f"{path}.sigmf-meta", "", "", link)
     meta = tmp_path / "two.sigmf-meta"
     text = json.loads(meta.read_text())
     text["global"]["core:num_channels"] = 0
     meta.write_text(json.dumps(text))
     with pytest.raises(FoundryError, match="num_channels 0: no SigMF"):
-        recording.open_recording(str(meta), "", "", SMALL)
+        opening.open_recording(str(meta), "", "", SMALL)
 
 
 def test_a_message_has_antenna_after_antenna() -> None:
@@ -211,7 +211,7 @@ def test_a_message_has_antenna_after_antenna() -> None:
 def test_a_sender_plays_recordings_of_several_channels(tmp_path: Path) -> None:
     frames = list(source.synthetic(SMALL, 20.0, 7, 2))
     path = str(tmp_path / "two")
-    recording.write_recording(path, frames, SMALL, 7)
+    writing.write_recording(path, frames, SMALL, 7)
     for sent, (header, data) in zip(
         frames, send._recorded(f"{path}.sigmf-meta", SMALL), strict=True
     ):

@@ -13,7 +13,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import opening, source, writing
 from otfs_pipeline.link import channel, frame, pilot, qam, reference, transmit, zak
 from otfs_pipeline.link.estimate import estimate
 from otfs_pipeline.receiver.kernels.geometry import Geometry
@@ -132,12 +132,12 @@ def test_the_cuda_receiver_takes_a_point() -> None:
 def test_a_recording_with_another_pilot_is_refused(tmp_path: Path, is_named: bool) -> None:
     link = Settings(grid="64x32")
     frames = list(source.synthetic(link, 20.0, 1, 1))
-    recording.write_recording(str(tmp_path / "link"), frames, link, 1)
+    writing.write_recording(str(tmp_path / "link"), frames, link, 1)
     meta = tmp_path / "link.sigmf-meta"
     if not is_named:
         fields = json.loads(meta.read_text())
         del fields["global"]["otfs:settings"]["pilot"]
         meta.write_text(json.dumps(fields))
-    recording.open_recording(str(meta), "", "", link)
+    opening.open_recording(str(meta), "", "", link)
     with pytest.raises(FoundryError, match="sent with pilot point"):
-        recording.open_recording(str(meta), "", "", replace(link, pilot="spread"))
+        opening.open_recording(str(meta), "", "", replace(link, pilot="spread"))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import run, send
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import opening, source
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts
@@ -195,9 +195,9 @@ def test_a_waveform_is_no_recording_of_frames(
 ) -> None:
     path, _ = write(tmp_path)
     with pytest.raises(FoundryError, match="give --raw"):
-        recording.open_recording(path + ".sigmf-meta", "", "", LINK)
+        opening.open_recording(path + ".sigmf-meta", "", "", LINK)
     with pytest.raises(FoundryError, match="sent with rolloff"):
-        recording.open_recording(path + ".sigmf-meta", "", "", replace(LINK, rolloff=0.3), True)
+        opening.open_recording(path + ".sigmf-meta", "", "", replace(LINK, rolloff=0.3), True)
     capsys.readouterr()
     asked = run.Options(iq=path + ".sigmf-meta", raw=True)
     run.run(ReferenceSession(), asked, json=False)

@@ -19,7 +19,7 @@ from sigmf.sigmffile import dtype_info
 
 from foundryrt.errors import FoundryError
 from otfs_pipeline import run, send
-from otfs_pipeline.frames import recording, source
+from otfs_pipeline.frames import opening, recording, source
 from otfs_pipeline.frames.samples import DATATYPES, decode, width
 from otfs_pipeline.settings import Settings
 from tests.unit.test_otfs_source import ReferenceSession
@@ -40,7 +40,7 @@ def save(folder: Path, data: bytes, beside: str = "", captures: Any = (), **fiel
 
 
 def opened(path: Path, datatype: str = "") -> recording.Recording:
-    return recording.open_recording(str(path), "", datatype, LINK)
+    return opening.open_recording(str(path), "", datatype, LINK)
 
 
 def samples(path: Path) -> list[np.ndarray]:

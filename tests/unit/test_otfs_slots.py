@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline import run, send
 from otfs_pipeline.frames import feed
-from otfs_pipeline.frames.slots import SlotFrame, Slots
+from otfs_pipeline.frames.slots import SlotFrame, Slots, slot_memory
 from otfs_pipeline.frames.source import UNKNOWN, Frame
+from otfs_pipeline.front.reach import Reach
 from otfs_pipeline.front.signature import FRONT, waveform_signature, waveform_span
 from otfs_pipeline.front.synchronize import FrontEnd
 from otfs_pipeline.front.track import Burst, Tracker
@@ -27,6 +28,14 @@ from otfs_pipeline.waveform.simulate import Simulation
 from tests.unit.test_otfs_source import LINK, ReferenceSession
 
 SHAPE = waveform_signature(LINK).inputs["waveform"].shape
+
+
+def arrays(count: int = 1) -> list[np.ndarray]:
+    """Memory for Slots, BURSTS in each array."""
+    size = Reach.of(LINK, waveform_span(LINK)).capacity
+    return [np.zeros(size, np.complex64) for _ in range(count)]
+
+
 COUNT = 4
 
 
@@ -144,7 +153,7 @@ def test_frames_have_the_carrier_and_drift_that_the_graph_found(tmp_path: Path) 
     stream = np.insert(stream, np.repeat(made.starts(COUNT)[1:], 4), 0)
     host = FrontEnd(LINK)
     expected = [*host.push(stream), *host.finish()]
-    slots, session = Slots(LINK, [np.zeros(SHAPE, np.complex64)]), WaveformSession()
+    slots, session = Slots(LINK, arrays()), WaveformSession()
     found = [*slots.push(stream), *slots.finish()]
     # The preamble at the end has no frame.
     assert len(found) - 1 == len(expected) == COUNT
@@ -159,20 +168,38 @@ def test_frames_have_the_carrier_and_drift_that_the_graph_found(tmp_path: Path) 
 
 
 def test_memory_is_used_again_when_a_frame_is_done_with() -> None:
-    stream = _stream()
-    memory = [np.zeros(SHAPE, np.complex64) for _ in range(2)]
-    places = {array.ctypes.data for array in memory}
-    slots, held = Slots(LINK, memory), list[SlotFrame]()
-    for frame in _pushed(slots, stream):
-        assert frame.samples.ctypes.data in places
-        held = [frame]  # The one before is gone, and the next one is being received.
+    memory = arrays(2)
+    slots, used = Slots(LINK, memory), list[int | None]()
+    for frame in _pushed(slots, 5):
+        used.append(_array_of(frame, memory))
         del frame
-    assert held and not gc.garbage
-    slots, kept = Slots(LINK, memory[:1]), []
-    kept += _pushed(slots, stream)
-    # Nothing is overwritten that somebody has: the rest lies elsewhere.
-    assert sum(frame.samples.ctypes.data in places for frame in kept) == 1
-    assert len({frame.samples.ctypes.data for frame in kept}) == COUNT + 1
+    assert set(used) == {0, 1}
+
+
+def test_memory_is_not_used_again_while_a_frame_has_it() -> None:
+    memory = arrays(2)
+    kept = list(_pushed(Slots(LINK, memory), 5))
+    expected = list(_pushed(Slots(LINK, arrays(9)), 5))
+    # What does not fit in lies elsewhere.
+    assert {_array_of(frame, memory) for frame in kept} == {0, 1, None}
+    for one, two in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(one.samples, two.samples)
+
+
+def test_slots_of_a_run_have_room_in_its_memory() -> None:
+    """As many as may be in use at once, whichever these are."""
+    for used in (1, 2, 5, 12):
+        memory = slot_memory(LINK, used, lambda size: np.zeros(size, np.uint8))
+        held = deque[SlotFrame](maxlen=used)
+        for frame in _pushed(Slots(LINK, memory), 9):
+            assert _array_of(frame, memory) is not None
+            held.append(frame)
+
+
+def _array_of(frame: SlotFrame, memory: list[np.ndarray]) -> int | None:
+    """The one of these arrays in which the frame's samples lie."""
+    found = [at for at, one in enumerate(memory) if np.may_share_memory(one, frame.samples)]
+    return found[0] if found else None
 
 
 def _stream() -> np.ndarray:
@@ -180,8 +207,9 @@ def _stream() -> np.ndarray:
     return np.concatenate(list(made.pieces(range(COUNT))))
 
 
-def _pushed(slots: Slots, stream: np.ndarray) -> Iterator[SlotFrame]:
-    for piece in np.array_split(stream, 40):
+def _pushed(slots: Slots, times: int) -> Iterator[SlotFrame]:
+    """Those of the stream, so many times one after the other."""
+    for piece in np.array_split(_stream(), 40) * times:
         yield from slots.push(piece)
     yield from slots.finish()
 
@@ -191,7 +219,7 @@ def _pushed(slots: Slots, stream: np.ndarray) -> Iterator[SlotFrame]:
 def test_the_samples_of_a_slot_are_those_of_its_burst(cuts: list[int], gap: int) -> None:
     stream = np.delete(_stream(), np.s_[gap : gap + 700])
     slots, tracker = (
-        Slots(LINK, [np.zeros(SHAPE, np.complex64)] * 1),
+        Slots(LINK, arrays()),
         Tracker(LINK, waveform_span(LINK)),
     )
     expected = [
@@ -210,7 +238,7 @@ def test_the_samples_of_a_slot_are_those_of_its_burst(cuts: list[int], gap: int)
 
 
 def test_lost_samples_are_not_launched(tmp_path: Path) -> None:
-    slots, stream = Slots(LINK, [np.zeros(SHAPE, np.complex64)]), _stream()
+    slots, stream = Slots(LINK, arrays()), _stream()
     begin = 10_000  # Of the preamble at the end, the fifth, there is no frame.
     zeroed = stream.copy()
     zeroed[begin : begin + 700] = 0

@@ -17,7 +17,7 @@ import sigmf
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline import run
-from otfs_pipeline.frames import feed, recording, source
+from otfs_pipeline.frames import feed, opening, source, writing
 from otfs_pipeline.link import frame, reference
 from otfs_pipeline.settings import Settings
 
@@ -62,7 +62,7 @@ class ReferenceSession:
 
 def record(folder: Path, datatype: str = "cf32_le", count: int = 3) -> Path:
     frames = list(source.synthetic(LINK, 25.0, 7, count))
-    recording.write_recording(str(folder / "link"), frames, LINK, 7, datatype)
+    writing.write_recording(str(folder / "link"), frames, LINK, 7, datatype)
     return folder / "link.sigmf-data"
 
 
@@ -102,7 +102,7 @@ def test_sigmf_reads_what_was_written(tmp_path: Path, datatype: str) -> None:
     assert notes[2]["otfs:frame"] == 2
     scale = np.abs(sent.view(np.float32)).max() * 2 if datatype == "ci16_le" else 1
     np.testing.assert_allclose(read.read_samples() * scale, sent, atol=scale * 2e-4)
-    ours = recording.open_recording(str(data), "", "", LINK)
+    ours = opening.open_recording(str(data), "", "", LINK)
     frames = list(ours.frames(LINK))
     assert len(frames) == ours.count(LINK) == 3
     got = np.concatenate([f.samples for f in frames])
@@ -155,7 +155,7 @@ def test_raw_files_need_a_datatype(tmp_path: Path) -> None:
     frames = list(source.synthetic(LINK, 25.0, 7, 2))
     np.concatenate([f.samples for f in frames]).tofile(raw)
     with pytest.raises(UsageError, match="--datatype cf32_le or ci16_le"):
-        recording.open_recording(str(raw), "", "", LINK)
+        opening.open_recording(str(raw), "", "", LINK)
     result = run.run(ReferenceSession(), run.Options(iq=str(raw), datatype="cf32_le"), json=True)
     assert (result["frames"], result["ber"]) == (2, None)
 
@@ -164,13 +164,13 @@ def test_recordings_that_cannot_be_received(tmp_path: Path) -> None:
     data = record(tmp_path)
     meta = data.with_suffix(".sigmf-meta")
     with pytest.raises(UsageError, match="does not exist"):
-        recording.open_recording(str(tmp_path / "none.raw"), "", "cf32_le", LINK)
+        opening.open_recording(str(tmp_path / "none.raw"), "", "cf32_le", LINK)
     with pytest.raises(UsageError, match="--metadata"):
-        recording.open_recording(str(data), str(tmp_path / "none"), "", LINK)
+        opening.open_recording(str(data), str(tmp_path / "none"), "", LINK)
     with pytest.raises(FoundryError, match="samples a second"):
-        recording.open_recording(str(data), "", "", Settings(grid="128x32"))
+        opening.open_recording(str(data), "", "", Settings(grid="128x32"))
     with pytest.raises(FoundryError, match="sent with modulation 16"):
-        recording.open_recording(str(meta), "", "", Settings(grid="64x32", modulation=4))
+        opening.open_recording(str(meta), "", "", Settings(grid="64x32", modulation=4))
     for damaged in (
         "{",
         "[]",
@@ -182,7 +182,7 @@ def test_recordings_that_cannot_be_received(tmp_path: Path) -> None:
     ):
         meta.write_text(damaged)
         with pytest.raises(FoundryError, match="no SigMF"):
-            recording.open_recording(str(data), "", "", LINK)
+            opening.open_recording(str(data), "", "", LINK)
     meta.unlink()
     np.full(LINK.q, np.nan, np.complex64).tofile(data)
     with pytest.raises(FoundryError, match="no frame could be received: 0 of wrong length, 1"):
@@ -204,7 +204,7 @@ def test_annotations_that_make_no_sense(tmp_path: Path, annotation: dict[str, An
     document["annotations"] = [annotation]
     meta.write_text(json.dumps(document))
     with pytest.raises(FoundryError, match="annotation"):
-        recording.open_recording(str(data), "", "", LINK)
+        opening.open_recording(str(data), "", "", LINK)
 
 
 def test_plots_are_png_files(tmp_path: Path) -> None:

@@ -15,18 +15,6 @@ namespace {
 
 enum Status { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2 };
 
-// The kernels with that many lanes; the widest that this processor has for 0; null where it has none.
-const Kernels* find(int lanes) {
-#ifdef __x86_64__
-    const bool has_16 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    const bool has_8 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (has_16 && (lanes == 0 || lanes == 16)) return &KERNELS_16;
-    if (has_8 && (lanes == 0 || lanes == 8)) return &KERNELS_8;
-#endif
-    return lanes == 0 || lanes == 4 ? &KERNELS_4 : nullptr;
-}
-
 // Amplitudes of one axis at unit symbol energy, by their bits, the first highest (38.211, 5.1).
 std::vector<float> levels_of(int axis_bits) {
     std::vector<float> levels(size_t(1) << axis_bits);
@@ -132,14 +120,14 @@ using namespace foundry::zak;
 // All return 0, 1 for arguments that contradict each other, 2 where there is no memory.
 
 FOUNDRY_EXPORT int foundry_zak_lanes(int lanes) {
-    const Kernels* kernels = find(lanes);
+    const Kernels* kernels = kernels_of(lanes);
     return kernels ? kernels->lanes : 0;
 }
 
 FOUNDRY_EXPORT int foundry_zak_estimate(const foundry_zak_link* link, int lanes, int antennas,
                                         const float* samples, float tap_sigmas, int max_taps, float* taps,
                                         float* noise_variance, int64_t* kept) {
-    const Kernels* kernels = find(lanes);
+    const Kernels* kernels = kernels_of(lanes);
     if (!kernels || !is_valid(*link) || antennas < 1 || antennas > MOST_ANTENNAS) return INVALID;
     const int64_t window = int64_t(dopplers(*link)) * link->window_delays;
     if (max_taps < 1 || max_taps > window) return INVALID;
@@ -154,7 +142,7 @@ FOUNDRY_EXPORT int foundry_zak_estimate(const foundry_zak_link* link, int lanes,
 FOUNDRY_EXPORT int foundry_zak_equalize(const foundry_zak_link* link, int lanes, int threads, int antennas,
                                         const float* samples, const float* taps, const float* noise_variance,
                                         int iterations, float* equalized, float* bias) {
-    const Kernels* kernels = find(lanes);
+    const Kernels* kernels = kernels_of(lanes);
     if (!kernels || !is_valid(*link) || iterations < 1) return INVALID;
     if (antennas < 1 || antennas > MOST_ANTENNAS) return INVALID;
     Equalize job{};
@@ -171,7 +159,7 @@ FOUNDRY_EXPORT int foundry_zak_equalize(const foundry_zak_link* link, int lanes,
 FOUNDRY_EXPORT int foundry_zak_demap(const foundry_zak_link* link, int lanes, int threads,
                                      const float* equalized, const float* bias, int axis_bits, float* symbols,
                                      float* llr, uint8_t* bits, float* mu, float* variance) {
-    const Kernels* kernels = find(lanes);
+    const Kernels* kernels = kernels_of(lanes);
     if (!kernels || !is_valid(*link) || axis_bits < 1 || axis_bits > 3) return INVALID;
     Demap job{};
     job.link = *link;

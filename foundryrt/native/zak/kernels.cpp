@@ -1,8 +1,10 @@
 // The kernels of one instruction set: compiled once for each, with its flags and FOUNDRY_LANES.
 #include "zak/kernels.hpp"
 
+#include "zak/correlate.hpp"
 #include "zak/demap.hpp"
 #include "zak/equalize.hpp"
+#include "zak/intake.hpp"
 
 namespace foundry::zak {
 
@@ -12,8 +14,20 @@ namespace foundry::zak {
 using namespace FOUNDRY_LANES_NAMESPACE;
 
 const Kernels FOUNDRY_NAMED(KERNELS_, FOUNDRY_LANES) = {
-    LANES,           columns_scratch, columns,       equalize_shared, equalize_scratch, equalize_prepare,
-    equalize_period, demap_groups,    demap_scratch, demap_group,
+    LANES,
+    columns_scratch,
+    columns,
+    equalize_shared,
+    equalize_scratch,
+    equalize_prepare,
+    equalize_period,
+    demap_groups,
+    demap_scratch,
+    demap_group,
+    correlation_floats,
+    correlation_prepare,
+    correlation_find,
+    intake,
 };
 
 }  // namespace foundry::zak

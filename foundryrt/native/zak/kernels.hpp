@@ -43,6 +43,18 @@ struct Demap {
     uint8_t* bits;
 };
 
+// Components of samples as they come, little-endian.
+enum class SampleFormat { FLOAT32, INT16, INT8, UINT8 };
+
+struct Intake {
+    SampleFormat format;
+    const void* from;
+    int64_t count;  // of components
+    float limit;
+    bool is_streamed;
+    float* to;
+};
+
 struct Kernels {
     int lanes;
     size_t (*columns_scratch)(int doppler_bins);
@@ -55,7 +67,18 @@ struct Kernels {
     int (*demap_groups)(const Demap&);
     size_t (*demap_scratch)(const Demap&);
     void (*demap_group)(const Demap&, float* scratch, int group);
+    // A sequence of `size` samples is looked for at so many places or more; the memory is its own.
+    size_t (*correlation_floats)(int64_t size, int64_t places);
+    void (*correlation_prepare)(const float* sequence, int64_t size, int64_t places, float* memory);
+    // Of `actual` places the one with the largest share of the energy, if that is `threshold`; else -1.
+    int64_t (*correlation_find)(int64_t size, int64_t places, float* memory, const float* samples,
+                                int64_t actual, double threshold);
+    // Components to float32, integers to -1 to 1; whether all are less than the limit.
+    bool (*intake)(const Intake&);
 };
+
+// The kernels with so many lanes; the widest that this processor has for 0; null where it has none.
+const Kernels* kernels_of(int lanes);
 
 extern const Kernels KERNELS_4;
 #ifdef __x86_64__

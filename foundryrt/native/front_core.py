@@ -1,0 +1,105 @@
+"""Binding of what the receiver's source does to samples: taken in, and searched for a sequence."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_double, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundryrt.errors import FoundryError
+from foundryrt.native.core import load_core
+
+_PATH = Path(__file__).parent / "libfoundryhost.so"
+FORMATS = tuple(map(np.dtype, ("<f4", "<i2", "i1", "u1")))
+"""Components of samples that `intake` takes, as zak/kernels.hpp numbers them."""
+_CODES = {dtype: code for code, dtype in enumerate(FORMATS)}
+# Vectors of the memory begin on a cache line.
+_LINE = 16
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = load_core(_PATH)
+    library.foundry_zak_correlation_floats.argtypes = (c_int, c_int64, c_int64)
+    library.foundry_zak_correlation_floats.restype = c_int64
+    library.foundry_zak_correlation_prepare.argtypes = (
+        c_int, c_void_p, c_int64, c_int64, c_void_p,
+    )  # fmt: skip
+    library.foundry_zak_correlation_find.argtypes = (
+        c_int, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_double,
+    )  # fmt: skip
+    library.foundry_zak_correlation_find.restype = c_int64
+    return library
+
+
+@cache
+def _held() -> ctypes.PyDLL:
+    """The same library, called without giving up the interpreter's lock.
+
+    To get it back from a thread that polls takes longer than a short call.
+    """
+    _library()
+    library = ctypes.PyDLL(str(_PATH))
+    library.foundry_zak_intake.argtypes = (
+        c_int, c_int, c_void_p, c_int64, c_float, c_int, c_void_p,
+    )  # fmt: skip
+    return library
+
+
+class Correlator:
+    """Finds a sequence, [size] complex64, among samples by its share of their energy.
+
+    One thread at a time. Its memory and time a place are best for about so many `places`; `lanes`
+    chooses an instruction set (`zak_core.lanes`). FoundryError for one that there is none of.
+    """
+
+    def __init__(self, sequence: NDArray[np.complex64], places: int, lanes: int = 0) -> None:
+        sequence = np.ascontiguousarray(sequence, np.complex64)
+        self._size, self._places, self._lanes = sequence.size, places, lanes
+        floats = _library().foundry_zak_correlation_floats(lanes, sequence.size, places)
+        if not floats:
+            raise FoundryError(f"no correlation of {sequence.size} samples with {lanes} lanes")
+        memory = np.empty(floats + _LINE, np.float32)
+        self._memory = memory[-(memory.ctypes.data // 4) % _LINE :]
+        self._at = self._memory.ctypes.data
+        _library().foundry_zak_correlation_prepare(
+            lanes, sequence.ctypes.data, sequence.size, places, self._at
+        )
+
+    def find(self, samples: NDArray[np.complex64], threshold: float) -> int | None:
+        """Where the sequence most likely begins; None where its share is below `threshold`.
+
+        `samples` holds the places to look at and a sequence more, [places + size - 1], contiguous.
+        The share is |Σ s* x|² / Σ |x|², of a sequence s with unit energy 0 to 1.
+        """
+        places = samples.size - self._size + 1
+        found = _library().foundry_zak_correlation_find(
+            self._lanes, self._size, self._places, self._at, samples.ctypes.data, places, threshold
+        )
+        return None if found < 0 else int(found)
+
+
+def intake(
+    parts: NDArray[np.generic],
+    limit: float,
+    to: NDArray[np.complex64],
+    streamed: bool = False,
+    lanes: int = 0,
+) -> bool:
+    """Interleaved parts [2 S] of one of FORMATS, contiguous, to samples `to` [S], contiguous.
+
+    Integers are scaled to -1 to 1, and the middle of an unsigned range is 0. Gives whether the
+    magnitudes of all parts are below `limit`, which NaN is not. The interpreter's lock is held.
+    `streamed`: they are written past the caches, for a device that reads them, or nobody for long.
+    FoundryError for `lanes` that there are none of.
+    """
+    code = _held().foundry_zak_intake(
+        lanes, _CODES[parts.dtype], parts.ctypes.data, 2 * to.size, limit, streamed, to.ctypes.data
+    )
+    if code < 0:
+        raise FoundryError(f"no intake of samples with {lanes} lanes")
+    return bool(code)
