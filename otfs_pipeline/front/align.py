@@ -141,10 +141,12 @@ class Aligner:
     def align(self, samples: np.ndarray, start: int, level: float) -> Alignment | None:
         """Of `samples` complex64 whose preamble begins about `start`; None without a pilot.
 
-        `level` is the power of a symbol.
+        `level` is the power of a symbol. Of several antennas, samples [S, antennas], it is that of
+        all, and so are all energies.
         """
-        pulses = self._pulses(samples, start)
-        power = np.abs(pulses) ** 2
+        antennas = samples[:, None] if samples.ndim == 1 else samples
+        each = [self._pulses(antenna, start) for antenna in antennas.T]
+        power = np.sum([np.abs(pulses) ** 2 for pulses in each], axis=0)
         profile = power.sum(axis=0) / np.sum(self._taper**4)
         energy = np.maximum(profile - FLOOR * level, 0)
         if self._compression:
@@ -152,8 +154,11 @@ class Aligner:
         if not energy.any():
             return None
         delay = self._timing(energy)
-        seen = (pulses * self._turn)[:, energy > 0]
-        turns = [complex(np.vdot(seen[:-by], seen[by:])) for by in (1, self._settings.n)]
+        seen = [(pulses * self._turn)[:, energy > 0] for pulses in each]
+        turns = [
+            sum(complex(np.vdot(one[:-by], one[by:])) for one in seen)
+            for by in (1, self._settings.n)
+        ]
         whole = self._is_whole(power, energy, delay, level)
         return Alignment(delay * OVERSAMPLING, turns[0], turns[1], whole)
 
