@@ -53,7 +53,7 @@ def measure(link: Settings) -> dict[str, float]:
 
     here = platform(architecture())
     of_front = on_device(front.constants(link))
-    of_front["tracked"] = torch.zeros(front.TRACKED.shape, dtype=torch.float64, device="cuda")
+    of_front["tracked"] = torch.zeros(front.tracked(link).shape, dtype=torch.float64, device="cuda")
     frame = KernelFrame(link, on_device(tables(link)), here, load)
     receive = KernelWaveform(link, of_front, frame, here, load)
     waveform = torch.from_numpy(_burst(link)).cuda()

@@ -25,7 +25,7 @@ class FrontOnCpu:
     """`synchronize.FrontEnd` with the kernels of a link in place of its numpy."""
 
     def __init__(self, link: Settings, folder: Path) -> None:
-        tracked = np.zeros(front.TRACKED.shape, front.TRACKED.dtype)
+        tracked = np.zeros(front.tracked(link).shape, np.float64)
         self.arrays = front.constants(link) | {"tracked": tracked}
         for name, buffer in front.buffers(link).items():
             self.arrays[name] = garbage(buffer.shape, buffer.dtype)
@@ -61,7 +61,7 @@ class FrontOnCpu:
         self._run(
             *[ctypes.c_void_p(({**self.arrays, **given})[name].ctypes.data) for name in self._types]
         )
-        return dict(zip(FRONT, self.arrays["front"].tolist(), strict=True))
+        return dict(zip(FRONT, self.arrays["front"].reshape(-1, len(FRONT))[0].tolist(), strict=True))
 
     def frames(self, stream: np.ndarray) -> list[tuple[dict[str, float], float, np.ndarray]]:
         """Of a whole stream: FRONT, where the preamble begins, and the frame of each burst."""

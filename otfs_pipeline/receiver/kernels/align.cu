@@ -1,16 +1,18 @@
 // Where a frame's pilot is in a slot's waveform, and what is wrong with the samples: see front/align.py and
-// front/balance.py, whose equations these are. The last kernel says how fold.cu takes the frame.
+// front/balance.py, whose equations these are. The last kernel says how fold.cu takes the frame. Sample n of an antenna is
+// `waveform`[n · ANTENNAS + antenna]; energies are those of all antennas together.
 
-// `of_blocks` [MEASURE_BLOCKS][6]: sums of |x|² over the burst's middle; of x, x² and |x|² over its data.
+// `of_blocks` [ANTENNAS][MEASURE_BLOCKS][6]: sums of |x|² over the burst's middle; of x, x² and |x|² over its data.
 extern "C" __global__ void __launch_bounds__(256)
 measure_burst(const Sample* waveform, const int* data_samples, float* of_blocks) {
     __shared__ float of_warps[8][6];
-    const Sample* core = waveform + CORE;
-    const int first = blockIdx.x * 256 + threadIdx.x;
+    const int antenna = ANTENNAS > 1 ? blockIdx.x / MEASURE_BLOCKS : 0;
+    const Sample* core = waveform + CORE * ANTENNAS + antenna;
+    const int first = (blockIdx.x - antenna * MEASURE_BLOCKS) * 256 + threadIdx.x;
     float sums[6] = {};
-    for (int i = first; i < CORE_SAMPLES; i += 256 * MEASURE_BLOCKS) sums[0] += energy(core[i]);
+    for (int i = first; i < CORE_SAMPLES; i += 256 * MEASURE_BLOCKS) sums[0] += energy(core[i * ANTENNAS]);
     for (int i = first; i < DATA_SAMPLES; i += 256 * MEASURE_BLOCKS) {
-        Sample x = core[data_samples[i]];
+        Sample x = core[data_samples[i] * ANTENNAS];
         sums[1] += x.re, sums[2] += x.im;
         sums[3] += x.re * x.re - x.im * x.im, sums[4] += 2 * x.re * x.im;
         sums[5] += energy(x);
@@ -26,10 +28,14 @@ measure_burst(const Sample* waveform, const int* data_samples, float* of_blocks)
     of_blocks[6 * blockIdx.x + threadIdx.x] = sum;
 }
 
-// Running means in `tracked` (layout: front.py) to `correction`: DC, κ, power of a symbol, rms of the data.
+// Running means in `tracked` (layout: front.py) to `correction` [ANTENNAS][6]: DC, κ, power of a symbol, rms of the data.
+// A block an antenna.
 extern "C" __global__ void __launch_bounds__(32)
 balance(const float* of_blocks, const unsigned char* doubtful, double* tracked, float* correction) {
     __shared__ double sums[6];
+    if (ANTENNAS > 1) {
+        of_blocks += 6 * MEASURE_BLOCKS * blockIdx.x, tracked += 8 * blockIdx.x, correction += 6 * blockIdx.x;
+    }
     if (threadIdx.x < 6) {
         double sum = 0;
         for (int block = 0; block < MEASURE_BLOCKS; block++) sum += of_blocks[6 * block + threadIdx.x];
@@ -60,17 +66,18 @@ balance(const float* of_blocks, const unsigned char* doubtful, double* tracked, 
     correction[2] = float(square_re / (power + rest)), correction[3] = float(square_im / (power + rest));
 }
 
-// `pulses` [PERIODS][FILTERED]: what a matched filter gives around each pulse of the pilot, at four samples a symbol,
+// `pulses` [ANTENNAS][PERIODS][FILTERED]: what a matched filter gives around each pulse of the pilot, at four samples a symbol,
 // tapered again. A block has a part of a period's delays.
 extern "C" __global__ void __launch_bounds__(256)
 read_pulses(const Sample* waveform, const float* correction, const float* pulse_taps, const float* taper,
             Sample* pulses) {
     __shared__ Sample samples[128 + CHUNK];
     __shared__ float taps[2][CHUNK];
-    const int period = blockIdx.x / PULSE_TILES, tile = 256 * (blockIdx.x % PULSE_TILES);
+    const int row = blockIdx.x / PULSE_TILES, tile = 256 * (blockIdx.x % PULSE_TILES);
+    const int antenna = ANTENNAS > 1 ? row / PERIODS : 0, period = row - antenna * PERIODS;
     // Neighbouring delays are half a sample apart.
     const int first = PULSE_CENTRE + 2 * M * period - 2 * FILTER_REACH + tile / 2 - REACH;
-    const Correction given(correction);
+    const Correction given(correction, antenna);
     Sample sum = {0, 0};
     for (int tap = 0; tap < TAPS; tap += CHUNK) {
         const int count = min(CHUNK, TAPS - tap);
@@ -86,7 +93,7 @@ read_pulses(const Sample* waveform, const float* correction, const float* pulse_
         for (int i = 0; i < count; i++) sum = sum + weight[i] * mine[i];
     }
     const int delay = tile + threadIdx.x;
-    if (delay < FILTERED) pulses[period * FILTERED + delay] = taper[period] * sum;
+    if (delay < FILTERED) pulses[row * FILTERED + delay] = taper[period] * sum;
 }
 
 // Of each delay, a thread each: `pilot` [DELAYS] its energy over the data's, 0 where there is none; `parts`
@@ -98,13 +105,15 @@ profile(const Sample* pulses, const float* correction, const int* part_of, float
     const bool inside = delay < DELAYS;
     const Sample* own = pulses + (inside ? delay : 0);
     float total = 0, of_part[PARTS] = {};
-    for (int period = 0; period < PERIODS; period++) {
-        float power = energy(own[period * DELAYS]);
-        int part = part_of[period];
-        total += power;
-        for (int k = 0; k < PARTS; k++) of_part[k] += k == part ? power : 0;
+    for (int antenna = 0; antenna < ANTENNAS; antenna++) {
+        for (int period = 0; period < PERIODS; period++) {
+            float power = energy(own[(antenna * PERIODS + period) * DELAYS]);
+            int part = part_of[period];
+            total += power;
+            for (int k = 0; k < PARTS; k++) of_part[k] += k == part ? power : 0;
+        }
     }
-    const float excess = total * (1 / TAPER4) - FLOOR * correction[4];
+    const float excess = total * (1 / TAPER4) - FLOOR * symbol_power(correction);
     const bool heard = inside && excess > 0;
     if (inside) {
         pilot[delay] = heard ? excess : 0;
@@ -214,7 +223,7 @@ __device__ __forceinline__ bool is_whole(const float* pilot, const float* parts,
     for (int i = threadIdx.x; i < DELAYS; i += 1024) astray += in_place(i, timing) ? 0 : pilot[i];
     astray = joined(astray, Plus());
     auto bad_parts = SPREAD ? astray_parts : loud_parts;
-    return astray <= ASTRAY * total && bad_parts(parts, part_floor, correction[4], timing) == 0;
+    return astray <= ASTRAY * total && bad_parts(parts, part_floor, symbol_power(correction), timing) == 0;
 }
 
 // `plan`: whether the frame is given on, sample of the waveform where the burst begins, part of a sample, and turns
@@ -254,10 +263,12 @@ decide(const float* pilot, const float* parts, const float* of_tiles, const floa
     plan[2] = timing & 3;
     plan[3] = llrint(carrier / (2.0 * Q) * 18446744073709551616.0);
     // A doubtful preamble without a pilot has no frame: that is no damage.
-    front[0] = given ? 1 : found || !*doubtful ? 0 : 2;
-    front[1] = 0.25f * float(timing);
-    front[2] = float(carrier * HZ / N);
-    front[3] = float(periods * HZ);
-    for (int k = 0; k < 4; k++) front[4 + k] = correction[k];
-    front[8] = correction[5];
+    for (int antenna = 0; antenna < ANTENNAS; antenna++, front += 9, correction += 6) {
+        front[0] = given ? 1 : found || !*doubtful ? 0 : 2;
+        front[1] = 0.25f * float(timing);
+        front[2] = float(carrier * HZ / N);
+        front[3] = float(periods * HZ);
+        for (int k = 0; k < 4; k++) front[4 + k] = correction[k];
+        front[8] = correction[5];
+    }
 }

@@ -5,8 +5,8 @@ constexpr int EACH = 5, COMPRESSED = 128 * EACH;
 // Bins of the strip that a block holds at once, and that share a thread's loads.
 constexpr int PIECE = 64, SHARED = 8;
 
-// `pulses` [PERIODS][DELAYS]: `filtered` [PERIODS][FILTERED] correlated with the strip, as a point's would be. A block has
-// some delays of a period, whole symbols apart.
+// `pulses` [ANTENNAS][PERIODS][DELAYS]: `filtered` [..][FILTERED] correlated with the strip, as a point's would be. A block
+// has some delays of an antenna's period, whole symbols apart.
 extern "C" __global__ void __launch_bounds__(128)
 compress(const Sample* filtered, Sample* pulses) {
     __shared__ Sample seen[COMPRESSED + PIECE], strip[PIECE];

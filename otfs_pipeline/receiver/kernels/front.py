@@ -2,7 +2,7 @@
 
 `tracked` [8] float64 is what is known of the radio: of the data's samples, with weights that fall
 from frame to frame, the count, Σx, Σx² (real and imaginary parts) and Σ|x|²; then the mean turn of
-the carrier in a Doppler period.
+the carrier in a Doppler period. Of several antennas [antennas, 8], where the first one's has that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from otfs_pipeline.signature import Tensor
 from otfs_pipeline.waveform.pulse import centre_sample, pulse_reach, pulse_spectrum, smooth
 from otfs_pipeline.waveform.slot import slot
 
-TRACKED = Tensor((8,), "float64")
 PARAMETERS = {
     "measure_burst": ("waveform", "data_samples", "of_blocks"),
     "balance": ("of_blocks", "doubtful", "tracked", "correction"),
@@ -134,42 +133,49 @@ class Sizes:
         return slot(self.settings).half // self.settings.q + 1
 
 
+def tracked(settings: Settings) -> Tensor:
+    """State of the graph; zeros at first."""
+    return Tensor((*settings.frame_shape[:-1], 8), "float64")
+
+
 def launches(settings: Settings) -> dict[str, Launch]:
     """How each kernel is launched."""
-    sizes = Sizes(settings)
+    sizes, antennas = Sizes(settings), settings.antennas
+    rows = antennas * sizes.periods
     known = {
-        "measure_burst": Launch(sizes.measure_blocks, 256, 0),
-        "balance": Launch(1, 32, 0),
-        "read_pulses": Launch(sizes.periods * -(-sizes.filtered // 256), 256, 0),
-        "compress": Launch(sizes.periods * align.DENSE * sizes.compress_tiles, 128, 0),
+        "measure_burst": Launch(antennas * sizes.measure_blocks, 256, 0),
+        "balance": Launch(antennas, 32, 0),
+        "read_pulses": Launch(rows * -(-sizes.filtered // 256), 256, 0),
+        "compress": Launch(rows * align.DENSE * sizes.compress_tiles, 128, 0),
         "profile": Launch(-(-sizes.delays // 64), 64, 0),
         "weigh_windows": Launch(-(-sizes.delays // 8), 256, 0),
         "keep_paths": Launch(-(-sizes.delays // 64), 64, 0),
         "weigh_timings": Launch(-(-sizes.candidates // 8), 256, 0),
         "decide": Launch(1, 1024, 0),
-        "fold": Launch(-(-settings.q // 256), 256, 0),
+        "fold": Launch(antennas * -(-settings.q // 256), 256, 0),
     }
     return {name: known[name] for name in parameters(settings)}
 
 
 def buffers(settings: Settings) -> dict[str, Tensor]:
     """All that the kernels write but `tracked`: scratch, then outputs of `waveform_signature`."""
-    sizes = Sizes(settings)
+    sizes, antennas = Sizes(settings), settings.antennas
+    rows = antennas * sizes.periods
     compressed = {
-        "filtered": Tensor((sizes.periods, sizes.filtered), "complex64"),
+        "filtered": Tensor((rows, sizes.filtered), "complex64"),
         "inside": Tensor((sizes.delays,), "float32"),
     }
     return (compressed if settings.pilot == "spread" else {}) | {
-        "of_blocks": Tensor((sizes.measure_blocks, 6), "float32"),
-        "correction": Tensor((6,), "float32"),
-        "pulses": Tensor((sizes.periods, sizes.delays), "complex64"),
+        "of_blocks": Tensor((antennas * sizes.measure_blocks, 6), "float32"),
+        "correction": Tensor((antennas, 6), "float32"),
+        "pulses": Tensor((rows, sizes.delays), "complex64"),
         "pilot": Tensor((sizes.delays,), "float32"),
         "parts": Tensor((align.PARTS, sizes.delays), "float32"),
         "of_tiles": Tensor((-(-sizes.delays // 64), 7), "float32"),
         "cost": Tensor((sizes.candidates,), "float32"),
         "plan": Tensor((4,), "int64"),
-        "frame": Tensor((settings.q,), "complex64"),
-        "front": Tensor((len(FRONT),), "float32"),
+        "frame": Tensor(settings.frame_shape, "complex64"),
+        "front": Tensor((*settings.frame_shape[:-1], len(FRONT)), "float32"),
     }
 
 
@@ -215,6 +221,7 @@ def source(settings: Settings, file: str) -> str:
     chips = align.pilot_chips(s)[1]
     beta, turn = max(s.rolloffs[1], 1e-9), 2 * math.pi * s.pilot_bin[1] / s.n
     whole = {
+        "ANTENNAS": s.antennas, "FOLD_BLOCKS": -(-s.q // 256),
         "M": s.m, "N": s.n, "Q": s.q, "CENTRE": place.centre, "HALF": place.half,
         "ORIGIN": sizes.origin, "WINDOW": waveform_span(s)[1] + sizes.origin,
         "CORE": centre + core, "CORE_SAMPLES": core_samples,

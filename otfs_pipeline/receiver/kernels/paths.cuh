@@ -1,15 +1,17 @@
 // `of_tiles` [PROFILE_TILES][7]: sums over the delays with a pilot, whose energy over the data's is `excess`, else 0. A
-// thread has a delay, whose pulses begin at `own`, a block 64.
+// thread has a delay, whose pulses [ANTENNAS][PERIODS][DELAYS] begin at `own`, a block 64.
 __device__ __forceinline__ void sum_paths(const Sample* own, float excess, float* of_tiles) {
     __shared__ float of_warps[2][7];
     const bool heard = excess > 0;
     // The line at the symbol rate turns by a quarter from a delay to the next.
     const int quarter = (64 * blockIdx.x + threadIdx.x) % 4;
     Sample turn = {0, 0}, frame_turn = {0, 0};
-    for (int period = 0; heard && period + 1 < PERIODS; period++) {
-        const Sample now = own[period * DELAYS];
-        add_conjugate_product(turn, now, own[(period + 1) * DELAYS]);
-        if (period + N < PERIODS) add_conjugate_product(frame_turn, now, own[(period + N) * DELAYS]);
+    for (int antenna = 0; heard && antenna < ANTENNAS; antenna++, own += PERIODS * DELAYS) {
+        for (int period = 0; period + 1 < PERIODS; period++) {
+            const Sample now = own[period * DELAYS];
+            add_conjugate_product(turn, now, own[(period + 1) * DELAYS]);
+            if (period + N < PERIODS) add_conjugate_product(frame_turn, now, own[(period + N) * DELAYS]);
+        }
     }
     const float sums[7] = {
         excess,
