@@ -47,7 +47,9 @@ class Kernels:
     def __init__(self, link: Settings) -> None:
         here = platform(architecture())
         of_front = _on_device(front.constants(link))
-        of_front["tracked"] = torch.zeros(front.tracked(link).shape, dtype=torch.float64, device="cuda")
+        of_front["tracked"] = torch.zeros(
+            front.tracked(link).shape, dtype=torch.float64, device="cuda"
+        )
         self.receive = KernelFrame(link, _on_device(tables(link)), here)
         self._whole = KernelWaveform(link, of_front, self.receive, here)
         self._link = link

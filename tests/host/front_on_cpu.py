@@ -61,7 +61,9 @@ class FrontOnCpu:
         self._run(
             *[ctypes.c_void_p(({**self.arrays, **given})[name].ctypes.data) for name in self._types]
         )
-        return dict(zip(FRONT, self.arrays["front"].reshape(-1, len(FRONT))[0].tolist(), strict=True))
+        return dict(
+            zip(FRONT, self.arrays["front"].reshape(-1, len(FRONT))[0].tolist(), strict=True)
+        )
 
     def frames(self, stream: np.ndarray) -> list[tuple[dict[str, float], float, np.ndarray]]:
         """Of a whole stream: FRONT, where the preamble begins, and the frame of each burst."""
