@@ -1,8 +1,8 @@
 """What each kind of link takes on the GPU: every kernel, with the front end, and bit error rates.
 
-Kinds are those of Settings that change what runs: a point or a spread pilot, a cyclic prefix. Of
-each: microseconds of the kernels (`chain.py`), and the bit error rate of frames as the simulated
-source makes them beside that of the float64 receiver on the same ones.
+Kinds are those of Settings that change what runs: a point or a spread pilot, a cyclic prefix, two
+antennas. Of each: microseconds of the kernels (`chain.py`), and the bit error rate of frames as the
+simulated source makes them beside that of the float64 receiver on the same ones.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "point": {},
     "spread": {"pilot": "spread"},
     "prefix": {"waveform": "cp"},
+    "2 antennas": {"antennas": 2},
 }
 SNR = 20.0
 

@@ -56,9 +56,8 @@ class Raw:
         self._ratio = own / rate
         self.slot_samples = slot(settings).seconds * rate
         self._filled = int(_FILLED * self.slot_samples)
-        self._resampler = (
-            None if abs(self._ratio - 1) < 1e-9 else _resampler(rate, own, settings.antennas)
-        )
+        same, channels = abs(self._ratio - 1) < 1e-9, 2 * settings.antennas
+        self._resampler = None if same else _resampler(rate, own, channels)
         # What the resampler takes next.
         given = PIECE if self._resampler else 0
         self._given = np.empty(settings.stream_shape(given), np.complex64)
@@ -153,7 +152,7 @@ class Raw:
         return Frame(found.samples, bits, ready, coded, found.carrier_hz, drift)
 
 
-def _resampler(rate: float, own: float, antennas: int) -> soxr.ResampleStream:
+def _resampler(rate: float, own: float, channels: int) -> soxr.ResampleStream:
     """Gives the same samples however its input is cut, aligned with its input."""
     try:
         import soxr
@@ -162,4 +161,4 @@ def _resampler(rate: float, own: float, antennas: int) -> soxr.ResampleStream:
             f"{rate:g} samples a second, and the front end takes {own:g}: resampling needs soxr, "
             f"which is not installed: {install('stream')}"
         ) from error
-    return soxr.ResampleStream(rate, own, 2 * antennas, dtype="float32", quality="HQ")
+    return soxr.ResampleStream(rate, own, channels, dtype="float32", quality="HQ")

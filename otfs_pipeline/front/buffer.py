@@ -14,8 +14,8 @@ PIECE = 1 << 16
 class Buffer:
     """A window on an endless stream of complex64 samples: appended at the end, dropped in front.
 
-    Of several antennas it has a second dimension. `take` gives arrays of `shape`, one at first. When the space in one is used up, what
-    is held is moved to the front of the next: the same one by default.
+    `take` gives arrays of `shape`, [capacity] or [capacity, antennas], one at first. When the space
+    in one is used up, what is held is moved to the front of the next: the same one by default.
     """
 
     def __init__(

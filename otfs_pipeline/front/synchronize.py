@@ -171,7 +171,7 @@ def report(
     Of each antenna; where there are several, lists. No `carrier_hz`: there has been no frame.
     """
 
-    def decibels(each: Sequence[float]) -> float | None | list[float | None]:
+    def decibels(each: Sequence[float]) -> float | list[float | None] | None:
         found = [_decibels(ratio) if carrier_hz is not None else None for ratio in each]
         return found[0] if len(found) == 1 else found
 

@@ -31,6 +31,8 @@ LINKS = {
     "sinc": Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8),
     "spread": Settings(grid="256x32", pilot="spread"),
     "prefix": Settings(grid="256x32", waveform="cp"),
+    "antennas": Settings(grid="256x32", antennas=2, gain_model="rayleigh"),
+    "spread to 4": Settings(grid="128x32", pilot="spread", antennas=4),
     "middle": Settings(grid="1024x32"),
     "large": Settings(grid="16384x32"),
     "large spread": Settings(grid="16384x32", pilot="spread"),
@@ -62,7 +64,7 @@ class Kernels:
                 waveform = torch.from_numpy(burst.samples.copy()).cuda()
                 doubtful = torch.tensor(burst.doubtful, dtype=torch.uint8, device="cuda")
                 got = self._whole(waveform, doubtful)
-                told = dict(zip(FRONT, got["front"].tolist(), strict=True))
+                told = dict(zip(FRONT, got["front"].view(-1, len(FRONT))[0].tolist(), strict=True))
                 samples, bits = (got[name].cpu().numpy() for name in ("frame", "bits"))
                 found.append((told, burst.start + told["delay"], samples, bits))
         return [one for one in found if one[0]["given"] == 1]

@@ -24,8 +24,8 @@ def report(run):
 
 @pytest.mark.parametrize(
     "link",
-    ["small", "odd", "two roll-offs", "sinc", "spread", "prefix", "middle", "large",
-     "large spread"],
+    ["small", "odd", "two roll-offs", "sinc", "spread", "prefix", "antennas", "spread to 4",
+     "middle", "large", "large spread"],
 )  # fmt: skip
 def test_the_kernels_find_what_numpy_finds(report, link):
     got = report[link]
@@ -44,8 +44,9 @@ def test_the_kernels_find_what_numpy_finds(report, link):
         ("live", []),
         ("file", ["--pilot", "spread"]),
         ("file", ["--waveform", "cp"]),
+        ("live", ["--antennas", "2"]),
     ],
-    ids=["file", "live", "spread", "prefix"],
+    ids=["file", "live", "spread", "prefix", "antennas"],
 )
 def test_a_waveform_in_one_graph_a_frame(tmp_path, pieces, kind):
     bundle, air = tmp_path / "otfs.fdy", tmp_path / "air"

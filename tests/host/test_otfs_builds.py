@@ -96,9 +96,11 @@ class FakeRecorder:
             yield build
 
 
-@pytest.mark.parametrize("changes", [{}, {"pilot": "spread"}, {"waveform": "cp"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"pilot": "spread"}, {"waveform": "cp"}, {"antennas": 2}], ids=str
+)
 def test_capture_records_a_build_for_each_architecture(
-    changes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from foundryc.cuda import kernels
     from otfs_pipeline.receiver.kernels import frame as frames

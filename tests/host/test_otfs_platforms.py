@@ -67,7 +67,9 @@ def _check(needs: Resources, launch: program.Launch, target: Platform, blocks: i
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.architecture)
-@pytest.mark.parametrize("kind", [{}, {"pilot": "spread"}, {"waveform": "cp"}], ids=str)
+@pytest.mark.parametrize(
+    "kind", [{}, {"pilot": "spread", "antennas": 4}, {"waveform": "cp"}], ids=str
+)
 def test_front_end_decoder_and_numbers_of_a_frame_are_within_the_limits(
     kind: dict[str, Any], target: Platform
 ) -> None:
