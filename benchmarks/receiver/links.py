@@ -35,6 +35,8 @@ SNR = 20.0
 
 def measure(link: Settings, frames: int) -> dict[str, Any]:
     """Of one kind."""
+    # There is no context before torch has made one.
+    torch.cuda.synchronize()
     receive = KernelFrame(link, chain.on_device(tables(link)), platform(architecture()))
     wrong = {"ber": 0, "exact_ber": 0}
     for index in range(frames):
