@@ -17,6 +17,8 @@ _PATH = Path(__file__).parent / "libfoundryhost.so"
 FORMATS = tuple(map(np.dtype, ("<f4", "<i2", "i1", "u1")))
 """Components of samples that `intake` takes, as zak/kernels.hpp numbers them."""
 _CODES = {dtype: code for code, dtype in enumerate(FORMATS)}
+# So many samples are searched in a fraction of a millisecond.
+_SHORT = 1 << 16
 # Vectors of the memory begin on a cache line.
 _LINE = 16
 
@@ -29,11 +31,15 @@ def _library() -> ctypes.CDLL:
     library.foundry_zak_correlation_prepare.argtypes = (
         c_int, c_void_p, c_int64, c_int64, c_void_p,
     )  # fmt: skip
+    _declare_find(library)
+    return library
+
+
+def _declare_find(library: ctypes.CDLL) -> None:
     library.foundry_zak_correlation_find.argtypes = (
         c_int, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_double,
     )  # fmt: skip
     library.foundry_zak_correlation_find.restype = c_int64
-    return library
 
 
 @cache
@@ -44,6 +50,7 @@ def _held() -> ctypes.PyDLL:
     """
     _library()
     library = ctypes.PyDLL(str(_PATH))
+    _declare_find(library)
     library.foundry_zak_intake.argtypes = (
         c_int, c_int, c_void_p, c_int64, c_float, c_int, c_void_p,
     )  # fmt: skip
@@ -77,7 +84,10 @@ class Correlator:
         The share is |Σ s* x|² / Σ |x|², of a sequence s with unit energy 0 to 1.
         """
         places = samples.size - self._size + 1
-        found = _library().foundry_zak_correlation_find(
+        if places < 1:
+            return None
+        library = _held() if samples.size <= _SHORT else _library()
+        found = library.foundry_zak_correlation_find(
             self._lanes, self._size, self._places, self._at, samples.ctypes.data, places, threshold
         )
         return None if found < 0 else int(found)

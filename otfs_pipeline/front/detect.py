@@ -43,7 +43,7 @@ class Detector:
 
     def _find(self, samples: np.ndarray) -> int | None:
         places = min(samples.size - self.size + 1, self.size)
-        power = 1 << (places - 1).bit_length()
+        power = 1 << max(places - 1, 0).bit_length()
         if power not in self._correlators:
             self._correlators[power] = Correlator(self.template, power)
         return self._correlators[power].find(samples, self.threshold)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ctypes import c_int32
+
 import numpy as np
 import pytest
 
@@ -76,7 +78,7 @@ def test_staging_arrays_are_sent_as_they_are(path, fake):
 def test_parts_of_memory_are_sent_as_they_are(path, fake):
     with Session.open(path) as session:
         pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=1)
-        before, memory, behind = (pipeline.memory(12 * counters.COUNT) for _ in range(3))
+        _, memory, _ = (pipeline.memory(12 * counters.COUNT) for _ in range(3))
         copied = pipeline._slots[0].inputs["state"].view
         whole = memory.view(np.int32)
         parts = [whole[at : at + counters.COUNT] for at in (0, 1, 2 * counters.COUNT)]
@@ -85,14 +87,15 @@ def test_parts_of_memory_are_sent_as_they_are(path, fake):
             pipeline.submit(0, {"state": part})
             assert (pipeline.wait(0)["result"] == value + ADDED).all()
             assert not copied.any()
-        # What is elsewhere, or not dense, goes through the slot's own memory.
+        # What is elsewhere, not dense, or goes on behind it, goes through the slot's own memory.
         gaps = whole[::2][: counters.COUNT]
-        for value, other in enumerate((gaps, frame(0)), 50):
+        end = memory.ctypes.data + memory.size
+        across = (c_int32 * counters.COUNT).from_address(end - 4)  # Whole pages are there.
+        for value, other in enumerate((gaps, frame(0), np.frombuffer(across, np.int32)), 50):
             other[...] = value
             pipeline.submit(0, {"state": other})
             assert (pipeline.wait(0)["result"] == value + ADDED).all()
             assert (copied == value).all()
-        assert before.size == behind.size == memory.size
         pipeline.close()
     assert fake.live == ""
 

@@ -65,6 +65,7 @@ def test_what_has_no_energy_or_is_no_number_is_not_found(lanes: int) -> None:
     assert found is None or found < 40
     samples[:] = np.nan
     assert correlator.find(samples, 0.0) is None
+    assert correlator.find(np.ones(89, np.complex64), 0.0) is None  # No room for it.
 
 
 @pytest.mark.parametrize("lanes", LANES)

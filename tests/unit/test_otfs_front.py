@@ -198,6 +198,26 @@ def test_a_faded_preamble_costs_no_frame() -> None:
     assert (front.counts.locks, front.counts.jumps) == (1, 0)
 
 
+def test_pieces_while_a_preamble_is_missed_make_no_searches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, starts = simulation(CLEAN)
+    faded = samples.copy()
+    faded[starts[3] : starts[3] + 2 * LINK.m] = 0
+    searched, find = list[int](), Detector.find
+
+    def counted(self: Detector, samples: np.ndarray) -> int | None:
+        searched.append(samples.size)
+        return find(self, samples)
+
+    monkeypatch.setattr(Detector, "find", counted)
+    received(faded)
+    whole = searched.copy()
+    searched.clear()
+    received(faded, tuple(range(0, faded.size, 50)))
+    assert searched == whole
+
+
 def test_lost_samples_cost_the_frames_that_had_them() -> None:
     samples, starts = simulation(CLEAN)
     expected, _ = received(samples)

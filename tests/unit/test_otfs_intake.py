@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,10 +12,13 @@ from hypothesis import strategies as st
 from otfs_pipeline.frames.intake import take, undecoded
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.samples import DATATYPES, decode, encode
-from otfs_pipeline.frames.slots import slot_memory
+from otfs_pipeline.frames.slots import SlotFrame, slot_memory
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts
-from otfs_pipeline.front.buffer import PIECE
+from otfs_pipeline.front.buffer import PIECE, Buffer
+from otfs_pipeline.front.signature import waveform_span
+from otfs_pipeline.front.track import Tracker
+from otfs_pipeline.settings import Settings
 from tests.unit.test_otfs_raw import LINK, stream
 
 
@@ -63,32 +68,60 @@ def test_frames_are_those_of_decoded_samples(datatype: str, rate: int) -> None:
         np.testing.assert_array_equal(one.samples, two.samples)
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 30_000), st.integers(1, 900), st.lists(st.integers(1, 49_000), max_size=6))
-def test_broken_samples_cost_the_same_slots_in_the_graph(
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 40_000), st.integers(1, 900), st.lists(st.integers(1, 49_000), max_size=6))
+def test_slots_with_broken_samples_are_lost_and_no_others(
     at: int, count: int, cuts: list[int]
 ) -> None:
-    """As of the front end in the driver, which the graph's slots are compared with."""
-    samples, _ = stream()
-    broken = samples.copy()
+    broken = stream()[0].copy()
     broken[at : at + count] = np.nan
+    clean = np.where(np.isnan(broken), 0, broken)
     memory = slot_memory(LINK, 4, lambda size: np.zeros(size, np.uint8))
-    raws = Raw(LINK, 0.0, memory), Raw(LINK, 0.0)
-    shown = list[np.ndarray]()
-    raws[0].watch = lambda piece: shown.append(piece.copy())
-    whole = np.split(broken, sorted(cuts))
-    found = [list(raw.frames([Frame(piece, UNKNOWN) for piece in whole], Counts())) for raw in raws]
-    slots, damaged = len(found[0]), raws[0].report()["damaged"]
-    # The preamble at the end is a slot, too, of which the graph says that it has no frame.
-    assert (slots - 1, damaged) == (len(found[1]), raws[1].report()["damaged"])
-    assert all(np.isfinite(one.samples).all() for one in found[0])
-    np.testing.assert_array_equal(np.concatenate(shown), np.where(np.isnan(broken), 0, broken))
+    raw, shown = Raw(LINK, 0.0, memory), list[np.ndarray]()
+    raw.watch = lambda piece: shown.append(piece.copy())
+    pieces = [Frame(piece, UNKNOWN) for piece in np.split(broken, sorted(cuts))]
+    found = list(raw.frames(pieces, Counts()))
+    np.testing.assert_array_equal(np.concatenate(shown), clean)
+    tracker = Tracker(LINK, waveform_span(LINK))
+    tracker.lose(at, at + count + 1)
+    bursts = [
+        replace(burst, samples=burst.samples.copy())
+        for some in (tracker.push(clean), tracker.finish())
+        for burst in some
+    ]
+    kept = [burst for burst in bursts if not burst.lost]
+    assert raw.report()["damaged"] == len(bursts) - len(kept)
+    for frame, burst in zip(found, kept, strict=True):
+        assert isinstance(frame, SlotFrame)
+        assert (frame.start, frame.burst.doubtful) == (burst.start, burst.doubtful)
+        np.testing.assert_array_equal(frame.samples, burst.samples)
 
 
 def test_long_pieces_are_taken_in_parts() -> None:
     samples = np.zeros(3 * PIECE, np.complex64)
     sizes = list[int]()
-    raw = Raw(LINK, 0.0)
+    raw = Raw(Settings(grid="1024x32"), 0.0)  # A slot is longer than that.
     raw.watch = lambda piece: sizes.append(piece.size)
     assert list(raw.frames([Frame(samples, UNKNOWN)], Counts())) == []
     assert sum(sizes) == samples.size and max(sizes) <= PIECE
+
+
+def test_a_buffer_goes_on_in_another_array_while_little_is_held() -> None:
+    taken = list[np.ndarray]()
+
+    def array() -> np.ndarray:
+        taken.append(np.zeros(100, np.complex64))
+        return taken[-1]
+
+    buffer = Buffer(100, array)
+    while buffer.end < 90:
+        space = buffer.space()[: 90 - buffer.end]
+        space[:] = np.arange(buffer.end, buffer.end + space.size)
+        buffer.append(space.size)
+    buffer.drop(80, 20)
+    assert len(taken) == 1 and buffer.space().size == 10
+    before = buffer.view(80, 90)
+    buffer.drop(85, 20)
+    assert len(taken) == 2 and buffer.space().size == 95
+    np.testing.assert_array_equal(buffer.view(85, 90), np.arange(85, 90))
+    np.testing.assert_array_equal(before, np.arange(80, 90))

@@ -38,6 +38,9 @@ inline Vector convert(const Component* from) {
     return __builtin_convertvector(few, Vector);
 }
 
+// Bytes by which reading is ahead: what lies beyond a page processors do not fetch by themselves.
+constexpr int AHEAD = 2048;
+
 // to = (from - middle) · scale; whether all are less than the limit, which NaN is not.
 template <class Component>
 inline bool take(const Intake& job, float middle, float scale) {
@@ -51,6 +54,7 @@ inline bool take(const Intake& job, float middle, float scale) {
     for (; at < job.count && uintptr_t(job.to + at) % sizeof(Vector) != 0; at++) take_one(at);
     Integers good = Integers{} - 1;
     for (; at + LANES <= job.count; at += LANES) {
+        __builtin_prefetch(reinterpret_cast<const char*>(from + at) + AHEAD);
         const Vector value = (convert(from + at) - middle) * scale;
         if (job.is_streamed) stream(job.to + at, value);
         else store(job.to + at, value);
