@@ -104,6 +104,11 @@ BENCHMARKS = {
             "otfs.json", gpu=True,
         ),
         Benchmark(
+            "otfs-links", "receiver.links",
+            "kernels and bit error rates of each kind of link: pilots, a cyclic prefix",
+            "otfs_links.json", gpu=True,
+        ),
+        Benchmark(
             "otfs-mailbox", "receiver.mailbox",
             "the equalizer without clusters, as older GPUs have it, beside that with clusters",
             "otfs_mailbox.json", gpu=True,

@@ -28,6 +28,7 @@ choose() {
         otfs) limit=300 options=(otfs --parts frames) ;;
         waveform) limit=330 options=(otfs --parts waveform) ;;
         mailbox) limit=300 options=(otfs-mailbox) ;;
+        links) limit=200 options=(otfs-links) ;;
         sweep) limit=200 options=(otfs-sweep) ;;
         triton) limit=60 options=(otfs-triton) ;;
         decode) limit=100 options=(parse-geometry --parts decode,verify,evidence) ;;

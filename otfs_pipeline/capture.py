@@ -48,18 +48,13 @@ def record(recorder: Recorder, settings: Settings) -> None:
 def _record_kernels(recorder: Recorder, settings: Settings) -> None:
     from foundryc.cuda.kernels import architecture
     from otfs_pipeline.receiver.kernels import front
-    from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, decoder_program
+    from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, tables
     from otfs_pipeline.receiver.kernels.platforms import platform
 
-    program = decoder_program(settings)
-    constants = _constants(recorder, program.constants() if program else {})
-    graphs = {GRAPH: signature(settings)}
-    tables: dict[str, torch.Tensor] = {}
-    if settings.antennas == 1:
-        # Nothing synchronizes several yet.
-        graphs[WAVEFORM_GRAPH] = waveform_signature(settings)
-        tables = _constants(recorder, front.constants(settings))
-        tables["tracked"] = _zeros(recorder, "tracked", front.TRACKED, "state")
+    constants = _constants(recorder, tables(settings))
+    graphs = {GRAPH: signature(settings), WAVEFORM_GRAPH: waveform_signature(settings)}
+    of_front = _constants(recorder, front.constants(settings))
+    of_front["tracked"] = _zeros(recorder, "tracked", front.tracked(settings), "state")
     inputs = {
         graph: [_zeros(recorder, name, tensor, "input") for name, tensor in like.inputs.items()]
         for graph, like in graphs.items()
@@ -68,10 +63,8 @@ def _record_kernels(recorder: Recorder, settings: Settings) -> None:
     def made(name: str, *load: Loader) -> dict[str, Receive]:
         target = platform(name)
         receive = KernelFrame(settings, constants, target, *load)
-        calls: dict[str, Receive] = {GRAPH: receive}
-        if WAVEFORM_GRAPH in graphs:
-            calls[WAVEFORM_GRAPH] = KernelWaveform(settings, tables, receive, target, *load)
-        return calls
+        whole = KernelWaveform(settings, of_front, receive, target, *load)
+        return {GRAPH: receive, WAVEFORM_GRAPH: whole}
 
     own = made(architecture())
     with recorder.warm_up():

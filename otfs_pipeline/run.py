@@ -278,6 +278,6 @@ def _front_end(found: dict[str, Any]) -> str:
     parts = [f"{found['locks']} locks, {found['jumps']} jumps, {found['damaged']} frames damaged"]
     for name, unit in (("carrier_hz", "carrier {:+.0f} Hz"), ("dc_db", "DC {:.0f} dB"),
                        ("image_db", "image {:.0f} dB")):  # fmt: skip
-        if found[name] is not None:
-            parts.append(unit.format(found[name]))
+        each = found[name] if isinstance(found[name], list) else [found[name]]
+        parts += [unit.format(value) for value in each if value is not None]
     return ", ".join(parts)

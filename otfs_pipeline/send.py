@@ -26,7 +26,6 @@ from otfs_pipeline import send_raw
 from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive, seconds
 from otfs_pipeline.frames import opening, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
-from otfs_pipeline.frames.raw import refuse_antennas
 from otfs_pipeline.frames.samples import encode, width
 from otfs_pipeline.frames.wire import FORMATS, Header, Sender
 from otfs_pipeline.link import profile
@@ -60,7 +59,6 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
     """Send by `options`; gives the number of frames, the seconds, and how many were sent late."""
     settings = _settings(options)
     if options.raw:
-        refuse_antennas(settings)
         if options.iq:
             raise UsageError("--iq holds frames, or a finished waveform: --raw simulates its own")
         return send_raw.send(options, settings)

@@ -78,7 +78,7 @@ class Waveform:
         return self.simulation.settings
 
     def encoded(self, samples: np.ndarray) -> bytes:
-        """Interleaved samples."""
+        """Interleaved samples, also of antennas [S, antennas]."""
         return encode(samples, self.datatype, self.gain)
 
 
@@ -106,6 +106,8 @@ def send(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
 def _waveform(options: argparse.Namespace, settings: Settings) -> Waveform:
     if not 2 <= options.oversampling <= 16:
         raise UsageError(f"--oversampling {options.oversampling}: use 2 to 16 samples a symbol")
+    if options.udp and settings.antennas > 1:
+        raise UsageError("--udp takes the waveform of one antenna; use --output, --zmq or --shm")
     if options.gap and not options.output:
         raise UsageError("--gap needs --output FILE: a live waveform repeats its pool")
     paths = profile.find(options.channel)
@@ -200,7 +202,8 @@ def _sender(options: argparse.Namespace, waveform: Waveform, samples: int) -> It
     def put(piece: np.ndarray, index: int) -> None:
         seed = waveform.simulation.seed if index >= 0 else -1
         header = Header(next(sequence), waveform.datatype, piece.size, seed, max(index, 0))
-        link.send(header, waveform.encoded(piece))
+        # Antenna after antenna.
+        link.send(header, waveform.encoded(piece.T))
 
     with closing(link):
         yield put

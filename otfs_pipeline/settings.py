@@ -160,6 +160,10 @@ class Settings:
         """Shape of a frame's samples: [MN], of several antennas [antennas, MN]."""
         return (self.q,) if self.antennas == 1 else (self.antennas, self.q)
 
+    def stream_shape(self, samples: int) -> tuple[int, ...]:
+        """Shape of so many samples of a waveform: [S], of several antennas [S, antennas]."""
+        return (samples,) if self.antennas == 1 else (samples, self.antennas)
+
     @property
     def bandwidth(self) -> float:
         """Hz, and complex samples a second."""

@@ -1,9 +1,9 @@
 """Times of all kernels from a slot's waveform to decoded payload, on the GPU, with torch.
 
-    python -m benchmarks.receiver.chain GRID CODE_RATE
+    python -m benchmarks.receiver.chain LINK
 
-Prints one JSON object: microseconds of each kernel, from events around CUDA graphs of 20 launches,
-and of all of them in turn.
+LINK are settings as JSON. Prints one JSON object: microseconds of each kernel, from events around
+CUDA graphs of 20 launches, and of all of them in turn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from foundryc.cuda.kernels import Kernel, architecture
 from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.track import Tracker
 from otfs_pipeline.receiver.kernels import front
-from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, decoder_program
+from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, tables
 from otfs_pipeline.receiver.kernels.platforms import platform
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.impair import Impairments
@@ -44,19 +44,18 @@ class Noted:
         self.kernel.launch(*arguments)
 
 
-def measure(grid: str, code_rate: float) -> dict[str, float]:
+def measure(link: Settings) -> dict[str, float]:
     """Of one burst at 20 dB."""
-    link = Settings(grid=grid, code_rate=code_rate)
     launched: dict[str, tuple[Any, ...]] = {}
 
     def load(image: bytes, name: str, shared: int = 0) -> Noted:
         return Noted(Kernel.load(image, name, shared), launched)
 
-    here, program = platform(architecture()), decoder_program(link)
-    constants = {} if program is None else _on_device(program.constants())
-    tables = _on_device(front.constants(link))
-    tables["tracked"] = torch.zeros(front.TRACKED.shape, dtype=torch.float64, device="cuda")
-    receive = KernelWaveform(link, tables, KernelFrame(link, constants, here, load), here, load)
+    here = platform(architecture())
+    of_front = on_device(front.constants(link))
+    of_front["tracked"] = torch.zeros(front.tracked(link).shape, dtype=torch.float64, device="cuda")
+    frame = KernelFrame(link, on_device(tables(link)), here, load)
+    receive = KernelWaveform(link, of_front, frame, here, load)
     waveform = torch.from_numpy(_burst(link)).cuda()
     doubtful = torch.zeros((), dtype=torch.uint8, device="cuda")
     results = receive(waveform, doubtful)
@@ -76,7 +75,7 @@ def _burst(link: Settings) -> np.ndarray:
     sys.exit("no burst was found")
 
 
-def _on_device(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def on_device(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value).cuda() for name, value in values.items()}
 
 
@@ -91,4 +90,4 @@ def _microseconds(calls: Sequence[tuple[Any, ...]]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], float(sys.argv[2]))))
+    print(json.dumps(measure(Settings(**json.loads(sys.argv[1])))))

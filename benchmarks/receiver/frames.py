@@ -84,7 +84,8 @@ def about(device: str) -> dict[str, str]:
 def _waveform(folder: Path, frames: int, seconds: float, ber_frames: int) -> dict[str, Any]:
     bundle = _capture(folder, GRIDS[0], "--code-rate", str(CODE_RATE))
     arguments = [bundle, frames, seconds, WAVEFORM_POOL, ber_frames]
-    stages = _python("benchmarks.receiver.chain", GRIDS[0], CODE_RATE)
+    link = {"grid": GRIDS[0], "code_rate": CODE_RATE}
+    stages = _python("benchmarks.receiver.chain", json.dumps(link))
     return {"stage_us": stages} | _python("benchmarks.receiver.waveform", *arguments)
 
 

@@ -140,6 +140,11 @@ def _received(
     if options.shm:
         return shared.receive(options.shm, settings, counts, idle, stop)
     if options.udp:
+        if settings.antennas > 1:
+            raise UsageError(
+                f"--udp brings the waveform of one antenna, and the bundle combines "
+                f"{settings.antennas}; use --iq, --zmq or --shm"
+            )
         datatype = udp.datatype_of(options.packets, options.datatype)
         rate = options.rate or settings.bandwidth * OVERSAMPLING
         return udp.receive(options.udp, options.packets, datatype, rate, counts, idle, stop)

@@ -24,10 +24,10 @@ def undecoded(data: bytes | memoryview, datatype: str) -> np.ndarray:
 
 
 def take(samples: np.ndarray, to: np.ndarray, streamed: bool = False) -> list[list[int]]:
-    """Put samples, as `undecoded` gives them, to `to`, [S] complex64.
+    """Put samples, as `undecoded` gives them, to `to`, complex64 as `Settings.stream_shape`.
 
-    Zeros stand for those that are no numbers, or over 1e15. Gives where such begin and end.
-    `streamed`: past the processor's caches.
+    Zeros stand for those that are no numbers, or over 1e15. Gives where such begin and end, at any
+    antenna. `streamed`: past the processor's caches.
     """
     samples = np.ascontiguousarray(samples)
     parts = samples.view(np.float32) if samples.dtype == np.complex64 else samples
@@ -36,4 +36,5 @@ def take(samples: np.ndarray, to: np.ndarray, streamed: bool = False) -> list[li
     with np.errstate(invalid="ignore"):
         good = np.abs(to) < _LARGEST
     to[~good] = 0
+    good = good.reshape(len(to), -1).all(axis=1)
     return np.flatnonzero(np.diff(good, prepend=True, append=True)).reshape(-1, 2).tolist()

@@ -33,26 +33,16 @@ _KNOWN = 64
 _BLUR = 64
 
 
-def refuse_antennas(settings: Settings) -> None:
-    """UsageError for a link of several antennas, whose waveforms nothing synchronizes yet."""
-    if settings.antennas > 1:
-        raise UsageError(
-            f"--raw takes the waveform of one antenna, and the bundle combines {settings.antennas};"
-            " give frames, or capture with --antennas 1"
-        )
-
-
 class Raw:
     """The front end of one run; samples come at `rate` a second, 0 for the front end's own.
 
     With `memory`, the graph has the front end: what is given on are slots, kept in these arrays
-    (see `Slots`). UsageError for a rate below the waveform's bandwidth, and for several antennas.
+    (see `Slots`). UsageError for a rate below the waveform's bandwidth.
     """
 
     def __init__(
         self, settings: Settings, rate: float, memory: Sequence[np.ndarray] | None = None
     ) -> None:
-        refuse_antennas(settings)
         own = settings.bandwidth * OVERSAMPLING
         rate = rate or own
         occupied = settings.bandwidth * (1 + settings.rolloffs[0])
@@ -66,16 +56,20 @@ class Raw:
         self._ratio = own / rate
         self.slot_samples = slot(settings).seconds * rate
         self._filled = int(_FILLED * self.slot_samples)
-        self._resampler = None if abs(self._ratio - 1) < 1e-9 else _resampler(rate, own)
+        same, channels = abs(self._ratio - 1) < 1e-9, 2 * settings.antennas
+        self._resampler = None if same else _resampler(rate, own, channels)
         # What the resampler takes next.
-        self._given = np.empty(PIECE if self._resampler else 0, np.complex64)
+        given = PIECE if self._resampler else 0
+        self._given = np.empty(settings.stream_shape(given), np.complex64)
         self._taken = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)
         self.watch: Callable[[np.ndarray], None] = lambda _: None
-        """Is shown all samples, at the front end's rate."""
+        """Is shown all samples, at the front end's rate, [S] or [antennas, S]."""
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
         """Frames of a stream of samples in pieces of any length, as `undecoded` gives them.
+
+        Those of several antennas are interleaved, or [antennas, S].
 
         A piece's payload is that of the frame whose preamble begins with it. Pieces that `counts`
         counts as lost are taken to be as long as the one before.
@@ -83,16 +77,19 @@ class Raw:
         lost, missing, size = counts.lost, counts.missing, 0
         for piece in pieces:
             gone = counts.missing - missing or (counts.lost - lost) * size
-            lost, missing, size = counts.lost, counts.missing, len(piece.samples)
+            samples = self._interleaved(piece.samples)
+            lost, missing, size = counts.lost, counts.missing, len(samples)
             if gone:
-                zeros = np.zeros(min(gone, self._filled), np.complex64)
-                self._lose(0, zeros.size)
+                shape = self._settings.stream_shape(min(gone, self._filled))
+                zeros = np.zeros(shape, np.complex64)
+                self._lose(0, len(zeros))
                 yield from self._push(zeros, piece.ready)
             if piece.bits.size:
                 self._known.append((self._taken * self._ratio, piece.bits, piece.coded))
-            yield from self._push(piece.samples, piece.ready)
+            yield from self._push(samples, piece.ready)
         if self._resampler is not None:
-            rest = self._resampler.resample_chunk(np.zeros((0, 2), np.float32), last=True)
+            nothing = np.zeros((0, 2 * self._settings.antennas), np.float32)
+            rest = self._resampler.resample_chunk(nothing, last=True)
             yield from self._resampled(rest)
         yield from map(self._received, self._front.finish())
 
@@ -104,26 +101,37 @@ class Raw:
         while len(samples):
             space = self._front.space() if self._resampler is None else self._given
             space = space[: len(samples)]
-            self._take(samples[: space.size], space)
-            samples = samples[space.size :]
+            self._take(samples[: len(space)], space)
+            samples = samples[len(space) :]
             if self._resampler is not None:
-                parts = space.view(np.float32).reshape(-1, 2)
+                parts = space.view(np.float32).reshape(len(space), -1)
                 yield from self._resampled(self._resampler.resample_chunk(parts), ready)
                 continue
-            self.watch(space)
-            for found in self._front.took(space.size):
+            self.watch(space.T)
+            for found in self._front.took(len(space)):
                 yield self._received(found, ready)
 
     def _resampled(self, parts: np.ndarray, ready: float = 0.0) -> Iterator[Frame]:
-        samples = np.ascontiguousarray(parts).view(np.complex64).reshape(-1)
-        self.watch(samples)
+        samples = np.ascontiguousarray(parts).view(np.complex64)
+        samples = samples.reshape(self._settings.stream_shape(len(parts)))
+        self.watch(samples.T)
         for found in self._front.push(samples):
             yield self._received(found, ready)
+
+    def _interleaved(self, samples: np.ndarray) -> np.ndarray:
+        """A piece of several antennas with a row for each sample; what fills none is left out."""
+        antennas = self._settings.antennas
+        if antennas == 1:
+            return samples
+        if samples.ndim == 2 and samples.dtype == np.complex64:
+            return np.ascontiguousarray(samples.T)
+        whole = len(samples) // antennas
+        return samples[: whole * antennas].reshape(whole, antennas, *samples.shape[1:])
 
     def _take(self, samples: np.ndarray, to: np.ndarray) -> None:
         for begin, end in take(samples, to, streamed=isinstance(self._front, Slots)):
             self._lose(begin, end)
-        self._taken += to.size
+        self._taken += len(to)
 
     def _lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of those that come next stand for lost ones."""
@@ -144,7 +152,7 @@ class Raw:
         return Frame(found.samples, bits, ready, coded, found.carrier_hz, drift)
 
 
-def _resampler(rate: float, own: float) -> soxr.ResampleStream:
+def _resampler(rate: float, own: float, channels: int) -> soxr.ResampleStream:
     """Gives the same samples however its input is cut, aligned with its input."""
     try:
         import soxr
@@ -153,4 +161,4 @@ def _resampler(rate: float, own: float) -> soxr.ResampleStream:
             f"{rate:g} samples a second, and the front end takes {own:g}: resampling needs soxr, "
             f"which is not installed: {install('stream')}"
         ) from error
-    return soxr.ResampleStream(rate, own, 2, dtype="float32", quality="HQ")
+    return soxr.ResampleStream(rate, own, channels, dtype="float32", quality="HQ")

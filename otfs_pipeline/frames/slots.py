@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,10 +49,11 @@ def slot_memory(
 
     `memory` gives so many bytes from which the device copies directly.
     """
-    size = Reach.of(settings, waveform_span(settings)).capacity
+    shape = settings.stream_shape(Reach.of(settings, waveform_span(settings)).capacity)
+    size = 8 * math.prod(shape)
     # Those in use may begin and end in the middle of an array, and one is being filled.
     count = 1 - (-(slots + BURSTS - 1) // BURSTS)
-    return [memory(8 * size).view(np.complex64) for _ in range(count)]
+    return [memory(size).view(np.complex64).reshape(shape) for _ in range(count)]
 
 
 class Slots:
@@ -63,15 +65,15 @@ class Slots:
     def __init__(self, settings: Settings, memory: Sequence[np.ndarray]) -> None:
         self._settings = settings
         self._free = deque(memory)
-        self._size = memory[0].size
+        self._shape = memory[0].shape
         self._tracker = Tracker(settings, waveform_span(settings), self._array)
         self._drift = Drift(self._tracker.step)
         # What the thread of the source counts, and what the one that launches the graph does.
         self._lost, self._frames, self._damaged = 0, 0, 0
-        self._front = dict.fromkeys(FRONT, 0.0)
+        self._front = [dict.fromkeys(FRONT, 0.0)] * settings.antennas
 
     def push(self, samples: np.ndarray) -> Iterator[SlotFrame]:
-        """The slots that these samples complete; [S] complex64."""
+        """The slots that these samples complete; complex64 as `Settings.stream_shape`."""
         return self._given(self._tracker.push(samples))
 
     def space(self) -> np.ndarray:
@@ -98,22 +100,27 @@ class Slots:
 
         To be called in the order of the bursts.
         """
-        told = dict(zip(FRONT, front.tolist(), strict=True))
+        each = [
+            dict(zip(FRONT, antenna.tolist(), strict=True))
+            for antenna in front.reshape(-1, len(FRONT))
+        ]
+        told = each[0]
         self._damaged += told["given"] == 0
         if told["given"] != 1:
             return None
-        self._front = told
+        self._front = each
         self._frames += 1
         late = self._drift.of(burst.start + told["delay"], burst.run)
         return told["carrier"], late / (OVERSAMPLING * self._settings.bandwidth)
 
     def report(self) -> dict[str, Any]:
         """As `FrontEnd.report`."""
-        front, tracker = self._front, self._tracker
+        tracker = self._tracker
         counts = Counts(self._frames, tracker.locks, tracker.jumps, self._lost + self._damaged)
-        dc = abs(complex(front["dc_re"], front["dc_im"])) / (front["rms"] or 1.0)
-        image = abs(complex(front["image_re"], front["image_im"]))
-        return report(counts, front["mean_carrier"] if self._frames else None, dc, image)
+        dc = [abs(complex(of["dc_re"], of["dc_im"])) / (of["rms"] or 1.0) for of in self._front]
+        image = [abs(complex(of["image_re"], of["image_im"])) for of in self._front]
+        carrier = self._front[0]["mean_carrier"] if self._frames else None
+        return report(counts, carrier, dc, image)
 
     def _given(self, bursts: Iterator[Burst]) -> Iterator[SlotFrame]:
         for burst in bursts:
@@ -125,9 +132,9 @@ class Slots:
     def _array(self) -> np.ndarray:
         """An array that is free again as soon as nobody has a part of it."""
         if not self._free:
-            return np.empty(self._size, np.complex64)
+            return np.empty(self._shape, np.complex64)
         memory = self._free.popleft()
         # Views of an array keep alive the one that owns a buffer, and none between.
         owner = np.frombuffer(memory.data, np.complex64)
         weakref.finalize(owner, self._free.append, memory)
-        return owner
+        return owner.reshape(self._shape)

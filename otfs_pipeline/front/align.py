@@ -48,7 +48,7 @@ FLOOR = 1.5
 # where its strip is silent.
 PARTS, SILENT = 4, 0.5
 # Of a spread pilot data are everywhere; few periods' power has peaks of so many times its mean.
-_LOUD = 3.0
+LOUD = 3.0
 # Pulses spill over so many symbols; the strip is not silent so near to pilot and data.
 NEAR = 2
 # Share of the pilot's energy that may be beside its place.
@@ -79,6 +79,12 @@ def seen_symbols(settings: Settings) -> int:
     return min(settings.guard_bins // 2 + settings.delay_taps, settings.m // 2)
 
 
+def filter_reach(settings: Settings) -> int:
+    """Delays that are filtered for these: a spread pilot's strip lies around each."""
+    strip = settings.guard_bins // 2 if settings.pilot == "spread" else 0
+    return seen_symbols(settings) + strip
+
+
 @dataclass(frozen=True)
 class Alignment:
     """`delay` in samples of the front end, a multiple of 1/STEPS.
@@ -107,7 +113,7 @@ class Aligner:
         self._turn = np.exp(-2j * np.pi * lp * periods / s.n)[:, None]
         seen = seen_symbols(s)
         self._delays = np.arange(-DENSE * seen, DENSE * seen + 1) / DENSE
-        spread = s.guard_bins // 2 if s.pilot == "spread" else 0
+        spread = filter_reach(s) - seen
         self._compression = Compression(s, DENSE, self._delays.size) if spread else None
         self._filtered = DENSE * 2 * (seen + spread) + 1
         around = min(pulse_reach(s), s.m // 2)
@@ -135,10 +141,12 @@ class Aligner:
     def align(self, samples: np.ndarray, start: int, level: float) -> Alignment | None:
         """Of `samples` complex64 whose preamble begins about `start`; None without a pilot.
 
-        `level` is the power of a symbol.
+        `level` is the power of a symbol. Of several antennas, samples [S, antennas], it is that of
+        all, and so are all energies.
         """
-        pulses = self._pulses(samples, start)
-        power = np.abs(pulses) ** 2
+        antennas = samples[:, None] if samples.ndim == 1 else samples
+        each = [self._pulses(antenna, start) for antenna in antennas.T]
+        power = np.sum([np.abs(pulses) ** 2 for pulses in each], axis=0)
         profile = power.sum(axis=0) / np.sum(self._taper**4)
         energy = np.maximum(profile - FLOOR * level, 0)
         if self._compression:
@@ -146,8 +154,11 @@ class Aligner:
         if not energy.any():
             return None
         delay = self._timing(energy)
-        seen = (pulses * self._turn)[:, energy > 0]
-        turns = [complex(np.vdot(seen[:-by], seen[by:])) for by in (1, self._settings.n)]
+        seen = [(pulses * self._turn)[:, energy > 0] for pulses in each]
+        turns = [
+            sum(complex(np.vdot(one[:-by], one[by:])) for one in seen)
+            for by in (1, self._settings.n)
+        ]
         whole = self._is_whole(power, energy, delay, level)
         return Alignment(delay * OVERSAMPLING, turns[0], turns[1], whole)
 
@@ -197,7 +208,7 @@ class Aligner:
     ) -> bool:
         s, half = self._settings, self._settings.guard_bins // 2
         if self._compression:
-            return not self._compression.is_astray(np.maximum(power - _LOUD * floor, 0), place)
+            return not self._compression.is_astray(np.maximum(power - LOUD * floor, 0), place)
         silent = (symbols >= s.delay_taps - half + NEAR) & (symbols <= half - NEAR) & ~place
         width = NEAR * DENSE
         most = np.convolve(np.where(silent, power, 0), np.ones(width) / width).max()

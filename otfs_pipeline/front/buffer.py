@@ -14,12 +14,14 @@ PIECE = 1 << 16
 class Buffer:
     """A window on an endless stream of complex64 samples: appended at the end, dropped in front.
 
-    `take` gives arrays of `capacity` samples, one at first. When the space in one is used up, what
-    is held is moved to the front of the next: the same one by default.
+    `take` gives arrays of `shape`, [capacity] or [capacity, antennas], one at first. When the space
+    in one is used up, what is held is moved to the front of the next: the same one by default.
     """
 
-    def __init__(self, capacity: int, take: Callable[[], np.ndarray] | None = None) -> None:
-        own = np.zeros(0 if take else capacity, np.complex64)
+    def __init__(
+        self, shape: tuple[int, ...], take: Callable[[], np.ndarray] | None = None
+    ) -> None:
+        own = np.zeros((0,) if take else shape, np.complex64)
         self._take = take or (lambda: own)
         self._samples = self._take()
         self._first = self._at = self._count = 0
@@ -32,7 +34,7 @@ class Buffer:
 
     def space(self) -> np.ndarray:
         """Where the next samples are to be put; then `append` counts them."""
-        if self._at + self._count == self._samples.size:
+        if self._at + self._count == len(self._samples):
             self._move()
         return self._samples[self._at + self._count :][:PIECE]
 
@@ -48,7 +50,7 @@ class Buffer:
         """
         gone = min(max(before - self._first, 0), self._count)
         self._first, self._at, self._count = self._first + gone, self._at + gone, self._count - gone
-        if self._at and self._at + coming > self._samples.size:
+        if self._at and self._at + coming > len(self._samples):
             self._move()
         while self._lost and self._lost[0][1] <= self._first:
             self._lost.popleft()

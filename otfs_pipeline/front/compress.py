@@ -16,18 +16,28 @@ from otfs_pipeline.waveform.pulse import smooth
 _STRAY = 0.3
 
 
+def most_astray(settings: Settings) -> float:
+    """Energy of a part of a burst over that of the paths in their place, where it is whole."""
+    return 1 + 2 * (1 - settings.chirp_period / settings.guard_bins) ** 2 + _STRAY
+
+
+def path_delays(settings: Settings, dense: int) -> int:
+    """Delays of a window that holds all paths, in steps of 1/dense symbols."""
+    return dense * settings.delay_taps + 1
+
+
 class Compression:
     """Tables of a link; `count` delays in steps of 1/dense symbols, 0 in the middle."""
 
     def __init__(self, settings: Settings, dense: int, count: int) -> None:
         bins = settings.guard_bins
-        self._width, self._count = dense * settings.delay_taps + 1, count
+        self._width, self._count = path_delays(settings, dense), count
         self._size = smooth(count + dense * (bins - 1))
         strip = np.zeros(self._size, np.complex128)
         strip[: dense * bins : dense] = pilot_strip(settings)
         strip /= np.linalg.norm(strip)
         self._template = np.fft.fft(strip).conj().astype(np.complex64)
-        self._echoes = 2 * (1 - settings.chirp_period / bins) ** 2
+        self._most_astray = most_astray(settings)
 
     def pulses(self, filtered: np.ndarray) -> np.ndarray:
         """What a matched filter gives [periods, count + dense·(guard bins - 1)] to pulses."""
@@ -43,6 +53,9 @@ class Compression:
         return kept
 
     def is_astray(self, energy: np.ndarray, place: np.ndarray) -> bool:
-        """Whether energy by delay is elsewhere than in its `place`, and beside it as expected."""
+        """Whether energy by delay is elsewhere than in its `place`, and beside it as expected.
+
+        So it is where there is none.
+        """
         main = energy[place].sum()
-        return bool(energy.sum() > (1 + self._echoes + _STRAY) * main)
+        return bool(energy.sum() >= self._most_astray * main)

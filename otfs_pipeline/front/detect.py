@@ -33,8 +33,15 @@ class Detector:
     def find(self, samples: np.ndarray) -> int | None:
         """The index at which a preamble most likely begins; None where none is.
 
-        `samples` holds the places to look at and a preamble more, [places + size - 1] complex64.
+        `samples` holds the places to look at and a preamble more, [places + size - 1] complex64. Of
+        several antennas, [.., antennas], the first that has heard it says where.
         """
+        if samples.ndim == 1:
+            return self._find(samples)
+        heard = (self._find(np.ascontiguousarray(antenna)) for antenna in samples.T)
+        return next((at for at in heard if at is not None), None)
+
+    def _find(self, samples: np.ndarray) -> int | None:
         places = min(samples.size - self.size + 1, self.size)
         power = 1 << max(places - 1, 0).bit_length()
         if power not in self._correlators:

@@ -10,7 +10,7 @@ from otfs_pipeline.waveform.pulse import pulse_reach
 from otfs_pipeline.waveform.slot import slot
 
 WAVEFORM_GRAPH = "receive_waveform"
-"""The name of the graph, which bundles for cuda have for links of one antenna."""
+"""The name of the graph, which bundles for cuda have."""
 FRONT = ("given", "delay", "carrier", "mean_carrier", "dc_re", "dc_im", "image_re", "image_im",
          "rms")  # fmt: skip
 """What the front end says of a frame, in this order.
@@ -24,21 +24,23 @@ taken off, and the mean of frames, in Hz; then DC, κ (front/balance.py) and the
 def waveform_signature(settings: Settings) -> Signature:
     """Of WAVEFORM_GRAPH, whose outputs are those of `signature` and two more.
 
-    waveform        [S]        samples of a slot, two a symbol, those of `waveform_span`
+    waveform        [S]        samples of a slot, two a symbol, those of `waveform_span`; of several
+                               antennas [S, antennas]
     doubtful        []         1: give the frame on only where its pilot is whole; else 0
-    frame           [MN]       what the receiver takes; zeros where no frame is given on
-    front           [9]        FRONT
+    frame           [MN]*      what the receiver takes; zeros where no frame is given on
+    front           [9]*       FRONT
+    Of several antennas those marked * have a first dimension of them.
     """
     first, last = waveform_span(settings)
     return Signature(
         inputs={
-            "waveform": Tensor((last - first,), "complex64"),
+            "waveform": Tensor(settings.stream_shape(last - first), "complex64"),
             "doubtful": Tensor((), "uint8"),
         },
         outputs=signature(settings).outputs
         | {
             "frame": Tensor(settings.frame_shape, "complex64"),
-            "front": Tensor((len(FRONT),), "float32"),
+            "front": Tensor((*settings.frame_shape[:-1], len(FRONT)), "float32"),
         },
     )
 

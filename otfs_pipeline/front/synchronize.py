@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,8 @@ CARRIER_MEMORY = 16
 
 @dataclass(frozen=True)
 class Found:
-    """A frame [Q] complex64, and where its preamble begins: an index of the stream of samples.
+    """A frame's samples, as the receiver takes them, and where its preamble begins: an index of the
+    stream of samples.
 
     `carrier_hz` is the offset that was taken out, `drift` by how many samples the frame comes
     later than whole slots after the first one since the last lock or jump.
@@ -72,7 +73,7 @@ class FrontEnd:
         self._damaged = self._frames = 0
         self._settings = settings
         self._aligner, self._filter = Aligner(settings), MatchedFilter(settings)
-        self._balance = Balance()
+        self._balance = [Balance() for _ in range(settings.antennas)]
         spans, farthest = (self._aligner.span, self._filter.span), self._aligner.farthest
         first = min(span[0] for span in spans) - farthest
         self._before = max(-first, 0)
@@ -90,7 +91,7 @@ class FrontEnd:
         return Counts(self._frames, self._tracker.locks, self._tracker.jumps, self._damaged)
 
     def push(self, samples: np.ndarray) -> Iterator[Found]:
-        """The frames that these samples complete; [S] complex64."""
+        """The frames that these samples complete; complex64 as `Settings.stream_shape`."""
         for burst in self._tracker.push(samples):
             yield from self._frame(burst)
 
@@ -117,17 +118,21 @@ class FrontEnd:
 
     def report(self) -> dict[str, Any]:
         """Counts, and what has been measured: carrier in Hz, DC and image over the signal in dB."""
-        balance = self._balance
         carrier = self._mean_carrier() if self._frames else None
-        return report(self.counts, carrier, abs(balance.dc) / balance.rms, abs(balance.image))
+        dc = [abs(one.dc) / one.rms for one in self._balance]
+        return report(self.counts, carrier, dc, [abs(one.image) for one in self._balance])
 
     def _frame(self, burst: Burst) -> Iterator[Found]:
         """The burst's frame; none where samples of it are missing."""
         core = burst.samples[self._core :][: self._middle]
-        level = OVERSAMPLING * float(np.vdot(core, core).real) / core.size
+        level = OVERSAMPLING * float(np.vdot(core, core).real) / len(core)
+        antennas = np.ascontiguousarray(burst.samples.T).reshape(-1, len(burst.samples))
+        each = list(zip(self._balance, antennas, strict=True))
         if not burst.doubtful:
-            self._balance.measure(core[self._data])
-        samples = self._balance.correct(burst.samples)
+            for balance, antenna in each:
+                balance.measure(antenna[self._core :][self._data])
+        corrected = [balance.correct(antenna) for balance, antenna in each]
+        samples = corrected[0] if len(corrected) == 1 else np.stack(corrected, axis=1)
         found = self._aligner.align(samples, self._before, level)
         if found is None or burst.lost or (burst.doubtful and not found.whole):
             # A preamble at the end of a stream has no frame.
@@ -137,7 +142,9 @@ class FrontEnd:
         self._carrier += found.turn / max(abs(found.turn), 1e-30)
         self._frames += 1
         carrier = self._carrier_of(found)
-        received = self._filter.frame(samples, self._before + found.delay, carrier)
+        begin = self._before + found.delay
+        frames = [self._filter.frame(antenna, begin, carrier) for antenna in corrected]
+        received = np.reshape(frames, self._settings.frame_shape)
         place = burst.start + found.delay
         yield Found(received, place, carrier, self._drift.of(place, burst.run))
 
@@ -156,17 +163,23 @@ class FrontEnd:
         return float(np.angle(self._carrier) / (2 * np.pi)) * self._settings.nu_p
 
 
-def report(counts: Counts, carrier_hz: float | None, dc: float, image: float) -> dict[str, Any]:
+def report(
+    counts: Counts, carrier_hz: float | None, dc: Sequence[float], image: Sequence[float]
+) -> dict[str, Any]:
     """Counts, and what has been measured; `dc` over the signal, and the image, as amplitudes.
 
-    No `carrier_hz`: there has been no frame.
+    Of each antenna; where there are several, lists. No `carrier_hz`: there has been no frame.
     """
-    found = carrier_hz is not None
+
+    def decibels(each: Sequence[float]) -> float | list[float | None] | None:
+        found = [_decibels(ratio) if carrier_hz is not None else None for ratio in each]
+        return found[0] if len(found) == 1 else found
+
     return {
         **asdict(counts),
         "carrier_hz": carrier_hz,
-        "dc_db": _decibels(dc) if found else None,
-        "image_db": _decibels(image) if found else None,
+        "dc_db": decibels(dc),
+        "image_db": decibels(image),
     }
 
 

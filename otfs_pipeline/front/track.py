@@ -17,7 +17,8 @@ from otfs_pipeline.waveform.slot import slot
 
 @dataclass(frozen=True)
 class Burst:
-    """A frame's samples [end - begin], views that are valid as long as `Buffer.view`'s.
+    """A frame's samples [end - begin], views that are valid as long as `Buffer.view`'s; of several
+    antennas [end - begin, antennas].
 
     The preamble begins about sample `start` of the stream, and the samples at `span[0]` from there.
     `doubtful`: the next preamble was not in its place, so some may be missing. `lost`: some of them
@@ -58,7 +59,7 @@ class Tracker:
         self.step, self._reach = reach.step, reach
         self._centre, self._half = place.centre * OVERSAMPLING, place.half * OVERSAMPLING
         self._detector, self._span = Detector(settings), span
-        self._buffer = Buffer(reach.capacity, take)
+        self._buffer = Buffer(settings.stream_shape(reach.capacity), take)
         # A stream may begin within a preamble, and is looked at from `before` earlier on.
         self._next = reach.before
         self._origin = self._next + reach.size // 2
@@ -70,12 +71,12 @@ class Tracker:
         self._limit: int | None = None
 
     def push(self, samples: np.ndarray) -> Iterator[Burst]:
-        """The bursts that these samples complete; [S] complex64."""
-        while samples.size:
-            space = self.space()[: samples.size]
-            space[:] = samples[: space.size]
-            samples = samples[space.size :]
-            yield from self.took(space.size)
+        """The bursts that these samples complete; complex64 as `Settings.stream_shape`."""
+        while len(samples):
+            space = self.space()[: len(samples)]
+            space[:] = samples[: len(space)]
+            samples = samples[len(space) :]
+            yield from self.took(len(space))
 
     def space(self) -> np.ndarray:
         """Where samples of the stream can be put, instead of pushed; some of them at least."""
@@ -104,8 +105,8 @@ class Tracker:
         while count:
             space = self._buffer.space()[:count]
             space[:] = 0
-            self._buffer.append(space.size)
-            count -= space.size
+            self._buffer.append(len(space))
+            count -= len(space)
             yield
 
     def _run(self) -> Iterator[Burst]:

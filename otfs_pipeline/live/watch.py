@@ -75,11 +75,13 @@ class Watch:
         )
 
     def show(self, samples: np.ndarray) -> None:
-        """Samples of the waveform in turn; called by the thread of the source."""
+        """Samples of the waveform in turn, [S] or [antennas, S]; by the thread of the source."""
         if not self._waveform_wanted:
             return
-        missing = _SEGMENTS * self._length - sum(piece.size for piece in self._pieces)
-        self._pieces.append(samples[:missing].copy())
-        if samples.size >= missing:
-            self.waveform = np.concatenate(self._pieces).reshape(1, _SEGMENTS, self._length)
+        samples = np.atleast_2d(samples)
+        missing = _SEGMENTS * self._length - sum(piece.shape[1] for piece in self._pieces)
+        self._pieces.append(samples[:, :missing].copy())
+        if samples.shape[1] >= missing:
+            whole = np.concatenate(self._pieces, axis=1)
+            self.waveform = whole.reshape(len(whole), _SEGMENTS, self._length)
             self._pieces, self._waveform_wanted = [], False

@@ -43,29 +43,37 @@ class Impairments:
 
 
 def impaired(
-    pieces: Iterable[np.ndarray], given: Impairments, rate: float, oversampling: int, seed: int
+    pieces: Iterable[np.ndarray],
+    given: Impairments,
+    rate: float,
+    oversampling: int,
+    seed: int,
+    antennas: tuple[int, ...] = (),
 ) -> Iterator[np.ndarray]:
     """Pieces of a stream after `given`, but for `fraction`; complex64, at `rate` samples a second.
+
+    Samples are [S, *antennas]; each antenna has noise of its own.
 
     How the stream is cut into pieces changes nothing.
     """
     rng = np.random.default_rng([seed, 2])
     whole = math.floor(given.delay)
-    late = [np.zeros(whole, np.complex128)] if whole > 0 else []
+    late = [np.zeros((whole, *antennas), np.complex128)] if whole > 0 else []
     skip, position = max(-whole, 0), 0
     unbalanced = 10 ** (given.iq_db / 20) * np.exp(1j * math.radians(given.iq_degrees))
     dc = given.dc * (1 + 1j) / math.sqrt(2 * oversampling)
     for piece in itertools.chain(late, pieces):
-        samples = piece[min(skip, piece.size) :]
-        skip -= piece.size - samples.size
-        turn = given.carrier_hz / rate * (position + np.arange(samples.size))
-        samples = samples * np.exp(2j * np.pi * (turn % 1))
+        samples = piece[min(skip, len(piece)) :]
+        skip -= len(piece) - len(samples)
+        sent = np.arange(position, position + len(samples))
+        turn = np.exp(2j * np.pi * (given.carrier_hz / rate * sent % 1))
+        # All antennas have one oscillator.
+        samples = (samples.T * turn).T
         if given.snr_db < math.inf:
-            noise = rng.standard_normal((samples.size, 2)).view(np.complex128)[:, 0]
+            noise = rng.standard_normal((*samples.shape, 2)).view(np.complex128)[..., 0]
             samples = samples + noise * math.sqrt(10 ** (-given.snr_db / 10) / 2)
         samples = samples.real + 1j * unbalanced * samples.imag + dc
-        sent = np.arange(position, position + samples.size)
-        position += samples.size
+        position += len(samples)
         missing = (sent >= given.gap_at) & (sent < given.gap_at + given.gap)
         yield samples[~missing].astype(np.complex64)
 

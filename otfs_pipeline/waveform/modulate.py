@@ -75,9 +75,11 @@ def overlap_add(waveforms: Iterable[np.ndarray], step: int) -> Iterator[np.ndarr
     """
     rest = np.zeros(0, np.complex128)
     for waveform in waveforms:
-        total = np.zeros(max(rest.size, waveform.size, step), np.complex128)
-        total[: rest.size] += rest
-        total[: waveform.size] += waveform
+        length = max(len(rest), len(waveform), step)
+        total = np.zeros((length, *waveform.shape[1:]), np.complex128)
+        if len(rest):
+            total[: len(rest)] += rest
+        total[: len(waveform)] += waveform
         yield total[:step]
         rest = total[step:]
     yield rest

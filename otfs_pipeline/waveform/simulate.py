@@ -10,6 +10,7 @@ import numpy as np
 
 from otfs_pipeline.link import transmit
 from otfs_pipeline.link.profile import VEHICULAR_A, Profile
+from otfs_pipeline.link.simulated import Channel
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.impair import NONE, Impairments, impaired
 from otfs_pipeline.waveform.modulate import Modulator, overlap_add
@@ -30,7 +31,9 @@ class Simulation:
     threads: int = 1
 
     def pieces(self, frames: Iterable[int]) -> Iterator[np.ndarray]:
-        """The stream of these frames and a preamble after them, in pieces, complex64.
+        """The stream of these frames and a preamble after them, in pieces, complex64 [S].
+
+        Of several antennas [S, antennas], with channels and noise of their own.
 
         Its first sample is that where the first preamble's pulse begins to rise.
         """
@@ -41,6 +44,7 @@ class Simulation:
             modulator.rate,
             self.oversampling,
             self.seed,
+            self.settings.stream_shape(0)[1:],
         )
 
     def starts(self, count: int) -> list[int]:
@@ -53,15 +57,17 @@ class Simulation:
         def made(index: int) -> np.ndarray:
             # The same first draws as in source.simulate.
             rng = np.random.default_rng([self.seed, index, 1])
-            paths = self.profile.draw(rng, self.settings.nu_max, self.settings.gain_model)
+            channel = Channel.draw(self.profile, rng, self.settings)
             bits = transmit.payload(self.seed, index, self.settings)
             sent = transmit.transmit(bits, self.settings)
             waveform = modulator.waveform(sent, self.impairments.fraction)
-            return modulator.through(waveform, paths)
+            each = [modulator.through(waveform, paths) for paths in channel.paths]
+            return each[0] if len(each) == 1 else np.stack(each, axis=1)
 
         if self.threads == 1:
             yield from map(made, frames)
         else:
             with ThreadPoolExecutor(self.threads) as workers:
                 yield from workers.map(made, frames)
-        yield modulator.waveform(None, self.impairments.fraction)
+        last = modulator.waveform(None, self.impairments.fraction)
+        yield last if self.settings.antennas == 1 else np.stack([last] * self.settings.antennas, 1)

@@ -17,7 +17,7 @@ from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.synchronize import FrontEnd
 from otfs_pipeline.front.track import Tracker
 from otfs_pipeline.receiver.kernels import front
-from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform
+from otfs_pipeline.receiver.kernels.frame import KernelFrame, KernelWaveform, tables
 from otfs_pipeline.receiver.kernels.platforms import platform
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.impair import Impairments
@@ -29,9 +29,18 @@ LINKS = {
     "odd": Settings(grid="31x37", nu_p=30e3, guard=9, max_taps=64),
     "two roll-offs": Settings(grid="256x32", rolloff=0.1, doppler_rolloff=0.2),
     "sinc": Settings(grid="64x32", pulse="sinc", guard=55, doppler_reach=8),
+    "spread": Settings(grid="256x32", pilot="spread"),
+    "prefix": Settings(grid="256x32", waveform="cp"),
+    "antennas": Settings(grid="256x32", antennas=2, gain_model="rayleigh"),
+    "spread to 4": Settings(grid="128x32", pilot="spread", antennas=4),
     "middle": Settings(grid="1024x32"),
     "large": Settings(grid="16384x32"),
+    "large spread": Settings(grid="16384x32", pilot="spread"),
 }
+
+
+def _on_device(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(value).cuda() for name, value in values.items()}
 
 
 class Kernels:
@@ -39,10 +48,12 @@ class Kernels:
 
     def __init__(self, link: Settings) -> None:
         here = platform(architecture())
-        tables = {name: torch.from_numpy(x).cuda() for name, x in front.constants(link).items()}
-        tables["tracked"] = torch.zeros(front.TRACKED.shape, dtype=torch.float64, device="cuda")
-        self.receive = KernelFrame(link, {}, here)
-        self._whole = KernelWaveform(link, tables, self.receive, here)
+        of_front = _on_device(front.constants(link))
+        of_front["tracked"] = torch.zeros(
+            front.tracked(link).shape, dtype=torch.float64, device="cuda"
+        )
+        self.receive = KernelFrame(link, _on_device(tables(link)), here)
+        self._whole = KernelWaveform(link, of_front, self.receive, here)
         self._link = link
 
     def frames(self, stream: np.ndarray) -> list[tuple[dict, float, np.ndarray, np.ndarray]]:
@@ -53,7 +64,7 @@ class Kernels:
                 waveform = torch.from_numpy(burst.samples.copy()).cuda()
                 doubtful = torch.tensor(burst.doubtful, dtype=torch.uint8, device="cuda")
                 got = self._whole(waveform, doubtful)
-                told = dict(zip(FRONT, got["front"].tolist(), strict=True))
+                told = dict(zip(FRONT, got["front"].view(-1, len(FRONT))[0].tolist(), strict=True))
                 samples, bits = (got[name].cpu().numpy() for name in ("frame", "bits"))
                 found.append((told, burst.start + told["delay"], samples, bits))
         return [one for one in found if one[0]["given"] == 1]

@@ -33,6 +33,13 @@ CASES = {
     "halves": (Settings(grid="4096x12"), 20.0, {"each": 9, "cluster": 7}),
     "edges": (Settings(grid="4096x12"), 20.0, {"each": 11, "cluster": 3}),
     "antennas": (Settings(grid="1024x32", antennas=4), 15.0, {}),
+    "spread": (Settings(grid="1024x32", pilot="spread"), 20.0, {}),
+    "spread_antennas": (Settings(grid="256x32", pilot="spread", antennas=2), 15.0, {"each": 3}),
+    "prefix": (Settings(grid="1024x32", waveform="cp"), 20.0, {}),
+    "prefix_antennas": (Settings(grid="256x32", waveform="cp", antennas=2), 15.0, {"each": 3}),
+    "prefix_mailbox": (
+        Settings(grid="1024x32", waveform="cp"), 20.0, MAILBOX | {"each": 3, "cluster": 7}
+    ),
     "one_block": (Settings(grid="1024x32"), 20.0, MAILBOX | {"cluster": 1, "each": 5}),
     "mailbox": (Settings(grid="4096x12"), 20.0, MAILBOX | {"each": 11, "cluster": 3}),
     "mailbox_antennas": (
@@ -78,7 +85,10 @@ def compare(name: str, seed: int) -> dict[str, object]:
 def receive(geometry: Geometry, samples: np.ndarray) -> dict[str, np.ndarray]:
     """All results, in memory that held NaNs before."""
     major, minor = torch.cuda.get_device_capability()
+    link = geometry.settings
     tensors = {"samples": torch.from_numpy(samples).cuda()}
+    for name, table in program.constants(link).items():
+        tensors[name] = torch.from_numpy(table).cuda()
     for name, buffer in program.buffers(geometry).items():
         tensor = torch.empty(buffer.shape, dtype=getattr(torch, buffer.dtype), device="cuda")
         tensor.reshape(-1).view(torch.uint8).fill_(0xFF)
@@ -86,7 +96,7 @@ def receive(geometry: Geometry, samples: np.ndarray) -> dict[str, np.ndarray]:
     loaded = program.Program(geometry, program.images(geometry, f"sm_{major}{minor}"))
     stream = torch.cuda.current_stream().cuda_stream
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    for name in program.KERNELS:
+    for name in program.kernels(link):
         loaded.launch(name, addresses, stream)
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 

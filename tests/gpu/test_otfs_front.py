@@ -22,7 +22,11 @@ def report(run):
     return run("otfs_front.py")
 
 
-@pytest.mark.parametrize("link", ["small", "odd", "two roll-offs", "sinc", "middle", "large"])
+@pytest.mark.parametrize(
+    "link",
+    ["small", "odd", "two roll-offs", "sinc", "spread", "prefix", "antennas", "spread to 4",
+     "middle", "large", "large spread"],
+)  # fmt: skip
 def test_the_kernels_find_what_numpy_finds(report, link):
     got = report[link]
     assert got["frames"] == [3, 3], got
@@ -33,11 +37,22 @@ def test_the_kernels_find_what_numpy_finds(report, link):
     assert got["repeats"], got
 
 
-@pytest.mark.parametrize("pieces", ["file", "live"])
-def test_a_waveform_in_one_graph_a_frame(tmp_path, pieces):
+@pytest.mark.parametrize(
+    ("pieces", "kind"),
+    [
+        ("file", []),
+        ("live", []),
+        ("file", ["--pilot", "spread"]),
+        ("file", ["--waveform", "cp"]),
+        ("live", ["--antennas", "2"]),
+    ],
+    ids=["file", "live", "spread", "prefix", "antennas"],
+)
+def test_a_waveform_in_one_graph_a_frame(tmp_path, pieces, kind):
     bundle, air = tmp_path / "otfs.fdy", tmp_path / "air"
     finish(start("-c", CAPTURE, "capture", "--target", "cuda", "--workload", "otfs", "--grid",
-                 LINK.grid, "--code-rate", "0.5", "--no-relocate", "-o", bundle))  # fmt: skip
+                 LINK.grid, "--code-rate", "0.5", *kind, "--no-relocate", "-o",
+                 bundle))  # fmt: skip
     sent = ["--raw", "--bundle", str(bundle), "--frames", "20", "--snr", "18", "--carrier", "1500"]
     if pieces == "file":
         assert send.main([*sent, "--output", str(air)]) == 0

@@ -16,6 +16,7 @@ from otfs_pipeline.settings import Settings
 LINK = Settings(grid="1024x32")
 CASES = [
     "qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "edges", "antennas",
+    "spread", "spread_antennas", "prefix", "prefix_antennas", "prefix_mailbox",
     "one_block", "mailbox", "mailbox_antennas", "large",
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ class FrontOnCpu:
     """`synchronize.FrontEnd` with the kernels of a link in place of its numpy."""
 
     def __init__(self, link: Settings, folder: Path) -> None:
-        tracked = np.zeros(front.TRACKED.shape, front.TRACKED.dtype)
+        tracked = np.zeros(front.tracked(link).shape, np.float64)
         self.arrays = front.constants(link) | {"tracked": tracked}
         for name, buffer in front.buffers(link).items():
             self.arrays[name] = garbage(buffer.shape, buffer.dtype)
@@ -38,11 +38,12 @@ class FrontOnCpu:
         code, library = folder / "front.cpp", folder / "front.so"
         calls = []
         for name, (blocks, threads, _) in front.launches(link).items():
-            arguments = ", ".join(front.PARAMETERS[name])
+            arguments = ", ".join(front.parameters(link)[name])
             calls.append(f"launch({blocks}, {threads}, 1, 0, [=] {{ {name}({arguments}); }});")
         declared = ", ".join(f"{kind}* {name}" for name, kind in self._types.items())
-        # The second file's macros and headers are the first one's.
-        files = front.source(link, "align.cu") + front.text("fold.cu")
+        # The other files' macros and headers are the first one's.
+        first, *others = front.files(link)
+        files = front.source(link, first) + "".join(map(front.text, others))
         body = "\n".join(calls)
         code.write_text(
             f'#include "cuda_on_cpu.h"\n{files}\nextern "C" void run({declared}) {{\n{body}\n}}\n'
@@ -60,7 +61,9 @@ class FrontOnCpu:
         self._run(
             *[ctypes.c_void_p(({**self.arrays, **given})[name].ctypes.data) for name in self._types]
         )
-        return dict(zip(FRONT, self.arrays["front"].tolist(), strict=True))
+        return dict(
+            zip(FRONT, self.arrays["front"].reshape(-1, len(FRONT))[0].tolist(), strict=True)
+        )
 
     def frames(self, stream: np.ndarray) -> list[tuple[dict[str, float], float, np.ndarray]]:
         """Of a whole stream: FRONT, where the preamble begins, and the frame of each burst."""

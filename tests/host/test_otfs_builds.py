@@ -96,7 +96,12 @@ class FakeRecorder:
             yield build
 
 
-def test_capture_records_a_build_for_each_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"pilot": "spread"}, {"waveform": "cp"}, {"antennas": 2}], ids=str
+)
+def test_capture_records_a_build_for_each_architecture(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from foundryc.cuda import kernels
     from otfs_pipeline.receiver.kernels import frame as frames
 
@@ -111,7 +116,7 @@ def test_capture_records_a_build_for_each_architecture(monkeypatch: pytest.Monke
     on_host = lambda _, values: {name: torch.from_numpy(v) for name, v in values.items()}  # noqa: E731
     monkeypatch.setattr(capture, "_constants", on_host)
     recorder = FakeRecorder()
-    link = dataclasses.replace(LINK, code_rate=0.0)
+    link = dataclasses.replace(LINK, code_rate=0.0, **changes)  # type: ignore[arg-type]
     capture.record(recorder, link)  # type: ignore[arg-type]
     tables = {
         key: build.table("x", {}, lambda kernel: 0)
@@ -120,7 +125,8 @@ def test_capture_records_a_build_for_each_architecture(monkeypatch: pytest.Monke
     graphs = ("receive", "receive_waveform")
     assert list(recorder.builds) == [(g, a) for g in graphs for a in ("sm_80", "sm_120")]
     counts = [tables[graph, "sm_80"].nodes for graph in graphs]
-    assert counts == [7, 7 + len(front.PARAMETERS)]
+    of_frame = len(program.kernels(link)) + len(quality.PARAMETERS)
+    assert counts == [of_frame, of_frame + len(front.parameters(link))]
     # The graphs at hand are launched twice, once to warm up.
     assert tables["both", "sm_90"].nodes == 2 * sum(counts)
     for name in graphs:

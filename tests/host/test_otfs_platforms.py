@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,20 @@ SPILLED = 64
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.architecture)
-@pytest.mark.parametrize("grid", ["64x32", "1024x32", "16384x32"])
-def test_the_kernels_are_within_the_limits(grid: str, target: Platform) -> None:
-    geometry = Geometry.of(Settings(grid=grid), target)
+@pytest.mark.parametrize(
+    ("grid", "kind"),
+    [
+        *((grid, {}) for grid in ("64x32", "1024x32", "16384x32")),
+        *((grid, {"pilot": "spread"}) for grid in ("1024x32", "16384x32")),
+        ("1024x128", {"pilot": "spread", "doppler_reach": 56}),
+        *((grid, {"waveform": "cp"}) for grid in ("1024x32", "16384x32", "1024x128")),
+    ],
+    ids=str,
+)
+def test_the_kernels_are_within_the_limits(
+    grid: str, kind: dict[str, Any], target: Platform
+) -> None:
+    geometry = Geometry.of(Settings(grid=grid, **kind), target)
     launches = program.launches(geometry)
     for name, image in program.images(geometry, target.architecture).items():
         launch, needs = launches[name], resources(image, name)
@@ -55,15 +67,20 @@ def _check(needs: Resources, launch: program.Launch, target: Platform, blocks: i
 
 
 @pytest.mark.parametrize("target", ALL, ids=lambda target: target.architecture)
-def test_front_end_decoder_and_numbers_of_a_frame_are_within_the_limits(target: Platform) -> None:
-    link = Settings(grid="1024x32", code_rate=0.5)
+@pytest.mark.parametrize(
+    "kind", [{}, {"pilot": "spread", "antennas": 4}, {"waveform": "cp"}], ids=str
+)
+def test_front_end_decoder_and_numbers_of_a_frame_are_within_the_limits(
+    kind: dict[str, Any], target: Platform
+) -> None:
+    link = Settings(grid="1024x32", code_rate=0.5, **kind)
     block = link.transport_block
     assert isinstance(block, TransportBlock)
     own = decoder.Program(block, link.decoder_iterations)
     parts = [
         (program.text("dynamic.cuh") + own.source(), own.launches),
         (quality.source(link), quality.launches(link)),
-        *((front.source(link, file), _part(file, link)) for file in front.FILES),
+        *((front.source(link, file), _part(file, link)) for file in front.files(link)),
     ]
     for source, launches in parts:
         image = compile_source(source, "other.cu", target.architecture)

@@ -20,7 +20,6 @@ from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import send
 from otfs_pipeline.frames import opening, source, wire, writing, zeromq
 from otfs_pipeline.frames.condition import Conditions
-from otfs_pipeline.frames.raw import Raw, refuse_antennas
 from otfs_pipeline.frames.samples import by_antenna, encode
 from otfs_pipeline.link import banded, equalize, frame, reference, transmit
 from otfs_pipeline.link.channel import Taps
@@ -249,14 +248,6 @@ def test_samples_by_antenna(count: int, antennas: int, interleaved: bool) -> Non
         part = slice(antenna, None, antennas)
         whole = slice(antenna * row.size, (antenna + 1) * row.size)
         np.testing.assert_array_equal(row, samples[part if interleaved else whole])
-
-
-def test_waveforms_of_several_antennas_are_refused() -> None:
-    with pytest.raises(UsageError, match="--raw takes the waveform of one antenna"):
-        Raw(SMALL, 0.0)
-    with pytest.raises(UsageError, match="--raw takes the waveform of one antenna"):
-        refuse_antennas(SMALL)
-    refuse_antennas(replace(SMALL, antennas=1))
 
 
 def test_a_frames_line_has_a_list_of_the_antennas() -> None:

@@ -1,16 +1,18 @@
 // Where a frame's pilot is in a slot's waveform, and what is wrong with the samples: see front/align.py and
-// front/balance.py, whose equations these are. Six kernels; the last says how fold.cu takes the frame.
+// front/balance.py, whose equations these are. The last kernel says how fold.cu takes the frame. Sample n of an antenna is
+// `waveform`[n · ANTENNAS + antenna]; energies are those of all antennas together.
 
-// `of_blocks` [MEASURE_BLOCKS][6]: sums of |x|² over the burst's middle; of x, x² and |x|² over its data.
+// `of_blocks` [ANTENNAS][MEASURE_BLOCKS][6]: sums of |x|² over the burst's middle; of x, x² and |x|² over its data.
 extern "C" __global__ void __launch_bounds__(256)
 measure_burst(const Sample* waveform, const int* data_samples, float* of_blocks) {
     __shared__ float of_warps[8][6];
-    const Sample* core = waveform + CORE;
-    const int first = blockIdx.x * 256 + threadIdx.x;
+    const int antenna = ANTENNAS > 1 ? blockIdx.x / MEASURE_BLOCKS : 0;
+    const Sample* core = waveform + CORE * ANTENNAS + antenna;
+    const int first = (blockIdx.x - antenna * MEASURE_BLOCKS) * 256 + threadIdx.x;
     float sums[6] = {};
-    for (int i = first; i < CORE_SAMPLES; i += 256 * MEASURE_BLOCKS) sums[0] += energy(core[i]);
+    for (int i = first; i < CORE_SAMPLES; i += 256 * MEASURE_BLOCKS) sums[0] += energy(core[i * ANTENNAS]);
     for (int i = first; i < DATA_SAMPLES; i += 256 * MEASURE_BLOCKS) {
-        Sample x = core[data_samples[i]];
+        Sample x = core[data_samples[i] * ANTENNAS];
         sums[1] += x.re, sums[2] += x.im;
         sums[3] += x.re * x.re - x.im * x.im, sums[4] += 2 * x.re * x.im;
         sums[5] += energy(x);
@@ -26,10 +28,14 @@ measure_burst(const Sample* waveform, const int* data_samples, float* of_blocks)
     of_blocks[6 * blockIdx.x + threadIdx.x] = sum;
 }
 
-// Running means in `tracked` (layout: front.py) to `correction`: DC, κ, power of a symbol, rms of the data.
+// Running means in `tracked` (layout: front.py) to `correction` [ANTENNAS][6]: DC, κ, power of a symbol, rms of the data.
+// A block an antenna.
 extern "C" __global__ void __launch_bounds__(32)
 balance(const float* of_blocks, const unsigned char* doubtful, double* tracked, float* correction) {
     __shared__ double sums[6];
+    if (ANTENNAS > 1) {
+        of_blocks += 6 * MEASURE_BLOCKS * blockIdx.x, tracked += 8 * blockIdx.x, correction += 6 * blockIdx.x;
+    }
     if (threadIdx.x < 6) {
         double sum = 0;
         for (int block = 0; block < MEASURE_BLOCKS; block++) sum += of_blocks[6 * block + threadIdx.x];
@@ -60,17 +66,18 @@ balance(const float* of_blocks, const unsigned char* doubtful, double* tracked, 
     correction[2] = float(square_re / (power + rest)), correction[3] = float(square_im / (power + rest));
 }
 
-// `pulses` [PERIODS][DELAYS]: what a matched filter gives around each pulse of the pilot, at four samples a symbol,
+// `pulses` [ANTENNAS][PERIODS][FILTERED]: what a matched filter gives around each pulse of the pilot, at four samples a symbol,
 // tapered again. A block has a part of a period's delays.
 extern "C" __global__ void __launch_bounds__(256)
 read_pulses(const Sample* waveform, const float* correction, const float* pulse_taps, const float* taper,
             Sample* pulses) {
     __shared__ Sample samples[128 + CHUNK];
     __shared__ float taps[2][CHUNK];
-    const int period = blockIdx.x / PULSE_TILES, tile = 256 * (blockIdx.x % PULSE_TILES);
+    const int row = blockIdx.x / PULSE_TILES, tile = 256 * (blockIdx.x % PULSE_TILES);
+    const int antenna = ANTENNAS > 1 ? row / PERIODS : 0, period = row - antenna * PERIODS;
     // Neighbouring delays are half a sample apart.
-    const int first = PULSE_CENTRE + 2 * M * period - 2 * SEEN + tile / 2 - REACH;
-    const Correction given(correction);
+    const int first = PULSE_CENTRE + 2 * M * period - 2 * FILTER_REACH + tile / 2 - REACH;
+    const Correction given(correction, antenna);
     Sample sum = {0, 0};
     for (int tap = 0; tap < TAPS; tap += CHUNK) {
         const int count = min(CHUNK, TAPS - tap);
@@ -86,54 +93,36 @@ read_pulses(const Sample* waveform, const float* correction, const float* pulse_
         for (int i = 0; i < count; i++) sum = sum + weight[i] * mine[i];
     }
     const int delay = tile + threadIdx.x;
-    if (delay < DELAYS) pulses[period * DELAYS + delay] = taper[period] * sum;
+    if (delay < FILTERED) pulses[row * FILTERED + delay] = taper[period] * sum;
 }
 
 // Of each delay, a thread each: `pilot` [DELAYS] its energy over the data's, 0 where there is none; `parts`
-// [PARTS][DELAYS] its energy in parts of the burst; `of_tiles` [PROFILE_TILES][7] sums over delays with a pilot.
+// [PARTS][DELAYS] its energy in parts of the burst. Of a spread pilot keep_paths gives `of_tiles`.
 extern "C" __global__ void __launch_bounds__(64)
 profile(const Sample* pulses, const float* correction, const int* part_of, float* pilot, float* parts,
         float* of_tiles) {
-    __shared__ float of_warps[2][7];
     const int delay = 64 * blockIdx.x + threadIdx.x;
     const bool inside = delay < DELAYS;
     const Sample* own = pulses + (inside ? delay : 0);
     float total = 0, of_part[PARTS] = {};
-    for (int period = 0; period < PERIODS; period++) {
-        float power = energy(own[period * DELAYS]);
-        int part = part_of[period];
-        total += power;
-        for (int k = 0; k < PARTS; k++) of_part[k] += k == part ? power : 0;
+    for (int antenna = 0; antenna < ANTENNAS; antenna++) {
+        for (int period = 0; period < PERIODS; period++) {
+            float power = energy(own[(antenna * PERIODS + period) * DELAYS]);
+            int part = part_of[period];
+            total += power;
+            for (int k = 0; k < PARTS; k++) of_part[k] += k == part ? power : 0;
+        }
     }
-    const float excess = total * (1 / TAPER4) - FLOOR * correction[4];
+    const float excess = total * (1 / TAPER4) - FLOOR * symbol_power(correction);
     const bool heard = inside && excess > 0;
     if (inside) {
         pilot[delay] = heard ? excess : 0;
         for (int k = 0; k < PARTS; k++) parts[k * DELAYS + delay] = of_part[k];
     }
-    // The line at the symbol rate turns by a quarter from a delay to the next.
-    const int quarter = delay % 4;
-    Sample turn = {0, 0}, frame_turn = {0, 0};
-    for (int period = 0; heard && period + 1 < PERIODS; period++) {
-        const Sample now = own[period * DELAYS];
-        add_conjugate_product(turn, now, own[(period + 1) * DELAYS]);
-        if (period + N < PERIODS) add_conjugate_product(frame_turn, now, own[(period + N) * DELAYS]);
-    }
-    const float sums[7] = {
-        heard ? excess : 0,
-        heard && quarter % 2 == 0 ? (quarter == 0 ? excess : -excess) : 0,
-        heard && quarter % 2 == 1 ? (quarter == 1 ? excess : -excess) : 0,
-        turn.re, turn.im, frame_turn.re, frame_turn.im,
-    };
-    for (int k = 0; k < 7; k++) {
-        float sum = warp_sum(sums[k]);
-        if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32][k] = sum;
-    }
-    __syncthreads();
-    if (threadIdx.x < 7) of_tiles[7 * blockIdx.x + threadIdx.x] = of_warps[0][threadIdx.x] + of_warps[1][threadIdx.x];
+    if (!SPREAD) sum_paths(own, heard ? excess : 0, of_tiles);
 }
 
-// Sum k of `profile`, the same in every warp.
+// Sum k of `sum_paths`, the same in every warp.
 __device__ __forceinline__ float of_profile(const float* of_tiles, int k) {
     float sum = 0;
     for (int tile = threadIdx.x % 32; tile < PROFILE_TILES; tile += 32) sum += of_tiles[7 * tile + k];
@@ -197,24 +186,44 @@ __device__ __forceinline__ bool is_silent(int i, int timing) {
     return eighths >= 8 * (DELAY_TAPS - STRIP + NEAR) && eighths <= 8 * (STRIP - NEAR) && !in_place(i, timing);
 }
 
-// Whether the pilot is in its place, and the strip silent beside it, all through the burst.
-__device__ __forceinline__ bool is_whole(const float* pilot, const float* parts, const float* part_floor,
-                                         const float* correction, int timing, float total) {
-    float astray = 0, loud = 0;
-    for (int i = threadIdx.x; i < DELAYS; i += 1024) astray += in_place(i, timing) ? 0 : pilot[i];
-    // Means of WIDTH neighbours, beyond the ends too.
+// How many means of WIDTH neighbours, beyond the ends too, are too loud where the strip is silent.
+__device__ __forceinline__ float loud_parts(const float* parts, const float* part_floor, float level, int timing) {
+    float loud = 0;
     for (int i = threadIdx.x; i < DELAYS + WIDTH - 1; i += 1024) {
         float sums[PARTS] = {};
         for (int k = max(i - WIDTH + 1, 0); k <= min(i, DELAYS - 1); k++) {
             if (!is_silent(k, timing)) continue;
             for (int part = 0; part < PARTS; part++) sums[part] += parts[part * DELAYS + k];
         }
-        for (int part = 0; part < PARTS; part++) {
-            loud += sums[part] > SILENT * WIDTH * correction[4] * part_floor[part];
-        }
+        for (int part = 0; part < PARTS; part++) loud += sums[part] > SILENT * WIDTH * level * part_floor[part];
     }
-    astray = joined(astray, Plus()), loud = joined(loud, Plus());
-    return astray <= ASTRAY * total && loud == 0;
+    return joined(loud, Plus());
+}
+
+// Of a spread pilot, beside which data are everywhere: how many parts have energy astray, or none.
+__device__ __forceinline__ float astray_parts(const float* parts, const float* part_floor, float level, int timing) {
+    float count = 0;
+    for (int part = 0; part < PARTS; part++) {
+        float total = 0, main = 0;
+        for (int i = threadIdx.x; i < DELAYS; i += 1024) {
+            const float here = fmaxf(parts[part * DELAYS + i] - LOUD * level * part_floor[part], 0);
+            total += here;
+            main += in_place(i, timing) ? here : 0;
+        }
+        total = joined(total, Plus()), main = joined(main, Plus());
+        count += total >= MOST_ASTRAY * main;
+    }
+    return count;
+}
+
+// Whether the pilot is in its place, and the strip as it should be beside it, all through the burst.
+__device__ __forceinline__ bool is_whole(const float* pilot, const float* parts, const float* part_floor,
+                                         const float* correction, int timing, float total) {
+    float astray = 0;
+    for (int i = threadIdx.x; i < DELAYS; i += 1024) astray += in_place(i, timing) ? 0 : pilot[i];
+    astray = joined(astray, Plus());
+    auto bad_parts = SPREAD ? astray_parts : loud_parts;
+    return astray <= ASTRAY * total && bad_parts(parts, part_floor, symbol_power(correction), timing) == 0;
 }
 
 // `plan`: whether the frame is given on, sample of the waveform where the burst begins, part of a sample, and turns
@@ -247,16 +256,19 @@ decide(const float* pilot, const float* parts, const float* of_tiles, const floa
     }
     const double periods = atan2(tracked[7], tracked[6]) * (0.5 * INVERSE_PI);
     const double fraction = atan2(double(turns[3]), double(turns[2])) * (0.5 * INVERSE_PI);
-    const double carrier = rint(periods * N - fraction) + fraction;
+    // Of a frame with a prefix nothing is folded that would have to be in phase.
+    const double carrier = TAPERED ? rint(periods * N - fraction) + fraction : periods * N;
     plan[0] = given;
     plan[1] = ORIGIN + 2 * (CENTRE - HALF) + (timing >> 2);
     plan[2] = timing & 3;
     plan[3] = llrint(carrier / (2.0 * Q) * 18446744073709551616.0);
     // A doubtful preamble without a pilot has no frame: that is no damage.
-    front[0] = given ? 1 : found || !*doubtful ? 0 : 2;
-    front[1] = 0.25f * float(timing);
-    front[2] = float(carrier * HZ / N);
-    front[3] = float(periods * HZ);
-    for (int k = 0; k < 4; k++) front[4 + k] = correction[k];
-    front[8] = correction[5];
+    for (int antenna = 0; antenna < ANTENNAS; antenna++, front += 9, correction += 6) {
+        front[0] = given ? 1 : found || !*doubtful ? 0 : 2;
+        front[1] = 0.25f * float(timing);
+        front[2] = float(carrier * HZ / N);
+        front[3] = float(periods * HZ);
+        for (int k = 0; k < 4; k++) front[4 + k] = correction[k];
+        front[8] = correction[5];
+    }
 }

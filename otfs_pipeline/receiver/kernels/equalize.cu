@@ -10,6 +10,9 @@
 // elsewhere through a mailbox.
 // An index j counts from the first sample that data reaches, FIRST_SAMPLE after the pilot.
 //
+// A frame with a prefix is solved as the first half of one twice as long, whose other half is empty: of its periods,
+// counted from pilot to pilot, data is in -1 to N-2 (link/prefix.py).
+//
 // Of several antennas HᴴH and Hᴴy are sums over them, each scaled to the same noise variance
 // (maximum-ratio combining): y is there once for each, all else once.
 //
@@ -60,7 +63,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
          Sample* equalized, Sample* moments, Slot* mailbox) {
     Shared& s = *reinterpret_cast<Shared*>(dynamic_shared());
     const Place at = place(s, mailbox);
-    const int rank = at.rank, period = at.period;
+    const int rank = at.rank, period = FIRST_PERIOD + at.period;
     const int first = threadIdx.x * EACH;
     auto of_r = exchange_r(s, mailbox, at);
     auto of_y = exchange_y(s, mailbox, at);
@@ -164,5 +167,5 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     of_y.send_part(moment.im, ITERATIONS, false);
     __syncthreads();
     moment.im = of_y.total(ITERATIONS);
-    if (rank == 0 && threadIdx.x == 0) moments[period] = moment;
+    if (rank == 0 && threadIdx.x == 0) moments[at.period] = moment;
 }

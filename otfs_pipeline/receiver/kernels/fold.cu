@@ -6,6 +6,7 @@ constexpr int ROWS = OUTPUTS + CHUNK / 2 + 1;
 
 // W2 at sample `at` of the burst, 0 to 2 HALF.
 __device__ __forceinline__ float burst_window(int at) {
+    if (!TAPERED) return 1;
     const double edge = fabs(double(at - HALF)) * EDGE_SCALE - EDGE_START;
     float sine, cosine;
     if (edge >= 1) return 0;
@@ -13,22 +14,23 @@ __device__ __forceinline__ float burst_window(int at) {
     return cosine;
 }
 
-// `samples` [Q]: sample n is the sum of the burst's at n, n-Q and n+Q, as far as it goes; zeros where no frame is given
-// on. A block has neighbouring samples, a thread each.
+// `samples` [ANTENNAS][Q]: sample n is the sum of the burst's at n, n-Q and n+Q, as far as it goes; of a frame with a prefix it is
+// sample n behind that. Zeros where no frame is given on. A block has neighbouring samples, a thread each.
 extern "C" __global__ void __launch_bounds__(OUTPUTS)
 fold(const Sample* waveform, const float* correction, const float* pulse_taps, const long long* plan,
      Sample* samples) {
     __shared__ Sample even[ROWS], odd[ROWS];
     __shared__ float taps[CHUNK];
-    const int n = OUTPUTS * blockIdx.x + threadIdx.x;
+    const int antenna = ANTENNAS > 1 ? blockIdx.x / FOLD_BLOCKS : 0, block = blockIdx.x - antenna * FOLD_BLOCKS;
+    const int n = OUTPUTS * block + threadIdx.x;
     Sample total = {0, 0};
     if (plan[0]) {
         const int begin = int(plan[1]);
         const float* own = pulse_taps + plan[2] * TAPS;
         const unsigned long long step = (unsigned long long)plan[3];
-        const Correction given(correction);
+        const Correction given(correction, antenna);
         for (int turn = -TURNS; turn <= TURNS; turn++) {
-            const int tile = OUTPUTS * int(blockIdx.x) + turn * Q + HALF;
+            const int tile = OUTPUTS * block + turn * Q + HALF - FRAME_CENTRE;
             if (tile > 2 * HALF || tile + OUTPUTS <= 0) continue;
             Sample sum = {0, 0};
             for (int tap = 0; tap < TAPS; tap += CHUNK) {
@@ -54,5 +56,5 @@ fold(const Sample* waveform, const float* correction, const float* pulse_taps, c
             if (at >= 0 && at <= 2 * HALF) total = total + burst_window(at) * sum;
         }
     }
-    if (n < Q) samples[n] = total;
+    if (n < Q) samples[antenna * Q + n] = total;
 }

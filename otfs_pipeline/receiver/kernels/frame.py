@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from foundryc.cuda.kernels import Kernel, Loader
+from otfs_pipeline.receiver.kernels import program
 from otfs_pipeline.receiver.kernels.decoder import KernelDecoder, Program
 from otfs_pipeline.receiver.kernels.front import KernelFront
 from otfs_pipeline.receiver.kernels.geometry import Geometry
@@ -21,6 +23,12 @@ def decoder_program(settings: Settings) -> Program | None:
     return None if block is None else Program(block, settings.decoder_iterations)
 
 
+def tables(settings: Settings) -> dict[str, np.ndarray]:
+    """The constants of a link's receiver and decoder."""
+    decoder = decoder_program(settings)
+    return program.constants(settings) | (decoder.constants() if decoder else {})
+
+
 class KernelFrame:
     """Samples of a frame to the outputs of `signature.signature`, on GPUs like `platform`."""
 
@@ -31,15 +39,16 @@ class KernelFrame:
         platform: Platform,
         load: Loader = Kernel.load,
     ) -> None:
-        """Compiles the kernels; `constants` are the decoder's, on the device.
+        """Compiles the kernels; `constants` are those of `tables`, on the device.
 
         UsageError where `platform` cannot have this grid; FoundryError where the device cannot load
         the kernels.
         """
-        self._receive = KernelReceiver(Geometry.of(settings, platform), load)
+        own = {name: constants[name] for name in program.constants(settings)}
+        self._receive = KernelReceiver(Geometry.of(settings, platform), own, load)
         self._measure = KernelQuality(settings, platform, load)
-        program = decoder_program(settings)
-        self._decode = program and KernelDecoder(program, constants, platform, load)
+        decoder = decoder_program(settings)
+        self._decode = decoder and KernelDecoder(decoder, constants, platform, load)
 
     def __call__(
         self, samples: torch.Tensor, into: Tensors | None = None

@@ -7,12 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
+from otfs_pipeline.link.frame import solved_periods
+from otfs_pipeline.link.pilot import seen_delays
+from otfs_pipeline.link.prefix import least_energy, most_delays
 from otfs_pipeline.link.reference import eigenvalue_bins
+from otfs_pipeline.link.slepian import channel_shares, noise_row
 from otfs_pipeline.receiver.kernels.platforms import HOPPER, MOST_REGISTERS, Platform
 from otfs_pipeline.settings import Settings
 
 # Doppler bins whose tile of 32 delays fits into static shared memory.
 MOST_DOPPLERS = 128
+# Bytes of static shared memory.
+STATIC_SHARED = 48 << 10
 # Samples a thread computes with one coefficient. Odd: a warp's stride then has no bank conflict.
 EACH_CHOICES = (3, 5, 9, 11)
 # Threads a block of a cluster of seven at most: with more, an H100 holds 32 such clusters or fewer
@@ -93,7 +99,7 @@ class Geometry:
     def length(self) -> int:
         """Samples of a Doppler period that data reaches."""
         s = self.settings
-        return s.m - (s.guard_bins // 2 + 1 + s.first_tap)
+        return s.m - s.guard_bins + s.window_delays - 1
 
     @property
     def threads(self) -> int:
@@ -113,7 +119,8 @@ class Geometry:
     @property
     def delays(self) -> int:
         """Delays with a tap at any antenna at most, and groups of them."""
-        return min(self.settings.antennas * self.settings.max_taps, self.settings.window_delays)
+        s = self.settings
+        return min(s.antennas * ranked(s)[1], s.window_delays)
 
     @property
     def node_step(self) -> int:
@@ -149,7 +156,10 @@ class Geometry:
     @property
     def window_blocks(self) -> int:
         """Blocks of `read_window` for an antenna."""
-        return -(-self.settings.window_delays // 32)
+        s = self.settings
+        if s.pilot == "spread":
+            return s.n * -(-s.window_delays // 256)
+        return -(-s.window_delays // 32)
 
     @property
     def data_blocks(self) -> int:
@@ -159,7 +169,7 @@ class Geometry:
     @property
     def window_rows(self) -> int:
         """Warps of a block of `read_window`."""
-        return min(self.settings.n, 32)
+        return 8 if self.settings.pilot == "spread" else min(self.settings.n, 32)
 
     def macros(self) -> dict[str, str]:
         """Names and values for the compiler."""
@@ -168,9 +178,12 @@ class Geometry:
         levels = s.modulation.bit_length() // 2
         whole = {
             "M": s.m, "N": s.n, "Q": s.q, "GUARD": s.guard_bins, "FIRST_TAP": s.first_tap,
-            "LAST_TAP": s.guard_bins // 2, "WINDOW": s.window_delays, "REACH": s.doppler_range,
+            "LAST_TAP": s.last_tap, "WINDOW": s.window_delays, "REACH": s.doppler_range,
             "DOPPLERS": 2 * s.doppler_range + 1, "PILOT_DELAY": kp, "PILOT_DOPPLER": lp,
-            "MAX_TAPS": s.max_taps, "ITERATIONS": s.iterations, "AXIS_BITS": levels,
+            "CYCLE": solved_periods(s) * s.m,
+            "FIRST_PERIOD": -1 if s.waveform == "cp" else 0,
+            "RANKED": ranked(s)[0], "MOST": ranked(s)[1],
+            "ITERATIONS": s.iterations, "AXIS_BITS": levels,
             "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
             "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
             "ANTENNAS": s.antennas, "WINDOW_BLOCKS": self.window_blocks,
@@ -181,26 +194,39 @@ class Geometry:
         real = {
             "PILOT_AMPLITUDE": s.pilot_amplitude,
             "TAP_SIGMAS": s.tap_sigmas,
-            "LEVEL_SCALE": 1 / math.sqrt(2 * (s.modulation - 1) / 3),
+            "LEVEL_SCALE": s.level_scale,
         }
+        if s.pilot == "spread":
+            whole |= {"CHIRP": s.chirp_period, "SEEN": int(seen_delays(s)[0])}
+            real["STRIP_AMPLITUDE"] = math.sqrt(s.pilot_energy / s.guard_bins)
+        if s.waveform == "cp":
+            whole |= {"SEQUENCES": channel_shares(s).size, "NOISE_ROW": noise_row(s)}
+            real["LEAST_ENERGY"] = least_energy(s)
         return {k: f"({v})" for k, v in whole.items()} | {k: f"({v:.9e}f)" for k, v in real.items()}
 
 
+def ranked(settings: Settings) -> tuple[int, int]:
+    """How many energies of an antenna are compared with the noise, and how many may be kept.
+
+    They are those of taps; of frames with a prefix those of delays.
+    """
+    if settings.waveform == "cp":
+        return settings.window_delays, most_delays(settings)
+    return settings.window_delays * (2 * settings.doppler_range + 1), settings.max_taps
+
+
 def _check(settings: Settings) -> None:
-    if settings.waveform != "zak":
-        raise UsageError(
-            f"waveform {settings.waveform}: the CUDA receiver takes zak; use --waveform zak or "
-            "--target host"
-        )
-    if settings.pilot != "point":
-        raise UsageError(
-            f"pilot {settings.pilot}: the CUDA receiver takes a point pilot; use --pilot point "
-            "or --target host"
-        )
     if settings.n > MOST_DOPPLERS:
         raise UsageError(
             f"grid {settings.grid}: the CUDA receiver takes {MOST_DOPPLERS} Doppler bins at "
             "most; use a smaller grid or --target host"
+        )
+    # What exchange.cu holds: 32 delays of each Doppler tap, N roots, and the strip.
+    longest = STATIC_SHARED // 8 - 32 * (2 * settings.doppler_range + 1) - settings.n
+    if settings.pilot == "spread" and settings.guard_bins > longest:
+        raise UsageError(
+            f"a spread pilot of {settings.guard_bins} delay bins: the CUDA receiver takes {longest}"
+            " at most; use a smaller guard, fewer delay bins or --pilot point"
         )
 
 

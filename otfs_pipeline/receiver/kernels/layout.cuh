@@ -4,7 +4,7 @@ constexpr int WARPS = THREADS / 32;
 constexpr int SPAN = THREADS * EACH;
 constexpr int BEHIND = LAST_TAP, AHEAD = -FIRST_TAP, HALO = BEHIND + AHEAD;
 constexpr int FIRST_SAMPLE = GUARD / 2 + 1 + FIRST_TAP;
-constexpr int LENGTH = M - FIRST_SAMPLE;
+constexpr int LENGTH = M - GUARD / 2 + LAST_TAP - FIRST_SAMPLE;
 constexpr int DATA_FIRST = -FIRST_TAP, DATA_LAST = M - GUARD / 2 - FIRST_SAMPLE;
 constexpr int NODES = (SPAN + HALO) / NODE_STEP + 2;
 constexpr int BINS = (EIGENVALUES + CLUSTER * THREADS - 1) / (CLUSTER * THREADS);

@@ -7,8 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from foundryc.cuda.kernels import Kernel, Loader, compile_source
+from otfs_pipeline.link.slepian import channel_shares
+from otfs_pipeline.receiver import pilot
 from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import Tensor, received
 
 
@@ -33,7 +38,7 @@ KERNELS = {
         ("samples", "taps_table", "tap_energy", "noise", "mailbox"),
     ),
     "select_taps": Source(
-        ("common.cuh", "select.cu"),
+        ("common.cuh", "rank.cuh", "groups.cuh", "select.cu"),
         ("taps_table", "tap_energy", "noise", "groups", "noise_variance", "taps"),
     ),
     "equalize": Source(
@@ -53,7 +58,34 @@ KERNELS = {
         ("equalized", "moments", "symbols", "llr", "bits", "mu", "variance"),
     ),
 }
-"""In the order in which they run."""
+"""In the order in which they run, for frames with a point pilot and without a prefix."""
+_EQUALIZE = KERNELS["equalize"]
+SPREAD = {
+    "read_window": Source(
+        ("common.cuh", "chirp.cuh", "correlate.cu"), KERNELS["read_window"].parameters
+    ),
+    "select_taps": KERNELS["select_taps"],
+    "exchange_pilot": Source(
+        ("common.cuh", "chirp.cuh", "exchange.cu"),
+        ("samples", "taps_table", "groups", "with_point"),
+    ),
+    "equalize": Source(_EQUALIZE.files, ("with_point", *_EQUALIZE.parameters[1:])),
+    "demap": KERNELS["demap"],
+}
+"""With a spread pilot."""
+PREFIX = {
+    "read_window": Source(
+        ("common.cuh", "sequences.cu"), ("samples", "reading", "sequences", "noise", "mailbox")
+    ),
+    "select_taps": Source(
+        ("common.cuh", "rank.cuh", "groups.cuh", "select_delays.cu"),
+        ("sequences", "noise", "mixing", "share", "delay_energy", "taps_table", "groups",
+         "noise_variance", "taps"),
+    ),
+    "equalize": _EQUALIZE,
+    "demap": KERNELS["demap"],
+}  # fmt: skip
+"""With a prefix."""
 WITHOUT_CLUSTERS = {
     "cluster.cuh": "mailbox.cuh",
     "cluster_exchange.cuh": "mailbox_exchange.cuh",
@@ -61,27 +93,48 @@ WITHOUT_CLUSTERS = {
 """The files that stand for others where a GPU has no clusters."""
 
 
+def kernels(settings: Settings) -> dict[str, Source]:
+    """Those of a link, in the order in which they run."""
+    if settings.waveform == "cp":
+        return PREFIX
+    return SPREAD if settings.pilot == "spread" else KERNELS
+
+
 def files(geometry: Geometry, kernel: str) -> list[str]:
     """The files that a kernel is made of."""
     other = {} if geometry.platform.clusters else WITHOUT_CLUSTERS
-    return [other.get(file, file) for file in KERNELS[kernel].files]
+    return [other.get(file, file) for file in kernels(geometry.settings)[kernel].files]
+
+
+def constants(settings: Settings) -> dict[str, np.ndarray]:
+    """The tables that the kernels read: of frames with a prefix those of `pilot.tables`."""
+    tables = pilot.tables(settings) if settings.waveform == "cp" else {}
+    return {name: np.ascontiguousarray(value) for name, value in tables.items()}
 
 
 def buffers(geometry: Geometry) -> dict[str, Tensor]:
     """All that the kernels write: scratch, then the receiver's outputs.
 
     taps_table [2D+1, window] taps h[b, a], 0 where dropped; tap_energy their |h|²; noise one sum a
-    block: these three have a first dimension of the antennas where there are several. groups the
-    number of delay groups, then each one's first delay and how many delays are before it, the
-    latter once more at the end; equalized [MN] x̂ in time, data samples only; moments [N] two sums
-    a period; mailbox: mailbox_exchange.cuh.
+    block; with_point [MN] samples without what a spread pilot adds to a point; sequences [rows,
+    window] and delay_energy [window] of frames with a prefix: these have a first dimension of the
+    antennas where there are several. groups the number of delay groups, then each one's first delay
+    and how many delays are before it, the latter once more at the end; equalized [MN] x̂ in time,
+    data samples only; moments [N] two sums a period; mailbox: mailbox_exchange.cuh.
     """
     s = geometry.settings
     antennas = s.frame_shape[:-1]
     table = (*antennas, 2 * s.doppler_range + 1, s.window_delays)
-    scratch = {
-        "taps_table": Tensor(table, "complex64"),
-        "tap_energy": Tensor(table, "float32"),
+    scratch = {"taps_table": Tensor(table, "complex64")}
+    if s.waveform == "cp":
+        rows = channel_shares(s).size
+        scratch["sequences"] = Tensor((*antennas, rows, s.window_delays), "complex64")
+        scratch["delay_energy"] = Tensor((*antennas, s.window_delays), "float32")
+    else:
+        scratch["tap_energy"] = Tensor(table, "float32")
+    if s.pilot == "spread":
+        scratch["with_point"] = Tensor(s.frame_shape, "complex64")
+    scratch |= {
         "noise": Tensor((*antennas, geometry.window_blocks), "float32"),
         "groups": Tensor((1 + 2 * (geometry.delays + 1),), "int32"),
         "equalized": Tensor((s.q,), "complex64"),
@@ -94,12 +147,14 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
 def launches(geometry: Geometry) -> dict[str, Launch]:
     """How each kernel is launched."""
     s = geometry.settings
-    return {
+    known = {
         "read_window": Launch(s.antennas * geometry.window_blocks, 32 * geometry.window_rows, 0),
         "select_taps": Launch(1, 1024, 0),
+        "exchange_pilot": Launch(s.antennas * -(-s.m // 32), 256, 0),
         "equalize": Launch(s.n * geometry.cluster, geometry.threads, geometry.shared_bytes),
         "demap": Launch(geometry.data_blocks, 256, 0),
     }
+    return {name: known[name] for name in kernels(s)}
 
 
 def macros(geometry: Geometry) -> str:
@@ -121,7 +176,7 @@ def images(geometry: Geometry, architecture: str) -> dict[str, bytes]:
         name: compiled(
             macros(geometry) + "".join(map(text, files(geometry, name))), "otfs.cu", architecture
         )
-        for name in KERNELS
+        for name in kernels(geometry.settings)
     }
 
 
@@ -139,6 +194,9 @@ class Program:
     ) -> None:
         """FoundryError where the device cannot load them."""
         self.launches = launches(geometry)
+        self.parameters = {
+            name: source.parameters for name, source in kernels(geometry.settings).items()
+        }
         self.kernels = {
             name: load(images[name], name, launch.shared) for name, launch in self.launches.items()
         }
@@ -146,5 +204,5 @@ class Program:
     def launch(self, name: str, addresses: Mapping[str, int], stream: int) -> None:
         """Queue a kernel on a CUstream; `addresses` are its buffers' on the device, by name."""
         blocks, threads, shared = self.launches[name]
-        arguments = [addresses[buffer] for buffer in KERNELS[name].parameters]
+        arguments = [addresses[buffer] for buffer in self.parameters[name]]
         self.kernels[name].launch((blocks, 1, 1), (threads, 1, 1), arguments, stream, shared)

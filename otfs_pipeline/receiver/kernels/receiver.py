@@ -1,4 +1,4 @@
-"""The receiver of a frame on the GPU: four kernels, without the host between them."""
+"""The receiver of a frame on the GPU: its kernels, without the host between them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from otfs_pipeline.signature import received
 class KernelReceiver:
     """As `eager.Receiver`, on the current CUDA device and stream, or as `load` has it."""
 
-    def __init__(self, geometry: Geometry, load: Loader = Kernel.load) -> None:
-        """Compiles the kernels; FoundryError where the device cannot load them."""
+    def __init__(self, geometry: Geometry, tables: Tensors, load: Loader = Kernel.load) -> None:
+        """Compiles the kernels; `tables` are `program.constants`, on the device.
+
+        FoundryError where the device cannot load them.
+        """
+        self._tables = tables
         self._buffers = program.buffers(geometry)
         self._outputs = received(geometry.settings)
         images = program.images(geometry, geometry.platform.architecture)
@@ -28,7 +32,7 @@ class KernelReceiver:
 
         Those of `into` are written where they are.
         """
-        tensors = made(self._buffers, {"samples": samples, **(into or {})}, samples)
-        parameters = {name: source.parameters for name, source in program.KERNELS.items()}
-        launch(self._program.kernels, self._program.launches, parameters, tensors)
+        given = {**(into or {}), **self._tables, "samples": samples}
+        tensors = made(self._buffers, given, samples)
+        launch(self._program.kernels, self._program.launches, self._program.parameters, tensors)
         return {name: tensors[name] for name in self._outputs}

@@ -17,10 +17,10 @@ __device__ float whiten(const float* noise_variance, float (&scale)[ANTENNAS]) {
     return least;
 }
 
-// c_a at sample n of the frame.
+// c_a at sample n of the frame that is solved, which has CYCLE.
 __device__ Sample coefficient(const Sample* taps, int a, long long n) {
     Sample sum = {0, 0};
-    Sample turn = root(-REACH * (n - a), Q), step = root(n - a, Q);
+    Sample turn = root(-REACH * (n - a), CYCLE), step = root(n - a, CYCLE);
     for (int b = 0; b < DOPPLERS; b++) {
         add_product(sum, taps[b * WINDOW + a - FIRST_TAP], turn);
         Sample next = {0, 0};
@@ -76,7 +76,9 @@ __device__ void load(Shared& s, const Sample* samples, int antenna, float scale,
     for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) {
         int j = rank * SPAN + i - AHEAD;
         int n = (PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q;
-        y[i] = 0 <= j && j < LENGTH ? scale * samples[antenna * Q + n] : Sample{0, 0};
+        // What comes before a frame with a prefix is of the empty half.
+        const int begin = FIRST_PERIOD < 0 && period < 0 ? DATA_FIRST : 0;
+        y[i] = begin <= j && j < LENGTH ? scale * samples[antenna * Q + n] : Sample{0, 0};
     }
     __syncthreads();
     for (int slot = threadIdx.x; slot < s.group[groups].slot; slot += THREADS) {
@@ -84,7 +86,7 @@ __device__ void load(Shared& s, const Sample* samples, int antenna, float scale,
         // A negative delay is reached from the pilot of the next period.
         int j = (a < 0 ? M : 0) + a - FIRST_SAMPLE, sender = a < 0 ? period + 1 : period;
         int i = j - rank * SPAN + AHEAD;
-        if (j < 0 || i < 0 || i >= SPAN + HALO) continue;
+        if (j < 0 || i < 0 || i >= SPAN + HALO || (FIRST_PERIOD < 0 && sender < 0)) continue;
         Node node = s.node[antenna][i / NODE_STEP][slot];
         Sample c = node.value + (float(i % NODE_STEP) / NODE_STEP) * node.slope, response = {0, 0};
         Sample pilot = (PILOT_AMPLITUDE * rsqrtf(float(N))) * root((long long)sender * PILOT_DOPPLER, N);
