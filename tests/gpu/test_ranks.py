@@ -14,6 +14,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import CAPTURE, RUN, finish, start
 
+from foundryc.difference import compare
+from foundryrt.bundle.reader import Bundle
+
 HERE = Path(__file__).parent
 LIMITS = {"float32": 1e-5, "bfloat16": 2e-2}
 MODEL = """
@@ -139,5 +142,6 @@ def ask(url: str) -> str:
 
 
 def test_a_models_file_is_the_same_from_every_rank(captures: Path) -> None:
-    same = [(captures / f"{way}.fdy").read_bytes() for way in ("2", "2 as rank 1")]
-    assert same[0] == same[1]
+    first, last = (captures / f"{way}.fdy" for way in ("2", "2 as rank 1"))
+    with Bundle.open(first, None) as a, Bundle.open(last, None) as b:
+        assert first.read_bytes() == last.read_bytes(), compare(a, b)
