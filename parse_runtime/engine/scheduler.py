@@ -13,7 +13,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.packing import VERIFY
-from parse_runtime.engine.planned import Launched, Planned
+from parse_runtime.engine.planned import Launched, Planned, put_off
 from parse_runtime.engine.protocols import Decoder, Target, Verification
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.running import (
@@ -28,9 +28,6 @@ from parse_runtime.engine.running import (
     wanted_of,
 )
 from parse_runtime.engine.sequence import Answer, Call, Decode, Extend, Prefill
-
-_PATIENCE = 1.0
-"""Seconds that a pass is put off for its graph; making all of a bundle takes half of that."""
 
 
 class Scheduler:
@@ -90,7 +87,7 @@ class Scheduler:
         self._target, self._draft = target, draft
         self.memory.replace(target, draft)
         for running in self._due:
-            self._note_shared(running)
+            running.note_shared(target)
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Queue an answer; UsageError where it does not fit the caches."""
@@ -122,14 +119,16 @@ class Scheduler:
         if not self._launched:
             self._batch(Extend, self._target.extend)
         self.told()
-        if launched := self._launched:
+        launched, self._launched = self._launched, None
+        if launched:
             self._prefill(launched.kind, launched.shares, launched)
             self.told()
         planned = launched.others if launched else self._planned()
         for one in planned.passes:
             # Some of them may have failed in a pass before, or give way now.
             shares = {r: rows for r, rows in planned.shares(one).items() if r in self._due}
-            if not self._may_run(one.kind, shares):
+            goes_on = len(self._running) > len(self._due)
+            if not shares or (goes_on and put_off(one.kind, shares, self._target, self._draft)):
                 continue
             there = self._make_room(list(shares))
             if one.kind == VERIFY:
@@ -214,18 +213,6 @@ class Scheduler:
                 return
             self._launched = Launched(first.kind, shares, wait, mixed, planned.behind_first())
 
-    def _may_run(self, kind: str, shares: Mapping[Running, int]) -> bool:
-        """Not a pass whose graph is being made: others go on meanwhile, where there are any."""
-        if not shares:
-            return False
-        since = min(running.due_since for running in shares)
-        # The graph may never be there, where the driver has failed.
-        if len(self._running) == len(self._due) or time.monotonic() > since + _PATIENCE:
-            return True
-        if kind == VERIFY:
-            return self._target.ready_to_verify(wanted_of(shares))
-        return self._model(kind).ready([r.chunk(rows) for r, rows in shares.items()])
-
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft
 
@@ -282,7 +269,9 @@ class Scheduler:
         try:
             running.call = running.calls.send(result())
         except StopIteration as end:
-            self._finish(running, end.value)
+            self._release(running)
+            self.failed = 0
+            report(running.answer, end.value)
         except Exception as error:
             self._fail(running, error)
         else:
@@ -292,24 +281,15 @@ class Scheduler:
                 if not running.answer.statistics.preempted:  # else it finds its own
                     running.answer.statistics.shared += running.call.start - whole.start
             if isinstance(running.call, Prefill | Verification):
-                self._note_shared(running)
+                running.note_shared(self._target)
                 running.due_since = time.monotonic()
                 self._due.append(running)
-
-    def _note_shared(self, running: Running) -> None:
-        if isinstance(running.call, Verification):
-            running.shared = self._target.shares(running.call)
 
     def _fail(self, running: Running, error: Exception) -> None:
         running.calls.close()
         self._release(running)
         self.failed += not isinstance(error, UsageError)
         running.answer.listener.failed(error)
-
-    def _finish(self, running: Running, reason: str) -> None:
-        self._release(running)
-        self.failed = 0
-        report(running.answer, reason)
 
     def _release(self, running: Running) -> None:
         del self._running[running.answer.listener]
