@@ -105,6 +105,7 @@ class CudaBackend:
             self._done("contents queued")
             self._require_first(first)
             self._begin_weights(load_weights)
+            self.graphs.take_memory()
         except BaseException:
             self._undo.rollback()
             raise
@@ -119,6 +120,8 @@ class CudaBackend:
     def _begin_reading(self, first: int | None, order: Sequence[int]) -> None:
         """Graphs are read while the driver is starting."""
         self.graphs = Graphs(self._bundle, first, self._undo, order)
+        if not driver.cache_info().currsize:
+            self.graphs.take_memory()  # while nothing else can be done
         self.graphs.read()
 
     def _open_device(self, ordinal: int, given: int) -> None:

@@ -11,7 +11,6 @@ from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Function, Manifest, SectionKind
 from foundryrt.bundle.tables import NO_FUNCTION, TemplateTable
-from foundryrt.cuda.ahead import Ahead
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
 from foundryrt.parallel import Worker, each
@@ -91,7 +90,6 @@ class Graphs:
         self._changed = threading.Condition(self._lock)
         self._wanted: list[int] = []
         """Graphs that callers wait to read, before the reader takes its next one."""
-        self._tables = Ahead(bundle.unchecked_template)
         self._reader = Worker()
         self._failure: Exception | None = None
         self._stop = False
@@ -127,7 +125,7 @@ class Graphs:
             return
         if self._new("template", graph.template):
             # The native core checks what is in it.
-            table = self._tables.take(graph.template)
+            table = self._bundle.unchecked_template(graph.template)
             numbers = functions_of(table, len(manifest.functions))
             self._give_kernels({manifest.functions[number].kernel for number in numbers})
             for number in numbers:
@@ -161,6 +159,13 @@ class Graphs:
             self._executables[index] = self._native.require(index)
         return self._executables[index]
 
+    def take_memory(self) -> None:
+        """Touch host memory for the graphs in the background: it slows down what others do there.
+
+        The driver may still be starting.
+        """
+        self._native.touch()
+
     def read(self) -> None:
         """Read all graphs in the background: the driver may still be starting."""
         self._reader.start(self._declare_all)
@@ -175,17 +180,15 @@ class Graphs:
         return list(dict.fromkeys([*first, *self._order, *range(self._total)]))
 
     def _declare_all(self) -> None:
-        order, graphs = self._in_order(), self._bundle.manifest.graphs
-        with self._tables.unpacking(graphs[index].template for index in order):
-            for index in order:
-                with self._lock:
-                    while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
-                        pass
-                    self._wanted.clear()
-                    try:
-                        self._declare(index)
-                    except Exception:
-                        return  # kept, and raised to every caller
+        for index in self._in_order():
+            with self._lock:
+                while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
+                    pass
+                self._wanted.clear()
+                try:
+                    self._declare(index)
+                except Exception:
+                    return  # kept, and raised to every caller
 
     @property
     def ready(self) -> int:

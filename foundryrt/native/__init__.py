@@ -75,6 +75,8 @@ def library() -> ctypes.CDLL:
     loaded.foundry_create.argtypes = (
         c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),
     )  # fmt: skip
+    loaded.foundry_touch.argtypes = (c_void_p,)
+    loaded.foundry_touch.restype = None
     loaded.foundry_destroy.argtypes = (c_void_p,)
     loaded.foundry_destroy.restype = None
     loaded.foundry_set_kernel.argtypes = (
@@ -146,8 +148,8 @@ def _relocations(words: memoryview | array[int], regions: memoryview | array[int
 class Materializer:
     """Libraries, functions, template graphs and execs of one bundle; `close` or `undo` frees them.
 
-    `nodes`: how many all graphs have together; native threads take host memory for them while the
-    driver may still be starting. A kernel's bytes must be given before a graph that uses it.
+    `nodes`: how many all graphs have together, for which `touch` takes host memory. A kernel's
+    bytes must be given before a graph that uses it.
     """
 
     def __init__(
@@ -166,12 +168,14 @@ class Materializer:
             )
         )  # fmt: skip
 
-    def set_kernel(self, index: int, data: memoryview, key: bytes = b"") -> None:
-        """Give the cubin of kernel `index`.
+    def touch(self) -> None:
+        """Have native threads touch host memory for all nodes."""
+        self._library.foundry_touch(self._handle)
 
-        Where other bundles of this process are open with a kernel of the same `key`, it is loaded
-        once for all, unless it has variables. A key stands for the cubin and for the attributes of
-        its functions.
+    def set_kernel(self, index: int, data: memoryview, key: bytes = b"") -> None:
+        """Give a kernel's cubin, which bundles that are open with one of this `key` load together.
+
+        Unless it has variables. A key stands for cubin and attributes of its functions.
         """
         self._keep.append(data)
         _check(
@@ -225,10 +229,7 @@ class Materializer:
         _check(self._library.foundry_pause(self._handle, paused))
 
     def resolve(self) -> None:
-        """Load the functions of all graphs and check their addresses, once all are declared.
-
-        What can still fail is the driver making a graph.
-        """
+        """Load all functions and check all addresses: then only the driver can fail to make one."""
         _check(self._library.foundry_resolve(self._handle))
 
     def set_variable(self, variable: Variable) -> None:

@@ -1,6 +1,7 @@
 // Which graph is made when, and on which thread. Graphs are known by their number only.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -25,12 +26,14 @@ class Lanes {
     // Makes a graph; called for one graph at a time in each lane.
     using Make = std::function<void(uint32_t graph, size_t lane)>;
 
-    // `nodes`: how many all graphs have together. The threads take host memory for them at once.
+    // `nodes`: how many all graphs have together, for which the threads take host memory.
     Lanes(uint32_t graphs, uint64_t nodes, Make make);
     // Lets the threads end what they are making.
     ~Lanes() { stop(); }
     void stop();
 
+    // That host memory is touched from now on.
+    void touch() { touch_ = true; }
     // From now on the graph can be made. Once.
     void declare(uint32_t graph);
     // Begins: `first`, if it is the number of a graph, is made before all others and alone.
@@ -63,6 +66,7 @@ class Lanes {
     std::optional<Error> make(uint32_t graph, std::unique_lock<std::mutex>& lock);
 
     const Make make_;
+    std::atomic<bool> touch_{false};
     std::mutex mutex_;  // for everything below
     std::condition_variable changed_;
     std::vector<State> states_;    // of all graphs

@@ -19,12 +19,13 @@ namespace foundry {
 
 class Materializer {
   public:
-    // `nodes`: how many all graphs have together. Threads begin to take host memory for them: nothing of the
-    // driver is needed before `start`.
+    // `nodes`: how many all graphs have together. Nothing of the driver is needed before `start`.
     Materializer(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs, uint64_t nodes);
     // Stops the threads and frees everything.
     ~Materializer();
 
+    // Threads touch host memory for the nodes from now on.
+    void touch() { lanes_.touch(); }
     Kernels& kernels() { return kernels_; }
     // What tables and members point to stays the caller's and must outlive this object.
     void set_template(uint32_t index, const foundry_template& table);

@@ -8,7 +8,7 @@ import pytest
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Variable
-from foundryrt.cuda import dlpack, graphs
+from foundryrt.cuda import dlpack, driver, graphs
 from foundryrt.cuda.backend import CudaBackend
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.native import Materializer
@@ -195,7 +195,7 @@ def test_a_claimed_number_of_nodes_takes_no_more_memory_than_the_bundle_stores(
 
 def test_any_number_of_nodes_is_a_hint(fake):
     with Undo() as undo:
-        Materializer(0, 0, 0, 0, (1 << 64) - 1, undo)
+        Materializer(0, 0, 0, 0, (1 << 64) - 1, undo).touch()
 
 
 def test_graphs_are_started_once(bundle, fake):
@@ -205,3 +205,19 @@ def test_graphs_are_started_once(bundle, fake):
     backend.graphs.wait()
     backend.close()
     assert fake.live == ""
+
+
+def test_host_memory_is_taken_when_nothing_else_can_be_done(bundle, fake, monkeypatch):
+    """While the driver starts; where it has, once the session is open."""
+    done: list[str] = []
+    touch, load = Materializer.touch, CudaBackend.load_weights
+    monkeypatch.setattr(Materializer, "touch", lambda self: done.append("touch") or touch(self))
+    monkeypatch.setattr(
+        CudaBackend, "load_weights", lambda self: done.append("weights") or load(self)
+    )
+    driver.driver.cache_clear()
+    CudaBackend(bundle).close()
+    assert done == ["touch", "weights", "touch"]
+    done.clear()
+    CudaBackend(bundle).close()
+    assert done == ["weights", "touch"]
