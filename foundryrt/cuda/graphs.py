@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.reader import Bundle
@@ -159,13 +158,6 @@ class Graphs:
             self._executables[index] = self._native.require(index)
         return self._executables[index]
 
-    def take_memory(self) -> None:
-        """Touch host memory for the graphs in the background: it slows down what others do there.
-
-        The driver may still be starting.
-        """
-        self._native.touch()
-
     def read(self) -> None:
         """Read all graphs in the background: the driver may still be starting."""
         self._reader.start(self._declare_all)
@@ -211,14 +203,12 @@ class Graphs:
         left = (graph for i, graph in enumerate(manifest.graphs) if not self.is_ready(i))
         return _NODE_BYTES * sum(manifest.templates[graph.template].nodes for graph in left)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Begin no graph meanwhile, but those that are preferred or required."""
-        self._native.pause(True)
-        try:
-            yield
-        finally:
-            self._native.pause(False)
+    def pause(self, paused: bool) -> None:
+        """Whether to begin no graph but those that are preferred or required, and take no memory.
+
+        Both slow down others who use the driver or memory.
+        """
+        self._native.pause(paused)
 
     def prefer_first(self) -> None:
         """As `prefer`, of the graph that comes first: a likely one to be launched first, too."""
@@ -241,7 +231,8 @@ class Graphs:
         alone.
         """
         # Another graph that is being made holds the driver's lock, for milliseconds at a time.
-        with self.paused():
+        self.pause(True)
+        try:
             for index in reversed(graphs):
                 self.prefer(index)
             self._reader.join()
@@ -251,6 +242,8 @@ class Graphs:
             self._native.resolve()
             done("resolved")
             self._until(lambda _: all(map(self.is_ready, graphs)), progress, 1)
+        finally:
+            self.pause(False)
         for index in graphs:
             self.require(index)  # its upload has ended, too
 
