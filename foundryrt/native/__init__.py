@@ -167,9 +167,10 @@ class Materializer:
         )  # fmt: skip
 
     def set_kernel(self, index: int, data: memoryview, key: bytes = b"") -> None:
-        """Give a kernel's cubin, which bundles that are open with one of this `key` load together.
+        """Give a kernel's cubin, loaded once for all open bundles that have one of this `key`.
 
-        Unless it has variables. A key stands for cubin and attributes of its functions.
+        One with variables is loaded for this bundle alone. A key stands for the cubin and for the
+        attributes of its functions.
         """
         self._keep.append(data)
         _check(

@@ -13,6 +13,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
 from parse_runtime.engine.protocols import Decoder, Prefilled, Target, Verification
+from parse_runtime.engine.putting_off import put_off
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.running import (
     BatchPass,
@@ -26,9 +27,6 @@ from parse_runtime.engine.running import (
     wanted_of,
 )
 from parse_runtime.engine.sequence import Answer, Call, Decode, Extend, Prefill
-
-_PATIENCE = 1.0
-"""Seconds that a pass is put off for its graph; making all of a bundle takes half of that."""
 
 
 class Scheduler:
@@ -130,7 +128,8 @@ class Scheduler:
         for one in planned:
             # Some of them may have failed in a pass before, or give way now.
             shares = {due[n]: rows for n, rows in one.shares.items() if due[n] in self._due}
-            if not self._may_run(one.kind, shares):
+            others = len(self._running) > len(self._due)
+            if shares and others and put_off(one.kind, shares, self._target, self._draft):
                 continue
             there = self._make_room(list(shares))
             if one.kind != VERIFY:
@@ -209,18 +208,6 @@ class Scheduler:
             if there and model.overlaps(chunks):
                 wait = model.begin_prefill(chunks)
                 self._launched = Launched(kind, shares, wait, due, planned[1:])
-
-    def _may_run(self, kind: str, shares: Mapping[Running, int]) -> bool:
-        """Not a pass whose graph is being made: others go on meanwhile, where there are any."""
-        if not shares:
-            return False
-        since = min(running.due_since for running in shares)
-        # The graph may never be there, where the driver has failed.
-        if len(self._running) == len(self._due) or time.monotonic() > since + _PATIENCE:
-            return True
-        if kind == VERIFY:
-            return self._target.ready_to_verify(wanted_of(shares))
-        return self._model(kind).ready([r.chunk(rows) for r, rows in shares.items()])
 
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft
