@@ -15,6 +15,7 @@ from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.packing import VERIFY
 from parse_runtime.engine.planned import Launched, Planned
 from parse_runtime.engine.protocols import Decoder, Target, Verification
+from parse_runtime.engine.putting_off import put_off
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.running import (
     BatchPass,
@@ -28,9 +29,6 @@ from parse_runtime.engine.running import (
     wanted_of,
 )
 from parse_runtime.engine.sequence import Answer, Call, Decode, Extend, Prefill
-
-_PATIENCE = 1.0
-"""Seconds that a pass is put off for its graph; making all of a bundle takes half of that."""
 
 
 class Scheduler:
@@ -129,7 +127,8 @@ class Scheduler:
         for one in planned.passes:
             # Some of them may have failed in a pass before, or give way now.
             shares = {r: rows for r, rows in planned.shares(one).items() if r in self._due}
-            if not self._may_run(one.kind, shares):
+            others = len(self._running) > len(self._due)
+            if shares and others and put_off(one.kind, shares, self._target, self._draft):
                 continue
             there = self._make_room(list(shares))
             if one.kind == VERIFY:
@@ -213,18 +212,6 @@ class Scheduler:
             else:
                 return
             self._launched = Launched(first.kind, shares, wait, mixed, planned.behind_first())
-
-    def _may_run(self, kind: str, shares: Mapping[Running, int]) -> bool:
-        """Not a pass whose graph is being made: others go on meanwhile, where there are any."""
-        if not shares:
-            return False
-        since = min(running.due_since for running in shares)
-        # The graph may never be there, where the driver has failed.
-        if len(self._running) == len(self._due) or time.monotonic() > since + _PATIENCE:
-            return True
-        if kind == VERIFY:
-            return self._target.ready_to_verify(wanted_of(shares))
-        return self._model(kind).ready([r.chunk(rows) for r, rows in shares.items()])
 
     def _model(self, name: str) -> Decoder:
         return self._target if name == "target" else self._draft
