@@ -185,7 +185,7 @@ def _report(
         "grid": settings.grid,
         "modulation": settings.modulation,
         "antennas": settings.antennas,
-        "cg_iterations": settings.iterations,
+        "cg_iterations": settings.cg_iterations,
         "frames": tally.frames,
         "skipped": {"wrong_length": tally.wrong_length, "not_finite": tally.not_finite},
         **lost,

@@ -225,7 +225,7 @@ def measure(path: str, frames: int, seconds: float, pool: int, ber_frames: int) 
             "grid": link.grid,
             "modulation": link.modulation,
             "code_rate": link.code_rate,
-            "cg_iterations": link.iterations,
+            "cg_iterations": link.cg_iterations,
             **paced(session, frames, seconds, pool, 20.0),
             "ber": error_rates(session, ber_frames),
         }
