@@ -20,10 +20,13 @@ from foundryrt.cuda.driver import EVENT_WITHOUT_TIME, NON_BLOCKING
 from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.errors import UsageError
+from foundryrt.native.idle import idle
 from foundryrt.pipeline import check_inputs
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
+    from ctypes import c_int64
+
     from foundryrt.pipeline import Arrays
 
 
@@ -175,6 +178,10 @@ class CudaPipeline:
     def done(self, slot: int) -> bool:
         self._device.enter()
         return self._device.cuda.query("cuEventQuery", self._slots[slot].done)
+
+    def idle(self, slot: int | None, word: c_int64, seen: int, seconds: float) -> None:
+        self._device.enter()
+        idle(0 if slot is None else self._slots[slot].done, word, seen, seconds)
 
     def wait(self, slot: int) -> Arrays:
         self._device.enter()
