@@ -166,7 +166,9 @@ def _receive(
             update(tally.frames, f"frames, {missed} missed their deadline")
 
         most = feed.most or math.inf
-        stream.receive(feed.frames, pipeline, shape, results.take, stop, seen, tally, most)
+        stream.receive(
+            feed.frames, pipeline, shape, results.take, stop, seen, tally, most, feed.word
+        )
 
 
 def _report(

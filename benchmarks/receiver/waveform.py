@@ -96,7 +96,9 @@ class Chain:
         return Raw(self.settings, 0.0, self.memory)
 
     def run(self, frames: Iterable[Frame | None], take: Any) -> stream.Tally:
-        return stream.receive(frames, self.pipeline, self.shape, take, threading.Event())
+        word = frames.word if isinstance(frames, FrameQueue) else None
+        stop = threading.Event()
+        return stream.receive(frames, self.pipeline, self.shape, take, stop, word=word)
 
     def close(self) -> None:
         self.pipeline.close()
