@@ -20,6 +20,7 @@ from foundryrt.errors import UsageError
 from foundryrt.nvml import NoNvml, Nvml, visible
 from foundryrt.options import flag
 from parse_runtime.capture.settings import Settings
+from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.sizes import BLOCK, prompts_of
 from parse_runtime.weights.source import Model, open_model
 
@@ -126,8 +127,8 @@ def choose(
     found["prefill"] = ",".join(map(str, rows))
     apart = any(given.get(name) for name in ("eagle", "speculate", "fp8_activations"))
     if limits.mixed and slots > 1 and not apart and given.get("run_ahead", True):
-        # At least half of the largest pass is prompts.
-        batches = [batch for batch in _beside(slots) if 2 * batch <= rows[-1]]
+        # At least half of the largest pass is prompts, in whole tiles.
+        batches = [one for one in _beside(slots) if rows[-1] - one >= max(one, ALIGNMENT)]
         found["mixed"] = "" if "prefill" in given else ",".join(map(str, batches))
     return {name: value for name, value in found.items() if name not in given}
 

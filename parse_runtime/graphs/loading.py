@@ -116,11 +116,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         for graph, key in session.graphs
         if graph == f"{model}.prefill"
     )
-    mixed = [
-        (int(key["len"]), int(key["prompts"]), int(key["batch"]))
-        for graph, key in session.graphs
-        if graph == f"{model}.mixed"
-    ]
+    mixed = sizes("mixed", "batch", "len", "prompts")
     width = settings["eagle_width"] if settings["eagle"] else 1
     judging = sorted(
         (int(key["len"]), int(key["cuts"]), int(key.get("drafts", 1)))
@@ -137,7 +133,7 @@ def _sizes(session: GraphsLike, model: str) -> PassSizes:
         prefill=tuple(length for length, _ in prefill),
         prompts=tuple(count for _, count in prefill if count),
         kv_tokens=settings.get("kv_tokens"),
-        mixed=tuple(sorted((MixedSize(*size) for size in mixed), key=lambda size: size[::-1])),
+        mixed=tuple(MixedSize(rows, prompts, batch) for batch, rows, prompts in mixed),
         verify=verify,
         shared=tuple(SharedSize(*size) for size in judging if size[2] > 1),
         scored=scored,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import NamedTuple
 
 from parse_runtime.signature.plan import ALIGNMENT
@@ -67,15 +68,16 @@ def mixed_sizes(
 ) -> tuple[MixedSize, ...]:
     """Passes of as many rows as prefill passes have, with a step's among them.
 
-    Products of a few rows more take as long as those of many more.
+    Products of a few rows more take as long as those of many more. That prefill pass takes their
+    prompts, too, where no step goes along.
     """
-    found = {
-        ((rows - batch) // ALIGNMENT * ALIGNMENT, batch) for rows in prefill for batch in batches
-    }
-    return tuple(
-        MixedSize(rows, prompts_of(rows, slots), batch)
-        for rows, batch in sorted(found, key=lambda size: size[::-1]) if rows > 0
-    )  # fmt: skip
+    found: dict[tuple[int, int], int] = {}
+    for rows, batch in product(prefill, batches):
+        left = (rows - batch) // ALIGNMENT * ALIGNMENT
+        prompts = min(prompts_of(rows, slots), prompts_of(left, slots))
+        if left > 0:
+            found[batch, left] = max(prompts, found.get((batch, left), 0))
+    return tuple(MixedSize(rows, found[batch, rows], batch) for batch, rows in sorted(found))
 
 
 @dataclass(frozen=True, kw_only=True)

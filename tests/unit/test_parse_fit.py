@@ -110,6 +110,9 @@ def test_prefills_take_steps_along_where_there_are_such() -> None:
     assert mixed(slots=1) is mixed(eagle="e") is mixed(speculate="draft") is None
     assert mixed(prefill="256") == ""
     assert mixed("host") is mixed(run_ahead=False) is mixed(mixed="2") is None
+    # A pass of 32 or 48 rows has no 32 left for prompts.
+    assert mixed(max_len=16, slots=2) == mixed(max_len=48, kv_tokens=48, slots=24) == ""
+    assert mixed(max_len=64, slots=24) == "24"
 
 
 def test_suffixes_of_drafts_that_share_a_pass_have_blocks() -> None:

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
+from parse_runtime.engine.packing import holding
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.sampling.processing import Processing
+from parse_runtime.signature.plan import ALIGNMENT
+from parse_runtime.signature.sizes import PrefillSize, mixed_sizes, prompts_of
 from tests.unit.parse_device import Device
 from tests.unit.parse_fakes import Fake, Heard, answered, mixing, request
 
@@ -142,3 +147,18 @@ def test_a_step_on_its_way_is_told_and_others_are_asked_for_again() -> None:
     told = target.extend(Batch([1, 0], [*prompt, second], [9, 3], [GREEDY] * 2))
     assert told == [[SAYS([6] * 9 + prompt, GREEDY)], [SAYS([4, 4, first, second], GREEDY)]]
     assert launched(used) == before
+
+
+few = st.lists(st.integers(1, 200), min_size=1, max_size=4, unique=True).map(sorted)
+
+
+@given(few, few, st.integers(1, 9))
+def test_prompts_of_a_mixed_pass_have_a_prefill_pass(
+    prefill: list[int], batches: list[int], slots: int
+) -> None:
+    passes = [PrefillSize(rows, prompts_of(rows, slots)) for rows in prefill]
+    sizes = mixed_sizes(prefill, batches, slots)
+    assert sizes == tuple(sorted(sizes, key=lambda size: (size.batch, size.rows)))
+    for rows, prompts, _ in sizes:
+        others = ALIGNMENT * (prompts - 1)
+        holding([*[ALIGNMENT] * (prompts - 1), rows - others], passes)
