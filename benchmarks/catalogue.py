@@ -136,6 +136,10 @@ BENCHMARKS = {
             "otfs_loss.json",
         ),
         Benchmark(
+            "otfs-floor", "receiver.floor", "bit errors that iterations leave without noise",
+            "otfs_floor.json",
+        ),
+        Benchmark(
             "otfs-reference", "receiver.reference", "bit error rates of the numpy receiver",
             "otfs_reference.json",
         ),

@@ -6,9 +6,10 @@ what it captured, in place of writing a bundle:
     FOUNDRY_STORE=again.capture python program.py
     FOUNDRY_STORE=moved.capture FOUNDRY_MOVED=1 python program.py
     FOUNDRY_STORE=grown.capture FOUNDRY_GROWN=1 python program.py
+    FOUNDRY_STORE=between.capture FOUNDRY_GROWN=2 python program.py
 
-`foundryc capture` does that by itself, and compares them (foundryc/compare); the last
-one only where a tensor was registered to grow.
+`foundryc capture` does that by itself, and compares them (foundryc/compare); the third only where a
+tensor was registered to grow, the last where the third does not suffice.
 """
 
 from __future__ import annotations
@@ -46,9 +47,14 @@ def moved() -> bool:
     return os.environ.get(MOVED, "") not in ("", "0")
 
 
-def grown() -> bool:
-    """Whether this process is to have as many rows of growing tensors as they may have."""
-    return os.environ.get(GROWN, "") not in ("", "0")
+def rows(few: int, most: int) -> int:
+    """How many rows this process is to have of a tensor that may grow from `few` to `most`."""
+    return {"1": most, "2": between(few, most)}.get(os.environ.get(GROWN, ""), few)
+
+
+def between(few: int, most: int) -> int:
+    """A number of rows that is another one than `most`, if there is one."""
+    return few + (most - few) // 2
 
 
 def fill() -> int:
@@ -107,9 +113,16 @@ class Elsewhere:
 
     def grown(self) -> Capture:
         """What one with more rows stores, which runs now; FoundryError where it fails."""
-        self._start("grown", call, {GROWN: "1"})
-        self._end("grown")
-        return load(self.folder / "grown")
+        return self._more("grown", "1")
+
+    def between(self) -> Capture:
+        """What one with fewer of them stores."""
+        return self._more("between", "2")
+
+    def _more(self, name: str, rows: str) -> Capture:
+        self._start(name, call, {GROWN: rows})
+        self._end(name)
+        return load(self.folder / name)
 
     def _start(self, name: str, way: Way, environment: Mapping[str, str] | None = None) -> None:
         said = TemporaryFile()  # noqa: SIM115 (closed by the undo)

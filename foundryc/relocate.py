@@ -37,7 +37,8 @@ def write_proved(
     compared = compare(capture, again, moved)
     if compared.growing:
         progress("capturing with more rows")
-        growing = growths(capture, again, moved, elsewhere.grown, progress)
+        more = elsewhere.grown, elsewhere.between
+        growing = growths(capture, again, moved, more, progress)
         compared = replace(compared, growing=growing)
     rehearsal = recording.rehearse(capture)
     regions = [replace(r, written=r.name in rehearsal.written) for r in compared.regions]

@@ -9,6 +9,8 @@ from foundryrt.arrays import check_array
 from foundryrt.errors import UsageError
 
 if TYPE_CHECKING:
+    from ctypes import c_int64
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -39,6 +41,12 @@ class Pipeline(Protocol):
 
     def done(self, slot: int) -> bool:
         """Whether `wait` would return at once."""
+
+    def idle(self, slot: int | None, word: c_int64, seen: int, seconds: float) -> None:
+        """Return once the slot, if any, is done, or `word` not `seen`; or at any time before.
+
+        At the latest after `seconds`. It polls, and leaves the interpreter to other threads.
+        """
 
     def wait(self, slot: int) -> Arrays:
         """The outputs of the slot's launch in host memory, valid until its next `submit`.

@@ -166,7 +166,9 @@ def _receive(
             update(tally.frames, f"frames, {missed} missed their deadline")
 
         most = feed.most or math.inf
-        stream.receive(feed.frames, pipeline, shape, results.take, stop, seen, tally, most)
+        stream.receive(
+            feed.frames, pipeline, shape, results.take, stop, seen, tally, most, feed.word
+        )
 
 
 def _report(
@@ -185,7 +187,7 @@ def _report(
         "grid": settings.grid,
         "modulation": settings.modulation,
         "antennas": settings.antennas,
-        "cg_iterations": settings.iterations,
+        "cg_iterations": settings.cg_iterations,
         "frames": tally.frames,
         "skipped": {"wrong_length": tally.wrong_length, "not_finite": tally.not_finite},
         **lost,

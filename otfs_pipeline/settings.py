@@ -51,7 +51,7 @@ class Settings:
     )
     gain_model: str = option("fixed", "path gains of the synthetic source: fixed or rayleigh")
     antennas: int = option(1, "receive antennas that are combined: 1, 2 or 4")
-    iterations: int = option(28, "conjugate-gradient iterations")
+    iterations: int = option(0, "conjugate-gradient iterations; 0: by the modulation")
     tap_sigmas: float = option(3.0, "taps are kept above this many noise standard deviations")
     max_taps: int = option(192, "taps that are kept at most, the strongest")
     code_rate: float = option(
@@ -90,7 +90,7 @@ class Settings:
             _range("doppler-rolloff", self.doppler_rolloff, 1e-3, 1.0)
         _range("pilot-db", self.pilot_db, 0.0, 80.0)
         _range("doppler-reach", self.doppler_reach, 0, self.n)
-        _range("iterations", self.iterations, 1, 1000)
+        _range("iterations", self.iterations, 0, 1000)
         _range("tap-sigmas", self.tap_sigmas, 0.0, 100.0)
         least = 2 * self.delay_taps + 3
         if self.guard % 2 == 0 and self.guard != 0:
@@ -175,9 +175,14 @@ class Settings:
         return self.n / self.nu_p
 
     @property
+    def cg_iterations(self) -> int:
+        """K; by default one that leaves no bit error rate above 1e-5 however little noise is."""
+        return self.iterations or (48 if self.modulation == 64 else 28)
+
+    @property
     def preconditioned_iterations(self) -> int:
-        """Iterations that do as well with the circulant preconditioner as `iterations` without."""
-        return -(-self.iterations // 4)
+        """Iterations that do as well with the circulant preconditioner as K without."""
+        return -(-self.cg_iterations // 4)
 
     @property
     def bits_per_symbol(self) -> int:

@@ -68,7 +68,7 @@ class CsrReceiver:
         forward = torch.sparse_csr_tensor(rows, source.flatten(), value.flatten(), size)
         adjoint = torch.sparse_csr_tensor(rows, target.flatten(), back.flatten(), size)
         right = adjoint @ (samples - forward @ self._pilot)
-        x = _solve(forward.matmul, adjoint.matmul, right, sigma2, self._mask, s.iterations)
+        x = _solve(forward.matmul, adjoint.matmul, right, sigma2, self._mask, s.cg_iterations)
         return _decide(self._receiver, torch.fft.fft(x.view(s.n, s.m), dim=0, norm="ortho"))
 
 
@@ -102,7 +102,7 @@ class DelayDopplerReceiver:
         forward, adjoint = self._products(h)
         right = adjoint(grid * twiddle - forward(self._pilot))
         mask = self._receiver.tables["mask"]
-        z = _solve(forward, adjoint, right, sigma2, mask, s.iterations)
+        z = _solve(forward, adjoint, right, sigma2, mask, s.cg_iterations)
         return _decide(self._receiver, z * torch.conj_physical(twiddle))
 
     def _products(self, h: torch.Tensor) -> tuple[Product, Product]:

@@ -59,7 +59,7 @@ def measure(link: Settings) -> dict[str, float]:
     waveform = torch.from_numpy(_burst(link)).cuda()
     doubtful = torch.zeros((), dtype=torch.uint8, device="cuda")
     results = receive(waveform, doubtful)
-    if results["front"][FRONT.index("given")] != 1:
+    if results["front"].flatten()[FRONT.index("given")] != 1:
         sys.exit("the front end gave no frame on")
     times = {name: _microseconds([call]) for name, call in launched.items()}
     return times | {"all": _microseconds(list(launched.values()))}

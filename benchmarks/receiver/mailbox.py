@@ -87,7 +87,7 @@ def measure(grid: str) -> dict[str, Any]:
                 "stretch": geometry.stretch,
                 "us": us,
                 "times": us / least,
-                "predicted_us": settings.iterations * iteration_us(geometry),
+                "predicted_us": settings.cg_iterations * iteration_us(geometry),
                 "ber": ber(stages),
             }
         )

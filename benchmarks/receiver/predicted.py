@@ -50,7 +50,7 @@ def predict(grid: str, platform: Platform) -> Prediction:
     geometry = Geometry.of(settings, platform)
     rates = roofline.Rates(platform.tflops / 2 * 1e12, platform.bandwidth * 1e9)
     work = roofline.work(geometry, min(TYPICAL_DELAYS, geometry.delays))
-    equalize = settings.iterations * iteration_us(geometry)
+    equalize = settings.cg_iterations * iteration_us(geometry)
     frame = equalize + STAGE_US + sum(1e6 * work[name].seconds(rates) for name in OTHERS)
     return Prediction(
         grid=grid,

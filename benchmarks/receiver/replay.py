@@ -80,7 +80,7 @@ def measure(path: str, frames: int, flat_frames: int, pool: int, snr: float) -> 
         "flat_out_frames": flat.frames,
         "flat_out_payload_mbps": frame.payload_bits(settings) * flat.frames / flat.seconds / 1e6,
         "air_payload_mbps": frame.payload_bits(settings) / deadline / 1e6,
-        "cg_iterations": settings.iterations,
+        "cg_iterations": settings.cg_iterations,
         "snr_db": snr,
         "ber_est": errors.wrong / errors.bits,
         "ber_frames": pool,

@@ -78,7 +78,7 @@ def work(geometry: Geometry, delays: int) -> dict[str, Work]:
     energies, twelve a sample. Zak transform: N a bin.
     """
     s = geometry.settings
-    data, k = frame.data_symbols(s), s.iterations
+    data, k = frame.data_symbols(s), s.cg_iterations
     window = s.window_delays * s.n
     products = 4 * delays * geometry.length * s.n * 2 * k
     table = 8 * (2 * s.doppler_range + 1) * s.window_delays

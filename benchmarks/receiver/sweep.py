@@ -91,7 +91,7 @@ class Sweep:
     def fastest(self, count: int) -> list[Geometry]:
         """Divisions that took the least time, at the default's iterations."""
         settings = self.default.settings
-        same = [row for row in self.rows if row.iterations == settings.iterations]
+        same = [row for row in self.rows if row.iterations == settings.cg_iterations]
         return [
             Geometry(settings, row.each, row.group, row.cluster)
             for row in sorted(same, key=lambda row: row.us)[:count]
@@ -131,7 +131,7 @@ class Sweep:
                 geometry.cluster,
                 geometry.threads,
                 at_once(geometry, stages.program),
-                geometry.settings.iterations,
+                geometry.settings.cg_iterations,
                 stages.microseconds("equalize"),
                 float((symbols - self._symbols).abs().max()),
                 float(np.mean(bits != self._frame.bits)),

@@ -183,14 +183,16 @@ class TritonEqualizer:
             for table, shifts in ((nodes(first - delays), -delays), (back, delays))
         ]
         self._noise = torch.tensor(known.noise_variance, dtype=torch.float32, device=device)
-        self._energy, self._curvature = torch.zeros(2, s.iterations + 2, s.n, parts, device=device)
+        self._energy, self._curvature = torch.zeros(
+            2, s.cg_iterations + 2, s.n, parts, device=device
+        )
         # So that β of the first step is 0.
         self._energy[0] = torch.inf
 
     def __call__(self) -> int:
         """Queues a frame's launches; returns how many."""
         received, r, p, x, y = self._vectors
-        energy, curvature, last = self._energy, self._curvature, self._s.iterations
+        energy, curvature, last = self._energy, self._curvature, self._s.cg_iterations
         ahead, back = self._products
         for k in range(last + 1):
             if k:
@@ -257,7 +259,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     best, cuda_us = min(rows, key=lambda row: row["us"]), stages.microseconds("equalize")
     return {
         "grid": s.grid,
-        "iterations": s.iterations,
+        "iterations": s.cg_iterations,
         "delays": np.unique(taps.delay).size,
         "triton_us": best["us"],
         "cuda_us": cuda_us,

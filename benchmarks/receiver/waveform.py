@@ -96,7 +96,9 @@ class Chain:
         return Raw(self.settings, 0.0, self.memory)
 
     def run(self, frames: Iterable[Frame | None], take: Any) -> stream.Tally:
-        return stream.receive(frames, self.pipeline, self.shape, take, threading.Event())
+        word = frames.word if isinstance(frames, FrameQueue) else None
+        stop = threading.Event()
+        return stream.receive(frames, self.pipeline, self.shape, take, stop, word=word)
 
     def close(self) -> None:
         self.pipeline.close()
@@ -225,7 +227,7 @@ def measure(path: str, frames: int, seconds: float, pool: int, ber_frames: int) 
             "grid": link.grid,
             "modulation": link.modulation,
             "code_rate": link.code_rate,
-            "cg_iterations": link.iterations,
+            "cg_iterations": link.cg_iterations,
             **paced(session, frames, seconds, pool, 20.0),
             "ber": error_rates(session, ber_frames),
         }

@@ -2,6 +2,10 @@
 
 A further capture has more rows of every growing tensor. What the first three have in common, and it
 has otherwise, depends on them. Addresses must lie as far into the same region.
+
+Structs that kernels take have gaps, with residue that the first three may have in common, and a
+process that took other sizes of memory has not. Where it seems that something depends on the rows,
+one more capture has another number of them: what of a struct is the same in both does not.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from foundryc.compare.contents import region_words, variable_words
 from foundryc.compare.places import GraphPlace, RegionPlace, VariablePlace
 from foundryc.compare.regions import Audit, Mask, audited
 from foundryc.compare.words import Place
+from foundryc.elsewhere import between
 from foundryc.template import GraphTable, Words
 from foundryrt.bundle.schema import Growth
 from foundryrt.errors import FoundryError
@@ -28,38 +33,50 @@ def growths(
     a: Capture,
     again: Capture,
     moved: Capture,
-    grown: Callable[[], Capture],
+    more: tuple[Callable[[], Capture], Callable[[], Capture]],
     progress: Callable[[str], None],
 ) -> list[Growth]:
-    """The growing tensors of `a` with the reason why not, if there is one; `grown` captures.
+    """The growing tensors of `a` with the reason why not, if there is one.
 
-    What a capture said that failed is for `progress`: a bundle names nothing of its machine.
+    `more` capture with all rows, and with some of them, if that is needed. What a capture said
+    that failed is for `progress`: a bundle names nothing of its machine.
     """
     try:
-        refused = dependence(a, again, moved, grown())
+        grown = more[0]()
+        refused = dependence(a, again, moved, grown)
+        if refused:
+            progress("capturing with another number of rows")
+            refused = dependence(a, again, moved, grown, more[1]())
     except FoundryError as error:
         progress(str(error))
         refused = "the capture with more rows failed"
     return [replace(growth, refused=refused) for growth in a.growing]
 
 
-def dependence(a: Capture, again: Capture, moved: Capture, grown: Capture) -> str:
+def dependence(
+    a: Capture, again: Capture, moved: Capture, grown: Capture, some: Capture | None = None
+) -> str:
     """The first thing of `a` that depends on how many rows growing tensors have; "" for nothing.
 
-    `again` and `moved` are as `compare` has found them; `grown` was made with more rows.
+    `again` and `moved` are as `compare` has found them; `grown` was made with as many rows as there
+    may be, `some` with `between` as many.
     """
-    as_few = _as_few(a, grown)
-    found = (f"with more rows, {difference}" for difference in differences(a, as_few))
-    return next(found, "") or next(_words((a, again, moved, as_few)), "")
+    others = [_as_few(a, grown, lambda few, most: most)]
+    others += [] if some is None else [_as_few(a, some, between)]
+    found = (
+        f"with more rows, {difference}" for other in others for difference in differences(a, other)
+    )
+    return next(found, "") or next(_words((a, again, moved, *others)), "")
 
 
-def _as_few(a: Capture, grown: Capture) -> Capture:
+def _as_few(a: Capture, grown: Capture, rows_of: Callable[[int, int], int]) -> Capture:
     """`grown` with so many rows less as it ought to have more, and in regions of that size."""
     tensors, regions = list(grown.tensors), list(grown.regions)
     same = len(tensors) == len(a.tensors) and len(regions) == len(a.regions)
     for growth in a.growing if same else ():
         own, more = a.tensors[growth.tensor], tensors[growth.tensor]
-        rows = [count + own.shape[0] - growth.most for count in more.shape[:1]]
+        had = own.shape[0]
+        rows = [count + had - rows_of(had, growth.most) for count in more.shape[:1]]
         tensors[growth.tensor] = replace(more, shape=(*rows, *more.shape[1:]))
         regions[own.region] = changed(regions[own.region], size=a.regions[own.region].size)
     needs = replace(grown.requirements, memory=a.requirements.memory)
@@ -89,13 +106,17 @@ def _graph_words(captures: Sequence[Capture], tables: Sequence[GraphTable]) -> I
 def _dependent(
     captures: Sequence[Capture], words: Words, found: Audit, place: Place
 ) -> Iterator[str]:
-    """The first of the words, uint64 [4, n], that depends; `found` as for `settle`."""
+    """The first of the words, uint64 [4 or 5, n], that depends; `found` as for `settle`."""
     within = np.stack([_within(captures[c], words[c], found[c]) for c in (0, 3)])
     is_address: Mask = found[0] >= 0
     elsewhere = is_address & ((found[3] != found[0]) | (within[0] != within[1]))
-    bytes_of = np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(4, -1, 8)
+    bytes_of = np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(len(words), -1, 8)
     steady: Mask = (bytes_of[1] == bytes_of[0]) & (bytes_of[2] == bytes_of[0])
     other: Mask = steady & (bytes_of[3] != bytes_of[0]) & ~is_address[:, None]
+    if len(words) > 4:
+        some = np.flatnonzero(other.any(axis=1))
+        residue = (bytes_of[4] == bytes_of[3])[some] & place.may_be_gap(some)[:, None]
+        other[some] &= ~residue
     for word in np.flatnonzero(elsewhere | other.any(axis=1))[:1].tolist():
         few, more = (
             _shown(captures[0], int(found[c, word]), int(value))

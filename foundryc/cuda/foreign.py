@@ -86,11 +86,12 @@ class ForeignMemory:
                 return index, address - region.base
         return None
 
-    def add(self, tensor: torch.Tensor, name: str) -> None:
-        """Take in the block of a registered tensor, which is alone in it, with its contents."""
+    def add(self, tensor: torch.Tensor, name: str, filled: bool) -> None:
+        """Take in the block of a registered tensor, which is alone in it, with its contents if it
+        is not zero."""
         address, blocks = tensor.data_ptr(), torch_blocks()
         size = next(size for base, size, _ in blocks if base == address)
-        data = _read(address, size) if bool(tensor.count_nonzero()) else np.empty(0, np.uint8)
+        data = _read(address, size) if filled else np.empty(0, np.uint8)
         self.regions.append(ForeignRegion(address, size, f"tensor {name}", data))
 
     def follow(self, addresses: Iterable[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from foundryc.cuda.kernels import architecture
 from foundryc.cuda.program import Program
 from foundryc.cuda.stack import filled
 from foundryc.difference import graph_title
-from foundryc.elsewhere import calls_ahead, fill, grown
+from foundryc.elsewhere import calls_ahead, fill, rows
 from foundryc.recording import GraphRecording
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
@@ -33,6 +34,8 @@ from foundryrt.bundle.schema import Ranks
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
 
+_LARGE = 32 << 20
+"""Bytes for which torch's allocator makes a block that no other tensor has a part of."""
 _SPACER = 70 << 20
 """Bytes; more than what one allocation of torch or a library has been seen to round up to."""
 
@@ -103,17 +106,21 @@ class CudaRecording:
     def register_growing(self, name: str, tensor: torch.Tensor, most: int) -> torch.Tensor:
         """State in memory of its own, so that a session may have more rows; see Recorder.register.
 
-        In a capture that shows what depends on the rows it has all of them already.
+        In a capture that shows what depends on the rows it has more of them already, and takes
+        memory in the same way: kernels' arguments hold some of what earlier calls leave behind.
         """
         self._check_name(name)
-        shape = (most if grown() else tensor.shape[0], *tensor.shape[1:])
+        shape = (rows(tensor.shape[0], most), *tensor.shape[1:])
+        size = prod(shape) * tensor.element_size()
+        count = max(-(-size // 8), _LARGE // 8)
         # A pool of its own: torch gives out nothing else of its memory.
         pool = torch.cuda.MemPool()
         with torch.cuda.use_mem_pool(pool):
-            placed = torch.zeros(shape, dtype=tensor.dtype, device=self.arena.device)
+            words = torch.zeros(count, dtype=torch.int64, device=self.arena.device)
+        placed = words.view(torch.uint8)[:size].view(tensor.dtype).view(shape)
         placed[: tensor.shape[0]].copy_(tensor)
         self._pools.append(pool)
-        self.foreign.add(placed, name)
+        self.foreign.add(placed, name, filled=bool(tensor.count_nonzero()))
         self.tensors.append(NamedTensor(name, "state", placed, most=most))
         return placed
 

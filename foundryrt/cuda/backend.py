@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +105,7 @@ class CudaBackend:
             self._done("contents queued")
             self._require_first(first)
             self._begin_weights(load_weights)
+            self.graphs.pause(False)
         except BaseException:
             self._undo.rollback()
             raise
@@ -120,6 +120,8 @@ class CudaBackend:
     def _begin_reading(self, first: int | None, order: Sequence[int]) -> None:
         """Graphs are read while the driver is starting."""
         self.graphs = Graphs(self._bundle, first, self._undo, order)
+        # While the driver is starting nothing else can be done.
+        self.graphs.pause(bool(driver.cache_info().currsize))
         self.graphs.read()
 
     def _open_device(self, ordinal: int, given: int) -> None:
@@ -223,10 +225,10 @@ class CudaBackend:
             sources = self._bundle.manifest.weights.sources
             brief = sum(source.length for source in sources) <= _BRIEF
             # Both want the driver's lock, and nothing can be launched before the weights are there.
-            with self.graphs.paused() if brief else nullcontext():
-                if self._loads:
-                    self.graphs.prefer_first()
-                self.load_weights()
+            self.graphs.pause(brief)
+            if self._loads:
+                self.graphs.prefer_first()
+            self.load_weights()
         elif self._loads:
             self._preparation.start(partial(_prepare, self._loader))
         self.uploader.finish()

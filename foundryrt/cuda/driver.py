@@ -92,6 +92,11 @@ _FREED_BY: dict[str, tuple[str, Any]] = {
 }
 """Calls that make something: the call that frees it, and the type of its handle."""
 
+_AT_ONCE = (
+    "cuEventRecord", "cuStreamWaitEvent", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+)  # fmt: skip
+
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 NON_BLOCKING = 1
 EVENT_WITHOUT_TIME = 2
@@ -119,12 +124,26 @@ class Driver:
                 ) from None
             call.argtypes = arguments
             self._calls[name] = call
+        held = ctypes.PyDLL(path)
+        self._at_once: dict[str, Any] = {}
+        for name in _AT_ONCE:
+            self._at_once[name] = getattr(held, name)
+            self._at_once[name].argtypes = _CALLS[name]
 
     def __call__(self, name: str, *arguments: Any, about: str = "") -> None:
         """Make a driver call; FoundryError names the call, its error and what to do about it."""
         code = self._calls[name](*arguments)
         if code != 0:
             self._fail(name, code, about)
+
+    def at_once(self, name: str, *arguments: Any) -> None:
+        """Make a call that only queues work, of pinned memory, and keep the interpreter's lock.
+
+        A thread that computes may keep it for longer than many such calls take.
+        """
+        code = self._at_once[name](*arguments)
+        if code != 0:
+            self._fail(name, code)
 
     def make(self, undo: Undo, name: str, *arguments: Any, about: str = "") -> int:
         """Make a call whose first argument receives a new handle, and return that.

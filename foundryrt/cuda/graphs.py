@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from foundryrt.bundle.errors import TableMalformed
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Function, Manifest, SectionKind
 from foundryrt.bundle.tables import NO_FUNCTION, TemplateTable
-from foundryrt.cuda.ahead import Ahead
 from foundryrt.errors import FoundryError
 from foundryrt.native import Materializer
 from foundryrt.parallel import Worker, each
@@ -91,7 +89,6 @@ class Graphs:
         self._changed = threading.Condition(self._lock)
         self._wanted: list[int] = []
         """Graphs that callers wait to read, before the reader takes its next one."""
-        self._tables = Ahead(bundle.unchecked_template)
         self._reader = Worker()
         self._failure: Exception | None = None
         self._stop = False
@@ -127,7 +124,7 @@ class Graphs:
             return
         if self._new("template", graph.template):
             # The native core checks what is in it.
-            table = self._tables.take(graph.template)
+            table = self._bundle.unchecked_template(graph.template)
             numbers = functions_of(table, len(manifest.functions))
             self._give_kernels({manifest.functions[number].kernel for number in numbers})
             for number in numbers:
@@ -175,17 +172,15 @@ class Graphs:
         return list(dict.fromkeys([*first, *self._order, *range(self._total)]))
 
     def _declare_all(self) -> None:
-        order, graphs = self._in_order(), self._bundle.manifest.graphs
-        with self._tables.unpacking(graphs[index].template for index in order):
-            for index in order:
-                with self._lock:
-                    while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
-                        pass
-                    self._wanted.clear()
-                    try:
-                        self._declare(index)
-                    except Exception:
-                        return  # kept, and raised to every caller
+        for index in self._in_order():
+            with self._lock:
+                while self._wanted and not self._stop and self._changed.wait(_PATIENCE):
+                    pass
+                self._wanted.clear()
+                try:
+                    self._declare(index)
+                except Exception:
+                    return  # kept, and raised to every caller
 
     @property
     def ready(self) -> int:
@@ -208,14 +203,12 @@ class Graphs:
         left = (graph for i, graph in enumerate(manifest.graphs) if not self.is_ready(i))
         return _NODE_BYTES * sum(manifest.templates[graph.template].nodes for graph in left)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Begin no graph meanwhile, but those that are preferred or required."""
-        self._native.pause(True)
-        try:
-            yield
-        finally:
-            self._native.pause(False)
+    def pause(self, paused: bool) -> None:
+        """Whether to begin no graph but those that are preferred or required, and take no memory.
+
+        Both slow down others who use the driver or memory.
+        """
+        self._native.pause(paused)
 
     def prefer_first(self) -> None:
         """As `prefer`, of the graph that comes first: a likely one to be launched first, too."""
@@ -238,7 +231,8 @@ class Graphs:
         alone.
         """
         # Another graph that is being made holds the driver's lock, for milliseconds at a time.
-        with self.paused():
+        self.pause(True)
+        try:
             for index in reversed(graphs):
                 self.prefer(index)
             self._reader.join()
@@ -248,6 +242,8 @@ class Graphs:
             self._native.resolve()
             done("resolved")
             self._until(lambda _: all(map(self.is_ready, graphs)), progress, 1)
+        finally:
+            self.pause(False)
         for index in graphs:
             self.require(index)  # its upload has ended, too
 

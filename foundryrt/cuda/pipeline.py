@@ -20,10 +20,13 @@ from foundryrt.cuda.driver import EVENT_WITHOUT_TIME, NON_BLOCKING
 from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.errors import UsageError
+from foundryrt.native.idle import idle
 from foundryrt.pipeline import check_inputs
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
+    from ctypes import c_int64
+
     from foundryrt.pipeline import Arrays
 
 
@@ -144,14 +147,14 @@ class CudaPipeline:
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)
         self._device.enter()
-        cuda, used = self._device.cuda, self._slots[slot]
+        queue, used = self._device.cuda.at_once, self._slots[slot]
         for name, buffer in used.inputs.items():
             source = values[name]
             if not self._is_staged(source, buffer):
                 source = buffer.host
                 buffer.view[...] = values[name]
-            cuda("cuMemcpyHtoDAsync_v2", buffer.device, source.ctypes.data, buffer.host.size,
-                 self._copy_in)  # fmt: skip
+            queue("cuMemcpyHtoDAsync_v2", buffer.device, source.ctypes.data, buffer.host.size,
+                  self._copy_in)  # fmt: skip
         self._then(self._copy_in, used.arrived, self._compute)
         for name, buffer in used.inputs.items():
             self._on_device(self._inputs[name].address, buffer.device, buffer.host.size)
@@ -161,20 +164,24 @@ class CudaPipeline:
         self._then(self._compute, used.computed, self._copy_out)
         for name, buffer in used.outputs.items():
             if name not in self._lazy:
-                cuda("cuMemcpyDtoHAsync_v2", buffer.host.ctypes.data, buffer.device,
-                     buffer.host.size, self._copy_out)  # fmt: skip
-        cuda("cuEventRecord", used.done, self._copy_out)
+                queue("cuMemcpyDtoHAsync_v2", buffer.host.ctypes.data, buffer.device,
+                      buffer.host.size, self._copy_out)  # fmt: skip
+        queue("cuEventRecord", used.done, self._copy_out)
 
     def _then(self, stream: int, event: int, waiting: int) -> None:
-        self._device.cuda("cuEventRecord", event, stream)
-        self._device.cuda("cuStreamWaitEvent", waiting, event, 0)
+        self._device.cuda.at_once("cuEventRecord", event, stream)
+        self._device.cuda.at_once("cuStreamWaitEvent", waiting, event, 0)
 
     def _on_device(self, to: int, source: int, size: int) -> None:
-        self._device.cuda("cuMemcpyDtoDAsync_v2", to, source, size, self._compute)
+        self._device.cuda.at_once("cuMemcpyDtoDAsync_v2", to, source, size, self._compute)
 
     def done(self, slot: int) -> bool:
         self._device.enter()
         return self._device.cuda.query("cuEventQuery", self._slots[slot].done)
+
+    def idle(self, slot: int | None, word: c_int64, seen: int, seconds: float) -> None:
+        self._device.enter()
+        idle(0 if slot is None else self._slots[slot].done, word, seen, seconds)
 
     def wait(self, slot: int) -> Arrays:
         self._device.enter()

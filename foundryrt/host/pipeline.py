@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from foundryrt.pipeline import check_inputs
 
 if TYPE_CHECKING:
+    from ctypes import c_int64
+
     from foundryrt.pipeline import Arrays
 
 
@@ -57,6 +60,9 @@ class HostPipeline:
 
     def done(self, slot: int) -> bool:
         return True
+
+    def idle(self, slot: int | None, word: c_int64, seen: int, seconds: float) -> None:
+        time.sleep(0)
 
     def wait(self, slot: int) -> Arrays:
         return self._results[slot]

@@ -167,11 +167,10 @@ class Materializer:
         )  # fmt: skip
 
     def set_kernel(self, index: int, data: memoryview, key: bytes = b"") -> None:
-        """Give the cubin of kernel `index`.
+        """Give a kernel's cubin, loaded once for all open bundles that have one of this `key`.
 
-        Where other bundles of this process are open with a kernel of the same `key`, it is loaded
-        once for all, unless it has variables. A key stands for the cubin and for the attributes of
-        its functions.
+        One with variables is loaded for this bundle alone. A key stands for the cubin and for the
+        attributes of its functions.
         """
         self._keep.append(data)
         _check(
@@ -221,14 +220,11 @@ class Materializer:
         _check(self._library.foundry_prefer(self._handle, graph))
 
     def pause(self, paused: bool) -> None:
-        """Whether threads are to begin preferred graphs alone; `require` still makes any."""
+        """Whether threads begin preferred graphs alone and take no memory; `require` makes any."""
         _check(self._library.foundry_pause(self._handle, paused))
 
     def resolve(self) -> None:
-        """Load the functions of all graphs and check their addresses, once all are declared.
-
-        What can still fail is the driver making a graph.
-        """
+        """Load all functions and check all addresses: then only the driver can fail to make one."""
         _check(self._library.foundry_resolve(self._handle))
 
     def set_variable(self, variable: Variable) -> None:

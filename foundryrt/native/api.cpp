@@ -1,5 +1,8 @@
 // The C interface that foundryrt/native/__init__.py binds. Calls return 0, or the code of an error whose
 // message foundry_error has.
+#include <chrono>
+#include <thread>
+
 #include "driver.hpp"
 #include "loaded.hpp"
 #include "materializer.hpp"
@@ -22,6 +25,16 @@ FOUNDRY_EXPORT int foundry_begin(int ordinal) {
         foundry::check(foundry::driver().cuDevicePrimaryCtxRetain(&context, device),
                        "cuDevicePrimaryCtxRetain");
     });
+}
+
+// Polls: returns once the event, if there is one, is no longer pending, once *word is not `seen`, or when the
+// time is up.
+FOUNDRY_EXPORT void foundry_idle(CUevent event, const int64_t* word, int64_t seen, uint32_t microseconds) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(microseconds);
+    while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == seen &&
+           (!event || foundry::driver().cuEventQuery(event) == CUDA_ERROR_NOT_READY) &&
+           std::chrono::steady_clock::now() < end)
+        std::this_thread::yield();
 }
 
 FOUNDRY_EXPORT int foundry_create(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,

@@ -19,6 +19,7 @@ namespace foundry {
     X(cuDeviceGet)                   \
     X(cuDevicePrimaryCtxRetain)      \
     X(cuCtxSetCurrent)               \
+    X(cuEventQuery)                  \
     X(cuEventRecord)                 \
     X(cuEventSynchronize)            \
     X(cuFuncGetAttribute)            \

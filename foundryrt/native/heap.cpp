@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <thread>
 
 namespace foundry {
 
@@ -46,7 +48,7 @@ char* first_page(char* block) {
 
 }  // namespace
 
-HeapPrefault::HeapPrefault(uint64_t nodes) {
+HeapPrefault::HeapPrefault(uint64_t nodes, const std::atomic<bool>& paused) : paused_(paused) {
     // Whatever a bundle claims: two threads get half of the machine's memory at most.
     const uint64_t most = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / 4;
     const uint64_t pages = std::min(nodes, most / NODE) * NODE / PAGE;
@@ -71,8 +73,10 @@ void HeapPrefault::touch(uint64_t pages) {
     for (auto& block : blocks_) {
         if (block == nullptr) break;
         for (char* page = first_page(block.get());
-             page + PAGE <= block.get() + BLOCK && pages > 0 && !enough_; page += PAGE, --pages)
+             page + PAGE <= block.get() + BLOCK && pages > 0 && !enough_; page += PAGE, --pages) {
+            while (paused_ && !enough_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
             *static_cast<volatile char*>(page) = 0;
+        }
         block.reset();
     }
 }
@@ -84,7 +88,7 @@ void trim_heap() {
     malloc_trim(0);
 }
 #else
-HeapPrefault::HeapPrefault(uint64_t) {}
+HeapPrefault::HeapPrefault(uint64_t, const std::atomic<bool>& paused) : paused_(paused) {}
 void trim_heap() {}
 #endif
 

@@ -1,6 +1,7 @@
 // Which graph is made when, and on which thread. Graphs are known by their number only.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -25,7 +26,7 @@ class Lanes {
     // Makes a graph; called for one graph at a time in each lane.
     using Make = std::function<void(uint32_t graph, size_t lane)>;
 
-    // `nodes`: how many all graphs have together. The threads take host memory for them at once.
+    // `nodes`: how many all graphs have together, for which the threads take host memory.
     Lanes(uint32_t graphs, uint64_t nodes, Make make);
     // Lets the threads end what they are making.
     ~Lanes() { stop(); }
@@ -39,7 +40,8 @@ class Lanes {
     void abandon(const std::string& message);
     // A graph that nobody has begun is the next to be made, after `first`, once it is declared.
     void prefer(uint32_t graph);
-    // While paused, threads begin only graphs that are preferred; callers still make what they require.
+    // While paused, threads begin only graphs that are preferred, and touch no memory; callers still make
+    // what they require.
     void pause(bool paused);
     // Returns once the graph is made; after `start`. Throws what making it throws.
     void require(uint32_t graph);
@@ -63,7 +65,8 @@ class Lanes {
     std::optional<Error> make(uint32_t graph, std::unique_lock<std::mutex>& lock);
 
     const Make make_;
-    std::mutex mutex_;  // for everything below
+    std::atomic<bool> paused_{false};  // changed with the mutex held
+    std::mutex mutex_;                 // for everything below
     std::condition_variable changed_;
     std::vector<State> states_;    // of all graphs
     std::vector<bool> preferred_;  // likewise
@@ -73,7 +76,6 @@ class Lanes {
     uint32_t callers_ = 0;  // that wait for a graph, or make it
     uint32_t ready_ = 0;
     bool started_ = false;
-    bool paused_ = false;
     bool stopped_ = false;
     std::optional<Error> failure_;
     Threads threads_;  // last: they end before what they use

@@ -37,7 +37,7 @@ class Materializer {
     void abandon(const char* message) { lanes_.abandon(message); }
     // The graph is made next, once it is declared, if nobody has begun it.
     void prefer(uint32_t graph) { lanes_.prefer(graph); }
-    // Threads begin only preferred graphs while paused.
+    // While paused, threads begin only preferred graphs, and touch no memory.
     void pause(bool paused) { lanes_.pause(paused); }
     // Loads the functions of all graphs and checks all addresses in them: what is left to be made can fail in
     // the driver alone. Only after `start`, once every graph has been declared.

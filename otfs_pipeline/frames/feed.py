@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from ctypes import c_int64
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +51,11 @@ class Feed:
     captures: list[dict[str, Any]] | None = None
     raw: Raw | None = None
     most: int = 0
+
+    @property
+    def word(self) -> c_int64 | None:
+        """That of the queue, where its frames go on as they come."""
+        return self.queue.word if self.queue and not self.paced else None
 
     def report(self) -> dict[str, int]:
         """Counts of frames.

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from ctypes import c_int64
 
 from otfs_pipeline.frames.source import Frame
 
@@ -27,6 +28,8 @@ class FrameQueue:
         self, source: Iterable[Frame], size: int, drop: bool, stop: threading.Event
     ) -> None:
         self.dropped = 0
+        self.word = c_int64(0)
+        """Another number after every frame, and at the end."""
         self._waiting: deque[Frame] = deque()  # its appends and pops are atomic
         self._size, self._drop, self._stop = size, drop, stop
         self._ended = False
@@ -44,6 +47,7 @@ class FrameQueue:
             self._failure = error
         finally:
             self._ended = True
+            self.word.value += 1
 
     def _put(self, frame: Frame) -> None:
         if self._drop:
@@ -55,6 +59,7 @@ class FrameQueue:
             while len(self._waiting) >= self._size and not self._stop.is_set():
                 time.sleep(_POLL)
         self._waiting.append(frame)
+        self.word.value += 1
 
     def __iter__(self) -> Iterator[Frame | None]:
         while not self._stop.is_set():

@@ -17,7 +17,7 @@ from otfs_pipeline.frames.source import UNKNOWN, Frame, known_coded, known_paylo
 from otfs_pipeline.settings import Settings
 
 # Samples of a waveform that are read at once.
-_PIECE = 1 << 16
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from ctypes import c_int64
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -57,16 +58,19 @@ def receive(
     seen: Callable[[Tally], None] = lambda _: None,
     tally: Tally | None = None,
     most: float = math.inf,
+    word: c_int64 | None = None,
 ) -> Tally:
     """Receive `frames` of samples of this shape until they end or `stop` is set.
 
     None among the frames means that none has arrived yet. Frames of another shape, and those
     without finite results, are only counted. The loop polls and never waits for a lock or an
-    event: a thread that sleeps may wake late. It reads no samples either, which takes milliseconds
-    on a machine whose memory is busy: output `variance` tells whether the results are finite. A
-    second thread passes results to `take` in order; an exception there ends the run. `seen` is
-    called after each frame. `tally` is counted on where one is given, and may be looked at
-    meanwhile. The run ends after `most` frames; a slot that turns out to have none is not counted.
+    event: a thread that sleeps may wake late. With `word`, which changes whenever a frame has come,
+    it polls without the interpreter's lock, for which a thread that reads would wait. It reads no
+    samples either, which takes milliseconds on a machine whose memory is busy: output `variance`
+    tells whether the results are finite. A second thread passes results to `take` in order; an
+    exception there ends the run. `seen` is called after each frame. `tally` is counted on where one
+    is given, and may be looked at meanwhile. The run ends after `most` frames; a slot that turns
+    out to have none is not counted.
     """
     tally = Tally() if tally is None else tally
     in_flight, source = deque[_InFlight](), iter(frames)
@@ -74,6 +78,7 @@ def receive(
     busy = began
     with _Consumer(take, pipeline.depth) as consumer, _undisturbed():
         while not consumer.failure:
+            came = 0 if word is None else word.value
             if in_flight and pipeline.done(in_flight[0].slot):
                 busy, good = _finish(in_flight.popleft(), pipeline, consumer, tally)
                 if good:
@@ -97,7 +102,12 @@ def receive(
                     else:
                         tally.wrong_length += 1
                     continue
-            time.sleep(_IDLE_SLEEP if time.perf_counter() - busy > _IDLE_AFTER else 0)
+            if time.perf_counter() - busy > _IDLE_AFTER:
+                time.sleep(_IDLE_SLEEP)
+            elif word is not None and consumer.free:
+                pipeline.idle(in_flight[0].slot if in_flight else None, word, came, _IDLE_SLEEP)
+            else:
+                time.sleep(0)
     return tally
 
 

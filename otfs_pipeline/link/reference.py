@@ -66,7 +66,7 @@ def receive(
         x, mu = _preconditioned(right, settings, taps, sigma2, h, mask)
         return _received(x, settings, known, mu, 1 / mu - 1)
     blocks = (n, kp) if periods else None
-    solution = equalize.frequency_cg(right, h, sigma2, settings.iterations, mask, blocks)
+    solution = equalize.frequency_cg(right, h, sigma2, settings.cg_iterations, mask, blocks)
     if periods:
         eigenvalue = _period_eigenvalues(settings, taps, bins[1])[data]
         coefficients = solution.alpha[:, data], solution.beta[:, data]

@@ -108,7 +108,7 @@ class State:
             "grid": s.grid,
             "modulation": s.modulation,
             "code_rate": s.code_rate,
-            "iterations": s.iterations,
+            "iterations": s.cg_iterations,
             "antennas": s.antennas,
             "bandwidth_hz": s.bandwidth,
             "source": self._feed.name if self._feed else "",

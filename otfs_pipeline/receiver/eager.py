@@ -100,7 +100,7 @@ class Receiver:
         residual = torch.fft.ifft(self.multiply(adjoint, spectrum), dim=1, norm="ortho") * mask
         direction, z = residual, torch.zeros_like(residual)
         energy = self.energy(residual)
-        for _ in range(self.settings.iterations):
+        for _ in range(self.settings.cg_iterations):
             through = self.multiply(forward, torch.fft.fft(direction, dim=1, norm="ortho"))
             back = torch.fft.ifft(self.multiply(adjoint, through), dim=1, norm="ortho") * mask
             # pᴴ(HᴴH+σ²)p without a product of its own.

@@ -52,7 +52,7 @@ def equalizers(
     clean = banded.apply_samples(zak.inverse_zak(grid), whole[0])
     noise = unit_noise(rng, clean.shape)
     runs = [(f"cg{k}", whole, k) for k in iterations]
-    runs += [(f"taps {f:.2%}", known(truncated(taps, f)), link.iterations) for f in fractions]
+    runs += [(f"taps {f:.2%}", known(truncated(taps, f)), link.cg_iterations) for f in fractions]
     dense = equalize.dense_time(taps, link.q) if link.q <= LMMSE_BINS else None
     gram = None if dense is None else dense.conj().T @ dense
 

@@ -87,7 +87,7 @@ def _points(
             Point(kind, link, profile, snrs, options.seed, i, clip_db=clip_db)
             for i in range(options.pilot_frames)
         ]
-    iterations = tuple(sorted({*options.iterations, link.iterations}))
+    iterations = tuple(sorted({*options.iterations, link.cg_iterations}))
     snrs, shares = tuple(options.snr), tuple(options.truncation)
     return [
         Point(kind, link, profile, snrs, options.seed, i, iterations, shares)
@@ -158,7 +158,7 @@ def _entry(points: list[Point], errors: Errors) -> dict[str, Any]:
         "waveform": link.waveform,
         "guard_bins": link.guard_bins,
         "payload_mbps": frame.payload_bits(link) / link.frame_seconds / 1e6,
-        "default_iterations": link.iterations,
+        "default_iterations": link.cg_iterations,
         "frames": len(points),
         "snr_db": list(points[0].snrs),
         "ber": _means(errors),

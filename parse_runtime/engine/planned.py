@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from typing import cast
 
 from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
 from parse_runtime.engine.protocols import Decoder, Prefilled, Target
-from parse_runtime.engine.running import Running, wanted_of
+from parse_runtime.engine.putting_off import late
+from parse_runtime.engine.running import Running
 from parse_runtime.engine.sequence import Decode, Extend, Prefill
 from parse_runtime.signature.sizes import beside
-
-_PATIENCE = 1.0
-"""Seconds that a pass is put off at most; making all graphs of a bundle takes half of that."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def _without_early(
     together = [one for one in due if one.shared]
     writing = sum(_writes(one) for one in running)
     enough = min(writing, max(size.drafts for size in target.shared))
-    if len(together) >= enough or _late(together):
+    if len(together) >= enough or late(together):
         return list(due)
     return [one for one in due if not one.shared]
 
@@ -102,24 +98,6 @@ def _writes(running: Running) -> bool:
     """Whether the draft model writes its answer, or is about to."""
     call = running.call
     return isinstance(call, Decode) or (isinstance(call, Prefill) and call.model == "draft")
-
-
-def put_off(kind: str, shares: Mapping[Running, int], target: Target, draft: Decoder) -> bool:
-    """Whether a pass waits for its graph, which is made next.
-
-    It may never be there, where the driver has failed: the launch then says why.
-    """
-    if _late(shares):
-        return False
-    if kind == VERIFY:
-        return not target.ready_to_verify(wanted_of(shares))
-    model = target if kind == "target" else draft
-    return not model.ready([one.chunk(rows) for one, rows in shares.items()])
-
-
-def _late(due: Iterable[Running]) -> bool:
-    """Whether one of these has been put off for as long as it may."""
-    return time.monotonic() > min((one.due_since for one in due), default=inf) + _PATIENCE
 
 
 @dataclass(frozen=True)

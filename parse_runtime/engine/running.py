@@ -86,10 +86,14 @@ def wanted_of(due: Iterable[Running]) -> dict[int, Verification]:
 
 
 def behind(together: Sequence[Running], batch: Batch, results: Sequence[object]) -> Batch:
-    """The step behind the batch, of those that are to go on whatever was found."""
+    """The step behind the batch, of those that are to go on whatever was found.
+
+    Those without a result are to be asked for again.
+    """
     found = [tokens[-1] if isinstance(tokens, list) else None for tokens in results]
-    lasting = [i for i, r in enumerate(together) if not cast(Decode | Extend, r.call).last]
-    return batch.followed_by(found).only(lasting)
+    last = [cast(Extend, running.call).last for running in together]
+    going = [i for i, token in enumerate(found) if token is None or not last[i]]
+    return batch.followed_by(found).only(going)
 
 
 def run_alone(run: BatchPass, running: Running) -> object:

@@ -13,8 +13,9 @@ from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Batch
 from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.packing import VERIFY
-from parse_runtime.engine.planned import Launched, Planned, put_off
+from parse_runtime.engine.planned import Launched, Planned
 from parse_runtime.engine.protocols import Decoder, Target, Verification
+from parse_runtime.engine.putting_off import put_off
 from parse_runtime.engine.request import Listener, Request
 from parse_runtime.engine.running import (
     BatchPass,
@@ -127,8 +128,8 @@ class Scheduler:
         for one in planned.passes:
             # Some of them may have failed in a pass before, or give way now.
             shares = {r: rows for r, rows in planned.shares(one).items() if r in self._due}
-            goes_on = len(self._running) > len(self._due)
-            if not shares or (goes_on and put_off(one.kind, shares, self._target, self._draft)):
+            others = len(self._running) > len(self._due)
+            if shares and others and put_off(one.kind, shares, self._target, self._draft):
                 continue
             there = self._make_room(list(shares))
             if one.kind == VERIFY:

@@ -8,7 +8,7 @@ import pytest
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Variable
-from foundryrt.cuda import dlpack, graphs
+from foundryrt.cuda import dlpack, driver, graphs
 from foundryrt.cuda.backend import CudaBackend
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.native import Materializer
@@ -205,3 +205,21 @@ def test_graphs_are_started_once(bundle, fake):
     backend.graphs.wait()
     backend.close()
     assert fake.live == ""
+
+
+def test_nothing_is_done_beside_an_opening_unless_the_driver_is_starting(bundle, fake, monkeypatch):
+    """No graph is made and no host memory taken, which would slow the opening down."""
+    done: list[object] = []
+    pause, load = Materializer.pause, CudaBackend.load_weights
+    monkeypatch.setattr(
+        Materializer, "pause", lambda self, paused: done.append(paused) or pause(self, paused)
+    )
+    monkeypatch.setattr(
+        CudaBackend, "load_weights", lambda self: done.append("weights") or load(self)
+    )
+    driver.driver.cache_clear()
+    CudaBackend(bundle).close()
+    assert done == [False, True, "weights", False]
+    done.clear()
+    CudaBackend(bundle).close()
+    assert done == [True, True, "weights", False]

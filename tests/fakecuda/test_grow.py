@@ -18,6 +18,7 @@ from foundryc.capture_file import save as store
 from foundryc.cuda import foreign, proof, recording
 from foundryc.cuda.foreign import ForeignMemory
 from foundryc.difference import compare
+from foundryc.elsewhere import between
 from foundryc.report import print_bundle
 from foundryc.template import GraphTable
 from foundryrt.bundle.reader import Bundle
@@ -199,8 +200,10 @@ class Recording:
 def test_a_recorder_keeps_whether_a_tensor_grows(tmp_path, fake, monkeypatch, grown, refused):
     monkeypatch.setattr(recorder, "_open_recording", lambda *_: Recording())
     others = SimpleNamespace(
-        again=capture, moved=lambda: capture(moved=MOVED), grown=grown, folder=tmp_path / "others"
-    )
+        again=capture, moved=lambda: capture(moved=MOVED), grown=grown,
+        between=lambda: capture(rows=between(ROWS, MOST), increment=6),
+        folder=tmp_path / "others",
+    )  # fmt: skip
     others.folder.mkdir()
     told: list[str] = []
     made = recorder.Recorder("cuda", "grows", {}, elsewhere=others, progress=told.append)

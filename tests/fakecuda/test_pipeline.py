@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ctypes import c_int32
+from ctypes import c_int32, c_int64
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -96,6 +97,25 @@ def test_parts_of_memory_are_sent_as_they_are(path, fake):
             pipeline.submit(0, {"state": other})
             assert (pipeline.wait(0)["result"] == value + ADDED).all()
             assert (copied == value).all()
+        pipeline.close()
+    assert fake.live == ""
+
+
+@pytest.mark.parametrize("ends", ["done", "word", "time"])
+def test_idling_ends_with_the_launch_or_the_word_or_the_time(path, fake, ends):
+    with Session.open(path) as session:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=1)
+        pipeline.submit(0, {"state": frame(1)})
+        word = c_int64(7)
+        slot, seconds = (0 if ends == "done" else None), (1e-3 if ends == "time" else 1e3)
+        thread = Thread(target=pipeline.idle, args=(slot, word, 7, seconds), daemon=True)
+        thread.start()
+        if ends == "word":
+            thread.join(0.05)
+            assert thread.is_alive()
+            word.value = 8
+        thread.join(10)
+        assert not thread.is_alive()
         pipeline.close()
     assert fake.live == ""
 

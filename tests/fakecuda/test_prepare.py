@@ -14,6 +14,7 @@ import pytest
 from foundryrt.bundle.addresses import Addresses
 from foundryrt.bundle.reader import Bundle
 from foundryrt.cuda.backend import CudaBackend
+from foundryrt.cuda.driver import driver
 from foundryrt.cuda.graphs import Graphs
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.native import Materializer
@@ -256,9 +257,13 @@ def test_any_failing_call_undoes_everything(path, fake):
 def test_graphs_wait_for_weights_that_are_loaded_soon(long, fake, monkeypatch, most, begun):
     """What was begun is ended, and what a caller requires is made; a long load holds up none."""
     made: list[int] = []
+    fill = CudaBackend.fill_regions
+
+    def begun_before(backend: CudaBackend) -> None:
+        until(lambda: made.extend(fake.instantiated) or len(made) == 2)
+        fill(backend)
 
     def load(backend: CudaBackend) -> None:
-        until(lambda: made.extend(fake.instantiated) or len(made) == 2)
         fake.hold()
         until(lambda: backend.ready() == begun)
         time.sleep(0.05)
@@ -267,8 +272,10 @@ def test_graphs_wait_for_weights_that_are_loaded_soon(long, fake, monkeypatch, m
         backend.launch(8)
 
     monkeypatch.setattr("foundryrt.cuda.backend._BRIEF", most)
+    monkeypatch.setattr(CudaBackend, "fill_regions", begun_before)
     monkeypatch.setattr(CudaBackend, "load_weights", load)
     fake.hold(0)
+    driver.cache_clear()  # as in a process whose driver is starting
     with Session.open(long) as session:
         assert (session.read("result") == 1000).all()
         session.wait()

@@ -99,7 +99,7 @@ def _run(
     residual = back(periods((samples - response).astype(np.complex64)))
     x = direction = y = np.zeros_like(residual)
     before, alphas, betas = None, [], []
-    for _ in range(s.iterations):
+    for _ in range(s.cg_iterations):
         now = energy(residual)
         beta = np.zeros_like(now) if before is None else now / before
         direction = residual + beta * direction

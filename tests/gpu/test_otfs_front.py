@@ -66,5 +66,6 @@ def test_a_waveform_in_one_graph_a_frame(tmp_path, pieces, kind):
     found = json.loads(done)
     assert found["front_end"]["in_graph"]
     assert (found["frames"], found["ber"], found["coding"]["block_errors"]) == (20, 0, 0)
-    assert found["coding"]["uncoded_ber"] > 1e-3
+    # Two antennas leave few errors.
+    assert found["coding"]["uncoded_ber"] > (1e-4 if "--antennas" in kind else 1e-3)
     assert abs(found["front_end"]["carrier_hz"] - 1500) < 815

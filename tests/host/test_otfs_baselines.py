@@ -29,7 +29,7 @@ def exact(link: Settings, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     taps = Taps(known.taps.value[kept], known.taps.delay[kept], known.taps.doppler[kept])
     right = grid - apply(frame.pilot_grid(link), taps)
     mask = frame.data_mask(link)
-    x = equalize.delay_doppler_cg(right, taps, known.noise_variance, link.iterations, mask).x
+    x = equalize.delay_doppler_cg(right, taps, known.noise_variance, link.cg_iterations, mask).x
     symbols = frame.extract(x, link)
     mu = np.mean(np.abs(symbols) ** 2)
     return symbols / mu, qam.max_log_llr(symbols / mu, 1 / mu - 1, link.modulation)

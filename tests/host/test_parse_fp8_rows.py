@@ -17,7 +17,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_script import kernel_report
 from parse_command import capture
-from parse_models import GREEDY, eager, logits, save
+from parse_models import GREEDY, eager, logits, require_smollm2, save
 from parse_ranks import on_ranks
 from quantized_cases import exact, exact_rows, quantize, rows_like
 from quantized_models import KINDS, RowsInFp8, exact_logits, save_fp8
@@ -25,6 +25,8 @@ from test_parse_fp8 import CUTS, SUFFIX, TOKENS, error, passes, settings
 
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.parameters import load_parameters
 from parse_runtime.engine.batch import Batch
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.kernels.activations import fp8_activations, rounded
@@ -32,9 +34,16 @@ from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.quantized import BLOCK
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
+from parse_runtime.models.cache import Cache
+from parse_runtime.models.decoder import Rows, forward
+from parse_runtime.models.decoder import logits as all_logits
+from parse_runtime.signature.plan import causal
+from parse_runtime.signature.sizes import BLOCK as CACHE_BLOCK
+from parse_runtime.weights.source import open_model
 
 ROUNDING, UNDERFLOW, FLOAT32 = 2.0**-4, 2.0**-10, 2.0**-22
 """e4m3 has 4 bits: half of the last. Below 2**-6 it counts in 2**-9, of which half is lost."""
+ROOT = Path(__file__).parents[2]
 DECODED = (13, 14, 15)
 """Rows that `passes` decodes; it computes the others in a prefill and a verification."""
 
@@ -179,6 +188,36 @@ def test_a_bundle_rounds_as_the_passes_do_and_says_so(tmp_path: Path) -> None:
         assert session.settings["fp8_activations"] is True
         found = passes(session, open_models(session)[0])
     np.testing.assert_array_equal(found, passes(*eager(given)[:2]))
+
+
+def test_rows_in_fp8_change_real_answers_less_than_weights_do() -> None:
+    """SmolLM2's next tokens in a text, in nats: its weights in FP8, and then its rows, too."""
+    require_smollm2()
+    model, count = open_model("smollm2"), 256
+    tokens = model.text.tokenizer.encode((ROOT / "LICENSE").read_text())[:count]
+    plain = load_parameters("target", model.parameters, "float32", EagerSession().register)
+    fp8 = dict(plain)
+    for name, weight in plain.items():
+        if name.endswith(("qkv", "o", "gate_up", "down")):
+            made = quantize(weight)
+            fp8 |= {name: made.values, f"{name}_scale": made.scale}
+    c, blocks = model.config, count // CACHE_BLOCK + 1
+    rows = Rows.of(torch.from_numpy(causal(tokens, 0, count, count)), torch.zeros(1).long())
+
+    def found(parameters: dict[str, Tensor], on: bool) -> Tensor:
+        empty = torch.zeros(blocks, c.layers, 2, CACHE_BLOCK, c.kv_heads, c.head_dim)
+        cache = Cache(empty, torch.arange(blocks, dtype=torch.int32)[None])
+        with torch.inference_mode(), fp8_activations(on):
+            frequencies = torch.tensor(c.inverse_frequencies())
+            hidden, _ = forward(parameters, c, frequencies, rows, cache, count + 1)
+            return all_logits(parameters, hidden).log_softmax(-1)
+
+    def apart(one: Tensor, other: Tensor) -> float:
+        return float((one.exp() * (one - other)).sum(-1).mean())
+
+    exactly, weights, both = found(plain, False), found(fp8, False), found(fp8, True)
+    print(f"weights {apart(exactly, weights):.4f}, rows {apart(weights, both):.4f}")
+    assert 1e-4 < apart(weights, both) < apart(exactly, weights) < 0.05
 
 
 def test_decode_passes_do_not_depend_on_the_setting(tmp_path: Path) -> None:

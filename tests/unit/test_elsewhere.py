@@ -14,13 +14,13 @@ from foundryrt.errors import FoundryError
 CHILD = """
 import sys, time
 from foundryc.capture_file import save
-from foundryc.elsewhere import grown, moved, store
+from foundryc.elsewhere import moved, rows, store
 from tests.fakecuda import bundle as counters
 if moved():
     counters.STATE += 1 << 41
     {moved}
-elif grown():
-    counters.STATE += 1 << 30
+elif rows(0, 9):
+    counters.STATE += rows(0, 9) << 30
     {grown}
 else:
     {again}
@@ -47,7 +47,8 @@ def test_each_stores_its_capture(tmp_path, capfd):
         others.begin()
         again, moved = others.again(), others.moved()
         assert not (tmp_path / "grown").exists()  # it runs where something grows
-        assert others.grown().regions[0].base - again.regions[0].base == 1 << 30
+        assert others.grown().regions[0].base - again.regions[0].base == 9 << 30
+        assert others.between().regions[0].base - again.regions[0].base == 4 << 30
     assert moved.regions[0].base - again.regions[0].base == 1 << 41
     assert capfd.readouterr() == ("", "")
     assert load(tmp_path / "again").graphs[0].nodes == 5

@@ -59,10 +59,10 @@ def test_what_has_no_energy_or_is_no_number_is_not_found(lanes: int) -> None:
     correlator = Correlator(sequence, 200, lanes)
     samples = np.zeros(289, np.complex64)
     assert correlator.find(samples, 0.01) is None
-    # Rounding errors of a strong sample are no sequence beside it.
-    samples[:40] = 1e14
-    found = correlator.find(samples, 1e-3)
-    assert found is None or found < 40
+    # Rounding errors of strong samples are no sequence beside them.
+    samples[:40] = 1e14 * draw(rng, 40)
+    found = correlator.find(samples, 0.0)
+    assert found is not None and found < 40
     samples[:] = np.nan
     assert correlator.find(samples, 0.0) is None
     assert correlator.find(np.ones(89, np.complex64), 0.0) is None  # No room for it.

@@ -12,6 +12,7 @@ import pytest
 from foundryc.capture import Capture, RegionImage
 from foundryc.compare import compare
 from foundryc.compare.growth import dependence
+from foundryc.elsewhere import between
 from foundryc.template import GraphTable
 from foundryrt.bundle.schema import Function, Growth, Relocation, Requirements, Tensor, Variable
 
@@ -21,16 +22,16 @@ KERNEL = 1
 
 
 def skeleton() -> bytes:
-    return struct.pack("<IHBB", 24, 3, 0, 0) + struct.pack("<6I", 0, 8, 8, 8, 16, 8)
+    return struct.pack("<IHBB", 48, 4, 0, 0) + struct.pack("<8I", 0, 8, 8, 8, 16, 8, 24, 24)
 
 
 def capture(
     moved: int = 0, rows: int = ROWS, count: int = 7, offset: int = ROW, word: int = 5,
-    variable: int = 3, noise: int = 9, sizes: int = 0,
+    variable: int = 3, noise: int = 9, sizes: int = 0, gap: int = 0x795,
 ) -> Capture:  # fmt: skip
-    """A kernel with the address of a row of `kv`, a number, and noise."""
+    """A kernel with the address of a row of `kv`, a number, noise, and a struct with a gap."""
     io, kv = BASE + moved, FOREIGN + 3 * moved
-    words = [1, 1, 1, 0, kv + offset, count, noise]
+    words = [1, 1, 1, 0, kv + offset, count, noise, 4, gap, 4]
     graph = GraphTable.of_nodes(
         "decode", {"batch": 2}, [KERNEL], [0], [skeleton()], [np.array(words, np.uint64)]
     )
@@ -94,6 +95,27 @@ def test_nothing_depends_on_the_rows():
 )  # fmt: skip
 def test_what_depends_is_named(changes, reason):
     assert reason in found(**changes)
+
+
+def test_what_a_struct_has_for_other_numbers_of_rows_alike_is_residue():
+    three = [capture(), capture(noise=1234567), capture(MOVED, noise=7654321)]
+    half = between(ROWS, MOST)
+    assert half not in (ROWS, MOST)
+    more = {"noise": 55, "gap": 0x120}
+    grown = capture(rows=MOST, **more)
+    assert "argument 3, byte 8 of 24 depends" in dependence(*three, grown)
+    assert dependence(*three, grown, capture(rows=half, **more)) == ""
+    for changes, reason in (
+        ({"gap": 0x121}, "argument 3, byte 8 of 24 depends"),
+        ({"rows": MOST}, "with more rows, tensor 0 is"),
+        ({"sizes": 64}, "with more rows, region 0 is"),
+    ):
+        some = capture(**{"rows": half, **more, **changes})
+        assert reason in dependence(*three, grown, some)
+    # A number or a pointer has no gap, and memory none either.
+    for changes in ({"count": 8}, {"word": 6}, {"variable": 4}, {"offset": 3 * ROW}):
+        grown, some = (capture(**{"rows": rows, **more, **changes}) for rows in (MOST, half))
+        assert "depends" in dependence(*three, grown, some)
 
 
 def test_another_program_is_no_growth():

@@ -78,7 +78,7 @@ def test_the_named_operating_points() -> None:
         ({"guard": 9}, "guard of 9"),
         ({"rolloff": 0.0}, "rolloff"),
         ({"nu_max": 9e3}, "nu-max"),
-        ({"iterations": 0}, "iterations"),
+        ({"iterations": -1}, "iterations"),
         ({"max_taps": 0}, "max-taps"),
         ({"tap_sigmas": float("nan")}, "tap-sigmas"),
     ],

@@ -16,7 +16,6 @@ from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline.frames import opening, source, writing
 from otfs_pipeline.link import channel, frame, pilot, qam, reference, transmit, zak
 from otfs_pipeline.link.estimate import estimate
-from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="256x32", pilot="spread")
@@ -121,11 +120,6 @@ def test_it_does_as_well_as_a_point() -> None:
 def test_what_cannot_be_sent(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         Settings(**changes)  # type: ignore[arg-type]
-
-
-def test_the_cuda_receiver_takes_a_point() -> None:
-    with pytest.raises(UsageError, match="--pilot point or --target host"):
-        Geometry.of(LINK)
 
 
 @pytest.mark.parametrize("is_named", [True, False], ids=["named", "of an earlier version"])

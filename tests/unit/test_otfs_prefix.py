@@ -17,7 +17,6 @@ from otfs_pipeline.link.channel import Paths, raised_cosine
 from otfs_pipeline.link.estimate import Estimate, estimate_with_prefix
 from otfs_pipeline.link.profile import VEHICULAR_A
 from otfs_pipeline.link.simulated import Channel
-from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="256x32", waveform="cp")
@@ -164,8 +163,3 @@ def test_several_antennas_are_combined() -> None:
 def test_what_cannot_be_sent(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         Settings(**changes)  # type: ignore[arg-type]
-
-
-def test_the_cuda_receiver_takes_zak() -> None:
-    with pytest.raises(UsageError, match="--waveform zak or --target host"):
-        Geometry.of(LINK)

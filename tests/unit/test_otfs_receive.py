@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from otfs_pipeline.frames import source
 from otfs_pipeline.link import banded, channel, frame, reference, transmit, zak
 from otfs_pipeline.link.estimate import Estimate, estimate
 from otfs_pipeline.link.profile import VEHICULAR_A
@@ -125,3 +126,14 @@ def test_periods_come_closer_in_as_many_steps() -> None:
         return float(np.linalg.norm(got.symbols * got.mu - exact.symbols * exact.mu))
 
     assert error(periods) < error(frame_wide)
+
+
+def test_by_default_64_qam_has_iterations_for_as_few_errors() -> None:
+    link = Settings(grid="256x32", modulation=64)
+    sent = source.simulate(link, 50.0, 3, 2)
+    fewer = replace(link, iterations=Settings().cg_iterations)
+    wrong = [
+        np.sum(reference.receive(sent.samples, one, periods=True).bits.ravel() != sent.bits)
+        for one in (link, fewer)
+    ]
+    assert wrong[0] == 0 < wrong[1]

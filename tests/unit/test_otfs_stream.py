@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from ctypes import c_int64
 
 import numpy as np
 import pytest
@@ -111,6 +113,52 @@ def test_broken_frames_are_counted_and_never_taken() -> None:
     tally = receive(mixed, Doubler().pipeline, lambda f, _: taken.append(f.samples[0].real))
     assert taken == [1, 5]
     assert (tally.frames, tally.wrong_length, tally.not_finite) == (2, 1, 2)
+
+
+def test_a_frame_that_comes_while_the_source_is_asked_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    word, pipeline = c_int64(0), Doubler().pipeline
+    polled = list[tuple[int | None, bool]]()
+    asked = itertools.count()
+
+    def source() -> Iterator[Frame | None]:
+        for frame in frames(6):
+            word.value += 1
+            yield None
+            yield frame
+
+    def idle(slot: int | None, given: c_int64, seen: int, seconds: float) -> None:
+        assert given is word and 0 < seconds < 0.01
+        polled.append((slot, given.value != seen))
+
+    monkeypatch.setattr(pipeline, "done", lambda slot: next(asked) % 3 == 2)
+    monkeypatch.setattr(pipeline, "idle", idle)
+    assert receive(source(), pipeline, word=word).frames == 6
+    # What has been launched is polled for, too.
+    assert {slot for slot, _ in polled} >= {None, 0}
+    assert all(changed for slot, changed in polled[:6])
+
+
+def test_a_queues_word_changes_with_every_frame_and_at_its_end() -> None:
+    step, stop = threading.Semaphore(0), threading.Event()
+
+    def source() -> Iterator[Frame]:
+        for frame in frames(3):
+            step.acquire()
+            yield frame
+        step.acquire()
+
+    queue = FrameQueue(source(), 8, False, stop)
+    for _ in range(4):
+        before = queue.word.value
+        step.release()
+        until = time.monotonic() + 10
+        while queue.word.value == before and time.monotonic() < until:
+            time.sleep(1e-3)
+        assert queue.word.value > before
+    assert sum(frame is not None for frame in queue) == 3
+    queue.close()
 
 
 def test_latency_counts_from_the_last_sample() -> None:

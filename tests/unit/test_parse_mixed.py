@@ -72,6 +72,21 @@ def test_prompts_that_come_one_after_the_other_find_the_step_on_its_way() -> Non
     assert prefills == 1 and both == 2 and steps + both <= 23
 
 
+def test_an_answer_s_only_step_goes_beside_others_prompts() -> None:
+    """It joins the step behind its prompt, though more prompts wait."""
+    requests = [asked(30, 3, 2), asked(2, 5, 16), *(asked(2, 7, 40) for _ in range(4))]
+    scheduler = Scheduler(*open_models(device(slots=6, mixed=(6,))))
+    heard = [Heard() for _ in requests]
+    for chosen, listener in zip(requests[:2], heard, strict=False):
+        scheduler.submit(chosen, listener)
+        scheduler.step()
+    for chosen, listener in zip(requests[2:], heard[2:], strict=True):
+        scheduler.submit(chosen, listener)
+    while not heard[1].done:
+        scheduler.step()
+    assert not all(listener.said for listener in heard)
+
+
 def test_a_step_of_more_sequences_than_a_pass_takes_is_one_of_its_own() -> None:
     given = [asked(20, first, 16) for first in (3, 5, 7)]
     used = answers(device(mixed=(1,)), given)

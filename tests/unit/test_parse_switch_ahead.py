@@ -112,7 +112,7 @@ def test_a_graph_that_does_not_come_is_waited_for_in_the_end(
     for _ in range(5):
         scheduler.step()
     assert not heard[1].said and not never.waited_for
-    monkeypatch.setattr("parse_runtime.engine.planned._PATIENCE", 0)
+    monkeypatch.setattr("parse_runtime.engine.putting_off._PATIENCE", 0)
     for _ in range(3):
         scheduler.step()
     assert heard[1].said == alone(asked[1]).said and not heard[0].done

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from parse_runtime.engine import planned as planned_module
+from parse_runtime.engine import putting_off
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.signature.sizes import SharedSize
@@ -54,7 +54,7 @@ def test_they_wait_for_as_many_drafts_as_are_being_written(
 
 def test_they_do_not_wait_long_for_drafts_that_share_none(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(planned_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(putting_off.time, "monotonic", lambda: now)
     target, draft = models(3, (SharedSize(64, 20, 4),))
     scheduler = Scheduler(target, draft)
     # As many rows as the others' verifications have, no pass is shared by.

@@ -13,7 +13,7 @@ COMPILER = "aarch64-linux-gnu-g++"
 
 
 @pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"needs {COMPILER}")
-@pytest.mark.parametrize("source", ["kernels", "api", "estimate", "pool"])
+@pytest.mark.parametrize("source", ["kernels", "choose", "api", "front", "estimate", "pool"])
 def test_they_compile_for_neon(source: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [

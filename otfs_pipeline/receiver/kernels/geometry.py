@@ -136,7 +136,7 @@ class Geometry:
         delays, reached, antennas = self.delays, self.span + self.halo, self.settings.antennas
         nodes = antennas * (reached // self.node_step + 2) * (delays | 1)
         vectors = (1 + antennas) * reached + antennas * delays
-        sums = self.cluster * self.threads // 32 + self.settings.iterations
+        sums = self.cluster * self.threads // 32 + self.settings.cg_iterations
         return -(-(16 * nodes + 8 * vectors + 12 * delays + 32 + 8 * sums) // 16) * 16
 
     @property
@@ -183,7 +183,7 @@ class Geometry:
             "CYCLE": solved_periods(s) * s.m,
             "FIRST_PERIOD": -1 if s.waveform == "cp" else 0,
             "RANKED": ranked(s)[0], "MOST": ranked(s)[1],
-            "ITERATIONS": s.iterations, "AXIS_BITS": levels,
+            "ITERATIONS": s.cg_iterations, "AXIS_BITS": levels,
             "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
             "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
             "ANTENNAS": s.antennas, "WINDOW_BLOCKS": self.window_blocks,

@@ -35,7 +35,7 @@ def launch(
     block, kv_heads = cache_layer.shape[2:4]
     group = heads // kv_heads
     of_slot = count // slots.shape[0]
-    tiles = tiles or choose(q.dtype, head_dim, count * group, of_slot * group)
+    tiles = tiles or choose(q.dtype, head_dim)
     # A tile never has rows of two slots.
     blocks = triton.cdiv(of_slot * group, tiles.queries)
     out = torch.empty(count, heads * head_dim, dtype=q.dtype, device=q.device)
@@ -55,16 +55,12 @@ def launch(
     return out
 
 
-def choose(dtype: torch.dtype, head_dim: int, queries: int, of_slot: int) -> Tiles:
-    """Tiles for a number of query rows a key head (benchmarks/results/parse_tiles.json).
-
-    `of_slot` of them in turn belong to one slot: a large tile that they do not fill is no gain.
-    """
+def choose(dtype: torch.dtype, head_dim: int) -> Tiles:
+    """Tiles by type (benchmarks/results/parse_tiles.json, parse_long_tiles.json)."""
     if dtype == torch.float32:
         # Without matrix units for float32, larger tiles spill registers.
         return Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(16, 16, 4, 2)
-    large = queries > 8192 and (of_slot > 8192 or of_slot % 128 == 0)
-    return Tiles(128, 64, 8, 3) if large else Tiles(64, 64, 4, 2)
+    return Tiles(64, 64, 4, 2)
 
 
 @triton.jit(do_not_specialize=["of_slot", "blocks", "keys"])
