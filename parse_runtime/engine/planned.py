@@ -8,6 +8,7 @@ from typing import cast
 
 from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
 from parse_runtime.engine.protocols import Decoder, Prefilled, Target
+from parse_runtime.engine.putting_off import late
 from parse_runtime.engine.running import Running
 from parse_runtime.engine.sequence import Decode, Extend, Prefill
 from parse_runtime.signature.sizes import beside
@@ -82,11 +83,13 @@ def _without_early(
     """Without verifications that had better wait for drafts that are being written.
 
     They share a pass once as many wait as are being written, or as one takes. A pass for each would
-    hold up those that write, and each of these would then ask for one of its own.
+    hold up those that write, and each of these would then ask for one of its own. Others may write
+    for long, or drafts that share none.
     """
     together = [one for one in due if one.shared]
     writing = sum(_writes(one) for one in running)
-    if len(together) >= min(writing, max(size.drafts for size in target.shared)):
+    enough = min(writing, max(size.drafts for size in target.shared))
+    if len(together) >= enough or late(together):
         return list(due)
     return [one for one in due if not one.shared]
 

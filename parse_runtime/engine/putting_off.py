@@ -1,17 +1,23 @@
-"""Passes whose graphs are still being made, as after a switch of bundles."""
+"""Passes that are put off: their graphs are being made, or drafts that may share them written."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from math import inf
 
 from parse_runtime.engine.packing import VERIFY
 from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.engine.running import Running, wanted_of
 
 _PATIENCE = 1.0
-"""Seconds that a pass is put off for its graph; making all of a bundle takes half of that."""
+"""Seconds that a pass is put off at most; making all graphs of a bundle takes half of that."""
+
+
+def late(due: Iterable[Running]) -> bool:
+    """Whether one of these has waited for as long as it may."""
+    return time.monotonic() > min((one.due_since for one in due), default=inf) + _PATIENCE
 
 
 def put_off(kind: str, shares: Mapping[Running, int], target: Target, draft: Decoder) -> bool:
@@ -20,7 +26,7 @@ def put_off(kind: str, shares: Mapping[Running, int], target: Target, draft: Dec
     `shares`: rows of it that are each answer's.
     """
     # The graph may never be there, where the driver has failed.
-    if time.monotonic() > min(running.due_since for running in shares) + _PATIENCE:
+    if late(shares):
         return False
     with suppress(Exception):  # the pass meets it too, and whom it concerns is told
         if kind == VERIFY:

@@ -9,7 +9,7 @@ from typing import cast
 
 from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.packing import VERIFY, Due
-from parse_runtime.engine.protocols import Verification
+from parse_runtime.engine.protocols import Target, Verification
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.sequence import Answer, Call, Calls, Decode, Extend, Prefill
 from parse_runtime.signature.sizes import SharedSize
@@ -44,6 +44,11 @@ class Running:
             return Due(self.call.model, len(self.call.tokens) - self.done)
         call = cast(Verification, self.call)
         return Due(VERIFY, call.rows, self.shared)
+
+    def note_shared(self, target: Target) -> None:
+        """Which passes of several drafts its verification may be in."""
+        if isinstance(self.call, Verification):
+            self.shared = target.shares(self.call)
 
     def chunk(self, rows: int) -> Chunk:
         """The next tokens of its prefill."""

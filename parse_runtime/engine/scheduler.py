@@ -88,7 +88,7 @@ class Scheduler:
         self._target, self._draft = target, draft
         self.memory.replace(target, draft)
         for running in self._due:
-            self._note_shared(running)
+            running.note_shared(target)
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Queue an answer; UsageError where it does not fit the caches."""
@@ -120,7 +120,8 @@ class Scheduler:
         if not self._launched:
             self._batch(Extend, self._target.extend)
         self.told()
-        if launched := self._launched:
+        launched, self._launched = self._launched, None
+        if launched:
             self._prefill(launched.kind, launched.shares, launched)
             self.told()
         planned = launched.others if launched else self._planned()
@@ -269,7 +270,9 @@ class Scheduler:
         try:
             running.call = running.calls.send(result())
         except StopIteration as end:
-            self._finish(running, end.value)
+            self._release(running)
+            self.failed = 0
+            report(running.answer, end.value)
         except Exception as error:
             self._fail(running, error)
         else:
@@ -279,24 +282,15 @@ class Scheduler:
                 if not running.answer.statistics.preempted:  # else it finds its own
                     running.answer.statistics.shared += running.call.start - whole.start
             if isinstance(running.call, Prefill | Verification):
-                self._note_shared(running)
+                running.note_shared(self._target)
                 running.due_since = time.monotonic()
                 self._due.append(running)
-
-    def _note_shared(self, running: Running) -> None:
-        if isinstance(running.call, Verification):
-            running.shared = self._target.shares(running.call)
 
     def _fail(self, running: Running, error: Exception) -> None:
         running.calls.close()
         self._release(running)
         self.failed += not isinstance(error, UsageError)
         running.answer.listener.failed(error)
-
-    def _finish(self, running: Running, reason: str) -> None:
-        self._release(running)
-        self.failed = 0
-        report(running.answer, reason)
 
     def _release(self, running: Running) -> None:
         del self._running[running.answer.listener]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import pytest
@@ -138,33 +138,6 @@ def test_drafts_that_wait_share_a_pass_up_to_the_budget() -> None:
         assert target.judged == expected
         for i, got in enumerate(heard):
             assert got.error is None and got.statistics.verdicts and got.said, i
-
-
-@pytest.mark.parametrize("shared, judged", [((SharedSize(256, 9, 4),), [[0, 1]]), ((), [])])
-def test_a_verification_waits_for_as_many_drafts_as_are_being_written(
-    shared: tuple[SharedSize, ...], judged: list[list[int]]
-) -> None:
-    target, draft = models(4, shared=shared)
-    draft.say = mixing(2, 997)
-    scheduler, heard = Scheduler(target, draft), [Heard() for _ in range(4)]
-    asked = [request(limit, [i + 1] * 4) for i, limit in enumerate((6, 9, 14, 20))]
-    for chosen, listener in zip(asked, heard, strict=True):
-        scheduler.submit(chosen, listener)
-    steps = 0
-    while not target.passes:
-        scheduler.step()
-        steps += 1
-    # A step brings each draft a token; the first is complete three steps before the second.
-    assert steps == (10 if shared else 7)
-    while scheduler.step():
-        pass
-    assert target.judged == judged
-    for chosen, listener in zip(asked, heard, strict=True):
-        listener.check(alone_with(chosen, draft.say))
-
-
-def alone_with(chosen: Request, say: Callable[[list[int], Sampling], int]) -> Heard:
-    return answered(Scheduler(models(1)[0], Fake(say)), chosen)
 
 
 class Unjudged(Fake):

@@ -1,0 +1,69 @@
+"""Verifications that may share a pass: which wait for others, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from parse_runtime.engine import putting_off
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.signature.sizes import SharedSize
+from tests.unit.parse_fakes import Fake, Heard, answered, mixing, request
+
+
+def judge(held: list[int]) -> float:
+    return hash(tuple(held)) % 100 / 100
+
+
+def models(slots: int, shared: tuple[SharedSize, ...] = ()) -> tuple[Fake, Fake]:
+    return Fake(mixing(1), judge, slots=slots, shared=shared), Fake(mixing(2, 997), slots=slots)
+
+
+def begun(scheduler: Scheduler, asked: Sequence[Request]) -> list[Heard]:
+    heard = [Heard() for _ in asked]
+    for chosen, listener in zip(asked, heard, strict=True):
+        scheduler.submit(chosen, listener)
+    return heard
+
+
+def check(scheduler: Scheduler, asked: Sequence[Request], heard: Sequence[Heard]) -> None:
+    while scheduler.step():
+        pass
+    for chosen, listener in zip(asked, heard, strict=True):
+        listener.check(answered(Scheduler(*models(1)), chosen))
+
+
+@pytest.mark.parametrize("shared, judged", [((SharedSize(256, 9, 4),), [[0, 1]]), ((), [])])
+def test_they_wait_for_as_many_drafts_as_are_being_written(
+    shared: tuple[SharedSize, ...], judged: list[list[int]]
+) -> None:
+    target, draft = models(4, shared)
+    scheduler = Scheduler(target, draft)
+    asked = [request(limit, [i + 1] * 4) for i, limit in enumerate((6, 9, 14, 20))]
+    heard, steps = begun(scheduler, asked), 0
+    while not target.passes:
+        scheduler.step()
+        steps += 1
+    # A step brings each draft a token; the first is complete three steps before the second.
+    assert steps == (10 if shared else 7)
+    check(scheduler, asked, heard)
+    assert target.judged == judged
+
+
+def test_they_do_not_wait_long_for_drafts_that_share_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(putting_off.time, "monotonic", lambda: now)
+    target, draft = models(3, (SharedSize(64, 20, 4),))
+    scheduler = Scheduler(target, draft)
+    # As many rows as the others' verifications have, no pass is shared by.
+    asked = [request(limit, [i + 1] * 4) for i, limit in enumerate((6, 50, 50))]
+    heard = begun(scheduler, asked)
+    for _ in range(12):
+        scheduler.step()
+    assert not target.passes
+    now += 2
+    scheduler.step()
+    assert len(target.passes) == 1 and not heard[1].said
+    check(scheduler, asked, heard)
