@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,19 +18,37 @@ from parse_runtime.engine.sequence import Decode, Extend
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.loading import open_models
 from parse_runtime.serve.switching import _models
+from tests.unit.parse_device import Device
 from tests.unit.parse_fakes import Heard, request
 from tests.unit.test_parse_ahead import alone, decoded, device, requests
 
-Kind = tuple[tuple[int, ...], bool]
-"""Batches that it has decode passes for, and whether they run ahead."""
-kinds = st.tuples(st.sampled_from([(), (1,), (1, 3)]), st.booleans())
+
+@dataclass(frozen=True)
+class Kind:
+    """Of a bundle."""
+
+    decode: tuple[int, ...] = ()
+    """Batches of its decode passes, 1, 2 and 3 by default,"""
+    run_ahead: bool = True
+    """whether these run ahead,"""
+    mixed: tuple[int, ...] = ()
+    """and those that go beside prompts."""
+
+    def device(self, **options: Any) -> Device:
+        mixed = self.mixed if self.run_ahead else ()
+        return device(decode=self.decode, run_ahead=self.run_ahead, mixed=mixed, **options)
+
+
+kinds = st.builds(
+    Kind, st.sampled_from([(), (1,), (1, 3)]), st.booleans(), st.sampled_from([(), (1,), (2, 3)])
+)
 
 
 class Switched:
     """A scheduler whose models are replaced as a server's are."""
 
     def __init__(self, kind: Kind) -> None:
-        self.used = device(decode=kind[0], run_ahead=kind[1])
+        self.used = kind.device()
         self.models = open_models(self.used)
         self.scheduler = Scheduler(*self.models)
 
@@ -36,10 +56,10 @@ class Switched:
         """All but the largest batches become ready later, by `late` at different times."""
 
         def asked(name: str, size: int) -> int:
-            needed = name.endswith(".decode") and size == max(kind[0], default=3)
+            needed = name.endswith(".decode") and size == max(kind.decode, default=3)
             return 0 if needed else hash((late, name, size)) % (late + 1)
 
-        after = device(decode=kind[0], run_ahead=kind[1], before=self.used, late=asked)
+        after = kind.device(before=self.used, late=asked)
         models = open_models(after)
         served = SimpleNamespace(session=self.used, loaded=_loaded(self.models))
         self.scheduler.replace(*_models(served, _loaded(models)))  # type: ignore[arg-type]
@@ -121,12 +141,12 @@ def test_a_graph_that_does_not_come_is_waited_for_in_the_end(
 
 def test_what_was_in_flight_is_void() -> None:
     """The step after the last is begun anew, and its row filled with the same."""
-    made = Switched(((), True))
+    made = Switched(Kind())
     made.scheduler.submit(chosen := request(12, [3, 4], max_rounds=0), heard := Heard())
     while len(heard.said) < 5:
         made.scheduler.step()
     assert made.models[0]._flight is not None
-    made.switch(((), True), 0)
+    made.switch(Kind(), 0)
     assert made.models[0]._flight is None
     while not heard.done:
         rows = made.models[0].row_tokens[0].copy()
