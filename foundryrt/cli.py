@@ -220,10 +220,10 @@ def standby(
         bool, typer.Option("--host", help="Import torch too; a GPU is then not needed.")
     ] = False,
     bundle: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="BUNDLE.fdy",
-            help="One to expect: it is opened once, without weights, and its kernels stay loaded.",
+            help="One to expect, or a URL: opened once, without weights; kernels stay loaded.",
             show_default=False,
         ),
     ] = None,

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from ctypes import c_void_p
 from importlib import import_module
-from pathlib import Path
 
 from foundryrt.errors import FoundryError, install
 from foundryrt.trust import KeyPath
@@ -43,8 +42,8 @@ def warm_up(device: int, host: bool) -> list[str]:
     return [*ready, f"a context on device {device}"]
 
 
-def open_once(bundle: Path, trust: Iterable[KeyPath] | None, device: int) -> None:
-    """Open a bundle without its weights, make all graphs, and close it.
+def open_once(bundle: str, trust: Iterable[KeyPath] | None, device: int) -> None:
+    """Open a bundle, a file or a URL, without its weights, make all graphs, and close it.
 
     Its kernels stay loaded on cuda, and what commands import by and by is there. Errors are those
     of Session.open.

@@ -11,6 +11,7 @@ import msgspec
 from foundryrt.bundle.reader import Bundle
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.grow import grown, rows_of
 from foundryrt.protocols import GraphKey
 from foundryrt.ranks.command import check_more, more
 from foundryrt.ranks.followers import Followers
@@ -81,11 +82,12 @@ def open_successor(
 def open_again(
     before: Served, own: Bundle, unlike_tokenizers: str, progress: Progress
 ) -> Successor:
-    """Open what was served before, whose session is closed."""
+    """Open what was served before, whose session is closed, with as many blocks in the caches."""
 
     def choose(_: Bundle, other: Bundle) -> list[str]:
         if other.digest != own.digest:
             raise FoundryError(f"{own.path} is another bundle by now")
+        other.manifest = grown(other.manifest, rows_of(own.manifest))
         return []
 
     def others(other: Bundle) -> Followers | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from foundryrt.bundle.schema import Growth
 from foundryrt.cli import app
 from foundryrt.errors import UsageError
 from foundryrt.session import Session
+from parse_runtime.serve import successor
 from tests.fakecuda.test_grow import MOST, ROW, ROWS, capture
 from tests.fakecuda.test_placement import save
 
@@ -73,6 +75,17 @@ def test_what_cannot_have_as_many_rows_is_not_opened_beside(path, tmp_path, fake
                 first.beside(other, lambda own, other: ["foreign 0"])
         with first.beside(few, lambda own, other: ["state"]) as apart:
             assert apart.rows == {"kv": ROWS}
+    assert fake.live == ""
+
+
+def test_a_server_that_goes_back_has_as_many_rows_again(path, fake, monkeypatch):
+    monkeypatch.setattr(successor, "load", lambda session, unlike_tokenizers: None)
+    with Session.open(path, grow={"kv": 9}) as session:
+        own = session._bundle
+    before = SimpleNamespace(session=session, engine=SimpleNamespace(load=(0, 0)))
+    again = successor.open_again(before, own, "retokenize", lambda *_: None)
+    with again.session as session:
+        assert session.rows == {"kv": 9}
     assert fake.live == ""
 
 

@@ -133,13 +133,14 @@ def test_nobody_stands_by(start, tmp_path):
     assert "start one with foundryrt standby" in err
 
 
-def test_a_bundle_that_cannot_be_opened_is_refused_at_the_start(tmp_path):
+@pytest.mark.parametrize("bundle", ["{}/no.fdy", "file://{}/no.fdy"])
+def test_a_bundle_that_cannot_be_opened_is_refused_at_the_start(tmp_path, bundle):
     path = tmp_path / "other.sock"
     done = subprocess.run(
-        [*COMMAND, "standby", "--host", "--socket", path, "--bundle", tmp_path / "no.fdy"],
+        [*COMMAND, "standby", "--host", "--socket", path, "--bundle", bundle.format(tmp_path)],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
-    assert done.returncode == 2 and f"{tmp_path}/no.fdy: no such file" in done.stderr
+    assert done.returncode == 2 and f"error: {tmp_path}/no.fdy: no such file" in done.stderr
     assert not path.exists()
 
 
