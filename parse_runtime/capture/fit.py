@@ -125,11 +125,12 @@ def choose(
         if count <= held and needed <= left:
             rows.append(count)
     found["prefill"] = ",".join(map(str, rows))
-    apart = any(given.get(name) for name in ("eagle", "speculate", "fp8_activations"))
+    apart = any(given.get(name) for name in ("eagle", "speculate", "fp8_activations", "prefill"))
     if limits.mixed and slots > 1 and not apart and given.get("run_ahead", True):
         # At least half of the largest pass is prompts, in whole tiles.
         batches = [one for one in _beside(slots) if rows[-1] - one >= max(one, ALIGNMENT)]
-        found["mixed"] = "" if "prefill" in given else ",".join(map(str, batches))
+        if batches:
+            found["mixed"] = ",".join(map(str, batches))
     return {name: value for name, value in found.items() if name not in given}
 
 
