@@ -35,7 +35,10 @@ def differences(a: Capture, b: Capture) -> Iterator[str]:
         if one != two:
             yield f"{name} is {quoted(one)} and {quoted(two)}"
     yield from _lists("region", *(_regions(c) for c in (a, b)))
-    yield from _lists("kernel binary", *(map(_digest, c.kernels) for c in (a, b)))
+    for index, pair in enumerate(zip_longest(a.kernels, b.kernels)):
+        if pair[0] != pair[1]:
+            one, two = (_binary(c, index) for c in (a, b))
+            yield f"kernel binary {index} is {one} and {two}"
     yield from _lists("function", *(map(str, c.functions) for c in (a, b)))
     yield from _lists("tensor", *(map(str, c.tensors) for c in (a, b)))
     yield from _lists("variable", *(_variables(c) for c in (a, b)))
@@ -71,8 +74,13 @@ def _variables(capture: Capture) -> Iterator[str]:
         yield f"{variable.name} of binary {variable.kernel}, {len(variable.data)} bytes"
 
 
-def _digest(kernel: bytes) -> str:
-    return hashlib.sha256(kernel).hexdigest()
+def _binary(capture: Capture, index: int) -> str:
+    """Its digest, and a function that is in use: it says whose binary that is."""
+    if index >= len(capture.kernels):
+        return "missing"
+    names = [function.name for function in capture.functions if function.kernel == index]
+    owner = quoted(names[0]) if names else "no function in use"
+    return f"{hashlib.sha256(capture.kernels[index]).hexdigest()} with {owner}"
 
 
 def _topology(a: GraphTable, b: GraphTable, capture: Capture) -> Iterator[str]:
