@@ -39,7 +39,7 @@ DATATYPES = ("cf32_le", "ci16_le")
 # Slots of the waveform, which repeats; pieces of a slot; slots that wait, at most.
 POOL, PIECES, WAITING = 4, 32, 12
 # As in `stream.receive`.
-_SWITCH_SECONDS = 2e-4
+_SWITCH_SECONDS = 5e-5
 
 
 def run(

@@ -20,7 +20,7 @@ from foundryrt.pipeline import Pipeline
 from otfs_pipeline.frames.source import Frame
 
 # By default a thread that computes in Python keeps the others waiting for 5 ms: two frames.
-_SWITCH_SECONDS = 2e-4
+_SWITCH_SECONDS = 5e-5
 # After this many seconds without work, the loop sleeps this long between two polls.
 _IDLE_AFTER, _IDLE_SLEEP = 0.05, 1e-3
 
