@@ -113,10 +113,13 @@ def _dependent(
     bytes_of = np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(len(words), -1, 8)
     steady: Mask = (bytes_of[1] == bytes_of[0]) & (bytes_of[2] == bytes_of[0])
     other: Mask = steady & (bytes_of[3] != bytes_of[0]) & ~is_address[:, None]
+    some = np.flatnonzero(other.any(axis=1))
+    # No number of rows is as large as an address on the host.
+    residue = _host_address(words[0, some]) | _host_address(words[3, some])
+    residue = np.repeat(residue[:, None], 8, axis=1)
     if len(words) > 4:
-        some = np.flatnonzero(other.any(axis=1))
-        residue = (bytes_of[4] == bytes_of[3])[some] & place.may_be_gap(some)[:, None]
-        other[some] &= ~residue
+        residue |= (bytes_of[4] == bytes_of[3])[some]
+    other[some] &= ~(residue & place.may_be_gap(some)[:, None])
     for word in np.flatnonzero(elsewhere | other.any(axis=1))[:1].tolist():
         few, more = (
             _shown(captures[0], int(found[c, word]), int(value))
@@ -126,6 +129,13 @@ def _dependent(
             f"{place.name(word, int(other[word].argmax()))} depends on how many there are ({few},"
             f" with more rows {more})"
         )
+
+
+def _host_address(words: Words) -> Mask:
+    """Which of the words lie where Linux puts programs, their heaps, libraries and stacks."""
+    upper = words >> np.uint64(32)
+    found: Mask = (upper >= np.uint64(0x5500)) & (upper < np.uint64(0x8000))
+    return found
 
 
 def _within(capture: Capture, words: Words, found: Audit) -> Words:

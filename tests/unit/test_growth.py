@@ -112,6 +112,12 @@ def test_what_a_struct_has_for_other_numbers_of_rows_alike_is_residue():
     ):
         some = capture(**{"rows": half, **more, **changes})
         assert reason in dependence(*three, grown, some)
+    # What may be an address of the process's own stack is residue at once.
+    three = [capture(gap=0), capture(gap=0, noise=1), capture(MOVED, gap=0, noise=2)]
+    assert dependence(*three, capture(rows=MOST, gap=0x7FFF16B11130)) == ""
+    assert "argument 3" in dependence(*three, capture(rows=MOST, gap=0x7F16B11130))
+    assert "argument 1" in dependence(*three, capture(rows=MOST, count=0x7FFF16B11130))
+    three = [capture(), capture(noise=1234567), capture(MOVED, noise=7654321)]
     # A number or a pointer has no gap, and memory none either.
     for changes in ({"count": 8}, {"word": 6}, {"variable": 4}, {"offset": 3 * ROW}):
         grown, some = (capture(**{"rows": rows, **more, **changes}) for rows in (MOST, half))
