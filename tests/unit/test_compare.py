@@ -479,7 +479,10 @@ DIFFERENT = {
         lambda c: replace(c, regions=[*c.regions[:2], replace(c.regions[2], owner="cuDNN")]),
         "region 2 is 'foreign of a library.* and 'foreign of cuDNN",
     ),
-    "kernel": (lambda c: replace(c, kernels=[b"other"]), "kernel binary 0 is .* with 'kernel_of_nodes' and .* with 'kernel_of_nodes'"),
+    "kernel": (
+        lambda c: replace(c, kernels=[b"other"]),
+        "kernel binary 0 is .* with 'kernel_of_nodes' and .* with 'kernel_of_nodes'",
+    ),
     "function": (
         lambda c: replace(c, functions=[Function(name="f", kernel=0, max_dynamic_shared=1)]),
         "function 0 is",
