@@ -93,7 +93,8 @@ class CudaBackend:
         self._undo = Undo()
         try:
             self._choose_builds(device)
-            self._begin_reading(first, order)
+            loads = load_weights and self._has_files and "weights" not in (place or {})
+            self._begin_reading(first, order, loads)
             given = given_regions(place or {}, bundle.manifest)
             refuse_missing(place or {}, bundle.manifest)
             self._open_device(device, sum(own.size for own in given if not own.given))
@@ -106,6 +107,7 @@ class CudaBackend:
             self._require_first(first)
             self._begin_weights(load_weights)
             self.graphs.pause(False)
+            self.graphs.take_memory()
         except BaseException:
             self._undo.rollback()
             raise
@@ -117,11 +119,14 @@ class CudaBackend:
             here = architecture_of(cuda, cuda.ask("cuDeviceGet", ordinal))
             self._bundle.manifest = built_for(self._bundle.manifest, here)
 
-    def _begin_reading(self, first: int | None, order: Sequence[int]) -> None:
+    def _begin_reading(self, first: int | None, order: Sequence[int], loads: bool) -> None:
         """Graphs are read while the driver is starting."""
         self.graphs = Graphs(self._bundle, first, self._undo, order)
-        # While the driver is starting nothing else can be done.
-        self.graphs.pause(bool(driver.cache_info().currsize))
+        # Where it has started, the load that comes at once would be slowed down.
+        alone = loads and bool(driver.cache_info().currsize)
+        self.graphs.pause(alone)
+        if not alone:
+            self.graphs.take_memory()
         self.graphs.read()
 
     def _open_device(self, ordinal: int, given: int) -> None:
@@ -226,6 +231,8 @@ class CudaBackend:
             brief = sum(source.length for source in sources) <= _BRIEF
             # Both want the driver's lock, and nothing can be launched before the weights are there.
             self.graphs.pause(brief)
+            if not brief:
+                self.graphs.take_memory()
             if self._loads:
                 self.graphs.prefer_first()
             self.load_weights()
@@ -237,7 +244,11 @@ class CudaBackend:
     @property
     def _loads(self) -> bool:
         """Whether there are weights that come from files."""
-        return bool(self._bundle.manifest.weights.recipes) and "weights" not in self._given
+        return self._has_files and "weights" not in self._given
+
+    @property
+    def _has_files(self) -> bool:
+        return bool(self._bundle.manifest.weights.recipes)
 
     def load_weights(self, check: bool = True, states: Sequence[FileState] | None = None) -> None:
         """Fill the weights from their files; `check=False` trusts the files' contents.

@@ -203,11 +203,12 @@ class Graphs:
         left = (graph for i, graph in enumerate(manifest.graphs) if not self.is_ready(i))
         return _NODE_BYTES * sum(manifest.templates[graph.template].nodes for graph in left)
 
-    def pause(self, paused: bool) -> None:
-        """Whether to begin no graph but those that are preferred or required, and take no memory.
+    def take_memory(self) -> None:
+        """Touch host memory for the graphs, in the background; the driver may still be starting."""
+        self._native.touch()
 
-        Both slow down others who use the driver or memory.
-        """
+    def pause(self, paused: bool) -> None:
+        """Whether to begin no graph but those that are preferred or required."""
         self._native.pause(paused)
 
     def prefer_first(self) -> None:

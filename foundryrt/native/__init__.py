@@ -75,6 +75,8 @@ def library() -> ctypes.CDLL:
     loaded.foundry_create.argtypes = (
         c_uint32, c_uint32, c_uint32, c_uint32, c_uint64, POINTER(c_void_p),
     )  # fmt: skip
+    loaded.foundry_touch.argtypes = (c_void_p,)
+    loaded.foundry_touch.restype = None
     loaded.foundry_destroy.argtypes = (c_void_p,)
     loaded.foundry_destroy.restype = None
     loaded.foundry_set_kernel.argtypes = (
@@ -146,8 +148,8 @@ def _relocations(words: memoryview | array[int], regions: memoryview | array[int
 class Materializer:
     """Libraries, functions, template graphs and execs of one bundle; `close` or `undo` frees them.
 
-    `nodes`: how many all graphs have together; native threads take host memory for them while the
-    driver may still be starting. A kernel's bytes must be given before a graph that uses it.
+    `nodes`: how many all graphs have together, for which `touch` takes host memory. A kernel's
+    bytes must be given before a graph that uses it.
     """
 
     def __init__(
@@ -165,6 +167,10 @@ class Materializer:
                 kernels, functions, templates, graphs, nodes, byref(self._handle),
             )
         )  # fmt: skip
+
+    def touch(self) -> None:
+        """Have native threads touch host memory for all nodes."""
+        self._library.foundry_touch(self._handle)
 
     def set_kernel(self, index: int, data: memoryview, key: bytes = b"") -> None:
         """Give a kernel's cubin, loaded once for all open bundles that have one of this `key`.
@@ -220,7 +226,7 @@ class Materializer:
         _check(self._library.foundry_prefer(self._handle, graph))
 
     def pause(self, paused: bool) -> None:
-        """Whether threads begin preferred graphs alone and take no memory; `require` makes any."""
+        """Whether threads are to begin preferred graphs alone; `require` still makes any."""
         _check(self._library.foundry_pause(self._handle, paused))
 
     def resolve(self) -> None:

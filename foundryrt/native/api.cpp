@@ -42,6 +42,8 @@ FOUNDRY_EXPORT int foundry_create(uint32_t kernels, uint32_t functions, uint32_t
     return guarded([&] { *out = new Materializer(kernels, functions, templates, graphs, nodes); });
 }
 
+FOUNDRY_EXPORT void foundry_touch(Materializer* self) { self->touch(); }
+
 FOUNDRY_EXPORT void foundry_destroy(Materializer* self) { delete self; }
 
 FOUNDRY_EXPORT int foundry_set_kernel(Materializer* self, uint32_t kernel, const void* data, uint64_t bytes,

@@ -48,7 +48,7 @@ char* first_page(char* block) {
 
 }  // namespace
 
-HeapPrefault::HeapPrefault(uint64_t nodes, const std::atomic<bool>& paused) : paused_(paused) {
+HeapPrefault::HeapPrefault(uint64_t nodes, const std::atomic<bool>& wanted) : wanted_(wanted) {
     // Whatever a bundle claims: two threads get half of the machine's memory at most.
     const uint64_t most = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / 4;
     const uint64_t pages = std::min(nodes, most / NODE) * NODE / PAGE;
@@ -70,13 +70,12 @@ HeapPrefault::HeapPrefault(uint64_t nodes, const std::atomic<bool>& paused) : pa
 // Each block is touched while it is still ours: a heap that is free may be unmapped at any time. A fault,
 // unlike MADV_POPULATE_WRITE, lets other threads map memory.
 void HeapPrefault::touch(uint64_t pages) {
+    while (!wanted_ && !enough_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     for (auto& block : blocks_) {
         if (block == nullptr) break;
         for (char* page = first_page(block.get());
-             page + PAGE <= block.get() + BLOCK && pages > 0 && !enough_; page += PAGE, --pages) {
-            while (paused_ && !enough_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+             page + PAGE <= block.get() + BLOCK && pages > 0 && !enough_; page += PAGE, --pages)
             *static_cast<volatile char*>(page) = 0;
-        }
         block.reset();
     }
 }
@@ -88,7 +87,7 @@ void trim_heap() {
     malloc_trim(0);
 }
 #else
-HeapPrefault::HeapPrefault(uint64_t, const std::atomic<bool>& paused) : paused_(paused) {}
+HeapPrefault::HeapPrefault(uint64_t, const std::atomic<bool>& wanted) : wanted_(wanted) {}
 void trim_heap() {}
 #endif
 

@@ -13,7 +13,7 @@ namespace foundry {
 
 // Prefaults free memory in the calling thread's heap for execs of `nodes` nodes in all: it lies on huge
 // pages, and another thread touches them. On small pages, page faults were nearly half the time of
-// instantiating (benchmarks/results/instantiate.json). None is touched while `paused`: that takes
+// instantiating (benchmarks/results/instantiate.json). None is touched before `wanted`: that takes
 // processors, and keeps others from memory.
 //
 // A hint: nothing fails, and nothing happens for few nodes or where address space is limited (ulimit -v,
@@ -21,7 +21,7 @@ namespace foundry {
 // that it frees until `trim_heap`; blocks of up to 32 MB come from a heap for good.
 class HeapPrefault {
   public:
-    HeapPrefault(uint64_t nodes, const std::atomic<bool>& paused);
+    HeapPrefault(uint64_t nodes, const std::atomic<bool>& wanted);
     // Stops the other thread; the memory is the heap's.
     ~HeapPrefault() { enough_ = true; }
     HeapPrefault(const HeapPrefault&) = delete;
@@ -34,7 +34,7 @@ class HeapPrefault {
 
     void touch(uint64_t pages);
 
-    const std::atomic<bool>& paused_;
+    const std::atomic<bool>& wanted_;
     std::vector<std::unique_ptr<char, Free>> blocks_;
     std::atomic<bool> enough_{false};
     Threads toucher_;  // last: it ends before what it uses

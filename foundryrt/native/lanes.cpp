@@ -123,7 +123,7 @@ bool Lanes::next_may_begin() const {
 }
 
 void Lanes::run(uint64_t nodes) {
-    const HeapPrefault heap(nodes, paused_);
+    const HeapPrefault heap(nodes, touch_);
     std::unique_lock lock(mutex_);
     while (true) {
         changed_.wait(lock, [this] { return finished() || next_may_begin(); });

@@ -32,6 +32,8 @@ class Lanes {
     ~Lanes() { stop(); }
     void stop();
 
+    // That host memory is touched from now on.
+    void touch() { touch_ = true; }
     // From now on the graph can be made. Once.
     void declare(uint32_t graph);
     // Begins: `first`, if it is the number of a graph, is made before all others and alone.
@@ -40,8 +42,7 @@ class Lanes {
     void abandon(const std::string& message);
     // A graph that nobody has begun is the next to be made, after `first`, once it is declared.
     void prefer(uint32_t graph);
-    // While paused, threads begin only graphs that are preferred, and touch no memory; callers still make
-    // what they require.
+    // While paused, threads begin only graphs that are preferred; callers still make what they require.
     void pause(bool paused);
     // Returns once the graph is made; after `start`. Throws what making it throws.
     void require(uint32_t graph);
@@ -65,8 +66,8 @@ class Lanes {
     std::optional<Error> make(uint32_t graph, std::unique_lock<std::mutex>& lock);
 
     const Make make_;
-    std::atomic<bool> paused_{false};  // changed with the mutex held
-    std::mutex mutex_;                 // for everything below
+    std::atomic<bool> touch_{false};
+    std::mutex mutex_;  // for everything below
     std::condition_variable changed_;
     std::vector<State> states_;    // of all graphs
     std::vector<bool> preferred_;  // likewise
@@ -76,6 +77,7 @@ class Lanes {
     uint32_t callers_ = 0;  // that wait for a graph, or make it
     uint32_t ready_ = 0;
     bool started_ = false;
+    bool paused_ = false;
     bool stopped_ = false;
     std::optional<Error> failure_;
     Threads threads_;  // last: they end before what they use

@@ -207,19 +207,21 @@ def test_graphs_are_started_once(bundle, fake):
     assert fake.live == ""
 
 
-def test_nothing_is_done_beside_an_opening_unless_the_driver_is_starting(bundle, fake, monkeypatch):
-    """No graph is made and no host memory taken, which would slow the opening down."""
+@pytest.mark.parametrize("starting", [True, False])
+@pytest.mark.parametrize("files", [True, False])
+def test_host_memory_is_taken_at_once_but_beside_a_load(bundle, fake, monkeypatch, starting, files):
+    """Where the driver runs and weights are loaded, nothing is done for other graphs meanwhile."""
     done: list[object] = []
-    pause, load = Materializer.pause, CudaBackend.load_weights
+    pause, touch = Materializer.pause, Materializer.touch
     monkeypatch.setattr(
         Materializer, "pause", lambda self, paused: done.append(paused) or pause(self, paused)
     )
-    monkeypatch.setattr(
-        CudaBackend, "load_weights", lambda self: done.append("weights") or load(self)
-    )
-    driver.driver.cache_clear()
+    monkeypatch.setattr(Materializer, "touch", lambda self: done.append("touch") or touch(self))
+    monkeypatch.setattr(CudaBackend, "load_weights", lambda self: done.append("weights"))
+    monkeypatch.setattr(CudaBackend, "_has_files", files)
+    driver.driver()
+    if starting:
+        driver.driver.cache_clear()
     CudaBackend(bundle).close()
-    assert done == [False, True, "weights", False]
-    done.clear()
-    CudaBackend(bundle).close()
-    assert done == [True, True, "weights", False]
+    begun = [True] if files and not starting else [False, "touch"]
+    assert done == [*begun, True, "weights", False, "touch"]
