@@ -23,7 +23,7 @@ from otfs_pipeline.settings import Settings
 
 # Symbols by which a path may lie before 0 or beyond the spread: the timing's fraction is free.
 _MARGIN = 1.0
-# The noise that is reckoned with: at 30 dB. Ten times more or less changes little.
+# The noise that is reckoned with: at 30 dB. Three times more or less changes little.
 _NOISE = 1e-3
 # Delays of paths in a symbol, of which the means are taken.
 _DENSE = 8
