@@ -34,7 +34,7 @@ class Settings:
     waveform: str = option(
         "zak", "zak, or cp: a cyclic prefix, and a rectangle as the pulse in time"
     )
-    pulse: str = option("rrc", "pulse in delay and Doppler: rrc or sinc")
+    pulse: str = option("rrc", "pulse in delay and Doppler: rrc, or sinc, best with waveform cp")
     rolloff: float = option(0.6, "roll-off of the rrc pulse in delay, 0 < rolloff <= 1")
     doppler_rolloff: float = option(0.0, "roll-off of the rrc pulse in Doppler; 0: as in delay")
     modulation: int = option(16, "points of the QAM constellation: 4, 16 or 64")
@@ -53,7 +53,7 @@ class Settings:
     antennas: int = option(1, "receive antennas that are combined: 1, 2 or 4")
     iterations: int = option(0, "conjugate-gradient iterations; 0: by the modulation")
     tap_sigmas: float = option(3.0, "taps are kept above this many noise standard deviations")
-    max_taps: int = option(192, "taps that are kept at most, the strongest")
+    max_taps: int = option(192, "taps kept at most, the strongest; of a sinc with cp, delays")
     code_rate: float = option(
         0.0, "target rate of the 5G NR LDPC code, such as 0.5; 0: frames are not coded"
     )

@@ -43,6 +43,9 @@ PULSES: tuple[dict[str, Any], ...] = (
     # Longer tails in delay: a wider guard, and more taps.
     {"rolloff": 0.1, "doppler_rolloff": 0.2, "guard": 101, "doppler_reach": 8, "max_taps": 900},
     {"pulse": "sinc"},
+    {"waveform": "cp"},
+    {"waveform": "cp", "pulse": "sinc"},
+    {"waveform": "cp", "pulse": "sinc", "guard": 129},
 )
 # A frame with more wrong bits than this is lost; intact ones have some 1e-3 at the SNR of the gaps.
 LOST = 0.05

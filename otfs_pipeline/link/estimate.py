@@ -11,6 +11,7 @@ from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.link.pilot import matched, seen_delays
 from otfs_pipeline.link.prefix import TINY, least_energy, mixing, most_delays, reading
 from otfs_pipeline.link.slepian import channel_shares, noise_row
+from otfs_pipeline.link.smoothing import left_noise, smoothing
 from otfs_pipeline.link.zak import quasi_periodic
 from otfs_pipeline.settings import Settings
 
@@ -91,16 +92,16 @@ def estimate_with_prefix(samples: np.ndarray, settings: Settings) -> Estimate:
     """Taps half a bin apart from a frame with a prefix, samples [MN] (see prefix.py)."""
     seen = samples.reshape(settings.n, settings.m)[:, seen_delays(settings)]
     window = (reading(settings) @ seen).T
-    energy = np.abs(window) ** 2
-    noise_variance = float(energy[:, noise_row(settings) :].mean())
+    noise_variance = float(np.mean(np.abs(window[:, noise_row(settings) :]) ** 2))
     share = channel_shares(settings)
-    energy = energy[:, : share.size].sum(axis=1)
-    strongest = np.sort(energy)[-most_delays(settings)]
-    floor = max(strongest, noise_variance * least_energy(settings))
-    power = np.maximum(energy - share.size * noise_variance, 0)[:, None] * share
-    weight = power / np.maximum(power + noise_variance, TINY)
-    weight[energy < floor] = 0
-    value = (weight * window[:, : share.size]) @ mixing(settings).T
+    window = smoothing(settings) @ window[:, : share.size]
+    noise = noise_variance * left_noise(settings)
+    energy = np.sum(np.abs(window) ** 2, axis=1)
+    energy[energy < noise * least_energy(settings)] = 0
+    energy[energy < np.sort(energy)[-most_delays(settings)]] = 0
+    power = np.maximum(energy - share.size * noise, 0)[:, None] * share
+    weight = power / np.maximum(power + noise[:, None], TINY)
+    value = (weight * window) @ mixing(settings).T
     return _estimate(value, settings, noise_variance)
 
 

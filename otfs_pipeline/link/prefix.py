@@ -9,8 +9,9 @@ at. A point pilot samples each c_a once a Doppler period:
 
 These N samples are read as Slepian sequences of the band |ν| <= W (slepian.py): the first ones are
 the channel, the last ones noise alone. Delays are kept whose energy stands out of the noise, and
-their sequences are weighted by P/(P+σ²), with P their share of that energy (Wiener). Between the
-samples the sequences are continued, and for the receivers written as Dopplers of half a bin:
+their sequences are weighted by P/(P+σ²), with P their share of that energy (Wiener). A sinc's are
+smoothed along delay before (smoothing.py). Between the samples the sequences are continued, and for
+the receivers written as Dopplers of half a bin:
 
     c_a[n] = Σ_b h[a,b] e^{j2πb(n-a)/2Q}, b = -D ... D
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from otfs_pipeline.link.channel import Paths, Taps, raised_cosine
 from otfs_pipeline.link.slepian import channel_shares, continued, slepian
+from otfs_pipeline.link.smoothing import is_smoothed
 from otfs_pipeline.settings import CHANNEL_REACH, Settings
 
 TINY = 1e-30
@@ -55,13 +57,16 @@ def mixing(settings: Settings) -> np.ndarray:
 
 
 def most_delays(settings: Settings) -> int:
-    """Delays that are kept at most: `max_taps` sequences, but one delay at least."""
-    rows = channel_shares(settings).size
+    """Delays that are kept at most: `max_taps` sequences, but one delay at least.
+
+    Of a sinc `max_taps` delays: its tails are many, and come from few paths.
+    """
+    rows = 1 if is_smoothed(settings) else channel_shares(settings).size
     return min(max(1, settings.max_taps // rows), settings.window_delays)
 
 
 def least_energy(settings: Settings) -> float:
-    """Energy of the channel's sequences, over σ², from which on a delay is kept.
+    """Energy of the channel's sequences, over their noise, from which on a delay is kept.
 
     `tap_sigmas` standard deviations over the mean of what noise has in them.
     """

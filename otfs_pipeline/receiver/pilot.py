@@ -11,6 +11,7 @@ import torch
 from otfs_pipeline.link.pilot import matched, pilot_strip, point_strip, seen_delays
 from otfs_pipeline.link.prefix import TINY, least_energy, mixing, most_delays, reading
 from otfs_pipeline.link.slepian import channel_shares, noise_row
+from otfs_pipeline.link.smoothing import is_smoothed, left_noise, smoothing
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.pulse import smooth
 
@@ -19,8 +20,9 @@ def tables(settings: Settings) -> dict[str, np.ndarray]:
     """Constants of `estimate` and `with_a_point`, complex64; B Doppler taps, W delay taps.
 
     read_off [B, 1 or W]  what is seen to ĥ; of a point e^{-j2πb kp/Q} / A
-    Of a frame with a prefix `reading` [N, N] and `mixing` [B, rows] of link/prefix.py instead, and
-    `share` [rows, 1] of link/slepian.py, float32.
+    Of a frame with a prefix `reading` [N, N] and `mixing` [B, rows] of link/prefix.py instead,
+    `share` [rows, 1] of link/slepian.py and `left` [W], what smoothing.py leaves of the noise, both
+    float32. Of a sinc then its matrix, too, transposed: `smoothing` [W, W].
     Of a spread pilot, which is seen in L delays, and whose response has R:
     untwist [N, L]        e^{-j2πbk/Q}, b = -D ... N-D-1
     matched [L]           the conjugate spectrum of `pilot.matched`
@@ -31,10 +33,12 @@ def tables(settings: Settings) -> dict[str, np.ndarray]:
     """
     s = settings
     if s.waveform == "cp":
-        return {
+        smoothed = {"smoothing": smoothing(s).T.astype(np.complex64)} if is_smoothed(s) else {}
+        return smoothed | {
             "reading": reading(s).astype(np.complex64),
             "mixing": mixing(s).astype(np.complex64),
             "share": channel_shares(s)[:, None].astype(np.float32),
+            "left": left_noise(s).astype(np.float32),
         }
     (kp, lp), n = s.pilot_bin, np.arange(s.n)[:, None]
     b = n - s.doppler_range
@@ -86,11 +90,13 @@ def estimate_with_prefix(
     window = t["reading"] @ seen
     noise = _energy(window[..., noise_row(s) :, :]).mean((-2, -1))
     window = window[..., :rows, :]
+    if is_smoothed(s):
+        window = window @ t["smoothing"]
+    each = noise.unsqueeze(-1) * t["left"]
     energy = _energy(window).sum(-2)
-    strongest = energy.topk(most_delays(s)).values[..., -1]
-    floor = torch.maximum(strongest, noise * least_energy(s)).unsqueeze(-1)
-    keep = (energy >= floor).to(energy.dtype)
-    each = noise.unsqueeze(-1)
+    energy = energy * (energy >= each * least_energy(s)).to(energy.dtype)
+    strongest = energy.topk(most_delays(s)).values[..., -1:]
+    keep = (energy >= strongest).to(energy.dtype)
     power = ((energy - rows * each).clamp_min(0) * keep).unsqueeze(-2) * t["share"]
     weight = power / (power + each.unsqueeze(-2)).clamp_min(TINY)
     return t["mixing"] @ (window * weight), noise

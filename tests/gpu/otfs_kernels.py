@@ -37,6 +37,7 @@ CASES = {
     "spread_antennas": (Settings(grid="256x32", pilot="spread", antennas=2), 15.0, {"each": 3}),
     "prefix": (Settings(grid="1024x32", waveform="cp"), 20.0, {}),
     "prefix_antennas": (Settings(grid="256x32", waveform="cp", antennas=2), 15.0, {"each": 3}),
+    "prefix_sinc": (Settings(grid="256x32", waveform="cp", pulse="sinc"), 20.0, {}),
     "prefix_mailbox": (
         Settings(grid="1024x32", waveform="cp"), 20.0, MAILBOX | {"each": 3, "cluster": 7}
     ),

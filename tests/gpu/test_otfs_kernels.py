@@ -16,7 +16,7 @@ from otfs_pipeline.settings import Settings
 LINK = Settings(grid="1024x32")
 CASES = [
     "qpsk", "small", "odd", "64qam", "sinc", "three", "wide", "halves", "edges", "antennas",
-    "spread", "spread_antennas", "prefix", "prefix_antennas", "prefix_mailbox",
+    "spread", "spread_antennas", "prefix", "prefix_antennas", "prefix_sinc", "prefix_mailbox",
     "one_block", "mailbox", "mailbox_antennas", "large",
 ]  # fmt: skip
 

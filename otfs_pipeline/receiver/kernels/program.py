@@ -11,6 +11,7 @@ import numpy as np
 
 from foundryc.cuda.kernels import Kernel, Loader, compile_source
 from otfs_pipeline.link.slepian import channel_shares
+from otfs_pipeline.link.smoothing import is_smoothed
 from otfs_pipeline.receiver import pilot
 from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
@@ -79,13 +80,22 @@ PREFIX = {
     ),
     "select_taps": Source(
         ("common.cuh", "rank.cuh", "groups.cuh", "select_delays.cu"),
-        ("sequences", "noise", "mixing", "share", "delay_energy", "taps_table", "groups",
+        ("sequences", "noise", "mixing", "share", "left", "delay_energy", "taps_table", "groups",
          "noise_variance", "taps"),
     ),
     "equalize": _EQUALIZE,
     "demap": KERNELS["demap"],
 }  # fmt: skip
 """With a prefix."""
+_SELECT = PREFIX["select_taps"]
+SMOOTHED = {
+    "read_window": PREFIX["read_window"],
+    "smooth_delays": Source(("common.cuh", "smooth.cu"), ("sequences", "smoothing", "smoothed")),
+    "select_taps": Source(_SELECT.files, ("smoothed", *_SELECT.parameters[1:])),
+    "equalize": _EQUALIZE,
+    "demap": KERNELS["demap"],
+}
+"""With a prefix and a sinc."""
 WITHOUT_CLUSTERS = {
     "cluster.cuh": "mailbox.cuh",
     "cluster_exchange.cuh": "mailbox_exchange.cuh",
@@ -96,7 +106,7 @@ WITHOUT_CLUSTERS = {
 def kernels(settings: Settings) -> dict[str, Source]:
     """Those of a link, in the order in which they run."""
     if settings.waveform == "cp":
-        return PREFIX
+        return SMOOTHED if is_smoothed(settings) else PREFIX
     return SPREAD if settings.pilot == "spread" else KERNELS
 
 
@@ -116,11 +126,12 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
     """All that the kernels write: scratch, then the receiver's outputs.
 
     taps_table [2D+1, window] taps h[b, a], 0 where dropped; tap_energy their |h|²; noise one sum a
-    block; with_point [MN] samples without what a spread pilot adds to a point; sequences [rows,
-    window] and delay_energy [window] of frames with a prefix: these have a first dimension of the
-    antennas where there are several. groups the number of delay groups, then each one's first delay
-    and how many delays are before it, the latter once more at the end; equalized [MN] x̂ in time,
-    data samples only; moments [N] two sums a period; mailbox: mailbox_exchange.cuh.
+    block; with_point [MN] samples without what a spread pilot adds to a point; sequences and, of a
+    sinc, smoothed [rows, window], and delay_energy [window] of frames with a prefix: these have a
+    first dimension of the antennas where there are several. groups the number of delay groups,
+    then each one's first delay and how many delays are before it, the latter once more at the end;
+    equalized [MN] x̂ in time, data samples only; moments [N] two sums a period; mailbox:
+    mailbox_exchange.cuh.
     """
     s = geometry.settings
     antennas = s.frame_shape[:-1]
@@ -129,6 +140,8 @@ def buffers(geometry: Geometry) -> dict[str, Tensor]:
     if s.waveform == "cp":
         rows = channel_shares(s).size
         scratch["sequences"] = Tensor((*antennas, rows, s.window_delays), "complex64")
+        if is_smoothed(s):
+            scratch["smoothed"] = scratch["sequences"]
         scratch["delay_energy"] = Tensor((*antennas, s.window_delays), "float32")
     else:
         scratch["tap_energy"] = Tensor(table, "float32")
@@ -149,6 +162,7 @@ def launches(geometry: Geometry) -> dict[str, Launch]:
     s = geometry.settings
     known = {
         "read_window": Launch(s.antennas * geometry.window_blocks, 32 * geometry.window_rows, 0),
+        "smooth_delays": Launch(s.antennas * geometry.window_blocks, 256, 0),
         "select_taps": Launch(1, 1024, 0),
         "exchange_pilot": Launch(s.antennas * -(-s.m // 32), 256, 0),
         "equalize": Launch(s.n * geometry.cluster, geometry.threads, geometry.shared_bytes),
