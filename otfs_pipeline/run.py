@@ -278,8 +278,11 @@ def _print(report: dict[str, Any]) -> None:
 
 def _front_end(found: dict[str, Any]) -> str:
     parts = [f"{found['locks']} locks, {found['jumps']} jumps, {found['damaged']} frames damaged"]
-    for name, unit in (("carrier_hz", "carrier {:+.0f} Hz"), ("dc_db", "DC {:.0f} dB"),
-                       ("image_db", "image {:.0f} dB")):  # fmt: skip
+    for name, label, form, unit in (("carrier_hz", "carrier", "+.0f", "Hz"),
+                                    ("dc_db", "DC", ".0f", "dB"),
+                                    ("image_db", "image", ".0f", "dB")):  # fmt: skip
         each = found[name] if isinstance(found[name], list) else [found[name]]
-        parts += [unit.format(value) for value in each if value is not None]
+        shown = ["none" if value is None else format(value, form) for value in each]
+        if set(shown) != {"none"}:
+            parts.append(f"{label} {' / '.join(shown)} {unit}")
     return ", ".join(parts)

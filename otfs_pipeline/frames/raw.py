@@ -129,7 +129,9 @@ class Raw:
         return samples[: whole * antennas].reshape(whole, antennas, *samples.shape[1:])
 
     def _take(self, samples: np.ndarray, to: np.ndarray) -> None:
-        for begin, end in take(samples, to, streamed=isinstance(self._front, Slots)):
+        # What the resampler takes is read at once.
+        streamed = self._resampler is None and isinstance(self._front, Slots)
+        for begin, end in take(samples, to, streamed):
             self._lose(begin, end)
         self._taken += len(to)
 

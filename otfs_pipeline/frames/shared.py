@@ -198,6 +198,9 @@ def _take(
     if header is None or not header.datatype or header.bytes != length:
         counts.damaged("a slot's header is not that of a frame which fits it")
         return None
+    if reason := wire.uneven(header, settings):
+        counts.damaged(reason)
+        return None
     if not counts.arrived(header.sequence):
         return None
     return wire.frame(header, data.data, settings, ready)

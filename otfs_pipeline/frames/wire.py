@@ -63,8 +63,18 @@ def unpack(data: bytes | memoryview) -> Header | None:
     return Header(sequence, "" if code == _END else FORMATS[code], samples, seed, index)
 
 
+def uneven(header: Header, settings: Settings) -> str:
+    """Why its samples cannot be those of each antenna; empty where they can."""
+    if header.samples % settings.antennas == 0:
+        return ""
+    return f"{header.samples} samples are not as many of each of {settings.antennas} antennas"
+
+
 def frame(header: Header, data: bytes | memoryview, settings: Settings, ready: float) -> Frame:
-    """The frame, or piece of a waveform, `data`, with the payload that the header names."""
+    """The frame, or piece of a waveform, `data`, with the payload that the header names.
+
+    It is not `uneven`.
+    """
     samples = by_antenna(decode(data, header.datatype), settings.antennas)
     bits = coded = UNKNOWN
     if header.seed >= 0 and header.index >= 0:

@@ -20,7 +20,7 @@ import numpy as np
 from foundryrt.errors import FoundryError, UsageError, install
 from otfs_pipeline.frames.samples import by_antenna, decode, width
 from otfs_pipeline.frames.source import UNKNOWN, Frame
-from otfs_pipeline.frames.wire import Counts, Header, frame, unpack
+from otfs_pipeline.frames.wire import Counts, Header, frame, uneven, unpack
 from otfs_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ def receive(
             if not header.datatype:
                 socket.send_multipart([sender, *parts], copy=False)
                 return
+            if reason := uneven(header, settings):
+                counts.damaged(reason)
+                continue
             if counts.arrived(header.sequence):
                 yield frame(header, data, settings, ready)
                 # After the frame was taken: a receiver that is busy makes no silence.

@@ -40,8 +40,8 @@ class Sample:
 class Watch:
     """`entries` has each frame's time (time.perf_counter) and entry of `Conditions`.
 
-    `sample` and `waveform` are the last ones that were taken after `want`. The waveform, [1, P, L],
-    is of what the front end takes, where there is one: it takes one antenna.
+    `sample` and `waveform` are the last ones that were taken after `want`. The waveform, [A, P, L],
+    is of what the front end takes, where there is one.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -102,6 +102,19 @@ def test_a_doubtful_burst_is_given_on_only_where_it_is_whole(
     assert front.arrays["tracked"][:6].any()
 
 
+def test_few_delays_are_ranked_among_themselves(tmp_path: Path) -> None:
+    link = Settings(grid="64x32", pilot="spread", guard=9, max_taps=26)
+    samples = stream(link, 1)
+    (expected,) = FrontEnd(link).push(samples)
+    front = FrontOnCpu(link, tmp_path)
+    count = front.arrays["inside"].size
+    assert count < 64  # Threads of `keep_paths`.
+    behind = np.full(64, 1e20, np.float32)
+    front.arrays["inside"] = behind[:count]
+    told, start, _ = front.frames(samples)[0]
+    assert (told["given"], start) == (1, expected.start)
+
+
 def test_silence_is_no_frame_and_says_nothing_of_the_radio(tmp_path: Path) -> None:
     front = FrontOnCpu(LINK, tmp_path)
     first, last = waveform_span(LINK)

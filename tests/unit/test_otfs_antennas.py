@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline import send
-from otfs_pipeline.frames import opening, source, wire, writing, zeromq
+from otfs_pipeline.frames import opening, shared, source, wire, writing, zeromq
 from otfs_pipeline.frames.condition import Conditions
 from otfs_pipeline.frames.samples import by_antenna, encode
 from otfs_pipeline.link import banded, equalize, frame, reference, transmit
@@ -205,6 +205,29 @@ def test_a_message_has_antenna_after_antenna() -> None:
     got = wire.frame(header, data, SMALL, 1.0)
     np.testing.assert_array_equal(got.samples, sent.samples)
     np.testing.assert_array_equal(got.bits, sent.bits)
+
+
+@pytest.mark.parametrize("kind", ["zmq", "shm"])
+def test_messages_with_uneven_antennas_are_malformed(kind: str, tmp_path: Path) -> None:
+    """Not taken for interleaved samples of a waveform."""
+    place = f"ipc://{tmp_path}/link" if kind == "zmq" else str(tmp_path / "ring")
+    counts, receive = wire.Counts(), (zeromq if kind == "zmq" else shared).receive
+    with ThreadPoolExecutor(1) as thread:
+        received = thread.submit(
+            lambda: list(receive(place, SMALL, counts, 10.0, threading.Event()))
+        )
+        link = (
+            zeromq.Sender(place, 10.0) if kind == "zmq" else shared.Sender(place, 800, 4, True, 10)
+        )
+        for sequence, size in enumerate((100, 99, 60)):
+            samples = np.arange(size).astype(np.complex64)
+            link.send(wire.Header(sequence, "cf32_le", size), encode(samples, "cf32_le"))
+        link.finish(3)
+        pieces = [one.samples for one in received.result(20)]
+        link.close()
+    assert [piece.shape for piece in pieces] == [(2, 50), (2, 30)]
+    assert (counts.malformed, counts.lost) == (1, 1)
+    assert counts.reason == "99 samples are not as many of each of 2 antennas"
 
 
 def test_a_sender_plays_recordings_of_several_channels(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from otfs_pipeline import run
 from otfs_pipeline.front.synchronize import Found, FrontEnd
 from otfs_pipeline.link import reference, transmit
 from otfs_pipeline.settings import Settings
@@ -74,3 +76,14 @@ def test_pieces_of_any_length_give_the_same() -> None:
     assert len(got) == len(whole) >= 2
     for one, other in zip(got, whole, strict=True):
         np.testing.assert_array_equal(one.samples, other.samples)
+
+
+@pytest.mark.parametrize(
+    ("dc", "text"),
+    [([None, -20.2], ", DC none / -20 dB"), ([None, None], ""), (-31.0, ", DC -31 dB")],
+)
+def test_what_is_printed_of_a_front_end_names_every_antenna(dc: Any, text: str) -> None:
+    found = {"locks": 1, "jumps": 0, "damaged": 2, "carrier_hz": 700.0, "dc_db": dc,
+             "image_db": None}  # fmt: skip
+    said = run._front_end(found)
+    assert said == f"1 locks, 0 jumps, 2 frames damaged, carrier +700 Hz{text}"

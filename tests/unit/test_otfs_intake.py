@@ -97,6 +97,23 @@ def test_slots_with_broken_samples_are_lost_and_no_others(
         np.testing.assert_array_equal(frame.samples, burst.samples)
 
 
+@pytest.mark.parametrize(("rate", "in_graph"), [(2, True), (2, False), (3, True)])
+def test_only_what_the_device_reads_goes_past_the_caches(
+    rate: int, in_graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = set[bool]()
+
+    def taken(samples: np.ndarray, to: np.ndarray, streamed: bool) -> list[list[int]]:
+        asked.add(streamed)
+        return take(samples, to, streamed)
+
+    monkeypatch.setattr("otfs_pipeline.frames.raw.take", taken)
+    memory = slot_memory(LINK, 4, lambda size: np.zeros(size, np.uint8)) if in_graph else None
+    raw = Raw(LINK, rate * LINK.bandwidth, memory)
+    assert len(list(raw.frames([Frame(stream(rate)[0], UNKNOWN)], Counts()))) >= 4
+    assert asked == {in_graph and rate == 2}
+
+
 def test_long_pieces_are_taken_in_parts() -> None:
     samples = np.zeros(3 * PIECE, np.complex64)
     sizes = list[int]()

@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(64)
 keep_paths(const Sample* pulses, const float* inside, float* pilot, float* of_tiles) {
     __shared__ float most[64];
     __shared__ int begins[64];
-    int first = threadIdx.x;
+    int first = min(int(threadIdx.x), DELAYS - 1);
     for (int i = threadIdx.x; i < DELAYS; i += 64) first = inside[i] > inside[first] ? i : first;
     most[threadIdx.x] = inside[first], begins[threadIdx.x] = first;
     __syncthreads();
