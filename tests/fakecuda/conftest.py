@@ -24,6 +24,7 @@ class FakeDriver:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         library.fakecuda_calls.restype = ctypes.c_int64
+        library.fakecuda_loads.restype = ctypes.c_int64
         library.fakecuda_fail.argtypes = (ctypes.c_int64, ctypes.c_int)
         library.fakecuda_hold.argtypes = (ctypes.c_size_t, ctypes.c_int)
         library.fakecuda_device.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_uint64)
@@ -73,6 +74,11 @@ class FakeDriver:
     def calls(self) -> int:
         """Driver calls since `fail`."""
         return int(self._library.fakecuda_calls())
+
+    @property
+    def loads(self) -> int:
+        """Binaries that were loaded since `fail`."""
+        return int(self._library.fakecuda_loads())
 
     @property
     def live(self) -> str:

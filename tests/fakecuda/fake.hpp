@@ -15,6 +15,7 @@ inline std::mutex guard;
 inline std::map<std::string, int64_t> live;
 inline std::atomic<int64_t> calls{0}, fail_at{0};
 inline std::atomic<int> fail_code{CUDA_ERROR_OUT_OF_MEMORY};
+inline std::atomic<int64_t> loads{0};  // of binaries, since calls are counted
 inline std::atomic<int> architecture{90}, version{13000};
 inline std::atomic<uint64_t> memory{1ull << 30};
 // Where imported memory is said to lie, and whether it can be reached from elsewhere.

@@ -14,8 +14,9 @@ using namespace fake;
 extern "C" {
 
 // For the tests: the `call`th call from now on returns `code`; 0 for none.
-void fakecuda_fail(int64_t call, int code) { calls = 0, fail_at = call, fail_code = code; }
+void fakecuda_fail(int64_t call, int code) { calls = loads = 0, fail_at = call, fail_code = code; }
 int64_t fakecuda_calls() { return calls; }
+int64_t fakecuda_loads() { return loads; }
 void fakecuda_device(int sm, int cuda_version, uint64_t bytes) {
     architecture = sm, version = cuda_version, memory = bytes;
 }

@@ -136,6 +136,7 @@ CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option*, void
     while (words >> word)
         library->kernels[word] = std::make_unique<Kernel>(Kernel{word, {}, &library->variables});
     *out = handle<CUlibrary>(library);
+    ++fake::loads;
     count("library", 1);
     return CUDA_SUCCESS;
 }
