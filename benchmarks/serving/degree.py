@@ -6,12 +6,9 @@ same.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,8 +20,7 @@ from typer import BadParameter, Option
 from benchmarks.device import gpu
 from benchmarks.parallel.run import NAMES
 from benchmarks.report import RESULTS, Output, Report, chosen, say, today
-from benchmarks.serving.servers import ROOT, Server, Setup, capture, first_text, write_model
-from benchmarks.serving.stream import request as post
+from benchmarks.serving.servers import Server, Setup, capture, switch, write_model
 
 CAPTURE = "--max-rounds 0 --evidence 0 --judge-prompt ok? --yes a --no b"
 LARGE, TINY = "--no-relocate --slots 16 --prefill 256 --dtype bfloat16", "--slots 4 --prefill 16"
@@ -80,7 +76,7 @@ def _change(small: Setup, large: Setup) -> dict[str, Any]:
         started = server.first_token(prompt, _LIMIT)
         _, alone = _first_token(server, prompt)
         began = time.monotonic()
-        report = _switch(large, server.port)
+        report = switch(large, server.port)
         switched = time.monotonic()
         came, _ = _first_token(server, prompt)
     if report["ranks"] != large.ranks:
@@ -93,26 +89,8 @@ def _change(small: Setup, large: Setup) -> dict[str, Any]:
 
 def _first_token(server: Server, prompt: Sequence[int]) -> tuple[float, float]:
     """When the first token of an answer came, and the seconds that it took."""
-    body = {"model": "model", "prompt": list(prompt), "max_tokens": 2, "temperature": 0,
-            "ignore_eos": True, "stream": True}  # fmt: skip
     began = time.monotonic()
-    came = first_text(server.port, post("/v1/completions", body), _LIMIT)
+    came = server.ask(prompt, _LIMIT)
     if came is None:
         raise SystemExit("the server gave no answer")
     return came, came - began
-
-
-def _switch(setup: Setup, port: int) -> dict[str, Any]:
-    """What `foundryrt switch` reports."""
-    command = [
-        sys.executable, "-c", "from foundryrt.start import main; main()", "switch",
-        str(setup.bundle), "--tp", str(setup.ranks), "--url", f"http://127.0.0.1:{port}", "--json",
-    ]  # fmt: skip
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
-    )
-    if done.returncode:
-        raise SystemExit(f"the switch failed: {done.stderr[-2000:]}")
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report

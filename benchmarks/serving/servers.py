@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving.stream import request as post
 
@@ -76,6 +77,19 @@ def vllm(setup: Setup, port: int) -> list[str]:
 
 
 COMMANDS = {"vllm": vllm, "ours": ours}
+
+
+def switch(setup: Setup, port: int) -> dict[str, Any]:
+    """Have our server at `port` go on with the bundle and ranks of `setup`; what it reports."""
+    command = [
+        *_program("foundryrt.start"), "switch", str(setup.bundle), "--tp", str(setup.ranks),
+        "--url", f"http://127.0.0.1:{port}", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment(setup, "ours"))
+    if done.returncode:
+        raise ServerFailed(f"the switch failed: {done.stderr[-2000:]}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 def _ranks(setup: Setup, option: str) -> list[str]:
@@ -151,13 +165,16 @@ class Server:
 
     def first_token(self, prompt: Sequence[int], limit: float) -> float:
         """Seconds from the start of the process to the first token of an answer."""
-        body = {"model": "model", "prompt": list(prompt), "max_tokens": 2, "temperature": 0,
-                "ignore_eos": True, "stream": True}  # fmt: skip
-        asked = post("/v1/completions", body)
         while True:
-            if (came := first_text(self.port, asked, limit)) is not None:
+            if (came := self.ask(prompt, limit)) is not None:
                 return came - self._begun
             self._wait(limit)
+
+    def ask(self, prompt: Sequence[int], limit: float) -> float | None:
+        """When the first token of an answer came (`time.monotonic`); None where none does yet."""
+        body = {"model": "model", "prompt": list(prompt), "max_tokens": 2, "temperature": 0,
+                "ignore_eos": True, "stream": True}  # fmt: skip
+        return first_text(self.port, post("/v1/completions", body), limit)
 
     def ready(self, limit: float) -> float:
         """Seconds from the start of the process until /health says that all is well."""

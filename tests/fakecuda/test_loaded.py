@@ -154,7 +154,7 @@ def keeping(fake):
 
 
 def test_a_process_may_keep_kernels_of_the_bundle_that_it_closed_last(tmp_path, fake, keeping):
-    """But for those that may hold state; whoever opens it again gets what it gave before."""
+    """Kernels that may hold state are not kept; a bundle that is opened again gives the same."""
     own = captured((cubin(b"FAKE add", [b"counter"]), CUBINS[1]))
     other = captured((cubin(b"FAKE add"), cubin(b"FAKE more none")))
     given, loads = [], []

@@ -102,10 +102,10 @@ def test_a_graph_that_is_wanted_soon_is_made_next(long, fake):
     assert fake.live == ""
 
 
-def test_no_other_graph_is_begun_until_they_are_there(long, fake, monkeypatch):
-    """They are made as soon as they are read, even if that is after all others."""
-    preferred, made = threading.Event(), []
-    read, prefer, resolve = Graphs._read, Graphs.prefer, Materializer.resolve
+@pytest.fixture
+def preferred_first(monkeypatch):
+    """No graph is read before one is preferred."""
+    preferred, read, prefer = threading.Event(), Graphs._read, Graphs.prefer
 
     def reads(graphs: Graphs, index: int) -> None:
         assert preferred.wait(20)
@@ -115,14 +115,21 @@ def test_no_other_graph_is_begun_until_they_are_there(long, fake, monkeypatch):
         prefer(graphs, index)
         preferred.set()
 
+    monkeypatch.setattr(Graphs, "_read", reads)
+    monkeypatch.setattr(Graphs, "prefer", prefers)
+
+
+@pytest.mark.usefixtures("preferred_first")
+def test_no_other_graph_is_begun_until_they_are_there(long, fake, monkeypatch):
+    """They are made as soon as they are read, even if that is after all others."""
+    made, resolve = [], Materializer.resolve
+
     def resolves(native: Materializer) -> None:
         resolve(native)
         until(lambda: native.ready)
         time.sleep(0.05)
         made.extend(fake.instantiated)
 
-    monkeypatch.setattr(Graphs, "_read", reads)
-    monkeypatch.setattr(Graphs, "prefer", prefers)
     monkeypatch.setattr(Materializer, "resolve", resolves)
     with Session.open(long) as session:
         session.prepare([LAST])
@@ -282,27 +289,17 @@ def test_graphs_wait_for_weights_that_are_loaded_soon(long, fake, monkeypatch, m
     assert fake.live == ""
 
 
+@pytest.mark.usefixtures("preferred_first")
 @pytest.mark.parametrize(("order", "first"), [([], CHAIN), ([8], 1)])
 def test_the_first_graph_is_made_beside_weights(long, fake, monkeypatch, order, first):
     """And no other, although none has been begun before."""
-    preferred, made = threading.Event(), []
-    read, prefer = Graphs._read, Graphs.prefer
-
-    def reads(graphs: Graphs, index: int) -> None:
-        assert preferred.wait(20)
-        read(graphs, index)
-
-    def prefers(graphs: Graphs, index: int) -> None:
-        prefer(graphs, index)
-        preferred.set()
+    made = []
 
     def load(backend: CudaBackend) -> None:
         until(backend.ready)
         time.sleep(0.05)
         made.extend(fake.instantiated)
 
-    monkeypatch.setattr(Graphs, "_read", reads)
-    monkeypatch.setattr(Graphs, "prefer", prefers)
     monkeypatch.setattr(CudaBackend, "_loads", True)
     monkeypatch.setattr(CudaBackend, "load_weights", load)
     CudaBackend(Bundle.open(long), order=order).close()

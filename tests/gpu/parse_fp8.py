@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
-from parse_linear import COUNTS, distance, mixture64, random
+from parse_linear import COUNTS, Worst, distance, mixture64, random, same_when_replayed
 from quantized_cases import exact, quantize
 
 from parse_runtime.kernels.experts import experts
@@ -32,14 +32,10 @@ def halves(n: int, k: int) -> Quantized:
     return quantized(2 * (-(-n // 128) * 128), k)
 
 
-def products() -> dict[str, float]:
-    """Largest relative errors by function and type, over matrices and numbers of rows."""
-    worst: dict[str, float] = {}
-
-    def note(name: str, dtype: torch.dtype, found: Tensor, expected: Tensor) -> None:
-        name = f"{name} {dtype}"
-        worst[name] = max(worst.get(name, 0.0), distance(found, expected))
-
+def products() -> Worst:
+    """Over matrices and numbers of rows."""
+    worst = Worst()
+    note = worst.note
     for dtype in (torch.float32, torch.bfloat16):
         for n, k in MATRICES if dtype == torch.bfloat16 else MATRICES[2:]:
             w, gates, bias = quantized(n, k), halves(n, k), random(n, dtype=dtype)
@@ -114,17 +110,7 @@ def captured() -> bool:
         parts = linear_parts(linear_swiglu(x, gates), down).sum(0).bfloat16()
         return linear(parts, w), linear(linear_swiglu(many, gates), down)
 
-    layer()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = layer()
-    for _ in range(3):
-        x.copy_(random(3, 512))
-        many.copy_(random(100, 512))
-        graph.replay()
-        if not all(torch.equal(one, other) for one, other in zip(out, layer(), strict=True)):
-            return False
-    return True
+    return same_when_replayed(layer, x, many)
 
 
 def main() -> None:

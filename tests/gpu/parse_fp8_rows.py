@@ -11,7 +11,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
 from parse_fp8 import MATRICES, halves, quantized
-from parse_linear import distance, random
+from parse_linear import Worst, distance, random, same_when_replayed
 from quantized_cases import exact, rows_like
 
 from parse_runtime.kernels import experts as reference
@@ -61,14 +61,10 @@ def normed() -> int:
     return differing
 
 
-def products() -> dict[str, float]:
+def products() -> Worst:
     """Largest relative errors to the float64 product of what the rows in FP8 stand for."""
-    worst: dict[str, float] = {}
-
-    def note(name: str, dtype: torch.dtype, found: Tensor, expected: Tensor) -> None:
-        name = f"{name} {dtype}"
-        worst[name] = max(worst.get(name, 0.0), distance(found, expected))
-
+    worst = Worst()
+    note = worst.note
     for dtype in (torch.float32, torch.bfloat16):
         for n, k in MATRICES:
             w, gates, bias = quantized(n, k), halves(n, k), random(n, dtype=dtype)
@@ -139,19 +135,7 @@ def captured() -> bool:
     """Replays of a CUDA graph give the bits of direct launches."""
     gates, down, x = quantized(2048, 512), quantized(512, 1024), random(100, 512)
 
-    def layer() -> Tensor:
-        return linear(linear_swiglu(x, gates), down)
-
-    layer()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = layer()
-    for _ in range(3):
-        x.copy_(random(100, 512))
-        graph.replay()
-        if not torch.equal(out, layer()):
-            return False
-    return True
+    return same_when_replayed(lambda: [linear(linear_swiglu(x, gates), down)], x)
 
 
 def main() -> None:

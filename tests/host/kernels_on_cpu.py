@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.kernels import program
 from otfs_pipeline.receiver.kernels.geometry import Geometry
 
@@ -23,6 +25,22 @@ void call(void (*kernel)(A...), void* const* at) {
     call(kernel, at, std::index_sequence_for<A...>());
 }
 """
+
+
+def check_alike(
+    got: dict[str, np.ndarray], exact: reference.Received, bits: np.ndarray, noise: float,
+    close: float,
+) -> None:  # fmt: skip
+    """That a frame's results are those of numpy: noise within a share, symbols within `close`."""
+    kept = [np.count_nonzero(e.taps.value) for e in exact.estimates]
+    variances = [e.noise_variance for e in exact.estimates]
+    assert np.atleast_1d(got["taps"]).tolist() == kept
+    np.testing.assert_allclose(np.atleast_1d(got["noise_variance"]), variances, rtol=noise)
+    assert got["mu"] == pytest.approx(exact.mu, rel=1e-4)
+    assert got["variance"] == pytest.approx(exact.variance, rel=1e-2)
+    np.testing.assert_allclose(got["symbols"], exact.symbols, atol=close)
+    assert np.mean(got["bits"] != exact.bits) < 1e-3
+    assert np.mean(got["bits"].ravel() != bits) < 0.1
 
 
 def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, np.ndarray]:
