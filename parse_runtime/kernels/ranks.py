@@ -16,6 +16,10 @@ def summed(x: Tensor, ranks: Ranks) -> Tensor:
 def side_by_side(x: Tensor, ranks: Ranks, width: int) -> Tensor:
     """[T, width]: the columns [T, N] of each rank side by side, cut off where they are too many."""
     parts = ranks.all_gather(x.contiguous())
+    if x.is_cuda:
+        from parse_runtime.kernels.cuda.gather import launch_columns
+
+        return launch_columns(parts, width)
     return parts.transpose(0, 1).flatten(1)[:, :width].contiguous()
 
 
@@ -29,6 +33,10 @@ def own_rows(table: Tensor, index: Tensor, ranks: Ranks) -> Tensor:
 
     Rows of other ranks are zero: summed over the ranks, all rows are there.
     """
+    if table.is_cuda:
+        from parse_runtime.kernels.cuda.gather import launch_rows_at
+
+        return launch_rows_at(table, index, ranks=ranks)
     place = index - first_of(ranks, table.shape[0])
     there = (place >= 0) & (place < table.shape[0])
     rows = table.index_select(0, torch.where(there, place, 0))
