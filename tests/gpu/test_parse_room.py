@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from foundryrt.bundle.reader import Bundle
 
 sys.path.insert(0, str(Path(__file__).parent))
-from processes import RUN, finish, start
+from processes import finish, start
 from test_commands import PARSE, capture, run
 
 MODELS = """
