@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from parse_runtime.signature.selection import SelectionRule
-
-_FIRST_FAILURE = int(SelectionRule.FIRST_FAILURE)
+FIRST_FAILURE = 0
+"""The number of that `SelectionRule`."""
 
 
 def judged(
@@ -50,4 +49,4 @@ def select(verdicts: Tensor, count: Tensor, threshold: Tensor, rule: Tensor) -> 
     passed = (verdicts >= threshold[:, None]) & (number <= count[:, None])
     first = passed.to(torch.int64).cumprod(1).sum(1)
     longest = torch.where(passed, number, 0).amax(1)
-    return torch.where(rule == _FIRST_FAILURE, first, longest)
+    return torch.where(rule == FIRST_FAILURE, first, longest)

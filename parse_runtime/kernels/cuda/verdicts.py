@@ -8,11 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_side, wait
-from parse_runtime.signature.selection import SelectionRule
+from parse_runtime.kernels.verdicts import FIRST_FAILURE
 
 BLOCK = 1024
 """Columns that a program of `unrounded` reads at a time."""
-_FIRST_FAILURE = tl.constexpr(int(SelectionRule.FIRST_FAILURE))
+_FIRST_FAILURE = tl.constexpr(FIRST_FAILURE)
 
 
 @opaque
