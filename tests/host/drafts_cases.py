@@ -44,9 +44,11 @@ def accepted(beside: Beside) -> None:
         position = torch.tensor([5, MAX_LEN, MAX_LEN - 2, 40, MAX_LEN])
         slots = torch.tensor([2, 0, 1, 3, 0])
         token, depths = torch.randint(0, 2, (5,)), torch.tensor(tree.depths)
-        given = random_trees(tree, SLOTS + 1), depths, token, position, slots, MAX_LEN
+        trees, mixed = random_trees(tree, SLOTS + 1), int(seed > 0)
+        trees[:, 0] *= mixed  # with seed 0 every token is right
+        given = trees, depths, token * mixed, position, slots, MAX_LEN
         beside.note(f"rooted {name}", cuda.launch_rooted, host.rooted, given)
-        choices = torch.randint(0, 2, (5, tree.rows))
+        choices = torch.randint(0, 2, (5, tree.rows)) * mixed
         judged = host.rooted(*given).drafts, depths, choices, position, MAX_LEN, tree.depth
         beside.note(f"accept {name}", cuda.launch_accept, host.accept, judged)
         ended = position, *host.accept(*judged), tree.rows, MAX_LEN
