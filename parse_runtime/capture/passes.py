@@ -216,7 +216,7 @@ class Passes:
         scores = self._logits(hidden)
         choices = self._sample(signature, scores, rows.positions).view(slots.shape[0], -1)
         if self.loose:
-            choices = self.loose.choices(tree.drafts[:, 0], choices, scores)
+            choices = self.loose.choices(tree.tokens.view_as(choices), choices, scores)
         count, path, after = speculation.check(tree, position, choices)
         if self._head:
             speculation.go_on(self.cache, features, tree, slots, position, count, path, after)

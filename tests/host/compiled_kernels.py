@@ -31,6 +31,7 @@ from parse_runtime.kernels.gather import chained, elements_at, joined, put_rows,
 from parse_runtime.kernels.grow import grown
 from parse_runtime.kernels.likelihood import keep_likelihood, token_likelihood
 from parse_runtime.kernels.linear import linear, linear_parts
+from parse_runtime.kernels.loose import stay
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.plan import following, places_of, windowed
@@ -176,6 +177,7 @@ def run_drafts(batch: int, tree: DraftTree, dtype: torch.dtype) -> None:
     depths, kept = torch.tensor(tree.depths), torch.zeros(9, 3, tree.rows, dtype=torch.int64)
     found = rooted(kept, depths, token, position, token, 90)
     choices = found.tokens.view(batch, -1)
+    stay(found.tokens.view(batch, -1), choices, torch.zeros(choices.numel(), 99), 1, 0.3)
     count, path, after = accept(found.drafts, depths, choices, position, 90, tree.depth)
     ended = followed(position, count, path, after, tree.rows, 90)
     cache = torch.zeros(20, 2, 2, 16, KV_HEADS, HEAD_DIM, dtype=dtype)

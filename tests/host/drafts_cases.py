@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from itertools import product
 from pathlib import Path
@@ -12,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gather_cases import Beside, there, unlike
 
 from parse_runtime.kernels import drafts as host
-from parse_runtime.kernels import grow
+from parse_runtime.kernels import grow, loose
 from parse_runtime.kernels.cuda import drafts as cuda
 from parse_runtime.kernels.cuda import grow as cuda_grow
+from parse_runtime.kernels.cuda import likelihood as cuda_likelihood
+from parse_runtime.kernels.cuda import loose as cuda_loose
 from parse_runtime.signature.tree import DraftTree
 
 TREES = DraftTree(1), DraftTree(3), DraftTree(2, 2), DraftTree(3, 4), DraftTree(9, 7)
@@ -87,9 +90,25 @@ def grown(beside: Beside) -> None:
         found[f"nan {depth}x{width} {vocabulary}"] = int((~inside).sum())
 
 
+def stayed(beside: Beside) -> None:
+    """Drafted tokens that may stay, with windows from one to as many as there may be."""
+    for rows, window in ((3, 1), (5, 1), (5, 3), (24, 4)):
+        torch.manual_seed(rows)
+        tokens = torch.randint(0, 2, (6, rows))
+        alike = torch.rand(6, rows) < 0.8
+        choices = torch.where(alike, tokens.roll(-1, 1), 7)
+        logits = torch.randn(6 * rows, 60) * torch.rand(6 * rows, 1) * 8
+        on = there((tokens, choices, logits), beside.device)
+        entropy = cuda_likelihood.launch(on[2], on[1].flatten(), -100.0)[1]
+        ours = cuda_loose.launch(*on[:2], entropy, window, 0.4 * math.log(60))
+        found = loose.stay(tokens, choices, logits, window, 0.4)
+        beside.found[f"stays {rows} {window}"] = unlike(ours, found)
+
+
 def wrong(device: str) -> dict[str, int]:
     """By kernel and case."""
     beside = Beside(device)
     accepted(beside)
     grown(beside)
+    stayed(beside)
     return beside.found

@@ -31,7 +31,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "shared": ("qwen3", {"draft": "draft", "eagle": "head", "verify": "96x4,96x4x2"}),
     "tree": ("qwen3", {"eagle": "head", "eagle_width": 2}),
     "mixture": ("qwen3_moe", {"mixed": "4", "prefill": "64,96"}),
-    "windows": ("gemma3", {"draft": "draft", "speculate": "draft", "dtype": "bfloat16"}),
+    "windows": (
+        "gemma3",
+        {
+            "draft": "draft",
+            "speculate": "draft",
+            "fly_window": 2,
+            "dtype": "bfloat16",
+        },
+    ),
 }
 
 
