@@ -10,7 +10,12 @@ from foundryc.ranks import Ranks
 
 def summed(x: Tensor, ranks: Ranks) -> Tensor:
     """Float32: the sum of what each rank gives, in the order of ranks: all have the same bits."""
-    return ranks.all_gather(x.contiguous()).sum(0, dtype=torch.float32)
+    parts = ranks.all_gather(x.contiguous())
+    if x.is_cuda:
+        from parse_runtime.kernels.cuda.gather import launch_summed
+
+        return launch_summed(parts)
+    return parts.sum(0, dtype=torch.float32)
 
 
 def side_by_side(x: Tensor, ranks: Ranks, width: int) -> Tensor:
@@ -25,6 +30,10 @@ def side_by_side(x: Tensor, ranks: Ranks, width: int) -> Tensor:
 
 def first_of(ranks: Ranks, size: int) -> Tensor:
     """Int64 [1]: where this rank's part of a table begins, each rank having `size` entries."""
+    if ranks.words.is_cuda:
+        from parse_runtime.kernels.cuda.gather import launch_first
+
+        return launch_first(ranks.words, size)
     return ranks.words[:1].to(torch.int64) * size
 
 

@@ -22,7 +22,7 @@ from foundryc.ranks import Ranks
 from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
-from parse_runtime.kernels.cuda.gather import launch_columns
+from parse_runtime.kernels.cuda.gather import launch_columns, launch_summed
 from parse_runtime.kernels.cuda.reduce import all_reduce
 from parse_runtime.kernels.drafts import accept, followed, move, rooted
 from parse_runtime.kernels.evidence import by_cut, least_sure
@@ -36,7 +36,7 @@ from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.plan import following, places_of, windowed
 from parse_runtime.kernels.quantized import Quantized, plain
-from parse_runtime.kernels.ranks import own_rows
+from parse_runtime.kernels.ranks import first_of, own_rows
 from parse_runtime.kernels.rotate import Rotation, rotate_store
 from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.sample import sample, sample_and_step
@@ -165,7 +165,10 @@ def run_rows(slots: int, length: int, dtype: torch.dtype) -> None:
     places_of(index, index[:slots], 7)
     windowed(index, index, index, 9)
     widened(table.bfloat16())
-    launch_columns(torch.zeros(2, len(index), 16, dtype=dtype), 30)
+    parts = torch.zeros(2, len(index), 16, dtype=dtype)
+    launch_columns(parts, 30)
+    launch_summed(parts)
+    first_of(ranks, 9)
     following(index, index, 9)
     following(index, index, 9, (index[:slots], index[:slots], index[:slots]))
 

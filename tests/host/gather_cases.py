@@ -13,7 +13,7 @@ from parse_runtime.kernels.cuda import gather as cuda
 from parse_runtime.kernels.cuda import plan as cuda_plan
 from parse_runtime.kernels.gather import chained, elements_at, joined, put_rows, rows_at, widened
 from parse_runtime.kernels.plan import following, places_of, windowed
-from parse_runtime.kernels.ranks import own_rows
+from parse_runtime.kernels.ranks import first_of, own_rows
 
 TYPES = torch.float32, torch.bfloat16, torch.int64, torch.bool
 SHAPES = (), (7,), (3, 5), (1500,)
@@ -93,7 +93,10 @@ def shared(beside: Beside) -> None:
         one, other = Ranks(2, words.to(beside.device), slabs, 256), Ranks(2, words, slabs, 256)
         ours = cuda.launch_rows_at(*there((table, index), beside.device), ranks=one)
         beside.found[f"rank {rank}"] = unlike(ours, own_rows(table, index, other))
-    parts = torch.randn(3, 5, 40)
+        ours = cuda.launch_first(one.words, 40_000)
+        beside.found[f"first {rank}"] = unlike(ours, first_of(other, 40_000))
+    parts = torch.randint(-99, 99, (3, 5, 40)).float()
+    beside.note("summed", cuda.launch_summed, lambda x: x.sum(0), (parts,))
     for width in (120, 101):
         side = torch.cat(list(parts), -1)[:, :width]
         ours = cuda.launch_columns(parts.to(beside.device), width)

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from compiled_kernels import AsCuda, Hopper
 from parse_models import eager, save, save_head
 
+from foundryc.ranks import Ranks
 from parse_runtime.capture.record import Settings
 
 MEMORY = "empty", "new_empty", "empty_like", "empty_strided"
@@ -30,7 +31,7 @@ VIEWS = (
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "shared": ("qwen3", {"draft": "draft", "eagle": "head", "verify": "96x4,96x4x2"}),
     "tree": ("qwen3", {"eagle": "head", "eagle_width": 2}),
-    "mixture": ("qwen3_moe", {"mixed": "4", "prefill": "64,96"}),
+    "mixture": ("qwen3_moe", {"mixed": "4", "prefill": "64,96", "dtype": "bfloat16"}),
     "windows": (
         "gemma3",
         {
@@ -72,7 +73,11 @@ def passes(kind: str, options: dict[str, Any], folder: Path) -> dict[str, list[s
     sizes = {"prefill": "16,96", "verify": "96x4", "evidence": "30", "max_len": 64, "slots": 4}
     settings = Settings(model=str(folder / "model"), yes="a", no="b", **sizes | options | files)
     found = {}
-    for (name, key), graph in eager(settings, (5, 9))[0]._passes.items():
+    shared = None
+    if kind == "qwen3_moe":  # two ranks, none of which is there
+        slabs = torch.zeros(4 << 20, dtype=torch.uint8)
+        shared = Ranks(2, torch.tensor([0, 2, 0, 0], dtype=torch.int32), slabs, 1 << 19)
+    for (name, key), graph in eager(settings, (5, 9), ranks=shared)[0]._passes.items():
         with torch.no_grad(), AsCuda(), Computed() as computed:
             graph._run()
         found[f"{name} {dict(key)}"] = computed.names

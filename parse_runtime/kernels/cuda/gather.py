@@ -56,6 +56,24 @@ def launch_columns(parts: Tensor, width: int) -> Tensor:
 
 
 @opaque
+def launch_summed(parts: Tensor) -> Tensor:
+    """`parse_runtime.kernels.ranks.summed` of [ranks, ...] that all have."""
+    found = torch.empty(parts.shape[1:], dtype=torch.float32, device=parts.device)
+    _summed[(triton.cdiv(found.numel(), FEW),)](
+        parts, found, found.numel(), RANKS=parts.shape[0], BLOCK=FEW, num_warps=1, **OPTIONS
+    )
+    return found
+
+
+@opaque
+def launch_first(words: Tensor, size: int) -> Tensor:
+    """`parse_runtime.kernels.ranks.first_of`, of a rank's words."""
+    found = torch.empty(1, dtype=torch.int64, device=words.device)
+    _first[(1,)](words, found, size, num_warps=1, **OPTIONS)
+    return found
+
+
+@opaque
 def launch_chained(first: Tensor, second: Tensor, repeat: int) -> Tensor:
     """`parse_runtime.kernels.gather.chained`."""
     found = first.new_empty(first.shape[0] + second.shape[0] * repeat, *first.shape[1:])
@@ -140,6 +158,24 @@ def _columns(parts, found, columns, width, BLOCK: tl.constexpr):
     come = (at // columns * tl.num_programs(0) + row) * columns + at % columns
     x = tl.load(parts + come, at < width, other=0)
     tl.store(found + row * width + at, x, at < width)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _summed(parts, found, count, RANKS: tl.constexpr, BLOCK: tl.constexpr):
+    release()
+    wait()
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for rank in tl.static_range(RANKS):
+        total += tl.load(parts + rank * count + at, at < count, other=0.0).to(tl.float32)
+    tl.store(found + at, total, at < count)
+
+
+@triton.jit(do_not_specialize=["size"])
+def _first(words, found, size):
+    release()
+    wait()
+    tl.store(found, tl.load(words).to(tl.int64) * size)
 
 
 @triton.jit(do_not_specialize=["own", "repeated", "total"])
