@@ -9,7 +9,7 @@ import pytest
 
 from foundryrt.errors import RankLost, UsageError
 from foundryrt.ranks import command
-from foundryrt.ranks.command import AskedRanks
+from foundryrt.ranks.asked import AskedRanks, begun
 from foundryrt.ranks.launcher import place
 
 TORCHRUN = {
@@ -135,4 +135,4 @@ def test_the_gpu_of_a_launched_rank(bare, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
     assert AskedRanks.of(["a.fdy", "--tp", "4"]).device() == 0
     AskedRanks.of(["a.fdy", "--tp", "4"]).begin("a.fdy")
-    assert not command._begun
+    assert not begun
