@@ -22,6 +22,7 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
 from parse_runtime.kernels.streamed import shared
+from parse_runtime.kernels.trial import ON
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class Tiles:
     spans: int
     stages: int
     early: int = 0
+    bound: int = 168
 
     @property
     def options(self) -> dict[str, int]:
         """Launch options: with more registers fewer programs would fit beside each other."""
-        bound = {"maxnreg": REGISTERS} if self.early else {}
+        bound = {"maxnreg": self.bound} if self.early else {}
         return {"num_warps": 4, "num_stages": self.stages, **bound}
 
 
@@ -51,6 +53,14 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | Non
     A tile is no larger than a block of scales, and divides it.
     """
     n, k = weight.shape
+    kind = "gate" if n == 8704 else "qkv" if n == 1792 else "o" if k == 1280 else "down"
+    if shared() and kind in ON and n < 10000:
+        columns, deep, spans, stages, early, *bound = map(int, ON[kind].split("/"))
+        tiles = fitting(Tiles(columns, deep, spans, stages), count, dtype)
+        if bound:
+            tiles = replace(tiles, bound=bound[0])
+        last = k // deep - triton.cdiv(k // deep, spans) * (spans - 1)
+        return replace(tiles, early=min(early, last) if count <= 16 else 0)
     # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
     deepest = BLOCK if dtype.itemsize == 2 else 32
     depth = min(deepest, max(16, triton.next_power_of_2(k)))
@@ -167,8 +177,23 @@ def _stream(
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    span, tiles = tl.program_id(2), tl.cdiv(k, DEPTH)
-    share = tl.cdiv(tiles, tl.num_programs(2))
+    span = tl.program_id(2)
+    total = stream_tile(
+        x, weight, scale, bias, row, column, span, tl.num_programs(2), count, n, k,
+        x_stride, w_stride, DEPTH, EVEN, STAGES, EARLY,
+    )  # fmt: skip
+    out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
+    tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def stream_tile(
+    x, weight, scale, bias, row, column, span, spans, count, n, k, x_stride, w_stride,
+    DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """A span's sums [columns, rows] of a product, for a kernel that has not waited yet."""
+    tiles = tl.cdiv(k, DEPTH)
+    share = tl.cdiv(tiles, spans)
     first, last = span * share, tl.minimum(span * share + share, tiles)
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
@@ -176,9 +201,9 @@ def _stream(
     wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
-        scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
+        scale = scales(scale, 0, n, tl.program_id(1) * column.shape[0], k)
     depth = tl.arange(0, DEPTH)
-    total = tl.zeros((COLUMNS, ROWS), tl.float32)
+    total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
     rows = rows_of(x_row, (row < count)[:, None], first, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
         total = add_product(total, held[tile], rows[tile], scale, (first + tile) * DEPTH)
@@ -189,8 +214,7 @@ def _stream(
         total = add_product(total, w, a, scale, tile * DEPTH)
     if bias is not None and span == 0:
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
-    out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
-    tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
+    return total
 
 
 @triton.jit

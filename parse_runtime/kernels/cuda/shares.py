@@ -1,0 +1,88 @@
+"""Products of few rows of which each rank has a share: programs send theirs as they end.
+
+So no kernel reads the shares again to send them, and words travel while other programs, and the
+start of the next kernel, take their time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foundryc.cuda.exchange import DTYPES, WORD, Exchange, as_word, parameters, send
+from foundryc.ranks import Ranks
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release
+from parse_runtime.kernels.cuda.stream import Tiles, choose, stream_tile, tile_rows
+from parse_runtime.kernels.quantized import Weight, split
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Shares [count, width] of a sum over `world` ranks, on their way to all of them.
+
+    Whoever reads them makes their places ready again; nothing else is exchanged before.
+    """
+
+    exchange: Exchange
+    world: int
+    count: int
+    width: int
+
+
+@opaque
+def send_product(
+    x: Tensor, weight: Weight, ranks: Ranks, tiles: Tiles | None = None
+) -> Sent | None:
+    """Send this rank's x [T, K] times weight [N, K] transposed, rounded to x's dtype, to all.
+
+    None where a rank cannot send as much at a time, or no whole words.
+    """
+    values, scale = split(weight)
+    count, (n, k) = x.shape[0], values.shape
+    width = n // DTYPES[x.dtype]
+    if n % DTYPES[x.dtype] or count * width * WORD > ranks.capacity:
+        return None
+    tiles = tiles or choose(values, x.dtype, count, most_spans=1)
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    sent = Sent(parameters(ranks), ranks.world, count, n)
+    rows = tile_rows(count)
+    _stream_shares[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns)](
+        x, values, scale, *sent.exchange, width, count, n, k, x.stride(0), values.stride(0),
+        ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
+        STAGES=tiles.stages, EARLY=tiles.early, WORLD=ranks.world,
+        PAIRS=x.dtype == torch.bfloat16, **tiles.options, **OPTIONS,
+    )  # fmt: skip
+    return sent
+
+
+# Values of a count would choose other machine code; a buffer alternates.
+@triton.jit(do_not_specialize=["count", "buffer"])
+def _stream_shares(
+    x, weight, scale, state, slabs, slab, buffer, capacity, width, count, n, k, x_stride, w_stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, WORLD: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    release()
+    # Known before a pass is launched, as weights are.
+    rank, ranks = tl.load(state), tl.load(state + 1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    total = stream_tile(
+        x, weight, scale, None, row, column, 0, 1, count, n, k, x_stride, w_stride,
+        DEPTH, EVEN, STAGES, EARLY,
+    )  # fmt: skip
+    if PAIRS:
+        halves = total.reshape(COLUMNS // 2, 2, ROWS).permute(0, 2, 1)
+        low, high = tl.split(halves)
+        at = tl.program_id(1) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
+    else:
+        low, high, at = total, total, column
+    word = as_word(low, high, PAIRS).T
+    place = slabs + buffer + rank * capacity + row[:, None] * width + at[None, :]
+    there = (row < count)[:, None] & (at < width)[None, :]
+    send(place, slab, rank, ranks, word, there, WORLD, PAIRS)
