@@ -10,6 +10,7 @@ from parse_runtime.kernels.quantized import Weight
 from parse_runtime.kernels.ranks import Added, linear_shares
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.streamed import holds
+from parse_runtime.kernels.trial import ON
 
 
 def attend_step(
@@ -63,6 +64,10 @@ def attend_step_parts(
             scale, cap,
         )  # fmt: skip
         held = united_product(partial, weight) if holds(qkv) else None
+        if "united" in ON and held is None and ranks is not None:
+            from parse_runtime.kernels.cuda.shares import send_united
+
+            held = send_united(partial, weight, ranks)
         return linear_shares(unite(partial), weight, ranks) if held is None else held
     q = rotation.store(qkv, cache_layer, tables, slots)
     x = attend_step(
