@@ -63,7 +63,7 @@ def attend_step_parts(
             qkv, rotation, cache_layer, tables, slots, cuts, starts, ancestors, keys, length, lows,
             scale, cap,
         )  # fmt: skip
-        held = united_product(partial, weight) if holds(qkv) else None
+        held: Added | None = united_product(partial, weight) if holds(qkv) else None
         if "united" in ON and held is None and ranks is not None:
             from parse_runtime.kernels.cuda.shares import send_united
 

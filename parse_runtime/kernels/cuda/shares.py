@@ -154,10 +154,10 @@ def _united_shares(
             sums, tops, totals, at // HEAD_DIM, at % HEAD_DIM, 0, cuts, starts, ancestors, lows,
             keys, HEAD_DIM, SPAN, SPANS,
         )  # fmt: skip
-        tiles = append(tiles, x.to(weight.dtype.element_ty))
+        tiles = append(tiles, x)
     total = tl.zeros((COLUMNS, ROWS), tl.float32)
     for tile in tl.static_range(TILES):
         only = tl.where((row == 0)[:, None], tiles[tile][None, :], 0.0)
-        total = add_product(total, held[tile], only, None, 0)
+        total = add_product(total, held[tile], only.to(weight.dtype.element_ty), None, 0)
     first = tl.program_id(0) * COLUMNS
     share(total, row, first, 1, slabs, slab, buffer, capacity, width, rank, ranks, WORLD, True)
