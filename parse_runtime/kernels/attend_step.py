@@ -10,7 +10,6 @@ from parse_runtime.kernels.quantized import Weight
 from parse_runtime.kernels.ranks import Added, linear_shares
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.streamed import holds
-from parse_runtime.kernels.trial import ON
 
 
 def attend_step(
@@ -63,11 +62,7 @@ def attend_step_parts(
             qkv, rotation, cache_layer, tables, slots, cuts, starts, ancestors, keys, length, lows,
             scale, cap,
         )  # fmt: skip
-        held: Added | None = united_product(partial, weight) if holds(qkv) else None
-        if "united" in ON and held is None and ranks is not None:
-            from parse_runtime.kernels.cuda.shares import send_united
-
-            held = send_united(partial, weight, ranks)
+        held = united_product(partial, weight) if holds(qkv) else None
         return linear_shares(unite(partial), weight, ranks) if held is None else held
     q = rotation.store(qkv, cache_layer, tables, slots)
     x = attend_step(

@@ -26,7 +26,7 @@ def linear_shares(x: Tensor, weight: Weight, ranks: Ranks | None) -> Added:
 
     On CUDA those of few rows are sent to all ranks at once.
     """
-    if "sent" in ON and ranks is not None and streams(x) and not rounds_rows(weight):
+    if "apart" not in ON and ranks is not None and streams(x) and not rounds_rows(weight):
         from parse_runtime.kernels.cuda.held import holding
         from parse_runtime.kernels.cuda.shares import send_product
 

@@ -36,8 +36,13 @@ def measure(variant: str) -> dict:
     trial.turn(variant)
     ranks = Ranks(4, words, slabs, capacity)
     passes = Passes(
-        "target", shard.config, weights, own, lambda n, t, r, grows=None: t.to("cuda"),
-        run_ahead=True, ranks=ranks,
+        "target",
+        shard.config,
+        weights,
+        own,
+        lambda n, t, r, grows=None: t.to("cuda"),
+        run_ahead=True,
+        ranks=ranks,
     )
     filler = torch.Generator("cuda").manual_seed(1)
     passes.cache.values.normal_(0, 1, generator=filler)
@@ -93,4 +98,6 @@ for variant in sys.argv[1:]:
         said = measure(variant)
     except Exception as error:
         said = {"failed": repr(error)[:300]}
-    print(json.dumps({"variant": variant} | said | {"s": round(time.time() - began, 1)}), flush=True)
+    print(
+        json.dumps({"variant": variant} | said | {"s": round(time.time() - began, 1)}), flush=True
+    )

@@ -15,15 +15,9 @@ from torch import Tensor
 
 from foundryc.cuda.exchange import DTYPES, WORD, Exchange, as_word, parameters, send
 from foundryc.ranks import Ranks
-from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.early import append, hold
-from parse_runtime.kernels.cuda.stream import Tiles, add_product, choose, stream_tile, tile_rows
-from parse_runtime.kernels.cuda.unite import FEW, Partial, united
+from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release
+from parse_runtime.kernels.cuda.stream import Tiles, choose, stream_tile, tile_rows
 from parse_runtime.kernels.quantized import Weight, split
-
-
-MOST_TILES = 10
-"""Of a weight that a program holds whole."""
 
 
 @dataclass(frozen=True)
@@ -104,60 +98,6 @@ def share(
     word = as_word(low, high, PAIRS).T
     place = slabs + buffer + rank * capacity + row[:, None] * width + at[None, :]
     there = (row < count)[:, None] & (at < width)[None, :]
+    # Read by nobody: a load has threads of a warp side by side along a row, and the stores, too.
+    word |= tl.load(place, there & (ranks < 0), other=0)
     send(place, slab, rank, ranks, word, there, WORLD, PAIRS)
-
-
-@opaque
-def send_united(partial: Partial, weight: Weight, ranks: Ranks) -> Sent | None:
-    """`send_product` of one row whose spans are united on the way; the same bits.
-
-    None where a program cannot hold all of its weights.
-    """
-    values, scale = split(weight)
-    count, _, spans, head_dim = partial.sums.shape
-    n, k = values.shape
-    tiles = choose(values, partial.dtype, count, most_spans=1)
-    held = k // tiles.depth
-    if (
-        count != 1 or spans > FEW or scale is not None or held > MOST_TILES
-        or tiles.columns != 32 or k % tiles.depth or partial.dtype != torch.bfloat16
-    ):  # fmt: skip
-        return None
-    sent = Sent(parameters(ranks), ranks.world, 1, n)
-    _united_shares[(triton.cdiv(n, tiles.columns),)](
-        partial.sums, partial.tops, partial.totals, *partial.seen, values, *sent.exchange, n // 2,
-        n, values.stride(0), HEAD_DIM=head_dim, SPAN=partial.span, SPANS=spans,
-        ROWS=tile_rows(1), COLUMNS=tiles.columns, DEPTH=tiles.depth, TILES=held,
-        WORLD=ranks.world, num_warps=4, num_stages=1, maxnreg=240, **OPTIONS,
-    )  # fmt: skip
-    return sent
-
-
-@triton.jit(do_not_specialize=["tops", "totals", "keys", "buffer"])
-def _united_shares(
-    sums, tops, totals, cuts, starts, ancestors, lows, keys, weight,
-    state, slabs, slab, buffer, capacity, width, n, w_stride,
-    HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr, WORLD: tl.constexpr,
-):  # fmt: skip
-    release()
-    rank, ranks = tl.load(state), tl.load(state + 1)
-    row = tl.arange(0, ROWS)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
-    held = hold(w_row, 0, DEPTH, TILES)
-    wait()
-    tiles = ()
-    for tile in tl.static_range(TILES):
-        at = tile * DEPTH + tl.arange(0, DEPTH)
-        x = united(
-            sums, tops, totals, at // HEAD_DIM, at % HEAD_DIM, 0, cuts, starts, ancestors, lows,
-            keys, HEAD_DIM, SPAN, SPANS,
-        )  # fmt: skip
-        tiles = append(tiles, x)
-    total = tl.zeros((COLUMNS, ROWS), tl.float32)
-    for tile in tl.static_range(TILES):
-        only = tl.where((row == 0)[:, None], tiles[tile][None, :], 0.0)
-        total = add_product(total, held[tile], only.to(weight.dtype.element_ty), None, 0)
-    first = tl.program_id(0) * COLUMNS
-    share(total, row, first, 1, slabs, slab, buffer, capacity, width, rank, ranks, WORLD, True)

@@ -54,7 +54,7 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | Non
     """
     n, k = weight.shape
     kind = "gate" if n == 8704 else "qkv" if n == 1792 else "o" if k == 1280 else "down"
-    if shared() and kind in ON and n < 10000:
+    if shared() and kind in ON and n < 10000 and (count <= 16 or kind != "gate"):
         columns, deep, spans, stages, early, *bound = map(int, ON[kind].split("/"))
         tiles = fitting(Tiles(columns, deep, spans, stages), count, dtype)
         if bound:
