@@ -133,27 +133,6 @@ def await_words(own, capacity, state, there, first, COUNT: tl.constexpr):
 
 
 @triton.jit
-def await_pieces(own, capacity, state, first, count, WORLD: tl.constexpr, BLOCK: tl.constexpr):
-    """As `await_words`, of all ranks at once, whose pieces of a tile of x may be cut off.
-
-    The piece of a rank begins `first` words into x, and BLOCK words behind the one before.
-    """
-    began, bound = globaltimer(), tl.load(state + 3).to(tl.int64) * 1000000
-    late = tl.load(state) * 0
-    waiting = late == 0
-    while waiting:
-        missing = tl.full(first.shape, 0, tl.int32)
-        for piece in tl.static_range(WORLD):
-            awaited = first + piece * BLOCK < count
-            got = tl.load(own + piece * capacity, awaited, other=1, volatile=True)
-            missing = tl.where(got == 0, piece + 1, missing)
-        late = lateness(missing, began, bound, state)
-        waiting = (late > 0) & (late % 2 == 0)
-    if late > 0:
-        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
-
-
-@triton.jit
 def await_sums(
     own, capacity, state, rank, ranks, there, WORLD: tl.constexpr, PAIRS: tl.constexpr
 ):  # fmt: skip

@@ -11,8 +11,7 @@ from foundryc.ranks import Ranks
 from parse_runtime.kernels.activations import rounds_rows
 from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.quantized import Weight
-from parse_runtime.kernels.streamed import holds, streams
-from parse_runtime.kernels.trial import ON
+from parse_runtime.kernels.streamed import streams
 
 if TYPE_CHECKING:
     from parse_runtime.kernels.cuda.shares import Sent
@@ -24,14 +23,12 @@ Added: TypeAlias = "Tensor | Sent"
 def linear_shares(x: Tensor, weight: Weight, ranks: Ranks | None) -> Added:
     """`linear_parts`, of several ranks a share, for `add_rms_norm` to add up.
 
-    On CUDA those of few rows are sent to all ranks at once.
+    On CUDA those of few rows are sent to all ranks at once, where the matrix is large.
     """
-    if "apart" not in ON and ranks is not None and streams(x) and not rounds_rows(weight):
-        from parse_runtime.kernels.cuda.held import holding
-        from parse_runtime.kernels.cuda.shares import send_product
+    if ranks is not None and streams(x) and not rounds_rows(weight):
+        from parse_runtime.kernels.cuda.shares import send_product, sends
 
-        held = holds(x) and holding(weight) is not None
-        sent = None if held else send_product(x, weight, ranks)
+        sent = send_product(x, weight, ranks) if sends(x, weight) else None
         if sent is not None:
             return sent
     return linear_parts(x, weight)

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foundryc.ranks import Ranks
+from parse_runtime.kernels.cuda.shares import send_product
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.ranks import linear_shares
 from parse_runtime.kernels.rotate import rotate_store
+from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.streamed import HELD_ROWS, of_steps
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 from parse_runtime.signature.sizes import BLOCK
@@ -58,7 +59,9 @@ def same_when_replayed(layer: Callable[[], Sequence[Tensor]], *inputs: Tensor) -
 def shares(x: Tensor, w: Tensor) -> Tensor:
     """The sum over ranks, of which one takes part, of products that a kernel sends."""
     weight = torch.ones(w.shape[0], dtype=x.dtype, device="cuda")
-    return add_rms_norm(linear_shares(x, w, alone()), None, weight, 1e-6, ranks=alone())[1]
+    sent = send_product(x, w, alone()) if x.shape[0] <= STREAMED_ROWS else None
+    own = linear_parts(x, w) if sent is None else sent
+    return add_rms_norm(own, None, weight, 1e-6, ranks=alone())[1]
 
 
 @cache

@@ -23,6 +23,7 @@ from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
 from parse_runtime.kernels.cuda.reduce import all_reduce
+from parse_runtime.kernels.cuda.shares import send_product
 from parse_runtime.kernels.evidence import by_cut, least_sure
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.likelihood import token_likelihood
@@ -30,7 +31,6 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.quantized import Quantized, plain
-from parse_runtime.kernels.ranks import linear_shares
 from parse_runtime.kernels.rotate import Rotation, rotate_store
 from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.sample import sample, sample_and_step
@@ -121,7 +121,9 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     with of_steps(16, ranks=True):
         gated = linear_swiglu(total, normal(2 * WIDTH, HIDDEN))
         add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
-        add_rms_norm(linear_shares(gated, normal(HIDDEN, WIDTH), ranks), total, norm, 1e-6)
+        sent = send_product(gated, normal(HIDDEN, WIDTH), ranks)
+        assert sent is not None
+        add_rms_norm(sent, total, norm, 1e-6)
     with fp8_activations(True):
         normed_parts(total, x, norm, 1e-6, 0.0, ranks, quantized(WIDTH, HIDDEN))
     all_reduce(total, ranks)

@@ -19,7 +19,6 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, side_by_s
 from parse_runtime.kernels.cuda.rotate_group import prepared, rotate_group, row_place, sizes
 from parse_runtime.kernels.cuda.unite import Partial, bit_length, unite
 from parse_runtime.kernels.rotate import Rotation
-from parse_runtime.kernels.trial import ON
 
 ROTATED = (
     "parts", "positions", "frequencies", "cache", "rows", "q_norm", "k_norm", "eps", "offset",
@@ -123,7 +122,6 @@ def rotated_partial(
 def choose(dtype: torch.dtype, keys: int) -> Tiles:
     """Tiles for a number of keys that may be read (benchmarks/results/parse_tiles.json)."""
     span = 128 if keys <= 1024 else 256 if keys <= 6144 else 512
-    span = int(ON.get("span", span))
     if dtype == torch.float32:
         return Tiles(span, 16, 32, 4, 2, 528)
     # Two warps are faster in decode steps of many slots, but rotate in sums of another order than

@@ -16,7 +16,6 @@ from foundryc.cuda.exchange import (
     Exchange,
     as_word,
     as_words,
-    await_pieces,
     await_sums,
     await_words,
     clear,
@@ -29,7 +28,6 @@ from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.shares import Sent
 from parse_runtime.kernels.cuda.stream import sum_parts
-from parse_runtime.kernels.trial import ON
 
 REGISTERS = 80
 """Of a thread of `reduce_add_rms_norm`, where it has up to eight words of up to four ranks."""
@@ -142,14 +140,13 @@ def all_reduce(x: Tensor, ranks: Ranks) -> Tensor:
     words = as_words(x)
     out = torch.empty_like(words)
     # A source's place is halved: pieces to add up, then sums.
-    _BLOCK = int(ON.get("block", 256))
     step = ranks.capacity // WORD // 2 // _BLOCK * _BLOCK * ranks.world
     for first in range(0, words.shape[0], step):
         count = min(step, words.shape[0] - first)
         _all_reduce[(triton.cdiv(count, _BLOCK * ranks.world),)](
             words[first:], out[first:], *parameters(ranks), count,
-            WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK, num_warps=_BLOCK // 128,
-            ALL="pieces" in ON, **({"maxnreg": int(ON["regs"])} if "regs" in ON else {}), **OPTIONS,
+            WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK, num_warps=2,
+            **OPTIONS,
         )  # fmt: skip
     return out.view(x.dtype).view(x.shape)
 
@@ -157,7 +154,7 @@ def all_reduce(x: Tensor, ranks: Ranks) -> Tensor:
 @triton.jit(do_not_specialize=["buffer", "count"])
 def _all_reduce(
     x, out, state, slabs, slab, buffer, capacity, count,
-    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr, ALL: tl.constexpr,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -181,13 +178,10 @@ def _all_reduce(
         clear(own, capacity, rank, ranks, mine, WORLD)
         half = capacity // 2
         send(place + half, slab, rank, ranks, as_word(low, high, PAIRS), mine, WORLD, PAIRS)
-        if ALL:
-            await_pieces(own + half, capacity, state, first, count, WORLD, BLOCK)
         # The last tile's pieces of some ranks are shorter, or not there at all.
         for piece in tl.static_range(WORLD):
             one = first + piece * BLOCK
-            if not ALL:
-                await_words(own + half, capacity, state, one < count, piece, 1)
+            await_words(own + half, capacity, state, one < count, piece, 1)
             sums = own + half + piece * capacity
             word = tl.load(sums, one < count, other=0, volatile=True)
             tl.store(out + one, word, one < count)

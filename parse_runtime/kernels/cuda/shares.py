@@ -6,7 +6,7 @@ start of the next kernel, take their time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -16,8 +16,21 @@ from torch import Tensor
 from foundryc.cuda.exchange import DTYPES, WORD, Exchange, as_word, parameters, send
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release
-from parse_runtime.kernels.cuda.stream import Tiles, choose, stream_tile, tile_rows
+from parse_runtime.kernels.cuda.held import PROGRAMS, holding
+from parse_runtime.kernels.cuda.stream import (
+    COLUMNS,
+    PROCESSORS,
+    Tiles,
+    choose,
+    fitting,
+    stream_tile,
+    tile_rows,
+)
 from parse_runtime.kernels.quantized import Weight, split
+from parse_runtime.kernels.streamed import holds
+
+SHORT = 2048
+"""Up to such a K a rank's product has tiles of half the depth."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,12 @@ class Sent:
     width: int
 
 
+def sends(x: Tensor, weight: Weight) -> bool:
+    """Whether `send_product` is for these rows: it has enough programs, and none could hold it."""
+    programs = triton.cdiv(split(weight)[0].shape[0], COLUMNS)
+    return programs >= PROGRAMS and not (holds(x) and holding(weight) is not None)
+
+
 @opaque
 def send_product(
     x: Tensor, weight: Weight, ranks: Ranks, tiles: Tiles | None = None
@@ -46,7 +65,7 @@ def send_product(
     width = n // DTYPES[x.dtype]
     if n % DTYPES[x.dtype] or count * width * WORD > ranks.capacity:
         return None
-    tiles = tiles or choose(values, x.dtype, count, most_spans=1)
+    tiles = tiles or choose_shares(values, x.dtype, count)
     if x.stride(1) != 1:
         x = x.contiguous()
     sent = Sent(parameters(ranks), ranks.world, count, n)
@@ -58,6 +77,20 @@ def send_product(
         PAIRS=x.dtype == torch.bfloat16, **tiles.options, **OPTIONS,
     )  # fmt: skip
     return sent
+
+
+def choose_shares(weight: Tensor, dtype: torch.dtype, count: int) -> Tiles:
+    """As `choose`, of a matrix [N, K] whose K is not split (benchmarks/results/tp_sent.json).
+
+    Few programs with many tiles on their way read as fast as many. Where K is short, as behind
+    attention, tiles are, too: then a program of the next product has room beside one of these.
+    """
+    tiles = choose(weight, dtype, count, most_spans=1)
+    if triton.cdiv(weight.shape[0], tiles.columns) > PROCESSORS or weight.dtype.itemsize != 2:
+        return tiles
+    held = tiles.early * tiles.depth
+    depth = min(tiles.depth, 64) if weight.shape[1] <= SHORT else tiles.depth
+    return fitting(replace(tiles, depth=depth, stages=8, early=held // depth), count, dtype)
 
 
 # Values of a count would choose other machine code; a buffer alternates.

@@ -22,7 +22,6 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
 from parse_runtime.kernels.streamed import shared
-from parse_runtime.kernels.trial import ON
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,13 @@ class Tiles:
     spans: int
     stages: int
     early: int = 0
-    bound: int = 168
+    registers: int | None = None
+    """Of a thread that holds some: with more, fewer programs would fit beside each other."""
 
     @property
     def options(self) -> dict[str, int]:
-        """Launch options: with more registers fewer programs would fit beside each other."""
-        bound = {"maxnreg": self.bound} if self.early else {}
+        """Launch options."""
+        bound = {} if self.registers is None else {"maxnreg": self.registers}
         return {"num_warps": 4, "num_stages": self.stages, **bound}
 
 
@@ -53,14 +53,6 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | Non
     A tile is no larger than a block of scales, and divides it.
     """
     n, k = weight.shape
-    kind = "gate" if n == 8704 else "qkv" if n == 1792 else "o" if k == 1280 else "down"
-    if shared() and kind in ON and n < 10000 and (count <= 16 or kind != "gate"):
-        columns, deep, spans, stages, early, *bound = map(int, ON[kind].split("/"))
-        tiles = fitting(Tiles(columns, deep, spans, stages), count, dtype)
-        if bound:
-            tiles = replace(tiles, bound=bound[0])
-        last = k // deep - triton.cdiv(k // deep, spans) * (spans - 1)
-        return replace(tiles, early=min(early, last) if count <= 16 else 0)
     # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
     deepest = BLOCK if dtype.itemsize == 2 else 32
     depth = min(deepest, max(16, triton.next_power_of_2(k)))
@@ -83,14 +75,21 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | Non
     tiles = fitting(tiles, count, dtype)
     few = count <= 16 and blocks * tiles.spans <= RESIDENT
     if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
-        tiles = replace(tiles, early=_early(tiles, k // tiles.depth))
+        tiles = _holding(tiles, blocks, k)
     return tiles
 
 
-def _early(tiles: Tiles, count: int) -> int:
-    """Of so many tiles those that a program holds, which every span must have."""
+def _holding(tiles: Tiles, blocks: int, k: int) -> Tiles:
+    """Tiles of which a program holds the first ones; every span must have as many."""
+    early, registers = EARLY, REGISTERS
+    if tiles.spans == 1 and PROCESSORS < blocks <= 2 * PROCESSORS and k % BLOCK == 0:
+        # Most multiprocessors have one program, which reads for two.
+        tiles = Tiles(COLUMNS, BLOCK, 1, 5)
+        early, registers = MORE_EARLY, MORE_REGISTERS
+    count = k // tiles.depth
     last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
-    return max(0, min(EARLY // tiles.depth, int(last)))
+    early = max(0, min(early // tiles.depth, last))
+    return replace(tiles, early=early, registers=registers if early else None)
 
 
 def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
@@ -118,7 +117,9 @@ MOST_SPANS = 8
 RESIDENT = 3 * PROCESSORS
 """Programs that are on a device at once: where there are more, most do not start early."""
 EARLY, REGISTERS = 384, 168
-"""Columns of a weight that a program holds before it waits, and a thread's registers then."""
+"""Columns of a weight that a program holds before it waits, and a thread's registers then,"""
+MORE_EARLY, MORE_REGISTERS = 640, 255
+"""and where a multiprocessor has two programs at most."""
 _BLOCK = tl.constexpr(BLOCK)
 
 

@@ -18,7 +18,7 @@ from parse_runtime.kernels.cuda.early import append
 
 UNITED, UNITE_WARPS = 32, 4
 """Spans that are united at a time: fixed, as the order of sums depends on it."""
-FEW = 12
+FEW = 8
 """So many spans are united one after the other, in whichever kernel needs them."""
 TOGETHER, PROGRAMS = 4, 2048
 """Heads that a program unites where there are more heads of rows than PROGRAMS."""
