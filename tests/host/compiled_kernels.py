@@ -194,6 +194,13 @@ def products(ttgir: str) -> list[str]:
     return sorted({f"{side} {layouts[mma]}{width}" for side, mma, width in found})
 
 
+def sent(ttgir: str) -> list[str]:
+    """Layouts of words that are stored into slabs: side by side, or each far from the next."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    found = re.findall(r"st\.relaxed.*-> tensor<[0-9x]+xi32, (#\w+)>", ttgir)
+    return sorted({layouts[layout] for layout in found})
+
+
 def multiplied(ptx: str) -> list[str]:
     """Types of what tensor cores multiply."""
     return sorted(set(re.findall(r"mma\S*\.m\d+n\d+k\d+\S*?\.f32\.(\w+\.\w+)", ptx)))
@@ -227,6 +234,7 @@ def main() -> None:
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
+            "sent": [sent(k.asm["ttgir"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()

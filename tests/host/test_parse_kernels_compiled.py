@@ -52,6 +52,14 @@ def test_one_code_serves_any_number_of_rows(report: Any) -> None:
         assert len(found) == 1, dtype
 
 
+def test_a_warp_sends_words_that_lie_side_by_side(report: Any) -> None:
+    """Of 64 rows scattered words took ten times as long (benchmarks/results/tp_sent.json)."""
+    layouts = report["kernels"]["_stream_shares"]["sent"]
+    assert layouts
+    for [layout] in layouts:
+        assert "threadsPerWarp = [1, 32]" in layout and "order = [1, 0]" in layout
+
+
 def test_rows_in_fp8_are_multiplied_as_they_are(report: Any) -> None:
     """By FP8 tensor cores, whatever the rows were before they were quantized."""
     for name in ("_block_scaled", "_block_scaled_swiglu"):

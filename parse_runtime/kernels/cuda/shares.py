@@ -85,11 +85,12 @@ def choose_shares(weight: Tensor, dtype: torch.dtype, count: int) -> Tiles:
     Few programs with many tiles on their way read as fast as many. Where K is short, as behind
     attention, tiles are, too: then a program of the next product has room beside one of these.
     """
+    n, k = weight.shape
     tiles = choose(weight, dtype, count, most_spans=1)
-    if triton.cdiv(weight.shape[0], tiles.columns) > PROCESSORS or weight.dtype.itemsize != 2:
+    if triton.cdiv(n, tiles.columns) > PROCESSORS or weight.dtype.itemsize != 2:
         return tiles
     held = tiles.early * tiles.depth
-    depth = min(tiles.depth, 64) if weight.shape[1] <= SHORT else tiles.depth
+    depth = min(tiles.depth, 64) if k <= SHORT and k % tiles.depth == 0 else tiles.depth
     return fitting(replace(tiles, depth=depth, stages=8, early=held // depth), count, dtype)
 
 
