@@ -58,7 +58,8 @@ def send_product(
 ) -> Sent | None:
     """Send this rank's x [T, K] times weight [N, K] transposed, rounded to x's dtype, to all.
 
-    None where a rank cannot send as much at a time, or no whole words.
+    None where these are no whole words, or more than a rank can send at a time, as for no pass of a
+    capture.
     """
     values, scale = split(weight)
     count, (n, k) = x.shape[0], values.shape
