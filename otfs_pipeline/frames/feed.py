@@ -6,9 +6,9 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from ctypes import c_int64
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from otfs_pipeline.link import profile
 from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.slot import slot
+
+if TYPE_CHECKING:
+    from foundryrt.pipeline import Pipeline
 
 # Slots of a waveform that wait in memory from which the device copies directly, at most.
 _PINNED = 16
@@ -53,9 +56,9 @@ class Feed:
     most: int = 0
 
     @property
-    def word(self) -> c_int64 | None:
-        """That of the queue, where its frames go on as they come."""
-        return self.queue.word if self.queue and not self.paced else None
+    def at_once(self) -> FrameQueue | None:
+        """The queue whose frames go on as they come."""
+        return None if self.paced else self.queue
 
     def report(self) -> dict[str, int]:
         """Counts of frames.
@@ -86,20 +89,25 @@ def open_feed(
     options: Options,
     stop: threading.Event,
     staging: Callable[[], np.ndarray],
-    memory: Callable[[int], np.ndarray] | None = None,
+    pipeline: Pipeline | None = None,
 ) -> Feed:
     """The source of `options`; `staging` gives arrays that the device copies from directly.
 
-    With `memory`, which gives so many bytes of that kind, the front end of --raw is in the graph,
-    which takes slots of the waveform.
+    With `pipeline` the front end of --raw is in the graph, which takes slots of the waveform. Their
+    samples go to the device as they come.
     """
     counts = Counts()
     period = frame_period(settings, options)
-    in_graph, slots = memory is not None, None
-    if memory is not None:
+    in_graph = pipeline is not None
+
+    def front(rate: float) -> Raw:
+        if pipeline is None:
+            return Raw(settings, rate)
         # Those that wait and that are in flight, one in the loop's hand.
         used = min(options.queue, _PINNED) + options.depth + 1
-        slots = slot_memory(settings, used, memory)
+        memory = slot_memory(settings, used, partial(pipeline.memory, ahead=True))
+        return Raw(settings, rate, memory, pipeline.upload)
+
     if not options.iq and not options.external:
         paths = profile.find(options.channel)
         name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
@@ -109,7 +117,7 @@ def open_feed(
         opened = opening.open_recording(
             options.iq, options.metadata, options.datatype, settings, options.raw
         )
-        raw = Raw(settings, options.rate or opened.rate, slots) if options.raw else None
+        raw = front(options.rate or opened.rate) if options.raw else None
         whole = opened.slots(raw.slot_samples) if raw else opened.count(settings)
         total = min(whole, options.max_frames or whole)
         read = raw.frames(opened.waveform(settings), counts) if raw else opened.frames(settings)
@@ -117,15 +125,15 @@ def open_feed(
             read = itertools.islice(read, total)
         if options.pace:
             read = _timed(read)
-        queue = FrameQueue(read, options.queue, False, stop)
+        queue = FrameQueue(read, options.queue, False, stop, in_graph)
         captures = opened.captures()
         feed = Feed(options.iq, queue, total, counts, period, queue, captures=captures, raw=raw)
     else:
         place = options.zmq or options.shm or options.udp
         sent = _received(settings, options, counts, stop)
-        raw = Raw(settings, options.rate, slots) if options.raw else None
+        raw = front(options.rate) if options.raw else None
         read = raw.frames(sent, counts) if raw else sent
-        queue = FrameQueue(read, options.queue, not options.lossless, stop)
+        queue = FrameQueue(read, options.queue, not options.lossless, stop, in_graph)
         counted = options.max_frames and not in_graph
         frames = _first(queue, options.max_frames) if counted else queue
         feed = Feed(place, frames, options.max_frames, counts, period, queue, raw=raw)

@@ -16,13 +16,18 @@ class Buffer:
 
     `take` gives arrays of `shape`, [capacity] or [capacity, antennas], one at first. When the space
     in one is used up, what is held is moved to the front of the next: the same one by default.
+    `put` is shown every part of them that has been filled.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], take: Callable[[], np.ndarray] | None = None
+        self,
+        shape: tuple[int, ...],
+        take: Callable[[], np.ndarray] | None = None,
+        put: Callable[[np.ndarray], None] = lambda _: None,
     ) -> None:
         own = np.zeros((0,) if take else shape, np.complex64)
         self._take = take or (lambda: own)
+        self._put = put
         self._samples = self._take()
         self._first = self._at = self._count = 0
         self._lost: deque[tuple[int, int]] = deque()
@@ -40,6 +45,8 @@ class Buffer:
 
     def append(self, count: int) -> None:
         """So many samples have been put into `space`."""
+        end = self._at + self._count
+        self._put(self._samples[end : end + count])
         self._count += count
 
     def drop(self, before: int, coming: int) -> None:
@@ -58,6 +65,7 @@ class Buffer:
     def _move(self) -> None:
         held, self._samples = self._samples[self._at :][: self._count], self._take()
         self._samples[: self._count] = held
+        self._put(self._samples[: self._count])
         self._at = 0
 
     def view(self, begin: int, end: int) -> np.ndarray:

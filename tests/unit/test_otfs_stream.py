@@ -15,6 +15,7 @@ import pytest
 from foundryrt.errors import FoundryError
 from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline.frames import stream
+from otfs_pipeline.frames.flights import Tally
 from otfs_pipeline.frames.pace import Paced
 from otfs_pipeline.frames.queue import FrameQueue
 from otfs_pipeline.frames.source import UNKNOWN, Frame
@@ -51,9 +52,7 @@ class Empty(Frame):
         return None
 
 
-def receive(
-    source, pipeline, take=lambda frame, outputs: None, stop=None, **options
-) -> stream.Tally:
+def receive(source, pipeline, take=lambda frame, outputs: None, stop=None, **options) -> Tally:
     return stream.receive(source, pipeline, (SIZE,), take, stop or threading.Event(), **options)
 
 
@@ -118,7 +117,8 @@ def test_broken_frames_are_counted_and_never_taken() -> None:
 def test_a_frame_that_comes_while_the_source_is_asked_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    word, pipeline = c_int64(0), Doubler().pipeline
+    queue, pipeline = FrameQueue((), 8, False, threading.Event()), Doubler().pipeline
+    word = queue.word
     polled = list[tuple[int | None, bool]]()
     asked = itertools.count()
 
@@ -134,7 +134,7 @@ def test_a_frame_that_comes_while_the_source_is_asked_is_not_waited_for(
 
     monkeypatch.setattr(pipeline, "done", lambda slot: next(asked) % 3 == 2)
     monkeypatch.setattr(pipeline, "idle", idle)
-    assert receive(source(), pipeline, word=word).frames == 6
+    assert receive(source(), pipeline, queue=queue).frames == 6
     # What has been launched is polled for, too.
     assert {slot for slot, _ in polled} >= {None, 0}
     assert all(changed for slot, changed in polled[:6])
