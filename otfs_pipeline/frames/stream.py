@@ -24,8 +24,8 @@ from otfs_pipeline.frames.source import Frame
 _SWITCH_SECONDS = 5e-5
 # After this many seconds without work, the loop sleeps this long between two polls.
 _IDLE_AFTER, _IDLE_SLEEP = 0.05, 1e-3
-# Where nothing tells that a frame has come, the source is asked after so many seconds.
-_GLANCE = 2e-5
+# After so many seconds it looks for a frame, or a slot of the pipeline, of which nothing tells it.
+_GLANCE = 5e-6
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -55,7 +55,7 @@ def receive(
     counted.
     """
     tally = Tally() if tally is None else tally
-    word, patience = (c_int64(0), _GLANCE) if queue is None else (queue.word, _IDLE_SLEEP)
+    word = c_int64(0) if queue is None else queue.word
     source, ended, began = iter(frames), False, time.perf_counter()
     busy = began
     with (
@@ -89,7 +89,9 @@ def receive(
             if not under_way and time.perf_counter() - busy > _IDLE_AFTER:
                 time.sleep(_IDLE_SLEEP)
             else:
-                pipeline.idle(under_way[0].slot if under_way else None, word, came, patience)
+                slot = under_way[0].slot if under_way else None
+                is_told = queue is not None and consumer.free
+                pipeline.idle(slot, word, came, _IDLE_SLEEP if is_told else _GLANCE)
     return tally
 
 
