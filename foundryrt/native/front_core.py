@@ -17,6 +17,7 @@ _PATH = Path(__file__).parent / "libfoundryhost.so"
 FORMATS = tuple(map(np.dtype, ("<f4", "<i2", "i1", "u1")))
 """Components of samples that `intake` takes, as zak/kernels.hpp numbers them."""
 _CODES = {dtype: code for code, dtype in enumerate(FORMATS)}
+_NO_MEMORY = -2
 # Vectors of the memory begin on a cache line.
 _LINE = 16
 
@@ -30,7 +31,7 @@ def _library() -> ctypes.CDLL:
         c_int, c_void_p, c_int64, c_int64, c_void_p,
     )  # fmt: skip
     library.foundry_zak_correlation_find.argtypes = (
-        c_int, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_double,
+        c_int, c_int, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_double,
     )  # fmt: skip
     library.foundry_zak_correlation_find.restype = c_int64
     library.foundry_zak_intake.argtypes = (
@@ -42,22 +43,27 @@ def _library() -> ctypes.CDLL:
 class Correlator:
     """Finds a sequence, [size] complex64, among samples by its share of their energy.
 
-    One thread at a time. Its memory and time a place are best for about so many `places`; `lanes`
-    chooses an instruction set (`zak_core.lanes`). FoundryError for one that there is none of.
+    Its memory and time a place are best for about so many `places`; more are searched on up to
+    `threads`. `lanes` chooses an instruction set (`zak_core.lanes`). FoundryError for one that
+    there is none of, MemoryError without memory.
     """
 
-    def __init__(self, sequence: NDArray[np.complex64], places: int, lanes: int = 0) -> None:
+    def __init__(
+        self, sequence: NDArray[np.complex64], places: int, lanes: int = 0, threads: int = 1
+    ) -> None:
         sequence = np.ascontiguousarray(sequence, np.complex64)
-        self._size, self._places, self._lanes = sequence.size, places, lanes
+        self._size, self._places = sequence.size, places
+        self._lanes, self._threads = lanes, threads
         floats = _library().foundry_zak_correlation_floats(lanes, sequence.size, places)
         if not floats:
             raise FoundryError(f"no correlation of {sequence.size} samples with {lanes} lanes")
         memory = np.empty(floats + _LINE, np.float32)
         self._memory = memory[-(memory.ctypes.data // 4) % _LINE :]
         self._at = self._memory.ctypes.data
-        _library().foundry_zak_correlation_prepare(
+        if _library().foundry_zak_correlation_prepare(
             lanes, sequence.ctypes.data, sequence.size, places, self._at
-        )
+        ):
+            raise MemoryError(f"a search for {sequence.size} samples")
 
     def find(self, samples: NDArray[np.complex64], threshold: float) -> int | None:
         """Where the sequence most likely begins; None where its share is below `threshold`.
@@ -69,8 +75,11 @@ class Correlator:
         if places < 1:
             return None
         found = _library().foundry_zak_correlation_find(
-            self._lanes, self._size, self._places, self._at, samples.ctypes.data, places, threshold
-        )
+            self._lanes, self._threads, self._size, self._places, self._at,
+            samples.ctypes.data, places, threshold,
+        )  # fmt: skip
+        if found == _NO_MEMORY:
+            raise MemoryError(f"a search at {places} places")
         return None if found < 0 else int(found)
 
 
