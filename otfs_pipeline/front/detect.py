@@ -16,7 +16,7 @@ _FALSE_ALARM = 14.0
 # many paths of equal power.
 _LEAST, _MOST = 0.05, 0.4
 # Threads that search a whole slot, at most: the radio does not wait for a lock.
-_THREADS = 8
+_THREADS = 16
 
 
 class Detector:

@@ -67,6 +67,10 @@ class Tracker:
         self._origin = self._next + reach.size // 2
         for _ in self._silence(self._origin):
             pass
+        # Memory and threads of searches are there before a slot comes.
+        for places in (2 * reach.margin, self.step):
+            shape = settings.stream_shape(places + reach.size - 1)
+            self._detector.find(np.zeros(shape, np.complex64))
         self._start: int | None = None
         # The burst whose next preamble is not in its place.
         self._alone: int | None = None
