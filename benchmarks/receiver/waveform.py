@@ -22,9 +22,8 @@ import os  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Iterable, Iterator, Mapping  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator, Mapping  # noqa: E402
 from contextlib import closing  # noqa: E402
-from ctypes import c_int64  # noqa: E402
 from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -32,7 +31,6 @@ import numpy as np  # noqa: E402
 
 from benchmarks.receiver.timeline import Timeline  # noqa: E402
 from benchmarks.report import say  # noqa: E402
-from foundryrt.native.idle import idle  # noqa: E402
 from foundryrt.pipeline import Pipeline  # noqa: E402
 from foundryrt.session import Session  # noqa: E402
 from otfs_pipeline.frames import source, stream  # noqa: E402
@@ -165,8 +163,9 @@ def paced(session: Session, frames: int, seconds: float, pool: int, snr: float) 
         say(f"{link.grid}: {frames} frames at the pace of the air")
         raw, stop = chain.raw(), threading.Event()
         # One that is not complete, since the next preamble never comes.
-        sent = _arriving(repeated, period / PIECES, PIECES * (frames + 1), pool)
         timeline = Timeline(chain.pipeline)
+        count = PIECES * (frames + 1)
+        sent = _arriving(repeated, period / PIECES, count, pool, timeline.wait_until)
         found = timeline.read(raw.frames(sent, Counts()))
         queue = FrameQueue(found, QUEUE, True, stop, direct=True)
         with closing(queue):
@@ -214,20 +213,20 @@ def _pieces(
         yield Frame(samples[max(begin, 0) : end], bits, coded=coded)
 
 
-def _arriving(samples: np.ndarray, seconds: float, count: int, pool: int) -> Iterator[Frame]:
+def _arriving(
+    samples: np.ndarray, seconds: float, count: int, pool: int, wait: Callable[[float], None]
+) -> Iterator[Frame]:
     """`count` pieces of a repeated waveform of `pool` slots, each when its last sample comes.
 
-    But for those of the first slots, in which the front end locks.
+    But for those of the first slots, in which the front end locks. `wait` returns at a time.
     """
     pieces = itertools.cycle(np.array_split(samples, pool * PIECES))
     for piece in itertools.islice(pieces, LOCKING * PIECES):
         yield Frame(piece, UNKNOWN, time.perf_counter())
-    due, never = time.perf_counter(), c_int64(0)
+    due = time.perf_counter()
     for piece in itertools.islice(pieces, count - LOCKING * PIECES):
         due += seconds
-        # As one that waits for its radio leaves the interpreter to others.
-        while (rest := due - time.perf_counter()) > 0:
-            idle(0, never, 0, rest)
+        wait(due)
         yield Frame(piece, UNKNOWN, due)
 
 

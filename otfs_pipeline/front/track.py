@@ -128,6 +128,7 @@ class Tracker:
     def _run(self) -> Iterator[Burst]:
         reach = self._reach
         while self._buffer.end >= self._awaited():
+            self._buffer.show()
             if self._start is None:
                 self._search()
             elif self._alone == self._start:
