@@ -17,7 +17,6 @@ from foundryrt.progress import progress_bar
 from otfs_pipeline import plots
 from otfs_pipeline.frames import stream
 from otfs_pipeline.frames.feed import Feed, frame_period, open_feed
-from otfs_pipeline.frames.flights import Tally
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.results import Results
 from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature
@@ -66,7 +65,7 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
                 staging = partial(pipeline.staging, samples)
                 front = pipeline if in_graph else None
                 feed = open_feed(settings, options, stop, staging, front)
-                tally = Tally()
+                tally = stream.Tally()
                 if live:
                     live.follow(feed, results, tally)
                 _receive(feed, pipeline, like.shape, results, stop, tally)
@@ -154,26 +153,26 @@ def _receive(
     shape: tuple[int, ...],
     results: Results,
     stop: threading.Event,
-    tally: Tally,
+    tally: stream.Tally,
 ) -> None:
     deadline = feed.period * 1e3
     missed = 0
 
     with closing(feed), progress_bar(feed.total, "receiving") as update:
 
-        def seen(tally: Tally) -> None:
+        def seen(tally: stream.Tally) -> None:
             nonlocal missed
             missed += tally.milliseconds[-1] > deadline
             update(tally.frames, f"frames, {missed} missed their deadline")
 
         most = feed.most or math.inf
         stream.receive(
-            feed.frames, pipeline, shape, results.take, stop, seen, tally, most, feed.at_once
+            feed.frames, pipeline, shape, results.take, stop, seen, tally, most, feed.word
         )
 
 
 def _report(
-    settings: Settings, options: Options, feed: Feed, tally: Tally, results: Results
+    settings: Settings, options: Options, feed: Feed, tally: stream.Tally, results: Results
 ) -> dict[str, Any]:
     payload, deadline = frame.payload_bits(settings), feed.period * 1e3
     milliseconds = np.array(tally.milliseconds)
@@ -229,7 +228,9 @@ def _coding(settings: Settings, results: Results) -> dict[str, Any] | None:
     }
 
 
-def _plot(options: Options, results: Results, tally: Tally, deadline: float, title: str) -> None:
+def _plot(
+    options: Options, results: Results, tally: stream.Tally, deadline: float, title: str
+) -> None:
     if options.constellation and tally.frames:
         plots.constellation(options.constellation, results.symbols, title)
     if options.latency_plot and tally.frames:

@@ -22,7 +22,6 @@ import numpy as np  # noqa: E402
 
 from foundryrt.session import Session  # noqa: E402
 from otfs_pipeline.frames import source, stream  # noqa: E402
-from otfs_pipeline.frames.flights import Tally  # noqa: E402
 from otfs_pipeline.frames.pace import Paced  # noqa: E402
 from otfs_pipeline.link import frame  # noqa: E402
 from otfs_pipeline.metrics import latency_percentiles  # noqa: E402
@@ -55,7 +54,7 @@ def measure(path: str, frames: int, flat_frames: int, pool: int, snr: float) -> 
         try:
             placed = [source.placed(item, pipeline.staging("samples")) for item in made]
 
-            def run(items: Iterable[source.Frame], errors: _Errors) -> Tally:
+            def run(items: Iterable[source.Frame], errors: _Errors) -> stream.Tally:
                 stop = threading.Event()
                 return stream.receive(items, pipeline, settings.frame_shape, errors.take, stop)
 

@@ -34,7 +34,6 @@ from benchmarks.report import say  # noqa: E402
 from foundryrt.pipeline import Pipeline  # noqa: E402
 from foundryrt.session import Session  # noqa: E402
 from otfs_pipeline.frames import source, stream  # noqa: E402
-from otfs_pipeline.frames.flights import Tally  # noqa: E402
 from otfs_pipeline.frames.queue import FrameQueue  # noqa: E402
 from otfs_pipeline.frames.raw import Raw  # noqa: E402
 from otfs_pipeline.frames.slots import slot_memory  # noqa: E402
@@ -100,10 +99,10 @@ class Chain:
 
     def run(
         self, frames: Iterable[Frame | None], take: Any, pipeline: Pipeline | None = None
-    ) -> Tally:
-        queue = frames if isinstance(frames, FrameQueue) else None
+    ) -> stream.Tally:
+        word = frames.word if isinstance(frames, FrameQueue) else None
         stop, pipeline = threading.Event(), pipeline or self.pipeline
-        return stream.receive(frames, pipeline, self.shape, take, stop, queue=queue)
+        return stream.receive(frames, pipeline, self.shape, take, stop, word=word)
 
     def close(self) -> None:
         self.pipeline.close()
@@ -167,7 +166,7 @@ def paced(session: Session, frames: int, seconds: float, pool: int, snr: float) 
         count = PIECES * (frames + 1)
         sent = _arriving(repeated, period / PIECES, count, pool, timeline.wait_until)
         found = timeline.read(raw.frames(sent, Counts()))
-        queue = FrameQueue(found, QUEUE, True, stop, direct=True)
+        queue = FrameQueue(found, QUEUE, True, stop)
         with closing(queue):
             tally = chain.run(queue, lambda *_: None, timeline)
         front = raw.report()

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from ctypes import c_int64
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -56,9 +57,9 @@ class Feed:
     most: int = 0
 
     @property
-    def at_once(self) -> FrameQueue | None:
-        """The queue whose frames go on as they come."""
-        return None if self.paced else self.queue
+    def word(self) -> c_int64 | None:
+        """That of the queue, where its frames go on as they come."""
+        return self.queue.word if self.queue and not self.paced else None
 
     def report(self) -> dict[str, int]:
         """Counts of frames.
@@ -125,7 +126,7 @@ def open_feed(
             read = itertools.islice(read, total)
         if options.pace:
             read = _timed(read)
-        queue = FrameQueue(read, options.queue, False, stop, in_graph)
+        queue = FrameQueue(read, options.queue, False, stop)
         captures = opened.captures()
         feed = Feed(options.iq, queue, total, counts, period, queue, captures=captures, raw=raw)
     else:
@@ -133,7 +134,7 @@ def open_feed(
         sent = _received(settings, options, counts, stop)
         raw = front(options.rate) if options.raw else None
         read = raw.frames(sent, counts) if raw else sent
-        queue = FrameQueue(read, options.queue, not options.lossless, stop, in_graph)
+        queue = FrameQueue(read, options.queue, not options.lossless, stop)
         counted = options.max_frames and not in_graph
         frames = _first(queue, options.max_frames) if counted else queue
         feed = Feed(place, frames, options.max_frames, counts, period, queue, raw=raw)

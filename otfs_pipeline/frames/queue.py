@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ctypes import c_int64
 
@@ -21,21 +21,13 @@ class FrameQueue:
     that sleeps on a lock may wake late. No frame comes after `stop` is set; a source that waits
     for something must check it too. When the queue is full, the source waits; with `drop` the
     oldest frame is dropped instead and counted as an overrun. An exception in the thread is raised
-    by the iteration. `direct`: frames are such that to launch them takes no longer than to pass
-    them on, since their samples are on the device.
+    by the iteration.
     """
 
     def __init__(
-        self,
-        source: Iterable[Frame],
-        size: int,
-        drop: bool,
-        stop: threading.Event,
-        direct: bool = False,
+        self, source: Iterable[Frame], size: int, drop: bool, stop: threading.Event
     ) -> None:
-        self.dropped, self.direct = 0, direct
-        self.take: Callable[[Frame], bool] = lambda _: False
-        """Is offered frames in the thread while none waits; those that it does not take wait."""
+        self.dropped = 0
         self.word = c_int64(0)
         """Another number after every frame, and at the end."""
         self._waiting: deque[Frame] = deque()  # its appends and pops are atomic
@@ -58,11 +50,6 @@ class FrameQueue:
             self.word.value += 1
 
     def _put(self, frame: Frame) -> None:
-        if self._waiting or not self.take(frame):
-            self._wait(frame)
-        self.word.value += 1
-
-    def _wait(self, frame: Frame) -> None:
         if self._drop:
             if len(self._waiting) >= self._size:
                 with suppress(IndexError):  # the receiver took it in between
@@ -72,6 +59,7 @@ class FrameQueue:
             while len(self._waiting) >= self._size and not self._stop.is_set():
                 time.sleep(_POLL)
         self._waiting.append(frame)
+        self.word.value += 1
 
     def __iter__(self) -> Iterator[Frame | None]:
         while not self._stop.is_set():

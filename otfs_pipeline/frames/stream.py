@@ -9,15 +9,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from ctypes import c_int64
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
 
 from foundryrt.pipeline import Pipeline
-from otfs_pipeline.frames.flights import Flight, Flights, Tally
-from otfs_pipeline.frames.queue import FrameQueue
 from otfs_pipeline.frames.source import Frame
 
 # By default a thread that computes in Python keeps the others waiting for 5 ms: two frames.
@@ -30,6 +29,28 @@ _GLANCE = 5e-6
 Outputs = Mapping[str, np.ndarray]
 
 
+@dataclass
+class Tally:
+    """Counts of a run. `milliseconds` are latencies: from a frame's last sample to its results."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    wrong_length: int = 0
+    not_finite: int = 0
+    seconds: float = 0.0
+
+    @property
+    def frames(self) -> int:
+        """Frames with finite results."""
+        return len(self.milliseconds)
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    slot: int
+    frame: Frame
+    start: float
+
+
 def receive(
     frames: Iterable[Frame | None],
     pipeline: Pipeline,
@@ -39,73 +60,68 @@ def receive(
     seen: Callable[[Tally], None] = lambda _: None,
     tally: Tally | None = None,
     most: float = math.inf,
-    queue: FrameQueue | None = None,
+    word: c_int64 | None = None,
 ) -> Tally:
     """Receive `frames` of samples of this shape until they end or `stop` is set.
 
     None among the frames means that none has arrived yet. Frames of another shape, and those
     without finite results, are only counted. The loop polls and never waits for a lock or an
     event: a thread that sleeps may wake late. It polls without the interpreter's lock, for which a
-    thread that reads would wait; with `queue`, from which the frames come, until one has come. The
-    queue's thread launches those of a `direct` one itself. Samples are not read here, which takes
-    milliseconds on a machine whose memory is busy: output `variance` tells whether the results are
-    finite. A second thread passes results to `take` in order; an exception there ends the run.
-    `seen` is called after each frame. `tally` is counted on where one is given, and may be looked
-    at meanwhile. The run ends after `most` frames; a slot that turns out to have none is not
-    counted.
+    thread that reads would wait; `word` changes whenever a frame has come. It reads no samples
+    either, which takes milliseconds on a machine whose memory is busy: output `variance` tells
+    whether the results are finite. A second thread passes results to `take` in order; an
+    exception there ends the run. `seen` is called after each frame. `tally` is counted on where one
+    is given, and may be looked at meanwhile. The run ends after `most` frames; a slot that turns
+    out to have none is not counted.
     """
     tally = Tally() if tally is None else tally
-    word = c_int64(0) if queue is None else queue.word
-    source, ended, began = iter(frames), False, time.perf_counter()
-    busy = began
-    with (
-        _Consumer(take, pipeline.depth) as consumer,
-        _undisturbed(),
-        closing(Flights(pipeline, shape, consumer.free, tally, most)) as flights,
-    ):
-        under_way = flights.under_way
-        if queue is not None and queue.direct:
-            queue.take = flights.take
+    in_flight, source = deque[_InFlight](), iter(frames)
+    ended, began = False, time.perf_counter()
+    busy, is_told = began, word is not None
+    word = c_int64(0) if word is None else word
+    with _Consumer(take, pipeline.depth) as consumer, _undisturbed():
         while not consumer.failure:
             came = word.value
-            if under_way and pipeline.done(under_way[0].slot):
-                busy, good = _finish(under_way[0], pipeline, consumer, tally)
-                under_way.popleft()
+            if in_flight and pipeline.done(in_flight[0].slot):
+                busy, good = _finish(in_flight.popleft(), pipeline, consumer, tally)
                 if good:
                     tally.seconds = busy - began
                     seen(tally)
                 continue
-            if ended := ended or stop.is_set() or flights.left <= 0:
-                flights.close()
-                if not under_way:
-                    break
-            else:
+            left = most - tally.frames - tally.not_finite
+            ended = ended or stop.is_set() or left <= 0
+            if ended and not in_flight:
+                break
+            # What is in flight may be all that is left.
+            if not ended and consumer.free and len(in_flight) < left:
                 try:
-                    if _launched(source, flights):
-                        continue
+                    frame = next(source)
                 except StopIteration:
                     ended = True
                     continue
-            if not under_way and time.perf_counter() - busy > _IDLE_AFTER:
+                if frame is not None:
+                    if frame.samples.shape == shape:
+                        in_flight.append(_submit(frame, pipeline, consumer.free.popleft()))
+                    else:
+                        tally.wrong_length += 1
+                    continue
+            if not in_flight and time.perf_counter() - busy > _IDLE_AFTER:
                 time.sleep(_IDLE_SLEEP)
             else:
-                slot = under_way[0].slot if under_way else None
-                is_told = queue is not None and consumer.free
-                pipeline.idle(slot, word, came, _IDLE_SLEEP if is_told else _GLANCE)
+                slot = in_flight[0].slot if in_flight else None
+                patience = _IDLE_SLEEP if is_told and consumer.free else _GLANCE
+                pipeline.idle(slot, word, came, patience)
     return tally
 
 
-def _launched(source: Iterator[Frame | None], flights: Flights) -> bool:
-    """Launch the source's next frame, unless none has come, or there is no room for one."""
-    with flights.turn() as is_mine:
-        frame = next(source) if is_mine else None
-        if frame is not None:
-            flights.launch(frame)
-    return frame is not None
+def _submit(frame: Frame, pipeline: Pipeline, slot: int) -> _InFlight:
+    start = frame.ready or time.perf_counter()
+    pipeline.submit(slot, frame.inputs)
+    return _InFlight(slot, frame, start)
 
 
 def _finish(
-    flight: Flight, pipeline: Pipeline, consumer: _Consumer, tally: Tally
+    flight: _InFlight, pipeline: Pipeline, consumer: _Consumer, tally: Tally
 ) -> tuple[float, bool]:
     """When the results were in host memory (time.perf_counter), and whether they are finite."""
     outputs = pipeline.wait(flight.slot)

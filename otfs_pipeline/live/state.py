@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from otfs_pipeline.frames.feed import Feed
-from otfs_pipeline.frames.flights import Tally
 from otfs_pipeline.frames.results import Results
+from otfs_pipeline.frames.stream import Tally
 from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.link import frame, qam
 from otfs_pipeline.live.channel import gains, narrowed, threshold

@@ -15,7 +15,6 @@ import pytest
 from foundryrt.errors import FoundryError
 from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline.frames import stream
-from otfs_pipeline.frames.flights import Tally
 from otfs_pipeline.frames.pace import Paced
 from otfs_pipeline.frames.queue import FrameQueue
 from otfs_pipeline.frames.source import UNKNOWN, Frame
@@ -52,7 +51,9 @@ class Empty(Frame):
         return None
 
 
-def receive(source, pipeline, take=lambda frame, outputs: None, stop=None, **options) -> Tally:
+def receive(
+    source, pipeline, take=lambda frame, outputs: None, stop=None, **options
+) -> stream.Tally:
     return stream.receive(source, pipeline, (SIZE,), take, stop or threading.Event(), **options)
 
 
@@ -117,8 +118,7 @@ def test_broken_frames_are_counted_and_never_taken() -> None:
 def test_a_frame_that_comes_while_the_source_is_asked_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    queue, pipeline = FrameQueue((), 8, False, threading.Event()), Doubler().pipeline
-    word = queue.word
+    word, pipeline = c_int64(0), Doubler().pipeline
     polled = list[tuple[int | None, bool]]()
     asked = itertools.count()
 
@@ -134,67 +134,10 @@ def test_a_frame_that_comes_while_the_source_is_asked_is_not_waited_for(
 
     monkeypatch.setattr(pipeline, "done", lambda slot: next(asked) % 3 == 2)
     monkeypatch.setattr(pipeline, "idle", idle)
-    assert receive(source(), pipeline, queue=queue).frames == 6
+    assert receive(source(), pipeline, word=word).frames == 6
     # What has been launched is polled for, too.
     assert {slot for slot, _ in polled} >= {None, 0}
     assert all(changed for slot, changed in polled[:6])
-
-
-@pytest.mark.parametrize("depth", [1, 3])
-def test_the_queues_thread_launches_its_frames_in_order(depth: int) -> None:
-    """The loop launches those that wait, since all slots are in use."""
-    doubler, launched = Doubler(depth=depth), list[str]()
-    submit, go = doubler.pipeline.submit, threading.Semaphore(0)
-
-    def source() -> Iterator[Frame]:
-        for index, frame in enumerate(frames(40)):
-            # Mostly each after the results of the one before.
-            if index % 10:
-                go.acquire()
-            yield frame
-
-    def submitted(slot: int, values: Mapping[str, np.ndarray]) -> None:
-        launched.append(threading.current_thread().name)
-        submit(slot, values)
-
-    def take(frame: Frame, outputs: Mapping[str, np.ndarray]) -> None:
-        assert outputs["bits"][-1] == 2 * frame.samples[0].real
-        got.append(int(frame.samples[0].real))
-        go.release()
-
-    got = list[int]()
-    doubler.pipeline.submit = submitted  # type: ignore[method-assign]
-    queue = FrameQueue(source(), 8, False, threading.Event(), direct=True)
-    tally = receive(queue, doubler.pipeline, take, queue=queue)
-    assert got == list(range(1, 41)) and tally.frames == 40
-    assert len(launched) == 40 and set(launched) - {"MainThread"}
-    # After the end nothing is launched.
-    assert not queue.take(frames(1)[0])
-
-
-def test_no_more_frames_are_launched_by_the_queue_than_asked_for() -> None:
-    doubler, stop = Doubler(), threading.Event()
-    queue = FrameQueue(frames(40), 40, False, stop, direct=True)
-    assert receive(queue, doubler.pipeline, stop=stop, most=3, queue=queue).frames == 3
-    queue.close()
-
-
-def test_a_launch_that_fails_in_the_queues_thread_ends_the_run() -> None:
-    doubler, begun = Doubler(), threading.Event()
-
-    def source() -> Iterator[Frame]:
-        begun.wait(10)
-        yield from frames(3)
-
-    def fail() -> None:
-        raise FoundryError("no device")
-
-    doubler.pipeline._launch = fail
-    queue = FrameQueue(source(), 8, False, threading.Event(), direct=True)
-    threading.Timer(0.02, begun.set).start()
-    with pytest.raises(FoundryError, match="no device"):
-        receive(queue, doubler.pipeline, queue=queue)
-    queue.close()
 
 
 def test_a_queues_word_changes_with_every_frame_and_at_its_end() -> None:
