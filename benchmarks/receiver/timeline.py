@@ -62,8 +62,11 @@ class Timeline:
         return getattr(self.pipeline, name)
 
     def report(self, milliseconds: np.ndarray) -> dict[str, Any] | None:
-        """In ms, with the latencies of all slots; None where some were dropped or had no frame."""
-        if not len(self._came) == len(self._taken) == len(milliseconds):
+        """In ms, with the latencies of all slots.
+
+        None of fewer than two, or where some were dropped or had no frame.
+        """
+        if not len(self._came) == len(self._taken) == len(milliseconds) > 1:
             return None
         came = np.array(self._came)
         ends = np.array([self._read, self._taken, self._launched, came + milliseconds / 1e3])
