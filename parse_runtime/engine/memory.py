@@ -126,7 +126,7 @@ class Memory:
             if self._target.proposes:
                 yield self._draft, call.position + self._target.proposes
         elif isinstance(call, Verification):
-            yield self._target, call.start + len(call.shared_prefix)
+            yield self._target, call.held
 
     def _step(self, model: Decoder) -> int:
         return lcm(model.prefills[-1].rows, BLOCK) if self._sharing == "exact" else BLOCK
