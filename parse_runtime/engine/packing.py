@@ -13,6 +13,8 @@ VERIFY = "verify"
 """The kind of pass that judges drafts."""
 _FLAT = 256
 """A pass of fewer rows takes about as long as one of these: it is the weights that are read."""
+_TOGETHER = 4
+"""Passes of most rows in a step: new requests, and those that end, wait for all of them."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,17 @@ def _together(due: Mapping[int, Due], size: SharedSize) -> list[int]:
     return taken
 
 
-def room_for(due: Sequence[Due], largest: int, others: bool) -> int:
+def room_for(due: Sequence[Due], largest: int, resuming: bool) -> int:
     """Rows of a step's passes: as many as the largest pass has.
 
-    A quarter of it where a prompt comes first, less is due, and `others` wait for the step to end;
-    passes of up to _FLAT rows would gain these nothing.
+    A quarter of it where a prompt comes first, less is due, and answers that are `resuming` wait
+    for the step to end; passes of up to _FLAT rows would gain these nothing. Several times as many
+    where none is: nobody waits for its next token, and those that are due go on together then, in
+    batches that cost little more than those of a few.
     """
-    if not others or not due or due[0].kind == VERIFY or sum(one.rows for one in due) >= largest:
+    if not resuming:
+        return _TOGETHER * largest
+    if not due or due[0].kind == VERIFY or sum(one.rows for one in due) >= largest:
         return largest
     return min(max(largest // 4, _FLAT), largest)
 

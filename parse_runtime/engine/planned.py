@@ -32,10 +32,9 @@ class Planned:
         sizes = {"target": mixed or target.prefills, "draft": draft.prefills}
         largest = max(size.rows for model in (target, draft) for size in model.prefills)
         largest = max([largest, *(size.rows for size in target.shared)])
-        others = len(running) > len(due)
         due = _without_early(due, running, target) if target.shared else list(due)
         waiting = [one.due for one in due]
-        passes = plan(waiting, sizes, rows or room_for(waiting, largest, others))
+        passes = plan(waiting, sizes, rows or room_for(waiting, largest, resuming > 0))
         if mixed:  # a step goes with one pass
             passes = [one for i, one in enumerate(passes) if not i or one.kind != "target"]
         return Planned(due, passes)
