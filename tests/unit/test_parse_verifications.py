@@ -52,6 +52,39 @@ def test_they_wait_for_as_many_drafts_as_are_being_written(
     assert target.judged == judged
 
 
+def test_those_that_end_together_go_on_together() -> None:
+    target, draft = (
+        Fake(mixing(salt, 10**9), slots=6, shared=(SharedSize(64, 9, 2),)) for salt in (1, 2)
+    )
+    scheduler = Scheduler(target, draft)
+    asked = [request(12, [i + 1] * 30) for i in range(6)]
+    heard = begun(scheduler, asked)
+    while scheduler.step():
+        pass
+    # Two prefills of each model and three verifications; no step is of a few.
+    assert [len(slots) for slots in target.prompts + draft.prompts] == [3] * 4
+    assert [len(slots) for slots in target.judged] == [2] * 3
+    assert set(draft.batches) == set(target.batches) == {6}
+    assert all(len(listener.said) == 12 for listener in heard)
+
+
+def test_while_one_resumes_a_step_has_one_of_the_largest_passes() -> None:
+    target, draft = (
+        Fake(mixing(salt, 10**9), slots=7, shared=(SharedSize(96, 9, 2),)) for salt in (1, 2)
+    )
+    scheduler = Scheduler(target, draft)
+    begun(scheduler, [request(30, [9], max_rounds=0)])
+    scheduler.step()
+    begun(scheduler, [request(12, [i + 1] * 30) for i in range(6)])
+    told = []
+    while len(target.judged) < 3:
+        before = len(target.judged), len(target.batches)
+        scheduler.step()
+        told.append((len(target.judged) - before[0], len(target.batches) - before[1]))
+    # Its next token comes between two of them.
+    assert told[-3:] == [(1, 1)] * 3
+
+
 def test_they_do_not_wait_long_for_drafts_that_share_none(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(putting_off.time, "monotonic", lambda: now)
