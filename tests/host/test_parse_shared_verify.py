@@ -186,7 +186,8 @@ def test_only_drafts_of_which_as_much_is_asked_share_a_pass(tmp_path: Path) -> N
     assert rows(replace(large, score=LOG_ODDS)) == [256]
     assert rows(replace(large, cuts=[3, 9, 25])) == [256]
     # What takes several passes alone shares none.
-    assert rows(replace(large, shared_prefix=list(range(61)))) == []
+    longer = replace(large, shared_prefix=list(range(61)))
+    assert rows(longer) == [] and rows(replace(longer, suffix=[])) == [64, 256]
     with pytest.raises(ValueError, match="no verify pass takes drafts"):
         scored = {0: replace(small, score=LOG_ODDS), 1: replace(large, score=LOG_ODDS)}
         target.verify_pass(scored)
