@@ -14,7 +14,7 @@ VERIFY = "verify"
 _FLAT = 256
 """A pass of fewer rows takes about as long as one of these: it is the weights that are read."""
 _TOGETHER = 4
-"""Passes of most rows in a step: new requests, and those that end, wait for all of them."""
+"""As many of the largest passes a step has at most: requests come and leave between two steps."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,9 @@ def _together(due: Mapping[int, Due], size: SharedSize) -> list[int]:
 def room_for(due: Sequence[Due], largest: int, resuming: bool) -> int:
     """Rows of a step's passes: as many as the largest pass has.
 
-    A quarter of it where a prompt comes first, less is due, and answers that are `resuming` wait
-    for the step to end; passes of up to _FLAT rows would gain these nothing. Several times as many
-    where none is: nobody waits for its next token, and those that are due go on together then, in
-    batches that cost little more than those of a few.
+    A quarter of it where a prompt comes first and less is due; passes of up to _FLAT rows would
+    gain nothing. Several times as many where no answer is `resuming`: nobody waits for its next
+    token, and those that are due then go on in one batch, which costs little more than a few's.
     """
     if not resuming:
         return _TOGETHER * largest
