@@ -34,7 +34,7 @@ class Both:
     rows: int = 2048
     batch: int = 32
     steps: int = 256
-    free: tuple[int, ...] = (0, 8, 16, 32, 48)
+    free: tuple[int, ...] = (0, 16, 32)
 
 
 def drafting_beside_prefill(target: Model, draft: Model, both: Both) -> Iterator[dict[str, Any]]:

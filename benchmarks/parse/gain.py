@@ -50,7 +50,7 @@ class Profile:
     """Drafted tokens of an extend pass,"""
     accepted: int = 3
     """of which so many come out, the bonus token included."""
-    drafts: tuple[int, ...] = (2, 4, 8)
+    drafts: tuple[int, ...] = (2, 4, 8, 16)
     """How many drafts verify passes are for, beside those of one."""
 
 
