@@ -13,8 +13,6 @@ VERIFY = "verify"
 """The kind of pass that judges drafts."""
 _FLAT = 256
 """A pass of fewer rows takes about as long as one of these: it is the weights that are read."""
-_TOGETHER = 4
-"""As many of the largest passes a step has at most: requests come and leave between two steps."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,13 @@ def _together(due: Mapping[int, Due], size: SharedSize) -> list[int]:
     return taken
 
 
-def room_for(due: Sequence[Due], largest: int, resuming: bool) -> int:
+def room_for(due: Sequence[Due], largest: int, others: bool) -> int:
     """Rows of a step's passes: as many as the largest pass has.
 
-    A quarter of it where a prompt comes first and less is due; passes of up to _FLAT rows would
-    gain nothing. Several times as many where no answer is `resuming`: nobody waits for its next
-    token, and those that are due then go on in one batch, which costs little more than a few's.
+    A quarter of it where a prompt comes first, less is due, and `others` wait for the step to end;
+    passes of up to _FLAT rows would gain these nothing.
     """
-    if not resuming:
-        return _TOGETHER * largest
-    if not due or due[0].kind == VERIFY or sum(one.rows for one in due) >= largest:
+    if not others or not due or due[0].kind == VERIFY or sum(one.rows for one in due) >= largest:
         return largest
     return min(max(largest // 4, _FLAT), largest)
 

@@ -85,6 +85,15 @@ def test_while_one_resumes_a_step_has_one_of_the_largest_passes() -> None:
     assert told[-3:] == [(1, 1)] * 3
 
 
+def test_answers_of_the_target_alone_do_not_wait_for_each_other_s_prompts() -> None:
+    target, draft = (Fake(mixing(salt, 10**9), slots=6) for salt in (1, 2))
+    scheduler = Scheduler(target, draft)
+    begun(scheduler, [request(9, [i + 1] * 30, max_rounds=0) for i in range(6)])
+    for _ in range(2):
+        scheduler.step()
+    assert [len(slots) for slots in target.prompts] == [3, 3] and target.batches == [3]
+
+
 def test_they_do_not_wait_long_for_drafts_that_share_none(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(putting_off.time, "monotonic", lambda: now)
