@@ -68,13 +68,15 @@ def test_those_that_end_together_go_on_together() -> None:
     assert all(len(listener.said) == 12 for listener in heard)
 
 
-def test_while_one_resumes_a_step_has_one_of_the_largest_passes() -> None:
+@pytest.mark.parametrize("rules", [{"max_rounds": 0}, {"max_rounds": 2, "resume_tokens": 30}])
+def test_while_one_resumes_a_step_has_one_of_the_largest_passes(rules: dict[str, int]) -> None:
     target, draft = (
         Fake(mixing(salt, 10**9), slots=7, shared=(SharedSize(96, 9, 2),)) for salt in (1, 2)
     )
     scheduler = Scheduler(target, draft)
-    begun(scheduler, [request(30, [9], max_rounds=0)])
-    scheduler.step()
+    begun(scheduler, [request(40, [9], **rules)])
+    while not target.batches:
+        scheduler.step()
     begun(scheduler, [request(12, [i + 1] * 30) for i in range(6)])
     told = []
     while len(target.judged) < 3:
