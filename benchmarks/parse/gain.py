@@ -8,6 +8,7 @@ be.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ class Profile:
     """Drafted tokens of an extend pass,"""
     accepted: int = 3
     """of which so many come out, the bonus token included."""
-    drafts: tuple[int, ...] = (2, 4, 8, 16)
-    """How many drafts verify passes are for, beside those of one."""
+    shared: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """How many prompts or drafts passes have room for, beside those of one."""
 
 
 class GivenTarget(GraphTarget):
@@ -133,13 +134,15 @@ def gains(target: Model, draft: Model, device: str, profile: Profile) -> Iterato
                     "gain": rate / alone.setdefault(batch, rate),
                 }
         del engines
+        gc.collect()  # Graphs cannot be freed while others are captured.
 
 
 def _open(
     target: Model, draft: Model, device: str, profile: Profile, speculates: bool, question: int
 ) -> tuple[GivenTarget, GraphDecoder]:
     slots, length = max(profile.batches), profile.prompt + profile.answer + profile.depth + 1
-    prefill = profile.prompt, 8 * profile.prompt
+    many = [count for count in profile.shared if count <= slots]
+    prefill = tuple(count * profile.prompt for count in (1, *many))
     sizes: dict[str, Any] = {
         "max_len": length, "slots": slots, "prefill": prefill, "decode": profile.batches,
         "prompts": tuple(prompts_of(rows, slots) for rows in prefill),
@@ -147,10 +150,9 @@ def _open(
     rows = profile.answer + profile.cuts * question
     tree = DraftTree(profile.depth) if speculates else None
     scored = () if question else (profile.answer,)
-    shared = [SharedSize(count * rows, profile.cuts, count)
-              for count in profile.drafts if count <= slots]  # fmt: skip
+    shared = tuple(SharedSize(count * rows, profile.cuts, count) for count in many)
     target_sizes = PassSizes(
-        **sizes, verify=((rows, profile.cuts),), shared=tuple(shared), scored=scored, tree=tree
+        **sizes, verify=((rows, profile.cuts),), shared=shared, scored=scored, tree=tree
     )
     config, parameters = target
     vocab = min(32000, config.vocab)
