@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.parse.models import Model
+from benchmarks.parse.models import CONFIGS, Model, random_parameters
+from benchmarks.report import RESULTS, Output, say, today, write_results
 from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.passes import Passes
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
@@ -130,3 +131,18 @@ def _timed(work: list[tuple[torch.cuda.Stream, torch.cuda.CUDAGraph, int]]) -> l
                     marks[-1][-1].record(stream)
     torch.cuda.synchronize()
     return [[begin.elapsed_time(mark) * 1e-3 for mark in some] for some in marks]
+
+
+def run(output: Output = RESULTS / "parse_beside.json") -> None:
+    """Measure what a stream of its own for the draft model would gain, at real geometry."""
+    both = Both()
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(), "date": today(), "torch": torch.__version__,
+        "sizes": vars(both), "rows": [],
+    }  # fmt: skip
+    names = "qwen3-14b", "qwen3-0.6b"
+    target, draft = ((CONFIGS[name], random_parameters(CONFIGS[name], "cuda")) for name in names)
+    for row in drafting_beside_prefill(target, draft, both):
+        report["rows"].append(row)
+        say(str(row))
+        write_results(output, report)
