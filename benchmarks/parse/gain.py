@@ -181,12 +181,12 @@ def _rate(
     acceptance: float | None, question: int, warm: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Of `batch` answers that begin together; acceptance None: by the target alone."""
-    target.acceptance = acceptance or 0.0
     stride = profile.answer // profile.cuts
     rules = Rules(max_rounds=0 if acceptance is None else 1, stride=stride)
     score = None if question else Score((0.0, *(1.0 for _ in EVIDENCE[1:])))
 
-    def answers(new_tokens: int, stages: dict[str, float]) -> None:
+    def answers(kept: float, stages: dict[str, float]) -> None:
+        target.acceptance = kept
         scheduler = Scheduler(target, draft)
         for i in range(batch):
             prompt = list(range(i, i + profile.prompt))
@@ -195,7 +195,7 @@ def _rate(
                     prompt=prompt, draft_prompt=prompt, suffix=list(range(question)), score=score,
                     stops=frozenset(), translation=SameTokens(frozenset()),
                     cuts=lambda drafted: list(range(stride, len(drafted) + 1, stride)),
-                    max_new_tokens=new_tokens, rules=rules, sampling=Sampling(),
+                    max_new_tokens=profile.answer, rules=rules, sampling=Sampling(),
                 ),
                 _Timed(stages),
             )  # fmt: skip
@@ -204,9 +204,9 @@ def _rate(
 
     with torch.inference_mode():
         if not warm:
-            answers(2 * stride, Counter())
+            answers(1.0, Counter())
         stages: dict[str, float] = Counter()
-        seconds = wall_seconds(lambda: answers(profile.answer, stages))
+        seconds = wall_seconds(lambda: answers(acceptance or 0.0, stages))
     return {
         "tokens_per_second": batch * profile.answer / seconds,
         "seconds": {stage: stages[stage] / batch for stage in STAGES},
