@@ -190,10 +190,6 @@ BENCHMARKS = {
             "parse_kernels.json", gpu=True,
         ),
         Benchmark(
-            "parse-beside", "parse.beside", "drafting beside prefills, on a stream of its own",
-            "parse_beside.json", gpu=True,
-        ),
-        Benchmark(
             "parse-merge", "parse.merge", "merges the figures of PARSE, without measuring",
             "parse.json",
         ),
