@@ -233,6 +233,7 @@ class Passes:
         rows = Rows.of(inputs["plan"], inputs["slots"])
         hidden, features = self._forward(rows, self.sizes.slot_rows)
         if self._head:
+            # Behind a draft's last row is no token of its own: there the head guesses worse.
             following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
             self._speculation.fill_head_cache(features, rows, following)
         return self._judging.outputs(inputs, hidden)
