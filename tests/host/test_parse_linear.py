@@ -17,7 +17,7 @@ from kernel_script import kernel_report
 from parse_runtime.kernels.experts import experts, route
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.streamed import of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu
 
 
@@ -39,7 +39,7 @@ def test_programs_hold_no_more_than_their_span_has(n, k, count, most, wide, rank
 
     dtype = torch.float32 if wide else torch.bfloat16
     weight = torch.empty(64 * n, 16 * k, dtype=dtype, device="meta")
-    with of_steps(1, ranks):
+    with of_ranks(ranks):
         tiles = choose(weight, dtype, count, most)
     every = 16 * k / tiles.depth
     last = every - -(-every // tiles.spans) * (tiles.spans - 1)

@@ -1,0 +1,153 @@
+"""How products of few rows are cut: into tiles of columns and of K, and into spans of K.
+
+The order of a row's sums follows from it. So it depends on the matrix alone, and two kernels that
+multiply by one matrix, one that holds it and one that streams it, have the same spans and tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+
+from parse_runtime.kernels.quantized import BLOCK, Weight, split
+from parse_runtime.kernels.streamed import shared
+
+COLUMNS = 64
+"""The least that Hopper's tensor cores take of the larger side; 16 a warp where weights are held,
+as an instruction takes with eight rows."""
+PROCESSORS = 132
+"""Multiprocessors of a Hopper GPU."""
+MOST_SPANS = 8
+RESIDENT = 3 * PROCESSORS
+"""Programs that are on a device at once: where there are more, most do not start early."""
+EARLY, REGISTERS = 384, 168
+"""Columns of a weight that a program holds before it waits, and a thread's registers then."""
+HELD_DEPTH, HELD_TILES = 128, 4
+"""K of a held tile, and such tiles that the registers of a program hold. Of gates and values, twice
+as many of half the columns."""
+HELD_PROGRAMS = 64
+"""Programs that suffice to read a held matrix (benchmarks/results/parse_fused.json): more would
+leave more sums for each program of the next kernel."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Columns and K of a tile, spans of K, pipeline stages, tiles that are held before a wait.
+
+    Columns, stages and held tiles leave a row's bits alone, and so does K where there are neither
+    spans nor scales, nor tiles that are products of their own (`apart`).
+    """
+
+    columns: int
+    depth: int
+    spans: int
+    stages: int
+    early: int = 0
+    apart: bool = False
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Launch options: with more registers fewer programs would fit beside each other."""
+        bound = {"maxnreg": REGISTERS} if self.early else {}
+        return {"num_warps": 4, "num_stages": self.stages, **bound}
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Spans of K, tiles of a span, columns of a tile."""
+
+    spans: int
+    tiles: int
+    columns: int
+
+
+def holding(weight: Weight, gated: bool = False) -> Holding | None:
+    """None where programs cannot hold a matrix [N, K]; of gates and values K is not split.
+
+    Tiles of K are products of their own then, in whichever kernel.
+    """
+    values, scale = split(weight)
+    n, k = values.shape
+    if scale is not None or values.dtype.itemsize != 2 or k % HELD_DEPTH:
+        return None
+    half = 2 if gated else 1
+    most, tiles, blocks = HELD_TILES * half, k // HELD_DEPTH, triton.cdiv(n, COLUMNS)
+    limit = 1 if gated else min(MOST_SPANS, PROCESSORS // blocks)
+    spans = [s for s in range(1, limit + 1) if tiles % s == 0 and tiles // s <= most]
+    if not spans or blocks > PROCESSORS:
+        return None
+    chosen = next((s for s in spans if blocks * s >= HELD_PROGRAMS), spans[-1])
+    return Holding(chosen, tiles // chosen, COLUMNS // half)
+
+
+def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
+    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_linear.json).
+
+    A tile is no larger than a block of scales, and divides it.
+    """
+    n, k = weight.shape
+    scaled = weight.dtype.itemsize == 1  # by tile: its depth counts for a row's bits
+    blocks = triton.cdiv(n, COLUMNS)
+    held = holding(weight, gated)
+    if held is not None:
+        tiles = Tiles(COLUMNS, HELD_DEPTH, held.spans, 6, apart=True)
+    else:
+        tiles = _streamed(weight, dtype, count, 1 if gated else MOST_SPANS)
+    tiles = fitting(tiles, count, dtype)
+    few = count <= 16 and blocks * tiles.spans <= RESIDENT
+    if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
+        tiles = replace(tiles, early=_early(tiles, k // tiles.depth))
+    return tiles
+
+
+def _streamed(weight: Tensor, dtype: torch.dtype, count: int, limit: int) -> Tiles:
+    """Tiles of a matrix that no program can hold, of up to `limit` spans."""
+    n, k = weight.shape
+    # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
+    deepest = BLOCK if dtype.itemsize == 2 else 32
+    depth = min(deepest, max(16, triton.next_power_of_2(k)))
+    blocks = triton.cdiv(n, COLUMNS)
+    most = min(limit, max(1, k // (2 * depth)))
+    once = min(max(1, PROCESSORS // blocks), most)
+    if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
+        # One program a multiprocessor, with all of its shared memory for what is on its way.
+        return Tiles(COLUMNS, depth, once, 6)
+    if blocks <= 2 * PROCESSORS:
+        spans = min(limit, 4, max(1, k // 256))
+        return Tiles(COLUMNS, min(depth, 64), spans, 4 if spans > 1 else 6)
+    if blocks <= 1.05 * RESIDENT or (count > 16 and weight.dtype.itemsize != 1):
+        # Of few more than are resident with deep tiles the last would run alone.
+        return Tiles(COLUMNS, min(depth, 64), 1, 4)
+    return Tiles(COLUMNS, depth, 1, 3)
+
+
+def _early(tiles: Tiles, count: int) -> int:
+    """Of so many tiles those that a program holds, which every span must have."""
+    last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
+    return max(0, min(EARLY // tiles.depth, int(last)))
+
+
+def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
+    """With as many stages as shared memory has room for."""
+    stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
+    stages = max(1, min(tiles.stages, shared_memory() // stage))
+    return replace(tiles, stages=stages)
+
+
+@cache
+def shared_memory() -> int:
+    """Bytes that a program may have, some left for what else it keeps there."""
+    most = 227 << 10  # Hopper's
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties()
+        most = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return most - (4 << 10)
+
+
+def tile_rows(count: int) -> int:
+    """Rows of a tile; any gives the same bits."""
+    return 16 if count <= 16 else 32 if count <= 32 else 64
