@@ -190,6 +190,17 @@ def products(ttgir: str) -> list[str]:
     return sorted({f"{side} {layouts[mma]}{width}" for side, mma, width in found})
 
 
+def chains(ttgir: str) -> dict[str, int]:
+    """Products of tiles, and those of them that begin at zero and are added to a sum."""
+    dots = re.findall(r"= (?:tt\.dot|ttng\.warp_group_dot) %\S+ %\S+ (%\w+)", ttgir)
+    zeros = set(re.findall(r"(%\w+) = arith\.constant dense<0\.0+e\+00>", ttgir))
+    return {
+        "products": len(dots),
+        "from_zero": sum(dot in zeros for dot in dots),
+        "added": ttgir.count("= math.fma "),
+    }
+
+
 def multiplied(ptx: str) -> list[str]:
     """Types of what tensor cores multiply."""
     return sorted(set(re.findall(r"mma\S*\.m\d+n\d+k\d+\S*?\.f32\.(\w+\.\w+)", ptx)))
@@ -223,6 +234,7 @@ def main() -> None:
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
+            "chains": [chains(k.asm["ttgir"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()

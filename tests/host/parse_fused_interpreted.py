@@ -18,7 +18,9 @@ from parse_runtime.kernels.cuda import attend_step as cuda_attend
 from parse_runtime.kernels.cuda import held, unite
 from parse_runtime.kernels.cuda import norm as cuda_norm
 from parse_runtime.kernels.cuda import rotate as cuda_rotate
-from parse_runtime.kernels.cuda.held import Holding
+from parse_runtime.kernels.cuda.stream import stream_parts
+from parse_runtime.kernels.cuda.swiglu import stream_swiglu
+from parse_runtime.kernels.cuda.tiles import Holding, Tiles
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.signature.sizes import BLOCK, blocks_of
 
@@ -36,18 +38,29 @@ def same(name: str, found: Tensor, expected: Tensor) -> None:
 
 
 def products() -> None:
-    """Columns that no program has all of; one row, a tile of rows, more, and several programs."""
-    for n, k, gated in ((100, 512, False), (200, 256, True)):
-        w = torch.randn(n, k) * k**-0.5
+    """A row by the kernel that holds a weight, and among others by the one that streams it.
+
+    Values of a tile of K are whole numbers times a power of two, so that its product is exact: what
+    differs is the order in which tiles and spans are added. Some columns no program has all of.
+    """
+    for n, k, gated in ((100, 1024, False), (200, 768, True)):
+        w = torch.randint(-4, 5, (n, k)).float()
+        x = torch.randint(-4, 5, (40, k)) * 2.0 ** torch.randint(
+            0, 20, (k // 128,)
+        ).repeat_interleave(128)
         how = Holding(1, k // 128, 32) if gated else Holding(2, k // 256, 64)
-        x = torch.randn(40, k)
+        tiles = Tiles(64, 128, how.spans, 2, apart=True)
         for bias in (None,) if gated else (None, torch.randn(n)):
-            whole = held.held_product(x, w, bias, gated, True, how)
-            expected = swiglu.swiglu(x @ w.T, True) if gated else x @ w.T
-            near(f"{n} {bias is None}", whole.sum(0), expected if bias is None else expected + bias)
-            for count in (1, 8, 9, 33):
-                part = held.held_product(x[:count], w, bias, gated, True, how)
-                same(f"{n} {bias is None} {count}", part, whole[:, :count])
+            if gated:
+                whole = stream_swiglu(x, w, True, tiles)[None]
+                expected = swiglu.swiglu(x.double() @ w.double().T, True)
+            else:
+                whole = stream_parts(x, w, bias, tiles)
+                expected = x.double() @ w.double().T + (0 if bias is None else bias)
+            near(f"{n} {bias is None}", whole.sum(0), expected)
+            for row in (0, 8, 33):
+                one = held.held_product(x[row : row + 1], w, bias, gated, True, how)
+                same(f"{n} {bias is None} {row}", one, whole[:, row : row + 1])
 
 
 def norms() -> None:

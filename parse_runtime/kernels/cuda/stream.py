@@ -87,8 +87,8 @@ def _stream(
     total = tl.zeros((COLUMNS, ROWS), tl.float32)
     rows = rows_of(x_row, (row < count)[:, None], first, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
-        at = (first + tile) * DEPTH
-        total = add_product(total, held[tile], rows[tile], scale, at, APART=APART)
+        begin = (first + tile) * DEPTH
+        total = add_product(total, held[tile], rows[tile], scale, begin, APART=APART)
     for tile in tl.range(first + EARLY, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
