@@ -72,7 +72,10 @@ def bits() -> None:
         chain = Tiles(64, 128, spans, 4)
         for count in (1, 2, 8, 16, 17, 32, 64):
             row: dict[str, Any] = {"n": n, "k": k, "gated": gated, "spans": spans, "rows": count}
-            for label, cut in (("apart", replace(chain, apart=True)), ("chain", chain)):
+            # Tiles of 32 columns are multiplied by mma in place of wgmma.
+            apart = replace(chain, apart=True)
+            cuts = {"apart": apart, "apart32": replace(apart, columns=32), "chain": chain}
+            for label, cut in cuts.items():
                 if gated:
                     whole = swiglu.stream_swiglu(x[:count], w, False, cut)[None]
                 else:
@@ -123,10 +126,10 @@ def kernels() -> None:
             found: dict[str, Any] = {"matrix": name, "rows": count, "base": str(base)}
             found["base_us"] = microseconds([lambda w=w: call(base, w) for w in ws])
             for s in spans:
-                for stages in (6, 4):
-                    tile = Tiles(64, 128, s, stages, apart=True)
+                for columns, stages in ((64, 6), (64, 4), (32, 6), (32, 4)):
+                    tile = Tiles(columns, 128, s, stages, apart=True)
                     tile = tiles.fitting(tile, count, x.dtype)
-                    label = f"apart s{s} stages{stages}"
+                    label = f"apart c{columns} s{s} stages{stages}"
                     found[label] = microseconds([lambda w=w, t=tile: call(t, w) for w in ws])
                 if count == 1:
                     how = Holding(s, k // 128 // s, 32 if gated else 64)
@@ -140,10 +143,16 @@ def nothing(weight: Any, gated: bool = False) -> None:
     return None
 
 
+def narrow(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
+    found = tiles.choose(weight, dtype, count, gated)
+    return replace(found, columns=32, stages=4) if found.apart else found
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {"holding": nothing},
     "p64": {"HELD_PROGRAMS": 64},
     "p128": {"HELD_PROGRAMS": 128},
+    "c32": {"HELD_PROGRAMS": 64},
 }
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -159,7 +168,12 @@ def steps(name: str, slots: int, batches: tuple[int, ...]) -> None:
         target = GraphTarget(session, passes.signature)
         own = values.get("holding", held.holding)
         with torch.inference_mode(), patch.multiple(tiles, **values):
-            with patch.object(held, "holding", own):
+            cut = narrow if label == "c32" else tiles.choose
+            with (
+                patch.object(held, "holding", own),
+                patch.object(stream, "choose", cut),
+                patch.object(swiglu, "choose", cut),
+            ):
                 for batch in batches:
                     own = list(range(batch))
                     target.decode(Batch(own, own, [320] * batch, [Sampling()] * batch))
