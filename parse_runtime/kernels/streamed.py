@@ -19,8 +19,11 @@ def streams(x: Tensor) -> bool:
 
 
 def holds(x: Tensor) -> bool:
-    """Whether programs may hold their part of the weight: of one row, which has the same bits."""
-    return streams(x) and x.shape[-2] == 1
+    """Whether programs may hold their part of the weight (`cuda/held.py`): of one row.
+
+    It has the bits that it has among others. Ranks hold the first part of any matrix instead.
+    """
+    return streams(x) and x.shape[-2] == 1 and not shared()
 
 
 def shared() -> bool:

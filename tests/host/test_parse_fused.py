@@ -63,8 +63,8 @@ def test_a_held_matrix_is_streamed_by_the_same_spans_and_tiles(n, k, gated, rank
     with of_ranks(ranks):
         for count in (1, 16, 17, 32, 64):
             tiles = kernels.choose(weight, torch.bfloat16, count, gated)
-            assert tiles.apart == (held is not None)
-            if held is not None:
+            assert tiles.apart == (held is not None and not ranks)
+            if tiles.apart:
                 assert (tiles.spans, tiles.depth) == (held.spans, 128)
                 assert held.spans * held.tiles * 128 == 64 * k
                 assert held.tiles * held.columns <= 256 and held.spans <= (1 if gated else 8)
@@ -75,6 +75,8 @@ def test_one_row_is_held_whatever_else_a_model_runs():
         x = SimpleNamespace(is_cuda=True, shape=(rows, 1024))
         assert holds(x) == (rows == 1) and streams(x) == (rows < 65)
     assert not holds(torch.zeros(1, 1024))
+    with of_ranks(True):
+        assert not holds(SimpleNamespace(is_cuda=True, shape=(1, 1024)))
 
 
 def test_fused_functions_are_those_they_name():

@@ -92,7 +92,7 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     n, k = weight.shape
     scaled = weight.dtype.itemsize == 1  # by tile: its depth counts for a row's bits
     blocks = triton.cdiv(n, COLUMNS)
-    held = holding(weight, gated)
+    held = None if shared() else holding(weight, gated)
     if held is not None:
         tiles = Tiles(COLUMNS, HELD_DEPTH, held.spans, 6, apart=True)
     else:
