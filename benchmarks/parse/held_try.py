@@ -58,6 +58,7 @@ def row_product(x: Tensor, w: Tensor, gated: bool, how: Holding, rows: int, warp
 
 SHAPES = (
     (4096, 1024, False, 2), (1024, 2048, False, 4), (1024, 3072, False, 6), (6144, 1024, True, 1),
+    (4096, 1024, False, 1), (1024, 2048, False, 2), (1024, 3072, False, 3),
     (1024, 2048, False, 8), (1024, 3072, False, 8), (512, 5120, False, 10), (512, 17408, False, 34),
 )  # fmt: skip
 
@@ -68,7 +69,7 @@ def bits() -> None:
         if gated:  # else all gates are shut, or wide open
             w = w * 0.01
         span = k // 128 // spans
-        how = Holding(spans, span, 32 if gated else 64)
+        how = Holding(spans, span, 32 if gated or span > 4 else 64)
         chain = Tiles(64, 128, spans, 4)
         for count in (1, 2, 8, 16, 17, 32, 64):
             row: dict[str, Any] = {"n": n, "k": k, "gated": gated, "spans": spans, "rows": count}
@@ -109,8 +110,8 @@ def microseconds(calls: list[Callable[[], Any]]) -> float:
 
 def kernels() -> None:
     for name, n, k, gated, spans in (
-        ("qkv", 4096, 1024, False, (2,)), ("o", 1024, 2048, False, (4, 8)),
-        ("gate_up", 6144, 1024, True, (1,)), ("down", 1024, 3072, False, (6, 8)),
+        ("qkv", 4096, 1024, False, (2, 1)), ("o", 1024, 2048, False, (4, 8, 2)),
+        ("gate_up", 6144, 1024, True, (1,)), ("down", 1024, 3072, False, (6, 8, 3)),
     ):  # fmt: skip
         ws = [torch.randn(n, k, device="cuda").bfloat16() for _ in range(28)]
         for count in (1, 2, 8, 16, 32, 64):
@@ -126,13 +127,14 @@ def kernels() -> None:
             found: dict[str, Any] = {"matrix": name, "rows": count, "base": str(base)}
             found["base_us"] = microseconds([lambda w=w: call(base, w) for w in ws])
             for s in spans:
-                for columns, stages in ((64, 6), (64, 4), (32, 6), (32, 4)):
+                for columns, stages in ((64, 6), (32, 6), (32, 4)):
                     tile = Tiles(columns, 128, s, stages, apart=True)
                     tile = tiles.fitting(tile, count, x.dtype)
                     label = f"apart c{columns} s{s} stages{stages}"
                     found[label] = microseconds([lambda w=w, t=tile: call(t, w) for w in ws])
                 if count == 1:
-                    how = Holding(s, k // 128 // s, 32 if gated else 64)
+                    each = k // 128 // s
+                    how = Holding(s, each, 32 if gated or each > 4 else 64)
                     found[f"held s{s}"] = microseconds(
                         [lambda w=w, h=how: row_product(x, w, gated, h, 8, 4) for w in ws]
                     )
@@ -148,19 +150,38 @@ def narrow(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     return replace(found, columns=32, stages=4) if found.apart else found
 
 
+def narrow_holding(weight: Any, gated: bool = False) -> Holding | None:
+    """Tiles of 32 columns, eight a program: fewer spans, as many programs."""
+    values, scale = tiles.split(weight)
+    n, k = values.shape
+    if gated or scale is not None or k % 128:
+        return HOLDING(weight, gated)
+    blocks, each = triton.cdiv(n, 32), k // 128
+    spans = [s for s in range(1, 9) if each % s == 0 and each // s <= 8 and blocks * s <= 264]
+    if not spans:
+        return None
+    chosen = next((s for s in spans if blocks * s >= 64), spans[-1])
+    return Holding(chosen, each // chosen, 32)
+
+
+HOLDING = tiles.holding
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {"holding": nothing},
     "p64": {"HELD_PROGRAMS": 64},
     "p128": {"HELD_PROGRAMS": 128},
     "c32": {"HELD_PROGRAMS": 64},
+    "n32 c64": {"holding": narrow_holding},
+    "n32 c32": {"holding": narrow_holding},
 }
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
+BATCHES = (1, 2, 8, 16, 64)
 
 
 def steps(name: str, slots: int, batches: tuple[int, ...]) -> None:
     """Seconds of decode steps from position 320 on, of a slot of 512 tokens."""
     model = CONFIGS[name], random_parameters(CONFIGS[name], "cuda")
     for label, values in VARIANTS.items():
+        if slots > 64 and label not in ("base", "p64", "n32 c32"):
+            continue
         sizes = PassSizes(max_len=512, slots=slots, prefill=(64,), decode=batches)
         session = CapturedSession("cuda")
         passes = Passes("target", *model, sizes, session.register, run_ahead=True)
@@ -168,7 +189,7 @@ def steps(name: str, slots: int, batches: tuple[int, ...]) -> None:
         target = GraphTarget(session, passes.signature)
         own = values.get("holding", held.holding)
         with torch.inference_mode(), patch.multiple(tiles, **values):
-            cut = narrow if label == "c32" else tiles.choose
+            cut = narrow if "c32" in label else tiles.choose
             with (
                 patch.object(held, "holding", own),
                 patch.object(stream, "choose", cut),
