@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.early import append, hold
+from parse_runtime.kernels.cuda.early import append, hold, rows_of
 from parse_runtime.kernels.cuda.norm import NARROW, norm_scales, normed_row
 from parse_runtime.kernels.cuda.swiglu import activate
 from parse_runtime.kernels.cuda.tiles import HELD_DEPTH, Holding, holding
@@ -105,10 +105,9 @@ def _held_row(
     held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
     wait()
     x += tl.program_id(2) * TILES * DEPTH
-    tiles = ()
-    for tile in tl.static_range(TILES):
-        tiles = append(tiles, tl.load(x + tile * DEPTH + tl.arange(0, DEPTH)))
-    finish(product(tiles, held, ROWS, TILES), bias, out, n, COLUMNS, GATED, GELU)
+    row = tl.arange(0, ROWS)[:, None]
+    rows = rows_of(x + row * 0, row == 0, 0, DEPTH, TILES)
+    finish(product(rows, held, TILES), bias, out, n, COLUMNS, GATED, GELU)
 
 
 @triton.jit
@@ -135,7 +134,7 @@ def _held_normed(
         for other in tl.static_range(1, SPANS):
             own = tl.where(span == other, ys[other * TILES + tile], own)
         tiles = append(tiles, own)
-    finish(product(tiles, held, ROWS, TILES), bias, out, n, COLUMNS, GATED, GELU)
+    finish(product(only_row(tiles, ROWS, TILES), held, TILES), bias, out, n, COLUMNS, GATED, GELU)
 
 
 @triton.jit(do_not_specialize=["tops", "totals", "keys"])
@@ -155,7 +154,7 @@ def _held_united(
             keys, HEAD_DIM, SPAN, SPANS,
         )  # fmt: skip
         tiles = append(tiles, x.to(weight.dtype.element_ty))
-    finish(product(tiles, held, ROWS, TILES), None, out, n, COLUMNS, False, False)
+    finish(product(only_row(tiles, ROWS, TILES), held, TILES), None, out, n, COLUMNS, False, False)
 
 
 @triton.jit
@@ -174,35 +173,42 @@ def hold_part(
 
 
 @triton.jit
-def product(tiles, held, ROWS: tl.constexpr, TILES: tl.constexpr):
-    """[columns, rows] of tiles of a row, which is the first of ROWS, and of a weight.
+def only_row(tiles, ROWS: tl.constexpr, TILES: tl.constexpr):
+    """Tiles of ROWS rows that are zero but for the first."""
+    first = (tl.arange(0, ROWS) == 0)[:, None]
+    rows = ()
+    for tile in tl.static_range(TILES):
+        rows = append(rows, tl.where(first, tiles[tile][None, :], 0.0))
+    return rows
+
+
+@triton.jit
+def product(rows, held, TILES: tl.constexpr):
+    """[rows, columns] of tiles of rows and of a weight.
 
     Each tile is a product of its own: one after the other they would wait for each other. Columns
     come first, as an instruction takes 16 of these and only eight rows.
     """
-    first = (tl.arange(0, ROWS) == 0)[None, :]
-    total = tl.zeros((held[0].shape[0], ROWS), tl.float32)
+    total = tl.zeros((held[0].shape[0], rows[0].shape[0]), tl.float32)
     for tile in tl.static_range(TILES):
-        rows = tl.where(first, tiles[tile][:, None], 0.0)
-        total = tl.fma(tl.dot(held[tile], rows, input_precision="ieee"), 1.0, total)
-    return total
+        total = tl.fma(tl.dot(held[tile], rows[tile].T, input_precision="ieee"), 1.0, total)
+    return total.T
 
 
 @triton.jit
 def finish(
     total, bias, out, n, COLUMNS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr
 ):  # fmt: skip
-    """Store a program's part."""
+    """Store a program's part, of the first row."""
     column, span = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(2)
-    first = (tl.arange(0, total.shape[1]) == 0)[:, None]
-    total = total.T
+    first = (tl.arange(0, total.shape[0]) == 0)[:, None]
     if GATED:
         gate, up = tl.split(total.reshape(total.shape[0], COLUMNS // 2, 2))
         column = tl.program_id(1) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
-        at = tl.zeros(first.shape, tl.int32) + column[None, :]
-        tl.store(out + at, activate(gate, GELU) * up, first & (column < n // 2)[None, :])
+        place = tl.broadcast_to(out + column[None, :], gate.shape)
+        tl.store(place, activate(gate, GELU) * up, first & (column < n // 2)[None, :])
     else:
         if bias is not None and span == 0:
             total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
-        at = tl.zeros(first.shape, tl.int32) + (span * n + column)[None, :]
-        tl.store(out + at, total, first & (column < n)[None, :])
+        place = tl.broadcast_to(out + (span * n + column)[None, :], total.shape)
+        tl.store(place, total, first & (column < n)[None, :])
