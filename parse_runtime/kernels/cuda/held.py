@@ -15,6 +15,7 @@ from torch import Tensor
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import append, hold, rows_of
 from parse_runtime.kernels.cuda.norm import NARROW, norm_scales, normed_row
+from parse_runtime.kernels.cuda.stream import joined
 from parse_runtime.kernels.cuda.swiglu import activate
 from parse_runtime.kernels.cuda.tiles import HELD_DEPTH, Holding, holding
 from parse_runtime.kernels.cuda.unite import FEW, Partial, united
@@ -41,7 +42,7 @@ def held_product(
     out = _result(how, n, x.dtype, x.device, gated)
     _held_row[1, triton.cdiv(n, how.columns), how.spans](
         x.contiguous(), values, bias, out, n, values.stride(0),
-        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles, JOINED=how.joined,
         GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
@@ -64,7 +65,7 @@ def normed_product(
     _held_normed[1, triton.cdiv(n, how.columns), how.spans](
         parts, residual, norm, total, values, bias, out, n, values.stride(0), eps, offset,
         PARTS=parts.shape[0], SPANS=how.spans,
-        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles, JOINED=how.joined,
         GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out, total
@@ -83,7 +84,7 @@ def united_product(partial: Partial, weight: Weight, how: Holding | None = None)
     _held_united[1, triton.cdiv(n, how.columns), how.spans](
         partial.sums, partial.tops, partial.totals, *partial.seen, values, out, n,
         values.stride(0), HEAD_DIM=head_dim, SPAN=partial.span, SPANS=spans,
-        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles, JOINED=how.joined,
         num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
@@ -99,7 +100,7 @@ def _result(how: Holding, n: int, dtype: torch.dtype, device: torch.device, gate
 def _held_row(
     x, weight, bias, out, n, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
-    GATED: tl.constexpr, GELU: tl.constexpr,
+    JOINED: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
@@ -107,7 +108,8 @@ def _held_row(
     x += tl.program_id(2) * TILES * DEPTH
     row = tl.arange(0, ROWS)[:, None]
     rows = rows_of(x + row * 0, row == 0, 0, DEPTH, TILES)
-    finish(product(rows, held, TILES), bias, out, n, COLUMNS, GATED, GELU)
+    total = product(rows, held, bias, n, COLUMNS, TILES, JOINED)
+    finish(total, out, n, COLUMNS, GATED, GELU)
 
 
 @triton.jit
@@ -115,7 +117,7 @@ def _held_normed(
     parts, residual, norm, entered, weight, bias, out, n, w_stride, eps, offset,
     PARTS: tl.constexpr, SPANS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
-    GATED: tl.constexpr, GELU: tl.constexpr,
+    JOINED: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
@@ -134,7 +136,9 @@ def _held_normed(
         for other in tl.static_range(1, SPANS):
             own = tl.where(span == other, ys[other * TILES + tile], own)
         tiles = append(tiles, own)
-    finish(product(only_row(tiles, ROWS, TILES), held, TILES), bias, out, n, COLUMNS, GATED, GELU)
+    rows = only_row(tiles, ROWS, TILES)
+    total = product(rows, held, bias, n, COLUMNS, TILES, JOINED)
+    finish(total, out, n, COLUMNS, GATED, GELU)
 
 
 @triton.jit(do_not_specialize=["tops", "totals", "keys"])
@@ -142,6 +146,7 @@ def _held_united(
     sums, tops, totals, cuts, starts, ancestors, lows, keys, weight, out, n, w_stride,
     HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+    JOINED: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, False)
@@ -154,7 +159,9 @@ def _held_united(
             keys, HEAD_DIM, SPAN, SPANS,
         )  # fmt: skip
         tiles = append(tiles, x.to(weight.dtype.element_ty))
-    finish(product(only_row(tiles, ROWS, TILES), held, TILES), None, out, n, COLUMNS, False, False)
+    rows = only_row(tiles, ROWS, TILES)
+    total = product(rows, held, None, n, COLUMNS, TILES, JOINED)
+    finish(total, out, n, COLUMNS, False, False)
 
 
 @triton.jit
@@ -183,22 +190,29 @@ def only_row(tiles, ROWS: tl.constexpr, TILES: tl.constexpr):
 
 
 @triton.jit
-def product(rows, held, TILES: tl.constexpr):
-    """[rows, columns] of tiles of rows and of a weight.
+def product(
+    rows, held, bias, n, COLUMNS: tl.constexpr, TILES: tl.constexpr, JOINED: tl.constexpr
+):  # fmt: skip
+    """[rows, columns] of tiles of rows and of a weight, of as many streamed spans as are JOINED.
 
     Each tile is a product of its own: one after the other they would wait for each other. Columns
     come first, as an instruction takes 16 of these and only eight rows.
     """
-    total = tl.zeros((held[0].shape[0], rows[0].shape[0]), tl.float32)
-    for tile in tl.static_range(TILES):
-        total = tl.fma(tl.dot(held[tile], rows[tile].T, input_precision="ieee"), 1.0, total)
-    return total.T
+    each: tl.constexpr = TILES // JOINED
+    sums = ()
+    for span in tl.static_range(JOINED):
+        total = tl.zeros((COLUMNS, rows[0].shape[0]), tl.float32)
+        for tile in tl.static_range(span * each, span * each + each):
+            total = tl.fma(tl.dot(held[tile], rows[tile].T, input_precision="ieee"), 1.0, total)
+        if bias is not None and span == 0 and tl.program_id(2) == 0:
+            column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+            total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
+        sums = append(sums, total)
+    return joined(sums, JOINED).T
 
 
 @triton.jit
-def finish(
-    total, bias, out, n, COLUMNS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr
-):  # fmt: skip
+def finish(total, out, n, COLUMNS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr):
     """Store a program's part, of the first row."""
     column, span = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(2)
     first = (tl.arange(0, total.shape[0]) == 0)[:, None]
@@ -208,7 +222,5 @@ def finish(
         place = tl.broadcast_to(out + column[None, :], gate.shape)
         tl.store(place, activate(gate, GELU) * up, first & (column < n // 2)[None, :])
     else:
-        if bias is not None and span == 0:
-            total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
         place = tl.broadcast_to(out + (span * n + column)[None, :], total.shape)
         tl.store(place, total, first & (column < n)[None, :])

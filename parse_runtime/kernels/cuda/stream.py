@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.early import hold, rows_of
+from parse_runtime.kernels.cuda.early import append, hold, rows_of
 from parse_runtime.kernels.cuda.tiles import Tiles, choose, tile_rows
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
 
@@ -159,9 +159,25 @@ def _add(parts, out, n, SPANS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def sum_parts(parts, there, stride, SPANS: tl.constexpr):
-    """Float32 sum of SPANS parts that lie `stride` apart, in ascending order."""
+    """Float32 sum of SPANS parts that lie `stride` apart, in the order of `joined`."""
     other: tl.constexpr = None if there is None else 0.0
-    total = tl.load(parts, there, other=other).to(tl.float32)
-    for span in tl.static_range(1, SPANS):
-        total += tl.load(parts + span * stride, there, other=other)
-    return total
+    sums = ()
+    for span in tl.static_range(SPANS):
+        part = tl.load(parts + span * stride, there, other=other)
+        sums = append(sums, part.to(tl.float32))
+    return joined(sums, SPANS)
+
+
+@triton.jit
+def joined(sums, COUNT: tl.constexpr):
+    """Their sum: of 4 or 8 neighbours first, so that a kernel may leave pairs or fours joined."""
+    if COUNT == 8:
+        left = (sums[0] + sums[1]) + (sums[2] + sums[3])
+        return left + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
+    elif COUNT == 4:
+        return (sums[0] + sums[1]) + (sums[2] + sums[3])
+    else:
+        total = sums[0]
+        for other in tl.static_range(1, COUNT):
+            total += sums[other]
+        return total

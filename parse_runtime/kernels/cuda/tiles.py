@@ -17,8 +17,7 @@ from parse_runtime.kernels.quantized import BLOCK, Weight, split
 from parse_runtime.kernels.streamed import shared
 
 COLUMNS = 64
-"""The least that Hopper's tensor cores take of the larger side; 16 a warp where weights are held,
-as an instruction takes with eight rows."""
+"""The least that Hopper's tensor cores take of the larger side."""
 PROCESSORS = 132
 """Multiprocessors of a Hopper GPU."""
 MOST_SPANS = 8
@@ -26,12 +25,11 @@ RESIDENT = 3 * PROCESSORS
 """Programs that are on a device at once: where there are more, most do not start early."""
 EARLY, REGISTERS = 384, 168
 """Columns of a weight that a program holds before it waits, and a thread's registers then."""
-HELD_DEPTH, HELD_TILES = 128, 4
-"""K of a held tile, and such tiles that the registers of a program hold. Of gates and values, twice
-as many of half the columns."""
-HELD_PROGRAMS = 64
-"""Programs that suffice to read a held matrix (benchmarks/results/parse_fused.json): more would
-leave more sums for each program of the next kernel."""
+HELD_DEPTH, HELD_COLUMNS, HELD_TILES = 128, 32, 8
+"""K and columns of a held tile, and such tiles that the registers of a program hold."""
+HELD_PROGRAMS, MOST_HELD = 64, 2 * PROCESSORS
+"""Programs that suffice to read a held matrix (benchmarks/results/parse_fused.json), and those that
+a GPU has at a time. More leave more sums for each program of the next kernel."""
 
 
 @dataclass(frozen=True)
@@ -58,30 +56,39 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Holding:
-    """Spans of K, tiles of a span, columns of a tile."""
+    """Spans of K, tiles of a span, columns of a tile; streamed spans that one of these joins."""
 
     spans: int
     tiles: int
     columns: int
+    joined: int = 1
 
 
 def holding(weight: Weight, gated: bool = False) -> Holding | None:
-    """None where programs cannot hold a matrix [N, K]; of gates and values K is not split.
+    """How programs hold a matrix [N, K]; None where they cannot.
 
     Tiles of K are products of their own then, in whichever kernel.
     """
     values, scale = split(weight)
     n, k = values.shape
-    if scale is not None or values.dtype.itemsize != 2 or k % HELD_DEPTH:
+    streamed = _streamed(values, values.dtype, 1, gated)
+    tiles = k // (streamed.depth * streamed.spans)
+    whole = tiles * streamed.depth * streamed.spans == k
+    if scale is not None or streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES:
         return None
-    half = 2 if gated else 1
-    most, tiles, blocks = HELD_TILES * half, k // HELD_DEPTH, triton.cdiv(n, COLUMNS)
-    limit = 1 if gated else min(MOST_SPANS, PROCESSORS // blocks)
-    spans = [s for s in range(1, limit + 1) if tiles % s == 0 and tiles // s <= most]
-    if not spans or blocks > PROCESSORS:
+    programs = triton.cdiv(n, HELD_COLUMNS) * streamed.spans
+    joined = 1
+    # Sums of spans that are no power of two are added one after the other (`sum_parts`).
+    while (
+        streamed.spans in (2, 4, 8)
+        and joined < streamed.spans
+        and 2 * joined * tiles <= HELD_TILES
+        and programs >= 2 * joined * HELD_PROGRAMS
+    ):
+        joined *= 2
+    if programs > MOST_HELD * joined:
         return None
-    chosen = next((s for s in spans if blocks * s >= HELD_PROGRAMS), spans[-1])
-    return Holding(chosen, tiles // chosen, COLUMNS // half)
+    return Holding(streamed.spans // joined, tiles * joined, HELD_COLUMNS, joined)
 
 
 def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
@@ -92,11 +99,9 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     n, k = weight.shape
     scaled = weight.dtype.itemsize == 1  # by tile: its depth counts for a row's bits
     blocks = triton.cdiv(n, COLUMNS)
-    held = None if shared() else holding(weight, gated)
-    if held is not None:
-        tiles = Tiles(COLUMNS, HELD_DEPTH, held.spans, 6, apart=True)
-    else:
-        tiles = _streamed(weight, dtype, count, 1 if gated else MOST_SPANS)
+    tiles = _streamed(weight, dtype, count, gated)
+    if not shared() and holding(weight, gated) is not None:
+        tiles = replace(tiles, apart=True)
     tiles = fitting(tiles, count, dtype)
     few = count <= 16 and blocks * tiles.spans <= RESIDENT
     if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
@@ -104,9 +109,10 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     return tiles
 
 
-def _streamed(weight: Tensor, dtype: torch.dtype, count: int, limit: int) -> Tiles:
-    """Tiles of a matrix that no program can hold, of up to `limit` spans."""
+def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tiles:
+    """Of gates and values K is not split."""
     n, k = weight.shape
+    limit = 1 if gated else MOST_SPANS
     # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
     deepest = BLOCK if dtype.itemsize == 2 else 32
     depth = min(deepest, max(16, triton.next_power_of_2(k)))
