@@ -35,11 +35,11 @@ def test_fused_kernels_near_the_references_and_equal_to_those_they_replace():
 @pytest.mark.parametrize(
     ("shape", "gated", "expected"),
     [
-        ((4096, 1024), False, (2, 4, 64)),  # Qwen3-0.6B: query, key and value,
-        ((1024, 2048), False, (4, 4, 64)),  # output,
-        ((6144, 1024), True, (1, 8, 32)),  # gates and values,
-        ((1024, 3072), False, (6, 4, 64)),  # down
-        ((64, 256), False, (2, 1, 64)),
+        ((4096, 1024), False, (1, 8, 32, 2)),  # Qwen3-0.6B: query, key and value,
+        ((1024, 2048), False, (2, 8, 32, 4)),  # output,
+        ((6144, 1024), True, (1, 8, 32, 1)),  # gates and values,
+        ((1024, 3072), False, (4, 6, 32, 2)),  # down
+        ((64, 256), False, (1, 2, 32, 1)),
         ((151936, 1024), False, None),  # more programs than a GPU holds
         ((7168, 5120), False, None),
         ((6144, 1152), True, None),  # more than registers hold
@@ -65,9 +65,10 @@ def test_a_held_matrix_is_streamed_by_the_same_spans_and_tiles(n, k, gated, rank
             tiles = kernels.choose(weight, torch.bfloat16, count, gated)
             assert tiles.apart == (held is not None and not ranks)
             if tiles.apart:
-                assert (tiles.spans, tiles.depth) == (held.spans, 128)
+                assert (tiles.spans, tiles.depth) == (held.spans * held.joined, 128)
                 assert held.spans * held.tiles * 128 == 64 * k
-                assert held.tiles * held.columns <= 256 and held.spans <= (1 if gated else 8)
+                assert held.tiles <= 8 and held.tiles % held.joined == 0
+                assert held.joined == 1 or tiles.spans in (2, 4, 8)
 
 
 def test_one_row_is_held_whatever_else_a_model_runs():
