@@ -72,23 +72,18 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
     values, scale = split(weight)
     n, k = values.shape
     streamed = _streamed(values, values.dtype, 1, gated)
-    tiles = k // (streamed.depth * streamed.spans)
-    whole = tiles * streamed.depth * streamed.spans == k
+    spans, tiles = streamed.spans, k // (streamed.spans * HELD_DEPTH)
+    whole = k == spans * tiles * HELD_DEPTH
     if scale is not None or streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES:
         return None
-    programs = triton.cdiv(n, HELD_COLUMNS) * streamed.spans
-    joined = 1
-    # Sums of spans that are no power of two are added one after the other (`sum_parts`).
-    while (
-        streamed.spans in (2, 4, 8)
-        and joined < streamed.spans
-        and 2 * joined * tiles <= HELD_TILES
-        and programs >= 2 * joined * HELD_PROGRAMS
-    ):
-        joined *= 2
+    programs = triton.cdiv(n, HELD_COLUMNS) * spans
+    # Of other numbers of spans the sums are added one after the other (`joined` in `stream.py`).
+    counts = [1, 2, 4, 8] if spans in (2, 4, 8) else [1]
+    few = min(spans, HELD_TILES // tiles, programs // HELD_PROGRAMS)
+    joined = max((count for count in counts if count <= few), default=1)
     if programs > MOST_HELD * joined:
         return None
-    return Holding(streamed.spans // joined, tiles * joined, HELD_COLUMNS, joined)
+    return Holding(spans // joined, tiles * joined, HELD_COLUMNS, joined)
 
 
 def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
