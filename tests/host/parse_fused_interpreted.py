@@ -83,7 +83,7 @@ def norms() -> None:
             for found, expected in zip((y, total), norm.add_rms_norm(*given), strict=True):
                 near(f"{name} {found is y}", found, expected)
             for gated in (False, True):
-                how = Holding(1, 3, 32) if gated else Holding(3, 1, 64)
+                how = Holding(1, 3, 32, 1) if gated else Holding(3, 1, 64, 1)
                 fused, entered = held.normed_product(*given, w, None, gated, False, how)
                 same(f"{name} sum", entered, total)
                 expected = held.held_product(y, w, None, gated, False, how)
@@ -127,7 +127,7 @@ def attention() -> None:
                 same(f"{name} {span} together", unite.unite(apart), x)
             if batch == 1 and span > 16:
                 w = torch.randn(40, heads * head_dim)
-                how = Holding(3, 1, 64)
+                how = Holding(3, 1, 64, 1)
                 fused = held.united_product(at_once, w, how)
                 expected_product = held.held_product(x, w, None, how=how)
                 same(f"{name} {span} product", fused, expected_product)

@@ -25,11 +25,12 @@ RESIDENT = 3 * PROCESSORS
 """Programs that are on a device at once: where there are more, most do not start early."""
 EARLY, REGISTERS = 384, 168
 """Columns of a weight that a program holds before it waits, and a thread's registers then."""
-HELD_DEPTH, HELD_COLUMNS, HELD_TILES = 128, 32, 8
-"""K and columns of a held tile, and such tiles that the registers of a program hold."""
+HELD_DEPTH, HELD_TILES = 128, 4
+"""K of a held tile, and such tiles that the registers of a program hold. Of gates and values, twice
+as many of half the columns."""
 HELD_PROGRAMS, MOST_HELD = 64, 2 * PROCESSORS
-"""Programs that suffice to read a held matrix (benchmarks/results/parse_fused.json), and those that
-a GPU has at a time. More leave more sums for each program of the next kernel."""
+"""Programs that suffice to read a held matrix, and those that a GPU has at a time: fewer leave
+fewer sums for each program of the next kernel (benchmarks/results/parse_held.json)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Holding:
     spans: int
     tiles: int
     columns: int
-    joined: int = 1
+    joined: int
 
 
 def holding(weight: Weight, gated: bool = False) -> Holding | None:
@@ -71,19 +72,20 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
     """
     values, scale = split(weight)
     n, k = values.shape
+    half = 2 if gated else 1
     streamed = _streamed(values, values.dtype, 1, gated)
     spans, tiles = streamed.spans, k // (streamed.spans * HELD_DEPTH)
     whole = k == spans * tiles * HELD_DEPTH
-    if scale is not None or streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES:
+    if scale is not None or streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES * half:
         return None
-    programs = triton.cdiv(n, HELD_COLUMNS) * spans
+    programs = triton.cdiv(n, COLUMNS // half) * spans
     # Of other numbers of spans the sums are added one after the other (`joined` in `stream.py`).
     counts = [1, 2, 4, 8] if spans in (2, 4, 8) else [1]
     few = min(spans, HELD_TILES // tiles, programs // HELD_PROGRAMS)
     joined = max((count for count in counts if count <= few), default=1)
     if programs > MOST_HELD * joined:
         return None
-    return Holding(spans // joined, tiles * joined, HELD_COLUMNS, joined)
+    return Holding(spans // joined, tiles * joined, COLUMNS // half, joined)
 
 
 def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
