@@ -76,6 +76,7 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
     streamed = _streamed(values, values.dtype, 1, gated)
     spans, tiles = streamed.spans, k // (streamed.spans * HELD_DEPTH)
     whole = k == spans * tiles * HELD_DEPTH
+    # Only of 16-bit weights are tiles so deep.
     if scale is not None or streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES * half:
         return None
     programs = triton.cdiv(n, COLUMNS // half) * spans
