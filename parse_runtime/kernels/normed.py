@@ -26,7 +26,7 @@ def normed_parts(
 
         rows, total = add_rms_norm_fp8(x, residual, norm, eps, offset, ranks)
         return block_scaled(rows, weight, bias)[None], total
-    if _alone(x, norm, ranks):
+    if ranks is None and holds(x):
         from parse_runtime.kernels.cuda import held
 
         found = held.normed_product(x, residual, norm, eps, offset, weight, bias)
@@ -46,7 +46,7 @@ def normed_swiglu(
 
         rows, total = add_rms_norm_fp8(x, residual, norm, eps, offset, ranks)
         return block_scaled_swiglu(rows, gate_up, gelu), total
-    if _alone(x, norm, ranks):
+    if ranks is None and holds(x):
         from parse_runtime.kernels.cuda import held
 
         found = held.normed_product(x, residual, norm, eps, offset, gate_up, None, True, gelu)
@@ -54,8 +54,3 @@ def normed_swiglu(
             return found[0][0], found[1]
     normed, total = add_rms_norm(x, residual, norm, eps, offset, ranks)
     return linear_swiglu(normed, gate_up, gelu), total
-
-
-def _alone(x: Tensor, norm: Tensor, ranks: Ranks | None) -> bool:
-    """Whether there is one row, which every program of a product normalizes for itself."""
-    return x.shape[-2] == 1 and ranks is None and holds(x)

@@ -17,7 +17,7 @@ from kernel_script import kernel_report
 from parse_runtime.kernels.experts import experts, route
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.streamed import of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu
 
 
@@ -31,16 +31,16 @@ def test_interpreted_kernels_near_the_references():
 
 @given(
     n=st.integers(1, 400), k=st.integers(1, 200), count=st.integers(1, 64),
-    most=st.sampled_from([None, 1]), wide=st.booleans(), ranks=st.booleans(),
+    gated=st.booleans(), wide=st.booleans(), ranks=st.booleans(),
 )  # fmt: skip
-def test_programs_hold_no_more_than_their_span_has(n, k, count, most, wide, ranks):
+def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, wide, ranks):
     pytest.importorskip("triton")
-    from parse_runtime.kernels.cuda.stream import RESIDENT, choose
+    from parse_runtime.kernels.cuda.tiles import RESIDENT, choose
 
     dtype = torch.float32 if wide else torch.bfloat16
     weight = torch.empty(64 * n, 16 * k, dtype=dtype, device="meta")
-    with of_steps(1, ranks):
-        tiles = choose(weight, dtype, count, most)
+    with of_ranks(ranks):
+        tiles = choose(weight, dtype, count, gated)
     every = 16 * k / tiles.depth
     last = every - -(-every // tiles.spans) * (tiles.spans - 1)
     if wide or not ranks or count > 16 or every % 1 or n * tiles.spans > RESIDENT:
