@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from importlib import import_module, reload
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +24,7 @@ from typer import Option
 from benchmarks.device import cpu
 from benchmarks.report import RESULTS, Output, say, today, write_results
 from benchmarks.serving.random_model import capture_some, write_pair
-from benchmarks.serving.servers import ROOT, Server, Setup, first_text, free_port
+from benchmarks.serving.servers import ROOT, Server, Setup, first_text, free_port, program
 from benchmarks.serving.stream import request
 
 _PROMPT = [70, 71, 72]
@@ -47,22 +50,53 @@ def run(
         folder = Path(name)
         write_pair(folder)
         bundle = capture_some(folder, 4, ["one"])["one"]
-        own = [_own(folder) for _ in range(rounds)]
-        say(f"foundryrt serve: {own}")
-        with _deployed(bundle) as deployment:
-            through = [deployment.replica() for _ in range(rounds)]
-        say(f"Ray Serve: {through}")
+        alone = _compared(folder, bundle, rounds, "")
+        socket = folder / "standby.sock"
+        with _standing_by(folder, bundle, socket):
+            standby = _compared(folder, bundle, rounds, str(socket))
+    result = {
+        "device": cpu(), "date": today(), "ray": alone["ray"], "alone": alone, "standby": standby,
+        "ray_start_ratio": alone["ratio"], "ray_standby_ratio": standby["ratio"],
+    }  # fmt: skip
+    write_results(output, result)
+
+
+def _compared(folder: Path, bundle: Path, rounds: int, standby: str) -> dict[str, Any]:
+    """Starts of the process and of a replica in turns, with medians."""
+    own, through = [], []
+    with _deployed(bundle, standby) as deployment:
+        for _ in range(rounds):
+            deployment.wait_for_none()
+            own.append(_own(folder))
+            through.append(deployment.replica())
+            say(f"foundryrt serve {own[-1]:.2f} s; Ray Serve {through[-1]}")
     start = statistics.median(own)
     decided, asked = (
         statistics.median(one[key] for one in through)
         for key in ("from_decision_s", "from_request_s")
     )
-    result = {
-        "device": cpu(), "date": today(), "ray": deployment.version, "own_start_s": own,
-        "replicas": through, "ray_start_ratio": decided / start,
-        "from_request_ratio": asked / start,
+    return {
+        "ray": deployment.version, "own_start_s": own, "replicas": through,
+        "ratio": decided / start, "from_request_ratio": asked / start,
     }  # fmt: skip
-    write_results(output, result)
+
+
+@contextmanager
+def _standing_by(folder: Path, bundle: Path, socket: Path) -> Iterator[None]:
+    """A process that stands by on the host target and expects the bundle."""
+    command = [*program("foundryrt.start"), "standby", "--host", "--socket", str(socket)]
+    with (folder / "standby.log").open("w+") as log:
+        process = subprocess.Popen([*command, "--bundle", str(bundle)], cwd=ROOT, stderr=log)
+        try:
+            end = time.monotonic() + _LIMIT
+            while "standing by" not in (folder / "standby.log").read_text():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise SystemExit(f"no standby: {(folder / 'standby.log').read_text()}")
+                time.sleep(0.1)
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(_LIMIT)
 
 
 def _own(folder: Path) -> float:
@@ -76,20 +110,19 @@ def _own(folder: Path) -> float:
 
 
 @contextmanager
-def _deployed(bundle: Path) -> Iterator[Deployment]:
+def _deployed(bundle: Path, standby: str) -> Iterator[Deployment]:
     """The deployment, without a replica yet, in a Ray of its own."""
     import ray
     from ray import serve
 
     # Ray's processes have this one's environment.
-    os.environ |= {"PARSE_BUNDLE": str(bundle), "PYTHONPATH": str(ROOT)}
+    os.environ |= {"PARSE_BUNDLE": str(bundle), "PARSE_STANDBY": standby, "PYTHONPATH": str(ROOT)}
     context = ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
     try:
         port = free_port()
         serve.start(http_options={"port": port})
-        from examples.deploy.ray_serve import app
-
-        serve.run(app)
+        # What it is depends on the environment.
+        serve.run(reload(import_module("examples.deploy.ray_serve")).app)
         yield Deployment(port, Path(context.address_info["session_dir"]), ray.__version__)
     finally:
         serve.shutdown()
@@ -105,7 +138,6 @@ class Deployment:
 
     def replica(self) -> dict[str, float]:
         """Seconds from a request, and from the decision to scale, to the first token."""
-        self._wait_for_none()
         body: dict[str, Any] = {"prompt": _PROMPT, "max_tokens": 2, "ignore_eos": True}
         begun = time.time()
         if (
@@ -131,7 +163,7 @@ class Deployment:
         found = (datetime.strptime(m[1], _FORMAT) for line in lines if (m := step.search(line)))
         return min(at.timestamp() for at in found if at.timestamp() >= begun)
 
-    def _wait_for_none(self) -> None:
+    def wait_for_none(self) -> None:
         from ray import serve
 
         end = time.monotonic() + _LIMIT
