@@ -1,6 +1,7 @@
 """A replica through Ray Serve, from none to its first token, beside the server's own start.
 
-Of the deployment examples/deploy/ray_serve.py, on the CPU. Needs Ray beside what serving needs.
+Of the deployment examples/deploy/ray_serve.py, on the CPU: a replica that serves by itself, and one
+whose server is a process that stands by. Needs Ray beside what serving needs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module, reload
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,15 +49,16 @@ def run(
 ) -> None:
     """Measure how long a replica takes through Ray Serve, over what the process itself takes."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, load = Path(name), os.getloadavg()[0]
         write_pair(folder)
         bundle = capture_some(folder, 4, ["one"])["one"]
         alone = _compared(folder, bundle, rounds, "")
         socket = folder / "standby.sock"
-        with _standing_by(folder, bundle, socket):
+        with _standing_by(folder, bundle, socket) as memory:
             standby = _compared(folder, bundle, rounds, str(socket))
     result = {
-        "device": cpu(), "date": today(), "ray": alone["ray"], "alone": alone, "standby": standby,
+        "device": cpu(), "date": today(), "ray": version("ray"), "load_before": load,
+        "alone": alone, "standby": standby | {"rss_mb": memory},
         "ray_start_ratio": alone["ratio"], "ray_standby_ratio": standby["ratio"],
     }  # fmt: skip
     write_results(output, result)
@@ -76,27 +79,29 @@ def _compared(folder: Path, bundle: Path, rounds: int, standby: str) -> dict[str
         for key in ("from_decision_s", "from_request_s")
     )
     return {
-        "ray": deployment.version, "own_start_s": own, "replicas": through,
-        "ratio": decided / start, "from_request_ratio": asked / start,
+        "own_start_s": own, "replicas": through, "ratio": decided / start,
+        "from_request_ratio": asked / start,
     }  # fmt: skip
 
 
 @contextmanager
-def _standing_by(folder: Path, bundle: Path, socket: Path) -> Iterator[None]:
-    """A process that stands by on the host target and expects the bundle."""
+def _standing_by(folder: Path, bundle: Path, socket: Path) -> Iterator[float]:
+    """A process that stands by on the host target and expects the bundle; its memory in MB."""
     command = [*program("foundryrt.start"), "standby", "--host", "--socket", str(socket)]
-    with (folder / "standby.log").open("w+") as log:
-        process = subprocess.Popen([*command, "--bundle", str(bundle)], cwd=ROOT, stderr=log)
-        try:
-            end = time.monotonic() + _LIMIT
-            while "standing by" not in (folder / "standby.log").read_text():
-                if process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"no standby: {(folder / 'standby.log').read_text()}")
-                time.sleep(0.1)
-            yield
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(_LIMIT)
+    log = folder / "standby.log"
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, "--bundle", str(bundle)], cwd=ROOT, stderr=file)
+    try:
+        end = time.monotonic() + _LIMIT
+        while "standing by" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"nothing stands by: {log.read_text()}")
+            time.sleep(0.1)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        yield int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(_LIMIT)
 
 
 def _own(folder: Path) -> float:
@@ -123,7 +128,7 @@ def _deployed(bundle: Path, standby: str) -> Iterator[Deployment]:
         serve.start(http_options={"port": port})
         # What it is depends on the environment.
         serve.run(reload(import_module("examples.deploy.ray_serve")).app)
-        yield Deployment(port, Path(context.address_info["session_dir"]), ray.__version__)
+        yield Deployment(port, Path(context.address_info["session_dir"]))
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -132,8 +137,7 @@ def _deployed(bundle: Path, standby: str) -> Iterator[Deployment]:
 class Deployment:
     """From none to one replica and back."""
 
-    def __init__(self, port: int, session: Path, version: str) -> None:
-        self.version = version
+    def __init__(self, port: int, session: Path) -> None:
         self._port, self._logs = port, session / "logs" / "serve"
 
     def replica(self) -> dict[str, float]:
