@@ -39,10 +39,14 @@ def application() -> Starlette:
 
 
 def _standing_by(bundle: str, weights: str | None) -> Starlette:
-    from examples.deploy.ray_standby import Relay, Server
+    from examples.deploy.ray_standby import Server
 
     path = STANDBY.replace("{gpu}", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    relay = Relay(Server(path, [bundle, *(["--weights", weights] if weights else [])], GRACE))
+    server = Server(path, [bundle, *(["--weights", weights] if weights else [])], GRACE)
+    # A tenth of a second, in which the server opens the bundle.
+    from examples.deploy.ray_relay import Relay
+
+    relay = Relay(server)
     app = relay.app()
     app.state.check = relay.check
     return app

@@ -22,7 +22,8 @@ pytest.importorskip("aiohttp", reason="pip install 'foundry-graphs[cache]'")
 pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
 
-from examples.deploy.ray_standby import Relay, Server
+from examples.deploy.ray_relay import Relay
+from examples.deploy.ray_standby import Server
 
 BODY = {"prompt": "two words", "max_tokens": 8, "ignore_eos": True}
 
@@ -105,9 +106,9 @@ def test_a_relay_passes_requests_and_answers_on(socket: Path, bundle: Path) -> N
 
 def test_a_server_that_is_gone_is_said(socket: Path, bundle: Path) -> None:
     server = begin(socket, bundle)
+    relay = Relay(server)
     server.end()
     assert server.ended
-    relay = Relay(server)
     with pytest.raises(RuntimeError, match="the server has ended"):
         asyncio.run(relay.check())
 
@@ -115,11 +116,11 @@ def test_a_server_that_is_gone_is_said(socket: Path, bundle: Path) -> None:
 def test_one_that_is_busy_refuses_and_none_is_an_error(socket: Path, bundle: Path) -> None:
     first = begin(socket, bundle)
     with pytest.raises(RuntimeError, match="is busy with another command"):
-        begin(socket, bundle)
+        _ = begin(socket, bundle).address
     first.end()
     until(lambda: not busy(socket, bundle))
     with pytest.raises(RuntimeError, match="no such file"):
-        begin(socket, bundle.with_name("none.fdy"))
+        _ = begin(socket, bundle.with_name("none.fdy")).address
     with pytest.raises(OSError):
         begin(socket.with_name("none"), bundle)
 
