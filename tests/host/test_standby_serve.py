@@ -25,6 +25,8 @@ pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
 from examples.deploy.ray_relay import Relay
 from examples.deploy.ray_standby import Server
 
+GONE = "/health"
+"""What is asked where no server is there any more."""
 BODY = {"prompt": "two words", "max_tokens": 8, "ignore_eos": True}
 
 
@@ -76,7 +78,8 @@ def asked(relay: Relay, path: str, body: object = None) -> tuple[int, bytes]:
         }  # fmt: skip
         app = relay.app()
         async with app.router.lifespan_context(app):
-            await relay.check()
+            if path != GONE:
+                await relay.check()
             await app(scope, receive, send)
 
     asyncio.run(talk())
@@ -111,6 +114,8 @@ def test_a_server_that_is_gone_is_said(socket: Path, bundle: Path) -> None:
     assert server.ended
     with pytest.raises(RuntimeError, match="the server has ended"):
         asyncio.run(relay.check())
+    status, body = asked(relay, GONE)
+    assert status == 502 and "server is gone" in json.loads(body)["error"]["message"]
 
 
 def test_one_that_is_busy_refuses_and_none_is_an_error(socket: Path, bundle: Path) -> None:
