@@ -314,6 +314,8 @@ TABLES: dict[str, list[list[Target]]] = {
                  "serve_size.json", unit="MB", cpu=True)],
         [serving("replica through Ray Serve / the process's own start", "ray_start_ratio",
                  1.5, 1.2, file="serve_ray.json", cpu=True),
+         serving("replica through Ray Serve, in a worker started ahead / the process's own start",
+                 "ray_ahead_ratio", 1.5, 1.2, file="serve_ray.json", cpu=True),
          serving("replica through Ray Serve, with a standby / the process's own start",
                  "ray_standby_ratio", 1.5, 1.2, file="serve_ray.json", cpu=True)],
         [serving("requests lost or wrong in 20 minutes above capacity", "requests_lost", 0,

@@ -1,7 +1,8 @@
 """A replica through Ray Serve, from none to its first token, beside the server's own start.
 
-Of the deployment examples/deploy/ray_serve.py, on the CPU: a replica that serves by itself, and one
-whose server is a process that stands by. Needs Ray beside what serving needs.
+Of the deployment examples/deploy/ray_serve.py, on the CPU: a replica that serves by itself, in a
+new worker of Ray or in one that Ray has started ahead, and one whose server is a process that
+stands by. Needs Ray beside what serving needs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ from benchmarks.serving.servers import ROOT, Server, Setup, first_text, free_por
 from benchmarks.serving.stream import request
 
 _PROMPT = [70, 71, 72]
+_CPUS = 2
+"""Processors that Ray is told of, and so workers that it starts ahead, once.
+
+Its controller and its proxy take two; with more, each replica takes another one.
+"""
 _LIMIT = 120.0
 """Seconds for a start, and for Ray to end a replica."""
 _FORMAT = "%Y-%m-%d %H:%M:%S,%f"
@@ -52,22 +58,26 @@ def run(
         folder, load = Path(name), os.getloadavg()[0]
         write_pair(folder)
         bundle = capture_some(folder, 4, ["one"])["one"]
-        alone = _compared(folder, bundle, rounds, "")
+        alone = _compared(folder, bundle, rounds)
+        ahead = _compared(folder, bundle, rounds, cpus=_CPUS + rounds)
         socket = folder / "standby.sock"
         with _standing_by(folder, bundle, socket) as memory:
-            standby = _compared(folder, bundle, rounds, str(socket))
+            standby = _compared(folder, bundle, rounds, standby=str(socket))
     result = {
         "device": cpu(), "date": today(), "ray": version("ray"), "load_before": load,
-        "alone": alone, "standby": standby | {"rss_mb": memory},
-        "ray_start_ratio": alone["ratio"], "ray_standby_ratio": standby["ratio"],
+        "alone": alone, "ahead": ahead, "standby": standby | {"rss_mb": memory},
+        "ray_start_ratio": alone["ratio"], "ray_ahead_ratio": ahead["ratio"],
+        "ray_standby_ratio": standby["ratio"],
     }  # fmt: skip
     write_results(output, result)
 
 
-def _compared(folder: Path, bundle: Path, rounds: int, standby: str) -> dict[str, Any]:
+def _compared(
+    folder: Path, bundle: Path, rounds: int, standby: str = "", cpus: int = _CPUS
+) -> dict[str, Any]:
     """Starts of the process and of a replica in turns, with medians."""
     own, through = [], []
-    with _deployed(bundle, standby) as deployment:
+    with _deployed(bundle, standby, cpus) as deployment:
         for _ in range(rounds):
             deployment.wait_for_none()
             own.append(_own(folder))
@@ -115,14 +125,18 @@ def _own(folder: Path) -> float:
 
 
 @contextmanager
-def _deployed(bundle: Path, standby: str) -> Iterator[Deployment]:
+def _deployed(bundle: Path, standby: str, cpus: int) -> Iterator[Deployment]:
     """The deployment, without a replica yet, in a Ray of its own."""
     import ray
     from ray import serve
 
     # Ray's processes have this one's environment.
     os.environ |= {"PARSE_BUNDLE": str(bundle), "PARSE_STANDBY": standby, "PYTHONPATH": str(ROOT)}
-    context = ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
+    context = ray.init(
+        num_cpus=cpus, include_dashboard=False, logging_level="error",
+        # By default as many as the machine has processors.
+        _system_config={"worker_maximum_startup_concurrency": cpus},
+    )  # fmt: skip
     try:
         port = free_port()
         serve.start(http_options={"port": port})
