@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from importlib import import_module, reload
 from importlib.metadata import version
@@ -58,40 +58,30 @@ def run(
         folder, load = Path(name), os.getloadavg()[0]
         write_pair(folder)
         bundle = capture_some(folder, 4, ["one"])["one"]
-        alone = _compared(folder, bundle, rounds)
-        ahead = _compared(folder, bundle, rounds, cpus=_CPUS + rounds)
-        socket = folder / "standby.sock"
-        with _standing_by(folder, bundle, socket) as memory:
-            standby = _compared(folder, bundle, rounds, standby=str(socket))
+        own, found = [], {}
+        for way, cpus in (("alone", _CPUS), ("ahead", _CPUS + rounds), ("standby", _CPUS)):
+            # While no Ray runs, whose processes take time from it.
+            own += [_own(folder) for _ in range(rounds)]
+            with ExitStack() as closing:
+                socket = folder / "standby.sock" if way == "standby" else None
+                if socket:
+                    memory = closing.enter_context(_standing_by(folder, bundle, socket))
+                deployment = closing.enter_context(_deployed(bundle, socket, cpus))
+                found[way] = [deployment.replica() for _ in range(rounds)]
+            say(f"foundryrt serve {own[-rounds:]}; Ray Serve, {way}: {found[way]}")
+    start = statistics.median(own)
     result = {
         "device": cpu(), "date": today(), "ray": version("ray"), "load_before": load,
-        "alone": alone, "ahead": ahead, "standby": standby | {"rss_mb": memory},
-        "ray_start_ratio": alone["ratio"], "ray_ahead_ratio": ahead["ratio"],
-        "ray_standby_ratio": standby["ratio"],
+        "own_start_s": own, "replicas": found, "standby_mb": memory,
+        "ratios": {way: _ratios(through, start) for way, through in found.items()},
     }  # fmt: skip
     write_results(output, result)
 
 
-def _compared(
-    folder: Path, bundle: Path, rounds: int, standby: str = "", cpus: int = _CPUS
-) -> dict[str, Any]:
-    """Starts of the process and of a replica in turns, with medians."""
-    own, through = [], []
-    with _deployed(bundle, standby, cpus) as deployment:
-        for _ in range(rounds):
-            deployment.wait_for_none()
-            own.append(_own(folder))
-            through.append(deployment.replica())
-            say(f"foundryrt serve {own[-1]:.2f} s; Ray Serve {through[-1]}")
-    start = statistics.median(own)
-    decided, asked = (
-        statistics.median(one[key] for one in through)
-        for key in ("from_decision_s", "from_request_s")
-    )
-    return {
-        "own_start_s": own, "replicas": through, "ratio": decided / start,
-        "from_request_ratio": asked / start,
-    }  # fmt: skip
+def _ratios(replicas: list[dict[str, float]], start: float) -> dict[str, float]:
+    """Medians over the process's own start."""
+    keys = ("from_decision_s", "from_request_s")
+    return {key[:-2]: statistics.median(one[key] for one in replicas) / start for key in keys}
 
 
 @contextmanager
@@ -125,13 +115,14 @@ def _own(folder: Path) -> float:
 
 
 @contextmanager
-def _deployed(bundle: Path, standby: str, cpus: int) -> Iterator[Deployment]:
+def _deployed(bundle: Path, standby: Path | None, cpus: int) -> Iterator[Deployment]:
     """The deployment, without a replica yet, in a Ray of its own."""
     import ray
     from ray import serve
 
     # Ray's processes have this one's environment.
-    os.environ |= {"PARSE_BUNDLE": str(bundle), "PARSE_STANDBY": standby, "PYTHONPATH": str(ROOT)}
+    own = {"PARSE_BUNDLE": bundle, "PARSE_STANDBY": standby or "", "PYTHONPATH": ROOT}
+    os.environ |= {name: str(value) for name, value in own.items()}
     context = ray.init(
         num_cpus=cpus, include_dashboard=False, logging_level="error",
         # By default as many as the machine has processors.
@@ -156,6 +147,7 @@ class Deployment:
 
     def replica(self) -> dict[str, float]:
         """Seconds from a request, and from the decision to scale, to the first token."""
+        self._wait_for_none()
         body: dict[str, Any] = {"prompt": _PROMPT, "max_tokens": 2, "ignore_eos": True}
         begun = time.time()
         if (
@@ -181,7 +173,7 @@ class Deployment:
         found = (datetime.strptime(m[1], _FORMAT) for line in lines if (m := step.search(line)))
         return min(at.timestamp() for at in found if at.timestamp() >= begun)
 
-    def wait_for_none(self) -> None:
+    def _wait_for_none(self) -> None:
         from ray import serve
 
         end = time.monotonic() + _LIMIT
