@@ -312,8 +312,10 @@ TABLES: dict[str, list[list[Target]]] = {
                  figure=given_acceptance_by_evidence)],
         [serving("packages of the serving process, installed", "installed_mb", 200, 120,
                  "serve_size.json", unit="MB", cpu=True)],
-        [serving("replica through Ray Serve / the process's own start", "ray_start_ratio",
-                 1.5, 1.2, file="serve_ray.json", cpu=True)],
+        [serving(f"replica through Ray Serve{how} / the process's own start",
+                 f"ratios/{way}/from_decision", 1.5, 1.2, file="serve_ray.json", cpu=True)
+         for way, how in (("alone", ""), ("ahead", ", in a worker started ahead"),
+                          ("standby", ", with a standby"))],
         [serving("requests lost or wrong in 20 minutes above capacity", "requests_lost", 0,
                  file="serve_soak.json", cpu=True)],
     ],

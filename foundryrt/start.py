@@ -49,11 +49,11 @@ def _start() -> None:
     if sys.argv[1:2] in (["run"], ["serve"]) and "--model" in " ".join(words):
         words = _with_bundle(sys.argv[1], words)
         sys.argv[2:] = words
-    if sys.argv[1:2] == ["run"] and "--standby" in words:
+    if sys.argv[1:2] in (["run"], ["serve"]) and "--standby" in words:
         from foundryrt.standby import client, wire
 
         words.remove("--standby")
-        sys.exit(client.hand_over(wire.path(), ["run", *words]))
+        sys.exit(client.hand_over(wire.path(), [sys.argv[1], *words]))
     place = bundle_word(words)
     bundle = "" if place < 0 else words[place]
     if "://" in bundle:

@@ -28,7 +28,7 @@ def linear_shares(x: Tensor, weight: Weight, ranks: Ranks | None) -> Added:
     if ranks is not None and streams(x) and not rounds_rows(weight):
         from parse_runtime.kernels.cuda.shares import send_product, sends
 
-        sent = send_product(x, weight, ranks) if sends(x, weight) else None
+        sent = send_product(x, weight, ranks) if sends(weight) else None
         if sent is not None:
             return sent
     return linear_parts(x, weight)

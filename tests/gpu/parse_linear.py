@@ -17,7 +17,7 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.rows import STREAMED_ROWS
-from parse_runtime.kernels.streamed import HELD_ROWS, of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 from parse_runtime.signature.sizes import BLOCK
 
@@ -232,7 +232,7 @@ def main() -> None:
         "mixture": mixture(),
         "captured": captured(),
     }
-    with of_steps(HELD_ROWS + 1, ranks=True):
+    with of_ranks(True):
         report["products_of_ranks"] = products()
         report["row_variations_of_ranks"] = row_variations()
     print(json.dumps(report))

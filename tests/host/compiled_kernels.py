@@ -34,7 +34,7 @@ from parse_runtime.kernels.quantized import Quantized, plain
 from parse_runtime.kernels.rotate import Rotation, rotate_store
 from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.sample import sample, sample_and_step
-from parse_runtime.kernels.streamed import of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 
 PASSES = ((1, 1), (2, 1), (1, 5), (4, 4))
@@ -118,7 +118,7 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
         experts(x, normal(8, HIDDEN), gate_up, down, 2, True)
     words = torch.zeros(4, dtype=torch.int32)
     ranks = Ranks(2, words, torch.zeros(2 * 4 * 65536, dtype=torch.uint8), 65536)
-    with of_steps(16, ranks=True):
+    with of_ranks(True):
         gated = linear_swiglu(total, normal(2 * WIDTH, HIDDEN))
         add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
         sent = send_product(gated, normal(HIDDEN, WIDTH), ranks)
@@ -201,6 +201,17 @@ def sent(ttgir: str) -> list[str]:
     return sorted({layouts[layout] for layout in found})
 
 
+def chains(ttgir: str) -> dict[str, int]:
+    """Products of tiles, and those of them that begin at zero and are added to a sum."""
+    dots = re.findall(r"= (?:tt\.dot|ttng\.warp_group_dot) %\S+ %\S+ (%\w+)", ttgir)
+    zeros = set(re.findall(r"(%\w+) = arith\.constant dense<0\.0+e\+00>", ttgir))
+    return {
+        "products": len(dots),
+        "from_zero": sum(dot in zeros for dot in dots),
+        "added": ttgir.count("= math.fma "),
+    }
+
+
 def multiplied(ptx: str) -> list[str]:
     """Types of what tensor cores multiply."""
     return sorted(set(re.findall(r"mma\S*\.m\d+n\d+k\d+\S*?\.f32\.(\w+\.\w+)", ptx)))
@@ -235,6 +246,7 @@ def main() -> None:
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
             "sent": [sent(k.asm["ttgir"]) for k in kernels.values()],
+            "chains": [chains(k.asm["ttgir"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()

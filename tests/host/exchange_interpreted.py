@@ -27,7 +27,7 @@ def store(place, word, there):
 
 
 @triton.jit
-def add_product(total, weight, a, scale, at):
+def add_product(total, weight, a, scale, at, APART: tl.constexpr):
     return tl.dot(weight.to(tl.float32), a.to(tl.float32).T, total)
 
 

@@ -114,6 +114,7 @@ def test_blocks_with_inner_and_outer_warps(
         ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 10, 1e-4),
         # It amplifies little; of its taps at far Dopplers the interpolation shows, in H too.
         ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0, 92728682, 1e-5),
+        ({"grid": "256x32", "pulse": "sinc", "waveform": "cp"}, 20.0, 7, 1e-6),
     ],
 )
 def test_frames_that_amplify_rounding_are_within_their_own_bound(

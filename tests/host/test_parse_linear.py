@@ -17,7 +17,7 @@ from kernel_script import kernel_report
 from parse_runtime.kernels.experts import experts, route
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.streamed import of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu
 
 
@@ -31,21 +31,21 @@ def test_interpreted_kernels_near_the_references():
 
 @given(
     n=st.integers(1, 400), k=st.integers(1, 200), count=st.integers(1, 64),
-    most=st.sampled_from([None, 1, "shares"]), wide=st.booleans(), ranks=st.booleans(),
+    gated=st.booleans(), shares=st.booleans(), wide=st.booleans(), ranks=st.booleans(),
 )  # fmt: skip
-def test_programs_hold_no_more_than_their_span_has(n, k, count, most, wide, ranks):
+def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, shares, wide, ranks):
     pytest.importorskip("triton")
     from parse_runtime.kernels.cuda.shares import choose_shares
-    from parse_runtime.kernels.cuda.stream import RESIDENT, choose, shared_memory, tile_rows
+    from parse_runtime.kernels.cuda.tiles import RESIDENT, choose, shared_memory, tile_rows
 
     dtype = torch.float32 if wide else torch.bfloat16
     weight = torch.empty(64 * n, 16 * k, dtype=dtype, device="meta")
-    with of_steps(1, ranks):
-        if most == "shares":
+    with of_ranks(ranks):
+        if shares:
             tiles = choose_shares(weight, dtype, count)
         else:
-            tiles = choose(weight, dtype, count, most)
-    assert most is None or tiles.spans == 1
+            tiles = choose(weight, dtype, count, gated)
+    assert tiles.spans == 1 or not (shares or gated)
     stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
     assert tiles.stages * stage <= shared_memory()
     every = 16 * k / tiles.depth
@@ -62,10 +62,9 @@ def test_shares_are_sent_where_programs_suffice() -> None:
     pytest.importorskip("triton")
     from parse_runtime.kernels.cuda.shares import sends
 
-    rows = torch.empty(3, 1280, dtype=torch.bfloat16, device="meta")
     for columns, sent in ((1024, False), (4032, False), (4096, True), (5120, True)):
         weight = torch.empty(columns, 1280, dtype=torch.bfloat16, device="meta")
-        assert sends(rows, weight) == sent, columns
+        assert sends(weight) == sent, columns
 
 
 def test_parts_add_up_to_the_product():

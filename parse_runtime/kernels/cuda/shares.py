@@ -16,18 +16,17 @@ from torch import Tensor
 from foundryc.cuda.exchange import DTYPES, WORD, Exchange, as_word, parameters, send
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release
-from parse_runtime.kernels.cuda.held import PROGRAMS, holding
-from parse_runtime.kernels.cuda.stream import (
+from parse_runtime.kernels.cuda.stream import stream_tile
+from parse_runtime.kernels.cuda.tiles import (
     COLUMNS,
+    HELD_PROGRAMS,
     PROCESSORS,
     Tiles,
     choose,
     fitting,
-    stream_tile,
     tile_rows,
 )
 from parse_runtime.kernels.quantized import Weight, split
-from parse_runtime.kernels.streamed import holds
 
 SHORT = 2048
 """Up to such a K a rank's product has tiles of half the depth."""
@@ -46,10 +45,10 @@ class Sent:
     width: int
 
 
-def sends(x: Tensor, weight: Weight) -> bool:
-    """Whether `send_product` is for these rows: it has enough programs, and none could hold it."""
-    programs = triton.cdiv(split(weight)[0].shape[0], COLUMNS)
-    return programs >= PROGRAMS and not (holds(x) and holding(weight) is not None)
+def sends(weight: Weight) -> bool:
+    """Whether `send_product` is for this matrix: it has programs enough to read it."""
+    programs: int = triton.cdiv(split(weight)[0].shape[0], COLUMNS)
+    return programs >= HELD_PROGRAMS
 
 
 @opaque
@@ -87,7 +86,7 @@ def choose_shares(weight: Tensor, dtype: torch.dtype, count: int) -> Tiles:
     attention, tiles are, too: then a program of the next product has room beside one of these.
     """
     n, k = weight.shape
-    tiles = choose(weight, dtype, count, most_spans=1)
+    tiles = choose(weight, dtype, count, gated=True)  # nor is K of gates and values
     if triton.cdiv(n, tiles.columns) > PROCESSORS or weight.dtype.itemsize != 2:
         return tiles
     held = tiles.early * tiles.depth
@@ -109,7 +108,7 @@ def _stream_shares(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = stream_tile(
         x, weight, scale, None, row, column, 0, 1, count, n, k, x_stride, w_stride,
-        DEPTH, EVEN, STAGES, EARLY,
+        DEPTH, EVEN, STAGES, EARLY, False,
     )  # fmt: skip
     first = tl.program_id(1) * COLUMNS
     share(
