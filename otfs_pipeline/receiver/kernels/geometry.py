@@ -27,6 +27,8 @@ MOST_OF_SEVEN = 192
 # Neighbouring delays that share loads, at most.
 GROUP = 4
 LIKE_HOPPER = ("sm_90", "sm_100")
+# Of the preconditioner's DFT: a warp of sixteen samples a thread, and what a pair of threads ends with.
+LEAST_ORDER, MOST_ORDER = 512, 8192
 # Blocks of a period at most: a cluster can have eight on every GPU that has clusters.
 MOST_BLOCKS = 8
 STRETCHES = (1, 2, 4)
@@ -59,7 +61,8 @@ class Geometry:
 
     `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
     blocks a Doppler period, a cluster where `platform` has them; `stretch`: a power of two, by
-    which nodes of a coefficient lie further apart than they need to, to save memory.
+    which nodes of a coefficient lie further apart than they need to, to save memory;
+    `preconditioned`: whether iterations are few, with a preconditioner (precondition.cuh).
     """
 
     settings: Settings
@@ -68,6 +71,7 @@ class Geometry:
     cluster: int
     platform: Platform = HOPPER
     stretch: int = 1
+    preconditioned: bool = False
 
     @classmethod
     def of(cls, settings: Settings, platform: Platform = HOPPER) -> Geometry:
@@ -92,6 +96,9 @@ class Geometry:
     def fits(self) -> bool:
         """Whether a block has room, and its neighbours hold all that its taps reach."""
         reached = self.cluster == 1 or self.span >= self.halo
+        if self.preconditioned:
+            reached = self.order <= MOST_ORDER
+            reached &= self.cluster == 1 or self.span >= 2 * self.overlap
         room = self.shared_bytes <= self.platform.block_shared
         return self.threads <= 1024 and reached and room
 
@@ -104,12 +111,29 @@ class Geometry:
     @property
     def threads(self) -> int:
         """Threads a block."""
-        return 32 * -(-self.length // (self.cluster * self.each * 32))
+        owners = self.span // self.each
+        return max(owners, self.order // 16) if self.preconditioned else owners
 
     @property
     def span(self) -> int:
         """Samples a block."""
-        return self.threads * self.each
+        return self.each * 32 * -(-self.length // (self.cluster * self.each * 32))
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the equalizer."""
+        s = self.settings
+        return s.preconditioned_iterations if self.preconditioned else s.cg_iterations
+
+    @property
+    def overlap(self) -> int:
+        """Samples beyond a block, on each side, that the preconditioner reads and changes."""
+        return max(self.settings.last_tap, -self.settings.first_tap)
+
+    @property
+    def order(self) -> int:
+        """Of the preconditioner's DFT, a power of two."""
+        return max(LEAST_ORDER, 1 << (self.span + 2 * self.overlap - 1).bit_length())
 
     @property
     def halo(self) -> int:
@@ -132,11 +156,14 @@ class Geometry:
 
     @property
     def shared_bytes(self) -> int:
-        """Of `struct Shared` in equalize.cu."""
+        """Of `struct Shared` in shared.cuh or shared_preconditioned.cuh."""
         delays, reached, antennas = self.delays, self.span + self.halo, self.settings.antennas
         nodes = antennas * (reached // self.node_step + 2) * (delays | 1)
         vectors = (1 + antennas) * reached + antennas * delays
-        sums = self.cluster * self.threads // 32 + self.settings.cg_iterations
+        sums = self.cluster * self.threads // 32 + self.iterations
+        if self.preconditioned:
+            # Sixteen samples share two roots and sixteen halves of a float.
+            vectors += self.order - reached + 4 * self.overlap + 6 * self.order // 16
         return -(-(16 * nodes + 8 * vectors + 12 * delays + 32 + 8 * sums) // 16) * 16
 
     @property
@@ -183,13 +210,14 @@ class Geometry:
             "CYCLE": solved_periods(s) * s.m,
             "FIRST_PERIOD": -1 if s.waveform == "cp" else 0,
             "RANKED": ranked(s)[0], "MOST": ranked(s)[1],
-            "ITERATIONS": s.cg_iterations, "AXIS_BITS": levels,
+            "ITERATIONS": self.iterations, "AXIS_BITS": levels,
             "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
             "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
             "ANTENNAS": s.antennas, "WINDOW_BLOCKS": self.window_blocks,
             "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
             "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
-            "MAILBOX_SLOTS": self.mailbox_slots,
+            "MAILBOX_SLOTS": self.mailbox_slots, "SPAN": self.span, "ORDER": self.order,
+            "OVERLAP": self.overlap,
         }  # fmt: skip
         real = {
             "PILOT_AMPLITUDE": s.pilot_amplitude,

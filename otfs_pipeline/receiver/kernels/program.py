@@ -47,6 +47,7 @@ KERNELS = {
             "common.cuh",
             "cluster.cuh",
             "layout.cuh",
+            "shared.cuh",
             "cluster_exchange.cuh",
             "products.cuh",
             "setup.cuh",
@@ -103,6 +104,22 @@ WITHOUT_CLUSTERS = {
 """The files that stand for others where a GPU has no clusters."""
 
 
+PRECONDITIONED = (
+    "common.cuh",
+    "cluster.cuh",
+    "layout.cuh",
+    "shared_preconditioned.cuh",
+    "cluster_exchange.cuh",
+    "overlap.cuh",
+    "products.cuh",
+    "setup.cuh",
+    "fourier.cuh",
+    "precondition.cuh",
+    "equalize_preconditioned.cu",
+)
+"""The files of `equalize` where it has a preconditioner."""
+
+
 def kernels(settings: Settings) -> dict[str, Source]:
     """Those of a link, in the order in which they run."""
     if settings.waveform == "cp":
@@ -112,6 +129,8 @@ def kernels(settings: Settings) -> dict[str, Source]:
 
 def files(geometry: Geometry, kernel: str) -> list[str]:
     """The files that a kernel is made of."""
+    if kernel == "equalize" and geometry.preconditioned:
+        return list(PRECONDITIONED)
     other = {} if geometry.platform.clusters else WITHOUT_CLUSTERS
     return [other.get(file, file) for file in kernels(geometry.settings)[kernel].files]
 
