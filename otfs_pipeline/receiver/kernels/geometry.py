@@ -27,7 +27,7 @@ MOST_OF_SEVEN = 192
 # Neighbouring delays that share loads, at most.
 GROUP = 4
 LIKE_HOPPER = ("sm_90", "sm_100")
-# Of the preconditioner's DFT: a warp of sixteen samples a thread, and what a pair of threads ends with.
+# Of the preconditioner's DFT: what a warp takes together, and what fourier.cuh can.
 LEAST_ORDER, MOST_ORDER = 512, 8192
 # Blocks of a period at most: a cluster can have eight on every GPU that has clusters.
 MOST_BLOCKS = 8
