@@ -7,6 +7,7 @@ grid see the same frames; `ber` is by SNR.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -30,6 +31,7 @@ from otfs_pipeline.receiver.kernels.geometry import (
     Geometry,
     held_samples,
 )
+from otfs_pipeline.receiver.kernels.platforms import HOPPER, MOST_REGISTERS
 from otfs_pipeline.settings import Settings
 
 GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
@@ -44,17 +46,15 @@ def divisions(settings: Settings) -> Iterator[Geometry]:
     Of seven blocks a period two must fit into a multiprocessor.
     """
     held = held_samples(settings)
-    for cluster in BLOCKS:
-        for each in EACH_CHOICES:
-            tried = (
-                Geometry(settings, each, GROUP, cluster, stretch=s, preconditioned=True)
-                for s in STRETCHES
-            )
-            fitting = (one for one in tried if one.fits and (cluster < 7 or one.resident > 1))
-            found = next(fitting, None)
-            # x, p, r and a sum in registers.
-            if found and each <= held and found.threads * (8 * each + 40) <= 65_536:
-                yield found
+    for cluster, each, shared in itertools.product(BLOCKS, EACH_CHOICES, (False, True)):
+        tried = (
+            Geometry(settings, each, GROUP, cluster, HOPPER, s, True, shared) for s in STRETCHES
+        )
+        fitting = (one for one in tried if one.fits and (cluster < 7 or one.resident > 1))
+        found = next(fitting, None)
+        # x, p, r and a sum in registers.
+        if found and each <= held and found.threads * (8 * each + 40) <= MOST_REGISTERS:
+            yield found
 
 
 class Measured:
@@ -93,6 +93,7 @@ class Measured:
             "cluster": geometry.cluster,
             "threads": geometry.threads,
             "stretch": geometry.stretch,
+            "held_in_shared": geometry.held_in_shared,
             "iterations": geometry.iterations,
             "us": us,
             "floor_us": floor,

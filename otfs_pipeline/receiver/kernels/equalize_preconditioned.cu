@@ -40,13 +40,17 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         silent |= unsigned(j < DATA_FIRST || DATA_LAST <= j) << e;
     }
 
-    Sample x[EACH], p[EACH], r[EACH], sum[EACH];
+    Sample x[EACH], p[EACH], held[EACH], sum[EACH];
+    Sample* const r = HELD_IN_SHARED ? s.residual + first : held;
     Sample* const z = s.r + OWN + first;
     Sample* const y = s.y[0] + AHEAD + first;
-    if (owns) adjoint(s, groups, first, r);
-    if (silent) mask(r, silent);
+    if (owns) adjoint(s, groups, first, sum);
+    if (silent) mask(sum, silent);
 #pragma unroll
-    for (int e = 0; e < EACH; e++) x[e] = p[e] = {0, 0};
+    for (int e = 0; e < EACH; e++) {
+        x[e] = p[e] = {0, 0};
+        if (owns) r[e] = sum[e];
+    }
     float residual = 0;
     for (int step = 0;; step++) {
         precondition(s, overlap, r, first, owns, rank, step);
@@ -93,8 +97,10 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         for (int e = 0; e < EACH; e++) x[e] = x[e] + alpha * p[e];
         if (last) break;
         if (silent) mask(sum, silent);
+        if (owns) {
 #pragma unroll
-        for (int e = 0; e < EACH; e++) r[e] = r[e] - alpha * (sum[e] + sigma2 * p[e]);
+            for (int e = 0; e < EACH; e++) r[e] = r[e] - alpha * (sum[e] + sigma2 * p[e]);
+        }
     }
 
     // Through shared memory, so that a warp writes neighbouring samples.

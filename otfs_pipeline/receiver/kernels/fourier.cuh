@@ -99,25 +99,25 @@ __device__ __forceinline__ int start_b(int item) { return item / STRIDE_B * STRI
 // Where the samples of pass B lie: the second is known to the compiler.
 __device__ __forceinline__ int place_b(int start, int i) { return spread(start) ^ spread(i * STRIDE_B); }
 
-__device__ __forceinline__ void pass_a(Sample* work, const Sample (&turn)[2][ITEMS], int item) {
+__device__ __forceinline__ void pass_a(Sample* work, const Turns& turn, int item) {
     Sample v[POINTS];
 #pragma unroll
     for (int i = 0; i < POINTS; i++) v[i] = work[item + i * STRIDE_A];
     transform<POINTS>(v);
-    turn_all<false>(v, turn[0][item]);
+    turn_all<false>(v, turn.a[item]);
     // The warp's threads put their samples where others of them took theirs.
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < POINTS; i++) work[spread(item) ^ spread(i * STRIDE_A)] = v[i];
 }
 
-__device__ __forceinline__ void pass_b(Sample* work, const Sample (&turn)[2][ITEMS], int item) {
+__device__ __forceinline__ void pass_b(Sample* work, const Turns& turn, int item) {
     Sample v[POINTS];
     const int start = start_b(item);
 #pragma unroll
     for (int i = 0; i < POINTS; i++) v[i] = work[place_b(start, i)];
     transform<POINTS>(v);
-    turn_all<false>(v, turn[1][item]);
+    turn_all<false>(v, turn.b[item % STRIDE_B]);
 #pragma unroll
     for (int i = 0; i < POINTS; i++) work[place_b(start, i)] = v[i];
 }
@@ -152,22 +152,22 @@ __device__ __forceinline__ void pass_c_back(Sample* work, Sample (&v)[POINTS], i
     for (int i = 0; i < POINTS; i++) work[spread(item * POINTS) ^ i] = v[i];
 }
 
-__device__ __forceinline__ void pass_b_back(Sample* work, const Sample (&turn)[2][ITEMS], int item) {
+__device__ __forceinline__ void pass_b_back(Sample* work, const Turns& turn, int item) {
     Sample v[POINTS];
     const int start = start_b(item);
 #pragma unroll
     for (int i = 0; i < POINTS; i++) v[i] = work[place_b(start, i)];
-    turn_all<true>(v, turn[1][item]);
+    turn_all<true>(v, turn.b[item % STRIDE_B]);
     transform_back<POINTS>(v);
 #pragma unroll
     for (int i = 0; i < POINTS; i++) work[place_b(start, i)] = v[i];
 }
 
 // Leaves the samples with the thread: those of index item + i STRIDE_A.
-__device__ __forceinline__ void pass_a_back(const Sample* work, const Sample (&turn)[2][ITEMS], int item,
+__device__ __forceinline__ void pass_a_back(const Sample* work, const Turns& turn, int item,
                                             Sample (&v)[POINTS]) {
 #pragma unroll
     for (int i = 0; i < POINTS; i++) v[i] = work[spread(item) ^ spread(i * STRIDE_A)];
-    turn_all<true>(v, turn[0][item]);
+    turn_all<true>(v, turn.a[item]);
     transform_back<POINTS>(v);
 }

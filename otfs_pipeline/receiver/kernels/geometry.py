@@ -72,6 +72,7 @@ class Geometry:
     platform: Platform = HOPPER
     stretch: int = 1
     preconditioned: bool = False
+    held_in_shared: bool = False
 
     @classmethod
     def of(cls, settings: Settings, platform: Platform = HOPPER) -> Geometry:
@@ -162,8 +163,9 @@ class Geometry:
         vectors = (1 + antennas) * reached + antennas * delays
         sums = self.cluster * self.threads // 32 + self.iterations
         if self.preconditioned:
-            # Sixteen samples share two roots and sixteen halves of a float.
-            vectors += self.order - reached + 4 * self.overlap + 6 * self.order // 16
+            # Sixteen samples share a root and sixteen halves of a float; few more roots are needed.
+            vectors += self.order - reached + 4 * self.overlap + 5 * self.order // 16
+            vectors += self.order // 256 + (self.span if self.held_in_shared else 1)
         return -(-(16 * nodes + 8 * vectors + 12 * delays + 32 + 8 * sums) // 16) * 16
 
     @property
@@ -217,7 +219,7 @@ class Geometry:
             "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
             "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
             "MAILBOX_SLOTS": self.mailbox_slots, "SPAN": self.span, "ORDER": self.order,
-            "OVERLAP": self.overlap,
+            "OVERLAP": self.overlap, "HELD_IN_SHARED": int(self.held_in_shared),
         }  # fmt: skip
         real = {
             "PILOT_AMPLITUDE": s.pilot_amplitude,

@@ -14,12 +14,18 @@ __device__ __forceinline__ float own_share(int at, int rank) {
     return fmaxf(share, 0);
 }
 
+// The same number, of which the compiler knows nothing.
+__device__ __forceinline__ int reckoned_anew(int number) {
+    asm volatile("" : "+r"(number));
+    return number;
+}
+
 // Roots of the DFT's passes.
 __device__ void prepare_turns(Shared& s) {
     const int item = threadIdx.x;
     if (item >= ITEMS) return;
-    s.turn[0][item] = root(-item, ORDER);
-    s.turn[1][item] = root(-(item % STRIDE_B), STRIDE_A);
+    s.turn.a[item] = root(-item, ORDER);
+    if (item < STRIDE_B) s.turn.b[item] = root(-item, STRIDE_A);
 }
 
 // Sets s.factor, with what the DFTs there and back multiply by; leaves s.r empty. Returns this
@@ -66,8 +72,8 @@ __device__ float prepare_factor(Shared& s, int delays, float sigma2) {
 }
 
 // s.r becomes z, with the OVERLAP samples on either side; r is this thread's own.
-__device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, const Sample (&r)[EACH],
-                                             int first, bool owns, int rank, int step) {
+__device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, const Sample* r, int first,
+                                             bool owns, int rank, int step) {
     if (owns) {
         Sample* const own = s.r + OVERLAP + first;
         if (CLUSTER > 1 && (first < OVERLAP || first + EACH > SPAN - OVERLAP)) {
@@ -87,7 +93,8 @@ __device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, 
     overlap.expect_samples();
     __syncthreads();
     overlap.receive_samples(step);
-    const int item = threadIdx.x;
+    // Addresses that are the same each step would take the registers of x and p.
+    const int item = reckoned_anew(threadIdx.x);
     const bool works = item < ITEMS;
     Sample v[POINTS];
     if (works) pass_a(s.r, s.turn, item);

@@ -5,6 +5,11 @@ constexpr int POINTS = 16, ITEMS = ORDER / POINTS;
 constexpr int OWN = OVERLAP;
 static_assert(BEHIND <= OVERLAP && AHEAD <= OVERLAP && SPAN + 2 * OVERLAP <= ORDER, "Geometry.overlap");
 
+// Roots of unity of the DFT's passes A and B.
+struct Turns {
+    Sample a[ITEMS], b[ITEMS / POINTS];
+};
+
 struct Shared {
     // An odd row: neighbouring nodes of a delay lie in different banks.
     Node node[ANTENNAS][NODES][MAX_DELAYS | 1];
@@ -15,7 +20,9 @@ struct Shared {
     Sample y[ANTENNAS][SPAN + HALO];
     // Products of the blocks before and behind.
     Sample inbox[2][2 * OVERLAP];
-    Sample turn[2][ITEMS];
+    // The residual, where there is room.
+    Sample residual[HELD_IN_SHARED ? SPAN : 1];
+    Turns turn;
     Sample centre[ANTENNAS][MAX_DELAYS];
     Group group[MAX_DELAYS + 1];
     // Two upper halves of floats each.
