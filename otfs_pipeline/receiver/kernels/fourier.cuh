@@ -6,6 +6,8 @@
 
 // Of passes A and B samples lie so far apart; what is left for pass C are runs of RUN.
 constexpr int STRIDE_A = ORDER / POINTS, STRIDE_B = STRIDE_A / POINTS, RUN = STRIDE_B;
+// Of pass A only so many of a thread's samples are not known to be 0.
+constexpr int FILLED = (SPAN + 2 * OVERLAP + STRIDE_A - 1) / STRIDE_A;
 static_assert(512 <= ORDER && RUN <= 2 * POINTS && ITEMS <= THREADS, "Geometry.order");
 
 __device__ __forceinline__ int spread(int i) { return i ^ (i >> 4 & 15); }
@@ -99,10 +101,12 @@ __device__ __forceinline__ int start_b(int item) { return item / STRIDE_B * STRI
 // Where the samples of pass B lie: the second is known to the compiler.
 __device__ __forceinline__ int place_b(int start, int i) { return spread(start) ^ spread(i * STRIDE_B); }
 
+// COUNT: how many of the thread's samples may differ from 0.
+template <int COUNT>
 __device__ __forceinline__ void pass_a(Sample* work, const Turns& turn, int item) {
     Sample v[POINTS];
 #pragma unroll
-    for (int i = 0; i < POINTS; i++) v[i] = work[item + i * STRIDE_A];
+    for (int i = 0; i < POINTS; i++) v[i] = i < COUNT ? work[item + i * STRIDE_A] : Sample{0, 0};
     transform<POINTS>(v);
     turn_all<false>(v, turn.a[item]);
     // The warp's threads put their samples where others of them took theirs.

@@ -8,11 +8,15 @@
 
 // The square of W at sample `at`, counted from the block's first.
 __device__ __forceinline__ float own_share(int at, int rank) {
+    constexpr float slope = 0.5f / OVERLAP;
     float share = 1;
-    if (rank > 0) share = fminf(share, (float(at + OVERLAP) + 0.5f) / (2 * OVERLAP));
-    if (rank + 1 < CLUSTER) share = fminf(share, (float(SPAN + OVERLAP - at) - 0.5f) / (2 * OVERLAP));
-    return fmaxf(share, 0);
+    if (rank > 0) share = fminf(share, slope * (float(at + OVERLAP) + 0.5f));
+    if (rank + 1 < CLUSTER) share = fminf(share, slope * (float(SPAN + OVERLAP - at) - 0.5f));
+    return share;
 }
+
+// Of a share of 0 to 1; both W and its transpose have it from here, so it need not be exact.
+__device__ __forceinline__ float weight(float share) { return share * rsqrtf(fmaxf(share, TINY)); }
 
 // The same number, of which the compiler knows nothing.
 __device__ __forceinline__ int reckoned_anew(int number) {
@@ -43,7 +47,7 @@ __device__ float prepare_factor(Shared& s, int delays, float sigma2) {
             s.r[(s.delay[i] + ORDER) % ORDER] = s.centre[antenna][i];
         }
         __syncthreads();
-        if (works) pass_a(s.r, s.turn, item);
+        if (works) pass_a<POINTS>(s.r, s.turn, item);
         __syncthreads();
         if (works) pass_b(s.r, s.turn, item);
         __syncthreads();
@@ -81,8 +85,8 @@ __device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, 
 #pragma unroll
             for (int e = 0; e < EACH; e++) {
                 const float share = own_share(first + e, rank);
-                own[e] = sqrtf(share) * r[e];
-                other[e] = sqrtf(1 - share) * r[e];
+                own[e] = weight(share) * r[e];
+                other[e] = weight(1 - share) * r[e];
             }
             overlap.send(first, other);
         } else {
@@ -97,7 +101,7 @@ __device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, 
     const int item = reckoned_anew(threadIdx.x);
     const bool works = item < ITEMS;
     Sample v[POINTS];
-    if (works) pass_a(s.r, s.turn, item);
+    if (works) pass_a<FILLED>(s.r, s.turn, item);
     __syncthreads();
     if (works) pass_b(s.r, s.turn, item);
     __syncthreads();
@@ -118,16 +122,17 @@ __device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, 
         pass_a_back(s.r, s.turn, item, v);
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < POINTS; i++) {
+        for (int i = 0; i < FILLED; i++) {
             const int at = item + i * STRIDE_A - OVERLAP, j = rank * SPAN + at;
-            const bool data = DATA_FIRST <= j && j < DATA_LAST && at < SPAN + OVERLAP;
-            if (!data) {
+            // Whatever the thread is, no neighbour has a share of it.
+            const bool inner = CLUSTER == 1 || (i * STRIDE_A >= 2 * OVERLAP && (i + 1) * STRIDE_A <= SPAN);
+            if (j < DATA_FIRST || DATA_LAST <= j || at >= SPAN + OVERLAP) {
                 v[i] = {0, 0};
-            } else if (CLUSTER > 1 && (at < OVERLAP || at >= SPAN - OVERLAP)) {
-                v[i] = sqrtf(own_share(at, rank)) * v[i];
+            } else if (!inner) {
+                v[i] = weight(own_share(at, rank)) * v[i];
             }
             s.r[at + OVERLAP] = v[i];
-            overlap.send_product(at, v[i]);
+            if (!inner) overlap.send_product(at, v[i]);
         }
     }
     overlap.expect_products();
