@@ -122,7 +122,7 @@ def measure(measured: Measured, settings: Settings) -> Iterator[dict[str, Any]]:
     found = list(measured.rows(tried))
     yield from found
     _, best = min(zip(found, tried, strict=True), key=lambda pair: pair[0]["us"])
-    few = [replace(settings, iterations=4 * steps) for steps in STEPS]
+    few = [replace(settings, iterations=5 * steps) for steps in STEPS]
     yield from measured.rows([replace(best, settings=one) for one in few], ber=True)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
 from otfs_pipeline.link.frame import solved_periods
+from otfs_pipeline.link.overlapped import LEAST_DAMPING, Blocks
 from otfs_pipeline.link.pilot import seen_delays
 from otfs_pipeline.link.prefix import least_energy, most_delays
 from otfs_pipeline.link.reference import eigenvalue_bins
@@ -124,7 +125,7 @@ class Geometry:
     def iterations(self) -> int:
         """Iterations of the equalizer."""
         s = self.settings
-        return s.preconditioned_iterations if self.preconditioned else s.cg_iterations
+        return s.overlapped_iterations if self.preconditioned else s.cg_iterations
 
     @property
     def overlap(self) -> int:
@@ -154,6 +155,15 @@ class Geometry:
         turn = 2 * math.pi * max(s.nu_max * s.frame_seconds, 1.0) / s.q
         step = 1 << max(0, int(math.log2(max(1.0, math.sqrt(8 * NODE_ERROR) / turn))))
         return self.stretch * step
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """How the preconditioner divides a period, where there is one."""
+        s = self.settings
+        if not self.preconditioned:
+            return None
+        first = s.guard_bins // 2 + 1 + s.first_tap
+        return Blocks(self.cluster, self.span, self.overlap, self.order, first)
 
     @property
     def shared_bytes(self) -> int:
@@ -225,6 +235,7 @@ class Geometry:
             "PILOT_AMPLITUDE": s.pilot_amplitude,
             "TAP_SIGMAS": s.tap_sigmas,
             "LEVEL_SCALE": s.level_scale,
+            "LEAST_DAMPING": LEAST_DAMPING,
         }
         if s.pilot == "spread":
             whole |= {"CHIRP": s.chirp_period, "SEEN": int(seen_delays(s)[0])}

@@ -60,16 +60,19 @@ __device__ float prepare_factor(Shared& s, int delays, float sigma2) {
         __syncthreads();
     }
     for (int i = threadIdx.x; i < ORDER; i += THREADS) s.r[i] = {0, 0};
-    float sum = 0;
+    // The mean of λ is the energy of the coefficients.
+    float sum = 0, mean = 0;
+    for (int i = 0; i < ANTENNAS * delays; i++) mean += energy(s.centre[i / delays][i % delays]);
+    const float damping = fmaxf(sigma2, LEAST_DAMPING * mean);
     if (works) {
 #pragma unroll
         for (int i = 0; i < POINTS; i += 2) {
-            const float damped[2] = {eigenvalue[i] + sigma2, eigenvalue[i + 1] + sigma2};
+            const float a = eigenvalue[i], b = eigenvalue[i + 1];
             // The upper halves of floats are precise enough: whatever they are, both ways are alike.
-            const unsigned low = __float_as_uint(1 / (ORDER * damped[0]));
-            const unsigned high = __float_as_uint(1 / (ORDER * damped[1]));
+            const unsigned low = __float_as_uint(1 / (ORDER * (a + damping)));
+            const unsigned high = __float_as_uint(1 / (ORDER * (b + damping)));
             s.factor[i / 2][item] = low >> 16 | (high & 0xffff0000u);
-            sum += eigenvalue[i] / damped[0] + eigenvalue[i + 1] / damped[1];
+            sum += a / (a + sigma2) + b / (b + sigma2);
         }
     }
     return sum;
