@@ -117,7 +117,7 @@ class Measured:
 
 def measure(measured: Measured, settings: Settings) -> Iterator[dict[str, Any]]:
     """Rows of a grid: without the preconditioner, divisions with it, the fastest by iterations."""
-    yield from measured.rows([replace(Geometry.of(settings), preconditioned=False)], ber=True)
+    yield from measured.rows([Geometry.of(settings, preconditioned=False)], ber=True)
     tried = list(divisions(settings))
     found = list(measured.rows(tried))
     yield from found

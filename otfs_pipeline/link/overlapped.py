@@ -1,8 +1,8 @@
 """A preconditioner of blocks that overlap: each has a circulant matrix of its own.
 
-Within a block the channel hardly turns, so HᴴH + σ² is nearly the circulant matrix of |H(t,f)|² + σ²
-in the block's middle, but for the ends. Between neighbours samples count by shares: over 2 `overlap`
-samples at an end a block's share is a ramp, and the neighbour's is the rest to 1.
+Within a block the channel hardly turns, so HᴴH + σ² is nearly the circulant matrix of
+|H(t,f)|² + σ² in the block's middle, but for the ends. Between neighbours samples count by shares:
+over 2 `overlap` samples at an end a block's share is a ramp, and the neighbour's is the rest to 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAST_DAMPING = 1e-2
-"""Of the mean of |H(t,f)|²: where there is less noise, this is added in its place. Towards its nulls
+"""Of the mean of |H(t,f)|²: where there is less noise, this is added in its place. Near its nulls
 the channel's turning is more than what is left of it."""
 
 
@@ -51,8 +51,8 @@ def inverse(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Products of rows [N, M] with Σ Wᵀ C⁻¹ W over the blocks, within `columns`.
 
-    `eigenvalue` [count, N, order] is |H(t,f)|² in the blocks' middles; W² are the shares. Rows are 0
-    outside the columns, and stay so.
+    `eigenvalue` [count, N, order] is |H(t,f)|² in the blocks' middles; W² are the shares. Rows are
+    0 outside the columns, and stay so.
     """
     least = LEAST_DAMPING * eigenvalue.mean(axis=-1, keepdims=True)
     damped = eigenvalue + np.maximum(noise_variance, least)

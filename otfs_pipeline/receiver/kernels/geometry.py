@@ -1,18 +1,15 @@
-"""How the kernels divide a frame among blocks and threads; the macros they are compiled with."""
+"""How the kernels divide a frame among blocks and threads."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
-from otfs_pipeline.link.frame import solved_periods
-from otfs_pipeline.link.overlapped import LEAST_DAMPING, Blocks
-from otfs_pipeline.link.pilot import seen_delays
-from otfs_pipeline.link.prefix import least_energy, most_delays
-from otfs_pipeline.link.reference import eigenvalue_bins
-from otfs_pipeline.link.slepian import channel_shares, noise_row
+from otfs_pipeline.link.overlapped import Blocks
+from otfs_pipeline.link.prefix import most_delays
 from otfs_pipeline.receiver.kernels.platforms import HOPPER, MOST_REGISTERS, Platform
 from otfs_pipeline.settings import Settings
 
@@ -63,7 +60,8 @@ class Geometry:
     `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
     blocks a Doppler period, a cluster where `platform` has them; `stretch`: a power of two, by
     which nodes of a coefficient lie further apart than they need to, to save memory;
-    `preconditioned`: whether iterations are few, with a preconditioner (precondition.cuh).
+    `preconditioned`: whether iterations are few, with a preconditioner (precondition.cuh), and
+    `held_in_shared`: whether they keep the residual in shared memory.
     """
 
     settings: Settings
@@ -76,14 +74,22 @@ class Geometry:
     held_in_shared: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, platform: Platform = HOPPER) -> Geometry:
-        """The choice for a grid: on Hopper, and what is like it, by
-        benchmarks/results/otfs_sweep.json, else by counts (`iteration_us`)."""
+    def of(
+        cls, settings: Settings, platform: Platform = HOPPER, preconditioned: bool = True
+    ) -> Geometry:
+        """The choice for a grid: on Hopper, and what is like it, by what was measured
+        (otfs_equalizer.json, otfs_sweep.json), else by counts (`iteration_us`).
+
+        It has no preconditioner if `preconditioned` is False, or where none fits.
+        """
         _check(settings)
         held = held_samples(settings)
         choices = [each for each in EACH_CHOICES if each <= held] or [1]
         if platform.architecture in LIKE_HOPPER and platform.clusters:
-            found = next(_measured(settings, choices, platform), None)
+            measured = _measured(settings, choices, platform)
+            if preconditioned:
+                measured = itertools.chain(_overlapping(settings, choices, platform), measured)
+            found = next(measured, None)
         else:
             found = min(_divisions(settings, choices, platform), key=iteration_us, default=None)
         if found is None:
@@ -97,12 +103,10 @@ class Geometry:
     @property
     def fits(self) -> bool:
         """Whether a block has room, and its neighbours hold all that its taps reach."""
-        reached = self.cluster == 1 or self.span >= self.halo
-        if self.preconditioned:
-            reached = self.order <= MOST_ORDER
-            reached &= self.cluster == 1 or self.span >= 2 * self.overlap
-        room = self.shared_bytes <= self.platform.block_shared
-        return self.threads <= 1024 and reached and room
+        reached = 2 * self.overlap if self.preconditioned else self.halo
+        ordered = not self.preconditioned or self.order <= MOST_ORDER
+        room = self.shared_bytes <= self.platform.block_shared and self.threads <= 1024
+        return room and ordered and (self.cluster == 1 or self.span >= reached)
 
     @property
     def length(self) -> int:
@@ -159,11 +163,9 @@ class Geometry:
     @property
     def blocks(self) -> Blocks | None:
         """How the preconditioner divides a period, where there is one."""
-        s = self.settings
-        if not self.preconditioned:
-            return None
-        first = s.guard_bins // 2 + 1 + s.first_tap
-        return Blocks(self.cluster, self.span, self.overlap, self.order, first)
+        first = self.settings.guard_bins // 2 + 1 + self.settings.first_tap
+        given = Blocks(self.cluster, self.span, self.overlap, self.order, first)
+        return given if self.preconditioned else None
 
     @property
     def shared_bytes(self) -> int:
@@ -176,7 +178,7 @@ class Geometry:
             # Sixteen samples share a root and sixteen halves of a float; few more roots are needed.
             vectors += self.order - reached + 4 * self.overlap + 5 * self.order // 16
             vectors += self.order // 256 + (self.span if self.held_in_shared else 1)
-        return -(-(16 * nodes + 8 * vectors + 12 * delays + 32 + 8 * sums) // 16) * 16
+        return -(-(16 * nodes + 8 * vectors + 12 * delays + 48 + 8 * sums) // 16) * 16
 
     @property
     def resident(self) -> int:
@@ -210,41 +212,6 @@ class Geometry:
         """Warps of a block of `read_window`."""
         return 8 if self.settings.pilot == "spread" else min(self.settings.n, 32)
 
-    def macros(self) -> dict[str, str]:
-        """Names and values for the compiler."""
-        s = self.settings
-        kp, lp = s.pilot_bin
-        levels = s.modulation.bit_length() // 2
-        whole = {
-            "M": s.m, "N": s.n, "Q": s.q, "GUARD": s.guard_bins, "FIRST_TAP": s.first_tap,
-            "LAST_TAP": s.last_tap, "WINDOW": s.window_delays, "REACH": s.doppler_range,
-            "DOPPLERS": 2 * s.doppler_range + 1, "PILOT_DELAY": kp, "PILOT_DOPPLER": lp,
-            "CYCLE": solved_periods(s) * s.m,
-            "FIRST_PERIOD": -1 if s.waveform == "cp" else 0,
-            "RANKED": ranked(s)[0], "MOST": ranked(s)[1],
-            "ITERATIONS": self.iterations, "AXIS_BITS": levels,
-            "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
-            "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
-            "ANTENNAS": s.antennas, "WINDOW_BLOCKS": self.window_blocks,
-            "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
-            "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
-            "MAILBOX_SLOTS": self.mailbox_slots, "SPAN": self.span, "ORDER": self.order,
-            "OVERLAP": self.overlap, "HELD_IN_SHARED": int(self.held_in_shared),
-        }  # fmt: skip
-        real = {
-            "PILOT_AMPLITUDE": s.pilot_amplitude,
-            "TAP_SIGMAS": s.tap_sigmas,
-            "LEVEL_SCALE": s.level_scale,
-            "LEAST_DAMPING": LEAST_DAMPING,
-        }
-        if s.pilot == "spread":
-            whole |= {"CHIRP": s.chirp_period, "SEEN": int(seen_delays(s)[0])}
-            real["STRIP_AMPLITUDE"] = math.sqrt(s.pilot_energy / s.guard_bins)
-        if s.waveform == "cp":
-            whole |= {"SEQUENCES": channel_shares(s).size, "NOISE_ROW": noise_row(s)}
-            real["LEAST_ENERGY"] = least_energy(s)
-        return {k: f"({v})" for k, v in whole.items()} | {k: f"({v:.9e}f)" for k, v in real.items()}
-
 
 def ranked(settings: Settings) -> tuple[int, int]:
     """How many energies of an antenna are compared with the noise, and how many may be kept.
@@ -269,6 +236,20 @@ def _check(settings: Settings) -> None:
             f"a spread pilot of {settings.guard_bins} delay bins: the CUDA receiver takes {longest}"
             " at most; use a smaller guard, fewer delay bins or --pilot point"
         )
+
+
+def _overlapping(
+    settings: Settings, choices: Sequence[int], platform: Platform
+) -> Iterator[Geometry]:
+    """Those with a preconditioner that fit on Hopper, the fastest first."""
+    divisions = [(choices[0], 7), *((choices[-1], few) for few in (3, 2, 1))]
+    if settings.antennas > 1:
+        divisions.append((choices[-1], 8))
+    for (each, cluster), shared in itertools.product(divisions, (True, False)):
+        for stretch in STRETCHES:
+            geometry = Geometry(settings, each, GROUP, cluster, platform, stretch, True, shared)
+            if geometry.fits and (cluster < 7 or geometry.resident > 1):
+                yield geometry
 
 
 def _measured(settings: Settings, choices: Sequence[int], platform: Platform) -> Iterator[Geometry]:

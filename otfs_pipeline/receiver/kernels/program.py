@@ -14,6 +14,7 @@ from otfs_pipeline.link.slepian import channel_shares
 from otfs_pipeline.link.smoothing import is_smoothed
 from otfs_pipeline.receiver import pilot
 from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.macros import macros
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import Tensor, received
 
@@ -188,11 +189,6 @@ def launches(geometry: Geometry) -> dict[str, Launch]:
         "demap": Launch(geometry.data_blocks, 256, 0),
     }
     return {name: known[name] for name in kernels(s)}
-
-
-def macros(geometry: Geometry) -> str:
-    """The sizes as #define lines."""
-    return "".join(f"#define {k} {v}\n" for k, v in geometry.macros().items())
 
 
 def text(file: str) -> str:
