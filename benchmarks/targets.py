@@ -65,8 +65,14 @@ def decoder_loss(loss: Any, report: Any) -> float | None:
 
 
 def equalizer(point: Any, _: Any) -> float:
-    """Time of the equalizer over its roofline."""
+    """Time of the equalizer over the roofline of the iterations that it runs."""
     return float(point["stage_us"]["equalize"] / point["roofline_us"]["equalize"])
+
+
+def equalizer_over_plain(point: Any, _: Any) -> float | None:
+    """The same over that of K iterations without a preconditioner; None in earlier results."""
+    floor = point.get("plain_equalize_roofline_us")
+    return None if floor is None else float(point["stage_us"]["equalize"] / floor)
 
 
 def without_clusters(grids: Any, _: Any) -> float:
@@ -325,7 +331,9 @@ TABLES: dict[str, list[list[Target]]] = {
         [otfs("with front end and LDPC: p99.9 / deadline", "coded/p99_9_over_deadline", 0.6, 0.35),
          otfs("with front end and LDPC: on time", "coded/on_time", 0.999, 1.0, higher=True)],
         [otfs("equalizer alone / roofline", f"grids/{OPERATING_POINT}", 2.5, 1.5,
-              figure=equalizer)],
+              figure=equalizer),
+         otfs("equalizer alone / roofline of K iterations without a preconditioner",
+              f"grids/{OPERATING_POINT}", 2.5, 1.5, figure=equalizer_over_plain)],
         [otfs("CPU, 1024x32: frame / deadline", "frame_over_deadline", 1.0, 0.5, CPU, cpu=True),
          otfs("CPU, 1024x32: frame / before native operators", "frame_over_before", 1 / 30, 1 / 80,
               CPU, cpu=True)],
