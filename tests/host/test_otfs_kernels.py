@@ -112,6 +112,40 @@ def test_blocks_with_inner_and_outer_warps(
 
 
 @pytest.mark.parametrize(
+    ("grid", "division", "stretch", "shared", "order"),
+    [
+        ("256x32", (1, 4, 3), 1, False, 512),
+        ("256x32", (3, 4, 1), 1, True, 512),
+        ("1024x32", (3, 4, 2), 1, True, 1024),
+        ("4096x12", (11, 4, 3), 1, False, 2048),
+        ("4096x12", (9, 4, 2), 2, True, 4096),
+        # A pair of threads shares the last samples of a DFT.
+        ("4096x12", (9, 4, 1), 4, False, 8192),
+    ],
+)
+def test_the_preconditioner_agrees_with_numpy(
+    grid: str,
+    division: tuple[int, int, int],
+    stretch: int,
+    shared: bool,
+    order: int,
+    tmp_path: Path,
+) -> None:
+    link = Settings(grid=grid, iterations=20)
+    geometry = Geometry(link, *division, HOPPER, stretch, True, shared)
+    assert geometry.fits
+    assert geometry.order == order
+    frame = source.simulate(link, 20.0, 4, 0)
+    got = receive(frame.samples, geometry, tmp_path)
+    exact = reference.receive(frame.samples.astype(np.complex128), link, blocks=geometry.blocks)
+    assert got["mu"] == pytest.approx(exact.mu, rel=1e-5)
+    assert got["variance"] == pytest.approx(exact.variance, rel=1e-4)
+    close = 1e-4 if geometry.each == 1 else 1e-2
+    np.testing.assert_allclose(got["symbols"], exact.symbols, atol=close)
+    assert np.mean(got["bits"] != exact.bits) < 1e-3
+
+
+@pytest.mark.parametrize(
     ("changes", "snr_db", "seed", "least"),
     [
         ({"grid": "64x32"}, 20.0, 1, 1e-4),
