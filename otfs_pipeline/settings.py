@@ -187,7 +187,7 @@ class Settings:
     @property
     def overlapped_iterations(self) -> int:
         """The same of a circulant matrix for each block of a period, as on the GPU."""
-        return -(-self.cg_iterations // 5)
+        return -(-self.cg_iterations // 6)
 
     @property
     def bits_per_symbol(self) -> int:

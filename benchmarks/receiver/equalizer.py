@@ -36,7 +36,7 @@ from otfs_pipeline.settings import Settings
 
 GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
 SNRS = (20.0, 25.0)
-STEPS = (4, 5, 6, 7, 8)
+STEPS = (3, 4, 5, 6, 7)
 BLOCKS = (1, 3, 7)
 
 
@@ -122,7 +122,7 @@ def measure(measured: Measured, settings: Settings) -> Iterator[dict[str, Any]]:
     found = list(measured.rows(tried))
     yield from found
     _, best = min(zip(found, tried, strict=True), key=lambda pair: pair[0]["us"])
-    few = [replace(settings, iterations=5 * steps) for steps in STEPS]
+    few = [replace(settings, iterations=6 * steps) for steps in STEPS]
     yield from measured.rows([replace(best, settings=one) for one in few], ber=True)
 
 

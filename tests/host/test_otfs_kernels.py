@@ -131,7 +131,7 @@ def test_the_preconditioner_agrees_with_numpy(
     order: int,
     tmp_path: Path,
 ) -> None:
-    link = Settings(grid=grid, iterations=20)
+    link = Settings(grid=grid, iterations=24)
     geometry = Geometry(link, *division, HOPPER, stretch, True, shared)
     assert geometry.fits
     assert geometry.order == order

@@ -1,4 +1,4 @@
-// The equalizer of equalize.cu with a preconditioner (precondition.cuh), for blocks in clusters: a quarter
+// The equalizer of equalize.cu with a preconditioner (precondition.cuh), for blocks in clusters: a sixth
 // of the iterations find as much.
 //
 // z, what the preconditioner makes of the residual, takes r's place in shared memory and comes with the
