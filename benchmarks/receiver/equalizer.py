@@ -46,10 +46,8 @@ def divisions(settings: Settings) -> Iterator[Geometry]:
     Of seven blocks a period two must fit into a multiprocessor.
     """
     held = held_samples(settings)
-    for cluster, each, shared in itertools.product(BLOCKS, EACH_CHOICES, (False, True)):
-        tried = (
-            Geometry(settings, each, GROUP, cluster, HOPPER, s, True, shared) for s in STRETCHES
-        )
+    for cluster, each in itertools.product(BLOCKS, EACH_CHOICES):
+        tried = (Geometry(settings, each, GROUP, cluster, HOPPER, s, True) for s in STRETCHES)
         fitting = (one for one in tried if one.fits and (cluster < 7 or one.resident > 1))
         found = next(fitting, None)
         # x, p, r and a sum in registers.
@@ -93,7 +91,6 @@ class Measured:
             "cluster": geometry.cluster,
             "threads": geometry.threads,
             "stretch": geometry.stretch,
-            "held_in_shared": geometry.held_in_shared,
             "iterations": geometry.iterations,
             "us": us,
             "floor_us": floor,

@@ -112,27 +112,26 @@ def test_blocks_with_inner_and_outer_warps(
 
 
 @pytest.mark.parametrize(
-    ("grid", "division", "stretch", "shared", "order"),
+    ("grid", "division", "stretch", "order"),
     [
-        ("256x32", (1, 4, 3), 1, False, 512),
-        ("256x32", (3, 4, 1), 1, True, 512),
-        ("1024x32", (3, 4, 2), 1, True, 1024),
-        ("4096x12", (11, 4, 3), 1, False, 2048),
-        ("4096x12", (9, 4, 2), 2, True, 4096),
+        ("256x32", (1, 4, 3), 1, 512),
+        ("256x32", (3, 4, 1), 1, 512),
+        ("1024x32", (3, 4, 2), 1, 1024),
+        ("4096x12", (11, 4, 3), 1, 2048),
+        ("4096x12", (9, 4, 2), 2, 4096),
         # A pair of threads shares the last samples of a DFT.
-        ("4096x12", (9, 4, 1), 4, False, 8192),
+        ("4096x12", (9, 4, 1), 4, 8192),
     ],
 )
 def test_the_preconditioner_agrees_with_numpy(
     grid: str,
     division: tuple[int, int, int],
     stretch: int,
-    shared: bool,
     order: int,
     tmp_path: Path,
 ) -> None:
     link = Settings(grid=grid, iterations=24)
-    geometry = Geometry(link, *division, HOPPER, stretch, True, shared)
+    geometry = Geometry(link, *division, HOPPER, stretch, True)
     assert geometry.fits
     assert geometry.order == order
     frame = source.simulate(link, 20.0, 4, 0)

@@ -40,8 +40,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         silent |= unsigned(j < DATA_FIRST || DATA_LAST <= j) << e;
     }
 
-    Sample x[EACH], p[EACH], held[EACH], sum[EACH];
-    Sample* const r = HELD_IN_SHARED ? s.residual + first : held;
+    Sample x[EACH], p[EACH], r[EACH], sum[EACH];
     Sample* const z = s.r + OWN + first;
     Sample* const y = s.y[0] + AHEAD + first;
     if (owns) adjoint(s, groups, first, sum);
@@ -49,7 +48,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
         x[e] = p[e] = {0, 0};
-        if (owns) r[e] = sum[e];
+        r[e] = sum[e];
     }
     float residual = 0;
     for (int step = 0;; step++) {
@@ -97,10 +96,8 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         for (int e = 0; e < EACH; e++) x[e] = x[e] + alpha * p[e];
         if (last) break;
         if (silent) mask(sum, silent);
-        if (owns) {
 #pragma unroll
-            for (int e = 0; e < EACH; e++) r[e] = r[e] - alpha * (sum[e] + sigma2 * p[e]);
-        }
+        for (int e = 0; e < EACH; e++) r[e] = r[e] - alpha * (sum[e] + sigma2 * p[e]);
     }
 
     // Through shared memory, so that a warp writes neighbouring samples.

@@ -60,8 +60,7 @@ class Geometry:
     `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
     blocks a Doppler period, a cluster where `platform` has them; `stretch`: a power of two, by
     which nodes of a coefficient lie further apart than they need to, to save memory;
-    `preconditioned`: whether iterations are few, with a preconditioner (precondition.cuh), and
-    `held_in_shared`: whether they keep the residual in shared memory.
+    `preconditioned`: whether iterations are few, with a preconditioner (precondition.cuh).
     """
 
     settings: Settings
@@ -71,7 +70,6 @@ class Geometry:
     platform: Platform = HOPPER
     stretch: int = 1
     preconditioned: bool = False
-    held_in_shared: bool = False
 
     @classmethod
     def of(
@@ -177,7 +175,7 @@ class Geometry:
         if self.preconditioned:
             # Sixteen samples share a root and sixteen halves of a float; few more roots are needed.
             vectors += self.order - reached + 4 * self.overlap + 5 * self.order // 16
-            vectors += self.order // 256 + (self.span if self.held_in_shared else 1)
+            vectors += self.order // 256
         return -(-(16 * nodes + 8 * vectors + 12 * delays + 48 + 8 * sums) // 16) * 16
 
     @property
@@ -242,14 +240,14 @@ def _overlapping(
     settings: Settings, choices: Sequence[int], platform: Platform
 ) -> Iterator[Geometry]:
     """Those with a preconditioner that fit on Hopper, the fastest first."""
-    divisions = [(choices[0], 7), *((choices[-1], few) for few in (3, 2, 1))]
+    # Two blocks of seven to a multiprocessor, with many threads; of fewer, one.
+    divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
     if settings.antennas > 1:
         divisions.append((choices[-1], 8))
-    for (each, cluster), shared in itertools.product(divisions, (True, False)):
-        for stretch in STRETCHES:
-            geometry = Geometry(settings, each, GROUP, cluster, platform, stretch, True, shared)
-            if geometry.fits and (cluster < 7 or geometry.resident > 1):
-                yield geometry
+    for (each, cluster), stretch in itertools.product(divisions, STRETCHES):
+        geometry = Geometry(settings, each, GROUP, cluster, platform, stretch, True)
+        if geometry.fits and (cluster != 7 or geometry.resident > 1):
+            yield geometry
 
 
 def _measured(settings: Settings, choices: Sequence[int], platform: Platform) -> Iterator[Geometry]:

@@ -32,7 +32,7 @@ def macros(geometry: Geometry) -> str:
         "WINDOW_ROWS": geometry.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
         "RESIDENT": geometry.resident, "SHARED_BYTES": geometry.shared_bytes,
         "MAILBOX_SLOTS": geometry.mailbox_slots, "SPAN": geometry.span, "ORDER": geometry.order,
-        "OVERLAP": geometry.overlap, "HELD_IN_SHARED": int(geometry.held_in_shared),
+        "OVERLAP": geometry.overlap,
     }  # fmt: skip
     real = {
         "PILOT_AMPLITUDE": s.pilot_amplitude,

@@ -79,8 +79,8 @@ __device__ float prepare_factor(Shared& s, int delays, float sigma2) {
 }
 
 // s.r becomes z, with the OVERLAP samples on either side; r is this thread's own.
-__device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, const Sample* r, int first,
-                                             bool owns, int rank, int step) {
+__device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, const Sample (&r)[EACH],
+                                             int first, bool owns, int rank, int step) {
     if (owns) {
         Sample* const own = s.r + OVERLAP + first;
         if (CLUSTER > 1 && (first < OVERLAP || first + EACH > SPAN - OVERLAP)) {

@@ -20,8 +20,6 @@ struct Shared {
     Sample y[ANTENNAS][SPAN + HALO];
     // Products of the blocks before and behind.
     Sample inbox[2][2 * OVERLAP];
-    // The residual, where there is room.
-    Sample residual[HELD_IN_SHARED ? SPAN : 1];
     Turns turn;
     Sample centre[ANTENNAS][MAX_DELAYS];
     Group group[MAX_DELAYS + 1];
