@@ -23,6 +23,7 @@ from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
 from parse_runtime.kernels.cuda.reduce import all_reduce
+from parse_runtime.kernels.cuda.shares import send_product
 from parse_runtime.kernels.evidence import by_cut, least_sure
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.likelihood import token_likelihood
@@ -120,6 +121,9 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     with of_ranks(True):
         gated = linear_swiglu(total, normal(2 * WIDTH, HIDDEN))
         add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
+        sent = send_product(gated, normal(HIDDEN, WIDTH), ranks)
+        assert sent is not None
+        add_rms_norm(sent, total, norm, 1e-6)
     with fp8_activations(True):
         normed_parts(total, x, norm, 1e-6, 0.0, ranks, quantized(WIDTH, HIDDEN))
     all_reduce(total, ranks)
@@ -190,6 +194,13 @@ def products(ttgir: str) -> list[str]:
     return sorted({f"{side} {layouts[mma]}{width}" for side, mma, width in found})
 
 
+def sent(ttgir: str) -> list[str]:
+    """Layouts of words that are stored into slabs: side by side, or each far from the next."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    found = re.findall(r"st\.relaxed.*-> tensor<[0-9x]+xi32, (#\w+)>", ttgir)
+    return sorted({layouts[layout] for layout in found})
+
+
 def chains(ttgir: str) -> dict[str, int]:
     """Products of tiles, and those of them that begin at zero and are added to a sum."""
     dots = re.findall(r"= (?:tt\.dot|ttng\.warp_group_dot) %\S+ %\S+ (%\w+)", ttgir)
@@ -234,6 +245,7 @@ def main() -> None:
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
+            "sent": [sent(k.asm["ttgir"]) for k in kernels.values()],
             "chains": [chains(k.asm["ttgir"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_script import kernel_report
 
 NORMS = "_add_rms_norm", "_reduce_add_rms_norm"
-STREAMS = "_stream", "_stream_swiglu"
+STREAMS = "_stream", "_stream_swiglu", "_stream_shares"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def report() -> Any:
 
 def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
     """Whichever way a program goes, and before it touches memory: `kernels/cuda/chain.py`."""
-    assert len(report["kernels"]) == 31
+    assert len(report["kernels"]) == 32
     for name, kernel in report["kernels"].items():
         assert kernel["programmatic"], name
         for code in kernel["code"]:
@@ -61,6 +61,14 @@ def test_one_code_serves_any_number_of_rows(report: Any) -> None:
         assert (one != more[0]) == (dtype == "torch.bfloat16")
 
 
+def test_a_warp_sends_words_that_lie_side_by_side(report: Any) -> None:
+    """Of 64 rows scattered words took ten times as long (benchmarks/results/tp_sent.json)."""
+    layouts = report["kernels"]["_stream_shares"]["sent"]
+    assert layouts
+    for [layout] in layouts:
+        assert "threadsPerWarp = [1, 32]" in layout and "order = [1, 0]" in layout
+
+
 def test_rows_in_fp8_are_multiplied_as_they_are(report: Any) -> None:
     """By FP8 tensor cores, whatever the rows were before they were quantized."""
     for name in ("_block_scaled", "_block_scaled_swiglu"):
@@ -95,7 +103,7 @@ def test_tiles_of_held_weights_are_products_of_their_own(report: Any) -> None:
     for name in ("_held_row", "_held_normed", "_held_united"):
         for found in report["kernels"][name]["chains"]:
             assert 0 < found["products"] == found["from_zero"] <= found["added"], name
-    for name in STREAMS:
+    for name in ("_stream", "_stream_swiglu"):  # not of ranks, which hold the first tiles alone
         of_tiles = report["kernels"][name]["chains"]
         apart = [found["products"] == found["from_zero"] <= found["added"] for found in of_tiles]
         assert any(apart) and not all(apart), name

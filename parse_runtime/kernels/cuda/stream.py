@@ -73,8 +73,24 @@ def _stream(
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    span, tiles = tl.program_id(2), tl.cdiv(k, DEPTH)
-    share = tl.cdiv(tiles, tl.num_programs(2))
+    span = tl.program_id(2)
+    total = stream_tile(
+        x, weight, scale, bias, row, column, span, tl.num_programs(2), count, n, k,
+        x_stride, w_stride, DEPTH, EVEN, STAGES, EARLY, APART,
+    )  # fmt: skip
+    out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
+    tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def stream_tile(
+    x, weight, scale, bias, row, column, span, spans, count, n, k, x_stride, w_stride,
+    DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    APART: tl.constexpr,
+):  # fmt: skip
+    """A span's sums [columns, rows] of a product, for a kernel that has not waited yet."""
+    tiles = tl.cdiv(k, DEPTH)
+    share = tl.cdiv(tiles, spans)
     first, last = span * share, tl.minimum(span * share + share, tiles)
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
@@ -82,9 +98,9 @@ def _stream(
     wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
-        scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
+        scale = scales(scale, 0, n, tl.program_id(1) * column.shape[0], k)
     depth = tl.arange(0, DEPTH)
-    total = tl.zeros((COLUMNS, ROWS), tl.float32)
+    total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
     rows = rows_of(x_row, (row < count)[:, None], first, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
         begin = (first + tile) * DEPTH
@@ -96,8 +112,7 @@ def _stream(
         total = add_product(total, w, a, scale, tile * DEPTH, APART=APART)
     if bias is not None and span == 0:
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
-    out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
-    tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
+    return total
 
 
 @triton.jit

@@ -24,7 +24,9 @@ MOST_SPANS = 8
 RESIDENT = 3 * PROCESSORS
 """Programs that are on a device at once: where there are more, most do not start early."""
 EARLY, REGISTERS = 384, 168
-"""Columns of a weight that a program holds before it waits, and a thread's registers then."""
+"""Columns of a weight that a program holds before it waits, and a thread's registers then,"""
+MORE_EARLY, MORE_REGISTERS = 640, 255
+"""and where a multiprocessor has two programs at most."""
 HELD_DEPTH, HELD_TILES = 128, 4
 """K of a held tile, and such tiles that the registers of a program hold. Of gates and values, twice
 as many of half the columns."""
@@ -47,11 +49,13 @@ class Tiles:
     stages: int
     early: int = 0
     apart: bool = False
+    registers: int | None = None
+    """Of a thread that holds some: with more, fewer programs would fit beside each other."""
 
     @property
     def options(self) -> dict[str, int]:
-        """Launch options: with more registers fewer programs would fit beside each other."""
-        bound = {"maxnreg": REGISTERS} if self.early else {}
+        """Launch options."""
+        bound = {} if self.registers is None else {"maxnreg": self.registers}
         return {"num_warps": 4, "num_stages": self.stages, **bound}
 
 
@@ -103,7 +107,7 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     tiles = fitting(tiles, count, dtype)
     few = count <= 16 and blocks * tiles.spans <= RESIDENT
     if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
-        tiles = replace(tiles, early=_early(tiles, k // tiles.depth))
+        tiles = _with_early(tiles, blocks, k)
     return tiles
 
 
@@ -129,10 +133,17 @@ def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Ti
     return Tiles(COLUMNS, depth, 1, 3)
 
 
-def _early(tiles: Tiles, count: int) -> int:
-    """Of so many tiles those that a program holds, which every span must have."""
+def _with_early(tiles: Tiles, blocks: int, k: int) -> Tiles:
+    """Tiles of which a program holds the first ones; every span must have as many."""
+    early, registers = EARLY, REGISTERS
+    if tiles.spans == 1 and PROCESSORS < blocks <= 2 * PROCESSORS and k % BLOCK == 0:
+        # Most multiprocessors have one program, which reads for two.
+        tiles = Tiles(COLUMNS, BLOCK, 1, 5)
+        early, registers = MORE_EARLY, MORE_REGISTERS
+    count = k // tiles.depth
     last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
-    return max(0, min(EARLY // tiles.depth, int(last)))
+    early = max(0, min(early // tiles.depth, last))
+    return replace(tiles, early=early, registers=registers if early else None)
 
 
 def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
