@@ -114,6 +114,11 @@ BENCHMARKS = {
             "otfs_mailbox.json", gpu=True,
         ),
         Benchmark(
+            "otfs-equalizer", "receiver.equalizer",
+            "the equalizer with and without its preconditioner: time, bit errors, rooflines",
+            "otfs_equalizer.json", gpu=True,
+        ),
+        Benchmark(
             "otfs-predicted", "receiver.predicted",
             "frame times of GPUs that are not here, from counts and data sheets: none is measured",
             "otfs_predicted.json",

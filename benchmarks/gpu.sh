@@ -27,6 +27,7 @@ choose() {
         instantiate) limit=75 options=(instantiate) ;;
         otfs) limit=300 options=(otfs --parts frames) ;;
         waveform) limit=330 options=(otfs --parts waveform) ;;
+        equalizer) limit=300 options=(otfs-equalizer) ;;
         mailbox) limit=300 options=(otfs-mailbox) ;;
         links) limit=200 options=(otfs-links) ;;
         sweep) limit=200 options=(otfs-sweep) ;;

@@ -106,6 +106,12 @@ class Elsewhere:
         """What the first stored."""
         return load(self.folder / "again")
 
+    def anew(self) -> Capture:
+        """What the first stores when it runs once more, now."""
+        self._start("again", start_apart)
+        self._end("again")
+        return self.again()
+
     def moved(self) -> Capture:
         """What the second stored, once it has ended; FoundryError where it failed."""
         self._end("moved")

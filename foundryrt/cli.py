@@ -88,6 +88,22 @@ Devices = Annotated[
     str | None,
     typer.Option(metavar="GPUS", help="The GPU of each rank, such as 0,1. By default 0 to N-1."),
 ]
+
+
+def _refuse(standby: bool) -> None:
+    """`foundryrt` itself takes `--standby`, before anything is imported (start.py)."""
+    if standby:
+        raise typer.BadParameter("it must be given to the command foundryrt")
+
+
+Standby = Annotated[
+    bool,
+    typer.Option(
+        "--standby",
+        callback=_refuse,
+        help="Have the process run it that `foundryrt standby` has started.",
+    ),
+]
 StopFirst = Annotated[
     bool, typer.Option("--stop-first", help="Close the bundle before, then open: requests wait.")
 ]
@@ -110,12 +126,7 @@ def run(
     name: WorkloadName = None,
     tp: RankCount = None,
     devices: Devices = None,
-    standby: Annotated[
-        bool,
-        typer.Option(
-            "--standby", help="Have the process run it that `foundryrt standby` has started."
-        ),
-    ] = False,
+    standby: Standby = False,
     json: Json = False,
 ) -> None:
     """Run the workload that BUNDLE was captured from, or `--model NAME` in place of BUNDLE.
@@ -124,8 +135,6 @@ def run(
     --prompt or --frames.
     """
     with reporting():
-        if standby:  # `foundryrt` itself takes it, before anything is imported (start.py)
-            raise UsageError("--standby must be given to the command foundryrt")
         with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = find_run(opened.manifest.workload.name, name)
             chosen = options.parse(driver.Options, context.args)
@@ -154,6 +163,7 @@ def serve(
     name: WorkloadName = None,
     tp: RankCount = None,
     devices: Devices = None,
+    standby: Standby = False,
 ) -> None:
     """Serve the workload of BUNDLE over HTTP until SIGTERM, where it has a server.
 
@@ -229,7 +239,7 @@ def standby(
     ] = None,
     trust: TrustPaths = None,
 ) -> None:
-    """Start everything but a bundle, and run `foundryrt run --standby` for this user, at once.
+    """Start everything but a bundle; `foundryrt run` or `serve --standby` runs here, at once.
 
     One command at a time; the process goes on until a signal ends it. Kernels of the last bundle
     stay loaded.

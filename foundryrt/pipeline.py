@@ -33,8 +33,18 @@ class Pipeline(Protocol):
         It lives as long as the pipeline, and must keep its values until the slot's `wait`.
         """
 
-    def memory(self, size: int) -> NDArray[np.uint8]:
-        """So many new bytes, for `staging` arrays of any inputs anywhere in them."""
+    def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
+        """So many new bytes, for `staging` arrays of any inputs anywhere in them.
+
+        With `ahead` their values go to the device before `submit`, by `upload`.
+        """
+
+    def upload(self, values: NDArray[Any]) -> None:
+        """Start to copy a dense part of memory made with `ahead`; of other arrays nothing is done.
+
+        All values of an input that lies in such memory must have been uploaded before `submit`,
+        and so again after they were changed. Any one thread may do so, beside all other calls.
+        """
 
     def submit(self, slot: int, values: Arrays) -> None:
         """Start a launch with these inputs; the slot's last one must have been waited for."""

@@ -7,14 +7,8 @@ import sys
 
 from foundryrt.arguments import bundle_word
 from foundryrt.peek import on_device
+from foundryrt.ranks.asked import LAUNCHED, AskedRanks
 from foundryrt.timeline import mark
-
-TYPE_CHECKING = False  # type checkers know it as True; importing typing would delay the driver
-if TYPE_CHECKING:
-    from foundryrt.ranks.command import AskedRanks
-
-_LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID", "PMI_SIZE")
-"""Variables of what may have started several ranks (foundryrt/ranks/launcher.py)."""
 
 
 def _with_bundle(command: str, words: list[str]) -> list[str]:
@@ -36,10 +30,8 @@ def _with_bundle(command: str, words: list[str]) -> list[str]:
 def _ranks(words: list[str]) -> AskedRanks | None:
     """The ranks that the arguments ask for, or that a launcher may have started."""
     asked = any(word.partition("=")[0] == "--tp" for word in words)
-    if not asked and not any(name in os.environ for name in _LAUNCHED):
+    if not asked and not any(name in os.environ for name in LAUNCHED):
         return None
-    from foundryrt.ranks.command import AskedRanks
-
     return AskedRanks.of(words)
 
 
@@ -57,11 +49,11 @@ def _start() -> None:
     if sys.argv[1:2] in (["run"], ["serve"]) and "--model" in " ".join(words):
         words = _with_bundle(sys.argv[1], words)
         sys.argv[2:] = words
-    if sys.argv[1:2] == ["run"] and "--standby" in words:
+    if sys.argv[1:2] in (["run"], ["serve"]) and "--standby" in words:
         from foundryrt.standby import client, wire
 
         words.remove("--standby")
-        sys.exit(client.hand_over(wire.path(), ["run", *words]))
+        sys.exit(client.hand_over(wire.path(), [sys.argv[1], *words]))
     place = bundle_word(words)
     bundle = "" if place < 0 else words[place]
     if "://" in bundle:

@@ -63,8 +63,8 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
             with stopped_by_signals(stop) as signals:
                 samples, like = next(iter(takes.inputs.items()))
                 staging = partial(pipeline.staging, samples)
-                memory = pipeline.memory if in_graph else None
-                feed = open_feed(settings, options, stop, staging, memory)
+                front = pipeline if in_graph else None
+                feed = open_feed(settings, options, stop, staging, front)
                 tally = stream.Tally()
                 if live:
                     live.follow(feed, results, tally)

@@ -185,6 +185,11 @@ class Settings:
         return -(-self.cg_iterations // 4)
 
     @property
+    def overlapped_iterations(self) -> int:
+        """The same of a circulant matrix for each block of a period, as on the GPU."""
+        return -(-self.cg_iterations // 6)
+
+    @property
     def bits_per_symbol(self) -> int:
         return self.modulation.bit_length() - 1
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ NAMES = {"qwen3-14b": "14B", "qwen3-32b": "32B", "qwen3-0.6b": "0.6B", "tiny": "
 def run(
     ranks: Annotated[int, Option(help="Processes, one a GPU.")] = 2,
     devices: Annotated[
-        str, Option(help="Their GPUs, as 0,1; by default in order. One may be named twice.")
+        str, Option(help="GPUs, as 0,1 of those that are visible. One may be named twice.")
     ] = "",
     parts: Annotated[str, Option(help=f"Of {', '.join(PARTS)}.")] = ",".join(PARTS),
     models: Annotated[str, Option(help="Geometries to decode.")] = "qwen3-14b",
@@ -169,7 +169,7 @@ def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
     started = []
     for one in gpus:
         seen = [one, *(other for other in gpus if other != one and all_seen)]
-        own = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(dict.fromkeys(seen))}
+        own = os.environ | {"CUDA_VISIBLE_DEVICES": _visible(dict.fromkeys(seen))}
         started.append(subprocess.Popen([program], env=own))
     if any(one.wait() for one in started):
         raise SystemExit("a bare process failed")
@@ -180,10 +180,16 @@ def _step(script: str, *arguments: object, visible: str = "") -> Any:
     """A script of the folder `steps`, or of one that sees GPU `visible` alone."""
     command = [sys.executable, STEPS / script, *arguments]
     if visible:
-        command = ["env", f"CUDA_VISIBLE_DEVICES={visible}", *command]
+        command = ["env", f"CUDA_VISIBLE_DEVICES={_visible([visible])}", *command]
     report, spent = process(*command)
     say(f"{script} {' '.join(str(a) for a in arguments[-2:])}: {spent / 1e3:.1f} s")
     return report
+
+
+def _visible(gpus: Iterable[str]) -> str:
+    """These, of the GPUs that this process sees, for a process that sees no other."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return ",".join(names.split(",")[int(one)] if names else one for one in gpus)
 
 
 def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:

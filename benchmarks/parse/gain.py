@@ -8,6 +8,8 @@ be.
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +22,14 @@ from parse_runtime.capture.passes import Passes
 from parse_runtime.capture.settings import Settings
 from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.protocols import Verdict, Verification
-from parse_runtime.engine.request import Request
+from parse_runtime.engine.request import Request, Statistics
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.evidence import EVIDENCE, Score
 from parse_runtime.signature.passes import ModelSignature
-from parse_runtime.signature.plan import ALIGNMENT
-from parse_runtime.signature.sizes import PassSizes, prompts_of
+from parse_runtime.signature.sizes import PassSizes, SharedSize, prompts_of
 from parse_runtime.signature.tree import DraftTree
 from parse_runtime.text.translation import SameTokens
 
@@ -50,6 +51,8 @@ class Profile:
     """Drafted tokens of an extend pass,"""
     accepted: int = 3
     """of which so many come out, the bonus token included."""
+    shared: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """How many prompts or drafts passes have room for, beside those of one."""
 
 
 class GivenTarget(GraphTarget):
@@ -86,17 +89,30 @@ class Listener:
     def draft_end(self) -> Callable[[int], bool]:
         return lambda token: False
 
-    def finished(self, reason: str, statistics: Any) -> None:
+    def finished(self, reason: str, statistics: Statistics) -> None:
         return None
 
     def failed(self, error: Exception) -> None:
         raise error
 
 
-def gains(
-    target: Model, draft: Model, device: str, profile: Profile
-) -> Iterator[dict[str, float | int | str]]:
-    """Rows: batch, scheme, question, acceptance, tokens/s and the gain over the target alone."""
+STAGES = "prefill", "draft", "verify", "resume"
+
+
+@dataclass(eq=False)
+class _Timed(Listener):
+    """Adds the seconds of its answer's stages to `stages`."""
+
+    stages: dict[str, float]
+
+    def finished(self, reason: str, statistics: Statistics) -> None:
+        for stage in STAGES:
+            self.stages[stage] += getattr(statistics, f"{stage}_seconds")
+
+
+def gains(target: Model, draft: Model, device: str, profile: Profile) -> Iterator[dict[str, Any]]:
+    """Rows: batch, scheme, question, acceptance, tokens/s, the gain over the target alone, and
+    `seconds` of an answer's stages, of each the mean; what it waits for is in them."""
     alone: dict[int, float] = {}
     profiles = [(eagle, question) for eagle in (False, True) for question in profile.questions]
     for eagle, question in profiles:
@@ -105,35 +121,39 @@ def gains(
         for batch in profile.batches:
             for i, acceptance in enumerate((None, *profile.acceptances)):
                 # All acceptances run the same passes: the first captures them.
-                rate = _rate(*engines, profile, batch, acceptance, question, warm=i > 1)
+                found = _rate(*engines, profile, batch, acceptance, question, warm=i > 1)
+                rate = found["tokens_per_second"]
                 yield {
                     "batch": batch,
                     "eagle3_profile": speculation,
                     "scheme": "target" if acceptance is None else "parse",
                     "question": question,
                     "acceptance": -1.0 if acceptance is None else acceptance,
-                    "tokens_per_second": rate,
+                    **found,
                     # The first row of a batch is the target's own, without speculation.
                     "gain": rate / alone.setdefault(batch, rate),
                 }
         del engines
+        gc.collect()  # Graphs cannot be freed while others are captured.
 
 
 def _open(
     target: Model, draft: Model, device: str, profile: Profile, speculates: bool, question: int
 ) -> tuple[GivenTarget, GraphDecoder]:
     slots, length = max(profile.batches), profile.prompt + profile.answer + profile.depth + 1
-    prefill = profile.prompt, 8 * profile.prompt
+    many = [count for count in profile.shared if count <= slots]
+    prefill = tuple(count * profile.prompt for count in (1, *many))
     sizes: dict[str, Any] = {
         "max_len": length, "slots": slots, "prefill": prefill, "decode": profile.batches,
         "prompts": tuple(prompts_of(rows, slots) for rows in prefill),
     }  # fmt: skip
     rows = profile.answer + profile.cuts * question
-    if not question:  # Evidence of the first drafted token is in the row before it.
-        rows = -(-(rows + 1) // ALIGNMENT) * ALIGNMENT
     tree = DraftTree(profile.depth) if speculates else None
     scored = () if question else (profile.answer,)
-    target_sizes = PassSizes(**sizes, verify=((rows, profile.cuts),), scored=scored, tree=tree)
+    shared = tuple(SharedSize(count * rows, profile.cuts, count) for count in many)
+    target_sizes = PassSizes(
+        **sizes, verify=((rows, profile.cuts),), shared=shared, scored=scored, tree=tree
+    )
     config, parameters = target
     vocab = min(32000, config.vocab)
     head = random_head(config, device, vocab) if speculates else None
@@ -159,14 +179,14 @@ def _open(
 def _rate(
     target: GivenTarget, draft: GraphDecoder, profile: Profile, batch: int,
     acceptance: float | None, question: int, warm: bool,
-) -> float:  # fmt: skip
-    """Tokens a second of `batch` answers that begin together; None: by the target alone."""
-    target.acceptance = acceptance or 0.0
+) -> dict[str, Any]:  # fmt: skip
+    """Of `batch` answers that begin together; acceptance None: by the target alone."""
     stride = profile.answer // profile.cuts
     rules = Rules(max_rounds=0 if acceptance is None else 1, stride=stride)
     score = None if question else Score((0.0, *(1.0 for _ in EVIDENCE[1:])))
 
-    def answers(new_tokens: int) -> None:
+    def answers(kept: float, stages: dict[str, float]) -> None:
+        target.acceptance = kept
         scheduler = Scheduler(target, draft)
         for i in range(batch):
             prompt = list(range(i, i + profile.prompt))
@@ -175,14 +195,19 @@ def _rate(
                     prompt=prompt, draft_prompt=prompt, suffix=list(range(question)), score=score,
                     stops=frozenset(), translation=SameTokens(frozenset()),
                     cuts=lambda drafted: list(range(stride, len(drafted) + 1, stride)),
-                    max_new_tokens=new_tokens, rules=rules, sampling=Sampling(),
+                    max_new_tokens=profile.answer, rules=rules, sampling=Sampling(),
                 ),
-                Listener(),
+                _Timed(stages),
             )  # fmt: skip
         while scheduler.step():
             pass
 
     with torch.inference_mode():
         if not warm:
-            answers(2 * stride)
-        return batch * profile.answer / wall_seconds(lambda: answers(profile.answer))
+            answers(1.0, Counter())
+        stages: dict[str, float] = Counter()
+        seconds = wall_seconds(lambda: answers(acceptance or 0.0, stages))
+    return {
+        "tokens_per_second": batch * profile.answer / seconds,
+        "seconds": {stage: stages[stage] / batch for stage in STAGES},
+    }

@@ -15,7 +15,6 @@ from parse_runtime.kernels.cuda import attend_step as kernel
 from parse_runtime.kernels.cuda.unite import unite
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.rows import STREAMED_ROWS
-from parse_runtime.kernels.streamed import of_steps
 
 KEYS, HERE = 512, 320
 TILES = [
@@ -59,9 +58,8 @@ def served(group: int, bandwidth: float, tiles: bool, paged: Paged, time: Time) 
         found: dict[str, Any] = {
             "group": group, "batch": batch, "floor_us": round(bytes_ / bandwidth, 2)
         }  # fmt: skip
-        with of_steps(256):
-            found["us"] = time([lambda c=c, f=partial: f(c) for c in caches])
-            sums = partial(caches[0])
+        found["us"] = time([lambda c=c, f=partial: f(c) for c in caches])
+        sums = partial(caches[0])
         found["unite_us"] = time([lambda s=sums: unite(s)] * 8)
         if tiles:
             found["tiles"] = {

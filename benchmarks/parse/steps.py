@@ -21,6 +21,9 @@ from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.signature.sizes import PassSizes
 from parse_runtime.text.translation import SameTokens
 
+SLOTS = 256
+"""As a server's bundle has them; sequences fill some."""
+
 
 @dataclass(eq=False)
 class _Listener(Listener):
@@ -43,7 +46,7 @@ def host_share(
     """
     # Answers go on behind the last step that is timed.
     length = prompt + steps + 8
-    sizes = PassSizes(max_len=length, slots=batch, prefill=(prompt,), decode=(batch,))
+    sizes = PassSizes(max_len=length, slots=SLOTS, prefill=(prompt,), decode=(batch,))
     session = CapturedSession(device)
     passes = Passes("target", *model, sizes, session.register, run_ahead=run_ahead)
     session.add(passes)

@@ -1,8 +1,8 @@
 """Bit error rates where there is hardly any noise: what too few iterations leave.
 
-Of the float64 receiver, with iterations by period (as on a GPU) and preconditioned ones (as on a
-CPU); the channel is estimated. `most` is the end of a rate's 95 % interval where no error was seen,
-3 over the bits.
+Of the float64 receiver, with iterations by period (as on a GPU without clusters), and with
+preconditioned ones as on a CPU and of blocks (as on a GPU); the channel is estimated. `most` is the
+end of a rate's 95 % interval where no error was seen, 3 over the bits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from foundryrt.errors import UsageError
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.link.frame import payload_bits
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
 
 GRIDS = ("64x32", "256x32", "1024x32")
@@ -28,15 +29,19 @@ FEWER = 28
 
 
 def measure(link: Settings, snr: float, bits: int) -> dict[str, Any]:
-    """Errors of both receivers on the same frames, with so many bits at least."""
-    wrong = {"periods": 0, "preconditioned": 0}
+    """Errors of the receivers on the same frames, with so many bits at least."""
+    forms: dict[str, dict[str, Any]] = {
+        "periods": {"periods": True},
+        "preconditioned": {"preconditioned": True},
+        "blocks": {"blocks": Geometry.of(link).blocks},
+    }
+    wrong = dict.fromkeys(forms, 0)
     sent = 0
     for index in range(-(-bits // payload_bits(link))):
         frame = source.simulate(link, snr, 3, index)
         sent += frame.bits.size
-        for form in wrong:
-            samples = frame.samples.astype(np.complex128)
-            got = reference.receive(samples, link, **{form: True})
+        for form, how in forms.items():
+            got = reference.receive(frame.samples.astype(np.complex128), link, **how)
             wrong[form] += int(np.sum(got.bits.ravel() != frame.bits))
     return {
         "grid": link.grid,
@@ -44,6 +49,7 @@ def measure(link: Settings, snr: float, bits: int) -> dict[str, Any]:
         "snr_db": snr,
         "iterations": link.cg_iterations,
         "preconditioned_iterations": link.preconditioned_iterations,
+        "overlapped_iterations": link.overlapped_iterations,
         "bits": sent,
         "errors": wrong,
         "most": 3 / sent,

@@ -20,6 +20,7 @@ from foundryrt.errors import UsageError
 from otfs_pipeline.frames import source
 from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.kernels.frame import KernelFrame, tables
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.receiver.kernels.platforms import platform
 from otfs_pipeline.settings import Settings
 
@@ -37,12 +38,15 @@ def measure(link: Settings, frames: int) -> dict[str, Any]:
     """Of one kind."""
     # There is no context before torch has made one.
     torch.cuda.synchronize()
-    receive = KernelFrame(link, chain.on_device(tables(link)), platform(architecture()))
+    here = platform(architecture())
+    receive = KernelFrame(link, chain.on_device(tables(link)), here)
+    blocks = Geometry.of(link, here).blocks
     wrong = {"ber": 0, "exact_ber": 0}
     for index in range(frames):
         frame = source.simulate(link, SNR, 0, index)
         bits = receive(torch.from_numpy(frame.samples).cuda())["bits"].cpu().numpy()
-        exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+        samples = frame.samples.astype(np.complex128)
+        exact = reference.receive(samples, link, periods=True, blocks=blocks)
         for name, decided in (("ber", bits), ("exact_ber", exact.bits)):
             wrong[name] += int(np.sum(decided.ravel() != frame.bits))
     sent = frames * frame.bits.size

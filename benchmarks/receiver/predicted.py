@@ -47,7 +47,7 @@ class Prediction:
 def predict(grid: str, platform: Platform) -> Prediction:
     """One grid on one GPU."""
     settings = Settings(grid=grid)
-    geometry = Geometry.of(settings, platform)
+    geometry = Geometry.of(settings, platform, preconditioned=False)
     rates = roofline.Rates(platform.tflops / 2 * 1e12, platform.bandwidth * 1e9)
     work = roofline.work(geometry, min(TYPICAL_DELAYS, geometry.delays))
     equalize = settings.cg_iterations * iteration_us(geometry)

@@ -1,8 +1,7 @@
 """Time of the thread that reads a waveform for the graph with the front end, slot by slot.
 
 Samples are noise with preambles in it: what a slot holds beside its preamble is not looked at.
-`polled` is beside a thread that asks for the interpreter all the time, as the loop of
-`stream.receive` does where its frames come from no queue.
+`polled` is beside a thread that asks for the interpreter all the time.
 """
 
 from __future__ import annotations

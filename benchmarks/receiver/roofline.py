@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,12 +76,17 @@ def work(geometry: Geometry, delays: int) -> dict[str, Work]:
 
     A complex multiply-add is four. A product with H or Hᴴ: one a delay and sample; the right side
     takes one, an iteration two, the last one only one. Vectors of an iteration: x, r, p and three
-    energies, twelve a sample. Zak transform: N a bin.
+    energies, twelve a sample. Zak transform: N a bin. The iterations are those that `geometry` has;
+    with a preconditioner each takes two DFTs of a period more, 8/3 n log2 n each (split radix), and
+    there is one for the channel.
     """
     s = geometry.settings
-    data, k = frame.data_symbols(s), s.cg_iterations
+    data, k = frame.data_symbols(s), geometry.iterations
     window = s.window_delays * s.n
     products = 4 * delays * geometry.length * s.n * 2 * k
+    if geometry.preconditioned:
+        transform = 8 / 3 * geometry.length * math.log2(geometry.length)
+        products += s.n * transform * s.antennas + s.n * k * 2 * transform
     table = 8 * (2 * s.doppler_range + 1) * s.window_delays
     return {
         "read_window": Work(4 * s.n * window, 8 * window + table),

@@ -12,6 +12,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ def measure(grid: str, snr: float, frames: int) -> dict[str, Any]:
     times = {name: stages.microseconds(name) for name in program.KERNELS}
     floor = {k: w.seconds(rates) * 1e6 for k, w in roofline.work(geometry, delays).items()}
     whole = stages.microseconds(*program.KERNELS)
+    plain = roofline.work(replace(geometry, preconditioned=False), delays)["equalize"]
     # The stages wait for one another: their floors add up.
     least = sum(floor.values())
     return {
@@ -95,6 +97,9 @@ def measure(grid: str, snr: float, frames: int) -> dict[str, Any]:
         "stage_us": times,
         "compute_us": whole,
         "roofline_us": floor,
+        # Of the iterations that would find as much without a preconditioner.
+        "plain_equalize_roofline_us": plain.seconds(rates) * 1e6,
+        "iterations": geometry.iterations,
         "roofline_ms": least / 1e3,
         "compute_over_roofline": whole / least,
         "rates": {"fma_per_s": rates.fma, "copy_bytes_per_s": rates.copy},

@@ -64,7 +64,7 @@ class Sweep:
         self._workers = workers
         self._frame = frame
         self._samples = torch.from_numpy(frame.samples).cuda()
-        self.default = Geometry.of(settings)
+        self.default = Geometry.of(settings, preconditioned=False)
         self._symbols: torch.Tensor | None = None
         self._images: dict[Geometry, dict[str, bytes]] = {}
         self.rows: list[Row] = []

@@ -227,7 +227,9 @@ class TritonEqualizer:
 
 def measure(settings: Settings) -> dict[str, Any]:
     """Both on one frame; SystemExit where Triton's result is off."""
-    s, stages, sent = settings, Stages(Geometry.of(settings)), source.simulate(settings, SNR, 0, 0)
+    s, sent = settings, source.simulate(settings, SNR, 0, 0)
+    # The same iterations: without a preconditioner.
+    stages = Stages(Geometry.of(settings, preconditioned=False))
     tensors = stages.tensors
     tensors["samples"] = torch.from_numpy(sent.samples).cuda()
     stages.launch(*program.KERNELS)

@@ -6,8 +6,8 @@ Prints one JSON object; in a process without torch. Bit error rates are before t
 waveforms that come 20 samples late or early and are 2 kHz off, beside those of the frames of
 `source.simulate`, with equal payloads and channels. Latency is from when the samples came that
 complete the next preamble, with which a frame is given on, until decoded payload and block errors
-are in host memory. Samples come in pieces of a 32nd of a slot; the first two slots, in which the
-front end locks, at once.
+are in host memory; `timeline` says where it went. Samples come in pieces of a 32nd of a slot; the
+first two slots, in which the front end locks, at once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import os  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Iterable, Iterator, Mapping  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator, Mapping  # noqa: E402
 from contextlib import closing  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from benchmarks.receiver.timeline import Timeline  # noqa: E402
 from benchmarks.report import say  # noqa: E402
 from foundryrt.pipeline import Pipeline  # noqa: E402
 from foundryrt.session import Session  # noqa: E402
 from otfs_pipeline.frames import source, stream  # noqa: E402
-from otfs_pipeline.frames.pace import sleep_until  # noqa: E402
 from otfs_pipeline.frames.queue import FrameQueue  # noqa: E402
 from otfs_pipeline.frames.raw import Raw  # noqa: E402
 from otfs_pipeline.frames.slots import slot_memory  # noqa: E402
@@ -84,7 +85,8 @@ class Chain:
         graph = session.graph(WAVEFORM_GRAPH)
         self.pipeline: Pipeline = graph.pipeline(tuple(inputs), (*outputs, "front"), DEPTH)
         # Slots that wait, that are in flight, and one between.
-        self.memory = slot_memory(self.settings, QUEUE + DEPTH + 1, self.pipeline.memory)
+        ahead = partial(self.pipeline.memory, ahead=True)
+        self.memory = slot_memory(self.settings, QUEUE + DEPTH + 1, ahead)
         # The first launch also touches memory and makes plans.
         zeros = {name: np.zeros(like.shape, like.dtype) for name, like in inputs.items()}
         self.pipeline.submit(0, zeros)
@@ -93,12 +95,14 @@ class Chain:
     def raw(self) -> Raw:
         """A front end for another radio than the one before."""
         self._session.write("tracked", np.zeros_like(self._session.read("tracked")))
-        return Raw(self.settings, 0.0, self.memory)
+        return Raw(self.settings, 0.0, self.memory, self.pipeline.upload)
 
-    def run(self, frames: Iterable[Frame | None], take: Any) -> stream.Tally:
+    def run(
+        self, frames: Iterable[Frame | None], take: Any, pipeline: Pipeline | None = None
+    ) -> stream.Tally:
         word = frames.word if isinstance(frames, FrameQueue) else None
-        stop = threading.Event()
-        return stream.receive(frames, self.pipeline, self.shape, take, stop, word=word)
+        stop, pipeline = threading.Event(), pipeline or self.pipeline
+        return stream.receive(frames, pipeline, self.shape, take, stop, word=word)
 
     def close(self) -> None:
         self.pipeline.close()
@@ -158,11 +162,14 @@ def paced(session: Session, frames: int, seconds: float, pool: int, snr: float) 
         say(f"{link.grid}: {frames} frames at the pace of the air")
         raw, stop = chain.raw(), threading.Event()
         # One that is not complete, since the next preamble never comes.
-        sent = _arriving(repeated, period / PIECES, PIECES * (frames + 1), pool)
-        queue = FrameQueue(raw.frames(sent, Counts()), QUEUE, True, stop)
+        timeline = Timeline(chain.pipeline)
+        count = PIECES * (frames + 1)
+        sent = _arriving(repeated, period / PIECES, count, pool, timeline.wait_until)
+        found = timeline.read(raw.frames(sent, Counts()))
+        queue = FrameQueue(found, QUEUE, True, stop)
         with closing(queue):
-            tally = chain.run(queue, lambda *_: None)
-        found = raw.report()
+            tally = chain.run(queue, lambda *_: None, timeline)
+        front = raw.report()
     milliseconds, deadline = np.array(tally.milliseconds), period * 1e3
     missed = int(np.count_nonzero(milliseconds > deadline))
     latency = latency_percentiles(milliseconds)
@@ -170,14 +177,15 @@ def paced(session: Session, frames: int, seconds: float, pool: int, snr: float) 
         "frames": tally.frames,
         "sent": frames,
         "dropped": queue.dropped,
-        "damaged": found["damaged"],
-        "jumps": found["jumps"],
+        "damaged": front["damaged"],
+        "jumps": front["jumps"],
         "latency_ms": latency,
         "deadline_ms": deadline,
         "p99_9_over_deadline": latency["p99_9"] / deadline,
         "p99_9_over_frame": latency["p99_9"] / (1e3 * link.frame_seconds),
         "deadline_misses": missed,
         "on_time": (tally.frames - missed) / frames,
+        "timeline": timeline.report(milliseconds),
         "payload_mbps": frame.payload_bits(link) * tally.frames / tally.seconds / 1e6,
         "air_payload_mbps": air_payload_mbps(link),
         "snr_db": snr,
@@ -204,10 +212,12 @@ def _pieces(
         yield Frame(samples[max(begin, 0) : end], bits, coded=coded)
 
 
-def _arriving(samples: np.ndarray, seconds: float, count: int, pool: int) -> Iterator[Frame]:
+def _arriving(
+    samples: np.ndarray, seconds: float, count: int, pool: int, wait: Callable[[float], None]
+) -> Iterator[Frame]:
     """`count` pieces of a repeated waveform of `pool` slots, each when its last sample comes.
 
-    But for those of the first slots, in which the front end locks.
+    But for those of the first slots, in which the front end locks. `wait` returns at a time.
     """
     pieces = itertools.cycle(np.array_split(samples, pool * PIECES))
     for piece in itertools.islice(pieces, LOCKING * PIECES):
@@ -215,7 +225,7 @@ def _arriving(samples: np.ndarray, seconds: float, count: int, pool: int) -> Ite
     due = time.perf_counter()
     for piece in itertools.islice(pieces, count - LOCKING * PIECES):
         due += seconds
-        sleep_until(due)
+        wait(due)
         yield Frame(piece, UNKNOWN, due)
 
 

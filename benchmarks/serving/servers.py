@@ -59,7 +59,7 @@ class Setup:
 def ours(setup: Setup, port: int) -> list[str]:
     """The command of our server."""
     return [
-        *_program("foundryrt.start"), "serve", str(setup.bundle), "--host", "127.0.0.1",
+        *program("foundryrt.start"), "serve", str(setup.bundle), "--host", "127.0.0.1",
         "--port", str(port), "--name", "model", "--queue", _MANY, "--connections", _MANY,
         *_ranks(setup, "--tp"),
     ]  # fmt: skip
@@ -82,7 +82,7 @@ COMMANDS = {"vllm": vllm, "ours": ours}
 def switch(setup: Setup, port: int) -> dict[str, Any]:
     """Have our server at `port` go on with the bundle and ranks of `setup`; what it reports."""
     command = [
-        *_program("foundryrt.start"), "switch", str(setup.bundle), "--tp", str(setup.ranks),
+        *program("foundryrt.start"), "switch", str(setup.bundle), "--tp", str(setup.ranks),
         "--url", f"http://127.0.0.1:{port}", "--json",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=_environment(setup, "ours"))
@@ -96,7 +96,8 @@ def _ranks(setup: Setup, option: str) -> list[str]:
     return [option, str(setup.ranks)] if setup.ranks > 1 else []
 
 
-def _program(module: str) -> list[str]:
+def program(module: str) -> list[str]:
+    """The command of a module's `main`, in this Python."""
     return [sys.executable, "-c", f"from {module} import main; main()"]
 
 
@@ -117,7 +118,7 @@ def capture(setup: Setup, target: str, limit: float) -> float:
     begun = time.monotonic()
     partial = setup.bundle.with_suffix(".part.fdy")
     command = [
-        *_program("foundryc.cli"), "capture", "--workload", "parse", "--target", target,
+        *program("foundryc.cli"), "capture", "--workload", "parse", "--target", target,
         "--output", str(partial), "--model", str(setup.folder),
         "--max-len", str(setup.max_len), *setup.capture, *_ranks(setup, "--tp"),
     ]  # fmt: skip

@@ -132,6 +132,7 @@ def _places(model: str, mode: str, folder: Path, repeats: int) -> dict[str, Any]
         "nodes": nodes,
         "graphs": verified[0]["graphs"],
         "identical": [one["identical"] for one in verified],
+        "different": [one["different"] for one in verified],
         "first_launch_ms": [there, elsewhere],
         "first_launch_ratio": elsewhere / there,
         "all_ready_ms": medians("marks_ms", "all_ready"),

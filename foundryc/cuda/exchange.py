@@ -24,6 +24,8 @@ DTYPES = {torch.bfloat16: 2, torch.float32: 1}
 """What can be sent, and how many of it are a word."""
 WORD = 4
 """Bytes."""
+Exchange = tuple[Tensor, Tensor, int, int, int]
+"""What kernels are told of an exchange: see `parameters`."""
 _BLOCK = 1024
 """Words of a program."""
 
@@ -58,7 +60,7 @@ def as_words(x: Tensor) -> Tensor:
     return x.flatten().view(torch.int32)
 
 
-def parameters(ranks: Ranks) -> tuple[Tensor, Tensor, int, int, int]:
+def parameters(ranks: Ranks) -> Exchange:
     """Of the next exchange: state, slabs, and in words a slab, the buffer's place, a source's."""
     buffer = ranks.turn() * (ranks.stride // 2)
     slabs = ranks.slabs.view(torch.int32)

@@ -94,7 +94,7 @@ _FREED_BY: dict[str, tuple[str, Any]] = {
 
 _AT_ONCE = (
     "cuEventRecord", "cuStreamWaitEvent", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoDAsync_v2", "cuEventQuery",
 )  # fmt: skip
 
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
@@ -181,8 +181,8 @@ class Driver:
             self._fail(name, code)
 
     def query(self, name: str, *arguments: Any) -> bool:
-        """Make a call that asks whether queued work is done."""
-        code = self._calls[name](*arguments)
+        """Make a call that asks whether queued work is done, and keep the interpreter's lock."""
+        code = self._at_once[name](*arguments)
         if code not in (0, _NOT_READY):
             self._fail(name, code)
         return bool(code == 0)

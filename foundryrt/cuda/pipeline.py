@@ -1,7 +1,8 @@
 """Launches whose copies run beside other launches: three streams, pinned buffers, events.
 
 A graph reads and writes fixed addresses, so each slot has device buffers of its own: the copies
-between those and the graph's tensors stay on the device and take microseconds.
+between those and the graph's tensors stay on the device and take microseconds. Memory for values
+that go ahead of their launch has its like on the device, which takes the place of these buffers.
 """
 
 from __future__ import annotations
@@ -43,6 +44,15 @@ class _Buffer:
 
 
 @dataclass(frozen=True)
+class _Block:
+    """Pinned memory for arrays of the caller, up to `end`, and its like on the device, or 0."""
+
+    begin: int
+    end: int
+    device: int
+
+
+@dataclass(frozen=True)
 class _Slot:
     inputs: dict[str, _Buffer]
     outputs: dict[str, _Buffer]
@@ -76,9 +86,7 @@ class CudaPipeline:
         self._launch = launch
         self._inputs, self._outputs = dict(inputs), dict(outputs)
         self._lazy = frozenset(lazy)
-        # Where the memory of staged arrays begins, in order, and where it ends.
-        self._begins: list[int] = []
-        self._ends: dict[int, int] = {}
+        self._blocks: list[_Block] = []  # in the order of their addresses
         self._undo = undo
         device.enter()
         try:
@@ -126,47 +134,62 @@ class CudaPipeline:
         tensor = self._inputs[name]
         return tensor.view(self.memory(tensor.extent))
 
-    def memory(self, size: int) -> NDArray[np.uint8]:
+    def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
         self._device.enter()
         host = self._pin(size)
-        begin = host.ctypes.data
-        insort(self._begins, begin)
-        self._ends[begin] = begin + size
+        begin, like = host.ctypes.data, 0
+        if ahead:
+            like = self._device.cuda.make(self._memory, "cuMemAlloc_v2", max(1, size))
+        insort(self._blocks, _Block(begin, begin + size, like), key=_begin)
         return host
 
-    def _is_staged(self, values: NDArray[Any], like: _Buffer) -> bool:
-        """Whether the device can copy from them as they are."""
+    def _block(self, values: NDArray[Any]) -> _Block | None:
+        """The one that all of a dense array lies in."""
         address = values.ctypes.data
-        before = bisect_right(self._begins, address)
-        return (
-            before > 0
-            and address + like.host.size <= self._ends[self._begins[before - 1]]
-            and values.strides == like.view.strides
-        )
+        at = bisect_right(self._blocks, address, key=_begin) - 1
+        if at < 0 or address + values.nbytes > self._blocks[at].end:
+            return None
+        return self._blocks[at]
+
+    def upload(self, values: NDArray[Any]) -> None:
+        block = self._block(values)
+        if block is not None and block.device:
+            self._device.enter()
+            self._to_device(block.device + values.ctypes.data - block.begin, values)
 
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)
         self._device.enter()
-        queue, used = self._device.cuda.at_once, self._slots[slot]
-        for name, buffer in used.inputs.items():
-            source = values[name]
-            if not self._is_staged(source, buffer):
-                source = buffer.host
-                buffer.view[...] = values[name]
-            queue("cuMemcpyHtoDAsync_v2", buffer.device, source.ctypes.data, buffer.host.size,
-                  self._copy_in)  # fmt: skip
+        used = self._slots[slot]
+        sources = [self._arriving(values[name], buffer) for name, buffer in used.inputs.items()]
         self._then(self._copy_in, used.arrived, self._compute)
-        for name, buffer in used.inputs.items():
-            self._on_device(self._inputs[name].address, buffer.device, buffer.host.size)
+        for (name, buffer), source in zip(used.inputs.items(), sources, strict=True):
+            self._on_device(self._inputs[name].address, source, buffer.host.size)
         self._launch(self._compute)
         for name, buffer in used.outputs.items():
             self._on_device(buffer.device, self._outputs[name].address, buffer.host.size)
         self._then(self._compute, used.computed, self._copy_out)
+        queue = self._device.cuda.at_once
         for name, buffer in used.outputs.items():
             if name not in self._lazy:
                 queue("cuMemcpyDtoHAsync_v2", buffer.host.ctypes.data, buffer.device,
                       buffer.host.size, self._copy_out)  # fmt: skip
         queue("cuEventRecord", used.done, self._copy_out)
+
+    def _arriving(self, values: NDArray[Any], buffer: _Buffer) -> int:
+        """Where on the device the values are once the copies that are queued have been made."""
+        block = self._block(values) if values.strides == buffer.view.strides else None
+        if block is not None and block.device:
+            return block.device + values.ctypes.data - block.begin
+        if block is None:
+            buffer.view[...] = values
+            values = buffer.host
+        self._to_device(buffer.device, values)
+        return buffer.device
+
+    def _to_device(self, to: int, values: NDArray[Any]) -> None:
+        queue = self._device.cuda.at_once
+        queue("cuMemcpyHtoDAsync_v2", to, values.ctypes.data, values.nbytes, self._copy_in)
 
     def _then(self, stream: int, event: int, waiting: int) -> None:
         self._device.cuda.at_once("cuEventRecord", event, stream)
@@ -184,8 +207,8 @@ class CudaPipeline:
         idle(0 if slot is None else self._slots[slot].done, word, seen, seconds)
 
     def wait(self, slot: int) -> Arrays:
-        self._device.enter()
-        self._device.cuda("cuEventSynchronize", self._slots[slot].done)
+        if not self.done(slot):
+            self._device.cuda("cuEventSynchronize", self._slots[slot].done)
         return _Results(self._device, self._slots[slot].outputs, self._lazy)
 
     def close(self) -> None:
@@ -213,6 +236,10 @@ class _Results(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._buffers)
+
+
+def _begin(block: _Block) -> int:
+    return block.begin
 
 
 def _drain(device: Device, streams: list[int]) -> None:

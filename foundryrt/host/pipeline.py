@@ -46,8 +46,11 @@ class HostPipeline:
         view = self._inputs[name]
         return np.empty(view.shape, view.dtype)
 
-    def memory(self, size: int) -> NDArray[np.uint8]:
+    def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
         return np.empty(size, np.uint8)
+
+    def upload(self, values: NDArray[Any]) -> None:
+        """`submit` reads them where they are."""
 
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)

@@ -30,11 +30,18 @@ FOUNDRY_EXPORT int foundry_begin(int ordinal) {
 // Polls: returns once the event, if there is one, is no longer pending, once *word is not `seen`, or when the
 // time is up.
 FOUNDRY_EXPORT void foundry_idle(CUevent event, const int64_t* word, int64_t seen, uint32_t microseconds) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(microseconds);
-    while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == seen &&
-           (!event || foundry::driver().cuEventQuery(event) == CUDA_ERROR_NOT_READY) &&
-           std::chrono::steady_clock::now() < end)
+    using Clock = std::chrono::steady_clock;
+    // Calls of other threads wait for the driver while it answers this one.
+    constexpr auto apart = std::chrono::microseconds(2);
+    auto now = Clock::now(), next = now;
+    const auto end = now + std::chrono::microseconds(microseconds);
+    for (; __atomic_load_n(word, __ATOMIC_ACQUIRE) == seen && now < end; now = Clock::now()) {
+        if (event && now >= next) {
+            if (foundry::driver().cuEventQuery(event) != CUDA_ERROR_NOT_READY) return;
+            next = now + apart;
+        }
         std::this_thread::yield();
+    }
 }
 
 FOUNDRY_EXPORT int foundry_create(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,

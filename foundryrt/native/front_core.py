@@ -17,8 +17,7 @@ _PATH = Path(__file__).parent / "libfoundryhost.so"
 FORMATS = tuple(map(np.dtype, ("<f4", "<i2", "i1", "u1")))
 """Components of samples that `intake` takes, as zak/kernels.hpp numbers them."""
 _CODES = {dtype: code for code, dtype in enumerate(FORMATS)}
-# So many samples are searched in a fraction of a millisecond.
-_SHORT = 1 << 16
+_NO_MEMORY = -2
 # Vectors of the memory begin on a cache line.
 _LINE = 16
 
@@ -31,26 +30,10 @@ def _library() -> ctypes.CDLL:
     library.foundry_zak_correlation_prepare.argtypes = (
         c_int, c_void_p, c_int64, c_int64, c_void_p,
     )  # fmt: skip
-    _declare_find(library)
-    return library
-
-
-def _declare_find(library: ctypes.CDLL) -> None:
     library.foundry_zak_correlation_find.argtypes = (
-        c_int, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_double,
+        c_int, c_int, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_double,
     )  # fmt: skip
     library.foundry_zak_correlation_find.restype = c_int64
-
-
-@cache
-def _held() -> ctypes.PyDLL:
-    """The same library, called without giving up the interpreter's lock.
-
-    To get it back from a thread that polls takes longer than a short call.
-    """
-    _library()
-    library = ctypes.PyDLL(str(_PATH))
-    _declare_find(library)
     library.foundry_zak_intake.argtypes = (
         c_int, c_int, c_void_p, c_int64, c_float, c_int, c_void_p,
     )  # fmt: skip
@@ -60,22 +43,27 @@ def _held() -> ctypes.PyDLL:
 class Correlator:
     """Finds a sequence, [size] complex64, among samples by its share of their energy.
 
-    One thread at a time. Its memory and time a place are best for about so many `places`; `lanes`
-    chooses an instruction set (`zak_core.lanes`). FoundryError for one that there is none of.
+    Its memory and time a place are best for about so many `places`; more are searched on up to
+    `threads`. `lanes` chooses an instruction set (`zak_core.lanes`). FoundryError for one that
+    there is none of, MemoryError without memory.
     """
 
-    def __init__(self, sequence: NDArray[np.complex64], places: int, lanes: int = 0) -> None:
+    def __init__(
+        self, sequence: NDArray[np.complex64], places: int, lanes: int = 0, threads: int = 1
+    ) -> None:
         sequence = np.ascontiguousarray(sequence, np.complex64)
-        self._size, self._places, self._lanes = sequence.size, places, lanes
+        self._size, self._places = sequence.size, places
+        self._lanes, self._threads = lanes, threads
         floats = _library().foundry_zak_correlation_floats(lanes, sequence.size, places)
         if not floats:
             raise FoundryError(f"no correlation of {sequence.size} samples with {lanes} lanes")
         memory = np.empty(floats + _LINE, np.float32)
         self._memory = memory[-(memory.ctypes.data // 4) % _LINE :]
         self._at = self._memory.ctypes.data
-        _library().foundry_zak_correlation_prepare(
+        if _library().foundry_zak_correlation_prepare(
             lanes, sequence.ctypes.data, sequence.size, places, self._at
-        )
+        ):
+            raise MemoryError(f"a search for {sequence.size} samples")
 
     def find(self, samples: NDArray[np.complex64], threshold: float) -> int | None:
         """Where the sequence most likely begins; None where its share is below `threshold`.
@@ -86,10 +74,12 @@ class Correlator:
         places = samples.size - self._size + 1
         if places < 1:
             return None
-        library = _held() if samples.size <= _SHORT else _library()
-        found = library.foundry_zak_correlation_find(
-            self._lanes, self._size, self._places, self._at, samples.ctypes.data, places, threshold
-        )
+        found = _library().foundry_zak_correlation_find(
+            self._lanes, self._threads, self._size, self._places, self._at,
+            samples.ctypes.data, places, threshold,
+        )  # fmt: skip
+        if found == _NO_MEMORY:
+            raise MemoryError(f"a search at {places} places")
         return None if found < 0 else int(found)
 
 
@@ -103,11 +93,11 @@ def intake(
     """Interleaved parts [2 S] of one of FORMATS, contiguous, to samples `to` [S], contiguous.
 
     Integers are scaled to -1 to 1, and the middle of an unsigned range is 0. Gives whether the
-    magnitudes of all parts are below `limit`, which NaN is not. The interpreter's lock is held.
+    magnitudes of all parts are below `limit`, which NaN is not.
     `streamed`: they are written past the caches, for a device that reads them, or nobody for long.
     FoundryError for `lanes` that there are none of.
     """
-    code = _held().foundry_zak_intake(
+    code = _library().foundry_zak_intake(
         lanes, _CODES[parts.dtype], parts.ctypes.data, 2 * to.size, limit, streamed, to.ctypes.data
     )
     if code < 0:

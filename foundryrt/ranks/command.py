@@ -1,7 +1,4 @@
-"""`--tp N` of `foundryrt run` and `serve`: the ranks that the command starts, or is one of.
-
-Imports little at first: the other ranks are started before this one imports what it needs.
-"""
+"""`--tp N` of `foundryrt run` and `serve`: the ranks that the command starts, or is one of."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import UsageError
+from foundryrt.ranks.asked import begun, device_of, gpu_numbers
 from foundryrt.ranks.launcher import Place, place
 
 if TYPE_CHECKING:
@@ -22,44 +19,6 @@ if TYPE_CHECKING:
 
 _SECONDS = 10
 """In which the command ends once a rank is lost."""
-_begun: list[Followers] = []
-"""Those that were started before the command's imports."""
-
-
-@dataclass(frozen=True)
-class AskedRanks:
-    """What `--tp` and `--devices` ask for, or a launcher did; see `others` for what is wrong."""
-
-    tp: int | None
-    devices: tuple[int, ...] | None
-    place: Place | None
-
-    @classmethod
-    def of(cls, words: Sequence[str]) -> AskedRanks:
-        """Read off a command's arguments and this process's environment."""
-        tp, devices, where = None, None, None
-        with suppress(ValueError, TypeError):
-            tp = int(_value(words, "--tp") or "")
-        with suppress(UsageError):
-            devices = numbers(_value(words, "--devices"))
-        with suppress(UsageError):
-            where = place(os.environ)
-        return cls(tp, devices, where)
-
-    def device(self) -> int | None:
-        """The GPU of this process; None where it is not known yet whether it is one of several."""
-        if self.place is None:
-            return _device(0, self.devices)
-        return None if self.tp is None else _device(self.place.rank, self.devices)
-
-    def begin(self, bundle: str) -> None:
-        """Start the other ranks where no launcher does; errors are `others`' to raise."""
-        if self.tp is None or self.tp < 2 or self.place is not None:
-            return
-        from foundryrt.ranks.followers import Followers
-
-        with suppress(FoundryError):
-            _begun.append(Followers.start(bundle, self.tp, self.devices))
 
 
 @contextmanager
@@ -83,7 +42,7 @@ def others(
         from foundryrt.ranks.follow import follow
         from foundryrt.ranks.meeting import patience
 
-        device = _device(where.rank, gpus)
+        device = device_of(where.rank, gpus)
         follow(bundle, where.rank, world, device, where.meeting, patience(), quiet=False)
     with _followers(bundle, world, gpus, where) as found:
         over = end_with(found, serving)
@@ -116,10 +75,10 @@ def numbers(text: str | None) -> tuple[int, ...] | None:
     """GPUs as `--devices` names them."""
     if text is None:
         return None
-    words = text.split(",")
-    if not all(word.isascii() and word.isdigit() and len(word) < 4 for word in words):
+    found = gpu_numbers(text)
+    if found is None:
         raise UsageError(f"--devices {text}: give GPUs by number, such as 0,1")
-    return tuple(map(int, words))
+    return found
 
 
 def end_with(followers: Followers, serving: bool = False) -> threading.Event:
@@ -148,9 +107,9 @@ def _followers(
     from foundryrt.ranks.followers import Followers
 
     if where is not None:
-        devices = gpus or tuple(_device(rank, None) for rank in range(world))
+        devices = gpus or tuple(device_of(rank, None) for rank in range(world))
         return Followers(world, devices, where.meeting)
-    return _begun.pop() if _begun else Followers.start(bundle, world, gpus)
+    return Followers.of(begun.pop()) if begun else Followers.start(bundle, world, gpus)
 
 
 def _check(
@@ -175,25 +134,6 @@ def _check(
         raise UsageError("--devices: a host bundle uses no GPU")
     if gpus is not None and len(gpus) != world:
         raise UsageError(f"--devices names {len(gpus)} GPUs: {captured}, name one for each")
-
-
-def _device(rank: int, gpus: tuple[int, ...] | None) -> int:
-    if gpus is not None and rank < len(gpus):
-        return gpus[rank]
-    # A launcher may show each rank its own GPU alone; the ranks say so when they meet.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return 0 if visible and "," not in visible else rank
-
-
-def _value(words: Sequence[str], name: str) -> str | None:
-    """What follows the option's last place."""
-    found = None
-    for index, word in enumerate(words):
-        if word == name and index + 1 < len(words):
-            found = words[index + 1]
-        elif word.startswith(f"{name}="):
-            found = word.partition("=")[2]
-    return found
 
 
 def _end_soon(followers: Followers, serving: bool, over: threading.Event) -> None:

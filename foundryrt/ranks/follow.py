@@ -16,8 +16,6 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from foundryrt.peek import on_device
-
 if TYPE_CHECKING:
     from foundryrt.backend import RankBackend
     from foundryrt.bundle.schema import Manifest
@@ -25,24 +23,20 @@ if TYPE_CHECKING:
 
 _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl."""
+_TO_LISTEN = 60.0
+"""Seconds in which the rank 0 that has started this process listens."""
 _IDLE_MS = 500
 Said = tuple[dict[str, Any], list[int]]
 
 
-def main(words: list[str]) -> NoReturn:
-    """The process that `Followers.start` starts, with options and a bundle in `words`."""
-    given = dict(word[2:].split("=", 1) for word in words[:-1])
+def begin(given: dict[str, str], bundle: str) -> NoReturn:
+    """Follow the rank 0 that has started this process, with these options (`spawn`)."""
     if parent := int(given.get("parent", 0)):
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit(1)  # it has ended before
-    device = int(given["device"])
-    if on_device(words[-1]):
-        from foundryrt.cuda import early
-
-        early.begin(device)
-    rank, world = int(given["rank"]), int(given["world"])
-    follow(words[-1], rank, world, device, given["meeting"], 0, quiet=True)
+    rank, world, device = (int(given[name]) for name in ("rank", "world", "device"))
+    follow(bundle, rank, world, device, given["meeting"], _TO_LISTEN, quiet=True)
 
 
 def follow(
@@ -250,7 +244,3 @@ class _Follower:
             if missing := int(self._words.wait()[MISSING]):
                 waited = f"{BOUND_MS // 1000} s"
                 self._line.fail(f"rank {missing - 1} did not answer within {waited}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,13 @@ from typing import Any
 from foundryrt.errors import FoundryError, RankLost, UsageError
 from foundryrt.ranks.admission import Member, meet
 from foundryrt.ranks.meeting import Hello, listen, receive, send
+from foundryrt.ranks.spawn import Processes, Spawned, spawn
 from foundryrt.undo import Undo
 
 _LAST_WORDS = 3.0
 """Seconds in which a rank whose connection has closed ends."""
 _ORDERLY = 10.0
 """Seconds in which ranks free what they have."""
-Processes = dict[int, subprocess.Popen[bytes]]
 
 
 class Followers:
@@ -62,19 +61,17 @@ class Followers:
 
         A rank of a host bundle has no GPU. UsageError for numbers that do not fit each other.
         """
-        if not 2 <= world <= 64:
-            raise UsageError(f"{world} ranks: 2 to 64 can run a bundle together")
-        devices = range(world) if devices is None else devices
-        if len(devices) != world:
-            raise UsageError(f"{len(devices)} devices for {world} ranks: name one for each")
-        meeting = f"foundryrt-{os.urandom(12).hex()}"
-        followers = cls(world, devices, meeting)
+        return cls.of(spawn(bundle, world, devices))
+
+    @classmethod
+    def of(cls, spawned: Spawned) -> Followers:
+        """Of ranks whose processes have been started."""
         try:
-            for rank in range(1, world):
-                followers._processes[rank] = _process(bundle, rank, world, devices[rank], meeting)
+            followers = cls(len(spawned.devices), spawned.devices, spawned.meeting)
         except BaseException:
-            followers.close()
+            spawned.end()
             raise
+        followers._processes.update(spawned.processes)
         return followers
 
     def __enter__(self) -> Followers:
@@ -221,26 +218,6 @@ def ending(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
-
-
-def _process(
-    bundle: str | os.PathLike[str], rank: int, world: int, device: int, meeting: str
-) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable, "-P", "-m", "foundryrt.ranks.follow", f"--rank={rank}", f"--world={world}",
-        f"--device={device}", f"--meeting={meeting}",
-    ]  # fmt: skip
-    if threading.current_thread() is threading.main_thread():
-        # The system counts the thread that starts a process as its parent.
-        command.append(f"--parent={os.getpid()}")
-    try:
-        # A terminal's Ctrl-C is for this process, which ends the others.
-        return subprocess.Popen(
-            [*command, os.fspath(bundle)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0,
-        )  # fmt: skip
-    except OSError as error:
-        raise FoundryError(f"rank {rank} cannot be started: {error.strerror}") from error
 
 
 def _close(members: Mapping[int, Member]) -> None:

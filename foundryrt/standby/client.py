@@ -15,6 +15,15 @@ from foundryrt.standby import wire
 _SIGNALS = (_signal.SIGINT, _signal.SIGTERM)
 
 
+def message(arguments: list[str]) -> list[str]:
+    """What has `foundryrt` run with these arguments, in this process's folder and environment.
+
+    With it go the files that are to be input, output and errors.
+    """
+    environment = [f"{name}={value}" for name, value in os.environ.items()]
+    return ["run", os.getcwd(), str(len(arguments)), *arguments, *environment]
+
+
 def hand_over(path: str, arguments: list[str]) -> int:
     """Have the process that listens at `path` run `foundryrt` with these arguments; exit code."""
     connection = socket(AF_UNIX, SOCK_STREAM)
@@ -24,12 +33,10 @@ def hand_over(path: str, arguments: list[str]) -> int:
         return _failed(
             f"no process stands by at {path} ({error.strerror}); start one with foundryrt standby"
         )
-    environment = [f"{name}={value}" for name, value in os.environ.items()]
-    job = (os.getcwd(), str(len(arguments)), *arguments, *environment)
     try:
         # One that comes meanwhile is kept until it can be passed on.
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
-        wire.send(connection, "run", *job, files=(0, 1, 2))
+        wire.send(connection, *message(arguments), files=(0, 1, 2))
         for number in _SIGNALS:
             _signal.signal(number, lambda n, _: wire.send(connection, "signal", str(n)))
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)

@@ -62,11 +62,14 @@ class Standby:
         """Run what is handed over, until a signal ends this process."""
         threading.Thread(target=self._accept, daemon=True).start()
         gc.freeze()  # what has been imported stays, and need not be looked through again
+        frozen = gc.get_freeze_count()
         while True:
             job = self._jobs.get()
             code = _execute(job, self._run)
             for file in job.files:
                 os.close(file)
+            if gc.get_freeze_count() > frozen:  # a server freezes what it has made
+                gc.unfreeze()
             gc.collect()  # what the command left in cycles holds device memory
             self._free.release()
             with contextlib.suppress(OSError):  # nobody waits for it any more

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from foundryrt.errors import FoundryError, install
 from foundryrt.trust import KeyPath
-from foundryrt.workload import RUN, installed, names
+from foundryrt.workload import RUN, PreparedWorkload, installed, names
 
 _CUDA = ("foundryrt.cuda.backend", "foundryrt.cuda.pipeline", "numpy")
 
@@ -51,6 +51,10 @@ def open_once(bundle: str, trust: Iterable[KeyPath] | None, device: int) -> None
     from foundryrt.session import Session
 
     with Session.open(bundle, device=device, trust=trust, load_weights=False) as session:
+        with suppress(Exception):  # what is not installed: who serves it is told
+            driver = installed(RUN, session.workload)
+            if isinstance(driver, PreparedWorkload):
+                driver.prepare_serving(session)
         session.wait()
 
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from ctypes import c_int64
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from otfs_pipeline.link import profile
 from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.slot import slot
+
+if TYPE_CHECKING:
+    from foundryrt.pipeline import Pipeline
 
 # Slots of a waveform that wait in memory from which the device copies directly, at most.
 _PINNED = 16
@@ -86,20 +90,25 @@ def open_feed(
     options: Options,
     stop: threading.Event,
     staging: Callable[[], np.ndarray],
-    memory: Callable[[int], np.ndarray] | None = None,
+    pipeline: Pipeline | None = None,
 ) -> Feed:
     """The source of `options`; `staging` gives arrays that the device copies from directly.
 
-    With `memory`, which gives so many bytes of that kind, the front end of --raw is in the graph,
-    which takes slots of the waveform.
+    With `pipeline` the front end of --raw is in the graph, which takes slots of the waveform. Their
+    samples go to the device as they come.
     """
     counts = Counts()
     period = frame_period(settings, options)
-    in_graph, slots = memory is not None, None
-    if memory is not None:
+    in_graph = pipeline is not None
+
+    def front(rate: float) -> Raw:
+        if pipeline is None:
+            return Raw(settings, rate)
         # Those that wait and that are in flight, one in the loop's hand.
         used = min(options.queue, _PINNED) + options.depth + 1
-        slots = slot_memory(settings, used, memory)
+        memory = slot_memory(settings, used, partial(pipeline.memory, ahead=True))
+        return Raw(settings, rate, memory, pipeline.upload)
+
     if not options.iq and not options.external:
         paths = profile.find(options.channel)
         name = f"{paths.name}, {settings.gain_model} gains, {options.snr:g} dB"
@@ -109,7 +118,7 @@ def open_feed(
         opened = opening.open_recording(
             options.iq, options.metadata, options.datatype, settings, options.raw
         )
-        raw = Raw(settings, options.rate or opened.rate, slots) if options.raw else None
+        raw = front(options.rate or opened.rate) if options.raw else None
         whole = opened.slots(raw.slot_samples) if raw else opened.count(settings)
         total = min(whole, options.max_frames or whole)
         read = raw.frames(opened.waveform(settings), counts) if raw else opened.frames(settings)
@@ -123,7 +132,7 @@ def open_feed(
     else:
         place = options.zmq or options.shm or options.udp
         sent = _received(settings, options, counts, stop)
-        raw = Raw(settings, options.rate, slots) if options.raw else None
+        raw = front(options.rate) if options.raw else None
         read = raw.frames(sent, counts) if raw else sent
         queue = FrameQueue(read, options.queue, not options.lossless, stop)
         counted = options.max_frames and not in_graph

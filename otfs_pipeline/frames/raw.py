@@ -36,12 +36,17 @@ _BLUR = 64
 class Raw:
     """The front end of one run; samples come at `rate` a second, 0 for the front end's own.
 
-    With `memory`, the graph has the front end: what is given on are slots, kept in these arrays
-    (see `Slots`). UsageError for a rate below the waveform's bandwidth.
+    With `memory`, the graph has the front end: what is given on are slots, kept in these arrays,
+    whose parts `upload` is shown (see `Slots`). UsageError for a rate below the waveform's
+    bandwidth.
     """
 
     def __init__(
-        self, settings: Settings, rate: float, memory: Sequence[np.ndarray] | None = None
+        self,
+        settings: Settings,
+        rate: float,
+        memory: Sequence[np.ndarray] | None = None,
+        upload: Callable[[np.ndarray], None] = lambda _: None,
     ) -> None:
         own = settings.bandwidth * OVERSAMPLING
         rate = rate or own
@@ -52,7 +57,7 @@ class Raw:
                 f"samples at a rate from there to {_FASTEST * own:g}"
             )
         self._settings = settings
-        self._front = Slots(settings, memory) if memory else FrontEnd(settings)
+        self._front = Slots(settings, memory, upload) if memory else FrontEnd(settings)
         self._ratio = own / rate
         self.slot_samples = slot(settings).seconds * rate
         self._filled = int(_FILLED * self.slot_samples)

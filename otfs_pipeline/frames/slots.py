@@ -59,14 +59,20 @@ def slot_memory(
 class Slots:
     """In place of a `FrontEnd`: finds slots, and keeps their samples until they are done with.
 
-    Samples are put into the arrays of `slot_memory` once, and slots are parts of these.
+    Samples are put into the arrays of `slot_memory` once, and slots are parts of these. `upload` is
+    shown what has been put there, in the order in which it came.
     """
 
-    def __init__(self, settings: Settings, memory: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        memory: Sequence[np.ndarray],
+        upload: Callable[[np.ndarray], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
         self._free = deque(memory)
         self._shape = memory[0].shape
-        self._tracker = Tracker(settings, waveform_span(settings), self._array)
+        self._tracker = Tracker(settings, waveform_span(settings), self._array, upload)
         self._drift = Drift(self._tracker.step)
         # What the thread of the source counts, and what the one that launches the graph does.
         self._lost, self._frames, self._damaged = 0, 0, 0

@@ -23,6 +23,8 @@ from otfs_pipeline.frames.source import Frame
 _SWITCH_SECONDS = 5e-5
 # After this many seconds without work, the loop sleeps this long between two polls.
 _IDLE_AFTER, _IDLE_SLEEP = 0.05, 1e-3
+# After so many seconds it looks for a frame, or a slot of the pipeline, of which nothing tells it.
+_GLANCE = 5e-6
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -64,10 +66,10 @@ def receive(
 
     None among the frames means that none has arrived yet. Frames of another shape, and those
     without finite results, are only counted. The loop polls and never waits for a lock or an
-    event: a thread that sleeps may wake late. With `word`, which changes whenever a frame has come,
-    it polls without the interpreter's lock, for which a thread that reads would wait. It reads no
-    samples either, which takes milliseconds on a machine whose memory is busy: output `variance`
-    tells whether the results are finite. A second thread passes results to `take` in order; an
+    event: a thread that sleeps may wake late. It polls without the interpreter's lock, for which a
+    thread that reads would wait; `word` changes whenever a frame has come. It reads no samples
+    either, which takes milliseconds on a machine whose memory is busy: output `variance` tells
+    whether the results are finite. A second thread passes results to `take` in order; an
     exception there ends the run. `seen` is called after each frame. `tally` is counted on where one
     is given, and may be looked at meanwhile. The run ends after `most` frames; a slot that turns
     out to have none is not counted.
@@ -75,10 +77,11 @@ def receive(
     tally = Tally() if tally is None else tally
     in_flight, source = deque[_InFlight](), iter(frames)
     ended, began = False, time.perf_counter()
-    busy = began
+    busy, is_told = began, word is not None
+    word = c_int64(0) if word is None else word
     with _Consumer(take, pipeline.depth) as consumer, _undisturbed():
         while not consumer.failure:
-            came = 0 if word is None else word.value
+            came = word.value
             if in_flight and pipeline.done(in_flight[0].slot):
                 busy, good = _finish(in_flight.popleft(), pipeline, consumer, tally)
                 if good:
@@ -102,12 +105,12 @@ def receive(
                     else:
                         tally.wrong_length += 1
                     continue
-            if time.perf_counter() - busy > _IDLE_AFTER:
+            if not in_flight and time.perf_counter() - busy > _IDLE_AFTER:
                 time.sleep(_IDLE_SLEEP)
-            elif word is not None and consumer.free:
-                pipeline.idle(in_flight[0].slot if in_flight else None, word, came, _IDLE_SLEEP)
             else:
-                time.sleep(0)
+                slot = in_flight[0].slot if in_flight else None
+                patience = _IDLE_SLEEP if is_told and consumer.free else _GLANCE
+                pipeline.idle(slot, word, came, patience)
     return tally
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 PIECE = 1 << 16
 """Samples that are taken at once: other threads wait meanwhile."""
+_SHOWN = 1 << 18
+"""Samples that are shown at once: what looks at them may take as long for few."""
 
 
 class Buffer:
@@ -16,15 +18,20 @@ class Buffer:
 
     `take` gives arrays of `shape`, [capacity] or [capacity, antennas], one at first. When the space
     in one is used up, what is held is moved to the front of the next: the same one by default.
+    `put` is shown what of them has been filled, part by part.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], take: Callable[[], np.ndarray] | None = None
+        self,
+        shape: tuple[int, ...],
+        take: Callable[[], np.ndarray] | None = None,
+        put: Callable[[np.ndarray], None] = lambda _: None,
     ) -> None:
         own = np.zeros((0,) if take else shape, np.complex64)
         self._take = take or (lambda: own)
+        self._put = put
         self._samples = self._take()
-        self._first = self._at = self._count = 0
+        self._first = self._at = self._count = self._shown = 0
         self._lost: deque[tuple[int, int]] = deque()
 
     @property
@@ -41,6 +48,15 @@ class Buffer:
     def append(self, count: int) -> None:
         """So many samples have been put into `space`."""
         self._count += count
+        if self._at + self._count - self._shown >= _SHOWN:
+            self.show()
+
+    def show(self) -> None:
+        """Have `put` see all that is held."""
+        end = self._at + self._count
+        if end > self._shown:
+            self._put(self._samples[self._shown : end])
+        self._shown = end
 
     def drop(self, before: int, coming: int) -> None:
         """Forget the samples before an index, which is none that is yet to come.
@@ -58,7 +74,7 @@ class Buffer:
     def _move(self) -> None:
         held, self._samples = self._samples[self._at :][: self._count], self._take()
         self._samples[: self._count] = held
-        self._at = 0
+        self._at = self._shown = 0
 
     def view(self, begin: int, end: int) -> np.ndarray:
         """Samples begin to end-1, all of which are held.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from foundryrt.native.front_core import Correlator
+from foundryrt.parallel import available_threads
 from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.waveform.preamble import preamble_template
@@ -14,6 +15,8 @@ _FALSE_ALARM = 14.0
 # Small grids are detected with fewer false alarms than they would need, and large ones in spite of
 # many paths of equal power.
 _LEAST, _MOST = 0.05, 0.4
+# Threads that search a whole slot, at most: the radio does not wait for a lock.
+_THREADS = 16
 
 
 class Detector:
@@ -23,6 +26,7 @@ class Detector:
         self.template = preamble_template(settings, OVERSAMPLING)
         # Made for numbers of places that are powers of two.
         self._correlators: dict[int, Correlator] = {}
+        self._threads = min(available_threads(), _THREADS)
         self.threshold = min(max(_FALSE_ALARM / settings.m, _LEAST), _MOST)
 
     @property
@@ -45,5 +49,5 @@ class Detector:
         places = min(samples.size - self.size + 1, self.size)
         power = 1 << max(places - 1, 0).bit_length()
         if power not in self._correlators:
-            self._correlators[power] = Correlator(self.template, power)
+            self._correlators[power] = Correlator(self.template, power, threads=self._threads)
         return self._correlators[power].find(samples, self.threshold)

@@ -44,8 +44,9 @@ class Tracker:
     doubtful.
 
     A burst's samples are those of `span`: the first and the one after the last that are wanted,
-    from where its preamble begins; they lie in arrays that `take` gives (see `Buffer`). locks:
-    preambles found by a search; jumps: preambles that came elsewhere than expected.
+    from where its preamble begins; they lie in arrays that `take` gives and `put` is shown (see
+    `Buffer`). locks: preambles found by a search; jumps: preambles that came elsewhere than
+    expected.
     """
 
     def __init__(
@@ -53,18 +54,23 @@ class Tracker:
         settings: Settings,
         span: tuple[int, int],
         take: Callable[[], np.ndarray] | None = None,
+        put: Callable[[np.ndarray], None] = lambda _: None,
     ) -> None:
         self.locks = self.jumps = self.run = 0
         place, reach = slot(settings), Reach.of(settings, span)
         self.step, self._reach = reach.step, reach
         self._centre, self._half = place.centre * OVERSAMPLING, place.half * OVERSAMPLING
         self._detector, self._span = Detector(settings), span
-        self._buffer = Buffer(settings.stream_shape(reach.capacity), take)
+        self._buffer = Buffer(settings.stream_shape(reach.capacity), take, put)
         # A stream may begin within a preamble, and is looked at from `before` earlier on.
         self._next = reach.before
         self._origin = self._next + reach.size // 2
         for _ in self._silence(self._origin):
             pass
+        # Memory and threads of searches are there before a slot comes.
+        for places in (2 * reach.margin, self.step):
+            shape = settings.stream_shape(places + reach.size - 1)
+            self._detector.find(np.zeros(shape, np.complex64))
         self._start: int | None = None
         # The burst whose next preamble is not in its place.
         self._alone: int | None = None
@@ -79,8 +85,11 @@ class Tracker:
             yield from self.took(len(space))
 
     def space(self) -> np.ndarray:
-        """Where samples of the stream can be put, instead of pushed; some of them at least."""
-        return self._buffer.space()
+        """Where samples of the stream can be put, instead of pushed; some of them at least.
+
+        No more than it waits for: a burst is given on before what comes next is taken.
+        """
+        return self._buffer.space()[: self._awaited() - self._buffer.end]
 
     def took(self, count: int) -> Iterator[Burst]:
         """The bursts that so many samples complete, which have been put into `space`."""
@@ -109,23 +118,26 @@ class Tracker:
             count -= len(space)
             yield
 
+    def _awaited(self) -> int:
+        """The end of what the next step looks at."""
+        reach = self._reach
+        if self._start is None:
+            return self._next + self.step + reach.size
+        return self._start + (reach.far if self._alone == self._start else reach.near)
+
     def _run(self) -> Iterator[Burst]:
         reach = self._reach
-        while True:
+        while self._buffer.end >= self._awaited():
+            self._buffer.show()
             if self._start is None:
-                if self._buffer.end < self._next + self.step + reach.size:
-                    return
                 self._search()
-            elif self._buffer.end < self._start + reach.near:
-                return
-            elif self._alone != self._start and (found := self._in_place(self._start)) is not None:
+            elif self._alone == self._start:
+                yield from self._elsewhere(self._start)
+            elif (found := self._in_place(self._start)) is None:
+                self._alone = self._start
+            else:
                 yield from self._burst(self._start, False)
                 self._start = found
-            elif self._buffer.end < self._start + reach.far:
-                self._alone = self._start
-                return
-            else:
-                yield from self._elsewhere(self._start)
             at = self._next if self._start is None else self._start
             self._buffer.drop(at - reach.before, reach.before + reach.near)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otfs_pipeline.link import banded, equalize, frame, qam
+from otfs_pipeline.link import banded, equalize, frame, overlapped, qam
 from otfs_pipeline.link.channel import Taps
 from otfs_pipeline.link.estimate import Estimate, estimate, estimate_with_prefix, whiten
 from otfs_pipeline.link.zak import inverse_zak, zak
@@ -46,12 +46,13 @@ def receive(
     channel: Estimate | Sequence[Estimate] | None = None,
     periods: bool = False,
     preconditioned: bool = False,
+    blocks: overlapped.Blocks | None = None,
 ) -> Received:
     """One frame of time samples, [MN] or [antennas, MN]; `channel` replaces the pilots' estimates.
 
     Antennas are combined by their noise variances (MRC). With `periods` each Doppler period has its
     own iterations, as on the GPU, else the frame has. With `preconditioned` these are fewer, as of
-    the native receiver on the CPU.
+    the native receiver on the CPU; with `blocks` too, as of the kernels that have a preconditioner.
     """
     antennas = np.atleast_2d(samples)
     n, data = frame.solved_periods(settings), frame.data_periods(settings)
@@ -62,11 +63,11 @@ def receive(
     mask = time_mask(settings)
     kp, bins = settings.pilot_bin[0], eigenvalue_bins(settings)
     right = scale[:, None] * _padded(antennas, settings) - pilot_response(settings, h)
-    if preconditioned:
-        x, mu = _preconditioned(right, settings, taps, sigma2, h, mask)
+    if preconditioned or blocks:
+        x, mu = _preconditioned(right, settings, taps, sigma2, h, mask, blocks)
         return _received(x, settings, known, mu, 1 / mu - 1)
-    blocks = (n, kp) if periods else None
-    solution = equalize.frequency_cg(right, h, sigma2, settings.cg_iterations, mask, blocks)
+    rows = (n, kp) if periods else None
+    solution = equalize.frequency_cg(right, h, sigma2, settings.cg_iterations, mask, rows)
     if periods:
         eigenvalue = _period_eigenvalues(settings, taps, bins[1])[data]
         coefficients = solution.alpha[:, data], solution.beta[:, data]
@@ -118,28 +119,35 @@ def _preconditioned(
     sigma2: float,
     h: banded.Bands,
     mask: np.ndarray,
+    blocks: overlapped.Blocks | None,
 ) -> tuple[np.ndarray, float]:
     """LMMSE's solution [Q], as far as few iterations find it, and its bias."""
     kp, half = settings.pilot_bin[0], settings.guard_bins // 2
     n, data = frame.solved_periods(settings), frame.data_periods(settings)
-    eigenvalue = _period_eigenvalues(settings, taps, circulant_order(settings))
-    damped = eigenvalue + sigma2
-    solution = equalize.frequency_cg(
-        right,
-        h,
-        sigma2,
-        settings.preconditioned_iterations,
-        mask,
-        (n, kp),
-        equalize.circulant_inverse(damped, slice(half + 1, settings.m - half)),
-    )
-    return solution.x, float(np.mean((eigenvalue / damped)[data]))
+    columns = slice(half + 1, settings.m - half)
+    if blocks:
+        steps = settings.overlapped_iterations
+        middles = blocks.middles(settings.m - settings.guard_bins + settings.window_delays - 1)
+        eigenvalue = np.stack(
+            [_period_eigenvalues(settings, taps, blocks.order, int(middle)) for middle in middles]
+        )
+        inverse = overlapped.inverse(eigenvalue, sigma2, blocks, columns)
+    else:
+        steps = settings.preconditioned_iterations
+        eigenvalue = _period_eigenvalues(settings, taps, circulant_order(settings))
+        inverse = equalize.circulant_inverse(eigenvalue + sigma2, columns)
+    solution = equalize.frequency_cg(right, h, sigma2, steps, mask, (n, kp), inverse)
+    return solution.x, float(np.mean((eigenvalue / (eigenvalue + sigma2))[..., data, :]))
 
 
-def _period_eigenvalues(settings: Settings, taps: Sequence[Taps], frequencies: int) -> np.ndarray:
-    """Σ |H(t,f)|² over the antennas, [N, frequencies], in the middle of each Doppler period."""
+def _period_eigenvalues(
+    settings: Settings, taps: Sequence[Taps], frequencies: int, sample: int | None = None
+) -> np.ndarray:
+    """Σ |H(t,f)|² over the antennas, [N, frequencies], at a sample of each Doppler period, by
+    default that in its middle."""
     n = frame.solved_periods(settings)
-    middle = settings.pilot_bin[0] + settings.m // 2 + settings.m * np.arange(n)
+    offset = settings.m // 2 if sample is None else sample
+    middle = settings.pilot_bin[0] + offset + settings.m * np.arange(n)
     each = [equalize.period_eigenvalues(one, n * settings.m, middle, frequencies) for one in taps]
     return np.asarray(np.sum(each, axis=0))
 

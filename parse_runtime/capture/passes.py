@@ -17,7 +17,7 @@ from parse_runtime.kernels.gather import elements_at, rows_at
 from parse_runtime.kernels.likelihood import keep_likelihood
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
-from parse_runtime.kernels.streamed import of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import (
@@ -228,6 +228,7 @@ class Passes:
         rows = Rows.of(inputs["plan"], inputs["slots"])
         hidden, features = self._forward(rows, self.sizes.slot_rows)
         if self._head:
+            # Behind a draft's last row is no token of its own: there the head guesses worse.
             self._speculation.fill_head_cache(features, rows)
         return self._judging.outputs(inputs, hidden)
 
@@ -270,5 +271,5 @@ class Passes:
         ]
 
     def _run(self, run: Run, fp8: bool) -> dict[str, Tensor]:
-        with of_steps(self.sizes.step_rows, self.ranks is not None), fp8_activations(fp8):
+        with of_ranks(self.ranks is not None), fp8_activations(fp8):
             return run()

@@ -96,7 +96,7 @@ class Memory:
         )  # fmt: skip
 
     def reserve_ahead(self, steps: Sequence[tuple[int, Call]]) -> None:
-        """Blocks for the steps behind these, too, if there are many.
+        """Blocks for the steps behind these, too, if there are many, or enough for all.
 
         A changed table is written before a launch, which then waits for those before it: it had
         better change for all at a time.
@@ -104,7 +104,7 @@ class Memory:
         every = [(slot, *need) for slot, call in steps for need in self._rows(call)]
         most = 2 * len(every) * blocks_of(_AHEAD)
         for slot, model, rows in every:
-            if model.tables.pool.free > most:
+            if model.tables.ample or model.tables.pool.free > most:
                 model.tables.reserve(slot, rows + _AHEAD)
 
     def forget(self, slot: int) -> None:
@@ -126,7 +126,7 @@ class Memory:
             if self._target.proposes:
                 yield self._draft, call.position + self._target.proposes
         elif isinstance(call, Verification):
-            yield self._target, call.start + len(call.shared_prefix)
+            yield self._target, call.held
 
     def _step(self, model: Decoder) -> int:
         return lcm(model.prefills[-1].rows, BLOCK) if self._sharing == "exact" else BLOCK

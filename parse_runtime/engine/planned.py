@@ -13,6 +13,11 @@ from parse_runtime.engine.running import Running
 from parse_runtime.engine.sequence import Decode, Extend, Prefill
 from parse_runtime.signature.sizes import beside
 
+_TOGETHER = 4
+"""Of the largest passes, as many as a step has while all answers are to be drafted and judged:
+nobody waits for a next token, and steps of all cost little more than those of a few. Requests come
+and leave between two steps."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -33,6 +38,8 @@ class Planned:
         largest = max(size.rows for model in (target, draft) for size in model.prefills)
         largest = max([largest, *(size.rows for size in target.shared)])
         others = len(running) > len(due)
+        if not any(map(_streams, running)):
+            largest, others = _TOGETHER * largest, False
         due = _without_early(due, running, target) if target.shared else list(due)
         waiting = [one.due for one in due]
         passes = plan(waiting, sizes, rows or room_for(waiting, largest, others))
@@ -92,6 +99,11 @@ def _without_early(
     if len(together) >= enough or late(together):
         return list(due)
     return [one for one in due if not one.shared]
+
+
+def _streams(running: Running) -> bool:
+    """Whether it has a token after the other, or does once its prompt is there."""
+    return isinstance(running.call, Extend) or not running.answer.drafts
 
 
 def _writes(running: Running) -> bool:

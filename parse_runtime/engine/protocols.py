@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from parse_runtime.engine.batch import Batch, Chunk
 from parse_runtime.engine.tables import Tables
 from parse_runtime.signature.evidence import Evidence, Score
+from parse_runtime.signature.plan import verified
 from parse_runtime.signature.selection import SelectionRule
 from parse_runtime.signature.sizes import MixedSize, PrefillSize, SharedSize
 
@@ -40,9 +41,14 @@ class Verification:
     a token of `shared_prefix` before them."""
 
     @property
+    def held(self) -> int:
+        """Tokens of the sequence that the slot holds afterwards."""
+        return self.start + verified(len(self.shared_prefix), self.suffix)
+
+    @property
     def rows(self) -> int:
         """What it takes of a pass, where one is large enough."""
-        return len(self.shared_prefix) + len(self.cuts) * len(self.suffix)
+        return self.held - self.start + len(self.cuts) * len(self.suffix)
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class Target(Decoder, Protocol):
         """
 
     def verify(self, slot: int, verification: Verification) -> Verdict:
-        """Judge prefixes of a slot's sequence; afterwards the slot holds all of it."""
+        """Judge prefixes of a slot's sequence; afterwards the slot holds it as `held` says."""
 
     def shares(self, verification: Verification) -> Sequence[SharedSize]:
         """Those of `shared` that it may be in."""

@@ -46,8 +46,7 @@ class Scheduler:
     ) -> None:
         """`prefill_rows`: rows of prefills and verifications a step, which all others wait for.
 
-        0 for as many as the largest pass of prompts, or of several drafts, has. `sharing` is that
-        of `Memory`.
+        0 leaves it to what waits (`packing.room_for`). `sharing` is that of `Memory`.
         """
         if prefill_rows < 0:
             raise UsageError(f"prefill-rows {prefill_rows}: at least 0 is needed")

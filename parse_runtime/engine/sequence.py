@@ -215,7 +215,7 @@ class Answer:
             verdict = yield replace(wanted, shared_prefix=[], start=end, cuts=lengths[:-1])
             verdicts, first = verdict.verdicts + verdicts, lengths
         kept = max(verdict.kept - base, 0)
-        self._rows = base + kept
+        self._rows = min(base + kept, wanted.held)
         judged = [length - base for length in first]
         self.statistics.verdicts.append(list(zip(judged, verdicts, strict=True)))
         if verdict.evidence is not None:

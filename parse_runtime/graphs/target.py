@@ -22,6 +22,7 @@ from parse_runtime.graphs.results import floats, prefilled
 from parse_runtime.graphs.verifying import concluded, found_by, verify_inputs
 from parse_runtime.signature.evidence import SCOPES, STATISTICS, carry
 from parse_runtime.signature.passes import ModelSignature, PassSignature
+from parse_runtime.signature.plan import verified
 from parse_runtime.signature.sizes import SharedSize, beside
 
 
@@ -194,7 +195,7 @@ class GraphTarget(GraphDecoder):
         """See that they can be judged, by what the bundle has."""
         for slot, one in wanted.items():
             self._check(one.start + len(one.shared_prefix), [slot])
-            self._reserve([slot], [one.start], len(one.shared_prefix))
+            self._reserve([slot], [one.start], one.held - one.start)
             if not self._may_ask(one):
                 raise UsageError(
                     f"the judge's question has {len(one.suffix)} tokens, the largest verify pass"
@@ -225,7 +226,8 @@ class GraphTarget(GraphDecoder):
             elif not count:
                 rows, _ = largest = list(self._verify)[-1]
                 scored = self._signature.sizes.scored_by(*largest) if whole.score else rows
-                until = min(start + rows, max(whole.drafted, start + 1) + scored, *ends[1:2], end)
+                most = start + rows + (not whole.suffix)
+                until = min(most, max(whole.drafted, start + 1) + scored, *ends[1:2], end)
             tokens = whole.shared_prefix[start - whole.start : until - whole.start]
             yield replace(whole, shared_prefix=tokens, start=start, cuts=left[:count])
             done, left = until, left[count:]
@@ -234,7 +236,7 @@ class GraphTarget(GraphDecoder):
         self, whole: Verification, start: int, until: int, cuts: int
     ) -> tuple[int, int] | None:
         """The smallest pass for so many cuts and the tokens from `start` to `until`."""
-        rows = until - start + cuts * len(whole.suffix)
+        rows = verified(until - start, whole.suffix) + cuts * len(whole.suffix)
         scored = until - max(whole.drafted, start + 1) if whole.score else 0
         by = self._signature.sizes.scored_by
         return next(
@@ -250,8 +252,8 @@ class GraphTarget(GraphDecoder):
         carried: NDArray[np.float32] | None = None,
     ) -> list[Verdict]:  # fmt: skip
         for slot, one in wanted.items():
-            end = one.start + len(one.shared_prefix)
-            self.row_tokens[slot, one.start : end] = one.shared_prefix
+            held = one.held - one.start
+            self.row_tokens[slot, one.start : one.held] = one.shared_prefix[:held]
         self._write_inputs(
             signature, verify_inputs(signature, self._signature.sizes, wanted, carried)
         )

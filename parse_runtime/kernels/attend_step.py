@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from foundryc.ranks import Ranks
 from parse_runtime.kernels import masked
-from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.quantized import Weight
+from parse_runtime.kernels.ranks import Added, linear_shares
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.streamed import holds
 
@@ -43,10 +44,11 @@ def attend_step(
 
 def attend_step_parts(
     qkv: Tensor, rotation: Rotation, cache_layer: Tensor, tables: Tensor, slots: Tensor,
-    cuts: Tensor, starts: Tensor, ancestors: Tensor, keys: int, length: int, weight: Weight, *,
-    lows: Tensor | None = None, scale: float | None = None, cap: float = 0.0,
-) -> Tensor:  # fmt: skip
-    """`rotate_store`, `attend_step` and `linear_parts` with a weight, in turn; the same bits.
+    cuts: Tensor, starts: Tensor, ancestors: Tensor, keys: int, length: int, weight: Weight,
+    ranks: Ranks | None = None, *, lows: Tensor | None = None, scale: float | None = None,
+    cap: float = 0.0,
+) -> Added:  # fmt: skip
+    """`rotate_store`, `attend_step` and `linear_shares` with a weight, in turn; the same bits.
 
     On CUDA one row of a small model takes two kernels for it. `slots` are different ones, but for
     padding: a row may be computed before the keys of the others have been stored.
@@ -61,10 +63,10 @@ def attend_step_parts(
             scale, cap,
         )  # fmt: skip
         held = united_product(partial, weight) if holds(qkv) else None
-        return linear_parts(unite(partial), weight) if held is None else held
+        return linear_shares(unite(partial), weight, ranks) if held is None else held
     q = rotation.store(qkv, cache_layer, tables, slots)
     x = attend_step(
         q, cache_layer, tables, slots, cuts, starts, ancestors, keys, length, lows=lows,
         scale=scale, cap=cap,
     )  # fmt: skip
-    return linear_parts(x, weight)
+    return linear_shares(x, weight, ranks)

@@ -13,6 +13,7 @@ from parse_runtime.kernels.rows import STREAMED_ROWS
 
 if TYPE_CHECKING:
     from parse_runtime.kernels.cuda.block_scaled import QuantizedRows
+    from parse_runtime.kernels.cuda.shares import Sent
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
@@ -28,15 +29,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0,
+    x: Tensor | Sent, residual: Tensor | None, weight: Tensor, eps: float, offset: float = 0.0,
     ranks: Ranks | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(rms_norm(sum), sum) where sum = residual + x, both [T, H] of the weight's dtype.
 
     `x` is [T, H], or parts [S, T, H] of `linear_parts`, which are added first. Without a residual
     the sum is x. `offset` is added to the weight. With `ranks` each rank gives a share of x, and
-    the sum of all is added.
+    the sum of all is added; they may have been sent already.
     """
+    if not isinstance(x, Tensor):
+        from parse_runtime.kernels.cuda.reduce import gather_add_rms_norm
+
+        return gather_add_rms_norm(x, residual, weight, eps, offset)
     if ranks is not None and x.is_cuda:
         from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
 
@@ -55,19 +60,19 @@ def add_rms_norm(
 
 
 def add_rms_norm_fp8(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float,
+    x: Tensor | Sent, residual: Tensor | None, weight: Tensor, eps: float, offset: float,
     ranks: Ranks | None,
 ) -> tuple[QuantizedRows, Tensor]:  # fmt: skip
     """As `add_rms_norm`, the normalized rows in FP8; on CUDA alone."""
     from parse_runtime.kernels.cuda.block_scaled import quantize_rows
     from parse_runtime.kernels.cuda.norm import add_rms_norm_fp8 as kernel
 
+    if not isinstance(x, Tensor) or (ranks is not None and x.shape[-2] <= STREAMED_ROWS):
+        normed, total = add_rms_norm(x, residual, weight, eps, offset, ranks)
+        return quantize_rows(normed), total
     if ranks is not None:
-        from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
+        from parse_runtime.kernels.cuda.reduce import all_reduce
 
-        if x.shape[-2] <= STREAMED_ROWS:
-            normed, total = reduce_add_rms_norm(x, residual, weight, eps, offset, ranks)
-            return quantize_rows(normed), total
         x = all_reduce(added(x, weight.dtype), ranks)
     return kernel(x, residual, weight, eps, offset)
 

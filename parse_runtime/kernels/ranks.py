@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import torch
 from torch import Tensor
 
 from foundryc.ranks import Ranks
+from parse_runtime.kernels.activations import rounds_rows
+from parse_runtime.kernels.linear import linear_parts
+from parse_runtime.kernels.quantized import Weight
+from parse_runtime.kernels.streamed import streams
+
+if TYPE_CHECKING:
+    from parse_runtime.kernels.cuda.shares import Sent
+
+Added: TypeAlias = "Tensor | Sent"
+"""What a norm adds to the residual: of several ranks a share, which may be on its way to all."""
+
+
+def linear_shares(x: Tensor, weight: Weight, ranks: Ranks | None) -> Added:
+    """`linear_parts`, of several ranks a share, for `add_rms_norm` to add up.
+
+    On CUDA those of few rows are sent to all ranks at once, where the matrix is large.
+    """
+    if ranks is not None and streams(x) and not rounds_rows(weight):
+        from parse_runtime.kernels.cuda.shares import send_product, sends
+
+        sent = send_product(x, weight, ranks) if sends(weight) else None
+        if sent is not None:
+            return sent
+    return linear_parts(x, weight)
 
 
 def summed(x: Tensor, ranks: Ranks) -> Tensor:

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from parse_runtime.kernels.rows import STREAMED_ROWS
 
-HELD_ROWS = 8
-"""Up to so many rows a step, programs may hold their part of a small matrix (`cuda/held.py`)."""
-_MOST: ContextVar[int] = ContextVar("most rows of a step", default=1)
 _SHARED: ContextVar[bool] = ContextVar("ranks share the model", default=False)
 
 
@@ -22,11 +19,11 @@ def streams(x: Tensor) -> bool:
 
 
 def holds(x: Tensor) -> bool:
-    """Whether they may run by the kernels that hold the weight.
+    """Whether programs may hold their part of the weight (`cuda/held.py`): of one row.
 
-    All passes of a model agree on that, or a row's bits would depend on how many rows there are.
+    It has the bits that it has among others. Ranks hold the first part of any matrix instead.
     """
-    return streams(x) and _MOST.get() <= HELD_ROWS
+    return streams(x) and x.shape[-2] == 1 and not shared()
 
 
 def shared() -> bool:
@@ -38,14 +35,10 @@ def shared() -> bool:
 
 
 @contextmanager
-def of_steps(rows: int, ranks: bool = False) -> Iterator[None]:
-    """Within it, kernels are those of a model whose decode and extend passes have up to `rows`.
-
-    `ranks`: and which several ranks share.
-    """
-    tokens = _MOST.set(rows), _SHARED.set(ranks)
+def of_ranks(several: bool) -> Iterator[None]:
+    """Within it, kernels are those of a model that several ranks share, if so."""
+    token = _SHARED.set(several)
     try:
         yield
     finally:
-        _MOST.reset(tokens[0])
-        _SHARED.reset(tokens[1])
+        _SHARED.reset(token)

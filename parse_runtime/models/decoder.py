@@ -16,7 +16,7 @@ from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
 from parse_runtime.kernels.quantized import weight_of
-from parse_runtime.kernels.ranks import first_of, own_rows, summed
+from parse_runtime.kernels.ranks import Added, first_of, linear_shares, own_rows, summed
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.kernels.verdicts import unrounded
@@ -44,7 +44,7 @@ class Pass:
 
 
 Layer = Callable[
-    [Mapping[str, Tensor], Pass, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]
+    [Mapping[str, Tensor], Pass, Added, Tensor | None, Tensor], tuple[Added, Tensor, Tensor]
 ]
 
 
@@ -77,7 +77,8 @@ def forward(
         windowed = replace(shared, rows=rows.windowed(config.window))
         if windowed_frequencies is not None:
             windowed = replace(windowed, inverse_frequencies=windowed_frequencies)
-    added, hidden = embedded(parameters, config, rows.tokens, ranks), None
+    added: Added = embedded(parameters, config, rows.tokens, ranks)
+    hidden = None
     entering = []
     for index in range(config.layers):
         weights = of_layer(parameters, index)
@@ -108,10 +109,10 @@ def embedded(
 def decoder_layer(
     weights: Mapping[str, Tensor],
     shared: Pass,
-    added: Tensor,
+    added: Added,
     hidden: Tensor | None,
     stored: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Added, Tensor, Tensor]:
     """One layer; `stored` is its part of the cache.
 
     The residual stream is `hidden` [T, hidden] plus `added`, the last block's product that is not
@@ -138,33 +139,34 @@ def decoder_layer(
             added, entered, weights["post_norm"], eps, offset, left,
             weight_of(weights, "gate_up"), c.gelu,
         )  # fmt: skip
-        added = linear_parts(x, weight_of(weights, "down"))
+        added = linear_shares(x, weight_of(weights, "down"), ranks)
     if c.output_norms:
         added, _ = add_rms_norm(added, None, weights["mlp_output_norm"], eps, offset, ranks)
     return added, entered, hidden
 
 
-def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) -> Tensor:
-    """Self-attention over x [T, width], as `linear_parts`; keys and values are stored first."""
+def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) -> Added:
+    """Self-attention over x [T, width], as `linear_shares`; keys and values are stored first."""
     return attended(w, shared, linear_parts(x, weight_of(w, "qkv"), w.get("qkv_bias")), stored)
 
 
-def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Tensor:
+def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Added:
     """`attention` from a query-key-value product on."""
     r, c, keys = shared.rows, shared.config, shared.keys
     scale, cap = c.score_scale or None, c.score_cap
     if r.ancestors is not None:
         return attend_step_parts(
             qkv, rotation(w, shared), stored, shared.tables, r.slots, r.cuts, r.starts,
-            r.ancestors, keys, r.length, weight_of(w, "o"), lows=r.lows, scale=scale, cap=cap,
+            r.ancestors, keys, r.length, weight_of(w, "o"), shared.ranks, lows=r.lows, scale=scale,
+            cap=cap,
         )  # fmt: skip
     q = store(w, shared, qkv, stored)
     if r.parts is None:
-        return linear_parts(_seen(shared, r, q, stored), weight_of(w, "o"))
+        return linear_shares(_seen(shared, r, q, stored), weight_of(w, "o"), shared.ranks)
     count = r.parts[0].length * r.parts[0].slots.shape[0]
     steps, behind = r.parts
     x = chained(_seen(shared, steps, q[:count], stored), _seen(shared, behind, q[count:], stored))
-    return linear_parts(x, weight_of(w, "o"))
+    return linear_shares(x, weight_of(w, "o"), shared.ranks)
 
 
 def _seen(shared: Pass, r: Rows, q: Tensor, stored: Tensor) -> Tensor:

@@ -36,10 +36,12 @@ _TURNS = 3
 class Server(uvicorn.Server):
     """Once told to stop, gives answers the seconds of grace, then ends them with an error.
 
-    A second signal ends the grace.
+    A second signal ends the grace. `told`: it is to stop as soon as it has started.
     """
 
-    def __init__(self, service: Service, app: Starlette, grace: int, limits: Limits) -> None:
+    def __init__(
+        self, service: Service, app: Starlette, grace: int, limits: Limits, told: threading.Event
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -51,7 +53,7 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
-        self._service, self._grace = service, grace
+        self._service, self._grace, self._told = service, grace, told
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hurried = self._aborted = False
         self._end = 0.0
@@ -68,6 +70,10 @@ class Server(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._abort)
         else:
             super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.should_exit |= self._told.is_set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -153,9 +159,10 @@ def listen(options: Serving) -> socket.socket:
 def answer(service: Service, listening: socket.socket, options: Serving) -> None:
     """Answer until SIGTERM or SIGINT; the service's engines are closed at the end."""
     host, port = listening.getsockname()[:2]
-    # The server stops at these by itself, and raises them again when it is done.
+    # The server takes these while it runs, and raises them again when it is done.
+    told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: told.set())
     token = _token(port)
     shown = f"[{host}]" if listening.family == socket.AF_INET6 else host
     note(f"{printable(service.served.name)}: listening on http://{shown}:{port}/v1")
@@ -166,7 +173,7 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
     preparing.start()
     switching = Switching(service, options, token.text)
     limits = Limits(connections, options.client_timeout)
-    server = Server(service, service.app([switching.route]), options.grace, limits)
+    server = Server(service, service.app([switching.route]), options.grace, limits, told)
     mark("listening")
     # What is there stays: a full collection would look through it and hold all answers up.
     gc.freeze()

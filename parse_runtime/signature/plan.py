@@ -29,7 +29,16 @@ class Judged(NamedTuple):
 
     @property
     def rows(self) -> int:
-        return len(self.shared_prefix) + len(self.cuts) * len(self.suffix)
+        return verified(len(self.shared_prefix), self.suffix) + len(self.cuts) * len(self.suffix)
+
+
+def verified(count: int, suffix: Sequence[int]) -> int:
+    """How many of so many tokens of a shared prefix have rows.
+
+    Without a suffix nothing reads the last one's: evidence of it is in the row before, and the
+    target goes on by computing it.
+    """
+    return count if suffix else max(count - 1, 0)
 
 
 def padded(length: int, max_len: int) -> Plan:
@@ -113,8 +122,8 @@ def verification_plan(
     it and itself, and is kept in rows from `scratch` on. Returns the plan and the index of each
     suffix's last row; of an empty suffix, that of some row.
     """
-    plan = causal(shared_prefix, start, length, max_len)
-    size, row = len(suffix), len(shared_prefix)
+    size, row = len(suffix), verified(len(shared_prefix), suffix)
+    plan = causal(shared_prefix[:row], start, length, max_len)
     ends = []
     for i, cut in enumerate(cuts):
         here = slice(row, row + size)

@@ -177,11 +177,6 @@ class PassSizes:
         return max((count for (_, most), count in known if most == cuts), default=0)
 
     @property
-    def step_rows(self) -> int:
-        """Most rows of a decode or extend pass."""
-        return max(self.batches) * (self.tree.rows if self.tree else 1)
-
-    @property
     def batches(self) -> tuple[int, ...]:
         """Rising batches: unless `decode` says otherwise powers of two, above 64 with one between
         each two, and the slots."""

@@ -101,6 +101,30 @@ def test_parts_of_memory_are_sent_as_they_are(path, fake):
     assert fake.live == ""
 
 
+def test_values_go_ahead_of_their_launch(path, fake):
+    with Session.open(path) as session:
+        pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=2)
+        other, memory = (pipeline.memory(12 * counters.COUNT, ahead) for ahead in (False, True))
+        whole, elsewhere = memory.view(np.int32), other.view(np.int32)[: counters.COUNT]
+        whole[:] = np.arange(whole.size)
+        for part in (whole[:5], whole[5:], elsewhere, frame(0)):
+            pipeline.upload(part)
+        for slot, begin in ((0, 3), (1, 2 * counters.COUNT)):
+            pipeline.submit(slot, {"state": whole[begin : begin + counters.COUNT]})
+            expected = ADDED + np.arange(begin, begin + counters.COUNT)
+            np.testing.assert_array_equal(pipeline.wait(slot)["result"], expected)
+        # What has not been uploaded is not looked at, but where memory is of the other kind.
+        whole[:3], elsewhere[:] = 70, 80
+        pipeline.upload(whole[1:2])
+        for slot, values in ((0, whole[: counters.COUNT]), (1, elsewhere)):
+            pipeline.submit(slot, {"state": values})
+        first, second = (pipeline.wait(slot)["result"] for slot in (0, 1))
+        assert first[:4].tolist() == [ADDED, ADDED + 70, ADDED + 2, ADDED + 3]
+        assert (second == 80 + ADDED).all()
+        pipeline.close()
+    assert fake.live == ""
+
+
 @pytest.mark.parametrize("ends", ["done", "word", "time"])
 def test_idling_ends_with_the_launch_or_the_word_or_the_time(path, fake, ends):
     with Session.open(path) as session:
@@ -153,6 +177,10 @@ def test_any_failing_call_undoes_everything(path, fake):
         graph = session.graph("step", by=11)
         pipeline = graph.pipeline(("state",), ("result",), depth=2, lazy=("result",))
         try:
+            ahead = pipeline.memory(4 * counters.COUNT, ahead=True).view(np.int32)
+            pipeline.upload(ahead)
+            pipeline.submit(0, {"state": ahead})
+            pipeline.wait(0)
             pipeline.submit(0, {"state": pipeline.staging("state")})
             pipeline.submit(1, {"state": frame(2)})
             pipeline.done(0)

@@ -17,6 +17,7 @@ from foundryc.capture_file import save as store_capture
 from foundryc.cuda import proof
 from foundryc.cuda.graph import RecordedGraph
 from foundryc.elsewhere import Elsewhere
+from foundryrt.bundle.reader import Bundle
 from foundryrt.cuda.outputs import outputs
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.session import Session
@@ -65,10 +66,20 @@ def test_an_address_that_was_missed_fails(tmp_path, fake):
 
 
 CHILD = """
+from dataclasses import replace
+import msgspec
 from foundryc.capture_file import save
 from foundryc.elsewhere import moved, store
 from tests.fakecuda.test_placement import capture
-save(capture((1 << 41) + (10 << 20) if moved() else 0), store())
+made = capture((1 << 41) + (10 << 20) if moved() else 0)
+{more}
+save(made, store())
+"""
+TUNED = """
+if not moved() and not (tuned := store().with_name("tuned")).exists():
+    tuned.touch()
+    more = msgspec.structs.replace(made.requirements, memory=made.requirements.memory + 1)
+    made = replace(made, requirements=more)
 """
 
 
@@ -91,12 +102,13 @@ class Recording:
 
 
 @pytest.fixture
-def made(tmp_path, fake, monkeypatch):
+def made(request, tmp_path, fake, monkeypatch):
     """A recorder whose recording is made up, with real processes elsewhere."""
+    child = CHILD.replace("{more}", getattr(request, "param", ""))
     monkeypatch.setattr(recorder, "_open_recording", lambda *_: Recording(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "others").mkdir()
-    with Elsewhere([sys.executable, "-c", CHILD], tmp_path / "others") as others:
+    with Elsewhere([sys.executable, "-c", child], tmp_path / "others") as others:
         others.begin()
         yield recorder.Recorder("cuda", "counters", {}, elsewhere=others)
 
@@ -107,6 +119,13 @@ def test_a_recorder_keeps_what_was_proved(made, tmp_path, fake):
         session.graph("step", by=25).launch()
         assert (session.graph("step", by=25).read("result") == counters.INITIAL + 25).all()
     assert set(os.listdir(tmp_path / "others")) == {"again", "moved"}
+
+
+@pytest.mark.parametrize("made", [TUNED], indirect=True)
+def test_the_first_process_captures_again_where_it_alone_tuned_kernels(made, tmp_path):
+    made.save(tmp_path / "kept.fdy")
+    with Bundle.open(tmp_path / "kept.fdy") as bundle:
+        assert bundle.manifest.requirements == capture().requirements
 
 
 def test_what_fails_its_proof_is_not_kept(made, tmp_path):

@@ -70,17 +70,18 @@ def _run(
 ) -> tuple[np.ndarray, float]:
     """x̂ [D] and μ by the recursion of equalize.cu in float32, with its coefficients' errors."""
     s = geometry.settings
+    n = frame.solved_periods(s)
     taps, sigma2 = exact.estimate.taps, np.float32(exact.estimate.noise_variance)
 
     def interpolated(beyond: int) -> banded.Bands:
         error = coefficient_error(geometry, taps, beyond) * rng.choice([-1, 1], taps.value.size)
-        return _single(banded.bands(replace(taps, value=taps.value * (1 + error)), s.q))
+        return _single(banded.bands(replace(taps, value=taps.value * (1 + error)), n * s.m))
 
     forward, adjoint = interpolated(0), interpolated(geometry.group - 2)
     mask = reference.time_mask(s).astype(np.float32)
 
     def periods(p: np.ndarray) -> np.ndarray:
-        return np.roll(p, -s.pilot_bin[0]).reshape(s.n, s.m)
+        return np.roll(p, -s.pilot_bin[0]).reshape(n, s.m)
 
     def flat(p: np.ndarray) -> np.ndarray:
         return np.roll(p.reshape(-1), s.pilot_bin[0])
@@ -95,28 +96,33 @@ def _run(
     def energy(p: np.ndarray) -> np.ndarray:
         return np.einsum("nm,nm->n", p.conj(), p).real[:, None]
 
+    # Behind a frame with a prefix the second half is empty.
+    padded = np.pad(samples, (0, n * s.m - s.q))
     response = reference.pilot_response(s, forward)
-    residual = back(periods((samples - response).astype(np.complex64)))
+    residual = back(periods((padded - response).astype(np.complex64)))
     x = direction = y = np.zeros_like(residual)
     before, alphas, betas = None, [], []
     for _ in range(s.cg_iterations):
         now = energy(residual)
-        beta = np.zeros_like(now) if before is None else now / before
+        beta = np.zeros_like(now) if before is None else _ratio(now, before)
         direction = residual + beta * direction
         y = through(residual) + beta * y
-        alpha = now / (energy(y) + sigma2 * energy(direction))
+        alpha = _ratio(now, energy(y) + sigma2 * energy(direction))
         x = x + alpha * direction
         residual = residual - alpha * (back(y) + sigma2 * direction)
         before = now
         alphas.append(alpha)
         betas.append(beta)
     assert x.dtype == np.complex64, "numpy's transforms kept no single precision"
-    steps = equalize.Solution(x, np.array(alphas), np.array([*betas[1:], betas[0]]))
-    middle = s.pilot_bin[0] + s.m // 2 + s.m * np.arange(s.n)
+    data = frame.data_periods(s)
+    steps = equalize.Solution(
+        x, np.array(alphas)[:, data], np.array([*betas[1:], betas[0]])[:, data]
+    )
+    middle = s.pilot_bin[0] + s.m // 2 + s.m * np.arange(n)
     bins = reference.eigenvalue_bins(s)[1]
-    eigenvalue = equalize.period_eigenvalues(taps, s.q, middle, bins)
+    eigenvalue = equalize.period_eigenvalues(taps, n * s.m, middle, bins)[data]
     mu, _ = equalize.bias(steps, eigenvalue, float(sigma2))
-    return frame.extract(zak(flat(x), s.m, s.n), s), mu
+    return frame.extract(zak(flat(x)[: s.q], s.m, s.n), s), mu
 
 
 def coefficient_error(geometry: Geometry, taps: Taps, beyond: int) -> np.ndarray:
@@ -129,8 +135,14 @@ def coefficient_error(geometry: Geometry, taps: Taps, beyond: int) -> np.ndarray
     step = geometry.node_step
     if step == 1:
         return np.zeros(taps.value.size)
-    turn = 2 * np.pi * taps.doppler / geometry.settings.q
+    settings = geometry.settings
+    turn = 2 * np.pi * taps.doppler / (frame.solved_periods(settings) * settings.m)
     return turn**2 * max(step**2 / 8, (step + beyond) * beyond / 2)
+
+
+def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """0 in periods that hold nothing."""
+    return np.asarray(over / np.where(under == 0, 1, under))
 
 
 def _single(channel: banded.Bands) -> banded.Bands:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foundryc.ranks import Ranks
+from parse_runtime.kernels.cuda.shares import send_product
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
-from parse_runtime.kernels.streamed import HELD_ROWS, of_steps
+from parse_runtime.kernels.rows import STREAMED_ROWS
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 from parse_runtime.signature.sizes import BLOCK
 
-MATRICES = [(5120, 5120), (100, 96), (1040, 520)]
+MATRICES = [(5120, 5120), (5120, 1280), (1792, 5120), (100, 96), (1040, 520)]
 COUNTS = (1, 5, 16, 17, 64, 65)
 
 
@@ -52,18 +56,34 @@ def same_when_replayed(layer: Callable[[], Sequence[Tensor]], *inputs: Tensor) -
     return True
 
 
+def shares(x: Tensor, w: Tensor) -> Tensor:
+    """The sum over ranks, of which one takes part, of products that a kernel sends."""
+    weight = torch.ones(w.shape[0], dtype=x.dtype, device="cuda")
+    sent = send_product(x, w, alone()) if x.shape[0] <= STREAMED_ROWS else None
+    own = linear_parts(x, w) if sent is None else sent
+    return add_rms_norm(own, None, weight, 1e-6, ranks=alone())[1]
+
+
+@cache
+def alone() -> Ranks:
+    words = torch.tensor([0, 1, 0, 1000], dtype=torch.int32, device="cuda")
+    capacity = 64 * 5120 * 4
+    return Ranks(2, words, torch.zeros(8 * capacity, dtype=torch.uint8, device="cuda"), capacity)
+
+
 def products() -> Worst:
     """Over matrices and numbers of rows."""
     worst = Worst()
     note = worst.note
     for dtype in (torch.float32, torch.bfloat16):
-        for n, k in MATRICES if dtype == torch.bfloat16 else MATRICES[1:]:
+        for n, k in MATRICES if dtype == torch.bfloat16 else MATRICES[3:]:
             w, bias = random(n, k, dtype=dtype, scale=k**-0.5), random(n, dtype=dtype)
             gates = random(2 * n, k, dtype=dtype, scale=k**-0.5)
             for count in COUNTS:
                 x = random(count, k, dtype=dtype)
                 exact = x.double() @ w.double().T
                 note("linear", dtype, linear(x, w), exact)
+                note("shares", dtype, shares(x, w), exact)
                 note("bias", dtype, linear(x, w, bias), exact + bias.double())
                 note("parts", dtype, linear_parts(x, w, bias).sum(0), exact + bias.double())
                 gate, up = (x.double() @ gates.double().T).chunk(2, dim=-1)
@@ -87,6 +107,7 @@ def row_variations() -> int:
         for function in (
             lambda x, w=w: linear(x, w),
             lambda x, w=w: linear_parts(x, w).sum(0),
+            lambda x, w=w: shares(x, w),
             lambda x, gates=gates: linear_swiglu(x, gates),
         ):
             whole = function(x)
@@ -211,7 +232,7 @@ def main() -> None:
         "mixture": mixture(),
         "captured": captured(),
     }
-    with of_steps(HELD_ROWS + 1, ranks=True):
+    with of_ranks(True):
         report["products_of_ranks"] = products()
         report["row_variations_of_ranks"] = row_variations()
     print(json.dumps(report))

@@ -28,7 +28,7 @@ def expected(name: str, count: int, given: dict[str, np.ndarray], world: int) ->
         return {"gathered": parts}
     if name == "reduce":
         return {"sum": parts.sum(0)}
-    if name == "many":
+    if name in ("many", "chain"):
         return {"rows": parts.mean(0)}
     total = parts.sum(0) + given["residual"][:count]
     scale = 1 / np.sqrt((total**2).mean(-1, keepdims=True) + 1e-6)

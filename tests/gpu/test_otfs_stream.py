@@ -11,6 +11,7 @@ import pytest
 
 from otfs_pipeline.frames import source, writing
 from otfs_pipeline.link import frame, reference
+from otfs_pipeline.receiver.kernels.geometry import Geometry
 from otfs_pipeline.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,9 +41,10 @@ def test_any_depth_and_any_process_gives_the_same_llrs(bundle: Path, tmp_path: P
     assert one == four
     llr = np.frombuffer(one, "<f4").reshape(40, -1)
     np.testing.assert_array_equal(llr[:7], llr[7:14])
+    blocks = Geometry.of(LINK).blocks
     for index in (0, 6):
         sent = source.simulate(LINK, 20.0, 0, index)
-        exact = reference.receive(sent.samples.astype(np.complex128), LINK, periods=True)
+        exact = reference.receive(sent.samples.astype(np.complex128), LINK, blocks=blocks)
         assert np.mean((llr[index] < 0) != exact.bits.ravel()) < 1e-3
 
 

@@ -14,5 +14,9 @@ def test_a_row_alone_has_the_bits_that_it_has_in_a_batch(report):
     assert set(report["alone"].values()) == {0}
 
 
+def test_a_row_of_held_weights_has_the_bits_of_streamed_ones(report):
+    assert set(report["held"].values()) == {0}
+
+
 def test_a_chain_has_the_bits_of_decoding(report):
     assert set(report["chain"].values()) == {0}

@@ -24,6 +24,7 @@ from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
 from parse_runtime.kernels.cuda.gather import launch_columns, launch_summed
 from parse_runtime.kernels.cuda.reduce import all_reduce
+from parse_runtime.kernels.cuda.shares import send_product
 from parse_runtime.kernels.drafts import accept, followed, move, rooted
 from parse_runtime.kernels.evidence import by_cut, least_sure
 from parse_runtime.kernels.experts import experts
@@ -40,7 +41,7 @@ from parse_runtime.kernels.ranks import first_of, own_rows
 from parse_runtime.kernels.rotate import Rotation, rotate_store
 from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.sample import sample, sample_and_step
-from parse_runtime.kernels.streamed import of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 from parse_runtime.kernels.verdicts import judged, unrounded
 from parse_runtime.signature.tree import DraftTree
@@ -126,9 +127,12 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
         experts(x, normal(8, HIDDEN), gate_up, down, 2, True)
     words = torch.zeros(4, dtype=torch.int32)
     ranks = Ranks(2, words, torch.zeros(2 * 4 * 65536, dtype=torch.uint8), 65536)
-    with of_steps(16, ranks=True):
+    with of_ranks(True):
         gated = linear_swiglu(total, normal(2 * WIDTH, HIDDEN))
         add_rms_norm(linear_parts(gated, normal(HIDDEN, WIDTH)), total, norm, 1e-6, 0.0, ranks)
+        sent = send_product(gated, normal(HIDDEN, WIDTH), ranks)
+        assert sent is not None
+        add_rms_norm(sent, total, norm, 1e-6)
     with fp8_activations(True):
         normed_parts(total, x, norm, 1e-6, 0.0, ranks, quantized(WIDTH, HIDDEN))
     all_reduce(total, ranks)
@@ -249,6 +253,24 @@ def products(ttgir: str) -> list[str]:
     return sorted({f"{side} {layouts[mma]}{width}" for side, mma, width in found})
 
 
+def sent(ttgir: str) -> list[str]:
+    """Layouts of words that are stored into slabs: side by side, or each far from the next."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
+    found = re.findall(r"st\.relaxed.*-> tensor<[0-9x]+xi32, (#\w+)>", ttgir)
+    return sorted({layouts[layout] for layout in found})
+
+
+def chains(ttgir: str) -> dict[str, int]:
+    """Products of tiles, and those of them that begin at zero and are added to a sum."""
+    dots = re.findall(r"= (?:tt\.dot|ttng\.warp_group_dot) %\S+ %\S+ (%\w+)", ttgir)
+    zeros = set(re.findall(r"(%\w+) = arith\.constant dense<0\.0+e\+00>", ttgir))
+    return {
+        "products": len(dots),
+        "from_zero": sum(dot in zeros for dot in dots),
+        "added": ttgir.count("= math.fma "),
+    }
+
+
 def multiplied(ptx: str) -> list[str]:
     """Types of what tensor cores multiply."""
     return sorted(set(re.findall(r"mma\S*\.m\d+n\d+k\d+\S*?\.f32\.(\w+\.\w+)", ptx)))
@@ -285,6 +307,8 @@ def main() -> None:
             "code": [before_wait(k.asm["ptx"]) for k in kernels.values()],
             "sums": [sums(k.asm["ttgir"]) for k in kernels.values()],
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
+            "sent": [sent(k.asm["ttgir"]) for k in kernels.values()],
+            "chains": [chains(k.asm["ttgir"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()

@@ -17,12 +17,18 @@ from torch import Tensor
 
 from foundryc.cuda import exchange
 from foundryc.ranks import Ranks
-from parse_runtime.kernels.cuda import reduce
+from parse_runtime.kernels.cuda import reduce, stream
+from parse_runtime.kernels.cuda import shares as shares_kernels
 
 
 @triton.jit
 def store(place, word, there):
     tl.store(place, word, there)
+
+
+@triton.jit
+def add_product(total, weight, a, scale, at, APART: tl.constexpr):
+    return tl.dot(weight.to(tl.float32), a.to(tl.float32).T, total)
 
 
 class Clock:
@@ -42,7 +48,9 @@ class Clock:
 
 # Both are machine code.
 exchange._store = store
-CAPACITY = 4096
+# The interpreter's product of bfloat16 is not one.
+stream.add_product = add_product
+CAPACITY = 8192
 
 
 def whole(*shape: int) -> Tensor:
@@ -110,6 +118,36 @@ def normed(rank: int, world: int, dtype: torch.dtype, spans: int, row: bool) -> 
     return torch.equal(total, expected) and near and sent and _left_empty(ranks, rank)
 
 
+def sent(rank: int, world: int, dtype: torch.dtype, count: int, early: int) -> bool:
+    """`send_product` and the norm that reads it, as `normed`; other rows leave a row's bits."""
+    torch.manual_seed(world)
+    n, k = 70, 96
+    shares = [whole(count, n).to(dtype) for _ in range(world)]
+    ranks = ranks_of(rank, world)
+    exchange.globaltimer = Clock()
+    fill(ranks, rank, shares)
+    x, w = torch.randint(-1, 2, (count, k)).to(dtype), torch.randint(-1, 2, (n, k)).to(dtype)
+    shares[rank] = (x.float() @ w.float().T).to(dtype)
+    under_way = shares_kernels.send_product(x, w, ranks, stream.Tiles(16, 32, 1, 2, early))
+    assert under_way is not None and ranks.turn() == 1
+    arrived = all(
+        torch.equal(
+            place(ranks, peer, rank)[: shares[rank].numel() * dtype.itemsize // 4],
+            as_sent(shares[rank]),
+        )
+        for peer in range(world)
+    )
+    residual, weight = whole(count, n).to(dtype), torch.randn(n).to(dtype)
+    found, total = reduce.gather_add_rms_norm(under_way, residual, weight, 1e-6, 0.5)
+    expected = sum((share.float() for share in shares), residual.float()).to(dtype)
+    wide = expected.float() * (expected.float().square().mean(1, keepdim=True) + 1e-6).rsqrt()
+    wide *= weight.float() + 0.5
+    near = torch.allclose(
+        found.float(), wide, atol=1e-5, rtol=1e-2 if dtype.itemsize == 2 else 1e-5
+    )
+    return arrived and torch.equal(total, expected) and near and _left_empty(ranks, rank)
+
+
 def alone(dtype: torch.dtype) -> bool:
     """At capture a rank takes part with itself."""
     ranks = ranks_of(0, 4)
@@ -173,6 +211,9 @@ def main() -> None:
             for spans, row in ((1, True), (4, True), (2, False)):
                 name = f"normed {rank} {world} {dtype} {spans} {row}"
                 found[name] = normed(rank, world, dtype, spans, row)
+            for count, early in ((1, 0), (5, 2), (17, 1)):
+                name = f"sent {rank} {world} {dtype} {count} {early}"
+                found[name] = sent(rank, world, dtype, count, early)
     found |= {f"late {world}": late(world) for world in (2, 3)}
     print(json.dumps(found))
 

@@ -30,7 +30,7 @@ void push(T* address, int rank, T value, Signal* signal) {
 }
 
 struct Waiting {
-    Signal r_here, y_here;
+    Signal r_here, y_here, samples_here, products_here;
     int ticket;
 };
 

@@ -12,6 +12,7 @@ import pytest
 from otfs_pipeline.link import reference
 from otfs_pipeline.receiver.kernels import program
 from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.macros import macros
 
 HERE = Path(__file__).parent
 
@@ -45,7 +46,7 @@ def check_alike(
 
 def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, np.ndarray]:
     """One frame [MN] complex64 through the kernels; results as those of `receiver.Receiver`."""
-    text = ['#include "cuda_on_cpu.h"', program.macros(geometry), program.text("common.cuh")]
+    text = ['#include "cuda_on_cpu.h"', macros(geometry), program.text("common.cuh")]
     text += ['#include "exchange_on_cpu.h"', CALL]
     link = geometry.settings
     calls, names = list[str](), list[str]()

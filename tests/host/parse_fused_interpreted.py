@@ -7,6 +7,7 @@ that differ from those of the kernels that a fused one replaces. Float32 only.
 from __future__ import annotations
 
 import json
+from itertools import product
 from unittest.mock import patch
 
 import torch
@@ -18,7 +19,9 @@ from parse_runtime.kernels.cuda import attend_step as cuda_attend
 from parse_runtime.kernels.cuda import held, unite
 from parse_runtime.kernels.cuda import norm as cuda_norm
 from parse_runtime.kernels.cuda import rotate as cuda_rotate
-from parse_runtime.kernels.cuda.held import Holding
+from parse_runtime.kernels.cuda.stream import stream_parts
+from parse_runtime.kernels.cuda.swiglu import stream_swiglu
+from parse_runtime.kernels.cuda.tiles import Holding, Tiles
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.signature.sizes import BLOCK, blocks_of
 
@@ -36,18 +39,37 @@ def same(name: str, found: Tensor, expected: Tensor) -> None:
 
 
 def products() -> None:
-    """Columns that no program has all of; one row, a tile of rows, more, and several programs."""
-    for n, k, gated in ((100, 512, False), (200, 256, True)):
-        w = torch.randn(n, k) * k**-0.5
-        how = Holding(1, k // 128, 32) if gated else Holding(2, k // 256, 64)
-        x = torch.randn(40, k)
+    """A row by the kernel that holds a weight, and among others by the one that streams it.
+
+    Values of a tile of K are whole numbers times a power of two, so that its product is exact: what
+    differs is the order in which tiles and spans are added. Some columns no program has all of.
+    """
+    for n, k, gated, spans, joins in (
+        (100, 1024, False, 8, (1, 2, 4)), (100, 1024, False, 4, (1, 4)),
+        (100, 768, False, 3, (1,)), (200, 768, True, 1, (1,)),
+    ):  # fmt: skip
+        w = torch.randint(-4, 5, (n, k)).float()
+        scales = 2.0 ** torch.randint(0, 20, (k // 128,))
+        x = torch.randint(-4, 5, (40, k)) * scales.repeat_interleave(128)
+        tiles = Tiles(64, 128, spans, 2, apart=True)
         for bias in (None,) if gated else (None, torch.randn(n)):
-            whole = held.held_product(x, w, bias, gated, True, how)
-            expected = swiglu.swiglu(x @ w.T, True) if gated else x @ w.T
-            near(f"{n} {bias is None}", whole.sum(0), expected if bias is None else expected + bias)
-            for count in (1, 8, 9, 33):
-                part = held.held_product(x[:count], w, bias, gated, True, how)
-                same(f"{n} {bias is None} {count}", part, whole[:, :count])
+            if gated:
+                whole = added(stream_swiglu(x, w, True, tiles)[None])
+                expected = swiglu.swiglu(x.double() @ w.double().T, True)
+            else:
+                whole = added(stream_parts(x, w, bias, tiles))
+                expected = x.double() @ w.double().T + (0 if bias is None else bias)
+            name = f"{n}x{k} {spans} {bias is None}"
+            near(name, whole, expected)
+            for joined, row in product(joins, (0, 8, 33)):
+                how = Holding(spans // joined, k // 128 // spans * joined, 32, joined)
+                one = held.held_product(x[row : row + 1], w, bias, gated, True, how)
+                same(f"{name} {joined} {row}", added(one), whole[row : row + 1])
+
+
+def added(parts: Tensor) -> Tensor:
+    """Their sum, as the kernel finds it that reads them next."""
+    return cuda_norm.add_rms_norm(parts, None, torch.ones(parts.shape[2]), 1e-6)[1]
 
 
 def norms() -> None:
@@ -61,11 +83,11 @@ def norms() -> None:
             for found, expected in zip((y, total), norm.add_rms_norm(*given), strict=True):
                 near(f"{name} {found is y}", found, expected)
             for gated in (False, True):
-                how = Holding(1, 3, 32) if gated else Holding(3, 1, 64)
-                product, entered = held.normed_product(*given, w, None, gated, False, how)
+                how = Holding(1, 3, 32, 1) if gated else Holding(3, 1, 64, 1)
+                fused, entered = held.normed_product(*given, w, None, gated, False, how)
                 same(f"{name} sum", entered, total)
                 expected = held.held_product(y, w, None, gated, False, how)
-                same(f"{name} product {gated}", product, expected)
+                same(f"{name} product {gated}", fused, expected)
 
 
 def attention() -> None:
@@ -105,10 +127,10 @@ def attention() -> None:
                 same(f"{name} {span} together", unite.unite(apart), x)
             if batch == 1 and span > 16:
                 w = torch.randn(40, heads * head_dim)
-                how = Holding(3, 1, 64)
-                product = held.united_product(at_once, w, how)
+                how = Holding(3, 1, 64, 1)
+                fused = held.united_product(at_once, w, how)
                 expected_product = held.held_product(x, w, None, how=how)
-                same(f"{name} {span} product", product, expected_product)
+                same(f"{name} {span} product", fused, expected_product)
         near(f"{name} cache", caches[1], caches[0])
         same(f"{name} cache", caches[2], caches[1])
 

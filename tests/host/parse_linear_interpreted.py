@@ -23,6 +23,7 @@ from parse_runtime.kernels.cuda import rotate as cuda_rotate
 from parse_runtime.kernels.cuda import routing, stream
 from parse_runtime.kernels.cuda import swiglu as cuda_swiglu
 from parse_runtime.kernels.cuda.dequantize import dequantize
+from parse_runtime.kernels.cuda.tiles import Tiles
 from parse_runtime.kernels.quantized import plain, weight_of
 
 
@@ -45,7 +46,7 @@ def products() -> dict[str, float]:
         streamed = cuda_swiglu.stream_swiglu(x, gates, gelu)
         found[f"stream_swiglu {shape}"] = distance(streamed, gated)
         for early in {1, k // 64} if k % 32 == 0 else ():  # of at least so many in a span
-            tiles = stream.Tiles(16, 32, 2, 2, early)
+            tiles = Tiles(16, 32, 2, 2, early)
             parts = stream.stream_parts(x, w, bias, tiles)
             found[f"early {early} parts {shape}"] = distance(parts.sum(0), expected)
             streamed = cuda_swiglu.stream_swiglu(x, gates, gelu, replace(tiles, spans=1))

@@ -101,7 +101,7 @@ def ranks_of(parent: int) -> dict[int, int]:
         with suppress(FileNotFoundError, ProcessLookupError):
             if folder.name.isdigit() and alive(int(folder.name)):
                 words = (folder / "cmdline").read_text().split("\0")
-                if "foundryrt.ranks.follow" in words and _stat(folder)[1] == str(parent):
+                if "foundryrt.ranks.begin" in words and _stat(folder)[1] == str(parent):
                     rank = next(word for word in words if word.startswith("--rank="))
                     found[int(folder.name)] = int(rank.partition("=")[2])
     return found

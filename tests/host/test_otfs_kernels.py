@@ -51,7 +51,9 @@ def test_kernels_agree_with_numpy(
     frame = source.simulate(link, snr_db, 3, 0)
     geometry = Geometry.of(link)
     got = receive(frame.samples, geometry, tmp_path)
-    exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    exact = reference.receive(
+        frame.samples.astype(np.complex128), link, periods=True, blocks=geometry.blocks
+    )
     assert _grouped(got["groups"], geometry.group) == sorted(_delays(exact.estimate.taps))
     assert got["taps"] == np.count_nonzero(exact.estimate.taps.value)
     assert got["noise_variance"] == pytest.approx(exact.estimate.noise_variance, rel=1e-5)
@@ -100,11 +102,46 @@ def test_blocks_with_inner_and_outer_warps(
     assert 32 * each + geometry.halo < geometry.span
     frame = source.simulate(link, 20.0, 5, 0)
     got = receive(frame.samples, geometry, tmp_path)
-    exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    exact = reference.receive(
+        frame.samples.astype(np.complex128), link, periods=True, blocks=geometry.blocks
+    )
     np.testing.assert_allclose(got["symbols"], exact.symbols, atol=2e-2)
     assert np.mean(got["bits"] != exact.bits) < 1e-3
     wrong = np.mean(got["bits"].ravel() != frame.bits)
     assert wrong == pytest.approx(np.mean(exact.bits.ravel() != frame.bits), rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "division", "stretch", "order"),
+    [
+        ("256x32", (1, 4, 3), 1, 512),
+        ("256x32", (3, 4, 1), 1, 512),
+        ("1024x32", (3, 4, 2), 1, 1024),
+        ("4096x12", (11, 4, 3), 1, 2048),
+        ("4096x12", (9, 4, 2), 2, 4096),
+        # A pair of threads shares the last samples of a DFT.
+        ("4096x12", (9, 4, 1), 4, 8192),
+    ],
+)
+def test_the_preconditioner_agrees_with_numpy(
+    grid: str,
+    division: tuple[int, int, int],
+    stretch: int,
+    order: int,
+    tmp_path: Path,
+) -> None:
+    link = Settings(grid=grid, iterations=24)
+    geometry = Geometry(link, *division, HOPPER, stretch, True)
+    assert geometry.fits
+    assert geometry.order == order
+    frame = source.simulate(link, 20.0, 4, 0)
+    got = receive(frame.samples, geometry, tmp_path)
+    exact = reference.receive(frame.samples.astype(np.complex128), link, blocks=geometry.blocks)
+    assert got["mu"] == pytest.approx(exact.mu, rel=1e-5)
+    assert got["variance"] == pytest.approx(exact.variance, rel=1e-4)
+    close = 1e-4 if geometry.each == 1 else 1e-2
+    np.testing.assert_allclose(got["symbols"], exact.symbols, atol=close)
+    assert np.mean(got["bits"] != exact.bits) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -114,6 +151,7 @@ def test_blocks_with_inner_and_outer_warps(
         ({"grid": "256x32", "modulation": 64, "max_taps": 40, "iterations": 30}, 30.0, 10, 1e-4),
         # It amplifies little; of its taps at far Dopplers the interpolation shows, in H too.
         ({"grid": "256x32", "pulse": "sinc", "gain_model": "rayleigh"}, 20.0, 92728682, 1e-5),
+        ({"grid": "256x32", "pulse": "sinc", "waveform": "cp"}, 20.0, 7, 1e-6),
     ],
 )
 def test_frames_that_amplify_rounding_are_within_their_own_bound(
@@ -123,7 +161,9 @@ def test_frames_that_amplify_rounding_are_within_their_own_bound(
     geometry = Geometry(link, each=1, group=4, cluster=1)
     frame = source.simulate(link, snr_db, seed, 0)
     got = receive(frame.samples, geometry, tmp_path)
-    exact = reference.receive(frame.samples.astype(np.complex128), link, periods=True)
+    exact = reference.receive(
+        frame.samples.astype(np.complex128), link, periods=True, blocks=geometry.blocks
+    )
     allowed = bounds(frame.samples, geometry, exact)
     off = np.abs(got["symbols"] * got["mu"] - exact.symbols * exact.mu).max()
     assert least < off < allowed.equalized
@@ -164,7 +204,7 @@ def test_every_grid_fits(delays: int) -> None:
 
 @pytest.mark.parametrize("grid", sweep.GRIDS)
 def test_the_sweep_varies_what_fits(grid: str) -> None:
-    default = Geometry.of(Settings(grid=grid))
+    default = Geometry.of(Settings(grid=grid), preconditioned=False)
     found = list(sweep.divisions(default))
     assert {geometry.cluster for geometry in [default, *found]} >= {3, 7}
     for geometry in found:

@@ -52,7 +52,9 @@ def test_kernels_agree_with_numpy(
     samples = frame.samples * np.array([1.0, 3.0, 0.2, 1.0], np.float32)[: link.antennas, None]
     samples[0] += source.simulate(replace(link, antennas=1), -100, 1, 0).samples * np.float32(1e-6)
     got = receive(samples, geometry, tmp_path)
-    exact = reference.receive(samples.astype(np.complex128), link, periods=True)
+    exact = reference.receive(
+        samples.astype(np.complex128), link, periods=True, blocks=geometry.blocks
+    )
     check_alike(got, exact, frame.bits, 1e-5, close)
 
 

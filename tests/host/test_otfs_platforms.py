@@ -13,6 +13,7 @@ from foundryrt.errors import UsageError
 from otfs_pipeline.coding.transport import TransportBlock
 from otfs_pipeline.receiver.kernels import decoder, front, program, quality
 from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.macros import macros
 from otfs_pipeline.receiver.kernels.platforms import (
     HOPPER,
     MOST_REGISTERS,
@@ -52,9 +53,7 @@ def test_the_kernels_are_within_the_limits(
         _check(needs, launch, target, blocks)
         assert needs.frame <= SPILLED
     # Without distributed shared memory there is no cluster to be launched as.
-    source = program.macros(geometry) + "".join(
-        map(program.text, program.files(geometry, "equalize"))
-    )
+    source = macros(geometry) + "".join(map(program.text, program.files(geometry, "equalize")))
     assert bool(re.search(r"__cluster_dims__|mapa|st\.async", source)) == target.clusters
 
 

@@ -135,6 +135,22 @@ def test_evidence_is_that_of_separate_prefills(
         assert found.kept == SELECTIONS[wanted.rule](cuts, verdicts, threshold)
 
 
+def test_without_a_suffix_a_draft_takes_as_many_rows_as_it_has_tokens(pair: Loaded) -> None:
+    """And the target goes on behind it as behind a prefill."""
+    _, target, _ = pair
+    base, draft = len(PROMPT), [int(t) for t in np.random.default_rng(3).integers(0, VOCAB, 24)]
+    cuts = [base + 9, base + 24]
+    wanted = Verification([PROMPT[-1], *draft], base - 1, cuts, [], score=LOG_ODDS, drafted=base)
+    assert (wanted.rows, wanted.held) == (24, base + 23)
+    target.prefill(1, PROMPT, 0, GREEDY)
+    target.verify(1, wanted)
+    assert target.row_tokens[1, : base + 24].tolist() == [*PROMPT, *draft[:-1], -1]
+    last = Batch([1], [draft[-1]], [base + 23], [GREEDY], frozenset({1}))
+    [after] = target.extend(last)
+    expected = logits(target, PROMPT + draft, slot=0)
+    assert np.abs(after - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
 def test_the_drafts_own_log_probabilities_are_those_of_its_drafting(pair: Loaded) -> None:
     _, target, other = pair
     for slot in (0, 1):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_script import kernel_report
 
 NORMS = "_add_rms_norm", "_reduce_add_rms_norm"
-STREAMS = "_stream", "_stream_swiglu"
+STREAMS = "_stream", "_stream_swiglu", "_stream_shares"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def report() -> Any:
 
 def test_every_kernel_waits_for_those_before_it(report: Any) -> None:
     """Whichever way a program goes, and before it touches memory: `kernels/cuda/chain.py`."""
-    assert len(report["kernels"]) == 51
+    assert len(report["kernels"]) == 52
     for name, kernel in report["kernels"].items():
         assert kernel["programmatic"], name
         for code in kernel["code"]:
@@ -43,13 +43,30 @@ def test_angles_of_far_positions_are_exact(report: Any) -> None:
 
 
 def test_one_code_serves_any_number_of_rows(report: Any) -> None:
-    """Else sums might run in another order. `_group` computes with integers alone."""
-    passes: dict[str, set[tuple[str, ...]]] = {}
+    """Else sums might run in another order. `_group` computes with integers alone.
+
+    One row may have kernels that hold their weights, in place of those that stream them.
+    """
+    passes: dict[str, list[list[str]]] = {}
     for name, launches in report["of_pass"].items():
-        found = tuple(launch for launch in launches if not launch.startswith("_group"))
-        passes.setdefault(name.split()[0], set()).add(found)
-    for dtype, found in passes.items():
-        assert len(found) == 1, dtype
+        found = [launch for launch in launches if not launch.startswith("_group")]
+        passes.setdefault(name.split()[0], []).append(found)
+    for dtype, (one, *more) in passes.items():
+        assert all(launches == more[0] for launches in more), dtype
+        assert len(one) == len(more[0])
+        for alone, among in zip(one, more[0], strict=True):
+            assert alone == among or (
+                alone.startswith("_held_row ") and among.startswith(STREAMS)
+            ), dtype  # fmt: skip
+        assert (one != more[0]) == (dtype == "torch.bfloat16")
+
+
+def test_a_warp_sends_words_that_lie_side_by_side(report: Any) -> None:
+    """Of 64 rows scattered words took ten times as long (benchmarks/results/tp_sent.json)."""
+    layouts = report["kernels"]["_stream_shares"]["sent"]
+    assert layouts
+    for [layout] in layouts:
+        assert "threadsPerWarp = [1, 32]" in layout and "order = [1, 0]" in layout
 
 
 def test_rows_in_fp8_are_multiplied_as_they_are(report: Any) -> None:
@@ -76,6 +93,17 @@ def test_fused_kernels_sum_in_the_order_of_those_they_replace(report: Any) -> No
     assert all(found == heads for found in layouts("_rotate_groups"))
     # The first of each type has been rotated before, the last rotates.
     assert [heads <= found for found in layouts("_partial")].count(True) == 2
-    held = [report["kernels"][f"_held_{name}"]["products"] for name in ("rows", "normed", "united")]
+    held = [report["kernels"][f"_held_{name}"]["products"] for name in ("row", "normed", "united")]
     assert len({tuple(found) for kernel in held for found in kernel}) == 1
     assert len(held[0][0]) == 2
+
+
+def test_tiles_of_held_weights_are_products_of_their_own(report: Any) -> None:
+    """Where they are held and where they are streamed: none goes on from the sum of others."""
+    for name in ("_held_row", "_held_normed", "_held_united"):
+        for found in report["kernels"][name]["chains"]:
+            assert 0 < found["products"] == found["from_zero"] <= found["added"], name
+    for name in ("_stream", "_stream_swiglu"):  # not of ranks, which hold the first tiles alone
+        of_tiles = report["kernels"][name]["chains"]
+        apart = [found["products"] == found["from_zero"] <= found["added"] for found in of_tiles]
+        assert any(apart) and not all(apart), name

@@ -17,7 +17,7 @@ from kernel_script import kernel_report
 from parse_runtime.kernels.experts import experts, route
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
-from parse_runtime.kernels.streamed import of_steps
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu
 
 
@@ -31,16 +31,23 @@ def test_interpreted_kernels_near_the_references():
 
 @given(
     n=st.integers(1, 400), k=st.integers(1, 200), count=st.integers(1, 64),
-    most=st.sampled_from([None, 1]), wide=st.booleans(), ranks=st.booleans(),
+    gated=st.booleans(), shares=st.booleans(), wide=st.booleans(), ranks=st.booleans(),
 )  # fmt: skip
-def test_programs_hold_no_more_than_their_span_has(n, k, count, most, wide, ranks):
+def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, shares, wide, ranks):
     pytest.importorskip("triton")
-    from parse_runtime.kernels.cuda.stream import RESIDENT, choose
+    from parse_runtime.kernels.cuda.shares import choose_shares
+    from parse_runtime.kernels.cuda.tiles import RESIDENT, choose, shared_memory, tile_rows
 
     dtype = torch.float32 if wide else torch.bfloat16
     weight = torch.empty(64 * n, 16 * k, dtype=dtype, device="meta")
-    with of_steps(1, ranks):
-        tiles = choose(weight, dtype, count, most)
+    with of_ranks(ranks):
+        if shares:
+            tiles = choose_shares(weight, dtype, count)
+        else:
+            tiles = choose(weight, dtype, count, gated)
+    assert tiles.spans == 1 or not (shares or gated)
+    stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
+    assert tiles.stages * stage <= shared_memory()
     every = 16 * k / tiles.depth
     last = every - -(-every // tiles.spans) * (tiles.spans - 1)
     if wide or not ranks or count > 16 or every % 1 or n * tiles.spans > RESIDENT:
@@ -48,6 +55,16 @@ def test_programs_hold_no_more_than_their_span_has(n, k, count, most, wide, rank
     else:
         assert 0 <= tiles.early <= max(last, 0)
         assert tiles.early or last <= 0
+
+
+def test_shares_are_sent_where_programs_suffice() -> None:
+    """Those of large matrices: of small ones K is split among programs, which a sum needs whole."""
+    pytest.importorskip("triton")
+    from parse_runtime.kernels.cuda.shares import sends
+
+    for columns, sent in ((1024, False), (4032, False), (4096, True), (5120, True)):
+        weight = torch.empty(columns, 1280, dtype=torch.bfloat16, device="meta")
+        assert sends(weight) == sent, columns
 
 
 def test_parts_add_up_to_the_product():

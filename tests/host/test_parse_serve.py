@@ -337,6 +337,16 @@ def test_overload_is_refused_and_passes(bundle: Path) -> None:
         server.process.wait()
 
 
+def test_it_ends_where_it_is_told_as_soon_as_it_listens(bundle: Path) -> None:
+    process = serve(bundle)
+    listening(process)
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize(("grace", "signals"), [("0", 1), ("60", 2)])
 def test_a_stream_that_outlasts_the_grace_ends_with_an_error(
     bundle: Path, grace: str, signals: int

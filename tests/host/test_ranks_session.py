@@ -18,8 +18,9 @@ from foundryrt import Session, UsageError
 from foundryrt.backend import open_backend
 from foundryrt.errors import FoundryError, RankLost
 from foundryrt.host.backend import HostBackend
-from foundryrt.ranks.followers import Followers, _process
+from foundryrt.ranks.followers import Followers
 from foundryrt.ranks.meeting import listen
+from foundryrt.ranks.spawn import _process
 from tests.host import rank_processes as processes
 from tests.host.rank_processes import WIDTH, alive, parts, record
 

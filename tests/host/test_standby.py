@@ -16,15 +16,27 @@ ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-c", "from foundryrt.start import main; main()")
 BUNDLE = ROOT / "artifacts" / "v1-host-steps.fdy"
 WORKLOAD = """
-import os, sys, time
+import gc, os, sys, time
 from dataclasses import dataclass
+from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
     wait: float = 0
     fail: bool = False
+    gone: str = ""
+
+class Cycle:
+    def __init__(self, gone):
+        self.itself, self.gone = self, Path(gone)
+
+    def __del__(self):
+        self.gone.touch()
 
 def run(session, options, json):
+    if options.gone:
+        Cycle(options.gone)
+        gc.freeze()
     print("ready in", os.getcwd(), os.environ.get("COLOUR"), os.getpid(), flush=True)
     if options.wait:
         time.sleep(options.wait)
@@ -88,6 +100,12 @@ def test_failures_and_wrong_usage_have_their_exit_codes(start):
     process = start("--colour", "red")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and "colour" in err
+
+
+def test_what_a_command_leaves_in_cycles_is_freed_though_it_froze_them(start, tmp_path):
+    process = start("--gone", str(tmp_path / "gone"))
+    process.communicate("", timeout=60)
+    assert process.returncode == 0 and (tmp_path / "gone").exists()
 
 
 def test_one_command_at_a_time(start):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import typer
 
 from benchmarks.receiver import frames, raw
+from benchmarks.receiver.timeline import STEPS, Timeline
+from otfs_pipeline.frames.source import UNKNOWN, Frame
 
 
 @pytest.fixture
@@ -59,3 +64,23 @@ def test_the_front_end_keeps_the_other_figures_of_a_link(tmp_path, monkeypatch) 
     for one in link["points"]:
         assert 0 < one["ber"] < 2 * one["ber_ideal"]
         assert 0.5 < one["ber_known_timing"] / one["ber"] < 4
+
+
+def test_the_steps_of_a_slot_add_up_to_its_latency() -> None:
+    timeline = Timeline(SimpleNamespace(submit=lambda *_: time.sleep(0.01), depth=7))
+    assert timeline.depth == 7
+    came = time.perf_counter() - np.array([0.1, 0.3])
+    milliseconds = []
+    for frame in timeline.read(Frame(np.zeros(1), UNKNOWN, ready) for ready in came):
+        timeline.submit(0, {})
+        milliseconds.append((time.perf_counter() - frame.ready) * 1e3)
+    report = timeline.report(np.array(milliseconds))
+    assert report is not None and set(report["steps"]) == set(STEPS)
+    worst, other = report["worst"]
+    assert (worst["slot"], other["slot"]) == (1, 0)
+    for one in (worst, other):
+        assert one["latency"] == milliseconds[one["slot"]]
+        assert sum(one[step] for step in STEPS) == pytest.approx(one["latency"])
+    assert worst["read"] >= 300 > other["read"] >= 100 and worst["launched"] >= 10
+    # Which slot a latency is of is not known where some were dropped.
+    assert timeline.report(np.array(milliseconds[:1])) is None

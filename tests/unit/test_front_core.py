@@ -44,25 +44,30 @@ def test_a_sequence_is_found_where_its_share_is_largest(
     samples[int(rng.integers(places)) :][:size] += 3 * np.sqrt(size) * sequence
     share = shares(sequence, samples)
     correlator = Correlator(sequence, planned, lanes)
+    shared = Correlator(sequence, planned, lanes, threads=3)
     for _ in range(2):  # What a search leaves does not matter to the next.
         found = correlator.find(samples, 0.0)
-        assert found is not None
+        assert found is not None and shared.find(samples, 0.0) == found
         assert share[found] == pytest.approx(share.max(), rel=1e-4)
     assert correlator.find(samples, 0.999 * share.max()) is not None
     assert correlator.find(samples, 1.001 * share.max()) is None
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_what_has_no_energy_or_is_no_number_is_not_found(lanes: int) -> None:
+@pytest.mark.parametrize("planned", [200, 8])
+def test_what_has_no_energy_or_is_no_number_is_not_found(lanes: int, planned: int) -> None:
     rng = np.random.default_rng(1)
     sequence = draw(rng, 90) / np.float32(10)
-    correlator = Correlator(sequence, 200, lanes)
+    correlator = Correlator(sequence, planned, lanes)
     samples = np.zeros(289, np.complex64)
     assert correlator.find(samples, 0.01) is None
     # Rounding errors of strong samples are no sequence beside them.
     samples[:40] = 1e14 * draw(rng, 40)
     found = correlator.find(samples, 0.0)
     assert found is not None and found < 40
+    # Nor is a weak one far from them.
+    samples[150:240] = 1e5 * sequence
+    assert correlator.find(samples, 0.0) == found
     samples[:] = np.nan
     assert correlator.find(samples, 0.0) is None
     assert correlator.find(np.ones(89, np.complex64), 0.0) is None  # No room for it.

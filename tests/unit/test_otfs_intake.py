@@ -15,6 +15,7 @@ from otfs_pipeline.frames.samples import DATATYPES, decode, encode
 from otfs_pipeline.frames.slots import SlotFrame, slot_memory
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts
+from otfs_pipeline.front import buffer as buffers
 from otfs_pipeline.front.buffer import PIECE, Buffer
 from otfs_pipeline.front.signature import waveform_span
 from otfs_pipeline.front.track import Tracker
@@ -142,3 +143,34 @@ def test_a_buffer_goes_on_in_another_array_while_little_is_held() -> None:
     assert len(taken) == 2 and buffer.space().size == 95
     np.testing.assert_array_equal(buffer.view(85, 90), np.arange(85, 90))
     np.testing.assert_array_equal(before, np.arange(80, 90))
+
+
+def test_a_buffer_shows_all_that_is_put_into_its_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "_SHOWN", 7)
+    arrays, shown, sizes = list[np.ndarray](), list[np.ndarray](), list[int]()
+
+    def array() -> np.ndarray:
+        arrays.append(np.zeros(40, np.complex64))
+        shown.append(np.zeros(40, np.complex64))
+        return arrays[-1]
+
+    def put(samples: np.ndarray) -> None:
+        begin = (samples.ctypes.data - arrays[-1].ctypes.data) // samples.itemsize
+        shown[-1][begin : begin + samples.size] = samples
+        sizes.append(samples.size)
+
+    buffer = Buffer((40,), array, put)
+    while buffer.end < 60:
+        space = buffer.space()[:3]
+        space[:] = 1 + buffer.end + np.arange(space.size)
+        buffer.append(space.size)
+        if buffer.end == 6:
+            assert not sizes
+        buffer.drop(buffer.end - 5, 10)
+    for _ in range(2):
+        buffer.show()
+        np.testing.assert_array_equal(shown[-1], arrays[-1])
+    # Of an array that is left, but for its end, which goes on in the next.
+    assert len(arrays) == 2 and (arrays[1][:5] == arrays[0][arrays[0] > 0][-5:]).all()
+    np.testing.assert_array_equal(shown[0][:28], arrays[0][:28])
+    assert max(sizes) <= 9 and sum(sizes) <= 65

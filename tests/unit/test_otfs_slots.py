@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import deque
 from collections.abc import Iterator
@@ -218,23 +219,46 @@ def _pushed(slots: Slots, times: int) -> Iterator[SlotFrame]:
 @given(st.lists(st.integers(0, 40_000), max_size=12), st.integers(4_000, 16_000))
 def test_the_samples_of_a_slot_are_those_of_its_burst(cuts: list[int], gap: int) -> None:
     stream = np.delete(_stream(), np.s_[gap : gap + 700])
-    slots, tracker = (
-        Slots(LINK, arrays()),
-        Tracker(LINK, waveform_span(LINK)),
-    )
+    memory, device = arrays(2), arrays(2)
+
+    def upload(values: np.ndarray) -> None:
+        for here, there in zip(memory, device, strict=True):
+            begin = (values.ctypes.data - here.ctypes.data) // here.itemsize
+            if 0 <= begin < here.size:
+                there[begin : begin + values.size] = values
+
+    slots, tracker = Slots(LINK, memory, upload), Tracker(LINK, waveform_span(LINK))
     expected = [
         (burst.start, burst.doubtful, burst.samples.copy())
         for bursts in (tracker.push(stream), tracker.finish())
         for burst in bursts
     ]
-    found = []
-    for piece in np.split(stream, sorted(min(cut, stream.size) for cut in cuts)):
-        found += slots.push(piece)
-    found += slots.finish()
-    assert len(found) == len(expected)
-    for frame, (start, doubtful, samples) in zip(found, expected, strict=True):
-        assert (frame.start, bool(frame.inputs["doubtful"])) == (start, doubtful)
+    given = list[tuple[int, bool]]()
+    pieces = np.split(stream, sorted(min(cut, stream.size) for cut in cuts))
+    for frame in itertools.chain(*map(slots.push, pieces), slots.finish()):
+        samples = expected[len(given)][2]
         np.testing.assert_array_equal(frame.samples, samples)
+        # What has been uploaded by now is the whole slot.
+        at = _array_of(frame, memory)
+        assert at is not None
+        begin = (frame.samples.ctypes.data - memory[at].ctypes.data) // samples.itemsize
+        np.testing.assert_array_equal(device[at][begin : begin + samples.size], samples)
+        given.append((frame.start, bool(frame.inputs["doubtful"])))
+    assert given == [(start, doubtful) for start, doubtful, _ in expected]
+
+
+def test_a_slot_is_given_before_more_is_taken_than_it_needs() -> None:
+    """However long the pieces of the stream are."""
+    stream, reach = _stream(), Reach.of(LINK, waveform_span(LINK))
+    slots, at = Slots(LINK, arrays(2)), 0
+    ends = []
+    while at < stream.size:
+        space = slots.space()[: stream.size - at]
+        space[:] = stream[at : at + len(space)]
+        at += len(space)
+        ends += [at - frame.start for frame in slots.took(len(space))]
+    # The first waits for the lock.
+    assert len(ends) == COUNT and ends[1:] == [reach.near] * (COUNT - 1)
 
 
 def test_lost_samples_are_not_launched(tmp_path: Path) -> None:

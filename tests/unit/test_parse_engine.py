@@ -9,6 +9,7 @@ import pytest
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.protocols import Verification
 from parse_runtime.engine.request import Statistics
 from parse_runtime.engine.rules import Rules
 from parse_runtime.engine.scheduler import Scheduler
@@ -96,6 +97,21 @@ def test_a_score_gets_the_row_before_the_draft_and_all_cuts_at_once() -> None:
     assert asked[0].shared_prefix == [PROMPT[-1], *DRAFT] and len(asked[0].cuts) == 3
     # The last token of the target is not in its cache yet: it is given as it is.
     assert asked[1].drafted - asked[1].start == 1
+
+
+@pytest.mark.parametrize("kept", [6, 8])
+def test_without_a_question_the_target_computes_the_draft_s_last_token_when_it_goes_on(
+    kept: int,
+) -> None:
+    """The fake refuses rows behind one that is missing."""
+    model, draft = target([3, kept]), drafting()
+    draft.max_len = len(PROMPT) + len(DRAFT)  # No room to say that it ends.
+    rules = {"selection": "longest-accepted", "changes": {"score": LOG_ODDS, "suffix": []}}
+    asked: list[Verification] = []
+    model.verify = lambda slot, wanted: asked.append(wanted) or Fake.verify(model, slot, wanted)
+    tokens, _ = generate(model, draft, **rules)
+    assert tokens == DRAFT[:kept] + OWN[kept:] and model.rows[0] == PROMPT + tokens
+    assert [one.rows for one in asked] == [len(DRAFT)]
 
 
 def test_later_rounds_draft_on_from_the_target() -> None:

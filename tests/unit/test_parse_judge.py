@@ -18,6 +18,7 @@ from parse_runtime.engine.judge import (
 from parse_runtime.signature.plan import (
     ALIGNMENT,
     Judged,
+    causal,
     packed_verifications,
     verification_plan,
 )
@@ -95,6 +96,18 @@ def test_rows_of_a_verification_read_what_a_separate_prefill_would(data: st.Data
     assert np.all(rows[real:] == max_len) and all(
         reads(i) == [max_len] for i in range(real, length)
     )
+
+
+@given(st.lists(st.integers(0, 9), max_size=20), st.integers(0, 10), st.integers(0, 5))
+def test_without_a_suffix_the_last_token_has_no_row(
+    prefix: list[int], start: int, more: int
+) -> None:
+    one = Judged(prefix, start, [], [start + len(prefix)])
+    assert one.rows == max(len(prefix) - 1, 0)
+    plan, _ = verification_plan(*one, one.rows + more, 40, 41)
+    assert np.array_equal(plan, causal(prefix[:-1], start, one.rows + more, 40))
+    # With one it is read.
+    assert one._replace(suffix=[11]).rows == len(prefix) + 1
 
 
 verifications = st.builds(

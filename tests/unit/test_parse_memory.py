@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import UsageError
-from parse_runtime.engine.memory import SHARING
+from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.engine.sequence import Decode
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.signature.sizes import BLOCK, PrefillSize, prompts_of
 from tests.unit.parse_fakes import Fake, Heard, answered, mixing, request, submitted
@@ -214,3 +215,12 @@ def test_no_request_names_a_block() -> None:
 def test_how_to_share_is_one_of_three() -> None:
     with pytest.raises(UsageError, match="share-prefixes 'some': one of exact, blocks, off"):
         Scheduler(*models(1), sharing="some")
+
+
+@pytest.mark.parametrize("tokens", [0, 240])
+def test_steps_have_blocks_in_advance_where_there_are_enough_for_all(tokens: int) -> None:
+    target, draft = (Fake(mixing(i), slots=2, max_len=128, kv_tokens=tokens) for i in (1, 2))
+    steps = [(slot, Decode(1, 40)) for slot in range(2)]
+    Memory(target, draft).reserve_ahead(steps)
+    # Of 16 blocks both sequences have 8; of 15 not.
+    assert draft.tables.rows == ([112, 112] if tokens == 0 else [0, 0])

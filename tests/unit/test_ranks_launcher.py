@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from foundryrt.errors import RankLost, UsageError
 from foundryrt.ranks import command
-from foundryrt.ranks.command import AskedRanks
+from foundryrt.ranks.asked import AskedRanks, begun
 from foundryrt.ranks.launcher import place
 
 TORCHRUN = {
@@ -135,4 +138,48 @@ def test_the_gpu_of_a_launched_rank(bare, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
     assert AskedRanks.of(["a.fdy", "--tp", "4"]).device() == 0
     AskedRanks.of(["a.fdy", "--tp", "4"]).begin("a.fdy")
-    assert not command._begun
+    assert not begun
+
+
+_FIRST = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from foundryrt import start
+from foundryrt.cuda import early
+from foundryrt.ranks import begin, spawn
+
+def seen(*what):
+    print(*what, *({"dataclasses", "inspect", "json", "socket", "typing"} & set(sys.modules)))
+
+start.on_device = begin.on_device = lambda path: True
+early.begin = lambda device: seen("driver", device)
+spawn._process = lambda bundle, rank, world, device, meeting: seen("rank", rank, device)
+"""
+_LEADS = """
+sys.modules["foundryrt.cli"] = None
+sys.argv[1:] = ["run", "a.fdy", "--tp", "3", "--devices", "5,6,7"]
+try:
+    start.main()
+except ImportError:
+    pass
+"""
+_FOLLOWS = """
+sys.modules["foundryrt.ranks.follow"] = None
+try:
+    begin.main(["--rank=1", "--world=3", "--device=6", "--meeting=x", "a.fdy"])
+except ImportError:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "events"),
+    [(_LEADS, ["driver 5", "rank 1 6", "rank 2 7"]), (_FOLLOWS, ["driver 6"])],
+)
+def test_drivers_start_before_anything_is_imported(program: str, events: list[str]) -> None:
+    """A rank's own, and, by their processes, those of the others."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _FIRST + program, str(Path(__file__).parents[2])],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == events

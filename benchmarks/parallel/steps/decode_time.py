@@ -12,13 +12,14 @@ import time
 SPAWNED = float(os.environ["SPAWNED"])
 path, devices = sys.argv[1], [int(one) for one in sys.argv[2].split(",")]
 
-from foundryrt.ranks.followers import Followers  # noqa: E402
-
-followers = Followers.start(path, len(devices), devices) if len(devices) > 1 else None
-
+# As `foundryrt run` begins: its own driver, then the other ranks, then what it imports.
 from foundryrt.cuda import early  # noqa: E402
 
 early.begin(devices[0])
+
+from foundryrt.ranks.spawn import spawn  # noqa: E402
+
+spawned = spawn(path, len(devices), devices) if len(devices) > 1 else None
 
 import json  # noqa: E402
 from statistics import median  # noqa: E402
@@ -28,6 +29,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.parallel.steps.decode_sizes import START, sizes  # noqa: E402
 from foundryrt import Session  # noqa: E402
+from foundryrt.ranks.followers import Followers  # noqa: E402
 from parse_runtime.signature.passes import ModelSignature  # noqa: E402
 
 LAUNCHES, TRIES = 20, 9
@@ -35,6 +37,7 @@ LAUNCHES, TRIES = 20, 9
 
 def main() -> None:
     first = ("target.decode", {"batch": 1})
+    followers = Followers.of(spawned) if spawned else None
     session = Session.open(path, first=first, device=devices[0], followers=followers)
     session.graph("target.decode", batch=1).launch()
     session.synchronize()

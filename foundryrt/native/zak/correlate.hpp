@@ -34,22 +34,39 @@ struct CorrelationPlan {
     }
 };
 
-struct CorrelationMemory {
+struct CorrelationTables {
     Scalar *roots, *turns;  // e^{-j2πi/length}, and e^{j2πk/length} in the order of the DFT
     Scalar* spectra;        // [rounds, length, LANES]: the template's, conjugate
-    Complex *rows, *sums;   // [length]
-    float* doubled;         // [TOGETHER, 4 LANES]
 
-    CorrelationMemory(Parts& parts, const CorrelationPlan& plan)
+    CorrelationTables(Parts& parts, const CorrelationPlan& plan)
         : roots(parts.take<Scalar>(plan.length)),
           turns(parts.take<Scalar>(plan.length)),
-          spectra(parts.take<Scalar>(size_t(plan.rounds) * plan.length * LANES)),
-          rows(parts.take<Complex>(plan.length)),
-          sums(parts.take<Complex>(plan.length)),
-          doubled(parts.take<float>(TOGETHER * 4 * LANES)) {}
+          spectra(parts.take<Scalar>(size_t(plan.rounds) * plan.length * LANES)) {}
 };
 
+struct CorrelationMemory {
+    Complex *rows, *sums;  // [length]
+    float* doubled;        // [TOGETHER, 4 LANES]
+    double* energies;      // [LANES lags]: of the samples at each place
+
+    CorrelationMemory(Parts& parts, const CorrelationPlan& plan)
+        : rows(parts.take<Complex>(plan.length)),
+          sums(parts.take<Complex>(plan.length)),
+          doubled(parts.take<float>(TOGETHER * 4 * LANES)),
+          energies(parts.take<double>(size_t(LANES) * plan.lags)) {}
+};
+
+inline int64_t correlation_block(int64_t size, int64_t places) {
+    return int64_t(LANES) * CorrelationPlan(size, places).lags;
+}
+
 inline size_t correlation_floats(int64_t size, int64_t places) {
+    Parts parts(nullptr);
+    const CorrelationTables tables(parts, CorrelationPlan(size, places));
+    return parts.floats();
+}
+
+inline size_t correlation_scratch(int64_t size, int64_t places) {
     Parts parts(nullptr);
     const CorrelationMemory memory(parts, CorrelationPlan(size, places));
     return parts.floats();
@@ -73,32 +90,35 @@ inline Complex read_row(const float* samples, int64_t begin, int64_t end) {
     return {load(re), load(im)};
 }
 
-inline void correlation_prepare(const float* sequence, int64_t size, int64_t places, float* block) {
+inline void correlation_prepare(const float* sequence, int64_t size, int64_t places, float* block,
+                                float* scratch) {
     const CorrelationPlan plan(size, places);
-    Parts parts(block);
-    const CorrelationMemory memory(parts, plan);
+    Parts parts(block), own(scratch);
+    const CorrelationTables tables(parts, plan);
+    const CorrelationMemory memory(own, plan);
     const int n = plan.length;
     for (int i = 0; i < n; i++) {
-        memory.roots[i] = conjugate(root(i, n));
-        memory.turns[i] = root(reversed(i, n), n);
+        tables.roots[i] = conjugate(root(i, n));
+        tables.turns[i] = root(reversed(i, n), n);
     }
     for (int round = 0; round < plan.rounds; round++) {
         for (int row = 0; row < n; row++) {
             const int64_t at = LANES * (int64_t(round) * plan.taps + row);
             memory.rows[row] = row < plan.taps ? read_row(sequence, at, size) : zero();
         }
-        forward_in_place(memory.rows, n, memory.roots);
+        forward_in_place(memory.rows, n, tables.roots);
         for (int row = 0; row < n; row++)
             for (int lane = 0; lane < LANES; lane++)
-                memory.spectra[(size_t(round) * n + row) * LANES + lane] = {
+                tables.spectra[(size_t(round) * n + row) * LANES + lane] = {
                     memory.rows[row].re[lane] / float(n), -memory.rows[row].im[lane] / float(n)};
     }
 }
 
 // Adds to sums[row] the products of the template's lanes with `count` rows of the samples' spectrum.
-inline void add_products(const CorrelationMemory& memory, const Scalar* spectra, int from, int count) {
+inline void add_products(const CorrelationMemory& memory, const Scalar* turns, const Scalar* spectra,
+                         int from, int count) {
     for (int i = 0; i < count; i++) {
-        const Complex here = memory.rows[from + i], later = memory.turns[from + i] * here;
+        const Complex here = memory.rows[from + i], later = turns[from + i] * here;
         float* to = memory.doubled + i * 4 * LANES;
         store(to, here.re);
         store(to + LANES, later.re);
@@ -117,83 +137,76 @@ inline void add_products(const CorrelationMemory& memory, const Scalar* spectra,
     }
 }
 
-// Row e of memory.sums gets the correlation at lags `first` + LANES e on.
-inline void correlate(const CorrelationPlan& plan, const CorrelationMemory& memory, const float* samples,
-                      int64_t first, int64_t end) {
+// Row e of memory.sums gets the correlation at lags LANES e on; `end` samples are there.
+inline void correlate(const CorrelationPlan& plan, const CorrelationTables& tables,
+                      const CorrelationMemory& memory, const float* samples, int64_t end) {
     const int n = plan.length;
     for (int row = 0; row < n; row++) memory.sums[row] = zero();
     for (int round = 0; round < plan.rounds; round++) {
-        const int64_t begin = first + LANES * int64_t(round) * plan.taps;
+        const int64_t begin = LANES * int64_t(round) * plan.taps;
         for (int row = 0; row < n; row++) memory.rows[row] = read_row(samples, begin + LANES * row, end);
-        forward_in_place(memory.rows, n, memory.roots);
-        const Scalar* spectra = memory.spectra + size_t(round) * n * LANES;
+        forward_in_place(memory.rows, n, tables.roots);
+        const Scalar* spectra = tables.spectra + size_t(round) * n * LANES;
         for (int row = 0; row < n; row += TOGETHER)
-            add_products(memory, spectra, row, n - row < TOGETHER ? n - row : TOGETHER);
+            add_products(memory, tables.turns, spectra, row, n - row < TOGETHER ? n - row : TOGETHER);
     }
-    inverse_in_place(memory.sums, n, memory.roots);
+    inverse_in_place(memory.sums, n, tables.roots);
 }
 
-// The energy of `size` samples, from the first place on.
-class Energy {
-  public:
-    Energy(const float* samples, int64_t size) : samples_(samples), size_(size) {
-        double parts[LANES] = {};
-        const int64_t floats = 2 * size, whole = floats / LANES * LANES;
-        for (int64_t i = 0; i < whole; i += LANES)
-            for (int lane = 0; lane < LANES; lane++)
-                parts[lane] += double(samples[i + lane]) * samples[i + lane];
-        for (int64_t i = whole; i < floats; i++) parts[0] += double(samples[i]) * samples[i];
-        for (int lane = 0; lane < LANES; lane++) now_ += parts[lane];
-    }
-    double now() const { return now_; }
-    // On to the next place, which there must be.
-    void advance() {
-        now_ += power(samples_ + 2 * size_) - power(samples_);
-        samples_ += 2;
-    }
+inline double power_of(const float* z) { return double(z[0]) * z[0] + double(z[1]) * z[1]; }
 
-  private:
-    static double power(const float* z) { return double(z[0]) * z[0] + double(z[1]) * z[1]; }
+// The energy of `size` samples.
+inline double energy_of(const float* samples, int64_t size) {
+    // So many sums that none waits for itself.
+    constexpr int SUMS = 4 * LANES;
+    double parts[SUMS] = {}, total = 0;
+    const int64_t floats = 2 * size, whole = floats / SUMS * SUMS;
+    for (int64_t i = 0; i < whole; i += SUMS)
+        for (int k = 0; k < SUMS; k++) parts[k] += double(samples[i + k]) * samples[i + k];
+    for (int64_t i = whole; i < floats; i++) parts[0] += double(samples[i]) * samples[i];
+    for (int k = 0; k < SUMS; k++) total += parts[k];
+    return total;
+}
 
-    const float* samples_;
-    int64_t size_;
-    double now_ = 0;
-};
-
-inline int64_t correlation_find(int64_t size, int64_t planned, float* block, const float* samples,
-                                int64_t places, double threshold) {
-    const CorrelationPlan plan(size, planned);
-    Parts parts(block);
-    const CorrelationMemory memory(parts, plan);
-    const Energy begin(samples, size);
-    double most = 1e-30;
-    Energy all = begin;
+// Passes the energy of `size` samples from each place on to `take`; gives the largest.
+template <class Take>
+inline double each_energy(int64_t size, const float* samples, int64_t places, const Take& take) {
+    double now = energy_of(samples, size), most = 0;
     for (int64_t place = 0; place < places; place++) {
-        if (place) all.advance();
-        if (all.now() > most) most = all.now();
+        if (place) now += power_of(samples + 2 * (place + size - 1)) - power_of(samples + 2 * (place - 1));
+        if (now > most) most = now;
+        take(place, now);
     }
+    return most;
+}
+
+inline double correlation_most(int64_t size, const float* samples, int64_t places) {
+    return each_energy(size, samples, places, [](int64_t, double) {});
+}
+
+inline Match correlation_find(int64_t size, int64_t planned, const float* block, float* scratch,
+                              const float* samples, int64_t places, double most) {
+    const CorrelationPlan plan(size, planned);
+    Parts parts(const_cast<float*>(block)), own(scratch);
+    const CorrelationTables tables(parts, plan);
+    const CorrelationMemory memory(own, plan);
+    const double here =
+        each_energy(size, samples, places, [&](int64_t place, double now) { memory.energies[place] = now; });
+    if (here > most) most = here;
     // Rounding leaves more than nothing where samples are zero.
-    const double floor = 1e-6 * most;
-    double best = 0;
-    int64_t found = -1;
-    Energy here = begin;
-    for (int64_t first = 0; first < places; first += int64_t(LANES) * plan.lags) {
-        correlate(plan, memory, samples, first, places + size - 1);
-        for (int row = 0; row < plan.lags; row++) {
-            const Vector energy = zak::FOUNDRY_LANES_NAMESPACE::energy(memory.sums[row]);
-            for (int lane = 0; lane < LANES; lane++) {
-                const int64_t place = first + LANES * int64_t(row) + lane;
-                if (place >= places) break;
-                if (place) here.advance();
-                // The largest share of the energy, compared without a division.
-                if (here.now() > floor && energy[lane] > best * here.now()) {
-                    best = energy[lane] / here.now();
-                    found = place;
-                }
-            }
+    const double floor = 1e-6 * (most > 1e-30 ? most : 1e-30);
+    correlate(plan, tables, memory, samples, places + size - 1);
+    Match best{-1, 0};
+    for (int64_t row = 0; LANES * row < places; row++) {
+        float found[LANES];
+        store(found, energy(memory.sums[row]));
+        for (int64_t lane = 0; lane < LANES && LANES * row + lane < places; lane++) {
+            const double now = memory.energies[LANES * row + lane];
+            // The largest share of the energy, compared without a division.
+            if (now > floor && found[lane] > best.share * now) best = {LANES * row + lane, found[lane] / now};
         }
     }
-    return best >= threshold ? found : -1;
+    return best;
 }
 
 }  // namespace foundry::zak::FOUNDRY_LANES_NAMESPACE

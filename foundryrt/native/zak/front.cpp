@@ -1,7 +1,12 @@
 // The C interface of what the receiver's source does to samples: taken in, and searched for a preamble.
+#include <algorithm>
 #include <cstdint>
+#include <new>
+#include <vector>
 
 #include "zak/kernels.hpp"
+#include "zak/memory.hpp"
+#include "zak/pool.hpp"
 
 #define FOUNDRY_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -15,6 +20,47 @@ const Kernels* correlating(int lanes) {
     return few ? few : kernels_of(lanes);
 }
 
+// A search of `actual` places, block by block.
+struct Search {
+    const Kernels& kernels;
+    int64_t size, places, block;
+    const float *tables, *samples;
+    int64_t actual;
+    double most = 0;
+    std::vector<double> energies = {};
+    std::vector<Match> matches = {};
+
+    int blocks() const { return int((actual + block - 1) / block); }
+    const float* at(int index) const { return samples + 2 * index * block; }
+    int64_t count(int index) const { return std::min(block, actual - index * block); }
+
+    Match run(int threads) {
+        matches.resize(blocks());
+        if (blocks() > 1) {
+            energies.resize(blocks());
+            foundry::zak::run(threads, blocks(), 0, measure, this);
+            most = *std::max_element(energies.begin(), energies.end());
+        }
+        foundry::zak::run(threads, blocks(), kernels.correlation_scratch(size, places), match, this);
+        Match best{-1, 0};
+        for (int index = 0; index < blocks(); index++)
+            if (matches[index].share > best.share)
+                best = {index * block + matches[index].place, matches[index].share};
+        return best;
+    }
+
+  private:
+    static void measure(const void* given, float*, int index) {
+        Search& s = *static_cast<Search*>(const_cast<void*>(given));
+        s.energies[index] = s.kernels.correlation_most(s.size, s.at(index), s.count(index));
+    }
+    static void match(const void* given, float* scratch, int index) {
+        Search& s = *static_cast<Search*>(const_cast<void*>(given));
+        s.matches[index] = s.kernels.correlation_find(s.size, s.places, s.tables, scratch, s.at(index),
+                                                      s.count(index), s.most);
+    }
+};
+
 }  // namespace
 
 // `lanes` chooses an instruction set by its vectors' floats, one that this processor has, 0 the best.
@@ -27,15 +73,30 @@ FOUNDRY_EXPORT int64_t foundry_zak_correlation_floats(int lanes, int64_t size, i
     return is_valid ? int64_t(kernels->correlation_floats(size, places)) : 0;
 }
 
-FOUNDRY_EXPORT void foundry_zak_correlation_prepare(int lanes, const float* sequence, int64_t size,
-                                                    int64_t places, float* memory) {
-    correlating(lanes)->correlation_prepare(sequence, size, places, memory);
+// 0; -1 where there is no memory.
+FOUNDRY_EXPORT int foundry_zak_correlation_prepare(int lanes, const float* sequence, int64_t size,
+                                                   int64_t places, float* tables) try {
+    const Kernels& kernels = *correlating(lanes);
+    Memory scratch;
+    float* floats = scratch.grow(kernels.correlation_scratch(size, places));
+    kernels.correlation_prepare(sequence, size, places, tables, floats);
+    return 0;
+} catch (const std::bad_alloc&) {
+    return -1;
 }
 
-// Searches `actual` + size - 1 samples; `size` and `places` are those with which `memory` was prepared.
-FOUNDRY_EXPORT int64_t foundry_zak_correlation_find(int lanes, int64_t size, int64_t places, float* memory,
-                                                    const float* samples, int64_t actual, double threshold) {
-    return correlating(lanes)->correlation_find(size, places, memory, samples, actual, threshold);
+// Searches `actual` + size - 1 samples, at least `size`, on up to so many threads; `size` and `places` are
+// those with which `tables` were prepared. The best place; -1 where its share is below `threshold`, -2 where
+// there is no memory.
+FOUNDRY_EXPORT int64_t foundry_zak_correlation_find(int lanes, int threads, int64_t size, int64_t places,
+                                                    const float* tables, const float* samples, int64_t actual,
+                                                    double threshold) try {
+    const Kernels& kernels = *correlating(lanes);
+    const int64_t block = kernels.correlation_block(size, places);
+    const Match best = Search{kernels, size, places, block, tables, samples, actual}.run(threads);
+    return best.share >= threshold ? best.place : -1;
+} catch (const std::bad_alloc&) {
+    return -2;
 }
 
 // `count` components in one of the formats to float32: 1 where all are less than `limit`, else 0;

@@ -24,8 +24,11 @@ const Kernels FOUNDRY_NAMED(KERNELS_, FOUNDRY_LANES) = {
     demap_groups,
     demap_scratch,
     demap_group,
+    correlation_block,
     correlation_floats,
+    correlation_scratch,
     correlation_prepare,
+    correlation_most,
     correlation_find,
     intake,
 };

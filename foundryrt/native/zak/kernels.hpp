@@ -55,6 +55,12 @@ struct Intake {
     float* to;
 };
 
+// The place with the largest share of the energy, -1 where there is none.
+struct Match {
+    int64_t place;
+    double share;
+};
+
 struct Kernels {
     int lanes;
     size_t (*columns_scratch)(int doppler_bins);
@@ -67,12 +73,18 @@ struct Kernels {
     int (*demap_groups)(const Demap&);
     size_t (*demap_scratch)(const Demap&);
     void (*demap_group)(const Demap&, float* scratch, int group);
-    // A sequence of `size` samples is looked for at so many places or more; the memory is its own.
+    // A sequence of `size` samples is looked for in blocks of places, best where there are about `places`;
+    // the floats of tables and of scratch memory.
+    int64_t (*correlation_block)(int64_t size, int64_t places);
     size_t (*correlation_floats)(int64_t size, int64_t places);
-    void (*correlation_prepare)(const float* sequence, int64_t size, int64_t places, float* memory);
-    // Of `actual` places the one with the largest share of the energy, if that is `threshold`; else -1.
-    int64_t (*correlation_find)(int64_t size, int64_t places, float* memory, const float* samples,
-                                int64_t actual, double threshold);
+    size_t (*correlation_scratch)(int64_t size, int64_t places);
+    void (*correlation_prepare)(const float* sequence, int64_t size, int64_t places, float* tables,
+                                float* scratch);
+    // The largest energy of `size` samples from one of the places on.
+    double (*correlation_most)(int64_t size, const float* samples, int64_t actual);
+    // The best of a block's places, or fewer; `most` is the largest energy elsewhere.
+    Match (*correlation_find)(int64_t size, int64_t places, const float* tables, float* scratch,
+                              const float* samples, int64_t actual, double most);
     // Components to float32, integers to -1 to 1; whether all are less than the limit.
     bool (*intake)(const Intake&);
 };

@@ -51,9 +51,9 @@ __device__ __forceinline__ void cluster_barrier() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Those of the equalizer's two exchanges.
+// Those of the equalizer's exchanges, the last two with the preconditioner alone.
 struct Waiting {
-    Signal r_here, y_here;
+    Signal r_here, y_here, samples_here, products_here;
 };
 
 // The block's dynamic shared memory.

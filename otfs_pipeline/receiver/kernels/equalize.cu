@@ -19,6 +19,8 @@
 // Hp is Hr plus β times the one before, so β is not needed until Hr is done, nor α until Hᴴy is:
 // sums and edges travel while all warps but those at a block's edges multiply.
 
+constexpr int BINS = (EIGENVALUES + CLUSTER * THREADS - 1) / (CLUSTER * THREADS);
+
 // This thread's part of two sums over the frequencies, of λc and (λ+σ²)λc² (equalize.bias), where λ
 // is Σ |H(t,f)|² over the antennas, in the middle of the period's data, and c the filter that the steps
 // are.
@@ -72,7 +74,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     const float sigma2 = whiten(noise_variance, scale);
 
     for (int i = threadIdx.x; i < SPAN + HALO; i += THREADS) s.r[i] = {0, 0};
-    const int groups = prepare(s, taps, selected, scale, rank, period);
+    const int groups = prepare(s, taps, selected, scale, rank, period, M / 2);
 #pragma unroll
     for (int antenna = 0; antenna < ANTENNAS; antenna++) {
         load(s, samples, antenna, scale[antenna], groups, rank, period);
@@ -87,7 +89,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     }
 
     Sample x[EACH], p[EACH], sum[EACH];
-    Sample* const r = s.r + BEHIND + first;
+    Sample* const r = s.r + OWN + first;
     Sample* const y = s.y[0] + AHEAD + first;
     adjoint(s, groups, first, sum);
     if (silent) mask(sum, silent);
@@ -156,7 +158,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     for (int i = threadIdx.x; i < SPAN; i += THREADS) {
         int j = rank * SPAN + i;
         if (j < DATA_FIRST || j >= DATA_LAST) continue;
-        equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[BEHIND + i];
+        equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[OWN + i];
     }
     Sample moment = bias(s, groups, rank, sigma2);
     // One after the other: all had read the last step's sum of `of_r` before they sent a part of that

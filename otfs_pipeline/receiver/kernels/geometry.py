@@ -1,17 +1,15 @@
-"""How the kernels divide a frame among blocks and threads; the macros they are compiled with."""
+"""How the kernels divide a frame among blocks and threads."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from foundryrt.errors import UsageError
-from otfs_pipeline.link.frame import solved_periods
-from otfs_pipeline.link.pilot import seen_delays
-from otfs_pipeline.link.prefix import least_energy, most_delays
-from otfs_pipeline.link.reference import eigenvalue_bins
-from otfs_pipeline.link.slepian import channel_shares, noise_row
+from otfs_pipeline.link.overlapped import Blocks
+from otfs_pipeline.link.prefix import most_delays
 from otfs_pipeline.receiver.kernels.platforms import HOPPER, MOST_REGISTERS, Platform
 from otfs_pipeline.settings import Settings
 
@@ -27,6 +25,8 @@ MOST_OF_SEVEN = 192
 # Neighbouring delays that share loads, at most.
 GROUP = 4
 LIKE_HOPPER = ("sm_90", "sm_100")
+# Of the preconditioner's DFT: what a warp takes together, and what fourier.cuh can.
+LEAST_ORDER, MOST_ORDER = 512, 8192
 # Blocks of a period at most: a cluster can have eight on every GPU that has clusters.
 MOST_BLOCKS = 8
 STRETCHES = (1, 2, 4)
@@ -59,7 +59,8 @@ class Geometry:
 
     `each`: samples a thread; `group`: neighbouring delays that share loads at most; `cluster`:
     blocks a Doppler period, a cluster where `platform` has them; `stretch`: a power of two, by
-    which nodes of a coefficient lie further apart than they need to, to save memory.
+    which nodes of a coefficient lie further apart than they need to, to save memory;
+    `preconditioned`: whether iterations are few, with a preconditioner (precondition.cuh).
     """
 
     settings: Settings
@@ -68,16 +69,25 @@ class Geometry:
     cluster: int
     platform: Platform = HOPPER
     stretch: int = 1
+    preconditioned: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, platform: Platform = HOPPER) -> Geometry:
-        """The choice for a grid: on Hopper, and what is like it, by
-        benchmarks/results/otfs_sweep.json, else by counts (`iteration_us`)."""
+    def of(
+        cls, settings: Settings, platform: Platform = HOPPER, preconditioned: bool = True
+    ) -> Geometry:
+        """The choice for a grid: on Hopper, and what is like it, by what was measured
+        (otfs_equalizer.json, otfs_sweep.json), else by counts (`iteration_us`).
+
+        It has no preconditioner if `preconditioned` is False, or where none fits.
+        """
         _check(settings)
         held = held_samples(settings)
         choices = [each for each in EACH_CHOICES if each <= held] or [1]
         if platform.architecture in LIKE_HOPPER and platform.clusters:
-            found = next(_measured(settings, choices, platform), None)
+            measured = _measured(settings, choices, platform)
+            if preconditioned:
+                measured = itertools.chain(_overlapping(settings, choices, platform), measured)
+            found = next(measured, None)
         else:
             found = min(_divisions(settings, choices, platform), key=iteration_us, default=None)
         if found is None:
@@ -91,9 +101,10 @@ class Geometry:
     @property
     def fits(self) -> bool:
         """Whether a block has room, and its neighbours hold all that its taps reach."""
-        reached = self.cluster == 1 or self.span >= self.halo
-        room = self.shared_bytes <= self.platform.block_shared
-        return self.threads <= 1024 and reached and room
+        reached = 2 * self.overlap if self.preconditioned else self.halo
+        ordered = not self.preconditioned or self.order <= MOST_ORDER
+        room = self.shared_bytes <= self.platform.block_shared and self.threads <= 1024
+        return room and ordered and (self.cluster == 1 or self.span >= reached)
 
     @property
     def length(self) -> int:
@@ -104,12 +115,29 @@ class Geometry:
     @property
     def threads(self) -> int:
         """Threads a block."""
-        return 32 * -(-self.length // (self.cluster * self.each * 32))
+        owners = self.span // self.each
+        return max(owners, self.order // 16) if self.preconditioned else owners
 
     @property
     def span(self) -> int:
         """Samples a block."""
-        return self.threads * self.each
+        return self.each * 32 * -(-self.length // (self.cluster * self.each * 32))
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the equalizer."""
+        s = self.settings
+        return s.overlapped_iterations if self.preconditioned else s.cg_iterations
+
+    @property
+    def overlap(self) -> int:
+        """Samples beyond a block, on each side, that the preconditioner reads and changes."""
+        return max(self.settings.last_tap, -self.settings.first_tap)
+
+    @property
+    def order(self) -> int:
+        """Of the preconditioner's DFT, a power of two."""
+        return max(LEAST_ORDER, 1 << (self.span + 2 * self.overlap - 1).bit_length())
 
     @property
     def halo(self) -> int:
@@ -131,13 +159,24 @@ class Geometry:
         return self.stretch * step
 
     @property
+    def blocks(self) -> Blocks | None:
+        """How the preconditioner divides a period, where there is one."""
+        first = self.settings.guard_bins // 2 + 1 + self.settings.first_tap
+        given = Blocks(self.cluster, self.span, self.overlap, self.order, first)
+        return given if self.preconditioned else None
+
+    @property
     def shared_bytes(self) -> int:
-        """Of `struct Shared` in equalize.cu."""
+        """Of `struct Shared` in shared.cuh or shared_preconditioned.cuh."""
         delays, reached, antennas = self.delays, self.span + self.halo, self.settings.antennas
         nodes = antennas * (reached // self.node_step + 2) * (delays | 1)
         vectors = (1 + antennas) * reached + antennas * delays
-        sums = self.cluster * self.threads // 32 + self.settings.cg_iterations
-        return -(-(16 * nodes + 8 * vectors + 12 * delays + 32 + 8 * sums) // 16) * 16
+        sums = self.cluster * self.threads // 32 + self.iterations
+        if self.preconditioned:
+            # Sixteen samples share a root and sixteen halves of a float; few more roots are needed.
+            vectors += self.order - reached + 4 * self.overlap + 5 * self.order // 16
+            vectors += self.order // 256
+        return -(-(16 * nodes + 8 * vectors + 12 * delays + 48 + 8 * sums) // 16) * 16
 
     @property
     def resident(self) -> int:
@@ -171,39 +210,6 @@ class Geometry:
         """Warps of a block of `read_window`."""
         return 8 if self.settings.pilot == "spread" else min(self.settings.n, 32)
 
-    def macros(self) -> dict[str, str]:
-        """Names and values for the compiler."""
-        s = self.settings
-        kp, lp = s.pilot_bin
-        levels = s.modulation.bit_length() // 2
-        whole = {
-            "M": s.m, "N": s.n, "Q": s.q, "GUARD": s.guard_bins, "FIRST_TAP": s.first_tap,
-            "LAST_TAP": s.last_tap, "WINDOW": s.window_delays, "REACH": s.doppler_range,
-            "DOPPLERS": 2 * s.doppler_range + 1, "PILOT_DELAY": kp, "PILOT_DOPPLER": lp,
-            "CYCLE": solved_periods(s) * s.m,
-            "FIRST_PERIOD": -1 if s.waveform == "cp" else 0,
-            "RANKED": ranked(s)[0], "MOST": ranked(s)[1],
-            "ITERATIONS": s.cg_iterations, "AXIS_BITS": levels,
-            "EACH": self.each, "GROUP": self.group, "CLUSTER": self.cluster,
-            "THREADS": self.threads, "NODE_STEP": self.node_step, "MAX_DELAYS": self.delays,
-            "ANTENNAS": s.antennas, "WINDOW_BLOCKS": self.window_blocks,
-            "WINDOW_ROWS": self.window_rows, "EIGENVALUES": eigenvalue_bins(s)[1],
-            "RESIDENT": self.resident, "SHARED_BYTES": self.shared_bytes,
-            "MAILBOX_SLOTS": self.mailbox_slots,
-        }  # fmt: skip
-        real = {
-            "PILOT_AMPLITUDE": s.pilot_amplitude,
-            "TAP_SIGMAS": s.tap_sigmas,
-            "LEVEL_SCALE": s.level_scale,
-        }
-        if s.pilot == "spread":
-            whole |= {"CHIRP": s.chirp_period, "SEEN": int(seen_delays(s)[0])}
-            real["STRIP_AMPLITUDE"] = math.sqrt(s.pilot_energy / s.guard_bins)
-        if s.waveform == "cp":
-            whole |= {"SEQUENCES": channel_shares(s).size, "NOISE_ROW": noise_row(s)}
-            real["LEAST_ENERGY"] = least_energy(s)
-        return {k: f"({v})" for k, v in whole.items()} | {k: f"({v:.9e}f)" for k, v in real.items()}
-
 
 def ranked(settings: Settings) -> tuple[int, int]:
     """How many energies of an antenna are compared with the noise, and how many may be kept.
@@ -228,6 +234,20 @@ def _check(settings: Settings) -> None:
             f"a spread pilot of {settings.guard_bins} delay bins: the CUDA receiver takes {longest}"
             " at most; use a smaller guard, fewer delay bins or --pilot point"
         )
+
+
+def _overlapping(
+    settings: Settings, choices: Sequence[int], platform: Platform
+) -> Iterator[Geometry]:
+    """Those with a preconditioner that fit on Hopper, the fastest first."""
+    # Two blocks of seven to a multiprocessor, with many threads; of fewer, one.
+    divisions = [(each, 7) for each in choices] + [(choices[-1], few) for few in (3, 2, 1)]
+    if settings.antennas > 1:
+        divisions.append((choices[-1], 8))
+    for (each, cluster), stretch in itertools.product(divisions, STRETCHES):
+        geometry = Geometry(settings, each, GROUP, cluster, platform, stretch, True)
+        if geometry.fits and (cluster != 7 or geometry.resident > 1):
+            yield geometry
 
 
 def _measured(settings: Settings, choices: Sequence[int], platform: Platform) -> Iterator[Geometry]:

@@ -32,7 +32,7 @@ __device__ __forceinline__ void forward(const Shared& s, int antenna, int groups
     Group group = s.group[0];
     for (int g = 1; g <= groups; g++) {
         Group next = s.group[g];
-        const Sample* r = s.r + BEHIND + first - group.start;
+        const Sample* r = s.r + OWN + first - group.start;
         add_forward<GROUP>(next.slot - group.slot, r, row + group.slot, part, sum);
         group = next;
     }

@@ -14,6 +14,7 @@ from otfs_pipeline.link.slepian import channel_shares
 from otfs_pipeline.link.smoothing import is_smoothed
 from otfs_pipeline.receiver import pilot
 from otfs_pipeline.receiver.kernels.geometry import Geometry
+from otfs_pipeline.receiver.kernels.macros import macros
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import Tensor, received
 
@@ -47,6 +48,7 @@ KERNELS = {
             "common.cuh",
             "cluster.cuh",
             "layout.cuh",
+            "shared.cuh",
             "cluster_exchange.cuh",
             "products.cuh",
             "setup.cuh",
@@ -103,6 +105,22 @@ WITHOUT_CLUSTERS = {
 """The files that stand for others where a GPU has no clusters."""
 
 
+PRECONDITIONED = (
+    "common.cuh",
+    "cluster.cuh",
+    "layout.cuh",
+    "shared_preconditioned.cuh",
+    "cluster_exchange.cuh",
+    "overlap.cuh",
+    "products.cuh",
+    "setup.cuh",
+    "fourier.cuh",
+    "precondition.cuh",
+    "equalize_preconditioned.cu",
+)
+"""The files of `equalize` where it has a preconditioner."""
+
+
 def kernels(settings: Settings) -> dict[str, Source]:
     """Those of a link, in the order in which they run."""
     if settings.waveform == "cp":
@@ -112,6 +130,8 @@ def kernels(settings: Settings) -> dict[str, Source]:
 
 def files(geometry: Geometry, kernel: str) -> list[str]:
     """The files that a kernel is made of."""
+    if kernel == "equalize" and geometry.preconditioned:
+        return list(PRECONDITIONED)
     other = {} if geometry.platform.clusters else WITHOUT_CLUSTERS
     return [other.get(file, file) for file in kernels(geometry.settings)[kernel].files]
 
@@ -169,11 +189,6 @@ def launches(geometry: Geometry) -> dict[str, Launch]:
         "demap": Launch(geometry.data_blocks, 256, 0),
     }
     return {name: known[name] for name in kernels(s)}
-
-
-def macros(geometry: Geometry) -> str:
-    """The sizes as #define lines."""
-    return "".join(f"#define {k} {v}\n" for k, v in geometry.macros().items())
 
 
 def text(file: str) -> str:

@@ -30,9 +30,10 @@ __device__ Sample coefficient(const Sample* taps, int a, long long n) {
     return sum;
 }
 
-// The groups and their delays' coefficients, scaled; returns how many groups there are.
+// The groups and their delays' coefficients, scaled; s.centre has those at sample `centre` of the period.
+// Returns how many groups there are.
 __device__ int prepare(Shared& s, const Sample* taps, const int* selected, const float (&scale)[ANTENNAS],
-                       int rank, int period) {
+                       int rank, int period, int centre) {
     const int groups = selected[0];
     const long long origin = PILOT_DELAY + (long long)period * M;
     for (int i = threadIdx.x; i <= groups; i += THREADS) {
@@ -49,7 +50,7 @@ __device__ int prepare(Shared& s, const Sample* taps, const int* selected, const
         for (int i = threadIdx.x; i < (NODES + 1) * delays; i += THREADS) {
             int slot = i % delays, node = i / delays, a = s.delay[slot];
             if (node == NODES) {
-                s.centre[antenna][slot] = scale[antenna] * coefficient(own, a, origin + M / 2);
+                s.centre[antenna][slot] = scale[antenna] * coefficient(own, a, origin + centre);
             } else {
                 int j = rank * SPAN - AHEAD + node * NODE_STEP;
                 Sample value = coefficient(own, a, origin + FIRST_SAMPLE + j);

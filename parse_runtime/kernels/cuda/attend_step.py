@@ -147,8 +147,17 @@ def _partial(
     block, part = tl.program_id(0) // share, tl.program_id(0) % share
     head, slot = tl.program_id(1), tl.program_id(2)
     table = tables + tl.load(slots + slot) * table_blocks
+    query = block * QUERIES + tl.arange(0, QUERIES)
+    token, member = slot * length + query // GROUP, head * GROUP + query % GROUP
+    valid = query < length * GROUP
+    cut = tl.load(cuts + token, mask=valid, other=0).to(tl.int32)
+    start = tl.load(starts + token, mask=valid, other=0).to(tl.int32)
+    bits = tl.load(ancestors + token, mask=valid, other=0)
+    if lows is not None:
+        floor = tl.load(lows + token, mask=valid, other=0).to(tl.int32)
     if PARTS is not None:
-        # Every program writes the row's query heads, key and value, to read its own words.
+        # Every program writes the row's query heads, key and value, to read its own words. What is
+        # asked for above comes meanwhile.
         cache += row_place(table, tl.load(rows + slot), kv_block, KV_ROW, BLOCK)
         rotate_group(
             slot, head, tl.num_programs(2), tl.num_programs(1),
@@ -156,12 +165,6 @@ def _partial(
             kv_stride, KV_HEAD, PARTS, GROUP, HEAD_DIM // 2, HEADS, PAIRS,
         )  # fmt: skip
         tl.debug_barrier()
-    query = block * QUERIES + tl.arange(0, QUERIES)
-    token, member = slot * length + query // GROUP, head * GROUP + query % GROUP
-    valid = query < length * GROUP
-    cut = tl.load(cuts + token, mask=valid, other=0).to(tl.int32)
-    start = tl.load(starts + token, mask=valid, other=0).to(tl.int32)
-    bits = tl.load(ancestors + token, mask=valid, other=0)
     low, high = bits.to(tl.int32), (bits >> 32).to(tl.int32)
     end = tl.minimum(start + bit_length(bits), keys)
     cut = tl.minimum(cut, keys)
@@ -169,7 +172,6 @@ def _partial(
     # Where every row sees every key of a tile, there is nothing to mask.
     least = tl.min(tl.where(valid, cut, keys))
     if lows is not None:
-        floor = tl.load(lows + token, mask=valid, other=0).to(tl.int32)
         lowest = tl.min(tl.where(valid & (floor < cut), floor, keys))
         least = 0  # every tile of a window is masked
 

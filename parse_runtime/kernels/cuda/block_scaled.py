@@ -19,8 +19,8 @@ from torch import Tensor
 
 from parse_runtime.kernels.activations import LARGEST, SMALLEST
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.stream import PROCESSORS, shared_memory
 from parse_runtime.kernels.cuda.swiglu import activate, swiglu
+from parse_runtime.kernels.cuda.tiles import PROCESSORS, shared_memory
 from parse_runtime.kernels.quantized import BLOCK, Quantized
 from parse_runtime.kernels.rows import STREAMED_ROWS
 

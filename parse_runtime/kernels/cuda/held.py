@@ -1,13 +1,11 @@
-"""Products of few rows with small matrices, whose weights are there before the rows are.
+"""Products of one row with small matrices, whose weights are there before the row is.
 
 A program owns some columns and a span of K, few enough for its registers: it loads all of its
 weights before it waits for the kernel before it. So memory is read while other kernels run that
-need little of it. How a row is summed depends on the matrix alone, as in `stream.py`.
+need little of it. The row has the bits that `stream.py` and `swiglu.py` give it among others.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -16,49 +14,15 @@ from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import append, hold, rows_of
-from parse_runtime.kernels.cuda.norm import CHUNK, NARROW, norm_scales, normed_row
+from parse_runtime.kernels.cuda.norm import NARROW, norm_scales, normed_row
+from parse_runtime.kernels.cuda.stream import joined
 from parse_runtime.kernels.cuda.swiglu import activate
+from parse_runtime.kernels.cuda.tiles import HELD_DEPTH, Holding, holding
 from parse_runtime.kernels.cuda.unite import FEW, Partial, united
 from parse_runtime.kernels.quantized import Weight, split
 
-DEPTH, COLUMNS = CHUNK, 64
-"""Of a tile: 16 columns a warp, as an instruction takes with eight rows."""
-MOST_TILES = 4
-"""Tiles that the registers of a program hold. Of gates and values, twice as many of half the size.
-"""
-PROGRAMS, MOST_PROGRAMS = 64, 264
-"""Programs that keep a Hopper GPU's 132 multiprocessors busy (benchmarks/results/parse_fused.json),
-and that they hold at a time."""
-ROWS, SHARE = 8, 32
-"""Rows that are multiplied at a time, and those that a program multiplies one after the other."""
-
-
-@dataclass(frozen=True)
-class Holding:
-    """Spans of K, tiles of a span, columns of a tile."""
-
-    spans: int
-    tiles: int
-    columns: int
-
-
-def holding(weight: Weight, gated: bool = False) -> Holding | None:
-    """None where programs cannot hold a matrix [N, K]; of gates and values K is not split."""
-    values, scale = split(weight)
-    n, k = values.shape
-    if scale is not None or values.dtype.itemsize != 2 or k % DEPTH or values.stride(1) != 1:
-        return None
-    half = 2 if gated else 1
-    columns, most, tiles = COLUMNS // half, MOST_TILES * half, k // DEPTH
-    spans = [s for s in range(1, tiles + 1) if tiles % s == 0 and tiles // s <= most]
-    if gated:
-        spans = [s for s in spans if s == 1]
-    blocks = triton.cdiv(n, columns)
-    busy = [s for s in spans if blocks * s >= PROGRAMS]
-    chosen = busy[0] if busy else max(spans, default=MOST_PROGRAMS + 1)
-    if blocks * chosen > MOST_PROGRAMS:
-        return None
-    return Holding(chosen, tiles // chosen, columns)
+ROWS = 8
+"""Of a tensor core's tile: the one row, and zeros."""
 
 
 @opaque
@@ -66,7 +30,7 @@ def held_product(
     x: Tensor, weight: Weight, bias: Tensor | None, gated: bool = False, gelu: bool = False,
     how: Holding | None = None,
 ) -> Tensor | None:  # fmt: skip
-    """Parts [S, T, N] of x [T, K] times weight transposed; if gated, [1, T, N / 2] of x's dtype.
+    """Parts [S, 1, N] of x [1, K] times weight transposed; if gated, [1, 1, N / 2] of x's dtype.
 
     None where the weight cannot be held, as of the functions below.
     """
@@ -74,13 +38,11 @@ def held_product(
     if how is None:
         return None
     values, _ = split(weight)
-    count, n = x.shape[0], values.shape[0]
-    if x.stride(1) != 1:
-        x = x.contiguous()
-    out = _result(how, count, n, x.dtype, x.device, gated)
-    _held_rows[triton.cdiv(count, SHARE), triton.cdiv(n, how.columns), how.spans](
-        x, values, bias, out, count, n, x.stride(0), values.stride(0),
-        ROWS=ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles,
+    n = values.shape[0]
+    out = _result(how, n, x.dtype, x.device, gated)
+    _held_row[1, triton.cdiv(n, how.columns), how.spans](
+        x.contiguous(), values, bias, out, n, values.stride(0),
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles, JOINED=how.joined,
         GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
@@ -91,7 +53,7 @@ def normed_product(
     x: Tensor, residual: Tensor | None, norm: Tensor, eps: float, offset: float, weight: Weight,
     bias: Tensor | None, gated: bool = False, gelu: bool = False, how: Holding | None = None,
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
-    """`held_product` of one row that `add_rms_norm` normalizes, and the sum that it normalizes."""
+    """`held_product` of a row that `add_rms_norm` normalizes, and the sum that it normalizes."""
     how = how or holding(weight, gated)
     if how is None or split(weight)[0].shape[1] > NARROW:
         return None
@@ -99,11 +61,11 @@ def normed_product(
     values, _ = split(weight)
     n, width = values.shape
     total = torch.empty(1, width, dtype=norm.dtype, device=x.device)
-    out = _result(how, 1, n, norm.dtype, x.device, gated)
+    out = _result(how, n, norm.dtype, x.device, gated)
     _held_normed[1, triton.cdiv(n, how.columns), how.spans](
         parts, residual, norm, total, values, bias, out, n, values.stride(0), eps, offset,
         PARTS=parts.shape[0], SPANS=how.spans,
-        ROWS=ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles, JOINED=how.joined,
         GATED=gated, GELU=gelu, num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out, total
@@ -111,48 +73,43 @@ def normed_product(
 
 @opaque
 def united_product(partial: Partial, weight: Weight, how: Holding | None = None) -> Tensor | None:
-    """`held_product` of one row whose spans of attention are not united yet, if they are few."""
+    """`held_product` of a row whose spans of attention are not united yet, if they are few."""
     how = how or holding(weight)
     count, _, spans, head_dim = partial.sums.shape
     if how is None or count > 1 or spans > FEW:
         return None
     values, _ = split(weight)
     n = values.shape[0]
-    out = _result(how, 1, n, partial.dtype, values.device, False)
+    out = _result(how, n, partial.dtype, values.device, False)
     _held_united[1, triton.cdiv(n, how.columns), how.spans](
         partial.sums, partial.tops, partial.totals, *partial.seen, values, out, n,
         values.stride(0), HEAD_DIM=head_dim, SPAN=partial.span, SPANS=spans,
-        ROWS=ROWS, COLUMNS=how.columns, DEPTH=DEPTH, TILES=how.tiles,
+        ROWS=ROWS, COLUMNS=how.columns, DEPTH=HELD_DEPTH, TILES=how.tiles, JOINED=how.joined,
         num_warps=4, num_stages=1, **OPTIONS,
     )  # fmt: skip
     return out
 
 
-def _result(
-    how: Holding, count: int, n: int, dtype: torch.dtype, device: torch.device, gated: bool
-) -> Tensor:
+def _result(how: Holding, n: int, dtype: torch.dtype, device: torch.device, gated: bool) -> Tensor:
     if gated:
-        return torch.empty(1, count, n // 2, dtype=dtype, device=device)
-    return torch.empty(how.spans, count, n, dtype=torch.float32, device=device)
+        return torch.empty(1, 1, n // 2, dtype=dtype, device=device)
+    return torch.empty(how.spans, 1, n, dtype=torch.float32, device=device)
 
 
-# Values of a count would choose other machine code, and so perhaps other bits.
-@triton.jit(do_not_specialize=["count"])
-def _held_rows(
-    x, weight, bias, out, count, n, x_stride, w_stride,
+@triton.jit
+def _held_row(
+    x, weight, bias, out, n, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
-    GATED: tl.constexpr, GELU: tl.constexpr,
+    JOINED: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
     wait()
     x += tl.program_id(2) * TILES * DEPTH
-    for first in tl.range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
-        row = first + tl.arange(0, ROWS)
-        x_row = x + row.to(tl.int64)[:, None] * x_stride
-        rows = rows_of(x_row, (row < count)[:, None], 0, DEPTH, TILES)
-        total = product(rows, held, TILES)
-        finish(total, bias, out, row, count, n, COLUMNS, GATED, GELU)
+    row = tl.arange(0, ROWS)[:, None]
+    rows = rows_of(x + row * 0, row == 0, 0, DEPTH, TILES)
+    total = product(rows, held, bias, n, COLUMNS, TILES, JOINED)
+    finish(total, out, n, COLUMNS, GATED, GELU)
 
 
 @triton.jit
@@ -160,7 +117,7 @@ def _held_normed(
     parts, residual, norm, entered, weight, bias, out, n, w_stride, eps, offset,
     PARTS: tl.constexpr, SPANS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
-    GATED: tl.constexpr, GELU: tl.constexpr,
+    JOINED: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, GATED)
@@ -179,9 +136,9 @@ def _held_normed(
         for other in tl.static_range(1, SPANS):
             own = tl.where(span == other, ys[other * TILES + tile], own)
         tiles = append(tiles, own)
-    row = tl.arange(0, ROWS)
-    total = product(only_row(tiles, row, TILES), held, TILES)
-    finish(total, bias, out, row, 1, n, COLUMNS, GATED, GELU)
+    rows = only_row(tiles, ROWS, TILES)
+    total = product(rows, held, bias, n, COLUMNS, TILES, JOINED)
+    finish(total, out, n, COLUMNS, GATED, GELU)
 
 
 @triton.jit(do_not_specialize=["tops", "totals", "keys"])
@@ -189,6 +146,7 @@ def _held_united(
     sums, tops, totals, cuts, starts, ancestors, lows, keys, weight, out, n, w_stride,
     HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, SPANS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TILES: tl.constexpr,
+    JOINED: tl.constexpr,
 ):  # fmt: skip
     release()
     held = hold_part(weight, n, w_stride, COLUMNS, DEPTH, TILES, False)
@@ -201,18 +159,9 @@ def _held_united(
             keys, HEAD_DIM, SPAN, SPANS,
         )  # fmt: skip
         tiles = append(tiles, x.to(weight.dtype.element_ty))
-    row = tl.arange(0, ROWS)
-    total = product(only_row(tiles, row, TILES), held, TILES)
-    finish(total, None, out, row, 1, n, COLUMNS, False, False)
-
-
-@triton.jit
-def only_row(tiles, row, TILES: tl.constexpr):
-    """Tiles of rows that are zero but for the first."""
-    rows = ()
-    for tile in tl.static_range(TILES):
-        rows = append(rows, tl.where((row == 0)[:, None], tiles[tile][None, :], 0.0))
-    return rows
+    rows = only_row(tiles, ROWS, TILES)
+    total = product(rows, held, None, n, COLUMNS, TILES, JOINED)
+    finish(total, out, n, COLUMNS, False, False)
 
 
 @triton.jit
@@ -231,33 +180,47 @@ def hold_part(
 
 
 @triton.jit
-def product(rows, held, TILES: tl.constexpr):
-    """[rows, columns] of tiles of rows and of a weight.
+def only_row(tiles, ROWS: tl.constexpr, TILES: tl.constexpr):
+    """Tiles of ROWS rows that are zero but for the first."""
+    first = (tl.arange(0, ROWS) == 0)[:, None]
+    rows = ()
+    for tile in tl.static_range(TILES):
+        rows = append(rows, tl.where(first, tiles[tile][None, :], 0.0))
+    return rows
+
+
+@triton.jit
+def product(
+    rows, held, bias, n, COLUMNS: tl.constexpr, TILES: tl.constexpr, JOINED: tl.constexpr
+):  # fmt: skip
+    """[rows, columns] of tiles of rows and of a weight, of as many streamed spans as are JOINED.
 
     Each tile is a product of its own: one after the other they would wait for each other. Columns
     come first, as an instruction takes 16 of these and only eight rows.
     """
-    total = tl.dot(held[0], rows[0].T, input_precision="ieee")
-    for tile in tl.static_range(1, TILES):
-        total = tl.fma(tl.dot(held[tile], rows[tile].T, input_precision="ieee"), 1.0, total)
-    return total.T
+    each: tl.constexpr = TILES // JOINED
+    sums = ()
+    for span in tl.static_range(JOINED):
+        total = tl.zeros((COLUMNS, rows[0].shape[0]), tl.float32)
+        for tile in tl.static_range(span * each, span * each + each):
+            total = tl.fma(tl.dot(held[tile], rows[tile].T, input_precision="ieee"), 1.0, total)
+        if bias is not None and span == 0 and tl.program_id(2) == 0:
+            column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+            total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
+        sums = append(sums, total)
+    return joined(sums, JOINED).T
 
 
 @triton.jit
-def finish(
-    total, bias, out, row, count, n,
-    COLUMNS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
-):  # fmt: skip
-    """Store a program's part."""
+def finish(total, out, n, COLUMNS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr):
+    """Store a program's part, of the first row."""
     column, span = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(2)
-    there = (row < count)[:, None]
+    first = (tl.arange(0, total.shape[0]) == 0)[:, None]
     if GATED:
         gate, up = tl.split(total.reshape(total.shape[0], COLUMNS // 2, 2))
         column = tl.program_id(1) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
-        out += row.to(tl.int64)[:, None] * (n // 2) + column[None, :]
-        tl.store(out, activate(gate, GELU) * up, there & (column < n // 2)[None, :])
+        place = tl.broadcast_to(out + column[None, :], gate.shape)
+        tl.store(place, activate(gate, GELU) * up, first & (column < n // 2)[None, :])
     else:
-        if bias is not None and span == 0:
-            total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[None, :]
-        out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
-        tl.store(out, total, there & (column < n)[None, :])
+        place = tl.broadcast_to(out + (span * n + column)[None, :], total.shape)
+        tl.store(place, total, first & (column < n)[None, :])

@@ -11,9 +11,10 @@ from parse_runtime.kernels.cuda.block_scaled import QuantizedRows, to_fp8
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import append
 from parse_runtime.kernels.cuda.stream import sum_parts
+from parse_runtime.kernels.cuda.tiles import HELD_DEPTH
 from parse_runtime.kernels.quantized import BLOCK
 
-CHUNK, NARROW = 128, 1024
+CHUNK, NARROW = HELD_DEPTH, 1024
 """A row up to NARROW is read in chunks, an element a thread: as products do that normalize one."""
 
 

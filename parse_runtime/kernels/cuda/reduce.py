@@ -13,6 +13,7 @@ from torch import Tensor
 from foundryc.cuda.exchange import (
     DTYPES,
     WORD,
+    Exchange,
     as_word,
     as_words,
     await_sums,
@@ -25,6 +26,7 @@ from foundryc.cuda.exchange import (
 )
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
+from parse_runtime.kernels.cuda.shares import Sent
 from parse_runtime.kernels.cuda.stream import sum_parts
 
 REGISTERS = 80
@@ -42,25 +44,45 @@ def reduce_add_rms_norm(
     A row's bits depend on that row alone.
     """
     parts = x.contiguous() if x.dim() == 3 else x.contiguous()[None]
-    spans, count, width = parts.shape
+    _, count, width = parts.shape
     normed = torch.empty(count, width, dtype=weight.dtype, device=x.device)
     total = torch.empty_like(normed)
-    row = width // DTYPES[weight.dtype]
+    held = ranks.capacity // (width // DTYPES[weight.dtype] * WORD)
+    for first in range(0, count, held):
+        rows = slice(first, min(first + held, count))
+        _launch(
+            parts[:, rows], None if residual is None else residual[rows], weight, normed[rows],
+            total[rows], parameters(ranks), ranks.world, count * width, eps, offset,
+        )  # fmt: skip
+    return normed, total
+
+
+@opaque
+def gather_add_rms_norm(
+    sent: Sent, residual: Tensor | None, weight: Tensor, eps: float, offset: float
+) -> tuple[Tensor, Tensor]:
+    """As `reduce_add_rms_norm`, of shares that have been sent."""
+    normed = torch.empty(sent.count, sent.width, dtype=weight.dtype, device=weight.device)
+    total = torch.empty_like(normed)
+    _launch(None, residual, weight, normed, total, sent.exchange, sent.world, 0, eps, offset)
+    return normed, total
+
+
+def _launch(
+    parts: Tensor | None, residual: Tensor | None, weight: Tensor, normed: Tensor, total: Tensor,
+    exchange: Exchange, world: int, span: int, eps: float, offset: float,
+) -> None:  # fmt: skip
+    row = weight.shape[0] // DTYPES[weight.dtype]
     block = triton.next_power_of_2(row)
     warps = min(16, max(1, block // 128))
     # With all that the compiler would take, no program could start beside those of a product.
-    bound = {"maxnreg": REGISTERS} if block <= 256 * warps and ranks.world <= 4 else {}
-    held = ranks.capacity // (row * WORD)
-    for first in range(0, count, held):
-        rows = min(held, count - first)
-        _reduce_add_rms_norm[(rows,)](
-            parts[:, first:], None if residual is None else as_words(residual[first:]),
-            as_words(weight), as_words(normed[first:]), as_words(total[first:]),
-            *parameters(ranks), row, count * width, eps, offset,
-            SPANS=spans, WORLD=ranks.world, PAIRS=weight.dtype == torch.bfloat16, BLOCK=block,
-            num_warps=warps, **bound, **OPTIONS,
-        )  # fmt: skip
-    return normed, total
+    bound = {"maxnreg": REGISTERS} if block <= 256 * warps and world <= 4 else {}
+    _reduce_add_rms_norm[(normed.shape[0],)](
+        parts, None if residual is None else as_words(residual), as_words(weight),
+        as_words(normed), as_words(total), *exchange, row, span, eps, offset,
+        SPANS=0 if parts is None else parts.shape[0], WORLD=world,
+        PAIRS=weight.dtype == torch.bfloat16, BLOCK=block, num_warps=warps, **bound, **OPTIONS,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["buffer", "span"])
@@ -77,14 +99,15 @@ def _reduce_add_rms_norm(
     rank, ranks = tl.load(state), tl.load(state + 1)
     wait()
     here = row * width + at
-    if PAIRS:
-        both = 2 * here[:, None] + tl.arange(0, 2)[None, :]
-        low, high = tl.split(sum_parts(parts + both, there[:, None], span, SPANS))
-    else:
-        low = sum_parts(parts + here, there, span, SPANS)
-        high = low
-    place = slabs + buffer + rank * capacity + here
-    send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS)
+    if SPANS > 0:  # else a product has sent them
+        if PAIRS:
+            both = 2 * here[:, None] + tl.arange(0, 2)[None, :]
+            low, high = tl.split(sum_parts(parts + both, there[:, None], span, SPANS))
+        else:
+            low = sum_parts(parts + here, there, span, SPANS)
+            high = low
+        place = slabs + buffer + rank * capacity + here
+        send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS)
     if residual is not None:  # read while words are on their way
         before = tl.load(residual + here, there, other=0)
     own = slabs + rank.to(tl.int64) * slab + buffer + here

@@ -10,111 +10,17 @@ float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
-from parse_runtime.kernels.cuda.early import hold, rows_of
+from parse_runtime.kernels.cuda.early import append, hold, rows_of
+from parse_runtime.kernels.cuda.tiles import Tiles, choose, tile_rows
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
-from parse_runtime.kernels.streamed import shared
 
-
-@dataclass(frozen=True)
-class Tiles:
-    """Columns and K of a tile, spans of K, pipeline stages, tiles that are held before a wait.
-
-    Columns, stages and held tiles leave a row's bits alone, and so does K where there are neither
-    spans nor scales.
-    """
-
-    columns: int
-    depth: int
-    spans: int
-    stages: int
-    early: int = 0
-
-    @property
-    def options(self) -> dict[str, int]:
-        """Launch options: with more registers fewer programs would fit beside each other."""
-        bound = {"maxnreg": REGISTERS} if self.early else {}
-        return {"num_warps": 4, "num_stages": self.stages, **bound}
-
-
-def choose(weight: Tensor, dtype: torch.dtype, count: int, most_spans: int | None = None) -> Tiles:
-    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_linear.json).
-
-    A tile is no larger than a block of scales, and divides it.
-    """
-    n, k = weight.shape
-    # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
-    deepest = BLOCK if dtype.itemsize == 2 else 32
-    depth = min(deepest, max(16, triton.next_power_of_2(k)))
-    scaled = weight.dtype.itemsize == 1  # by tile: its depth counts for a row's bits
-    blocks = triton.cdiv(n, COLUMNS)
-    limit = most_spans or MOST_SPANS
-    most = min(limit, max(1, k // (2 * depth)))
-    once = min(max(1, PROCESSORS // blocks), most)
-    if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
-        # One program a multiprocessor, with all of its shared memory for what is on its way.
-        tiles = Tiles(COLUMNS, depth, once, 6)
-    elif blocks <= 2 * PROCESSORS:
-        spans = min(limit, 4, max(1, k // 256))
-        tiles = Tiles(COLUMNS, min(depth, 64), spans, 4 if spans > 1 else 6)
-    elif blocks <= 1.05 * RESIDENT or (count > 16 and not scaled):
-        # Of few more than are resident with deep tiles the last would run alone.
-        tiles = Tiles(COLUMNS, min(depth, 64), 1, 4)
-    else:
-        tiles = Tiles(COLUMNS, depth, 1, 3)
-    tiles = fitting(tiles, count, dtype)
-    few = count <= 16 and blocks * tiles.spans <= RESIDENT
-    if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
-        tiles = replace(tiles, early=_early(tiles, k // tiles.depth))
-    return tiles
-
-
-def _early(tiles: Tiles, count: int) -> int:
-    """Of so many tiles those that a program holds, which every span must have."""
-    last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
-    return max(0, min(EARLY // tiles.depth, int(last)))
-
-
-def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
-    """With as many stages as shared memory has room for."""
-    stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
-    stages = max(1, min(tiles.stages, shared_memory() // stage))
-    return replace(tiles, stages=stages)
-
-
-@cache
-def shared_memory() -> int:
-    """Bytes that a program may have, some left for what else it keeps there."""
-    most = 227 << 10  # Hopper's
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties()
-        most = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
-    return most - (4 << 10)
-
-
-COLUMNS = 64
-"""The least that Hopper's tensor cores take of the larger side."""
-PROCESSORS = 132
-"""Multiprocessors of a Hopper GPU."""
-MOST_SPANS = 8
-RESIDENT = 3 * PROCESSORS
-"""Programs that are on a device at once: where there are more, most do not start early."""
-EARLY, REGISTERS = 384, 168
-"""Columns of a weight that a program holds before it waits, and a thread's registers then."""
 _BLOCK = tl.constexpr(BLOCK)
-
-
-def tile_rows(count: int) -> int:
-    """Rows of a tile; any gives the same bits."""
-    return 16 if count <= 16 else 32 if count <= 32 else 64
 
 
 @opaque
@@ -152,7 +58,7 @@ def _launch(
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=tiles.early, **tiles.options, **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, APART=tiles.apart, **tiles.options, **OPTIONS,
     )  # fmt: skip
     return parts
 
@@ -162,13 +68,29 @@ def _launch(
 def _stream(
     x, weight, scale, bias, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    span, tiles = tl.program_id(2), tl.cdiv(k, DEPTH)
-    share = tl.cdiv(tiles, tl.num_programs(2))
+    span = tl.program_id(2)
+    total = stream_tile(
+        x, weight, scale, bias, row, column, span, tl.num_programs(2), count, n, k,
+        x_stride, w_stride, DEPTH, EVEN, STAGES, EARLY, APART,
+    )  # fmt: skip
+    out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
+    tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
+
+
+@triton.jit
+def stream_tile(
+    x, weight, scale, bias, row, column, span, spans, count, n, k, x_stride, w_stride,
+    DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    APART: tl.constexpr,
+):  # fmt: skip
+    """A span's sums [columns, rows] of a product, for a kernel that has not waited yet."""
+    tiles = tl.cdiv(k, DEPTH)
+    share = tl.cdiv(tiles, spans)
     first, last = span * share, tl.minimum(span * share + share, tiles)
     # Columns past the end read the last one: a clamp costs less than a mask.
     w_row = weight + tl.minimum(column, n - 1).to(tl.int64)[:, None] * w_stride
@@ -176,21 +98,21 @@ def _stream(
     wait()
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
-        scale = scales(scale, 0, n, tl.program_id(1) * COLUMNS, k)
+        scale = scales(scale, 0, n, tl.program_id(1) * column.shape[0], k)
     depth = tl.arange(0, DEPTH)
-    total = tl.zeros((COLUMNS, ROWS), tl.float32)
+    total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
     rows = rows_of(x_row, (row < count)[:, None], first, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
-        total = add_product(total, held[tile], rows[tile], scale, (first + tile) * DEPTH)
+        begin = (first + tile) * DEPTH
+        total = add_product(total, held[tile], rows[tile], scale, begin, APART=APART)
     for tile in tl.range(first + EARLY, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = add_product(total, w, a, scale, tile * DEPTH)
+        total = add_product(total, w, a, scale, tile * DEPTH, APART=APART)
     if bias is not None and span == 0:
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
-    out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
-    tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
+    return total
 
 
 @triton.jit
@@ -214,13 +136,17 @@ def scales(scale, matrix, n, row, k):
 
 
 @triton.jit
-def add_product(total, weight, a, scale, at, a_scale=None, a_stride=0):
+def add_product(total, weight, a, scale, at, a_scale=None, a_stride=0, APART: tl.constexpr = False):
     """total + a tile of a weight, which begins `at` columns into its rows, times rows `a`.
 
     `scale` may be one place for the tile, or one for each of its rows, [rows, 1]. `a_scale` is
-    where the first scale of each of the rows `a` is, if these have scales, too.
+    where the first scale of each of the rows `a` is, if these have scales, too. With APART a tile
+    without a scale is a product of its own, too, as it is where weights are held (`held.py`).
     """
-    if scale is None:
+    if APART and scale is None:
+        # By an addition alone the compiler would make one chain of both again.
+        return tl.fma(tl.dot(weight, a.T, input_precision="ieee"), 1.0, total)
+    elif scale is None:
         return tl.dot(weight, a.T, total, input_precision="ieee")
     else:
         tl.static_assert(_BLOCK % weight.shape[0] == 0 and _BLOCK % weight.shape[1] == 0)
@@ -248,9 +174,25 @@ def _add(parts, out, n, SPANS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def sum_parts(parts, there, stride, SPANS: tl.constexpr):
-    """Float32 sum of SPANS parts that lie `stride` apart, in ascending order."""
+    """Float32 sum of SPANS parts that lie `stride` apart, in the order of `joined`."""
     other: tl.constexpr = None if there is None else 0.0
-    total = tl.load(parts, there, other=other).to(tl.float32)
-    for span in tl.static_range(1, SPANS):
-        total += tl.load(parts + span * stride, there, other=other)
-    return total
+    sums = ()
+    for span in tl.static_range(SPANS):
+        part = tl.load(parts + span * stride, there, other=other)
+        sums = append(sums, part.to(tl.float32))
+    return joined(sums, SPANS)
+
+
+@triton.jit
+def joined(sums, COUNT: tl.constexpr):
+    """Their sum: of 4 or 8 neighbours first, so that a kernel may leave pairs or fours joined."""
+    if COUNT == 8:
+        left = (sums[0] + sums[1]) + (sums[2] + sums[3])
+        return left + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
+    elif COUNT == 4:
+        return (sums[0] + sums[1]) + (sums[2] + sums[3])
+    else:
+        total = sums[0]
+        for other in tl.static_range(1, COUNT):
+            total += sums[other]
+        return total

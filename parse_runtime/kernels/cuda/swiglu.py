@@ -10,15 +10,13 @@ from torch import Tensor
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.cuda.stream import (
-    Tiles,
     add_product,
-    choose,
     halves,
     load_rows,
     load_weight,
     scales,
-    tile_rows,
 )
+from parse_runtime.kernels.cuda.tiles import Tiles, choose, tile_rows
 from parse_runtime.kernels.quantized import Weight, split
 
 
@@ -39,7 +37,7 @@ def stream_swiglu(
     """`parse_runtime.kernels.swiglu.linear_swiglu` for few rows."""
     values, scale = split(gate_up)
     count, n, k = x.shape[0], values.shape[0] // 2, values.shape[1]
-    tiles = tiles or choose(values, x.dtype, count, most_spans=1)
+    tiles = tiles or choose(values, x.dtype, count, gated=True)
     if x.stride(1) != 1:
         x = x.contiguous()
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
@@ -47,7 +45,8 @@ def stream_swiglu(
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](
         x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns // 2, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=tiles.early, GELU=gelu, **tiles.options, **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, APART=tiles.apart, GELU=gelu, **tiles.options,
+        **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -67,7 +66,7 @@ def _swiglu(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
 def _stream_swiglu(
     x, weight, scale, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr, GELU: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, APART: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -85,12 +84,12 @@ def _stream_swiglu(
     total = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
     rows = rows_of(x_row, (row < count)[:, None], 0, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
-        total = add_product(total, held[tile], rows[tile], scale, tile * DEPTH)
+        total = add_product(total, held[tile], rows[tile], scale, tile * DEPTH, APART=APART)
     for tile in tl.range(EARLY, last, num_stages=STAGES):
         at = tile * DEPTH + depth[None, :]
         w = load_weight(w_row, at, k, EVEN)
         a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = add_product(total, w, a, scale, tile * DEPTH)
+        total = add_product(total, w, a, scale, tile * DEPTH, APART=APART)
     gate, up = halves(total)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     out += row.to(tl.int64)[:, None] * n + column[None, :]

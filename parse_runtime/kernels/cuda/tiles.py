@@ -1,0 +1,168 @@
+"""How products of few rows are cut: into tiles of columns and of K, and into spans of K.
+
+The order of a row's sums follows from it. So it depends on the matrix alone, and two kernels that
+multiply by one matrix, one that holds it and one that streams it, have the same spans and tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+
+from parse_runtime.kernels.quantized import BLOCK, Weight, split
+from parse_runtime.kernels.streamed import shared
+
+COLUMNS = 64
+"""The least that Hopper's tensor cores take of the larger side."""
+PROCESSORS = 132
+"""Multiprocessors of a Hopper GPU."""
+MOST_SPANS = 8
+RESIDENT = 3 * PROCESSORS
+"""Programs that are on a device at once: where there are more, most do not start early."""
+EARLY, REGISTERS = 384, 168
+"""Columns of a weight that a program holds before it waits, and a thread's registers then,"""
+MORE_EARLY, MORE_REGISTERS = 640, 255
+"""and where a multiprocessor has two programs at most."""
+HELD_DEPTH, HELD_TILES = 128, 4
+"""K of a held tile, and such tiles that the registers of a program hold. Of gates and values, twice
+as many of half the columns."""
+HELD_PROGRAMS, MOST_HELD = 64, 2 * PROCESSORS
+"""Programs that suffice to read a held matrix, and those that a GPU has at a time: fewer leave
+fewer sums for each program of the next kernel (benchmarks/results/parse_held.json)."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Columns and K of a tile, spans of K, pipeline stages, tiles that are held before a wait.
+
+    Columns, stages and held tiles leave a row's bits alone, and so does K where there are neither
+    spans nor scales, nor tiles that are products of their own (`apart`).
+    """
+
+    columns: int
+    depth: int
+    spans: int
+    stages: int
+    early: int = 0
+    apart: bool = False
+    registers: int | None = None
+    """Of a thread that holds some: with more, fewer programs would fit beside each other."""
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Launch options."""
+        bound = {} if self.registers is None else {"maxnreg": self.registers}
+        return {"num_warps": 4, "num_stages": self.stages, **bound}
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Spans of K, tiles of a span, columns of a tile; streamed spans that one of these joins."""
+
+    spans: int
+    tiles: int
+    columns: int
+    joined: int
+
+
+def holding(weight: Weight, gated: bool = False) -> Holding | None:
+    """How programs hold a matrix [N, K]; None where they cannot.
+
+    Tiles of K are products of their own then, in whichever kernel.
+    """
+    values, scale = split(weight)
+    n, k = values.shape
+    half = 2 if gated else 1
+    streamed = _streamed(values, values.dtype, 1, gated)
+    spans, tiles = streamed.spans, k // (streamed.spans * HELD_DEPTH)
+    whole = k == spans * tiles * HELD_DEPTH
+    # Only of 16-bit weights are tiles so deep.
+    if scale is not None or streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES * half:
+        return None
+    programs = triton.cdiv(n, COLUMNS // half) * spans
+    # Of other numbers of spans the sums are added one after the other (`joined` in `stream.py`).
+    counts = [1, 2, 4, 8] if spans in (2, 4, 8) else [1]
+    few = min(spans, HELD_TILES // tiles, programs // HELD_PROGRAMS)
+    joined = max((count for count in counts if count <= few), default=1)
+    if programs > MOST_HELD * joined:
+        return None
+    return Holding(spans // joined, tiles * joined, COLUMNS // half, joined)
+
+
+def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
+    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_linear.json).
+
+    A tile is no larger than a block of scales, and divides it.
+    """
+    n, k = weight.shape
+    scaled = weight.dtype.itemsize == 1  # by tile: its depth counts for a row's bits
+    blocks = triton.cdiv(n, COLUMNS)
+    tiles = _streamed(weight, dtype, count, gated)
+    if not shared() and holding(weight, gated) is not None:
+        tiles = replace(tiles, apart=True)
+    tiles = fitting(tiles, count, dtype)
+    few = count <= 16 and blocks * tiles.spans <= RESIDENT
+    if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
+        tiles = _with_early(tiles, blocks, k)
+    return tiles
+
+
+def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tiles:
+    """Of gates and values K is not split."""
+    n, k = weight.shape
+    limit = 1 if gated else MOST_SPANS
+    # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
+    deepest = BLOCK if dtype.itemsize == 2 else 32
+    depth = min(deepest, max(16, triton.next_power_of_2(k)))
+    blocks = triton.cdiv(n, COLUMNS)
+    most = min(limit, max(1, k // (2 * depth)))
+    once = min(max(1, PROCESSORS // blocks), most)
+    if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
+        # One program a multiprocessor, with all of its shared memory for what is on its way.
+        return Tiles(COLUMNS, depth, once, 6)
+    if blocks <= 2 * PROCESSORS:
+        spans = min(limit, 4, max(1, k // 256))
+        return Tiles(COLUMNS, min(depth, 64), spans, 4 if spans > 1 else 6)
+    if blocks <= 1.05 * RESIDENT or (count > 16 and weight.dtype.itemsize != 1):
+        # Of few more than are resident with deep tiles the last would run alone.
+        return Tiles(COLUMNS, min(depth, 64), 1, 4)
+    return Tiles(COLUMNS, depth, 1, 3)
+
+
+def _with_early(tiles: Tiles, blocks: int, k: int) -> Tiles:
+    """Tiles of which a program holds the first ones; every span must have as many."""
+    early, registers = EARLY, REGISTERS
+    if tiles.spans == 1 and PROCESSORS < blocks <= 2 * PROCESSORS and k % BLOCK == 0:
+        # Most multiprocessors have one program, which reads for two.
+        tiles = Tiles(COLUMNS, BLOCK, 1, 5)
+        early, registers = MORE_EARLY, MORE_REGISTERS
+    count = k // tiles.depth
+    last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
+    early = max(0, min(early // tiles.depth, last))
+    return replace(tiles, early=early, registers=registers if early else None)
+
+
+def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
+    """With as many stages as shared memory has room for."""
+    stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
+    stages = max(1, min(tiles.stages, shared_memory() // stage))
+    return replace(tiles, stages=stages)
+
+
+@cache
+def shared_memory() -> int:
+    """Bytes that a program may have, some left for what else it keeps there."""
+    most = 227 << 10  # Hopper's
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties()
+        most = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return most - (4 << 10)
+
+
+def tile_rows(count: int) -> int:
+    """Rows of a tile; any gives the same bits."""
+    return 16 if count <= 16 else 32 if count <= 32 else 64
