@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from parse_runtime.kernels.evidence import by_cut, least_sure, whole_tiles
+from parse_runtime.kernels.gather import chained, elements_at, rows_at, widened
 from parse_runtime.kernels.likelihood import token_likelihood
-from parse_runtime.models.acceptance import select
-from parse_runtime.models.evidence import verdicts
+from parse_runtime.kernels.verdicts import judged
 from parse_runtime.signature.evidence import FLOOR, UNLIKELY
 
 Inputs = Mapping[str, Tensor]
@@ -48,22 +48,21 @@ class Judging:
         drafts = threshold.shape[0]
         if "score" in inputs:
             scores, evidence = self._evidence(inputs, hidden, drafts)
-            judged = verdicts(evidence, inputs["score"].view(drafts, -1))
+            score = inputs["score"].view(drafts, -1)
             found = {"evidence": evidence.view(*wanted.shape, -1)}
         else:
-            ends = hidden.index_select(0, wanted.flatten())
-            scores, found = self.logits(ends), {}
-            chosen = self._chosen(ends, scores).view(drafts, -1, 2)
-            judged = chosen.softmax(-1)[..., 0].contiguous()
+            ends = rows_at(hidden, wanted.flatten())
+            scores, score, found = self.logits(ends), None, {}
+            evidence = self._chosen(ends, scores).view(drafts, -1, 2)
         count, rule = inputs["rule"].view(2, drafts).unbind(0)
-        kept = select(judged, count, threshold, rule)
-        logits = scores.float().view(*wanted.shape, -1)
-        return {"verdicts": judged.view(wanted.shape), "kept": kept, "logits": logits, **found}
+        verdicts, kept = judged(evidence, score, count, threshold, rule)
+        logits = widened(scores).view(*wanted.shape, -1)
+        return {"verdicts": verdicts.view(wanted.shape), "kept": kept, "logits": logits, **found}
 
     def _chosen(self, hidden: Tensor, scores: Tensor) -> Tensor:
         """Float32 [D * K, 2]: logits of yes and no. In bfloat16 they would come in eighths."""
         if scores.dtype == torch.float32:
-            return scores.index_select(1, self.words)
+            return elements_at(scores, self.words)
         return self.logits_of(hidden, self.words)
 
     def _evidence(self, inputs: Inputs, hidden: Tensor, drafts: int) -> tuple[Tensor, Tensor]:
@@ -72,25 +71,19 @@ class Judging:
         wanted = inputs["wanted"].view(drafts, -1)
         cuts, scored = wanted.shape[1], inputs["scored"].view(4, drafts, -1)
         _, tokens, segments, places = scored.unbind(0)
-        numbers = self.digits.index_select(0, tokens.flatten()).view_as(tokens)
+        numbers = elements_at(self.digits, tokens.flatten()).view_as(tokens)
         draft = self._draft_likelihood(inputs, places)
         asked, place = self._asked(draft, segments, cuts)
-        some = scored.gather(2, asked.expand(4, -1, -1))
+        some = elements_at(scored, asked)
         # One product for both: it reads the whole output layer.
-        rows = hidden.index_select(0, torch.cat((wanted.flatten(), some[0].flatten())))
+        rows = rows_at(hidden, chained(wanted.flatten(), some[0].flatten()))
         scores, ends = self.logits(rows), wanted.numel()
         chosen = self._chosen(rows[:ends], scores[:ends]).view(drafts, cuts, 2)
-        said = token_likelihood(scores[ends:], some[1].flatten(), FLOOR)
-        said_of = [one.view(drafts, -1) for one in said]
+        own, entropy, choices = token_likelihood(scores[ends:], some[1].flatten(), FLOOR)
+        said = own.view(drafts, -1), entropy.view(drafts, -1), choices.view(drafts, -1)
         carried = inputs["carried"].view(drafts, *inputs["carried"].shape[-2:])
-        found = [
-            by_cut(
-                chosen[i], (said_of[0][i], said_of[1][i], said_of[2][i]), place[i], tokens[i],
-                draft[i], numbers[i], segments[i], carried[i], UNLIKELY,
-            )
-            for i in range(drafts)
-        ]  # fmt: skip
-        return scores[:ends], torch.stack(found)
+        found = by_cut(chosen, said, place, tokens, draft, numbers, segments, carried, UNLIKELY)
+        return scores[:ends], found
 
     def _draft_likelihood(self, inputs: Inputs, places: Tensor) -> Tensor:
         """Float32 [D, N], of drafted tokens under the draft model."""
@@ -98,8 +91,8 @@ class Judging:
             return torch.zeros_like(places, dtype=torch.float32)
         said = self.likelihood.flatten()
         if len(places) == 1:
-            said = self.likelihood.index_select(0, inputs["slots"])[0]
-        return said.index_select(0, places.flatten()).view_as(places)
+            said = rows_at(self.likelihood, inputs["slots"])[0]
+        return elements_at(said, places.flatten()).view_as(places)
 
     def _asked(self, draft: Tensor, segments: Tensor, cuts: int) -> tuple[Tensor, Tensor]:
         """Int64 [D, n], about which of N drafted tokens the target is asked; where all are, [D, N].
@@ -113,6 +106,4 @@ class Judging:
         count = math.ceil(tokens * self.asked)
         if self.asked < 1 and not self.shares:
             count = whole_tiles(count, cuts)
-        found = [least_sure(draft[i], segments[i], cuts, count) for i in range(drafts)]
-        asked, place = zip(*found, strict=True)
-        return torch.stack(asked), torch.stack(place)
+        return least_sure(draft, segments, cuts, count)

@@ -13,6 +13,8 @@ from foundryc.ranks import Ranks
 from parse_runtime.capture.judging import Judging
 from parse_runtime.capture.parameters import Register
 from parse_runtime.kernels.activations import fp8_activations
+from parse_runtime.kernels.gather import elements_at, rows_at
+from parse_runtime.kernels.likelihood import keep_likelihood
 from parse_runtime.kernels.ranks import side_by_side
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.streamed import of_ranks
@@ -26,10 +28,10 @@ from parse_runtime.models.decoder import (
     logits_of,
 )
 from parse_runtime.models.eagle3 import Head, tapped_layers
-from parse_runtime.models.evidence import keep_likelihood
 from parse_runtime.models.loose import LooseRule
 from parse_runtime.models.rows import Rows
 from parse_runtime.models.speculation import Speculation
+from parse_runtime.signature.evidence import FLOOR
 from parse_runtime.signature.passes import Input, ModelSignature, PassSignature
 from parse_runtime.signature.sizes import BLOCK, PassSizes
 
@@ -161,16 +163,14 @@ class Passes:
         rows = Rows.of(self._read(signature, "plan"), self._read(signature, "slots"))
         hidden, features = self._forward(rows, self.sizes.max_len + 1)
         wanted = self._read(signature, "wanted")
-        scores = self._logits(hidden.index_select(0, wanted))
-        token = self._sample(signature, scores, rows.positions.index_select(0, wanted))
+        scores = self._logits(rows_at(hidden, wanted))
+        token = self._sample(signature, scores, elements_at(rows.positions, wanted))
         if self.likelihood is not None:
-            places = rows.places(self.sizes.max_len + 1).index_select(0, wanted)
-            keep_likelihood(self.likelihood, places, scores, token)
+            places = elements_at(rows.places(self.sizes.max_len + 1), wanted)
+            keep_likelihood(self.likelihood.view(-1), places, scores, token, FLOOR)
         if self._head:
-            after = self._read(signature, "next")
-            following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
-            following = following.index_copy(0, wanted, torch.where(after < 0, token, after))
-            self._speculation.fill_head_cache(features, rows, following)
+            ends = wanted, self._read(signature, "next"), token
+            self._speculation.fill_head_cache(features, rows, ends)
         return {"token": token, "logits": scores}
 
     def decode(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -190,7 +190,7 @@ class Passes:
         else:
             token = sample(scores, *sampling, rows.positions)
         if self.likelihood is not None and places is not None:
-            keep_likelihood(self.likelihood, places, scores, token)
+            keep_likelihood(self.likelihood.view(-1), places, scores, token, FLOOR)
         return {"token": token, "logits": scores}
 
     def mixed(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -199,12 +199,8 @@ class Passes:
         rows = Rows.mixed(plan, steps, self._read(signature, "slots"))
         hidden, _ = self._forward(rows, self.sizes.max_len + 1)
         wanted, count = self._read(signature, "wanted"), steps.shape[0]
-
-        def chosen(x: Tensor) -> Tensor:
-            return torch.cat((x[:count], x[count:].index_select(0, wanted)))
-
-        scores = self._logits(chosen(hidden))
-        token = self._sample(signature, scores, chosen(rows.positions))
+        scores = self._logits(rows_at(hidden, wanted, count))
+        token = self._sample(signature, scores, rows_at(rows.positions, wanted, count))
         return {"token": token, "logits": scores}
 
     def extend(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -215,16 +211,15 @@ class Passes:
         """
         speculation, slots = self._speculation, self._read(signature, "slots")
         token, position = self._read(signature, "roots").unbind(0)
-        drafts, rows = speculation.rows(token, position, slots)
+        tree, rows = speculation.rows(token, position, slots)
         hidden, features = self._forward(rows, self.sizes.max_len + 1)
         scores = self._logits(hidden)
         choices = self._sample(signature, scores, rows.positions).view(slots.shape[0], -1)
         if self.loose:
-            choices = self.loose.choices(drafts[:, 0], choices, scores)
-        count, path, after = speculation.check(drafts, position, choices)
-        speculation.move(self.cache, position, slots, count, path)
+            choices = self.loose.choices(tree.tokens.view_as(choices), choices, scores)
+        count, path, after = speculation.check(tree, position, choices)
         if self._head:
-            speculation.draft(features, position, slots, count, path, after)
+            speculation.go_on(self.cache, features, tree, slots, position, count, path, after)
         return {"accepted": count, "token": after}
 
     def verify(self, signature: PassSignature) -> dict[str, Tensor]:
@@ -234,8 +229,7 @@ class Passes:
         hidden, features = self._forward(rows, self.sizes.slot_rows)
         if self._head:
             # Behind a draft's last row is no token of its own: there the head guesses worse.
-            following = torch.cat((rows.tokens[1:], rows.tokens[:1]))
-            self._speculation.fill_head_cache(features, rows, following)
+            self._speculation.fill_head_cache(features, rows)
         return self._judging.outputs(inputs, hidden)
 
     def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
@@ -253,11 +247,6 @@ class Passes:
     def _sample(self, signature: PassSignature, scores: Tensor, positions: Tensor) -> Tensor:
         """A token of each row; a pass with several rows a slot has one sampling for them all."""
         temperature, top_p, seeds = self._sampling(signature)
-        repeat = scores.shape[0] // seeds.shape[0]
-        if repeat > 1:
-            temperature, top_p, seeds = (
-                t.repeat_interleave(repeat) for t in (temperature, top_p, seeds)
-            )
         return sample(scores, temperature, top_p, seeds, positions)
 
     def _sampling(self, signature: PassSignature) -> tuple[Tensor, Tensor, Tensor]:

@@ -58,4 +58,4 @@ SELECTIONS: dict[SelectionRule, Selection] = {
     SelectionRule.FIRST_FAILURE: first_failure,
     SelectionRule.LONGEST_ACCEPTED: longest_accepted,
 }
-"""What verify passes compute inside (`parse_runtime.models.acceptance.select`)."""
+"""What verify passes compute inside (`parse_runtime.kernels.verdicts.select`)."""

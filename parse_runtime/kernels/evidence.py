@@ -21,10 +21,10 @@ def whole_tiles(count: int, cuts: int) -> int:
 
 
 def least_sure(draft: Tensor, segments: Tensor, cuts: int, count: int) -> tuple[Tensor, Tensor]:
-    """Which of N drafted tokens have the least log-probabilities `draft` [N]: int64 [count].
+    """Which of N drafted tokens have the least log-probabilities `draft` [D, N]: int64 [D, count].
 
-    And int64 [N], where each token is among these, or -1. Those of segment `cuts`, which count
-    nowhere, come last.
+    And int64 [D, N], where each token is among these, or -1. Those of segment `cuts`, which count
+    nowhere, come last. D drafts, each by itself.
     """
     if draft.is_cuda:
         from parse_runtime.kernels.cuda.evidence import launch_least_sure
@@ -32,21 +32,21 @@ def least_sure(draft: Tensor, segments: Tensor, cuts: int, count: int) -> tuple[
         return launch_least_sure(draft, segments, cuts, count)
     asked = torch.where(segments < cuts, draft, 1.0).topk(count, largest=False).indices
     number = torch.arange(count, dtype=torch.int64, device=draft.device)
-    return asked, torch.full_like(segments, -1).index_copy(0, asked, number)
+    return asked, torch.full_like(segments, -1).scatter(1, asked, number.expand_as(asked))
 
 
 def by_cut(
     chosen: Tensor, said: tuple[Tensor, Tensor, Tensor], place: Tensor, tokens: Tensor,
     draft: Tensor, numbers: Tensor, segments: Tensor, carried: Tensor, unlikely: float,
 ) -> Tensor:  # fmt: skip
-    """Float32 [cuts, EVIDENCE] of N drafted tokens.
+    """Float32 [D, cuts, EVIDENCE] of N drafted tokens of each of D drafts.
 
-    `chosen` float32 [cuts, 2] are the judge's logits of yes and no. `said` is `token_likelihood` of
-    the tokens that the target is asked about, `place` int64 [N] where each of all is among these,
-    or -1. Of the others it is believed that it would have chosen them, as likely as `draft` [N],
-    their log-probability under the draft model, and has thought of nothing else. `numbers` bool
-    [N], `segments` int64 [N] and `carried` are those of `summed`; what the target gives less than
-    `unlikely` counts as that.
+    `chosen` float32 [D, cuts, 2] are the judge's logits of yes and no. `said` is `token_likelihood`
+    of the tokens that the target is asked about, [D, n] each, `place` int64 [D, N] where each of
+    all is among these, or -1. Of the others it is believed that it would have chosen them, as
+    likely as `draft` [D, N], their log-probability under the draft model, and has thought of
+    nothing else. `numbers` bool [D, N], `segments` int64 [D, N] and `carried` are those of
+    `summed`; what the target gives less than `unlikely` counts as that.
     """
     if chosen.is_cuda:
         from parse_runtime.kernels.cuda.evidence import launch_by_cut
@@ -55,17 +55,19 @@ def by_cut(
             chosen, said, place, tokens, draft, numbers, segments, carried, unlikely
         )
     asked, at = place >= 0, place.clamp(min=0)
-    own, entropy, choices = (found.index_select(0, at) for found in said)
+    own, entropy, choices = (found.gather(1, at) for found in said)
     own = torch.where(asked, own, draft)
     unlike, rare = asked & (choices != tokens), asked & (own.exp() < unlikely)
     each = torch.stack(
         (
             torch.ones_like(own), unlike.float(), rare.float(), own,
             torch.where(asked, entropy, 0.0), draft, own,
-        ), 1,
+        ), -1,
     )  # fmt: skip
-    odds = chosen[:, :1] - chosen[:, 1:]
-    return torch.cat((odds, summed(each, numbers, segments, carried, len(chosen))), 1)
+    odds = chosen[..., :1] - chosen[..., 1:]
+    found = zip(each, numbers, segments, carried, strict=True)
+    cuts = chosen.shape[1]
+    return torch.cat((odds, torch.stack([summed(*one, cuts) for one in found])), -1)
 
 
 def summed(each: Tensor, numbers: Tensor, segments: Tensor, carried: Tensor, cuts: int) -> Tensor:

@@ -26,3 +26,17 @@ def token_likelihood(logits: Tensor, tokens: Tensor, floor: float) -> tuple[Tens
     total = weights.sum(-1)
     entropy = total.log() - weights.mul_(below).sum(-1) / total
     return (own - total.log()).clamp(min=floor), entropy, choices
+
+
+def keep_likelihood(
+    kept: Tensor, places: Tensor, logits: Tensor, tokens: Tensor, floor: float
+) -> None:
+    """Put the log-probability of a token for each row of logits [N, V], at least `floor`, into
+    `kept` float32 [M] at `places` int64 [N]. Of several to one place any one stays.
+    """
+    if logits.is_cuda:
+        from parse_runtime.kernels.cuda.likelihood import launch_keep
+
+        return launch_keep(kept, places, logits, tokens, floor)
+    likelihood = logits.log_softmax(-1, dtype=torch.float32)
+    kept.index_copy_(0, places, likelihood.gather(1, tokens[:, None])[:, 0].clamp(min=floor))

@@ -14,7 +14,8 @@ def sample(
 ) -> Tensor:
     """Int64 [N]: one token of each row of `logits` [N, V], float32 or bfloat16.
 
-    `temperature`, `top_p` float32 [N]; `seeds`, `positions` int64 [N]. Temperature 0 takes the
+    `positions` int64 [N]; `temperature`, `top_p` float32 and `seeds` int64, [B] each, of which each
+    counts for N / B rows in turn. Temperature 0 takes the
     largest logit, the lowest id on ties. Else a draw from p = softmax(logits / temperature),
     restricted to the nucleus: token t belongs to it where the tokens likelier than t weigh less
     than top_p together, so tokens of equal probability stay or go together, and the likeliest
@@ -28,6 +29,9 @@ def sample(
         from parse_runtime.kernels.cuda import sample as kernel
 
         return kernel.launch(logits, temperature, top_p, seeds, positions)
+    each = logits.shape[0] // temperature.shape[0]
+    if each > 1:
+        temperature, top_p, seeds = (x.repeat_interleave(each) for x in (temperature, top_p, seeds))
     logits, hot = logits.float(), temperature[:, None] > 0
     scores = logits / torch.where(hot, temperature[:, None], 1.0)
     likelihood = scores.softmax(-1)

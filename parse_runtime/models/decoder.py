@@ -11,6 +11,7 @@ from torch import Tensor
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
+from parse_runtime.kernels.gather import chained, rows_at
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
@@ -18,6 +19,7 @@ from parse_runtime.kernels.quantized import weight_of
 from parse_runtime.kernels.ranks import Added, first_of, linear_shares, own_rows, summed
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.kernels.swiglu import linear_swiglu
+from parse_runtime.kernels.verdicts import unrounded
 from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.moe import mixture
@@ -100,7 +102,8 @@ def embedded(
     x = rows_of(parameters["embed"], tokens, ranks)
     if config.embedding_scale == 1:
         return x
-    return x * torch.full((), config.embedding_scale, dtype=x.dtype, device=x.device)
+    # On the CPU, where no kernel is told of a tensor by its strides.
+    return x * torch.full((), config.embedding_scale, dtype=x.dtype, device="cpu")
 
 
 def decoder_layer(
@@ -161,8 +164,8 @@ def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor)
     if r.parts is None:
         return linear_shares(_seen(shared, r, q, stored), weight_of(w, "o"), shared.ranks)
     count = r.parts[0].length * r.parts[0].slots.shape[0]
-    each = zip(r.parts, (q[:count], q[count:]), strict=True)
-    x = torch.cat([_seen(shared, part, own, stored) for part, own in each])
+    steps, behind = r.parts
+    x = chained(_seen(shared, steps, q[:count], stored), _seen(shared, behind, q[count:], stored))
     return linear_shares(x, weight_of(w, "o"), shared.ranks)
 
 
@@ -215,7 +218,7 @@ def logits_of(
 ) -> Tensor:  # fmt: skip
     """Float32 [N, tokens] of a few tokens, int64 [tokens], not rounded to the model's dtype."""
     table = rows_of(_output_table(parameters), tokens, ranks)
-    x = (hidden.float()[:, None] * table.float()).sum(-1)
+    x = unrounded(hidden, table)
     if ranks is not None:
         x = summed(x, ranks)
     return (x / cap).tanh() * cap if cap else x
@@ -223,7 +226,7 @@ def logits_of(
 
 def rows_of(table: Tensor, tokens: Tensor, ranks: Ranks | None) -> Tensor:
     """Rows [T, K] of a table of the vocabulary; of several ranks, shares of them."""
-    return table.index_select(0, tokens) if ranks is None else own_rows(table, tokens, ranks)
+    return rows_at(table, tokens) if ranks is None else own_rows(table, tokens, ranks)
 
 
 def _output_table(parameters: Mapping[str, Tensor]) -> Tensor:

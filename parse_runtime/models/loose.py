@@ -7,11 +7,11 @@ not follow the model's own distribution.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from parse_runtime.kernels.loose import stay
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,6 @@ class LooseRule:
         """Int64 [B, L]: the model's choices after each row, with drafted tokens where those stay.
 
         Of B chains of L rows: their tokens and the model's choices int64 [B, L], and the logits
-        [B * L, V] that were chosen from. A drafted token stays where the entropy before it is at
-        least log(V) times `entropy`, and the next `window` drafted tokens are all the choices.
+        [B * L, V] that were chosen from.
         """
-        agrees = tokens[:, 1:] == choices[:, :-1]
-        count = agrees.shape[1]
-        right = torch.cat((torch.zeros_like(tokens[:, :1]), agrees.to(torch.int64).cumsum(1)), 1)
-        followed = right[:, self.window + 1 :] - right[:, 1 : count - self.window + 1]
-        goes_on = torch.cat((followed == self.window, agrees[:, :1].expand(-1, self.window)), 1)
-        inside = torch.arange(count, dtype=torch.int64, device=tokens.device) < count - self.window
-        unsure = self._entropy(logits).view_as(tokens)[:, :-1] >= self.entropy
-        stays = agrees | (goes_on & inside & unsure)
-        return torch.cat((torch.where(stays, tokens[:, 1:], choices[:, :-1]), choices[:, -1:]), 1)
-
-    @staticmethod
-    def _entropy(logits: Tensor) -> Tensor:
-        """[N] of logits [N, V], as a share of log(V)."""
-        likelihood = logits.log_softmax(-1, dtype=torch.float32)
-        return -(likelihood.exp() * likelihood).sum(-1) / math.log(logits.shape[1])
+        return stay(tokens, choices, logits, self.window, self.entropy)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from parse_runtime.kernels.gather import chained
+from parse_runtime.kernels.plan import places_of, windowed
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -47,17 +50,8 @@ class Rows:
         """One row of each of the slots `steps`, then rows of other `slots`."""
         count = steps.shape[0]
         parts = Rows.steps(plan[:, :count], steps), Rows.of(plan[:, count:], slots)
-        each = torch.cat((steps, slots.repeat_interleave(parts[1].length)))
+        each = chained(steps, slots, parts[1].length)
         return replace(Rows.of(plan, each), parts=parts)
-
-    @staticmethod
-    def flat(
-        tokens: Tensor, positions: Tensor, rows: Tensor, cuts: Tensor, starts: Tensor,
-        slots: Tensor, ancestors: Tensor,
-    ) -> Rows:  # fmt: skip
-        """L rows of each of B slots, from [B, L] each; broadcasts are written out for kernels."""
-        flat = [t.flatten().contiguous() for t in (tokens, positions, rows, cuts, starts)]
-        return Rows(flat[0], flat[1], flat[2], flat[3], flat[4], slots, ancestors.flatten())
 
     @property
     def length(self) -> int:
@@ -73,13 +67,11 @@ class Rows:
         if self.parts:
             steps, behind = self.parts
             return replace(self, parts=(steps.windowed(window), behind.windowed(window)))
-        lows = (self.positions - (window - 1)).clamp(min=0)
+        lows, starts = windowed(self.positions, self.rows, self.starts, window)
         if self.ancestors is not None:
             return replace(self, lows=lows)
-        return replace(self, lows=lows, starts=torch.maximum(self.starts, self.rows - (window - 1)))
+        return replace(self, lows=lows, starts=starts)
 
     def places(self, rows: int) -> Tensor:
         """The rows in a tensor whose slots, `rows` long, lie end to end."""
-        one = self.slots.shape[0] == 1
-        slots = self.slots if one else self.slots.repeat_interleave(self.length)
-        return self.rows + slots * rows
+        return places_of(self.rows, self.slots, rows)

@@ -22,20 +22,29 @@ from foundryc.ranks import Ranks
 from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.attend_rows import attend_rows
 from parse_runtime.kernels.attend_step import attend_step, attend_step_parts
+from parse_runtime.kernels.cuda.gather import launch_columns, launch_summed
 from parse_runtime.kernels.cuda.reduce import all_reduce
 from parse_runtime.kernels.cuda.shares import send_product
+from parse_runtime.kernels.drafts import accept, followed, move, rooted
 from parse_runtime.kernels.evidence import by_cut, least_sure
 from parse_runtime.kernels.experts import experts
-from parse_runtime.kernels.likelihood import token_likelihood
+from parse_runtime.kernels.gather import chained, elements_at, joined, put_rows, rows_at, widened
+from parse_runtime.kernels.grow import grown
+from parse_runtime.kernels.likelihood import keep_likelihood, token_likelihood
 from parse_runtime.kernels.linear import linear, linear_parts
+from parse_runtime.kernels.loose import stay
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.normed import normed_parts, normed_swiglu
+from parse_runtime.kernels.plan import following, places_of, windowed
 from parse_runtime.kernels.quantized import Quantized, plain
+from parse_runtime.kernels.ranks import first_of, own_rows
 from parse_runtime.kernels.rotate import Rotation, rotate_store
 from parse_runtime.kernels.rows import STREAMED_ROWS
 from parse_runtime.kernels.sample import sample, sample_and_step
 from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
+from parse_runtime.kernels.verdicts import judged, unrounded
+from parse_runtime.signature.tree import DraftTree
 
 PASSES = ((1, 1), (2, 1), (1, 5), (4, 4))
 """Slots and rows of each."""
@@ -129,12 +138,62 @@ def run(slots: int, length: int, dtype: torch.dtype) -> None:
     all_reduce(total, ranks)
     scores = linear(x, normal(VOCABULARY, HIDDEN)).float()
     said = token_likelihood(scores.to(dtype), numbers, -100.0)
-    _, place = least_sure(heat, numbers, 2, count)
-    rest = numbers, heat, numbers > 0, numbers, torch.zeros(3, 7), 0.3
-    by_cut(torch.zeros(2, 2), said, place, *rest)
+    _, place = least_sure(heat[None], numbers[None], 2, count)
+    each = numbers[None]
+    rest = each, heat[None], each > 0, each, torch.zeros(1, 3, 7), 0.3
+    own, entropy, choices = (one[None] for one in said)
+    evidence = by_cut(torch.zeros(1, 2, 2), (own, entropy, choices), place, *rest)
+    one = torch.zeros(1, dtype=torch.int64)
+    for score in (None, torch.zeros(1, evidence.shape[2] + 1)):
+        judged(evidence if score is not None else torch.zeros(1, 2, 2), score, one, heat[:1], one)
+    unrounded(x, normal(2, HIDDEN))
+    keep_likelihood(torch.zeros(100), numbers, scores, numbers, -100.0)
     sample(scores, heat, heat, numbers, numbers)
+    sample(scores, heat[:1], heat[:1], numbers[:1], numbers)
     plan = torch.zeros(5, count, dtype=torch.int64)
     sample_and_step(scores, heat, heat, numbers, plan, KEYS)
+
+
+def run_rows(slots: int, length: int, dtype: torch.dtype) -> None:
+    """What moves rows, and numbers of rows."""
+    table, index = torch.zeros(40, HIDDEN, dtype=dtype), torch.zeros(slots * length).long()
+    rows_at(table, index)
+    rows_at(table, index, 2)
+    put_rows(table, index, joined((table[: len(index)],)))
+    joined((table,) * 3, index)
+    chained(table[:3], table[3:7])
+    chained(index[:slots], index, 4)
+    elements_at(index, index)
+    ranks = Ranks(2, torch.zeros(4, dtype=torch.int32), torch.zeros(512, dtype=torch.uint8), 128)
+    own_rows(table, index, ranks)
+    places_of(index, index[:slots], 7)
+    windowed(index, index, index, 9)
+    widened(table.bfloat16())
+    parts = torch.zeros(2, len(index), 16, dtype=dtype)
+    launch_columns(parts, 30)
+    launch_summed(parts)
+    first_of(ranks, 9)
+    following(index, index, 9)
+    following(index, index, 9, (index[:slots], index[:slots], index[:slots]))
+
+
+def run_drafts(batch: int, tree: DraftTree, dtype: torch.dtype) -> None:
+    """What an extend pass does with its trees."""
+    both = torch.zeros(2, batch, dtype=torch.int64)
+    token, position = both.unbind(0)
+    depths, kept = torch.tensor(tree.depths), torch.zeros(9, 3, tree.rows, dtype=torch.int64)
+    found = rooted(kept, depths, token, position, token, 90)
+    choices = found.tokens.view(batch, -1)
+    stay(found.tokens.view(batch, -1), choices, torch.zeros(choices.numel(), 99), 1, 0.3)
+    count, path, after = accept(found.drafts, depths, choices, position, 90, tree.depth)
+    ended = followed(position, count, path, after, tree.rows, 90)
+    cache = torch.zeros(20, 2, 2, 16, KV_HEADS, HEAD_DIM, dtype=dtype)
+    move(cache, torch.zeros(4, 7, dtype=torch.int32), token, ended.come, ended.to)
+    offsets = torch.zeros(9000, dtype=torch.int64)
+    for scores, rows in ((None, batch), (torch.zeros(batch, tree.width), batch * tree.width)):
+        logits = torch.zeros(rows, 9000, dtype=dtype)
+        rest = tree.width, offsets, token, position, 90
+        grown(logits, scores, found.drafts, 0 if scores is None else 1, *rest)
 
 
 def run_fused(dtype: torch.dtype) -> None:
@@ -235,6 +294,9 @@ def main() -> None:
             for slots, length in PASSES:
                 here: list[str] = []
                 run(slots, length, dtype)
+                run_rows(slots, length, dtype)
+                for tree in (DraftTree(3), DraftTree(2, 3)):
+                    run_drafts(slots, tree, dtype)
                 of_pass[f"{dtype} {slots}x{length}"] = here
             here = []
             run_fused(dtype)

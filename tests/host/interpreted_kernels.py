@@ -14,11 +14,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from attention_cases import Case, exact, random_case, rows_visible, step_visible
 
-from parse_runtime.kernels.cuda import attend_rows, attend_step, evidence, likelihood
+from parse_runtime.kernels.cuda import attend_rows, attend_step, evidence, likelihood, verdicts
 from parse_runtime.kernels.cuda import sample as sampler
 from parse_runtime.kernels.evidence import by_cut, least_sure
-from parse_runtime.kernels.likelihood import token_likelihood
+from parse_runtime.kernels.likelihood import keep_likelihood, token_likelihood
 from parse_runtime.kernels.sample import sample, sample_and_step
+from parse_runtime.kernels.verdicts import judged as judged_cuts
+from parse_runtime.kernels.verdicts import unrounded
 from parse_runtime.signature.plan import ALIGNMENT, Judged, causal, packed_verifications
 from parse_runtime.signature.sizes import BLOCK
 
@@ -189,30 +191,83 @@ def likelihoods() -> float:
     return max(found)
 
 
+def judge_errors() -> tuple[float, int]:
+    """The largest difference of verdicts from the same in torch, and kept cuts that differ.
+
+    And log-odds alone that give other bits than the softmax that they are of.
+    """
+    worst, differing = 0.0, 0
+    for seed, (drafts, cuts, columns) in enumerate(((1, 1, 2), (3, 5, 2), (2, 4, 25))):
+        g = torch.Generator().manual_seed(seed)
+        known = torch.randn(drafts, cuts, columns, generator=g)
+        score = torch.randn(drafts, columns + 1, generator=g) if columns > 2 else None
+        count = torch.randint(0, cuts + 1, (drafts,), generator=g)
+        for rule in (0, 1):
+            rest = count, torch.rand(drafts, generator=g), torch.full((drafts,), rule)
+            ours, theirs = verdicts.launch(known, score, *rest), judged_cuts(known, score, *rest)
+            worst = max(worst, float((ours[0] - theirs[0]).abs().max()))
+            differing += int((ours[1] != theirs[1]).sum())
+        if score is None:
+            odds = torch.cat((known[..., :1] - known[..., 1:], known), -1)
+            alone = torch.tensor([[1.0, 0, 0, 0]]).expand(drafts, -1)
+            differing += int((verdicts.launch(odds, alone, *rest)[0] != ours[0]).sum())
+    return worst, differing
+
+
+def kept_likelihoods() -> float:
+    """The largest difference from the same in torch; a NaN stays."""
+    logits, tokens = torch.randn(40, 70) * 9, torch.arange(40) % 70
+    logits[4, 4] = -300.0  # below what is kept
+    logits[3, 0] = float("nan")
+    places, found = torch.randperm(99)[:40], torch.zeros(2, 99)
+    logits = logits.repeat(1, 70)  # several chunks
+    likelihood.launch_keep(found[0], places, logits, tokens, -100.0)
+    keep_likelihood(found[1], places, logits, tokens, -100.0)
+    assert int(found.isnan().sum()) == 2
+    return float((found[0] - found[1]).nan_to_num().abs().max())
+
+
+def few_logits() -> float:
+    """The largest difference from the same in torch."""
+    x, words = torch.randn(3, 1500), torch.randn(2, 1500)
+    ours, theirs = verdicts.launch_unrounded(x, words), unrounded(x, words)
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def repeated() -> int:
+    """Tokens that differ where rows in turn share what they are sampled with."""
+    few = [x[:2] for x in rows[1:4]]
+    each = [x.repeat_interleave(3) for x in few]
+    ours = sampler.launch(rows[0], *few, rows[4])
+    return int((ours != sample(rows[0], *each, rows[4])).sum())
+
+
 def evidence_errors() -> float:
     """The largest difference from the same in torch, and 1 where other tokens are asked about."""
     found = []
     for seed, (count, cuts, asked) in enumerate(((1, 1, 1), (40, 3, 20), (600, 9, 201))):
         g = torch.Generator().manual_seed(seed)
-        draft = -torch.randperm(count, generator=g) / count
-        segments = torch.randint(0, cuts + 1, (count,), generator=g).sort().values
+        draft = -torch.stack([torch.randperm(count, generator=g) / count for _ in range(2)])
+        segments = torch.randint(0, cuts + 1, (2, count), generator=g).sort().values
         picked = evidence.launch_least_sure(draft, segments, cuts, asked)
         expected = least_sure(draft, segments, cuts, asked)
         # Tokens that count nowhere are equal, and may take each other's place.
         counted = segments < cuts
         same = (picked[1] >= 0)[counted].equal((expected[1] >= 0)[counted])
-        found.append(float(not same or not picked[1][picked[0]].equal(torch.arange(asked))))
-        tokens = torch.randint(0, 50, (count,), generator=g)
-        choices = torch.where(torch.rand(asked, generator=g) < 0.5, tokens[picked[0]], 3)
-        said = -2 * torch.rand(asked, generator=g), torch.rand(asked, generator=g), choices
+        number = torch.arange(asked).expand(2, -1)
+        found.append(float(not same or not picked[1].gather(1, picked[0]).equal(number)))
+        tokens = torch.randint(0, 50, (2, count), generator=g)
+        choices = torch.rand(2, asked, generator=g) < 0.5
+        choices = torch.where(choices, tokens.gather(1, picked[0]), 3)
+        said = -2 * torch.rand(2, asked, generator=g), torch.rand(2, asked, generator=g), choices
         given = (
-            torch.randn(cuts, 2, generator=g), said, picked[1], tokens, draft, tokens > 25,
-            segments, -torch.rand(3, 7, generator=g), 0.3,
+            torch.randn(2, cuts, 2, generator=g), said, picked[1], tokens, draft, tokens > 25,
+            segments, -torch.rand(2, 3, 7, generator=g), 0.3,
         )  # fmt: skip
         ours, theirs = evidence.launch_by_cut(*given), by_cut(*given)
         found.append(float((ours - theirs).abs().max() / theirs.abs().max()))
-    unknown = torch.tensor([0.0, float("nan"), -5.0])
-    found.append(float(evidence.launch_least_sure(unknown, tokens[:3] * 0, 1, 1)[0] != 1))
+    unknown = torch.tensor([[0.0, float("nan"), -5.0]])
+    found.append(float(evidence.launch_least_sure(unknown, tokens[:1, :3] * 0, 1, 1)[0] != 1))
     return max(found)
 
 
@@ -231,6 +286,10 @@ print(
             "errors": errors(),
             "likelihoods": likelihoods(),
             "evidence_errors": evidence_errors(),
+            "judge_errors": judge_errors(),
+            "kept_likelihoods": kept_likelihoods(),
+            "few_logits": few_logits(),
+            "repeated": repeated(),
             "variations": variations(),
             "row_variations": row_variations(),
             "judged": judged(),

@@ -18,9 +18,9 @@ from parse_runtime.engine.batch import Batch, Sampling
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.target import GraphTarget
 from parse_runtime.kernels.attend_step import attend_step_parts
+from parse_runtime.kernels.drafts import accept
 from parse_runtime.kernels.rotate import Rotation
 from parse_runtime.models import decoder
-from parse_runtime.models.acceptance import accept
 from parse_runtime.signature.tree import DraftTree
 
 MAX_LEN = 96
@@ -127,24 +127,24 @@ def test_the_longest_agreeing_path_is_accepted(data: st.DataObject, depth: int, 
         parents.append(data.draw(st.integers(first, last), label=f"parent of {row}"))
     numbers = st.lists(st.integers(0, 2), min_size=tree.rows, max_size=tree.rows)
     tokens, choices = data.draw(numbers), data.draw(numbers)
-    possible = [True, *data.draw(st.lists(st.booleans(), min_size=tree.rows - 1,
-                                          max_size=tree.rows - 1))]  # fmt: skip
+    room = data.draw(st.integers(0, tree.rows))
     paths: list[list[int]] = [[0]]
     for row in range(1, tree.rows):
         paths.append([*paths[parents[row]], row])
     agreeing = [
         path for path in paths
-        if all(possible[r] and tokens[r] == choices[parents[r]] for r in path[1:])
+        if all(r < room and tokens[r] == choices[parents[r]] for r in path[1:])
     ]  # fmt: skip
     best = max(agreeing, key=len)
-    count, path = accept(
-        torch.tensor([tokens]), torch.tensor([parents]),
-        torch.tensor([[sum(1 << r for r in p) for p in paths]]), torch.tensor(tree.depths),
-        torch.tensor([choices]), torch.tensor([possible]), depth,
+    ancestors = [sum(1 << r for r in p) for p in paths]
+    count, path, after = accept(
+        torch.tensor([[tokens, parents, ancestors]]), torch.tensor(tree.depths),
+        torch.tensor([choices]), torch.tensor([100 - room]), 100, depth,
     )  # fmt: skip
     assert count.item() == len(best) - 1
     assert path[0].tolist()[: len(best)] in agreeing
     assert path.shape == (1, depth + 1)
+    assert after[0].tolist() == [choices[row] for row in path[0]]
 
 
 def test_drafts_begin_as_chains() -> None:

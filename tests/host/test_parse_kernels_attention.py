@@ -134,6 +134,9 @@ def test_triton_code_interpreted() -> None:
     error, changed = report["judged"]
     assert error < 1e-6 and changed == 0
     assert report["likelihoods"] < 2e-5 and report["evidence_errors"] < 1e-5
+    assert report["kept_likelihoods"] < 2e-5 and report["few_logits"] < 1e-5
+    worst, differing = report["judge_errors"]
+    assert worst < 1e-6 and differing == report["repeated"] == 0
     assert report["tokens"] == report["expected_tokens"]
     assert report["narrow_tokens"] == report["expected_narrow_tokens"]
     assert report["step_plan"] == report["expected_step_plan"]

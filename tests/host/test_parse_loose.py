@@ -18,6 +18,7 @@ from parse_models import GREEDY, eager, logits, save
 from foundryrt.errors import UsageError
 from parse_runtime.capture.record import Settings
 from parse_runtime.engine.batch import Batch
+from parse_runtime.kernels.loose import entropy_share
 from parse_runtime.models.loose import LooseRule
 
 
@@ -54,7 +55,7 @@ def test_a_token_stays_where_the_model_is_unsure_and_goes_on_agreeing(
 
 def test_entropy_is_a_share_of_the_largest() -> None:
     scores = torch.tensor([[0.0, 0, 0, 0], [0.0, 0, -99, -99], [50.0, 0, 0, 0]])
-    assert LooseRule._entropy(scores).tolist() == pytest.approx(
+    assert entropy_share(scores).tolist() == pytest.approx(
         [1, math.log(2) / math.log(4), 0], abs=1e-6
     )
 

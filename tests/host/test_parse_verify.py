@@ -21,7 +21,7 @@ from parse_runtime.engine.judge import SELECTIONS, longest_accepted
 from parse_runtime.engine.protocols import Verification
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.graphs.target import GraphTarget
-from parse_runtime.models.acceptance import select
+from parse_runtime.kernels.verdicts import select
 from parse_runtime.signature.selection import SelectionRule
 from parse_runtime.text.tokenizer import Tokenizer
 

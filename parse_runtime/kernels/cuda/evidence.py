@@ -22,10 +22,10 @@ def launch_least_sure(
     draft: Tensor, segments: Tensor, cuts: int, count: int
 ) -> tuple[Tensor, Tensor]:
     """`parse_runtime.kernels.evidence.least_sure`; of equal tokens the earlier one."""
-    tokens = draft.shape[0]
-    asked = torch.empty(count, dtype=torch.int64, device=draft.device)
-    place = torch.empty(tokens, dtype=torch.int64, device=draft.device)
-    _least_sure[(triton.cdiv(tokens, ROWS),)](
+    drafts, tokens = draft.shape
+    asked = torch.empty(drafts, count, dtype=torch.int64, device=draft.device)
+    place = torch.empty(drafts, tokens, dtype=torch.int64, device=draft.device)
+    _least_sure[triton.cdiv(tokens, ROWS), drafts](
         *side_by_side(draft, segments), asked, place, cuts, count, tokens,
         ROWS=ROWS, BLOCK=BLOCK, num_warps=WARPS, **OPTIONS,
     )  # fmt: skip
@@ -38,13 +38,14 @@ def launch_by_cut(
     draft: Tensor, numbers: Tensor, segments: Tensor, carried: Tensor, unlikely: float,
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.evidence.by_cut`."""
-    cuts, (scopes, statistics) = chosen.shape[0], carried.shape
+    drafts, cuts, _ = chosen.shape
+    scopes, statistics = carried.shape[1:]
     width = 1 + scopes * (statistics + 1)
-    found = torch.empty(cuts, width, dtype=torch.float32, device=chosen.device)
-    _by_cut[(cuts,)](
+    found = torch.empty(drafts, cuts, width, dtype=torch.float32, device=chosen.device)
+    _by_cut[cuts, drafts](
         *side_by_side(chosen, *said, place, tokens, draft, numbers, segments, carried), found,
-        tokens.shape[0], unlikely, scopes, statistics, SCOPES=SCOPES, BLOCK=BLOCK, num_warps=WARPS,
-        **OPTIONS,
+        tokens.shape[1], said[0].shape[1], unlikely, scopes, statistics,
+        SCOPES=SCOPES, BLOCK=BLOCK, num_warps=WARPS, **OPTIONS,
     )  # fmt: skip
     return found
 
@@ -65,6 +66,10 @@ def _least_sure(
 ):  # fmt: skip
     release()
     wait()
+    draft += tl.program_id(1) * count
+    segments += tl.program_id(1) * count
+    asked += tl.program_id(1) * wanted
+    place += tl.program_id(1) * count
     own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     value = _sureness(draft, segments, own, count, cuts)[:, None]
     rank = tl.zeros((ROWS,), tl.int32)
@@ -78,16 +83,27 @@ def _least_sure(
     tl.store(place + own, tl.where(found, rank, -1).to(tl.int64), own < count)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "some"])
 def _by_cut(
     chosen, own, entropy, choices, place, tokens, draft, numbers, segments, carried, found,
-    count, unlikely, scopes, statistics,
+    count, some, unlikely, scopes, statistics,
     SCOPES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program a cut; a row of its accumulators for each scope, in the order of SCOPES."""
     release()
     wait()
-    cut = tl.program_id(0)
+    cut, number = tl.program_id(0), tl.program_id(1)
+    own += number * some
+    entropy += number * some
+    choices += number * some
+    place += number * count
+    tokens += number * count
+    draft += number * count
+    numbers += number * count
+    segments += number * count
+    carried += number * scopes * statistics
+    chosen += number * tl.num_programs(0) * 2
+    found += number * tl.num_programs(0) * (1 + scopes * (statistics + 1))
     scope = tl.arange(0, SCOPES)
     inside_segment, digits = scope[:, None] == 1, scope[:, None] == 2
     total = tl.zeros((SCOPES, BLOCK), tl.float32)

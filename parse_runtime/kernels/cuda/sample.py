@@ -35,13 +35,14 @@ def launch(
     found = torch.empty(3, count, chunks, dtype=torch.float32, device=logits.device)
     ids = torch.empty(count, chunks, dtype=torch.int32, device=logits.device)
     token = torch.empty(count, dtype=torch.int64, device=logits.device)
+    each = count // temperature.shape[0]
     _scan[chunks, count](
-        logits, temperature, seeds, positions, found[0], found[1], found[2], ids,
+        logits, temperature, seeds, positions, found[0], found[1], found[2], ids, each,
         logits.stride(0), vocabulary, CHUNK=CHUNK, num_warps=8, **OPTIONS,
     )  # fmt: skip
     _decide[(count,)](
         logits, temperature, top_p, seeds, positions, found[0], found[1], found[2], ids, token,
-        token if plan is None else plan, max_len, logits.stride(0), vocabulary, chunks,
+        token if plan is None else plan, max_len, each, logits.stride(0), vocabulary, chunks,
         STEP=plan is not None, BLOCK=BLOCK, CHUNKS=triton.next_power_of_2(chunks),
         num_warps=WARPS, **OPTIONS,
     )  # fmt: skip
@@ -49,16 +50,16 @@ def launch(
 
 
 # Where a part of a buffer begins depends on the number of rows, and would choose other code.
-@triton.jit(do_not_specialize=["weights", "bests", "positions"])
+@triton.jit(do_not_specialize=["weights", "bests", "positions", "each"])
 def _scan(
-    logits, temperature, seeds, positions, tops, weights, bests, ids,
+    logits, temperature, seeds, positions, tops, weights, bests, ids, each,
     stride, vocabulary, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """A chunk's largest score, its weight exp(score - largest), and its best noisy score."""
     release()
     wait()
     chunk, row = tl.program_id(0), tl.program_id(1)
-    heat = tl.load(temperature + row)
+    heat = tl.load(temperature + row // each)
     token = chunk * CHUNK + tl.arange(0, CHUNK)
     there = token < vocabulary
     x = tl.load(logits + row.to(tl.int64) * stride + token, there, other=float("-inf"))
@@ -69,17 +70,17 @@ def _scan(
         top = tl.max(x, 0)
         tl.store(tops + place, top)
         tl.store(weights + place, tl.sum(tl.where(there, tl.exp(x - top), 0.0), 0))
-        low, key = _row_key(seeds, positions, row)
+        low, key = _row_key(seeds + row // each, positions + row)
         x = tl.where(there, x + _gumbel(token, low, key), float("-inf"))
     best, index = tl.max(x, 0, return_indices=True)
     tl.store(bests + place, best)
     tl.store(ids + place, chunk * CHUNK + index)
 
 
-@triton.jit(do_not_specialize=["weights", "bests", "positions", "top_p"])
+@triton.jit(do_not_specialize=["weights", "bests", "positions", "top_p", "each"])
 def _decide(
     logits, temperature, top_p, seeds, positions, tops, weights, bests, ids, out, plan, max_len,
-    stride, vocabulary, chunks, STEP: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr,
+    each, stride, vocabulary, chunks, STEP: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     release()
     wait()
@@ -90,13 +91,13 @@ def _decide(
     place = row * chunks + chunk
     _, index = tl.max(tl.load(bests + place, there, other=float("-inf")), 0, return_indices=True)
     token = tl.load(ids + row * chunks + index)
-    heat, mass = tl.load(temperature + row), tl.load(top_p + row)
+    heat, mass = tl.load(temperature + row // each), tl.load(top_p + row // each)
     if (heat > 0) & (mass < 1):
         top_of = tl.load(tops + place, there, other=float("-inf"))
         top = tl.max(top_of, 0)
         weight = tl.load(weights + place, there, other=0.0)
         allowed = mass * tl.sum(weight * tl.exp(top_of - top), 0)
-        low, key = _row_key(seeds, positions, row)
+        low, key = _row_key(seeds + row // each, positions + row)
         level = tl.load(logits + token).to(tl.float32) / heat
         while _weight_above(logits, level, heat, top, vocabulary, BLOCK) >= allowed and level < top:
             token = _draw_above(logits, level, heat, low, key, vocabulary, BLOCK)
@@ -141,8 +142,8 @@ def _draw_above(logits, level, heat, low, key, vocabulary, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _row_key(seeds, positions, row):
-    seed, position = tl.load(seeds + row), tl.load(positions + row)
+def _row_key(seed, position):
+    seed, position = tl.load(seed), tl.load(position)
     low = _mix(_mix(seed.to(tl.uint32)) ^ (seed >> 32).to(tl.uint32))
     return low, _mix(low ^ position.to(tl.uint32))
 
