@@ -107,7 +107,7 @@ class Elsewhere:
         return load(self.folder / "again")
 
     def anew(self) -> Capture:
-        """What the first stores when it runs once more, now."""
+        """What the first stores when it runs once more, now; FoundryError where it fails."""
         self._start("again", start_apart)
         self._end("again")
         return self.again()

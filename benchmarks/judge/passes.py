@@ -72,9 +72,8 @@ class Network:
         row, root = torch.arange(length), torch.tensor(list(places))[:, None]
         start = root.expand_as(tokens)
         seen = ((2 << row) - 1).expand_as(tokens)
-        rows = Rows.flat(
-            tokens, root + row, root + row, start, start, torch.tensor(list(slots)), seen
-        )
+        each = [x.flatten() for x in (tokens, root + row, root + row, start, start)]
+        rows = Rows(*each, torch.tensor(list(slots)), seen.flatten())
         return self.logits(self._run(rows, max(places) + length))
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class AskedRanks:
         """Read off a command's arguments and this process's environment."""
         asked = _value(words, "--tp") or ""
         where = _place() if any(name in os.environ for name in LAUNCHED) else None
-        tp = int(asked) if asked.isascii() and asked.isdigit() else None
+        tp = int(asked) if _is_number(asked) else None
         return cls(tp, gpu_numbers(_value(words, "--devices") or ""), where)
 
     def device(self) -> int | None:
@@ -61,9 +61,13 @@ class AskedRanks:
 def gpu_numbers(text: str) -> tuple[int, ...] | None:
     """GPUs as `--devices` names them; None for what names none."""
     words = text.split(",")
-    if not all(word.isascii() and word.isdigit() and len(word) < 4 for word in words):
+    if not all(map(_is_number, words)):
         return None
     return tuple(map(int, words))
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < 4
 
 
 def device_of(rank: int, devices: tuple[int, ...] | None) -> int:

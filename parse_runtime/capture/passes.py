@@ -228,7 +228,8 @@ class Passes:
         rows = Rows.of(inputs["plan"], inputs["slots"])
         hidden, features = self._forward(rows, self.sizes.slot_rows)
         if self._head:
-            # Behind a draft's last row is no token of its own: there the head guesses worse.
+            # Behind the last row of a draft that fills its pass is no token of its own: there the
+            # head guesses worse.
             self._speculation.fill_head_cache(features, rows)
         return self._judging.outputs(inputs, hidden)
 

@@ -14,9 +14,9 @@ from parse_runtime.engine.sequence import Decode, Extend, Prefill
 from parse_runtime.signature.sizes import beside
 
 _TOGETHER = 4
-"""Of the largest passes, as many as a step has while all answers are to be drafted and judged:
-nobody waits for a next token, and steps of all cost little more than those of a few. Requests come
-and leave between two steps."""
+"""The rows of so many of the largest passes are a step's while all answers are to be drafted and
+judged: as it begins nobody waits for a next token, and steps of all cost little more than those of
+a few. Requests come and leave between two steps."""
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class Answer:
         return written[:room], ended and len(written) <= room
 
     def _judge(self, draft: Sequence[int]) -> Generator[Call, Any, int]:
-        """How much of the draft stays; the target then holds rows for all of it."""
+        """How much of the draft stays; the target then holds rows for what `held` says."""
         base, cuts = len(self._sequence), self.request.cuts(draft)
         rules, score = self.request.rules, self.request.score
         # Evidence of the first drafted token is in the row before it.

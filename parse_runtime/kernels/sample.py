@@ -15,11 +15,11 @@ def sample(
     """Int64 [N]: one token of each row of `logits` [N, V], float32 or bfloat16.
 
     `positions` int64 [N]; `temperature`, `top_p` float32 and `seeds` int64, [B] each, of which each
-    counts for N / B rows in turn. Temperature 0 takes the
-    largest logit, the lowest id on ties. Else a draw from p = softmax(logits / temperature),
-    restricted to the nucleus: token t belongs to it where the tokens likelier than t weigh less
-    than top_p together, so tokens of equal probability stay or go together, and the likeliest
-    always stays (Holtzman et al., arXiv 1904.09751).
+    counts for N / B rows in turn. Temperature 0 takes the largest logit, the lowest id on ties.
+    Else a draw from p = softmax(logits / temperature), restricted to the nucleus: token t belongs
+    to it where the tokens likelier than t weigh less than top_p together, so tokens of equal
+    probability stay or go together, and the likeliest always stays (Holtzman et al., arXiv
+    1904.09751).
 
     The draw is the largest of log p + Gumbel noise, and the noise of a token a hash of (seed,
     position, token): the same seed at the same position draws the same token in any batch, and

@@ -124,6 +124,8 @@ def verification_plan(
     """
     size, row = len(suffix), verified(len(shared_prefix), suffix)
     plan = causal(shared_prefix[:row], start, length, max_len)
+    if row < min(len(shared_prefix), length):
+        plan[0, row] = shared_prefix[row]  # of padding, but an EAGLE-3 head reads what follows
     ends = []
     for i, cut in enumerate(cuts):
         here = slice(row, row + size)

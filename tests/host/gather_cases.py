@@ -101,6 +101,10 @@ def shared(beside: Beside) -> None:
         side = torch.cat(list(parts), -1)[:, :width]
         ours = cuda.launch_columns(parts.to(beside.device), width)
         beside.found[f"columns {width}"] = unlike(ours, side)
+    # As ranks exchange an odd number of words' halves.
+    padded = torch.randint(-99, 99, (2, 16)).bfloat16()[:, :15].view(2, 3, 5)
+    ours = cuda.launch_columns(padded.to(beside.device), 10)
+    beside.found["columns with gaps"] = unlike(ours, torch.cat(list(padded), -1))
     beside.note("widened", cuda.launch_widened, widened, (torch.randn(5, 1300).bfloat16(),))
 
 

@@ -49,15 +49,16 @@ def launch_columns(parts: Tensor, width: int) -> Tensor:
     """`parse_runtime.kernels.ranks.side_by_side` of [ranks, T, N] that all have."""
     _, count, columns = parts.shape
     found = parts.new_empty(count, width)
+    # Odd numbers of bfloat16 come with half a word between one rank's and the next one's.
     _columns[count, triton.cdiv(width, MOST)](
-        parts, found, columns, width, BLOCK=MOST, num_warps=4, **OPTIONS
+        parts, found, parts.stride(0), columns, width, BLOCK=MOST, num_warps=4, **OPTIONS
     )
     return found
 
 
 @opaque
 def launch_summed(parts: Tensor) -> Tensor:
-    """`parse_runtime.kernels.ranks.summed` of [ranks, ...] that all have."""
+    """`parse_runtime.kernels.ranks.summed` of contiguous [ranks, ...] that all have."""
     found = torch.empty(parts.shape[1:], dtype=torch.float32, device=parts.device)
     _summed[(triton.cdiv(found.numel(), FEW),)](
         parts, found, found.numel(), RANKS=parts.shape[0], BLOCK=FEW, num_warps=1, **OPTIONS
@@ -151,11 +152,11 @@ def _rows(
 
 
 @triton.jit
-def _columns(parts, found, columns, width, BLOCK: tl.constexpr):
+def _columns(parts, found, stride, columns, width, BLOCK: tl.constexpr):
     release()
     wait()
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    come = (at // columns * tl.num_programs(0) + row) * columns + at % columns
+    come = (at // columns).to(tl.int64) * stride + row * columns + at % columns
     x = tl.load(parts + come, at < width, other=0)
     tl.store(found + row * width + at, x, at < width)
 

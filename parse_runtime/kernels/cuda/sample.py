@@ -74,7 +74,8 @@ def _scan(
         x = tl.where(there, x + _gumbel(token, low, key), float("-inf"))
     best, index = tl.max(x, 0, return_indices=True)
     tl.store(bests + place, best)
-    tl.store(ids + place, chunk * CHUNK + index)
+    # Where logits are NaN the largest may be one that is not there.
+    tl.store(ids + place, tl.minimum(chunk * CHUNK + index, vocabulary - 1))
 
 
 @triton.jit(do_not_specialize=["weights", "bests", "positions", "top_p", "each"])
@@ -90,7 +91,7 @@ def _decide(
     there = chunk < chunks
     place = row * chunks + chunk
     _, index = tl.max(tl.load(bests + place, there, other=float("-inf")), 0, return_indices=True)
-    token = tl.load(ids + row * chunks + index)
+    token = tl.load(ids + row * chunks + tl.minimum(index, chunks - 1))
     heat, mass = tl.load(temperature + row // each), tl.load(top_p + row // each)
     if (heat > 0) & (mass < 1):
         top_of = tl.load(tops + place, there, other=float("-inf"))

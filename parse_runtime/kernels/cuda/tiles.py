@@ -104,11 +104,10 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     tiles = _streamed(weight, dtype, count, gated)
     if not shared() and holding(weight, gated) is not None:
         tiles = replace(tiles, apart=True)
-    tiles = fitting(tiles, count, dtype)
     few = count <= 16 and blocks * tiles.spans <= RESIDENT
     if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
         tiles = _with_early(tiles, blocks, k)
-    return tiles
+    return fitting(tiles, count, dtype)
 
 
 def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tiles:
