@@ -110,7 +110,7 @@ def receiver(result: Mapping[str, Any], symbols: Sequence[Sequence[float]]) -> M
     rows = [
         ("grid, delay x Doppler bins", result["grid"]),
         ("source", result["source"]),
-        ("equalizer", f"conjugate gradients, {result['cg_iterations']} iterations"),
+        ("equalizer", f"conjugate gradients, K = {result['cg_iterations']}"),
         ("bit error rate", f"{result['ber']:.2e} over {result['ber_frames']} frames"),
         ("median time of a frame", f"{latency['p50']:.0f} ms on this CPU"),
         ("a frame on the air lasts", f"{result['deadline_ms']:.3f} ms; a GPU keeps up with it"),

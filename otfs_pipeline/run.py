@@ -64,11 +64,11 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
                 samples, like = next(iter(takes.inputs.items()))
                 staging = partial(pipeline.staging, samples)
                 front = pipeline if in_graph else None
-                feed = open_feed(settings, options, stop, staging, front)
                 tally = stream.Tally()
-                if live:
-                    live.follow(feed, results, tally)
-                _receive(feed, pipeline, like.shape, results, stop, tally)
+                with closing(open_feed(settings, options, stop, staging, front)) as feed:
+                    if live:
+                        live.follow(feed, results, tally)
+                    _receive(feed, pipeline, like.shape, results, stop, tally)
         finally:
             stop.set()
             pipeline.close()
@@ -158,7 +158,7 @@ def _receive(
     deadline = feed.period * 1e3
     missed = 0
 
-    with closing(feed), progress_bar(feed.total, "receiving") as update:
+    with progress_bar(feed.total, "receiving") as update:
 
         def seen(tally: stream.Tally) -> None:
             nonlocal missed
@@ -244,7 +244,7 @@ def _print(report: dict[str, Any]) -> None:
     antennas = f"{report['antennas']} antennas, " if report["antennas"] > 1 else ""
     ber = "unknown payload" if report["ber"] is None else f"{report['ber']:.3e}"
     write(
-        f"{report['grid']}, {report['modulation']}-QAM, {antennas}CG {report['cg_iterations']}, "
+        f"{report['grid']}, {report['modulation']}-QAM, {antennas}K {report['cg_iterations']}, "
         f"{printable(report['source'])}{', interrupted' if report['interrupted'] else ''}\n"
         f"frames      {report['frames']} received, {skipped['wrong_length']} of wrong length and "
         f"{skipped['not_finite']} not finite skipped\n"

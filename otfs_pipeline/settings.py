@@ -51,7 +51,10 @@ class Settings:
     )
     gain_model: str = option("fixed", "path gains of the synthetic source: fixed or rayleigh")
     antennas: int = option(1, "receive antennas that are combined: 1, 2 or 4")
-    iterations: int = option(0, "conjugate-gradient iterations; 0: by the modulation")
+    iterations: int = option(
+        0, "conjugate-gradient iterations K, of which a preconditioner leaves K/4 (CPU) or K/6 (GPU"
+        " with clusters); 0: by the modulation",
+    )  # fmt: skip
     tap_sigmas: float = option(3.0, "taps are kept above this many noise standard deviations")
     max_taps: int = option(192, "taps kept at most, the strongest; of a sinc with cp, delays")
     code_rate: float = option(

@@ -12,11 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
+from yarl import URL
 
 from examples.deploy.ray_standby import Server
 
-_OF_ONE_CONNECTION = {"connection", "host", "keep-alive", "transfer-encoding"}
-"""Headers that are not passed on (RFC 9110, 7.6.1)."""
+_OF_ONE_CONNECTION = {
+    "connection", "host", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"
+}  # fmt: skip
+"""Headers that are not passed on."""
 
 
 class Relay:
@@ -41,7 +44,7 @@ class Relay:
         request = Request(scope, receive)
         try:
             answer = await self._client.request(
-                request.method, str(request.url.replace(scheme="", netloc="")),
+                request.method, self._target(scope),
                 data=await request.body(), headers=_whole_way(request.headers.items()),
                 allow_redirects=False,
             )  # fmt: skip
@@ -53,6 +56,13 @@ class Relay:
             headers = dict(_whole_way(answer.headers.items()))
             parts = answer.content.iter_any()
             await StreamingResponse(parts, answer.status, headers)(scope, receive, send)
+
+    def _target(self, scope: Scope) -> URL:
+        """A path of the server's, as the client wrote it; one that names a host names none."""
+        path = scope["raw_path"].decode("latin-1").removeprefix(scope.get("root_path", ""))
+        query = scope["query_string"].decode("latin-1")
+        asked = f"/{path.lstrip('/')}" + (f"?{query}" if query else "")
+        return URL(self._address + asked, encoded=True)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

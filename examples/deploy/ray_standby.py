@@ -15,6 +15,8 @@ from contextlib import suppress
 from foundryrt.standby import client, wire
 
 _LISTENING = re.compile(r"listening on (http://\S+)/v1")
+_STARTS = 300
+"""Seconds until a server listens, at most."""
 _LAST_WORDS = 10
 """Seconds beyond the grace, for a server to end."""
 
@@ -48,7 +50,11 @@ class Server:
     @property
     def address(self) -> str:
         """Its URL, once it listens; RuntimeError where it ends before."""
-        return self._listening.result()
+        try:
+            return self._listening.result(_STARTS)
+        except BaseException:
+            self._connection.close()  # the command's client is gone: it ends, too
+            raise
 
     @property
     def ended(self) -> bool:

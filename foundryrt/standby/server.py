@@ -71,6 +71,8 @@ class Standby:
             if gc.get_freeze_count() > frozen:  # a server freezes what it has made
                 gc.unfreeze()
             gc.collect()  # what the command left in cycles holds device memory
+            if not gc.get_freeze_count():
+                gc.freeze()
             self._free.release()
             with contextlib.suppress(OSError):  # nobody waits for it any more
                 wire.send(job.connection, "exit", str(code))
@@ -155,7 +157,8 @@ def _execute(job: _Job, run: Callable[[], None]) -> int:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except BaseException:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the client has gone, and its stderr with it
+                traceback.print_exc()
             return 1
         return 0
 
@@ -163,7 +166,8 @@ def _execute(job: _Job, run: Callable[[], None]) -> int:
 def _code(value: object) -> int:
     if value is None or isinstance(value, int):
         return value or 0
-    note(value)
+    with contextlib.suppress(OSError):
+        note(value)
     return 1
 
 

@@ -95,3 +95,23 @@ def test_the_image_has_neither_torch_nor_a_toolkit() -> None:
     assert not [n for n in names if re.match(r"torch|triton|nvidia-(?!ml-py)|cuda", n)], names
     sources = (Path(__file__).parents[2] / "benchmarks" / "serving" / "size.py").read_text()
     assert f'EXTRAS = "{extras}"' in sources, "another size is measured than the image has"
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "asked"),
+    [
+        ("/v1/models", "", "/v1/models?a=%2F"),
+        ("/p/v1/models", "/p", "/v1/models?a=%2F"),
+        ("/v1/models/x%2Fy", "", "/v1/models/x%2Fy?a=%2F"),
+        ("//127.0.0.1:1/health", "", "/127.0.0.1:1/health?a=%2F"),
+    ],
+)
+def test_a_relay_asks_its_own_server_alone(path: str, root: str, asked: str) -> None:
+    """Whatever a client's path looks like: one that begins with // would name a host."""
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("starlette")
+    from examples.deploy.ray_relay import Relay
+
+    relay = Relay(SimpleNamespace(address="http://127.0.0.1:8000"))
+    scope = {"raw_path": path.encode(), "root_path": root, "query_string": b"a=%2F"}
+    assert str(relay._target(scope)) == f"http://127.0.0.1:8000{asked}"

@@ -1,4 +1,4 @@
-// What all kernels share. The capitals are the macros of geometry.Geometry.macros.
+// What all kernels share. The capitals are those of macros.macros.
 
 #define TINY 1e-30f
 
