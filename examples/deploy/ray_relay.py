@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import aiohttp
 from starlette.applications import Starlette
@@ -59,7 +60,8 @@ class Relay:
 
     def _target(self, scope: Scope) -> URL:
         """A path of the server's, as the client wrote it; one that names a host names none."""
-        path = scope["raw_path"].decode("latin-1").removeprefix(scope.get("root_path", ""))
+        raw = scope.get("raw_path") or quote(scope["path"]).encode()
+        path = raw.decode("latin-1").removeprefix(scope.get("root_path", ""))
         query = scope["query_string"].decode("latin-1")
         asked = f"/{path.lstrip('/')}" + (f"?{query}" if query else "")
         return URL(self._address + asked, encoded=True)
