@@ -29,6 +29,8 @@ from parse_runtime.serve.switching import Switching
 
 _LAST_WORDS = 5
 """Seconds for clients to read how their answers ended."""
+_TO_STOP = 5
+"""Seconds that threads have to stop, at least; a process whose threads do not stop is ended."""
 _TURNS = 3
 """Of the event loop, until a connection that it has accepted is there."""
 
@@ -183,9 +185,9 @@ def answer(service: Service, listening: socket.socket, options: Serving) -> None
         token.close()
         service.stop()
         for engine in list(service.engines):
-            engine.close(max(1, server.seconds_left))
-        preparing.join(max(1, server.seconds_left))
-        ended = switching.join(max(1, server.seconds_left))
+            engine.close(max(_TO_STOP, server.seconds_left))
+        preparing.join(max(_TO_STOP, server.seconds_left))
+        ended = switching.join(max(_TO_STOP, server.seconds_left))
     if any(engine.working for engine in service.engines) or preparing.is_alive() or not ended:
         # None can be stopped, and what they read and write must not be freed below them.
         os._exit(_exit_code(service))

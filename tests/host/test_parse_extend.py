@@ -165,12 +165,14 @@ def test_rows_lie_as_kernels_read_them(
         qkv: torch.Tensor, rotation: Rotation, cache: torch.Tensor, tables: torch.Tensor,
         *numbers: object, lows: torch.Tensor | None, **more: float,
     ) -> torch.Tensor:  # fmt: skip
-        *rows, weight = numbers
+        *rows, weight, ranks = numbers
         assert tables.is_contiguous()
         for number, tensor in enumerate((rotation.positions, rotation.rows, *rows, lows)):
             if isinstance(tensor, torch.Tensor) and tensor.stride() != (1,):
                 seen.append(f"number {number}: {tensor.stride()}")
-        return attend_step_parts(qkv, rotation, cache, tables, *rows, weight, lows=lows, **more)  # type: ignore[arg-type]
+        return attend_step_parts(
+            qkv, rotation, cache, tables, *rows, weight, ranks, lows=lows, **more
+        )  # type: ignore[arg-type]
 
     target = opened(folders, WAYS["tree"])
     monkeypatch.setattr(decoder, "attend_step_parts", checked)
