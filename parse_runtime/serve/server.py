@@ -29,7 +29,7 @@ from parse_runtime.serve.switching import Switching
 
 _LAST_WORDS = 5
 """Seconds for clients to read how their answers ended."""
-_TO_STOP = 5
+_TO_STOP = 2
 """Seconds that threads have to stop, at least; a process whose threads do not stop is ended."""
 _TURNS = 3
 """Of the event loop, until a connection that it has accepted is there."""
