@@ -106,7 +106,7 @@ class Elsewhere:
         """What the first stored."""
         return load(self.folder / "again")
 
-    def anew(self) -> Capture:
+    def rerun_first(self) -> Capture:
         """What the first stores when it runs once more, now; FoundryError where it fails."""
         self._start("again", start_apart)
         self._end("again")

@@ -39,7 +39,7 @@ def write_proved(
         # It ran before the others and filled compilers' caches. Memory in which kernels were tuned
         # for that is in its arena alone.
         progress("capturing once more, with compilers' caches filled")
-        again = elsewhere.anew()
+        again = elsewhere.rerun_first()
     compared = compare(capture, again, moved)
     if compared.growing:
         progress("capturing with more rows")
