@@ -339,6 +339,7 @@ class CudaBackend:
         outputs: Mapping[str, DeviceTensor],
         depth: int,
         lazy: Collection[str],
+        timed: bool = False,
     ) -> CudaPipeline:
         """Launches of a graph on streams of their own, after what the session's stream holds."""
         self.synchronize()
@@ -347,7 +348,7 @@ class CudaBackend:
 
         undo = Undo(outlived_by=self._undo)
         self._pipelines.add(undo)
-        return CudaPipeline(self.device, launch, inputs, outputs, depth, lazy, undo)
+        return CudaPipeline(self.device, launch, inputs, outputs, depth, lazy, undo, timed)
 
     def close(self) -> None:
         """Free everything the backend made; FoundryError where work still queued has failed."""

@@ -64,6 +64,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventSynchronize": (c_void_p,),
     "cuEventQuery": (c_void_p,),
+    "cuEventElapsedTime_v2": (_POINTER, c_void_p, c_void_p),
     "cuGraphLaunch": (c_void_p, c_void_p),
     "cuLibraryLoadData": (
         _POINTER,
@@ -99,7 +100,7 @@ _AT_ONCE = (
 
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 NON_BLOCKING = 1
-EVENT_WITHOUT_TIME = 2
+EVENT_WITH_TIME, EVENT_WITHOUT_TIME = 0, 2
 _NOT_READY = 600
 
 

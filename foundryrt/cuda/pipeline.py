@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Iterator, Mapping
+from ctypes import byref, c_float
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.cuda.device import Device
-from foundryrt.cuda.driver import EVENT_WITHOUT_TIME, NON_BLOCKING
+from foundryrt.cuda.driver import EVENT_WITH_TIME, EVENT_WITHOUT_TIME, NON_BLOCKING
 from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.errors import UsageError
@@ -77,6 +78,7 @@ class CudaPipeline:
         depth: int,
         lazy: Collection[str],
         undo: Undo,
+        timed: bool = False,
     ) -> None:
         for name, tensor in inputs.items():
             if tensor.extent != tensor.dtype.itemsize * int(np.prod(tensor.shape)):
@@ -97,12 +99,18 @@ class CudaPipeline:
             self._memory = self._undo.part()
             # Buffers must outlive the copies, and are freed also where waiting fails.
             self._undo.push(partial(_drain, device, streams))
-            self._slots = self._make_slots()
+            self._slots = self._make_slots(EVENT_WITH_TIME if timed else EVENT_WITHOUT_TIME)
+            self._began = self._event(EVENT_WITH_TIME) if timed else None
+            if self._began:
+                device.cuda("cuEventRecord", self._began, self._compute)
         except BaseException:
             self._undo.rollback()
             raise
 
-    def _make_slots(self) -> list[_Slot]:
+    def _event(self, flags: int) -> int:
+        return self._device.cuda.make(self._memory, "cuEventCreate", flags)
+
+    def _make_slots(self, flags: int) -> list[_Slot]:
         extents = [tensor.extent for tensor in (*self._inputs.values(), *self._outputs.values())]
         # Each begins as an allocation of its own would.
         sizes = [-(-extent // _ALIGNMENT) * _ALIGNMENT for extent in extents]
@@ -115,14 +123,11 @@ class CudaPipeline:
             device = self._device.cuda.make(self._memory, "cuMemAlloc_v2", max(1, tensor.extent))
             return _Buffer(host, tensor.view(host), device)
 
-        def event() -> int:
-            return self._device.cuda.make(self._memory, "cuEventCreate", EVENT_WITHOUT_TIME)
-
         return [
             _Slot(
                 {name: buffer(tensor) for name, tensor in self._inputs.items()},
                 {name: buffer(tensor) for name, tensor in self._outputs.items()},
-                event(), event(), event(),
+                self._event(flags), self._event(flags), self._event(flags),
             )
             for _ in range(self.depth)
         ]  # fmt: skip
@@ -210,6 +215,19 @@ class CudaPipeline:
         if not self.done(slot):
             self._device.cuda("cuEventSynchronize", self._slots[slot].done)
         return _Results(self._device, self._slots[slot].outputs, self._lazy)
+
+    def moments(self, slot: int) -> tuple[float, float, float]:
+        if self._began is None:
+            raise UsageError("this pipeline keeps no times; make it with timed=True")
+        self._device.enter()
+        used = self._slots[slot]
+        arrived, computed, done = map(self._since, (used.arrived, used.computed, used.done))
+        return arrived, computed, done
+
+    def _since(self, event: int) -> float:
+        milliseconds = c_float()
+        self._device.cuda("cuEventElapsedTime_v2", byref(milliseconds), self._began, event)
+        return 1e-3 * milliseconds.value
 
     def close(self) -> None:
         self._undo.close()

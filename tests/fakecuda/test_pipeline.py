@@ -144,6 +144,26 @@ def test_idling_ends_with_the_launch_or_the_word_or_the_time(path, fake, ends):
     assert fake.live == ""
 
 
+def test_a_timed_pipeline_says_when_the_device_was_done(path, fake):
+    with Session.open(path) as session:
+        graph = session.graph("step", by=11)
+        pipeline = graph.pipeline(("state",), ("result",), depth=2, timed=True)
+        ends = []
+        for slot in (0, 1, 0):
+            pipeline.submit(slot, {"state": frame(slot)})
+            pipeline.wait(slot)
+            ends.extend(pipeline.moments(slot))
+        assert ends[0] > 0 and ends == sorted(ends) and len(set(ends)) == len(ends)
+        pipeline.close()
+        pipeline = graph.pipeline(("state",), ("result",), depth=1)
+        pipeline.submit(0, {"state": frame(1)})
+        pipeline.wait(0)
+        with pytest.raises(UsageError, match="timed"):
+            pipeline.moments(0)
+        pipeline.close()
+    assert fake.live == ""
+
+
 def test_what_does_not_fit_is_refused(path, fake):
     with Session.open(path) as session:
         graph = session.graph("step", by=11)
