@@ -35,7 +35,7 @@ def _library() -> ctypes.CDLL:
     )  # fmt: skip
     library.foundry_zak_correlation_find.restype = c_int64
     library.foundry_zak_intake.argtypes = (
-        c_int, c_int, c_void_p, c_int64, c_float, c_int, c_void_p,
+        c_int, c_int, c_int, c_int64, c_void_p, c_int64, c_float, c_int, c_void_p,
     )  # fmt: skip
     return library
 
@@ -89,17 +89,20 @@ def intake(
     to: NDArray[np.complex64],
     streamed: bool = False,
     lanes: int = 0,
+    threads: int = 1,
 ) -> bool:
     """Interleaved parts [2 S] of one of FORMATS, contiguous, to samples `to` [S], contiguous.
 
     Integers are scaled to -1 to 1, and the middle of an unsigned range is 0. Gives whether the
     magnitudes of all parts are below `limit`, which NaN is not.
     `streamed`: they are written past the caches, for a device that reads them, or nobody for long.
-    FoundryError for `lanes` that there are none of.
+    Up to `threads` share the work; they sleep when nothing has come for 0.3 ms. FoundryError for
+    `lanes` that there are none of.
     """
     code = _library().foundry_zak_intake(
-        lanes, _CODES[parts.dtype], parts.ctypes.data, 2 * to.size, limit, streamed, to.ctypes.data
-    )
+        lanes, threads, _CODES[parts.dtype], parts.itemsize, parts.ctypes.data, 2 * to.size, limit,
+        streamed, to.ctypes.data,
+    )  # fmt: skip
     if code < 0:
         raise FoundryError(f"no intake of samples with {lanes} lanes")
     return bool(code)

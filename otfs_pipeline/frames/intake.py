@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from foundryrt.native import front_core
+from foundryrt.parallel import available_threads
 from otfs_pipeline.frames.samples import DATATYPES, decode, width
 
 # Squares of larger samples are no float32.
 _LARGEST = 1e15
+# One thread does not keep up with memory. Others look for the next samples, so they need processors
+# that the threads of a run, of which two poll, leave idle.
+_MOST_THREADS, _POLLING = 4, 2
 
 
 def undecoded(data: bytes | memoryview, datatype: str) -> np.ndarray:
@@ -23,7 +27,14 @@ def undecoded(data: bytes | memoryview, datatype: str) -> np.ndarray:
     return np.frombuffer(data, component, 2 * whole).reshape(-1, 2)
 
 
-def take(samples: np.ndarray, to: np.ndarray, streamed: bool = False) -> list[list[int]]:
+def intake_threads() -> int:
+    """How many threads `take` may use in this process."""
+    return max(1, min(_MOST_THREADS, (available_threads() - _POLLING) // 2))
+
+
+def take(
+    samples: np.ndarray, to: np.ndarray, streamed: bool = False, threads: int = 1
+) -> list[list[int]]:
     """Put samples, as `undecoded` gives them, to `to`, complex64 as `Settings.stream_shape`.
 
     Zeros stand for those that are no numbers, or over 1e15. Gives where such begin and end, at any
@@ -31,7 +42,7 @@ def take(samples: np.ndarray, to: np.ndarray, streamed: bool = False) -> list[li
     """
     samples = np.ascontiguousarray(samples)
     parts = samples.view(np.float32) if samples.dtype == np.complex64 else samples
-    if front_core.intake(parts, _LARGEST / 2, to, streamed):
+    if front_core.intake(parts, _LARGEST / 2, to, streamed, threads=threads):
         return []
     with np.errstate(invalid="ignore"):
         good = np.abs(to) < _LARGEST

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -101,6 +104,33 @@ def test_each_sample_that_is_too_large_is_seen(lanes: int, bad: float) -> None:
         assert not intake(parts, 1e15, room[1:], False, lanes), at
         parts[at] = 0.99e15
         assert intake(parts, 1e15, room[1:], False, lanes), at
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_share_what_is_taken_in(threads: int) -> None:
+    rng = np.random.default_rng(threads)
+    parts = rng.integers(-(1 << 15), 1 << 15, 2 * 60_001).astype(np.int16)
+    expected = decode(parts.tobytes(), "ci16_le")
+
+    def take_often(_: int) -> None:
+        room = np.empty(60_003, np.complex64)
+        for _ in range(100):
+            room[:] = 7
+            assert intake(parts, 1e15, room[1:-1], True, threads=threads)
+            np.testing.assert_array_equal(room[1:-1], expected)
+            assert room[0] == room[-1] == 7
+
+    # Of several calls at once one has the threads.
+    with ThreadPoolExecutor(3) as callers:
+        list(callers.map(take_often, range(3)))
+    # They have gone to sleep, and are woken.
+    for at in (0, 8191, 8192, 70_000, 120_000):
+        time.sleep(2e-3)
+        floats = np.ones(2 * 60_001, np.float32)
+        room = np.empty(60_001, np.complex64)
+        assert intake(floats, 1e15, room, threads=threads)
+        floats[at] = np.inf
+        assert not intake(floats, 1e15, room, threads=threads)
 
 
 def test_lanes_that_there_are_none_of() -> None:

@@ -1,9 +1,11 @@
 // The C interface of what the receiver's source does to samples: taken in, and searched for a preamble.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <new>
 #include <vector>
 
+#include "zak/crew.hpp"
 #include "zak/kernels.hpp"
 #include "zak/memory.hpp"
 #include "zak/pool.hpp"
@@ -61,6 +63,33 @@ struct Search {
     }
 };
 
+// Components in parts that threads share.
+struct SharedIntake {
+    // So many that a thread takes some microseconds for them.
+    static constexpr int64_t PART = 1 << 13;
+
+    const Kernels& kernels;
+    Intake whole;
+    int64_t width;  // bytes of a component
+    std::atomic<bool> is_good{true};
+
+    bool run(int threads) {
+        share(threads, int((whole.count + PART - 1) / PART), take, this);
+        return is_good;
+    }
+
+  private:
+    static void take(void* given, int index) {
+        SharedIntake& s = *static_cast<SharedIntake*>(given);
+        const int64_t begin = index * PART;
+        Intake part = s.whole;
+        part.from = static_cast<const char*>(part.from) + begin * s.width;
+        part.to += begin;
+        part.count = std::min(PART, part.count - begin);
+        if (!s.kernels.intake(part)) s.is_good = false;
+    }
+};
+
 }  // namespace
 
 // `lanes` chooses an instruction set by its vectors' floats, one that this processor has, 0 the best.
@@ -99,11 +128,12 @@ FOUNDRY_EXPORT int64_t foundry_zak_correlation_find(int lanes, int threads, int6
     return -2;
 }
 
-// `count` components in one of the formats to float32: 1 where all are less than `limit`, else 0;
-// -1 for lanes that there are none of.
-FOUNDRY_EXPORT int foundry_zak_intake(int lanes, int format, const void* from, int64_t count, float limit,
-                                      int is_streamed, float* to) {
+// `count` components, of `width` bytes, in one of the formats to float32, on up to so many threads: 1 where
+// all are less than `limit`, else 0; -1 for lanes that there are none of.
+FOUNDRY_EXPORT int foundry_zak_intake(int lanes, int threads, int format, int64_t width, const void* from,
+                                      int64_t count, float limit, int is_streamed, float* to) {
     const Kernels* kernels = kernels_of(lanes);
     if (!kernels) return -1;
-    return kernels->intake({SampleFormat(format), from, count, limit, is_streamed != 0, to});
+    const Intake whole{SampleFormat(format), from, count, limit, is_streamed != 0, to};
+    return SharedIntake{*kernels, whole, width}.run(threads);
 }
