@@ -3,6 +3,7 @@
 A graph reads and writes fixed addresses, so each slot has device buffers of its own: the copies
 between those and the graph's tensors stay on the device and take microseconds. Memory for values
 that go ahead of their launch has its like on the device, which takes the place of these buffers.
+All driver calls of a launch are one native call (native/queued.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
 from foundryrt.errors import UsageError
 from foundryrt.native.idle import idle
+from foundryrt.native.queued import (
+    LAUNCH,
+    NOTHING,
+    ON_DEVICE,
+    RECORD,
+    TO_DEVICE,
+    TO_HOST,
+    WAIT,
+    Call,
+    Calls,
+)
 from foundryrt.pipeline import check_inputs
 from foundryrt.undo import Undo
 
@@ -60,19 +72,22 @@ class _Slot:
     arrived: int
     computed: int
     done: int
+    calls: Calls
+    """The inputs' copies to the device, two of events, the inputs' copies on it, and the rest."""
 
 
 class CudaPipeline:
-    """`depth` slots for launches of a graph; `launch` queues it on a stream. See `Pipeline`.
+    """`depth` slots for launches of `executable`, a CUgraphExec. See `Pipeline`.
 
-    `undo` is this object's own. UsageError for an input with gaps between its elements: a copy
-    would overwrite them.
+    `prepare` queues on a stream what each launch needs before. `undo` is this object's own.
+    UsageError for an input with gaps between its elements: a copy would overwrite them.
     """
 
     def __init__(
         self,
         device: Device,
-        launch: Callable[[int], None],
+        executable: int,
+        prepare: Callable[[int], None] | None,
         inputs: Mapping[str, DeviceTensor],
         outputs: Mapping[str, DeviceTensor],
         depth: int,
@@ -85,7 +100,7 @@ class CudaPipeline:
                 raise UsageError(f"input {name} is not dense; write it with Session.write")
         self.depth = depth
         self._device = device
-        self._launch = launch
+        self._executable, self._prepare = executable, prepare
         self._inputs, self._outputs = dict(inputs), dict(outputs)
         self._lazy = frozenset(lazy)
         self._blocks: list[_Block] = []  # in the order of their addresses
@@ -123,14 +138,43 @@ class CudaPipeline:
             device = self._device.cuda.make(self._memory, "cuMemAlloc_v2", max(1, tensor.extent))
             return _Buffer(host, tensor.view(host), device)
 
-        return [
-            _Slot(
-                {name: buffer(tensor) for name, tensor in self._inputs.items()},
-                {name: buffer(tensor) for name, tensor in self._outputs.items()},
-                self._event(flags), self._event(flags), self._event(flags),
+        def slot() -> _Slot:
+            inputs, outputs = (
+                {name: buffer(tensor) for name, tensor in tensors.items()}
+                for tensors in (self._inputs, self._outputs)
             )
-            for _ in range(self.depth)
-        ]  # fmt: skip
+            arrived, computed, done = (self._event(flags) for _ in range(3))
+            calls = Calls(self._calls(inputs, outputs, arrived, computed, done))
+            return _Slot(inputs, outputs, arrived, computed, done, calls)
+
+        return [slot() for _ in range(self.depth)]
+
+    def _calls(
+        self,
+        inputs: Mapping[str, _Buffer],
+        outputs: Mapping[str, _Buffer],
+        arrived: int,
+        computed: int,
+        done: int,
+    ) -> Iterator[Call]:
+        arriving, compute, leaving = self._copy_in, self._compute, self._copy_out
+        for buffer in inputs.values():
+            yield Call(TO_DEVICE, arriving, buffer.device, 0, buffer.host.size)
+        yield Call(RECORD, arriving, arrived)
+        yield Call(WAIT, compute, arrived)
+        for name, buffer in inputs.items():
+            yield Call(ON_DEVICE, compute, self._inputs[name].address, 0, buffer.host.size)
+        yield Call(LAUNCH, compute, self._executable)
+        for name, buffer in outputs.items():
+            address = self._outputs[name].address
+            yield Call(ON_DEVICE, compute, buffer.device, address, buffer.host.size)
+        yield Call(RECORD, compute, computed)
+        yield Call(WAIT, leaving, computed)
+        for name, buffer in outputs.items():
+            if name not in self._lazy:
+                target = buffer.host.ctypes.data
+                yield Call(TO_HOST, leaving, target, buffer.device, buffer.host.size)
+        yield Call(RECORD, leaving, done)
 
     def _pin(self, size: int) -> NDArray[np.uint8]:
         return np.frombuffer(pin(self._device, max(1, size), self._memory), np.uint8, size)
@@ -160,48 +204,34 @@ class CudaPipeline:
         block = self._block(values)
         if block is not None and block.device:
             self._device.enter()
-            self._to_device(block.device + values.ctypes.data - block.begin, values)
+            to = block.device + values.ctypes.data - block.begin
+            self._device.cuda.at_once(
+                "cuMemcpyHtoDAsync_v2", to, values.ctypes.data, values.nbytes, self._copy_in
+            )
 
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)
         self._device.enter()
         used = self._slots[slot]
-        sources = [self._arriving(values[name], buffer) for name, buffer in used.inputs.items()]
-        self._then(self._copy_in, used.arrived, self._compute)
-        for (name, buffer), source in zip(used.inputs.items(), sources, strict=True):
-            self._on_device(self._inputs[name].address, source, buffer.host.size)
-        self._launch(self._compute)
-        for name, buffer in used.outputs.items():
-            self._on_device(buffer.device, self._outputs[name].address, buffer.host.size)
-        self._then(self._compute, used.computed, self._copy_out)
-        queue = self._device.cuda.at_once
-        for name, buffer in used.outputs.items():
-            if name not in self._lazy:
-                queue("cuMemcpyDtoHAsync_v2", buffer.host.ctypes.data, buffer.device,
-                      buffer.host.size, self._copy_out)  # fmt: skip
-        queue("cuEventRecord", used.done, self._copy_out)
+        for index, (name, buffer) in enumerate(used.inputs.items()):
+            source, there = self._arriving(values[name], buffer)
+            to_device, on_device = used.calls[index], used.calls[len(used.inputs) + 2 + index]
+            to_device.kind = TO_DEVICE if source else NOTHING
+            to_device.source, on_device.source = source, there
+        if self._prepare is not None:
+            self._prepare(self._compute)
+        used.calls.make()
 
-    def _arriving(self, values: NDArray[Any], buffer: _Buffer) -> int:
-        """Where on the device the values are once the copies that are queued have been made."""
+    def _arriving(self, values: NDArray[Any], buffer: _Buffer) -> tuple[int, int]:
+        """What is copied to the device, 0 for values that went ahead, and where they are there."""
         block = self._block(values) if values.strides == buffer.view.strides else None
-        if block is not None and block.device:
-            return block.device + values.ctypes.data - block.begin
         if block is None:
             buffer.view[...] = values
-            values = buffer.host
-        self._to_device(buffer.device, values)
-        return buffer.device
-
-    def _to_device(self, to: int, values: NDArray[Any]) -> None:
-        queue = self._device.cuda.at_once
-        queue("cuMemcpyHtoDAsync_v2", to, values.ctypes.data, values.nbytes, self._copy_in)
-
-    def _then(self, stream: int, event: int, waiting: int) -> None:
-        self._device.cuda.at_once("cuEventRecord", event, stream)
-        self._device.cuda.at_once("cuStreamWaitEvent", waiting, event, 0)
-
-    def _on_device(self, to: int, source: int, size: int) -> None:
-        self._device.cuda.at_once("cuMemcpyDtoDAsync_v2", to, source, size, self._compute)
+            return buffer.host.ctypes.data, buffer.device
+        address = values.ctypes.data
+        if block.device:
+            return 0, block.device + address - block.begin
+        return address, buffer.device
 
     def done(self, slot: int) -> bool:
         self._device.enter()
