@@ -29,6 +29,22 @@ void push(T* address, int rank, T value, Signal* signal) {
     count(remote(signal, rank), -int(sizeof value));
 }
 
+struct Remote {
+    Sample* samples;
+    Signal* signal;
+};
+
+static Remote remote_samples(Sample* samples, int rank, Signal* signal) {
+    // Of a block that there is none of, nobody asks anything.
+    if (rank < 0 || rank >= int(blocks->size())) return {nullptr, nullptr};
+    return {remote(samples, rank), remote(signal, rank)};
+}
+
+static void push(Remote to, int index, Sample value) {
+    to.samples[index] = value;
+    count(to.signal, -int(sizeof value));
+}
+
 struct Waiting {
     Signal r_here, y_here, samples_here, products_here;
     int ticket;
