@@ -6,8 +6,8 @@ Prints one JSON object; in a process without torch. Bit error rates are before t
 waveforms that come 20 samples late or early and are 2 kHz off, beside those of the frames of
 `source.simulate`, with equal payloads and channels; none of 0 frames. Latency is from when the
 samples came that complete the next preamble, with which a frame is given on, until decoded payload
-and block errors are in host memory; `timeline` says where it went, `machine` what the machine does
-to processes that do nothing. Samples come in pieces of a 32nd of a slot; the first two slots, in
+and block errors are in host memory; `timeline` says where it went, `machine` how late a process is
+that only sleeps. Samples come in pieces of a 32nd of a slot; the first two slots, in
 which the front end locks, at once. The air is once complex64 and once the int16 pairs that most
 radios give, of half the bytes: `ci16_le`.
 """
@@ -57,8 +57,8 @@ PIECES = 32
 LOCKING = 2
 SEED = 1
 QUEUE, DEPTH = 8, 3
-# The rms of an integer format's samples over its full scale.
-RMS = 0.1
+# The largest of an integer format's samples over its full scale.
+HEADROOM = 0.9
 
 
 class Wrong:
@@ -248,7 +248,8 @@ def measure(path: str, frames: int, seconds: float, pool: int, ber_frames: int) 
         link, snr = Settings(**session.settings), 20.0  # type: ignore[arg-type]
         frames = min(frames, int(seconds / slot(link).seconds))
         air = waveform(link, pool, snr)
-        scale = RMS / float(np.sqrt(np.mean(np.square(air.view(np.float32)))))
+        # A radio's gain leaves room for the peaks, which are the pilot's.
+        scale = HEADROOM / float(np.abs(air.view(np.float32)).max())
         integers = undecoded(encode(air, "ci16_le", scale), "ci16_le")
         return {
             "grid": link.grid,

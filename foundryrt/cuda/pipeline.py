@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 
 _ALIGNMENT = 256
+# Bytes that are copied to or from the graph's tensors at once: each driver call takes longer.
+_SMALL = 4096
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class _Slot:
     computed: int
     done: int
     calls: Calls
-    """The inputs' copies to the device, two of events, the inputs' copies on it, and the rest."""
+    """The inputs' copies to the device, two of events, those to the tensors, and the rest."""
 
 
 class CudaPipeline:
@@ -165,15 +167,20 @@ class CudaPipeline:
         for name, buffer in inputs.items():
             yield Call(ON_DEVICE, compute, self._inputs[name].address, 0, buffer.host.size)
         yield Call(LAUNCH, compute, self._executable)
+        large = []
         for name, buffer in outputs.items():
-            address = self._outputs[name].address
-            yield Call(ON_DEVICE, compute, buffer.device, address, buffer.host.size)
+            source, host = self._outputs[name].address, buffer.host
+            if name not in self._lazy and host.size <= _SMALL:
+                yield Call(TO_HOST, compute, host.ctypes.data, source, host.size)
+                continue
+            yield Call(ON_DEVICE, compute, buffer.device, source, host.size)
+            if name not in self._lazy:
+                large.append(buffer)
         yield Call(RECORD, compute, computed)
         yield Call(WAIT, leaving, computed)
-        for name, buffer in outputs.items():
-            if name not in self._lazy:
-                target = buffer.host.ctypes.data
-                yield Call(TO_HOST, leaving, target, buffer.device, buffer.host.size)
+        for buffer in large:
+            target = buffer.host.ctypes.data
+            yield Call(TO_HOST, leaving, target, buffer.device, buffer.host.size)
         yield Call(RECORD, leaving, done)
 
     def _pin(self, size: int) -> NDArray[np.uint8]:
@@ -215,9 +222,13 @@ class CudaPipeline:
         used = self._slots[slot]
         for index, (name, buffer) in enumerate(used.inputs.items()):
             source, there = self._arriving(values[name], buffer)
-            to_device, on_device = used.calls[index], used.calls[len(used.inputs) + 2 + index]
+            to_device, to_tensor = used.calls[index], used.calls[len(used.inputs) + 2 + index]
+            if source and buffer.host.size <= _SMALL:
+                to_device.kind, to_tensor.kind, to_tensor.source = NOTHING, TO_DEVICE, source
+                continue
             to_device.kind = TO_DEVICE if source else NOTHING
-            to_device.source, on_device.source = source, there
+            to_device.source = source
+            to_tensor.kind, to_tensor.source = ON_DEVICE, there
         if self._prepare is not None:
             self._prepare(self._compute)
         used.calls.make()

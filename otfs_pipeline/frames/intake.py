@@ -5,14 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from foundryrt.native import front_core
-from foundryrt.parallel import available_threads
 from otfs_pipeline.frames.samples import DATATYPES, decode, width
 
 # Squares of larger samples are no float32.
 _LARGEST = 1e15
-# One thread does not keep up with memory. Others look for the next samples, so they need processors
-# that the threads of a run, of which two poll, leave idle.
-_MOST_THREADS, _POLLING = 4, 2
 
 
 def undecoded(data: bytes | memoryview, datatype: str) -> np.ndarray:
@@ -25,11 +21,6 @@ def undecoded(data: bytes | memoryview, datatype: str) -> np.ndarray:
         return decode(data, datatype)
     whole = len(data) // width(datatype)
     return np.frombuffer(data, component, 2 * whole).reshape(-1, 2)
-
-
-def intake_threads() -> int:
-    """How many threads `take` may use in this process."""
-    return max(1, min(_MOST_THREADS, (available_threads() - _POLLING) // 2))
 
 
 def take(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError, install
-from otfs_pipeline.frames.intake import intake_threads, take
+from foundryrt.native.front_core import awake_threads
+from otfs_pipeline.frames.intake import take
 from otfs_pipeline.frames.slots import SlotFrame, Slots
 from otfs_pipeline.frames.source import UNKNOWN, Frame
 from otfs_pipeline.frames.wire import Counts
@@ -65,7 +66,7 @@ class Raw:
         self._resampler = None if same else _resampler(rate, own, channels)
         # What the resampler takes next.
         given = PIECE if self._resampler else 0
-        self._threads = intake_threads()
+        self._threads = awake_threads()
         self._given = np.empty(settings.stream_shape(given), np.complex64)
         self._taken = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)

@@ -130,5 +130,4 @@ def test_the_waveform_at_the_pace_of_the_air_says_where_time_went() -> None:
     assert found["frames"] + found["dropped"] == frames > found["dropped"]
     assert found["damaged"] == 0
     assert found["latency_ms"]["max"] >= found["timeline"]["worst"][0]["latency"] > 0
-    assert {"sleeps", "spins"} == found["machine"].keys()
-    assert all(one["slots"] > 0 < one["p50"] for one in found["machine"].values())
+    assert found["machine"]["slots"] > 0 < found["machine"]["p50"]

@@ -47,7 +47,7 @@ def test_a_sequence_is_found_where_its_share_is_largest(
     samples[int(rng.integers(places)) :][:size] += 3 * np.sqrt(size) * sequence
     share = shares(sequence, samples)
     correlator = Correlator(sequence, planned, lanes)
-    shared = Correlator(sequence, planned, lanes, threads=3)
+    shared = Correlator(sequence, planned, lanes, threads=3, awake=3)
     for _ in range(2):  # What a search leaves does not matter to the next.
         found = correlator.find(samples, 0.0)
         assert found is not None and shared.find(samples, 0.0) == found

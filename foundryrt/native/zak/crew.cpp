@@ -19,9 +19,10 @@ constexpr auto LINGER = std::chrono::microseconds(300);
 // Looks between two of which a thread lets others run.
 constexpr int LOOKS = 64;
 
+// What shares a core with this thread has it for so long.
 void pause() {
 #ifdef __x86_64__
-    __builtin_ia32_pause();
+    for (int i = 0; i < 4; i++) __builtin_ia32_pause();
 #endif
 }
 
