@@ -70,7 +70,7 @@ class Raw:
         self._given = np.empty(settings.stream_shape(given), np.complex64)
         self._taken = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)
-        self.watch: Callable[[np.ndarray], None] = lambda _: None
+        self.watch: Callable[[np.ndarray], None] | None = None
         """Is shown all samples, at the front end's rate, [S] or [antennas, S]."""
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
@@ -114,14 +114,16 @@ class Raw:
                 parts = space.view(np.float32).reshape(len(space), -1)
                 yield from self._resampled(self._resampler.resample_chunk(parts), ready)
                 continue
-            self.watch(space.T)
+            if self.watch:
+                self.watch(space.T)
             for found in self._front.took(len(space)):
                 yield self._received(found, ready)
 
     def _resampled(self, parts: np.ndarray, ready: float = 0.0) -> Iterator[Frame]:
         samples = np.ascontiguousarray(parts).view(np.complex64)
         samples = samples.reshape(self._settings.stream_shape(len(parts)))
-        self.watch(samples.T)
+        if self.watch:
+            self.watch(samples.T)
         for found in self._front.push(samples):
             yield self._received(found, ready)
 
