@@ -35,8 +35,6 @@ struct Remote {
 };
 
 static Remote remote_samples(Sample* samples, int rank, Signal* signal) {
-    // Of a block that there is none of, nobody asks anything.
-    if (rank < 0 || rank >= int(blocks->size())) return {nullptr, nullptr};
     return {remote(samples, rank), remote(signal, rank)};
 }
 

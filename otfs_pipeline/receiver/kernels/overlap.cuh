@@ -17,8 +17,11 @@ struct Overlap {
 
     // EACH samples from `first` on, as many of them as lie within OVERLAP of a neighbour.
     __device__ __forceinline__ void send(int first, const Sample (&values)[EACH]) const {
-        const Remote below = remote_samples(s.r + OVERLAP + SPAN + first, rank - 1, &s.waiting.samples_here);
-        const Remote above = remote_samples(s.r + first - (SPAN - OVERLAP), rank + 1, &s.waiting.samples_here);
+        // Where there is no neighbour, nothing is pushed.
+        const Remote below = remote_samples(s.r + OVERLAP + SPAN + first, has_below() ? rank - 1 : rank,
+                                            &s.waiting.samples_here);
+        const Remote above = remote_samples(s.r + first - (SPAN - OVERLAP), has_above() ? rank + 1 : rank,
+                                            &s.waiting.samples_here);
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
             if (has_below() && first < OVERLAP - e) push(below, e, values[e]);
