@@ -66,7 +66,8 @@ class Raw:
         self._resampler = None if same else _resampler(rate, own, channels)
         # What the resampler takes next.
         given = PIECE if self._resampler else 0
-        self._threads = awake_threads()
+        # Numpy's front end takes far longer than this.
+        self._threads = awake_threads() if memory else 1
         self._given = np.empty(settings.stream_shape(given), np.complex64)
         self._taken = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)

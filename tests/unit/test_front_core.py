@@ -57,6 +57,23 @@ def test_a_sequence_is_found_where_its_share_is_largest(
 
 
 @pytest.mark.parametrize("lanes", LANES)
+def test_threads_share_the_search_for_a_long_sequence(lanes: int) -> None:
+    rng = np.random.default_rng(lanes)
+    sequence = draw(rng, 20_000)
+    sequence /= np.linalg.norm(sequence)
+    alone = Correlator(sequence, 1024, lanes)
+    shared = Correlator(sequence, 1024, lanes, awake=3)
+    for at in (0, 511, 999):
+        samples = draw(rng, 20_999)
+        samples[at : at + sequence.size] += 50 * sequence
+        share = shares(sequence, samples)
+        # The same bits, however many take part.
+        assert alone.find(samples, 0.0) == shared.find(samples, 0.0) == at == share.argmax()
+        for threshold in (0.9999 * share.max(), 1.0001 * share.max()):
+            assert alone.find(samples, threshold) == shared.find(samples, threshold)
+
+
+@pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("planned", [200, 8])
 def test_what_has_no_energy_or_is_no_number_is_not_found(lanes: int, planned: int) -> None:
     rng = np.random.default_rng(1)

@@ -52,11 +52,14 @@ struct Search {
     }
 
   private:
+    // Sequences of fewer samples are found before another thread would have woken.
+    static constexpr int64_t LONG = 1 << 14;
+
     // Of few places the threads share the rounds: the radio waits for the answer.
     Match run_one(int threads) {
         static thread_local Memory memory;
         scratch = memory.grow(kernels.correlation_scratch(size, places));
-        share(threads, kernels.correlation_rounds(size, places), make_round, this);
+        share(size < LONG ? 1 : threads, kernels.correlation_rounds(size, places), make_round, this);
         return kernels.correlation_find(size, places, tables, scratch, samples, actual, 0);
     }
 
@@ -80,8 +83,8 @@ struct Search {
 
 // Components in parts that threads share.
 struct SharedIntake {
-    // So many that a thread takes some microseconds for them.
-    static constexpr int64_t PART = 1 << 12;
+    // So many that a thread takes some microseconds for them, and has several.
+    static constexpr int64_t PART = 1 << 12, EACH = 4;
 
     const Kernels& kernels;
     Intake whole;
@@ -89,7 +92,8 @@ struct SharedIntake {
     std::atomic<bool> is_good{true};
 
     bool run(int threads) {
-        share(threads, int((whole.count + PART - 1) / PART), take, this);
+        const int64_t parts = (whole.count + PART - 1) / PART;
+        share(int(std::min<int64_t>(threads, parts / EACH)), int(parts), take, this);
         return is_good;
     }
 
