@@ -28,7 +28,7 @@ ALL = list(PLATFORMS.values())
 # What the driver keeps of a block's shared memory is in a binary's own count, from sm_90 on.
 KEPT = 1024
 SPILLED = 80
-"""Bytes of a thread's registers that may have no place, at most: x of an equalizer has 72, which are
+"""Bytes of a thread's registers that may have no place, at most: 72 are x of an equalizer, which is
 read and written once an iteration."""
 
 
