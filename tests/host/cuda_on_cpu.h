@@ -5,10 +5,9 @@
 #include <ucontext.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
-#include <functional>
 #include <memory>
-#include <random>
 #include <vector>
 
 #define __device__
@@ -53,7 +52,8 @@ static jmp_buf scheduler;
 static Fiber* current;
 static Barrier* cluster;
 static std::vector<Block>* blocks;
-static std::function<void()> body;
+static void (*body)(const void*);
+static const void* kernel;
 
 #define threadIdx (current->index)
 #define blockIdx (current->block->index)
@@ -126,16 +126,18 @@ static int max(int a, int b) { return a > b ? a : b; }
 static unsigned char* dynamic_shared() { return current->block->memory.data(); }
 
 static void enter() {
-    body();
+    body(kernel);
     current->done = true;
     _longjmp(scheduler, 1);
 }
 
-// Clusters one after another, the fibers of a cluster in turn.
-static void launch(unsigned grid, unsigned threads, unsigned size, std::size_t shared,
-                   std::function<void()> kernel) {
-    body = std::move(kernel);
-    std::minstd_rand random(1);
+// Clusters one after another, the fibers of a cluster in turn. `call` calls a kernel.
+template <class Call>
+void launch(unsigned grid, unsigned threads, unsigned size, std::size_t shared, const Call& call) {
+    body = [](const void* given) { (*static_cast<const Call*>(given))(); };
+    kernel = &call;
+    std::uint64_t state = 1;
+    const auto random = [&] { return state = state * 48271 % 2147483647; };
     for (unsigned first = 0; first < grid; first += size) {
         std::vector<Block> here(size);
         Barrier whole{int(size * threads)};
