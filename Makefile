@@ -33,7 +33,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 native: setup
-	cmake -S . -B build/tests >/dev/null
+	cmake -S . -B build/tests -DPython3_EXECUTABLE=$(abspath $(BIN))/python >/dev/null
 	cmake --build build/tests --parallel 2 --target foundryrt foundryc foundryhost fakecuda >/dev/null
 
 # One wheel for every Python, tagged with the oldest glibc that its native cores run on.
