@@ -18,6 +18,7 @@ from foundryc.host.buffers import (
     Kind,
     Memory,
     TensorRef,
+    copied_bytes,
     dtype_name,
     raw_bytes,
     reference,
@@ -146,9 +147,9 @@ class HostRecording:
         """Have `buffer` begin with what it holds now."""
         # A graph that names an input is on its tape already.
         with _disable_current_modes():
-            contents = raw_bytes(self._kept[buffer])
-            if bool(contents.any()):
-                self._initial[buffer] = contents.clone()
+            kept = self._kept[buffer]
+            if bool(raw_bytes(kept).any()):
+                self._initial[buffer] = copied_bytes(kept)
 
     def _remember_kept(self) -> None:
         for buffer in self._unseen:

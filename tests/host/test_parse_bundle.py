@@ -164,7 +164,7 @@ def test_a_model_that_cannot_judge_answers_alone(template: bool, tmp_path: Path)
         while scheduler.step():
             pass
         assert heard.statistics.tokens == 4 and not heard.statistics.verdicts
-        with pytest.raises(UsageError, match="chat template|one each"):
+        with pytest.raises(UsageError, match=r"chat template|one each"):
             request(max_rounds=1)
 
 
