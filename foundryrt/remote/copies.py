@@ -196,7 +196,7 @@ class Copy:
             for start in range(section.offset, end, attempts.LIMITS.chunk):
                 data += self._range(start, min(start + attempts.LIMITS.chunk, end))
             if hashlib.sha256(data).digest() != section.sha256:
-                raise SectionDigestMismatch(f"{self._name}: {section} does not match its SHA-256")
+                raise SectionDigestMismatch(f"{section} does not match its SHA-256").at(self._name)
             self._write(data, section.offset)
             self._there.add(index)
 

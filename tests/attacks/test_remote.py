@@ -127,7 +127,7 @@ def test_a_bundle_in_use_outlives_a_copy_that_failed(home: Path, caplog) -> None
     with server(sample(home), behave) as url, open_bundle(f"{url}/a.fdy") as bundle:
         join()
         assert "is not kept here" in caplog.text
-        with pytest.raises(SectionDigestMismatch):
+        with pytest.raises(SectionDigestMismatch, match=f"^{url}/a.fdy: section"):
             bundle.verify()
         healthy[0] = True
         bundle.verify()
