@@ -6,6 +6,7 @@ import functools
 import hashlib
 import mmap
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,7 @@ _STEP, _WINDOW = 1 << 18, 8 << 20
 """Bytes that are unpacked at a time, and those that a frame may look back at meanwhile."""
 
 
+_URL = re.compile("[a-z0-9]+:/")
 _AGAIN = "the file is damaged: copy it again"
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -158,7 +160,9 @@ class Bundle:
                     unpack_header(file.read(HEADER_BYTES), size)
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{path}: no such file") from None
+            # A path has lost a slash of a URL.
+            hint = "; a URL will not do here: fetch the file" if _URL.match(str(path)) else ""
+            raise UsageError(f"{path}: no such file{hint}") from None
         except IsADirectoryError:
             raise UsageError(f"{path}: is a folder; give a .fdy file") from None
         except OSError as error:

@@ -48,7 +48,7 @@ class ApiError(Exception):
 
 
 def report(log: logging.Logger, what: str, error: Exception) -> None:
-    """Log what failed: an error of ours says all there is to say, of another its place is needed."""
+    """Log what failed; of an error that is not ours, where it was raised, too."""
     log.error("%s: %s", what, error, exc_info=None if isinstance(error, FoundryError) else error)
 
 

@@ -590,7 +590,11 @@ def test_every_error_has_an_attack() -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    for path, why in ((tmp_path / "none.fdy", "no such file"), (tmp_path, "is a folder")):
+    for path, why in (
+        (tmp_path / "none.fdy", "no such file$"),
+        (Path("https://host/none.fdy"), "no such file; a URL will not do here"),
+        (tmp_path, "is a folder"),
+    ):
         with pytest.raises(UsageError, match=why):
             Bundle.open(path)
 
