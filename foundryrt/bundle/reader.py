@@ -65,7 +65,7 @@ def _located(
     """Have the errors of a Bundle's method say which bundle it is."""
 
     @functools.wraps(method)
-    def locating(bundle: Bundle, *args: _P.args, **given: _P.kwargs) -> _R:
+    def locating(bundle: Bundle, /, *args: _P.args, **given: _P.kwargs) -> _R:
         try:
             return method(bundle, *args, **given)
         except BundleError as error:

@@ -225,7 +225,8 @@ def _chat(model: Model, template: str) -> Chat:
     try:
         text = Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"chat-template {template}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--chat-template {template}: cannot be read: {why}") from error
     return replace(model.text.chat, template=text, tool_template="")
 
 
