@@ -11,7 +11,15 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from foundryc.capture import Capture
 from foundryc.host.assemble import Recorded, Registered
-from foundryc.host.buffers import Buffer, Kind, Memory, dtype_name, raw_bytes, reference
+from foundryc.host.buffers import (
+    Buffer,
+    Kind,
+    Memory,
+    copied_bytes,
+    dtype_name,
+    raw_bytes,
+    reference,
+)
 from foundryc.host.encode import encode
 from foundryc.host.graph import RecordedGraph, lifetimes_of, without_unused
 from foundryc.host.plan import Plan, align, plan
@@ -118,9 +126,9 @@ class HostRecording:
         """Have `buffer` begin with what it holds now."""
         # A graph that names an input is on its tape already.
         with _disable_current_modes():
-            contents = raw_bytes(self._kept[buffer])
-            if bool(contents.any()):
-                self._initial[buffer] = contents.clone()
+            kept = self._kept[buffer]
+            if bool(raw_bytes(kept).any()):
+                self._initial[buffer] = copied_bytes(kept)
 
     def _remember_kept(self) -> None:
         for buffer in self._unseen:

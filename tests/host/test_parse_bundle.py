@@ -15,7 +15,15 @@ from parse_models import MIXTURE, answer, save, save_head
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
+from foundryrt.session import Session
 from parse_runtime.capture.record import Settings
+from parse_runtime.commands.jobs import Defaults, Line
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.rules import BundleRules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import load
 
 RUN = """
 import json, sys
@@ -140,15 +148,49 @@ def test_two_models_keep_weights_of_their_own(tmp_path: Path) -> None:
     assert report["drafted"] and report["tokens"]
 
 
+@pytest.mark.parametrize("template", [True, False])
+def test_a_model_that_cannot_judge_answers_alone(template: bool, tmp_path: Path) -> None:
+    # A base model has no chat template, and nobody's "Yes" need be one token.
+    save(tmp_path, "llama")
+    settings = tiny(tmp_path, yes="Yes", no="No", prefill="16", verify="120x1", max_rounds=0)
+    if not template:
+        (tmp_path / "chat_template.jinja").unlink()
+    capture(settings, tmp_path / "parse.fdy")
+    with Session.open(tmp_path / "parse.fdy") as session:
+        loaded = load(session)
+        rules = BundleRules(loaded.captured, loaded.rules)
+
+        def request(**changes: int) -> Request:
+            line = Line(prompt="Why?", parse=changes)
+            return Defaults(4, Sampling(), (), rules).job(loaded.prompts, line).request
+
+        scheduler = Scheduler(loaded.target, loaded.draft)
+        heard = Outcome(request(), loaded.prompts.text([]))
+        scheduler.submit(heard.request, heard)
+        while scheduler.step():
+            pass
+        assert heard.statistics.tokens == 4 and not heard.statistics.verdicts
+        with pytest.raises(UsageError, match=r"chat template|one each"):
+            request(max_rounds=1)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"max_len": 300}, "256"),
+        ({"max_len": 300}, "give --max-len 256 or less"),
         ({"judge_prompt": "x" * 200}, "no room"),
         ({"yes": "yes"}, "3 tokens"),
         ({"yes": "n"}, "the same token"),
         ({"model": "/nowhere"}, "no such model"),
-        ({"verify": "12"}, "128x4"),
+        ({"verify": "12"}, "^verify '12': write ROWSxCUTS"),
+        ({"verify": "8x8"}, "^verify '8x8': .* more rows than cuts"),
+        ({"prefill": "16,x"}, "^prefill '16,x': write rows"),
+        ({"prefill": ""}, "^prefill '': at least one size"),
+        ({"prefill": "16,900"}, "give --prefill with passes of no more rows"),
+        ({"decode": "0"}, "^decode '0': write numbers of sequences"),
+        ({"mixed": "a"}, "^mixed 'a': write numbers of sequences"),
+        ({"evidence": "1"}, "^evidence '1': write a number for each verify"),
+        ({"chat_template": "/nowhere"}, "^--chat-template /nowhere: cannot be read: No such file"),
         ({"selection": "best"}, "first-failure"),
         ({"cut_at": "word"}, "stride, sentence"),
         ({"threshold": 1.5}, "probability"),

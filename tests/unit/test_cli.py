@@ -45,7 +45,7 @@ def test_verify(bundle: Path) -> None:
     bundle.write_bytes(data)
     done = foundryc("verify", bundle)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: section 'template 0'")
+    assert done.stderr.startswith(f"error: {bundle}: section 'template 0'")
 
 
 def test_diff(bundle: Path, tmp_path: Path) -> None:
@@ -91,6 +91,10 @@ def test_diff_of_targets_and_settings(bundle: Path, tmp_path: Path) -> None:
         (("capture", "--workload", "nothing", "-o", "x.fdy"), "no workload 'nothing'"),
         (("capture", "--workload", "otfs", "-o", "x.fdy", "--target", "tpu"), "--target 'tpu'"),
         (("capture", "--workload", "otfs", "-o", "x.fdy", "--gird", "1"), "no option --gird"),
+        (
+            ("capture", "--model", "m\udcff", "--target", "host", "-o", "x.fdy"),
+            "--model 'm\\udcff': is not UTF-8",
+        ),
         (("workloads", "nothing"), "no workload 'nothing'"),
         (("bogus",), "No such command"),
     ],

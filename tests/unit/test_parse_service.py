@@ -142,11 +142,13 @@ def test_health_is_ok_once_every_graph_is_prepared() -> None:
     made.engine.close()
 
 
-def test_health_fails_where_a_graph_cannot_be_prepared() -> None:
+def test_health_fails_where_a_graph_cannot_be_prepared(caplog: pytest.LogCaptureFixture) -> None:
     made = service(Device(mixing(1, 997)), session=Session(0, FoundryError("damaged bundle")))
     made.prepare()
     health = testclient.TestClient(made.app()).get("/health")
     assert health.status_code == 503 and health.json()["status"] == "failing"
+    [told] = caplog.records
+    assert told.getMessage() == "a graph cannot be prepared: damaged bundle" and not told.exc_info
     made.engine.close()
 
 
