@@ -18,7 +18,6 @@ from foundryrt.bundle.results import is_result
 from foundryrt.bundle.schema import GraphEntry, Manifest, Region, SectionKind
 from foundryrt.console import print_table, printable, write
 
-
 _SHOWN = 10
 """Outputs that were not compared, which may be thousands."""
 

@@ -21,8 +21,8 @@ namespace {
 constexpr uint32_t GLOBAL = R_X86_64_GLOB_DAT, CALLED = R_X86_64_JUMP_SLOT;
 #elif defined(__aarch64__)
 constexpr uint32_t GLOBAL = R_AARCH64_GLOB_DAT, CALLED = R_AARCH64_JUMP_SLOT;
-#else
-#error "where a library keeps the addresses of what it calls is not known here"
+#else  // where a library keeps the addresses of what it calls is not known: nothing is filled
+constexpr uint32_t GLOBAL = UINT32_MAX, CALLED = UINT32_MAX;
 #endif
 
 std::atomic<bool> filling{false};

@@ -42,7 +42,7 @@ WORDS, SLABS, STRIDE = 7 * counters.COUNT, counters.BASE + 4 * counters.REGION, 
 """Where a case with ranks has their words, in `io`, and their slabs."""
 POINTER, COPIED, UNSTEADY = (counters.IO + 4 * counters.COUNT + 16 * i for i in range(3))
 OUTPUTS = {"untouched": POINTER + 8, "skewed": COPIED, "unsteady": UNSTEADY}
-"""More results of `last`: noise that no node writes, the copied address, another number each run."""
+"""More results of `last`: noise that no node writes, the copied address, a number of the run."""
 
 
 def captures(case: str) -> list[Capture]:
