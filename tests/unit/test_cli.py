@@ -58,10 +58,17 @@ def test_diff(bundle: Path, tmp_path: Path) -> None:
     done = foundryc("diff", bundle, other, "--json")
     assert done.returncode == 1
     differences = json.loads(done.stdout)["differences"]
+    word = "graph decode[batch=8], node 0, kernel 'gemm': word 0 of its parameters"
     assert {(d["what"], d["name"]) for d in differences} == {
         ("graph", "decode[batch=8]"),
         ("region", "io"),
+        ("word", f"{word}, first of 2 words"),
     }
+    assert [d["b"] for d in differences if d["what"] == "word"] == ["0x65"]
+    first = with_member(value=[102, 3]).write(tmp_path / "c.fdy")
+    other = with_member(value=[101, 3]).write(tmp_path / "b.fdy")
+    differences = json.loads(foundryc("diff", first, other, "--json").stdout)["differences"]
+    assert differences[1] == {"what": "word", "name": word, "a": "0x66", "b": "0x65"}
     page = foundryc("diff", bundle, other)
     assert page.returncode == 1 and "decode[batch=8]" in page.stdout
 
