@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -14,6 +15,7 @@ from foundryc import elsewhere, native
 from foundryc.cuda import harvest
 from foundryc.cuda.stack import filled
 from foundryrt.errors import FoundryError
+from tests.fakecuda import conftest
 
 SIZE = 8000
 REST = 200
@@ -100,6 +102,16 @@ def test_what_allocates_leaves_the_byte_alone(library, function):
         byte, count = left_after(library, function)
     assert byte == 0x5A and count > SIZE - REST
     assert before[0] == left_after(library, function)[0] == 0xEE
+
+
+def test_in_a_program_that_is_linked_for_one_place_too(library):
+    program = conftest.ROOT / "build" / "tests" / "allocating"
+    done = subprocess.run(
+        [program, native.PATH, library._name, *ALLOCATING], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    filled_bytes = [int(line) for line in done.stdout.split()]
+    assert len(filled_bytes) == len(ALLOCATING) and min(filled_bytes) > SIZE - REST
 
 
 def test_allocations_of_another_thread_are_left_alone(library):
