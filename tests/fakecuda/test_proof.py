@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foundryc import recorder
+from foundryc import recorder, report
 from foundryc.capture_file import save as store_capture
 from foundryc.cuda import proof
 from foundryc.cuda.graph import RecordedGraph
@@ -173,6 +173,29 @@ def test_the_node_that_differs_is_named(proved, case):
     assert said[case] is not None, errors
     assert re.search(PROVED[case], said[case]), said[case]
     assert (folder / case / "kept.fdy").exists() == case.startswith("equal")
+
+
+@pytest.mark.parametrize(
+    ("case", "outputs", "left_out"),
+    [
+        ("equal", 3, []),
+        ("unsteady", 4, [("last", "unsteady")]),
+        ("adopted", 3, [(g, "result") for g in ("step[by=11]", "step[by=25]", "last")]),
+    ],
+)
+def test_outputs_that_were_not_compared_are_named(tmp_path, fake, case, outputs, left_out):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fakecuda.proving", case, str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
+    with Bundle.open(tmp_path / "kept.fdy") as bundle:
+        proof = report.summary(bundle)["proof"]
+    assert proof == {
+        "outputs": outputs,
+        "compared": outputs - len(left_out),
+        "not_compared": [{"graph": graph, "output": name} for graph, name in left_out],
+    }
 
 
 def test_captures_that_disagree_are_not_kept(made, tmp_path):
