@@ -65,10 +65,12 @@ class Graph:
         outputs: Iterable[str],
         depth: int = 3,
         lazy: Collection[str] = (),
+        timed: bool = False,
     ) -> Pipeline:
         """Launch after launch with `inputs` from the host and `outputs` back, `depth` in flight.
 
         Of the outputs, those in `lazy` come back only when `wait`'s mapping is asked for them.
+        `timed`: its `moments` may be asked for.
 
         The session closes it at the latest. On cuda it has streams of its own, on which copies and
         launches overlap.
@@ -78,7 +80,7 @@ class Graph:
         sent, back = ({name: self.tensor(name) for name in names} for names in (inputs, outputs))
         if others := set(lazy) - back.keys():
             raise UsageError(f"lazy {', '.join(sorted(others))}: name outputs of the pipeline")
-        return self._backend().pipeline(self._index, sent, back, depth, lazy)
+        return self._backend().pipeline(self._index, sent, back, depth, lazy, timed)
 
 
 def graph_index(

@@ -29,6 +29,7 @@ struct Block {
     Index index;
     Barrier all, some;
     std::vector<Barrier> warps;
+    int votes = 0;
     std::vector<float> exchange;
     std::vector<unsigned char> memory;
 };
@@ -87,6 +88,16 @@ static void wait(Barrier& b) { await(b, arrive(b)); }
 
 static Barrier& warp() { return current->block->warps[threadIdx.x / 32]; }
 static void __syncthreads() { wait(current->block->all); }
+static int __syncthreads_or(int value) {
+    int& votes = current->block->votes;
+    votes |= value != 0;
+    __syncthreads();
+    const int any = votes;
+    __syncthreads();
+    votes = 0;
+    __syncthreads();
+    return any;
+}
 static void __syncwarp() { wait(warp()); }
 static void cluster_barrier() { wait(*cluster); }
 
@@ -112,11 +123,13 @@ T __shfl_up_sync(unsigned, T value, int offset) {
 
 static int atomicAdd(int* to, int value) { return *to += value, *to - value; }
 static unsigned atomicOr(unsigned* to, unsigned value) { return *to |= value; }
+static int __popc(unsigned value) { return __builtin_popcount(value); }
 static int __ffs(unsigned value) { return __builtin_ffs(int(value)); }
 static unsigned __float_as_uint(float value) { unsigned u; return std::memcpy(&u, &value, 4), u; }
 static float __uint_as_float(unsigned value) { float f; return std::memcpy(&f, &value, 4), f; }
 static float __int_as_float(int value) { return __uint_as_float(unsigned(value)); }
 static float rsqrtf(float x) { return 1 / std::sqrt(x); }
+static float approximate_root(float x) { return std::sqrt(x); }
 static void sincospif(float x, float* sine, float* cosine) {
     *sine = float(std::sin(M_PI * double(x))), *cosine = float(std::cos(M_PI * double(x)));
 }

@@ -29,6 +29,20 @@ void push(T* address, int rank, T value, Signal* signal) {
     count(remote(signal, rank), -int(sizeof value));
 }
 
+struct Remote {
+    Sample* samples;
+    Signal* signal;
+};
+
+static Remote remote_samples(Sample* samples, int rank, Signal* signal) {
+    return {remote(samples, rank), remote(signal, rank)};
+}
+
+static void push(Remote to, int index, Sample value) {
+    to.samples[index] = value;
+    count(to.signal, -int(sizeof value));
+}
+
 struct Waiting {
     Signal r_here, y_here, samples_here, products_here;
     int ticket;

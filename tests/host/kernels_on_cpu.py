@@ -18,6 +18,8 @@ from otfs_pipeline.receiver.kernels.macros import macros
 
 HERE = Path(__file__).parent
 
+# What cuda_on_cpu.h and exchange_on_cpu.h have in their place.
+REPLACED = ("common.cuh", "cluster.cuh", "mailbox.cuh", "approximate.cuh")
 # Calls a kernel with the buffers whose addresses are at `at`.
 CALL = """
 #include <utility>
@@ -54,8 +56,7 @@ def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, 
     calls, names = list[str](), list[str]()
     for kernel, source in program.kernels(link).items():
         own = program.files(geometry, kernel)
-        # What cuda_on_cpu.h has in their place.
-        files = [f for f in own if f not in ("common.cuh", "cluster.cuh", "mailbox.cuh")]
+        files = [f for f in own if f not in REPLACED]
         space = files[-1].replace(".", "_")
         text.append(f"namespace {space} {{\n{''.join(map(program.text, files))}\n}}")
         blocks, threads, shared = program.launches(geometry)[kernel]
