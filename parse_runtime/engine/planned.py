@@ -6,17 +6,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from parse_runtime.engine.packing import VERIFY, Pass, plan, room_for
+from parse_runtime.engine.packing import FLAT, VERIFY, Pass, plan, room_for
 from parse_runtime.engine.protocols import Decoder, Prefilled, Target
 from parse_runtime.engine.putting_off import late
 from parse_runtime.engine.running import Running
 from parse_runtime.engine.sequence import Decode, Extend, Prefill
-from parse_runtime.signature.sizes import beside
+from parse_runtime.signature.sizes import PrefillSize, beside
 
 _TOGETHER = 4
 """The rows of so many of the largest passes are a step's while all answers are to be drafted and
 judged: as it begins nobody waits for a next token, and steps of all cost little more than those of
 a few. Requests come and leave between two steps."""
+
+_A_STREAM = 3
+"""Rows of a pass with a step for each answer that has tokens or waits for its prompt: prompts twice
+as long as answers come in as fast as these end."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Planned:
     ) -> Planned:  # fmt: skip
         """As many as `rows` allows, of all that run; 0 leaves it to what waits."""
         resuming = sum(isinstance(one.call, Extend) for one in running)
-        mixed = [size.prompt_rows for size in beside(target.mixed, resuming)] if resuming else []
+        prompts = sum(one.due.kind == "target" for one in due)
+        mixed = _beside(target, resuming, prompts)
         sizes = {"target": mixed or target.prefills, "draft": draft.prefills}
         largest = max(size.rows for model in (target, draft) for size in model.prefills)
         largest = max([largest, *(size.rows for size in target.shared)])
@@ -82,6 +87,19 @@ class Planned:
             return False
         chunks = [running.chunk(rows) for running, rows in self.shares(first).items()]
         return target.mixes(chunks, len(together))
+
+
+def _beside(target: Target, resuming: int, prompts: int) -> list[PrefillSize]:
+    """What passes have for prompts beside a step of all that resume; none without such passes.
+
+    Each pass takes a step along that would else read all weights by itself, so small passes take
+    more of them: but not so small that prompts wait while few answers fill the steps.
+    """
+    sizes = beside(target.mixed, resuming) if resuming else []
+    most = max(FLAT, _A_STREAM * (resuming + prompts))
+    return [size.prompt_rows for size in sizes if size.rows + size.batch <= most] or [
+        size.prompt_rows for size in sizes[:1]
+    ]
 
 
 def _without_early(
