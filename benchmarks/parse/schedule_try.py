@@ -26,8 +26,11 @@ from parse_runtime.signature.sizes import PassSizes, beside, mixed_sizes, prompt
 
 TINY = "--tiny" in sys.argv
 SLOTS, PROMPT, ANSWER = (4, 64, 8) if TINY else (256, 256, 128)
-PREFILL = (64, 96, 128) if TINY else (
-    128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 2048, 3072, 4096)
+PREFILL = (
+    (64, 96, 128)
+    if TINY
+    else (128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 2048, 3072, 4096)
+)
 DECODE = (1, 2, 4) if TINY else (1, 16, 32, 64, 72, 80, 96, 128, 160, 192, 256)
 BEFORE = (64, 128) if TINY else (256, 384, 512, 1024, 2048)
 NOW = (64, 96, 128) if TINY else (128, 256, 384, 512, 768, 1024, 2048)
