@@ -17,6 +17,7 @@ import torch
 from benchmarks.parse import measure, mixed
 from benchmarks.parse.measure import CapturedGraph, CapturedSession
 from benchmarks.parse.models import CONFIGS, random_parameters
+from parse_runtime.capture import passes as passes_module
 from parse_runtime.capture.passes import Passes
 from parse_runtime.engine import planned
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
@@ -86,6 +87,47 @@ def timed(self: CapturedGraph) -> None:
 recording = False
 
 
+def whole_rows(session: Any, target: Any, config: Any, parameters: Any, chunks_of: Any) -> None:
+    """Passes whose last layer computes all rows, by turns with those that do not."""
+    lengths = (64, 128) if TINY else (512, 2048)
+    slots = 4 if TINY else 64
+    sizes = PassSizes(
+        max_len=PROMPT + ANSWER, slots=slots, prefill=lengths,
+        prompts=tuple(prompts_of(rows, slots) for rows in lengths), decode=(1,),
+    )  # fmt: skip
+    other = CapturedSession("cuda" if torch.cuda.is_available() else "cpu")
+    passes = Passes("target", config, parameters, sizes, other.register, run_ahead=True)
+    other.add(passes)
+    decoder = GraphTarget(other, passes.signature)
+    forward = passes_module.forward
+
+    def all_rows(*args: Any) -> Any:
+        x, tapped = forward(*args[:-1], None)
+        return (args[-1].of(x) if args[-1] else x), tapped
+
+    for size in decoder.prefills:
+        chunks = chunks_of(*size)
+        few = [replace(chunk, slot=i) for i, chunk in enumerate(chunks)]
+        passes_module.forward = all_rows
+        every = decoder.begin_prefill(few)()
+        passes_module.forward = forward
+        same = target.begin_prefill(chunks)() == every
+        for turn in range(3):
+            for name, at in (("all", other), ("wanted", session)):
+                prompts = next(s.prompts for s in target.prefills if s.rows == size.rows)
+                key = {"len": size.rows, "prompts": prompts if at is session else size.prompts}
+                ms = steady(at.graph("target.prefill", **key).launch)
+                keep(
+                    "passes",
+                    kind="last layer",
+                    rows=size.rows,
+                    of=name,
+                    turn=turn,
+                    ms=ms,
+                    same=same,
+                )
+
+
 def main() -> None:
     global recording
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -135,6 +177,7 @@ def main() -> None:
                 ).launch
             )
             keep("passes", kind="mixed", batch=size.batch, rows=size.rows, ms=ms)
+        whole_rows(session, target, config, parameters, chunks_of)
         kept = planned._beside
 
         def capped(flat: int, times_: int) -> Any:
