@@ -50,8 +50,10 @@ AGREEMENT = 0.8
 class Benchmark:
     """Models, made once and shared by the parts, and the results so far."""
 
-    def __init__(self, output: Path, tiny: bool, batches: tuple[int, ...]) -> None:
-        self.tiny, self.batches = tiny, batches
+    def __init__(
+        self, output: Path, tiny: bool, batches: tuple[int, ...], acceptances: tuple[float, ...]
+    ) -> None:
+        self.tiny, self.batches, self.acceptances = tiny, batches, acceptances
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._models: dict[str, Any] = {}
         self.bandwidth = copy_bandwidth(self.device)
@@ -215,9 +217,12 @@ def evidence(bench: Benchmark) -> None:
 
 
 def gain(bench: Benchmark) -> None:
-    profile = Profile(16, 32, (2, 0), 4, (0.0, 0.5, 1.0), (1, 2), 2, 2) if bench.tiny else Profile()
+    tiny = Profile(16, 32, (2, 0), 4, (0.0, 0.5, 1.0), (1, 2), 2, 2, between=2, later=(16, 2))
+    profile = tiny if bench.tiny else Profile()
     if bench.batches:
         profile = replace(profile, batches=bench.batches)
+    if bench.acceptances:
+        profile = replace(profile, acceptances=bench.acceptances)
     target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b")
     rows = []
     for row in gains(target, draft, bench.device, profile):
@@ -291,6 +296,7 @@ MEASURE: dict[str, Callable[[Benchmark], None]] = dict(zip(
 def run(
     parts: Annotated[str, Option(help="What is measured, comma-separated.")] = ",".join(PARTS),
     batches: Annotated[str, Option(help="Batches of the part gain, such as 1,8,32.")] = "",
+    acceptances: Annotated[str, Option(help="And its acceptances, such as 0.5,0.75.")] = "",
     tiny: Annotated[
         bool, Option("--tiny", help="Toy models, to try the benchmark; figures mean nothing.")
     ] = False,
@@ -306,7 +312,11 @@ def run(
         sizes = tuple(int(batch) for batch in batches.split(",") if batch)
     except ValueError:
         raise BadParameter(f"{batches!r}: integers are wanted", param_hint="--batches") from None
-    bench = Benchmark(output, tiny, sizes)
+    try:
+        shares = tuple(float(share) for share in acceptances.split(",") if share)
+    except ValueError:
+        raise BadParameter(f"{acceptances!r}: numbers", param_hint="--acceptances") from None
+    bench = Benchmark(output, tiny, sizes, shares)
     for part in wanted:
         say(part)
         MEASURE[part](bench)
