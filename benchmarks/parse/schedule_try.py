@@ -180,10 +180,14 @@ def main() -> None:
         whole_rows(session, target, config, parameters, chunks_of)
         kept = planned._beside
 
-        def capped(flat: int, times_: int) -> Any:
-            def choose(target: Any, resuming: int, prompts: int) -> Any:
+        def capped(flat: int, times_: int, within: int = 32) -> Any:
+            def choose(target: Any, resuming: int, prompts: Any) -> Any:
                 one = beside(target.mixed, resuming) if resuming else []
-                most = max(flat, times_ * (resuming + prompts))
+                most = max(
+                    flat,
+                    times_ * (resuming + len(prompts)),
+                    sum(prompts) // within if within else 0,
+                )
                 one = [s for s in one if s.rows + s.batch <= most] or one[:1]
                 return [s.prompt_rows for s in one]
 
@@ -191,7 +195,7 @@ def main() -> None:
 
         load = mixed.TINY if TINY else mixed.Load()
         load = replace(load, prompt=PROMPT, answer=ANSWER)
-        before = (BEFORE, COARSE, capped(1 << 30, 1))
+        before = (BEFORE, COARSE, capped(1 << 30, 1, 0))
         runs = [
             ("before", before, (64, 256)), ("3N", (NOW, COARSE, capped(256, 3)), (64, 256)),
             ("3N fine", (NOW, FINE, capped(256, 3)), (64, 256)),

@@ -18,9 +18,11 @@ _TOGETHER = 4
 judged: as it begins nobody waits for a next token, and steps of all cost little more than those of
 a few. Requests come and leave between two steps."""
 
-_A_STREAM = 3
-"""Rows of a pass with a step for each answer that has tokens or waits for its prompt: prompts twice
-as long as answers come in as fast as these end."""
+_ROWS_OF_EACH = 3
+"""Of a pass with a step, for each answer that has tokens or waits for its prompt: with prompts
+twice as long as answers, as many come in as end."""
+_STEPS = 32
+"""So many are the steps that prompts are spread over, at most."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,7 @@ class Planned:
     ) -> Planned:  # fmt: skip
         """As many as `rows` allows, of all that run; 0 leaves it to what waits."""
         resuming = sum(isinstance(one.call, Extend) for one in running)
-        prompts = sum(one.due.kind == "target" for one in due)
-        mixed = _beside(target, resuming, prompts)
+        mixed = _beside(target, resuming, [one.due.rows for one in due if one.due.kind == "target"])
         sizes = {"target": mixed or target.prefills, "draft": draft.prefills}
         largest = max(size.rows for model in (target, draft) for size in model.prefills)
         largest = max([largest, *(size.rows for size in target.shared)])
@@ -89,17 +90,18 @@ class Planned:
         return target.mixes(chunks, len(together))
 
 
-def _beside(target: Target, resuming: int, prompts: int) -> list[PrefillSize]:
-    """What passes have for prompts beside a step of all that resume; none without such passes.
+def _beside(target: Target, resuming: int, prompts: Sequence[int]) -> list[PrefillSize]:
+    """What passes have for prompts, of which so many rows are left, beside a step of all that
+    resume; none without such passes.
 
-    Each pass takes a step along that would else read all weights by itself, so small passes take
-    more of them: but not so small that prompts wait while few answers fill the steps.
+    A step that goes along reads no weights by itself, so several small passes cost less than a
+    large one and the steps that it would hold up.
     """
     sizes = beside(target.mixed, resuming) if resuming else []
-    most = max(FLAT, _A_STREAM * (resuming + prompts))
-    return [size.prompt_rows for size in sizes if size.rows + size.batch <= most] or [
-        size.prompt_rows for size in sizes[:1]
-    ]
+    running = resuming + len(prompts)
+    most = max(FLAT, _ROWS_OF_EACH * running, sum(prompts) // _STEPS)
+    small = [size for size in sizes if size.rows + size.batch <= most]
+    return [size.prompt_rows for size in small or sizes[:1]]
 
 
 def _without_early(
