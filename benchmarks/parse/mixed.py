@@ -33,7 +33,7 @@ class Load:
     slots: int = 256
     prefill: tuple[int, ...] = (256, 384, 512, 1024, 2048)
     decode: tuple[int, ...] = (1, 16, 32, 64, 72, 80, 96, 128, 192, 256)
-    mixed: tuple[int, ...] = (64, 96, 128, 256)
+    mixed: tuple[int, ...] = (32, 64, 96, 128, 192, 256)
     concurrent: tuple[tuple[int, int], ...] = ((64, 256), (256, 512))
     """Requests at a time, and in all."""
     rate: float = 34.0

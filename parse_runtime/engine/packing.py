@@ -11,7 +11,7 @@ from parse_runtime.signature.sizes import PrefillSize, SharedSize
 
 VERIFY = "verify"
 """The kind of pass that judges drafts."""
-FLAT = 256
+_FLAT = 256
 """A pass of fewer rows takes about as long as one of these: it is the weights that are read."""
 
 
@@ -75,8 +75,8 @@ def sharing(due: Mapping[int, Due], room: float = inf) -> tuple[SharedSize, list
     found: tuple[SharedSize, list[int]] | None = None
     for size in due[first].shared:
         taken = _together(due, size)
-        alone = sum(max(due[number].rows, FLAT) for number in taken)
-        pays = size.rows <= room and max(size.rows, FLAT) <= alone
+        alone = sum(max(due[number].rows, _FLAT) for number in taken)
+        pays = size.rows <= room and max(size.rows, _FLAT) <= alone
         if pays and len(taken) > most and taken[0] == first:
             found, most = (size, taken), len(taken)
     return found
@@ -105,11 +105,11 @@ def room_for(due: Sequence[Due], largest: int, others: bool) -> int:
     """Rows of a step's passes: as many as the largest pass has.
 
     A quarter of it where a prompt comes first, less is due, and `others` wait for the step to end;
-    passes of up to FLAT rows would gain these nothing.
+    passes of up to _FLAT rows would gain these nothing.
     """
     if not others or not due or due[0].kind == VERIFY or sum(one.rows for one in due) >= largest:
         return largest
-    return min(max(largest // 4, FLAT), largest)
+    return min(max(largest // 4, _FLAT), largest)
 
 
 def plan(due: Sequence[Due], sizes: Mapping[str, Sequence[PrefillSize]], room: int) -> list[Pass]:
@@ -160,4 +160,4 @@ def _aligned(rows: int) -> int:
 
 
 def _cost(size: PrefillSize) -> int:
-    return max(size.rows, FLAT)
+    return max(size.rows, _FLAT)

@@ -221,6 +221,6 @@ def test_how_to_share_is_one_of_three() -> None:
 def test_steps_have_blocks_in_advance_where_there_are_enough_for_all(tokens: int) -> None:
     target, draft = (Fake(mixing(i), slots=2, max_len=128, kv_tokens=tokens) for i in (1, 2))
     steps = [(slot, Decode(1, 40)) for slot in range(2)]
-    Memory(target, draft).reserve_ahead(steps)
+    Memory(target, draft).reserve_ahead(steps, len(steps))
     # Of 16 blocks both sequences have 8; of 15 not.
     assert draft.tables.rows == ([112, 112] if tokens == 0 else [0, 0])
