@@ -54,7 +54,7 @@ class Profile:
     """of which so many come out, the bonus token included."""
     shared: tuple[int, ...] = (2, 4, 8, 16, 32)
     """How many prompts or drafts passes have room for, beside those of one."""
-    rounds: tuple[int, ...] = (1, 2)
+    rounds: tuple[int, ...] = (1,)
     """Drafts of an answer, at most,"""
     between: int = 16
     """with so many tokens of the target between two."""
@@ -128,8 +128,10 @@ def gains(target: Model, draft: Model, device: str, profile: Profile) -> Iterato
         engines = _open(target, draft, device, profile, eagle, question)
         for batch in profile.batches:
             runs = [(None, 1), *itertools.product(profile.acceptances, profile.rounds)]
-            for acceptance, rounds in runs:
-                found = _rate(*engines, profile, batch, acceptance, question, rounds)
+            for i, (acceptance, rounds) in enumerate(runs):
+                # All acceptances run the same passes, if drafts behind the first are as long.
+                warm = i > 1 and rounds == 1
+                found = _rate(*engines, profile, batch, acceptance, question, rounds, warm)
                 rate = found["tokens_per_second"]
                 yield {
                     "batch": batch,
@@ -187,7 +189,7 @@ def _open(
 
 def _rate(
     target: GivenTarget, draft: GraphDecoder, profile: Profile, batch: int,
-    acceptance: float | None, question: int, rounds: int,
+    acceptance: float | None, question: int, rounds: int, warm: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Of `batch` answers that begin together; acceptance None: by the target alone."""
     stride = profile.answer // profile.cuts
@@ -213,7 +215,8 @@ def _rate(
             pass
 
     with torch.inference_mode():
-        answers(acceptance or 0.0, Counter())  # captures the passes that it takes
+        if not warm:
+            answers(1.0 if rounds == 1 else acceptance or 0.0, Counter())
         stages: dict[str, float] = Counter()
         seconds = wall_seconds(lambda: answers(acceptance or 0.0, stages))
     return {

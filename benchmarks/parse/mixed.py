@@ -93,8 +93,10 @@ def loads(model: Model, device: str, load: Load) -> Iterator[dict[str, Any]]:
 
 
 def _passes(session: CapturedSession, target: GraphTarget, load: Load) -> Iterator[dict[str, Any]]:
-    """Each pass on rows of random tokens, one after the other: padding takes less power, and so a
-    seventh less time. Steps see keys of a prompt and half an answer."""
+    """Each pass on rows of random tokens, one after the other: padding takes a seventh less time.
+
+    Steps see keys of a prompt and half an answer.
+    """
     draw, here = random.Random(1), load.prompt + load.answer // 2
 
     def tokens(count: int) -> list[int]:
