@@ -64,7 +64,8 @@ class Scheduler:
         self.failed = 0
         """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
         self.told: Callable[[], object] = lambda: None
-        """Called once the answers of a pass have been told what it gave them."""
+        """Called once the answers of a pass have been told what it gave them, in the same step or,
+        where that has more to do, the next."""
 
     @property
     def running(self) -> int:
@@ -122,7 +123,8 @@ class Scheduler:
         launched, self._launched = self._launched, None
         if launched:
             self._prefill(launched.kind, launched.shares, launched)
-            self.told()
+            if not launched.mixed:  # else the next step, whose tokens are there, is launched first
+                self.told()
         planned = launched.others if launched else self._planned()
         for one in planned.passes:
             # Some of them may have failed in a pass before, or give way now.

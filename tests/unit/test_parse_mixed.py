@@ -62,6 +62,19 @@ def test_a_prompt_goes_beside_a_step_and_its_answer_joins_the_next() -> None:
     assert launched(answers(device(), given)) == (1, 12, 1)
 
 
+def test_what_a_mixed_pass_found_is_told_while_the_next_step_runs() -> None:
+    used, heard = device(), [Heard(), Heard()]
+    scheduler, told = Scheduler(*open_models(used)), []
+    scheduler.told = lambda: told.append((len(heard[1].said), list(used.launches)))
+    for listener, chosen in zip(heard, (asked(12, 3, 2), asked(12, 5, 16)), strict=True):
+        scheduler.submit(chosen, listener)
+        scheduler.step()
+    while scheduler.step():
+        pass
+    launches = next(launches for said, launches in told if said)
+    assert launches[-2:] == ["target.mixed", "target.decode"]
+
+
 def test_what_is_left_of_a_prompt_goes_beside_the_next_step() -> None:
     given = [asked(20, 3, 2), asked(9, 5, 20), asked(9, 7, 40)]
     # The last prompt has 32 of the pass' 64 rows first, and 8 then.
