@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import globaltimer
 
 from foundryc.cuda.exchange import (
     MINUS_ZERO,
@@ -20,7 +21,6 @@ from foundryc.cuda.exchange import (
 )
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, release, wait
-from triton.language.extra.cuda import globaltimer
 
 PHASES = ("push", "push weak", "sums", "gather", "pull")
 
