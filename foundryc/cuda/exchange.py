@@ -26,6 +26,15 @@ WORD = 4
 """Bytes."""
 Exchange = tuple[Tensor, Tensor, int, int, int]
 """What kernels are told of an exchange: see `parameters`."""
+WIDE = False
+"""Whether threads move four words at once where messages allow it. Captures read it.
+
+Programs of large messages then look at few words until most have come.
+"""
+ALIGNED: tl.constexpr = tl.constexpr(16)
+"""Words: moves are wide where the compiler knows all offsets to be multiples of so many."""
+LINE: tl.constexpr = tl.constexpr(128)
+"""Words that a warp moves at once, four a thread."""
 _BLOCK = 1024
 """Words of a program."""
 
@@ -46,6 +55,7 @@ def all_gather(x: Tensor, ranks: Ranks) -> Tensor:
         _all_gather[(triton.cdiv(count, _BLOCK),)](
             words[first:], out[:, first:], *parameters(ranks), count, words.shape[0],
             WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK,
+            WIDE=wide(count, words.shape[0]),
         )  # fmt: skip
     return out.view(x.dtype)[:, : x.numel()].view(ranks.world, *x.shape)
 
@@ -60,6 +70,11 @@ def as_words(x: Tensor) -> Tensor:
     return x.flatten().view(torch.int32)
 
 
+def wide(*words: int) -> bool:
+    """Whether messages and rows of so many words are moved four at once."""
+    return WIDE and not any(count % ALIGNED.value for count in words)
+
+
 def parameters(ranks: Ranks) -> Exchange:
     """Of the next exchange: state, slabs, and in words a slab, the buffer's place, a source's."""
     buffer = ranks.turn() * (ranks.stride // 2)
@@ -71,14 +86,21 @@ def parameters(ranks: Ranks) -> Exchange:
 @triton.jit(do_not_specialize=["buffer", "count", "row"])
 def _all_gather(
     x, out, state, slabs, slab, buffer, capacity, count, row,
-    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if WIDE:
+        buffer, count, row = aligned(buffer), aligned(count), aligned(row)
+    begin = tl.program_id(0) * BLOCK
+    at = begin + tl.arange(0, BLOCK)
     there = at < count
     rank, ranks = tl.load(state), tl.load(state + 1)
     word = tl.load(x + at, there, other=0)
-    send(slabs + buffer + rank * capacity + at, slab, rank, ranks, word, there, WORLD, PAIRS)
-    own = slabs + rank.to(tl.int64) * slab + buffer + at
+    place = slabs + buffer + rank * capacity + at
+    send(place, slab, rank, ranks, word, there, WORLD, PAIRS, WIDE)
+    own = slabs + rank.to(tl.int64) * slab + buffer + begin
+    if WIDE:
+        await_last(own, capacity, state, count - begin, 0, WORLD, BLOCK)
+    own += tl.arange(0, BLOCK)
     await_words(own, capacity, state, there, 0, WORLD)
     for source in tl.static_range(WORLD):
         came = there & takes_part(source, rank, ranks)
@@ -94,18 +116,45 @@ def takes_part(source, rank, ranks):
 
 
 @triton.jit
-def send(place, slab, rank, ranks, word, there, WORLD: tl.constexpr, PAIRS: tl.constexpr):
-    """Store words at `place`, given in rank 0's slab, into every rank's slab, one's own first."""
-    for step in range(ranks):
-        send_to(place, slab, (rank + step) % WORLD, word, there, PAIRS)
+def aligned(number):
+    """The same number, a multiple of ALIGNED, as one that the compiler sees to be one."""
+    return number // ALIGNED * ALIGNED
 
 
 @triton.jit
-def send_to(place, slab, peer, word, there, PAIRS: tl.constexpr):
-    """As `send`, to one rank."""
+def send(
+    place, slab, rank, ranks, word, there,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, WIDE: tl.constexpr = False,
+):  # fmt: skip
+    """Store words at `place`, given in rank 0's slab, into every rank's slab, one's own first."""
+    for step in range(ranks):
+        send_to(place, slab, (rank + step) % WORLD, word, there, PAIRS, WIDE)
+
+
+@triton.jit
+def send_to(
+    place, slab, peer, word, there, PAIRS: tl.constexpr, WIDE: tl.constexpr = False
+):  # fmt: skip
+    """As `send`, to one rank. WIDE is for threads that have a multiple of four words."""
     # Minus zero in place of zero: sums begin with plus zero, and do not change by it.
     word = tl.where(word == 0, MINUS_ZERO_PAIR if PAIRS else MINUS_ZERO, word)
-    _store(place + tl.cast(peer, tl.int64) * slab, word, there)
+    if WIDE:
+        _store_wide(place + tl.cast(peer, tl.int64) * slab, word, there)
+    else:
+        _store(place + tl.cast(peer, tl.int64) * slab, word, there)
+
+
+@triton.jit
+def await_last(
+    begin, capacity, state, count, first, COUNT: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """As `await_words`, for few words after which most of those at `begin` on will have come.
+
+    Of up to BLOCK words, `count`, they are the last ones that a warp sends at once. Where every
+    program looks at all words again and again, that takes the memory's time from those that arrive.
+    """
+    at = tl.arange(0, BLOCK // LINE) * LINE + LINE - 1
+    await_words(begin + at, capacity, state, at < count, first, COUNT)
 
 
 @triton.jit
@@ -221,4 +270,54 @@ def _store(place, word, there):
         dtype=tl.int32,
         is_pure=False,
         pack=1,
+    )
+
+
+@triton.jit
+def _store_wide(place, word, there):
+    """As `_store`, four words of a thread at once where they lie side by side.
+
+    The layout of a tensor is the compiler's choice, so the addresses are looked at.
+    """
+    tl.inline_asm_elementwise(
+        """
+        {
+            .reg .pred a, b, c, d, all, apart;
+            .reg .b64 next;
+            setp.ne.s32 a, $12, 0;
+            setp.ne.s32 b, $13, 0;
+            setp.ne.s32 c, $14, 0;
+            setp.ne.s32 d, $15, 0;
+            and.b64 next, $4, 15;
+            setp.eq.and.s64 all, next, 0, a;
+            add.s64 next, $4, 4;
+            setp.eq.and.s64 all, next, $5, all;
+            add.s64 next, $4, 8;
+            setp.eq.and.s64 all, next, $6, all;
+            add.s64 next, $4, 12;
+            setp.eq.and.s64 all, next, $7, all;
+            and.pred all, all, b;
+            and.pred all, all, c;
+            and.pred all, all, d;
+            not.pred apart, all;
+            and.pred a, a, apart;
+            and.pred b, b, apart;
+            and.pred c, c, apart;
+            and.pred d, d, apart;
+            @all st.relaxed.sys.global.v4.b32 [$4], {$8, $9, $10, $11};
+            @a st.relaxed.sys.global.b32 [$4], $8;
+            @b st.relaxed.sys.global.b32 [$5], $9;
+            @c st.relaxed.sys.global.b32 [$6], $10;
+            @d st.relaxed.sys.global.b32 [$7], $11;
+            mov.b32 $0, 0;
+            mov.b32 $1, 0;
+            mov.b32 $2, 0;
+            mov.b32 $3, 0;
+        }
+        """,
+        "=r,=r,=r,=r,l,l,l,l,r,r,r,r,r,r,r,r",
+        [place.to(tl.int64), word, there.to(tl.int32)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=4,
     )

@@ -12,5 +12,5 @@ from kernel_script import kernel_report
 def test_sums_over_ranks_and_what_they_leave() -> None:
     """The sums of what all send, in every slab what this rank sends, and no word that was read."""
     report = kernel_report("exchange_interpreted.py", interpreted=True)
-    assert len(report) == 46
+    assert len(report) == 64
     assert [name for name, right in report.items() if not right] == []

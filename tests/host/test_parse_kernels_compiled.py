@@ -69,6 +69,16 @@ def test_a_warp_sends_words_that_lie_side_by_side(report: Any) -> None:
         assert "threadsPerWarp = [1, 32]" in layout and "order = [1, 0]" in layout
 
 
+def test_exchanges_move_four_words_at_once(report: Any) -> None:
+    """What is loaded, sent, awaited and made ready again; and only where they are told to."""
+    moves = {f"{one}.v4.b32" for one in (
+        "ld.global", "st.global", "ld.volatile.global", "st.relaxed.sys.global"
+    )}  # fmt: skip
+    for name in ("_all_reduce", "_reduce_add_rms_norm"):
+        found = [moves & set(one) for one in report["kernels"][name]["wide"]]
+        assert moves in found and any(len(one) < len(moves) for one in found), name
+
+
 def test_rows_in_fp8_are_multiplied_as_they_are(report: Any) -> None:
     """By FP8 tensor cores, whatever the rows were before they were quantized."""
     for name in ("_block_scaled", "_block_scaled_swiglu"):
