@@ -64,20 +64,15 @@ def run(
 
 
 def _allreduce(folder: Path, ranks: int, gpus: str, largest: int) -> dict[str, Any]:
-    """Microseconds of an exchange inside a graph, by bytes; ours by kernel, of both kinds."""
+    """Microseconds of an exchange inside a graph, by bytes; ours by kernel."""
     bundle = folder / "exchanges.fdy"
     _step("exchange_capture.py", bundle, ranks, largest)
     own = _step("exchange_ours.py", bundle, gpus)["us"]
     nccl = _step("exchange_nccl.py", gpus, largest)["us"]
     # The model's choice: the kernel that adds a norm for few rows, the other one above.
-    over, wide = (
-        {size: own.get(f"{kind}norm {size}", own[f"{kind}reduce {size}"]) / nccl[size]
-         for size in nccl}
-        for kind in ("", "wide ")
-    )  # fmt: skip
-    found: dict[str, Any] = {
-        "us": own, "nccl_us": nccl, "over_nccl": over, "wide_over_nccl": wide,
-    }  # fmt: skip
+    ours = {size: own.get(f"norm {size}", own[f"reduce {size}"]) for size in nccl}
+    over = {size: ours[size] / nccl[size] for size in nccl}
+    found: dict[str, Any] = {"us": own, "nccl_us": nccl, "over_nccl": over}
     for name, sizes in (
         ("small_over_nccl", [size for size in over if int(size) <= SMALL]),
         ("large_over_nccl", [size for size in over if int(size) > SMALL]),

@@ -26,15 +26,6 @@ WORD = 4
 """Bytes."""
 Exchange = tuple[Tensor, Tensor, int, int, int]
 """What kernels are told of an exchange: see `parameters`."""
-WIDE = False
-"""Whether threads move four words at once where messages allow it. Captures read it.
-
-Programs of large messages then look at few words until most have come.
-"""
-ALIGNED: tl.constexpr = tl.constexpr(16)
-"""Words: moves are wide where the compiler knows all offsets to be multiples of so many."""
-LINE: tl.constexpr = tl.constexpr(128)
-"""Words that a warp moves at once, four a thread."""
 _BLOCK = 1024
 """Words of a program."""
 
@@ -55,7 +46,6 @@ def all_gather(x: Tensor, ranks: Ranks) -> Tensor:
         _all_gather[(triton.cdiv(count, _BLOCK),)](
             words[first:], out[:, first:], *parameters(ranks), count, words.shape[0],
             WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK,
-            WIDE=wide(count, words.shape[0]),
         )  # fmt: skip
     return out.view(x.dtype)[:, : x.numel()].view(ranks.world, *x.shape)
 
@@ -70,11 +60,6 @@ def as_words(x: Tensor) -> Tensor:
     return x.flatten().view(torch.int32)
 
 
-def wide(*words: int) -> bool:
-    """Whether messages and rows of so many words are moved four at once."""
-    return WIDE and not any(count % ALIGNED.value for count in words)
-
-
 def parameters(ranks: Ranks) -> Exchange:
     """Of the next exchange: state, slabs, and in words a slab, the buffer's place, a source's."""
     buffer = ranks.turn() * (ranks.stride // 2)
@@ -82,31 +67,23 @@ def parameters(ranks: Ranks) -> Exchange:
     return ranks.words, slabs, ranks.stride // WORD, buffer // WORD, ranks.capacity // WORD
 
 
-# The buffer alternates, and would choose other machine code.
-@triton.jit(do_not_specialize=["buffer", "count", "row"])
+# Where offsets are known to be multiples of 16 words, a thread moves four at once.
+@triton.jit
 def _all_gather(
     x, out, state, slabs, slab, buffer, capacity, count, row,
-    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    if WIDE:
-        buffer, count, row = aligned(buffer), aligned(count), aligned(row)
-    begin = tl.program_id(0) * BLOCK
-    at = begin + tl.arange(0, BLOCK)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = at < count
     rank, ranks = tl.load(state), tl.load(state + 1)
     word = tl.load(x + at, there, other=0)
     place = slabs + buffer + rank * capacity + at
-    send(place, slab, rank, ranks, word, there, WORLD, PAIRS, WIDE)
-    own = slabs + rank.to(tl.int64) * slab + buffer + begin
-    if WIDE:
-        await_last(own, capacity, state, count - begin, 0, WORLD, BLOCK)
-    own += tl.arange(0, BLOCK)
-    await_words(own, capacity, state, there, 0, WORLD)
+    send(place, slab, rank, ranks, word, there, WORLD, PAIRS, True)
+    own = slabs + rank.to(tl.int64) * slab + buffer + at
     for source in tl.static_range(WORLD):
-        came = there & takes_part(source, rank, ranks)
-        got = tl.load(own + source * capacity, came, other=0, volatile=True)
-        tl.store(out + source * row.to(tl.int64) + at, got, there)
-    clear(own, capacity, rank, ranks, there, WORLD)
+        awaited = there & takes_part(source, rank, ranks)
+        word = take(own + source * capacity, state, source, awaited)
+        tl.store(out + source * tl.cast(row, tl.int64) + at, word, there)
 
 
 @triton.jit
@@ -116,76 +93,56 @@ def takes_part(source, rank, ranks):
 
 
 @triton.jit
-def aligned(number):
-    """The same number, a multiple of ALIGNED, as one that the compiler sees to be one."""
-    return number // ALIGNED * ALIGNED
-
-
-@triton.jit
 def send(
     place, slab, rank, ranks, word, there,
-    WORLD: tl.constexpr, PAIRS: tl.constexpr, WIDE: tl.constexpr = False,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, QUADS: tl.constexpr,
 ):  # fmt: skip
-    """Store words at `place`, given in rank 0's slab, into every rank's slab, one's own first."""
+    """Store words at `place`, given in rank 0's slab, into every rank's slab, one's own first.
+
+    QUADS is for threads that have a multiple of four words each.
+    """
     for step in range(ranks):
-        send_to(place, slab, (rank + step) % WORLD, word, there, PAIRS, WIDE)
+        send_to(place, slab, (rank + step) % WORLD, word, there, PAIRS, QUADS)
 
 
 @triton.jit
-def send_to(
-    place, slab, peer, word, there, PAIRS: tl.constexpr, WIDE: tl.constexpr = False
-):  # fmt: skip
-    """As `send`, to one rank. WIDE is for threads that have a multiple of four words."""
+def send_to(place, slab, peer, word, there, PAIRS: tl.constexpr, QUADS: tl.constexpr):
+    """As `send`, to one rank."""
     # Minus zero in place of zero: sums begin with plus zero, and do not change by it.
     word = tl.where(word == 0, MINUS_ZERO_PAIR if PAIRS else MINUS_ZERO, word)
-    if WIDE:
-        _store_wide(place + tl.cast(peer, tl.int64) * slab, word, there)
+    if QUADS:
+        _store_quads(place + tl.cast(peer, tl.int64) * slab, word, there)
     else:
         _store(place + tl.cast(peer, tl.int64) * slab, word, there)
 
 
 @triton.jit
-def await_last(
-    begin, capacity, state, count, first, COUNT: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """As `await_words`, for few words after which most of those at `begin` on will have come.
+def take(place, state, source, there):
+    """The words of a rank, when all have come or it is too late; their places are zeros then.
 
-    Of up to BLOCK words, `count`, they are the last ones that a warp sends at once. Where every
-    program looks at all words again and again, that takes the memory's time from those that arrive.
+    If it is too late, the state says whose are missing, and from then on nothing is waited for any
+    more.
     """
-    at = tl.arange(0, BLOCK // LINE) * LINE + LINE - 1
-    await_words(begin + at, capacity, state, at < count, first, COUNT)
-
-
-@triton.jit
-def await_words(own, capacity, state, there, first, COUNT: tl.constexpr):
-    """Return when COUNT ranks' words, from that of `first` on, have come, or too late.
-
-    They lie at `own`, one `capacity` behind the other. If it is too late, the state says whose are
-    missing, and from then on nothing is waited for any more.
-    """
-    rank, ranks, began = tl.load(state), tl.load(state + 1), globaltimer()
-    bound = tl.load(state + 3).to(tl.int64) * 1000000
-    late = rank - rank
-    waiting = ranks > 0
+    began, bound = globaltimer(), tl.load(state + 3).to(tl.int64) * 1000000
+    word = tl.full(there.shape, 0, tl.int32)
+    late = tl.load(state) * 0
+    waiting = late == 0
     while waiting:
-        missing = tl.full(there.shape, 0, tl.int32)
-        for step in tl.static_range(COUNT):
-            source = first + step
-            awaited = there & takes_part(source, rank, ranks)
-            got = tl.load(own + source * capacity, awaited, other=1, volatile=True)
-            missing = tl.where(got == 0, source + 1, missing)
+        word = tl.load(place, there, other=0, volatile=True)
+        missing = tl.where(there & (word == 0), source + 1, 0)
         late = lateness(missing, began, bound, state)
         waiting = (late > 0) & (late % 2 == 0)
-    if late > 0:
-        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
+    tell(late, state)
+    tl.debug_barrier()  # another thread may read a word than the one that clears it
+    tl.store(place, 0, there)
+    return word
 
 
 @triton.jit
 def await_sums(
     own, capacity, state, rank, ranks, there, WORLD: tl.constexpr, PAIRS: tl.constexpr
 ):  # fmt: skip
-    """Float32 sums, in the order of ranks, of the words of all; see `await_words`.
+    """Float32 sums, in the order of ranks, of the words of all; see `take`.
 
     What a look finds is summed at once: words that have come are not read another time.
     """
@@ -205,8 +162,7 @@ def await_sums(
             high += upper
         late = lateness(missing, began, bound, state)
         waiting = (late > 0) & (late % 2 == 0)
-    if late > 0:
-        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
+    tell(late, state)
     return low, high
 
 
@@ -219,6 +175,13 @@ def lateness(missing, began, bound, state):
     """
     over = (globaltimer() - began > bound) | (tl.load(state + 2, volatile=True) != 0)
     return tl.max(tl.where(missing > 0, 2 * missing + over.to(tl.int32), 0), 0)
+
+
+@triton.jit
+def tell(late, state):
+    """Say whose words were missing when it was too late, unless something was said before."""
+    if late > 0:
+        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
 
 
 @triton.jit
@@ -274,7 +237,7 @@ def _store(place, word, there):
 
 
 @triton.jit
-def _store_wide(place, word, there):
+def _store_quads(place, word, there):
     """As `_store`, four words of a thread at once where they lie side by side.
 
     The layout of a tensor is the compiler's choice, so the addresses are looked at.

@@ -1,7 +1,4 @@
-"""Exchanges between ranks as graphs: sizes, kernels, many in a row.
-
-Arguments: bundle, ranks, 1 where threads move four words at once.
-"""
+"""Exchanges between ranks as graphs: sizes, kernels, many in a row. Arguments: bundle, ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from pathlib import Path
 import torch
 
 from foundryc import Recorder
-from foundryc.cuda import exchange
 from parse_runtime.kernels.cuda.reduce import (
     all_reduce,
     gather_add_rms_norm,
@@ -21,7 +17,7 @@ from parse_runtime.kernels.cuda.reduce import (
 from parse_runtime.kernels.cuda.shares import send_product
 
 ROWS, WIDTH, MANY = 80, 1024, 31
-path, world, exchange.WIDE = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
+path, world = Path(sys.argv[1]), int(sys.argv[2])
 with (
     torch.inference_mode(),
     Recorder("cuda", workload="ranks", settings={"rows": ROWS, "width": WIDTH}) as r,

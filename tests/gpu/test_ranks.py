@@ -47,11 +47,11 @@ def devices(world: int) -> str:
     return ",".join(str(rank if there >= world else 0) for rank in range(world))
 
 
-@pytest.fixture(scope="module", params=[(2, 0), (2, 1), (4, 0), (4, 1)])
+@pytest.fixture(scope="module", params=[2, 4])
 def exchanges(request, tmp_path_factory):
-    """A bundle of exchanges, of words one by one and of four at once."""
-    (world, wide), path = request.param, tmp_path_factory.mktemp("exchanges") / "exchanges.fdy"
-    finish(start(HERE / "capture_ranks.py", path, world, wide))
+    """A bundle of exchanges."""
+    world, path = request.param, tmp_path_factory.mktemp("exchanges") / "exchanges.fdy"
+    finish(start(HERE / "capture_ranks.py", path, world))
     return world, path
 
 

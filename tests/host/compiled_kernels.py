@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from foundryc.cuda import exchange
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.attend_rows import attend_rows
@@ -215,15 +214,6 @@ def run_fused(dtype: torch.dtype) -> None:
     normed_swiglu(added, total, norm, 1e-6, 0.0, None, normal(2 * WIDTH, HIDDEN))
 
 
-def run_wide() -> None:
-    """Exchanges that move four words of a thread at once."""
-    ranks = Ranks(4, torch.zeros(4, dtype=torch.int32), torch.zeros(1 << 19).byte(), 1 << 14)
-    rows = torch.zeros(80, HIDDEN, dtype=torch.bfloat16)
-    exchange.WIDE = True
-    all_reduce(rows, ranks)
-    add_rms_norm(rows[:4], None, rows[0], 1e-6, 0.0, ranks)
-
-
 def quantized(*shape: int) -> Quantized:
     *outer, n, k = shape
     values = torch.zeros(shape, dtype=torch.float8_e4m3fn)
@@ -281,8 +271,8 @@ def chains(ttgir: str) -> dict[str, int]:
     }
 
 
-def wide(ptx: str) -> list[str]:
-    """Instructions that move four words."""
+def quads(ptx: str) -> list[str]:
+    """Instructions that move four words of 32 bits."""
     return sorted(set(re.findall(r"\b(?:ld|st)\.\S*global\.v4\.b32", ptx)))
 
 
@@ -315,7 +305,6 @@ def main() -> None:
                 of_pass[f"{dtype} {slots}x{length}"] = here
             here = []
             run_fused(dtype)
-        run_wide()
     report = {
         name: {
             "programmatic": all(k.metadata.launch_pdl for k in kernels.values()),
@@ -325,7 +314,7 @@ def main() -> None:
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
             "sent": [sent(k.asm["ttgir"]) for k in kernels.values()],
             "chains": [chains(k.asm["ttgir"]) for k in kernels.values()],
-            "wide": [wide(k.asm["ptx"]) for k in kernels.values()],
+            "quads": [quads(k.asm["ptx"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()

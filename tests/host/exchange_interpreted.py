@@ -47,7 +47,7 @@ class Clock:
 
 
 # These are machine code.
-exchange._store = exchange._store_wide = store
+exchange._store = exchange._store_quads = store
 # The interpreter's product of bfloat16 is not one.
 stream.add_product = add_product
 CAPACITY = 8192
@@ -157,12 +157,11 @@ def alone(dtype: torch.dtype) -> bool:
     return torch.equal(total, x) and _left_empty(ranks, 0)
 
 
-def reduced(rank: int, world: int, dtype: torch.dtype, wide: bool) -> bool:
+def reduced(rank: int, world: int, dtype: torch.dtype) -> bool:
     """`all_reduce` of this rank: it adds up its piece of each tile, the others theirs."""
     torch.manual_seed(7)
-    block, exchange.WIDE = reduce._BLOCK, wide
-    words = 2 * world * block - (48 if wide else 40)
-    assert exchange.wide(words) == wide
+    block = reduce._BLOCK
+    words = 2 * world * block - 40
     count = words * (2 if dtype == torch.bfloat16 else 1)
     shares = [whole(count).to(dtype) for _ in range(world)]
     total = torch.zeros(count)
@@ -183,18 +182,15 @@ def reduced(rank: int, world: int, dtype: torch.dtype, wide: bool) -> bool:
                 at = first + tile * block
                 place(ranks, rank, source)[at : at + piece.numel()] = piece
     found = reduce.all_reduce(shares[rank], ranks)
-    exchange.WIDE = False
     return torch.equal(found, total) and _left_empty(ranks, rank)
 
 
-def gathered(rank: int, world: int, dtype: torch.dtype, wide: bool) -> bool:
+def gathered(rank: int, world: int, dtype: torch.dtype) -> bool:
     """`all_gather` of this rank, whose words the others have, too."""
     shares = [whole(2, 1008).to(dtype) for _ in range(world)]
     ranks = ranks_of(rank, world)
     fill(ranks, rank, shares)
-    exchange.WIDE = wide
     found = exchange.all_gather(shares[rank], ranks)
-    exchange.WIDE = False
     sent = all(
         torch.equal(place(ranks, peer, rank)[: shares[rank].numel() * dtype.itemsize // 4],
                     as_sent(shares[rank]))
@@ -226,11 +222,8 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         found[f"alone {dtype}"] = alone(dtype)
         for rank, world in ((0, 2), (1, 2), (2, 3)):
-            for wide in (False, True):
-                found[f"reduced {rank} {world} {dtype} {wide}"] = reduced(rank, world, dtype, wide)
-                found[f"gathered {rank} {world} {dtype} {wide}"] = gathered(
-                    rank, world, dtype, wide
-                )
+            found[f"reduced {rank} {world} {dtype}"] = reduced(rank, world, dtype)
+            found[f"gathered {rank} {world} {dtype}"] = gathered(rank, world, dtype)
             for spans, row in ((1, True), (4, True), (2, False)):
                 name = f"normed {rank} {world} {dtype} {spans} {row}"
                 found[name] = normed(rank, world, dtype, spans, row)

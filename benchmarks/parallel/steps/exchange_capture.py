@@ -1,7 +1,4 @@
-"""Captures all-reduces of several sizes, COUNT a graph. Arguments: bundle, ranks, KiB at most.
-
-Graphs `wide` are those of kernels that move four words at once, the others move one.
-"""
+"""Captures all-reduces of several sizes, COUNT a graph. Arguments: bundle, ranks, KiB at most."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.parallel.steps.sizes import COUNT, WIDTH, sizes
-from foundryc.cuda import exchange
 from foundryc.recorder import Recorder
 from parse_runtime.kernels.cuda.reduce import all_reduce, reduce_add_rms_norm
 from parse_runtime.kernels.rows import STREAMED_ROWS
@@ -40,11 +36,9 @@ passes = [("reduce", size, reduce) for size in sizes(largest)]
 passes += [("norm", s, norm) for s in sizes(largest) if s // 2 // WIDTH <= STREAMED_ROWS]
 with torch.inference_mode():
     with recorder.warm_up():
-        for exchange.WIDE in (False, True):
-            for _, size, run in passes:
-                run(size // 2 // WIDTH)
-    for exchange.WIDE in (False, True):
-        for name, size, run in passes:
-            with recorder.graph("wide " * exchange.WIDE + name, bytes=size) as graph:
-                graph.output("sum", run(size // 2 // WIDTH))
+        for _, size, run in passes:
+            run(size // 2 // WIDTH)
+    for name, size, run in passes:
+        with recorder.graph(name, bytes=size) as graph:
+            graph.output("sum", run(size // 2 // WIDTH))
     recorder.save(path)

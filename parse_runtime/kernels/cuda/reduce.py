@@ -12,21 +12,17 @@ from torch import Tensor
 
 from foundryc.cuda.exchange import (
     DTYPES,
-    LINE,
     WORD,
     Exchange,
-    aligned,
     as_word,
     as_words,
-    await_last,
     await_sums,
-    await_words,
     clear,
     numbers,
     parameters,
     send,
     send_to,
-    wide,
+    take,
 )
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
@@ -77,7 +73,7 @@ def _launch(
     exchange: Exchange, world: int, span: int, eps: float, offset: float,
 ) -> None:  # fmt: skip
     row = weight.shape[0] // DTYPES[weight.dtype]
-    block = triton.next_power_of_2(row)
+    block = max(128, triton.next_power_of_2(row))  # four words of a thread
     warps = min(16, max(1, block // 128))
     # With all that the compiler would take, no program could start beside those of a product.
     bound = {"maxnreg": REGISTERS} if block <= 256 * warps and world <= 4 else {}
@@ -85,21 +81,18 @@ def _launch(
         parts, None if residual is None else as_words(residual), as_words(weight),
         as_words(normed), as_words(total), *exchange, row, span, eps, offset,
         SPANS=0 if parts is None else parts.shape[0], WORLD=world,
-        PAIRS=weight.dtype == torch.bfloat16, BLOCK=block,
-        WIDE=wide(row) and block >= LINE.value * warps, num_warps=warps, **bound, **OPTIONS,
+        PAIRS=weight.dtype == torch.bfloat16, BLOCK=block, num_warps=warps, **bound, **OPTIONS,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["buffer", "span"])
+# Buffers begin at multiples of 16 words, which the compiler is to know: see `_all_reduce`.
+@triton.jit(do_not_specialize=["span"])
 def _reduce_add_rms_norm(
     parts, residual, weight, normed, total, state, slabs, slab, buffer, capacity, width, span,
     eps, offset,
     SPANS: tl.constexpr, WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
 ):  # fmt: skip
     release()
-    if WIDE:
-        buffer = aligned(buffer)
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < width
     scale = tl.load(weight + at, there, other=0)
@@ -115,7 +108,7 @@ def _reduce_add_rms_norm(
             low = sum_parts(parts + here, there, span, SPANS)
             high = low
         place = slabs + buffer + rank * capacity + here
-        send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS, WIDE)
+        send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS, True)
     if residual is not None:  # read while words are on their way
         before = tl.load(residual + here, there, other=0)
     own = slabs + rank.to(tl.int64) * slab + buffer + here
@@ -153,25 +146,24 @@ def all_reduce(x: Tensor, ranks: Ranks) -> Tensor:
         count = min(step, words.shape[0] - first)
         _all_reduce[(triton.cdiv(count, _BLOCK * ranks.world),)](
             words[first:], out[first:], *parameters(ranks), count,
-            WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK, WIDE=wide(count),
-            num_warps=2, **OPTIONS,
+            WORLD=ranks.world, PAIRS=x.dtype == torch.bfloat16, BLOCK=_BLOCK, num_warps=2,
+            **OPTIONS,
         )  # fmt: skip
     return out.view(x.dtype).view(x.shape)
 
 
-@triton.jit(do_not_specialize=["buffer", "count"])
+# Where offsets are known to be multiples of 16 words, a thread moves four at once. One by one, a
+# look at words asks for each sector of the memory four times: `tp_exchange_ways.json`.
+@triton.jit
 def _all_reduce(
     x, out, state, slabs, slab, buffer, capacity, count,
-    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     release()
-    if WIDE:
-        buffer, count = aligned(buffer), aligned(count)
     wait()
     rank, ranks = tl.load(state), tl.load(state + 1)
     tile, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    begin = tile * (WORLD * BLOCK)
-    first = begin + at
+    first = tile * (WORLD * BLOCK) + at
     here = tile * BLOCK + at
     if ranks == 1:  # at capture
         for piece in tl.static_range(WORLD):
@@ -180,31 +172,22 @@ def _all_reduce(
     else:
         place = slabs + buffer + rank * capacity + here
         for step in tl.static_range(WORLD):
-            # Each rank begins with another's piece, so that all links are in use.
-            piece = (rank + step + 1) % WORLD if WIDE else step
+            # Each rank begins with the next one's piece, so that all links are in use.
+            piece = (rank + step + 1) % WORLD
             one = first + piece * BLOCK
             word = tl.load(x + one, one < count, other=0)
-            send_to(place, slab, piece, word, one < count, PAIRS, WIDE)
-        base = slabs + rank.to(tl.int64) * slab + buffer + tile * BLOCK
-        own = base + at
+            send_to(place, slab, piece, word, one < count, PAIRS, True)
+        own = slabs + rank.to(tl.int64) * slab + buffer + here
         mine = first + rank * BLOCK < count
-        if WIDE:
-            await_last(base, capacity, state, count - begin - rank * BLOCK, 0, WORLD, BLOCK)
         low, high = await_sums(own, capacity, state, rank, ranks, mine, WORLD, PAIRS)
         clear(own, capacity, rank, ranks, mine, WORLD)
         half = capacity // 2
-        send(place + half, slab, rank, ranks, as_word(low, high, PAIRS), mine, WORLD, PAIRS, WIDE)
+        total = as_word(low, high, PAIRS)
+        for step in tl.static_range(WORLD):
+            send_to(place + half, slab, (rank + step + 1) % WORLD, total, mine, PAIRS, True)
         # The last tile's pieces of some ranks are shorter, or not there at all.
         for step in tl.static_range(WORLD):
-            # In the order in which they are sent to this rank.
-            piece = (rank + WORLD - step) % WORLD if WIDE else step
+            piece = (rank + WORLD - step) % WORLD  # in the order in which they come
             one = first + piece * BLOCK
-            if WIDE:
-                left = count - begin - piece * BLOCK
-                await_last(base + half, capacity, state, left, piece, 1, BLOCK)
-            await_words(own + half, capacity, state, one < count, piece, 1)
-            sums = own + half + piece * capacity
-            word = tl.load(sums, one < count, other=0, volatile=True)
+            word = take(own + half + piece * capacity, state, piece, one < count)
             tl.store(out + one, word, one < count)
-            tl.debug_barrier()
-            tl.store(sums, 0, one < count)
