@@ -45,11 +45,15 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
         plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
-    if options.frame_log or options.live:
-        _check_tells(graph, "--frame-log" if options.frame_log else "--live")
+    tells = _tells(graph)
+    if not tells and (options.frame_log or options.live):
+        raise UsageError(
+            f"{'--frame-log' if options.frame_log else '--live'}: this bundle's receiver does not "
+            "say how frames were; capture it again"
+        )
     with (
         _shown(options, settings) as live,
-        Results(options, settings, live.watch.take if live else None) as results,
+        Results(options, settings, live.watch.take if live else None, tells) as results,
     ):
         outputs, lazy = results.outputs, results.lazy
         if in_graph := "front" in takes.outputs:
@@ -120,14 +124,13 @@ def _graph(session: Session, settings: Settings, options: Options) -> tuple[Grap
     return session.graph(GRAPH), signature(settings)
 
 
-def _check_tells(graph: Graph, wanted: str) -> None:
-    """UsageError unless the receiver says how frames were, which older bundles' do not."""
+def _tells(graph: Graph) -> bool:
+    """Whether the receiver says how frames were, which older bundles' do not."""
     try:
         graph.tensor("power")
-    except UsageError as error:
-        raise UsageError(
-            f"{wanted}: this bundle's receiver does not say how frames were; capture it again"
-        ) from error
+    except UsageError:
+        return False
+    return True
 
 
 def _because(feed: Feed) -> str:
@@ -196,6 +199,7 @@ def _report(
         "ber": results.payload.rate,
         "ber_frames": results.frames,
         "coding": _coding(settings, results),
+        "fit": dict(results.fit.flags) if results.fit else None,
         "conditions": results.conditions.totals() if results.conditions else None,
         "latency_ms": latency_percentiles(milliseconds) if tally.frames else None,
         "deadline_ms": deadline,
@@ -261,6 +265,15 @@ def _print(report: dict[str, Any]) -> None:
             f"decoded     {coding['block_errors']} of {coding['blocks']} blocks and "
             f"{coding['frame_errors']} frames with errors, rate {coding['rate']:.3f}{uncoded}\n"
         )
+    fit = report["fit"] or {}
+    if beside := fit.get("mismatch"):
+        write(
+            f"mismatch    {beside} frames: their symbols are farther from the points of "
+            f"{report['modulation']}-QAM than noise explains;\n"
+            "            is the bundle the sender's, the carrier in range, the input not clipped?\n"
+        )
+    if noisy := fit.get("noisy"):
+        write(f"noisy       {noisy} frames: about a tenth of their bits is wrong, or more\n")
     if conditions := report["conditions"]:
         flagged = ", ".join(f"{count} {name}" for name, count in conditions["flags"].items())
         write(f"condition   {conditions['good']} of {conditions['frames']} good; {flagged}\n")
