@@ -76,18 +76,8 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
         finally:
             stop.set()
             pipeline.close()
-        lost = feed.report()
         if not tally.frames and not signals:
-            raise FoundryError(
-                f"no frame could be received: {tally.wrong_length} of wrong length, "
-                f"{tally.not_finite} without finite results, {lost['dropped']} dropped, "
-                f"{lost['malformed']} malformed{_because(feed)}; "
-                + (
-                    _unlocked(feed.raw)
-                    if feed.raw
-                    else f"a frame has {settings.q} samples{_of_each(settings)}"
-                )
-            )
+            raise _nothing(settings, options, feed, tally)
         results.commit()
     report = _report(settings, options, feed, tally, results)
     report["interrupted"] = bool(signals)
@@ -142,12 +132,49 @@ def _of_each(settings: Settings) -> str:
     return "" if settings.antennas == 1 else f" of each of {settings.antennas} antennas"
 
 
-def _unlocked(raw: Raw) -> str:
+def _nothing(settings: Settings, options: Options, feed: Feed, tally: stream.Tally) -> FoundryError:
+    """Why no frame was received, as far as it can be told."""
+    lost = feed.report()
+    counts = tally.wrong_length, tally.not_finite, lost["dropped"], lost["malformed"]
+    came = any(counts) if feed.raw is None else feed.raw.report()["samples"] or any(counts)
+    if options.external and not came:
+        return FoundryError(
+            f"nothing came from {printable(feed.name)} in {options.idle_timeout:g} s; start the "
+            "sender after the receiver, or give a longer --idle-timeout"
+        )
+    why = _unlocked(settings, feed.raw) if feed.raw else _a_frame(settings)
+    return FoundryError(
+        "no frame could be received: {} of wrong length, {} without finite results, {} dropped, "
+        "{} malformed{}; {}".format(*counts, _because(feed), why)
+    )
+
+
+def _a_frame(settings: Settings) -> str:
+    return f"a frame has {settings.q} samples{_of_each(settings)}"
+
+
+def _unlocked(settings: Settings, raw: Raw) -> str:
     """Why a front end may have given no frame."""
     found = raw.report()
+    if found["damaged"]:
+        return (
+            f"a preamble was found, and {found['damaged']} frames were damaged: samples of them "
+            "are missing, or they are of another link; was the bundle captured with the sender's "
+            "settings, and are the rate, --datatype and --packets right?"
+        )
     if found["locks"]:
-        return f"a preamble was found, and {found['damaged']} frames were damaged"
-    return "no preamble of this bundle's link was found in the waveform; is --rate right?"
+        return "a preamble was found, but the waveform ends before its frame does"
+    if found["far_carrier_hz"] is not None:
+        return (
+            f"a preamble was found whose carrier is off by about {found['far_carrier_hz']:+.0f} "
+            f"Hz, and the front end takes up to {settings.nu_p / 3:.0f} Hz; tune the radio, or "
+            "shift the recording"
+        )
+    return (
+        f"no preamble of this bundle's link was found in {found['samples']} samples; was it "
+        "captured with the sender's settings, are the rate and --datatype right, and is the "
+        f"carrier off by less than {settings.nu_p / 3:.0f} Hz?"
+    )
 
 
 def _receive(

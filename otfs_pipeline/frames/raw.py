@@ -99,8 +99,11 @@ class Raw:
         yield from map(self._received, self._front.finish())
 
     def report(self) -> dict[str, Any]:
-        """What the front end counted and measured, and whether the graph has it."""
-        return {**self._front.report(), "in_graph": isinstance(self._front, Slots)}
+        """What came, in samples at the source's rate; what the front end counted and measured, and
+        whether the graph has it.
+        """
+        in_graph = isinstance(self._front, Slots)
+        return {"samples": self._taken, **self._front.report(), "in_graph": in_graph}
 
     def _push(self, samples: np.ndarray, ready: float) -> Iterator[Frame]:
         while len(samples):

@@ -73,8 +73,8 @@ class Results:
 
     bits file: each frame's payload, decoded where frames are coded, eight bits a byte, first bit
     highest, padded with zeros to a whole byte. llr file: each frame's LLRs, float32, little-endian,
-    positive for 0. frame log: each frame's entry of `conditions`, a line each. `tells`: the receiver
-    says how frames were, which those of older bundles do not.
+    positive for 0. frame log: each frame's entry of `conditions`, a line each. `tells`: the
+    receiver says how frames were, which those of older bundles do not.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ class Slots:
         dc = [abs(complex(of["dc_re"], of["dc_im"])) / (of["rms"] or 1.0) for of in self._front]
         image = [abs(complex(of["image_re"], of["image_im"])) for of in self._front]
         carrier = self._front[0]["mean_carrier"] if self._frames else None
-        return report(counts, carrier, dc, image)
+        return report(counts, carrier, dc, image, tracker.far_carrier)
 
     def _given(self, bursts: Iterator[Burst]) -> Iterator[SlotFrame]:
         for burst in bursts:

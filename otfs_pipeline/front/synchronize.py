@@ -120,7 +120,8 @@ class FrontEnd:
         """Counts, and what has been measured: carrier in Hz, DC and image over the signal in dB."""
         carrier = self._mean_carrier() if self._frames else None
         dc = [abs(one.dc) / one.rms for one in self._balance]
-        return report(self.counts, carrier, dc, [abs(one.image) for one in self._balance])
+        image = [abs(one.image) for one in self._balance]
+        return report(self.counts, carrier, dc, image, self._tracker.far_carrier)
 
     def _frame(self, burst: Burst) -> Iterator[Found]:
         """The burst's frame; none where samples of it are missing."""
@@ -164,11 +165,16 @@ class FrontEnd:
 
 
 def report(
-    counts: Counts, carrier_hz: float | None, dc: Sequence[float], image: Sequence[float]
+    counts: Counts,
+    carrier_hz: float | None,
+    dc: Sequence[float],
+    image: Sequence[float],
+    far_carrier_hz: float | None,
 ) -> dict[str, Any]:
     """Counts, and what has been measured; `dc` over the signal, and the image, as amplitudes.
 
     Of each antenna; where there are several, lists. No `carrier_hz`: there has been no frame.
+    `far_carrier_hz`: of a preamble that was passed over (see `Tracker`).
     """
 
     def decibels(each: Sequence[float]) -> float | list[float | None] | None:
@@ -178,6 +184,7 @@ def report(
     return {
         **asdict(counts),
         "carrier_hz": carrier_hz,
+        "far_carrier_hz": far_carrier_hz,
         "dc_db": decibels(dc),
         "image_db": decibels(image),
     }

@@ -46,7 +46,8 @@ class Tracker:
     A burst's samples are those of `span`: the first and the one after the last that are wanted,
     from where its preamble begins; they lie in arrays that `take` gives and `put` is shown (see
     `Buffer`). locks: preambles found by a search; jumps: preambles that came elsewhere than
-    expected.
+    expected. A preamble whose carrier is off by more than half a Doppler period is passed over by
+    a search, for its frames would be turned by one; `far_carrier` is the last one's offset in Hz.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Tracker:
         put: Callable[[np.ndarray], None] = lambda _: None,
     ) -> None:
         self.locks = self.jumps = self.run = 0
+        self.far_carrier: float | None = None
+        self._widest = settings.nu_p / 2
         place, reach = slot(settings), Reach.of(settings, span)
         self.step, self._reach = reach.step, reach
         self._centre, self._half = place.centre * OVERSAMPLING, place.half * OVERSAMPLING
@@ -145,6 +148,10 @@ class Tracker:
         begin, self._next = self._next, self._next + self.step
         found = self._find(begin, self._next)
         if found is None:
+            return
+        carrier = self._detector.carrier(self._buffer.view(found, found + self._reach.size))
+        if abs(carrier) > self._widest:
+            self.far_carrier = carrier
             return
         self.locks += 1
         self.run += 1

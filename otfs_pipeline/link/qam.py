@@ -30,9 +30,9 @@ def modulate(bits: np.ndarray, points: int) -> np.ndarray:
 
 
 def nearest_energy(variance: float, points: int) -> float:
-    """Mean squared distance of unit-energy symbols in noise of this variance from the nearest points.
+    """Mean squared distance of noisy symbols, of unit energy, from the nearest points.
 
-    Below the variance where noise carries symbols to other points. By sums over a normal density.
+    Less than the variance where noise carries symbols to other points. By sums over its density.
     """
     level = amplitudes(points)
     offset, step = np.linspace(-6, 6, 601, retstep=True)

@@ -61,7 +61,7 @@ def test_flags_and_totals() -> None:
 
 
 def seen(link: Settings, points: int, snr_db: float, turn: float = 0.0) -> dict[str, np.ndarray]:
-    """What is said of symbols of so many points in noise, turned by up to `turn` along the frame."""
+    """What is said of noisy symbols of so many points, turned by 0 to `turn` rad along a frame."""
     rng, count = np.random.default_rng(1), 20_000
     bits = rng.integers(0, 2, (count, points.bit_length() - 1))
     noise = rng.standard_normal((count, 2)).view(np.complex128)[:, 0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,6 +212,42 @@ def test_a_run_says_that_nothing_was_found(tmp_path: Path) -> None:
     rng.standard_normal(80_000).astype("<f4").tofile(path)
     asked = run.Options(iq=str(path), datatype="cf32_le", raw=True)
     with pytest.raises(FoundryError, match="no preamble of this bundle's link"):
+        run.run(ReferenceSession(), asked, json=True)
+
+
+def test_a_run_says_why_it_has_no_frame(tmp_path: Path) -> None:
+    def ends(samples: np.ndarray, match: str) -> None:
+        path = tmp_path / "air.raw"
+        samples.astype("<c8").tofile(path)
+        asked = run.Options(iq=str(path), datatype="cf32_le", raw=True)
+        with pytest.raises(FoundryError, match=match) as raised:
+            run.run(ReferenceSession(), asked, json=True)
+        assert raised.value.exit_code == 1
+
+    samples, starts = stream()
+    ends(samples[: starts[0] + 2 * LINK.m + 50], "ends before its frame does")
+    broken = samples.copy()
+    broken[::500] = np.nan
+    ends(broken, f"{COUNT} frames were damaged: samples of them are missing, or .* another link")
+    turn = np.exp(-2j * np.pi * 9000 / (2 * LINK.bandwidth) * np.arange(samples.size))
+    ends(samples * turn, r"off by about -\d+ Hz, and the front end takes up to 5000 Hz")
+    ends(samples.conj(), f"in {samples.size} samples; .*settings, .*--datatype right, .*carrier")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"udp": "127.0.0.1:0", "raw": True}, {"zmq": "ipc://{}/link"},
+     {"zmq": "ipc://{}/link", "bare": "push", "raw": True}],
+)  # fmt: skip
+def test_a_source_that_brings_nothing(tmp_path: Path, given: dict[str, Any]) -> None:
+    pytest.importorskip("zmq")
+    place = next(iter(given.values())).format(tmp_path)
+    if "udp" in given:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            place = f"127.0.0.1:{free.getsockname()[1]}"
+    asked = run.Options(**{**given, next(iter(given)): place}, idle_timeout=0.1)
+    with pytest.raises(FoundryError, match=r"nothing came from .* in 0\.1 s; start the sender"):
         run.run(ReferenceSession(), asked, json=True)
 
 
