@@ -111,8 +111,10 @@ class Slots:
             for antenna in front.reshape(-1, len(FRONT))
         ]
         told = each[0]
-        self._damaged += told["given"] == 0
-        if told["given"] != 1:
+        # A pilot elsewhere is of another link, which has the same preamble.
+        is_astray = told["given"] == 1 and abs(told["delay"]) > self._tracker.margin
+        self._damaged += told["given"] == 0 or is_astray
+        if told["given"] != 1 or is_astray:
             return None
         self._front = each
         self._frames += 1

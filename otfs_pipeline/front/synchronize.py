@@ -40,7 +40,8 @@ class Found:
 class Counts:
     """locks: preambles found by a search; jumps: preambles that came elsewhere than expected.
 
-    damaged: frames that were not given on, since samples of them are missing.
+    damaged: frames that were not given on, since samples of them are missing, or their pilot is not
+    where the preamble says.
     """
 
     frames: int = 0
@@ -135,7 +136,9 @@ class FrontEnd:
         corrected = [balance.correct(antenna) for balance, antenna in each]
         samples = corrected[0] if len(corrected) == 1 else np.stack(corrected, axis=1)
         found = self._aligner.align(samples, self._before, level)
-        if found is None or burst.lost or (burst.doubtful and not found.whole):
+        # A pilot elsewhere is of another link, which has the same preamble.
+        is_astray = found is not None and abs(found.delay) > self._tracker.margin
+        if found is None or is_astray or burst.lost or (burst.doubtful and not found.whole):
             # A preamble at the end of a stream has no frame.
             self._damaged += not (burst.doubtful and found is None)
             return

@@ -79,6 +79,11 @@ class Tracker:
         self._alone: int | None = None
         self._limit: int | None = None
 
+    @property
+    def margin(self) -> int:
+        """Samples by which a preamble, or a pilot after one, may come early or late."""
+        return self._reach.margin
+
     def push(self, samples: np.ndarray) -> Iterator[Burst]:
         """The bursts that these samples complete; complex64 as `Settings.stream_shape`."""
         while len(samples):

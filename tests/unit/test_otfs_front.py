@@ -329,3 +329,11 @@ def test_a_carrier_a_period_away_is_no_lock(carrier: float) -> None:
     report = front.report()
     assert not found and report["locks"] == 0
     assert report["far_carrier_hz"] == pytest.approx(carrier, abs=0.1 * LINK.nu_p)
+
+
+def test_a_frame_of_another_link_is_not_given_on() -> None:
+    """The preamble is that of all links with as many delay bins, and here the pilot comes 14 late."""
+    zak, prefix = Settings(grid="128x32"), Settings(grid="128x32", waveform="cp")
+    samples = np.concatenate(list(Simulation(zak, SEED).pieces(range(3))))
+    found, front = received(samples, link=prefix)
+    assert not found and front.counts.locks == 1 and front.counts.damaged >= 2
