@@ -37,7 +37,9 @@ _INTEGER_GAIN = 1 / 64
 
 def main(arguments: list[str] | None = None) -> int:
     """Send; the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    options.defaults = {name: parser.get_default(name) for name in vars(options)}
     return exit_code(lambda: _main(options))
 
 
@@ -58,6 +60,7 @@ def _main(options: argparse.Namespace) -> None:
 def send(options: argparse.Namespace) -> dict[str, Any]:
     """Send by `options`; gives the number of frames, the seconds, and how many were sent late."""
     settings = _settings(options)
+    _refuse_options(options)
     if options.raw:
         if options.iq:
             raise UsageError("--iq holds frames, or a finished waveform: --raw simulates its own")
@@ -92,6 +95,24 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
             update(sent)
         link.finish(sent)
     return {"frames": sent, "seconds": time.perf_counter() - start, "late": late}
+
+
+def _refuse_options(options: argparse.Namespace) -> None:
+    """UsageError for an option that means nothing beside the others."""
+    for names, meaningless, why in (
+        (
+            ("snr", "seed", "channel", "pool", "datatype"),
+            options.iq,
+            "of simulated frames, not --iq",
+        ),
+        (("slots",), not options.shm, "of --shm"),
+        (("grid",), options.bundle, "in --bundle already"),
+        (("pace", "patience", "pool"), options.output, "of a live receiver, not --output"),
+        (("patience",), options.udp, "of --zmq and --shm"),
+    ):
+        for name in names if meaningless else ():
+            if getattr(options, name) != options.defaults[name]:
+                raise UsageError(f"--{name} is {why}")
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -81,6 +81,10 @@ def test_the_named_operating_points() -> None:
         ({"iterations": -1}, "iterations"),
         ({"max_taps": 0}, "max-taps"),
         ({"tap_sigmas": float("nan")}, "tap-sigmas"),
+        ({"pulse": "sinc", "rolloff": 0.3}, "rolloff 0.3: it is of --pulse rrc"),
+        ({"pulse": "sinc", "doppler_rolloff": 0.2}, "doppler-rolloff 0.2: it is of --pulse rrc"),
+        ({"pulse": "sinc", "waveform": "cp", "rolloff": 0.3}, "rolloff 0.3: it is of --pulse rrc"),
+        ({"decoder_iterations": 8}, "decoder-iterations 8: it needs --code-rate"),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, object], reason: str) -> None:

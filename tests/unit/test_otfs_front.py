@@ -332,7 +332,7 @@ def test_a_carrier_a_period_away_is_no_lock(carrier: float) -> None:
 
 
 def test_a_frame_of_another_link_is_not_given_on() -> None:
-    """The preamble is that of all links with as many delay bins, and here the pilot comes 14 late."""
+    """The preamble is that of all links with as many delay bins; the pilot comes 14 bins late."""
     zak, prefix = Settings(grid="128x32"), Settings(grid="128x32", waveform="cp")
     samples = np.concatenate(list(Simulation(zak, SEED).pieces(range(3))))
     found, front = received(samples, link=prefix)

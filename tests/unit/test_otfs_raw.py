@@ -300,6 +300,11 @@ def test_a_datatype_that_is_none() -> None:
         (["--udp", "127.0.0.1:1", "--raw", "--gap", "3"], "--gap needs --output"),
         (["--output", "a", "--raw", "--oversampling", "1"], "2 to 16"),
         (["--udp", "nowhere", "--raw", "--frames", "1", "--grid", "64x32"], "ADDRESS:PORT"),
+        (["--zmq", "ipc://x", "--iq", "a", "--snr", "3"], "--snr is of simulated frames, not --iq"),
+        (["--zmq", "ipc://x", "--iq", "a", "--datatype", "ci8"], "--datatype is of simulated"),
+        (["--zmq", "ipc://x", "--slots", "3"], "--slots is of --shm"),
+        (["--raw", "--output", "a", "--pace"], "--pace is of a live receiver, not --output"),
+        (["--raw", "--udp", "127.0.0.1:1", "--patience", "3"], "--patience is of --zmq and --shm"),
     ],
 )
 def test_senders_options_that_do_not_fit(
