@@ -23,7 +23,15 @@ from foundryrt.errors import FoundryError, UsageError
 from foundryrt.progress import progress_bar
 from foundryrt.remote.bundle import open_bundle
 from otfs_pipeline import send_raw
-from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive, seconds
+from otfs_pipeline.arguments import (
+    HelpWithDefaults,
+    decibels,
+    exit_code,
+    natural,
+    positive,
+    seconds,
+    seed,
+)
 from otfs_pipeline.frames import opening, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
 from otfs_pipeline.frames.samples import encode, width
@@ -163,8 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
     parser.add_argument("--frames", type=natural, default=0, help="0: the recording once, or 100")
-    parser.add_argument("--snr", type=float, default=20.0, help="of simulated frames, in dB")
-    parser.add_argument("--seed", type=natural, default=0, help="of simulated frames")
+    parser.add_argument("--snr", type=decibels, default=20.0, help="of simulated frames, in dB")
+    parser.add_argument("--seed", type=seed, default=0, help="of simulated frames")
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
     parser.add_argument("--pool", type=positive, default=16, help="simulated frames, repeated")
     parser.add_argument(

@@ -108,6 +108,12 @@ def _waveform(options: argparse.Namespace, settings: Settings) -> Waveform:
         raise UsageError(f"--oversampling {options.oversampling}: use 2 to 16 samples a symbol")
     if options.udp and settings.antennas > 1:
         raise UsageError("--udp takes the waveform of one antenna; use --output, --zmq or --shm")
+    rate = settings.bandwidth * options.oversampling
+    if abs(options.carrier) > rate / 2:
+        raise UsageError(
+            f"--carrier {options.carrier:g}: {rate:g} samples a second hold offsets up to "
+            f"{rate / 2:g} Hz; use a higher --oversampling"
+        )
     if options.gap and not options.output:
         raise UsageError("--gap needs --output FILE: a live waveform repeats its pool")
     paths = profile.find(options.channel)

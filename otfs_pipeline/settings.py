@@ -70,7 +70,7 @@ class Settings:
         """
         try:
             return cls(**values)
-        except TypeError as error:
+        except (TypeError, UsageError) as error:
             raise FoundryError(
                 f"the bundle's settings do not fit this version of otfs_pipeline ({error}); "
                 "capture it again"

@@ -196,3 +196,12 @@ def test_without_pyzmq_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         list(itertools.islice(
             zeromq.receive("ipc://x", LINK, wire.Counts(), 1.0, threading.Event()), 1
         ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", str(2**63)), ("--snr", "nan"), ("--snr", "inf")]
+)
+@pytest.mark.parametrize("raw", [[], ["--raw"]])
+def test_a_sender_refuses_what_no_header_holds(option: str, value: str, raw: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        send.main([*raw, "--zmq", "ipc://x", option, value])

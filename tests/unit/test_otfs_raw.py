@@ -299,6 +299,7 @@ def test_a_datatype_that_is_none() -> None:
         (["--zmq", "ipc://x", "--carrier", "100"], "--carrier is of a waveform"),
         (["--udp", "127.0.0.1:1", "--raw", "--gap", "3"], "--gap needs --output"),
         (["--output", "a", "--raw", "--oversampling", "1"], "2 to 16"),
+        (["--output", "a", "--raw", "--carrier", "2e7"], "hold offsets up to 1.536e+07 Hz"),
         (["--udp", "nowhere", "--raw", "--frames", "1", "--grid", "64x32"], "ADDRESS:PORT"),
         (["--zmq", "ipc://x", "--iq", "a", "--snr", "3"], "--snr is of simulated frames, not --iq"),
         (["--zmq", "ipc://x", "--iq", "a", "--datatype", "ci8"], "--datatype is of simulated"),
