@@ -34,7 +34,7 @@ from otfs_pipeline.arguments import (
 )
 from otfs_pipeline.frames import opening, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
-from otfs_pipeline.frames.samples import encode, width
+from otfs_pipeline.frames.samples import DATATYPES, encode, width
 from otfs_pipeline.frames.wire import FORMATS, Header, Sender
 from otfs_pipeline.link import profile
 from otfs_pipeline.settings import Settings
@@ -121,6 +121,11 @@ def _refuse_options(options: argparse.Namespace) -> None:
         for name in names if meaningless else ():
             if getattr(options, name) != options.defaults[name]:
                 raise UsageError(f"--{name} is {why}")
+    if (options.zmq or options.shm) and options.datatype not in FORMATS:
+        raise UsageError(
+            f"--datatype {options.datatype} is of --udp and --output; headers have "
+            f"{', '.join(FORMATS)}"
+        )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -176,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
     parser.add_argument("--pool", type=positive, default=16, help="simulated frames, repeated")
     parser.add_argument(
-        "--datatype", choices=FORMATS, default="cf32_le", help="of simulated frames"
+        "--datatype", choices=DATATYPES, default="cf32_le", help="of simulated frames"
     )
     parser.add_argument(
         "--pace",

@@ -86,6 +86,10 @@ class Slots:
         """Where samples of the stream can be put, instead of pushed; some of them at least."""
         return self._tracker.space()
 
+    def restart(self) -> None:
+        """Take another stream, from its first sample. What the graph has measured it keeps."""
+        self._tracker.restart()
+
     def took(self, count: int) -> Iterator[SlotFrame]:
         """The slots that so many samples complete, which have been put into `space`."""
         return self._given(self._tracker.took(count))

@@ -74,7 +74,7 @@ class FrontEnd:
         self._damaged = self._frames = 0
         self._settings = settings
         self._aligner, self._filter = Aligner(settings), MatchedFilter(settings)
-        self._balance = [Balance() for _ in range(settings.antennas)]
+        self._forget()
         spans, farthest = (self._aligner.span, self._filter.span), self._aligner.farthest
         first = min(span[0] for span in spans) - farthest
         self._before = max(-first, 0)
@@ -82,10 +82,20 @@ class FrontEnd:
             settings, (-self._before, max(span[1] for span in spans) + farthest)
         )
         self._drift = Drift(self._tracker.step)
-        self._carrier = 0j
         core, self._middle = burst_core(settings)
         self._core = self._before + OVERSAMPLING * slot(settings).centre + core
         self._data = data_samples(settings)
+
+    def _forget(self) -> None:
+        self._balance = [Balance() for _ in range(self._settings.antennas)]
+        self._carrier = 0j
+
+    def restart(self) -> None:
+        """Take another stream, from its first sample: of another carrier, so nothing that was
+        measured holds. Counts go on.
+        """
+        self._forget()
+        self._tracker.restart()
 
     @property
     def counts(self) -> Counts:

@@ -64,16 +64,22 @@ class Tracker:
         self.step, self._reach = reach.step, reach
         self._centre, self._half = place.centre * OVERSAMPLING, place.half * OVERSAMPLING
         self._detector, self._span = Detector(settings), span
-        self._buffer = Buffer(settings.stream_shape(reach.capacity), take, put)
+        self._shape, self._memory = settings.stream_shape(reach.capacity), (take, put)
+        # Memory and threads of searches are there before a slot comes.
+        for places in (2 * reach.margin, self.step):
+            shape = settings.stream_shape(places + reach.size - 1)
+            self._detector.find(np.zeros(shape, np.complex64))
+        self.restart()
+
+    def restart(self) -> None:
+        """Take another stream, from its first sample; counts go on."""
+        reach = self._reach
+        self._buffer = Buffer(self._shape, *self._memory)
         # A stream may begin within a preamble, and is looked at from `before` earlier on.
         self._next = reach.before
         self._origin = self._next + reach.size // 2
         for _ in self._silence(self._origin):
             pass
-        # Memory and threads of searches are there before a slot comes.
-        for places in (2 * reach.margin, self.step):
-            shape = settings.stream_shape(places + reach.size - 1)
-            self._detector.find(np.zeros(shape, np.complex64))
         self._start: int | None = None
         # The burst whose next preamble is not in its place.
         self._alone: int | None = None

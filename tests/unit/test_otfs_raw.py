@@ -304,6 +304,7 @@ def test_a_datatype_that_is_none() -> None:
         (["--zmq", "ipc://x", "--iq", "a", "--snr", "3"], "--snr is of simulated frames, not --iq"),
         (["--zmq", "ipc://x", "--iq", "a", "--datatype", "ci8"], "--datatype is of simulated"),
         (["--zmq", "ipc://x", "--slots", "3"], "--slots is of --shm"),
+        (["--raw", "--zmq", "ipc://x", "--datatype", "ci16_be"], "ci16_be is of --udp and"),
         (["--raw", "--output", "a", "--pace"], "--pace is of a live receiver, not --output"),
         (["--raw", "--udp", "127.0.0.1:1", "--patience", "3"], "--patience is of --zmq and --shm"),
     ],
@@ -318,3 +319,40 @@ def test_senders_options_that_do_not_fit(
 def test_separate_roll_offs_shorten_a_slot() -> None:
     narrow = Settings(grid="64x32", rolloff=0.1, doppler_rolloff=0.2)
     assert slot(narrow).seconds < 0.8 * slot(LINK).seconds
+
+
+@pytest.mark.parametrize("oversampling", [2, 3])
+def test_a_capture_of_another_frequency_is_another_stream(
+    tmp_path: Path, oversampling: int
+) -> None:
+    """The radio was tuned to another frequency, where it is as far off as before the other way."""
+    rate = oversampling * LINK.bandwidth
+    parts, notes, starts = [], [], []
+    for carrier, dc in ((3000.0, 0.3), (-3000.0, -0.3)):
+        given = Impairments(snr_db=25.0, carrier_hz=carrier, dc=dc)
+        made = Simulation(LINK, SEED, impairments=given, oversampling=oversampling)
+        first = sum(map(len, parts))
+        parts.append(np.concatenate(list(made.pieces(range(COUNT)))))
+        starts.append(first)
+        notes += [
+            {"core:sample_start": first + at, "otfs:seed": SEED, "otfs:frame": frame}
+            for frame, at in enumerate(made.starts(COUNT))
+        ]
+    np.concatenate(parts).astype("<c8").tofile(tmp_path / "air.sigmf-data")
+    captures = [
+        {"core:sample_start": at, "core:frequency": 1e9 * (1 + index)}
+        for index, at in enumerate(starts)
+    ]
+    meta = {"global": {"core:datatype": "cf32_le", "core:sample_rate": rate},
+            "captures": captures, "annotations": notes}  # fmt: skip
+    (tmp_path / "air.sigmf-meta").write_text(json.dumps(meta))
+    opened = opening.open_recording(str(tmp_path / "air.sigmf-meta"), "", "", LINK, True)
+    raw = Raw(LINK, opened.rate)
+    found = list(raw.frames(opened.waveform(LINK), Counts()))
+    carriers = [one.carrier_hz for one in found]
+    np.testing.assert_allclose(carriers, COUNT * [3000] + COUNT * [-3000], atol=LINK.nu_max)
+    rates = wrong(found)
+    assert len(rates) == 2 * COUNT and np.mean(rates) < 2e-2
+    report = raw.report()
+    assert (report["locks"], report["jumps"], report["damaged"]) == (2, 0, 0)
+    assert report["samples"] == sum(map(len, parts))
