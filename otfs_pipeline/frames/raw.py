@@ -64,7 +64,7 @@ class Raw:
         self._filled = int(_FILLED * self.slot_samples)
         same, channels = abs(self._ratio - 1) < 1e-9, 2 * settings.antennas
         self._made = None if same else partial(_resampler, rate, own, channels)
-        self._resampler = self._made and self._made()
+        self._resampler = self._made() if self._made else None
         # What the resampler takes next.
         given = PIECE if self._resampler else 0
         self._given = np.empty(settings.stream_shape(given), np.complex64)
@@ -110,7 +110,7 @@ class Raw:
 
     def _restart(self) -> None:
         self._front.restart()
-        self._resampler = self._made and self._made()
+        self._resampler = self._made() if self._made else None
         self._ended, self._taken = self._ended + self._taken, 0
         self._known.clear()
 

@@ -1,4 +1,4 @@
-"""A transmitter written from docs/otfs-waveform.md alone is received: the page defines the waveform.
+"""A transmitter written from docs/otfs-waveform.md alone is received: the page is complete.
 
 Nothing but the link's settings is shared with the package, and the pulse is a sum over its formula.
 """
