@@ -20,6 +20,7 @@ from sigmf.sigmffile import dtype_info
 from foundryrt.errors import FoundryError
 from otfs_pipeline import run, send
 from otfs_pipeline.frames import opening, recording, source, writing
+from otfs_pipeline.frames import sigmf as sigmf_metadata
 from otfs_pipeline.frames.samples import DATATYPES, decode, width
 from otfs_pipeline.settings import Settings
 from tests.unit.test_otfs_source import ReferenceSession
@@ -314,3 +315,9 @@ def test_a_file_that_is_cut_short_is_told(
     data.write_bytes(data.read_bytes() + bytes(16 * LINK.q))
     opening.open_recording(str(data), "", "", LINK)
     assert "it ends 3 bytes into a sample of 8" in " ".join(capsys.readouterr().err.split())
+
+
+def test_metadata_that_is_no_text_is_not_shown_whole() -> None:
+    with pytest.raises(FoundryError, match=r"no SigMF: UnicodeDecodeError: .utf-8.") as raised:
+        sigmf_metadata.parse(1_000_000 * b"\xff", "x")
+    assert len(str(raised.value)) < 300
