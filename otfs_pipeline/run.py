@@ -156,6 +156,8 @@ def _a_frame(settings: Settings) -> str:
 def _unlocked(settings: Settings, raw: Raw) -> str:
     """Why a front end may have given no frame."""
     found = raw.report()
+    if not found["samples"]:
+        return "there is no sample in the recording"
     if found["damaged"]:
         return (
             f"a preamble was found, and {found['damaged']} frames were damaged: samples of them "

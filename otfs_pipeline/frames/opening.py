@@ -72,8 +72,6 @@ def _recording(
     datatype = datatype or (meta.datatype if meta else "")
     if datatype not in DATATYPES:
         raise UsageError(f"recording {path}: datatype {_unknown(datatype)}")
-    if not place[1]:
-        raise FoundryError(f"recording {path}: there is no sample in it")
     if meta is None:
         return Recording(path, datatype, (Segment(0, *place),), channels=settings.antennas)
     _check_channels(meta, settings)

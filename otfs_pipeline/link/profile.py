@@ -120,8 +120,8 @@ def find(name: str) -> Profile:
         raise UsageError(f"channel {path}: {error.strerror}") from error
     except _OTHER_FORM as error:
         raise FoundryError(
-            f"channel {path}: {reason(error)}; each path needs the numbers delay_ns >= 0 and power_db, "
-            "and may have doppler_hz"
+            f"channel {path}: {reason(error)}; each path needs the numbers delay_ns >= 0 and "
+            "power_db, and may have doppler_hz"
         ) from error
     if not values:
         raise FoundryError(f"channel {path}: no path in it")

@@ -225,6 +225,7 @@ def test_a_run_says_why_it_has_no_frame(tmp_path: Path) -> None:
         assert raised.value.exit_code == 1
 
     samples, starts = stream()
+    ends(samples[:0], "there is no sample in the recording")
     ends(samples[: starts[0] + 2 * LINK.m + 50], "ends before its frame does")
     broken = samples.copy()
     broken[::500] = np.nan
