@@ -28,8 +28,9 @@ from otfs_pipeline.signals import stopped_by_signals
 from otfs_pipeline.signature import GRAPH, Signature, signature
 
 if TYPE_CHECKING:
+    from foundryrt.graph import Graph
     from foundryrt.pipeline import Pipeline
-    from foundryrt.session import Graph, Session
+    from foundryrt.session import Session
     from otfs_pipeline.live.state import State
 
 __all__ = ["Options", "run"]

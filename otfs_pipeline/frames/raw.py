@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError, install
+from foundryrt.native.front_core import awake_threads
 from otfs_pipeline.frames.intake import take
 from otfs_pipeline.frames.slots import SlotFrame, Slots
 from otfs_pipeline.frames.source import UNKNOWN, Frame
@@ -67,10 +68,12 @@ class Raw:
         self._resampler = self._made() if self._made else None
         # What the resampler takes next.
         given = PIECE if self._resampler else 0
+        # Numpy's front end takes far longer than this.
+        self._threads = awake_threads() if memory else 1
         self._given = np.empty(settings.stream_shape(given), np.complex64)
         self._taken = self._ended = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)
-        self.watch: Callable[[np.ndarray], None] = lambda _: None
+        self.watch: Callable[[np.ndarray], None] | None = None
         """Is shown all samples, at the front end's rate, [S] or [antennas, S]."""
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
@@ -131,14 +134,16 @@ class Raw:
                 parts = space.view(np.float32).reshape(len(space), -1)
                 yield from self._resampled(self._resampler.resample_chunk(parts), ready)
                 continue
-            self.watch(space.T)
+            if self.watch:
+                self.watch(space.T)
             for found in self._front.took(len(space)):
                 yield self._received(found, ready)
 
     def _resampled(self, parts: np.ndarray, ready: float = 0.0) -> Iterator[Frame]:
         samples = np.ascontiguousarray(parts).view(np.complex64)
         samples = samples.reshape(self._settings.stream_shape(len(parts)))
-        self.watch(samples.T)
+        if self.watch:
+            self.watch(samples.T)
         for found in self._front.push(samples):
             yield self._received(found, ready)
 
@@ -155,7 +160,7 @@ class Raw:
     def _take(self, samples: np.ndarray, to: np.ndarray) -> None:
         # What the resampler takes is read at once.
         streamed = self._resampler is None and isinstance(self._front, Slots)
-        for begin, end in take(samples, to, streamed):
+        for begin, end in take(samples, to, streamed, self._threads):
             self._lose(begin, end)
         self._taken += len(to)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,9 +90,10 @@ class Slots:
         """Take another stream, from its first sample. What the graph has measured it keeps."""
         self._tracker.restart()
 
-    def took(self, count: int) -> Iterator[SlotFrame]:
+    def took(self, count: int) -> Iterable[SlotFrame]:
         """The slots that so many samples complete, which have been put into `space`."""
-        return self._given(self._tracker.took(count))
+        bursts = self._tracker.took(count)
+        return self._given(bursts) if bursts else ()
 
     def lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.
@@ -134,7 +135,7 @@ class Slots:
         carrier = self._front[0]["mean_carrier"] if self._frames else None
         return report(counts, carrier, dc, image, tracker.far_carrier)
 
-    def _given(self, bursts: Iterator[Burst]) -> Iterator[SlotFrame]:
+    def _given(self, bursts: Iterable[Burst]) -> Iterator[SlotFrame]:
         for burst in bursts:
             if burst.lost:
                 self._lost += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from foundryrt.native.front_core import Correlator
+from foundryrt.native.front_core import Correlator, awake_threads
 from foundryrt.parallel import available_threads
 from otfs_pipeline.front import OVERSAMPLING
 from otfs_pipeline.settings import Settings
@@ -27,7 +27,7 @@ class Detector:
         self._nu_p = settings.nu_p
         # Made for numbers of places that are powers of two.
         self._correlators: dict[int, Correlator] = {}
-        self._threads = min(available_threads(), _THREADS)
+        self._threads, self._awake = min(available_threads(), _THREADS), awake_threads()
         self.threshold = min(max(_FALSE_ALARM / settings.m, _LEAST), _MOST)
 
     @property
@@ -59,5 +59,7 @@ class Detector:
         places = min(samples.size - self.size + 1, self.size)
         power = 1 << max(places - 1, 0).bit_length()
         if power not in self._correlators:
-            self._correlators[power] = Correlator(self.template, power, threads=self._threads)
+            self._correlators[power] = Correlator(
+                self.template, power, threads=self._threads, awake=self._awake
+            )
         return self._correlators[power].find(samples, self.threshold)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,10 +105,10 @@ class Tracker:
         """
         return self._buffer.space()[: self._awaited() - self._buffer.end]
 
-    def took(self, count: int) -> Iterator[Burst]:
+    def took(self, count: int) -> Iterable[Burst]:
         """The bursts that so many samples complete, which have been put into `space`."""
         self._buffer.append(count)
-        return self._run()
+        return self._run() if self._buffer.end >= self._awaited() else ()
 
     def lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.

@@ -47,7 +47,8 @@ def test_it_shows_the_run_and_ctrl_c_ends_both(bundle: Path) -> None:
         report = run.interrupt()
         *_, last = events
     assert last["ended"] and report["interrupted"]
-    assert last["totals"]["frames"] == report["frames"] > counted["otfs_frames_total", ""] > 0
+    # On a loaded machine none may have been received since.
+    assert last["totals"]["frames"] == report["frames"] >= counted["otfs_frames_total", ""] > 50
     assert last["totals"]["good"] == report["conditions"]["good"]
     assert last["totals"]["bit_errors"] / last["totals"]["bits"] == report["ber"]
     assert last["totals"]["missed"] == report["deadline_misses"]

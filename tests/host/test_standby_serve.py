@@ -63,9 +63,12 @@ def test_it_serves_one_command_after_another(socket: Path, bundle: Path, tmp_pat
 def asked(relay: Relay, path: str, body: object = None) -> tuple[int, bytes]:
     """Status and body of a request to the relay as an ASGI server would make it."""
     came: list[dict] = []
+    sent = [{"type": "http.request", "body": json.dumps(body).encode() if body else b""}]
 
     async def receive() -> dict:
-        return {"type": "http.request", "body": json.dumps(body).encode() if body else b""}
+        while not sent:
+            await asyncio.sleep(60)  # the client stays
+        return sent.pop()
 
     async def send(message: dict) -> None:
         came.append(message)

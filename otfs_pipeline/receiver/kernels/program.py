@@ -115,6 +115,7 @@ PRECONDITIONED = (
     "products.cuh",
     "setup.cuh",
     "fourier.cuh",
+    "approximate.cuh",
     "precondition.cuh",
     "equalize_preconditioned.cu",
 )
