@@ -121,12 +121,16 @@ def test_the_log_says_of_each_frame_how_it_was(bundle: Path, tmp_path: Path) -> 
         cwd=tmp_path, capture_output=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [line["flags"] for line in lines] == [[], ["clipped"], ["burst"], ["missing"]]
+    assert [line["flags"] for line in lines[:2]] == [[], ["clipped", "mismatch"]]
+    assert "burst" in lines[2]["flags"] and "missing" in lines[3]["flags"]
     assert [line["frame"] for line in lines] == [0, 1, 2, 3]
     assert lines[3]["missing_samples"] == 192
-    totals = json.loads(done.stdout)["conditions"]
+    report = json.loads(done.stdout)
+    totals = report["conditions"]
     assert (totals["frames"], totals["good"]) == (4, 1)
-    assert totals["flags"] == {"clipped": 1, "burst": 1, "missing": 1, "crc": 0}
+    found = dict(totals["flags"])
+    assert report["fit"] == {name: found.pop(name) for name in ("mismatch", "noisy")}
+    assert found == {"clipped": 1, "burst": 1, "missing": 1, "crc": 0}
     exact = reference.receive(frames[0].astype(np.complex128), LINK)
     gain = np.sum(np.abs(exact.estimate.taps.value) ** 2)
     assert lines[0]["snr_db"] == pytest.approx(
