@@ -28,8 +28,9 @@ from tests.host.cubin_resources import Resources, resources
 ALL = list(PLATFORMS.values())
 # What the driver keeps of a block's shared memory is in a binary's own count, from sm_90 on.
 KEPT = 1024
-SPILLED = 64
-"""Bytes of a thread's registers that may have no place, at most."""
+SPILLED = 80
+"""Bytes of a thread's registers that may have no place, at most: x of an equalizer has 72, which are
+read and written once an iteration."""
 
 
 LARGEST = "16384x32"
