@@ -29,8 +29,9 @@ ALL = list(PLATFORMS.values())
 # What the driver keeps of a block's shared memory is in a binary's own count, from sm_90 on.
 KEPT = 1024
 SPILLED = 80
-"""Bytes of a thread's registers that may have no place, at most: x of an equalizer has 72, which are
-read and written once an iteration."""
+"""Bytes of a thread's registers that may have no place, at most.
+
+x of an equalizer has 72, which are read and written once an iteration."""
 
 
 LARGEST = "16384x32"
