@@ -6,7 +6,7 @@ import sys
 import traceback
 import types
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from foundryc.recording import GraphRecording
 
 WORKLOAD = "script"
+_Named = dict[tuple[str, str], str]
+"""Of a block, dtype and shape of each tensor that it names, by role and name."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,55 @@ class Script:
             raise FoundryError(f"{self._path}: failed with {kind}; no bundle is written") from error
 
 
+class _Block:
+    """The graph of a block that is recorded, and what it names."""
+
+    def __init__(self, graph: GraphRecording) -> None:
+        self._graph = graph
+        self.named: _Named = {}
+
+    def input(self, name: str, tensor: torch.Tensor) -> None:
+        self._graph.input(name, tensor)
+        self.named["input", name] = _form(tensor)
+
+    def output(self, name: str, tensor: torch.Tensor) -> None:
+        self._graph.output(name, tensor)
+        self.named["output", name] = _form(tensor)
+
+
+class _Again:
+    """A block that runs under a name and key that are recorded: it must be the same."""
+
+    def __init__(self, name: str, key: dict[str, int | str], known: _Named) -> None:
+        self._label = ", ".join([repr(name), *(f"{part}={value!r}" for part, value in key.items())])
+        self._known = known
+
+    def input(self, name: str, tensor: torch.Tensor) -> None:
+        self._compare("input", name, tensor)
+
+    def output(self, name: str, tensor: torch.Tensor) -> None:
+        self._compare("output", name, tensor)
+
+    def _compare(self, role: str, name: str, tensor: torch.Tensor) -> None:
+        known, now = self._known.get((role, name), "none"), _form(tensor)
+        if now != known:
+            raise UsageError(
+                f"record({self._label}) runs again, with {role} {name!r} {now}, where the graph "
+                f"that was recorded has {known}: tell blocks that differ apart by a key, such as "
+                "batch=8"
+            )
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
 class _Recording:
     """The marks of a script that is being captured."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self.graphs: set[tuple[str, tuple[tuple[str, int | str], ...]]] = set()
+        self.graphs: dict[tuple[str, tuple[tuple[str, int | str], ...]], _Named] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -119,17 +164,16 @@ class _Recording:
     def record(
         self, name: str, key: dict[str, int | str]
     ) -> AbstractContextManager[GraphRecording]:
-        variant = (name, tuple(sorted(key.items())))
-        if variant in self.graphs:
-            return marks.UNRECORDED
-        return self._record(name, key)
+        known = self.graphs.get((name, tuple(sorted(key.items()))))
+        return self._record(name, key) if known is None else nullcontext(_Again(name, key, known))
 
     @contextmanager
     def _record(self, name: str, key: dict[str, int | str]) -> Iterator[GraphRecording]:
         with self._recorder.graph(name, **key) as graph:
             clear_bar()
-            yield graph
-        self.graphs.add((name, tuple(sorted(key.items()))))
+            block = _Block(graph)
+            yield block
+        self.graphs[name, tuple(sorted(key.items()))] = block.named
 
     def keep(
         self,

@@ -31,7 +31,11 @@ class AtomicFile:
         self.path = path
         remove_remains(path)
         self.temporary = temporary_name(path)
-        self.file = open(self.temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+        try:
+            self.file = open(self.temporary, "xb")  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            error.filename = str(path)  # the name that somebody gave
+            raise
         hold(self.file.fileno())
 
     def __enter__(self) -> AtomicFile:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -33,6 +34,7 @@ from foundryrt.trust import resolve
 from foundryrt.weights import weight_paths
 from foundryrt.workload import RunWorkload, ServingWorkload, find_run, preparing, wanted_rows
 
+T = TypeVar("T")
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -137,7 +139,7 @@ def run(
     with reporting():
         with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = find_run(opened.manifest.workload.name, name)
-            chosen = options.parse(driver.Options, context.args)
+            chosen = _parsed(driver.Options, context.args)
             inputs = [opened.path, *weight_paths(opened.manifest, weights)]
             for field, path in options.written(chosen).items():
                 refuse_input(options.flag(field), path, inputs)
@@ -177,7 +179,7 @@ def serve(
     with reporting(), open_bundle(bundle, resolve(trust or None)) as opened:
         known = opened.manifest.workload.name
         driver = _server(known, find_run(known, name))
-        chosen = options.parse(driver.Serving, context.args)
+        chosen = _parsed(driver.Serving, context.args)
         mark("workload")
         with (
             ranks.others(opened.manifest, bundle, tp, devices, serving=True) as others,
@@ -306,6 +308,13 @@ def doctor(
                 page.print_checks(opened, found)
     if not page.fits(found):
         raise typer.Exit(1)
+
+
+def _parsed(kind: type[T], arguments: Sequence[str]) -> T:
+    """As `options.parse`, for arguments beside a bundle."""
+    if "model" in options.named(arguments) - options.names(kind):
+        raise UsageError("--model: stands in place of BUNDLE.fdy; leave one of them out")
+    return options.parse(kind, arguments)
 
 
 def _address(text: str | None) -> int | None:

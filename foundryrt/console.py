@@ -166,5 +166,7 @@ def print_options(rows: list[tuple[str, str, str]], title: str, json: bool) -> N
     """A workload's options, as `options.describe` gives them: a table with a title, or JSON."""
     if json:
         print_json([dict(zip(options.COLUMNS, row, strict=True)) for row in rows])
-    else:
+    elif rows:
         print_table(title, options.COLUMNS, rows)
+    else:
+        write(f"{title}: no options\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from foundryrt.printable import harmless
 
 DISTRIBUTION = "foundry-graphs"
@@ -17,6 +19,13 @@ class FoundryError(Exception):
     """Something failed: what, where, and what to do about it. Exit code 1."""
 
     exit_code = 1
+    _located = False
+
+    def at(self, place: object) -> Self:
+        """This error, whose message begins with where it is; the first place that is told stays."""
+        if not self._located:
+            self.args, self._located = (f"{place}: {self}",), True
+        return self
 
     def __str__(self) -> str:
         """The message; what a name in it holds cannot steer the terminal of a traceback."""

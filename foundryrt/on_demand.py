@@ -26,6 +26,8 @@ from foundryrt.workload import RUN, RunWorkload, ServingWorkload, WithCapture, f
 
 _HERE = ("weights", "trust", "json", "devices")
 """Options of `run` and `serve` themselves."""
+_COMMANDS = (*_HERE, "base", "standby")
+"""These, and further ones that a capture does not know either."""
 _BOTH = ("tp",)
 """Options of the capture, and of `run` and `serve`."""
 _CAPTURE = ("target", "cache", "compile")
@@ -53,6 +55,8 @@ def with_bundle(command: str, words: Sequence[str]) -> list[str]:
     taken = (options.names(driver.Capture) | set(_CAPTURE)) - options.names(own) - set(_HERE)
     capture, rest = options.split(words, taken)
     both, _ = options.split(capture, _BOTH)
+    # A capture takes minutes: what will be refused after it is refused before.
+    options.parse(own, options.split(rest, _COMMANDS)[1])
     return [str(obtained(name, capture)), *rest, *both]
 
 
@@ -63,9 +67,14 @@ def _driver(chosen: Sequence[str]) -> tuple[str, WithCapture]:
         driver: RunWorkload = find_run(name, name)
         if isinstance(driver, WithCapture) and "model" in options.names(driver.Capture):
             found.append((name, driver))
-    if len(found) != 1:
-        raise UsageError("--model: name a workload that has models by --workload")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    if chosen:
+        raise UsageError(
+            f"--model: workload {name!r} takes a bundle alone: have it captured first, "
+            f"foundryc capture --workload {name} --model NAME -o BUNDLE.fdy"
+        )
+    raise UsageError("--model: name a workload that has models by --workload")
 
 
 def obtained(name: str, arguments: Sequence[str]) -> Path:

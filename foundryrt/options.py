@@ -59,8 +59,7 @@ def given(options: type[Any], arguments: Sequence[str]) -> dict[str, Any]:
         name, equals, value = argument[2:].partition("=")
         field = _field(argument)
         if field not in fields:
-            known = ", ".join(map(flag, fields))
-            raise UsageError(f"no option --{name} here; there are {known or 'none'}")
+            raise UsageError(f"no option --{name} here; {_like(field, list(fields))}")
         description, kind = fields[field]
         if not equals:
             alone = "true" if kind is bool else description.metadata.get("alone")
@@ -76,6 +75,17 @@ def given(options: type[Any], arguments: Sequence[str]) -> dict[str, Any]:
         if required and description.default_factory is dataclasses.MISSING and field not in values:
             raise UsageError(f"{flag(field)} is required")
     return values
+
+
+def _like(name: str, known: list[str]) -> str:
+    """Of the options that there are, those that may have been meant, else all."""
+    import difflib  # takes 10 ms, for an error alone
+
+    near = difflib.get_close_matches(name, known)
+    near += [other for other in known if name in other.split("_") and other not in near]
+    if near:
+        return f"is {' or '.join(map(flag, near))} meant?"
+    return f"there are {', '.join(map(flag, known)) or 'none'}"
 
 
 def split(arguments: Sequence[str], fields: Collection[str]) -> tuple[list[str], list[str]]:

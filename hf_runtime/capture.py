@@ -101,8 +101,7 @@ def _folder(name: str) -> Path:
     if folder is None:
         raise UsageError(
             f"{name}: no such model; give a folder with config.json and *.safetensors, or org/name"
-            f" of a model in the Hugging Face cache ({hub_cache()}; huggingface-cli download puts"
-            " it there)"
+            f" of a model in the Hugging Face cache ({hub_cache()}; hf download puts it there)"
         )
     return folder
 

@@ -28,8 +28,10 @@ def load(folder: Path, dtype: str) -> Any:
         ).eval()
         if model._supports_sdpa:
             model.set_attn_implementation(ATTENTION)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        text = " ".join(str(error).split())
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of safetensors, or of any model's own code
+        text = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{folder}: transformers cannot load it: {text[:300]}") from error
     config = _text_config(model)
     if other := sorted({*(getattr(config, "layer_types", None) or ())} - _LAYERS):
@@ -88,7 +90,10 @@ class CachedModel:
         config = _text_config(model)
         longest = getattr(config, "max_position_embeddings", None) or max_len
         if max_len > longest:
-            raise UsageError(f"max-len {max_len} exceeds the model's {longest}")
+            raise UsageError(
+                f"max-len {max_len} exceeds the model's {longest} positions: give --max-len "
+                f"{longest} or less"
+            )
         self.model = model
         self._layers: list[Any] = [
             StaticLayer(max_cache_len=max_len) for _ in range(config.num_hidden_layers)

@@ -34,7 +34,7 @@ class Settings:
             sizes = [0]
         if sizes[0] < 1 or sizes[-1] > self.max_len:
             raise UsageError(
-                f"prefill {self.prefill!r}: numbers from 1 to max-len, {self.max_len}, such as"
-                " 8,32, or nothing"
+                f"prefill {self.prefill!r}: need numbers from 1 to max-len, {self.max_len}: give"
+                " --prefill with others, such as 8,32, or with nothing (--prefill=)"
             )
         return sizes

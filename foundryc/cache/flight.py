@@ -13,7 +13,7 @@ from pathlib import Path
 from foundryc.cache.errors import NotWritable, Poisoned, Unreachable
 from foundryc.cache.stores.base import Store
 from foundryrt.atomic import hold, remove_remains, temporary_name
-from foundryrt.errors import Unreadable
+from foundryrt.errors import FoundryError, Unreadable
 
 Say = Callable[[str], None]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -109,6 +109,10 @@ def temporary(output: Path) -> Iterator[Path]:
     try:
         hold(lock)
         yield folder / output.name
+    except FoundryError as error:
+        # Of the name that somebody gave.
+        error.args = (str(error).replace(str(folder / output.name), str(output)),)
+        raise
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)

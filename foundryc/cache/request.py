@@ -83,6 +83,7 @@ class Request:
                 raise UsageError(f"--fit: workload {asked!r} cannot choose its sizes")
             given = {**module.fitted(given, chosen), **given}
         settings = module.Settings(**given)
+        _check_text(settings)
         if getattr(settings, "tp", 1) > 1 and (compile or embed_weights):
             raise UsageError(
                 "--compile: with --tp, layers are recorded as they are"
@@ -178,3 +179,14 @@ def _address(text: str, target: str) -> int:
             f" from {BASES.start:#x} to {BASES[-1]:#x}"
         )
     return base
+
+
+def _check_text(settings: Any) -> None:
+    """UsageError for a setting that the bundle cannot hold: all its text is UTF-8."""
+    for name, value in asdict(settings).items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{options.flag(name)} {value!r}: is not UTF-8: rename the file or folder"
+            ) from None

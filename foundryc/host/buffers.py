@@ -9,7 +9,11 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from foundryrt.bundle.schema import DTYPES
+from foundryrt.free_memory import free_memory
+from foundryrt.printable import size
 
+_SMALL = 64 << 20
+"""Bytes that nobody asks about, and that are left to others."""
 _DTYPE_NAMES = {getattr(torch, name): name for name in DTYPES}
 
 
@@ -81,6 +85,22 @@ def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """The whole storage of `tensor` as a 1-D uint8 tensor that shares its memory."""
     with torch.no_grad():
         return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+
+
+def copied_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of them; MemoryError where there is no room for it."""
+    contents = raw_bytes(tensor)
+    require_memory(contents.numel())
+    return contents.clone()
+
+
+def require_memory(nbytes: int) -> None:
+    """MemoryError where that many bytes are not free: Linux gives them, and kills who uses them."""
+    if nbytes < _SMALL:
+        return
+    free = free_memory()
+    if free is not None and nbytes > free - _SMALL:
+        raise MemoryError(f"Tried to allocate {size(nbytes)}, where {size(free)} are free")
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from foundryc.host.buffers import Buffer, TensorRef, raw_bytes
+from foundryc.host.buffers import Buffer, TensorRef, raw_bytes, require_memory
 from foundryc.host.plan import align
 from foundryrt.errors import FoundryError
 from foundryrt.host.arena import Arena
@@ -38,7 +38,8 @@ class Space:
         """(address, sizes, strides, dtype) -> tensor."""
 
     def take(self, nbytes: int) -> int:
-        """Address of `nbytes` bytes of zeros."""
+        """Address of `nbytes` bytes of zeros; MemoryError where the machine has not so many."""
+        require_memory(nbytes)
         address, self._end = self._end, align(self._end + nbytes)
         if self._end > self._arena.bytes.size:
             raise FoundryError(

@@ -11,7 +11,16 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundryc.host import overload
-from foundryc.host.buffers import Buffer, Kind, Memory, TensorRef, dtype_name, raw_bytes, reference
+from foundryc.host.buffers import (
+    Buffer,
+    Kind,
+    Memory,
+    TensorRef,
+    copied_bytes,
+    dtype_name,
+    raw_bytes,
+    reference,
+)
 from foundryc.host.decompose import DECOMPOSED
 from foundryc.host.encode import Encoded, Node, NotEncodable, encode, references
 from foundryc.host.leaves import Leaves
@@ -233,7 +242,7 @@ class Tape(TorchDispatchMode):
         if buffer.kind is Kind.OUTPUT and buffer.graph == self.label:
             return
         self._check_unchanged(buffer)
-        self.before[buffer] = raw_bytes(tensor).clone()
+        self.before[buffer] = copied_bytes(tensor)
 
     def _check_unchanged(self, buffer: Buffer) -> None:
         """Refuse changes of a buffer that the tape has not seen, which are another thread's."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from foundryc.host.buffers import Buffer, Kind, TensorRef, raw_bytes, same_bits
+from foundryc.host.buffers import Buffer, Kind, TensorRef, copied_bytes, raw_bytes, same_bits
 from foundryc.host.encode import Encoded
 from foundryc.host.space import Space
 from foundryrt.errors import FoundryError
@@ -48,7 +48,7 @@ class _Replay:
         self._scratch = space.take(proof.scratch)
         self._places: dict[Buffer, int] = {}
         self._live = {
-            buffer: raw_bytes(proof.kept[buffer]).clone()
+            buffer: copied_bytes(proof.kept[buffer])
             for buffer in proof.before
             if space.address(buffer) is not None
         }

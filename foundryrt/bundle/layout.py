@@ -149,7 +149,9 @@ def unpack_header(data: bytes, file_length: int) -> Header:
             "use the foundry release that wrote the bundle, or capture it again"
         )
     if len(data) < HEADER_BYTES:
-        raise LengthMismatch(f"the file ends after {len(data)} bytes, inside its header")
+        raise LengthMismatch(
+            f"the file ends after {len(data)} bytes, inside its header; copy it again"
+        )
     _, count, table_offset, length, reserved, digest = _HEADER.unpack(data[:HEADER_BYTES])
     if length != file_length:
         raise LengthMismatch(

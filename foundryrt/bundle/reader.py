@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import mmap
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
 import zstandard
@@ -37,7 +39,7 @@ from foundryrt.bundle.layout import (
     unpack_table,
 )
 from foundryrt.bundle.schema import Build, GraphEntry, Manifest, SectionKind
-from foundryrt.errors import DISTRIBUTION, Unreadable, UsageError
+from foundryrt.errors import DISTRIBUTION, FoundryError, Unreadable, UsageError
 from foundryrt.printable import quoted
 from foundryrt.regular import open_regular
 
@@ -51,6 +53,28 @@ _STEP, _WINDOW = 1 << 18, 8 << 20
 """Bytes that are unpacked at a time, and those that a frame may look back at meanwhile."""
 
 
+_URL = re.compile("[a-z0-9]+:/")
+_AGAIN = "the file is damaged: copy it again"
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _located(
+    method: Callable[Concatenate[Bundle, _P], _R],
+) -> Callable[Concatenate[Bundle, _P], _R]:
+    """Have the errors of a Bundle's method say which bundle it is."""
+
+    @functools.wraps(method)
+    def locating(bundle: Bundle, /, *args: _P.args, **given: _P.kwargs) -> _R:
+        try:
+            return method(bundle, *args, **given)
+        except BundleError as error:
+            error.at(bundle._name)
+            raise
+
+    return locating
+
+
 class Bundle:
     """An open bundle. The file is mapped, not read, as long as a view of it exists."""
 
@@ -60,9 +84,11 @@ class Bundle:
         data: mmap.mmap,
         trust: Trust | None = None,
         fetch: Callable[[int, Section], None] | None = None,
+        name: str = "",
     ) -> None:
-        """`data` is the file `path`; `fetch` as for `map`."""
+        """`data` is the file `path`; `fetch` and `name` as for `map`."""
         self.path = path
+        self._name = name or str(path)
         self._data = memoryview(data)
         self._checked: set[int] = set()
         self._fetch = fetch
@@ -112,11 +138,7 @@ class Bundle:
         UsageError where there is no such file, a BundleError (bundle/errors.py) for damage, and
         NotSigned, SignerNotTrusted or SignatureWrong (trust.py).
         """
-        try:
-            return cls.map(Path(path), trust)
-        except BundleError as error:
-            error.args = (f"{path}: {error}",)
-            raise
+        return cls.map(Path(path), trust)
 
     @classmethod
     def map(
@@ -124,10 +146,12 @@ class Bundle:
         path: Path,
         trust: Trust | None = None,
         fetch: Callable[[int, Section], None] | None = None,
+        name: str = "",
     ) -> Self:
         """Map a file whose sections `fetch` brings in, checked, before their first use.
 
-        Without `fetch` all are there. The errors are those of `open`.
+        Without `fetch` all are there. The errors are those of `open`, and call the bundle `name`,
+        by default the path.
         """
         try:
             with open_regular(path) as file:
@@ -136,12 +160,18 @@ class Bundle:
                     unpack_header(file.read(HEADER_BYTES), size)
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{path}: no such file") from None
+            # A path has lost a slash of a URL.
+            hint = "; a URL will not do here: fetch the file" if _URL.match(str(path)) else ""
+            raise UsageError(f"{path}: no such file{hint}") from None
         except IsADirectoryError:
             raise UsageError(f"{path}: is a folder; give a .fdy file") from None
         except OSError as error:
             raise Unreadable(f"{path}: cannot be read: {error.strerror}") from error
-        return cls(path, data, trust, fetch)
+        try:
+            return cls(path, data, trust, fetch, name)
+        except FoundryError as error:
+            error.at(name or path)
+            raise
 
     def close(self) -> None:
         """Drop the mapping; it is unmapped with the last view of it."""
@@ -158,6 +188,7 @@ class Bundle:
     ) -> None:
         self.close()
 
+    @_located
     def stored(self, index: int) -> memoryview:
         """A section's stored bytes, checked against their digest on first use."""
         section = self.sections[index]
@@ -166,10 +197,11 @@ class Bundle:
             if self._fetch is not None:
                 self._fetch(index, section)
             elif hashlib.sha256(data).digest() != section.sha256:
-                raise SectionDigestMismatch(f"{section} does not match its SHA-256; copy it again")
+                raise SectionDigestMismatch(f"{section} does not match its SHA-256; {_AGAIN}")
             self._checked.add(index)
         return data
 
+    @_located
     def raw(self, index: int) -> memoryview:
         """A section's bytes, unpacked; a view of the file where it is stored as it is."""
         section = self.sections[index]
@@ -203,6 +235,7 @@ class Bundle:
         if length != section.raw or not unpacker.eof or unpacker.unused_data:
             raise SectionUnpackFailed(f"{section}: {length} bytes, not {section.raw}")
 
+    @_located
     def template(self, index: int) -> tables.TemplateTable:
         """The checked columns of template `index`."""
         template, table = self.manifest.templates[index], self.unchecked_template(index)
@@ -210,6 +243,7 @@ class Bundle:
         table.check(template.nodes, template.edges, functions, regions)
         return table
 
+    @_located
     def unchecked_template(self, index: int) -> tables.TemplateTable:
         """The same for one who checks what is in the columns; only their lengths are checked."""
         template = self.manifest.templates[index]
@@ -222,6 +256,7 @@ class Bundle:
         """The columns of graph `index`; whether its words fit the template is checked later."""
         return self.member_of(self.manifest.graphs[index])
 
+    @_located
     def member_of(self, graph: GraphEntry | Build) -> tables.MemberTable:
         """The same of a graph, or of a build of one."""
         arrays = tables.unpack(graph.columns, tables.MEMBER_COLUMNS, self.raw(graph.section))
@@ -229,6 +264,7 @@ class Bundle:
         table.check()
         return table
 
+    @_located
     def kernel(self, index: int) -> memoryview:
         """A kernel binary, checked against the digest that the manifest names."""
         kernel = self.manifest.kernels[index]
@@ -262,6 +298,7 @@ class Bundle:
             raise InvalidReference(f"no attached file {quoted(name)}; there are {there}")
         return self._files[name]
 
+    @_located
     def check_tables(self) -> None:
         """Check every graph table, every member against its template, and all addresses."""
         manifest = self.manifest
@@ -288,6 +325,7 @@ class Bundle:
             where, data = f"variable {quoted(variable.name)}", memoryview(variable.data)
             check_bytes(where, data, variable.relocations, manifest.regions)
 
+    @_located
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Check everything: each section's digest and contents. `progress` gets stored bytes."""
         for index, section in enumerate(self.sections):
@@ -305,7 +343,7 @@ class Bundle:
         for offset, stored in [(s.offset, s.stored) for s in self.sections] + [(table_offset, 0)]:
             gap = bytes(self._data[end:offset])
             if gap != bytes(len(gap)):
-                raise UncoveredBytes(f"padding before byte {offset} is not zero")
+                raise UncoveredBytes(f"padding before byte {offset} is not zero; {_AGAIN}")
             end = offset + stored
 
     def _read_manifest(self) -> Manifest:

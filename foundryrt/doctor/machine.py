@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from foundryrt.errors import DISTRIBUTION
+from foundryrt.free_memory import free_memory
 from foundryrt.nvml import Gpu, Link, NoNvml, Nvml, visible
 
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w.-]+)['"]""")
@@ -61,7 +62,7 @@ def this_machine() -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         cores=len(os.sched_getaffinity(0)),
-        memory_available=_memory_available(),
+        memory_available=free_memory(),
         torch=_version("torch"),
         libraries=_libraries(),
         missing=_missing(),
@@ -74,15 +75,6 @@ def this_machine() -> Machine:
         visible=tuple(gpu.index for gpu in visible(gpus, setting)),
         container=Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
     )
-
-
-def _memory_available() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def _version(distribution: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,10 +58,21 @@ def attempt(what: str, call: Callable[[], T], failures: tuple[type[BaseException
             raise Denied(f"{what}: {said}; check the credentials (docs/ci.md)") from None
         except failures as error:
             if count + 1 == LIMITS.attempts:
-                # The kind alone: a library's text may hold headers or signed addresses.
-                raise Unreachable(
-                    f"{what}: {type(error).__name__} in {LIMITS.attempts} attempts"
-                ) from None
+                raise Unreachable(f"{what}: {_said(error)} in {LIMITS.attempts} attempts") from None
             # Jitter, so that waiting processes do not all come back at once.
             time.sleep(LIMITS.backoff * 2**count * random.uniform(0.5, 1))
     raise Unreachable(f"{what}: no attempt allowed")
+
+
+def _said(error: BaseException) -> str:
+    """What happened. A library's own text may hold headers or signed addresses."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    if "DNS" in type(error).__name__ or isinstance(error, socket.gaierror):
+        return "no machine of this name is known"
+    if isinstance(status := getattr(error, "status", None), int):
+        return f"answers {status}"
+    return type(error).__name__

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from foundryrt.bundle.reader import Bundle
-from foundryrt.remote.local import file_path
+from foundryrt.remote.local import file_path, without_query
 
 if TYPE_CHECKING:
     from foundryrt.trust import Trust
@@ -33,7 +33,8 @@ def open_bundle(path: str | os.PathLike[str], trust: Trust | None = None) -> Bun
     with opening:
         copy = copy_of(str(path))
         try:
-            bundle = Bundle.map(copy.path, trust, None if copy.complete else copy.fetch)
+            fetch = None if copy.complete else copy.fetch
+            bundle = Bundle.map(copy.path, trust, fetch, without_query(str(path)))
         except BaseException:
             copy.discard()
             raise

@@ -14,14 +14,13 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from foundryrt.bundle.errors import SectionDigestMismatch
 from foundryrt.bundle.layout import HEADER_BYTES, unpack_header, unpack_table
 from foundryrt.errors import Denied, FoundryError, Unreachable, UsageError, install
 from foundryrt.remote import attempts
 from foundryrt.remote.attempts import Read, attempt
-from foundryrt.remote.local import user_folder, without_query, write_at
+from foundryrt.remote.local import split_url, user_folder, without_query, write_at
 
 if TYPE_CHECKING:
     from foundryrt.bundle.layout import Section
@@ -196,7 +195,7 @@ class Copy:
             for start in range(section.offset, end, attempts.LIMITS.chunk):
                 data += self._range(start, min(start + attempts.LIMITS.chunk, end))
             if hashlib.sha256(data).digest() != section.sha256:
-                raise SectionDigestMismatch(f"{self._name}: {section} does not match its SHA-256")
+                raise SectionDigestMismatch(f"{section} does not match its SHA-256").at(self._name)
             self._write(data, section.offset)
             self._there.add(index)
 
@@ -227,7 +226,7 @@ def _readable_copy(url: str) -> Path | None:
 
 
 def _reader(url: str) -> tuple[Read, tuple[type[BaseException], ...]]:
-    parts = urlsplit(url)
+    parts = split_url(url)
     web = parts.scheme in ("http", "https")
     if "@" in parts.netloc or parts.fragment or (parts.query and not web):
         # Without the URL itself: what it holds may be a secret.

@@ -9,7 +9,7 @@ from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
 from yarl import URL
 
-from foundryrt.errors import Unreachable
+from foundryrt.errors import Unreachable, UsageError
 from foundryrt.remote import attempts
 from foundryrt.remote.local import without_query
 
@@ -21,6 +21,18 @@ DENIED = {
     403: "answers 403, access is denied",
     407: "answers 407, the proxy wants credentials",
 }
+
+
+def check_url(url: str) -> URL:
+    """A URL that a server can be asked for; UsageError for one without a host, or a wrong port."""
+    try:
+        address = URL(url, encoded="?" in url)
+        sound = bool(address.host) and (address.port or 0) < 1 << 16
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UsageError(f"{without_query(url)}: write http(s)://HOST/NAME or HOST:PORT/NAME")
+    return address
 
 
 class HttpRanges:
@@ -43,7 +55,7 @@ class HttpRanges:
         session = await self._fs.set_session()
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         # A signed URL is signed letter by letter.
-        address = URL(url, encoded="?" in url)
+        address = check_url(url)
         async with session.get(address, headers=headers) as answer:
             if answer.status == 404:
                 raise FileNotFoundError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from foundryrt.errors import FoundryError, UsageError
 
@@ -21,9 +21,17 @@ def user_folder(name: str) -> Path:
         raise FoundryError("there is no home folder; set XDG_CACHE_HOME") from None
 
 
+def split_url(url: str) -> SplitResult:
+    """The parts of a URL, or of a path; UsageError where it is neither."""
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{without_query(url)}: no URL: {error}") from None
+
+
 def file_path(url: str) -> Path | None:
     """The path that a `file://` URL names; None for another URL, UsageError for another host."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme.lower() != "file" or "://" not in url:
         return None
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
+from foundryrt.errors import UsageError
 from foundryrt.remote import attempts
 
 FAILURES = (BotoCoreError, ClientError, OSError)
+
+
+@contextmanager
+def _refusals(bucket: str) -> Iterator[None]:
+    """What no further attempt would help, as UsageError or PermissionError."""
+    try:
+        yield
+    except ParamValidationError:
+        raise UsageError(f"s3://{bucket}: no name that a bucket can have") from None
+    except (NoCredentialsError, PartialCredentialsError):
+        raise PermissionError(errno.EACCES, "no credentials for S3 are found") from None
 
 
 class S3Bucket:
@@ -24,19 +45,21 @@ class S3Bucket:
 
     def call(self, method: str, **arguments: Any) -> Any:
         """One call of S3's API, such as `head_object`."""
-        return sync(
-            self.fs.loop, self.fs._call_s3, method, Bucket=self.bucket, **arguments,
-            timeout=attempts.LIMITS.seconds,
-        )  # fmt: skip
+        with _refusals(self.bucket):
+            return sync(
+                self.fs.loop, self.fs._call_s3, method, Bucket=self.bucket, **arguments,
+                timeout=attempts.LIMITS.seconds,
+            )  # fmt: skip
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Bytes [start, end) of an object, or less where it ends earlier; at most one byte more.
 
         FileNotFoundError, or one of FAILURES.
         """
-        return bytes(
-            sync(self.fs.loop, self._range, name, start, end, timeout=attempts.LIMITS.seconds)
-        )
+        with _refusals(self.bucket):
+            return bytes(
+                sync(self.fs.loop, self._range, name, start, end, timeout=attempts.LIMITS.seconds)
+            )
 
     async def _range(self, name: str, start: int, end: int) -> bytes:
         answer = await self.fs._call_s3(

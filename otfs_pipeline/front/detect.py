@@ -24,6 +24,7 @@ class Detector:
 
     def __init__(self, settings: Settings) -> None:
         self.template = preamble_template(settings, OVERSAMPLING)
+        self._nu_p = settings.nu_p
         # Made for numbers of places that are powers of two.
         self._correlators: dict[int, Correlator] = {}
         self._threads, self._awake = min(available_threads(), _THREADS), awake_threads()
@@ -44,6 +45,15 @@ class Detector:
             return self._find(samples)
         heard = (self._find(np.ascontiguousarray(antenna)) for antenna in samples.T)
         return next((at for at in heard if at is not None), None)
+
+    def carrier(self, samples: np.ndarray) -> float:
+        """About the carrier offset of a preamble that fills `samples`, in Hz, from -nu_p to nu_p.
+
+        By the phase from its first half to its second, which are half a Doppler period apart.
+        """
+        pairs = (samples.T * self.template.conj()).reshape(-1, 2, self.size // 2)
+        first, second = pairs.sum(axis=-1).T
+        return float(np.angle(np.vdot(first, second))) / np.pi * self._nu_p
 
     def _find(self, samples: np.ndarray) -> int | None:
         places = min(samples.size - self.size + 1, self.size)

@@ -80,7 +80,8 @@ def _models(settings: Settings) -> tuple[Model, Model]:
     for model in (target, draft):
         if settings.max_len > model.config.max_positions:
             raise UsageError(
-                f"max-len {settings.max_len} exceeds the model's {model.config.max_positions}"
+                f"max-len {settings.max_len} exceeds the model's {model.config.max_positions} "
+                f"positions: give --max-len {model.config.max_positions} or less"
             )
     parameters = (*target.parameters, *draft.parameters)
     if settings.fp8_activations and not any(p.dtype == FP8 for p in parameters):
@@ -149,15 +150,23 @@ def _same_tokens(target: Model, draft: Model) -> bool:
 
 
 def _words(target: Model, settings: Settings) -> tuple[int, int]:
-    """Ids of the judge's yes and no; UsageError where the judge cannot be asked."""
+    """Ids of the judge's yes and no; UsageError where the judge cannot be asked, but is to be."""
+    try:
+        return _verdicts(target, settings)
+    except UsageError as error:
+        if settings.max_rounds:
+            raise UsageError(f"{error}; --max-rounds 0 needs no judge") from None
+        # Requests that ask for a verdict are refused (engine/prompts.py), so any ids will do.
+        note(f"warning: only max_rounds 0 is possible with this bundle: {error}")
+        return 0, 0
+
+
+def _verdicts(target: Model, settings: Settings) -> tuple[int, int]:
     tokenizer = target.text.tokenizer
     suffix = tokenizer.encode(target.text.chat.judge_suffix("", settings.judge_prompt))
     if len(suffix) > max(length for length, _ in settings.sizes().verify):
         raise UsageError(f"verify {settings.verify}: no room for the judge's {len(suffix)} tokens")
-    yes, no = tokenizer.single(settings.yes), tokenizer.single(settings.no)
-    if yes == no:
-        raise UsageError(f"yes {settings.yes!r} and no {settings.no!r} are the same token")
-    return yes, no
+    return tokenizer.verdicts(settings.yes, settings.no)
 
 
 def build(
@@ -216,7 +225,8 @@ def _chat(model: Model, template: str) -> Chat:
     try:
         text = Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"chat-template {template}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--chat-template {template}: cannot be read: {why}") from error
     return replace(model.text.chat, template=text, tool_template="")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from foundryrt.errors import UsageError
 from foundryrt.options import option
@@ -12,6 +14,7 @@ from parse_runtime.signature.plan import ALIGNMENT
 from parse_runtime.signature.sizes import DTYPES, PassSizes, SharedSize, mixed_sizes, prompts_of
 from parse_runtime.signature.tree import DraftTree
 
+_T = TypeVar("_T")
 _TREE_ROWS = 63
 """Ancestors are bits of one int64."""
 
@@ -98,8 +101,8 @@ class Settings(Rules, _Recorded):
             )
         if max(sizes.prefill) > self.slots * self.max_len:
             raise UsageError(
-                f"prefill {self.prefill!r}: up to as many rows as the slots have, "
-                f"{self.slots * self.max_len}"
+                f"prefill {self.prefill!r}: the slots have {self.slots * self.max_len} tokens: "
+                "give --prefill with passes of no more rows"
             )
 
     def _check_most(self) -> None:
@@ -148,21 +151,20 @@ class Settings(Rules, _Recorded):
 
     def sizes(self) -> PassSizes:
         """Static sizes of the target's passes; UsageError where a list cannot be read."""
-        try:
-            prefill = sorted({int(part) for part in self.prefill.split(",")})
-            verify, shared = _verify_sizes(self.verify)
-            decode = sorted({int(part) for part in self.decode.split(",") if part})
-            mixed = sorted({int(part) for part in self.mixed.split(",") if part})
-            scored = scored_tokens(verify, self.stride, self.evidence)
-        except ValueError:
-            raise UsageError(
-                f"prefill {self.prefill!r} must look like 32,128, verify {self.verify!r} like "
-                f"128x4,384x8 or 128x4,256x4x3, and decode {self.decode!r} and mixed "
-                f"{self.mixed!r} like 1,4,8 or nothing; "
-                f"evidence {self.evidence!r}: a number for each verify of one draft, or nothing"
-            ) from None
-        if min(*prefill, *decode, *mixed, *(number for size in verify for number in size)) < 1:
-            raise UsageError("prefill, verify, decode and mixed: sizes must be at least 1")
+        prefill = _read("prefill", self.prefill, "write rows, such as 32,128", _numbers)
+        if not prefill:
+            raise UsageError("prefill '': at least one size is needed, such as 32,128")
+        verify, shared = _read(
+            "verify", self.verify, "write ROWSxCUTS, such as 128x4,384x8 or 128x4,256x4x3, at "
+            "least one of them without drafts, and with more rows than cuts", _verify_sizes
+        )  # fmt: skip
+        batches = "write numbers of sequences, such as 1,4,8, or nothing"
+        decode = _read("decode", self.decode, batches, _numbers)
+        mixed = _read("mixed", self.mixed, batches, _numbers)
+        scored = _read(
+            "evidence", self.evidence, "write a number for each verify of one draft, or nothing",
+            lambda asked: scored_tokens(verify, self.stride, asked),
+        )  # fmt: skip
         possible = {cuts for _, cuts in verify}
         for rows, cuts, drafts in shared:
             if rows % ALIGNMENT or drafts < 2 or cuts not in possible:
@@ -188,11 +190,29 @@ class Settings(Rules, _Recorded):
         )
 
 
+def _read(name: str, text: str, form: str, read: Callable[[str], _T]) -> _T:
+    """What a list of sizes says; UsageError, with its form, where it cannot be read."""
+    try:
+        return read(text)
+    except ValueError:
+        raise UsageError(f"{name} {text!r}: {form}; sizes are at least 1") from None
+
+
+def _numbers(text: str) -> list[int]:
+    """Ascending; ValueError for what is no list of sizes."""
+    found = sorted({int(part) for part in text.split(",") if part})
+    if found and found[0] < 1:
+        raise ValueError(found[0])
+    return found
+
+
 def _verify_sizes(text: str) -> tuple[list[tuple[int, int]], list[SharedSize]]:
-    """Of passes of one draft, and of several; ValueError where there is none of the first."""
+    """Of passes of one draft, and of several; ValueError for others, or none of the first."""
     single, shared = set(), set()
     for part in text.split(","):
         rows, cuts, *several = map(int, part.split("x"))
+        if not 0 < cuts < rows:
+            raise ValueError(part)
         if several:
             [drafts] = several
             shared.add(SharedSize(rows, cuts, drafts))

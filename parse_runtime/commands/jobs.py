@@ -14,7 +14,7 @@ import msgspec
 
 from foundryrt.errors import UsageError
 from parse_runtime.engine.batch import Sampling
-from parse_runtime.engine.prompts import Prompts
+from parse_runtime.engine.prompts import Prompts, Raw
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.rules import BundleRules
 from parse_runtime.text.chat import Conversation
@@ -76,9 +76,11 @@ class Defaults:
         """UsageError where the line cannot be answered."""
         if bool(line.prompt) == bool(line.messages):
             raise UsageError("give either a prompt or messages")
-        conversation: Conversation = line.prompt or [
+        conversation: Conversation | Raw = line.prompt or [
             {"role": turn.role, "content": turn.content} for turn in line.messages
         ]
+        if line.prompt and not prompts.target.chat.template:
+            conversation = Raw(line.prompt)
         ours = self.sampling
         sampling = Sampling(
             ours.temperature if line.temperature is None else line.temperature,

@@ -33,7 +33,7 @@ __all__ = [
 class _Asked:
     """Prompts, and how their answers are sampled."""
 
-    prompt: str = option("", "the user's question")
+    prompt: str = option("", "the user's question; without a chat template, text to be continued")
     input: str = option("", "JSON lines of prompts; - for stdin")
     max_new_tokens: int = option(128, "longest answer in tokens")
     temperature: float = option(0.0, "0 is greedy")

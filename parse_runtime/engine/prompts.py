@@ -57,6 +57,8 @@ class Prompts:
     translation: TokenTranslation
     calibration: Calibration | None = None
     """Of the pair, for verdicts under the question that it was fitted with."""
+    words: tuple[str, str] | None = None
+    """The judge's yes and no; None where nobody needs to check that they are tokens."""
 
     def request(
         self,
@@ -70,7 +72,8 @@ class Prompts:
     ) -> Request:
         """`settings`: further variables of the chat template.
 
-        UsageError where the chat template refuses the messages or a token is unknown.
+        UsageError where the chat template refuses the messages, a token is unknown, or the judge
+        that `rules` ask cannot answer.
         """
         messages: Conversation = "" if isinstance(prompt, Raw) else prompt
         settings, ending = settings or {}, ending or Ending()
@@ -83,6 +86,9 @@ class Prompts:
                 "judge-prompt: without a question there are verdicts only by a calibration that "
                 "had none: give a question, or go by such a calibration (foundryc calibrate)"
             )
+        if rules.max_rounds and self.words:
+            # A bundle captured with max_rounds 0 may have a model that cannot be a judge.
+            self.target.tokenizer.verdicts(*self.words)
         # Templates take their time.
         judging = rules.judge_prompt if rules.max_rounds else ""
         suffix = judging and self.target.chat.judge_suffix(messages, judging, **settings)

@@ -62,7 +62,13 @@ def load(
             _say_how_it_serves(session)
     return Loaded(
         *open_models(session),
-        Prompts(target, draft, translation(target, draft, unlike_tokenizers), calibration),
+        Prompts(
+            target,
+            draft,
+            translation(target, draft, unlike_tokenizers),
+            calibration,
+            (session.settings["yes"], session.settings["no"]),
+        ),
         rules,
         captured,
     )

@@ -45,7 +45,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; UsageError names the file when it is missing or is no object."""
     try:
         value = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{path}: a JSON object is expected")

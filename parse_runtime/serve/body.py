@@ -51,10 +51,10 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    seed: Annotated[int, Meta(ge=0)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
@@ -160,7 +160,11 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             1.0 if self.top_p is None else self.top_p,
             drawn if self.seed is None else self.seed,
         )
-        limit, rules = self.tokens_limit(), bundle_rules.changed(self.parse or {})
+        limit = self.tokens_limit()
+        try:
+            rules = bundle_rules.changed(self.parse or {})
+        except UsageError as error:
+            raise ApiError(400, f"parse: {error}", "parse") from None
         processing = self.processing(prompts)
         if processing.needed and self.parse and rules.max_rounds:
             # Of what a draft has, the target's logits are known nowhere but at its cuts.
@@ -224,7 +228,7 @@ class ChatBody(Body, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Said], Meta(min_length=1)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     tools: list[Tool] | None = None
     tool_choice: Any = None
     chat_template_kwargs: dict[str, Any] | None = None

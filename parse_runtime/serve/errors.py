@@ -8,7 +8,7 @@ import re
 import msgspec
 from starlette.responses import Response
 
-from foundryrt.errors import RankLost, UsageError
+from foundryrt.errors import FoundryError, RankLost, UsageError
 from parse_runtime.engine.engine import Overloaded, Stopped
 from parse_runtime.engine.request import TooLong
 
@@ -47,6 +47,11 @@ class ApiError(Exception):
         return reply(self.body(), self.status, self.headers)
 
 
+def report(log: logging.Logger, what: str, error: Exception) -> None:
+    """Log what failed; of an error that is not ours, where it was raised, too."""
+    log.error("%s: %s", what, error, exc_info=None if isinstance(error, FoundryError) else error)
+
+
 def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON answer."""
     return Response(msgspec.json.encode(value), status, headers, "application/json")
@@ -68,5 +73,5 @@ def translated(error: Exception, retry_seconds: int = 1) -> ApiError:
     if isinstance(error, UsageError | msgspec.DecodeError):
         code = "context_length_exceeded" if isinstance(error, TooLong) else None
         return ApiError(400, str(error), None, code)
-    _LOG.error("a request failed", exc_info=error)
+    report(_LOG, "a request failed", error)
     return ApiError(500, str(error))

@@ -10,6 +10,7 @@ from foundryrt.errors import FoundryError
 from foundryrt.timeline import mark
 from parse_runtime.engine.engine import Engine, Stopped, aborted
 from parse_runtime.engine.memory import Usage
+from parse_runtime.serve.errors import report
 from parse_runtime.serve.gate import Gate
 from parse_runtime.serve.metrics import Metrics
 from parse_runtime.serve.served import Served
@@ -69,8 +70,8 @@ class Lifecycle:
             mark("all graphs")
         except Stopped:
             pass
-        except Exception:
-            _LOG.exception("a graph cannot be prepared")
+        except Exception as error:
+            report(_LOG, "a graph cannot be prepared", error)
         finally:
             self.prepared.set()
 

@@ -151,7 +151,11 @@ def listen(options: Serving) -> socket.socket:
     try:
         listening = socket.create_server((options.host, options.port), family=family)
     except OSError as error:
-        raise UsageError(f"{options.host} port {options.port}: {error.strerror}") from None
+        # Python's own text has the address again.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise UsageError(
+            f"{options.host} port {options.port}: {why}; choose others, --host and --port"
+        ) from None
     # Connections inherit it. Without it each small part of a stream waits for the client to
     # acknowledge the one before, up to 40 ms; asyncio sees to that for sockets of its own alone.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -66,7 +66,7 @@ def _from_hf(folder: Path) -> TextAssets:
     path = folder / "tokenizer.json"
     if not path.exists():
         raise UsageError(f"{path} is missing; only models with a fast tokenizer are supported")
-    tokenizer = Tokenizer.from_json(read_text(path))
+    tokenizer = _tokenizer(read_text(path), str(path))
     config = _optional(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
         config = {**config, **_optional(folder / "special_tokens_map.json")}
@@ -83,6 +83,14 @@ def _from_hf(folder: Path) -> TextAssets:
     if (end := tokenizer.token_id(special.get("eos_token", ""))) is not None:
         stops.add(end)
     return TextAssets(tokenizer, _chat(_hf_templates(folder, config), special, stops))
+
+
+def _tokenizer(text: str, where: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_json(text)
+    except UsageError as error:
+        error.at(where)
+        raise
 
 
 def _special(config: Mapping[str, Any]) -> dict[str, str]:
@@ -124,7 +132,7 @@ def assets_from_gguf(metadata: Mapping[str, Any], where: str) -> TextAssets:
 
 
 def _from_gguf(metadata: Mapping[str, Any], where: str) -> TextAssets:
-    tokenizer = Tokenizer.from_json(tokenizer_from_gguf(metadata, where))
+    tokenizer = _tokenizer(tokenizer_from_gguf(metadata, where), where)
 
     def get(name: str, default: Any = None) -> Any:
         return metadata.get(f"tokenizer.ggml.{name}", default)

@@ -81,7 +81,8 @@ class Chat:
         if not kept:
             raise UsageError(
                 "the chat template does not keep the beginning of a conversation unchanged when "
-                "a turn is added, so a judge's question cannot be appended to an answer"
+                "a turn is added, so a judge's question cannot be appended to an answer: capture "
+                "with another one (--chat-template FILE)"
             )
         return after
 
@@ -92,7 +93,10 @@ class Chat:
         if self.tool_template and settings.get("tools") is not None:
             template = self.tool_template
         if not template:
-            raise UsageError("the model has no chat template; give one with --chat-template FILE")
+            raise UsageError(
+                "the model has no chat template: capture with --chat-template FILE; a server "
+                "takes texts to be continued, too (/v1/completions)"
+            )
         values = {
             # Templates ask `is none` of these, which what is undefined is not.
             "tools": None,

@@ -24,6 +24,8 @@ def render(template: str, now: datetime, values: Mapping[str, object]) -> str:
         # What a template builds, such as a lone surrogate, has to be text.
         text.encode()
         return text
+    except UnicodeEncodeError:
+        raise UsageError("a text is not valid Unicode") from None
     except Exception as error:  # A template is a program, and fails in a program's ways.
         raise UsageError(f"the chat template fails: {error}") from error
 

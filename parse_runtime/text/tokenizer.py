@@ -166,9 +166,17 @@ class Tokenizer:
         tokens = self.encode(text)
         if len(tokens) != 1:
             raise UsageError(
-                f"{text!r} is {len(tokens)} tokens; the judge's words must be one each"
+                f"{text!r} is {len(tokens)} tokens; the judge's words must be one each: "
+                "capture with others, --yes and --no"
             )
         return tokens[0]
+
+    def verdicts(self, yes: str, no: str) -> tuple[int, int]:
+        """Ids of the judge's words; UsageError where one is several tokens, or both are one."""
+        words = self.single(yes), self.single(no)
+        if words[0] == words[1]:
+            raise UsageError(f"yes {yes!r} and no {no!r} are the same token")
+        return words
 
 
 class TextStream:

@@ -72,8 +72,8 @@ def locate(name: str) -> Path:
     if not path.exists():
         raise UsageError(
             f"{name}: no such model; give a folder with config.json and *.safetensors, a .gguf "
-            f"file, org/name of a model in the Hugging Face cache ({hub_cache()}; huggingface-cli "
-            f"download puts it there), or one of: {', '.join(_PACKAGED)}"
+            f"file, org/name of a model in the Hugging Face cache ({hub_cache()}; hf download "
+            f"puts it there), or one of: {', '.join(_PACKAGED)}"
         )
     return path
 

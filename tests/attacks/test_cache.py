@@ -405,3 +405,15 @@ def test_missing_entry_and_unreachable_store(tmp_path: Path, monkeypatch) -> Non
     build = lambda p: void(sealed(p))  # noqa: E731
     assert obtain(open_store("http://127.0.0.1:9"), KEY, out, build, said.append) == "captured"
     assert len(said) == 1 and "attempts" in said[0]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    def build(path: Path) -> None:
+        raise FoundryError(f"{path}: cannot be written: No space left on device")
+
+    out = tmp_path / "out.fdy"
+    with pytest.raises(FoundryError, match=f"^{out}: cannot be written"):
+        obtain(open_store(str(tmp_path / "cache")), KEY, out, build, print)
+    with pytest.raises(OSError) as caught:
+        AtomicFile(tmp_path / "none" / "out.fdy")
+    assert caught.value.filename == str(tmp_path / "none" / "out.fdy")

@@ -473,6 +473,13 @@ ATTACKS = {
         with_manifest(target="host", relocatable=True),
         errors.InvalidValue,
     ),
+    "unproved and bound to its place": (
+        with_manifest(unproved=(1,), relocatable=False),
+        errors.InvalidValue,
+    ),
+    "unproved twice": (with_manifest(unproved=(1, 1)), errors.DuplicateName),
+    "unproved, and not there": (with_manifest(unproved=(77,)), errors.InvalidReference),
+    "unproved, and no output": (with_manifest(unproved=(0,)), errors.InvalidValue),
     "built twice for one architecture": (builds("sm_80", "sm_80"), errors.DuplicateName),
     "built again for its own": (builds("sm_90"), errors.DuplicateName),
     "built for nothing that has a name": (builds(""), errors.InvalidValue),
@@ -567,7 +574,10 @@ def test_digest_of_each_section(tmp_path: Path) -> None:
         path = tmp_path / "bad.fdy"
         path.write_bytes(bad)
         with (
-            pytest.raises(errors.SectionDigestMismatch, match=section.name),
+            pytest.raises(
+                errors.SectionDigestMismatch,
+                match=rf"^{path}: \w+ '{section.name}' .*copy it again$",
+            ),
             Bundle.open(path) as bundle,
         ):
             bundle.verify()
@@ -587,7 +597,11 @@ def test_every_error_has_an_attack() -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    for path, why in ((tmp_path / "none.fdy", "no such file"), (tmp_path, "is a folder")):
+    for path, why in (
+        (tmp_path / "none.fdy", "no such file$"),
+        (Path("https://host/none.fdy"), "no such file; a URL will not do here"),
+        (tmp_path, "is a folder"),
+    ):
         with pytest.raises(UsageError, match=why):
             Bundle.open(path)
 

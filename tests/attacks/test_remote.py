@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -127,7 +130,7 @@ def test_a_bundle_in_use_outlives_a_copy_that_failed(home: Path, caplog) -> None
     with server(sample(home), behave) as url, open_bundle(f"{url}/a.fdy") as bundle:
         join()
         assert "is not kept here" in caplog.text
-        with pytest.raises(SectionDigestMismatch):
+        with pytest.raises(SectionDigestMismatch, match=f"^{url}/a.fdy: section"):
             bundle.verify()
         healthy[0] = True
         bundle.verify()
@@ -313,3 +316,33 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(bytes(8192))
     with pytest.raises(NotABundle, match=r"damaged\.fdy: not a"):
         open_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "told"),
+    [
+        ("http://127.0.0.1:{closed}/a.fdy", Unreachable, "Connection refused in 3 attempts"),
+        ("http://nowhere.invalid/a.fdy", Unreachable, "no machine of this name"),
+        ("http://", UsageError, "write http"),
+        ("http:///a.fdy", UsageError, "write http"),
+        ("http://host:99999/a.fdy", UsageError, "write http"),
+        ("http://[::1/a.fdy", UsageError, "no URL"),
+    ],
+)
+def test_what_went_wrong_is_told(url: str, error: type[FoundryError], told: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        closed = listening.getsockname()[1]
+    address = url.format(closed=closed)
+    with pytest.raises(error, match=re.escape(f"{address}: ") + f".*{told}"):
+        open_bundle(address)
+
+
+def test_s3_without_credentials_is_asked_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("another attempt"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(home / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(Denied, match="no credentials for S3 are found"):
+        open_bundle("s3://bucket/a.fdy")

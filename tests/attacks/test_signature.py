@@ -122,7 +122,7 @@ def test_signature_of_another_bundle(tmp_path: Path) -> None:
 
 
 def test_signature_stripped(tmp_path: Path) -> None:
-    with pytest.raises(NotSigned):
+    with pytest.raises(NotSigned, match=rf"^{tmp_path}/a.fdy: the bundle is not signed"):
         read(tmp_path / "a.fdy", UNSIGNED)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,10 @@ def test_models_that_it_cannot_capture(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such model; give a folder"):
         capture(tmp_path / "none")
     hf_models.save(tmp_path, "llama")
-    with pytest.raises(UsageError, match="max-len 200 exceeds the model's 128"):
+    with pytest.raises(UsageError, match="give --max-len 128 or less"):
         capture(tmp_path, max_len=200)
-    config = json.loads((tmp_path / "config.json").read_text())
+    sound = json.loads((tmp_path / "config.json").read_text())
+    config = dict(sound)
     config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"rotary embedding \(dynamic\) changes"):
@@ -142,6 +144,10 @@ def test_models_that_it_cannot_capture(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="layers of type linear_attention"):
         capture(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert_of_mine"}')
+    with pytest.raises(UsageError, match="transformers cannot load it"):
+        capture(tmp_path)
+    os.truncate(tmp_path / "model.safetensors", 300)
+    (tmp_path / "config.json").write_text(json.dumps(sound))
     with pytest.raises(UsageError, match="transformers cannot load it"):
         capture(tmp_path)
     assert not (tmp_path / "model.fdy").exists()

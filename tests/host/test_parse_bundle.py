@@ -15,18 +15,28 @@ from parse_models import MIXTURE, answer, save, save_head
 
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
+from foundryrt.session import Session
 from parse_runtime.capture.record import Settings
+from parse_runtime.commands.jobs import Defaults, Line
+from parse_runtime.engine.batch import Sampling
+from parse_runtime.engine.outcome import Outcome
+from parse_runtime.engine.request import Request
+from parse_runtime.engine.rules import BundleRules
+from parse_runtime.engine.scheduler import Scheduler
+from parse_runtime.graphs.loading import load
 
 RUN = """
 import json, sys
 from foundryrt.session import Session
 from parse_runtime.commands.run import Options, run
-with Session.open(sys.argv[1]) as session:
-    report = run(session, Options(**json.loads(sys.argv[2])), True)
+reports = []
+for options in map(json.loads, sys.argv[2:]):
+    with Session.open(sys.argv[1]) as session:
+        reports.append(run(session, Options(**options), True))
 foreign = ("parse_runtime.models", "parse_runtime.capture.passes", "parse_runtime.capture.record",
            "foundryc", "transformers")
 model_code = [m for m in sys.modules if m.startswith(foreign)]
-print(json.dumps([report, model_code]))
+print(json.dumps([reports, model_code]))
 """
 CHOICES = [
     {"threshold": 0.0},
@@ -44,13 +54,14 @@ def tiny(folder: Path, **changes: object) -> Settings:
     return Settings(**values)  # type: ignore[arg-type]
 
 
-def in_fresh_process(bundle: Path, options: dict[str, object]) -> dict[str, object]:
-    command = [sys.executable, "-c", RUN, str(bundle), json.dumps(options)]
+def in_fresh_process(bundle: Path, *choices: dict[str, object]) -> list[dict[str, object]]:
+    """Reports of runs with these options, one session after another."""
+    command = [sys.executable, "-c", RUN, str(bundle), *map(json.dumps, choices)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    report, model_code = json.loads(done.stdout)
+    reports, model_code = json.loads(done.stdout)
     assert model_code == []
-    return report
+    return list(reports)
 
 
 def eagerly(settings: Settings, options: dict[str, object]) -> dict[str, object]:
@@ -62,9 +73,10 @@ def test_a_fresh_process_gives_the_eager_tokens(kind: str, tmp_path: Path) -> No
     save(tmp_path, kind)
     settings = tiny(tmp_path)
     capture(settings, tmp_path / "parse.fdy")
-    for choice in CHOICES:
-        options = {"prompt": "Why is the sky blue?", "max_new_tokens": 30, **choice}
-        got = in_fresh_process(tmp_path / "parse.fdy", options)
+    asked = {"prompt": "Why is the sky blue?", "max_new_tokens": 30}
+    choices = [asked | choice for choice in CHOICES]
+    found = in_fresh_process(tmp_path / "parse.fdy", *choices)
+    for options, got in zip(choices, found, strict=True):
         expected = eagerly(settings, options)
         assert {name: got[name] for name in COUNTS} == {name: expected[name] for name in COUNTS}
 
@@ -101,7 +113,7 @@ def test_models_of_one_tokenizer_share_a_vocabulary(sizes: tuple[int, int], tmp_
         tables = [t for t in bundle.manifest.tensors if t.name.endswith((".embed", ".head"))]
     assert len(tables) == 4 and all(table.shape[0] == 272 for table in tables)
     options = {"prompt": "Why?", "max_new_tokens": 30, "temperature": 1.5, "max_rounds": 0}
-    report = in_fresh_process(tmp_path / "parse.fdy", options)
+    (report,) = in_fresh_process(tmp_path / "parse.fdy", options)
     assert report["tokens"] == 30
 
 
@@ -116,10 +128,11 @@ def test_token_drafts_work_in_a_fresh_process(way: str, tmp_path: Path) -> None:
     ways = {"draft": {"speculate": "draft"}, "chain": head, "tree": {**head, "eagle_width": 3},
             "mixture": head}  # fmt: skip
     capture(tiny(tmp_path, slots=2, **ways[way]), tmp_path / "parse.fdy")
-    for choice in ({}, {"temperature": 0.8, "seed": 3}):
-        options = {"prompt": "Why?", "max_new_tokens": 40, "max_rounds": 0, **choice}
+    greedy = {"prompt": "Why?", "max_new_tokens": 40, "max_rounds": 0}
+    choices = [greedy, greedy | {"temperature": 0.8, "seed": 3}]
+    found = in_fresh_process(tmp_path / "parse.fdy", *choices)
+    for options, got in zip(choices, found, strict=True):
         expected = eagerly(tiny(tmp_path), options)
-        got = in_fresh_process(tmp_path / "parse.fdy", options)
         assert got["text"] == expected["text"] and got["tokens"] == expected["tokens"]
 
 
@@ -130,19 +143,54 @@ def test_two_models_keep_weights_of_their_own(tmp_path: Path) -> None:
     # Weight files of one bundle are told apart by name.
     (draft / "model.safetensors").rename(draft / "draft.safetensors")
     capture(tiny(target, draft=str(draft)), tmp_path / "parse.fdy")
-    report = in_fresh_process(tmp_path / "parse.fdy", {"prompt": "x", "max_new_tokens": 12})
+    options = {"prompt": "x", "max_new_tokens": 12}
+    (report,) = in_fresh_process(tmp_path / "parse.fdy", options)
     assert report["drafted"] and report["tokens"]
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_model_that_cannot_judge_answers_alone(template: bool, tmp_path: Path) -> None:
+    # A base model has no chat template, and nobody's "Yes" need be one token.
+    save(tmp_path, "llama")
+    settings = tiny(tmp_path, yes="Yes", no="No", prefill="16", verify="120x1", max_rounds=0)
+    if not template:
+        (tmp_path / "chat_template.jinja").unlink()
+    capture(settings, tmp_path / "parse.fdy")
+    with Session.open(tmp_path / "parse.fdy") as session:
+        loaded = load(session)
+        rules = BundleRules(loaded.captured, loaded.rules)
+
+        def request(**changes: int) -> Request:
+            line = Line(prompt="Why?", parse=changes)
+            return Defaults(4, Sampling(), (), rules).job(loaded.prompts, line).request
+
+        scheduler = Scheduler(loaded.target, loaded.draft)
+        heard = Outcome(request(), loaded.prompts.text([]))
+        scheduler.submit(heard.request, heard)
+        while scheduler.step():
+            pass
+        assert heard.statistics.tokens == 4 and not heard.statistics.verdicts
+        with pytest.raises(UsageError, match=r"chat template|one each"):
+            request(max_rounds=1)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"max_len": 300}, "256"),
+        ({"max_len": 300}, "give --max-len 256 or less"),
         ({"judge_prompt": "x" * 200}, "no room"),
         ({"yes": "yes"}, "3 tokens"),
         ({"yes": "n"}, "the same token"),
         ({"model": "/nowhere"}, "no such model"),
-        ({"verify": "12"}, "128x4"),
+        ({"verify": "12"}, "^verify '12': write ROWSxCUTS"),
+        ({"verify": "8x8"}, "^verify '8x8': .* more rows than cuts"),
+        ({"prefill": "16,x"}, "^prefill '16,x': write rows"),
+        ({"prefill": ""}, "^prefill '': at least one size"),
+        ({"prefill": "16,900"}, "give --prefill with passes of no more rows"),
+        ({"decode": "0"}, "^decode '0': write numbers of sequences"),
+        ({"mixed": "a"}, "^mixed 'a': write numbers of sequences"),
+        ({"evidence": "1"}, "^evidence '1': write a number for each verify"),
+        ({"chat_template": "/nowhere"}, "^--chat-template /nowhere: cannot be read: No such file"),
         ({"selection": "best"}, "first-failure"),
         ({"cut_at": "word"}, "stride, sentence"),
         ({"threshold": 1.5}, "probability"),

@@ -164,3 +164,31 @@ def test_marks_do_nothing_outside_a_capture() -> None:
         graph.input("x", value)
         graph.output("y", value)
     assert foundryc.record("g") is foundryc.record("h", batch=8)
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "told"),
+    [
+        ('g.output("z", x + 1)', "", "output 'z' float32 .*, where .* has none"),
+        ('g.output("y", x[:2] + 1)', "", r"output 'y' float32 \[2\], where .* has float32 \[3\]"),
+        ('g.output("y", x[:2] + 1)', ", batch=8", ""),
+        ('g.output("y", x + 1)', "", ""),
+    ],
+)
+def test_a_name_that_comes_again_is_of_the_same_block(
+    block: str, key: str, told: str, tmp_path: Path
+) -> None:
+    text = f"""
+import foundryc, torch
+x = torch.zeros(3)
+with foundryc.record("f") as g:
+    g.input("x", x)
+    g.output("y", x + 1)
+with foundryc.record("f"{key}) as g:
+    {block}
+"""
+    if not told:
+        capture(tmp_path, text)
+        return
+    with pytest.raises(UsageError, match=told):
+        capture(tmp_path, text)

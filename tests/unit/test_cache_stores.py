@@ -17,6 +17,7 @@ from foundryc.cache.manage import collect, verify
 from foundryc.cache.stores import open_store
 from foundryc.cache.stores.base import Store
 from foundryrt.bundle.reader import Bundle
+from foundryrt.errors import UsageError
 from foundryrt.remote.bundle import open_bundle
 from tests.unit.cache_samples import KEY, sealed
 
@@ -152,3 +153,15 @@ def test_s3_single_flight_and_takeover(s3: str, tmp_path: Path) -> None:
 def test_oci(registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     round_trip(open_store(registry), tmp_path)
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "http://", "https:///a", "oci://", "oci:///a"])
+def test_a_url_that_names_no_server_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match=f"{url}: write "):
+        open_store(url)
+
+
+def test_a_file_is_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file: is a file; name a folder"):
+        open_store(str(tmp_path / "file"))

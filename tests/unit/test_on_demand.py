@@ -66,8 +66,26 @@ def test_how_many_ranks_is_for_the_capture_and_the_run(calls: list[list[str]]) -
 
 
 def test_a_workload_without_models_is_named(calls: list[list[str]]) -> None:
-    with pytest.raises(UsageError, match="--workload"):
-        on_demand.with_bundle("run", ["--workload", "otfs", "--model", "m"])
+    for name in ("otfs", "hf"):
+        with pytest.raises(UsageError, match=f"foundryc capture --workload {name} --model"):
+            on_demand.with_bundle("run", ["--workload", name, "--model", "m"])
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "wrong"),
+    [
+        ("run", ["--prompt", "x", "--promtp", "y"], "no option --promtp"),
+        ("run", ["--json"], "--prompt TEXT or --input"),
+        ("run", ["--prompt", "x", "--temperature", "-1"], "temperature"),
+        ("serve", ["--port", "99999", "--trust", "key.pem"], "port 99999"),
+    ],
+)
+def test_nothing_is_captured_for_a_command_that_is_refused(
+    command: str, words: list[str], wrong: str, calls: list[list[str]]
+) -> None:
+    with pytest.raises(UsageError, match=wrong):
+        on_demand.with_bundle(command, ["--model", "m", *words])
     assert not calls
 
 

@@ -42,7 +42,9 @@ def test_round_trip(length: int, model: str, greedy: bool, ratio: float) -> None
     [
         ([], "--model is required"),
         (["--model"], "needs a value"),
-        (["--modle", "x"], "no option --modle"),
+        (["--modle", "x"], "no option --modle here; is --model meant"),
+        (["--len", "3"], "is --max-len meant"),
+        (["--bogus", "x"], "there are --model, --max-len"),
         (["x"], "unexpected argument"),
         (["--model", "x", "--max-len", "many"], "type int"),
         (["--model", "x", "--greedy", "perhaps"], "true or false"),

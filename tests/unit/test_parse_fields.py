@@ -97,6 +97,11 @@ def test_what_is_not_supported_is_refused_by_name(
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"seed": 1 << 63}, "seed"),
+        ({"parse": {"thresold": 0.7}}, "parse"),
+        ({"parse": {"threshold": 7}}, "parse"),
         ({"n": 0}, "n"),
         ({"n": 100}, "n"),
         ({"stop_token_ids": [9999]}, "stop_token_ids"),

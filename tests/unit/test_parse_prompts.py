@@ -58,6 +58,13 @@ def test_raw_prompts_begin_as_the_tokenizer_says(
     assert prompts.encode(Raw("a")) == expected
     assert prompts.encode(Raw([A])) == [A]
     assert prompts.encode("a") == [BOS, A], "a chat template writes its own"
+    echo = TextFormat(tokenizer, Chat("{{ messages[0].content }}", {}, ()))
+    for prompt in ("\udcff", Raw("\udcff")):
+        with pytest.raises(UsageError, match=r"^a text is not valid Unicode$"):
+            Prompts(echo, echo, SameTokens(frozenset())).encode(prompt)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UsageError, match=f"^{tmp_path}.*: tokenizer.json cannot be read"):
+        assets_from_hf(tmp_path)
 
 
 def test_a_prompt_is_never_cut(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
 pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
 
+from foundryrt.errors import UsageError
 from parse_runtime.serve.connection import BACKLOG
 
 
@@ -241,3 +242,15 @@ def test_a_client_that_does_not_read_on_is_cut() -> None:
                 while part := client.recv(1 << 20):
                     got += len(part)
         assert 0 < got < requests * size
+
+
+def test_an_address_that_is_taken_is_told_once() -> None:
+    from parse_runtime.serve import Serving
+    from parse_runtime.serve.server import listen
+
+    with listen(Serving(port=0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError) as caught:
+            listen(Serving(port=port))
+    told = f"127.0.0.1 port {port}: Address already in use; choose others, --host and --port"
+    assert str(caught.value) == told

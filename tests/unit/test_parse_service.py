@@ -91,7 +91,8 @@ def test_metrics_show_the_blocks_of_the_caches(serving: Serving) -> None:
     serving.device.gate.clear()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(serving.ask, prompt="x" * 20, max_tokens=9)
-        while serving.metric('parse_kv_blocks{kind="used",model="target"}') != 2:
+        # Those of its prompt, and of its steps, as there are enough for all.
+        while serving.metric('parse_kv_blocks{kind="used",model="target"}') != 4:
             time.sleep(0.01)
         serving.device.gate.set()
         assert answer.result().status_code == 200
@@ -142,11 +143,13 @@ def test_health_is_ok_once_every_graph_is_prepared() -> None:
     made.engine.close()
 
 
-def test_health_fails_where_a_graph_cannot_be_prepared() -> None:
+def test_health_fails_where_a_graph_cannot_be_prepared(caplog: pytest.LogCaptureFixture) -> None:
     made = service(Device(mixing(1, 997)), session=Session(0, FoundryError("damaged bundle")))
     made.prepare()
     health = testclient.TestClient(made.app()).get("/health")
     assert health.status_code == 503 and health.json()["status"] == "failing"
+    [told] = caplog.records
+    assert told.getMessage() == "a graph cannot be prepared: damaged bundle" and not told.exc_info
     made.engine.close()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import foundryc.start
 from foundryrt import peek, start
 from foundryrt.arguments import bundle_word
 from foundryrt.bundle.schema import SectionKind
@@ -44,6 +47,23 @@ def test_an_interrupt_of_the_imports_ends_the_command_quietly(monkeypatch) -> No
     monkeypatch.setattr(start, "bundle_word", interrupt)
     with pytest.raises(SystemExit) as ended:
         start.main()
+    assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("moment", ["imports", "command"])
+def test_an_interrupt_of_foundryc_is_quiet_too(moment: str, monkeypatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    if moment == "command":
+        monkeypatch.setitem(sys.modules, "foundryc.cli", SimpleNamespace(main=interrupt))
+        monkeypatch.setattr(foundryc, "cli", sys.modules["foundryc.cli"], raising=False)
+    else:
+        monkeypatch.delitem(sys.modules, "foundryc.cli", raising=False)
+        monkeypatch.delattr(foundryc, "cli", raising=False)
+        monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=lambda *_: interrupt())])
+    with pytest.raises(SystemExit) as ended:
+        foundryc.start.main()
     assert ended.value.code == 130
 
 

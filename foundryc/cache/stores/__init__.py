@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from foundryc.cache.stores.base import Store
 from foundryrt.errors import UsageError, install
-from foundryrt.remote.local import file_path
+from foundryrt.remote.local import file_path, split_url
 
 
 def open_store(url: str) -> Store:
@@ -17,7 +15,7 @@ def open_store(url: str) -> Store:
     """
     if not url:
         raise UsageError("a cache needs a folder or a URL")
-    parts = urlsplit(url)
+    parts = split_url(url)
     scheme = parts.scheme if "://" in url else "file"
     if scheme != "file" and ("@" in parts.netloc or parts.query or parts.fragment):
         # Without the URL itself: what it holds may be a secret.

@@ -11,7 +11,7 @@ from foundryc.cache.errors import NotWritable
 from foundryc.cache.stores.base import SUFFIX, Entry, check_key
 from foundryc.cache.stores.machine import claim_here
 from foundryc.cache.transfer import download
-from foundryrt.remote.http import FAILURES, HttpRanges
+from foundryrt.remote.http import FAILURES, HttpRanges, check_url
 
 
 class HttpStore:
@@ -20,6 +20,7 @@ class HttpStore:
     writable = False
 
     def __init__(self, url: str) -> None:
+        check_url(url)
         self.url = url.rstrip("/")
         self._ranges = HttpRanges()
 

@@ -28,8 +28,11 @@ class LocalStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """UsageError where something else than a folder is there."""
         self.folder = Path(folder).expanduser()
         self.url = str(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"cache {folder}: is a file; name a folder, or a URL")
 
     @property
     def writable(self) -> bool:

@@ -45,8 +45,8 @@ class OciStore:
         self.url = url.rstrip("/")
         self._repository = self.url.removeprefix("oci://")
         host, _, name = self._repository.partition("/")
-        if not re.fullmatch(r"[a-z0-9]+([._/-]+[a-z0-9]+)*", name):
-            raise UsageError(f"cache {self.url}: name a registry and a repository")
+        if not host or not re.fullmatch(r"[a-z0-9]+([._/-]+[a-z0-9]+)*", name):
+            raise UsageError(f"cache {url}: write oci://REGISTRY/REPOSITORY")
         insecure = bool(_LOOPBACK.fullmatch(host))
         self._client: Any = _Client(hostname=host, insecure=insecure)
         for scheme in ("http://", "https://"):

@@ -30,10 +30,10 @@ class S3Store:
     writable = True
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        bucket, _, self._prefix = self.url.removeprefix("s3://").partition("/")
+        bucket, _, self._prefix = url.removeprefix("s3://").rstrip("/").partition("/")
         if not bucket:
-            raise UsageError("cache s3://: name a bucket")
+            raise UsageError(f"cache {url}: write s3://BUCKET or s3://BUCKET/PREFIX")
+        self.url = url.rstrip("/")
         self._s3 = S3Bucket(bucket)
         self._seen: dict[str, tuple[str, float]] = {}
 
