@@ -12,16 +12,16 @@ void make_call(const foundry_call& call) {
         case Queued::NOTHING:
             return;
         case Queued::TO_DEVICE:
-            return check(cuda.cuMemcpyHtoDAsync(call.target, reinterpret_cast<void*>(call.source), call.size,
-                                                stream),
-                         "cuMemcpyHtoDAsync");
+            return check(
+                cuda.cuMemcpyHtoDAsync(call.target, reinterpret_cast<void*>(call.source), call.size, stream),
+                "cuMemcpyHtoDAsync");
         case Queued::ON_DEVICE:
             return check(cuda.cuMemcpyDtoDAsync(call.target, call.source, call.size, stream),
                          "cuMemcpyDtoDAsync");
         case Queued::TO_HOST:
-            return check(cuda.cuMemcpyDtoHAsync(reinterpret_cast<void*>(call.target), call.source, call.size,
-                                                stream),
-                         "cuMemcpyDtoHAsync");
+            return check(
+                cuda.cuMemcpyDtoHAsync(reinterpret_cast<void*>(call.target), call.source, call.size, stream),
+                "cuMemcpyDtoHAsync");
         case Queued::RECORD:
             return check(cuda.cuEventRecord(event, stream), "cuEventRecord");
         case Queued::WAIT:

@@ -155,7 +155,8 @@ inline void correlation_round(int64_t size, int64_t planned, const float* block,
     forward_in_place(rows, n, tables.roots);
     const Scalar* spectra = tables.spectra + size_t(round) * n * LANES;
     for (int row = 0; row < n; row += TOGETHER)
-        make_products(rows, sums, doubled, tables.turns, spectra, row, n - row < TOGETHER ? n - row : TOGETHER);
+        make_products(rows, sums, doubled, tables.turns, spectra, row,
+                      n - row < TOGETHER ? n - row : TOGETHER);
 }
 
 inline double power_of(const float* z) { return double(z[0]) * z[0] + double(z[1]) * z[1]; }

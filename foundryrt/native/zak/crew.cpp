@@ -44,7 +44,9 @@ class Helper {
     void offer(Job& job) {
         offered_ = &job;
         if (!sleeps_) return;
-        { std::lock_guard<std::mutex> guard(mutex_); }
+        {
+            std::lock_guard<std::mutex> guard(mutex_);
+        }
         offered_anew_.notify_one();
     }
 

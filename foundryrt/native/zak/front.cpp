@@ -75,7 +75,8 @@ struct Search {
         Search& s = *static_cast<Search*>(const_cast<void*>(given));
         const int rounds = s.kernels.correlation_rounds(s.size, s.places);
         for (int round = 0; round < rounds; round++)
-            s.kernels.correlation_round(s.size, s.places, s.tables, scratch, s.at(index), s.count(index), round);
+            s.kernels.correlation_round(s.size, s.places, s.tables, scratch, s.at(index), s.count(index),
+                                        round);
         s.matches[index] = s.kernels.correlation_find(s.size, s.places, s.tables, scratch, s.at(index),
                                                       s.count(index), s.most);
     }
@@ -133,12 +134,12 @@ FOUNDRY_EXPORT int foundry_zak_correlation_prepare(int lanes, const float* seque
     return -1;
 }
 
-// Searches `actual` + size - 1 samples, at least `size`, on up to so many threads, of about `places` places on
-// `awake`; `size` and `places` are those with which `tables` were prepared. The best place; -1 where its share is
-// below `threshold`, -2 where there is no memory.
-FOUNDRY_EXPORT int64_t foundry_zak_correlation_find(int lanes, int threads, int awake, int64_t size, int64_t places,
-                                                    const float* tables, const float* samples, int64_t actual,
-                                                    double threshold) try {
+// Searches `actual` + size - 1 samples, at least `size`, on up to so many threads, of about `places` places
+// on `awake`; `size` and `places` are those with which `tables` were prepared. The best place; -1 where its
+// share is below `threshold`, -2 where there is no memory.
+FOUNDRY_EXPORT int64_t foundry_zak_correlation_find(int lanes, int threads, int awake, int64_t size,
+                                                    int64_t places, const float* tables, const float* samples,
+                                                    int64_t actual, double threshold) try {
     const Kernels& kernels = *correlating(lanes);
     const int64_t block = kernels.correlation_block(size, places);
     const int used = actual > block ? threads : awake;
