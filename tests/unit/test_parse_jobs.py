@@ -16,9 +16,10 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.rules import BundleRules, Rules
 
 PROMPTS: Any = SimpleNamespace(
+    target=SimpleNamespace(chat=SimpleNamespace(template="{{ messages[0].content }}")),
     request=lambda prompt, most, sampling, rules: SimpleNamespace(
         prompt=prompt, most=most, sampling=sampling, rules=rules, check=lambda max_len: None
-    )
+    ),
 )
 DEFAULTS = Defaults(8, Sampling(), [], BundleRules(Rules(), Rules()))
 

@@ -110,7 +110,7 @@ def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(tmp_path: P
 
 def test_a_socket_takes_the_place_of_a_dead_one_alone(tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
-    with server._listen(path), pytest.raises(FoundryError, match="stands by at .* already"):
+    with server._listen(path), pytest.raises(FoundryError, match=r"stands by at .* already"):
         server._listen(path)
     assert path.is_socket(), "as a process that was killed leaves it"
     server._listen(path).close()
