@@ -52,8 +52,8 @@ class Capture:
 
     `functions` and `variables` index `kernels`, the binaries as they are stored; `digest_kernel` is
     the one that takes digests of weights, -1 for none. `slices` fill tensors, by tensor index, from
-    the user's weight files. `producer`, `provenance`, `relocatable`, `random` and
-    `growing` are the manifest's, as are `ranks`.
+    the user's weight files. `producer`, `provenance`, `relocatable`, `random`, `growing`, `ranks`
+    and `unproved` are the manifest's.
     """
 
     target: str
@@ -72,5 +72,6 @@ class Capture:
     random: Random | None = None
     growing: Sequence[Growth] = ()
     ranks: Ranks | None = None
+    unproved: Sequence[int] = ()
     mapped: Sequence[tuple[int, int]] = ()
     """First address and end of what the process had mapped: no bundle holds it."""

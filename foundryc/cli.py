@@ -14,6 +14,7 @@ from foundryc.attach import attach
 from foundryc.cache import cli as cache_cli
 from foundryc.cache.capture import capture_now, through_cache
 from foundryc.cache.request import Request
+from foundryc.compare.bundles import differing_words
 from foundryc.difference import compare
 from foundryc.naming import file_name
 from foundryrt import options
@@ -323,7 +324,7 @@ def diff(
 ) -> None:
     """Show what differs between two bundles; exit code 1 where something does."""
     with reporting(), Bundle.open(a) as first, Bundle.open(b) as second:
-        differences = compare(first, second)
+        differences = compare(first, second) + differing_words(first, second)
         if json:
             print_json({"equal": not differences, "differences": differences})
         elif differences:

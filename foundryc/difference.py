@@ -111,6 +111,7 @@ def _regions(bundle: Bundle) -> dict[str, str]:
 def _tensors(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     growing = {growth.tensor: growth for growth in manifest.growing}
+    unproved = set(manifest.unproved or ())
     described = {}
     for number, tensor in enumerate(manifest.tensors):
         owner = f"{graph_title(manifest.graphs[tensor.graph])}." if tensor.graph != -1 else ""
@@ -118,6 +119,7 @@ def _tensors(bundle: Bundle) -> dict[str, str]:
         described[owner + tensor.name] = (
             f"{tensor.role} {tensor.dtype}{list(tensor.shape)} strides {list(tensor.strides)} "
             f"at {region}+{tensor.offset:#x}{_growth(growing.get(number))}"
+            f"{', not compared in the proof' if number in unproved else ''}"
         )
     return described
 

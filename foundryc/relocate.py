@@ -49,7 +49,8 @@ def write_proved(
     rehearsal = recording.rehearse(capture)
     regions = [replace(r, written=r.name in rehearsal.written) for r in compared.regions]
     unproved = elsewhere.folder / path.name
-    write(unproved, replace(compared, regions=regions))
+    left_out = rehearsal.left_out(compared.tensors)
+    write(unproved, replace(compared, regions=regions, unproved=left_out))
     progress("running it at another place")
     try:
         recording.prove(unproved, rehearsal)

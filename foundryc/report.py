@@ -14,8 +14,12 @@ from foundryc.difference import Difference, graph_title
 from foundryrt.bundle.builds import architectures
 from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.results import is_result
 from foundryrt.bundle.schema import GraphEntry, Manifest, Region, SectionKind
 from foundryrt.console import print_table, printable, write
+
+_SHOWN = 10
+"""Outputs that were not compared, which may be thousands."""
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "foreign_bytes": sum(region.size for region in manifest.regions if region.owner),
         "foreign": _foreign(manifest),
         "relocatable": manifest.relocatable,
+        "proof": _proof(manifest),
         "ranks": manifest.ranks.world if manifest.ranks else 1,
         "weight_bytes": sum(source.length for source in manifest.weights.sources),
         "bundle_bytes": bundle.path.stat().st_size,
@@ -50,6 +55,7 @@ def print_summary(path: Path, figures: dict[str, Any]) -> None:
         f"(arena {decimal(figures['arena_bytes'])}), target {figures['target']}"
         f"{came.get(figures.get('cache', ''), '')}\n"
     )
+    write("".join(f"{label:5}  {printable(line)}\n" for label, line in _proved(figures["proof"])))
     if figures["foreign"]:
         _print_foreign(figures["foreign"])
 
@@ -154,6 +160,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, object]]:
             else []
         ),
         *([("lies", _place(manifest))] if manifest.target == "cuda" else []),
+        *_proved(_proof(manifest)),
         ("made by", ", ".join(f"{name} {value}" for name, value in manifest.producer.items())),
         *(
             (
@@ -177,6 +184,40 @@ def _place(manifest: Manifest) -> str:
     if manifest.relocatable:
         return f"anywhere; at {base:#x} where that is free"
     return f"at {base:#x} and nowhere else"
+
+
+def _proof(manifest: Manifest) -> dict[str, Any] | None:
+    """How many outputs gave the same bytes when the bundle ran at another place, and which were not
+    compared; None where it did not run there."""
+    if not manifest.relocatable:
+        return None
+    unproved = manifest.unproved or ()
+    outputs = sum(map(is_result, manifest.tensors))
+    return {
+        "outputs": outputs,
+        "compared": outputs - len(unproved),
+        "not_compared": [
+            {"graph": graph_title(manifest.graphs[tensor.graph]), "output": tensor.name}
+            for tensor in (manifest.tensors[number] for number in unproved)
+        ],
+    }
+
+
+def _proved(proof: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The same in lines, each with a label."""
+    if proof is None:
+        return []
+    if not proof["compared"]:
+        lines = [f"none: no output was compared, of {proof['outputs']}"]
+    else:
+        lines = [f"{proof['compared']} of {proof['outputs']} outputs are the same at another place"]
+    left_out = [f"graph {entry['graph']}: {entry['output']!r}" for entry in proof["not_compared"]]
+    if left_out:
+        lines.append("not compared, as two runs differ, or other code captured the graph:")
+        lines += left_out[:_SHOWN]
+    if len(left_out) > _SHOWN:
+        lines.append(f"and {len(left_out) - _SHOWN} more, which --json lists")
+    return [("" if row else "proof", line) for row, line in enumerate(lines)]
 
 
 def _size(region: Region) -> str:

@@ -65,6 +65,7 @@ def write_bundle(
                 relocatable=capture.relocatable,
                 growing=tuple(capture.growing),
                 ranks=capture.ranks or msgspec.UNSET,
+                unproved=tuple(capture.unproved) or msgspec.UNSET,
             )
         )
 

@@ -8,7 +8,8 @@
 TYPE_CHECKING = False  # type checkers know it as True; importing typing would delay the driver
 if TYPE_CHECKING:
     from foundryrt.errors import FoundryError, UsageError
-    from foundryrt.session import Graph, Session
+    from foundryrt.graph import Graph
+    from foundryrt.session import Session
 
 __version__ = "0.1.0"  # of all packages; pyproject.toml reads it here
 __all__ = ["FoundryError", "Graph", "Session", "UsageError", "__version__"]
@@ -16,7 +17,7 @@ __all__ = ["FoundryError", "Graph", "Session", "UsageError", "__version__"]
 _MODULES = {
     "FoundryError": "errors",
     "UsageError": "errors",
-    "Graph": "session",
+    "Graph": "graph",
     "Session": "session",
 }
 

@@ -36,6 +36,7 @@ class Backend(Protocol):
         outputs: Mapping[str, Any],
         depth: int,
         lazy: Collection[str],
+        timed: bool = False,
     ) -> Pipeline:
         """Launches of a graph, `depth` of them in flight; tensors are those of `tensor`."""
 

@@ -65,6 +65,13 @@ class Pipeline(Protocol):
         next `submit`, any one thread may.
         """
 
+    def moments(self, slot: int) -> tuple[float, float, float]:
+        """When a slot's inputs had come, its graph was done, and its outputs had been copied.
+
+        In seconds of the device's clock, since the pipeline was made. Between the slot's `wait` and
+        its next `submit` any one thread may ask. UsageError where the pipeline is not `timed`.
+        """
+
     def close(self) -> None:
         """Finish what is in flight and free the buffers."""
 

@@ -34,6 +34,15 @@ def quoted(name: object) -> str:
     return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
 
 
+def reason(error: BaseException) -> str:
+    """Kind and text of an exception for an error's line, the beginning of a long one.
+
+    Its `repr` may hold all bytes of a file that is no text.
+    """
+    text = printable(f"{type(error).__name__}: {error}")
+    return text if len(text) <= 2 * _LONGEST else text[: 2 * _LONGEST - 1] + "…"
+
+
 def size(count: int | None) -> str:
     """Bytes for people: `5.1 GB`, `unknown` for None."""
     if count is None:

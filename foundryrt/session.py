@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from foundryrt.backend import Backend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import UsageError
+from foundryrt.graph import Graph, graph_index, listed
 from foundryrt.grow import growing_regions, grown, rows_of
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.same_weights import check_same_weights
@@ -22,76 +24,9 @@ from foundryrt.trust import KeyPath, resolve
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
 
-    from foundryrt.pipeline import Pipeline
-    from foundryrt.protocols import GraphKey, Readback, Tensor
+    from foundryrt.protocols import GraphKey, Tensor
     from foundryrt.ranks.followers import Followers
     from foundryrt.trust import Trust
-
-
-class Graph:
-    """One graph of a session, with the tensors that it owns."""
-
-    def __init__(self, session: Session, index: int) -> None:
-        self._session = session
-        self._index = index
-
-    def launch(self, stream: int | None = None) -> None:
-        """Run the graph; on cuda queue it on `stream`, by default the session's.
-
-        `stream` is a CUstream: torch's `stream.cuda_stream`, which is 0 for CUDA's default stream.
-        """
-        self._session._backend().launch(self._index, stream)
-
-    def ready(self, soon: bool = False) -> bool:
-        """Whether it can be launched without waiting; with `soon`, it is made next if not."""
-        backend = self._session._backend()
-        if soon:
-            backend.prefer(self._index)
-        return bool(backend.ready(self._index))
-
-    def tensor(self, name: str) -> Tensor:
-        """An output of this graph, or a shared tensor, in place (see `Session.tensor`)."""
-        session = self._session
-        return session._backend().tensor(session._schema(name, self._index))
-
-    def read(self, name: str) -> NDArray[Any]:
-        """A copy of an output of this graph or of a shared tensor."""
-        session = self._session
-        return session._backend().read(session._schema(name, self._index))
-
-    def readback(self, name: str) -> Readback:
-        """Copies of such a tensor that do not wait for what is launched later.
-
-        On cuda each has pinned memory of its own, until the session is closed: keep it for reuse.
-        """
-        session = self._session
-        return session._backend().readback(session._schema(name, self._index))
-
-    def write(self, name: str, values: NDArray[Any]) -> None:
-        """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
-        session = self._session
-        session._backend().write(session._schema(name, self._index), values)
-
-    def pipeline(
-        self,
-        inputs: Iterable[str],
-        outputs: Iterable[str],
-        depth: int = 3,
-        lazy: Collection[str] = (),
-    ) -> Pipeline:
-        """Launch after launch with `inputs` from the host and `outputs` back, `depth` in flight.
-
-        Of the outputs, those in `lazy` come back only when `wait`'s mapping is asked for them.
-
-        The session closes it at the latest. On cuda it has streams of its own, on which copies and
-        launches overlap.
-        """
-        if depth < 1:
-            raise UsageError(f"a pipeline of depth {depth}: use 1 or more")
-        sent, back = ({name: self.tensor(name) for name in names} for names in (inputs, outputs))
-        if others := set(lazy) - back.keys():
-            raise UsageError(f"lazy {', '.join(sorted(others))}: name outputs of the pipeline")
-        return self._session._backend().pipeline(self._index, sent, back, depth, lazy)
 
 
 @dataclass(frozen=True)
@@ -252,7 +187,8 @@ class Session:
     def graph(self, name: str, **key: int | str) -> Graph:
         """The graph of that name and key; UsageError lists what there is."""
         self._backend()
-        return Graph(self, _find(self.graphs, name, key))
+        index = graph_index(self.graphs, name, key)
+        return Graph(self._backend, partial(self._schema, graph=index), index)
 
     def tensor(self, name: str) -> Tensor:
         """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda."""
@@ -277,7 +213,7 @@ class Session:
     def _with_file(self, name: str) -> Bundle:
         self._backend()
         if name not in self._bundle.files:
-            raise UsageError(f"no file {name!r} in the bundle; there is {_listed(self.files)}")
+            raise UsageError(f"no file {name!r} in the bundle; there is {listed(self.files)}")
         return self._bundle
 
     @property
@@ -319,7 +255,7 @@ class Session:
 
         A graph that is not ready is made ready by its first launch, ahead of all others.
         """
-        index = None if name is None else _find(self.graphs, name, key)
+        index = None if name is None else graph_index(self.graphs, name, key)
         return self._backend().ready(index)
 
     def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -376,8 +312,8 @@ class Session:
         if found is None:
             known = sorted(n for owner, n in self._tensors if owner in (graph, -1))
             owners = sorted({self.graphs[g][0] for g, n in self._tensors if n == name})
-            where = f"; graph {_listed(owners)} has one: use graph(...).read" if owners else ""
-            raise UsageError(f"no tensor {name!r}; there is {_listed(known)}{where}")
+            where = f"; graph {listed(owners)} has one: use graph(...).read" if owners else ""
+            raise UsageError(f"no tensor {name!r}; there is {listed(known)}{where}")
         return found
 
 
@@ -401,19 +337,4 @@ def _open(
 
 def _indices(bundle: Bundle, graphs: Iterable[GraphKey]) -> list[int]:
     known = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
-    return [_find(known, name, dict(key)) for name, key in graphs]
-
-
-def _find(
-    graphs: list[tuple[str, dict[str, int | str]]], name: str, key: dict[str, int | str]
-) -> int:
-    if (name, key) in graphs:
-        return graphs.index((name, key))
-    known = [f"{n}({', '.join(f'{k}={v!r}' for k, v in given.items())})" for n, given in graphs]
-    wanted = f"{name}({', '.join(f'{k}={v!r}' for k, v in key.items())})"
-    raise UsageError(f"no graph {wanted}; there is {_listed(known)}")
-
-
-def _listed(names: list[str], limit: int = 12) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "none") + more
+    return [graph_index(known, name, dict(key)) for name, key in graphs]

@@ -40,6 +40,22 @@ def positive(text: str) -> int:
     return _at_least(1, text)
 
 
+def seed(text: str) -> int:
+    """An integer from 0 to 2^63-1, as a sender's header and a recording's annotation hold it."""
+    value = natural(text)
+    if value >= 1 << 63:
+        raise ArgumentTypeError(f"{text}: use 0 to 2^63-1")
+    return value
+
+
+def decibels(text: str) -> float:
+    """A signal-to-noise ratio that `foundryrt run --snr` takes, too."""
+    value = finite(text)
+    if not -100 <= value <= 200:
+        raise ArgumentTypeError(f"{text}: use -100 to 200 dB")
+    return value
+
+
 def seconds(text: str) -> float:
     """A finite time from 0 on."""
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from foundryrt.errors import UsageError
 from foundryrt.options import option
 
+_SIMULATED = ("frames", "snr", "seed", "channel", "pool")
 _OUTPUTS = ("bits_out", "llr_out", "frame_log", "constellation", "latency_plot")
 
 
@@ -67,6 +68,7 @@ class Options:
         given = [name for name in ("iq", "zmq", "shm", "udp") if getattr(self, name)]
         if len(given) > 1:
             raise UsageError(f"--{' and --'.join(given)}: one source at a time")
+        self._check_simulated(given)
         if self.metadata and not self.iq:
             raise UsageError("--metadata needs --iq FILE")
         if self.datatype and not (self.iq or self.bare or self.udp):
@@ -85,6 +87,17 @@ class Options:
         self._check_files()
         if self.live:
             _ = self.live_address
+
+    def _check_simulated(self, given: list[str]) -> None:
+        """UsageError for an option that the source has no use for."""
+        for name in _SIMULATED if given else ():
+            if getattr(self, name) != getattr(Options, name):
+                instead = "; --max-frames ends the run after so many" if name == "frames" else ""
+                raise UsageError(
+                    f"--{name} is of simulated frames, and --{given[0]} has its own{instead}"
+                )
+        if not self.external and self.idle_timeout != Options.idle_timeout:
+            raise UsageError("--idle-timeout is of a live source: --zmq, --shm or --udp")
 
     def _check_raw(self, sourced: bool) -> None:
         if self.raw and not sourced:

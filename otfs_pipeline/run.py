@@ -28,8 +28,9 @@ from otfs_pipeline.signals import stopped_by_signals
 from otfs_pipeline.signature import GRAPH, Signature, signature
 
 if TYPE_CHECKING:
+    from foundryrt.graph import Graph
     from foundryrt.pipeline import Pipeline
-    from foundryrt.session import Graph, Session
+    from foundryrt.session import Session
     from otfs_pipeline.live.state import State
 
 __all__ = ["Options", "run"]
@@ -45,11 +46,15 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
     stop = threading.Event()
     if plotted := options.constellation or options.latency_plot:
         plots.new_figure(plotted)  # a missing matplotlib is an error before the stream, not after
-    if options.frame_log or options.live:
-        _check_tells(graph, "--frame-log" if options.frame_log else "--live")
+    tells = _tells(graph)
+    if not tells and (options.frame_log or options.live):
+        raise UsageError(
+            f"{'--frame-log' if options.frame_log else '--live'}: this bundle's receiver does not "
+            "say how frames were; capture it again"
+        )
     with (
         _shown(options, settings) as live,
-        Results(options, settings, live.watch.take if live else None) as results,
+        Results(options, settings, live.watch.take if live else None, tells) as results,
     ):
         outputs, lazy = results.outputs, results.lazy
         if in_graph := "front" in takes.outputs:
@@ -72,18 +77,8 @@ def run(session: Session, options: Options, json: bool) -> dict[str, object]:
         finally:
             stop.set()
             pipeline.close()
-        lost = feed.report()
         if not tally.frames and not signals:
-            raise FoundryError(
-                f"no frame could be received: {tally.wrong_length} of wrong length, "
-                f"{tally.not_finite} without finite results, {lost['dropped']} dropped, "
-                f"{lost['malformed']} malformed{_because(feed)}; "
-                + (
-                    _unlocked(feed.raw)
-                    if feed.raw
-                    else f"a frame has {settings.q} samples{_of_each(settings)}"
-                )
-            )
+            raise _nothing(settings, options, feed, tally)
         results.commit()
     report = _report(settings, options, feed, tally, results)
     report["interrupted"] = bool(signals)
@@ -120,14 +115,13 @@ def _graph(session: Session, settings: Settings, options: Options) -> tuple[Grap
     return session.graph(GRAPH), signature(settings)
 
 
-def _check_tells(graph: Graph, wanted: str) -> None:
-    """UsageError unless the receiver says how frames were, which older bundles' do not."""
+def _tells(graph: Graph) -> bool:
+    """Whether the receiver says how frames were, which older bundles' do not."""
     try:
         graph.tensor("power")
-    except UsageError as error:
-        raise UsageError(
-            f"{wanted}: this bundle's receiver does not say how frames were; capture it again"
-        ) from error
+    except UsageError:
+        return False
+    return True
 
 
 def _because(feed: Feed) -> str:
@@ -139,12 +133,51 @@ def _of_each(settings: Settings) -> str:
     return "" if settings.antennas == 1 else f" of each of {settings.antennas} antennas"
 
 
-def _unlocked(raw: Raw) -> str:
+def _nothing(settings: Settings, options: Options, feed: Feed, tally: stream.Tally) -> FoundryError:
+    """Why no frame was received, as far as it can be told."""
+    lost = feed.report()
+    counts = tally.wrong_length, tally.not_finite, lost["dropped"], lost["malformed"]
+    came = any(counts) if feed.raw is None else feed.raw.report()["samples"] or any(counts)
+    if options.external and not came:
+        return FoundryError(
+            f"nothing came from {printable(feed.name)} in {options.idle_timeout:g} s; start the "
+            "sender after the receiver, or give a longer --idle-timeout"
+        )
+    why = _unlocked(settings, feed.raw) if feed.raw else _a_frame(settings)
+    return FoundryError(
+        "no frame could be received: {} of wrong length, {} without finite results, {} dropped, "
+        "{} malformed{}; {}".format(*counts, _because(feed), why)
+    )
+
+
+def _a_frame(settings: Settings) -> str:
+    return f"a frame has {settings.q} samples{_of_each(settings)}"
+
+
+def _unlocked(settings: Settings, raw: Raw) -> str:
     """Why a front end may have given no frame."""
     found = raw.report()
+    if not found["samples"]:
+        return "there is no sample in the recording"
+    if found["damaged"]:
+        return (
+            f"a preamble was found, and {found['damaged']} frames were damaged: samples of them "
+            "are missing, or they are of another link; was the bundle captured with the sender's "
+            "settings, and are the rate, --datatype and --packets right?"
+        )
     if found["locks"]:
-        return f"a preamble was found, and {found['damaged']} frames were damaged"
-    return "no preamble of this bundle's link was found in the waveform; is --rate right?"
+        return "a preamble was found, but the waveform ends before its frame does"
+    if found["far_carrier_hz"] is not None:
+        return (
+            f"a preamble was found whose carrier is off by about {found['far_carrier_hz']:+.0f} "
+            f"Hz, and the front end takes up to {settings.nu_p / 3:.0f} Hz; tune the radio, or "
+            "shift the recording"
+        )
+    return (
+        f"no preamble of this bundle's link was found in {found['samples']} samples; was it "
+        "captured with the sender's settings, are the rate and --datatype right, and is the "
+        f"carrier off by less than {settings.nu_p / 3:.0f} Hz?"
+    )
 
 
 def _receive(
@@ -196,6 +229,7 @@ def _report(
         "ber": results.payload.rate,
         "ber_frames": results.frames,
         "coding": _coding(settings, results),
+        "fit": dict(results.fit.flags) if results.fit else None,
         "conditions": results.conditions.totals() if results.conditions else None,
         "latency_ms": latency_percentiles(milliseconds) if tally.frames else None,
         "deadline_ms": deadline,
@@ -261,6 +295,15 @@ def _print(report: dict[str, Any]) -> None:
             f"decoded     {coding['block_errors']} of {coding['blocks']} blocks and "
             f"{coding['frame_errors']} frames with errors, rate {coding['rate']:.3f}{uncoded}\n"
         )
+    fit = report["fit"] or {}
+    if beside := fit.get("mismatch"):
+        write(
+            f"mismatch    {beside} frames: their symbols are farther from the points of "
+            f"{report['modulation']}-QAM than noise explains;\n"
+            "            is the bundle the sender's, the carrier in range, the input not clipped?\n"
+        )
+    if noisy := fit.get("noisy"):
+        write(f"noisy       {noisy} frames: about a tenth of their bits is wrong, or more\n")
     if conditions := report["conditions"]:
         flagged = ", ".join(f"{count} {name}" for name, count in conditions["flags"].items())
         write(f"condition   {conditions['good']} of {conditions['frames']} good; {flagged}\n")

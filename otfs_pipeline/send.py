@@ -23,10 +23,18 @@ from foundryrt.errors import FoundryError, UsageError
 from foundryrt.progress import progress_bar
 from foundryrt.remote.bundle import open_bundle
 from otfs_pipeline import send_raw
-from otfs_pipeline.arguments import HelpWithDefaults, exit_code, natural, positive, seconds
+from otfs_pipeline.arguments import (
+    HelpWithDefaults,
+    decibels,
+    exit_code,
+    natural,
+    positive,
+    seconds,
+    seed,
+)
 from otfs_pipeline.frames import opening, shared, source, zeromq
 from otfs_pipeline.frames.pace import sleep_until
-from otfs_pipeline.frames.samples import encode, width
+from otfs_pipeline.frames.samples import DATATYPES, encode, width
 from otfs_pipeline.frames.wire import FORMATS, Header, Sender
 from otfs_pipeline.link import profile
 from otfs_pipeline.settings import Settings
@@ -37,7 +45,9 @@ _INTEGER_GAIN = 1 / 64
 
 def main(arguments: list[str] | None = None) -> int:
     """Send; the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    options.defaults = {name: parser.get_default(name) for name in vars(options)}
     return exit_code(lambda: _main(options))
 
 
@@ -58,6 +68,7 @@ def _main(options: argparse.Namespace) -> None:
 def send(options: argparse.Namespace) -> dict[str, Any]:
     """Send by `options`; gives the number of frames, the seconds, and how many were sent late."""
     settings = _settings(options)
+    _refuse_options(options)
     if options.raw:
         if options.iq:
             raise UsageError("--iq holds frames, or a finished waveform: --raw simulates its own")
@@ -92,6 +103,29 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
             update(sent)
         link.finish(sent)
     return {"frames": sent, "seconds": time.perf_counter() - start, "late": late}
+
+
+def _refuse_options(options: argparse.Namespace) -> None:
+    """UsageError for an option that means nothing beside the others."""
+    for names, meaningless, why in (
+        (
+            ("snr", "seed", "channel", "pool", "datatype"),
+            options.iq,
+            "of simulated frames, not --iq",
+        ),
+        (("slots",), not options.shm, "of --shm"),
+        (("grid",), options.bundle, "in --bundle already"),
+        (("pace", "patience", "pool"), options.output, "of a live receiver, not --output"),
+        (("patience",), options.udp, "of --zmq and --shm"),
+    ):
+        for name in names if meaningless else ():
+            if getattr(options, name) != options.defaults[name]:
+                raise UsageError(f"--{name} is {why}")
+    if (options.zmq or options.shm) and options.datatype not in FORMATS:
+        raise UsageError(
+            f"--datatype {options.datatype} is of --udp and --output; headers have "
+            f"{', '.join(FORMATS)}"
+        )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -142,12 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", default="", help="settings of the link, from its receiver")
     parser.add_argument("--grid", default="1024x32", help="grid, where there is no --bundle")
     parser.add_argument("--frames", type=natural, default=0, help="0: the recording once, or 100")
-    parser.add_argument("--snr", type=float, default=20.0, help="of simulated frames, in dB")
-    parser.add_argument("--seed", type=natural, default=0, help="of simulated frames")
+    parser.add_argument("--snr", type=decibels, default=20.0, help="of simulated frames, in dB")
+    parser.add_argument("--seed", type=seed, default=0, help="of simulated frames")
     parser.add_argument("--channel", default="vehicular-a", help="see foundryrt options")
     parser.add_argument("--pool", type=positive, default=16, help="simulated frames, repeated")
     parser.add_argument(
-        "--datatype", choices=FORMATS, default="cf32_le", help="of simulated frames"
+        "--datatype", choices=DATATYPES, default="cf32_le", help="of simulated frames"
     )
     parser.add_argument(
         "--pace",

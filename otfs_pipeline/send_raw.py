@@ -17,7 +17,7 @@ from foundryrt.progress import progress_bar
 from otfs_pipeline.arguments import finite, natural, positive
 from otfs_pipeline.frames import shared, udp, writing, zeromq
 from otfs_pipeline.frames.pace import sleep_until
-from otfs_pipeline.frames.samples import encode, width
+from otfs_pipeline.frames.samples import DATATYPES, encode, width
 from otfs_pipeline.frames.wire import Header
 from otfs_pipeline.link import profile
 from otfs_pipeline.link.pilot import largest_sample
@@ -108,6 +108,12 @@ def _waveform(options: argparse.Namespace, settings: Settings) -> Waveform:
         raise UsageError(f"--oversampling {options.oversampling}: use 2 to 16 samples a symbol")
     if options.udp and settings.antennas > 1:
         raise UsageError("--udp takes the waveform of one antenna; use --output, --zmq or --shm")
+    rate = settings.bandwidth * options.oversampling
+    if abs(options.carrier) > rate / 2:
+        raise UsageError(
+            f"--carrier {options.carrier:g}: {rate:g} samples a second hold offsets up to "
+            f"{rate / 2:g} Hz; use a higher --oversampling"
+        )
     if options.gap and not options.output:
         raise UsageError("--gap needs --output FILE: a live waveform repeats its pool")
     paths = profile.find(options.channel)
@@ -119,7 +125,7 @@ def _waveform(options: argparse.Namespace, settings: Settings) -> Waveform:
     simulation = Simulation(settings, options.seed, paths, given, options.oversampling)
     # A channel of many paths hardly doubles the peaks.
     peak = largest_sample(settings)
-    gain = 1.0 if options.datatype == "cf32_le" else 0.5 / peak
+    gain = 1.0 if DATATYPES[options.datatype].kind == "f" else 0.5 / peak
     return Waveform(simulation, options.datatype, gain)
 
 

@@ -70,7 +70,7 @@ class Settings:
         """
         try:
             return cls(**values)
-        except TypeError as error:
+        except (TypeError, UsageError) as error:
             raise FoundryError(
                 f"the bundle's settings do not fit this version of otfs_pipeline ({error}); "
                 "capture it again"
@@ -89,6 +89,9 @@ class Settings:
         _range("nu-max", self.nu_max, 0.0, self.nu_p / 2)
         _range("delay-spread", self.delay_spread, 0.0, 0.5 / self.nu_p)
         _range("rolloff", self.rolloff, 1e-3, 1.0)
+        if self.pulse == "sinc":
+            _without_effect(self, "rolloff", "is of --pulse rrc; a sinc has none")
+            _without_effect(self, "doppler_rolloff", "is of --pulse rrc; a sinc has none")
         if self.doppler_rolloff:
             _range("doppler-rolloff", self.doppler_rolloff, 1e-3, 1.0)
         _range("pilot-db", self.pilot_db, 0.0, 80.0)
@@ -121,7 +124,9 @@ class Settings:
             )
         _range("max-taps", self.max_taps, 1, self.window_delays * (2 * self.doppler_range + 1))
         _range("decoder-iterations", self.decoder_iterations, 1, 1000)
-        if self.code_rate:
+        if not self.code_rate:
+            _without_effect(self, "decoder_iterations", "needs --code-rate")
+        else:
             _range("code-rate", self.code_rate, 0.1, LARGEST_RATE)
             block = self.transport_block
             if block is None or block.effective_rate > LARGEST_RATE:
@@ -300,6 +305,13 @@ class Settings:
 def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"{name} {value!r}: use {' or '.join(str(x) for x in allowed)}")
+
+
+def _without_effect(settings: Settings, name: str, why: str) -> None:
+    """UsageError where a setting was given that would change nothing."""
+    value = getattr(settings, name)
+    if value != getattr(Settings, name):
+        raise UsageError(f"{name.replace('_', '-')} {value}: it {why}")
 
 
 def _range(name: str, value: float, low: float, high: float) -> None:

@@ -116,7 +116,7 @@ def _captured(folder: Path, model: str, ranks: int, gpus: str) -> dict[int, Path
     """Bundles of decode passes by number of ranks: of one and of all."""
     paths = {world: folder / f"{model}.{world}.fdy" for world in (1, ranks)}
     own = dict(zip(paths, (gpus.split(",")[0], gpus.split(",")[-1]), strict=True))
-    _side_by_side([
+    side_by_side([
         lambda w=world: _step("decode_capture.py", model, w, paths[w], "", visible=own[w])
         for world, path in paths.items()
         if not path.exists()
@@ -147,12 +147,12 @@ def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> d
             partial(_step, "capture_nccl.py", model, rank, ranks, meeting, visible=gpu)
             for rank, gpu in enumerate(gpus.split(","))
         ]
-        theirs.append(_side_by_side(calls))
+        theirs.append(side_by_side(calls))
     own = median(one["all_ready_ms"] for one in ours)
     nccl = median(max(rank["all_ready_ms"] for rank in one) for one in theirs)
     return {
         "graphs": theirs[0][0]["graphs"], "all_ready_ms": own, "nccl_all_ready_ms": nccl,
-        "all_ready_ratio": own / nccl, "nccl": theirs,
+        "all_ready_ratio": own / nccl, "ours": ours, "nccl": theirs,
     }  # fmt: skip
 
 
@@ -192,6 +192,7 @@ def _visible(gpus: Iterable[str]) -> str:
     return ",".join(names.split(",")[int(one)] if names else one for one in gpus)
 
 
-def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+def side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What each of the calls gives, which run at once."""
     with ThreadPoolExecutor(max(1, len(calls))) as threads:
         return [done.result() for done in [threads.submit(call) for call in calls]]

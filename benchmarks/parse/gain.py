@@ -9,6 +9,7 @@ be.
 from __future__ import annotations
 
 import gc
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Profile:
     """of which so many come out, the bonus token included."""
     shared: tuple[int, ...] = (2, 4, 8, 16, 32)
     """How many prompts or drafts passes have room for, beside those of one."""
+    rounds: tuple[int, ...] = (1,)
+    """Drafts of an answer, at most,"""
+    between: int = 16
+    """with so many tokens of the target between two."""
+    later: tuple[int, int] = (64, 2)
+    """Tokens and cuts of verify passes that drafts behind the first are small enough for."""
 
 
 class GivenTarget(GraphTarget):
@@ -68,7 +75,8 @@ class GivenTarget(GraphTarget):
         return list(map(self._given, wanted.values(), super().verify_pass(wanted)))
 
     def _given(self, verification: Verification, found: Verdict) -> Verdict:
-        most = self.profile.prompt + self.acceptance * self.profile.answer
+        drafted = max(verification.cuts) - verification.drafted
+        most = verification.drafted + self.acceptance * drafted
         kept = max((cut for cut in verification.cuts if cut <= most), default=0)
         return Verdict(kept, found.verdicts)
 
@@ -119,15 +127,18 @@ def gains(target: Model, draft: Model, device: str, profile: Profile) -> Iterato
         speculation = f"{profile.accepted} tokens a pass" if eagle else "none"
         engines = _open(target, draft, device, profile, eagle, question)
         for batch in profile.batches:
-            for i, acceptance in enumerate((None, *profile.acceptances)):
-                # All acceptances run the same passes: the first captures them.
-                found = _rate(*engines, profile, batch, acceptance, question, warm=i > 1)
+            runs = [(None, 1), *itertools.product(profile.acceptances, profile.rounds)]
+            for i, (acceptance, rounds) in enumerate(runs):
+                # All acceptances run the same passes, if drafts behind the first are as long.
+                warm = i > 1 and rounds == 1
+                found = _rate(*engines, profile, batch, acceptance, question, rounds, warm)
                 rate = found["tokens_per_second"]
                 yield {
                     "batch": batch,
                     "eagle3_profile": speculation,
                     "scheme": "target" if acceptance is None else "parse",
                     "question": question,
+                    "rounds": rounds,
                     "acceptance": -1.0 if acceptance is None else acceptance,
                     **found,
                     # The first row of a batch is the target's own, without speculation.
@@ -147,13 +158,13 @@ def _open(
         "max_len": length, "slots": slots, "prefill": prefill, "decode": profile.batches,
         "prompts": tuple(prompts_of(rows, slots) for rows in prefill),
     }  # fmt: skip
-    rows = profile.answer + profile.cuts * question
+    tokens, cuts = profile.later
+    drafts = ((tokens, cuts), (profile.answer, profile.cuts))
+    verify = tuple((some + most * question, most) for some, most in drafts)
     tree = DraftTree(profile.depth) if speculates else None
-    scored = () if question else (profile.answer,)
-    shared = tuple(SharedSize(count * rows, profile.cuts, count) for count in many)
-    target_sizes = PassSizes(
-        **sizes, verify=((rows, profile.cuts),), shared=shared, scored=scored, tree=tree
-    )
+    scored = () if question else (tokens, profile.answer)
+    shared = sorted(SharedSize(c * rows, most, c) for rows, most in verify for c in many)
+    target_sizes = PassSizes(**sizes, verify=verify, shared=tuple(shared), scored=scored, tree=tree)
     config, parameters = target
     vocab = min(32000, config.vocab)
     head = random_head(config, device, vocab) if speculates else None
@@ -178,11 +189,12 @@ def _open(
 
 def _rate(
     target: GivenTarget, draft: GraphDecoder, profile: Profile, batch: int,
-    acceptance: float | None, question: int, warm: bool,
+    acceptance: float | None, question: int, rounds: int, warm: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Of `batch` answers that begin together; acceptance None: by the target alone."""
     stride = profile.answer // profile.cuts
-    rules = Rules(max_rounds=0 if acceptance is None else 1, stride=stride)
+    most = 0 if acceptance is None else rounds
+    rules = Rules(max_rounds=most, stride=stride, resume_tokens=profile.between)
     score = None if question else Score((0.0, *(1.0 for _ in EVIDENCE[1:])))
 
     def answers(kept: float, stages: dict[str, float]) -> None:
@@ -194,7 +206,7 @@ def _rate(
                 Request(
                     prompt=prompt, draft_prompt=prompt, suffix=list(range(question)), score=score,
                     stops=frozenset(), translation=SameTokens(frozenset()),
-                    cuts=lambda drafted: list(range(stride, len(drafted) + 1, stride)),
+                    cuts=lambda drafted: [*range(stride, len(drafted), stride), len(drafted)],
                     max_new_tokens=profile.answer, rules=rules, sampling=Sampling(),
                 ),
                 _Timed(stages),
@@ -204,7 +216,7 @@ def _rate(
 
     with torch.inference_mode():
         if not warm:
-            answers(1.0, Counter())
+            answers(1.0 if rounds == 1 else acceptance or 0.0, Counter())
         stages: dict[str, float] = Counter()
         seconds = wall_seconds(lambda: answers(acceptance or 0.0, stages))
     return {

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from typer import BadParameter, Option
@@ -43,6 +43,7 @@ PARTS = (
     "decode", "host", "prefill", "long", "mixed", "verify", "evidence", "gain", "peers", "moe",
     "32b",
 )  # fmt: skip
+N = TypeVar("N", int, float)
 AGREEMENT = 0.8
 """Fraction of tokens on which the assistant of `peers` agrees with the target."""
 
@@ -50,8 +51,10 @@ AGREEMENT = 0.8
 class Benchmark:
     """Models, made once and shared by the parts, and the results so far."""
 
-    def __init__(self, output: Path, tiny: bool, batches: tuple[int, ...]) -> None:
-        self.tiny, self.batches = tiny, batches
+    def __init__(
+        self, output: Path, tiny: bool, batches: tuple[int, ...], gain: dict[str, Any]
+    ) -> None:
+        self.tiny, self.batches, self.gain = tiny, batches, gain
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._models: dict[str, Any] = {}
         self.bandwidth = copy_bandwidth(self.device)
@@ -215,9 +218,11 @@ def evidence(bench: Benchmark) -> None:
 
 
 def gain(bench: Benchmark) -> None:
-    profile = Profile(16, 32, (2, 0), 4, (0.0, 0.5, 1.0), (1, 2), 2, 2) if bench.tiny else Profile()
+    tiny = Profile(16, 32, (2, 0), 4, (0.0, 0.5, 1.0), (1, 2), 2, 2, between=2, later=(16, 2))
+    profile = tiny if bench.tiny else Profile()
     if bench.batches:
         profile = replace(profile, batches=bench.batches)
+    profile = replace(profile, **bench.gain)
     target, draft = bench.model("qwen3-14b"), bench.model("qwen3-0.6b")
     rows = []
     for row in gains(target, draft, bench.device, profile):
@@ -291,6 +296,8 @@ MEASURE: dict[str, Callable[[Benchmark], None]] = dict(zip(
 def run(
     parts: Annotated[str, Option(help="What is measured, comma-separated.")] = ",".join(PARTS),
     batches: Annotated[str, Option(help="Batches of the part gain, such as 1,8,32.")] = "",
+    acceptances: Annotated[str, Option(help="And its acceptances, such as 0.5,0.75.")] = "",
+    rounds: Annotated[str, Option(help="And the most drafts of an answer, such as 1,2.")] = "",
     tiny: Annotated[
         bool, Option("--tiny", help="Toy models, to try the benchmark; figures mean nothing.")
     ] = False,
@@ -302,11 +309,20 @@ def run(
         raise BadParameter(
             "name another file: figures of --tiny mean nothing", param_hint="--output"
         )
-    try:
-        sizes = tuple(int(batch) for batch in batches.split(",") if batch)
-    except ValueError:
-        raise BadParameter(f"{batches!r}: integers are wanted", param_hint="--batches") from None
-    bench = Benchmark(output, tiny, sizes)
+    sizes = _numbers(int, batches, "--batches")
+    given = {
+        "acceptances": _numbers(float, acceptances, "--acceptances"),
+        "rounds": _numbers(int, rounds, "--rounds"),
+    }
+    bench = Benchmark(output, tiny, sizes, {name: some for name, some in given.items() if some})
     for part in wanted:
         say(part)
         MEASURE[part](bench)
+
+
+def _numbers(kind: type[N], text: str, option: str) -> tuple[N, ...]:
+    try:
+        return tuple(kind(number) for number in text.split(",") if number)
+    except ValueError:
+        message = f"{text!r}: {'integers' if kind is int else 'numbers'} are wanted"
+        raise BadParameter(message, param_hint=option) from None

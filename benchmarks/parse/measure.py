@@ -88,6 +88,17 @@ def median_seconds(call: Callable[[], object], repeats: int = 7) -> float:
     return statistics.median(times)
 
 
+def steady_seconds(call: Callable[[], object], seconds: float = 0.2) -> float:
+    """Device time of a call among others for so long, behind half as many: clocks have settled."""
+    once = median_seconds(call, 1)
+    if not torch.cuda.is_available():
+        return once
+    count = min(max(4, int(seconds / once)), 40)
+    for _ in range(count // 2):
+        call()
+    return median_seconds(lambda: [call() for _ in range(count)], 1) / count
+
+
 def wall_seconds(call: Callable[[], object]) -> float:
     """Host time of a call, with the device idle before and after."""
     _wait()

@@ -37,13 +37,13 @@ from otfs_pipeline.settings import Settings
 GRIDS = ("16384x32", "8192x32", "4096x32", "2048x32", "1024x32")
 SNRS = (20.0, 25.0)
 STEPS = (3, 4, 5, 6, 7)
-BLOCKS = (1, 3, 7)
+BLOCKS = (1, 3, 7, 8)
 
 
 def divisions(settings: Settings) -> Iterator[Geometry]:
     """Those with a preconditioner that fit, with nodes as close as they can be.
 
-    Of seven blocks a period two must fit into a multiprocessor.
+    Of seven blocks a period, or eight, two must fit into a multiprocessor.
     """
     held = held_samples(settings)
     for cluster, each in itertools.product(BLOCKS, EACH_CHOICES):

@@ -40,7 +40,7 @@ def run(
     snr: Annotated[float, Option(help="In dB.")] = 20.0,
     parts: Annotated[str, Option(help=f"What is measured: {', '.join(PARTS)}.")] = ",".join(PARTS),
     seconds: Annotated[float, Option(help="Of the waveform at the air's pace, at most.")] = 60.0,
-    ber_frames: Annotated[int, Option(help="Of the waveform, at each SNR.")] = 8,
+    ber_frames: Annotated[int, Option(help="Of the waveform, at each SNR; 0: none.")] = 8,
     output: Output = RESULTS / "otfs.json",
 ) -> None:
     """Measure the receiver of each grid: at frame pace, flat out, by stage, beside torch.

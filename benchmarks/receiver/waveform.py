@@ -4,49 +4,51 @@
 
 Prints one JSON object; in a process without torch. Bit error rates are before the decoder: of
 waveforms that come 20 samples late or early and are 2 kHz off, beside those of the frames of
-`source.simulate`, with equal payloads and channels. Latency is from when the samples came that
-complete the next preamble, with which a frame is given on, until decoded payload and block errors
-are in host memory; `timeline` says where it went. Samples come in pieces of a 32nd of a slot; the
-first two slots, in which the front end locks, at once.
+`source.simulate`, with equal payloads and channels; none of 0 frames. Latency is from when the
+samples came that complete the next preamble, with which a frame is given on, until decoded payload
+and block errors are in host memory; `timeline` says where it went, `machine` how late a process is
+that only sleeps. Samples come in pieces of a 32nd of a slot; the first two slots, in
+which the front end locks, at once. The air is once complex64 and once the int16 pairs that most
+radios give, of half the bytes: `ci16_le`.
 """
 
 from __future__ import annotations
 
-from foundryrt.cuda import early
+import itertools
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any
 
-early.begin()  # as `foundryrt run` does, before numpy
+import numpy as np
 
-import itertools  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Iterable, Iterator, Mapping  # noqa: E402
-from contextlib import closing  # noqa: E402
-from functools import partial  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
-
-from benchmarks.receiver.timeline import Timeline  # noqa: E402
-from benchmarks.report import say  # noqa: E402
-from foundryrt.pipeline import Pipeline  # noqa: E402
-from foundryrt.session import Session  # noqa: E402
-from otfs_pipeline.frames import source, stream  # noqa: E402
-from otfs_pipeline.frames.queue import FrameQueue  # noqa: E402
-from otfs_pipeline.frames.raw import Raw  # noqa: E402
-from otfs_pipeline.frames.slots import slot_memory  # noqa: E402
-from otfs_pipeline.frames.source import UNKNOWN, Frame  # noqa: E402
-from otfs_pipeline.frames.wire import Counts  # noqa: E402
-from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature  # noqa: E402
-from otfs_pipeline.link import frame  # noqa: E402
-from otfs_pipeline.metrics import latency_percentiles  # noqa: E402
-from otfs_pipeline.settings import Settings  # noqa: E402
-from otfs_pipeline.signature import GRAPH  # noqa: E402
-from otfs_pipeline.waveform.impair import Impairments  # noqa: E402
-from otfs_pipeline.waveform.simulate import Simulation  # noqa: E402
-from otfs_pipeline.waveform.slot import air_payload_mbps, slot  # noqa: E402
+from benchmarks.receiver import jitter
+from benchmarks.receiver.timeline import Timeline
+from benchmarks.report import say
+from foundryrt.pipeline import Pipeline
+from foundryrt.session import Session
+from otfs_pipeline.frames import source, stream
+from otfs_pipeline.frames.intake import undecoded
+from otfs_pipeline.frames.queue import FrameQueue
+from otfs_pipeline.frames.raw import Raw
+from otfs_pipeline.frames.samples import encode
+from otfs_pipeline.frames.slots import slot_memory
+from otfs_pipeline.frames.source import UNKNOWN, Frame
+from otfs_pipeline.frames.wire import Counts
+from otfs_pipeline.front.signature import WAVEFORM_GRAPH, waveform_signature
+from otfs_pipeline.link import frame
+from otfs_pipeline.metrics import latency_percentiles
+from otfs_pipeline.settings import Settings
+from otfs_pipeline.signature import GRAPH
+from otfs_pipeline.waveform.impair import Impairments
+from otfs_pipeline.waveform.simulate import Simulation
+from otfs_pipeline.waveform.slot import air_payload_mbps, slot
 
 SNRS = (15.0, 20.0, 25.0)
 OFFSETS = ((-20.0, 2000.0), (20.0, -2000.0))
@@ -55,6 +57,8 @@ PIECES = 32
 LOCKING = 2
 SEED = 1
 QUEUE, DEPTH = 8, 3
+# The largest of an integer format's samples over its full scale.
+HEADROOM = 0.9
 
 
 class Wrong:
@@ -83,7 +87,9 @@ class Chain:
         inputs = waveform_signature(self.settings).inputs
         self.shape = inputs["waveform"].shape
         graph = session.graph(WAVEFORM_GRAPH)
-        self.pipeline: Pipeline = graph.pipeline(tuple(inputs), (*outputs, "front"), DEPTH)
+        self.pipeline: Pipeline = graph.pipeline(
+            tuple(inputs), (*outputs, "front"), DEPTH, timed=True
+        )
         # Slots that wait, that are in flight, and one between.
         ahead = partial(self.pipeline.memory, ahead=True)
         self.memory = slot_memory(self.settings, QUEUE + DEPTH + 1, ahead)
@@ -92,10 +98,10 @@ class Chain:
         self.pipeline.submit(0, zeros)
         self.pipeline.wait(0)
 
-    def raw(self) -> Raw:
+    def raw(self, pipeline: Pipeline | None = None) -> Raw:
         """A front end for another radio than the one before."""
         self._session.write("tracked", np.zeros_like(self._session.read("tracked")))
-        return Raw(self.settings, 0.0, self.memory, self.pipeline.upload)
+        return Raw(self.settings, 0.0, self.memory, (pipeline or self.pipeline).upload)
 
     def run(
         self, frames: Iterable[Frame | None], take: Any, pipeline: Pipeline | None = None
@@ -147,28 +153,34 @@ def error_rates(session: Session, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def paced(session: Session, frames: int, seconds: float, pool: int, snr: float) -> dict[str, Any]:
-    """Latency of `frames` slots at the pace of the air, for so many seconds at most."""
+def waveform(link: Settings, pool: int, snr: float) -> np.ndarray:
+    """`pool` slots from a preamble on, complex64, which can be repeated."""
+    say(f"{link.grid}: a waveform of {pool} frames, which repeats")
+    given = Impairments(snr_db=snr, delay=3.3, carrier_hz=900.0)
+    made = Simulation(link, SEED, impairments=given, threads=threads())
+    whole = np.concatenate(list(made.pieces(range(pool))))
+    first, second = made.starts(2)
+    return whole[first:][: pool * (second - first)]
+
+
+def paced(session: Session, frames: int, samples: np.ndarray, pool: int) -> dict[str, Any]:
+    """Latency of `frames` slots at the pace of the air; `samples` as `waveform`, or encoded."""
     with closing(Chain(session, ("payload", "block_errors", "variance"))) as chain:
         link = chain.settings
         period = slot(link).seconds
-        frames = min(frames, int(seconds / period))
-        say(f"{link.grid}: a waveform of {pool} frames, which repeats")
-        given = Impairments(snr_db=snr, delay=3.3, carrier_hz=900.0)
-        made = Simulation(link, SEED, impairments=given, threads=threads())
-        whole = np.concatenate(list(made.pieces(range(pool))))
-        first, second = made.starts(2)
-        repeated = whole[first:][: pool * (second - first)]
         say(f"{link.grid}: {frames} frames at the pace of the air")
-        raw, stop = chain.raw(), threading.Event()
-        # One that is not complete, since the next preamble never comes.
         timeline = Timeline(chain.pipeline)
+        raw, stop = chain.raw(timeline), threading.Event()
+        # One that is not complete, since the next preamble never comes.
         count = PIECES * (frames + 1)
-        sent = _arriving(repeated, period / PIECES, count, pool, timeline.wait_until)
-        found = timeline.read(raw.frames(sent, Counts()))
-        queue = FrameQueue(found, QUEUE, True, stop)
-        with closing(queue):
-            tally = chain.run(queue, lambda *_: None, timeline)
+        with jitter.beside(period) as machine:
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            sent = _arriving(samples, period / PIECES, count, pool, timeline.wait_until)
+            found = timeline.read(raw.frames(sent, Counts()))
+            queue = FrameQueue(found, QUEUE, True, stop)
+            with closing(queue):
+                tally = chain.run(queue, timeline.take, timeline)
+            after = resource.getrusage(resource.RUSAGE_SELF)
         front = raw.report()
     milliseconds, deadline = np.array(tally.milliseconds), period * 1e3
     missed = int(np.count_nonzero(milliseconds > deadline))
@@ -185,10 +197,11 @@ def paced(session: Session, frames: int, seconds: float, pool: int, snr: float) 
         "p99_9_over_frame": latency["p99_9"] / (1e3 * link.frame_seconds),
         "deadline_misses": missed,
         "on_time": (tally.frames - missed) / frames,
-        "timeline": timeline.report(milliseconds),
+        "timeline": timeline.report(),
+        "machine": machine,
+        "preempted": after.ru_nivcsw - before.ru_nivcsw,
+        "page_faults": after.ru_minflt - before.ru_minflt,
         "payload_mbps": frame.payload_bits(link) * tally.frames / tally.seconds / 1e6,
-        "air_payload_mbps": air_payload_mbps(link),
-        "snr_db": snr,
     }
 
 
@@ -230,16 +243,24 @@ def _arriving(
 
 
 def measure(path: str, frames: int, seconds: float, pool: int, ber_frames: int) -> dict[str, Any]:
-    """All that is measured of a bundle."""
+    """All that is measured of a bundle; so many `seconds` at the air's pace at most."""
     with Session.open(path) as session:
-        link = Settings(**session.settings)  # type: ignore[arg-type]
+        link, snr = Settings(**session.settings), 20.0  # type: ignore[arg-type]
+        frames = min(frames, int(seconds / slot(link).seconds))
+        air = waveform(link, pool, snr)
+        # A radio's gain leaves room for the peaks, which are the pilot's.
+        scale = HEADROOM / float(np.abs(air.view(np.float32)).max())
+        integers = undecoded(encode(air, "ci16_le", scale), "ci16_le")
         return {
             "grid": link.grid,
             "modulation": link.modulation,
             "code_rate": link.code_rate,
             "cg_iterations": link.cg_iterations,
-            **paced(session, frames, seconds, pool, 20.0),
-            "ber": error_rates(session, ber_frames),
+            "air_payload_mbps": air_payload_mbps(link),
+            "snr_db": snr,
+            **paced(session, frames, air, pool),
+            "ci16_le": paced(session, frames, integers, pool),
+            "ber": error_rates(session, ber_frames) if ber_frames else None,
         }
 
 

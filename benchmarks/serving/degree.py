@@ -12,13 +12,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import BadParameter, Option
 
 from benchmarks.device import gpu
-from benchmarks.parallel.run import NAMES
+from benchmarks.parallel.run import NAMES, side_by_side
 from benchmarks.report import RESULTS, Output, Report, chosen, say, today
 from benchmarks.serving.servers import Server, Setup, capture, switch, write_model
 
@@ -55,10 +56,12 @@ def run(
     options = shlex.split(f"{TINY if tiny else LARGE} {CAPTURE}")
     small = Setup(apart, 64 if tiny else 512, options, "", logs, cores, before)
     large = replace(small, ranks=after)
-    for setup in (small, large):
-        if not setup.bundle.exists():
-            seconds = capture(setup, "host" if tiny else "cuda", _LIMIT)
-            say(f"{setup.ranks} ranks: captured in {seconds:.1f} s")
+    missing = [setup for setup in (small, large) if not setup.bundle.exists()]
+    took = side_by_side([
+        partial(capture, setup, "host" if tiny else "cuda", _LIMIT) for setup in missing
+    ])  # fmt: skip
+    for setup, seconds in zip(missing, took, strict=True):
+        say(f"{setup.ranks} ranks: captured in {seconds:.1f} s")
     runs = []
     for _ in range(repeats):
         runs.append(_change(small, large))

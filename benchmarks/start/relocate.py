@@ -24,6 +24,9 @@ from typer import Option
 from benchmarks.device import gpu
 from benchmarks.report import RESULTS, Output, chosen, today, write_results
 from benchmarks.start.cold import MODES, ROOT, Model, search_path, step
+from foundryc.compare.bundles import differing_words
+from foundryc.report import summary
+from foundryrt.bundle.reader import Bundle
 from foundryrt.standby import wire
 
 ELSEWHERE = "0x640000000000"
@@ -97,17 +100,24 @@ def run(
 
 def _capture(model: str, mode: str, folder: Path, _: int) -> dict[str, Any]:
     """The whole time of a process that captures, and of one that proves what it captured."""
-    seconds, bundles = {}, []
+    seconds, made = {}, folder / f"{model}.{mode}.fdy"
+    before = folder / "before.fdy"
     # The first fills caches of compilers, and is not counted.
     for way in ("first", "plain", "proved", "proved again"):
         start = time.time()
+        if made.exists():
+            made.replace(before)
         step("capture.py", model, mode, folder, *["prove"] * way.startswith("proved"))
         seconds[way] = time.time() - start
-        bundles.append((folder / f"{model}.{mode}.fdy").read_bytes())
+    with Bundle.open(before) as one, Bundle.open(made) as other:
+        words = differing_words(one, other)
+        proof = summary(other)["proof"]
     return {
         "capture_seconds": seconds,
         "capture_ratio": seconds["proved"] / seconds["plain"],
-        "same_bytes": bundles[2] == bundles[3],
+        "same_bytes": before.read_bytes() == made.read_bytes(),
+        "differing_words": words,
+        "proof": proof,
     }
 
 

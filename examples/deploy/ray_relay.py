@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from urllib.parse import quote
@@ -9,8 +10,8 @@ from urllib.parse import quote
 import aiohttp
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 from yarl import URL
@@ -42,21 +43,45 @@ class Relay:
                 raise RuntimeError(f"the server is {state}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        """Where the client leaves, the server's answer is given up, even before its head."""
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return
+        tasks = [
+            asyncio.create_task(one) for one in (self._answer(scope, body, send), _left(receive))
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                tasks[0].result()  # what it raised
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
+        request = Request(scope)
         try:
             answer = await self._client.request(
                 request.method, self._target(scope),
-                data=await request.body(), headers=_whole_way(request.headers.items()),
+                data=body, headers=_whole_way(request.headers.items()),
                 allow_redirects=False,
             )  # fmt: skip
         except aiohttp.ClientError as error:
             said = {"message": f"the replica's server is gone: {error}", "type": "server_error"}
-            await JSONResponse({"error": said}, 502)(scope, receive, send)
+            await JSONResponse({"error": said}, 502)(scope, request.receive, send)
             return
         async with answer:
-            headers = dict(_whole_way(answer.headers.items()))
-            parts = answer.content.iter_any()
-            await StreamingResponse(parts, answer.status, headers)(scope, receive, send)
+            headers = [
+                (name.lower().encode("latin-1"), value.encode("latin-1"))
+                for name, value in _whole_way(answer.headers.items())
+            ]
+            start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+            await send(start)
+            async for part in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
     def _target(self, scope: Scope) -> URL:
         """A path of the server's, as the client wrote it; one that names a host names none."""
@@ -79,6 +104,12 @@ class Relay:
                 yield
         finally:
             await run_in_threadpool(self._server.end)
+
+
+async def _left(receive: Receive) -> None:
+    """Waits for a client, whose whole request is there, to leave."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _whole_way(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -27,7 +27,8 @@ from foundryc.adapters.memory import Gathered, gather, named_memory, storage_byt
 from foundryc.recorder import Recorder
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import FoundryError
-from foundryrt.session import Graph, Session
+from foundryrt.graph import Graph
+from foundryrt.session import Session
 
 BUNDLE = "FOUNDRY_VLLM_BUNDLE"
 _FACTS, _MODEL, _HIDDEN = "vllm.json", "model", "hidden_states"

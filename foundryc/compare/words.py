@@ -82,12 +82,10 @@ def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Sett
 
     result = first.copy()
     result[suspects[found]] = regions.placed[region[found]] + offset[found]
+    noise, unclear = _noise(words, rest, regions, place)
+    result[rest] &= ~noise
     stale = _stale(audited, rest, place)
-    result[rest[stale]] = 0
-    unclear = np.zeros((len(rest), 8), bool)
-    unclear[stale, 0] = True
-    rest_noise, unclear[~stale] = _noise(words, rest[~stale], regions, place)
-    result[rest[~stale]] &= ~rest_noise
+    unclear[stale] = _bytes(noise[stale]) != 0
     some = unclear.any(axis=1)
     doubts = 8 * rest[some] + unclear[some].argmax(axis=1)
     return Settled(result, suspects[found], region[found], doubts)
@@ -129,9 +127,11 @@ def _check_offsets(
 
 
 def _stale(audited: Audit, rest: Index, place: Place) -> Mask:
-    """Which of the words `rest` are residue that looks like an address in some capture, bool [n].
+    """Which of the words `rest` look like an address in some capture, bool [n], and are in structs.
 
-    They lie in structs, and follow no region. The proof shows whether they matter.
+    They follow no region, so what differs in them is residue, an address or the upper half of one.
+    A lower half that is the same in all captures may be a value, and stays: the last of a struct's
+    strides, with residue behind it. The proof shows whether the rest matters.
     """
     found: Mask = (audited[:, rest] != _NONE).any(axis=0)
     some = np.flatnonzero(found)

@@ -67,8 +67,8 @@ def parameters(ranks: Ranks) -> Exchange:
     return ranks.words, slabs, ranks.stride // WORD, buffer // WORD, ranks.capacity // WORD
 
 
-# The buffer alternates, and would choose other machine code.
-@triton.jit(do_not_specialize=["buffer", "count", "row"])
+# Where offsets are known to be multiples of 16 words, a thread moves four at once.
+@triton.jit
 def _all_gather(
     x, out, state, slabs, slab, buffer, capacity, count, row,
     WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
@@ -77,14 +77,13 @@ def _all_gather(
     there = at < count
     rank, ranks = tl.load(state), tl.load(state + 1)
     word = tl.load(x + at, there, other=0)
-    send(slabs + buffer + rank * capacity + at, slab, rank, ranks, word, there, WORLD, PAIRS)
+    place = slabs + buffer + rank * capacity + at
+    send(place, slab, rank, ranks, word, there, WORLD, PAIRS, True)
     own = slabs + rank.to(tl.int64) * slab + buffer + at
-    await_words(own, capacity, state, there, 0, WORLD)
     for source in tl.static_range(WORLD):
-        came = there & takes_part(source, rank, ranks)
-        got = tl.load(own + source * capacity, came, other=0, volatile=True)
-        tl.store(out + source * row.to(tl.int64) + at, got, there)
-    clear(own, capacity, rank, ranks, there, WORLD)
+        awaited = there & takes_part(source, rank, ranks)
+        word = take(own + source * capacity, state, source, awaited)
+        tl.store(out + source * tl.cast(row, tl.int64) + at, word, there)
 
 
 @triton.jit
@@ -94,49 +93,56 @@ def takes_part(source, rank, ranks):
 
 
 @triton.jit
-def send(place, slab, rank, ranks, word, there, WORLD: tl.constexpr, PAIRS: tl.constexpr):
-    """Store words at `place`, given in rank 0's slab, into every rank's slab, one's own first."""
+def send(
+    place, slab, rank, ranks, word, there,
+    WORLD: tl.constexpr, PAIRS: tl.constexpr, QUADS: tl.constexpr,
+):  # fmt: skip
+    """Store words at `place`, given in rank 0's slab, into every rank's slab, one's own first.
+
+    QUADS is for threads that have a multiple of four words each.
+    """
     for step in range(ranks):
-        send_to(place, slab, (rank + step) % WORLD, word, there, PAIRS)
+        send_to(place, slab, (rank + step) % WORLD, word, there, PAIRS, QUADS)
 
 
 @triton.jit
-def send_to(place, slab, peer, word, there, PAIRS: tl.constexpr):
+def send_to(place, slab, peer, word, there, PAIRS: tl.constexpr, QUADS: tl.constexpr):
     """As `send`, to one rank."""
     # Minus zero in place of zero: sums begin with plus zero, and do not change by it.
     word = tl.where(word == 0, MINUS_ZERO_PAIR if PAIRS else MINUS_ZERO, word)
-    _store(place + tl.cast(peer, tl.int64) * slab, word, there)
+    if QUADS:
+        _store_quads(place + tl.cast(peer, tl.int64) * slab, word, there)
+    else:
+        _store(place + tl.cast(peer, tl.int64) * slab, word, there)
 
 
 @triton.jit
-def await_words(own, capacity, state, there, first, COUNT: tl.constexpr):
-    """Return when COUNT ranks' words, from that of `first` on, have come, or too late.
+def take(place, state, source, there):
+    """The words of a rank, when all have come or it is too late; their places are zeros then.
 
-    They lie at `own`, one `capacity` behind the other. If it is too late, the state says whose are
-    missing, and from then on nothing is waited for any more.
+    If it is too late, the state says whose are missing, and from then on nothing is waited for any
+    more.
     """
-    rank, ranks, began = tl.load(state), tl.load(state + 1), globaltimer()
-    bound = tl.load(state + 3).to(tl.int64) * 1000000
-    late = rank - rank
-    waiting = ranks > 0
+    began, bound = globaltimer(), tl.load(state + 3).to(tl.int64) * 1000000
+    word = tl.full(there.shape, 0, tl.int32)
+    late = tl.load(state) * 0
+    waiting = late == 0
     while waiting:
-        missing = tl.full(there.shape, 0, tl.int32)
-        for step in tl.static_range(COUNT):
-            source = first + step
-            awaited = there & takes_part(source, rank, ranks)
-            got = tl.load(own + source * capacity, awaited, other=1, volatile=True)
-            missing = tl.where(got == 0, source + 1, missing)
+        word = tl.load(place, there, other=0, volatile=True)
+        missing = tl.where(there & (word == 0), source + 1, 0)
         late = lateness(missing, began, bound, state)
         waiting = (late > 0) & (late % 2 == 0)
-    if late > 0:
-        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
+    tell(late, state)
+    tl.debug_barrier()  # another thread may read a word than the one that clears it
+    tl.store(place, 0, there)
+    return word
 
 
 @triton.jit
 def await_sums(
     own, capacity, state, rank, ranks, there, WORLD: tl.constexpr, PAIRS: tl.constexpr
 ):  # fmt: skip
-    """Float32 sums, in the order of ranks, of the words of all; see `await_words`.
+    """Float32 sums, in the order of ranks, of the words of all; see `take`.
 
     What a look finds is summed at once: words that have come are not read another time.
     """
@@ -156,8 +162,7 @@ def await_sums(
             high += upper
         late = lateness(missing, began, bound, state)
         waiting = (late > 0) & (late % 2 == 0)
-    if late > 0:
-        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
+    tell(late, state)
     return low, high
 
 
@@ -170,6 +175,13 @@ def lateness(missing, began, bound, state):
     """
     over = (globaltimer() - began > bound) | (tl.load(state + 2, volatile=True) != 0)
     return tl.max(tl.where(missing > 0, 2 * missing + over.to(tl.int32), 0), 0)
+
+
+@triton.jit
+def tell(late, state):
+    """Say whose words were missing when it was too late, unless something was said before."""
+    if late > 0:
+        tl.store(state + 2, late // 2, tl.load(state + 2, volatile=True) == 0)
 
 
 @triton.jit
@@ -221,4 +233,54 @@ def _store(place, word, there):
         dtype=tl.int32,
         is_pure=False,
         pack=1,
+    )
+
+
+@triton.jit
+def _store_quads(place, word, there):
+    """As `_store`, four words of a thread at once where they lie side by side.
+
+    The layout of a tensor is the compiler's choice, so the addresses are looked at.
+    """
+    tl.inline_asm_elementwise(
+        """
+        {
+            .reg .pred a, b, c, d, all, apart;
+            .reg .b64 next;
+            setp.ne.s32 a, $12, 0;
+            setp.ne.s32 b, $13, 0;
+            setp.ne.s32 c, $14, 0;
+            setp.ne.s32 d, $15, 0;
+            and.b64 next, $4, 15;
+            setp.eq.and.s64 all, next, 0, a;
+            add.s64 next, $4, 4;
+            setp.eq.and.s64 all, next, $5, all;
+            add.s64 next, $4, 8;
+            setp.eq.and.s64 all, next, $6, all;
+            add.s64 next, $4, 12;
+            setp.eq.and.s64 all, next, $7, all;
+            and.pred all, all, b;
+            and.pred all, all, c;
+            and.pred all, all, d;
+            not.pred apart, all;
+            and.pred a, a, apart;
+            and.pred b, b, apart;
+            and.pred c, c, apart;
+            and.pred d, d, apart;
+            @all st.relaxed.sys.global.v4.b32 [$4], {$8, $9, $10, $11};
+            @a st.relaxed.sys.global.b32 [$4], $8;
+            @b st.relaxed.sys.global.b32 [$5], $9;
+            @c st.relaxed.sys.global.b32 [$6], $10;
+            @d st.relaxed.sys.global.b32 [$7], $11;
+            mov.b32 $0, 0;
+            mov.b32 $1, 0;
+            mov.b32 $2, 0;
+            mov.b32 $3, 0;
+        }
+        """,
+        "=r,=r,=r,=r,l,l,l,l,r,r,r,r,r,r,r,r",
+        [place.to(tl.int64), word, there.to(tl.int32)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=4,
     )

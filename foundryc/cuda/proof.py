@@ -19,7 +19,8 @@ import torch
 from foundryc.capture import RegionImage
 from foundryc.cuda.graph import RecordedGraph
 from foundryc.cuda.rerun import Rerun
-from foundryrt.bundle.schema import Random
+from foundryrt.bundle.results import is_result
+from foundryrt.bundle.schema import Random, Tensor
 from foundryrt.errors import FoundryError
 
 PLACE = 0x200000000000
@@ -48,6 +49,14 @@ class Rehearsal:
 
     digests: Digests
     written: frozenset[str]
+
+    def left_out(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Which of the tensors, by number, are outputs of graphs that cannot be compared."""
+        return [
+            number
+            for number, tensor in enumerate(tensors)
+            if is_result(tensor) and tensor.name not in self.digests[tensor.graph]
+        ]
 
 
 def rehearse(

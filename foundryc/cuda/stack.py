@@ -3,6 +3,9 @@
 Arguments are structs that calls build on the stack, whose gaps, and rows for dimensions that a
 tensor does not have, hold what was there before: parts of addresses, counters, the arguments of an
 earlier launch. None of it is the program's, and hardly any of it repeats itself.
+
+What a call leaves itself on its way to the launch repeats itself, but for what the C library's
+allocator does: how far it has to look for memory depends on all that the process did before.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ _Function = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.py_object)
 @contextmanager
 def filled(value: int) -> Iterator[None]:
     """Every line of Python in the body, and every call of a function in C, begins with a stack
-    that holds the byte `value` wherever it is unused.
+    that holds the byte `value` wherever it is unused; and every allocation ends with one.
 
     For the calling thread. A debugger or profiler does not see the body.
     """
@@ -30,8 +33,10 @@ def filled(value: int) -> Iterator[None]:
     tracer, profiler = sys.gettrace(), sys.getprofile()
     for name in ("PyEval_SetTrace", "PyEval_SetProfile"):
         _Function((name, ctypes.pythonapi))(trace, None)
+    core.foundryc_fill_after_allocations(True)
     try:
         yield
     finally:
+        core.foundryc_fill_after_allocations(False)
         sys.settrace(tracer)
         sys.setprofile(profiler)

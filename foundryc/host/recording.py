@@ -1,55 +1,34 @@
-"""Recording on the host: registered tensors, graphs, and what becomes of them in the bundle."""
+"""Recording on the host: registered tensors and graphs."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from foundryc.capture import Capture
+from foundryc.host.assemble import Recorded, Registered
 from foundryc.host.buffers import (
     Buffer,
     Kind,
     Memory,
-    TensorRef,
     copied_bytes,
     dtype_name,
     raw_bytes,
     reference,
 )
 from foundryc.host.encode import encode
-from foundryc.host.graph import RecordedGraph, buffers_of, lifetimes_of, without_unused
-from foundryc.host.layout import Layout, arrange
+from foundryc.host.graph import RecordedGraph, lifetimes_of, without_unused
 from foundryc.host.plan import Plan, align, plan
 from foundryc.host.space import Space
 from foundryc.host.tape import Tape
 from foundryc.host.verify import Proof, prove
-from foundryc.producer import producer
-from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
-from foundryrt.bundle.schema import (
-    ALIGNMENT,
-    Function,
-    NodeKind,
-    Ranks,
-    Requirements,
-    Tensor,
-)
+from foundryrt.bundle.schema import ALIGNMENT, Ranks
 from foundryrt.errors import UsageError
-
-
-@dataclass(frozen=True)
-class _Registered:
-    name: str
-    role: str
-    ref: TensorRef
-    slices: Sequence[WeightSlice]
 
 
 class HostRecording:
@@ -58,7 +37,7 @@ class HostRecording:
     def __init__(self) -> None:
         self._memory = Memory()
         self._space = Space()
-        self._tensors: list[_Registered] = []
+        self._tensors: list[Registered] = []
         self._graphs: list[RecordedGraph] = []
         self._kept: dict[Buffer, torch.Tensor] = {}
         self._initial: dict[Buffer, torch.Tensor] = {}
@@ -92,7 +71,7 @@ class HostRecording:
                 self._remember(buffer)
         elif buffer.role != role or slices:
             raise UsageError(f"{name}: its memory is registered already, as {buffer.label}")
-        self._tensors.append(_Registered(name, role, reference(tensor, buffer), slices))
+        self._tensors.append(Registered(name, role, reference(tensor, buffer), slices))
         return tensor
 
     def _dense(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -128,7 +107,7 @@ class HostRecording:
         if buffer.kind is Kind.REGISTERED:
             buffer.role = buffer.role or "state"
         role = buffer.role or "state"
-        self._tensors.append(_Registered(name, role, reference(tensor, buffer), ()))
+        self._tensors.append(Registered(name, role, reference(tensor, buffer), ()))
 
     def _adopt(self, label: str, tensor: torch.Tensor) -> Buffer:
         """Memory of the program that the graph of this label uses, with what it holds now."""
@@ -232,107 +211,11 @@ class HostRecording:
     def capture(self, embed_weights: bool) -> Capture:
         """Everything recorded, laid out in the arena."""
         self._remember_kept()
-        layout = self._arrange(embed_weights)
-        functions: dict[str, int] = {}
-        tables = [self._table(graph, layout, functions) for graph in self._graphs]
-        tensors = [self._tensor(layout, r.name, r.role, r.ref, -1) for r in self._tensors]
-        for i, graph in enumerate(self._graphs):
-            tensors += [self._tensor(layout, n, "input", ref, i) for n, ref in graph.inputs]
-            tensors += [self._tensor(layout, n, "output", ref, i) for n, ref, _ in graph.outputs]
-        return Capture(
-            target="host",
-            requirements=Requirements(
-                memory=sum(image.memory for image in layout.images),
-                torch=str(torch.__version__).partition("+")[0],
-            ),
-            producer=producer(
-                threads=str(torch.get_num_threads()),
-                cpu=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-            ),
-            regions=layout.images,
-            tensors=tensors,
-            functions=[Function(name=name) for name in functions],
-            graphs=tables,
-            slices={
-                i: r.slices for i, r in enumerate(self._tensors) if r.slices and not embed_weights
-            },
-            ranks=self._ranks,
-        )
-
-    def _arrange(self, embed_weights: bool) -> Layout:
-        in_files = {r.ref.buffer for r in self._tensors if r.slices}
-        registered = dict.fromkeys([*(r.ref.buffer for r in self._tensors), *self._adopted])
-        weights = [b for b in registered if b.role == "weight"]
-        literals = self._constants()
-        # What is stored comes first, so that a region's initial bytes are short.
-        own = [b for b in weights if b not in in_files]
-        recipes = [b for b in weights if b in in_files]
-        # Not with the weights, which bundles of other constants are to share.
-        constants = [b for b in registered if b.role == "constant"]
-        first = list(dict.fromkeys(literals.values()))
-        outputs = [b for g in self._graphs for b in buffers_of(g) if b.kind is Kind.OUTPUT]
-        made = dict.fromkeys(outputs)
-        stored = own + constants + (recipes if embed_weights else [])
-        contents = {b: raw_bytes(self._kept[b]) for b in stored} | {
-            b: torch.frombuffer(bytearray(b.data), dtype=torch.uint8) for b in first if b.nbytes
-        }
-        layout = arrange(
-            [
-                ("weights", own + recipes),
-                ("state", [b for b in registered if b.role in ("state", "")]),
-                (
-                    "io",
-                    [*first, *constants]
-                    + [b for b in registered if b.role in ("input", "output")]
-                    + list(made),
-                ),
-                ("symmetric", [buffer for buffer, _ in self._slabs]),
-            ],
-            max((graph.scratch for graph in self._graphs), default=0),
-            self._initial | contents,
-            embed_weights,
-            self._ranks.world if self._ranks else 0,
-        )
-        for buffer, shared in literals.items():
-            layout.addresses[buffer] = layout.addresses[shared]
-        return layout
-
-    def _constants(self) -> dict[Buffer, Buffer]:
-        """Each literal, and the first one of equal bytes that stands for it."""
-        first: dict[bytes, Buffer] = {}
-        found: dict[Buffer, Buffer] = {}
-        for graph in self._graphs:
-            for buffer in buffers_of(graph):
-                if buffer.kind is Kind.CONSTANT:
-                    found[buffer] = first.setdefault(buffer.data, buffer)
-        return found
-
-    def _table(self, graph: RecordedGraph, layout: Layout, functions: dict[str, int]) -> GraphTable:
-        parameters = []
-        for call in graph.calls:
-            words = np.array(call.words, np.uint64)
-            for word, buffer in call.addresses:
-                if buffer in graph.offsets:
-                    words[word] += np.uint64(layout.scratch + graph.offsets[buffer])
-                else:
-                    words[word] += np.uint64(layout.addresses[buffer])
-            parameters.append(words)
-        return GraphTable.of_nodes(
-            name=graph.name,
-            key=graph.key,
-            kinds=[NodeKind.OPERATOR] * len(graph.calls),
-            functions=[functions.setdefault(c.function, len(functions)) for c in graph.calls],
-            skeletons=[call.skeleton for call in graph.calls],
-            parameters=parameters,
-        )
-
-    def _tensor(self, layout: Layout, name: str, role: str, ref: TensorRef, graph: int) -> Tensor:
-        address = layout.addresses[ref.buffer] + ref.offset
-        region = layout.region_of(address)
-        return Tensor(
-            name=name, region=region, offset=address - layout.images[region].base,
-            dtype=ref.dtype, shape=ref.sizes, strides=ref.strides, role=role, graph=graph,
+        recorded = Recorded(
+            self._tensors, self._graphs, self._kept, self._initial, self._adopted, self._ranks,
+            [buffer for buffer, _ in self._slabs],
         )  # fmt: skip
+        return recorded.capture(embed_weights)
 
     def warm_up(self) -> AbstractContextManager[None]:
         """Nothing on the host comes up late enough to be in a graph's way."""

@@ -70,6 +70,8 @@ def library() -> ctypes.CDLL:
     )  # fmt: skip
     loaded.foundryc_fill_with.argtypes = (c_uint8,)
     loaded.foundryc_fill_with.restype = None
+    loaded.foundryc_fill_after_allocations.argtypes = (c_int,)
+    loaded.foundryc_fill_after_allocations.restype = None
     return loaded
 
 

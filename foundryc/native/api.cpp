@@ -2,6 +2,7 @@
 // message foundryc_error has.
 #include <sys/types.h>
 
+#include "allocations.hpp"
 #include "arena.hpp"
 #include "driver.hpp"
 #include "extract.hpp"
@@ -119,16 +120,15 @@ FOUNDRY_EXPORT int foundryc_audit(const uint64_t* words, uint64_t count, uint64_
     return guarded([&] { *found = foundry::find_foreign_pointers(words, count, base, end, out, capacity); });
 }
 
-// A Py_tracefunc (cpython/object.h): each line and each call of a C function begins with an unused stack of
-// `fill`, which foundryc_fill_with sets.
-namespace {
-constexpr int LINE = 2, C_CALL = 4;
-uint8_t fill = 0;
-}  // namespace
+FOUNDRY_EXPORT void foundryc_fill_with(uint8_t value) { foundry::fill_with(value); }
 
-FOUNDRY_EXPORT void foundryc_fill_with(uint8_t value) { fill = value; }
+FOUNDRY_EXPORT void foundryc_fill_after_allocations(int fill) {
+    fill ? foundry::fill_after_allocations() : foundry::leave_allocations();
+}
 
+// A Py_tracefunc (cpython/object.h): each line and each call of a C function begins with a filled stack.
 FOUNDRY_EXPORT int foundryc_trace(void*, void*, int what, void*) {
-    if (what == LINE || what == C_CALL) foundry::fill_stack(fill);
+    constexpr int LINE = 2, C_CALL = 4;
+    if (what == LINE || what == C_CALL) foundry::fill_stack();
     return 0;
 }

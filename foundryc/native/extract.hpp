@@ -4,7 +4,7 @@
 #include <cuda.h>
 
 #include <cstdint>
-#include <map>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -31,6 +31,18 @@ struct Extracted {
     std::vector<uint8_t> skeleton;
     std::vector<uint32_t> skeleton_start{0};
     std::vector<ExtractedFunction> functions;
+
+    // Appends a record to `parameters`.
+    template <class Record>
+    void append(const Record& record) {
+        static_assert(sizeof(Record) % 8 == 0);
+        const size_t start = parameters.size();
+        parameters.resize(start + sizeof(Record) / 8);
+        std::memcpy(parameters.data() + start, &record, sizeof(Record));
+    }
+
+    // For messages: the name of the last kernel so far.
+    std::string last_kernel() const;
 };
 
 // Throws Error that names the node's kind and its neighbour where the graph holds what a bundle cannot keep.

@@ -11,6 +11,7 @@ from foundryrt.bundle.errors import (
 )
 from foundryrt.bundle.layout import Section, printable
 from foundryrt.bundle.ranks import check_ranks
+from foundryrt.bundle.results import check_unproved
 from foundryrt.bundle.rules import refer as _refer
 from foundryrt.bundle.rules import require as _require
 from foundryrt.bundle.rules import unique as _unique
@@ -50,6 +51,7 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         _check_tensor(tensor, manifest)
     _check_growth(manifest)
     check_ranks(manifest)
+    check_unproved(manifest)
     _unique("tensor", ((tensor.graph, tensor.name) for tensor in manifest.tensors))
     _unique("graph", ((g.name, tuple(sorted(g.key.items()))) for g in manifest.graphs))
     for function in manifest.functions:

@@ -23,6 +23,8 @@ import msgspec
 #    earlier readers refuse bundles that have them.
 #    2026-11-29, GraphEntry.builds added, and left out where there are none; earlier readers refuse
 #    bundles that have them.
+#    2026-11-30, Manifest.unproved added, and left out where there are none; earlier readers refuse
+#    bundles that have them.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -339,3 +341,6 @@ class Manifest(Record, frozen=True):
     growing: tuple[Growth, ...] = ()
     ranks: Ranks | msgspec.UnsetType = msgspec.UNSET
     """Of bundles for several ranks; false where it is not set."""
+    unproved: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of relocatable bundles, the graphs' outputs, by number among the tensors, that could not be
+    compared when the bundle ran at another place; not set where all were."""

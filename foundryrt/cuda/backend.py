@@ -339,15 +339,19 @@ class CudaBackend:
         outputs: Mapping[str, DeviceTensor],
         depth: int,
         lazy: Collection[str],
+        timed: bool = False,
     ) -> CudaPipeline:
         """Launches of a graph on streams of their own, after what the session's stream holds."""
         self.synchronize()
-        launch = partial(self.launch, graph)
+        prepare = None if self._random is None else partial(self._random.advance, graph)
         from foundryrt.cuda.pipeline import CudaPipeline  # not in the way of the first graph
 
         undo = Undo(outlived_by=self._undo)
         self._pipelines.add(undo)
-        return CudaPipeline(self.device, launch, inputs, outputs, depth, lazy, undo)
+        executable = self.graphs.require(graph)
+        return CudaPipeline(
+            self.device, executable, prepare, inputs, outputs, depth, lazy, undo, timed
+        )
 
     def close(self) -> None:
         """Free everything the backend made; FoundryError where work still queued has failed."""

@@ -52,18 +52,17 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoH_v2": (c_void_p, c_uint64, c_size_t),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
-    "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
     "cuMemcpy2DAsync_v2": (_POINTER, c_void_p),
     "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
     "cuStreamCreate": (_POINTER, c_uint),
     "cuStreamDestroy_v2": (c_void_p,),
     "cuStreamSynchronize": (c_void_p,),
-    "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
     "cuEventCreate": (_POINTER, c_uint),
     "cuEventDestroy_v2": (c_void_p,),
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventSynchronize": (c_void_p,),
     "cuEventQuery": (c_void_p,),
+    "cuEventElapsedTime_v2": (_POINTER, c_void_p, c_void_p),
     "cuGraphLaunch": (c_void_p, c_void_p),
     "cuLibraryLoadData": (
         _POINTER,
@@ -92,14 +91,11 @@ _FREED_BY: dict[str, tuple[str, Any]] = {
 }
 """Calls that make something: the call that frees it, and the type of its handle."""
 
-_AT_ONCE = (
-    "cuEventRecord", "cuStreamWaitEvent", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2", "cuEventQuery",
-)  # fmt: skip
+_AT_ONCE = ("cuMemcpyHtoDAsync_v2", "cuEventQuery")
 
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 NON_BLOCKING = 1
-EVENT_WITHOUT_TIME = 2
+EVENT_WITH_TIME, EVENT_WITHOUT_TIME = 0, 2
 _NOT_READY = 600
 
 

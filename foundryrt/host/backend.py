@@ -242,6 +242,7 @@ class HostBackend:
         outputs: Mapping[str, NDArray[Any]],
         depth: int,
         lazy: Collection[str],
+        timed: bool = False,
     ) -> HostPipeline:
         """Launches of a graph, one after another; `lazy` outputs are there as the others are."""
         return HostPipeline(partial(self.launch, graph), self._launching, inputs, outputs, depth)

@@ -37,6 +37,8 @@ class HostPipeline:
         self._launching = launching
         self._inputs = inputs
         self._outputs = outputs
+        self._began = time.perf_counter()
+        self._moments = [(0.0, 0.0, 0.0)] * depth
         self._results = [
             {name: np.empty(view.shape, view.dtype) for name, view in outputs.items()}
             for _ in range(depth)
@@ -57,9 +59,14 @@ class HostPipeline:
         with self._launching:
             for name, view in self._inputs.items():
                 view[...] = values[name]
+            arrived = time.perf_counter()
             self._launch()
+            computed = time.perf_counter()
             for name, view in self._outputs.items():
                 self._results[slot][name][...] = view
+        ends = arrived, computed, time.perf_counter()
+        first, second, last = (at - self._began for at in ends)
+        self._moments[slot] = first, second, last
 
     def done(self, slot: int) -> bool:
         return True
@@ -69,6 +76,9 @@ class HostPipeline:
 
     def wait(self, slot: int) -> Arrays:
         return self._results[slot]
+
+    def moments(self, slot: int) -> tuple[float, float, float]:
+        return self._moments[slot]
 
     def close(self) -> None:
         """Nothing is held."""

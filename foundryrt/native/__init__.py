@@ -113,7 +113,8 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _check(code: int) -> None:
+def check(code: int) -> None:
+    """FoundryError with the core's message, unless a call of it has returned 0."""
     if code != 0:
         raise FoundryError(explain(code, library().foundry_error().decode(errors="replace")))
 
@@ -125,7 +126,7 @@ def stream(
 
     FoundryError for a driver call that fails and a file that cannot be read or ends early.
     """
-    _check(
+    check(
         library().foundry_stream(
             context, queue, (Buffer * len(buffers))(*buffers), len(buffers), threads,
             (FileRange * len(ranges))(*ranges), len(ranges),
@@ -161,7 +162,7 @@ class Materializer:
         self._handle = c_void_p()
         self._held = Held()
         undo.push(self.close)
-        _check(
+        check(
             self._held.take(
                 self._library.foundry_create,
                 kernels, functions, templates, graphs, nodes, byref(self._handle),
@@ -179,7 +180,7 @@ class Materializer:
         attributes of its functions.
         """
         self._keep.append(data)
-        _check(
+        check(
             self._library.foundry_set_kernel(
                 self._handle, index, address_of(data), data.nbytes, key, len(key)
             )
@@ -187,7 +188,7 @@ class Materializer:
 
     def set_function(self, index: int, function: Function) -> None:
         """Declare function `index` with its state."""
-        _check(
+        check(
             self._library.foundry_set_function(
                 self._handle, index, function.name.encode(), function.kernel,
                 function.max_dynamic_shared, function.shared_carveout, function.cluster_nonportable,
@@ -203,12 +204,12 @@ class Materializer:
             _relocations(table.relocation_word, table.relocation_region),
         )  # fmt: skip
         self._keep.append(table)
-        _check(self._library.foundry_set_template(self._handle, index, byref(view)))
+        check(self._library.foundry_set_template(self._handle, index, byref(view)))
 
     def set_graph(self, index: int, name: str, template: int, member: MemberTable) -> None:
         """Declare graph `index`, a member of `template`; `name` is for error messages."""
         self._keep.append(member)
-        _check(
+        check(
             self._library.foundry_set_graph(
                 self._handle, index, name.encode(), template, len(member.word),
                 address_of(member.word), address_of(member.value),
@@ -218,27 +219,27 @@ class Materializer:
     def require(self, graph: int) -> int:
         """The CUgraphExec of a graph, made now if need be, ahead of the others; after `start`."""
         executable = c_void_p()
-        _check(self._library.foundry_require(self._handle, graph, byref(executable)))
+        check(self._library.foundry_require(self._handle, graph, byref(executable)))
         return executable.value or 0
 
     def prefer(self, graph: int) -> None:
         """Have a graph made next, once it is declared, unless it is being made already."""
-        _check(self._library.foundry_prefer(self._handle, graph))
+        check(self._library.foundry_prefer(self._handle, graph))
 
     def pause(self, paused: bool) -> None:
         """Whether threads are to begin preferred graphs alone; `require` still makes any."""
-        _check(self._library.foundry_pause(self._handle, paused))
+        check(self._library.foundry_pause(self._handle, paused))
 
     def resolve(self) -> None:
         """Load all functions and check all addresses: then only the driver can fail to make one."""
-        _check(self._library.foundry_resolve(self._handle))
+        check(self._library.foundry_resolve(self._handle))
 
     def set_variable(self, variable: Variable) -> None:
         """What a variable of a kernel binary gets as soon as the binary is loaded."""
         words = array("I", [relocation.offset // 8 for relocation in variable.relocations])
         regions = array("B", [relocation.region for relocation in variable.relocations])
         self._keep.append((variable, words, regions))
-        _check(
+        check(
             self._library.foundry_set_variable(
                 self._handle, variable.kernel, variable.name.encode(), variable.data,
                 len(variable.data), byref(_relocations(words, regions)),
@@ -256,7 +257,7 @@ class Materializer:
         places = (Place * len(regions))(
             *(Place(r.base, r.size, d) for r, d in zip(regions, deltas, strict=True))
         )
-        _check(self._library.foundry_start(self._handle, context, number, places, len(places)))
+        check(self._library.foundry_start(self._handle, context, number, places, len(places)))
 
     def abandon(self, message: str) -> None:
         """No more graphs will be set: `wait` raises this message."""
@@ -270,7 +271,7 @@ class Materializer:
     def is_ready(self, graph: int) -> bool:
         """Whether a graph can be launched at once."""
         found = c_uint32()
-        _check(self._library.foundry_is_ready(self._handle, graph, byref(found)))
+        check(self._library.foundry_is_ready(self._handle, graph, byref(found)))
         return bool(found.value)
 
     def wait(self, count: int, milliseconds: int) -> int:
@@ -279,7 +280,7 @@ class Materializer:
         FoundryError where a background thread failed.
         """
         found = c_uint32()
-        _check(self._library.foundry_wait(self._handle, count, milliseconds, byref(found)))
+        check(self._library.foundry_wait(self._handle, count, milliseconds, byref(found)))
         return int(found.value)
 
     @property

@@ -6,6 +6,7 @@
 #include "driver.hpp"
 #include "loaded.hpp"
 #include "materializer.hpp"
+#include "queued.hpp"
 #include "upload.hpp"
 
 using foundry::guarded;
@@ -42,6 +43,13 @@ FOUNDRY_EXPORT void foundry_idle(CUevent event, const int64_t* word, int64_t see
         }
         std::this_thread::yield();
     }
+}
+
+// Makes the calls in turn, up to one that fails.
+FOUNDRY_EXPORT int foundry_make_calls(const foundry::foundry_call* calls, int count) {
+    return guarded([&] {
+        for (int i = 0; i < count; i++) foundry::make_call(calls[i]);
+    });
 }
 
 FOUNDRY_EXPORT int foundry_create(uint32_t kernels, uint32_t functions, uint32_t templates, uint32_t graphs,

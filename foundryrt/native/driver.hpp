@@ -40,6 +40,7 @@ namespace foundry {
     X(cuGraphGetEdges)               \
     X(cuGraphGetNodes)               \
     X(cuGraphInstantiate)            \
+    X(cuGraphLaunch)                 \
     X(cuGraphKernelNodeGetAttribute) \
     X(cuGraphKernelNodeGetParams)    \
     X(cuGraphKernelNodeSetAttribute) \
@@ -64,13 +65,16 @@ namespace foundry {
     X(cuMemMap)                      \
     X(cuMemRelease)                  \
     X(cuMemSetAccess)                \
+    X(cuMemcpyDtoDAsync)             \
+    X(cuMemcpyDtoHAsync)             \
     X(cuMemcpyHtoD)                  \
     X(cuMemcpyHtoDAsync)             \
     X(cuMemUnmap)                    \
     X(cuPointerGetAttribute)         \
     X(cuStreamCreate)                \
     X(cuStreamDestroy)               \
-    X(cuStreamSynchronize)
+    X(cuStreamSynchronize)           \
+    X(cuStreamWaitEvent)
 
 struct Driver {
 #define FOUNDRY_MEMBER(name) decltype(&::name) name = nullptr;

@@ -209,6 +209,7 @@ class Leader:
         outputs: Mapping[str, Any],
         depth: int,
         lazy: Collection[str],
+        timed: bool = False,
     ) -> Pipeline:
         raise UsageError("several ranks have no pipeline: use write, launch and read")
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.link import frame as layout
+from otfs_pipeline.link.qam import nearest_energy
 from otfs_pipeline.settings import Settings
 from otfs_pipeline.signature import QUALITY
 
@@ -19,6 +20,44 @@ OUTPUTS = ("noise_variance", "variance", "taps", *QUALITY, "evm")
 # Energy of 32 samples over the median of the same delays. Fading alone reached 6.2 in 200 frames
 # of Vehicular-A with fixed and Rayleigh gains, on grids from 31x37 to 1024x32.
 BURST = 10.0
+# The EVM's square over what noise of the variance that the equalizer expects amounts to, and over
+# the square of half the distance of two points. In 60 frames each of nine links at 0 to 60 dB the
+# first is at most 1.5 up to 30 dB; beyond, where it may be more, the second is less.
+_BESIDE, _HARMFUL = 2.0, 0.2
+
+
+class Fit:
+    """Whether a link's symbols lie where its points are, by what the receiver says of a frame.
+
+    `mismatch` counts frames whose symbols are farther from the points than their noise explains: of
+    another modulation or pilot, with a carrier offset out of range, clipped, with a strong
+    interferer. `noisy` counts frames that are not coded and whose noise, its standard deviation on
+    an axis, is more than half the distance of two points: some tenth of the bits is wrong.
+    """
+
+    OUTPUTS = ("variance", "evm")
+
+    def __init__(self, settings: Settings) -> None:
+        self.flags = {"mismatch": 0, "noisy": 0}
+        self._coded = bool(settings.code_rate)
+        self._square = settings.level_scale**2
+        decibels = np.linspace(-50, 30, 161)
+        self._variances = self._square * 10 ** (decibels / 10)
+        self._nearest = np.array(
+            [nearest_energy(each, settings.modulation) for each in self._variances]
+        )
+
+    def take(self, outputs: Mapping[str, np.ndarray]) -> dict[str, bool]:
+        """Count a frame by its OUTPUTS, and say which flags it has."""
+        variance, energy = float(outputs["variance"]), float(outputs["evm"]) ** 2
+        expected = float(np.interp(variance, self._variances, self._nearest))
+        raised = {
+            "mismatch": energy > max(_BESIDE * expected, _HARMFUL * self._square),
+            "noisy": not self._coded and variance > 2 * self._square,
+        }
+        for name, is_raised in raised.items():
+            self.flags[name] += is_raised
+        return raised
 
 
 @dataclass
@@ -32,9 +71,15 @@ class Conditions:
     frames: int = 0
     good: int = 0
     flags: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("clipped", "burst", "missing", "crc"), 0)
+        default_factory=lambda: dict.fromkeys(
+            ("clipped", "burst", "missing", "mismatch", "noisy", "crc"), 0
+        )
     )
     snr_db: list[float] = field(default_factory=list)
+    fit: Fit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fit = Fit(self.settings)
 
     def take(
         self, frame: Frame, outputs: Mapping[str, np.ndarray], errors: dict[str, int | None]
@@ -45,7 +90,8 @@ class Conditions:
         """
         values = {name: np.asarray(outputs[name], dtype=np.float64) for name in OUTPUTS}
         entry = self._entry(frame, values, outputs) | errors
-        flags = [name for name, raised in self._raised(values, entry).items() if raised]
+        raised = self._raised(values, entry) | self.fit.take(outputs)
+        flags = [name for name in self.flags if raised[name]]
         self.frames += 1
         self.good += not flags
         for name in flags:

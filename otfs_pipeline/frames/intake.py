@@ -23,7 +23,9 @@ def undecoded(data: bytes | memoryview, datatype: str) -> np.ndarray:
     return np.frombuffer(data, component, 2 * whole).reshape(-1, 2)
 
 
-def take(samples: np.ndarray, to: np.ndarray, streamed: bool = False) -> list[list[int]]:
+def take(
+    samples: np.ndarray, to: np.ndarray, streamed: bool = False, threads: int = 1
+) -> list[list[int]]:
     """Put samples, as `undecoded` gives them, to `to`, complex64 as `Settings.stream_shape`.
 
     Zeros stand for those that are no numbers, or over 1e15. Gives where such begin and end, at any
@@ -31,7 +33,7 @@ def take(samples: np.ndarray, to: np.ndarray, streamed: bool = False) -> list[li
     """
     samples = np.ascontiguousarray(samples)
     parts = samples.view(np.float32) if samples.dtype == np.complex64 else samples
-    if front_core.intake(parts, _LARGEST / 2, to, streamed):
+    if front_core.intake(parts, _LARGEST / 2, to, streamed, threads=threads):
         return []
     with np.errstate(invalid="ignore"):
         good = np.abs(to) < _LARGEST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.printable import printable
 from otfs_pipeline.frames.archive import is_archive, read_archive
@@ -81,7 +82,9 @@ def _recording(
             f"recording {path}: core:sha512 of metadata {meta.label} is of other data; "
             "get the file again"
         )
-    segments = _segments(meta, place, meta.channels * width(datatype))
+    each = meta.channels * width(datatype)
+    segments = _segments(meta, place, each)
+    _tell_shorter(path, meta, segments[-1], each)
     return Recording(path, datatype, segments, meta.seeds, rate, meta.channels)
 
 
@@ -112,6 +115,20 @@ def _segments(meta: Metadata, place: tuple[int, int], sample: int) -> tuple[Segm
             )
         segments.append(Segment(capture.start, at, last - at, capture.frequency))
     return tuple(segments)
+
+
+def _tell_shorter(path: Path, meta: Metadata, last: Segment, each: int) -> None:
+    """Say where a data file is cut short, which is received as far as it goes."""
+    end = last.start + last.samples(each)
+    gone = sum(start >= end for start in meta.seeds)
+    if gone:
+        note(
+            f"recording {path}: {gone} of {len(meta.seeds)} frames that metadata {meta.label} "
+            f"names begin after its last sample, {end - 1}: the file is cut short, or --datatype "
+            "is wrong"
+        )
+    elif last.bytes % each:
+        note(f"recording {path}: it ends {last.bytes % each} bytes into a sample of {each}")
 
 
 def _sha512(path: Path, place: tuple[int, int]) -> str:

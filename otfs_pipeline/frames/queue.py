@@ -60,6 +60,7 @@ class FrameQueue:
                 time.sleep(_POLL)
         self._waiting.append(frame)
         self.word.value += 1
+        time.sleep(0)  # The receiver wants the interpreter now.
 
     def __iter__(self) -> Iterator[Frame | None]:
         while not self._stop.is_set():

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError, install
+from foundryrt.native.front_core import awake_threads
 from otfs_pipeline.frames.intake import take
 from otfs_pipeline.frames.slots import SlotFrame, Slots
 from otfs_pipeline.frames.source import UNKNOWN, Frame
@@ -62,13 +64,16 @@ class Raw:
         self.slot_samples = slot(settings).seconds * rate
         self._filled = int(_FILLED * self.slot_samples)
         same, channels = abs(self._ratio - 1) < 1e-9, 2 * settings.antennas
-        self._resampler = None if same else _resampler(rate, own, channels)
+        self._made = None if same else partial(_resampler, rate, own, channels)
+        self._resampler = self._made() if self._made else None
         # What the resampler takes next.
         given = PIECE if self._resampler else 0
+        # Numpy's front end takes far longer than this.
+        self._threads = awake_threads() if memory else 1
         self._given = np.empty(settings.stream_shape(given), np.complex64)
-        self._taken = 0
+        self._taken = self._ended = 0
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=_KNOWN)
-        self.watch: Callable[[np.ndarray], None] = lambda _: None
+        self.watch: Callable[[np.ndarray], None] | None = None
         """Is shown all samples, at the front end's rate, [S] or [antennas, S]."""
 
     def frames(self, pieces: Iterable[Frame], counts: Counts) -> Iterator[Frame]:
@@ -77,13 +82,17 @@ class Raw:
         Those of several antennas are interleaved, or [antennas, S].
 
         A piece's payload is that of the frame whose preamble begins with it. Pieces that `counts`
-        counts as lost are taken to be as long as the one before.
+        counts as lost are taken to be as long as the one before. Where a piece is `retuned` a
+        stream ends, and another begins.
         """
         lost, missing, size = counts.lost, counts.missing, 0
         for piece in pieces:
             gone = counts.missing - missing or (counts.lost - lost) * size
             samples = self._interleaved(piece.samples)
             lost, missing, size = counts.lost, counts.missing, len(samples)
+            if piece.retuned:
+                yield from self._end()
+                self._restart()
             if gone:
                 shape = self._settings.stream_shape(min(gone, self._filled))
                 zeros = np.zeros(shape, np.complex64)
@@ -92,15 +101,28 @@ class Raw:
             if piece.bits.size:
                 self._known.append((self._taken * self._ratio, piece.bits, piece.coded))
             yield from self._push(samples, piece.ready)
+        yield from self._end()
+
+    def _end(self) -> Iterator[Frame]:
+        """The frames that are complete at the end of a stream."""
         if self._resampler is not None:
             nothing = np.zeros((0, 2 * self._settings.antennas), np.float32)
             rest = self._resampler.resample_chunk(nothing, last=True)
             yield from self._resampled(rest)
         yield from map(self._received, self._front.finish())
 
+    def _restart(self) -> None:
+        self._front.restart()
+        self._resampler = self._made() if self._made else None
+        self._ended, self._taken = self._ended + self._taken, 0
+        self._known.clear()
+
     def report(self) -> dict[str, Any]:
-        """What the front end counted and measured, and whether the graph has it."""
-        return {**self._front.report(), "in_graph": isinstance(self._front, Slots)}
+        """What came, in samples at the source's rate; what the front end counted and measured, and
+        whether the graph has it.
+        """
+        in_graph = isinstance(self._front, Slots)
+        return {"samples": self._ended + self._taken, **self._front.report(), "in_graph": in_graph}
 
     def _push(self, samples: np.ndarray, ready: float) -> Iterator[Frame]:
         while len(samples):
@@ -112,14 +134,16 @@ class Raw:
                 parts = space.view(np.float32).reshape(len(space), -1)
                 yield from self._resampled(self._resampler.resample_chunk(parts), ready)
                 continue
-            self.watch(space.T)
+            if self.watch:
+                self.watch(space.T)
             for found in self._front.took(len(space)):
                 yield self._received(found, ready)
 
     def _resampled(self, parts: np.ndarray, ready: float = 0.0) -> Iterator[Frame]:
         samples = np.ascontiguousarray(parts).view(np.complex64)
         samples = samples.reshape(self._settings.stream_shape(len(parts)))
-        self.watch(samples.T)
+        if self.watch:
+            self.watch(samples.T)
         for found in self._front.push(samples):
             yield self._received(found, ready)
 
@@ -136,7 +160,7 @@ class Raw:
     def _take(self, samples: np.ndarray, to: np.ndarray) -> None:
         # What the resampler takes is read at once.
         streamed = self._resampler is None and isinstance(self._front, Slots)
-        for begin, end in take(samples, to, streamed):
+        for begin, end in take(samples, to, streamed, self._threads):
             self._lose(begin, end)
         self._taken += len(to)
 

@@ -74,17 +74,20 @@ class Recording:
     def waveform(self, settings: Settings) -> Iterator[Frame]:
         """The samples in pieces, `undecoded`, with the payload of the frame that begins with each.
 
-        A frame begins where its preamble does.
+        A frame begins where its preamble does. A capture of another frequency is `retuned`.
         """
-        each = self.sample_bytes
+        each, tuned = self.sample_bytes, self.segments[0].frequency
         for segment in self.segments:
+            retuned, tuned = segment.frequency != tuned, segment.frequency
             begun = {(start - segment.start) * each for start in self.seeds}
             cuts = {*range(0, segment.bytes, _PIECE * each), segment.bytes}
             cuts |= {cut for cut in begun if 0 <= cut < segment.bytes}
             for known, data in self._read(segment, sorted(cuts)):
                 bits = known_payload(*known, settings) if known else UNKNOWN
                 coded = known_coded(*known, settings) if known else UNKNOWN
-                yield Frame(undecoded(data, self.datatype), bits, coded=coded)
+                samples = undecoded(data, self.datatype)
+                yield Frame(samples, bits, coded=coded, retuned=retuned)
+                retuned = False
 
     def _read(
         self, segment: Segment, cuts: list[int]

@@ -13,7 +13,7 @@ import numpy as np
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.errors import FoundryError
-from otfs_pipeline.frames.condition import OUTPUTS, Conditions
+from otfs_pipeline.frames.condition import OUTPUTS, Conditions, Fit
 from otfs_pipeline.frames.source import Frame
 from otfs_pipeline.options import Options
 from otfs_pipeline.settings import Settings
@@ -73,12 +73,20 @@ class Results:
 
     bits file: each frame's payload, decoded where frames are coded, eight bits a byte, first bit
     highest, padded with zeros to a whole byte. llr file: each frame's LLRs, float32, little-endian,
-    positive for 0. frame log: each frame's entry of `conditions`, a line each.
+    positive for 0. frame log: each frame's entry of `conditions`, a line each. `tells`: the
+    receiver says how frames were, which those of older bundles do not.
     """
 
-    def __init__(self, options: Options, settings: Settings, watch: Observer | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        settings: Settings,
+        watch: Observer | None = None,
+        tells: bool = True,
+    ) -> None:
         self.frames = 0
         self.conditions = Conditions(settings) if options.frame_log or watch else None
+        self.fit = self.conditions.fit if self.conditions else Fit(settings) if tells else None
         self._watch = watch
         self.payload = BitErrors()
         self.coding = CodingTally() if settings.transport_block else None
@@ -98,7 +106,8 @@ class Results:
         """The receiver's outputs that are needed, with the one that `stream.receive` checks."""
         decoded = ("payload", "block_errors", "frame_error") if self.coding else ()
         stored = ("llr",) if "llr" in self._files else ()
-        told = OUTPUTS if self.conditions else ()
+        fit = Fit.OUTPUTS if self.fit else ()
+        told = (*fit, *(OUTPUTS if self.conditions else ()))
         return tuple(dict.fromkeys(("bits", "variance", *decoded, *stored, *told, *self.lazy)))
 
     @property
@@ -120,6 +129,8 @@ class Results:
                 self._append("log", np.frombuffer(line.encode(), np.uint8))
             if self._watch:
                 self._watch(frame, outputs, entry)
+        elif self.fit:
+            self.fit.take(outputs)
         if "bits" in self._files:
             self._append("bits", np.packbits(bits))
         if "llr" in self._files:

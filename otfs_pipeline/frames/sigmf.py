@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundryrt.errors import FoundryError
-from foundryrt.printable import printable
+from foundryrt.printable import printable, reason
 
 _NAMESPACE = "otfs"
 _INDEX_LIMIT = 2**63 - 1
@@ -56,7 +56,7 @@ def parse(text: bytes, label: str) -> Metadata:
         captures = [_Scope(c, f"metadata {label}: capture {i}") for i, c in enumerate(scopes[1])]
         notes = [_Scope(n, f"metadata {label}: annotation {i}") for i, n in enumerate(scopes[2])]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FoundryError(f"metadata {label} is no SigMF: {printable(repr(error))}") from error
+        raise FoundryError(f"metadata {label} is no SigMF: {reason(error)}") from error
     _check_version(whole)
     _check_extensions(whole)
     channels = whole.index("core:num_channels", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,9 +86,14 @@ class Slots:
         """Where samples of the stream can be put, instead of pushed; some of them at least."""
         return self._tracker.space()
 
-    def took(self, count: int) -> Iterator[SlotFrame]:
+    def restart(self) -> None:
+        """Take another stream, from its first sample. What the graph has measured it keeps."""
+        self._tracker.restart()
+
+    def took(self, count: int) -> Iterable[SlotFrame]:
         """The slots that so many samples complete, which have been put into `space`."""
-        return self._given(self._tracker.took(count))
+        bursts = self._tracker.took(count)
+        return self._given(bursts) if bursts else ()
 
     def lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.
@@ -111,8 +116,10 @@ class Slots:
             for antenna in front.reshape(-1, len(FRONT))
         ]
         told = each[0]
-        self._damaged += told["given"] == 0
-        if told["given"] != 1:
+        # A pilot elsewhere is of another link, which has the same preamble.
+        is_astray = told["given"] == 1 and abs(told["delay"]) > self._tracker.margin
+        self._damaged += told["given"] == 0 or is_astray
+        if told["given"] != 1 or is_astray:
             return None
         self._front = each
         self._frames += 1
@@ -126,9 +133,9 @@ class Slots:
         dc = [abs(complex(of["dc_re"], of["dc_im"])) / (of["rms"] or 1.0) for of in self._front]
         image = [abs(complex(of["image_re"], of["image_im"])) for of in self._front]
         carrier = self._front[0]["mean_carrier"] if self._frames else None
-        return report(counts, carrier, dc, image)
+        return report(counts, carrier, dc, image, tracker.far_carrier)
 
-    def _given(self, bursts: Iterator[Burst]) -> Iterator[SlotFrame]:
+    def _given(self, bursts: Iterable[Burst]) -> Iterator[SlotFrame]:
         for burst in bursts:
             if burst.lost:
                 self._lost += 1

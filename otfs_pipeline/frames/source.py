@@ -30,7 +30,8 @@ class Frame:
     `ready` is when the last sample arrived (time.perf_counter); 0: when the frame is submitted.
     `coded` are the bits that the payload was sent as, where they are known (else empty). Of a frame
     that was found in a waveform, `carrier_hz` is its carrier offset and `drift_s` by how many
-    seconds it comes late (see `synchronize.Found`).
+    seconds it comes late (see `synchronize.Found`). A piece of a waveform that is `retuned` was
+    received on another carrier than those before, and does not continue them.
     """
 
     samples: np.ndarray
@@ -39,6 +40,7 @@ class Frame:
     coded: np.ndarray = field(default_factory=lambda: UNKNOWN)
     carrier_hz: float | None = None
     drift_s: float | None = None
+    retuned: bool = False
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline.frames import vita49
 from otfs_pipeline.frames.intake import undecoded
 from otfs_pipeline.frames.samples import encode, width
@@ -192,7 +192,8 @@ class Sender:
             self._socket = socket.socket(family, kind, protocol)
         except OSError as error:
             raise UsageError(f"UDP address {address}: {error.strerror or error}") from error
-        self._place, self._packets, self._datatype = place, packets, datatype
+        self._address, self._place = address, place
+        self._packets, self._datatype = packets, datatype
         self._number = self._index = 0
 
     def send(self, samples: np.ndarray, gain: float = 1.0) -> None:
@@ -206,7 +207,12 @@ class Sender:
                 data = vita49.pack(1, self._index, self._number, payload)
             else:
                 data = _NUMBER.pack(self._number) + payload
-            self._socket.sendto(data, self._place)
+            try:
+                self._socket.sendto(data, self._place)
+            except OSError as error:
+                raise FoundryError(
+                    f"UDP address {self._address}: {error.strerror or error}"
+                ) from error
             self._number, self._index = self._number + 1, self._index + piece.size
 
     def close(self) -> None:

@@ -40,7 +40,8 @@ class Found:
 class Counts:
     """locks: preambles found by a search; jumps: preambles that came elsewhere than expected.
 
-    damaged: frames that were not given on, since samples of them are missing.
+    damaged: frames that were not given on, since samples of them are missing, or their pilot is not
+    where the preamble says.
     """
 
     frames: int = 0
@@ -73,7 +74,7 @@ class FrontEnd:
         self._damaged = self._frames = 0
         self._settings = settings
         self._aligner, self._filter = Aligner(settings), MatchedFilter(settings)
-        self._balance = [Balance() for _ in range(settings.antennas)]
+        self._forget()
         spans, farthest = (self._aligner.span, self._filter.span), self._aligner.farthest
         first = min(span[0] for span in spans) - farthest
         self._before = max(-first, 0)
@@ -81,10 +82,20 @@ class FrontEnd:
             settings, (-self._before, max(span[1] for span in spans) + farthest)
         )
         self._drift = Drift(self._tracker.step)
-        self._carrier = 0j
         core, self._middle = burst_core(settings)
         self._core = self._before + OVERSAMPLING * slot(settings).centre + core
         self._data = data_samples(settings)
+
+    def _forget(self) -> None:
+        self._balance = [Balance() for _ in range(self._settings.antennas)]
+        self._carrier = 0j
+
+    def restart(self) -> None:
+        """Take another stream, from its first sample: of another carrier, so nothing that was
+        measured holds. Counts go on.
+        """
+        self._forget()
+        self._tracker.restart()
 
     @property
     def counts(self) -> Counts:
@@ -120,7 +131,8 @@ class FrontEnd:
         """Counts, and what has been measured: carrier in Hz, DC and image over the signal in dB."""
         carrier = self._mean_carrier() if self._frames else None
         dc = [abs(one.dc) / one.rms for one in self._balance]
-        return report(self.counts, carrier, dc, [abs(one.image) for one in self._balance])
+        image = [abs(one.image) for one in self._balance]
+        return report(self.counts, carrier, dc, image, self._tracker.far_carrier)
 
     def _frame(self, burst: Burst) -> Iterator[Found]:
         """The burst's frame; none where samples of it are missing."""
@@ -134,7 +146,9 @@ class FrontEnd:
         corrected = [balance.correct(antenna) for balance, antenna in each]
         samples = corrected[0] if len(corrected) == 1 else np.stack(corrected, axis=1)
         found = self._aligner.align(samples, self._before, level)
-        if found is None or burst.lost or (burst.doubtful and not found.whole):
+        # A pilot elsewhere is of another link, which has the same preamble.
+        is_astray = found is not None and abs(found.delay) > self._tracker.margin
+        if found is None or is_astray or burst.lost or (burst.doubtful and not found.whole):
             # A preamble at the end of a stream has no frame.
             self._damaged += not (burst.doubtful and found is None)
             return
@@ -164,11 +178,16 @@ class FrontEnd:
 
 
 def report(
-    counts: Counts, carrier_hz: float | None, dc: Sequence[float], image: Sequence[float]
+    counts: Counts,
+    carrier_hz: float | None,
+    dc: Sequence[float],
+    image: Sequence[float],
+    far_carrier_hz: float | None,
 ) -> dict[str, Any]:
     """Counts, and what has been measured; `dc` over the signal, and the image, as amplitudes.
 
     Of each antenna; where there are several, lists. No `carrier_hz`: there has been no frame.
+    `far_carrier_hz`: of a preamble that was passed over (see `Tracker`).
     """
 
     def decibels(each: Sequence[float]) -> float | list[float | None] | None:
@@ -178,6 +197,7 @@ def report(
     return {
         **asdict(counts),
         "carrier_hz": carrier_hz,
+        "far_carrier_hz": far_carrier_hz,
         "dc_db": decibels(dc),
         "image_db": decibels(image),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,8 @@ class Tracker:
     A burst's samples are those of `span`: the first and the one after the last that are wanted,
     from where its preamble begins; they lie in arrays that `take` gives and `put` is shown (see
     `Buffer`). locks: preambles found by a search; jumps: preambles that came elsewhere than
-    expected.
+    expected. A preamble whose carrier is off by more than half a Doppler period is passed over by
+    a search, for its frames would be turned by one; `far_carrier` is the last one's offset in Hz.
     """
 
     def __init__(
@@ -57,24 +58,37 @@ class Tracker:
         put: Callable[[np.ndarray], None] = lambda _: None,
     ) -> None:
         self.locks = self.jumps = self.run = 0
+        self.far_carrier: float | None = None
+        self._widest = settings.nu_p / 2
         place, reach = slot(settings), Reach.of(settings, span)
         self.step, self._reach = reach.step, reach
         self._centre, self._half = place.centre * OVERSAMPLING, place.half * OVERSAMPLING
         self._detector, self._span = Detector(settings), span
-        self._buffer = Buffer(settings.stream_shape(reach.capacity), take, put)
+        self._shape, self._memory = settings.stream_shape(reach.capacity), (take, put)
+        # Memory and threads of searches are there before a slot comes.
+        for places in (2 * reach.margin, self.step):
+            shape = settings.stream_shape(places + reach.size - 1)
+            self._detector.find(np.zeros(shape, np.complex64))
+        self.restart()
+
+    def restart(self) -> None:
+        """Take another stream, from its first sample; counts go on."""
+        reach = self._reach
+        self._buffer = Buffer(self._shape, *self._memory)
         # A stream may begin within a preamble, and is looked at from `before` earlier on.
         self._next = reach.before
         self._origin = self._next + reach.size // 2
         for _ in self._silence(self._origin):
             pass
-        # Memory and threads of searches are there before a slot comes.
-        for places in (2 * reach.margin, self.step):
-            shape = settings.stream_shape(places + reach.size - 1)
-            self._detector.find(np.zeros(shape, np.complex64))
         self._start: int | None = None
         # The burst whose next preamble is not in its place.
         self._alone: int | None = None
         self._limit: int | None = None
+
+    @property
+    def margin(self) -> int:
+        """Samples by which a preamble, or a pilot after one, may come early or late."""
+        return self._reach.margin
 
     def push(self, samples: np.ndarray) -> Iterator[Burst]:
         """The bursts that these samples complete; complex64 as `Settings.stream_shape`."""
@@ -91,10 +105,10 @@ class Tracker:
         """
         return self._buffer.space()[: self._awaited() - self._buffer.end]
 
-    def took(self, count: int) -> Iterator[Burst]:
+    def took(self, count: int) -> Iterable[Burst]:
         """The bursts that so many samples complete, which have been put into `space`."""
         self._buffer.append(count)
-        return self._run()
+        return self._run() if self._buffer.end >= self._awaited() else ()
 
     def lose(self, begin: int, end: int) -> None:
         """Samples begin to end-1 of the stream were lost, and zeros will be pushed in their place.
@@ -145,6 +159,10 @@ class Tracker:
         begin, self._next = self._next, self._next + self.step
         found = self._find(begin, self._next)
         if found is None:
+            return
+        carrier = self._detector.carrier(self._buffer.view(found, found + self._reach.size))
+        if abs(carrier) > self._widest:
+            self.far_carrier = carrier
             return
         self.locks += 1
         self.run += 1

@@ -191,10 +191,21 @@ def dense_time(taps: Taps, q: int) -> np.ndarray:
     return matrix
 
 
+def _gram(h: np.ndarray, delays: np.ndarray) -> np.ndarray:
+    """HᴴH [Q, Q] of what `h` has: in each row, an entry for each of `delays`."""
+    row = np.arange(len(h))
+    columns = [(row - delay) % len(h) for delay in delays]
+    gram = np.zeros_like(h)
+    for one in columns:
+        for other in columns:
+            gram[one, other] += h[row, one].conj() * h[row, other]
+    return gram
+
+
 def lmmse(grid: np.ndarray, taps: Taps, noise_variance: float) -> tuple[np.ndarray, float]:
     """x̂ = (HᴴH+σ²I)⁻¹Hᴴy on [M, N] and the bias μ; dense, O(Q³), for small grids only."""
     h = dense_time(taps, grid.size)
-    gram = h.conj().T @ h
+    gram = _gram(h, np.unique(taps.delay % grid.size))
     inverse = np.linalg.inv(gram + noise_variance * np.eye(grid.size))
     estimate = inverse @ (h.conj().T @ inverse_zak(grid))
     # tr[(G+σ²I)⁻¹G] = Q - σ² tr[(G+σ²I)⁻¹]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from foundryrt.errors import FoundryError, UsageError
+from foundryrt.printable import reason
 from otfs_pipeline.link.channel import Paths, Taps, effective_taps
 from otfs_pipeline.settings import CHANNEL_REACH, Settings
 
@@ -119,8 +120,8 @@ def find(name: str) -> Profile:
         raise UsageError(f"channel {path}: {error.strerror}") from error
     except _OTHER_FORM as error:
         raise FoundryError(
-            f"channel {path}: {error!r}; each path needs the numbers delay_ns >= 0 and power_db, "
-            "and may have doppler_hz"
+            f"channel {path}: {reason(error)}; each path needs the numbers delay_ns >= 0 and "
+            "power_db, and may have doppler_hz"
         ) from error
     if not values:
         raise FoundryError(f"channel {path}: no path in it")

@@ -29,6 +29,19 @@ def modulate(bits: np.ndarray, points: int) -> np.ndarray:
     return symbols
 
 
+def nearest_energy(variance: float, points: int) -> float:
+    """Mean squared distance of noisy symbols, of unit energy, from the nearest points.
+
+    Less than the variance where noise carries symbols to other points. By sums over its density.
+    """
+    level = amplitudes(points)
+    offset, step = np.linspace(-6, 6, 601, retstep=True)
+    density = step * np.exp(-(offset**2) / 2) / np.sqrt(2 * np.pi)
+    received = level[:, None] + np.sqrt(variance / 2) * offset
+    nearest = np.abs(received[..., None] - level).min(axis=-1)
+    return float(2 * (nearest**2 @ density).mean())
+
+
 def max_log_llr(symbols: np.ndarray, variance: float, points: int) -> np.ndarray:
     """Unbiased symbols [...] and effective noise variance to exact max-log LLRs [..., bits]."""
     level = amplitudes(points)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from foundryrt.errors import FoundryError, UsageError
-from foundryrt.printable import printable
+from foundryrt.printable import reason
 from otfs_pipeline.study.linklevel import Errors
 
 _START = b'{"point": "'
@@ -68,7 +68,7 @@ class Journal:
                 self.points[entry["point"]] = _checked(entry["errors"])
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise FoundryError(
-                    f"{file.name}: line {number} is no point of a study ({printable(repr(error))});"
+                    f"{file.name}: line {number} is no point of a study ({reason(error)});"
                     " remove the file to begin anew"
                 ) from error
             whole += len(line)

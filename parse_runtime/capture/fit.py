@@ -63,8 +63,8 @@ LIMITS = {
 }
 _SHORTEST = 256
 _STEP = 1024
-_FEWEST = 64
-"""Sequences of the smallest step that goes beside prompts: fewer rows cost as much."""
+_FEWEST = 32
+"""Sequences of the smallest step that goes beside prompts."""
 
 
 def fitted(given: Mapping[str, Any], target: str) -> dict[str, Any]:

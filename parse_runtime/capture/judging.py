@@ -20,6 +20,20 @@ Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a pass is asked about."""
+
+    rows: Tensor
+    """Int64 [D * K + n]: the last row of each cut's question, then those of drafted tokens."""
+    draft: Tensor | None = None
+    """Of evidence: float32 [D, N], the drafted tokens' likelihoods under the draft model,"""
+    tokens: Tensor | None = None
+    """int64 [n], those that the target is asked about,"""
+    place: Tensor | None = None
+    """and where each of N is among these, int64 [D, N]; -1 is of one that it is not."""
+
+
+@dataclass(frozen=True)
 class Judging:
     """A target model's; a pass of D drafts has up to K cuts and N scored tokens of each."""
 
@@ -38,26 +52,43 @@ class Judging:
     logits_of: Callable[[Tensor, Tensor], Tensor]
     """Float32 [N, tokens] of a few tokens, not rounded to that."""
 
-    def outputs(self, inputs: Inputs, hidden: Tensor) -> dict[str, Tensor]:
-        """Of `ModelSignature.verify`, by hidden states [rows, hidden] of all rows.
+    def asked_of(self, inputs: Inputs) -> Asked:
+        """The rows whose hidden states `outputs` needs; they depend on the inputs alone."""
+        wanted = inputs["wanted"].flatten()
+        if "score" not in inputs:
+            return Asked(wanted)
+        drafts, cuts = self._sizes(inputs)
+        scored = inputs["scored"].view(4, drafts, -1)
+        _, _, segments, places = scored.unbind(0)
+        draft = self._draft_likelihood(inputs, places)
+        asked, place = self._asked(draft, segments, cuts)
+        some = elements_at(scored, asked)
+        return Asked(chained(wanted, some[0].flatten()), draft, some[1].flatten(), place)
+
+    def outputs(self, inputs: Inputs, asked: Asked, hidden: Tensor) -> dict[str, Tensor]:
+        """Of `ModelSignature.verify`, by hidden states [D * K + n, hidden] of `asked.rows`.
 
         A verdict is the logistic score of the cut's `evidence`; in a pass without evidence it is
         P(yes) / (P(yes) + P(no)).
         """
         wanted, threshold = inputs["wanted"], inputs["threshold"]
-        drafts = threshold.shape[0]
+        # One product for cuts and drafted tokens: it reads the whole output layer.
+        scores, ends = self.logits(hidden), wanted.numel()
+        chosen = self._chosen(hidden[:ends], scores[:ends]).view(*self._sizes(inputs), 2)
+        score, found = None, {}
         if "score" in inputs:
-            scores, evidence = self._evidence(inputs, hidden, drafts)
-            score = inputs["score"].view(drafts, -1)
-            found = {"evidence": evidence.view(*wanted.shape, -1)}
-        else:
-            ends = rows_at(hidden, wanted.flatten())
-            scores, score, found = self.logits(ends), None, {}
-            evidence = self._chosen(ends, scores).view(drafts, -1, 2)
-        count, rule = inputs["rule"].view(2, drafts).unbind(0)
-        verdicts, kept = judged(evidence, score, count, threshold, rule)
-        logits = widened(scores).view(*wanted.shape, -1)
+            chosen = self._evidence(inputs, asked, chosen, scores[ends:])
+            score = inputs["score"].view(len(chosen), -1)
+            found = {"evidence": chosen.view(*wanted.shape, -1)}
+        count, rule = inputs["rule"].view(2, len(chosen)).unbind(0)
+        verdicts, kept = judged(chosen, score, count, threshold, rule)
+        logits = widened(scores[:ends]).view(*wanted.shape, -1)
         return {"verdicts": verdicts.view(wanted.shape), "kept": kept, "logits": logits, **found}
+
+    def _sizes(self, inputs: Inputs) -> tuple[int, int]:
+        """D and K."""
+        drafts = inputs["threshold"].shape[0]
+        return drafts, inputs["wanted"].numel() // drafts
 
     def _chosen(self, hidden: Tensor, scores: Tensor) -> Tensor:
         """Float32 [D * K, 2]: logits of yes and no. In bfloat16 they would come in eighths."""
@@ -65,25 +96,19 @@ class Judging:
             return elements_at(scores, self.words)
         return self.logits_of(hidden, self.words)
 
-    def _evidence(self, inputs: Inputs, hidden: Tensor, drafts: int) -> tuple[Tensor, Tensor]:
-        """Logits [D * K, vocab] of the cuts, and evidence float32 [D, K, EVIDENCE]."""
+    def _evidence(self, inputs: Inputs, asked: Asked, chosen: Tensor, scores: Tensor) -> Tensor:
+        """Float32 [D, K, EVIDENCE], by `chosen` of the cuts and logits [n, vocab] of tokens."""
         assert self.digits is not None
-        wanted = inputs["wanted"].view(drafts, -1)
-        cuts, scored = wanted.shape[1], inputs["scored"].view(4, drafts, -1)
-        _, tokens, segments, places = scored.unbind(0)
+        assert asked.draft is not None and asked.tokens is not None and asked.place is not None
+        drafts = len(chosen)
+        _, tokens, segments, _ = inputs["scored"].view(4, drafts, -1).unbind(0)
         numbers = elements_at(self.digits, tokens.flatten()).view_as(tokens)
-        draft = self._draft_likelihood(inputs, places)
-        asked, place = self._asked(draft, segments, cuts)
-        some = elements_at(scored, asked)
-        # One product for both: it reads the whole output layer.
-        rows = rows_at(hidden, chained(wanted.flatten(), some[0].flatten()))
-        scores, ends = self.logits(rows), wanted.numel()
-        chosen = self._chosen(rows[:ends], scores[:ends]).view(drafts, cuts, 2)
-        own, entropy, choices = token_likelihood(scores[ends:], some[1].flatten(), FLOOR)
+        own, entropy, choices = token_likelihood(scores, asked.tokens, FLOOR)
         said = own.view(drafts, -1), entropy.view(drafts, -1), choices.view(drafts, -1)
         carried = inputs["carried"].view(drafts, *inputs["carried"].shape[-2:])
-        found = by_cut(chosen, said, place, tokens, draft, numbers, segments, carried, UNLIKELY)
-        return scores[:ends], found
+        return by_cut(
+            chosen, said, asked.place, tokens, asked.draft, numbers, segments, carried, UNLIKELY
+        )
 
     def _draft_likelihood(self, inputs: Inputs, places: Tensor) -> Tensor:
         """Float32 [D, N], of drafted tokens under the draft model."""

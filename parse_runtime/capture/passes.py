@@ -22,6 +22,7 @@ from parse_runtime.models.cache import Cache
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.decoder import (
     Layer,
+    Wanted,
     decoder_layer,
     forward,
     logits,
@@ -161,9 +162,9 @@ class Passes:
     def prefill(self, signature: PassSignature) -> dict[str, Tensor]:
         """Chunks of prompts, and a token sampled after each of their last rows."""
         rows = Rows.of(self._read(signature, "plan"), self._read(signature, "slots"))
-        hidden, features = self._forward(rows, self.sizes.max_len + 1)
         wanted = self._read(signature, "wanted")
-        scores = self._logits(rows_at(hidden, wanted))
+        hidden, features = self._forward(rows, self.sizes.max_len + 1, Wanted(wanted))
+        scores = self._logits(hidden)
         token = self._sample(signature, scores, elements_at(rows.positions, wanted))
         if self.likelihood is not None:
             places = elements_at(rows.places(self.sizes.max_len + 1), wanted)
@@ -197,9 +198,9 @@ class Passes:
         """A decode step of some slots, and chunks of prompts of others: weights are read once."""
         plan, steps = self._read(signature, "plan"), self._read(signature, "steps")
         rows = Rows.mixed(plan, steps, self._read(signature, "slots"))
-        hidden, _ = self._forward(rows, self.sizes.max_len + 1)
         wanted, count = self._read(signature, "wanted"), steps.shape[0]
-        scores = self._logits(rows_at(hidden, wanted, count))
+        hidden, _ = self._forward(rows, self.sizes.max_len + 1, Wanted(wanted, count))
+        scores = self._logits(hidden)
         token = self._sample(signature, scores, rows_at(rows.positions, wanted, count))
         return {"token": token, "logits": scores}
 
@@ -226,17 +227,20 @@ class Passes:
         """`Judging.outputs`, of one draft or several."""
         inputs = {name: self._read(signature, name) for name in signature.inputs}
         rows = Rows.of(inputs["plan"], inputs["slots"])
-        hidden, features = self._forward(rows, self.sizes.slot_rows)
+        asked = self._judging.asked_of(inputs)
+        hidden, features = self._forward(rows, self.sizes.slot_rows, Wanted(asked.rows))
         if self._head:
             # Behind the last row of a draft that fills its pass is no token of its own: there the
             # head guesses worse.
             self._speculation.fill_head_cache(features, rows)
-        return self._judging.outputs(inputs, hidden)
+        return self._judging.outputs(inputs, asked, hidden)
 
-    def _forward(self, rows: Rows, keys: int) -> tuple[Tensor, list[Tensor]]:
+    def _forward(
+        self, rows: Rows, keys: int, wanted: Wanted | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         return forward(
             self.parameters, self.config, self._frequencies, rows, self.cache, keys, self._tapped,
-            self._layer, self._windowed_frequencies, self.ranks,
+            self._layer, self._windowed_frequencies, self.ranks, wanted,
         )  # fmt: skip
 
     def _logits(self, hidden: Tensor) -> Tensor:

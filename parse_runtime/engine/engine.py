@@ -186,10 +186,11 @@ class Engine:
                     return
             for command in commands:
                 self._guarded(command)
-            self._hand_over()
+            more = self._guarded(self._scheduler.step)
             # After an error there may be more to do.
-            busy = self._guarded(self._scheduler.step) is not False
-            self._hand_over()
+            busy = more is not False
+            if more is not True:  # else the next step hands over, once its pass is on its way
+                self._hand_over()
 
     @staticmethod
     def _guarded(call: Callable[[], object]) -> object:

@@ -88,21 +88,24 @@ class Memory:
         """Blocks for the rows of a pass; False where there are too few."""
         return all(model.tables.reserve(slot, rows) for model, rows in self._rows(call))
 
-    def lacks(self, steps: Sequence[tuple[int, Call]]) -> bool:
-        """Whether `reserve` would take blocks for any of these."""
-        return any(
-            rows > model.tables.rows[slot]
-            for slot, call in steps for model, rows in self._rows(call)
-        )  # fmt: skip
+    def lacking(self, steps: Sequence[tuple[int, Decode | Extend]]) -> list[int]:
+        """Which of these steps, all of one kind, `reserve` would take blocks for."""
+        found: set[int] = set()
+        for model, rows in self._rows(steps[0][1]) if steps else ():
+            more, there = rows - steps[0][1].position, model.tables.rows
+            found.update(
+                i for i, (slot, call) in enumerate(steps) if call.position + more > there[slot]
+            )
+        return sorted(found)
 
-    def reserve_ahead(self, steps: Sequence[tuple[int, Call]]) -> None:
+    def reserve_ahead(self, steps: Sequence[tuple[int, Call]], running: int) -> None:
         """Blocks for the steps behind these, too, if there are many, or enough for all.
 
         A changed table is written before a launch, which then waits for those before it: it had
-        better change for all at a time.
+        better change for all at a time. So many as are `running` leave each other room.
         """
         every = [(slot, *need) for slot, call in steps for need in self._rows(call)]
-        most = 2 * len(every) * blocks_of(_AHEAD)
+        most = 2 * max(len(every), running) * blocks_of(_AHEAD)
         for slot, model, rows in every:
             if model.tables.ample or model.tables.pool.free > most:
                 model.tables.reserve(slot, rows + _AHEAD)

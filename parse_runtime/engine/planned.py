@@ -11,12 +11,16 @@ from parse_runtime.engine.protocols import Decoder, Prefilled, Target
 from parse_runtime.engine.putting_off import late
 from parse_runtime.engine.running import Running
 from parse_runtime.engine.sequence import Decode, Extend, Prefill
-from parse_runtime.signature.sizes import beside
+from parse_runtime.signature.sizes import PrefillSize, beside
 
 _TOGETHER = 4
 """The rows of so many of the largest passes are a step's while all answers are to be drafted and
 judged: as it begins nobody waits for a next token, and steps of all cost little more than those of
 a few. Requests come and leave between two steps."""
+
+_FEW, _SOME_ROWS = 96, 512
+"""While up to so many answers have tokens or wait for their prompts, a pass with a step has so many
+rows at most. A step of more costs about what its rows do, and gains nothing by going along."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,17 @@ class Planned:
         rows: int,
     ) -> Planned:  # fmt: skip
         """As many as `rows` allows, of all that run; 0 leaves it to what waits."""
+        due = _without_early(due, running, target) if target.shared else list(due)
+        waiting = [one.due for one in due]
         resuming = sum(isinstance(one.call, Extend) for one in running)
-        mixed = [size.prompt_rows for size in beside(target.mixed, resuming)] if resuming else []
+        prompts = sum(one.kind == "target" for one in waiting)
+        mixed = _beside(target, resuming, prompts)
         sizes = {"target": mixed or target.prefills, "draft": draft.prefills}
         largest = max(size.rows for model in (target, draft) for size in model.prefills)
         largest = max([largest, *(size.rows for size in target.shared)])
         others = len(running) > len(due)
         if not any(map(_streams, running)):
             largest, others = _TOGETHER * largest, False
-        due = _without_early(due, running, target) if target.shared else list(due)
-        waiting = [one.due for one in due]
         passes = plan(waiting, sizes, rows or room_for(waiting, largest, others))
         if mixed:  # a step goes with one pass
             passes = [one for i, one in enumerate(passes) if not i or one.kind != "target"]
@@ -78,10 +83,22 @@ class Planned:
         first = self.prefill
         if first is None or first.kind != "target":
             return False
-        if any(cast(Extend, running.call).scored for running in together):
+        if any(call.scored for call in cast(list[Extend], [one.call for one in together])):
             return False
         chunks = [running.chunk(rows) for running, rows in self.shares(first).items()]
         return target.mixes(chunks, len(together))
+
+
+def _beside(target: Target, resuming: int, prompts: int) -> list[PrefillSize]:
+    """What passes have for prompts beside a step of all that resume; none without such passes.
+
+    A step that goes along reads no weights by itself. Where few answers run, that is most of its
+    cost, and several passes of some rows, each with a step, take less time than one of many.
+    """
+    sizes = beside(target.mixed, resuming) if resuming else []
+    if resuming + prompts <= _FEW:
+        sizes = [size for size in sizes if size.rows + size.batch <= _SOME_ROWS] or sizes[:1]
+    return [size.prompt_rows for size in sizes]
 
 
 def _without_early(

@@ -64,7 +64,7 @@ def arrived(running: Running) -> float:
 
 def batch_of(together: Sequence[Running], ahead: bool = False) -> Batch:
     """The batch of those that ask for a step of one kind."""
-    calls = [cast(Decode | Extend, running.call) for running in together]
+    calls = cast(list[Decode | Extend], [running.call for running in together])
     scored = frozenset(
         running.slot
         for running, call in zip(together, calls, strict=True)
@@ -91,9 +91,11 @@ def behind(together: Sequence[Running], batch: Batch, results: Sequence[object])
     Those without a result are to be asked for again.
     """
     found = [tokens[-1] if isinstance(tokens, list) else None for tokens in results]
-    last = [cast(Extend, running.call).last for running in together]
-    going = [i for i, token in enumerate(found) if token is None or not last[i]]
-    return batch.followed_by(found).only(going)
+    last = [call.last for call in cast(list[Extend], [running.call for running in together])]
+    following = batch.followed_by(found)
+    if not any(last):
+        return following
+    return following.only([i for i, token in enumerate(found) if token is None or not last[i]])
 
 
 def run_alone(run: BatchPass, running: Running) -> object:

@@ -64,7 +64,8 @@ class Scheduler:
         self.failed = 0
         """Answers that failed in a row; those of unfit requests (UsageError) do not count."""
         self.told: Callable[[], object] = lambda: None
-        """Called once the answers of a pass have been told what it gave them."""
+        """Called once the answers of a pass have been told what it gave them, in the same step or,
+        where that has more to do, the next."""
 
     @property
     def running(self) -> int:
@@ -122,7 +123,8 @@ class Scheduler:
         launched, self._launched = self._launched, None
         if launched:
             self._prefill(launched.kind, launched.shares, launched)
-            self.told()
+            if not launched.mixed:  # else the next step, whose tokens are there, is launched first
+                self.told()
         planned = launched.others if launched else self._planned()
         for one in planned.passes:
             # Some of them may have failed in a pass before, or give way now.
@@ -148,7 +150,9 @@ class Scheduler:
         running = Running(self._free.pop(0), answer, answer.calls())
         self._running[answer.listener] = running
         self._guarded(running, lambda: None)
-        self._make_room([running])
+        if self._make_room([running]):
+            # Else its first step would ask for blocks, and find out what all others have.
+            self.memory.reserve_ahead([(running.slot, cast(Call, running.call))], self.running)
 
     def _make_room(self, asking: Sequence[Running]) -> list[Running]:
         """Those that have blocks for what they ask for; the oldest get them first."""
@@ -172,10 +176,14 @@ class Scheduler:
     def _batch(self, kind: type[Decode] | type[Extend], run: BatchPass) -> None:
         """One pass of all that ask for it; one by one where it fails, to find whose error it is."""
         together = [running for running in self._running.values() if isinstance(running.call, kind)]
-        steps = [(running.slot, cast(Call, running.call)) for running in together]
-        if self.memory.lacks(steps):
-            self.memory.reserve_ahead(steps)
-            together = self._make_room(together)
+        steps = cast(
+            list[tuple[int, Decode | Extend]],
+            [(running.slot, running.call) for running in together],
+        )
+        if lacking := self.memory.lacking(steps):
+            self.memory.reserve_ahead(steps, self.running)
+            self._make_room([together[i] for i in lacking])
+            together = [running for running in together if self._runs(running)]
         if not together:
             return
         planned = self._planned()

@@ -25,12 +25,16 @@ class Flight:
         alike. A row is the same where it has the same slot, token, position and sampling, as long
         as no other pass has touched the slot.
         """
-        own = self.batch
+        own, rows = self.batch, list(zip(*_rows(self.batch), strict=True))
         if _rows(own) == _rows(batch):
             return range(len(own))
-        found = {row: place for place, row in enumerate(zip(*_rows(own), strict=True))}
-        places = [found.get(row) for row in zip(*_rows(batch), strict=True)]
-        known = sum(place is not None for place in places)
+        of_slot = {slot: place for place, slot in enumerate(own.slots)}
+        places = [of_slot.get(slot) for slot in batch.slots]
+        for i, row in enumerate(zip(*_rows(batch), strict=True)):
+            place = places[i]
+            if place is not None and rows[place] != row:
+                places[i] = None
+        known = len(places) - places.count(None)
         return places if known == len(places) or (partly and known) else None
 
     def tokens(self, places: Sequence[int | None] | None = None) -> list[int | None]:

@@ -27,6 +27,19 @@ from parse_runtime.models.rows import Rows
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """The rows of a pass whose hidden states are wanted."""
+
+    behind: Tensor
+    """Int64 [N], counted from row `first` on; all rows before it are wanted, too."""
+    first: int = 0
+
+    def of(self, x: Tensor) -> Tensor:
+        """[first + N, ...] of all rows [T, ...]."""
+        return rows_at(x, self.behind, self.first)
+
+
+@dataclass(frozen=True)
 class Pass:
     """What all layers of a pass share, or all windowed ones."""
 
@@ -41,6 +54,8 @@ class Pass:
     """Those that share the model; `config` and the weights are then one rank's."""
     first_expert: Tensor | None = None
     """And this is where the rank's experts begin."""
+    wanted: Wanted | None = None
+    """In the last layer, the rows that go on behind attention; None for all."""
 
 
 Layer = Callable[
@@ -59,14 +74,15 @@ def forward(
     layer: Layer | None = None,
     windowed_frequencies: Tensor | None = None,
     ranks: Ranks | None = None,
+    wanted: Wanted | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Normalized hidden states [T, hidden] of T rows; their keys and values go to the cache.
+    """Normalized hidden states [T, hidden] of T rows, or of those that are `wanted`.
 
-    Attention reads the first `keys` rows of a slot. The second result has the hidden states
-    [T, hidden] that enter each of the `tapped` layers. `layer` is `decoder_layer`, or that
-    compiled. Windowed layers have `windowed_frequencies` where those differ. With `ranks`
-    parameters, configuration and cache are one rank's (`parse_runtime.models.shard`), and all ranks
-    have the same hidden states.
+    Keys and values of all rows go to the cache. Attention reads the first `keys` rows of a slot.
+    The second result has the hidden states [T, hidden] that enter each of the `tapped` layers.
+    `layer` is `decoder_layer`, or that compiled. Windowed layers have `windowed_frequencies` where
+    those differ. With `ranks` parameters, configuration and cache are one rank's
+    (`parse_runtime.models.shard`), and all ranks have the same hidden states.
     """
     run = layer or decoder_layer
     shared = windowed = Pass(
@@ -83,12 +99,18 @@ def forward(
     for index in range(config.layers):
         weights = of_layer(parameters, index)
         part = windowed if index in config.windowed_layers else shared
+        if index == config.layers - 1 and wanted is not None and ranks is None:
+            # The other rows have left what they are for, keys and values. Not compiled: the layer's
+            # shapes are its own.
+            part, run = replace(part, wanted=wanted), decoder_layer
         added, entered, hidden = run(weights, part, added, hidden, cache.layer(index))
         entering.append(entered)
     x, _ = add_rms_norm(
         added, hidden, parameters["norm"], config.rms_eps, config.norm_offset,
         None if config.output_norms else ranks,
     )  # fmt: skip
+    if wanted is not None and ranks is not None:
+        x = wanted.of(x)
     return x, [entering[index] for index in tapped]
 
 
@@ -117,7 +139,8 @@ def decoder_layer(
 
     The residual stream is `hidden` [T, hidden] plus `added`, the last block's product that is not
     added yet ([T, hidden] or parts of `linear_parts`), of several ranks a share of it. Gives the
-    next `added`, the stream that entered the layer, and the next `hidden`.
+    next `added`, the stream that entered the layer, and the next `hidden`; the first and the last
+    of the rows that are wanted.
     """
     c, ranks = shared.config, shared.ranks
     eps, offset = c.rms_eps, c.norm_offset
@@ -129,14 +152,15 @@ def decoder_layer(
         weight_of(weights, "qkv"), weights.get("qkv_bias"),
     )  # fmt: skip
     added = attended(weights, shared, qkv, stored)
+    residual = entered if shared.wanted is None else shared.wanted.of(entered)
     if c.output_norms:
         added, _ = add_rms_norm(added, None, weights["attention_output_norm"], eps, offset, ranks)
     if "router" in weights:
-        x, hidden = add_rms_norm(added, entered, weights["post_norm"], eps, offset, left)
+        x, hidden = add_rms_norm(added, residual, weights["post_norm"], eps, offset, left)
         added = mixture(weights, c, x, shared.first_expert)
     else:
         x, hidden = normed_swiglu(
-            added, entered, weights["post_norm"], eps, offset, left,
+            added, residual, weights["post_norm"], eps, offset, left,
             weight_of(weights, "gate_up"), c.gelu,
         )  # fmt: skip
         added = linear_shares(x, weight_of(weights, "down"), ranks)
@@ -151,7 +175,7 @@ def attention(w: Mapping[str, Tensor], shared: Pass, x: Tensor, stored: Tensor) 
 
 
 def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor) -> Added:
-    """`attention` from a query-key-value product on."""
+    """`attention` from a query-key-value product on; of the rows that are wanted."""
     r, c, keys = shared.rows, shared.config, shared.keys
     scale, cap = c.score_scale or None, c.score_cap
     if r.ancestors is not None:
@@ -162,10 +186,14 @@ def attended(w: Mapping[str, Tensor], shared: Pass, qkv: Tensor, stored: Tensor)
         )  # fmt: skip
     q = store(w, shared, qkv, stored)
     if r.parts is None:
-        return linear_shares(_seen(shared, r, q, stored), weight_of(w, "o"), shared.ranks)
-    count = r.parts[0].length * r.parts[0].slots.shape[0]
-    steps, behind = r.parts
-    x = chained(_seen(shared, steps, q[:count], stored), _seen(shared, behind, q[count:], stored))
+        x = _seen(shared, r, q, stored)
+    else:
+        steps, behind = r.parts
+        count = steps.tokens.shape[0]
+        x = _seen(shared, steps, q[:count], stored)
+        x = chained(x, _seen(shared, behind, q[count:], stored))
+    if shared.wanted is not None:
+        x = shared.wanted.of(x)
     return linear_shares(x, weight_of(w, "o"), shared.ranks)
 
 

@@ -473,6 +473,13 @@ ATTACKS = {
         with_manifest(target="host", relocatable=True),
         errors.InvalidValue,
     ),
+    "unproved and bound to its place": (
+        with_manifest(unproved=(1,), relocatable=False),
+        errors.InvalidValue,
+    ),
+    "unproved twice": (with_manifest(unproved=(1, 1)), errors.DuplicateName),
+    "unproved, and not there": (with_manifest(unproved=(77,)), errors.InvalidReference),
+    "unproved, and no output": (with_manifest(unproved=(0,)), errors.InvalidValue),
     "built twice for one architecture": (builds("sm_80", "sm_80"), errors.DuplicateName),
     "built again for its own": (builds("sm_90"), errors.DuplicateName),
     "built for nothing that has a name": (builds(""), errors.InvalidValue),

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def built() -> None:
     with open(build / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for command in (
-            ["cmake", "-S", str(ROOT), "-B", str(build)],
+            # Whose wheels have CUDA's headers.
+            ["cmake", "-S", str(ROOT), "-B", str(build), f"-DPython3_EXECUTABLE={sys.executable}"],
             ["cmake", "--build", str(build), "-j", "2", "--target", *targets],
         ):
             done = subprocess.run(command, capture_output=True, text=True)

@@ -3,7 +3,9 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <sstream>
 #include <utility>
 
@@ -40,6 +42,32 @@ __attribute__((noinline)) void fakecuda_found_on_stack(unsigned char* out, size_
     unsigned char left[8192];
     asm volatile("" : : "r"(left) : "memory");
     std::memcpy(out, left, std::min(size, sizeof(left)));
+}
+
+static __attribute__((noinline)) void leave_on_stack(unsigned char value) {
+    unsigned char left[8192];
+    std::memset(left, value, sizeof(left));
+    asm volatile("" : : "r"(left) : "memory");
+}
+
+static void* volatile made = nullptr;  // so that no call is left out
+
+// The same of a call that left `value` there before it called a function of the allocator.
+void fakecuda_found_after(const char* function, unsigned char value, unsigned char* out, size_t size) {
+    const std::string name = function;
+    void* other = nullptr;
+    if (name == "free" || name == "realloc" || name == "delete") made = std::malloc(100);
+    leave_on_stack(value);
+    if (name == "malloc") made = std::malloc(100);
+    if (name == "calloc") made = std::calloc(10, 10);
+    if (name == "realloc") made = std::realloc(made, 100000);
+    if (name == "free") std::free(made);
+    if (name == "posix_memalign") made = posix_memalign(&other, 64, 100) == 0 ? other : nullptr;
+    if (name == "aligned_alloc") made = std::aligned_alloc(64, 128);
+    if (name == "new") made = ::operator new(100);
+    if (name == "delete") ::operator delete(made);
+    fakecuda_found_on_stack(out, size);
+    if (name != "free" && name != "delete") std::free(made);
 }
 
 // How cuda-bindings finds all other calls: by the name without the version that cuda.h appends.

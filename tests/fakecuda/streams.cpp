@@ -78,9 +78,12 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
     streams::queue(stream_of(stream), [seen = *event_of(event)] { streams::wait(seen); });
     return CUDA_SUCCESS;
 }
-CUresult cuEventCreate(CUevent* out, unsigned) {
+CUresult cuEventCreate(CUevent* out, unsigned flags) {
     IN_CONTEXT;
-    *out = handle<CUevent>(new streams::Event);
+    auto* event = new streams::Event;
+    if (!(flags & CU_EVENT_DISABLE_TIMING))
+        event->time = std::make_shared<std::chrono::steady_clock::time_point>();
+    *out = handle<CUevent>(event);
     count("event", 1);
     return CUDA_SUCCESS;
 }
@@ -97,6 +100,16 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
 CUresult cuEventSynchronize(CUevent event) {
     IN_CONTEXT;
     streams::wait(*event_of(event));
+    return CUDA_SUCCESS;
+}
+CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent begin, CUevent end) {
+    IN_CONTEXT;
+    std::lock_guard lock(streams::guard);
+    const auto *first = event_of(begin), *last = event_of(end);
+    if (!first->time || !last->time || !first->stream || !last->stream) return CUDA_ERROR_INVALID_HANDLE;
+    streams::wait(*first);
+    if (last->position > last->stream->done) return CUDA_ERROR_NOT_READY;
+    *milliseconds = std::chrono::duration<float, std::milli>(*last->time - *first->time).count();
     return CUDA_SUCCESS;
 }
 CUresult cuEventQuery(CUevent event) {

@@ -4,10 +4,12 @@
 
 #include <cuda.h>
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 
@@ -22,6 +24,8 @@ struct Stream {
 struct Event {
     Stream* stream = nullptr;
     uint64_t position = 0;  // of the stream, when the event was recorded
+    // Of one with a time, when the work before it was done; the work that says so may outlive the event.
+    std::shared_ptr<std::chrono::steady_clock::time_point> time;
 };
 
 inline Stream* stream_of(CUstream stream) { return reinterpret_cast<Stream*>(stream); }
@@ -64,7 +68,9 @@ inline void destroy(Stream* stream) {
 
 inline void record(Event* event, Stream* stream) {
     std::lock_guard lock(guard);
-    *event = {stream, stream->queued()};
+    if (event->time) queue(stream, [time = event->time] { *time = std::chrono::steady_clock::now(); });
+    event->stream = stream;
+    event->position = stream->queued();
 }
 
 inline void wait(Event event) { drain(event.stream, event.position); }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foundryc import recorder
+from foundryc import recorder, report
 from foundryc.capture_file import save as store_capture
 from foundryc.cuda import proof
 from foundryc.cuda.graph import RecordedGraph
@@ -137,33 +138,64 @@ def test_what_fails_its_proof_is_not_kept(made, tmp_path):
     assert not (tmp_path / "kept.fdy").exists()
 
 
+PROVED = {
+    "equal": "^$",
+    "equal with ranks": "^$",
+    "noise with ranks": r"^graph step\[by=25\]: .*, node 2 of 5, kernel 'more', makes",
+    "noise": "^" + re.escape(
+        "graph step[by=25]: at another place its output 'result' is not what it is here; of the"
+        " same memory, node 2 of 5, kernel 'more', makes something else: region 'state', byte 0"
+        " (tensor 'state') is 0x1a00000019 here and 0x100000000f there; taken for noise was, of"
+        " 2: graph step[by=25], node 2, kernel 'more': argument 2, byte 0 of 4; capture it"
+    ),
+    "initial": r"step\[by=11\]: .* node 1 of 5, kernel 'add', .* 0x200000008 here and 0x2",
+    "untouched": r"last: .* 'untouched' .*; none of its nodes makes something else",
+    "skewed": r"node 0 of 2, a copy, .* 'io', byte 80 .* 0x6010+8 here and 0x20+c there",
+    "lost": r"step\[by=25\]: before it had run .* failed .* with node 4 of 5, a copy, and",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def proved(library, tmp_path_factory):
+    """The folder of the cases of PROVED, and what was said of each."""
+    folder = tmp_path_factory.mktemp("proved")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fakecuda.proving", str(folder), *PROVED],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("case", PROVED)
+def test_the_node_that_differs_is_named(proved, case):
+    folder, said, errors = proved
+    assert said[case] is not None, errors
+    assert re.search(PROVED[case], said[case]), said[case]
+    assert (folder / case / "kept.fdy").exists() == case.startswith("equal")
+
+
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "outputs", "left_out"),
     [
-        ("equal", "^$"),
-        ("equal with ranks", "^$"),
-        ("noise with ranks", r"^graph step\[by=25\]: .*, node 2 of 5, kernel 'more', makes"),
-        ("noise", "^" + re.escape(
-            "graph step[by=25]: at another place its output 'result' is not what it is here; of the"
-            " same memory, node 2 of 5, kernel 'more', makes something else: region 'state', byte 0"
-            " (tensor 'state') is 0x1a00000019 here and 0x100000000f there; taken for noise was, of"
-            " 2: graph step[by=25], node 2, kernel 'more': argument 2, byte 0 of 4; capture it"
-        )),
-        ("initial", r"step\[by=11\]: .* node 1 of 5, kernel 'add', .* 0x200000008 here and 0x2"),
-        ("untouched", r"last: .* 'untouched' .*; none of its nodes makes something else"),
-        ("skewed", r"node 0 of 2, a copy, .* 'io', byte 80 .* 0x6010+8 here and 0x20+c there"),
-        ("lost", r"step\[by=25\]: before it had run .* failed .* with node 4 of 5, a copy, and"),
+        ("equal", 3, []),
+        ("unsteady", 4, [("last", "unsteady")]),
+        ("adopted", 3, [(g, "result") for g in ("step[by=11]", "step[by=25]", "last")]),
     ],
-    ids=["equal", "ranks", "noise-ranks", "noise", "initial", "untouched", "skewed", "lost"],
-)  # fmt: skip
-def test_the_node_that_differs_is_named(tmp_path, fake, case, said):
+)
+def test_outputs_that_were_not_compared_are_named(tmp_path, fake, case, outputs, left_out):
     done = subprocess.run(
         [sys.executable, "-m", "tests.fakecuda.proving", case, str(tmp_path)],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(said, done.stdout.strip()), done.stdout
-    assert (tmp_path / "kept.fdy").exists() == case.startswith("equal")
+    assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
+    with Bundle.open(tmp_path / "kept.fdy") as bundle:
+        proof = report.summary(bundle)["proof"]
+    assert proof == {
+        "outputs": outputs,
+        "compared": outputs - len(left_out),
+        "not_compared": [{"graph": graph, "output": name} for graph, name in left_out],
+    }
 
 
 def test_captures_that_disagree_are_not_kept(made, tmp_path):

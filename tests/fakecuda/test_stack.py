@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -14,6 +15,7 @@ from foundryc import elsewhere, native
 from foundryc.cuda import harvest
 from foundryc.cuda.stack import filled
 from foundryrt.errors import FoundryError
+from tests.fakecuda import conftest
 
 SIZE = 8000
 REST = 200
@@ -73,13 +75,61 @@ def test_a_call_later_in_a_line_finds_it_too(library):
     assert Counter(found.raw).most_common(1)[0][0] == 1
 
 
+ALLOCATING = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "free",
+    "posix_memalign",
+    "aligned_alloc",
+    "new",
+    "delete",
+]
+
+
+def left_after(library, function: str) -> tuple[int, int]:
+    """The byte that most of the stack holds after `function` of the allocator, and how often."""
+    found = ctypes.create_string_buffer(SIZE)
+    library.fakecuda_found_after(function.encode(), 0xEE, found, ctypes.c_size_t(SIZE))
+    return Counter(found.raw).most_common(1)[0]
+
+
+@pytest.mark.parametrize("function", ALLOCATING)
+def test_what_allocates_leaves_the_byte_alone(library, function):
+    """How much the allocator leaves there depends on what the heap holds."""
+    before = left_after(library, function)
+    with filled(0x5A):
+        byte, count = left_after(library, function)
+    assert byte == 0x5A and count > SIZE - REST
+    assert before[0] == left_after(library, function)[0] == 0xEE
+
+
+def test_in_a_program_that_is_linked_for_one_place_too(library):
+    program = conftest.ROOT / "build" / "tests" / "allocating"
+    done = subprocess.run(
+        [program, native.PATH, library._name, *ALLOCATING], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    filled_bytes = [int(line) for line in done.stdout.split()]
+    assert len(filled_bytes) == len(ALLOCATING) and min(filled_bytes) > SIZE - REST
+
+
+def test_allocations_of_another_thread_are_left_alone(library):
+    found = []
+    with filled(0x5A):
+        other = threading.Thread(target=lambda: found.append(left_after(library, "malloc")))
+        other.start()
+        other.join()
+    assert found[0][0] == 0xEE
+
+
 def test_another_thread_is_left_alone(library):
     found = Found(library)
     with filled(0xA5):
         other = threading.Thread(target=found.look)
         other.start()
         other.join()
-    assert [byte for byte, _ in found.seen] == [0]  # a new stack
+    assert found.seen and found.seen[0][0] != 0xA5
 
 
 def test_a_debugger_and_a_profiler_go_on_afterwards(library):

@@ -17,6 +17,8 @@ from parse_runtime.kernels.cuda.reduce import (
 from parse_runtime.kernels.cuda.shares import send_product
 
 ROWS, WIDTH, MANY = 80, 1024, 31
+UNEVEN = 774
+"""Numbers of a row whose words are no multiple of four."""
 path, world = Path(sys.argv[1]), int(sys.argv[2])
 with (
     torch.inference_mode(),
@@ -72,6 +74,12 @@ with (
         def reduce(count: int, kind: torch.dtype = kind) -> dict[str, torch.Tensor]:
             return {"sum": all_reduce(share(count, kind), ranks).float()}
 
+        def uneven(kind: torch.dtype = kind) -> dict[str, torch.Tensor]:
+            row = share(1, kind)[0, :UNEVEN].contiguous()
+            gathered, total = ranks.all_gather(row), all_reduce(row, ranks)
+            return {"gathered": gathered.float(), "sum": total.float()}
+
+        passes.append(("uneven", {"dtype": name, "rows": 1}, uneven))
         for count in (1, 5, ROWS):
             key = {"dtype": name, "rows": count}
             passes.append(("gather", key, lambda count=count, own=gather: own(count)))

@@ -19,11 +19,16 @@ from foundryrt.errors import RankLost
 from foundryrt.ranks.followers import Followers
 
 STEPS = 3
+UNEVEN = 774
+"""As in capture_ranks.py."""
 
 
 def expected(name: str, count: int, given: dict[str, np.ndarray], world: int) -> dict:
     """In float64."""
     parts = np.stack([given["x"][:count].astype(np.float64) + rank for rank in range(world)])
+    if name == "uneven":
+        parts = parts[:, 0, :UNEVEN]
+        return {"gathered": parts, "sum": parts.sum(0)}
     if name == "gather":
         return {"gathered": parts}
     if name == "reduce":

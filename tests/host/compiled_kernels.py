@@ -271,6 +271,11 @@ def chains(ttgir: str) -> dict[str, int]:
     }
 
 
+def quads(ptx: str) -> list[str]:
+    """Instructions that move four words of 32 bits."""
+    return sorted(set(re.findall(r"\b(?:ld|st)\.\S*global\.v4\.b32", ptx)))
+
+
 def multiplied(ptx: str) -> list[str]:
     """Types of what tensor cores multiply."""
     return sorted(set(re.findall(r"mma\S*\.m\d+n\d+k\d+\S*?\.f32\.(\w+\.\w+)", ptx)))
@@ -309,6 +314,7 @@ def main() -> None:
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
             "sent": [sent(k.asm["ttgir"]) for k in kernels.values()],
             "chains": [chains(k.asm["ttgir"]) for k in kernels.values()],
+            "quads": [quads(k.asm["ptx"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }
         for name, kernels in compiled.items()

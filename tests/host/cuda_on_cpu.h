@@ -1,12 +1,13 @@
 // Runs the kernels on a CPU: a thread is a fiber, which gives way only where CUDA's threads wait.
 // Warps lag behind one another at random: what lacks a barrier gives other results than numpy.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
-#include <functional>
-#include <random>
+#include <memory>
 #include <vector>
 
 #define __device__
@@ -28,13 +29,15 @@ struct Block {
     Index index;
     Barrier all, some;
     std::vector<Barrier> warps;
+    int votes = 0;
     std::vector<float> exchange;
     std::vector<unsigned char> memory;
 };
 
 struct Fiber {
-    ucontext_t context;
-    std::vector<char> stack;
+    ucontext_t context;  // where it begins
+    jmp_buf left;        // where it gave way
+    bool begun = false;
     Index index;
     Block* block;
     const Barrier* awaited = nullptr;
@@ -44,14 +47,30 @@ struct Fiber {
     bool waits() const { return awaited && awaited->generation == generation; }
 };
 
-static ucontext_t scheduler;
+static constexpr std::size_t STACK = 64 << 10;
+static std::vector<std::unique_ptr<char[]>> stacks;
+static jmp_buf scheduler;
 static Fiber* current;
 static Barrier* cluster;
 static std::vector<Block>* blocks;
-static std::function<void()> body;
+static void (*body)(const void*);
+static const void* kernel;
 
 #define threadIdx (current->index)
 #define blockIdx (current->block->index)
+
+// By jumps: swapcontext asks the kernel for the signal mask each time.
+static void give_way() {
+    if (!_setjmp(current->left)) _longjmp(scheduler, 1);
+}
+
+static void resume(Fiber& fiber) {
+    current = &fiber;
+    if (_setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.left, 1);
+    fiber.begun = true;
+    setcontext(&fiber.context);
+}
 
 static int arrive(Barrier& b) {
     int generation = b.generation;
@@ -61,7 +80,7 @@ static int arrive(Barrier& b) {
 
 static void await(Barrier& b, int generation) {
     current->awaited = &b, current->generation = generation;
-    if (current->waits()) swapcontext(&current->context, &scheduler);
+    if (current->waits()) give_way();
     current->awaited = nullptr;
 }
 
@@ -69,6 +88,16 @@ static void wait(Barrier& b) { await(b, arrive(b)); }
 
 static Barrier& warp() { return current->block->warps[threadIdx.x / 32]; }
 static void __syncthreads() { wait(current->block->all); }
+static int __syncthreads_or(int value) {
+    int& votes = current->block->votes;
+    votes |= value != 0;
+    __syncthreads();
+    const int any = votes;
+    __syncthreads();
+    votes = 0;
+    __syncthreads();
+    return any;
+}
 static void __syncwarp() { wait(warp()); }
 static void cluster_barrier() { wait(*cluster); }
 
@@ -94,11 +123,13 @@ T __shfl_up_sync(unsigned, T value, int offset) {
 
 static int atomicAdd(int* to, int value) { return *to += value, *to - value; }
 static unsigned atomicOr(unsigned* to, unsigned value) { return *to |= value; }
+static int __popc(unsigned value) { return __builtin_popcount(value); }
 static int __ffs(unsigned value) { return __builtin_ffs(int(value)); }
 static unsigned __float_as_uint(float value) { unsigned u; return std::memcpy(&u, &value, 4), u; }
 static float __uint_as_float(unsigned value) { float f; return std::memcpy(&f, &value, 4), f; }
 static float __int_as_float(int value) { return __uint_as_float(unsigned(value)); }
 static float rsqrtf(float x) { return 1 / std::sqrt(x); }
+static float approximate_root(float x) { return std::sqrt(x); }
 static void sincospif(float x, float* sine, float* cosine) {
     *sine = float(std::sin(M_PI * double(x))), *cosine = float(std::cos(M_PI * double(x)));
 }
@@ -108,16 +139,18 @@ static int max(int a, int b) { return a > b ? a : b; }
 static unsigned char* dynamic_shared() { return current->block->memory.data(); }
 
 static void enter() {
-    body();
+    body(kernel);
     current->done = true;
-    swapcontext(&current->context, &scheduler);
+    _longjmp(scheduler, 1);
 }
 
-// Clusters one after another, the fibers of a cluster in turn.
-static void launch(unsigned grid, unsigned threads, unsigned size, std::size_t shared,
-                   std::function<void()> kernel) {
-    body = std::move(kernel);
-    std::minstd_rand random(1);
+// Clusters one after another, the fibers of a cluster in turn. `call` calls a kernel.
+template <class Call>
+void launch(unsigned grid, unsigned threads, unsigned size, std::size_t shared, const Call& call) {
+    body = [](const void* given) { (*static_cast<const Call*>(given))(); };
+    kernel = &call;
+    std::uint64_t state = 1;
+    const auto random = [&] { return state = state * 48271 % 2147483647; };
     for (unsigned first = 0; first < grid; first += size) {
         std::vector<Block> here(size);
         Barrier whole{int(size * threads)};
@@ -136,11 +169,11 @@ static void launch(unsigned grid, unsigned threads, unsigned size, std::size_t s
             Fiber& f = fibers[i];
             f.index = {i % threads};
             f.block = &here[i / threads];
-            f.stack.resize(64 << 10);
+            if (i == stacks.size()) stacks.emplace_back(new char[STACK]);
             getcontext(&f.context);
-            f.context.uc_stack.ss_sp = f.stack.data();
-            f.context.uc_stack.ss_size = f.stack.size();
-            f.context.uc_link = &scheduler;
+            f.context.uc_stack.ss_sp = stacks[i].get();
+            f.context.uc_stack.ss_size = STACK;
+            f.context.uc_link = nullptr;
             makecontext(&f.context, enter, 0);
         }
         for (bool running = true; running;) {
@@ -152,8 +185,7 @@ static void launch(unsigned grid, unsigned threads, unsigned size, std::size_t s
                 unsigned& lag = lags[i / 32];
                 if (i % 32 == 0) lag = lag ? lag - 1 : random() % 16 ? 0 : random() % 64;
                 if (lag || f.waits()) continue;
-                current = &f;
-                swapcontext(&scheduler, &f.context);
+                resume(f);
             }
         }
     }

@@ -46,8 +46,8 @@ class Clock:
         return tl.full((), 0, tl.int64)
 
 
-# Both are machine code.
-exchange._store = store
+# These are machine code.
+exchange._store = exchange._store_quads = store
 # The interpreter's product of bfloat16 is not one.
 stream.add_product = add_product
 CAPACITY = 8192
@@ -185,6 +185,21 @@ def reduced(rank: int, world: int, dtype: torch.dtype) -> bool:
     return torch.equal(found, total) and _left_empty(ranks, rank)
 
 
+def gathered(rank: int, world: int, dtype: torch.dtype) -> bool:
+    """`all_gather` of this rank, whose words the others have, too."""
+    shares = [whole(2, 1008).to(dtype) for _ in range(world)]
+    ranks = ranks_of(rank, world)
+    fill(ranks, rank, shares)
+    found = exchange.all_gather(shares[rank], ranks)
+    sent = all(
+        torch.equal(place(ranks, peer, rank)[: shares[rank].numel() * dtype.itemsize // 4],
+                    as_sent(shares[rank]))
+        for peer in range(world)
+        if peer != rank
+    )  # fmt: skip
+    return torch.equal(found, torch.stack(shares)) and sent and _left_empty(ranks, rank)
+
+
 def late(world: int) -> bool:
     """Where a rank has sent nothing, the wait ends, and the error says which."""
     ranks = ranks_of(0, world)
@@ -208,6 +223,7 @@ def main() -> None:
         found[f"alone {dtype}"] = alone(dtype)
         for rank, world in ((0, 2), (1, 2), (2, 3)):
             found[f"reduced {rank} {world} {dtype}"] = reduced(rank, world, dtype)
+            found[f"gathered {rank} {world} {dtype}"] = gathered(rank, world, dtype)
             for spans, row in ((1, True), (4, True), (2, False)):
                 name = f"normed {rank} {world} {dtype} {spans} {row}"
                 found[name] = normed(rank, world, dtype, spans, row)

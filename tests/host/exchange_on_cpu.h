@@ -20,13 +20,27 @@ static void count(Signal* signal, int bytes) {
 static void init_signal(Signal* signal) { *signal = {0, 1, 0}; }
 static void expect(Signal* signal, int bytes) { signal->pending--, count(signal, bytes); }
 static void wait_for(Signal* signal, int parity) {
-    while ((signal->phases & 1) == parity) swapcontext(&current->context, &scheduler);
+    while ((signal->phases & 1) == parity) give_way();
 }
 
 template <class T>
 void push(T* address, int rank, T value, Signal* signal) {
     *remote(address, rank) = value;
     count(remote(signal, rank), -int(sizeof value));
+}
+
+struct Remote {
+    Sample* samples;
+    Signal* signal;
+};
+
+static Remote remote_samples(Sample* samples, int rank, Signal* signal) {
+    return {remote(samples, rank), remote(signal, rank)};
+}
+
+static void push(Remote to, int index, Sample value) {
+    to.samples[index] = value;
+    count(to.signal, -int(sizeof value));
 }
 
 struct Waiting {
@@ -44,7 +58,7 @@ static void post(Part* part, float value, int step) { *part = {value, step}; }
 
 // Others go on before it is asked for again.
 static bool arrived_of(bool here) {
-    if (!here) swapcontext(&current->context, &scheduler);
+    if (!here) give_way();
     return here;
 }
 

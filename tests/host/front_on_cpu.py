@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,8 @@ from otfs_pipeline.front.signature import FRONT, waveform_span
 from otfs_pipeline.front.track import Tracker
 from otfs_pipeline.receiver.kernels import front
 from otfs_pipeline.settings import Settings
-from tests.host.kernels_on_cpu import garbage
+from tests.host.kernels_on_cpu import compiled, garbage
 
-HERE = Path(__file__).parent
 TYPES = {
     "complex64": "Sample", "float32": "float", "float64": "double", "int32": "int",
     "int64": "long long", "uint8": "unsigned char",
@@ -32,10 +30,9 @@ class FrontOnCpu:
         self._types = {name: TYPES[array.dtype.name] for name, array in self.arrays.items()}
         self._types |= {"waveform": "Sample", "doubtful": "unsigned char"}
         self._tracker = Tracker(link, waveform_span(link))
-        self._run = ctypes.CDLL(str(self._compiled(link, folder))).run
+        self._run = compiled(self._code(link), folder).run
 
-    def _compiled(self, link: Settings, folder: Path) -> Path:
-        code, library = folder / "front.cpp", folder / "front.so"
+    def _code(self, link: Settings) -> str:
         calls = []
         for name, (blocks, threads, _) in front.launches(link).items():
             arguments = ", ".join(front.parameters(link)[name])
@@ -45,12 +42,9 @@ class FrontOnCpu:
         first, *others = front.files(link)
         files = front.source(link, first) + "".join(map(front.text, others))
         body = "\n".join(calls)
-        code.write_text(
+        return (
             f'#include "cuda_on_cpu.h"\n{files}\nextern "C" void run({declared}) {{\n{body}\n}}\n'
         )
-        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
-        subprocess.run([*command, str(code), "-o", str(library)], check=True)
-        return library
 
     def burst(self, samples: np.ndarray, doubtful: bool) -> dict[str, float]:
         """One burst through the kernels: FRONT by name; `arrays` has the rest."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from otfs_pipeline.receiver.kernels.macros import macros
 
 HERE = Path(__file__).parent
 
+# What cuda_on_cpu.h and exchange_on_cpu.h have in their place.
+REPLACED = ("common.cuh", "cluster.cuh", "mailbox.cuh", "approximate.cuh")
 # Calls a kernel with the buffers whose addresses are at `at`.
 CALL = """
 #include <utility>
@@ -52,8 +56,7 @@ def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, 
     calls, names = list[str](), list[str]()
     for kernel, source in program.kernels(link).items():
         own = program.files(geometry, kernel)
-        # What cuda_on_cpu.h has in their place.
-        files = [f for f in own if f not in ("common.cuh", "cluster.cuh", "mailbox.cuh")]
+        files = [f for f in own if f not in REPLACED]
         space = files[-1].replace(".", "_")
         text.append(f"namespace {space} {{\n{''.join(map(program.text, files))}\n}}")
         blocks, threads, shared = program.launches(geometry)[kernel]
@@ -65,18 +68,32 @@ def receive(samples: np.ndarray, geometry: Geometry, folder: Path) -> dict[str, 
         names += source.parameters
     body = "\n".join(calls)
     text.append(f'extern "C" void receive(void* const* buffers) {{\n{body}\n}}')
-    code, library = folder / "kernels.cpp", folder / "kernels.so"
-    code.write_text("\n".join(text))
-    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
-    subprocess.run([*command, str(code), "-o", str(library)], check=True)
+    library = compiled("\n".join(text), folder)
     arrays = {
         name: garbage(buffer.shape, buffer.dtype)
         for name, buffer in program.buffers(geometry).items()
     }
     known = {"samples": samples} | program.constants(link) | arrays
     buffers = (ctypes.c_void_p * len(names))(*[known[name].ctypes.data for name in names])
-    ctypes.CDLL(str(library)).receive(buffers)
+    library.receive(buffers)
     return arrays
+
+
+def compiled(code: str, folder: Path) -> ctypes.CDLL:
+    """A library of this code, with variables of its own even where the same code is loaded."""
+    with NamedTemporaryFile(dir=folder, suffix=".so") as library:
+        library.write(_binary(code))
+        library.flush()
+        return ctypes.CDLL(library.name)
+
+
+@cache
+def _binary(code: str) -> bytes:
+    with NamedTemporaryFile(suffix=".so") as library:
+        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
+        command += ["-xc++", "-", "-o", library.name]
+        subprocess.run(command, input=code.encode(), check=True)
+        return Path(library.name).read_bytes()
 
 
 def garbage(shape: tuple[int, ...], dtype: str) -> np.ndarray:

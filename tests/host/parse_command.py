@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from parse_models import save
+from standing_by import COMMAND
 
 from foundryc.recorder import Recorder
 from parse_runtime.capture.record import Settings, record
 
-COMMAND = [sys.executable, "-c", "from foundryrt.start import main; main()"]
 LIMIT, SLOTS = 160, 3
 
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from parse_command import COMMAND
+import pytest
+
+COMMAND = [sys.executable, "-c", "from foundryrt.start import main; main()"]
 
 
 @contextmanager
-def standing_by(socket: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
+def commands_handed_over(folder: Path, bundle: Path) -> Iterator[None]:
+    """Commands with --standby go to a process that has imported torch, which takes seconds."""
+    socket = folder / "s.sock"
+    with standing_by(socket, bundle, OMP_NUM_THREADS="1"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOUNDRY_STANDBY", str(socket))
+        yield
+
+
+@contextmanager
+def standing_by(socket: Path, bundle: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [*COMMAND, "standby", "--host", "--socket", str(socket), "--bundle", str(bundle)],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, env=os.environ | environment,
     )  # fmt: skip
     try:
         assert process.stderr is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from otfs_pipeline.coding.transport import TransportBlock
 from otfs_pipeline.receiver.decoder import Decoder, tables
 from otfs_pipeline.receiver.kernels.decoder import PARAMETERS, Program
 from otfs_pipeline.receiver.kernels.program import text
+from tests.host.kernels_on_cpu import compiled
 
-HERE = Path(__file__).parent
 LAUNCHES = """
 extern "C" void run(const float* llr, const int* rows, const unsigned* edges,
                     const unsigned* block_check, const unsigned* part_check, unsigned char* payload,
@@ -41,16 +40,13 @@ CASES = [
 
 
 def on_cpu(program: Program, llr: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
-    code, library = folder / "decode.cpp", folder / "decode.so"
-    code.write_text('#include "cuda_on_cpu.h"\n' + program.source() + LAUNCHES)
-    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
-    subprocess.run([*command, str(code), "-o", str(library)], check=True)
+    library = compiled('#include "cuda_on_cpu.h"\n' + program.source() + LAUNCHES, folder)
     written = {
         name: np.full(buffer.shape, 0xEE, buffer.dtype) for name, buffer in program.buffers.items()
     }
     known = {"llr": llr} | program.constants() | written
     names = [*PARAMETERS["decode"], "places", "frame_error"]
-    ctypes.CDLL(str(library)).run(*[ctypes.c_void_p(known[name].ctypes.data) for name in names])
+    library.run(*[ctypes.c_void_p(known[name].ctypes.data) for name in names])
     return written
 
 

@@ -47,7 +47,8 @@ def test_it_shows_the_run_and_ctrl_c_ends_both(bundle: Path) -> None:
         report = run.interrupt()
         *_, last = events
     assert last["ended"] and report["interrupted"]
-    assert last["totals"]["frames"] == report["frames"] > counted["otfs_frames_total", ""] > 0
+    # On a loaded machine none may have been received since.
+    assert last["totals"]["frames"] == report["frames"] >= counted["otfs_frames_total", ""] > 50
     assert last["totals"]["good"] == report["conditions"]["good"]
     assert last["totals"]["bit_errors"] / last["totals"]["bits"] == report["ber"]
     assert last["totals"]["missed"] == report["deadline_misses"]
@@ -99,8 +100,7 @@ def test_a_line_says_how_its_frame_was(bundle: Path, tmp_path: Path) -> None:
 def test_a_waveform_has_carrier_timing_and_its_own_spectrum(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "air"
     send.main(["--raw", "--bundle", str(bundle), "--output", str(path), "--frames", "400",
-               "--pool", "4", "--snr", "25", "--carrier", "900",
-               "--datatype", "ci16_le"])  # fmt: skip
+               "--snr", "25", "--carrier", "900", "--datatype", "ci16_le"])  # fmt: skip
     with LiveRun(bundle, "--iq", f"{path}.sigmf-meta", "--raw", "--pace") as run:
         for shown in Events(run.url):
             if shown["spectrum"] and shown["frames"]:

@@ -21,9 +21,9 @@ from otfs_pipeline.link import frame, qam, reference
 from otfs_pipeline.receiver.kernels import quality
 from otfs_pipeline.receiver.quality import measure
 from otfs_pipeline.settings import Settings
+from tests.host.kernels_on_cpu import compiled
 from tests.host.otfs_link import save_bundle
 
-HERE = Path(__file__).parent
 LINK = Settings(grid="64x32")
 LAUNCHES = """
 extern "C" void run(const Sample* samples, const Sample* symbols, float* of_cells, float* of_blocks,
@@ -88,17 +88,14 @@ def test_the_kernels_give_the_numbers_of_torch(link: Settings, tmp_path: Path) -
     samples, symbols = received(link)
     samples[link.m : 3 * link.m] = 0
     samples[:5] = samples[np.argmax(np.abs(samples.real))]
-    code, library = tmp_path / "quality.cpp", tmp_path / "quality.so"
     text = '#include "cuda_on_cpu.h"\nusing std::fabs;\n' + quality.source(link) + LAUNCHES
-    code.write_text(text)
-    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
-    subprocess.run([*command, str(code), "-o", str(library)], check=True)
+    library = compiled(text, tmp_path)
     written = {
         name: np.full(buffer.shape, np.nan, np.float32)
         for name, buffer in quality.buffers(link).items()
     }
     arrays = [samples, symbols.astype(np.complex64), *written.values()]
-    ctypes.CDLL(str(library)).run(*[ctypes.c_void_p(array.ctypes.data) for array in arrays])
+    library.run(*[ctypes.c_void_p(array.ctypes.data) for array in arrays])
     expected = in_torch(link, samples, symbols)
     assert expected["missing"] == 2 * link.m and expected["clipped"] >= 6
     for name, value in expected.items():
@@ -124,12 +121,16 @@ def test_the_log_says_of_each_frame_how_it_was(bundle: Path, tmp_path: Path) -> 
         cwd=tmp_path, capture_output=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [line["flags"] for line in lines] == [[], ["clipped"], ["burst"], ["missing"]]
+    assert [line["flags"] for line in lines[:2]] == [[], ["clipped", "mismatch"]]
+    assert "burst" in lines[2]["flags"] and "missing" in lines[3]["flags"]
     assert [line["frame"] for line in lines] == [0, 1, 2, 3]
     assert lines[3]["missing_samples"] == 192
-    totals = json.loads(done.stdout)["conditions"]
+    report = json.loads(done.stdout)
+    totals = report["conditions"]
     assert (totals["frames"], totals["good"]) == (4, 1)
-    assert totals["flags"] == {"clipped": 1, "burst": 1, "missing": 1, "crc": 0}
+    found = dict(totals["flags"])
+    assert report["fit"] == {name: found.pop(name) for name in ("mismatch", "noisy")}
+    assert found == {"clipped": 1, "burst": 1, "missing": 1, "crc": 0}
     exact = reference.receive(frames[0].astype(np.complex128), LINK)
     gain = np.sum(np.abs(exact.estimate.taps.value) ** 2)
     assert lines[0]["snr_db"] == pytest.approx(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ import zmq
 from otfs_pipeline.frames import source, writing
 from otfs_pipeline.link import frame, reference
 from tests.host.otfs_link import LINK, save_bundle
+from tests.host.standing_by import COMMAND, commands_handed_over
 
-COMMAND = "import sys; from foundryrt.cli import main; sys.argv[0] = 'foundryrt'; main()"
 SENDER = [sys.executable, "-m", "otfs_pipeline.send"]
 
 
@@ -28,8 +29,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy")
 
 
-def start(bundle: Path, *options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", COMMAND, "run", str(bundle), "--json", *map(str, options)]
+@pytest.fixture(scope="module", autouse=True)
+def standby(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with commands_handed_over(tmp_path_factory.mktemp("standby"), bundle):
+        yield
+
+
+def start(bundle: Path, *options: object, standby: bool = True) -> subprocess.Popen[str]:
+    command = [*COMMAND, "run", str(bundle), "--json", *map(str, options)]
+    command += ["--standby"] if standby else []
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -90,10 +98,11 @@ def test_a_broken_frame_leaves_its_neighbours_as_they_are(bundle: Path, tmp_path
 @pytest.mark.parametrize("kind", ["zmq", "shm"])
 def test_a_lossless_live_source(bundle: Path, tmp_path: Path, kind: str) -> None:
     place = f"ipc://{tmp_path}/link" if kind == "zmq" else str(tmp_path / "ring")
+    ring = ["--slots", "4"] if kind == "shm" else []
     receiver = start(bundle, f"--{kind}", place, "--lossless", "--queue", 2)
     sent = subprocess.run(
         [*SENDER, f"--{kind}", place, "--bundle", bundle, "--frames", "30", "--pool", "3",
-         "--snr", "25", "--slots", "4", "--json"], capture_output=True, text=True, timeout=300,
+         "--snr", "25", "--json", *ring], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert sent.returncode == 0, sent.stderr
     report = finish(receiver)
@@ -152,8 +161,9 @@ def test_a_source_that_overruns_loses_frames_and_goes_on(bundle: Path) -> None:
 
 
 def start_writing(bundle: Path, bits: Path) -> subprocess.Popen[str]:
-    """A run of many frames that has begun to write its file."""
-    process = start(bundle, "--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
+    """A run of many frames, in a process of its own, that has begun to write its file."""
+    options = ("--frames", 1_000_000, "--pool", 2, "--bits-out", bits)
+    process = start(bundle, *options, standby=False)
     deadline = time.monotonic() + 120
     while not any(p.stat().st_size for p in bits.parent.iterdir()):
         assert time.monotonic() < deadline

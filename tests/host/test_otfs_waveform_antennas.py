@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from otfs_pipeline.waveform.impair import Impairments
 from otfs_pipeline.waveform.simulate import Simulation
 from tests.host.front_on_cpu import FrontOnCpu
 from tests.host.otfs_link import LINK, save_bundle
+from tests.host.standing_by import commands_handed_over
 from tests.host.test_otfs_stream import SENDER, finish, run, start
 
 TWO = replace(LINK, antennas=2)
@@ -25,6 +27,12 @@ TWO = replace(LINK, antennas=2)
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bundle(tmp_path_factory.mktemp("otfs") / "otfs.fdy", TWO)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standby(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with commands_handed_over(tmp_path_factory.mktemp("standby"), bundle):
+        yield
 
 
 def sent(bundle: Path, *more: str) -> list[str]:

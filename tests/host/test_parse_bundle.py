@@ -29,12 +29,14 @@ RUN = """
 import json, sys
 from foundryrt.session import Session
 from parse_runtime.commands.run import Options, run
-with Session.open(sys.argv[1]) as session:
-    report = run(session, Options(**json.loads(sys.argv[2])), True)
+reports = []
+for options in map(json.loads, sys.argv[2:]):
+    with Session.open(sys.argv[1]) as session:
+        reports.append(run(session, Options(**options), True))
 foreign = ("parse_runtime.models", "parse_runtime.capture.passes", "parse_runtime.capture.record",
            "foundryc", "transformers")
 model_code = [m for m in sys.modules if m.startswith(foreign)]
-print(json.dumps([report, model_code]))
+print(json.dumps([reports, model_code]))
 """
 CHOICES = [
     {"threshold": 0.0},
@@ -52,13 +54,14 @@ def tiny(folder: Path, **changes: object) -> Settings:
     return Settings(**values)  # type: ignore[arg-type]
 
 
-def in_fresh_process(bundle: Path, options: dict[str, object]) -> dict[str, object]:
-    command = [sys.executable, "-c", RUN, str(bundle), json.dumps(options)]
+def in_fresh_process(bundle: Path, *choices: dict[str, object]) -> list[dict[str, object]]:
+    """Reports of runs with these options, one session after another."""
+    command = [sys.executable, "-c", RUN, str(bundle), *map(json.dumps, choices)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    report, model_code = json.loads(done.stdout)
+    reports, model_code = json.loads(done.stdout)
     assert model_code == []
-    return report
+    return list(reports)
 
 
 def eagerly(settings: Settings, options: dict[str, object]) -> dict[str, object]:
@@ -70,9 +73,10 @@ def test_a_fresh_process_gives_the_eager_tokens(kind: str, tmp_path: Path) -> No
     save(tmp_path, kind)
     settings = tiny(tmp_path)
     capture(settings, tmp_path / "parse.fdy")
-    for choice in CHOICES:
-        options = {"prompt": "Why is the sky blue?", "max_new_tokens": 30, **choice}
-        got = in_fresh_process(tmp_path / "parse.fdy", options)
+    asked = {"prompt": "Why is the sky blue?", "max_new_tokens": 30}
+    choices = [asked | choice for choice in CHOICES]
+    found = in_fresh_process(tmp_path / "parse.fdy", *choices)
+    for options, got in zip(choices, found, strict=True):
         expected = eagerly(settings, options)
         assert {name: got[name] for name in COUNTS} == {name: expected[name] for name in COUNTS}
 
@@ -109,7 +113,7 @@ def test_models_of_one_tokenizer_share_a_vocabulary(sizes: tuple[int, int], tmp_
         tables = [t for t in bundle.manifest.tensors if t.name.endswith((".embed", ".head"))]
     assert len(tables) == 4 and all(table.shape[0] == 272 for table in tables)
     options = {"prompt": "Why?", "max_new_tokens": 30, "temperature": 1.5, "max_rounds": 0}
-    report = in_fresh_process(tmp_path / "parse.fdy", options)
+    (report,) = in_fresh_process(tmp_path / "parse.fdy", options)
     assert report["tokens"] == 30
 
 
@@ -124,10 +128,11 @@ def test_token_drafts_work_in_a_fresh_process(way: str, tmp_path: Path) -> None:
     ways = {"draft": {"speculate": "draft"}, "chain": head, "tree": {**head, "eagle_width": 3},
             "mixture": head}  # fmt: skip
     capture(tiny(tmp_path, slots=2, **ways[way]), tmp_path / "parse.fdy")
-    for choice in ({}, {"temperature": 0.8, "seed": 3}):
-        options = {"prompt": "Why?", "max_new_tokens": 40, "max_rounds": 0, **choice}
+    greedy = {"prompt": "Why?", "max_new_tokens": 40, "max_rounds": 0}
+    choices = [greedy, greedy | {"temperature": 0.8, "seed": 3}]
+    found = in_fresh_process(tmp_path / "parse.fdy", *choices)
+    for options, got in zip(choices, found, strict=True):
         expected = eagerly(tiny(tmp_path), options)
-        got = in_fresh_process(tmp_path / "parse.fdy", options)
         assert got["text"] == expected["text"] and got["tokens"] == expected["tokens"]
 
 
@@ -138,7 +143,8 @@ def test_two_models_keep_weights_of_their_own(tmp_path: Path) -> None:
     # Weight files of one bundle are told apart by name.
     (draft / "model.safetensors").rename(draft / "draft.safetensors")
     capture(tiny(target, draft=str(draft)), tmp_path / "parse.fdy")
-    report = in_fresh_process(tmp_path / "parse.fdy", {"prompt": "x", "max_new_tokens": 12})
+    options = {"prompt": "x", "max_new_tokens": 12}
+    (report,) = in_fresh_process(tmp_path / "parse.fdy", options)
     assert report["drafted"] and report["tokens"]
 
 

@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_models import GREEDY, VOCAB, eager, logits, save
+from parse_models import GREEDY, MIXTURE, VOCAB, eager, logits, save
 
+from parse_runtime.capture.eager import EagerSession
+from parse_runtime.capture.parameters import load_parameters
 from parse_runtime.capture.settings import Settings
 from parse_runtime.engine.batch import Batch
+from parse_runtime.models.cache import Cache
+from parse_runtime.models.decoder import Wanted, forward
+from parse_runtime.models.rows import Rows
+from parse_runtime.signature.plan import causal
+from parse_runtime.weights.source import open_model
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -75,3 +83,39 @@ def test_bfloat16_is_near_float32(tmp_path: Path) -> None:
         expected = oracle(torch.tensor([tokens])).logits[0, -1].numpy()
     actual = logits(target, tokens)
     assert np.abs(actual - expected).max() < 0.1 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "qwen3_moe"])
+@pytest.mark.parametrize("steps", [0, 5])
+def test_rows_that_nobody_wants_end_with_the_last_attention(
+    kind: str, steps: int, tmp_path: Path
+) -> None:
+    """Wanted rows, and the keys and values of all, are as without; the products are fewer."""
+    save(tmp_path, kind, **(MIXTURE if kind == "qwen3_moe" else {}))
+    model = open_model(str(tmp_path))
+    c = model.config
+    parameters = load_parameters("target", model.parameters, "float32", EagerSession().register)
+    count = 32
+    plans = [causal([7 + slot], 0, 1, count) for slot in range(steps)]
+    plans.append(causal(list(range(count)), 0, count, count))
+    plan = torch.from_numpy(np.concatenate(plans, 1))
+    last = torch.tensor([steps])
+    rows = Rows.mixed(plan, torch.arange(steps), last) if steps else Rows.of(plan, last)
+    wanted = Wanted(torch.tensor([30, 3]), steps)
+
+    def run(some: Wanted | None) -> tuple[torch.Tensor, torch.Tensor, int]:
+        cache = Cache.apart(torch.empty(0), c, steps + 1, count + 1)
+        frequencies = torch.tensor(c.inverse_frequencies())
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            x, _ = forward(parameters, c, frequencies, rows, cache, count + 1, wanted=some)
+        products = counter.get_flop_counts()["Global"]
+        return x, cache.values, products[torch.ops.aten.mm]
+
+    every, caches, products = run(None)
+    found, same, fewer = run(wanted)
+    assert len(every) == steps + count and len(found) == steps + 2
+    torch.testing.assert_close(found, wanted.of(every), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(same, caches)
+    behind = ["o"] if kind == "qwen3_moe" else ["o", "gate_up", "down"]
+    weights = sum(parameters[f"layers.{c.layers - 1}.{name}"].numel() for name in behind)
+    assert products - fewer >= 2 * (count - 2) * weights

@@ -88,6 +88,15 @@ def server(bundles: dict[str, Path], tmp_path: Path) -> Iterator[Server]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def steady(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Of two ranks, for tests that change nothing of it; it ends as it is asked to."""
+    with served(bundles["2"], tmp_path_factory.mktemp("steady"), "--tp", "2") as started:
+        yield started
+        started.process.terminate()
+        assert started.process.wait(60) == 0
+
+
 def stream(server: Server, asked: dict[str, object]) -> tuple[str, str]:
     """The text of an answer, and why it ended."""
     body = json.dumps({**asked, "stream": True}).encode()
@@ -178,10 +187,10 @@ def with_torch(process: int) -> bool:
 
 
 def test_what_cannot_be_switched_to_changes_nothing(
-    server: Server, bundles: dict[str, Path], expected: list[tuple[str, str]]
+    steady: Server, bundles: dict[str, Path], expected: list[tuple[str, str]]
 ) -> None:
-    ranks = ranks_of(server.process.pid)
-    with streaming(server, 2) as got:
+    ranks = ranks_of(steady.process.pid)
+    with streaming(steady, 2) as got:
         for name, options, words in (
             ("o", ("--tp", "4"), "the bundle has other weights ('model.layers.1.self_attn.q_proj."),
             ("o", ("--tp", "4", "--stop-first"), "the bundle has other weights"),
@@ -190,30 +199,30 @@ def test_what_cannot_be_switched_to_changes_nothing(
             ("1", ("--tp", "2"), "captured for 1 rank: leave it out"),
             ("4", ("--tp", "4", "--devices", "0,1,2,3"), "a host bundle uses no GPU"),
         ):
-            refused = server.switch(bundles[name], *options)
+            refused = steady.switch(bundles[name], *options)
             assert refused.returncode == 1 and words in refused.stderr, refused.stderr
             assert refused.stdout == ""
-        wrong = server.switch(bundles["4"], "--tp", "4", "--devices", "a")
+        wrong = steady.switch(bundles["4"], "--tp", "4", "--devices", "a")
         assert wrong.returncode == 2 and "give GPUs by number" in wrong.stderr
         before = len(got)
         until(lambda: len(got) > before + 2)
     assert all(answer == expected[number] for number, answer in got)
-    health = server.health()
+    health = steady.health()
     assert health["bundle"] == digest(bundles["2"]) and health["switches"] == 0
-    assert ranks_of(server.process.pid) == ranks
+    assert ranks_of(steady.process.pid) == ranks
 
 
 @pytest.mark.parametrize("options", [(), ("--stop-first",)])
 @pytest.mark.parametrize("late", [False, True])
 def test_new_ranks_that_are_killed_change_nothing(
-    server: Server,
+    steady: Server,
     bundles: dict[str, Path],
     expected: list[tuple[str, str]],
     late: bool,
     options: tuple[str, ...],
 ) -> None:
-    with streaming(server, 2) as got:
-        with switching(server, bundles["4"], "--tp", "4", *options) as (asked, new):
+    with streaming(steady, 2) as got:
+        with switching(steady, bundles["4"], "--tp", "4", *options) as (asked, new):
             if late:
                 until(lambda: with_torch(new[3]))
             os.kill(new[3], signal.SIGKILL)
@@ -223,11 +232,9 @@ def test_new_ranks_that_are_killed_change_nothing(
         before = len(got)
         until(lambda: len(got) > before + 4)
     assert all(answer == expected[number] for number, answer in got)
-    health = server.health()
+    health = steady.health()
     assert (health["bundle"], health["switches"]) == (digest(bundles["2"]), 0)
-    assert not any(map(alive, new.values())) and len(ranks_of(server.process.pid)) == 1
-    server.process.terminate()
-    assert server.process.wait(60) == 0
+    assert not any(map(alive, new.values())) and len(ranks_of(steady.process.pid)) == 1
 
 
 def test_new_ranks_that_do_not_come_change_nothing(

@@ -69,6 +69,15 @@ def test_a_warp_sends_words_that_lie_side_by_side(report: Any) -> None:
         assert "threadsPerWarp = [1, 32]" in layout and "order = [1, 0]" in layout
 
 
+def test_exchanges_move_four_words_at_once(report: Any) -> None:
+    """What is awaited, sent, and made ready again (benchmarks/results/tp_exchange_ways.json)."""
+    own = {"ld.volatile.global.v4.b32", "st.global.v4.b32"}
+    for found in report["kernels"]["_all_reduce"]["quads"]:
+        assert own | {"ld.global.v4.b32", "st.relaxed.sys.global.v4.b32"} <= set(found)
+    for found in report["kernels"]["_reduce_add_rms_norm"]["quads"]:
+        assert own <= set(found)
+
+
 def test_rows_in_fp8_are_multiplied_as_they_are(report: Any) -> None:
     """By FP8 tensor cores, whatever the rows were before they were quantized."""
     for name in ("_block_scaled", "_block_scaled_swiglu"):

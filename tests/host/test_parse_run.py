@@ -14,12 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_command import COMMAND, foundryrt, tiny_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("run"))
+from parse_command import COMMAND, foundryrt
 
 
 def test_run_of_json_lines(bundle: Path) -> None:

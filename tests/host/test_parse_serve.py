@@ -18,16 +18,11 @@ from typing import Literal
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_command import LIMIT, SLOTS, foundryrt, listening, serve, tiny_bundle
+from parse_command import LIMIT, SLOTS, foundryrt, listening, serve
 
 openai = pytest.importorskip("openai", reason="pip install openai")
 pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'foundry-graphs[serve]'")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("serve"))
 
 
 class Server:

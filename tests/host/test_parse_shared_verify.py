@@ -20,7 +20,8 @@ from parse_models import GREEDY, VOCAB, eager, save, save_drafted
 from parse_ranks import on_ranks
 
 from foundryrt.bundle.reader import Bundle
-from foundryrt.session import Graph, Session
+from foundryrt.graph import Graph
+from foundryrt.session import Session
 from parse_runtime.capture.eager import EagerSession
 from parse_runtime.capture.record import Settings
 from parse_runtime.commands.run import Options, run

@@ -20,27 +20,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_command import tiny_bundle
 from parse_serving import until
-from standing_by import busy, standing_by
+from standing_by import busy
 
 ray = pytest.importorskip("ray", reason="pip install 'ray[serve]'")
 serve = pytest.importorskip("ray.serve", reason="pip install 'ray[serve]'", exc_type=ImportError)
 
 ROOT = Path(__file__).parents[2]
 BODY = {"prompt": "two words", "max_tokens": 40, "ignore_eos": True, "parse": {"max_rounds": 0}}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("ray"))
-
-
-@pytest.fixture(scope="module")
-def standby(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("ray") / "s.sock"
-    with standing_by(path, bundle):
-        yield path
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from parse_command import serve, tiny_bundle
+from parse_command import serve
 from parse_serving import Server as Command
 from parse_serving import until
-from standing_by import busy, standing_by
+from standing_by import busy
 
 pytest.importorskip("aiohttp", reason="pip install 'foundry-graphs[cache]'")
 pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
@@ -30,31 +29,19 @@ GONE = "/health"
 BODY = {"prompt": "two words", "max_tokens": 8, "ignore_eos": True}
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("standby"))
-
-
-@pytest.fixture(scope="module")
-def socket(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("standby") / "s.sock"
-    with standing_by(path, bundle):
-        yield path
-
-
 @pytest.fixture(autouse=True)
-def free(socket: Path, bundle: Path) -> None:
+def free(standby: Path, bundle: Path) -> None:
     """What one test hands over has ended before the next."""
-    until(lambda: not busy(socket, bundle))
+    until(lambda: not busy(standby, bundle))
 
 
-def test_it_serves_one_command_after_another(socket: Path, bundle: Path, tmp_path: Path) -> None:
+def test_it_serves_one_command_after_another(standby: Path, bundle: Path, tmp_path: Path) -> None:
     answers = []
     for _ in range(2):
-        process = serve(bundle, "--standby", FOUNDRY_STANDBY=str(socket))
+        process = serve(bundle, "--standby", FOUNDRY_STANDBY=str(standby))
         server = Command(process, tmp_path)
         answers.append(server.ask("two words"))
-        assert busy(socket, bundle)
+        assert busy(standby, bundle)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert answers[0] == answers[1] != ""
@@ -63,9 +50,12 @@ def test_it_serves_one_command_after_another(socket: Path, bundle: Path, tmp_pat
 def asked(relay: Relay, path: str, body: object = None) -> tuple[int, bytes]:
     """Status and body of a request to the relay as an ASGI server would make it."""
     came: list[dict] = []
+    sent = [{"type": "http.request", "body": json.dumps(body).encode() if body else b""}]
 
     async def receive() -> dict:
-        return {"type": "http.request", "body": json.dumps(body).encode() if body else b""}
+        while not sent:
+            await asyncio.sleep(60)  # the client stays
+        return sent.pop()
 
     async def send(message: dict) -> None:
         came.append(message)
@@ -87,28 +77,28 @@ def asked(relay: Relay, path: str, body: object = None) -> tuple[int, bytes]:
     return came[0]["status"], b"".join(message.get("body", b"") for message in came[1:])
 
 
-def begin(socket: Path, bundle: Path) -> Server:
-    return Server(str(socket), [str(bundle)], 5)
+def begin(standby: Path, bundle: Path) -> Server:
+    return Server(str(standby), [str(bundle)], 5)
 
 
-def test_a_relay_passes_requests_and_answers_on(socket: Path, bundle: Path) -> None:
-    status, body = asked(Relay(begin(socket, bundle)), "/v1/completions", BODY)
+def test_a_relay_passes_requests_and_answers_on(standby: Path, bundle: Path) -> None:
+    status, body = asked(Relay(begin(standby, bundle)), "/v1/completions", BODY)
     whole = json.loads(body)
     assert status == 200 and whole["usage"]["completion_tokens"] == 8
     # The application has ended its server: another one can begin.
-    until(lambda: not busy(socket, bundle))
+    until(lambda: not busy(standby, bundle))
     streamed = BODY | {"stream": True}
-    status, body = asked(Relay(begin(socket, bundle)), "/v1/completions", streamed)
+    status, body = asked(Relay(begin(standby, bundle)), "/v1/completions", streamed)
     events = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
     assert status == 200 and events[-1] == "[DONE]"
     text = "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1])
     assert text == whole["choices"][0]["text"]
-    until(lambda: not busy(socket, bundle))
-    assert asked(Relay(begin(socket, bundle)), "/v1/nothing")[0] == 404
+    until(lambda: not busy(standby, bundle))
+    assert asked(Relay(begin(standby, bundle)), "/v1/nothing")[0] == 404
 
 
-def test_a_server_that_is_gone_is_said(socket: Path, bundle: Path) -> None:
-    server = begin(socket, bundle)
+def test_a_server_that_is_gone_is_said(standby: Path, bundle: Path) -> None:
+    server = begin(standby, bundle)
     relay = Relay(server)
     server.end()
     assert server.ended
@@ -118,24 +108,24 @@ def test_a_server_that_is_gone_is_said(socket: Path, bundle: Path) -> None:
     assert status == 502 and "server is gone" in json.loads(body)["error"]["message"]
 
 
-def test_one_that_is_busy_refuses_and_none_is_an_error(socket: Path, bundle: Path) -> None:
-    first = begin(socket, bundle)
+def test_one_that_is_busy_refuses_and_none_is_an_error(standby: Path, bundle: Path) -> None:
+    first = begin(standby, bundle)
     with pytest.raises(RuntimeError, match="is busy with another command"):
-        _ = begin(socket, bundle).address
+        _ = begin(standby, bundle).address
     first.end()
-    until(lambda: not busy(socket, bundle))
+    until(lambda: not busy(standby, bundle))
     with pytest.raises(RuntimeError, match="no such file"):
-        _ = begin(socket, bundle.with_name("none.fdy")).address
+        _ = begin(standby, bundle.with_name("none.fdy")).address
     with pytest.raises(OSError):
-        begin(socket.with_name("none"), bundle)
+        begin(standby.with_name("none"), bundle)
 
 
-def test_a_replica_that_is_killed_takes_its_server_along(socket: Path, bundle: Path) -> None:
+def test_a_replica_that_is_killed_takes_its_server_along(standby: Path, bundle: Path) -> None:
     child = os.fork()
     if not child:
-        begin(socket, bundle)
+        begin(standby, bundle)
         signal.pause()
-    until(lambda: busy(socket, bundle))
+    until(lambda: busy(standby, bundle))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    until(lambda: not busy(socket, bundle))
+    until(lambda: not busy(standby, bundle))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import typer
 
-from benchmarks.receiver import frames, raw
+from benchmarks.receiver import frames, raw, waveform
 from benchmarks.receiver.timeline import STEPS, Timeline
 from otfs_pipeline.frames.source import UNKNOWN, Frame
+from tests.unit.test_otfs_slots import WaveformSession
+from tests.unit.test_otfs_source import LINK
 
 
 @pytest.fixture
@@ -66,21 +67,67 @@ def test_the_front_end_keeps_the_other_figures_of_a_link(tmp_path, monkeypatch) 
         assert 0.5 < one["ber_known_timing"] / one["ber"] < 4
 
 
+class _Pipeline:
+    """Its launches take 10 ms, the device's clock is 5 s behind the host's."""
+
+    depth = 7
+
+    def submit(self, *_: object) -> None:
+        time.sleep(0.01)
+        self.at = time.perf_counter() - 5
+
+    def wait(self, slot: int) -> dict:
+        time.sleep(0.02)
+        return {}
+
+    def moments(self, slot: int) -> tuple[float, float, float]:
+        return self.at + 0.001, self.at + 0.015, self.at + 0.02
+
+
 def test_the_steps_of_a_slot_add_up_to_its_latency() -> None:
-    timeline = Timeline(SimpleNamespace(submit=lambda *_: time.sleep(0.01), depth=7))
+    timeline = Timeline(_Pipeline())
     assert timeline.depth == 7
     came = time.perf_counter() - np.array([0.1, 0.3])
-    milliseconds = []
-    for frame in timeline.read(Frame(np.zeros(1), UNKNOWN, ready) for ready in came):
-        timeline.submit(0, {})
-        milliseconds.append((time.perf_counter() - frame.ready) * 1e3)
-    report = timeline.report(np.array(milliseconds))
+    latency = []
+    for ready in came:
+        timeline.wait_until(ready)
+        (frame,) = timeline.read([Frame(np.zeros(1), UNKNOWN, ready)])
+        timeline.submit(3, {"waveform": frame.samples})
+        outputs = timeline.wait(3)
+        latency.append((time.perf_counter() - frame.ready) * 1e3)
+        timeline.take(frame, outputs)
+    report = timeline.report()
     assert report is not None and set(report["steps"]) == set(STEPS)
     worst, other = report["worst"]
-    assert (worst["slot"], other["slot"]) == (1, 0)
+    assert (worst["slot"], other["slot"]) == (1, 0) and worst["late"] == "arrival"
     for one in (worst, other):
-        assert one["latency"] == milliseconds[one["slot"]]
+        assert one["latency"] == pytest.approx(latency[one["slot"]], abs=5)
         assert sum(one[step] for step in STEPS) == pytest.approx(one["latency"])
-    assert worst["read"] >= 300 > other["read"] >= 100 and worst["launched"] >= 10
-    # Which slot a latency is of is not known where some were dropped.
-    assert timeline.report(np.array(milliseconds[:1])) is None
+        assert one["sent"] + one["computed"] + one["copied"] + one["seen"] >= 19
+    assert worst["arrival"] >= 300 > other["arrival"] >= 100 and worst["launched"] >= 10
+    assert sum(report["late"].values()) == 1
+
+
+class _CodedSession(WaveformSession):
+    """It claims to decode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results["payload"] = self.results["block_errors"] = np.zeros(1, np.uint8)
+
+    def read(self, name: str) -> np.ndarray:
+        return np.ones(8)
+
+    def write(self, name: str, values: np.ndarray) -> None:
+        assert not values.any()
+
+
+def test_the_waveform_at_the_pace_of_the_air_says_where_time_went() -> None:
+    link, frames, pool = LINK, 12, 2
+    air = waveform.waveform(link, pool, 25.0)
+    found = waveform.paced(_CodedSession(), frames, air, pool)
+    # Numpy is slower than the air: some slots are dropped.
+    assert found["frames"] + found["dropped"] == frames > found["dropped"]
+    assert found["damaged"] == 0
+    assert found["latency_ms"]["max"] >= found["timeline"]["worst"][0]["latency"] > 0
+    assert found["machine"]["slots"] > 0 < found["machine"]["p50"]

@@ -14,7 +14,7 @@ from foundryc import report
 from foundryrt import __version__
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Region
-from tests.attacks.samples import parts, with_manifest, with_member
+from tests.attacks.samples import Parts, parts, with_manifest, with_member
 
 
 def foundryc(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -58,10 +58,17 @@ def test_diff(bundle: Path, tmp_path: Path) -> None:
     done = foundryc("diff", bundle, other, "--json")
     assert done.returncode == 1
     differences = json.loads(done.stdout)["differences"]
+    word = "graph decode[batch=8], node 0, kernel 'gemm': word 0 of its parameters"
     assert {(d["what"], d["name"]) for d in differences} == {
         ("graph", "decode[batch=8]"),
         ("region", "io"),
+        ("word", f"{word}, first of 2 words"),
     }
+    assert [d["b"] for d in differences if d["what"] == "word"] == ["0x65"]
+    first = with_member(value=[102, 3]).write(tmp_path / "c.fdy")
+    other = with_member(value=[101, 3]).write(tmp_path / "b.fdy")
+    differences = json.loads(foundryc("diff", first, other, "--json").stdout)["differences"]
+    assert differences[1] == {"what": "word", "name": word, "a": "0x66", "b": "0x65"}
     page = foundryc("diff", bundle, other)
     assert page.returncode == 1 and "decode[batch=8]" in page.stdout
 
@@ -157,10 +164,49 @@ def test_memory_of_others_is_listed(tmp_path: Path, proved: bool) -> None:
     assert ("not known" in shown) != proved
 
 
+def results(count: int, unproved: tuple[int, ...], **changes: object) -> Parts:
+    """The manifest of a bundle whose graph has so many outputs."""
+    made = parts().manifest
+    shared = [tensor for tensor in made.tensors if tensor.graph == -1]
+    output = next(tensor for tensor in made.tensors if tensor.role == "output")
+    named = [msgspec.structs.replace(output, name=f"y{n}") for n in range(count)]
+    numbers = tuple(len(shared) + number for number in unproved)
+    return with_manifest(tensors=(*shared, *named), unproved=numbers or msgspec.UNSET, **changes)
+
+
+@pytest.mark.parametrize(
+    ("count", "unproved", "said"),
+    [
+        (3, (), "3 of 3 outputs are the same at another place"),
+        (3, (1,), "2 of 3 outputs are the same at another place"),
+        (2, (0, 1), "none: no output was compared, of 2"),
+        (0, (), "none: no output was compared, of 0"),
+        (20, tuple(range(15)), "and 5 more"),
+    ],
+)
+def test_what_a_proof_compared_is_said(tmp_path, capsys, count, unproved, said) -> None:
+    path = results(count, unproved).write(tmp_path / "a.fdy")
+    with Bundle.open(path) as bundle:
+        figures = report.summary(bundle)
+        title = report.graph_title(bundle.manifest.graphs[0])
+    assert [row["output"] for row in figures["proof"]["not_compared"]] == [
+        f"y{number}" for number in unproved
+    ]
+    report.print_summary(path, figures)
+    for shown in (foundryc("inspect", path).stdout, capsys.readouterr().out):
+        assert said in shown
+        for number in unproved[:10]:
+            assert f"graph {title}: 'y{number}'" in shown
+        assert ("two runs differ" in shown) == bool(unproved)
+    bound = results(count, (), relocatable=False).write(tmp_path / "b.fdy")
+    assert json.loads(foundryc("inspect", bound, "--json").stdout)["proof"] is None
+    assert "at another place" not in foundryc("inspect", bound).stdout
+
+
 def test_a_capture_ends_with_memory_of_others(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {
         "graphs": 1, "nodes": 2, "templates": 1, "bundle_bytes": 5, "arena_bytes": 6,
-        "target": "cuda", "foreign": [],
+        "target": "cuda", "foreign": [], "proof": None,
     }  # fmt: skip
     report.print_summary(Path("x.fdy"), figures)
     assert "Memory of others" not in capsys.readouterr().out

@@ -367,6 +367,22 @@ def test_in_a_struct_it_is_residue(audits, monkeypatch) -> None:
     assert "argument 0, byte 8 of 24" in unclear(*captures)[0]
 
 
+@pytest.mark.parametrize("region", [0, 1, FOREIGN])
+@pytest.mark.parametrize("value", [1, 8, 0x80000])
+def test_a_value_beside_half_an_address_stays(region: int, value: int, monkeypatch) -> None:
+    """The last stride that ATen's OffsetCalculator has, and the end of an address behind it: as a
+    word, the address of the region's byte number `value`."""
+    monkeypatch.setattr(compared_captures, "skeleton", lambda _: ONE_STRUCT)
+    bases = [tuple(base & ~0xFFFFFFFF for base in own) for own in LAYOUT.bases[:2]]
+    layout = replace(LAYOUT, bases=(*bases, LAYOUT.bases[MOVED]))
+    values = tuple(a >> 32 << 32 | value for a in address(region, 0, layout))
+    captures = hand([(5, 5, 5), values, (6, 6, 6)], {1: (region, region, -1)}, layout)  # type: ignore[list-item]
+    word = int(compare(*captures).graphs[0].words[5])
+    assert word & 0xFFFFFFFF == value and not word & _differing(values)
+    assert not compare(*captures).graphs[0].columns["relocation_word"].size
+    assert re.search(r"argument 0, byte 1[2-5] of 24", unclear(*captures)[0])
+
+
 @pytest.mark.parametrize("boundary", ["the end of the first", "the start of the second"])
 def test_between_neighbours_the_move_decides(boundary: str) -> None:
     """Whatever region the audit named; what moved together keeps what the audit said."""

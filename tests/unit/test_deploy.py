@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from importlib import metadata
@@ -115,3 +116,55 @@ def test_a_relay_asks_its_own_server_alone(path: str, root: str, asked: str) -> 
     relay = Relay(SimpleNamespace(address="http://127.0.0.1:8000"))
     scope = {"raw_path": path.encode(), "root_path": root, "query_string": b"a=%2F"}
     assert str(relay._target(scope)) == f"http://127.0.0.1:8000{asked}"
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"])
+def test_a_relay_gives_up_an_answer_whose_client_leaves(said: bytes) -> None:
+    """Before the answer's head, and in the midst of the answer: the server sees the end of both."""
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("starlette")
+    from examples.deploy.ray_relay import Relay
+
+    async def talk() -> tuple[bytes, list[Any]]:
+        asked, gone = asyncio.Event(), asyncio.Event()
+        came: list[Any] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"question")
+            writer.write(said)
+            asked.set()
+            rest.append(await reader.read())  # until the relay closes the connection
+            gone.set()
+            writer.close()
+
+        rest: list[bytes] = []
+        requests = [{"type": "http.request", "body": b"question"}]
+
+        async def receive() -> Any:
+            if requests:
+                return requests.pop()
+            await asked.wait()
+            while said and len(came) < 2:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            came.append(message)
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            relay = Relay(SimpleNamespace(address=f"http://127.0.0.1:{port}", end=lambda: None))
+            scope = {
+                "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",
+                "headers": [],
+            }  # fmt: skip
+            async with relay._lifespan(None):
+                await asyncio.wait_for(relay(scope, receive, send), 20)
+                await asyncio.wait_for(gone.wait(), 20)
+        return rest[0], came
+
+    rest, came = asyncio.run(talk())
+    assert rest == b""
+    assert [message.get("body", message.get("status")) for message in came] == (
+        [200, b"half"] if said else []
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,13 +47,30 @@ def test_a_sequence_is_found_where_its_share_is_largest(
     samples[int(rng.integers(places)) :][:size] += 3 * np.sqrt(size) * sequence
     share = shares(sequence, samples)
     correlator = Correlator(sequence, planned, lanes)
-    shared = Correlator(sequence, planned, lanes, threads=3)
+    shared = Correlator(sequence, planned, lanes, threads=3, awake=3)
     for _ in range(2):  # What a search leaves does not matter to the next.
         found = correlator.find(samples, 0.0)
         assert found is not None and shared.find(samples, 0.0) == found
         assert share[found] == pytest.approx(share.max(), rel=1e-4)
     assert correlator.find(samples, 0.999 * share.max()) is not None
     assert correlator.find(samples, 1.001 * share.max()) is None
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_threads_share_the_search_for_a_long_sequence(lanes: int) -> None:
+    rng = np.random.default_rng(lanes)
+    sequence = draw(rng, 20_000)
+    sequence /= np.linalg.norm(sequence)
+    alone = Correlator(sequence, 1024, lanes)
+    shared = Correlator(sequence, 1024, lanes, awake=3)
+    for at in (0, 511, 999):
+        samples = draw(rng, 20_999)
+        samples[at : at + sequence.size] += 50 * sequence
+        share = shares(sequence, samples)
+        # The same bits, however many take part.
+        assert alone.find(samples, 0.0) == shared.find(samples, 0.0) == at == share.argmax()
+        for threshold in (0.9999 * share.max(), 1.0001 * share.max()):
+            assert alone.find(samples, threshold) == shared.find(samples, threshold)
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -101,6 +121,33 @@ def test_each_sample_that_is_too_large_is_seen(lanes: int, bad: float) -> None:
         assert not intake(parts, 1e15, room[1:], False, lanes), at
         parts[at] = 0.99e15
         assert intake(parts, 1e15, room[1:], False, lanes), at
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_share_what_is_taken_in(threads: int) -> None:
+    rng = np.random.default_rng(threads)
+    parts = rng.integers(-(1 << 15), 1 << 15, 2 * 60_001).astype(np.int16)
+    expected = decode(parts.tobytes(), "ci16_le")
+
+    def take_often(_: int) -> None:
+        room = np.empty(60_003, np.complex64)
+        for _ in range(100):
+            room[:] = 7
+            assert intake(parts, 1e15, room[1:-1], True, threads=threads)
+            np.testing.assert_array_equal(room[1:-1], expected)
+            assert room[0] == room[-1] == 7
+
+    # Of several calls at once one has the threads.
+    with ThreadPoolExecutor(3) as callers:
+        list(callers.map(take_often, range(3)))
+    # They have gone to sleep, and are woken.
+    for at in (0, 8191, 8192, 70_000, 120_000):
+        time.sleep(2e-3)
+        floats = np.ones(2 * 60_001, np.float32)
+        room = np.empty(60_001, np.complex64)
+        assert intake(floats, 1e15, room, threads=threads)
+        floats[at] = np.inf
+        assert not intake(floats, 1e15, room, threads=threads)
 
 
 def test_lanes_that_there_are_none_of() -> None:

@@ -27,6 +27,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "REPORTS", tmp_path / "reports")
     monkeypatch.setattr(suite, "FILE_SECONDS", 8)
     monkeypatch.setenv("OUT", str(tmp_path))
+    # Of the plugins that are installed, which take a second, these files need this one.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_timeout")
 
     def call(*names: str):
         files = [tmp_path / f"test_{name}.py" for name in names]

@@ -253,6 +253,12 @@ def test_an_impossible_sequence_number_is_malformed(sequence: int) -> None:
         ({"bits_out": "folder"}, "not a regular file"),
         ({"zmq": "ipc://x", "bare": "sub"}, "use pub, push or dealer"),
         ({"bare": "pub"}, "--bare needs --zmq"),
+        ({"iq": "a", "frames": 5}, "--frames is of simulated frames, .* --iq .* --max-frames ends"),
+        ({"shm": "a", "snr": 5.0}, "--snr is of simulated frames, and --shm has its own"),
+        ({"zmq": "ipc://a", "channel": "eva"}, "--channel is of simulated"),
+        ({"iq": "a", "seed": 1, "raw": True}, "--seed is of simulated"),
+        ({"iq": "a", "pool": 1}, "--pool is of simulated"),
+        ({"iq": "a", "idle_timeout": 1.0}, "--idle-timeout is of a live source"),
     ],
 )
 def test_options_that_would_lose_something(

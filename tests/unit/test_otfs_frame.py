@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline.link import frame, transmit, zak
 from otfs_pipeline.link.reference import time_mask
 from otfs_pipeline.settings import Settings
@@ -81,8 +81,19 @@ def test_the_named_operating_points() -> None:
         ({"iterations": -1}, "iterations"),
         ({"max_taps": 0}, "max-taps"),
         ({"tap_sigmas": float("nan")}, "tap-sigmas"),
+        ({"pulse": "sinc", "rolloff": 0.3}, "rolloff 0.3: it is of --pulse rrc"),
+        ({"pulse": "sinc", "doppler_rolloff": 0.2}, "doppler-rolloff 0.2: it is of --pulse rrc"),
+        ({"pulse": "sinc", "waveform": "cp", "rolloff": 0.3}, "rolloff 0.3: it is of --pulse rrc"),
+        ({"decoder_iterations": 8}, "decoder-iterations 8: it needs --code-rate"),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         Settings(**changes)  # type: ignore[arg-type]
+
+
+def test_a_bundle_of_settings_that_are_refused_now() -> None:
+    """An earlier version took a sinc's roll-offs, and did nothing with them."""
+    with pytest.raises(FoundryError, match=r"rolloff 0\.3.*; capture it again") as raised:
+        Settings.recorded({"pulse": "sinc", "rolloff": 0.3})
+    assert raised.value.exit_code == 1

@@ -309,3 +309,31 @@ def test_other_links(link: Settings) -> None:
     for index, one in enumerate(found):
         bits = reference.receive(one.samples.astype(np.complex128), link).bits.ravel()
         assert np.mean(bits != transmit.payload(1, index, link)) < 0.1
+
+
+@pytest.mark.parametrize("carrier", [-6500.0, -2000.0, 0.0, 6500.0])
+def test_a_preamble_tells_its_carrier_roughly(carrier: float) -> None:
+    samples, starts = simulation(Impairments(snr_db=20.0, carrier_hz=carrier))
+    preamble = samples[starts[2] :][: 2 * LINK.m]
+    assert Detector(LINK).carrier(preamble) == pytest.approx(carrier, abs=0.1 * LINK.nu_p)
+    both = np.stack([preamble, 1j * preamble], axis=1)
+    two = Detector(replace(LINK, antennas=2)).carrier(both)
+    assert two == pytest.approx(Detector(LINK).carrier(preamble), abs=1.0)
+
+
+@pytest.mark.parametrize("carrier", [-9000.0, 9000.0])
+def test_a_carrier_a_period_away_is_no_lock(carrier: float) -> None:
+    """All pilots would be in their places, and all symbols turned by a Doppler period."""
+    samples, _ = simulation(Impairments(snr_db=SNR, carrier_hz=carrier))
+    found, front = received(samples)
+    report = front.report()
+    assert not found and report["locks"] == 0
+    assert report["far_carrier_hz"] == pytest.approx(carrier, abs=0.1 * LINK.nu_p)
+
+
+def test_a_frame_of_another_link_is_not_given_on() -> None:
+    """The preamble is that of all links with as many delay bins; the pilot comes 14 bins late."""
+    zak, prefix = Settings(grid="128x32"), Settings(grid="128x32", waveform="cp")
+    samples = np.concatenate(list(Simulation(zak, SEED).pieces(range(3))))
+    found, front = received(samples, link=prefix)
+    assert not found and front.counts.locks == 1 and front.counts.damaged >= 2

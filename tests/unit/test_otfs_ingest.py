@@ -89,7 +89,8 @@ def test_what_a_sender_plays_arrives(kind: str, datatype: str, tmp_path: Path, c
     counts = wire.Counts()
     frames, thread = collect((zeromq if kind == "zmq" else shared).receive, place, counts)
     arguments = [f"--{kind}", place, "--grid", LINK.grid, "--frames", "7", "--pool", "3"]
-    assert send.main([*arguments, "--seed", "4", "--datatype", datatype, "--slots", "4"]) == 0
+    arguments += ["--slots", "4"] if kind == "shm" else []
+    assert send.main([*arguments, "--seed", "4", "--datatype", datatype]) == 0
     thread.join(10)
     assert not thread.is_alive() and "7 frames sent" in capsys.readouterr().out
     assert len(frames) == 7 and (counts.lost, counts.malformed) == (0, 0)
@@ -171,7 +172,7 @@ def test_rings_and_endpoints_that_cannot_work(tmp_path: Path, capsys) -> None:
         next(zeromq.receive("nonsense", LINK, wire.Counts(), 1.0, threading.Event()))
     with pytest.raises(FoundryError, match="no sender"):
         next(shared.receive(str(tmp_path / "x"), LINK, wire.Counts(), 0.05, threading.Event()))
-    base = ["--grid", LINK.grid, "--frames", "1", "--pool", "1"]
+    base = ["--grid", LINK.grid, "--frames", "1"]
     assert send.main([*base, "--shm", str(tmp_path / "y"), "--patience", "0.1"]) == 1
     assert send.main([*base, "--shm", str(tmp_path / "no" / "y")]) == 2
     assert send.main([*base, "--zmq", "nonsense"]) == 2
@@ -195,3 +196,12 @@ def test_without_pyzmq_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         list(itertools.islice(
             zeromq.receive("ipc://x", LINK, wire.Counts(), 1.0, threading.Event()), 1
         ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", str(2**63)), ("--snr", "nan"), ("--snr", "inf")]
+)
+@pytest.mark.parametrize("raw", [[], ["--raw"]])
+def test_a_sender_refuses_what_no_header_holds(option: str, value: str, raw: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        send.main([*raw, "--zmq", "ipc://x", option, value])

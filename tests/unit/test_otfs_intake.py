@@ -104,9 +104,9 @@ def test_only_what_the_device_reads_goes_past_the_caches(
 ) -> None:
     asked = set[bool]()
 
-    def taken(samples: np.ndarray, to: np.ndarray, streamed: bool) -> list[list[int]]:
+    def taken(samples: np.ndarray, to: np.ndarray, streamed: bool, threads: int) -> list[list[int]]:
         asked.add(streamed)
-        return take(samples, to, streamed)
+        return take(samples, to, streamed, threads)
 
     monkeypatch.setattr("otfs_pipeline.frames.raw.take", taken)
     memory = slot_memory(LINK, 4, lambda size: np.zeros(size, np.uint8)) if in_graph else None

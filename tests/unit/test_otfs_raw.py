@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,6 +215,43 @@ def test_a_run_says_that_nothing_was_found(tmp_path: Path) -> None:
         run.run(ReferenceSession(), asked, json=True)
 
 
+def test_a_run_says_why_it_has_no_frame(tmp_path: Path) -> None:
+    def ends(samples: np.ndarray, match: str) -> None:
+        path = tmp_path / "air.raw"
+        samples.astype("<c8").tofile(path)
+        asked = run.Options(iq=str(path), datatype="cf32_le", raw=True)
+        with pytest.raises(FoundryError, match=match) as raised:
+            run.run(ReferenceSession(), asked, json=True)
+        assert raised.value.exit_code == 1
+
+    samples, starts = stream()
+    ends(samples[:0], "there is no sample in the recording")
+    ends(samples[: starts[0] + 2 * LINK.m + 50], "ends before its frame does")
+    broken = samples.copy()
+    broken[::500] = np.nan
+    ends(broken, f"{COUNT} frames were damaged: samples of them are missing, or .* another link")
+    turn = np.exp(-2j * np.pi * 9000 / (2 * LINK.bandwidth) * np.arange(samples.size))
+    ends(samples * turn, r"off by about -\d+ Hz, and the front end takes up to 5000 Hz")
+    ends(samples.conj(), f"in {samples.size} samples; .*settings, .*--datatype right, .*carrier")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"udp": "127.0.0.1:0", "raw": True}, {"zmq": "ipc://{}/link"},
+     {"zmq": "ipc://{}/link", "bare": "push", "raw": True}],
+)  # fmt: skip
+def test_a_source_that_brings_nothing(tmp_path: Path, given: dict[str, Any]) -> None:
+    pytest.importorskip("zmq")
+    place = next(iter(given.values())).format(tmp_path)
+    if "udp" in given:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            place = f"127.0.0.1:{free.getsockname()[1]}"
+    asked = run.Options(**{**given, next(iter(given)): place}, idle_timeout=0.1)
+    with pytest.raises(FoundryError, match=r"nothing came from .* in 0\.1 s; start the sender"):
+        run.run(ReferenceSession(), asked, json=True)
+
+
 @pytest.mark.parametrize("kind", ["zmq", "shm"])
 def test_a_live_waveform_with_its_payloads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
@@ -261,7 +300,14 @@ def test_a_datatype_that_is_none() -> None:
         (["--zmq", "ipc://x", "--carrier", "100"], "--carrier is of a waveform"),
         (["--udp", "127.0.0.1:1", "--raw", "--gap", "3"], "--gap needs --output"),
         (["--output", "a", "--raw", "--oversampling", "1"], "2 to 16"),
+        (["--output", "a", "--raw", "--carrier", "2e7"], "hold offsets up to 1.536e+07 Hz"),
         (["--udp", "nowhere", "--raw", "--frames", "1", "--grid", "64x32"], "ADDRESS:PORT"),
+        (["--zmq", "ipc://x", "--iq", "a", "--snr", "3"], "--snr is of simulated frames, not --iq"),
+        (["--zmq", "ipc://x", "--iq", "a", "--datatype", "ci8"], "--datatype is of simulated"),
+        (["--zmq", "ipc://x", "--slots", "3"], "--slots is of --shm"),
+        (["--raw", "--zmq", "ipc://x", "--datatype", "ci16_be"], "ci16_be is of --udp and"),
+        (["--raw", "--output", "a", "--pace"], "--pace is of a live receiver, not --output"),
+        (["--raw", "--udp", "127.0.0.1:1", "--patience", "3"], "--patience is of --zmq and --shm"),
     ],
 )
 def test_senders_options_that_do_not_fit(
@@ -274,3 +320,40 @@ def test_senders_options_that_do_not_fit(
 def test_separate_roll_offs_shorten_a_slot() -> None:
     narrow = Settings(grid="64x32", rolloff=0.1, doppler_rolloff=0.2)
     assert slot(narrow).seconds < 0.8 * slot(LINK).seconds
+
+
+@pytest.mark.parametrize("oversampling", [2, 3])
+def test_a_capture_of_another_frequency_is_another_stream(
+    tmp_path: Path, oversampling: int
+) -> None:
+    """The radio was tuned to another frequency, where it is as far off as before the other way."""
+    rate = oversampling * LINK.bandwidth
+    parts, notes, starts = [], [], []
+    for carrier, dc in ((3000.0, 0.3), (-3000.0, -0.3)):
+        given = Impairments(snr_db=25.0, carrier_hz=carrier, dc=dc)
+        made = Simulation(LINK, SEED, impairments=given, oversampling=oversampling)
+        first = sum(map(len, parts))
+        parts.append(np.concatenate(list(made.pieces(range(COUNT)))))
+        starts.append(first)
+        notes += [
+            {"core:sample_start": first + at, "otfs:seed": SEED, "otfs:frame": frame}
+            for frame, at in enumerate(made.starts(COUNT))
+        ]
+    np.concatenate(parts).astype("<c8").tofile(tmp_path / "air.sigmf-data")
+    captures = [
+        {"core:sample_start": at, "core:frequency": 1e9 * (1 + index)}
+        for index, at in enumerate(starts)
+    ]
+    meta = {"global": {"core:datatype": "cf32_le", "core:sample_rate": rate},
+            "captures": captures, "annotations": notes}  # fmt: skip
+    (tmp_path / "air.sigmf-meta").write_text(json.dumps(meta))
+    opened = opening.open_recording(str(tmp_path / "air.sigmf-meta"), "", "", LINK, True)
+    raw = Raw(LINK, opened.rate)
+    found = list(raw.frames(opened.waveform(LINK), Counts()))
+    carriers = [one.carrier_hz for one in found]
+    np.testing.assert_allclose(carriers, COUNT * [3000] + COUNT * [-3000], atol=LINK.nu_max)
+    rates = wrong(found)
+    assert len(rates) == 2 * COUNT and np.mean(rates) < 2e-2
+    report = raw.report()
+    assert (report["locks"], report["jumps"], report["damaged"]) == (2, 0, 0)
+    assert report["samples"] == sum(map(len, parts))

@@ -19,7 +19,8 @@ from sigmf.sigmffile import dtype_info
 
 from foundryrt.errors import FoundryError
 from otfs_pipeline import run, send
-from otfs_pipeline.frames import opening, recording, source
+from otfs_pipeline.frames import opening, recording, source, writing
+from otfs_pipeline.frames import sigmf as sigmf_metadata
 from otfs_pipeline.frames.samples import DATATYPES, decode, width
 from otfs_pipeline.settings import Settings
 from tests.unit.test_otfs_source import ReferenceSession
@@ -297,3 +298,26 @@ def test_a_sender_plays_what_the_metadata_says(tmp_path: Path) -> None:
     played = list(send._recorded(str(save(tmp_path, bytes_, datatype="cu16_be")), LINK))
     assert played[0][0].datatype == "cf32_le"
     np.testing.assert_array_equal(decode(played[0][1], "cf32_le"), decode(bytes_, "cu16_be"))
+
+
+def test_a_file_that_is_cut_short_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = list(source.synthetic(LINK, 25.0, 7, 3))
+    writing.write_recording(str(tmp_path / "link"), frames, LINK, 7)
+    data = tmp_path / "link.sigmf-data"
+    opened = opening.open_recording(str(data), "", "", LINK)
+    assert opened.count(LINK) == 3 and not capsys.readouterr().err
+    data.write_bytes(data.read_bytes()[: 8 * LINK.q + 3])
+    opening.open_recording(str(data), "", "", LINK)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"2 of 3 frames that metadata {data.with_suffix('.sigmf-meta')} names begin" in said
+    data.write_bytes(data.read_bytes() + bytes(16 * LINK.q))
+    opening.open_recording(str(data), "", "", LINK)
+    assert "it ends 3 bytes into a sample of 8" in " ".join(capsys.readouterr().err.split())
+
+
+def test_metadata_that_is_no_text_is_not_shown_whole() -> None:
+    with pytest.raises(FoundryError, match=r"no SigMF: UnicodeDecodeError: .utf-8.") as raised:
+        sigmf_metadata.parse(1_000_000 * b"\xff", "x")
+    assert len(str(raised.value)) < 300

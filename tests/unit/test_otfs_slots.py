@@ -57,7 +57,12 @@ class WaveformSession(ReferenceSession):
         return self
 
     def pipeline(
-        self, inputs: tuple[str], outputs: tuple[str, ...], depth: int, lazy: tuple[str, ...]
+        self,
+        inputs: tuple[str],
+        outputs: tuple[str, ...],
+        depth: int,
+        lazy: tuple[str, ...] = (),
+        timed: bool = False,
     ) -> HostPipeline:
         if self.name == "receive":
             return super().pipeline(inputs, outputs, depth, lazy)

@@ -18,7 +18,7 @@ from foundryrt.errors import FoundryError, UsageError
 from foundryrt.host.pipeline import HostPipeline
 from otfs_pipeline import run
 from otfs_pipeline.frames import feed, opening, source, writing
-from otfs_pipeline.link import frame, reference
+from otfs_pipeline.link import frame, qam, reference
 from otfs_pipeline.settings import Settings
 
 LINK = Settings(grid="64x32")
@@ -36,7 +36,11 @@ class ReferenceSession:
             "llr": np.zeros((count, 4), np.float32),
             "symbols": np.zeros(count, np.complex64),
             "variance": np.zeros((), np.float32),
+            "evm": np.zeros((), np.float32),
         }
+
+    def tensor(self, name: str) -> None:
+        """As a graph's; the numpy receiver says all that `power` stands for and is needed here."""
 
     def graph(self, name: str) -> ReferenceSession:
         if name != "receive":
@@ -56,8 +60,12 @@ class ReferenceSession:
             self.results["variance"][...] = np.nan
             return
         got = reference.receive(self.samples.astype(np.complex128), LINK)
-        for name, view in self.results.items():
-            view[...] = getattr(got, name)
+        levels = qam.amplitudes(LINK.modulation)
+        axes = got.symbols.view(np.float64)
+        beside = np.abs(axes[:, None] - levels).min(axis=1)
+        self.results["evm"][...] = np.sqrt(2 * np.mean(beside**2))
+        for name in ("bits", "llr", "symbols", "variance"):
+            self.results[name][...] = getattr(got, name)
 
 
 def record(folder: Path, datatype: str = "cf32_le", count: int = 3) -> Path:

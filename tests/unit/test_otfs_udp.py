@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline.frames import udp, vita49
 from otfs_pipeline.frames.raw import Raw
 from otfs_pipeline.frames.source import Frame
@@ -200,3 +200,11 @@ def test_an_address_that_is_taken() -> None:
         received = udp.receive(address, "sequence", "ci8", RATE, Counts(), 1.0, threading.Event())
         with pytest.raises(UsageError, match="UDP address"):
             next(received)
+
+
+def test_an_address_that_cannot_be_sent_to() -> None:
+    """A broadcast, which a socket must be allowed."""
+    sender = udp.Sender("255.255.255.255:4991", "sequence", "ci8")
+    with pytest.raises(FoundryError, match=r"UDP address 255\.255\.255\.255:4991: Permission"):
+        sender.send(np.zeros(10, np.complex64))
+    sender.close()

@@ -29,7 +29,7 @@ def test_a_model_of_14b_on_gpus() -> None:
     wide = choose({"model": "m"}, LIMITS["cuda"], 140 * GIB, MODEL, MODEL)
     assert wide == {
         "dtype": "bfloat16", "max_rounds": 0, "max_len": 32768, "slots": 64, "kv_tokens": 299008,
-        "prefill": "128,256,384,512,1024,2048", "mixed": "64",
+        "prefill": "128,256,384,512,1024,2048", "mixed": "32,64",
     }  # fmt: skip
     narrow = choose({"model": "m"}, LIMITS["cuda"], 40 * GIB, MODEL, MODEL)
     assert (narrow["max_len"], narrow["slots"], narrow["kv_tokens"]) == (16384, 64, 20480)
@@ -106,7 +106,7 @@ def test_prefills_take_steps_along_where_there_are_such() -> None:
     def mixed(target: str = "cuda", **given: Any) -> str | None:
         return choose({"model": "m", **given}, LIMITS[target], 300 * GIB, MODEL, MODEL).get("mixed")
 
-    assert (mixed(), mixed(slots=256), mixed(slots=100)) == ("64", "64,128,256", "64,100")
+    assert (mixed(), mixed(slots=256), mixed(slots=100)) == ("32,64", "32,64,128,256", "32,64,100")
     assert mixed(slots=1) is mixed(eagle="e") is mixed(speculate="draft") is None
     assert mixed("host") is mixed(run_ahead=False) is mixed(mixed="2") is None
     assert mixed(prefill="256") is None

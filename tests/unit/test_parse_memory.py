@@ -12,7 +12,7 @@ from foundryrt.errors import UsageError
 from parse_runtime.engine.memory import SHARING, Memory
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
-from parse_runtime.engine.sequence import Decode
+from parse_runtime.engine.sequence import Decode, Extend
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.signature.sizes import BLOCK, PrefillSize, prompts_of
 from tests.unit.parse_fakes import Fake, Heard, answered, mixing, request, submitted
@@ -221,6 +221,41 @@ def test_how_to_share_is_one_of_three() -> None:
 def test_steps_have_blocks_in_advance_where_there_are_enough_for_all(tokens: int) -> None:
     target, draft = (Fake(mixing(i), slots=2, max_len=128, kv_tokens=tokens) for i in (1, 2))
     steps = [(slot, Decode(1, 40)) for slot in range(2)]
-    Memory(target, draft).reserve_ahead(steps)
+    Memory(target, draft).reserve_ahead(steps, len(steps))
     # Of 16 blocks both sequences have 8; of 15 not.
     assert draft.tables.rows == ([112, 112] if tokens == 0 else [0, 0])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, MAX_LEN), st.integers(0, 60)), min_size=1, max_size=4),
+    st.booleans(), st.integers(0, 5),
+)  # fmt: skip
+def test_steps_lack_what_reserving_would_take(
+    slots: list[tuple[int, int]], decodes: bool, proposes: int
+) -> None:
+    target, draft = models(len(slots), proposes=proposes, ahead=1)
+    memory, kind = Memory(target, draft), Decode if decodes else Extend
+    for slot, (held, _) in enumerate(slots):
+        for model in (target, draft):
+            model.tables.reserve(slot, held)
+    steps = [(slot, kind(1, position)) for slot, (_, position) in enumerate(slots)]
+    took = []
+    lacking = memory.lacking(steps)
+    for slot, call in steps:
+        free = target.tables.pool.free + draft.tables.pool.free
+        assert memory.reserve(slot, call)
+        if target.tables.pool.free + draft.tables.pool.free < free:
+            took.append(slot)
+    assert lacking == took and not memory.lacking(steps) and not memory.lacking([])
+
+
+def test_answers_begin_with_blocks_for_their_first_steps() -> None:
+    """No answer's first step changes tables while others' steps are on their way."""
+    target, draft = (Fake(mixing(i), slots=2, max_len=512) for i in (1, 2))
+    scheduler = Scheduler(target, draft)
+    scheduler.submit(request(60, [5] * BLOCK, max_rounds=0), Heard())
+    scheduler.step()
+    rows = list(target.tables.rows)
+    assert rows[0] >= BLOCK + 60
+    while scheduler.step():
+        assert target.tables.rows in (rows, [0, 0])

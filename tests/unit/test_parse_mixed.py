@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from foundryrt.errors import FoundryError
 from parse_runtime.engine.batch import Batch, Chunk, Sampling
 from parse_runtime.engine.packing import holding
+from parse_runtime.engine.planned import _beside
 from parse_runtime.engine.request import Request
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import open_models
@@ -60,6 +62,19 @@ def test_a_prompt_goes_beside_a_step_and_its_answer_joins_the_next() -> None:
     assert launched(answers(device(), given)) == (1, 12, 1)
 
 
+def test_what_a_mixed_pass_found_is_told_while_the_next_step_runs() -> None:
+    used, heard = device(), [Heard(), Heard()]
+    scheduler, told = Scheduler(*open_models(used)), []
+    scheduler.told = lambda: told.append((len(heard[1].said), list(used.launches)))
+    for listener, chosen in zip(heard, (asked(12, 3, 2), asked(12, 5, 16)), strict=True):
+        scheduler.submit(chosen, listener)
+        scheduler.step()
+    while scheduler.step():
+        pass
+    launches = next(launches for said, launches in told if said)
+    assert launches[-2:] == ["target.mixed", "target.decode"]
+
+
 def test_what_is_left_of_a_prompt_goes_beside_the_next_step() -> None:
     given = [asked(20, 3, 2), asked(9, 5, 20), asked(9, 7, 40)]
     # The last prompt has 32 of the pass' 64 rows first, and 8 then.
@@ -106,6 +121,26 @@ def test_logits_come_of_steps_of_their_own() -> None:
     assert launched(answers(device(), given))[2] == 0
     # Those behind a prompt come of any pass.
     assert launched(answers(device(), given[::-1]))[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("resuming", "prompts", "rows"),
+    [
+        (0, 9, []),
+        (20, 0, [224, 480]),  # beside 32
+        (40, 56, [192, 448]),  # beside 64
+        (40, 57, [192, 448, 1984]),  # many run
+        (100, 1, [128, 384, 1920]),  # beside 128
+        (129, 1, []),
+    ],
+)
+def test_passes_beside_steps_are_small_while_few_answers_run(
+    resuming: int, prompts: int, rows: list[int]
+) -> None:
+    target = SimpleNamespace(mixed=mixed_sizes((256, 512, 2048), (32, 64, 128), 200))
+    assert [size.rows for size in _beside(target, resuming, prompts)] == rows
+    large = SimpleNamespace(mixed=mixed_sizes((1024, 2048), (32, 64), 200))
+    assert [size.rows for size in _beside(large, 20, 0)] == [992]
 
 
 def test_answers_that_are_about_to_end_have_no_step_beside_a_prompt() -> None:

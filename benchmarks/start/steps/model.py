@@ -34,6 +34,7 @@ GEOMETRY = {
     "qwen3-0.6b": Geometry(28, 1024, 3072, 16, tied=True),
     # Two processes' weights and caches must fit one device when replays are compared.
     "qwen3-14b": Geometry(40, 5120, 17408, 40, tied=False, context=32),
+    "qwen3-32b": Geometry(64, 5120, 25600, 64, tied=False, context=32),
 }
 
 

@@ -45,14 +45,14 @@ struct CorrelationTables {
 };
 
 struct CorrelationMemory {
-    Complex *rows, *sums;  // [length]
-    float* doubled;        // [TOGETHER, 4 LANES]
+    Complex *rows, *sums;  // [rounds, length]
+    float* doubled;        // [rounds, TOGETHER, 4 LANES]
     double* energies;      // [LANES lags]: of the samples at each place
 
     CorrelationMemory(Parts& parts, const CorrelationPlan& plan)
-        : rows(parts.take<Complex>(plan.length)),
-          sums(parts.take<Complex>(plan.length)),
-          doubled(parts.take<float>(TOGETHER * 4 * LANES)),
+        : rows(parts.take<Complex>(size_t(plan.rounds) * plan.length)),
+          sums(parts.take<Complex>(size_t(plan.rounds) * plan.length)),
+          doubled(parts.take<float>(size_t(plan.rounds) * TOGETHER * 4 * LANES)),
           energies(parts.take<double>(size_t(LANES) * plan.lags)) {}
 };
 
@@ -114,43 +114,49 @@ inline void correlation_prepare(const float* sequence, int64_t size, int64_t pla
     }
 }
 
-// Adds to sums[row] the products of the template's lanes with `count` rows of the samples' spectrum.
-inline void add_products(const CorrelationMemory& memory, const Scalar* turns, const Scalar* spectra,
-                         int from, int count) {
+// sums[row] gets the products of the template's lanes with `count` rows of the samples' spectrum.
+inline void make_products(const Complex* rows, Complex* sums, float* doubled, const Scalar* turns,
+                          const Scalar* spectra, int from, int count) {
     for (int i = 0; i < count; i++) {
-        const Complex here = memory.rows[from + i], later = turns[from + i] * here;
-        float* to = memory.doubled + i * 4 * LANES;
+        const Complex here = rows[from + i], later = turns[from + i] * here;
+        float* to = doubled + i * 4 * LANES;
         store(to, here.re);
         store(to + LANES, later.re);
         store(to + 2 * LANES, here.im);
         store(to + 3 * LANES, later.im);
     }
     for (int i = 0; i < count; i++) {
-        const float* given = memory.doubled + i * 4 * LANES;
-        Complex even = memory.sums[from + i], odd = zero();
+        const float* given = doubled + i * 4 * LANES;
+        Complex even = zero(), odd = zero();
         for (int lane = 0; lane < LANES; lane += 2) {
             const Scalar* tap = spectra + size_t(from + i) * LANES + lane;
             even = even + tap[0] * Complex{load(given + lane), load(given + 2 * LANES + lane)};
             odd = odd + tap[1] * Complex{load(given + lane + 1), load(given + 2 * LANES + lane + 1)};
         }
-        memory.sums[from + i] = even + odd;
+        sums[from + i] = even + odd;
     }
 }
 
-// Row e of memory.sums gets the correlation at lags LANES e on; `end` samples are there.
-inline void correlate(const CorrelationPlan& plan, const CorrelationTables& tables,
-                      const CorrelationMemory& memory, const float* samples, int64_t end) {
+inline int correlation_rounds(int64_t size, int64_t places) { return CorrelationPlan(size, places).rounds; }
+
+// What taps of one round add to the spectrum of the correlation. Rounds have nothing in common in scratch,
+// and may be made side by side.
+inline void correlation_round(int64_t size, int64_t planned, const float* block, float* scratch,
+                              const float* samples, int64_t places, int round) {
+    const CorrelationPlan plan(size, planned);
+    Parts parts(const_cast<float*>(block)), own(scratch);
+    const CorrelationTables tables(parts, plan);
+    const CorrelationMemory memory(own, plan);
     const int n = plan.length;
-    for (int row = 0; row < n; row++) memory.sums[row] = zero();
-    for (int round = 0; round < plan.rounds; round++) {
-        const int64_t begin = LANES * int64_t(round) * plan.taps;
-        for (int row = 0; row < n; row++) memory.rows[row] = read_row(samples, begin + LANES * row, end);
-        forward_in_place(memory.rows, n, tables.roots);
-        const Scalar* spectra = tables.spectra + size_t(round) * n * LANES;
-        for (int row = 0; row < n; row += TOGETHER)
-            add_products(memory, tables.turns, spectra, row, n - row < TOGETHER ? n - row : TOGETHER);
-    }
-    inverse_in_place(memory.sums, n, tables.roots);
+    const int64_t begin = LANES * int64_t(round) * plan.taps, end = places + size - 1;
+    Complex *rows = memory.rows + size_t(round) * n, *sums = memory.sums + size_t(round) * n;
+    float* doubled = memory.doubled + size_t(round) * TOGETHER * 4 * LANES;
+    for (int row = 0; row < n; row++) rows[row] = read_row(samples, begin + LANES * row, end);
+    forward_in_place(rows, n, tables.roots);
+    const Scalar* spectra = tables.spectra + size_t(round) * n * LANES;
+    for (int row = 0; row < n; row += TOGETHER)
+        make_products(rows, sums, doubled, tables.turns, spectra, row,
+                      n - row < TOGETHER ? n - row : TOGETHER);
 }
 
 inline double power_of(const float* z) { return double(z[0]) * z[0] + double(z[1]) * z[1]; }
@@ -184,6 +190,7 @@ inline double correlation_most(int64_t size, const float* samples, int64_t place
     return each_energy(size, samples, places, [](int64_t, double) {});
 }
 
+// Once all rounds have been made.
 inline Match correlation_find(int64_t size, int64_t planned, const float* block, float* scratch,
                               const float* samples, int64_t places, double most) {
     const CorrelationPlan plan(size, planned);
@@ -195,7 +202,11 @@ inline Match correlation_find(int64_t size, int64_t planned, const float* block,
     if (here > most) most = here;
     // Rounding leaves more than nothing where samples are zero.
     const double floor = 1e-6 * (most > 1e-30 ? most : 1e-30);
-    correlate(plan, tables, memory, samples, places + size - 1);
+    for (int round = 1; round < plan.rounds; round++)
+        for (int row = 0; row < plan.length; row++)
+            memory.sums[row] = memory.sums[row] + memory.sums[size_t(round) * plan.length + row];
+    // Row e gets the correlation at lags LANES e on.
+    inverse_in_place(memory.sums, plan.length, tables.roots);
     Match best{-1, 0};
     for (int64_t row = 0; LANES * row < places; row++) {
         float found[LANES];

@@ -29,6 +29,8 @@ const Kernels FOUNDRY_NAMED(KERNELS_, FOUNDRY_LANES) = {
     correlation_scratch,
     correlation_prepare,
     correlation_most,
+    correlation_rounds,
+    correlation_round,
     correlation_find,
     intake,
 };

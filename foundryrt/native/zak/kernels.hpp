@@ -82,7 +82,11 @@ struct Kernels {
                                 float* scratch);
     // The largest energy of `size` samples from one of the places on.
     double (*correlation_most)(int64_t size, const float* samples, int64_t actual);
-    // The best of a block's places, or fewer; `most` is the largest energy elsewhere.
+    // A block's correlation is made in rounds, in the same scratch memory, which may be side by side.
+    int (*correlation_rounds)(int64_t size, int64_t places);
+    void (*correlation_round)(int64_t size, int64_t places, const float* tables, float* scratch,
+                              const float* samples, int64_t actual, int round);
+    // Then the best of a block's places, or fewer; `most` is the largest energy elsewhere.
     Match (*correlation_find)(int64_t size, int64_t places, const float* tables, float* scratch,
                               const float* samples, int64_t actual, double most);
     // Components to float32, integers to -1 to 1; whether all are less than the limit.

@@ -1,6 +1,8 @@
 // The page: a state comes several times a second and is shown.
 
-const FLAGS = { clipped: "clipped", burst: "burst", missing: "samples missing", crc: "CRC failed" };
+const FLAGS = {
+  clipped: "clipped", burst: "burst", missing: "samples missing", mismatch: "symbols beside points",
+  noisy: "noisy", crc: "CRC failed" };
 const LOSSES = {
   dropped: "dropped, receiver busy", lost: "lost on the way", malformed: "malformed",
   damaged: "damaged, samples missing", wrong_length: "of wrong length", not_finite: "not finite" };

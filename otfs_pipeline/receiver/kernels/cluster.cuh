@@ -28,6 +28,21 @@ __device__ __forceinline__ void push(float* address, int rank, float value, Sign
                  :: "r"(remote(address, rank)), "f"(value), "r"(remote(signal, rank)) : "memory");
 }
 
+// Samples of another block, of which each is pushed to an index.
+struct Remote {
+    unsigned samples, signal;
+};
+
+__device__ __forceinline__ Remote remote_samples(const Sample* samples, int rank, Signal* signal) {
+    return {remote(samples, rank), remote(signal, rank)};
+}
+
+__device__ __forceinline__ void push(Remote to, int index, Sample value) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];"
+                 :: "r"(to.samples + index * unsigned(sizeof(Sample))), "f"(value.re), "f"(value.im),
+                    "r"(to.signal) : "memory");
+}
+
 // For one thread of the block, once a phase.
 __device__ __forceinline__ void expect(Signal* signal, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;"

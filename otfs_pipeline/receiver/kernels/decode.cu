@@ -3,26 +3,69 @@
 // A thread owns check k of every row of the base graph, and remembers of each two magnitudes, the
 // signs and which input was the least reliable. Posteriors are in shared memory. A row meets each
 // column once, so that its checks touch different bits, and rows wait for one another.
-// A block ends early when an iteration found all checks fulfilled and changed no decision.
+// A block ends early when as many rows in turn as there are found their checks fulfilled and changed no
+// decision.
 
 constexpr int LARGEST_DEGREE = 19;
 constexpr float INFINITE = 1e30f;
 
 struct Check {
     float to_least, to_others;
-    // Bit j: the message to input j is negative; above them, which input is the least reliable.
+    // Bit DEGREE - 1 - j: the message to input j is negative; above them, which input is the least reliable.
     unsigned signs;
 };
 
 __device__ __forceinline__ unsigned negative(float x) { return __float_as_uint(x) >> 31; }
 
+template <int DEGREE>
 __device__ __forceinline__ float message(const Check& check, int input) {
-    float magnitude = int(check.signs >> LARGEST_DEGREE) == input ? check.to_least : check.to_others;
-    return check.signs >> input & 1 ? -magnitude : magnitude;
+    const float magnitude = int(check.signs >> LARGEST_DEGREE) == input ? check.to_least : check.to_others;
+    // Its sign is the number's.
+    return __uint_as_float(__float_as_uint(magnitude) ^ (check.signs << (32 - DEGREE + input) & 0x80000000u));
 }
 
 __device__ __forceinline__ float box_plus(float low, float high) {
     return low + fmaxf(OFFSET - SLOPE * (low + high), 0.0f) - fmaxf(OFFSET - SLOPE * (high - low), 0.0f);
+}
+
+// Check k of a row with these edges. Gives whether it was not fulfilled, or a decision was changed.
+template <int DEGREE>
+__device__ __forceinline__ bool update(float* posterior, const unsigned* edges, Check& check, int k) {
+    const Check before = check;
+    float least = INFINITE, second = INFINITE, third = INFINITE, input[DEGREE];
+    int place[DEGREE];
+    unsigned which = 0, signs = 0, decided = 0;
+#pragma unroll
+    for (int j = 0; j < DEGREE; j++) {
+        const unsigned edge = edges[j];
+        int turned = k + int(edge & 0xffff);
+        turned -= turned >= LIFTING ? LIFTING : 0;
+        place[j] = (edge >> 16) * LIFTING + turned;
+    }
+#pragma unroll
+    for (int j = 0; j < DEGREE; j++) {
+        const float value = posterior[place[j]];
+        input[j] = value - message<DEGREE>(before, j);
+        const float size = fabsf(input[j]);
+        decided = decided << 1 | unsigned(value < 0);
+        signs = signs << 1 | negative(input[j]);
+        third = fminf(third, fmaxf(second, size));
+        second = fminf(second, fmaxf(least, size));
+        which = size < least ? j : which;
+        least = fminf(least, size);
+    }
+    const float to_least = box_plus(second, third);
+    const float low = fminf(least, to_least), high = fmaxf(least, to_least);
+    const unsigned all = __popc(signs) & 1 ? (1u << DEGREE) - 1 : 0;
+    check = {to_least, box_plus(low, high), (signs ^ all) | which << LARGEST_DEGREE};
+    unsigned decided_now = 0;
+#pragma unroll
+    for (int j = 0; j < DEGREE; j++) {
+        const float after = input[j] + message<DEGREE>(check, j);
+        decided_now = decided_now << 1 | unsigned(after < 0);
+        posterior[place[j]] = after;
+    }
+    return decided != decided_now || __popc(decided) & 1;
 }
 
 // The channel's LLR of a bit of the codeword: bit selection and interleaving of 38.212, 5.4.2, undone.
@@ -62,61 +105,30 @@ decode(const float* llr, const int* rows, const unsigned* edges, const unsigned*
     __shared__ unsigned edge[EDGES];
     __shared__ int first_edge[ROWS + 1];
     __shared__ unsigned of_warps[THREADS / 32];
-    __shared__ int unfinished;
+    __shared__ bool has_undecided;
     const int k = threadIdx.x;
     for (int i = k; i < EDGES; i += THREADS) edge[i] = edges[i];
     for (int i = k; i <= ROWS; i += THREADS) first_edge[i] = rows[i];
     for (int i = k; i < COLUMNS * LIFTING; i += THREADS) posterior[i] = received(llr, i);
-    if (k == 0) unfinished = 0;
+    if (k == 0) has_undecided = false;
     Check checks[ROWS];
     for (int row = 0; row < ROWS; row++) checks[row] = {0, 0, 0};
     __syncthreads();
-    for (int iteration = 0; iteration < ITERATIONS; iteration++) {
-        unsigned wrong = 0;
-        for (int row = 0; row < ROWS; row++) {
-            if (k < LIFTING) {
-                const int begin = first_edge[row], degree = first_edge[row + 1] - begin;
-                const Check before = checks[row];
-                float least = INFINITE, second = INFINITE, third = INFINITE;
-                unsigned which = 0, signs = 0, parity = 0, decided = 0;
-                for (int j = 0; j < degree; j++) {
-                    int turned = k + int(edge[begin + j] & 0xffff);
-                    turned -= turned >= LIFTING ? LIFTING : 0;
-                    const float value = posterior[(edge[begin + j] >> 16) * LIFTING + turned];
-                    const float input = value - message(before, j), size = fabsf(input);
-                    decided ^= unsigned(value < 0);
-                    signs |= negative(input) << j;
-                    parity ^= negative(input);
-                    third = fminf(third, fmaxf(second, size));
-                    second = fminf(second, fmaxf(least, size));
-                    which = size < least ? j : which;
-                    least = fminf(least, size);
-                }
-                const float to_least = box_plus(second, third);
-                const float low = fminf(least, to_least), high = fmaxf(least, to_least);
-                const unsigned all = parity ? (1u << degree) - 1 : 0;
-                const Check now = {to_least, box_plus(low, high), (signs ^ all) | which << LARGEST_DEGREE};
-                wrong |= decided;
-                for (int j = 0; j < degree; j++) {
-                    int turned = k + int(edge[begin + j] & 0xffff);
-                    turned -= turned >= LIFTING ? LIFTING : 0;
-                    float& value = posterior[(edge[begin + j] >> 16) * LIFTING + turned];
-                    const float after = value - message(before, j) + message(now, j);
-                    wrong |= unsigned((value < 0) != (after < 0));
-                    value = after;
-                }
-                checks[row] = now;
+    for (int step = 0, right = 0; step < ITERATIONS * ROWS && right < ROWS; step++) {
+        const int row = step % ROWS, begin = first_edge[row];
+        bool wrong = false;
+        if (k < LIFTING) {
+            switch (first_edge[row + 1] - begin) {
+#define UPDATE(DEGREE)                                                        \
+    case DEGREE:                                                              \
+        wrong = update<DEGREE>(posterior, edge + begin, checks[row], k);      \
+        break;
+                EACH_DEGREE(UPDATE)
+#undef UPDATE
             }
-            __syncthreads();
         }
-        if (wrong) unfinished = 1;
-        __syncthreads();
-        const bool done = !unfinished;
-        __syncthreads();
-        if (done) break;
-        if (k == 0) unfinished = 0;
+        right = __syncthreads_or(wrong) ? 0 : right + 1;
     }
-    __syncthreads();
     // A word of zeros has the right CRC, so a bit that stayed undecided counts as an error.
     unsigned own = 0, part = 0;
     bool undecided = false;
@@ -129,9 +141,9 @@ decode(const float* llr, const int* rows, const unsigned* edges, const unsigned*
         if (BLOCKS > 1) part ^= bit ? part_check[i] : 0;
         if (at < PAYLOAD_BITS) payload[at] = (unsigned char)bit;
     }
-    if (undecided) unfinished = 2;
+    if (undecided) has_undecided = true;
     own = block_xor(own, of_warps), part = block_xor(part, of_warps);
-    if (k == 0) block_errors[blockIdx.x] = own != 0 || unfinished == 2, parts[blockIdx.x] = part;
+    if (k == 0) block_errors[blockIdx.x] = own != 0 || has_undecided, parts[blockIdx.x] = part;
 }
 
 // The frame's own CRC of its blocks' parts, by one warp. `places` [BLOCKS][CHECK_BITS]: what each bit of

@@ -107,7 +107,8 @@ class Program(NamedTuple):
         reals = {"OFFSET": OFFSET, "SLOPE": SLOPE, "FILLER_LLR": FILLER_LLR}
         lines = [f"#define {name} ({value})\n" for name, value in values.items()]
         lines += [f"#define {name} ({value:.9e}f)\n" for name, value in reals.items()]
-        return "".join(lines)
+        each = " ".join(f"DO({degree})" for degree in sorted(set(map(len, graph.rows[:rows]))))
+        return "".join([*lines, f"#define EACH_DEGREE(DO) {each}\n"])
 
 
 class KernelDecoder:

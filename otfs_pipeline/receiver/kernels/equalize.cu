@@ -81,16 +81,9 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     }
     begin_exchanges();
 
-    unsigned silent = 0;
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        int j = rank * SPAN + first + e;
-        silent |= unsigned(j < DATA_FIRST || DATA_LAST <= j) << e;
-    }
-
+    const unsigned silent = silent_samples(rank, first);
     Sample x[EACH], p[EACH], sum[EACH];
     Sample* const r = s.r + OWN + first;
-    Sample* const y = s.y[0] + AHEAD + first;
     adjoint(s, groups, first, sum);
     if (silent) mask(sum, silent);
     float part = 0, residual = 0;
@@ -110,27 +103,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         const float next = of_r.total(step);
         const float beta = step ? next / fmaxf(residual, TINY) : 0;
         residual = next;
-        part = 0;
-#pragma unroll
-        for (int e = 0; e < EACH; e++) {
-            p[e] = r[e] + beta * p[e];
-            sum[e] = sum[e] + beta * y[e];
-            y[e] = sum[e];
-            part += energy(sum[e]) + sigma2 * energy(p[e]);
-        }
-        of_y.send_edges(0, first, sum, step);
-        // Of the antennas, the first one's products alone have a wait to hide.
-        for (int antenna = 1; antenna < ANTENNAS; antenna++) {
-            Sample* const other = s.y[antenna];
-            forward(s, antenna, groups, first, sum);
-#pragma unroll
-            for (int e = 0; e < EACH; e++) {
-                sum[e] = sum[e] + beta * other[AHEAD + first + e];
-                other[AHEAD + first + e] = sum[e];
-                part += energy(sum[e]);
-            }
-            of_y.send_edges(antenna, first, sum, step);
-        }
+        part = advance(s, of_y, groups, first, r, beta, sigma2, step, p, sum);
         of_y.send_part(part, step);
         __syncthreads();
         const bool last = step + 1 == ITERATIONS;
@@ -151,15 +124,10 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         }
     }
 
-    // Through shared memory, so that a warp writes neighbouring samples.
 #pragma unroll
     for (int e = 0; e < EACH; e++) r[e] = x[e];
     __syncthreads();
-    for (int i = threadIdx.x; i < SPAN; i += THREADS) {
-        int j = rank * SPAN + i;
-        if (j < DATA_FIRST || j >= DATA_LAST) continue;
-        equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[OWN + i];
-    }
+    write_equalized(s, rank, period, equalized);
     Sample moment = bias(s, groups, rank, sigma2);
     // One after the other: all had read the last step's sum of `of_r` before they sent a part of that
     // of `of_y`, which others may still read.

@@ -33,16 +33,9 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
     const float mean = prepare_factor(s, s.group[groups].slot, sigma2) / (CLUSTER * ORDER);
     begin_exchanges();
 
-    unsigned silent = 0;
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        int j = rank * SPAN + first + e;
-        silent |= unsigned(j < DATA_FIRST || DATA_LAST <= j) << e;
-    }
-
+    const unsigned silent = silent_samples(rank, first);
     Sample x[EACH], p[EACH], r[EACH], sum[EACH];
     Sample* const z = s.r + OWN + first;
-    Sample* const y = s.y[0] + AHEAD + first;
     if (owns) adjoint(s, groups, first, sum);
     if (silent) mask(sum, silent);
 #pragma unroll
@@ -63,29 +56,7 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         const float next = of_z.total(step);
         const float beta = step ? next / fmaxf(residual, TINY) : 0;
         residual = next;
-        part = 0;
-        if (owns) {
-#pragma unroll
-            for (int e = 0; e < EACH; e++) {
-                p[e] = z[e] + beta * p[e];
-                sum[e] = sum[e] + beta * y[e];
-                y[e] = sum[e];
-                part += energy(sum[e]) + sigma2 * energy(p[e]);
-            }
-            of_y.send_edges(0, first, sum, step);
-            // Of the antennas, the first one's products alone have a wait to hide.
-            for (int antenna = 1; antenna < ANTENNAS; antenna++) {
-                Sample* const other = s.y[antenna];
-                forward(s, antenna, groups, first, sum);
-#pragma unroll
-                for (int e = 0; e < EACH; e++) {
-                    sum[e] = sum[e] + beta * other[AHEAD + first + e];
-                    other[AHEAD + first + e] = sum[e];
-                    part += energy(sum[e]);
-                }
-                of_y.send_edges(antenna, first, sum, step);
-            }
-        }
+        part = owns ? advance(s, of_y, groups, first, z, beta, sigma2, step, p, sum) : 0;
         of_y.send_part(part, step);
         __syncthreads();
         const bool last = step + 1 == ITERATIONS;
@@ -100,18 +71,13 @@ equalize(const Sample* samples, const Sample* taps, const int* selected, const f
         for (int e = 0; e < EACH; e++) r[e] = r[e] - alpha * (sum[e] + sigma2 * p[e]);
     }
 
-    // Through shared memory, so that a warp writes neighbouring samples.
     if (owns) {
 #pragma unroll
         for (int e = 0; e < EACH; e++) z[e] = x[e];
     }
     of_z.send_part(mean, ITERATIONS, false);
     __syncthreads();
-    for (int i = threadIdx.x; i < SPAN; i += THREADS) {
-        int j = rank * SPAN + i;
-        if (j < DATA_FIRST || j >= DATA_LAST) continue;
-        equalized[(PILOT_DELAY + period * M + FIRST_SAMPLE + j) % Q] = s.r[OWN + i];
-    }
+    write_equalized(s, rank, period, equalized);
     const float moment = EIGENVALUES * of_z.total(ITERATIONS);
     if (rank == 0 && threadIdx.x == 0) moments[at.period] = {moment, moment};
 }

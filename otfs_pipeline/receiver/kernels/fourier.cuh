@@ -95,7 +95,8 @@ __device__ __forceinline__ void turn_all(Sample (&v)[POINTS], Sample turn) {
     }
 }
 
-// Pass A leaves what pass B begins with, and so on; there is a barrier of the block between them.
+// Pass A leaves what pass B begins with, and so on. Between passes A and B there is a barrier of the block;
+// what passes B and C exchange stays in a warp.
 __device__ __forceinline__ int start_b(int item) { return item / STRIDE_B * STRIDE_A + item % STRIDE_B; }
 
 // Where the samples of pass B lie: the second is known to the compiler.

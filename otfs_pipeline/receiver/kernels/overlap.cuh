@@ -12,26 +12,42 @@ struct Overlap {
         init_signal(&s.waiting.samples_here), init_signal(&s.waiting.products_here);
     }
 
+    __device__ __forceinline__ bool has_below() const { return rank > 0; }
+    __device__ __forceinline__ bool has_above() const { return rank + 1 < CLUSTER; }
+
+    // EACH samples from `first` on, as many of them as lie within OVERLAP of a neighbour.
     __device__ __forceinline__ void send(int first, const Sample (&values)[EACH]) const {
+        // Where there is no neighbour, nothing is pushed.
+        const Remote below = remote_samples(s.r + OVERLAP + SPAN + first, has_below() ? rank - 1 : rank,
+                                            &s.waiting.samples_here);
+        const Remote above = remote_samples(s.r + first - (SPAN - OVERLAP), has_above() ? rank + 1 : rank,
+                                            &s.waiting.samples_here);
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
-            const int at = first + e;
-            if (rank > 0 && at < OVERLAP) {
-                push(s.r + OVERLAP + SPAN + at, rank - 1, values[e], &s.waiting.samples_here);
-            }
-            if (rank + 1 < CLUSTER && at >= SPAN - OVERLAP) {
-                push(s.r + at - (SPAN - OVERLAP), rank + 1, values[e], &s.waiting.samples_here);
-            }
+            if (has_below() && first < OVERLAP - e) push(below, e, values[e]);
+            if (has_above() && first >= SPAN - OVERLAP - e) push(above, e, values[e]);
         }
     }
 
-    __device__ __forceinline__ void send_product(int at, Sample value) const {
-        if (rank > 0 && at < OVERLAP) {
-            push(&s.inbox[1][at + OVERLAP], rank - 1, value, &s.waiting.products_here);
+    // That of sample `at` of s.r, where it is one of a neighbour's, too; of which edges it may be near.
+    __device__ __forceinline__ void send_product(int at, bool near_below, bool near_above,
+                                                 Sample value) const {
+        if (near_below && has_below() && at < 2 * OVERLAP) {
+            push(&s.inbox[1][at], rank - 1, value, &s.waiting.products_here);
         }
-        if (rank + 1 < CLUSTER && SPAN - OVERLAP <= at && at < SPAN + OVERLAP) {
-            push(&s.inbox[0][at - (SPAN - OVERLAP)], rank + 1, value, &s.waiting.products_here);
+        if (near_above && has_above() && SPAN <= at && at < SPAN + 2 * OVERLAP) {
+            push(&s.inbox[0][at - SPAN], rank + 1, value, &s.waiting.products_here);
         }
+    }
+
+    // The sum with the neighbours', likewise.
+    __device__ __forceinline__ Sample with_product(int at, bool near_below, bool near_above,
+                                                   Sample value) const {
+        if (near_below && has_below() && at < 2 * OVERLAP) value = value + s.inbox[0][at];
+        if (near_above && has_above() && SPAN <= at && at < SPAN + 2 * OVERLAP) {
+            value = value + s.inbox[1][at - SPAN];
+        }
+        return value;
     }
 
     __device__ __forceinline__ void expect_samples() const { expect_of(&s.waiting.samples_here, OVERLAP); }
@@ -48,7 +64,7 @@ struct Overlap {
 
   private:
     __device__ __forceinline__ void expect_of(Signal* signal, int samples) const {
-        const int sides = (rank > 0) + (rank + 1 < CLUSTER);
+        const int sides = has_below() + has_above();
         if (threadIdx.x == 0) expect(signal, sides * samples * int(sizeof(Sample)));
     }
 };

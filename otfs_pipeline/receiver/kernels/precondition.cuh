@@ -6,17 +6,24 @@
 // at an end its square is a ramp, and the neighbour's is the rest to 1. Matrices in between are hermitian
 // and positive, so that conjugate gradients may use z.
 
-// The square of W at sample `at`, counted from the block's first.
-__device__ __forceinline__ float own_share(int at, int rank) {
-    constexpr float slope = 0.5f / OVERLAP;
-    float share = 1;
-    if (rank > 0) share = fminf(share, slope * (float(at + OVERLAP) + 0.5f));
-    if (rank + 1 < CLUSTER) share = fminf(share, slope * (float(SPAN + OVERLAP - at) - 0.5f));
-    return share;
-}
+// W² about a sample: at either edge a line that the neighbour's is the rest of, to 1.
+struct Share {
+    static constexpr float SLOPE = 0.5f / OVERLAP, NO_EDGE = 1e6f;
+    float below, above;
 
-// Of a share of 0 to 1; both W and its transpose have it from here, so it need not be exact.
-__device__ __forceinline__ float weight(float share) { return share * rsqrtf(fmaxf(share, TINY)); }
+    // `at` counts from the block's own first sample.
+    __device__ __forceinline__ Share(const Overlap& overlap, int at) {
+        below = overlap.has_below() ? SLOPE * (float(at + OVERLAP) + 0.5f) : NO_EDGE;
+        above = overlap.has_above() ? SLOPE * (float(SPAN + OVERLAP - at) - 0.5f) : NO_EDGE;
+    }
+    // So many samples later; which edges may be near.
+    __device__ __forceinline__ float own(int later, bool near_below, bool near_above) const {
+        float share = 1;
+        if (near_below) share = fminf(share, below + later * SLOPE);
+        if (near_above) share = fminf(share, above - later * SLOPE);
+        return share;
+    }
+};
 
 // The same number, of which the compiler knows nothing.
 __device__ __forceinline__ int reckoned_anew(int number) {
@@ -49,9 +56,9 @@ __device__ float prepare_factor(Shared& s, int delays, float sigma2) {
         __syncthreads();
         if (works) pass_a<POINTS>(s.r, s.turn, item);
         __syncthreads();
-        if (works) pass_b(s.r, s.turn, item);
-        __syncthreads();
         if (works) {
+            pass_b(s.r, s.turn, item);
+            __syncwarp();
             Sample v[POINTS];
             pass_c(s.r, v, item);
 #pragma unroll
@@ -84,12 +91,13 @@ __device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, 
     if (owns) {
         Sample* const own = s.r + OVERLAP + first;
         if (CLUSTER > 1 && (first < OVERLAP || first + EACH > SPAN - OVERLAP)) {
+            const Share share(overlap, first);
             Sample other[EACH];
 #pragma unroll
             for (int e = 0; e < EACH; e++) {
-                const float share = own_share(first + e, rank);
-                own[e] = weight(share) * r[e];
-                other[e] = weight(1 - share) * r[e];
+                const float here = share.own(e, true, true);
+                own[e] = approximate_root(here) * r[e];
+                other[e] = approximate_root(1 - here) * r[e];
             }
             overlap.send(first, other);
         } else {
@@ -106,9 +114,9 @@ __device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, 
     Sample v[POINTS];
     if (works) pass_a<FILLED>(s.r, s.turn, item);
     __syncthreads();
-    if (works) pass_b(s.r, s.turn, item);
-    __syncthreads();
     if (works) {
+        pass_b(s.r, s.turn, item);
+        __syncwarp();
         pass_c(s.r, v, item);
 #pragma unroll
         for (int i = 0; i < POINTS; i += 2) {
@@ -117,34 +125,41 @@ __device__ __forceinline__ void precondition(Shared& s, const Overlap& overlap, 
             v[i + 1] = __uint_as_float(both & 0xffff0000u) * v[i + 1];
         }
         pass_c_back(s.r, v, item);
+        __syncwarp();
+        pass_b_back(s.r, s.turn, item);
     }
-    __syncthreads();
-    if (works) pass_b_back(s.r, s.turn, item);
+    overlap.expect_products();
     __syncthreads();
     if (works) {
         pass_a_back(s.r, s.turn, item, v);
+        // The warp's threads put their samples where others of them took theirs.
         __syncwarp();
+        const Share share(overlap, item - OVERLAP);
+        const unsigned from_first = rank * SPAN + item - OVERLAP - DATA_FIRST;
+        // Neighbours have a share of samples at the edges alone, whatever the thread is.
 #pragma unroll
         for (int i = 0; i < FILLED; i++) {
-            const int at = item + i * STRIDE_A - OVERLAP, j = rank * SPAN + at;
-            // Whatever the thread is, no neighbour has a share of it.
-            const bool inner = CLUSTER == 1 || (i * STRIDE_A >= 2 * OVERLAP && (i + 1) * STRIDE_A <= SPAN);
-            if (j < DATA_FIRST || DATA_LAST <= j || at >= SPAN + OVERLAP) {
-                v[i] = {0, 0};
-            } else if (!inner) {
-                v[i] = weight(own_share(at, rank)) * v[i];
+            const int later = i * STRIDE_A;
+            const bool near_below = CLUSTER > 1 && later < 2 * OVERLAP;
+            const bool near_above = CLUSTER > 1 && later + STRIDE_A > SPAN;
+            const bool has_data = from_first + later < unsigned(DATA_LAST - DATA_FIRST) &&
+                                  (later + STRIDE_A <= SPAN + 2 * OVERLAP || item + later < SPAN + 2 * OVERLAP);
+            if (near_below || near_above) {
+                v[i] = approximate_root(share.own(later, near_below, near_above)) * v[i];
             }
-            s.r[at + OVERLAP] = v[i];
-            if (!inner) overlap.send_product(at, v[i]);
+            if (!has_data) v[i] = {0, 0};
+            overlap.send_product(item + later, near_below, near_above, v[i]);
+            if (!near_below && !near_above) s.r[item + later] = v[i];
         }
-    }
-    overlap.expect_products();
-    if (CLUSTER == 1) return __syncthreads();
-    __syncthreads();
-    overlap.receive_products(step);
-    for (int i = threadIdx.x; i < 2 * OVERLAP; i += THREADS) {
-        if (rank > 0) s.r[i] = s.r[i] + s.inbox[0][i];
-        if (rank + 1 < CLUSTER) s.r[SPAN + i] = s.r[SPAN + i] + s.inbox[1][i];
+        if (CLUSTER > 1) overlap.receive_products(step);
+#pragma unroll
+        for (int i = 0; i < FILLED; i++) {
+            const int later = i * STRIDE_A;
+            const bool near_below = CLUSTER > 1 && later < 2 * OVERLAP;
+            const bool near_above = CLUSTER > 1 && later + STRIDE_A > SPAN;
+            if (!near_below && !near_above) continue;
+            s.r[item + later] = overlap.with_product(item + later, near_below, near_above, v[i]);
+        }
     }
     __syncthreads();
 }

@@ -51,6 +51,7 @@ KERNELS = {
             "shared.cuh",
             "cluster_exchange.cuh",
             "products.cuh",
+            "iteration.cuh",
             "setup.cuh",
             "equalize.cu",
         ),
@@ -113,8 +114,10 @@ PRECONDITIONED = (
     "cluster_exchange.cuh",
     "overlap.cuh",
     "products.cuh",
+    "iteration.cuh",
     "setup.cuh",
     "fourier.cuh",
+    "approximate.cuh",
     "precondition.cuh",
     "equalize_preconditioned.cu",
 )

@@ -17,12 +17,12 @@ from foundryc.cuda.exchange import (
     as_word,
     as_words,
     await_sums,
-    await_words,
     clear,
     numbers,
     parameters,
     send,
     send_to,
+    take,
 )
 from foundryc.ranks import Ranks
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
@@ -73,7 +73,7 @@ def _launch(
     exchange: Exchange, world: int, span: int, eps: float, offset: float,
 ) -> None:  # fmt: skip
     row = weight.shape[0] // DTYPES[weight.dtype]
-    block = triton.next_power_of_2(row)
+    block = max(128, triton.next_power_of_2(row))  # four words of a thread
     warps = min(16, max(1, block // 128))
     # With all that the compiler would take, no program could start beside those of a product.
     bound = {"maxnreg": REGISTERS} if block <= 256 * warps and world <= 4 else {}
@@ -85,7 +85,8 @@ def _launch(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["buffer", "span"])
+# Buffers begin at multiples of 16 words, which the compiler is to know: see `_all_reduce`.
+@triton.jit(do_not_specialize=["span"])
 def _reduce_add_rms_norm(
     parts, residual, weight, normed, total, state, slabs, slab, buffer, capacity, width, span,
     eps, offset,
@@ -107,7 +108,7 @@ def _reduce_add_rms_norm(
             low = sum_parts(parts + here, there, span, SPANS)
             high = low
         place = slabs + buffer + rank * capacity + here
-        send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS)
+        send(place, slab, rank, ranks, as_word(low, high, PAIRS), there, WORLD, PAIRS, True)
     if residual is not None:  # read while words are on their way
         before = tl.load(residual + here, there, other=0)
     own = slabs + rank.to(tl.int64) * slab + buffer + here
@@ -151,7 +152,9 @@ def all_reduce(x: Tensor, ranks: Ranks) -> Tensor:
     return out.view(x.dtype).view(x.shape)
 
 
-@triton.jit(do_not_specialize=["buffer", "count"])
+# Where offsets are known to be multiples of 16 words, a thread moves four at once. One by one, a
+# look at words asks for each sector of the memory four times: `tp_exchange_ways.json`.
+@triton.jit
 def _all_reduce(
     x, out, state, slabs, slab, buffer, capacity, count,
     WORLD: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
@@ -168,22 +171,23 @@ def _all_reduce(
             tl.store(out + one, tl.load(x + one, one < count, other=0), one < count)
     else:
         place = slabs + buffer + rank * capacity + here
-        for piece in tl.static_range(WORLD):
+        for step in tl.static_range(WORLD):
+            # Each rank begins with the next one's piece, so that all links are in use.
+            piece = (rank + step + 1) % WORLD
             one = first + piece * BLOCK
             word = tl.load(x + one, one < count, other=0)
-            send_to(place, slab, piece, word, one < count, PAIRS)
+            send_to(place, slab, piece, word, one < count, PAIRS, True)
         own = slabs + rank.to(tl.int64) * slab + buffer + here
         mine = first + rank * BLOCK < count
         low, high = await_sums(own, capacity, state, rank, ranks, mine, WORLD, PAIRS)
         clear(own, capacity, rank, ranks, mine, WORLD)
         half = capacity // 2
-        send(place + half, slab, rank, ranks, as_word(low, high, PAIRS), mine, WORLD, PAIRS)
+        total = as_word(low, high, PAIRS)
+        for step in tl.static_range(WORLD):
+            send_to(place + half, slab, (rank + step + 1) % WORLD, total, mine, PAIRS, True)
         # The last tile's pieces of some ranks are shorter, or not there at all.
-        for piece in tl.static_range(WORLD):
+        for step in tl.static_range(WORLD):
+            piece = (rank + WORLD - step) % WORLD  # in the order in which they come
             one = first + piece * BLOCK
-            await_words(own + half, capacity, state, one < count, piece, 1)
-            sums = own + half + piece * capacity
-            word = tl.load(sums, one < count, other=0, volatile=True)
+            word = take(own + half + piece * capacity, state, piece, one < count)
             tl.store(out + one, word, one < count)
-            tl.debug_barrier()
-            tl.store(sums, 0, one < count)

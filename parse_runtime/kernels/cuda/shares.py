@@ -134,4 +134,4 @@ def share(
     there = (row < count)[:, None] & (at < width)[None, :]
     # Read by nobody: a load has threads of a warp side by side along a row, and the stores, too.
     word |= tl.load(place, there & (ranks < 0), other=0)
-    send(place, slab, rank, ranks, word, there, WORLD, PAIRS)
+    send(place, slab, rank, ranks, word, there, WORLD, PAIRS, False)
