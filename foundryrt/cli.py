@@ -103,7 +103,8 @@ Standby = Annotated[
     typer.Option(
         "--standby",
         callback=_refuse,
-        help="Have the process run it that `foundryrt standby` has started.",
+        help="Have the process run it that `foundryrt standby` has started, where FOUNDRY_STANDBY"
+        " says if that has a --socket.",
     ),
 ]
 StopFirst = Annotated[

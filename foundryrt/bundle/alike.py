@@ -41,7 +41,7 @@ def check_alike(name: str, own: Bundle, other: Bundle) -> None:
     if (unlike := first_difference(name, own, other)) is not None:
         raise UsageError(
             f"region {quoted(name)} cannot be shared: the other session's has not the same contents"
-            f" ({quoted(unlike)})"
+            f" (its {quoted(unlike)} differs); only bundles of the same {name} share memory"
         )
 
 

@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from foundryrt.console import note
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 from foundryrt.standby import wire
 
 _FIXED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "FOUNDRY_LIBCUDA")
@@ -122,7 +123,10 @@ class Standby:
                     " that stands by; start one with the same setting"
                 )
         if not self._free.acquire(blocking=False):
-            return "the process that stands by is busy with another command; start a second one"
+            return (
+                "the process that stands by is busy with another command; start a second one, with"
+                " another --socket, and name it by FOUNDRY_STANDBY"
+            )
         return ""
 
 
@@ -134,7 +138,10 @@ def _listen(path: Path) -> socket.socket:
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:
                 raise FoundryError(f"a process stands by at {path} already; give another --socket")
-        path.unlink(missing_ok=True)
+        if os.path.lexists(path):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise UsageError(f"{path}: is there, and no socket; give another --socket")
+            path.unlink()  # of a process that was killed
         listener = socket.socket(socket.AF_UNIX)
         mask = os.umask(0o177)
         try:
@@ -143,7 +150,8 @@ def _listen(path: Path) -> socket.socket:
             os.umask(mask)
         listener.listen()
     except OSError as error:
-        raise FoundryError(f"{path}: no socket can be made there: {error}") from error
+        why = error.strerror or error
+        raise FoundryError(f"{path}: no socket can be made there: {why}") from error
     return listener
 
 

@@ -158,5 +158,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """UsageError for a name given twice: the first value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise UsageError(f"a name comes twice in {', '.join(name for name, _ in pairs)}")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{twice!r} is given twice: leave one of them out")
     return found

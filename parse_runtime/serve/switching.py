@@ -78,7 +78,9 @@ class Switching:
             except Exception as error:
                 self._under_way = False
                 # Not the error itself: its traceback would keep what was opened.
-                done.set_exception(_refusal(asked, error))
+                refusal = _refusal(asked, error)
+                note(f"switch failed: {refusal}")
+                done.set_exception(refusal)
             else:
                 self._under_way = False
                 done.set_result(report)

@@ -18,8 +18,7 @@ int main(int count, char** words) {
     void* fake = dlopen(words[2], RTLD_NOW);
     if (core == nullptr || fake == nullptr) return std::puts(dlerror()), 1;
     const auto fill_with = reinterpret_cast<void (*)(unsigned char)>(dlsym(core, "foundryc_fill_with"));
-    const auto fill_after =
-        reinterpret_cast<void (*)(int)>(dlsym(core, "foundryc_fill_after_allocations"));
+    const auto fill_after = reinterpret_cast<void (*)(int)>(dlsym(core, "foundryc_fill_after_allocations"));
     const auto found_after = reinterpret_cast<void (*)(const char*, unsigned char, unsigned char*, size_t)>(
         dlsym(fake, "fakecuda_found_after"));
     static unsigned char left[8000];

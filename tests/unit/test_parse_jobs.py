@@ -16,9 +16,10 @@ from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.rules import BundleRules, Rules
 
 PROMPTS: Any = SimpleNamespace(
+    target=SimpleNamespace(chat=SimpleNamespace(template="{{ messages[0].content }}")),
     request=lambda prompt, most, sampling, rules: SimpleNamespace(
         prompt=prompt, most=most, sampling=sampling, rules=rules, check=lambda max_len: None
-    )
+    ),
 )
 DEFAULTS = Defaults(8, Sampling(), [], BundleRules(Rules(), Rules()))
 
@@ -37,8 +38,8 @@ def lines(folder: Path, content: bytes, defaults: Defaults = DEFAULTS) -> list[J
         (b'{"prompt": "x", "stride": 1}', "stride"),
         (b'{"prompt": "\xff"}', "utf-8"),
         (b'{"parse": {"x": ' + b"[" * 9999 + b"]" * 9999 + b"}}", "recursion"),
-        (b'{"prompt": "x", "prompt": "y"}', "a name comes twice in prompt, prompt"),
-        (b'{"prompt": "x", "parse": {"stride": 1, "stride": 2}}', "a name comes twice"),
+        (b'{"prompt": "x", "prompt": "y"}', "'prompt' is given twice"),
+        (b'{"prompt": "x", "parse": {"stride": 1, "stride": 2}}', "'stride' is given twice"),
         (b'{"prompt": "x", "temperature": NaN}', "temperature nan"),
         (b'{"prompt": "x", "temperature": 1e999}', "temperature inf"),
         (b'{"prompt": "x", "top_p": 0}', "top-p"),

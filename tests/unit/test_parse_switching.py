@@ -108,7 +108,9 @@ def test_answers_are_given_before_all_graphs_are_ready(switched: Switched) -> No
     assert switched.first.closed and switched.health() == (200, "ok", "other", 2)
 
 
-def test_a_graph_that_cannot_be_made_later_loses_no_request(switched: Switched) -> None:
+def test_a_graph_that_cannot_be_made_later_loses_no_request(
+    switched: Switched, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = Late("other", BROKEN)
     report = under_way(switched, other)
     expected = switched.ask()
@@ -116,6 +118,7 @@ def test_a_graph_that_cannot_be_made_later_loses_no_request(switched: Switched) 
     status, found = report.result(20)
     assert status == 500 and found["error"]["code"] == "not_complete"
     assert "y.fdy is served, but target.decode batch=2: CUDA" in found["error"]["message"]
+    assert f"switch failed: {found['error']['message']}" in capsys.readouterr().err
     assert switched.health() == (503, "failing", "other", 1)
     assert switched.ask() == expected
     assert switched.first.closed and not other.closed and len(switched.service.engines) == 1

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundryrt.standby import wire
+from foundryrt.errors import FoundryError, UsageError
+from foundryrt.standby import server, wire
 
 Ends = tuple[socket.socket, socket.socket]
 words = st.binary(max_size=40).map(lambda b: os.fsdecode(b.replace(b"\0", b"")))
@@ -105,3 +106,20 @@ def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(tmp_path: P
             assert wire.receive(connection)[0] == ["signal", "15"]
             wire.send(connection, "exit", "7")
             assert process.wait(30) == 7
+
+
+def test_a_socket_takes_the_place_of_a_dead_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    with server._listen(path), pytest.raises(FoundryError, match=r"stands by at .* already"):
+        server._listen(path)
+    assert path.is_socket(), "as a process that was killed leaves it"
+    server._listen(path).close()
+    for name in ("file", "folder", "link"):
+        (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).touch()
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_text("work of hours")
+    for name in ("file", "folder", "link"):
+        with pytest.raises(UsageError, match=f"{name}: is there, and no socket"):
+            server._listen(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "work of hours" and (tmp_path / "link").is_symlink()
