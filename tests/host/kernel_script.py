@@ -20,10 +20,12 @@ def kernel_report(script: str, *, interpreted: bool) -> Any:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     path = f"{HERE.parent.parent}:{environment.get('PYTHONPATH', '')}"
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, str(HERE / script)]
     if interpreted:
         environment["TRITON_INTERPRET"] = "1"
+        command.insert(1, str(HERE / "interpreted.py"))
     done = subprocess.run(
-        [sys.executable, str(HERE / script)],
+        command,
         capture_output=True, text=True, timeout=300, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
