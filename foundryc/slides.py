@@ -43,8 +43,8 @@ class Slides:
         lines = (folder / "maps").read_text().splitlines()
         # The loader is there first; later libraries may be put at a multiple of large pages.
         loaders = [int(line.split("-")[0], 16) for line in lines if "/ld-" in line]
-        if not program >> 32:  # It is where it was linked for, and its heap behind it.
-            program = heap = 0
+        if not program >> 32:  # It is where it was linked for; its heap lies some way behind it.
+            program = 0
         return cls(stack, program, heap, min(loaders, default=0))
 
     def apart(self, other: Slides) -> bool:
@@ -52,12 +52,12 @@ class Slides:
         if not (self.stack and other.stack):
             return True
         pairs = list(zip(astuple(self), astuple(other), strict=True))
-        if not all(_differ(a - b, _PAGE) for a, b in pairs if a and b):
+        if not all(_differ(a - b, _PAGE, 5 if a >> 32 else 4) for a, b in pairs if a and b):
             return False
         # Programs and their heaps have either of two highest bytes, stacks always the same, and
         # libraries 0x7E or 0x7F, or any of 16: vm.mmap_rnd_bits, which not everybody may read.
         random = pairs[1:4] if min(self.libraries, other.libraries) >> _TOP < 0x7E else pairs[1:3]
-        if any(a >> _TOP == b >> _TOP for a, b in random if a and b):
+        if any(a >> _TOP == b >> _TOP for a, b in random if a >> _TOP and b >> _TOP):
             return False
         mapped = self.libraries - other.libraries
         large = _differ(mapped, _LARGE_PAGE) and _differ(mapped, _THREAD_HEAP)
@@ -92,9 +92,9 @@ def _loaded(process: subprocess.Popen[bytes]) -> Slides:
     return seen
 
 
-def _differ(distance: int, bits: int) -> bool:
+def _differ(distance: int, bits: int, end: int = 5) -> bool:
     """Whether any address and the one `distance` bytes away, both rounded to `bits` low bits of 0,
-    differ in all bytes that are random.
+    differ in all bytes that are random, which are those below byte `end`.
 
     A byte of an address stays where the distance has a 0 there, or 255 and a carry from below.
     """
@@ -102,5 +102,5 @@ def _differ(distance: int, bits: int) -> bool:
     return not any(
         (rounded >> 8 * byte) & 255 in (0, 255)
         for rounded in (down, up)
-        for byte in range(bits // 8, 5)
+        for byte in range(bits // 8, end)
     )

@@ -13,13 +13,42 @@ _HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
 """Upper halves of the addresses where Linux puts programs, their heaps, libraries and stacks."""
 
 
-def halves_of_host_addresses(values: Words, at: Index, may_be_gap: Callable[[Index], Mask]) -> Mask:
-    """Which halves of the words `at` are of an address on the host in all captures, bool [n, 2].
+def bytes_of_host_addresses(
+    values: Words, at: Index, regions: Regions, may_be_gap: Callable[[Index], Mask]
+) -> Mask:
+    """Which bytes of the words `at` belong to addresses on the host, bool [n, 8].
 
-    An upper half differs between the first two, so it is no value, and neither is any byte of it:
-    those that happen to be equal would else make two bundles of one program differ. With it goes
-    the lower half, if it differs too, in structs with the place alone; of an address 4 bytes in,
-    that is in the word before.
+    Captures are made in processes that lie apart in every random byte (foundryc/slides.py), so a
+    byte that all three have is a value, such as a struct's last one before a gap in which half an
+    address was left. Not so the highest byte of an address, of which there are few, nor the upper
+    half of one that points to memory of its process.
+    """
+    equal = _equal_bytes(values)
+    upper, lower, elsewhere = _halves_of_host_addresses(values, at, may_be_gap)
+    pointers = _pointers_into_process(values, at, regions, may_be_gap)
+    byte = np.arange(8)
+    found: Mask = np.repeat(upper, 4, axis=1) & ~(equal & (byte % 4 == 0))
+    found |= np.repeat(lower, 4, axis=1) & ~equal
+    found |= np.repeat(elsewhere, 4, axis=1)
+    found |= pointers[:, None] & ~(equal & (byte < 4))
+    return found
+
+
+def _equal_bytes(values: Words) -> Mask:
+    """Which bytes of the words all captures have in common, bool [n, 8]."""
+    changed = values[0] ^ values[1] | values[0] ^ values[2]
+    equal: Mask = np.ascontiguousarray(changed, "<u8").view(np.uint8).reshape(-1, 8) == 0
+    return equal
+
+
+def _halves_of_host_addresses(
+    values: Words, at: Index, may_be_gap: Callable[[Index], Mask]
+) -> tuple[Mask, Mask, Mask]:
+    """Which halves of the words `at` are upper and lower ones of such addresses, bool [n, 2] each.
+
+    An upper half differs between the first two, so it is no value. With it goes the lower half, if
+    it differs too; of an address 4 bytes in, that is in the word before. The third are lower halves
+    in structs that differ with the place alone.
     """
     halves = np.stack([values & np.uint64(0xFFFFFFFF), values >> np.uint64(32)], axis=2)
     differ, top = halves[0] != halves[1], halves >> np.uint64(8)
@@ -30,11 +59,10 @@ def halves_of_host_addresses(values: Words, at: Index, may_be_gap: Callable[[Ind
     elsewhere = lower & ~differ & (halves[0] != halves[2])
     some = np.flatnonzero(elsewhere.any(axis=1))
     elsewhere[some] &= may_be_gap(at[some])[:, None]
-    found: Mask = upper | lower & differ | elsewhere
-    return found
+    return upper, lower & differ, elsewhere
 
 
-def pointers_into_process(
+def _pointers_into_process(
     values: Words, at: Index, regions: Regions, may_be_gap: Callable[[Index], Mask]
 ) -> Mask:
     """Which of the words `at` are addresses of host memory in all captures, bool [n].

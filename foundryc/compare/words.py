@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from foundryc.compare.clocks import clock_readings
 from foundryc.compare.host_addresses import (
-    halves_of_host_addresses,
+    bytes_of_host_addresses,
     in_all,
     on_host,
-    pointers_into_process,
 )
 from foundryc.compare.regions import Audit, Index, Mask, Regions
 from foundryc.template import Words
@@ -191,8 +190,7 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     noisy = _bytes(first ^ again) != 0
     changed = _bytes(first ^ moved) != 0
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
-    noisy |= np.repeat(halves_of_host_addresses(words[:, rest], rest, place.may_be_gap), 4, axis=1)
-    noisy |= pointers_into_process(words[:, rest], rest, regions, place.may_be_gap)[:, None]
+    noisy |= bytes_of_host_addresses(words[:, rest], rest, regions, place.may_be_gap)
     noisy |= clock_readings(words[:, rest])[:, None]
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))

@@ -30,8 +30,8 @@ def around(values: tuple[int, ...]) -> list[Spans]:
     return [[(1 << 46, 1 << 46), (v & ~0xFFFFF, v + 1)] for v in values]
 
 
-def test_nothing_of_a_pointer_into_the_process_is_kept() -> None:
-    assert settled(RETURNS, around(RETURNS)) == 0
+def test_of_a_pointer_into_the_process_the_low_bytes_that_all_have_are_kept() -> None:
+    assert settled(RETURNS, around(RETURNS)) == 0x985D
     # In one process it points to nothing: it is no pointer, and only what differs goes.
     spans = around(RETURNS)
     assert settled(RETURNS, [*spans[:2], [(RETURNS[2] + 1, RETURNS[2] + 9)]]) == 0x7F010000985D
@@ -41,14 +41,14 @@ HEAP = 0x238C6E80, 0x14F84C80, 0x40FB7C80
 """Addresses in the heap of a program that was linked for one place."""
 
 
-def test_nothing_of_a_heap_in_the_lowest_places_is_kept(monkeypatch) -> None:
-    assert settled(HEAP, around(HEAP)) == 0x80  # in a scalar it may be a value
+def test_of_a_heap_in_the_lowest_places_what_all_have_is_kept(monkeypatch) -> None:
+    assert settled(HEAP, around(HEAP)) == 0x80
     monkeypatch.setattr(compared_captures, "skeleton", lambda _: ONE_STRUCT)
-    assert settled(HEAP, around(HEAP)) == 0
+    assert settled(HEAP, around(HEAP)) == 0x80
     assert settled(HEAP, [*around(HEAP)[:2], []]) == 0x80
     # Within an object, and as the low bytes of all three happen to be.
     within = 0x19D6E4C8, 0x3E3C4AC8, 0x13356AC8
-    assert settled(within, around(within)) == 0
+    assert settled(within, around(within)) == 0xC8
     # A flag over what was left of one is at no multiple of 8 bytes.
     flags = tuple(word & ~0xFF | 1 for word in HEAP)
     assert settled(flags, around(flags)) == 1  # type: ignore[arg-type]

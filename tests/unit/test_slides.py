@@ -20,12 +20,17 @@ NAMES = [field.name for field in fields(Slides)]
 RANDOM = Path("/proc/sys/kernel/randomize_va_space").read_text().strip() != "0"
 
 
-def chosen(random: Random, bits: int = 28) -> Slides:
-    """Where a process lies, as Linux chooses it; `bits` of a library's page are random."""
+def chosen(random: Random, bits: int = 28, low: bool = False) -> Slides:
+    """Where a process lies, as Linux chooses it; `bits` of a library's page are random.
+
+    `low`: its program was linked for one place.
+    """
     pages = [4096 * random.getrandbits(28), 4096 * random.getrandbits(bits)]
     program = 0x555555554000 + pages[0]
     heap = program + 4096 * random.getrandbits(13)
     stack = 0x7FFC00000000 + 16 * random.getrandbits(30)
+    if low:
+        program, heap = 0, 0xA00000 + 4096 * random.getrandbits(18)
     return Slides(stack, program, heap, 0x7FFFF7FFF000 - pages[1])
 
 
@@ -44,6 +49,15 @@ def test_no_random_byte_is_equal(seed: int, within: int) -> None:
             below = [value >> bits << bits for value in (a, b)]
             for byte in range(bits // 8, 5):
                 assert len({(value >> 8 * byte) & 255 for value in below}) == 2
+
+
+@given(st.integers(0, 1 << 64))
+def test_heaps_of_programs_linked_for_one_place_lie_apart(seed: int) -> None:
+    random = Random(seed)
+    one = chosen(random, low=True)
+    other = next(s for _ in range(1000) if (s := chosen(random, low=True)).apart(one))
+    for byte in range(2, 4):
+        assert (one.heap >> 8 * byte) & 255 != (other.heap >> 8 * byte) & 255
 
 
 @settings(max_examples=30)
