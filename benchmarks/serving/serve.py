@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from typer import BadParameter, Option
 
-from benchmarks.report import RESULTS, Output, chosen, say
+from benchmarks.report import RESULTS, Output, chosen, say, today
 from benchmarks.serving.load import Plan
 from benchmarks.serving.ratios import MODELS, Results
 from benchmarks.serving.servers import (
@@ -212,13 +212,12 @@ class Bench:
     def _throughput(
         self, model: str, engine: str, setup: Setup, server: Server, alarm: Alarm
     ) -> None:
-        rows: dict[str, Any] = {}
+        rows: dict[str, Any] = dict(self.results.of("throughput", model, engine).get("at", {}))
         for level in self.levels if "throughput" in self.parts else ():
             self._load(setup, server, alarm, requests=level, concurrent=level)
             requests = _ROUNDS * max(2, level)
-            rows[str(level)] = self._load(
-                setup, server, alarm, requests=requests, concurrent=level
-            )  # fmt: skip
+            row = self._load(setup, server, alarm, requests=requests, concurrent=level)
+            rows[str(level)] = row | {"date": today()}
             say(f"{model}, {engine}, {level} at a time: {_shown(rows[str(level)])}")
             found = {"prompt": self.sizes.prompt, "answer": self.sizes.tokens, "at": rows}
             self.results.save("throughput", model, engine, found)
