@@ -11,7 +11,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 #include <utility>
@@ -32,10 +35,14 @@ constexpr uint32_t GLOBAL = UINT32_MAX, CALLED = UINT32_MAX;
 
 std::atomic<bool> filling{false};
 pthread_t recording;  // the thread, while `filling`
+Stack stack;          // its
 
+// The loader allocates, too, by the entries of a program that is linked for one place, also where it has to
+// make room for what is `thread_local`: nothing of that may be used here.
 struct FillAfter {
     ~FillAfter() {
-        if (filling.load(std::memory_order_acquire) && pthread_equal(pthread_self(), recording)) fill_near();
+        if (filling.load(std::memory_order_acquire) && pthread_equal(pthread_self(), recording))
+            fill_near(stack);
     }
 };
 
@@ -65,6 +72,34 @@ const std::array<Call, 6> CALLS = {
     Filling<3, void, void*>::call("free"),
     Filling<4, int, void**, size_t, size_t>::call("posix_memalign"),
     Filling<5, void*, size_t, size_t>::call("aligned_alloc"),
+};
+
+// What may be done with the process's memory, as it is when this is asked first.
+class Memory {
+  public:
+    // PROT_READ and the like; PROT_NONE also where nothing is.
+    int protection(uintptr_t address) const {
+        if (parts_.empty()) read();
+        const auto after = parts_.upper_bound(address);
+        if (after == parts_.begin()) return PROT_NONE;
+        const auto& [end, protection] = std::prev(after)->second;
+        return address < end ? protection : PROT_NONE;
+    }
+
+  private:
+    void read() const {
+        std::ifstream file("/proc/self/maps");
+        for (std::string line; std::getline(file, line);) {
+            unsigned long start = 0, end = 0;
+            char may[5] = "";
+            if (std::sscanf(line.c_str(), "%lx-%lx %4s", &start, &end, may) != 3) continue;
+            const int protection = (may[0] == 'r' ? PROT_READ : 0) | (may[1] == 'w' ? PROT_WRITE : 0) |
+                                   (may[2] == 'x' ? PROT_EXEC : 0);
+            parts_[start] = {end, protection};
+        }
+    }
+
+    mutable std::map<uintptr_t, std::pair<uintptr_t, int>> parts_;  // by their start
 };
 
 // A loaded program or library.
@@ -115,8 +150,8 @@ class Object {
         }
     }
 
-    // Writes to each slot, also where the linker made it read-only; nowhere where the kernel refuses that.
-    void put(const std::vector<std::pair<void**, void*>>& values) const {
+    // Writes to each slot, also where the loader made it read-only; nowhere else where nobody may write.
+    void put(const std::vector<std::pair<void**, void*>>& values, const Memory& memory) const {
         const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
         uintptr_t start = 0, end = 0;
         for (int i = 0; i < info_.dlpi_phnum; ++i) {
@@ -125,12 +160,16 @@ class Object {
             start = (info_.dlpi_addr + part.p_vaddr) / page * page;
             end = (info_.dlpi_addr + part.p_vaddr + part.p_memsz) / page * page;
         }
-        const auto protect = [&](int how) {
-            return end <= start || mprotect(reinterpret_cast<void*>(start), end - start, how) == 0;
-        };
-        if (!protect(PROT_READ | PROT_WRITE)) return;
-        for (const auto& [at, value] : values) __atomic_store_n(at, value, __ATOMIC_RELEASE);
-        protect(PROT_READ);
+        for (const auto& [slot, value] : values) {
+            const auto at = reinterpret_cast<uintptr_t>(slot);
+            const bool loaders = at >= start && at < end;
+            void* in = reinterpret_cast<void*>(at / page * page);
+            // The loader's part can be written to while another thread's loader is at work in it.
+            if (memory.protection(at) != (loaders ? PROT_READ : PROT_READ | PROT_WRITE)) continue;
+            if (loaders && mprotect(in, page, PROT_READ | PROT_WRITE) != 0) continue;
+            __atomic_store_n(slot, value, __ATOMIC_RELEASE);
+            if (loaders) mprotect(in, page, PROT_READ);
+        }
     }
 
   private:
@@ -159,7 +198,9 @@ int find(dl_phdr_info* info, size_t, void* found) {
     return 0;
 }
 
-int replace(dl_phdr_info* info, size_t, void*) {
+// No object comes or goes meanwhile: the loader waits for that. Of one that it has not finished yet, nothing
+// is replaced.
+int replace(dl_phdr_info* info, size_t, void* memory) {
     const Object object(*info);
     if (object.has(reinterpret_cast<void*>(&find))) return 0;  // this library
     std::vector<std::pair<void**, void*>> values;
@@ -167,7 +208,7 @@ int replace(dl_phdr_info* info, size_t, void*) {
         for (const Call& call : CALLS)
             if (*call.own != nullptr && *slot == *call.own) values.emplace_back(slot, call.instead);
     });
-    if (!values.empty()) object.put(values);
+    if (!values.empty()) object.put(values, *static_cast<const Memory*>(memory));
     return 0;
 }
 
@@ -186,10 +227,13 @@ bool find_allocator() {
 }  // namespace
 
 void fill_after_allocations() {
-    fill_near();  // finds out where the stack ends, which allocates
+    leave_allocations();
     recording = pthread_self();
+    stack = own_stack();
+    fill_near(stack);                            // the loader finds now what this calls
     static const bool known = find_allocator();  // before any of them is replaced
-    if (known) dl_iterate_phdr(replace, nullptr);
+    Memory memory;
+    if (known) dl_iterate_phdr(replace, &memory);
     filling.store(true, std::memory_order_release);
 }
 

@@ -13,20 +13,15 @@ constexpr size_t REACH = 128 << 10;  // bytes below the caller
 constexpr size_t NEAR = 16 << 10;
 constexpr size_t SPARE = 64 << 10;  // of the stack's end, where nothing is written
 
-struct Range {
-    uintptr_t lowest, end;
-};
-
-// The calling thread's stack; empty where nobody knows.
-Range own_stack() {
+Stack find_own() {
     pthread_attr_t attributes;
-    if (pthread_getattr_np(pthread_self(), &attributes) != 0) return {0, 0};
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) return {};
     void* lowest = nullptr;
     size_t size = 0;
     const int failed = pthread_attr_getstack(&attributes, &lowest, &size);
     pthread_attr_destroy(&attributes);
     const auto start = reinterpret_cast<uintptr_t>(lowest);
-    return failed ? Range{0, 0} : Range{start, start + size};
+    return failed ? Stack{} : Stack{start, start + size};
 }
 
 std::atomic<uint8_t> value{0};
@@ -40,8 +35,7 @@ __attribute__((noinline)) void fill() {
 }
 
 template <size_t reach>
-void fill_if_there() {
-    thread_local const Range stack = own_stack();
+void fill_if_there(const Stack& stack) {
     const auto here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
     // A coroutine or a signal's handler may run on another one.
     if (here < stack.end && here > stack.lowest + reach + SPARE) fill<reach>();
@@ -51,8 +45,13 @@ void fill_if_there() {
 
 void fill_with(uint8_t byte) { value.store(byte, std::memory_order_relaxed); }
 
-void fill_stack() { fill_if_there<REACH>(); }
+Stack own_stack() {
+    thread_local const Stack stack = find_own();
+    return stack;
+}
 
-void fill_near() { fill_if_there<NEAR>(); }
+void fill_stack() { fill_if_there<REACH>(own_stack()); }
+
+void fill_near(const Stack& own) { fill_if_there<NEAR>(own); }
 
 }  // namespace foundry

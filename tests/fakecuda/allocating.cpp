@@ -1,6 +1,8 @@
 // A program that is linked for one place and takes the addresses of malloc and free: what others find under
-// these names is then an entry in it. Arguments: the capture core, the stand-in, functions of the allocator.
-// Prints how much of the stack each of these leaves filled.
+// these names is then an entry in it, for the loader, too. Arguments: the capture core, the stand-in,
+// functions of the allocator, paths of libraries.
+// Prints how much of the stack each function leaves filled; loads each library, and every third one goes
+// again.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -25,6 +27,13 @@ int main(int count, char** words) {
     fill_with(0x5A);
     fill_after(1);
     for (int i = 3; i < count; ++i) {
+        if (words[i][0] == '/') {
+            void* library = dlopen(words[i], RTLD_NOW);
+            if (library == nullptr) return std::puts(dlerror()), 1;
+            given_back(taken(1));
+            if (i % 3 == 0) dlclose(library);
+            continue;
+        }
         found_after(words[i], 0xEE, left, sizeof(left));
         std::printf("%td\n", std::count(std::begin(left), std::end(left), 0x5A));
     }

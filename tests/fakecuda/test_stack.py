@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import sys
 import threading
@@ -75,6 +76,7 @@ def test_a_call_later_in_a_line_finds_it_too(library):
     assert Counter(found.raw).most_common(1)[0][0] == 1
 
 
+LOADED = conftest.ROOT / "build" / "tests" / "libloaded.so"
 ALLOCATING = [
     "malloc",
     "calloc",
@@ -104,14 +106,55 @@ def test_what_allocates_leaves_the_byte_alone(library, function):
     assert before[0] == left_after(library, function)[0] == 0xEE
 
 
+def allocating(library, *arguments) -> list[int]:
+    """What a program that is linked for one place prints."""
+    program = [conftest.ROOT / "build" / "tests" / "allocating", native.PATH, library._name]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [int(line) for line in done.stdout.split()]
+
+
 def test_in_a_program_that_is_linked_for_one_place_too(library):
-    program = conftest.ROOT / "build" / "tests" / "allocating"
-    done = subprocess.run(
-        [program, native.PATH, library._name, *ALLOCATING], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
-    filled_bytes = [int(line) for line in done.stdout.split()]
+    filled_bytes = allocating(library, *ALLOCATING)
     assert len(filled_bytes) == len(ALLOCATING) and min(filled_bytes) > SIZE - REST
+
+
+@pytest.mark.parametrize("count", [1, 40])  # more than a thread has room for without an allocation
+def test_libraries_come_and_go_meanwhile(library, tmp_path, count):
+    """The loader allocates by the program's entries while it makes room for the thread."""
+    copies = [tmp_path / f"{number}.so" for number in range(count)]
+    for copy in copies:
+        shutil.copy(LOADED, copy)
+    left = allocating(library, *copies, "malloc", *copies, "free")
+    assert len(left) == 2 and min(left) > SIZE - REST
+
+
+RECORDED_WHILE_ANOTHER_LOADS = """
+import ctypes, sys, threading
+own, core = ctypes.CDLL(None), ctypes.CDLL(sys.argv[1])
+own.dlopen.restype, own.dlclose.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def load():
+    for _ in range(200):
+        library = own.dlopen(sys.argv[2].encode(), 2)
+        assert library and own.dlclose(library) == 0
+
+other = threading.Thread(target=load)
+other.start()
+recorded = 0
+while other.is_alive():
+    core.foundryc_fill_after_allocations(1)
+    core.foundryc_fill_after_allocations(0)
+    recorded += 1
+print(recorded)
+"""
+
+
+def test_a_library_that_another_thread_loads_meanwhile_is_left_to_the_loader(library):
+    program = [sys.executable, "-c", RECORDED_WHILE_ANOTHER_LOADS, native.PATH, LOADED]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
 
 
 def test_allocations_of_another_thread_are_left_alone(library):
