@@ -22,18 +22,20 @@ options = parser.parse_args()
 
 with tempfile.TemporaryDirectory() as folder:
     bundle = str(Path(folder, "receiver.fdy"))
-    link = ["--zmq", f"ipc://{folder}/frames", "--frames", options.frames]
+    link = ["--zmq", f"ipc://{folder}/frames"]
 
     # 1. Once, offline: a receiver for frames of 64 delay by 32 Doppler bins.
     capture = ["--workload", "otfs", "--grid", "64x32", "--target", options.target, "-o", bundle]
     subprocess.run(["foundryc", "capture", *capture], check=True)
 
     # 2. The receiver, which waits for frames. A CPU is slower than the air: it takes its time.
-    command = ["foundryrt", "run", bundle, *link, "--lossless", "--json"]
+    command = ["foundryrt", "run", bundle, *link, "--max-frames", options.frames]
+    command += ["--lossless", "--json"]
     receiver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     # 3. The sender, in any process that can reach it.
     send = [sys.executable, "-m", "otfs_pipeline.send", *link, "--bundle", bundle, "--snr", "20"]
+    send += ["--frames", options.frames]
     sender = subprocess.run(send)
     if sender.returncode:
         receiver.terminate()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def _open_recording(target: str, base: int | None) -> Recording:
+def _open_recording(target: str, base: int | None, compared: bool) -> Recording:
     if target == "host":
         from foundryc.host.recording import HostRecording
 
@@ -39,7 +39,7 @@ def _open_recording(target: str, base: int | None) -> Recording:
     from foundryc.cuda.arena import BASE
     from foundryc.cuda.recording import CudaRecording
 
-    return CudaRecording(base=BASE if base is None else base, moved=moved())
+    return CudaRecording(BASE if base is None else base, moved=moved(), compared=compared)
 
 
 class Recorder:
@@ -90,7 +90,8 @@ class Recorder:
         self._settings = dict(settings)
         self._files: dict[str, bytes] = {}
         self._elsewhere = elsewhere
-        self._recording = _open_recording(target, base)
+        compared = elsewhere is not None or store() is not None
+        self._recording = _open_recording(target, base, compared)
         self._architectures = tuple(dict.fromkeys(architectures))
         self._ranks: Ranks | None = None
         self._begun = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from foundryrt.printable import harmless
 
 DISTRIBUTION = "foundry-graphs"
@@ -21,7 +19,7 @@ class FoundryError(Exception):
     exit_code = 1
     _located = False
 
-    def at(self, place: object) -> Self:
+    def at(self, place: object) -> FoundryError:
         """This error, whose message begins with where it is; the first place that is told stays."""
         if not self._located:
             self.args, self._located = (f"{place}: {self}",), True

@@ -43,10 +43,13 @@ _SPACER = 70 << 20
 class CudaRecording:
     """Must be made before the process's first CUDA call; the device is torch's `cuda:device`.
 
-    With `moved`, all memory lies elsewhere than without, that of others too.
+    With `moved`, all memory lies elsewhere than without, that of others too. With `compared`, which
+    is of captures that are compared with others, an allocation leaves nothing of its own on stacks.
     """
 
-    def __init__(self, device: int = 0, base: int = BASE, moved: bool = False) -> None:
+    def __init__(
+        self, device: int = 0, base: int = BASE, moved: bool = False, compared: bool = False
+    ) -> None:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise UsageError(
                 "CUDA is in use already: make the recorder before the first CUDA call, so that it"
@@ -61,6 +64,7 @@ class CudaRecording:
         harvest.start()
         if not torch.cuda.is_available():
             raise FoundryError("no GPU is visible here; capture on one, or use --target host")
+        self._compared = compared
         torch.cuda.set_device(device)
         torch.cuda.synchronize()
         harvest.pass_calls(calls_ahead())
@@ -208,7 +212,7 @@ class CudaRecording:
         with (
             collection.collected(),
             torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="relaxed"),
-            filled(fill()),
+            filled(fill(), self._compared),
         ):
             yield recorded
         recorded.torch_graph = graph

@@ -21,9 +21,10 @@ _Function = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.py_object)
 
 
 @contextmanager
-def filled(value: int) -> Iterator[None]:
+def filled(value: int, after_allocations: bool = True) -> Iterator[None]:
     """Every line of Python in the body, and every call of a function in C, begins with a stack
-    that holds the byte `value` wherever it is unused; and every allocation ends with one.
+    that holds the byte `value` wherever it is unused; and every allocation ends with one, where
+    wanted: for that, every library's addresses of the allocator are replaced.
 
     For the calling thread. A debugger or profiler does not see the body.
     """
@@ -33,7 +34,7 @@ def filled(value: int) -> Iterator[None]:
     tracer, profiler = sys.gettrace(), sys.getprofile()
     for name in ("PyEval_SetTrace", "PyEval_SetProfile"):
         _Function((name, ctypes.pythonapi))(trace, None)
-    core.foundryc_fill_after_allocations(True)
+    core.foundryc_fill_after_allocations(after_allocations)
     try:
         yield
     finally:

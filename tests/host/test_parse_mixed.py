@@ -162,8 +162,8 @@ def test_a_bundle_answers_as_one_without_mixed_passes(
     ("changes", "message"),
     [
         ({"mixed": "5"}, "mixed '5': batches up to slots, 4"),
-        ({"mixed": "x"}, "mixed 'x' like 1,4,8"),
-        ({"mixed": "0"}, "sizes must be at least 1"),
+        ({"mixed": "x"}, "mixed 'x': write numbers of sequences, such as 1,4,8"),
+        ({"mixed": "0"}, "mixed '0': .* sizes are at least 1"),
         ({"mixed": "4", "prefill": "32"}, "each needs a prefill pass of 32 rows more, not only 32"),
         ({"mixed": "2", "speculate": "draft"}, "leave out --eagle and --speculate, or --mixed"),
         ({"mixed": "2", "fp8_activations": True}, "leave out --fp8-activations, or --mixed"),
