@@ -143,7 +143,7 @@ def _nothing(settings: Settings, options: Options, feed: Feed, tally: stream.Tal
             f"nothing came from {printable(feed.name)} in {options.idle_timeout:g} s; start the "
             "sender after the receiver, or give a longer --idle-timeout"
         )
-    why = _unlocked(settings, feed.raw) if feed.raw else _a_frame(settings)
+    why = _unlocked(settings, options, feed.raw) if feed.raw else _a_frame(settings)
     return FoundryError(
         "no frame could be received: {} of wrong length, {} without finite results, {} dropped, "
         "{} malformed{}; {}".format(*counts, _because(feed), why)
@@ -154,11 +154,11 @@ def _a_frame(settings: Settings) -> str:
     return f"a frame has {settings.q} samples{_of_each(settings)}"
 
 
-def _unlocked(settings: Settings, raw: Raw) -> str:
+def _unlocked(settings: Settings, options: Options, raw: Raw) -> str:
     """Why a front end may have given no frame."""
     found = raw.report()
     if not found["samples"]:
-        return "there is no sample in the recording"
+        return f"there is no sample in {'what came' if options.external else 'the recording'}"
     if found["damaged"]:
         return (
             f"a preamble was found, and {found['damaged']} frames were damaged: samples of them "

@@ -182,9 +182,8 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
 
     Those that differ between two captures at one base, and what follows no region, or is half an
     address in a struct: two captures have bytes of residue in common by chance, or because they ran
-    the same code. And which bytes
-    are of the second kind, bool [len(rest), 8]. FoundryError names the first byte that is a part of
-    an address, or that must not differ.
+    the same code. And which bytes are of the second kind, bool [len(rest), 8]. FoundryError names
+    the first byte that is a part of an address, or that must not differ.
     """
     first, again, moved = words[:, rest]
     noisy = _bytes(first ^ again) != 0

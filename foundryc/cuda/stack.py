@@ -32,10 +32,10 @@ def filled(value: int, after_allocations: bool = True) -> Iterator[None]:
     core.foundryc_fill_with(value)
     trace = ctypes.cast(core.foundryc_trace, ctypes.c_void_p)
     tracer, profiler = sys.gettrace(), sys.getprofile()
-    for name in ("PyEval_SetTrace", "PyEval_SetProfile"):
-        _Function((name, ctypes.pythonapi))(trace, None)
-    core.foundryc_fill_after_allocations(after_allocations)
     try:
+        for name in ("PyEval_SetTrace", "PyEval_SetProfile"):
+            _Function((name, ctypes.pythonapi))(trace, None)
+        core.foundryc_fill_after_allocations(after_allocations)
         yield
     finally:
         core.foundryc_fill_after_allocations(False)

@@ -74,11 +74,14 @@ class Recording:
     def waveform(self, settings: Settings) -> Iterator[Frame]:
         """The samples in pieces, `undecoded`, with the payload of the frame that begins with each.
 
-        A frame begins where its preamble does. A capture of another frequency is `retuned`.
+        A frame begins where its preamble does. A capture of another frequency than the last one
+        that has samples and says its own is `retuned`.
         """
-        each, tuned = self.sample_bytes, self.segments[0].frequency
+        each, tuned = self.sample_bytes, None
         for segment in self.segments:
-            retuned, tuned = segment.frequency != tuned, segment.frequency
+            retuned = None not in (tuned, segment.frequency) and segment.frequency != tuned
+            if segment.bytes and segment.frequency is not None:
+                tuned = segment.frequency
             begun = {(start - segment.start) * each for start in self.seeds}
             cuts = {*range(0, segment.bytes, _PIECE * each), segment.bytes}
             cuts |= {cut for cut in begun if 0 <= cut < segment.bytes}

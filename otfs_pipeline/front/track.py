@@ -46,8 +46,9 @@ class Tracker:
     A burst's samples are those of `span`: the first and the one after the last that are wanted,
     from where its preamble begins; they lie in arrays that `take` gives and `put` is shown (see
     `Buffer`). locks: preambles found by a search; jumps: preambles that came elsewhere than
-    expected. A preamble whose carrier is off by more than half a Doppler period is passed over by
-    a search, for its frames would be turned by one; `far_carrier` is the last one's offset in Hz.
+    expected. Of preambles that are not where the one before says, those whose carrier is off by
+    more than half a Doppler period are passed over, for their frames would be turned by one;
+    `far_carrier` is the last one's offset in Hz.
     """
 
     def __init__(
@@ -157,12 +158,8 @@ class Tracker:
 
     def _search(self) -> None:
         begin, self._next = self._next, self._next + self.step
-        found = self._find(begin, self._next)
+        found = self._find_near(begin, self._next)
         if found is None:
-            return
-        carrier = self._detector.carrier(self._buffer.view(found, found + self._reach.size))
-        if abs(carrier) > self._widest:
-            self.far_carrier = carrier
             return
         self.locks += 1
         self.run += 1
@@ -181,9 +178,9 @@ class Tracker:
     def _elsewhere(self, start: int) -> Iterator[Burst]:
         """The next preamble is not in its place: it faded, or samples are missing or too many."""
         expected, margin = start + self.step, self._reach.margin
-        found = self._find(start + self._reach.size, expected - margin)
+        found = self._find_near(start + self._reach.size, expected - margin)
         if found is None:
-            found = self._find(expected + margin, expected + self.step + margin)
+            found = self._find_near(expected + margin, expected + self.step + margin)
             if found is not None and found - expected > self.step - 2 * margin:
                 yield from self._burst(start, False)
                 self._start = expected
@@ -203,6 +200,17 @@ class Tracker:
         """The place of a preamble that begins at begin to end-1."""
         at = self._detector.find(self._buffer.view(begin, end + self._reach.size - 1))
         return None if at is None else begin + at
+
+    def _find_near(self, begin: int, end: int) -> int | None:
+        """The same, unless its carrier is too far off."""
+        found = self._find(begin, end)
+        if found is None:
+            return None
+        carrier = self._detector.carrier(self._buffer.view(found, found + self._reach.size))
+        if abs(carrier) <= self._widest:
+            return found
+        self.far_carrier = carrier
+        return None
 
     def _burst(self, start: int, doubtful: bool) -> Iterator[Burst]:
         """The burst whose preamble begins about `start`, unless the stream ends in it."""

@@ -331,6 +331,18 @@ def test_a_carrier_a_period_away_is_no_lock(carrier: float) -> None:
     assert report["far_carrier_hz"] == pytest.approx(carrier, abs=0.1 * LINK.nu_p)
 
 
+def test_a_jump_to_a_carrier_a_period_away_is_none() -> None:
+    samples, starts = simulation(CLEAN)
+    at = starts[3] - STEP // 4
+    turn = np.exp(2j * np.pi * 9000.0 / (2 * LINK.bandwidth) * np.arange(samples.size - at))
+    retuned = np.concatenate([samples[:at], np.zeros(STEP // 3), samples[at:] * turn])
+    found, front = received(retuned.astype(np.complex64))
+    assert [round((one.start - starts[0]) / STEP) for one in found] == [0, 1, 2]
+    report = front.report()
+    assert (report["locks"], report["jumps"]) == (1, 0)
+    assert report["far_carrier_hz"] == pytest.approx(9000.0, abs=0.1 * LINK.nu_p)
+
+
 def test_a_frame_of_another_link_is_not_given_on() -> None:
     """The preamble is that of all links with as many delay bins; the pilot comes 14 bins late."""
     zak, prefix = Settings(grid="128x32"), Settings(grid="128x32", waveform="cp")

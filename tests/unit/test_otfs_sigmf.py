@@ -321,3 +321,18 @@ def test_metadata_that_is_no_text_is_not_shown_whole() -> None:
     with pytest.raises(FoundryError, match=r"no SigMF: UnicodeDecodeError: .utf-8.") as raised:
         sigmf_metadata.parse(1_000_000 * b"\xff", "x")
     assert len(str(raised.value)) < 300
+
+
+def test_captures_are_retuned_by_the_last_frequency_that_was_heard(tmp_path: Path) -> None:
+    # Of 2 samples each; the second says no frequency, the fourth has no sample.
+    captures = [
+        {"core:sample_start": 0, "core:frequency": 1e9},
+        {"core:sample_start": 2},
+        {"core:sample_start": 4, "core:frequency": 1e9},
+        {"core:sample_start": 6, "core:frequency": 2e9},
+        {"core:sample_start": 6, "core:frequency": 3e9},
+        {"core:sample_start": 8, "core:frequency": 3e9},
+    ]
+    found = opened(save(tmp_path, bytes(10 * 8), captures=captures))
+    assert [segment.bytes // 8 for segment in found.segments] == [2, 2, 2, 0, 2, 2]
+    assert [piece.retuned for piece in found.waveform(LINK)] == [False, False, False, True, False]
