@@ -35,8 +35,8 @@ _CAPTURE = ("target", "cache", "compile")
 
 
 def asked(words: Sequence[str]) -> bool:
-    """Whether the arguments of a command name a model."""
-    return "model" in options.named(words)
+    """Whether the arguments of a command name a model to be run, and do not ask for help."""
+    return "model" in (named := options.named(words)) and "help" not in named
 
 
 def with_bundle(command: str, words: Sequence[str]) -> list[str]:

@@ -245,7 +245,8 @@ class HostBackend:
         timed: bool = False,
     ) -> HostPipeline:
         """Launches of a graph, one after another; `lazy` outputs are there as the others are."""
-        return HostPipeline(partial(self.launch, graph), self._launching, inputs, outputs, depth)
+        launch = partial(self.launch, graph)
+        return HostPipeline(launch, self._launching, inputs, outputs, depth, timed)
 
     def seed(self, seed: int) -> None:
         """UsageError: a host bundle draws no random numbers."""

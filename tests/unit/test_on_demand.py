@@ -89,6 +89,11 @@ def test_nothing_is_captured_for_a_command_that_is_refused(
     assert not calls
 
 
+def test_nothing_is_captured_for_a_command_that_asks_for_help() -> None:
+    assert on_demand.asked(["--model", "m"]) and on_demand.asked(["--model=m", "--prompt", "x"])
+    assert not on_demand.asked(["--model", "m", "--help"])
+
+
 @pytest.mark.parametrize("missing", ["foundryc", "torch"])
 def test_without_a_capture_side_a_bundle_of_before_is_taken(
     missing: str,
