@@ -82,7 +82,16 @@ def given_acceptance_by_evidence(rows: Any, _: Any) -> float | None:
     return _given(rows, 0)
 
 
-def _given(rows: Any, question: int) -> float | None:
-    wanted = {"batch": 32, "eagle3_profile": "none", "scheme": "parse", "acceptance": 0.75}
-    found = [row["gain"] for row in rows if {**wanted, "question": question}.items() <= row.items()]
+def given_acceptance_with_eagle3(rows: Any, _: Any) -> float | None:
+    """The same where EAGLE-3 drafts for the target besides."""
+    return _given(rows, 0, eagle3=True)
+
+
+def _given(rows: Any, question: int, eagle3: bool = False) -> float | None:
+    wanted = {"batch": 32, "scheme": "parse", "acceptance": 0.75, "question": question}
+    found = [
+        row["gain"]
+        for row in rows
+        if wanted.items() <= row.items() and (row["eagle3_profile"] != "none") == eagle3
+    ]
     return float(found[0]) if found else None
