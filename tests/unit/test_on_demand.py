@@ -79,6 +79,7 @@ def test_a_workload_without_models_is_named(calls: list[list[str]]) -> None:
         ("run", ["--json"], "--prompt TEXT or --input"),
         ("run", ["--prompt", "x", "--temperature", "-1"], "temperature"),
         ("serve", ["--port", "99999", "--trust", "key.pem"], "port 99999"),
+        ("serve", ["--json"], "no option --json"),
     ],
 )
 def test_nothing_is_captured_for_a_command_that_is_refused(
