@@ -73,7 +73,7 @@ def gains_without_loss(part: Any, _: Any) -> bool:
 
 
 def given_acceptance(rows: Any, _: Any) -> float | None:
-    """Gain at an acceptance of 0.75 and batch 32, without drafted tokens, with a question."""
+    """Gain at an acceptance of 0.75 of one draft, batch 32, without EAGLE-3, with a question."""
     return _given(rows, 32)
 
 
@@ -82,7 +82,18 @@ def given_acceptance_by_evidence(rows: Any, _: Any) -> float | None:
     return _given(rows, 0)
 
 
-def _given(rows: Any, question: int) -> float | None:
-    wanted = {"batch": 32, "eagle3_profile": "none", "scheme": "parse", "acceptance": 0.75}
-    found = [row["gain"] for row in rows if {**wanted, "question": question}.items() <= row.items()]
+def given_acceptance_with_eagle3(rows: Any, _: Any) -> float | None:
+    """The same where EAGLE-3 drafts for the target besides."""
+    return _given(rows, 0, eagle3=True)
+
+
+def _given(rows: Any, question: int, eagle3: bool = False) -> float | None:
+    wanted = {"batch": 32, "scheme": "parse", "acceptance": 0.75, "question": question}
+    found = [
+        row["gain"]
+        for row in rows
+        if wanted.items() <= row.items()
+        and (row["eagle3_profile"] != "none") == eagle3
+        and row.get("rounds", 1) == 1  # an acceptance is of each draft: of several it says less
+    ]
     return float(found[0]) if found else None

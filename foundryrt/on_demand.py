@@ -26,8 +26,11 @@ from foundryrt.workload import RUN, RunWorkload, ServingWorkload, WithCapture, f
 
 _HERE = ("weights", "trust", "json", "devices")
 """Options of `run` and `serve` themselves."""
-_COMMANDS = (*_HERE, "base", "standby")
-"""These, and further ones that a capture does not know either."""
+_COMMANDS = {
+    "run": (*_HERE, "base", "standby"),
+    "serve": ("weights", "trust", "devices", "base", "standby"),
+}
+"""All options of each that are not the workload's; `tp` is the capture's, too."""
 _BOTH = ("tp",)
 """Options of the capture, and of `run` and `serve`."""
 _CAPTURE = ("target", "cache", "compile")
@@ -35,8 +38,8 @@ _CAPTURE = ("target", "cache", "compile")
 
 
 def asked(words: Sequence[str]) -> bool:
-    """Whether the arguments of a command name a model."""
-    return "model" in options.named(words)
+    """Whether the arguments of a command name a model to be run, and do not ask for help."""
+    return "model" in (named := options.named(words)) and "help" not in named
 
 
 def with_bundle(command: str, words: Sequence[str]) -> list[str]:
@@ -56,7 +59,7 @@ def with_bundle(command: str, words: Sequence[str]) -> list[str]:
     capture, rest = options.split(words, taken)
     both, _ = options.split(capture, _BOTH)
     # A capture takes minutes: what will be refused after it is refused before.
-    options.parse(own, options.split(rest, _COMMANDS)[1])
+    options.parse(own, options.split(rest, _COMMANDS[command])[1])
     return [str(obtained(name, capture)), *rest, *both]
 
 

@@ -68,12 +68,18 @@ class Pipeline(Protocol):
     def moments(self, slot: int) -> tuple[float, float, float]:
         """When a slot's inputs had come, its graph was done, and its outputs had been copied.
 
-        In seconds of the device's clock, since the pipeline was made. Between the slot's `wait` and
-        its next `submit` any one thread may ask. UsageError where the pipeline is not `timed`.
+        In seconds of the device's clock, since the pipeline was made; CUDA gives milliseconds in
+        single precision, which after a minute are 4 us apart. Between the slot's `wait` and its
+        next `submit` any one thread may ask. UsageError where the pipeline is not `timed`.
         """
 
     def close(self) -> None:
         """Finish what is in flight and free the buffers."""
+
+
+def untimed() -> UsageError:
+    """What `moments` raises where nobody asked for times."""
+    return UsageError("this pipeline keeps no times; make it with timed=True")
 
 
 def check_inputs(values: Arrays, wanted: Mapping[str, Tensor]) -> None:

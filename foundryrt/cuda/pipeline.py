@@ -35,7 +35,7 @@ from foundryrt.native.queued import (
     Call,
     Calls,
 )
-from foundryrt.pipeline import check_inputs
+from foundryrt.pipeline import check_inputs, untimed
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class CudaPipeline:
 
     def moments(self, slot: int) -> tuple[float, float, float]:
         if self._began is None:
-            raise UsageError("this pipeline keeps no times; make it with timed=True")
+            raise untimed()
         self._device.enter()
         used = self._slots[slot]
         arrived, computed, done = map(self._since, (used.arrived, used.computed, used.done))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundryrt.errors import UsageError
-from foundryrt.pipeline import check_inputs
+from foundryrt.pipeline import check_inputs, untimed
 
 if TYPE_CHECKING:
     from ctypes import c_int64
@@ -35,11 +34,12 @@ class HostPipeline:
         timed: bool = False,
     ) -> None:
         self.depth = depth
+        self._timed = timed
         self._launch = launch
         self._launching = launching
         self._inputs = inputs
         self._outputs = outputs
-        self._timed, self._began = timed, time.perf_counter()
+        self._began = time.perf_counter()
         self._moments = [(0.0, 0.0, 0.0)] * depth
         self._results = [
             {name: np.empty(view.shape, view.dtype) for name, view in outputs.items()}
@@ -80,8 +80,8 @@ class HostPipeline:
         return self._results[slot]
 
     def moments(self, slot: int) -> tuple[float, float, float]:
-        if not self._timed:
-            raise UsageError("this pipeline keeps no times; make it with timed=True")
+        if not self._timed:  # as on a device, where times cost something
+            raise untimed()
         return self._moments[slot]
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import queue
@@ -136,11 +137,14 @@ def _listen(path: Path) -> socket.socket:
         if path.parent.stat().st_uid != os.getuid():
             raise FoundryError(f"{path.parent} belongs to somebody else; give a --socket")
         with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise FoundryError(f"a process stands by at {path} already; give another --socket")
+            said = probe.connect_ex(str(path))
+        if said == 0:
+            raise FoundryError(f"a process stands by at {path} already; give another --socket")
         if os.path.lexists(path):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise UsageError(f"{path}: is there, and no socket; give another --socket")
+            if said != errno.ECONNREFUSED:  # such as of datagrams: somebody may listen there
+                raise UsageError(f"{path}: is another program's socket; give another --socket")
             path.unlink()  # of a process that was killed
         listener = socket.socket(socket.AF_UNIX)
         mask = os.umask(0o177)

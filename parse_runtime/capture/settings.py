@@ -113,9 +113,8 @@ class Settings(Rules, _Recorded):
             raise UsageError("kv-most: ranks keep the blocks of the capture; give --kv-tokens")
 
     def _check_mixed(self, sizes: PassSizes) -> None:
-        if not self.mixed:
+        if not (batches := _numbers(self.mixed)):
             return
-        batches = [int(part) for part in self.mixed.split(",") if part]
         if max(batches) > self.slots:
             raise UsageError(f"mixed {self.mixed!r}: batches up to slots, {self.slots}")
         if {size.batch for size in sizes.mixed} != set(batches):

@@ -156,8 +156,9 @@ class Engine:
     def leave(self, take: Take, value: object) -> None:
         """Have `take` called with a list of all that was left for it since it was last called.
 
-        That is once the answers of the present pass have been told of it: what is said of many
-        answers wakes another thread once. Of the engine's thread.
+        That is once the answers of the present pass have been told of it, or as soon as the next
+        one is on its way: what is said of many answers wakes another thread once. Of the engine's
+        thread.
         """
         self._left.setdefault(take, []).append(value)
 

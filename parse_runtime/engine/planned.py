@@ -36,6 +36,7 @@ class Planned:
         rows: int,
     ) -> Planned:  # fmt: skip
         """As many as `rows` allows, of all that run; 0 leaves it to what waits."""
+        others = len(running) > len(due)
         due = _without_early(due, running, target) if target.shared else list(due)
         waiting = [one.due for one in due]
         resuming = sum(isinstance(one.call, Extend) for one in running)
@@ -44,7 +45,6 @@ class Planned:
         sizes = {"target": mixed or target.prefills, "draft": draft.prefills}
         largest = max(size.rows for model in (target, draft) for size in model.prefills)
         largest = max([largest, *(size.rows for size in target.shared)])
-        others = len(running) > len(due)
         if not any(map(_streams, running)):
             largest, others = _TOGETHER * largest, False
         passes = plan(waiting, sizes, rows or room_for(waiting, largest, others))

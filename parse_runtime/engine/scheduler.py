@@ -123,7 +123,8 @@ class Scheduler:
         launched, self._launched = self._launched, None
         if launched:
             self._prefill(launched.kind, launched.shares, launched)
-            if not launched.mixed:  # else the next step, whose tokens are there, is launched first
+            # Else the next step comes now: its tokens are there, and it is launched first.
+            if not launched.mixed or launched.others.passes:
                 self.told()
         planned = launched.others if launched else self._planned()
         for one in planned.passes:

@@ -25,9 +25,10 @@ class Flight:
         alike. A row is the same where it has the same slot, token, position and sampling, as long
         as no other pass has touched the slot.
         """
-        own, rows = self.batch, list(zip(*_rows(self.batch), strict=True))
+        own = self.batch
         if _rows(own) == _rows(batch):
             return range(len(own))
+        rows = list(zip(*_rows(own), strict=True))
         of_slot = {slot: place for place, slot in enumerate(own.slots)}
         places = [of_slot.get(slot) for slot in batch.slots]
         for i, row in enumerate(zip(*_rows(batch), strict=True)):

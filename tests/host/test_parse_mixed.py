@@ -173,3 +173,7 @@ def test_a_bundle_answers_as_one_without_mixed_passes(
 def test_sizes_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         settings(Path("m"), **changes)
+
+
+def test_a_list_of_nothing_is_none() -> None:
+    assert not settings(Path("m"), mixed=",").sizes().mixed

@@ -188,3 +188,15 @@ def test_the_repositorys_results_are_read(command) -> None:
 def test_the_readme_says_what_each_benchmark_writes() -> None:
     text = (RESULTS.parent / "README.md").read_text()
     assert all(f"`{target.file}`" in text for target in TARGETS if (RESULTS / target.file).exists())
+
+
+def test_a_gain_by_acceptance_is_that_of_one_draft(table) -> None:
+    row = {"batch": 32, "eagle3_profile": "none", "scheme": "parse", "acceptance": 0.75}
+    gains = [{**row, "question": 0, "rounds": 2, "gain": 9.0},
+             {**row, "question": 0, "rounds": 1, "gain": 1.7},
+             {**row, "question": 32, "gain": 1.4},
+             {**row, "eagle3_profile": "3 tokens a pass", "question": 0, "gain": 1.9}]  # fmt: skip
+    rows = table(parse_geometry={"gain": {**GPU, "gain_by_acceptance": gains}})
+    named = "14B, acceptance 0.75, batch 32: gain"
+    ends = {"": 1.4, " without a question": 1.7, " with EAGLE-3, without a question": 1.9}
+    assert {end: rows[named + end]["measured"] for end in ends} == ends

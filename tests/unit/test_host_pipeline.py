@@ -1,4 +1,4 @@
-"""Launches one after another on the host."""
+"""A pipeline of the host target, as a device's would be used."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from foundryrt.errors import UsageError
 from foundryrt.host.pipeline import HostPipeline
 
 
-def test_times_are_kept_where_they_are_asked_for() -> None:
-    inputs, outputs = {"x": np.zeros(2, np.float32)}, {"y": np.zeros(2, np.float32)}
+def test_times_are_kept_where_they_were_asked_for() -> None:
+    values, doubled = np.zeros(3), np.zeros(3)
 
-    def made(timed: bool) -> HostPipeline:
-        launch = lambda: np.copyto(outputs["y"], inputs["x"])  # noqa: E731
-        pipeline = HostPipeline(launch, nullcontext(), inputs, outputs, 2, timed)
-        pipeline.submit(1, {"x": np.ones(2, np.float32)})
-        assert pipeline.wait(1)["y"].tolist() == [1, 1]
-        return pipeline
+    def launch() -> None:
+        doubled[...] = 2 * values
 
-    arrived, computed, done = made(True).moments(1)
-    assert 0 < arrived <= computed <= done
+    def pipeline(timed: bool) -> HostPipeline:
+        return HostPipeline(launch, nullcontext(), {"x": values}, {"y": doubled}, 2, timed)
+
+    own, ends = pipeline(timed=True), []
+    for slot in (0, 1, 0):
+        own.submit(slot, {"x": np.full(3, slot + 1.0)})
+        assert own.wait(slot)["y"].tolist() == [2 * (slot + 1.0)] * 3
+        ends.extend(own.moments(slot))
+    assert ends[0] > 0 and ends == sorted(ends)
     with pytest.raises(UsageError, match="timed=True"):
-        made(False).moments(1)
+        pipeline(timed=False).moments(0)

@@ -79,6 +79,7 @@ def test_a_workload_without_models_is_named(calls: list[list[str]]) -> None:
         ("run", ["--json"], "--prompt TEXT or --input"),
         ("run", ["--prompt", "x", "--temperature", "-1"], "temperature"),
         ("serve", ["--port", "99999", "--trust", "key.pem"], "port 99999"),
+        ("serve", ["--json"], "no option --json"),
     ],
 )
 def test_nothing_is_captured_for_a_command_that_is_refused(
@@ -87,6 +88,11 @@ def test_nothing_is_captured_for_a_command_that_is_refused(
     with pytest.raises(UsageError, match=wrong):
         on_demand.with_bundle(command, ["--model", "m", *words])
     assert not calls
+
+
+def test_nothing_is_captured_for_a_command_that_asks_for_help() -> None:
+    assert on_demand.asked(["--model", "m"]) and on_demand.asked(["--model=m", "--prompt", "x"])
+    assert not on_demand.asked(["--model", "m", "--help"])
 
 
 @pytest.mark.parametrize("missing", ["foundryc", "torch"])

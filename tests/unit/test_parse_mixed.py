@@ -75,6 +75,21 @@ def test_what_a_mixed_pass_found_is_told_while_the_next_step_runs() -> None:
     assert launches[-2:] == ["target.mixed", "target.decode"]
 
 
+def test_what_a_mixed_pass_found_does_not_wait_for_other_passes_of_its_step() -> None:
+    used, heard = device(), [Heard() for _ in range(3)]
+    scheduler, told = Scheduler(*open_models(used)), []
+    scheduler.told = lambda: told.append((len(heard[2].said), list(used.launches)))
+    # A draft is due behind the end of the last prompt.
+    for i, chosen in enumerate((asked(40, 3, 2), request(20, [5] * 20), asked(12, 7, 40))):
+        scheduler.submit(chosen, heard[i])
+        if not i:
+            scheduler.step()
+    while scheduler.step():
+        pass
+    launches = next(launches for said, launches in told if said)
+    assert launches[-1] == "target.mixed" and "draft.prefill" in told[-1][1]
+
+
 def test_what_is_left_of_a_prompt_goes_beside_the_next_step() -> None:
     given = [asked(20, 3, 2), asked(9, 5, 20), asked(9, 7, 40)]
     # The last prompt has 32 of the pass' 64 rows first, and 8 then.

@@ -123,3 +123,8 @@ def test_a_socket_takes_the_place_of_a_dead_one_alone(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"{name}: is there, and no socket"):
             server._listen(tmp_path / name)
     assert (tmp_path / "file").read_text() == "work of hours" and (tmp_path / "link").is_symlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(str(tmp_path / "log"))
+        with pytest.raises(UsageError, match="log: is another program's socket"):
+            server._listen(tmp_path / "log")
+        assert (tmp_path / "log").is_socket()
