@@ -69,7 +69,7 @@ class WaveformSession(ReferenceSession):
         assert inputs == ("waveform", "doubtful") and set(lazy) <= set(outputs)
         given = {"waveform": self.waveform, "doubtful": self.doubtful}
         wanted = {name: self.results[name] for name in outputs}
-        return HostPipeline(self.launch_waveform, nullcontext(), given, wanted, depth)
+        return HostPipeline(self.launch_waveform, nullcontext(), given, wanted, depth, timed)
 
     def launch_waveform(self) -> None:
         self.launches += 1
