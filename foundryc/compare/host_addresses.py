@@ -1,4 +1,4 @@
-"""Which words of captures are addresses of their processes' own memory: none of that is kept."""
+"""Which bytes of captures are of addresses of their processes' own memory: these are noise."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ _HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
 
 
 def bytes_of_host_addresses(
-    values: Words, at: Index, regions: Regions, may_be_gap: Callable[[Index], Mask]
+    values: Words, at: Index, equal: Mask, regions: Regions, may_be_gap: Callable[[Index], Mask]
 ) -> Mask:
     """Which bytes of the words `at` belong to addresses on the host, bool [n, 8].
 
-    Captures are made in processes that lie apart in every random byte (foundryc/slides.py), so a
-    byte that all three have is a value, such as a struct's last one before a gap in which half an
-    address was left. Not so the highest byte of an address, of which there are few, nor the upper
-    half of one that points to memory of its process.
+    `equal`, bool [n, 8], are those that all captures have in common. Captures are made in processes
+    that lie apart in every random byte (foundryc/slides.py), so such a byte is a value, as a
+    struct's last one before a gap in which half an address was left. Not so the highest byte of an
+    address, of which there are few, nor the upper half of one that points to memory of its process.
     """
-    equal = _equal_bytes(values)
     upper, lower, elsewhere = _halves_of_host_addresses(values, at, may_be_gap)
     pointers = _pointers_into_process(values, at, regions, may_be_gap)
     byte = np.arange(8)
@@ -32,13 +31,6 @@ def bytes_of_host_addresses(
     found |= np.repeat(elsewhere, 4, axis=1)
     found |= pointers[:, None] & ~(equal & (byte < 4))
     return found
-
-
-def _equal_bytes(values: Words) -> Mask:
-    """Which bytes of the words all captures have in common, bool [n, 8]."""
-    changed = values[0] ^ values[1] | values[0] ^ values[2]
-    equal: Mask = np.ascontiguousarray(changed, "<u8").view(np.uint8).reshape(-1, 8) == 0
-    return equal
 
 
 def _halves_of_host_addresses(

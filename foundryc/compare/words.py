@@ -188,8 +188,9 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     first, again, moved = words[:, rest]
     noisy = _bytes(first ^ again) != 0
     changed = _bytes(first ^ moved) != 0
+    equal = ~(noisy | changed)
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
-    noisy |= bytes_of_host_addresses(words[:, rest], rest, regions, place.may_be_gap)
+    noisy |= bytes_of_host_addresses(words[:, rest], rest, equal, regions, place.may_be_gap)
     noisy |= clock_readings(words[:, rest])[:, None]
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))
