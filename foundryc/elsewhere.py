@@ -25,6 +25,7 @@ from typing import IO
 
 from foundryc.capture import Capture
 from foundryc.capture_file import load
+from foundryc.native import HEAP
 from foundryc.slides import start_apart
 from foundryrt.errors import FoundryError
 from foundryrt.undo import Undo
@@ -74,6 +75,18 @@ def calls_ahead() -> int:
     return 0x158080 if store() is not None and not moved() else 0
 
 
+def heap(half: int) -> dict[str, str]:
+    """The environment of a process whose heap's addresses have a lowest byte in half 0 or 1.
+
+    A pointer into the heap that is left in a kernel's arguments has no byte in common then with the
+    one of a process of the other half, however alike the two heaps are (foundryc/compare). Nothing
+    where something else is preloaded, or where the loader would take the path for several.
+    """
+    if os.environ.get("LD_PRELOAD") or {" ", ":"} & set(str(HEAP)):
+        return {}
+    return {"LD_PRELOAD": str(HEAP), "FOUNDRY_HEAP_HALF": str(half), "PYTHONMALLOC": "malloc"}
+
+
 class Elsewhere:
     """More processes that run `command`, one after the other; what they store is in `folder`.
 
@@ -98,9 +111,8 @@ class Elsewhere:
         The latter goes on beside this process: together they need twice the memory, as the proof
         does. FoundryError where the first one failed.
         """
-        self._start("again", start_apart)
-        self._end("again")
-        self._start("moved", call, {MOVED: "1"})
+        self._run_first()
+        self._start("moved", call, {MOVED: "1"} | heap(1))
 
     def again(self) -> Capture:
         """What the first stored."""
@@ -108,8 +120,7 @@ class Elsewhere:
 
     def rerun_first(self) -> Capture:
         """What the first stores when it runs once more, now; FoundryError where it fails."""
-        self._start("again", start_apart)
-        self._end("again")
+        self._run_first()
         return self.again()
 
     def moved(self) -> Capture:
@@ -124,6 +135,10 @@ class Elsewhere:
     def between(self) -> Capture:
         """What one with fewer of them stores."""
         return self._more("between", "2")
+
+    def _run_first(self) -> None:
+        self._start("again", start_apart, heap(0))
+        self._end("again")
 
     def _more(self, name: str, rows: str) -> Capture:
         self._start(name, call, {GROWN: rows})

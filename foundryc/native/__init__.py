@@ -13,6 +13,8 @@ from foundryrt.native import TemplateView
 from foundryrt.native.core import load_core
 
 PATH = Path(__file__).parent / "libfoundryc.so"
+HEAP = PATH.with_name("libfoundryheap.so")
+"""An allocator to be preloaded, see native/heap_half.cpp."""
 
 
 class ModuleView(ctypes.Structure):
@@ -81,4 +83,4 @@ def check(code: int) -> None:
         raise FoundryError(explain(code, library().foundryc_error().decode(errors="replace")))
 
 
-__all__ = ["PATH", "ForeignPointer", "FunctionView", "ModuleView", "check", "library"]
+__all__ = ["HEAP", "PATH", "ForeignPointer", "FunctionView", "ModuleView", "check", "library"]

@@ -54,6 +54,13 @@ def test_each_stores_its_capture(tmp_path, capfd):
     assert load(tmp_path / "again").graphs[0].nodes == 5
 
 
+def test_no_address_in_the_heap_has_one_lowest_byte_in_both(tmp_path):
+    lowest = "assert {{id(object()) & 128 for _ in range(100)}} == {{{}}}"
+    with elsewhere(tmp_path, again=lowest.format(0), moved=lowest.format(128)) as others:
+        others.begin()
+        others.moved()
+
+
 @pytest.mark.parametrize("which", ["again", "moved", "grown"])
 @pytest.mark.parametrize(
     ("said", "told"),

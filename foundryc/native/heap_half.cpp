@@ -1,0 +1,130 @@
+// The allocator of a process that makes a capture to compare (foundryc/elsewhere.py), by LD_PRELOAD.
+//
+// What kernels' arguments hold besides values, such as pointers into the heap, is noise where captures differ,
+// and the lowest byte of such a pointer may be the same in all of them by chance. So what is allocated here has
+// a lowest byte below 128 in one of these processes (FOUNDRY_HEAP_HALF=0) and from 128 on in another (1): as
+// far as there are pointers to the same thing, or to the same place in it, that byte is not the same in both.
+#include <dlfcn.h>
+#include <malloc.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+// The C library's own, by the names under which it still has them.
+extern "C" {
+void* __libc_malloc(size_t);
+void* __libc_calloc(size_t, size_t);
+void* __libc_realloc(void*, size_t);
+void* __libc_memalign(size_t, size_t);
+void __libc_free(void*);
+}
+
+namespace {
+
+constexpr size_t HALF = 128;
+constexpr size_t SMALLEST = 16;  // alignment
+constexpr uint64_t MARK = 0x8c1f3a5e7d92b604;
+
+// Lies in front of each allocation; others, aligned to more than HALF, are the C library's as they are.
+struct Header {
+    void* whole;    // what the C library gave
+    size_t size;    // what was asked for
+    uint64_t mark;  // MARK ^ address of the allocation; the C library keeps a size in its place
+};
+constexpr size_t MORE = sizeof(Header) + 2 * HALF;  // bytes that an allocation takes beside its own
+
+uintptr_t wanted() {
+    static int half = -1;  // any thread finds the same
+    if (half < 0) {
+        const char* value = std::getenv("FOUNDRY_HEAP_HALF");
+        if (!value) return 0;  // the environment may not be there yet
+        half = value[0] == '1';
+    }
+    return half ? HALF : 0;
+}
+
+Header* header_of(void* allocation) {
+    auto* header = static_cast<Header*>(allocation) - 1;
+    return header->mark == (MARK ^ reinterpret_cast<uintptr_t>(allocation)) ? header : nullptr;
+}
+
+// `whole` has room for MORE bytes than `size`.
+void* place(void* whole, size_t size, size_t alignment) {
+    if (!whole) return nullptr;
+    uintptr_t at = reinterpret_cast<uintptr_t>(whole) + sizeof(Header);
+    at = (at + alignment - 1) & ~(alignment - 1);
+    if ((at & HALF) != wanted()) at = (at | (HALF - 1)) + 1;
+    auto* placed = reinterpret_cast<void*>(at);
+    static_cast<Header*>(placed)[-1] = {whole, size, MARK ^ at};
+    return placed;
+}
+
+void* too_large() {
+    errno = ENOMEM;
+    return nullptr;
+}
+
+void* aligned(size_t alignment, size_t size) {
+    if (alignment > HALF) return __libc_memalign(alignment, size);
+    if (alignment & (alignment - 1)) return __libc_memalign(alignment, size);  // it rounds up
+    if (size > PTRDIFF_MAX - MORE) return too_large();
+    return place(__libc_malloc(size + MORE), size, alignment < SMALLEST ? SMALLEST : alignment);
+}
+
+}  // namespace
+
+EXPORTED void* malloc(size_t size) { return aligned(SMALLEST, size); }
+
+EXPORTED void* calloc(size_t count, size_t each) {
+    size_t size = 0;
+    if (__builtin_mul_overflow(count, each, &size) || size > PTRDIFF_MAX - MORE) return too_large();
+    return place(__libc_calloc(1, size + MORE), size, SMALLEST);
+}
+
+EXPORTED void free(void* allocation) {
+    Header* header = allocation ? header_of(allocation) : nullptr;
+    if (!header) return __libc_free(allocation);
+    header->mark = 0;  // another allocation may come to begin at the same address
+    __libc_free(header->whole);
+}
+
+EXPORTED void* realloc(void* allocation, size_t size) {
+    Header* header = allocation ? header_of(allocation) : nullptr;
+    if (allocation && !header) return __libc_realloc(allocation, size);
+    if (allocation && size == 0) {
+        free(allocation);
+        return nullptr;
+    }
+    void* moved = malloc(size);
+    if (!moved || !header) return moved;
+    std::memcpy(moved, allocation, header->size < size ? header->size : size);
+    free(allocation);
+    return moved;
+}
+
+EXPORTED void* memalign(size_t alignment, size_t size) { return aligned(alignment, size); }
+
+EXPORTED void* aligned_alloc(size_t alignment, size_t size) { return aligned(alignment, size); }
+
+EXPORTED int posix_memalign(void** result, size_t alignment, size_t size) {
+    if (alignment % sizeof(void*) || alignment & (alignment - 1) || !alignment) return EINVAL;
+    const int before = errno;
+    void* allocation = aligned(alignment, size);
+    errno = before;
+    if (!allocation) return ENOMEM;
+    *result = allocation;
+    return 0;
+}
+
+EXPORTED size_t malloc_usable_size(void* allocation) {
+    if (!allocation) return 0;
+    if (Header* header = header_of(allocation)) return header->size;
+    using Function = size_t (*)(void*);
+    const auto own = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "malloc_usable_size"));
+    return own ? own(allocation) : 0;
+}

@@ -1,0 +1,144 @@
+"""The allocator of captures that are compared: its addresses, and what programs expect of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from foundryc.elsewhere import heap
+
+TRIED = """
+import ctypes, errno, json, os, random
+from ctypes import POINTER, byref, c_size_t, c_void_p, string_at
+
+libc = ctypes.CDLL(None, use_errno=True)
+for name, arguments in {
+    "malloc": [c_size_t], "calloc": [c_size_t] * 2, "realloc": [c_void_p, c_size_t],
+    "memalign": [c_size_t] * 2, "aligned_alloc": [c_size_t] * 2, "valloc": [c_size_t],
+    "strdup": [ctypes.c_char_p],
+}.items():
+    getattr(libc, name).argtypes, getattr(libc, name).restype = arguments, c_void_p
+libc.free.argtypes = libc.malloc_usable_size.argtypes = [c_void_p]
+libc.malloc_usable_size.restype = c_size_t
+libc.posix_memalign.argtypes = [POINTER(c_void_p), c_size_t, c_size_t]
+
+random = random.Random(int(os.environ["SEED"]))
+halves, held, wrong = set(), {}, []
+def put(address, size, alignment=16, ours=True):
+    ours = ours and alignment <= 128  # the others are the C library's, also when they grow
+    if not address or address % alignment or address in held:
+        wrong.append(f"{address} of {size}, {alignment}")
+    if libc.malloc_usable_size(address) < size:
+        wrong.append(f"usable of {size}")
+    if ours:
+        halves.add(address & 128)
+    filled = bytes([random.randrange(256)]) * size
+    ctypes.memmove(address, filled, size)
+    held[address] = filled, ours
+def take():
+    address = random.choice(list(held))
+    filled, ours = held.pop(address)
+    if string_at(address, len(filled)) != filled:
+        wrong.append(f"bytes of {len(filled)}")
+    return address, filled, ours
+for _ in range(3000):
+    size = random.choice([0, 1, 24, 100, 128, 1000, 70_000, random.randrange(1 << 20)])
+    alignment = random.choice([16, 32, 64, 128, 256, 4096])
+    way = random.randrange(8)
+    if way == 0:
+        put(libc.malloc(size), size)
+    elif way == 1:
+        address = libc.calloc(3, size)
+        if string_at(address, 3 * size).strip(bytes(1)):
+            wrong.append("not zero")
+        put(address, 3 * size)
+    elif way == 2:
+        put(libc.memalign(alignment, size), size, alignment)
+    elif way == 3:
+        put(libc.aligned_alloc(alignment, size), size, alignment)
+    elif way == 4:
+        address = c_void_p()
+        if libc.posix_memalign(byref(address), alignment, size):
+            wrong.append("posix_memalign")
+        put(address.value, size, alignment)
+    elif way == 5 and held:
+        address, filled, ours = take()
+        if size:
+            address = libc.realloc(address, size)
+            common = min(size, len(filled))
+            if string_at(address, common) != filled[:common]:
+                wrong.append("moved bytes")
+            put(address, size, ours=ours)
+        else:
+            libc.free(address)
+    elif held:
+        libc.free(take()[0])
+for address in held:
+    libc.free(address)
+libc.free(None)
+libc.free(libc.valloc(10))
+libc.free(libc.strdup(b"said"))
+address = c_void_p(1)
+print(json.dumps({
+    "halves": sorted(halves),
+    "objects": sorted({id(object()) & 128 for _ in range(100)}),
+    "wrong": wrong[:5],
+    "grown": libc.malloc_usable_size(libc.realloc(None, 40)) >= 40,
+    "freed": libc.realloc(libc.malloc(40), 0),
+    "too_large": [libc.malloc(2**63), libc.malloc(2**64 - 1), libc.calloc(2**33, 2**33),
+                  libc.realloc(libc.malloc(1), 2**64 - 1), libc.memalign(64, 2**64 - 1)],
+    "errno": ctypes.get_errno() == errno.ENOMEM,
+    "not_a_power": [libc.posix_memalign(byref(address), by, 1) for by in (24, 4)],
+    "unchanged": address.value,
+    "usable_of_none": libc.malloc_usable_size(None),
+}))
+"""
+
+
+def run(script: str, environment: dict[str, str]) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True, timeout=100,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_any_program_may_use_it(half: int) -> None:
+    told = json.loads(run(TRIED, {**heap(half), "SEED": str(half)}))
+    assert told == {
+        "halves": [128 * half], "objects": [128 * half], "wrong": [], "grown": True, "freed": None,
+        "too_large": [None] * 5, "errno": True, "not_a_power": [22, 22], "unchanged": 1,
+        "usable_of_none": 0,
+    }  # fmt: skip
+
+
+THREADS = """
+import concurrent.futures, hashlib, random
+def work(seed):
+    chosen, kept = random.Random(seed), []
+    for _ in range(20_000):
+        kept.append(bytes([seed]) * chosen.randrange(3000))
+        if len(kept) > 100:
+            assert set(kept.pop(chosen.randrange(100))) <= {seed}
+    return hashlib.sha256(b"".join(kept)).hexdigest()
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    print(list(pool.map(work, range(8))))
+"""
+
+
+def test_threads_share_it() -> None:
+    assert run(THREADS, heap(0)) == run(THREADS, heap(1)) == run(THREADS, {})
+
+
+def test_nothing_is_preloaded_beside_another_allocator(monkeypatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so.2")
+    assert heap(0) == {}
+
+
+def test_nothing_is_preloaded_where_the_loader_would_split_the_path(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("foundryc.elsewhere.HEAP", tmp_path / "a folder" / "libfoundryheap.so")
+    assert heap(0) == {}
