@@ -22,6 +22,8 @@ _PAGE = 2 << 20
 """Bytes that are mapped at a time."""
 _ALIGNMENTS = (_PAGE, 256, 16)
 """Bytes: of a page, of what the driver gives out, of what a bundle may hold."""
+_NOWHERE = np.uint64(1 << 63)
+"""No program's memory begins there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +86,28 @@ class Regions:
 
     def in_process(self, words: Words) -> Mask:
         """Which of the words uint64 [3, n] point into what their processes had mapped, [n]."""
-        found = np.ones(words.shape[1], bool)
-        for values, spans in zip(words, self.mapped, strict=True):
+        begins, _ = self._mappings(words)
+        found: Mask = (begins != _NOWHERE).all(axis=0)
+        return found
+
+    def in_one_library(self, words: Words) -> Mask:
+        """Which point equally far into equally large mappings, as of a library's code, [n]."""
+        begins, sizes = self._mappings(words)
+        within = words - begins
+        found: Mask = (begins != _NOWHERE).all(axis=0)
+        found &= (within == within[0]).all(axis=0) & (sizes == sizes[0]).all(axis=0)
+        return found
+
+    def _mappings(self, words: Words) -> tuple[Words, Words]:
+        """Where the mapping begins that each of uint64 [3, n] points into, and how large it is."""
+        begins, sizes = np.full(words.shape, _NOWHERE), np.zeros_like(words)
+        for capture, (values, spans) in enumerate(zip(words, self.mapped, strict=True)):
             last = np.searchsorted(spans[:, 0], values, side="right") - 1
             inside = last >= 0
             inside[inside] = values[inside] < spans[last[inside], 1]
-            found &= inside
-        return found
+            begins[capture, inside] = spans[last[inside], 0]
+            sizes[capture, inside] = spans[last[inside], 1] - spans[last[inside], 0]
+        return begins, sizes
 
     def holding(self, capture: int, upper: Words) -> Mask:
         """Which of the upper halves `upper`, uint64 [n], an address in any region can have."""

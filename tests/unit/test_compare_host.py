@@ -37,6 +37,26 @@ def test_of_a_pointer_into_the_process_the_low_bytes_that_all_have_are_kept() ->
     assert settled(RETURNS, [*spans[:2], [(RETURNS[2] + 1, RETURNS[2] + 9)]]) == 0x7F010000985D
 
 
+CODE = 0x3CC8A
+"""Bytes into a library."""
+
+
+@pytest.mark.parametrize("first", [0x7F7F405A1000, 0x7F0DF3FCB000])
+def test_a_library_in_another_gap_of_the_first_process_changes_nothing(first: int) -> None:
+    """Where it lies is known modulo large pages in the others, and so in some first ones."""
+    begins = first, 0x7F392D9A1000, 0x7F0C5EFA1000
+    spans = [[(begin, begin + 0x4E000)] for begin in begins]
+    assert settled(tuple(begin + CODE for begin in begins), spans) == 0xDC8A  # type: ignore[arg-type]
+    # A mapping of another size is another library.
+    spans[0] = [(first, first + 0x4F000)]
+    kept = 0xDC8A if first == 0x7F7F405A1000 else 0x8A
+    assert settled(tuple(begin + CODE for begin in begins), spans) == kept  # type: ignore[arg-type]
+
+
+def test_what_the_heaps_of_two_processes_have_in_common_does_not_stay() -> None:
+    assert settled((0x238C6E80, 0x14F84C90, 0x40FB4C90), around(HEAP)) == 0
+
+
 HEAP = 0x238C6E80, 0x14F84C80, 0x40FB7C80
 """Addresses in the heap of a program that was linked for one place."""
 
@@ -98,3 +118,6 @@ def test_pointers_are_those_in_every_process(ends, values, moved) -> None:
     words = np.array([values, values, values], np.uint64)
     wanted = [all(any(s <= v < e for s, e in own) for own in maps) for v in values]
     assert regions.in_process(words).tolist() == wanted
+    found = [{(v - s, e - s) for own in maps for s, e in own if s <= v < e} for v in values]
+    same = [all_in and len(one) == 1 for all_in, one in zip(wanted, found, strict=True)]
+    assert regions.in_one_library(words).tolist() == same
